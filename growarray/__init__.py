@@ -1,0 +1,87 @@
+"""Neural networks that grow, on NumPy and CuPy.
+
+Public names load their module at first use, so that ``import growarray`` costs next to nothing.
+
+>>> import growarray
+>>> growarray.errors.ShapeError.__name__
+'ShapeError'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from growarray import backend, datasets, errors, growing, networks, nn, ops, optim, testing
+    from growarray.growing import (
+        FISHER,
+        GRADMAX,
+        TINY,
+        GrowthRule,
+        LinearGrowingModule,
+        LinearMergeGrowingModule,
+        Stream,
+        TensorStatistic,
+        cross_moment,
+    )
+    from growarray.networks import GrowingMLP, GrowingResidualMLP, Growth
+
+__all__ = [
+    "FISHER",
+    "GRADMAX",
+    "TINY",
+    "GrowingMLP",
+    "GrowingResidualMLP",
+    "Growth",
+    "GrowthRule",
+    "LinearGrowingModule",
+    "LinearMergeGrowingModule",
+    "Stream",
+    "TensorStatistic",
+    "__version__",
+    "backend",
+    "cross_moment",
+    "datasets",
+    "errors",
+    "growing",
+    "networks",
+    "nn",
+    "ops",
+    "optim",
+    "testing",
+]
+
+__version__ = "0.1.0"
+
+_SUBMODULES = frozenset({"backend", "datasets", "errors", "growing", "networks", "nn", "ops", "optim", "testing"})
+
+_MODULE_OF = {
+    "FISHER": "growarray.growing",
+    "GRADMAX": "growarray.growing",
+    "TINY": "growarray.growing",
+    "GrowingMLP": "growarray.networks",
+    "GrowingResidualMLP": "growarray.networks",
+    "Growth": "growarray.networks",
+    "GrowthRule": "growarray.growing",
+    "LinearGrowingModule": "growarray.growing",
+    "LinearMergeGrowingModule": "growarray.growing",
+    "Stream": "growarray.growing",
+    "TensorStatistic": "growarray.growing",
+    "cross_moment": "growarray.growing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load the module that a public name comes from (PEP 562), once."""
+    if name in _SUBMODULES:
+        return importlib.import_module(f"growarray.{name}")
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'growarray' has no attribute {name!r}; public names: {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

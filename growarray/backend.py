@@ -1,0 +1,235 @@
+"""The arrays choose the library: namespace, device and dtype of what is passed in.
+
+The only file that names array libraries. Everything above it speaks the array API
+(https://data-apis.org/array-api), so that NumPy, CuPy and ``array_api_strict`` run the same
+code. Nothing here copies between host and device except :func:`to_numpy` and :func:`asarray`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+
+from growarray.errors import DeviceError
+
+__all__ = [
+    "accurate_dtype",
+    "asarray",
+    "device_of",
+    "erf",
+    "is_array",
+    "is_numpy",
+    "library",
+    "namespace",
+    "to_device",
+    "to_numpy",
+]
+
+Array = Any
+"""An array of any library that speaks the array API (a static type for it does not exist yet)."""
+
+_compat: dict[type, Any] = {}  # array type -> namespace, so that a lookup costs one dictionary access
+
+
+def is_array(x: object) -> bool:
+    """Whether ``x`` is an array of a library that growarray can use."""
+    return type(x) in _compat or hasattr(x, "__array_namespace__") or type(x).__module__.startswith("cupy")
+
+
+def is_numpy(x: object) -> bool:
+    """Whether ``x`` is a NumPy array, which has fast paths of its own."""
+    return isinstance(x, np.ndarray)
+
+
+def _namespace_of(x: Any) -> Any:
+    kind = type(x)
+    if kind not in _compat:
+        if isinstance(x, np.ndarray | np.generic):
+            _compat[kind] = importlib.import_module("array_api_compat.numpy")
+        elif kind.__module__.split(".")[0] == "cupy":
+            _compat[kind] = importlib.import_module("array_api_compat.cupy")
+        elif hasattr(x, "__array_namespace__"):
+            _compat[kind] = x.__array_namespace__()
+        else:
+            raise TypeError(
+                f"expected an array of NumPy, CuPy or another array-API library, found {kind.__module__}."
+                f"{kind.__qualname__}; convert it with growarray.backend.asarray(x)"
+            )
+    return _compat[kind]
+
+
+def device_of(x: Array) -> Any:
+    """Device on which ``x`` lives: ``'cpu'`` for NumPy, the library's own object elsewhere."""
+    return "cpu" if isinstance(x, np.ndarray | np.generic) else x.device
+
+
+def namespace(*arrays: Any) -> Any:
+    """Array-API namespace that all ``arrays`` share; ``None`` and Python numbers are passed over.
+
+    Raises
+    ------
+    TypeError
+        The arrays belong to two libraries or two devices, or there is no array among them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> namespace(np.ones(2), None, 3.0).__name__
+    'array_api_compat.numpy'
+    """
+    first: Any = None
+    xp: Any = None
+    for x in arrays:
+        if x is None or isinstance(x, int | float):
+            continue
+        other = _namespace_of(x)
+        if xp is None:
+            first, xp = x, other
+        elif other is not xp:
+            raise TypeError(
+                f"arrays of two libraries meet: {type(first).__module__}.{type(first).__name__} and "
+                f"{type(x).__module__}.{type(x).__name__}; move one with growarray.backend.asarray(x, like=y)"
+            )
+        elif not isinstance(x, np.ndarray) and device_of(x) != device_of(first):
+            raise TypeError(
+                f"arrays on two devices meet: {device_of(first)} and {device_of(x)}; "
+                "move one with growarray.backend.to_device(x, device)"
+            )
+    if xp is None:
+        raise TypeError("expected at least one array, found none; pass NumPy, CuPy or array-API arrays")
+    return xp
+
+
+def library(device: str | None) -> Any:
+    """Namespace that makes arrays for a device name: NumPy for ``None`` and ``'cpu'``, else CuPy.
+
+    Raises
+    ------
+    DeviceError
+        ``device`` asks for CUDA and CuPy is not installed or sees no GPU.
+    ValueError
+        The device name is unknown.
+    """
+    if device in (None, "cpu"):
+        return _namespace_of(np.empty(0))
+    name = str(device)
+    if name != "cuda" and not (name.startswith("cuda:") and name[5:].isdigit()):
+        raise ValueError(f"unknown device {device!r}; expected None, 'cpu', 'cuda' or 'cuda:N'")
+    try:
+        cupy = importlib.import_module("cupy")
+        count = int(cupy.cuda.runtime.getDeviceCount())
+    except Exception as error:  # CuPy raises its own classes for a missing driver
+        raise DeviceError(
+            f"device {device!r} needs CuPy and an NVIDIA GPU ({type(error).__name__}: {error}); "
+            'install one of the extras: pip install "growarray[cuda12]" or "growarray[cuda13]"'
+        ) from error
+    index = int(name[5:] or 0) if ":" in name else 0
+    if index >= count:
+        raise DeviceError(f"device {device!r} does not exist; this machine has {count} GPU(s), counted from 0")
+    return importlib.import_module("array_api_compat.cupy")
+
+
+def to_device(x: Array, device: Any) -> Array:
+    """``x`` on ``device``: a name as in :func:`library`, or a device object of the array's own library."""
+    if device is None or device == device_of(x):
+        return x
+    if not isinstance(device, str):
+        return x.to_device(device)
+    xp = library(device)
+    host = to_numpy(x)
+    if device == "cpu":
+        return host
+    cuda = importlib.import_module("cupy").cuda
+    with cuda.Device(int(device[5:] or 0) if ":" in device else 0):
+        return xp.asarray(host)
+
+
+def asarray(x: Any, *, like: Array | None = None, dtype: Any = None) -> Array:
+    """``x`` as an array: of the library and on the device of ``like``, else NumPy (DLPack objects too).
+
+    Foreign arrays that speak DLPack (torch, jax) are taken without their library being imported.
+    """
+    if like is None:
+        if is_array(x) and not isinstance(x, np.generic):
+            return x if dtype is None else _namespace_of(x).astype(x, dtype, copy=False)
+        if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray | np.generic):
+            x = np.from_dlpack(x)
+        return np.asarray(x, dtype=dtype)
+    xp = _namespace_of(like)
+    if is_array(x) and _namespace_of(x) is not xp:
+        x = to_numpy(x)
+    return xp.asarray(x, dtype=dtype, device=None if is_numpy(like) else device_of(like))
+
+
+def to_numpy(x: Any) -> np.ndarray:
+    """``x`` as a NumPy array: the one explicit copy from device to host."""
+    if isinstance(x, np.ndarray | np.generic | int | float | list | tuple):
+        return np.asarray(x)
+    if type(x).__module__.split(".")[0] == "cupy":
+        return np.asarray(x.get())
+    try:
+        return np.from_dlpack(x)
+    except (RuntimeError, BufferError, AttributeError, ValueError, TypeError):
+        xp = _namespace_of(x)  # a device that DLPack cannot reach: go through the library's own first one
+        return np.from_dlpack(x.to_device(xp.__array_namespace_info__().devices()[0]))
+
+
+def accurate_dtype(xp: Any, x: Array) -> Any:
+    """Dtype in which sums over ``x`` are kept: float64, or complex128 for complex input."""
+    return xp.complex128 if xp.isdtype(x.dtype, "complex floating") else xp.float64
+
+
+def erf(x: Array) -> Array:
+    """Error function: SciPy's on NumPy, cupyx's on CuPy, :func:`portable_erf` elsewhere."""
+    if is_numpy(x):
+        return importlib.import_module("scipy.special").erf(x)
+    if type(x).__module__.split(".")[0] == "cupy":
+        return importlib.import_module("cupyx.scipy.special").erf(x)
+    return portable_erf(x)
+
+
+# Cody 1969, Rational Chebyshev approximations for the error function: numerator and denominator,
+# highest power first, for |x| <= 15/32, 15/32 < |x| <= 4 and |x| > 4. Relative error under 1e-15.
+_NEAR = (
+    (1.85777706184603153e-1, 3.16112374387056560, 1.13864154151050156e2, 3.77485237685302021e2, 3.20937758913846947e3),
+    (1.0, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3, 2.84423683343917062e3),
+)
+_MIDDLE = (
+    (2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594, 6.61191906371416295e1)
+    + (2.98635138197400131e2, 8.81952221241769090e2, 1.71204761263407058e3, 2.05107837782607147e3)
+    + (1.23033935479799725e3,),
+    (1.0, 1.57449261107098347e1, 1.17693950891312499e2, 5.37181101862009858e2, 1.62138957456669019e3)
+    + (3.29079923573345963e3, 4.36261909014324716e3, 3.43936767414372164e3, 1.23033935480374942e3),
+)
+_FAR = (
+    (1.63153871373020978e-2, 3.05326634961232344e-1, 3.60344899949804439e-1, 1.25781726111229246e-1)
+    + (1.60837851487422766e-2, 6.58749161529837803e-4),
+    (1.0, 2.56852019228982242, 1.87295284992346047, 5.27905102951428412e-1)
+    + (6.05183413124413191e-2, 2.33520497626869185e-3),
+)
+
+
+def _rational(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: Array) -> Array:
+    top, bottom = coefficients
+    p, q = x * 0.0 + top[0], x * 0.0 + bottom[0]
+    for a in top[1:]:
+        p = p * x + a
+    for b in bottom[1:]:
+        q = q * x + b
+    return p / q
+
+
+def portable_erf(x: Array) -> Array:
+    """Error function from array-API operations alone; agrees with SciPy's to a few units in the last place."""
+    xp = namespace(x)
+    size = xp.abs(x)
+    near = x * _rational(_NEAR, xp.where(size <= 0.46875, x * x, x * 0.0))
+    middle = xp.where((size > 0.46875) & (size <= 4.0), size, x * 0.0 + 1.0)
+    centre = 1.0 - xp.exp(-middle * middle) * _rational(_MIDDLE, middle)
+    far = xp.where(size > 4.0, size, x * 0.0 + 5.0)
+    inverse = 1.0 / (far * far)
+    tail = 1.0 - xp.exp(-far * far) / far * (0.5641895835477563 - inverse * _rational(_FAR, inverse))
+    value = xp.where(size <= 4.0, centre, tail)
+    return xp.where(size <= 0.46875, near, xp.sign(x) * value)

@@ -1,0 +1,105 @@
+"""Tables of comma-separated values: every cell a finite number, but for the label, and every fault named."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from growarray.errors import DataError
+
+__all__ = ["CsvTable", "read_csv"]
+
+
+@dataclass(frozen=True)
+class CsvTable:
+    """What a CSV file holds: ``features`` (n, d), ``labels`` (n,) still as text, and the file's line of each row."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    lines: tuple[int, ...]
+
+
+def read_csv(path: Path, *, label_column: str | None = None) -> CsvTable:
+    """Numbers and labels of a CSV file.
+
+    The label is the column named ``label_column``, else the last one. The first line is a header when
+    ``label_column`` is given, or when no cell of it is a number. The separator is the one of comma, semicolon
+    and tab that the first line has most of. Blank lines are passed over.
+
+    Raises
+    ------
+    DataError
+        A cell is empty, text or not finite, a label is missing, a line is of another length, or the label
+        column does not exist; the message names file, line and column.
+    """
+    rows = _rows(path)
+    if not rows:
+        raise DataError(f"{path}: the file is empty; expected one line a sample, features first and the label last")
+    header = rows[0][1] if label_column is not None or not any(map(_is_number, rows[0][1])) else None
+    names = [f"column {i + 1}" + (f" {name!r}" if header else "") for i, name in enumerate(rows[0][1])]
+    label = len(names) - 1 if label_column is None else _position(path, rows[0][1], label_column)
+    if len(names) < 2:
+        raise DataError(f"{path}, line {rows[0][0]}: 1 column found; expected at least one feature and the label")
+    rows = rows[1:] if header else rows
+    features = np.empty((len(rows), len(names) - 1))
+    for row, (line, cells) in enumerate(rows):
+        where = f"{path}, line {line}"
+        if len(cells) != len(names):
+            raise DataError(
+                f"{where}: {len(cells)} columns found, expected {len(names)} as in the first line; "
+                "add the missing cells or quote cells that contain the separator"
+            )
+        if cells[label] == "" or cells[label].lower() == "nan":
+            raise DataError(f"{where}, {names[label]}: the label is missing; fill it in or remove the line")
+        features[row] = _numbers(cells[:label] + cells[label + 1 :], names[:label] + names[label + 1 :], where)
+    return CsvTable(features, np.array([cells[label] for _, cells in rows]), tuple(line for line, _ in rows))
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Line number and stripped cells of every line that is not blank."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            first = stream.readline()
+            stream.seek(0)
+            reader = csv.reader(stream, delimiter=max(",;\t", key=first.count), strict=True)
+            return [(reader.line_num, [c.strip() for c in cells]) for cells in reader if any(map(str.strip, cells))]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a CSV file in UTF-8 ({error}); save the table again as CSV in UTF-8") from error
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _position(path: Path, header: list[str], label_column: str) -> int:
+    if header.count(label_column) != 1:
+        raise DataError(
+            f"{path}, line 1: {header.count(label_column)} columns are called {label_column!r}, expected 1; "
+            f"the header names {', '.join(map(repr, header[:20]))}{' and more' if len(header) > 20 else ''}"
+        )
+    return header.index(label_column)
+
+
+def _numbers(cells: list[str], names: list[str], where: str) -> list[float]:
+    try:
+        values = [float(cell) for cell in cells]
+    except ValueError:
+        name, cell = next((n, c) for n, c in zip(names, cells, strict=True) if not _is_number(c))
+        if cell == "":
+            raise DataError(f"{where}, {name}: the cell is empty; fill it in or remove the line") from None
+        raise DataError(
+            f"{where}, {name}: expected a number, found the text {cell!r}; write it as numbers, "
+            "or name the label with label_column= if this line is the header or the label is not the last column"
+        ) from None
+    for name, value in zip(names, values, strict=True):
+        if not math.isfinite(value):
+            raise DataError(f"{where}, {name}: expected a finite number, found {value}; fill it in or remove the line")
+    return values

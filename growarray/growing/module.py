@@ -1,0 +1,280 @@
+"""GrowingModule: a layer with its activation, its neighbours, and the change that is planned for it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar
+
+from growarray.backend import Array, is_array, namespace
+from growarray.errors import GrowthError
+from growarray.growing.neighbour import Neighbour, Recorder, require_neighbour
+from growarray.growing.update import activation_slope
+from growarray.nn import Identity, Linear, Module
+
+__all__ = ["GrowingModule", "as_scalar"]
+
+
+def as_scalar(value: Any, name: str) -> float:
+    """A number, or an array of one element, as a float; else ``TypeError`` or ``ValueError`` with what was found."""
+    if is_array(value):
+        if value.size != 1:
+            raise ValueError(f"{name}: expected one number, found an array of {value.size} elements")
+        return float(namespace(value).reshape(value, ()))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected a number, found {type(value).__name__} {value!r}")
+    return float(value)
+
+
+class GrowingModule(Recorder):
+    """What every growing layer has, whatever it computes: neighbours, planned change, scalings.
+
+    The planned change is ``optimal_delta_layer`` (subtracted from the weights), ``extended_input_layer`` (omega, new
+    columns of this layer) and ``extended_output_layer`` (alpha of the layer that follows, new rows of this one).
+    ``extended_forward`` computes with it, ``apply_change`` carries it out, ``delete_update`` forgets it.
+    """
+
+    _links: ClassVar[tuple[str, ...]] = (
+        "previous_module",
+        "next_module",
+        "optimal_delta_layer",
+        "extended_input_layer",
+        "extended_output_layer",
+        "extended_post_layer_function",
+    )
+
+    def __init__(
+        self,
+        layer: Linear,
+        post_layer_function: Module | None = None,
+        extended_post_layer_function: Module | None = None,
+        previous_module: Any = None,
+        next_module: Any = None,
+        allow_growing: bool = False,
+        name: str | None = None,
+        target_in_features: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name or f"{type(self).__name__}_{id(self):x}"
+        if allow_growing and previous_module is None:
+            raise GrowthError(f"{self.name}: allow_growing needs a previous module; pass previous_module=")
+        self.layer = layer
+        self.post_layer_function = post_layer_function or Identity()
+        self.extended_post_layer_function = extended_post_layer_function or self.post_layer_function
+        self.previous_module = previous_module
+        self.next_module = next_module
+        self.allow_growing = allow_growing
+        self.target_in_neurons = target_in_features
+        self._initial_in_neurons = layer.in_features
+        self.optimal_delta_scaling = 0.0
+        self.input_extension_scaling = 0.0
+        self.output_extension_scaling = 0.0
+        self._scaling_factor = 0.0
+        self.delta_raw: Array | None = None
+        self.optimal_delta_layer: Linear | None = None
+        self.extended_input_layer: Linear | None = None
+        self.extended_output_layer: Linear | None = None
+        self.eigenvalues_extension: Array | None = None
+        self.parameter_update_decrease: float | None = None
+        self._improvement_is_linear = False
+
+    @property
+    def previous(self) -> Neighbour:
+        """The previous module, which must answer the growth protocol."""
+        if self.previous_module is None:
+            raise GrowthError(f"{self.name}: there is no previous module, so no neurons can be added before it")
+        return require_neighbour(self.previous_module, "previous", self.name)
+
+    @property
+    def weight(self) -> Array:
+        """Weight array of the layer."""
+        return self.layer.weight.data
+
+    @property
+    def bias(self) -> Array | None:
+        """Bias array of the layer, or None."""
+        return None if self.layer.bias is None else self.layer.bias.data
+
+    @property
+    def use_bias(self) -> bool:
+        """Whether the layer has a bias."""
+        return self.layer.bias is not None
+
+    @property
+    def output_slope(self) -> float:
+        """Derivative at zero from above of ``post_layer_function``."""
+        return activation_slope(self.post_layer_function)
+
+    @property
+    def activation_gradient(self) -> float:
+        """Derivative at zero from above of the function between the previous module and this one."""
+        return self.previous.output_slope
+
+    @property
+    def scaling_factor(self) -> float:
+        """The single factor g: the delta is scaled by g², both extensions by g (the previous module's too)."""
+        return self._scaling_factor
+
+    @scaling_factor.setter
+    def scaling_factor(self, value: Any) -> None:
+        factor = as_scalar(value, f"{self.name}.scaling_factor")
+        if self.previous_module is not None:
+            self.previous.output_extension_scaling = factor
+        self._scaling_factor = factor
+        self.optimal_delta_scaling, self.input_extension_scaling = factor**2, factor
+
+    def set_scaling_factor(self, factor: float) -> None:
+        """Same as assigning ``scaling_factor``."""
+        self.scaling_factor = factor
+
+    @property
+    def new_neurons(self) -> int:
+        """Number of neurons in the planned input extension."""
+        return 0 if self.extended_input_layer is None else self.extended_input_layer.in_features
+
+    @property
+    def new_neurons_fo_improvement(self) -> float:
+        """First-order improvement by the new neurons: ``sigma'(0+) sum(s^2)``, or ``sum(s)`` if s is ignored."""
+        if self.eigenvalues_extension is None:
+            return 0.0
+        xp, values = namespace(self.eigenvalues_extension), self.eigenvalues_extension
+        return self.activation_gradient * float(xp.sum(values if self._improvement_is_linear else values**2))
+
+    @property
+    def first_order_improvement(self) -> float:
+        """Decrease of the loss that the planned change promises to first order, at scaling 1.
+
+        Statistics of gradients of the *sum* of the sample losses make it the decrease of their mean.
+        """
+        if self.parameter_update_decrease is None:
+            raise GrowthError(f"{self.name}: no update is planned; call compute_optimal_updates() first")
+        return self.parameter_update_decrease + self.new_neurons_fo_improvement
+
+    def extended_forward(  # type: ignore[override]
+        self,
+        x: Array,
+        x_ext: Array | None = None,
+        use_optimal_delta: bool = True,
+        use_extended_input: bool = True,
+        use_extended_output: bool = True,
+    ) -> tuple[Array, Array | None]:
+        """Output with the planned change, scaled, and the output of the new neurons (None where there are none).
+
+        Raises
+        ------
+        ValueError
+            There is an input extension and ``x_ext`` is missing.
+        """
+        y = self.layer(x)
+        if self.optimal_delta_layer is not None and use_optimal_delta:
+            y = y - self.optimal_delta_scaling * self.optimal_delta_layer(x)
+        if self.extended_input_layer is not None and use_extended_input:
+            if x_ext is None:
+                raise GrowthError(
+                    f"{self.name}: there is an input extension of {self.new_neurons} features, but x_ext is None; "
+                    "pass the second result of the previous module's extended_forward"
+                )
+            y = y + self.input_extension_scaling * self.extended_input_layer(x_ext)
+        elif x_ext is not None and use_extended_input:
+            warnings.warn(f"{self.name}: x_ext is given, but there is no input extension; it is ignored", stacklevel=2)
+        if self.extended_output_layer is None or not use_extended_output:
+            return self.post_layer_function.extended_forward(y, None)[0], None
+        y_ext = self.output_extension_scaling * self.extended_output_layer(x)
+        if self.extended_post_layer_function is self.post_layer_function:
+            return self.post_layer_function.extended_forward(y, y_ext)
+        return self.post_layer_function(y), self.extended_post_layer_function(y_ext)
+
+    def apply_change(
+        self,
+        scaling_factor: Any = None,
+        apply_previous: bool = True,
+        apply_delta: bool = True,
+        apply_extension: bool = True,
+        extension_size: int | None = None,
+        optimal_delta_scaling: Any = None,
+        input_extension_scaling: Any = None,
+        output_extension_scaling: Any = None,
+    ) -> None:
+        """Carry the planned change out: ``W <- W - delta_scale dW``, new columns ``in_scale omega``, and with
+        ``apply_previous`` the new rows ``out_scale alpha`` of the previous module. Optimizer state grows with it.
+
+        Scalings given here replace the stored ones; everything is checked before anything changes.
+
+        Raises
+        ------
+        GrowthError
+            ``extension_size`` is not the size of the planned extension, or the extension has a bias.
+        """
+        if extension_size is not None and extension_size != self.new_neurons:
+            raise GrowthError(
+                f"{self.name}: extension_size={extension_size}, but the planned input extension has "
+                f"{self.new_neurons} neurons; compute or create the extension first"
+            )
+        extension = self.extended_input_layer if apply_extension else None
+        if extension is not None and extension.bias is not None:
+            largest = namespace(extension.bias.data).max(namespace(extension.bias.data).abs(extension.bias.data))
+            if float(largest) != 0.0:
+                raise GrowthError(f"{self.name}: the input extension has a bias of up to {float(largest):.3g}; drop it")
+        previous = self.previous if extension is not None and apply_previous and self.previous_module else None
+        if scaling_factor is not None:
+            self.scaling_factor = scaling_factor
+        if optimal_delta_scaling is not None:
+            self.optimal_delta_scaling = as_scalar(optimal_delta_scaling, "optimal_delta_scaling")
+        if input_extension_scaling is not None:
+            self.input_extension_scaling = as_scalar(input_extension_scaling, "input_extension_scaling")
+        if output_extension_scaling is not None and previous is not None:
+            previous.output_extension_scaling = as_scalar(output_extension_scaling, "output_extension_scaling")
+
+        if apply_delta and self.optimal_delta_layer is not None:
+            delta, scale = self.optimal_delta_layer, self.optimal_delta_scaling
+            bias = None if delta.bias is None else -scale * delta.bias.data
+            self.parameter_step(-scale * delta.weight.data, bias)
+        if extension is not None:
+            if self.input_extension_scaling == 0.0:
+                warnings.warn(f"{self.name}: the input extension is applied with scaling 0", stacklevel=2)
+            self.layer_in_extension(self.input_extension_scaling * extension.weight.data)
+            if previous is not None:
+                previous.apply_output_extension()
+
+    def delete_update(
+        self,
+        include_previous: bool = True,
+        delete_delta: bool = True,
+        delete_input: bool = True,
+        delete_output: bool = False,
+    ) -> None:
+        """Forget the planned change: delta, input extension (the previous module's output extension with it).
+
+        ``delete_output`` drops this layer's own output extension, which belongs to the layer that follows.
+        """
+        if delete_delta:
+            self.optimal_delta_layer, self.parameter_update_decrease, self.delta_raw = None, None, None
+        if delete_input:
+            if self.extended_input_layer is not None and include_previous and self.previous_module is not None:
+                self.previous.set_output_extension(None)
+            self.extended_input_layer, self.eigenvalues_extension = None, None
+        if delete_output:
+            self.extended_output_layer = None
+
+    def parameter_step(self, delta_weights: Array, delta_biases: Array | None = None) -> None:
+        """Add to the weights, and to the bias where one is given."""
+        weight = self.layer.weight
+        weight.data = weight.data + namespace(weight.data).astype(delta_weights, weight.data.dtype, copy=False)
+        if delta_biases is not None and self.layer.bias is not None:
+            bias = self.layer.bias
+            bias.data = bias.data + namespace(bias.data).astype(delta_biases, bias.data.dtype, copy=False)
+
+    def layer_in_extension(self, weight: Array) -> None:
+        """Append input columns; each kind of layer says how."""
+        raise NotImplementedError(f"{type(self).__name__} must define layer_in_extension(weight)")
+
+    def missing_neurons(self) -> int:
+        """Input features that are missing to ``target_in_features``."""
+        if self.target_in_neurons is None:
+            raise GrowthError(f"{self.name}: target_in_features is not set; pass it to the constructor")
+        return self.target_in_neurons - self.layer.in_features
+
+    def number_of_neurons_to_add(self, method: str = "fixed_proportional", number_of_growth_steps: int = 1) -> int:
+        """Neurons for the next of ``number_of_growth_steps`` equal steps to the target, rounded down."""
+        if method != "fixed_proportional":
+            raise ValueError(f"{self.name}: unknown method {method!r}; known: 'fixed_proportional'")
+        return (self.missing_neurons() + self.layer.in_features - self._initial_in_neurons) // number_of_growth_steps

@@ -1,0 +1,305 @@
+"""Cross moments of streams, and the statistic that sums them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import Array, asarray, device_of, is_array, namespace, to_device, to_numpy
+from growarray.contraction.kernels import row_products
+from growarray.errors import GrowthError, ShapeError
+from growarray.growing.stream import Stream, StreamLike
+
+__all__ = ["TensorStatistic", "TensorStatisticWithEstimationError", "cross_moment"]
+
+UpdateFunction = Callable[..., tuple[Array, int]]
+
+
+def _stream(x: StreamLike | Array) -> StreamLike:
+    return Stream(x) if is_array(x) else x
+
+
+def cross_moment(left: StreamLike | Array, right: StreamLike | Array | None = None) -> Array:
+    """Sum over all rows of ``left^T right``, float64: E[.] of the growth literature before the division.
+
+    left, right : :class:`Stream`, :class:`JoinedStream` or plain arrays (n, d) or (n, t, d); ``right=None`` is ``left``
+    Returns (left.width, right.width). Divide by ``left.samples`` for the mean.
+
+    Joined streams are never put together: each pair of parts is one product, an array that stands in several
+    parts is multiplied once, and the moment of a stream with itself computes one triangle.
+
+    Raises
+    ------
+    ShapeError
+        The two have different numbers of rows.
+    TypeError
+        They belong to two libraries or devices.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.ones((4, 2), dtype=np.float32)
+    >>> cross_moment(Stream(x, bias=True)).tolist()
+    [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]
+    """
+    left = _stream(left)
+    symmetric = right is None or right is left
+    right = left if symmetric else _stream(right)
+    rows_of = {id(part.array): part.rows for part in (*left.parts, *right.parts)}
+    keys = list(rows_of)
+    arrays = list(rows_of.values())
+    xp = namespace(*arrays)
+    lengths = {int(a.shape[0]) for a in arrays}
+    if len(lengths) > 1:
+        raise ShapeError(
+            f"cross_moment: streams have {sorted(lengths)} rows; both sides must come from the same batch"
+        )
+    wanted = [(keys.index(id(a.array)), keys.index(id(b.array))) for a in left.parts for b in right.parts]
+    pairs = sorted({(i, j) if not symmetric or i <= j else (j, i) for i, j in wanted})
+    biased = {side: any(p.bias for p in stream.parts) for side, stream in (("left", left), ("right", right))}
+    sums = {keys.index(id(p.array)) for p in left.parts if biased["right"]}
+    sums |= {keys.index(id(p.array)) for p in right.parts if biased["left"]}
+    products, totals = row_products(arrays, pairs, sorted(sums))
+    if len(wanted) == 1 and not biased["left"] and not biased["right"]:
+        return products[wanted[0]]
+
+    out = xp.empty((left.width, right.width), dtype=xp.float64, device=arrays[0].device)
+    top = 0
+    for a in left.parts:
+        i, start = keys.index(id(a.array)), 0
+        height = a.width - int(a.bias)
+        for b in right.parts:
+            j, width = keys.index(id(b.array)), b.width - int(b.bias)
+            block = products[i, j] if (i, j) in products else xp.matrix_transpose(products[j, i])
+            out[top : top + height, start : start + width] = block
+            if a.bias:
+                out[top + height, start : start + width] = totals[j]
+            if b.bias:
+                out[top : top + height, start + width] = totals[i]
+            if a.bias and b.bias:
+                out[top + height, start + width] = float(lengths.copy().pop())
+            start += b.width
+        top += a.width
+    return out
+
+
+class TensorStatistic:
+    """A running mean kept as a float64 sum and a number of samples; two of them add.
+
+    shape : declared shape, checked at every update, or None (then the first update declares it)
+    update_function : called by :meth:`update` without a value; returns (sum over the batch, samples)
+    trace_precision : None, or the relative change of the trace of the covariance below which it is no longer
+        computed; then :meth:`error` estimates how far the mean still is from its expectation.
+
+    Differs from the original: sums are float64, the caller's arrays are neither kept nor changed, a value
+    that is not finite raises before anything is added, and statistics of two workers add with ``+``.
+
+    >>> import numpy as np
+    >>> half = TensorStatistic().update(np.array([2.0]), 4), TensorStatistic().update(np.array([4.0]), 2)
+    >>> total = sum(half, TensorStatistic())
+    >>> total.samples, float(total()[0])
+    (6, 1.0)
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...] | None = None,
+        update_function: UpdateFunction | None = None,
+        device: Any = None,
+        name: str | None = None,
+        *,
+        trace_precision: float | None = None,
+    ) -> None:
+        if shape is not None and any(n < 0 for n in shape):
+            raise ShapeError(f"{name or 'statistic'}: declared shape {shape} has a negative dimension")
+        self.name = name or "statistic"
+        self.shape = None if shape is None else tuple(shape)
+        self.device = device
+        self.trace_precision = trace_precision
+        self._update_function = update_function
+        self._sum: Array | None = None
+        self.samples = 0
+        self.updated = False
+        self._start_trace()
+
+    def _start_trace(self) -> None:
+        self.batches = 0
+        self.trace: float | None = None
+        self.computes_trace = self.trace_precision is not None
+        self._square_norm_sum, self._traced_batches = 0.0, 0
+
+    def init(self) -> None:
+        """Forget every sample."""
+        self._sum, self.samples, self.updated = None, 0, False
+        self._start_trace()
+
+    reset = init
+
+    def update(
+        self, value: Array | None = None, samples: int | None = None, *, count_samples: bool = True, **options: Any
+    ) -> TensorStatistic:
+        """Add the sum over one batch and its number of samples; returns the statistic.
+
+        Without ``value`` the update function is called (with ``options``), once per batch: while ``updated``
+        is set nothing happens, so that two owners of one statistic may both ask. Forward passes unset it.
+        ``count_samples=False`` adds a sum without counting its samples (several passes over one batch).
+
+        Raises
+        ------
+        ShapeError
+            The value has another shape than declared, or than before; nothing is added.
+        GrowthError
+            The value is not finite, or no value was given and there is no update function.
+        """
+        if value is None:
+            if self.updated:
+                return self
+            if self._update_function is None:
+                raise GrowthError(f"{self.name}: no value given and no update function; call update(value, samples)")
+            value, samples = self._update_function(**options)
+        if samples is None or samples < 0:
+            raise GrowthError(f"{self.name}: found {samples} samples; give update(value, samples) a count of at least 0")
+        xp = namespace(value)
+        known = self.shape if self._sum is None else tuple(self._sum.shape)
+        if known is not None and tuple(value.shape) != known:
+            raise ShapeError(f"{self.name}: update has shape {tuple(value.shape)}, expected {known}; reset() first")
+        if not math.isfinite(float(xp.sum(value))):
+            raise GrowthError(
+                f"{self.name}: the update holds NaN or infinite values; check the activations and the loss, "
+                "lower the learning rate, or leave this batch out"
+            )
+        self._add(value, samples if count_samples else 0, traced=count_samples)
+        self.updated = True
+        return self
+
+    def _add(self, value: Array, samples: int, *, traced: bool) -> None:
+        xp = namespace(value, self._sum)
+        if self._sum is None:
+            self._sum = xp.astype(value, xp.float64, copy=True)
+            if self.device is not None:
+                self._sum = to_device(self._sum, self.device)
+        else:
+            self._sum += xp.astype(value, xp.float64, copy=False)
+        self.samples += samples
+        if self.trace_precision is not None and traced:
+            self._follow_trace(float(xp.sum(xp.astype(value, xp.float64, copy=False) ** 2)), samples)
+
+    def _follow_trace(self, square_norm: float, samples: int) -> None:
+        """Trace of the covariance of one batch's mean: E|m_b|^2 - |mean|^2, until it no longer moves."""
+        self.batches += 1
+        if not self.computes_trace or samples == 0:
+            return
+        self._square_norm_sum += square_norm / samples**2
+        self._traced_batches += 1
+        old, self.trace = self.trace, self._square_norm_sum / self._traced_batches - self._square_norm_of_mean()
+        if old is not None and abs(self.trace - old) < (self.trace_precision or 0.0) * abs(self.trace):
+            self.computes_trace = False
+
+    def _square_norm_of_mean(self) -> float:
+        xp = namespace(self._sum)
+        return float(xp.sum(self._sum**2)) / self.samples**2 if self.samples else 0.0
+
+    def __call__(self) -> Array:
+        """The mean, float64.
+
+        Raises
+        ------
+        GrowthError
+            There are no samples.
+        """
+        if self._sum is None or self.samples == 0:
+            raise GrowthError(f"{self.name}: the mean of no samples does not exist; update it first")
+        return self._sum / self.samples
+
+    def error(self) -> float:
+        """Estimate of ``E|mean - expectation|^2``: trace of the covariance over the number of batches."""
+        if self.trace_precision is None:
+            raise GrowthError(f"{self.name}: no error is estimated; construct it with trace_precision=1e-3")
+        if self.trace is None or self.batches < 2:
+            return math.inf
+        return self.trace / self.batches
+
+    def relative_error(self) -> float:
+        """``sqrt(error()) / |mean|``, infinite while there are fewer than two batches."""
+        norm = math.sqrt(self._square_norm_of_mean()) if self._sum is not None else 0.0
+        error = self.error()
+        return math.inf if norm == 0.0 or math.isinf(error) else math.sqrt(max(error, 0.0)) / norm
+
+    def precise(self, relative_error: float) -> bool:
+        """The stopping rule: whether the mean is known to ``relative_error``, from at least two batches.
+
+        >>> import numpy as np
+        >>> s = TensorStatistic(trace_precision=1e-3)
+        >>> _ = s.update(np.array([1.0]), 1).update(np.array([1.1]), 1)
+        >>> s.precise(0.2), s.precise(0.01)
+        (True, False)
+        """
+        return self.relative_error() <= relative_error
+
+    def __add__(self, other: TensorStatistic) -> TensorStatistic:
+        """A new statistic with the samples of both; name, shape and update function are the left one's."""
+        if not isinstance(other, TensorStatistic):
+            return NotImplemented
+        first = self if self._sum is not None or other._sum is None else other
+        precision = first.trace_precision
+        total = TensorStatistic(
+            first.shape, first._update_function, self.device or other.device, first.name, trace_precision=precision
+        )
+        for one in (self, other):
+            if one._sum is not None:
+                if total._sum is not None and one._sum.shape != total._sum.shape:
+                    raise ShapeError(
+                        f"statistics of shapes {tuple(total._sum.shape)} and {tuple(one._sum.shape)} cannot be added"
+                    )
+                total._add(one._sum, one.samples, traced=False)
+            total.batches += one.batches
+            total._square_norm_sum += one._square_norm_sum
+            total._traced_batches += one._traced_batches
+        if total._traced_batches:
+            total.trace = total._square_norm_sum / total._traced_batches - total._square_norm_of_mean()
+            total.computes_trace = self.computes_trace and other.computes_trace
+        return total
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later run needs to go on: sum, samples, batches, and the trace's sums."""
+        held = None if self._sum is None else np.array(to_numpy(self._sum))
+        names = ("samples", "batches", "trace", "computes_trace", "_square_norm_sum", "_traced_batches")
+        return {"sum": held, **{name.lstrip("_"): getattr(self, name) for name in names}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave; raises ``GrowthError`` or ``ShapeError`` before any change."""
+        expected = set(TensorStatistic().state_dict())
+        if set(state) != expected:
+            raise GrowthError(f"{self.name}: state has keys {sorted(state)}, expected {sorted(expected)}")
+        held = state["sum"]
+        if held is not None and self.shape is not None and tuple(held.shape) != self.shape:
+            raise ShapeError(f"{self.name}: state has shape {tuple(held.shape)}, expected {self.shape}")
+        if held is not None:
+            like = self._sum
+            held = asarray(np.array(to_numpy(held), dtype=np.float64), like=like)
+            held = held if self.device is None else to_device(held, self.device)
+        self._sum, self.samples, self.batches = held, int(state["samples"]), int(state["batches"])
+        self.trace = None if state["trace"] is None else float(state["trace"])
+        self.computes_trace = bool(state["computes_trace"])
+        self._square_norm_sum, self._traced_batches = float(state["square_norm_sum"]), int(state["traced_batches"])
+
+    def __repr__(self) -> str:
+        where = "" if self._sum is None else f", shape={tuple(self._sum.shape)}, device={device_of(self._sum)}"
+        return f"{type(self).__name__}({self.name!r}, samples={self.samples}{where})"
+
+
+class TensorStatisticWithEstimationError(TensorStatistic):
+    """A :class:`TensorStatistic` that estimates its error from the start (``trace_precision=1e-3``)."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...] | None = None,
+        update_function: UpdateFunction | None = None,
+        device: Any = None,
+        name: str | None = None,
+        trace_precision: float = 1e-3,
+    ) -> None:
+        super().__init__(shape, update_function, device, name, trace_precision=trace_precision)

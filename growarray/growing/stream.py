@@ -1,0 +1,115 @@
+"""Streams: the features of one place in the network, never put together when they need not be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from growarray.backend import Array, namespace
+from growarray.errors import ShapeError
+
+__all__ = ["JoinedStream", "Stream", "StreamLike"]
+
+
+class StreamLike(Protocol):
+    """What a statistic asks of a stream: its parts, its width, its number of samples."""
+
+    @property
+    def parts(self) -> tuple[Stream, ...]:
+        """The streams side by side that make up this one."""
+
+    @property
+    def width(self) -> int:
+        """Number of columns, those of ones included."""
+
+    @property
+    def samples(self) -> int:
+        """Number of samples: the first axis, whatever follows it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Features ``array`` of shape (n, d) or (n, t, d), with a last column of ones where ``bias`` is set.
+
+    The leading axes are flattened for products; ``samples`` is n alone, as the originals define it.
+
+    >>> import numpy as np
+    >>> s = Stream(np.zeros((5, 2, 3)), bias=True)
+    >>> s.width, s.samples, s.rows.shape
+    (4, 5, (10, 3))
+    """
+
+    array: Array
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        if self.array.ndim < 2:
+            raise ShapeError(
+                f"a stream needs shape (n, d) or (n, t, d), found {tuple(self.array.shape)}; add a batch axis"
+            )
+
+    @property
+    def parts(self) -> tuple[Stream, ...]:
+        """This stream alone."""
+        return (self,)
+
+    @property
+    def width(self) -> int:
+        """Features, and one more for the column of ones."""
+        return int(self.array.shape[-1]) + int(self.bias)
+
+    @property
+    def samples(self) -> int:
+        """Length of the first axis."""
+        return int(self.array.shape[0])
+
+    @property
+    def rows(self) -> Array:
+        """The features as (n, d) or (n t, d), without the column of ones."""
+        shape = self.array.shape
+        return namespace(self.array).reshape(self.array, (math.prod(shape[:-1]), shape[-1]))
+
+    def materialise(self) -> Array:
+        """The features with their column of ones, put together: shape (..., width)."""
+        xp = namespace(self.array)
+        if not self.bias:
+            return self.array
+        return xp.concat([self.array, xp.ones_like(self.array[..., :1])], axis=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class JoinedStream:
+    """Streams side by side: what a merge sees, ``(B_1 | B_2 | … | B_k)``.
+
+    >>> import numpy as np
+    >>> x = np.zeros((5, 3))
+    >>> JoinedStream((Stream(x, bias=True), Stream(x))).width
+    7
+    """
+
+    streams: Sequence[StreamLike]
+
+    @property
+    def parts(self) -> tuple[Stream, ...]:
+        """All parts of all streams, in order."""
+        return tuple(part for stream in self.streams for part in stream.parts)
+
+    @property
+    def width(self) -> int:
+        """Sum of the widths."""
+        return sum(stream.width for stream in self.streams)
+
+    @property
+    def samples(self) -> int:
+        """The number of samples, which all parts must share."""
+        counts = {stream.samples for stream in self.streams}
+        if len(counts) != 1:
+            raise ShapeError(f"joined streams have {sorted(counts)} samples; they must come from one batch")
+        return counts.pop()
+
+    def materialise(self) -> Array:
+        """All parts put together along the last axis."""
+        arrays = [part.materialise() for part in self.parts]
+        return namespace(*arrays).concat(arrays, axis=-1)

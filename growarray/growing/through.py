@@ -1,0 +1,254 @@
+"""Growth through a merge: new neurons that read every branch before it and feed every layer after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from growarray.backend import Array, namespace
+from growarray.errors import GrowthError
+from growarray.growing.moment import TensorStatistic, cross_moment
+from growarray.growing.stream import JoinedStream, Stream
+from growarray.growing.update import TINY, GrowthRule, added_neurons, neuron_goal, rule_of
+
+__all__ = ["GrowthThroughMerge"]
+
+
+class GrowthThroughMerge:
+    """The growing half of a merge; the original raises ``NotImplementedError`` at each of these methods.
+
+    With ``B_prev`` the full activity of the merge and ``N`` the concatenation of what each next layer's update leaves
+    undone, one SVD serves all branches: alpha is cut by previous layer, omega by next layer. The improvement to
+    first order is the sum of the next layers' decreases and ``sigma'(0+) sum(s^2)``.
+    """
+
+    name: str
+    allow_growing: bool
+    in_features: int
+    post_merge_function: Any
+    previous_modules: list[Any]
+    next_modules: list[Any]
+    layers_before: list[Any]
+    growth_statistic: TensorStatistic
+    input_stream: JoinedStream
+    output_slope: float
+    tensor_s: TensorStatistic
+    activity: Array
+
+    def _start_growth(self) -> None:
+        self.eigenvalues_extension: Array | None = None
+        self._improvement_is_linear = False
+        self._scaling_factor = 0.0
+        self.new_neurons = 0
+
+    def _declare_growth_statistics(self) -> None:
+        self.tensor_m_prev = TensorStatistic(None, self._m_prev_of_batch, name=f"M_prev({self.name})")
+        self.cross_covariance = TensorStatistic(None, self._p_of_batch, name=f"P({self.name})")
+        self.covariance_loss_gradient = TensorStatistic(None, self._e_of_batch, name=f"E({self.name})")
+
+    def _growth_statistics(self) -> list[TensorStatistic]:
+        return [self.tensor_m_prev, self.cross_covariance, self.covariance_loss_gradient]
+
+    def _gradients(self) -> JoinedStream:
+        return JoinedStream(tuple(module._gradient() for module in self.next_modules))
+
+    def _m_prev_of_batch(self) -> tuple[Array, int]:
+        stream = self.input_stream
+        return cross_moment(stream, self._gradients()), stream.samples
+
+    def _p_of_batch(self) -> tuple[Array, int]:
+        stream = self.input_stream
+        return cross_moment(stream, Stream(self.activity, bias=True)), stream.samples
+
+    def _e_of_batch(self) -> tuple[Array, int]:
+        stream = self._gradients()
+        return cross_moment(stream), stream.samples
+
+    def _check_growable(self) -> None:
+        if not self.allow_growing:
+            raise GrowthError(f"{self.name}: growth through the merge is off; construct it with allow_growing=True")
+        if not self.layers_before or not self.next_modules:
+            raise GrowthError(f"{self.name}: growth needs previous layers and next layers; set both first")
+        for module in (*self.previous_modules, *self.next_modules):
+            if not hasattr(module, "optimal_delta_scaling"):
+                raise NotImplementedError(
+                    f"{self.name}: growth through a chain of merges ({getattr(module, 'name', module)!s}) is not "
+                    "supported; supported: linear growing layers before and after one merge"
+                )
+            function = getattr(module, "post_layer_function", None)
+            if module in self.previous_modules and type(function).__name__ != "Identity":
+                raise NotImplementedError(
+                    f"{self.name}: previous layer {module.name} applies {type(function).__name__} before the sum; "
+                    "growth through a merge needs the function after the sum, as post_merge_function"
+                )
+
+    def _init_growth(self) -> None:
+        if not self.allow_growing:
+            return
+        self._check_growable()
+        for module in self.next_modules:
+            module._declare_statistics()
+            module.request("input", self)
+            module.request("pre_activity", self)
+
+    def _update_growth(self, fisher: bool) -> None:
+        if not self.allow_growing:
+            return
+        self.tensor_m_prev.update()
+        self.cross_covariance.update()
+        if fisher:
+            self.covariance_loss_gradient.update()
+        for module in self.next_modules:
+            module.tensor_m.update()
+
+    def _reset_growth(self) -> None:
+        if self.allow_growing:
+            for module in self.next_modules:
+                if hasattr(module, "release"):
+                    module.release("input", self)
+                    module.release("pre_activity", self)
+
+    def compute_optimal_updates(
+        self, rule: GrowthRule = TINY, *, force_pseudo_inverse: bool = False, **options: Any
+    ) -> tuple[Array, Array]:
+        """Plan deltas of the next layers and new neurons of the merge, by ``rule`` as for a layer.
+
+        Returns alpha (k, total_in_features) over the full activity and omega (sum of the next layers' outputs, k).
+        """
+        self._check_growable()
+        rule = rule_of(rule, options)
+        goal_of, goals, start = self.tensor_m_prev(), [], 0
+        xp = namespace(goal_of)
+        for module in self.next_modules:
+            module.optimal_delta_layer, module.parameter_update_decrease, module.delta_raw = None, 0.0, None
+            m_prev, p = goal_of[:, start : start + module.out_features], None
+            if rule.compute_delta or rule.use_projection:
+                module.compute_optimal_delta(
+                    rule.compute_delta, force_pseudo_inverse, False, 0.0
+                ) if not rule.use_fisher else self._fisher_delta(module, start, rule, force_pseudo_inverse)
+            if rule.use_projection:
+                p = self.cross_covariance()[:, : module.delta_raw.shape[1]]
+            goals.append(neuron_goal(m_prev, p, module.delta_raw))
+            start += module.out_features
+        alpha, omega, values = added_neurons(
+            self.growth_statistic() if rule.use_covariance else None,
+            xp.concat(goals, axis=1),
+            e=self.covariance_loss_gradient() if rule.use_fisher else None,
+            rule=rule,
+        )
+        self._plan(alpha, omega, values, linear=rule.ignore_singular_values)
+        return alpha, omega
+
+    def _fisher_delta(self, module: Any, start: int, rule: GrowthRule, pseudo: bool) -> None:
+        """Fisher-preconditioned delta of one next layer, from its diagonal block of the merge's E."""
+        block = slice(start, start + module.out_features)
+        module.covariance_loss_gradient.reset()
+        e = self.covariance_loss_gradient
+        module.covariance_loss_gradient.update(e()[block, block] * e.samples, e.samples)
+        module.compute_optimal_delta(rule.compute_delta, pseudo, True, rule.fisher_shrinkage)
+
+    def _plan(self, alpha: Array, omega: Array, values: Array, *, linear: bool) -> None:
+        self.set_output_extension(alpha)
+        start = 0
+        for module in self.next_modules:
+            module.plan_input_extension(omega[start : start + module.out_features, :])
+            start += module.out_features
+        self.eigenvalues_extension, self._improvement_is_linear = values, linear
+        self.new_neurons = int(values.shape[0])
+
+    @property
+    def new_neurons_fo_improvement(self) -> float:
+        """First-order improvement by the planned neurons."""
+        if self.eigenvalues_extension is None:
+            return 0.0
+        xp, values = namespace(self.eigenvalues_extension), self.eigenvalues_extension
+        return self.output_slope * float(xp.sum(values if self._improvement_is_linear else values**2))
+
+    @property
+    def first_order_improvement(self) -> float:
+        """Decrease of the loss that the planned change of all next layers and the new neurons promises."""
+        if self.eigenvalues_extension is None:
+            raise GrowthError(f"{self.name}: no update is planned; call compute_optimal_updates() first")
+        deltas = sum(module.parameter_update_decrease or 0.0 for module in self.next_modules)
+        return float(deltas) + self.new_neurons_fo_improvement
+
+    @property
+    def scaling_factor(self) -> float:
+        """The single factor g of the planned change: deltas by g², extensions by g."""
+        return self._scaling_factor
+
+    @scaling_factor.setter
+    def scaling_factor(self, value: Any) -> None:
+        self.update_scaling_factor(value)
+        self._scaling_factor = float(value)
+
+    def update_scaling_factor(self, scaling_factor: Any) -> None:
+        """Given by the merge."""
+        raise NotImplementedError(f"{type(self).__name__} must define update_scaling_factor")
+
+    @property
+    def output_extension_scaling(self) -> float:
+        """Scaling of the previous layers' output extensions, which they share."""
+        return float(self.layers_before[0].output_extension_scaling) if self.layers_before else 0.0
+
+    @output_extension_scaling.setter
+    def output_extension_scaling(self, value: float) -> None:
+        for module in self.layers_before:
+            module.output_extension_scaling = value
+
+    def sub_select_optimal_added_parameters(self, keep_neurons: int) -> None:
+        """Keep the first ``keep_neurons`` planned neurons, in every previous and next layer."""
+        if self.eigenvalues_extension is None:
+            raise GrowthError(f"{self.name}: no neurons are planned; call compute_optimal_updates() first")
+        keep = min(max(int(keep_neurons), 0), self.new_neurons)
+        self.keep_output_extension(keep)
+        for module in self.next_modules:
+            module.extended_input_layer.weight.data = module.extended_input_layer.weight.data[:, :keep]
+        self.eigenvalues_extension, self.new_neurons = self.eigenvalues_extension[:keep], keep
+
+    def set_output_extension(self, alpha: Array | None) -> None:
+        """Cut alpha (k, total_in_features) into the previous layers' output extensions; None drops them."""
+        start = 0
+        for module in self.layers_before:
+            width = module.in_features + int(module.use_bias)
+            module.set_output_extension(None if alpha is None else alpha[:, start : start + width])
+            start += width
+
+    def keep_output_extension(self, keep: int, zeros: int = 0) -> None:
+        """Keep the first ``keep`` new neurons of every previous layer, the last ``zeros`` of them as zeros."""
+        for module in self.layers_before:
+            module.keep_output_extension(keep, zeros)
+
+    def apply_output_extension(self) -> None:
+        """Widen every previous layer by its output extension, then the merge and its function."""
+        before = self.in_features
+        for module in self.layers_before:
+            module.apply_output_extension()
+        self.in_features = int(self.layers_before[0].out_features)
+        if self.in_features > before:
+            self.post_merge_function.extend(self.in_features - before)
+        self._declare_statistics()
+
+    def _declare_statistics(self) -> None:
+        raise NotImplementedError(f"{type(self).__name__} must define _declare_statistics")
+
+    def apply_change(self, scaling_factor: Any = None) -> None:
+        """Carry the planned change out: next layers' deltas and new columns, previous layers' new rows."""
+        self._check_growable()
+        if scaling_factor is not None:
+            self.scaling_factor = scaling_factor
+        for module in self.next_modules:
+            module.apply_change(apply_previous=False)
+        if self.eigenvalues_extension is not None:
+            self.apply_output_extension()
+
+    def _delete_growth(self) -> None:
+        if self.eigenvalues_extension is not None:
+            self.set_output_extension(None)
+            for module in self.next_modules:
+                module.delete_update(include_previous=False)
+        self.eigenvalues_extension, self.new_neurons = None, 0
+
+    def extended_forward(self, x: Array, x_ext: Array | None = None) -> tuple[Array, Array | None]:
+        """Function of the branches' sum, and of the sum of their new outputs."""
+        result: tuple[Array, Array | None] = self.post_merge_function.extended_forward(x, x_ext)
+        return result

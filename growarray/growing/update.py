@@ -1,0 +1,348 @@
+"""The mathematics of growth: free functions, one an equation, always in float64.
+
+S   (d, d)       second moment of a layer's input          E[B^T B]
+M   (d, o)       input against the loss gradient           E[B^T dA]
+M_prev (p, o)    input of the layer before against dA      E[B_prev^T dA]
+P   (p, d)       cross moment of the two inputs            E[B_prev^T B]
+E   (o, o)       second moment of the loss gradient        E[dA^T dA]
+N   (p, o)       what the best update leaves undone        -M_prev + P dW^T
+
+Sources: Verbockhaven et al. 2024 (TINY), Evci et al. 2022 (GradMax).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import Array, namespace
+from growarray.errors import GrowthError, ShapeError
+
+__all__ = [
+    "FISHER",
+    "GRADMAX",
+    "TINY",
+    "GrowthRule",
+    "activation_slope",
+    "added_neurons",
+    "inverse_sqrt",
+    "neuron_goal",
+    "optimal_delta",
+    "pseudo_inverse",
+    "rule_of",
+    "shrink",
+]
+
+
+@dataclass(frozen=True)
+class GrowthRule:
+    """How updates and new neurons are computed; ``dataclasses.replace(TINY, max_new=8)`` makes a variant.
+
+    compute_delta : also update the weights that exist
+    use_covariance : whiten the incoming side by S_prev, else the identity
+    use_projection : take off what the update of existing weights already does, else N = -M_prev
+    use_fisher : whiten the outgoing side by E;  fisher_shrinkage : ridge on E, see :func:`shrink`
+    alpha_zero, omega_zero : start the incoming or outgoing weights at zero
+    ignore_singular_values : unit singular values in the weights; the improvement is then linear in them
+    max_new : most neurons to add, None for all that pass ``statistical_threshold``
+    numerical_threshold : eigenvalues of S_prev and E at or below it count as zero
+    statistical_threshold : singular values under it are dropped, save the largest
+    """
+
+    compute_delta: bool = True
+    use_covariance: bool = True
+    use_projection: bool = True
+    use_fisher: bool = False
+    fisher_shrinkage: float = 0.0
+    alpha_zero: bool = False
+    omega_zero: bool = False
+    ignore_singular_values: bool = False
+    max_new: int | None = None
+    numerical_threshold: float = 1e-6
+    statistical_threshold: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.max_new is not None and self.max_new < 0:
+            raise ValueError(f"GrowthRule: max_new must be None or at least 0, found {self.max_new}")
+        if not 0.0 <= self.fisher_shrinkage <= 1.0:
+            raise ValueError(f"GrowthRule: fisher_shrinkage must lie in [0, 1], found {self.fisher_shrinkage}")
+
+
+def rule_of(rule: GrowthRule, options: dict[str, Any]) -> GrowthRule:
+    """``rule`` with single options replaced, under their own names or the original's ``maximum_added_neurons``."""
+    options = {"max_new" if key == "maximum_added_neurons" else key: value for key, value in options.items()}
+    values = {**vars(rule), **options}
+    unknown = set(options) - set(vars(rule))
+    if unknown:
+        raise TypeError(f"unknown growth options {sorted(unknown)}; known: {sorted(vars(rule))}")
+    return GrowthRule(**values)
+
+
+TINY = GrowthRule()
+"""Verbockhaven et al. 2024: covariance and projection on, nothing zeroed."""
+
+GRADMAX = GrowthRule(
+    compute_delta=False, use_covariance=False, use_projection=False, alpha_zero=True, ignore_singular_values=True
+)
+"""Evci et al. 2022: identity for S, N = -M_prev, incoming weights zero, singular values ignored."""
+
+FISHER = GrowthRule(use_fisher=True)
+"""TINY preconditioned by the empirical Fisher matrix of the output side."""
+
+
+def _square(matrix: Array, name: str) -> Array:
+    xp = namespace(matrix)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ShapeError(f"{name} must be a square matrix, found shape {tuple(matrix.shape)}")
+    return _finite(xp.astype(matrix, xp.float64, copy=False), name)
+
+
+def _finite(matrix: Array, name: str) -> Array:
+    xp = namespace(matrix)
+    if not bool(xp.all(xp.isfinite(matrix))):
+        raise GrowthError(f"{name} holds NaN or infinite values; its statistic was updated with a broken batch")
+    return xp.astype(matrix, xp.float64, copy=False)
+
+
+def inverse_sqrt(matrix: Array, threshold: float = 1e-5) -> Array:
+    """``M^(-1/2)`` of a symmetric positive semi-definite matrix, on the space of eigenvalues above ``threshold``.
+
+    matrix : (d, d)    Returns (d, d), float64.
+
+    Raises
+    ------
+    ShapeError, GrowthError
+        The matrix is not square, not symmetric (to 1e-5 relative), or holds NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> inverse_sqrt(np.diag([4.0, 0.0])).tolist()
+    [[0.5, 0.0], [0.0, 0.0]]
+    """
+    xp = namespace(matrix)
+    matrix = _square(matrix, "inverse_sqrt: the matrix")
+    scale = float(xp.max(xp.abs(matrix))) if matrix.shape[0] else 0.0
+    skew = float(xp.max(xp.abs(matrix - xp.matrix_transpose(matrix)))) if matrix.shape[0] else 0.0
+    if skew > 1e-5 * scale:
+        raise GrowthError(f"inverse_sqrt: the matrix is not symmetric (largest difference {skew:.2e}); symmetrise it")
+    values, vectors = xp.linalg.eigh((matrix + xp.matrix_transpose(matrix)) / 2)
+    kept = values > threshold
+    factors = xp.where(kept, 1.0 / xp.sqrt(xp.where(kept, values, xp.ones_like(values))), xp.zeros_like(values))
+    return (vectors * factors[None, :]) @ xp.matrix_transpose(vectors)
+
+
+def pseudo_inverse(matrix: Array) -> Array:
+    """Moore-Penrose inverse of a symmetric matrix: eigenvalues under ``d * eps`` of the largest count as zero."""
+    xp = namespace(matrix)
+    matrix = _square(matrix, "pseudo_inverse: the matrix")
+    if matrix.shape[0] == 0:
+        return matrix
+    values, vectors = xp.linalg.eigh((matrix + xp.matrix_transpose(matrix)) / 2)
+    size = xp.abs(values)
+    kept = size > matrix.shape[0] * np.finfo(np.float64).eps * float(xp.max(size))
+    factors = xp.where(kept, 1.0 / xp.where(kept, values, xp.ones_like(values)), xp.zeros_like(values))
+    return (vectors * factors[None, :]) @ xp.matrix_transpose(vectors)
+
+
+def _solve(matrix: Array, right: Array, name: str, *, pseudo: bool) -> Array:
+    """``matrix^-1 right``, by Cholesky's verdict on the rank: a solve where it is full, else the pseudo-inverse."""
+    xp = namespace(matrix, right)
+    if matrix.shape[0] == 0:
+        return right
+    if not pseudo:
+        if _is_definite(matrix):
+            return xp.linalg.solve(matrix, right)
+        warnings.warn(
+            f"{name} is singular or indefinite: the pseudo-inverse gives the solution of minimum norm",
+            UserWarning,
+            stacklevel=3,
+        )
+    return pseudo_inverse(matrix) @ right
+
+
+def _is_definite(matrix: Array) -> bool:
+    """Whether a symmetric matrix is positive definite to working precision, whatever the scale of its features."""
+    xp = namespace(matrix)
+    diagonal = xp.linalg.diagonal(matrix)
+    if not bool(xp.all(diagonal > 0)):
+        return False
+    scale = 1.0 / xp.sqrt(diagonal)
+    try:
+        factor = xp.linalg.cholesky(matrix * scale[:, None] * scale[None, :])
+    except np.linalg.LinAlgError:
+        return False
+    pivots = xp.linalg.diagonal(factor)
+    if not bool(xp.all(xp.isfinite(pivots))):  # CuPy reports failure so
+        return False
+    return float(xp.min(pivots)) ** 2 > 100 * matrix.shape[0] * np.finfo(np.float64).eps
+
+
+def shrink(e: Array, amount: float) -> Array:
+    """Ridge on a second moment: ``(1 - a) E + a tr(E)/o I``; ``amount`` 0 leaves E as it is."""
+    xp = namespace(e)
+    size = e.shape[0]
+    mean = float(xp.linalg.trace(e)) / max(size, 1)
+    return (1.0 - amount) * e + amount * mean * xp.eye(size, dtype=e.dtype, device=e.device)
+
+
+def optimal_delta(
+    s: Array, m: Array, *, e: Array | None = None, pseudo_inverse: bool = False
+) -> tuple[Array, float]:
+    """Weight change that best follows the gradient: ``dW = (S^-1 M)^T``, or ``E^-1 M^T S^-1`` with ``e``.
+
+    s : (d, d) second moment of the input    m : (d, o) input against gradient    e : (o, o) gradient or None
+    Returns dW (o, d), float64, to be subtracted, and the first-order decrease of the loss, ``tr(M dW)``.
+
+    A singular S (two biased inputs of one merge always make one) is found by its Cholesky pivots and solved by the
+    pseudo-inverse with a ``UserWarning``; the original's plain solve may return noise there without a word.
+    A negative decrease means S is not positive semi-definite: once more with the pseudo-inverse, then zero.
+
+    Raises
+    ------
+    GrowthError
+        ``s``, ``m`` or ``e`` holds NaN or infinite values.
+    ShapeError
+        The shapes do not fit together.
+
+    Source: Verbockhaven et al. 2024, proposition 3.1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> delta, decrease = optimal_delta(np.diag([2.0, 4.0]), np.array([[2.0], [4.0]]))
+    >>> delta.tolist(), decrease
+    ([[1.0, 1.0]], 6.0)
+    """
+    xp = namespace(s, m, e)
+    s, m = _square(s, "optimal_delta: S"), _finite(m, "optimal_delta: M")
+    if m.ndim != 2 or m.shape[0] != s.shape[0]:
+        raise ShapeError(f"optimal_delta: S has shape {tuple(s.shape)}, M {tuple(m.shape)}; their rows must agree")
+    delta = xp.matrix_transpose(_solve(s, m, "optimal_delta: S", pseudo=pseudo_inverse))
+    if e is not None:
+        e = _square(e, "optimal_delta: E")
+        if e.shape[0] != m.shape[1]:
+            raise ShapeError(f"optimal_delta: E has shape {tuple(e.shape)}, M {tuple(m.shape)}; o must agree")
+        delta = _solve(e, delta, "optimal_delta: E", pseudo=pseudo_inverse)
+    decrease = float(xp.sum(m * xp.matrix_transpose(delta)))
+    if decrease < 0:
+        if not pseudo_inverse:
+            return optimal_delta(s, m, e=e, pseudo_inverse=True)
+        warnings.warn(
+            f"optimal_delta: the first-order decrease is {decrease:.3e}, so S is not positive semi-definite; "
+            "the update is set to zero",
+            UserWarning,
+            stacklevel=2,
+        )
+        return xp.zeros_like(delta), 0.0
+    return delta, decrease
+
+
+def neuron_goal(m_prev: Array, p: Array | None = None, delta: Array | None = None) -> Array:
+    """``N = -M_prev + P dW^T``: what the update of the layer leaves undone, seen from the layer before.
+
+    m_prev : (p, o)    p : (p, d)    delta : (o, d); without the last two, nothing is projected off (GradMax).
+    """
+    xp = namespace(m_prev, p, delta)
+    return -m_prev if p is None or delta is None else -m_prev + p @ xp.matrix_transpose(delta)
+
+
+def added_neurons(
+    s: Array | None, n: Array, *, e: Array | None = None, rule: GrowthRule = TINY
+) -> tuple[Array, Array, Array]:
+    """New neurons that best serve ``n``: ``S^(-1/2) N [E^(-1/2)] = U diag(s) V^T``, cut to what matters.
+
+    s : (p, p) second moment of the incoming side, None for the identity    n : (p, o)    e : (o, o) or None
+    Returns alpha (k, p), omega (o, k) and the k singular values, float64, largest first.
+    ``alpha = sqrt(s) U^T S^(-1/2)``, ``omega = E^(-1/2) V sqrt(s)``, with sqrt(s) = 1 under ``ignore_singular_values``.
+
+    Kept are singular values ``>= min(statistical_threshold, largest)``, so at least one, at most ``rule.max_new``.
+    The sign of a neuron is free; here the largest entry of its outgoing weights is positive, on every library.
+    An S that is slightly skew is symmetrised with a ``UserWarning``.
+
+    Raises
+    ------
+    ShapeError, GrowthError
+        Shapes do not fit together, or a matrix holds NaN.
+
+    Source: Verbockhaven et al. 2024, proposition 3.2; Evci et al. 2022, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> alpha, omega, values = added_neurons(np.eye(2), np.diag([4.0, 1.0]))
+    >>> (omega @ alpha).tolist(), values.tolist()
+    ([[4.0, 0.0], [0.0, 1.0]], [4.0, 1.0])
+    """
+    xp = namespace(s, n, e)
+    n = _finite(n, "added_neurons: N")
+    if n.ndim != 2 or (s is not None and s.shape[0] != n.shape[0]) or (e is not None and e.shape[0] != n.shape[1]):
+        shapes = [None if a is None else tuple(a.shape) for a in (s, n, e)]
+        raise ShapeError(f"added_neurons: S, N, E have shapes {shapes}; expected (p, p), (p, o), (o, o)")
+    whitener = None if s is None else inverse_sqrt(_symmetric(s, "S"), rule.numerical_threshold)
+    target = n if whitener is None else whitener @ n
+    dewhitener = None
+    if e is not None:
+        ridge = rule.fisher_shrinkage
+        e = _symmetric(e, "E")
+        dewhitener = inverse_sqrt(shrink(e, ridge) if ridge else e, 0.0 if ridge else rule.numerical_threshold)
+        target = target @ dewhitener
+    u, values, vh = xp.linalg.svd(target, full_matrices=False)
+    count = _kept(values, rule)
+    u, values, vh = u[:, :count], values[:count], vh[:count, :]
+    weight = xp.ones_like(values) if rule.ignore_singular_values else xp.sqrt(values)
+    alpha = u if whitener is None else whitener @ u
+    alpha, omega = xp.matrix_transpose(alpha * weight[None, :]), xp.matrix_transpose(vh * weight[:, None])
+    if dewhitener is not None:
+        omega = dewhitener @ omega
+    alpha, omega = _fix_signs(alpha, omega)
+    if rule.alpha_zero:
+        alpha = xp.zeros_like(alpha)
+    if rule.omega_zero:
+        omega = xp.zeros_like(omega)
+    return alpha, omega, values
+
+
+def _kept(values: Array, rule: GrowthRule) -> int:
+    """How many singular values, sorted downwards, stay."""
+    xp = namespace(values)
+    if values.shape[0] == 0:
+        return 0
+    threshold = min(rule.statistical_threshold, float(values[0]))
+    count = int(xp.sum(xp.astype(values >= threshold, xp.int64)))
+    return count if rule.max_new is None else min(count, rule.max_new)
+
+
+def _symmetric(matrix: Array, name: str) -> Array:
+    xp = namespace(matrix)
+    matrix = _square(matrix, f"added_neurons: {name}")
+    skew = float(xp.max(xp.abs(matrix - xp.matrix_transpose(matrix)))) if matrix.shape[0] else 0.0
+    if skew > 1e-5 * float(xp.max(xp.abs(matrix))) if matrix.shape[0] else False:
+        warnings.warn(
+            f"added_neurons: {name} is not symmetric (largest difference {skew:.2e}); its symmetric part is used",
+            UserWarning,
+            stacklevel=3,
+        )
+    return (matrix + xp.matrix_transpose(matrix)) / 2
+
+
+def _fix_signs(alpha: Array, omega: Array) -> tuple[Array, Array]:
+    """Make the largest entry of each neuron's outgoing weights positive: the SVD leaves the sign open."""
+    xp = namespace(alpha, omega)
+    if omega.shape[0] == 0 or omega.shape[1] == 0:
+        return alpha, omega
+    largest = xp.max(omega, axis=0) >= xp.max(-omega, axis=0)
+    sign = xp.where(largest, xp.ones_like(omega[0, :]), -xp.ones_like(omega[0, :]))
+    return alpha * sign[:, None], omega * sign[None, :]
+
+
+def activation_slope(function: Any) -> float:
+    """Derivative of an activation at zero from above, as the module itself states it; must be finite."""
+    slope = float(function.slope_at_zero)
+    if not math.isfinite(slope):
+        raise GrowthError(f"{type(function).__name__}: slope_at_zero is {slope}; define a finite one")
+    return slope

@@ -1,0 +1,54 @@
+"""Layers: parameters, and the contract ``y, pullback = layer.vjp(x)``."""
+
+from growarray.nn.activation import (
+    ELU,
+    GELU,
+    SELU,
+    Hardtanh,
+    Identity,
+    LeakyReLU,
+    LogSoftmax,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+    activation,
+)
+from growarray.nn.container import Flatten, Sequential
+from growarray.nn.dropout import Dropout
+from growarray.nn.linear import Linear
+from growarray.nn.module import LoadReport, Module, Parameter
+from growarray.nn.norm import BatchNorm, BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "SELU",
+    "BatchNorm",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "Dropout",
+    "Flatten",
+    "GroupNorm",
+    "Hardtanh",
+    "Identity",
+    "LayerNorm",
+    "LeakyReLU",
+    "Linear",
+    "LoadReport",
+    "LogSoftmax",
+    "Module",
+    "Parameter",
+    "ReLU",
+    "ReLU6",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Tanh",
+    "activation",
+]

@@ -1,0 +1,141 @@
+"""Layers that hold or rearrange: Sequential and Flatten."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from growarray.backend import Array, namespace
+from growarray.errors import ShapeError
+from growarray.nn.module import ExtendedPullback, Module, Pullback
+
+__all__ = ["Flatten", "Sequential"]
+
+
+class Sequential(Module):
+    """Modules one after another; their names are "0", "1", … as in a torch state dict.
+
+    Raises TypeError where an entry is not a :class:`~growarray.nn.module.Module`.
+
+    >>> from growarray.nn.activation import ReLU
+    >>> from growarray.nn.linear import Linear
+    >>> [name for name, _ in Sequential(Linear(2, 3), ReLU()).named_parameters()]
+    ['0.weight', '0.bias']
+    """
+
+    def __init__(self, *modules: Module) -> None:
+        for index, module in enumerate(modules):
+            if not isinstance(module, Module):
+                raise TypeError(f"Sequential: entry {index} is a {type(module).__name__}, expected a Module")
+        self.layers = list(modules)
+
+    def _fields(self) -> Iterator[tuple[str, Any]]:
+        for name, value in super()._fields():
+            yield name.removeprefix("layers."), value
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.layers)
+
+    def __getitem__(self, index: int) -> Module:
+        return self.layers[index]
+
+    def forward(self, x: Array) -> Array:
+        """Value of the last module; nothing is kept for a way back."""
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Value of the last module, and a pullback through all of them."""
+        backs = []
+        for layer in self.layers:
+            x, back = layer.vjp(x)
+            backs.append(back)
+
+        def pullback(dy: Array) -> Array:
+            for back in reversed(backs):
+                dy = back(dy)
+            return dy
+
+        return x, pullback
+
+    @property
+    def slope_at_zero(self) -> float:
+        """Product of the slopes."""
+        return math.prod((layer.slope_at_zero for layer in self.layers), start=1.0)
+
+    def extended_forward(self, x: Array | None, x_ext: Array | None = None) -> tuple[Array | None, Array | None]:
+        """Both values through every module's own ``extended_forward``."""
+        for layer in self.layers:
+            x, x_ext = layer.extended_forward(x, x_ext)
+        return x, x_ext
+
+    def extended_vjp(
+        self, x: Array | None, x_ext: Array | None = None
+    ) -> tuple[tuple[Array | None, Array | None], ExtendedPullback]:
+        """Both values through every module's own ``extended_vjp``, and the way back through all of them."""
+        backs = []
+        for layer in self.layers:
+            (x, x_ext), back = layer.extended_vjp(x, x_ext)
+            backs.append(back)
+
+        def pullback(dy: Array | None, dy_ext: Array | None = None) -> tuple[Array | None, Array | None]:
+            for back in reversed(backs):
+                dy, dy_ext = back(dy, dy_ext)
+            return dy, dy_ext
+
+        return (x, x_ext), pullback
+
+    def check_extend(self, by: int) -> None:
+        """Raise what ``extend(by)`` would raise, without changing anything."""
+        for layer in self.layers:
+            layer.check_extend(by)
+
+    def extend(self, by: int) -> None:
+        """Extend every module by ``by`` features, all or none."""
+        self.check_extend(by)
+        for layer in self.layers:
+            layer.extend(by)
+
+    def rescale(self, scale: float) -> None:
+        """Tell every module that its input will be ``scale`` times what it was."""
+        for layer in self.layers:
+            layer.rescale(scale)
+
+
+class Flatten(Module):
+    """Joins the axes from ``start_dim`` to ``end_dim``, both included, into one.
+
+    Raises ShapeError where the input does not have these axes in this order.
+
+    >>> import numpy as np
+    >>> Flatten()(np.ones((2, 3, 4))).shape
+    (2, 12)
+    """
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        self.start_dim, self.end_dim = start_dim, end_dim
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """The joined array; the pullback gives the axes back."""
+        xp, shape = namespace(x), tuple(x.shape)
+        start, end = (d + x.ndim if d < 0 else d for d in (self.start_dim, self.end_dim))
+        if not 0 <= start <= end < x.ndim:
+            raise ShapeError(
+                f"Flatten: input has shape {shape}, expected axes {self.start_dim} to {self.end_dim} in this order"
+            )
+        joined = (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :])
+        return xp.reshape(x, joined), lambda dy: xp.reshape(dy, shape)
+
+    @property
+    def slope_at_zero(self) -> float:
+        """1: the values stay as they are."""
+        return 1.0
+
+    def extra_repr(self) -> str:
+        """First and last axis."""
+        return f"{self.start_dim}, {self.end_dim}"

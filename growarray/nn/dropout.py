@@ -1,0 +1,43 @@
+"""Dropout layer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from growarray.backend import Array
+from growarray.nn.module import Module, Pullback
+from growarray.ops.dropout import dropout
+
+__all__ = ["Dropout"]
+
+
+class Dropout(Module):
+    """Drops entries with probability ``p`` and divides the rest by ``1 - p``, in training; in evaluation ``y = x``.
+
+    ``rng`` defaults to a fresh unseeded generator; masks are drawn in NumPy, whatever library ``x`` is of.
+    Raises ValueError unless ``0 <= p <= 1``.
+
+    >>> import numpy as np
+    >>> layer = Dropout(0.5, np.random.default_rng(0))
+    >>> layer(np.ones(4)).tolist(), layer.eval()(np.ones(4)).tolist()
+    ([2.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0])
+    """
+
+    def __init__(self, p: float = 0.5, rng: np.random.Generator | None = None) -> None:
+        if not 0.0 <= p <= 1.0:
+            raise ValueError(f"Dropout: p must be between 0 and 1, found {p}")
+        self.p = p
+        self.rng = np.random.default_rng() if rng is None else rng
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Value and pullback, which drops the same entries of the gradient."""
+        return dropout(x, self.p if self.training else 0.0, self.rng)
+
+    @property
+    def slope_at_zero(self) -> float:
+        """1, the mean of the slope over masks."""
+        return 1.0
+
+    def extra_repr(self) -> str:
+        """The probability."""
+        return f"p={self.p}"

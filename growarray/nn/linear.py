@@ -1,0 +1,90 @@
+"""Affine layer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import Array, asarray, library, to_device
+from growarray.errors import ShapeError
+from growarray.nn.module import Module, Parameter, Pullback
+from growarray.ops.linear import linear
+
+__all__ = ["Linear", "uniform"]
+
+
+def uniform(
+    shape: tuple[int, ...], bound: float, rng: np.random.Generator, dtype: Any = None, device: str | None = None
+) -> Array:
+    """Uniform on ``[-bound, bound]``, drawn in NumPy and then moved, so that every library starts equal."""
+    host = rng.uniform(-bound, bound, shape).astype(np.float32 if dtype is None else dtype)
+    return to_device(asarray(host), device)
+
+
+class Linear(Module):
+    """``y = x W^T + b`` over the last axis, ``W`` of shape (out_features, in_features) as in torch.
+
+    Weight and bias are drawn uniformly within ``1 / sqrt(in_features)``, torch's default (Kaiming with a = sqrt(5)).
+    ``dtype`` defaults to float32, ``rng`` to a fresh unseeded generator.
+
+    >>> import numpy as np
+    >>> layer = Linear(3, 2, rng=np.random.default_rng(0))
+    >>> y, pullback = layer.vjp(np.ones((4, 3), dtype=np.float32))
+    >>> pullback(y).shape, layer.weight.grad.shape
+    ((4, 3), (2, 3))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        rng: np.random.Generator | None = None,
+        dtype: Any = None,
+        device: str | None = None,
+    ) -> None:
+        if in_features < 0 or out_features < 0:
+            raise ShapeError(f"Linear: features must not be negative, found {in_features} -> {out_features}")
+        library(device)
+        rng = np.random.default_rng() if rng is None else rng
+        bound = 1.0 / math.sqrt(max(in_features, 1))
+        self.weight = Parameter(uniform((out_features, in_features), bound, rng, dtype, device))
+        self.bias = Parameter(uniform((out_features,), bound, rng, dtype, device)) if bias else None
+
+    @classmethod
+    def of(cls, weight: Array, bias: Array | None = None) -> Linear:
+        """A layer that holds these arrays."""
+        layer = cls.__new__(cls)
+        layer.weight = Parameter(weight)
+        layer.bias = None if bias is None else Parameter(bias)
+        return layer
+
+    @property
+    def in_features(self) -> int:
+        """Width of the input."""
+        return int(self.weight.shape[1])
+
+    @property
+    def out_features(self) -> int:
+        """Width of the output."""
+        return int(self.weight.shape[0])
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Value and pullback; the pullback adds to ``weight.grad`` and ``bias.grad``."""
+        y, back = linear(x, self.weight.data, None if self.bias is None else self.bias.data)
+
+        def pullback(dy: Array) -> Array:
+            dx, dw, db = back(dy)
+            self.weight.accumulate(dw)
+            if self.bias is not None:
+                self.bias.accumulate(db)
+            return dx
+
+        return y, pullback
+
+    def extra_repr(self) -> str:
+        """Widths and bias."""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

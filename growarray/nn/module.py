@@ -1,0 +1,307 @@
+"""Parameter and Module: values with gradients, and the contract that every layer fulfils.
+
+A module is found by walking its attributes, without registration: a :class:`Parameter`, a
+:class:`Module`, and lists or dictionaries of them are owned; attributes named in ``_links``
+(a neighbour in the network) are not; arrays named in ``_buffers`` are saved but not trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from growarray.backend import Array, asarray, device_of, is_array, library, namespace, to_device
+from growarray.errors import ShapeError
+
+__all__ = ["LoadReport", "Module", "Parameter"]
+
+Pullback = Callable[[Array], Any]
+ExtendedPullback = Callable[[Array | None, Array | None], tuple[Array | None, Array | None]]
+
+
+class Parameter:
+    """A trained array with its gradient and what an optimizer keeps for it.
+
+    ``data`` is the array, ``grad`` its gradient or None, ``slots`` a dictionary of optimizer state:
+    arrays of the shape of ``data``, or numbers. :meth:`extend` grows all of them together.
+
+    >>> import numpy as np
+    >>> p = Parameter(np.ones((2, 3)))
+    >>> p.extend(1, np.zeros((2, 1)))
+    >>> p.data.shape
+    (2, 4)
+    """
+
+    __slots__ = ("data", "grad", "slots")
+
+    def __init__(self, data: Array) -> None:
+        self.data: Array = data
+        self.grad: Array | None = None
+        self.slots: dict[str, Any] = {}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of ``data``."""
+        return tuple(self.data.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of entries of ``data``."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def accumulate(self, gradient: Array) -> None:
+        """Add ``gradient`` to ``grad``, in the dtype of ``data``; the caller's array is never kept."""
+        xp = namespace(self.data, gradient)
+        if tuple(gradient.shape) != self.shape:
+            raise ShapeError(f"gradient has shape {tuple(gradient.shape)}, parameter {self.shape}")
+        if self.grad is None:
+            self.grad = xp.astype(gradient, self.data.dtype, copy=True)
+        else:
+            self.grad = self.grad + xp.astype(gradient, self.data.dtype, copy=False)
+
+    def extend(self, axis: int, block: Array) -> None:
+        """Append ``block`` along ``axis`` to the data; gradient and slots grow by zeros.
+
+        A slot that is a number (the step count of Adam) becomes an array, so that the new entries
+        count their own steps and get their own bias correction.
+
+        Raises
+        ------
+        ShapeError
+            ``block`` differs from ``data`` on another axis than ``axis``; nothing has changed then.
+        """
+        xp = namespace(self.data, block)
+        expected = [n for i, n in enumerate(self.shape) if i != axis % self.data.ndim]
+        found = [n for i, n in enumerate(block.shape) if i != axis % self.data.ndim]
+        if block.ndim != self.data.ndim or expected != found:
+            raise ShapeError(
+                f"extension along axis {axis} has shape {tuple(block.shape)}, parameter {self.shape}; "
+                "they may differ on that axis only"
+            )
+        old, new = self.data, xp.astype(block, self.data.dtype, copy=False)
+
+        def grown(values: Any) -> Array:
+            full = values if is_array(values) and values.ndim else xp.full_like(old, float(values))
+            return xp.concat([full, xp.zeros_like(new)], axis=axis)
+
+        gradient = None if self.grad is None else grown(self.grad)
+        slots = {name: grown(value) for name, value in self.slots.items()}
+        self.data, self.grad, self.slots = xp.concat([old, new], axis=axis), gradient, slots
+
+    def __repr__(self) -> str:
+        return f"Parameter(shape={self.shape}, dtype={self.data.dtype})"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What :meth:`Module.load_state_dict` found: names missing, unexpected, and of another shape."""
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    misshapen: tuple[str, ...] = field(default=())
+
+    def __bool__(self) -> bool:
+        """True where something did not fit."""
+        return bool(self.missing or self.unexpected or self.misshapen)
+
+    def __str__(self) -> str:
+        parts = [f"{kind}: {', '.join(names)}" for kind, names in vars(self).items() if names]
+        return "; ".join(parts) or "every name and shape agrees"
+
+
+class Module:
+    """Base of all layers. ``y, pullback = layer.vjp(x)``; ``dx = pullback(dy)`` adds to parameter gradients.
+
+    A subclass writes :meth:`vjp`, and where it is cheaper also :meth:`forward`. Nothing is kept between
+    calls, so one layer may be used many times; a pullback may be called more than once.
+    """
+
+    _links: ClassVar[tuple[str, ...]] = ()
+    _buffers: ClassVar[tuple[str, ...]] = ()
+    training: bool = True
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Value of the layer and the way back."""
+        raise NotImplementedError(f"{type(self).__name__} must define vjp(x) -> (y, pullback)")
+
+    def forward(self, x: Array) -> Array:
+        """Value of the layer alone."""
+        return self.vjp(x)[0]
+
+    def __call__(self, x: Array) -> Array:
+        return self.forward(x)
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """Name and module of each directly owned module, in the order in which they were assigned."""
+        for name, value in self._fields():
+            if isinstance(value, Module):
+                yield name, value
+
+    def _fields(self) -> Iterator[tuple[str, Any]]:
+        for name, value in vars(self).items():
+            if name in self._links:
+                continue
+            if isinstance(value, list | tuple):
+                yield from ((f"{name}.{i}", item) for i, item in enumerate(value))
+            elif isinstance(value, dict):
+                yield from ((f"{name}.{key}", item) for key, item in value.items())
+            else:
+                yield name, value
+
+    def modules(self) -> Iterator[Module]:
+        """This module and every module it owns, each once."""
+        yield self
+        for _, child in self.children():
+            yield from child.modules()
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        """Name and parameter, with the names that torch's state dict would have."""
+        for name, value in self._fields():
+            if isinstance(value, Parameter):
+                yield prefix + name, value
+            elif isinstance(value, Module):
+                yield from value.named_parameters(f"{prefix}{name}.")
+
+    def parameters(self) -> list[Parameter]:
+        """Every owned parameter, each once."""
+        return list({id(p): p for _, p in self.named_parameters()}.values())
+
+    def number_of_parameters(self) -> int:
+        """Number of trained scalars."""
+        return sum(p.size for p in self.parameters())
+
+    @property
+    def slope_at_zero(self) -> float:
+        """Derivative of the layer at zero from above, by which growth scales what passes through it.
+
+        The default is numeric, the original's behaviour: the pullback of a one-element float64 NumPy array
+        ``[1e-5]``. Layers that know the number override this. Gradients of parameters stay as they were.
+        """
+        gradients = [(p, p.grad) for p in self.parameters()]
+        y, pullback = self.vjp(np.asarray([1e-5]))
+        slope = float(np.sum(pullback(np.ones_like(y))))
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        return slope
+
+    def extended_forward(self, x: Array | None, x_ext: Array | None = None) -> tuple[Array | None, Array | None]:
+        """Values for the present features and for the features that growth may add; None stays None."""
+        return None if x is None else self.forward(x), None if x_ext is None else self.forward(x_ext)
+
+    def extended_vjp(
+        self, x: Array | None, x_ext: Array | None = None
+    ) -> tuple[tuple[Array | None, Array | None], ExtendedPullback]:
+        """:meth:`extended_forward` and the way back, ``(dy, dy_ext) -> (dx, dx_ext)``; None stays None."""
+        y, back = (None, None) if x is None else self.vjp(x)
+        y_ext, back_ext = (None, None) if x_ext is None else self.vjp(x_ext)
+
+        def pullback(dy: Array | None, dy_ext: Array | None = None) -> tuple[Array | None, Array | None]:
+            return (
+                None if back is None or dy is None else back(dy),
+                None if back_ext is None or dy_ext is None else back_ext(dy_ext),
+            )
+
+        return (y, y_ext), pullback
+
+    def check_extend(self, by: int) -> None:
+        """Raise what ``extend(by)`` would raise, without changing anything."""
+
+    def extend(self, by: int) -> None:
+        """Make room for ``by`` more features of the input; nothing to do unless the layer keeps a value for each."""
+
+    def rescale(self, scale: float) -> None:
+        """The input will be ``scale`` times what it was; nothing to do unless the layer remembers its input."""
+
+    def zero_grad(self) -> None:
+        """Forget every gradient."""
+        for p in self.parameters():
+            p.grad = None
+
+    def train(self, mode: bool = True) -> Module:
+        """Set training mode here and below; matters for dropout and normalisation only."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Module:
+        """Set evaluation mode here and below."""
+        return self.train(False)
+
+    def _named_arrays(self, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+        """Full name, holder and attribute of every saved array; a holder's attribute can be set."""
+        for name, value in self._fields():
+            if isinstance(value, Parameter):
+                yield prefix + name, value, "data"
+            elif name in self._buffers and value is not None:
+                yield prefix + name, self, name
+            elif isinstance(value, Module):
+                yield from value._named_arrays(f"{prefix}{name}.")
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of every parameter and buffer under torch's names."""
+        state = {}
+        for name, holder, attribute in self._named_arrays():
+            value = getattr(holder, attribute)
+            state[name] = namespace(value).asarray(value, copy=True)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> LoadReport:
+        """Take over the arrays of ``state``, on this module's device and in its dtypes.
+
+        Returns a :class:`LoadReport`. With ``strict`` anything in it raises ``KeyError`` (names) or
+        :class:`~growarray.errors.ShapeError` (shapes) before any value has changed; without, what fits is loaded.
+        """
+        targets = {name: (holder, attribute) for name, holder, attribute in self._named_arrays()}
+        shapes = {name: tuple(getattr(*target).shape) for name, target in targets.items()}
+        misshapen = tuple(
+            f"{name} has shape {tuple(np.shape(state[name]) if not is_array(state[name]) else state[name].shape)}, "
+            f"expected {shape}"
+            for name, shape in shapes.items()
+            if name in state and tuple(getattr(state[name], "shape", np.shape(state[name]))) != shape
+        )
+        report = LoadReport(
+            tuple(name for name in targets if name not in state),
+            tuple(name for name in state if name not in targets),
+            misshapen,
+        )
+        if strict and report:
+            error: type[Exception] = KeyError if report.missing or report.unexpected else ShapeError
+            raise error(f"{type(self).__name__}.load_state_dict: {report}; pass strict=False to load what fits")
+        wrong = {text.split(" ", 1)[0] for text in misshapen}
+        for name, (holder, attribute) in targets.items():
+            if name in state and name not in wrong:
+                old = getattr(holder, attribute)
+                value = asarray(state[name], like=old, dtype=old.dtype)
+                setattr(holder, attribute, namespace(value).asarray(value, copy=True))
+        return report
+
+    def to(self, device: Any) -> Module:
+        """Move every parameter, gradient, slot and buffer to ``device`` (``'cpu'``, ``'cuda'``, …); returns self."""
+        if isinstance(device, str):
+            library(device)
+        for module in self.modules():
+            for p in (v for _, v in module._fields() if isinstance(v, Parameter)):
+                p.data = to_device(p.data, device)
+                p.grad = None if p.grad is None else to_device(p.grad, device)
+                p.slots = {k: to_device(v, device) if is_array(v) else v for k, v in p.slots.items()}
+            for name in module._buffers:
+                if getattr(module, name, None) is not None:
+                    setattr(module, name, to_device(getattr(module, name), device))
+        return self
+
+    @property
+    def device(self) -> Any:
+        """Device of the first parameter, ``'cpu'`` where there is none."""
+        first = next(iter(self.parameters()), None)
+        return "cpu" if first is None else device_of(first.data)
+
+    def __repr__(self) -> str:
+        inner = ", ".join(f"{name}={child!r}" for name, child in self.children())
+        return f"{type(self).__name__}({self.extra_repr()}{', ' if self.extra_repr() and inner else ''}{inner})"
+
+    def extra_repr(self) -> str:
+        """Options of the layer, for ``repr``."""
+        return ""

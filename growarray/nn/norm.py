@@ -1,0 +1,349 @@
+"""Normalisation layers, which can be extended by features and keep their optimizer state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from growarray.backend import Array, asarray, device_of, library, namespace, to_device
+from growarray.errors import ShapeError
+from growarray.nn.module import ExtendedPullback, Module, Parameter, Pullback
+from growarray.ops.norm import NormVjp, batch_norm, batch_statistics, group_norm, layer_norm
+
+__all__ = ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "GroupNorm", "LayerNorm"]
+
+
+def _filled(shape: tuple[int, ...], value: float, dtype: Any, device: str | None) -> Array:
+    library(device)
+    return to_device(asarray(np.full(shape, value, dtype=np.float32 if dtype is None else dtype)), device)
+
+
+class _Norm(Module):
+    """What the norms share: optional weight and bias, neutral towards features that growth may add."""
+
+    weight: Parameter | None
+    bias: Parameter | None
+
+    def _arrays(self) -> tuple[Array | None, Array | None]:
+        return None if self.weight is None else self.weight.data, None if self.bias is None else self.bias.data
+
+    def _pullback(self, back: NormVjp) -> Pullback:
+        def pullback(dy: Array) -> Array:
+            dx, dw, db = back(dy)
+            if self.weight is not None and dw is not None:
+                self.weight.accumulate(dw)
+            if self.bias is not None and db is not None:
+                self.bias.accumulate(db)
+            return dx
+
+        return pullback
+
+    @property
+    def slope_at_zero(self) -> float:
+        """1: growth takes a normalisation for the identity, as the original does."""
+        return 1.0
+
+    def extended_forward(self, x: Array | None, x_ext: Array | None = None) -> tuple[Array | None, Array | None]:
+        """Value of the layer, and ``x_ext`` itself: features to be added are not normalised yet."""
+        return None if x is None else self.forward(x), x_ext
+
+    def extended_vjp(
+        self, x: Array | None, x_ext: Array | None = None
+    ) -> tuple[tuple[Array | None, Array | None], ExtendedPullback]:
+        """:meth:`extended_forward` and the way back; ``dy_ext`` passes through as ``x_ext`` does."""
+        y, back = (None, None) if x is None else self.vjp(x)
+
+        def pullback(dy: Array | None, dy_ext: Array | None = None) -> tuple[Array | None, Array | None]:
+            return None if back is None or dy is None else back(dy), dy_ext
+
+        return (y, x_ext), pullback
+
+    def check_extend(self, by: int) -> None:
+        """Raise ValueError unless ``by`` is a positive whole number."""
+        if isinstance(by, bool) or not isinstance(by, int | np.integer) or by < 1:
+            raise ValueError(f"{type(self).__name__}: the number of features to add must be at least 1, found {by!r}")
+
+    def _blocks(self, shape: tuple[int, ...], **given: tuple[Array | None, Array | None, float]) -> list[Array | None]:
+        """For each name (present array, block or None, default): the block to append, checked; None where absent."""
+        blocks: list[Array | None] = []
+        for name, (present, block, default) in given.items():
+            if present is None and block is not None:
+                raise ValueError(f"{type(self).__name__}: a block for {name} was given, but the layer has no {name}")
+            if present is not None and block is None:
+                xp = namespace(present)
+                block = xp.full(shape, default, dtype=present.dtype, device=device_of(present))
+            elif block is not None:
+                namespace(present, block)
+                if tuple(block.shape) != shape:
+                    raise ShapeError(
+                        f"{type(self).__name__}: the block for {name} has shape {tuple(block.shape)}, expected {shape}"
+                    )
+            blocks.append(block)
+        return blocks
+
+    def _extend_affine(self, weight: Array | None, bias: Array | None) -> None:
+        for parameter, block in ((self.weight, weight), (self.bias, bias)):
+            if parameter is not None:
+                parameter.extend(0, block)
+
+
+class LayerNorm(_Norm):
+    """Normalises the last axes of each sample, those of ``normalized_shape``; see :func:`growarray.ops.norm.layer_norm`.
+
+    Weight 1 and bias 0 at first, of shape ``normalized_shape``, or None without ``elementwise_affine`` (or ``bias``).
+
+    >>> import numpy as np
+    >>> layer = LayerNorm(2, eps=0.0)
+    >>> layer(np.array([[1.0, 3.0]], dtype=np.float32)).tolist()
+    [[-1.0, 1.0]]
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        dtype: Any = None,
+        device: str | None = None,
+    ) -> None:
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        if not shape or min(shape) < 0:
+            raise ShapeError(f"LayerNorm: normalized_shape must name at least one axis, found {shape}")
+        self.normalized_shape: tuple[int, ...] = shape
+        self.eps = eps
+        self.weight = Parameter(_filled(shape, 1.0, dtype, device)) if elementwise_affine else None
+        self.bias = Parameter(_filled(shape, 0.0, dtype, device)) if elementwise_affine and bias else None
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Value and pullback; the pullback adds to ``weight.grad`` and ``bias.grad``."""
+        count = len(self.normalized_shape)
+        if tuple(x.shape[-count:]) != self.normalized_shape:
+            raise ShapeError(
+                f"LayerNorm: input has shape {tuple(x.shape)}, expected the last axes to be {self.normalized_shape}"
+            )
+        y, back = layer_norm(x, *self._arrays(), count, self.eps)
+        return y, self._pullback(back)
+
+    def extend(self, by: int, weight: Array | None = None, bias: Array | None = None) -> None:
+        """Add ``by`` entries to the first axis of ``normalized_shape``; blocks (by, *rest), default weight 1, bias 0.
+
+        Raises ValueError (by < 1, or a block for what the layer has not) or ShapeError before anything changes.
+        """
+        self.check_extend(by)
+        present = self._arrays()
+        first, *rest = self.normalized_shape
+        blocks = self._blocks((by, *rest), weight=(present[0], weight, 1.0), bias=(present[1], bias, 0.0))
+        self._extend_affine(*blocks)
+        self.normalized_shape = (first + int(by), *rest)
+
+    def extra_repr(self) -> str:
+        """Normalised axes and eps."""
+        return f"{self.normalized_shape}, eps={self.eps}"
+
+
+class BatchNorm(_Norm):
+    """Normalises each channel (axis 1) over the batch and further axes; see :func:`growarray.ops.norm.batch_norm`.
+
+    In training by the statistics of the batch, which also move the running ones (``momentum`` of the new value;
+    None: their plain average; the running variance is the unbiased one). In evaluation by the running ones, or
+    those of the batch without ``track_running_stats``. Accepts any input of at least two axes.
+
+    >>> import numpy as np
+    >>> layer = BatchNorm(1, momentum=None, eps=0.0)
+    >>> layer(np.array([[1.0], [3.0]], dtype=np.float32)).tolist(), layer.running_var.tolist()
+    ([[-1.0], [1.0]], [2.0])
+    """
+
+    _buffers = ("running_mean", "running_var", "num_batches_tracked")
+    _ndims: ClassVar[tuple[int, ...]] = ()
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        dtype: Any = None,
+        device: str | None = None,
+    ) -> None:
+        if num_features < 0:
+            raise ShapeError(f"{type(self).__name__}: num_features must not be negative, found {num_features}")
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        shape = (num_features,)
+        self.weight = Parameter(_filled(shape, 1.0, dtype, device)) if affine else None
+        self.bias = Parameter(_filled(shape, 0.0, dtype, device)) if affine else None
+        self.running_mean: Array | None = _filled(shape, 0.0, dtype, device) if track_running_stats else None
+        self.running_var: Array | None = _filled(shape, 1.0, dtype, device) if track_running_stats else None
+        self.num_batches_tracked: Array | None = _filled((), 0, np.int64, device) if track_running_stats else None
+
+    @property
+    def track_running_stats(self) -> bool:
+        """Whether running statistics are kept."""
+        return self.running_mean is not None
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Value and pullback, which adds to ``weight.grad`` and ``bias.grad``; training moves the running statistics."""
+        name = type(self).__name__
+        if (self._ndims and x.ndim not in self._ndims) or x.ndim < 2 or x.shape[1] != self.num_features:
+            axes = f"{' or '.join(map(str, self._ndims))} axes" if self._ndims else "at least 2 axes"
+            raise ShapeError(
+                f"{name}: input has shape {tuple(x.shape)}, expected {axes} and {self.num_features} channels"
+            )
+        by_batch = self.training or not self.track_running_stats
+        if not by_batch:
+            y, back = batch_norm(
+                x, *self._arrays(), mean=self.running_mean, var=self.running_var, training=False, eps=self.eps
+            )
+            return y, self._pullback(back)
+        count = x.shape[0] * int(np.prod(x.shape[2:], dtype=np.int64))
+        if count < 2:
+            raise ShapeError(
+                f"{name}: input has shape {tuple(x.shape)}, statistics of a batch need more than one value per channel"
+            )
+        mean, var = batch_statistics(x)
+        y, back = batch_norm(x, *self._arrays(), mean=mean, var=var, training=True, eps=self.eps)
+        if self.training and self.track_running_stats:
+            self._track(mean, var * (count / (count - 1)))
+        return y, self._pullback(back)
+
+    def _track(self, mean: Array, var: Array) -> None:
+        xp = namespace(mean, self.running_mean)
+        batches: Array = self.num_batches_tracked
+        self.num_batches_tracked = batches = xp.asarray(batches + 1)
+        share = 1.0 / float(batches) if self.momentum is None else self.momentum
+        for name, new in (("running_mean", mean), ("running_var", var)):
+            old = getattr(self, name)
+            setattr(self, name, (1.0 - share) * old + share * xp.astype(new, old.dtype, copy=False))
+
+    def extend(
+        self,
+        by: int,
+        weight: Array | None = None,
+        bias: Array | None = None,
+        running_mean: Array | None = None,
+        running_var: Array | None = None,
+    ) -> None:
+        """Add ``by`` channels; blocks of shape (by,), default weight 1, bias 0, mean 0, variance 1.
+
+        Raises ValueError (by < 1, or a block for what the layer has not) or ShapeError before anything changes.
+        """
+        self.check_extend(by)
+        present = self._arrays()
+        new_weight, new_bias, mean, var = self._blocks(
+            (by,),
+            weight=(present[0], weight, 1.0),
+            bias=(present[1], bias, 0.0),
+            running_mean=(self.running_mean, running_mean, 0.0),
+            running_var=(self.running_var, running_var, 1.0),
+        )
+        self._extend_affine(new_weight, new_bias)
+        for name, block in (("running_mean", mean), ("running_var", var)):
+            old = getattr(self, name)
+            if old is not None:
+                xp = namespace(old, block)
+                setattr(self, name, xp.concat([old, xp.astype(block, old.dtype, copy=False)], axis=0))
+        self.num_features += int(by)
+
+    def rescale(self, scale: float) -> None:
+        """The input will be ``scale`` times what it was: the running mean follows, the variance by the square."""
+        if self.running_mean is not None and self.running_var is not None:
+            self.running_mean = self.running_mean * scale
+            self.running_var = self.running_var * (scale * scale)
+
+    def extra_repr(self) -> str:
+        """Channels and options."""
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.weight is not None}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
+
+
+class BatchNorm1d(BatchNorm):
+    """:class:`BatchNorm` of an input (n, c) or (n, c, l); another number of axes raises ShapeError.
+
+    >>> import numpy as np
+    >>> BatchNorm1d(3)(np.ones((2, 3, 5), dtype=np.float32)).shape
+    (2, 3, 5)
+    """
+
+    _ndims = (2, 3)
+
+
+class BatchNorm2d(BatchNorm):
+    """:class:`BatchNorm` of an input (n, c, y, x); another number of axes raises ShapeError.
+
+    >>> import numpy as np
+    >>> BatchNorm2d(3)(np.ones((2, 3, 5, 4), dtype=np.float32)).shape
+    (2, 3, 5, 4)
+    """
+
+    _ndims = (4,)
+
+
+class GroupNorm(_Norm):
+    """Normalises each of ``num_groups`` groups of channels of each sample; see :func:`growarray.ops.norm.group_norm`.
+
+    Raises ShapeError where ``num_groups`` does not divide ``num_channels``.
+
+    >>> import numpy as np
+    >>> GroupNorm(2, 4, eps=0.0)(np.array([[1.0, 3.0, 8.0, 2.0]], dtype=np.float32)).tolist()
+    [[-1.0, 1.0, 1.0, -1.0]]
+    """
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        dtype: Any = None,
+        device: str | None = None,
+    ) -> None:
+        self._check_groups(num_channels, num_groups)
+        self.num_groups, self.num_channels, self.eps = num_groups, num_channels, eps
+        self.weight = Parameter(_filled((num_channels,), 1.0, dtype, device)) if affine else None
+        self.bias = Parameter(_filled((num_channels,), 0.0, dtype, device)) if affine else None
+
+    def _check_groups(self, channels: int, groups: int) -> None:
+        if groups < 1 or channels < 0 or channels % groups:
+            raise ShapeError(f"{type(self).__name__}: {channels} channels cannot be cut into {groups} equal groups")
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Value and pullback; the pullback adds to ``weight.grad`` and ``bias.grad``."""
+        if x.ndim < 2 or x.shape[1] != self.num_channels:
+            raise ShapeError(
+                f"GroupNorm: input has shape {tuple(x.shape)}, expected at least 2 axes and {self.num_channels} channels"
+            )
+        y, back = group_norm(x, self.num_groups, *self._arrays(), self.eps)
+        return y, self._pullback(back)
+
+    def check_extend(self, by: int) -> None:
+        """Raise what ``extend(by)`` would raise, without changing anything."""
+        super().check_extend(by)
+        self._check_groups(self.num_channels + by, self.num_groups)
+
+    def extend(
+        self, by: int, weight: Array | None = None, bias: Array | None = None, new_num_groups: int | None = None
+    ) -> None:
+        """Add ``by`` channels, cut into ``new_num_groups`` groups (default: as many as before); blocks (by,).
+
+        Raises ValueError (by < 1, or a block for what the layer has not) or ShapeError before anything changes.
+        """
+        super().check_extend(by)
+        groups = self.num_groups if new_num_groups is None else new_num_groups
+        self._check_groups(self.num_channels + by, groups)
+        present = self._arrays()
+        blocks = self._blocks((by,), weight=(present[0], weight, 1.0), bias=(present[1], bias, 0.0))
+        self._extend_affine(*blocks)
+        self.num_channels, self.num_groups = self.num_channels + int(by), groups
+
+    def extra_repr(self) -> str:
+        """Groups, channels and eps."""
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}"

@@ -1,0 +1,48 @@
+"""Pure functions on arrays: every one returns its value and its way back."""
+
+from growarray.ops.activation import (
+    elu,
+    gelu,
+    hardtanh,
+    identity,
+    leaky_relu,
+    log_softmax,
+    relu,
+    relu6,
+    selu,
+    sigmoid,
+    silu,
+    softmax,
+    softplus,
+    tanh,
+)
+from growarray.ops.dropout import dropout
+from growarray.ops.linear import linear
+from growarray.ops.loss import cross_entropy, l1, mse
+from growarray.ops.norm import batch_norm, batch_statistics, group_norm, layer_norm
+
+__all__ = [
+    "batch_norm",
+    "batch_statistics",
+    "cross_entropy",
+    "dropout",
+    "elu",
+    "gelu",
+    "group_norm",
+    "hardtanh",
+    "identity",
+    "l1",
+    "layer_norm",
+    "leaky_relu",
+    "linear",
+    "log_softmax",
+    "mse",
+    "relu",
+    "relu6",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "tanh",
+]

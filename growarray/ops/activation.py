@@ -1,0 +1,255 @@
+"""Activations: value and pullback side by side. Every one keeps the shape, dtype and device of ``x``.
+
+Derivatives at a kink follow torch: 0 for relu, the slope of the negative side for leaky_relu and elu,
+0 at both ends of hardtanh. NaN passes through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from growarray.backend import Array, namespace
+from growarray.backend import erf as error_function
+
+__all__ = [
+    "elu",
+    "gelu",
+    "hardtanh",
+    "identity",
+    "leaky_relu",
+    "log_softmax",
+    "relu",
+    "relu6",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "tanh",
+]
+
+Vjp = Callable[[Array], Array]
+
+_SELU_ALPHA = 1.6732632423543772
+_SELU_SCALE = 1.0507009873554805
+_SOFTPLUS_THRESHOLD = 20.0  # torch's: above it softplus(x) is x
+
+
+def identity(x: Array) -> tuple[Array, Vjp]:
+    """``y = x``, any shape. Value and gradient are the very objects passed in.
+
+    >>> import numpy as np
+    >>> x = np.ones(3)
+    >>> y, pullback = identity(x)
+    >>> y is x, pullback(x) is x
+    (True, True)
+    """
+    return x, lambda dy: dy
+
+
+def relu(x: Array, *, at_zero: float = 0.0) -> tuple[Array, Vjp]:
+    """``y = max(x, 0)``, any shape. Keeps one or two masks, one byte an element.
+
+    ``at_zero`` is the derivative taken at exactly 0: 0 in torch, 1 in the growing ReLU of GroMo.
+
+    >>> import numpy as np
+    >>> y, pullback = relu(np.array([-1.0, 0.0, 2.0]), at_zero=1.0)
+    >>> y.tolist(), pullback(np.ones(3)).tolist()
+    ([0.0, 0.0, 2.0], [0.0, 1.0, 1.0])
+    """
+    xp = namespace(x)
+    dead = x < 0.0 if at_zero == 1.0 else x <= 0.0
+    kink = None if at_zero in (0.0, 1.0) else x == 0.0
+
+    def vjp(dy: Array) -> Array:
+        dx = xp.where(dead, xp.zeros_like(dy), dy)
+        return dx if kink is None else xp.where(kink, at_zero * dy, dx)
+
+    return xp.where(x <= 0.0, xp.zeros_like(x), x), vjp
+
+
+def leaky_relu(x: Array, slope: float = 0.01) -> tuple[Array, Vjp]:
+    """``y = x`` where x > 0, else ``slope * x``; any shape. Keeps the sign mask.
+
+    >>> import numpy as np
+    >>> leaky_relu(np.array([-1.0, 2.0]), 0.5)[0].tolist()
+    [-0.5, 2.0]
+    """
+    xp = namespace(x)
+    positive = x > 0.0
+    return xp.where(positive, x, slope * x), lambda dy: xp.where(positive, dy, slope * dy)
+
+
+def elu(x: Array, alpha: float = 1.0) -> tuple[Array, Vjp]:
+    """``y = x`` where x > 0, else ``alpha * (exp(x) - 1)``; any shape. Keeps the derivative.
+
+    >>> import numpy as np
+    >>> elu(np.array([-1000.0, 0.0, 2.0]), 0.7)[0].tolist()
+    [-0.7, 0.0, 2.0]
+    """
+    xp = namespace(x)
+    positive = x > 0.0
+    below = xp.where(positive, xp.zeros_like(x), x)
+    slope = xp.where(positive, xp.ones_like(x), alpha * xp.exp(below))
+    return xp.where(positive, x, alpha * xp.expm1(below)), lambda dy: dy * slope
+
+
+def selu(x: Array) -> tuple[Array, Vjp]:
+    """``y = 1.0507… * elu(x, 1.6733…)``, any shape. Source: Klambauer et al. 2017.
+
+    >>> import numpy as np
+    >>> selu(np.array([1.0]))[0].tolist()
+    [1.0507009873554805]
+    """
+    y, back = elu(x, _SELU_ALPHA)
+    return _SELU_SCALE * y, lambda dy: back(_SELU_SCALE * dy)
+
+
+def gelu(x: Array, *, approximate: str = "none") -> tuple[Array, Vjp]:
+    """``y = x * Phi(x)``, any shape, with Phi the normal distribution function. Keeps the derivative.
+
+    ``approximate='tanh'`` takes ``0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`` instead.
+
+    Raises
+    ------
+    ValueError
+        ``approximate`` is neither 'none' nor 'tanh'.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, pullback = gelu(np.zeros(1))
+    >>> float(y[0]), float(pullback(np.ones(1))[0])
+    (0.0, 0.5)
+    """
+    xp = namespace(x)
+    if approximate == "none":
+        below = 0.5 * (1.0 + error_function(x * math.sqrt(0.5)))
+        slope = below + x * xp.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
+    elif approximate == "tanh":
+        root = math.sqrt(2.0 / math.pi)
+        bend = xp.tanh(root * (x + 0.044715 * x * x * x))
+        below = 0.5 * (1.0 + bend)
+        slope = below + 0.5 * x * (1.0 - bend * bend) * root * (1.0 + 3 * 0.044715 * x * x)
+    else:
+        raise ValueError(f"gelu: approximate must be 'none' or 'tanh', found {approximate!r}")
+    return x * below, lambda dy: dy * slope
+
+
+def _logistic(x: Array) -> Array:
+    """1 / (1 + exp(-x)) without overflow."""
+    xp = namespace(x)
+    small = xp.exp(-xp.abs(x))
+    return xp.where(x >= 0.0, xp.ones_like(x), small) / (1.0 + small)
+
+
+def silu(x: Array) -> tuple[Array, Vjp]:
+    """``y = x * sigmoid(x)``, any shape. Keeps the derivative.
+
+    >>> import numpy as np
+    >>> silu(np.array([-1000.0, 0.0, 1000.0]))[0].tolist()
+    [-0.0, 0.0, 1000.0]
+    """
+    s = _logistic(x)
+    slope = s * (1.0 + x * (1.0 - s))
+    return x * s, lambda dy: dy * slope
+
+
+def tanh(x: Array) -> tuple[Array, Vjp]:
+    """``y = tanh(x)``, any shape. Keeps y.
+
+    >>> import numpy as np
+    >>> y, pullback = tanh(np.array([0.0, 1000.0]))
+    >>> y.tolist(), pullback(np.ones(2)).tolist()
+    ([0.0, 1.0], [1.0, 0.0])
+    """
+    y = namespace(x).tanh(x)
+    return y, lambda dy: dy * (1.0 - y * y)
+
+
+def sigmoid(x: Array) -> tuple[Array, Vjp]:
+    """``y = 1 / (1 + exp(-x))``, any shape, without overflow. Keeps y.
+
+    >>> import numpy as np
+    >>> sigmoid(np.array([-1000.0, 0.0, 1000.0]))[0].tolist()
+    [0.0, 0.5, 1.0]
+    """
+    y = _logistic(x)
+    slope = y * _logistic(-x)  # not y (1 - y): 1 - y is 0 long before the slope is
+    return y, lambda dy: dy * slope
+
+
+def softplus(x: Array) -> tuple[Array, Vjp]:
+    """``y = log(1 + exp(x))``, and x itself above 20 as in torch; any shape. Keeps the derivative.
+
+    >>> import numpy as np
+    >>> softplus(np.array([-1000.0, 1000.0]))[0].tolist()
+    [0.0, 1000.0]
+    """
+    xp = namespace(x)
+    large = x > _SOFTPLUS_THRESHOLD
+    power = xp.exp(xp.where(large, xp.zeros_like(x), x))
+    slope = xp.where(large, xp.ones_like(x), power / (1.0 + power))
+    return xp.where(large, x, xp.log1p(power)), lambda dy: dy * slope
+
+
+def softmax(x: Array, axis: int = -1) -> tuple[Array, Vjp]:
+    """``y = exp(x) / sum(exp(x))`` along ``axis``, any shape. Keeps y.
+
+    >>> import numpy as np
+    >>> softmax(np.array([1000.0, 1000.0]))[0].tolist()
+    [0.5, 0.5]
+    """
+    xp = namespace(x)
+    power = xp.exp(x - xp.max(x, axis=axis, keepdims=True))
+    y = power / xp.sum(power, axis=axis, keepdims=True)
+    return y, lambda dy: y * (dy - xp.sum(dy * y, axis=axis, keepdims=True))
+
+
+def log_softmax(x: Array, axis: int = -1) -> tuple[Array, Vjp]:
+    """``y = x - log(sum(exp(x)))`` along ``axis``, any shape. Keeps y.
+
+    >>> import numpy as np
+    >>> y, pullback = log_softmax(np.array([0.0, 0.0]))
+    >>> np.exp(y).tolist(), pullback(np.ones(2)).tolist()
+    ([0.5, 0.5], [0.0, 0.0])
+    """
+    xp = namespace(x)
+    shifted = x - xp.max(x, axis=axis, keepdims=True)
+    y = shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
+    return y, lambda dy: dy - xp.exp(y) * xp.sum(dy, axis=axis, keepdims=True)
+
+
+def hardtanh(x: Array, low: float = -1.0, high: float = 1.0) -> tuple[Array, Vjp]:
+    """``y = min(max(x, low), high)``, any shape. Keeps one mask; the derivative at both ends is 0.
+
+    Raises
+    ------
+    ValueError
+        ``low`` is not below ``high``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, pullback = hardtanh(np.array([-2.0, 0.5, 1.0]))
+    >>> y.tolist(), pullback(np.ones(3)).tolist()
+    ([-1.0, 0.5, 1.0], [0.0, 1.0, 0.0])
+    """
+    if not low < high:
+        raise ValueError(f"hardtanh: low must be below high, found {low} and {high}")
+    xp = namespace(x)
+    under, over = x <= low, x >= high
+    y = xp.where(under, xp.full_like(x, low), xp.where(over, xp.full_like(x, high), x))
+    flat = under | over
+    return y, lambda dy: xp.where(flat, xp.zeros_like(dy), dy)
+
+
+def relu6(x: Array) -> tuple[Array, Vjp]:
+    """``y = min(max(x, 0), 6)``, any shape. Keeps one mask.
+
+    >>> import numpy as np
+    >>> relu6(np.array([-1.0, 3.0, 7.0]))[0].tolist()
+    [0.0, 3.0, 6.0]
+    """
+    return hardtanh(x, 0.0, 6.0)

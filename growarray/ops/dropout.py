@@ -1,0 +1,42 @@
+"""Dropout, and its way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from growarray.backend import Array, asarray, namespace
+
+__all__ = ["dropout"]
+
+
+def dropout(x: Array, p: float, rng: np.random.Generator) -> tuple[Array, Callable[[Array], Array]]:
+    """``y = x * mask / (1 - p)``, any shape; an entry is dropped with probability ``p``. Keeps the mask.
+
+    The mask is drawn in NumPy and then moved, so that every library drops the same entries.
+
+    Raises
+    ------
+    ValueError
+        ``p`` is not between 0 and 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, pullback = dropout(np.ones(4), 0.5, np.random.default_rng(0))
+    >>> y.tolist(), pullback(np.ones(4)).tolist()
+    ([2.0, 0.0, 0.0, 0.0], [2.0, 0.0, 0.0, 0.0])
+    """
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"dropout: p must be between 0 and 1, found {p}")
+    xp = namespace(x)
+    if p == 0.0:
+        return x, lambda dy: dy
+    keep = asarray(rng.random(tuple(x.shape)) >= p, like=x)
+    scale = 0.0 if p == 1.0 else 1.0 / (1.0 - p)
+
+    def masked(values: Array) -> Array:
+        return xp.where(keep, scale * values, xp.zeros_like(values))
+
+    return masked(x), masked

@@ -1,0 +1,197 @@
+"""Normalisations: layer, batch and group, with value and way back side by side.
+
+All three subtract a mean and divide by a deviation over some axes; they differ in the axes.
+n batch · c channels · g groups · * any further axes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from growarray.backend import Array, namespace
+from growarray.errors import ShapeError
+
+__all__ = ["batch_norm", "batch_statistics", "group_norm", "layer_norm"]
+
+NormVjp = Callable[[Array], tuple[Array, Array | None, Array | None]]
+
+
+def _standardise(xp: Any, x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array]:
+    """(x - mean) / sqrt(var + eps) over ``axes``, and 1 / sqrt(var + eps)."""
+    centred = x - xp.mean(x, axis=axes, keepdims=True)
+    inverse = 1.0 / xp.sqrt(xp.mean(centred * centred, axis=axes, keepdims=True) + eps)
+    return centred * inverse, inverse
+
+
+def _standardise_back(xp: Any, g: Array, z: Array, inverse: Array, axes: tuple[int, ...]) -> Array:
+    """dx = (g - mean(g) - z mean(g z)) / sqrt(var + eps): mean and variance are functions of x."""
+    mean_g = xp.mean(g, axis=axes, keepdims=True)
+    return inverse * (g - mean_g - z * xp.mean(g * z, axis=axes, keepdims=True))
+
+
+def _affine(z: Array, weight: Array | None, bias: Array | None) -> Array:
+    y = z if weight is None else z * weight
+    return y if bias is None else y + bias
+
+
+def _sum(xp: Any, x: Array, axes: tuple[int, ...]) -> Array:
+    """Sum over ``axes``; a copy where there are none (not every library takes an empty tuple)."""
+    return xp.sum(x, axis=axes) if axes else xp.asarray(x, copy=True)
+
+
+def _check_affine(where: str, expected: tuple[int, ...], **arrays: Array | None) -> None:
+    for name, array in arrays.items():
+        if array is not None and tuple(array.shape) != expected:
+            raise ShapeError(f"{where}: {name} has shape {tuple(array.shape)}, expected {expected}")
+
+
+def _channel_axes(where: str, x: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Axes that are summed for each channel, and the shape that spreads a channel vector over ``x``."""
+    if x.ndim < 2:
+        raise ShapeError(f"{where}: input has shape {tuple(x.shape)}, expected (n, c) or (n, c, ...)")
+    return (0, *range(2, x.ndim)), (1, x.shape[1], *(1,) * (x.ndim - 2))
+
+
+def layer_norm(
+    x: Array, weight: Array | None = None, bias: Array | None = None, normalized_ndim: int = 1, eps: float = 1e-5
+) -> tuple[Array, NormVjp]:
+    """``y = (x - mean) / sqrt(var + eps) * weight + bias`` over the last ``normalized_ndim`` axes of each sample.
+
+    x : (..., *s)    weight, bias : s or None, with s of ``normalized_ndim`` axes; the variance is the biased one
+    Returns y, shaped like x, and a pullback ``dy -> (dx, dweight, dbias)``, None where the input is None.
+
+    Raises
+    ------
+    ShapeError
+        ``x`` has fewer axes, or weight or bias another shape than s.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, pullback = layer_norm(np.array([[1.0, 3.0]]), np.ones(2), None, eps=0.0)
+    >>> y.tolist(), [None if g is None else g.shape for g in pullback(y)]
+    ([[-1.0, 1.0]], [(1, 2), (2,), None])
+    """
+    xp = namespace(x, weight, bias)
+    if not 1 <= normalized_ndim <= x.ndim:
+        raise ShapeError(f"layer_norm: cannot normalise {normalized_ndim} axes of an input of shape {tuple(x.shape)}")
+    _check_affine("layer_norm", tuple(x.shape[x.ndim - normalized_ndim :]), weight=weight, bias=bias)
+    axes, leading = tuple(range(x.ndim - normalized_ndim, x.ndim)), tuple(range(x.ndim - normalized_ndim))
+    z, inverse = _standardise(xp, x, axes, eps)
+
+    def vjp(dy: Array) -> tuple[Array, Array | None, Array | None]:
+        dx = _standardise_back(xp, dy if weight is None else dy * weight, z, inverse, axes)
+        dw = None if weight is None else _sum(xp, dy * z, leading)
+        return dx, dw, None if bias is None else _sum(xp, dy, leading)
+
+    return _affine(z, weight, bias), vjp
+
+
+def batch_statistics(x: Array) -> tuple[Array, Array]:
+    """Mean and biased variance of every channel over the batch and all further axes.
+
+    x : (n, c) or (n, c, *)    Returns two arrays (c,).
+
+    >>> import numpy as np
+    >>> [s.tolist() for s in batch_statistics(np.array([[1.0, 5.0], [3.0, 5.0]]))]
+    [[2.0, 5.0], [1.0, 0.0]]
+    """
+    xp = namespace(x)
+    axes, spread = _channel_axes("batch_statistics", x)
+    if x.shape[1] and math.prod(x.shape[i] for i in axes) < 1:
+        raise ShapeError(f"batch_statistics: input of shape {tuple(x.shape)} holds no value to average")
+    mean = xp.mean(x, axis=axes)
+    centred = x - xp.reshape(mean, spread)
+    return mean, xp.mean(centred * centred, axis=axes)
+
+
+def batch_norm(
+    x: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    *,
+    mean: Array | None = None,
+    var: Array | None = None,
+    training: bool = True,
+    eps: float = 1e-5,
+) -> tuple[Array, NormVjp]:
+    """``y = (x - mean) / sqrt(var + eps) * weight + bias`` with one mean and variance for every channel.
+
+    x : (n, c) or (n, c, *)    weight, bias, mean, var : (c,) or None
+    In training mean and var are functions of the batch, :func:`batch_statistics` of it (computed here unless
+    given), and the pullback goes through them; in evaluation they are given constants.
+    Returns y, shaped like x, and a pullback ``dy -> (dx, dweight, dbias)``, None where the input is None.
+
+    Raises
+    ------
+    ShapeError
+        ``x`` has fewer than two axes, or another argument is not of shape (c,).
+    ValueError
+        Evaluation without mean and var.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, pullback = batch_norm(np.array([[1.0], [3.0]]), np.ones(1), np.ones(1), eps=0.0)
+    >>> y.tolist(), [g.shape for g in pullback(y)]
+    ([[0.0], [2.0]], [(2, 1), (1,), (1,)])
+    """
+    xp = namespace(x, weight, bias, mean, var)
+    axes, spread = _channel_axes("batch_norm", x)
+    _check_affine("batch_norm", (x.shape[1],), weight=weight, bias=bias, mean=mean, var=var)
+    if mean is None or var is None:
+        if not training:
+            raise ValueError("batch_norm: evaluation needs mean and var; pass both, or training=True")
+        mean, var = batch_statistics(x)
+    inverse = xp.reshape(1.0 / xp.sqrt(var + eps), spread)
+    z = (x - xp.reshape(mean, spread)) * inverse
+    wide = None if weight is None else xp.reshape(weight, spread)
+
+    def vjp(dy: Array) -> tuple[Array, Array | None, Array | None]:
+        g = dy if wide is None else dy * wide
+        dx = _standardise_back(xp, g, z, inverse, axes) if training else g * inverse
+        dw = None if weight is None else xp.sum(dy * z, axis=axes)
+        return dx, dw, None if bias is None else xp.sum(dy, axis=axes)
+
+    return _affine(z, wide, None if bias is None else xp.reshape(bias, spread)), vjp
+
+
+def group_norm(
+    x: Array, num_groups: int, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5
+) -> tuple[Array, NormVjp]:
+    """``y = (x - mean) / sqrt(var + eps) * weight + bias``, mean and variance over each of g groups of channels.
+
+    x : (n, c) or (n, c, *)    weight, bias : (c,) or None
+    Returns y, shaped like x, and a pullback ``dy -> (dx, dweight, dbias)``, None where the input is None.
+
+    Raises
+    ------
+    ShapeError
+        ``num_groups`` does not divide c, or weight or bias is not of shape (c,).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> group_norm(np.array([[1.0, 3.0, 8.0, 2.0]]), 2, eps=0.0)[0].tolist()
+    [[-1.0, 1.0, 1.0, -1.0]]
+    """
+    xp = namespace(x, weight, bias)
+    axes, spread = _channel_axes("group_norm", x)
+    n, c, *rest = x.shape
+    if num_groups < 1 or c % num_groups:
+        raise ShapeError(f"group_norm: {c} channels cannot be cut into {num_groups} groups of equal size")
+    _check_affine("group_norm", (c,), weight=weight, bias=bias)
+    grouped = (n, num_groups, c // num_groups * math.prod(rest))
+    rows, inverse = _standardise(xp, xp.reshape(x, grouped), (2,), eps)
+    z = xp.reshape(rows, x.shape)
+    wide = None if weight is None else xp.reshape(weight, spread)
+
+    def vjp(dy: Array) -> tuple[Array, Array | None, Array | None]:
+        g = xp.reshape(dy if wide is None else dy * wide, grouped)
+        dx = xp.reshape(_standardise_back(xp, g, rows, inverse, (2,)), x.shape)
+        dw = None if weight is None else xp.sum(dy * z, axis=axes)
+        return dx, dw, None if bias is None else xp.sum(dy, axis=axes)
+
+    return _affine(z, wide, None if bias is None else xp.reshape(bias, spread)), vjp

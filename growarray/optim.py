@@ -1,0 +1,271 @@
+"""Optimizers with torch's definitions. Their state lives in ``Parameter.slots`` and grows with the parameter.
+
+Data is replaced, never changed in place. Learning-rate schedules are callables, step -> lr::
+
+    schedule = warm_up(cosine(1e-3, steps=1000), steps=50)
+    for step in range(1050):
+        optimizer.lr = schedule(step)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from growarray.backend import Array, accurate_dtype, is_array, namespace
+from growarray.nn.module import Module, Parameter
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_gradients", "constant", "cosine", "warm_up"]
+
+Schedule = Callable[[int], float]
+
+
+def _at_least_zero(where: str, **options: float) -> None:
+    for name, value in options.items():
+        if not value >= 0.0:
+            raise ValueError(f"{where}: {name} must not be negative, found {value}")
+
+
+class Optimizer:
+    """Base: the parameters, the learning rate, and a loop over the gradients that there are.
+
+    ``parameters`` is an iterable of parameters, or a Module, which is asked at every step, so that parameters
+    which growth has added take part. ``lr`` may be set between steps. A subclass writes :meth:`update`.
+
+    Raises ValueError where there is no parameter or ``lr`` is negative, TypeError for what is no Parameter.
+
+    >>> import numpy as np
+    >>> p = Parameter(np.ones(2))
+    >>> p.accumulate(np.ones(2))
+    >>> SGD([p], lr=0.5).step()
+    >>> p.data.tolist()
+    [0.5, 0.5]
+    """
+
+    def __init__(self, parameters: Module | Iterable[Parameter], lr: float) -> None:
+        name = type(self).__name__
+        _at_least_zero(name, lr=lr)
+        self._source = parameters if isinstance(parameters, Module) else list(parameters)
+        for entry in self.parameters:
+            if not isinstance(entry, Parameter):
+                raise TypeError(f"{name}: expected Parameters or a Module, found {type(entry).__name__}")
+        if not self.parameters:
+            raise ValueError(f"{name}: there is no parameter to optimise")
+        self.lr = lr
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """The parameters, each once."""
+        found = self._source.parameters() if isinstance(self._source, Module) else self._source
+        return list({id(p): p for p in found}.values())
+
+    def step(self) -> None:
+        """Move every parameter that has a gradient."""
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter.data = self.update(parameter, parameter.grad, float(self.lr))
+
+    def zero_grad(self) -> None:
+        """Forget every gradient."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def update(self, parameter: Parameter, gradient: Array, lr: float) -> Array:
+        """The new data; may set ``parameter.slots``."""
+        raise NotImplementedError(f"{type(self).__name__} must define update(parameter, gradient, lr)")
+
+
+class SGD(Optimizer):
+    """``b = momentum b + (1 - dampening) g``, ``p = p - lr b``; with nesterov ``p = p - lr (g + momentum b)``.
+
+    ``weight_decay`` is added to the gradient, times p. The first b is g. Slot: momentum_buffer.
+    Raises ValueError for a negative option, or nesterov without momentum or with dampening.
+
+    >>> import numpy as np
+    >>> p = Parameter(np.zeros(1))
+    >>> p.accumulate(np.ones(1))
+    >>> optimizer = SGD([p], lr=1.0, momentum=0.5)
+    >>> optimizer.step(), optimizer.step(), p.data.tolist()
+    (None, None, [-2.5])
+    """
+
+    def __init__(
+        self,
+        parameters: Module | Iterable[Parameter],
+        lr: float,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        super().__init__(parameters, lr)
+        _at_least_zero("SGD", momentum=momentum, weight_decay=weight_decay)
+        if nesterov and (momentum == 0.0 or dampening != 0.0):
+            raise ValueError(f"SGD: nesterov needs momentum > 0 and no dampening, found {momentum} and {dampening}")
+        self.momentum, self.dampening, self.weight_decay = float(momentum), float(dampening), float(weight_decay)
+        self.nesterov = nesterov
+
+    def update(self, parameter: Parameter, gradient: Array, lr: float) -> Array:
+        """One step of one parameter."""
+        if self.weight_decay:
+            gradient = gradient + self.weight_decay * parameter.data
+        if self.momentum:
+            old = parameter.slots.get("momentum_buffer")
+            # + 0.0 copies: the buffer must not be the gradient itself
+            new = gradient + 0.0 if old is None else self.momentum * old + (1.0 - self.dampening) * gradient
+            parameter.slots["momentum_buffer"] = new
+            gradient = gradient + self.momentum * new if self.nesterov else new
+        return parameter.data - lr * gradient
+
+
+def _bias_correction(beta: float, step: Any) -> Any:
+    """1 - beta^step, for a number or an array of steps (in the form that float32 keeps exact)."""
+    if beta == 0.0:
+        return 1.0
+    if is_array(step):
+        return -namespace(step).expm1(step * math.log(beta))
+    return 1.0 - beta**step
+
+
+class Adam(Optimizer):
+    """``m = b1 m + (1 - b1) g``, ``v = b2 v + (1 - b2) g^2``, ``p = p - lr m^ / (sqrt(v^) + eps)``.
+
+    m^ and v^ are divided by ``1 - b^step``. ``weight_decay`` is added to the gradient, times p. ``amsgrad`` takes
+    the largest v so far. Slots: step (a number, or after growth an array: each entry counts its own), exp_avg,
+    exp_avg_sq, max_exp_avg_sq. Raises ValueError for a negative option, or a beta outside [0, 1).
+
+    >>> import numpy as np
+    >>> p = Parameter(np.zeros(1))
+    >>> p.accumulate(np.ones(1))
+    >>> Adam([p], lr=0.5, eps=0.0).step()
+    >>> p.data.tolist(), p.slots["step"]
+    ([-0.5], 1)
+    """
+
+    def __init__(
+        self,
+        parameters: Module | Iterable[Parameter],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+    ) -> None:
+        super().__init__(parameters, lr)
+        name = type(self).__name__
+        _at_least_zero(name, eps=eps, weight_decay=weight_decay)
+        for index, beta in enumerate(betas):
+            if not 0.0 <= beta < 1.0:
+                raise ValueError(f"{name}: betas[{index}] must be at least 0 and below 1, found {beta}")
+        self.betas = (float(betas[0]), float(betas[1]))
+        self.eps, self.weight_decay, self.amsgrad = float(eps), float(weight_decay), amsgrad
+
+    def _decayed(self, data: Array, gradient: Array, lr: float) -> tuple[Array, Array]:
+        """Data and gradient after weight decay."""
+        return data, gradient + self.weight_decay * data if self.weight_decay else gradient
+
+    def update(self, parameter: Parameter, gradient: Array, lr: float) -> Array:
+        """One step of one parameter."""
+        xp, slots, (beta1, beta2) = namespace(parameter.data), parameter.slots, self.betas
+        data, gradient = self._decayed(parameter.data, gradient, lr)
+        step = slots.get("step", 0) + 1
+        nothing = xp.zeros_like(data) if "exp_avg" not in slots or self.amsgrad else 0.0
+        mean = beta1 * slots.get("exp_avg", nothing) + (1.0 - beta1) * gradient
+        square = beta2 * slots.get("exp_avg_sq", nothing) + (1.0 - beta2) * gradient * gradient
+        slots.update(step=step, exp_avg=mean, exp_avg_sq=square)
+        if self.amsgrad:
+            square = xp.maximum(slots.get("max_exp_avg_sq", nothing), square)
+            slots["max_exp_avg_sq"] = square
+        root = xp.sqrt(square) / _bias_correction(beta2, step) ** 0.5
+        return data - lr / _bias_correction(beta1, step) * mean / (root + self.eps)
+
+
+class AdamW(Adam):
+    """:class:`Adam` whose weight decay shrinks the data itself, ``p = p (1 - lr weight_decay)``, not the gradient.
+
+    >>> import numpy as np
+    >>> p = Parameter(np.ones(1))
+    >>> p.accumulate(np.zeros(1))
+    >>> AdamW([p], lr=0.5, weight_decay=0.5).step()
+    >>> p.data.tolist()
+    [0.75]
+    """
+
+    def __init__(
+        self,
+        parameters: Module | Iterable[Parameter],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+    ) -> None:
+        super().__init__(parameters, lr, betas, eps, weight_decay, amsgrad)
+
+    def _decayed(self, data: Array, gradient: Array, lr: float) -> tuple[Array, Array]:
+        return data * (1.0 - lr * self.weight_decay), gradient
+
+
+def constant(lr: float) -> Schedule:
+    """The same learning rate at every step.
+
+    >>> constant(0.1)(1000)
+    0.1
+    """
+    return lambda step: lr
+
+
+def cosine(lr: float, steps: int, final: float = 0.0) -> Schedule:
+    """From ``lr`` at step 0 along half a cosine to ``final`` at step ``steps``, and ``final`` from there on.
+
+    Raises ValueError where ``steps`` is less than 1.
+
+    >>> schedule = cosine(1.0, 10)
+    >>> schedule(0), round(schedule(5), 6), schedule(10), schedule(11)
+    (1.0, 0.5, 0.0, 0.0)
+    """
+    if steps < 1:
+        raise ValueError(f"cosine: steps must be at least 1, found {steps}")
+    return lambda step: final + (lr - final) * (1.0 + math.cos(math.pi * min(step, steps) / steps)) / 2.0
+
+
+def warm_up(schedule: Schedule, steps: int) -> Schedule:
+    """Rise linearly to ``schedule(0)`` over the first ``steps`` steps, then follow ``schedule`` from its start.
+
+    Raises ValueError where ``steps`` is negative.
+
+    >>> rising = warm_up(constant(1.0), 4)
+    >>> [rising(step) for step in (0, 1, 3, 4)]
+    [0.25, 0.5, 1.0, 1.0]
+    """
+    if steps < 0:
+        raise ValueError(f"warm_up: steps must not be negative, found {steps}")
+    return lambda step: schedule(0) * (step + 1) / steps if step < steps else schedule(step - steps)
+
+
+def clip_gradients(parameters: Module | Iterable[Parameter], max_norm: float) -> float:
+    """Scale all gradients by ``min(1, max_norm / (norm + 1e-6))``; returns the L2 norm of all of them before.
+
+    Raises ValueError where ``max_norm`` is negative.
+
+    >>> import numpy as np
+    >>> p = Parameter(np.zeros(2))
+    >>> p.accumulate(np.array([3.0, 4.0]))
+    >>> clip_gradients([p], 1.0), p.grad.round(4).tolist()
+    (5.0, [0.6, 0.8])
+    """
+    _at_least_zero("clip_gradients", max_norm=max_norm)
+    found = parameters.parameters() if isinstance(parameters, Module) else parameters
+    held = [(p, p.grad) for p in {id(p): p for p in found}.values() if p.grad is not None]
+    squares: Any = 0.0
+    for _, gradient in held:
+        xp = namespace(gradient)
+        values = xp.astype(gradient, accurate_dtype(xp, gradient), copy=False)
+        squares = squares + xp.sum(values * values)
+    norm = math.sqrt(float(squares))
+    scale = min(float(max_norm) / (norm + 1e-6), 1.0)
+    if scale != 1.0:
+        for p, gradient in held:
+            p.grad = gradient * scale
+    return norm

@@ -1,0 +1,73 @@
+"""Fixtures for all tests: the array libraries, read-only arrays, and the marker for tests that need a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_strict
+import numpy as np
+import pytest
+
+from growarray.backend import library, to_numpy
+from growarray.errors import DeviceError
+from growarray.nn.module import Module, Parameter
+from tests import doubles
+
+
+def frozen(array: Any) -> np.ndarray:
+    """A read-only copy: whoever writes into it raises."""
+    copy = np.array(array)
+    copy.setflags(write=False)
+    return copy
+
+
+@dataclass(frozen=True)
+class Library:
+    """An array library under test: ``asarray`` takes a host array, read-only where the library knows that."""
+
+    name: str
+    asarray: Callable[[Any], Any]
+
+    def adopt(self, module: Module) -> Module:
+        """Move all parameters and buffers of a module to this library."""
+        for part in module.modules():
+            for _, value in part._fields():
+                if isinstance(value, Parameter):
+                    value.data = self.asarray(to_numpy(value.data))
+            for name in part._buffers:
+                if getattr(part, name) is not None:
+                    setattr(part, name, self.asarray(to_numpy(getattr(part, name))))
+        return module
+
+
+LIBRARIES = {
+    "numpy": Library("numpy", frozen),
+    "array_api_strict": Library(
+        "array_api_strict",
+        lambda host: array_api_strict.asarray(np.asarray(host), device=array_api_strict.Device("device1")),
+    ),
+    "double": Library("double", lambda host: doubles.DoubleArray(frozen(host))),
+}
+
+
+@pytest.fixture(params=LIBRARIES)
+def xp(request: pytest.FixtureRequest) -> Library:
+    """Each array library in turn."""
+    return LIBRARIES[request.param]
+
+
+def _gpu_missing() -> str:
+    try:
+        library("cuda")
+    except DeviceError as error:
+        return str(error)
+    return ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    reason = _gpu_missing() if marked else ""
+    for item in marked if reason else ():
+        item.add_marker(pytest.mark.skip(reason=reason))

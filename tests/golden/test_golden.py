@@ -1,0 +1,49 @@
+"""Every golden case, by kind, against the numbers of the originals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.golden import check_growth, check_statistics, check_torch
+from tests.golden.case import Case, all_cases
+
+CHECKS: dict[str, Callable[[Case], None]] = {**check_torch.CHECKS, **check_statistics.CHECKS, **check_growth.CHECKS}
+
+NOT_BUILT = {
+    "conv_merge": "convolutional merges",
+    "conv_pair": "growing convolutions",
+    "dag": "growing DAGs",
+    "factorized_bugs": "factorized convolutions",
+    "factorized_conv": "factorized convolutions",
+    "factorized_from_conv": "factorized convolutions",
+    "factorized_from_factorization": "factorized convolutions",
+    "factorized_index": "factorized convolutions",
+    "factorized_transduct": "factorized convolutions",
+    "graph_network": "growing DAGs",
+    "graph_tools": "growing DAGs",
+    "tensor_ranks": "factorized convolutions",
+    "torch_stack": "convolutions",
+}
+NOT_BUILT_LAYERS = {
+    "AdaptiveAvgPool2d": "pooling",
+    "AvgPool2d": "pooling",
+    "Conv1d": "convolutions",
+    "Conv2d": "convolutions",
+    "Conv3d": "convolutions",
+    "MaxPool2d": "pooling",
+}
+
+
+@pytest.mark.parametrize("entry", all_cases(), ids=lambda entry: f"{entry['kind']}-{entry['name']}")
+def test_golden(entry: dict[str, Any]) -> None:
+    layer = entry["config"].get("layer", {}).get("class", "") if entry["kind"] == "torch_layer" else ""
+    missing = NOT_BUILT.get(entry["kind"]) or NOT_BUILT_LAYERS.get(layer)
+    if missing:
+        pytest.skip(f"{entry['name']}: {missing} are not built yet")
+    assert entry["kind"] in CHECKS, f"no check for kind {entry['kind']!r}"
+    case = Case(entry)
+    CHECKS[entry["kind"]](case)
+    case.finish()

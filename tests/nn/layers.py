@@ -1,0 +1,84 @@
+"""Every layer of the package, in one place: what the contract test runs over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from growarray import nn
+from growarray.growing import norm as growing
+from growarray.nn.module import Module
+
+F64 = np.float64
+
+
+@dataclass(frozen=True)
+class Example:
+    """A layer, the shape of an input it takes, and the shape of what it gives."""
+
+    build: Callable[[], Module]
+    shape: tuple[int, ...]
+    output: tuple[int, ...]
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(11)
+
+
+def linear(d: int, o: int, bias: bool = True) -> nn.Linear:
+    return nn.Linear(d, o, bias, rng=rng(), dtype=F64)
+
+
+def same(build: Callable[[], Module], *shape: int) -> Example:
+    return Example(build, shape, shape)
+
+
+EXAMPLES: dict[str, Example] = {
+    "Linear": Example(lambda: linear(4, 3), (5, 4), (5, 3)),
+    "Linear-no-bias-3d": Example(lambda: linear(4, 3, False), (2, 3, 4), (2, 3, 3)),
+    "Identity": same(nn.Identity, 3, 4),
+    "ReLU": same(nn.ReLU, 3, 4),
+    "ReLU-at_zero": same(lambda: nn.ReLU(1.0), 3, 4),
+    "LeakyReLU": same(lambda: nn.LeakyReLU(0.1), 3, 4),
+    "ELU": same(lambda: nn.ELU(0.5), 3, 4),
+    "SELU": same(nn.SELU, 3, 4),
+    "GELU": same(nn.GELU, 3, 4),
+    "GELU-tanh": same(lambda: nn.GELU("tanh"), 3, 4),
+    "SiLU": same(nn.SiLU, 3, 4),
+    "Tanh": same(nn.Tanh, 3, 4),
+    "Sigmoid": same(nn.Sigmoid, 3, 4),
+    "Softplus": same(nn.Softplus, 3, 4),
+    "Softmax": same(nn.Softmax, 3, 4),
+    "LogSoftmax": same(lambda: nn.LogSoftmax(0), 3, 4),
+    "Hardtanh": same(lambda: nn.Hardtanh(-0.9, 0.8), 3, 4),
+    "ReLU6": same(nn.ReLU6, 3, 4),
+    "Dropout-train": same(lambda: nn.Dropout(0.0, rng()), 3, 4),
+    "Dropout-eval": same(lambda: nn.Dropout(0.5, rng()).eval(), 3, 4),
+    "LayerNorm": same(lambda: nn.LayerNorm(4, dtype=F64), 3, 4),
+    "LayerNorm-no-affine": same(lambda: nn.LayerNorm(4, elementwise_affine=False), 3, 4),
+    "LayerNorm-image": same(lambda: nn.LayerNorm((2, 3), bias=False, dtype=F64), 4, 2, 3),
+    "BatchNorm": same(lambda: nn.BatchNorm(3, dtype=F64), 4, 3, 2),
+    "BatchNorm1d-train": same(lambda: nn.BatchNorm1d(3, dtype=F64), 5, 3),
+    "BatchNorm1d-eval": same(lambda: nn.BatchNorm1d(3, dtype=F64).eval(), 5, 3),
+    "BatchNorm1d-untracked-eval": same(lambda: nn.BatchNorm1d(3, track_running_stats=False, dtype=F64).eval(), 5, 3),
+    "BatchNorm2d-cumulative": same(lambda: nn.BatchNorm2d(3, momentum=None, dtype=F64), 2, 3, 2, 3),
+    "BatchNorm2d-no-affine": same(lambda: nn.BatchNorm2d(3, affine=False, dtype=F64), 2, 3, 2, 3),
+    "GroupNorm": same(lambda: nn.GroupNorm(2, 4, dtype=F64), 3, 4, 2),
+    "GroupNorm-no-affine": same(lambda: nn.GroupNorm(1, 4, affine=False), 3, 4),
+    "GrowingBatchNorm": same(lambda: growing.GrowingBatchNorm(3, dtype=F64), 4, 3),
+    "GrowingBatchNorm1d": same(lambda: growing.GrowingBatchNorm1d(3, dtype=F64), 4, 3),
+    "GrowingBatchNorm2d": same(lambda: growing.GrowingBatchNorm2d(3, dtype=F64), 2, 3, 2, 2),
+    "GrowingLayerNorm": same(lambda: growing.GrowingLayerNorm(4, dtype=F64), 3, 4),
+    "GrowingGroupNorm": same(lambda: growing.GrowingGroupNorm(2, 4, dtype=F64), 3, 4),
+    "Flatten": Example(nn.Flatten, (2, 3, 4), (2, 12)),
+    "Flatten-inner": Example(lambda: nn.Flatten(0, 1), (2, 3, 4), (6, 4)),
+    "Sequential": Example(
+        lambda: nn.Sequential(linear(4, 3), nn.BatchNorm1d(3, dtype=F64), nn.Tanh(), linear(3, 2)), (5, 4), (5, 2)
+    ),
+    "Sequential-empty": same(nn.Sequential, 3, 4),
+    "Sequential-nested": Example(
+        lambda: nn.Sequential(nn.Sequential(linear(4, 3), nn.SELU()), nn.LayerNorm(3, dtype=F64)), (2, 4), (2, 3)
+    ),
+}

@@ -1,0 +1,205 @@
+"""Parameter and Module: growth with slots, names, loading, moving, default hooks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from growarray import nn
+from growarray.backend import device_of, to_device, to_numpy
+from growarray.errors import DeviceError, ShapeError
+from growarray.nn.module import Module, Parameter
+from growarray.testing import assert_close
+from tests.conftest import Library, frozen
+
+
+def parameter(xp: Library) -> Parameter:
+    p = Parameter(xp.asarray(np.arange(6.0).reshape(2, 3)))
+    p.accumulate(xp.asarray(np.full((2, 3), 2.0)))
+    p.slots = {"exp_avg": xp.asarray(np.full((2, 3), 3.0)), "step": 5}
+    return p
+
+
+@pytest.mark.parametrize(("axis", "block"), [(0, (1, 3)), (1, (2, 2)), (-1, (2, 1))], ids=str)
+def test_extend_grows_data_gradient_and_slots_together(axis: int, block: tuple[int, ...], xp: Library) -> None:
+    p = parameter(xp)
+    p.extend(axis, xp.asarray(np.full(block, 9.0)))
+    old = (slice(0, 2), slice(0, 3))
+    for value, inside, outside in [
+        (p.data, np.arange(6.0).reshape(2, 3), 9.0),
+        (p.grad, 2.0, 0.0),
+        (p.slots["exp_avg"], 3.0, 0.0),
+        (p.slots["step"], 5.0, 0.0),
+    ]:
+        host = to_numpy(value).copy()
+        assert host.shape == p.shape
+        assert device_of(value) == device_of(p.data)
+        assert (host[old] == inside).all()
+        host[old] = outside
+        assert (host == outside).all()
+
+
+def test_extend_takes_over_the_dtype_of_the_data() -> None:
+    p = Parameter(np.ones(2, np.float32))
+    p.extend(0, np.ones(1))
+    assert p.data.dtype == np.float32
+
+
+def test_a_refused_extension_changes_nothing(xp: Library) -> None:
+    p = parameter(xp)
+    data, gradient, slots = p.data, p.grad, dict(p.slots)
+    with pytest.raises(ShapeError, match=r"extension along axis 1 has shape \(3, 1\), parameter \(2, 3\)"):
+        p.extend(1, xp.asarray(np.ones((3, 1))))
+    assert p.data is data
+    assert p.grad is gradient
+    assert p.slots == slots
+
+
+def test_accumulate_adds_and_keeps_no_array_of_the_caller() -> None:
+    p, gradient = Parameter(np.zeros(2, np.float32)), np.ones(2)
+    p.accumulate(gradient)
+    p.accumulate(gradient)
+    gradient[:] = 7.0
+    assert p.grad.tolist() == [2.0, 2.0]
+    assert p.grad.dtype == np.float32
+    with pytest.raises(ShapeError, match=r"gradient has shape \(3,\), parameter \(2,\)"):
+        p.accumulate(np.ones(3))
+
+
+class Tree(Module):
+    """Owns a list, a dictionary and a child; links to a neighbour."""
+
+    _links = ("neighbour",)
+
+    def __init__(self) -> None:
+        self.blocks: Any = [nn.Linear(2, 2), nn.Linear(2, 1, bias=False)]
+        self.heads = {"a": nn.Linear(1, 1, bias=False)}
+        self.scale = Parameter(np.ones(1))
+        self.neighbour = nn.Linear(50, 50)
+
+
+def test_names_follow_ownership_and_skip_links() -> None:
+    names = [name for name, _ in Tree().named_parameters()]
+    assert names == ["blocks.0.weight", "blocks.0.bias", "blocks.1.weight", "heads.a.weight", "scale"]
+    assert Tree().number_of_parameters() == 4 + 2 + 2 + 1 + 1
+
+
+def test_a_shared_parameter_counts_once() -> None:
+    tree = Tree()
+    tree.blocks = [tree.blocks[0], tree.blocks[0]]
+    assert tree.number_of_parameters() == 4 + 2 + 1 + 1
+
+
+def test_train_and_eval_reach_every_module() -> None:
+    tree = Tree().eval()
+    assert [m.training for m in tree.modules()] == [False] * 4
+    assert tree.neighbour.training  # type: ignore[attr-defined]
+    assert all(m.training for m in tree.train().modules())
+
+
+def test_load_state_dict_reports_what_does_not_fit() -> None:
+    layer = nn.Linear(3, 2, dtype=np.float64)
+    report = layer.load_state_dict({"weight": np.ones((2, 4)), "other": np.ones(1)}, strict=False)
+    assert report
+    assert report.missing == ("bias",)
+    assert report.unexpected == ("other",)
+    assert report.misshapen == ("weight has shape (2, 4), expected (2, 3)",)
+    assert str(report) == "missing: bias; unexpected: other; misshapen: weight has shape (2, 4), expected (2, 3)"
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "message"),
+    [
+        pytest.param({"weight": np.ones((2, 3))}, KeyError, "missing: bias", id="missing"),
+        pytest.param(
+            {"weight": np.ones((2, 3)), "bias": np.ones(2), "x": np.ones(1)}, KeyError, "unexpected: x", id="unexpected"
+        ),
+        pytest.param(
+            {"weight": np.ones((2, 3)), "bias": np.ones(3)}, ShapeError, r"bias has shape \(3,\)", id="misshapen"
+        ),
+    ],
+)
+def test_strict_loading_raises_before_any_change(state: Any, error: type[Exception], message: str) -> None:
+    layer = nn.Linear(3, 2)
+    before = layer.state_dict()
+    with pytest.raises(error, match=message):
+        layer.load_state_dict(state)
+    for name, value in layer.state_dict().items():
+        assert np.array_equal(value, before[name])
+
+
+def test_lax_loading_takes_what_fits_in_the_layer_s_dtype() -> None:
+    layer = nn.Linear(3, 2)
+    source = frozen([5.0, 6.0])
+    layer.load_state_dict({"bias": source, "weight": np.ones(1)}, strict=False)
+    assert layer.bias is not None
+    assert layer.bias.data.tolist() == [5.0, 6.0]
+    assert layer.bias.data.dtype == np.float32
+    assert not np.shares_memory(layer.bias.data, source)
+
+
+def test_the_default_slope_is_numeric_and_leaves_gradients_alone() -> None:
+    layer = nn.Linear.of(np.array([[3.0]]), np.array([1.0]))
+    assert layer.slope_at_zero == 3.0
+    assert layer.weight.grad is None
+
+    class Square(Module):
+        def vjp(self, x: Any) -> Any:
+            return x * x, lambda dy: 2.0 * x * dy
+
+    assert Square().slope_at_zero == pytest.approx(2e-5)
+
+
+def test_default_hooks_apply_the_layer_and_change_nothing() -> None:
+    layer = nn.Linear.of(np.eye(2))
+    y, y_ext = layer.extended_forward(np.ones((1, 2)), np.zeros((3, 2)))
+    assert y is not None
+    assert y_ext is not None
+    assert y_ext.shape == (3, 2)
+    _, pullback = layer.extended_vjp(np.ones((1, 2)), np.ones((3, 2)))
+    dx, dx_ext = pullback(np.ones((1, 2)), np.ones((3, 2)))
+    assert dx.shape == (1, 2)
+    assert dx_ext.shape == (3, 2)
+    assert_close(layer.weight.grad, np.full((2, 2), 4.0))
+    layer.extend(3)
+    layer.rescale(2.0)
+    assert_close(layer.weight.data, np.eye(2))
+
+
+def test_to_moves_to_another_device_of_the_library() -> None:
+    strict = pytest.importorskip("array_api_strict")
+    one = strict.Device("device1")
+    layer = nn.BatchNorm1d(2)
+    for p in layer.parameters():
+        p.data = strict.asarray(p.data)
+    for name in layer._buffers:
+        setattr(layer, name, strict.asarray(getattr(layer, name)))
+    layer.to(one)
+    assert {device_of(v) for v in layer.state_dict().values()} == {one}
+    assert layer.device == one
+
+
+def test_an_unknown_or_missing_device_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown device 'tpu'"):
+        nn.Linear(1, 1).to("tpu")
+    with pytest.raises((DeviceError, ValueError), match=r"cuda:999|CuPy"):
+        nn.Linear(1, 1).to("cuda:999")
+
+
+@pytest.mark.gpu
+def test_a_layer_trains_on_the_gpu() -> None:
+    layer = nn.Sequential(nn.Linear(3, 4, rng=np.random.default_rng(0)), nn.BatchNorm1d(4), nn.GELU())
+    x = np.random.default_rng(1).standard_normal((5, 3)).astype(np.float32)
+    expected, _ = layer.vjp(x)
+    layer.to("cuda")
+    moved = to_device(x, "cuda")
+    y, pullback = layer.vjp(moved)
+    assert type(pullback(y)) is type(moved)
+    assert_close(y, expected, rtol=1e-5)
+
+
+def test_a_module_without_vjp_says_so() -> None:
+    with pytest.raises(NotImplementedError, match=r"Module must define vjp\(x\)"):
+        Module()(np.ones(1))

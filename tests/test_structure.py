@@ -1,0 +1,162 @@
+"""What the package promises about its own source: sizes, names, imports and docstrings."""
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import growarray
+
+ROOT = Path(growarray.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+PEERS = {"torch", "gromo", "tltorch", "tensorly"}
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def length(function: Function) -> int:
+    """Lines of a function without its docstring and its decorators."""
+    first = function.body[0]
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    if ast.get_docstring(function) is not None:
+        lines -= (first.end_lineno or 0) - first.lineno + 1
+    return lines
+
+
+def is_type_alias(name: str, value: ast.expr | None) -> bool:
+    """``Array = Any``, ``Pullback = Callable[…]``: names for readers and type checkers, not for users."""
+    if not (name[:1].isupper() and not name.isupper()):
+        return False
+    return (
+        isinstance(value, ast.Subscript)
+        or (isinstance(value, ast.Name) and value.id == "Any")
+        or (isinstance(value, ast.BinOp) and isinstance(value.op, ast.BitOr))
+    )
+
+
+def public_definitions(tree: ast.Module) -> tuple[set[str], set[str]]:
+    """Public names that a module defines itself at its top level, and the type aliases among them."""
+    names, aliases = set(), set()
+    for node in tree.body:
+        if isinstance(node, Function | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            flat = [t for target in targets for t in (target.elts if isinstance(target, ast.Tuple) else [target])]
+            found = {t.id for t in flat if isinstance(t, ast.Name)}
+            names |= found
+            aliases |= {name for name in found if is_type_alias(name, node.value)}
+    return {name for name in names if not name.startswith("_")}, aliases
+
+
+def exported(tree: ast.Module) -> list[str]:
+    """The list ``__all__`` of a module, empty where there is none."""
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(t, ast.Name) and t.id == "__all__" for t in targets):
+            value = ast.literal_eval(node.value)  # type: ignore[attr-defined]
+            return list(value)
+    return []
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Dotted names in import statements and in calls that import by text."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module or ''}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if called in {"import_module", "__import__", "find_spec"}:
+                yield from (
+                    inner.value
+                    for argument in node.args
+                    for inner in ast.walk(argument)
+                    if isinstance(inner, ast.Constant) and isinstance(inner.value, str)
+                )
+
+
+def public_objects(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
+    """Public functions and classes at the top level, and public methods of public classes."""
+    for node in tree.body:
+        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name, node
+            if isinstance(node, ast.ClassDef):
+                for inner in node.body:
+                    if isinstance(inner, Function) and not inner.name.startswith("_") and not is_setter(inner):
+                        yield f"{node.name}.{inner.name}", inner
+
+
+def is_setter(function: Function) -> bool:
+    return any(isinstance(d, ast.Attribute) and d.attr in {"setter", "deleter"} for d in function.decorator_list)
+
+
+@each_file
+def test_no_file_is_over_400_lines(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@each_file
+def test_no_function_is_over_60_lines(path):
+    functions = [node for node in ast.walk(TREES[path]) if isinstance(node, Function)]
+    assert {f.name: length(f) for f in functions if length(f) > 60} == {}
+
+
+@each_file
+def test_all_is_what_the_module_defines(path):
+    names = exported(TREES[path])
+    assert len(names) == len(set(names))
+    defined, aliases = public_definitions(TREES[path])
+    assert defined - aliases <= set(names)  # a type alias may be listed, everything else must be
+    if path.name != "__init__.py":
+        assert set(names) <= defined
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.name == "__init__.py"], ids=module_name)
+def test_every_exported_name_resolves(path):
+    module = importlib.import_module(module_name(path))
+    assert [name for name in exported(TREES[path]) if not hasattr(module, name)] == []
+
+
+def test_lazy_names_are_those_of_all():
+    lazy = {*growarray._SUBMODULES, *growarray._MODULE_OF}
+    assert lazy | {"__version__"} == set(growarray.__all__)
+
+
+def test_unknown_names_are_refused_with_the_public_ones():
+    with pytest.raises(AttributeError, match="no attribute 'grow'; public names: FISHER"):
+        growarray.grow  # noqa: B018
+
+
+@each_file
+def test_no_peer_is_imported(path):
+    assert {name for name in imported(TREES[path]) if name.split(".")[0] in PEERS} == set()
+
+
+@each_file
+def test_array_libraries_are_named_in_two_files_only(path):
+    if path.relative_to(ROOT).as_posix() not in {"backend.py", "contraction/kernels.py"}:
+        assert {name for name in imported(TREES[path]) if {"cupy", "cupyx"} & set(name.split("."))} == set()
+
+
+@each_file
+def test_every_public_name_has_a_docstring(path):
+    missing = [name for name, node in public_objects(TREES[path]) if not ast.get_docstring(node)]  # type: ignore[arg-type]
+    assert missing == []
+    assert ast.get_docstring(TREES[path])
+
+
+def test_data_files_come_with_the_package():
+    assert (ROOT / "py.typed").is_file()
+    assert 0 < (ROOT / "datasets" / "digits.npz").stat().st_size < 100_000
+    assert (ROOT / "datasets" / "LICENSE-digits.md").is_file()
