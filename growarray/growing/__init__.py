@@ -1,7 +1,8 @@
 """Growing modules: layers and merges that collect statistics, plan their growth and carry it out."""
 
+from growarray.growing.junction import MergeGrowingModule
 from growarray.growing.linear import LinearGrowingModule
-from growarray.growing.merge import LinearMergeGrowingModule, MergeGrowingModule
+from growarray.growing.merge import LinearMergeGrowingModule
 from growarray.growing.module import GrowingModule
 from growarray.growing.moment import TensorStatistic, TensorStatisticWithEstimationError, cross_moment
 from growarray.growing.neighbour import Neighbour

@@ -18,7 +18,12 @@ __all__ = ["CollectingLinear"]
 
 
 class CollectingLinear(ExtensionMixin):
-    """Value, way back, and statistics of a linear growing layer; see :class:`LinearGrowingModule`."""
+    """Value, way back, and statistics of a linear growing layer; see :class:`LinearGrowingModule`.
+
+    ``trace_precision`` (default None) makes M estimate its error, from the next ``init_computation`` on.
+    """
+
+    trace_precision: float | None = None
 
     def _start(self) -> None:
         self._input: Array | None = None
@@ -38,6 +43,16 @@ class CollectingLinear(ExtensionMixin):
     def out_features(self) -> int:
         """Width of the output."""
         return self.layer.out_features
+
+    @property
+    def parameters_per_neuron(self) -> int:
+        """Scalars that one more neuron before this layer costs: its incoming and outgoing weights, its bias."""
+        return self.previous.input_width + self.out_features
+
+    @property
+    def input_width(self) -> int:
+        """Columns that a new neuron of this layer reads, that of ones included."""
+        return self.in_features + int(self.use_bias)
 
     @property
     def input_volume(self) -> int:
@@ -119,7 +134,8 @@ class CollectingLinear(ExtensionMixin):
         """Input of the last batch as a stream."""
         return Stream(self.input, self.use_bias)
 
-    def _gradient(self, desired_activation: Array | None = None) -> Stream:
+    def gradient_stream(self, desired_activation: Array | None = None) -> Stream:
+        """Gradient at the pre-activity in the last batch, or what is wanted in its place, as a stream."""
         if desired_activation is not None:
             return Stream(desired_activation)
         return Stream(self._kept("pre_activity gradient", self.pre_activity_grad))
@@ -131,7 +147,9 @@ class CollectingLinear(ExtensionMixin):
     def _declare_statistics(self) -> None:
         d, o = self.in_features + int(self.use_bias), self.out_features
         self._own_tensor_s = TensorStatistic((d, d), self.compute_s_update, name=f"S({self.name})")
-        self.tensor_m = TensorStatistic((d, o), self.compute_m_update, name=f"M({self.name})")
+        self.tensor_m = TensorStatistic(
+            (d, o), self.compute_m_update, name=f"M({self.name})", trace_precision=self.trace_precision
+        )
         self.tensor_m_prev = TensorStatistic(None, self.compute_m_prev_update, name=f"M_prev({self.name})")
         self.cross_covariance = TensorStatistic(None, self.compute_cross_covariance_update, name=f"P({self.name})")
         self.covariance_loss_gradient = TensorStatistic(
@@ -164,7 +182,7 @@ class CollectingLinear(ExtensionMixin):
     @property
     def growth_statistic(self) -> TensorStatistic:
         """Second moment of ``input_stream``, for neurons that are added to this layer's output."""
-        return self.tensor_s
+        return self.tensor_s if self.use_bias else self._own_tensor_s
 
     @property
     def tensor_s_growth(self) -> TensorStatistic:
@@ -186,7 +204,7 @@ class CollectingLinear(ExtensionMixin):
         if desired_activation is None and self._moment is not None:
             return self._moment, self.input_stream.samples
         stream = self.input_stream
-        return cross_moment(stream, self._gradient(desired_activation)), stream.samples
+        return cross_moment(stream, self.gradient_stream(desired_activation)), stream.samples
 
     def moment_with(self, gradient: Array) -> Array:
         """Sum of ``B^T gradient`` over the last batch: the pullback's own product where the gradient is the same."""
@@ -197,7 +215,7 @@ class CollectingLinear(ExtensionMixin):
     def compute_m_prev_update(self, desired_activation: Array | None = None) -> tuple[Array, int]:
         """Sum of ``B_prev^T dA``, (d_prev, o); after a merge B_prev is its full activity."""
         stream = self.previous.input_stream
-        return cross_moment(stream, self._gradient(desired_activation)), stream.samples
+        return cross_moment(stream, self.gradient_stream(desired_activation)), stream.samples
 
     def compute_cross_covariance_update(self) -> tuple[Array, int]:
         """Sum of ``B_prev^T B``, (d_prev, d); after a merge B is without its ones, as in the original."""
@@ -207,7 +225,7 @@ class CollectingLinear(ExtensionMixin):
 
     def compute_covariance_loss_gradient_update(self) -> tuple[Array, int]:
         """Sum of ``dA^T dA``, (o, o)."""
-        stream = self._gradient()
+        stream = self.gradient_stream()
         return cross_moment(stream), stream.samples
 
     def compute_n_update(self) -> tuple[Array, int]:
@@ -227,7 +245,7 @@ class CollectingLinear(ExtensionMixin):
         if self.optimal_delta_layer is None:
             raise GrowthError(f"{self.name}: the optimal delta is not computed; call compute_optimal_delta() first")
         x = self.input if input_vector is None else input_vector
-        return self._gradient().array - self.optimal_delta_layer(x)
+        return self.gradient_stream().array - self.optimal_delta_layer(x)
 
     def init_computation(self) -> None:
         """Start a collection: empty statistics here and at the previous module, keep inputs and gradients."""

@@ -26,6 +26,10 @@ class Neighbour(Protocol):
         """Width of what it hands on."""
 
     @property
+    def input_width(self) -> int:
+        """Number of columns of ``input_stream``, known without a batch."""
+
+    @property
     def input_stream(self) -> StreamLike:
         """Everything that its neurons read, in the order of ``extend_output``'s columns."""
 

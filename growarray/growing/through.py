@@ -49,7 +49,7 @@ class GrowthThroughMerge:
         return [self.tensor_m_prev, self.cross_covariance, self.covariance_loss_gradient]
 
     def _gradients(self) -> JoinedStream:
-        return JoinedStream(tuple(module._gradient() for module in self.next_modules))
+        return JoinedStream(tuple(module.gradient_stream() for module in self.next_modules))
 
     def _m_prev_of_batch(self) -> tuple[Array, int]:
         stream = self.input_stream
@@ -75,7 +75,7 @@ class GrowthThroughMerge:
                     "supported; supported: linear growing layers before and after one merge"
                 )
             function = getattr(module, "post_layer_function", None)
-            if module in self.previous_modules and type(function).__name__ != "Identity":
+            if module in self.previous_modules and not getattr(function, "is_identity", False):
                 raise NotImplementedError(
                     f"{self.name}: previous layer {module.name} applies {type(function).__name__} before the sum; "
                     "growth through a merge needs the function after the sum, as post_merge_function"
@@ -154,6 +154,16 @@ class GrowthThroughMerge:
             start += module.out_features
         self.eigenvalues_extension, self._improvement_is_linear = values, linear
         self.new_neurons = int(values.shape[0])
+
+    @property
+    def input_width(self) -> int:
+        """Columns that a new neuron of the merge reads: those of all previous layers."""
+        return sum(int(module.input_width) for module in self.layers_before)
+
+    @property
+    def parameters_per_neuron(self) -> int:
+        """Scalars that one more neuron of the merge costs, over all previous and next layers."""
+        return self.input_width + sum(int(module.out_features) for module in self.next_modules)
 
     @property
     def new_neurons_fo_improvement(self) -> float:

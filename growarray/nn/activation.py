@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import growarray.ops.activation as ops
 from growarray.backend import Array
 from growarray.nn.module import Module, Pullback
-import growarray.ops.activation as ops
 
 __all__ = [
     "ELU",
@@ -54,6 +54,7 @@ class Identity(_Elementwise):
     True
     """
 
+    is_identity = True
     _function = staticmethod(ops.identity)
 
 

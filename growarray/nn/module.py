@@ -122,6 +122,7 @@ class Module:
     _links: ClassVar[tuple[str, ...]] = ()
     _buffers: ClassVar[tuple[str, ...]] = ()
     training: bool = True
+    is_identity: bool = False  # whether it hands its input on unchanged
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value of the layer and the way back."""
@@ -132,6 +133,7 @@ class Module:
         return self.vjp(x)[0]
 
     def __call__(self, x: Array) -> Array:
+        """:meth:`forward`."""
         return self.forward(x)
 
     def children(self) -> Iterator[tuple[str, Module]]:

@@ -90,7 +90,7 @@ class _Norm(Module):
 
 
 class LayerNorm(_Norm):
-    """Normalises the last axes of each sample, those of ``normalized_shape``; see :func:`growarray.ops.norm.layer_norm`.
+    """Normalises the last axes of each sample, ``normalized_shape``; see :func:`growarray.ops.norm.layer_norm`.
 
     Weight 1 and bias 0 at first, of shape ``normalized_shape``, or None without ``elementwise_affine`` (or ``bias``).
 
@@ -188,7 +188,7 @@ class BatchNorm(_Norm):
         return self.running_mean is not None
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """Value and pullback, which adds to ``weight.grad`` and ``bias.grad``; training moves the running statistics."""
+        """Value and pullback, which adds to the gradients; training moves the running statistics."""
         name = type(self).__name__
         if (self._ndims and x.ndim not in self._ndims) or x.ndim < 2 or x.shape[1] != self.num_features:
             axes = f"{' or '.join(map(str, self._ndims))} axes" if self._ndims else "at least 2 axes"
@@ -319,7 +319,8 @@ class GroupNorm(_Norm):
         """Value and pullback; the pullback adds to ``weight.grad`` and ``bias.grad``."""
         if x.ndim < 2 or x.shape[1] != self.num_channels:
             raise ShapeError(
-                f"GroupNorm: input has shape {tuple(x.shape)}, expected at least 2 axes and {self.num_channels} channels"
+                f"GroupNorm: input has shape {tuple(x.shape)}, "
+                f"expected at least 2 axes and {self.num_channels} channels"
             )
         y, back = group_norm(x, self.num_groups, *self._arrays(), self.eps)
         return y, self._pullback(back)

@@ -45,7 +45,10 @@ def test_extended_passes_go_around_the_norms_and_through_the_rest() -> None:
     dx, dx_ext = pullback(np.ones((2, 2)), np.ones((2, 1)))
     assert_close(dx_ext, 1.0 - np.tanh(x_ext) ** 2)
     assert_close(dx, net.vjp(x)[1](np.ones((2, 2))))
-    assert net.extended_forward(None, x_ext)[0] is None
+    none, alone = net.extended_forward(None, x_ext)
+    assert none is None
+    assert_close(alone, y_ext, rtol=0.0)
+    assert_close(net.extended_forward(x, x_ext)[0], y, rtol=0.0)
 
 
 def test_extend_and_rescale_reach_every_child() -> None:

@@ -1,0 +1,26 @@
+"""Networks that grow, and the loop that trains them."""
+
+from growarray.networks.block import GrowingResidualBlock, GrowingResidualMLP
+from growarray.networks.data import Task, accuracy, batches, task_named
+from growarray.networks.growth import Growth, GrowthSettings
+from growarray.networks.history import History, write_atomically
+from growarray.networks.line_search import LineSearch, line_search
+from growarray.networks.mlp import GrowingMLP
+from growarray.networks.network import GrowingNetwork
+
+__all__ = [
+    "GrowingMLP",
+    "GrowingNetwork",
+    "GrowingResidualBlock",
+    "GrowingResidualMLP",
+    "Growth",
+    "GrowthSettings",
+    "History",
+    "LineSearch",
+    "Task",
+    "accuracy",
+    "batches",
+    "line_search",
+    "task_named",
+    "write_atomically",
+]

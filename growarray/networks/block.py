@@ -1,0 +1,154 @@
+"""Residual blocks whose branches meet in a merge: both branches grow, and the width where they meet grows too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import Array, namespace
+from growarray.growing import LinearGrowingModule, LinearMergeGrowingModule
+from growarray.networks.network import GrowingNetwork
+from growarray.nn import Module, ReLU
+from growarray.nn.module import Pullback
+
+__all__ = ["GrowingResidualBlock", "GrowingResidualMLP"]
+
+
+class GrowingResidualBlock(Module):
+    """``activation(second(activation(first(x))) + shortcut(x))``: two linear branches that meet in a merge.
+
+    ``second`` grows over the hidden width of its branch; ``merge`` grows over the width where the branches meet,
+    new neurons reading the inputs of ``second`` and of ``shortcut``. The shortcut is linear, so that it can widen too.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_features: int,
+        hidden_features: int,
+        activation: Module | None = None,
+        name: str = "block",
+        device: str | None = None,
+        *,
+        dtype: Any = None,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        function = ReLU() if activation is None else activation
+        rng = np.random.default_rng() if rng is None else rng
+        kind: dict[str, Any] = {"device": device, "dtype": dtype, "rng": rng}
+        self.first = LinearGrowingModule(
+            in_features, hidden_features, post_layer_function=function, name=f"{name}.first", **kind
+        )
+        self.second = LinearGrowingModule(
+            hidden_features, num_features, previous_module=self.first, name=f"{name}.second", **kind
+        )
+        self.shortcut = LinearGrowingModule(in_features, num_features, False, name=f"{name}.shortcut", **kind)
+        self.first.next_module = self.second
+        self.merge = LinearMergeGrowingModule(
+            function, [self.second, self.shortcut], allow_growing=True, in_features=num_features, name=f"{name}.merge"
+        )
+        self.second.next_module = self.shortcut.next_module = self.merge
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Value (n, num_features) and the way back through both branches."""
+        hidden, back_first = self.first.vjp(x)
+        branch, back_second = self.second.vjp(hidden)
+        skip, back_shortcut = self.shortcut.vjp(x)
+        y, back_merge = self.merge.vjp(branch + skip)
+
+        def pullback(dy: Array) -> Array:
+            dz = back_merge(dy)
+            return back_first(back_second(dz)) + back_shortcut(dz)
+
+        return y, pullback
+
+    def extended_forward(self, x: Array, x_ext: Array | None = None) -> tuple[Array, Array | None]:
+        """Value with every planned change, and that of the merge's new neurons."""
+        branch, branch_ext = self.second.extended_forward(*self.first.extended_forward(x, x_ext))
+        skip, skip_ext = self.shortcut.extended_forward(x, x_ext)
+        extension = None if branch_ext is None or skip_ext is None else branch_ext + skip_ext
+        return self.merge.extended_forward(branch + skip, extension)
+
+
+class GrowingResidualMLP(GrowingNetwork):
+    """Residual blocks and a linear head. Places: the hidden width of every block, and the width of every merge.
+
+    >>> import numpy as np
+    >>> network = GrowingResidualMLP(4, 3, num_features=2, hidden_features=2, num_blocks=2)
+    >>> network(np.zeros((5, 4), dtype=np.float32)).shape, len(network.growing_layers)
+    ((5, 3), 4)
+    """
+
+    def __init__(
+        self,
+        in_features: int | Sequence[int],
+        out_features: int,
+        num_features: int | Sequence[int],
+        hidden_features: int | Sequence[int],
+        num_blocks: int | None = None,
+        activation: Module | None = None,
+        device: str | None = None,
+        *,
+        dtype: Any = None,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        count = num_blocks or (1 if isinstance(num_features, int) else len(num_features))
+        features = [num_features] * count if isinstance(num_features, int) else list(num_features)
+        hidden = [hidden_features] * count if isinstance(hidden_features, int) else list(hidden_features)
+        if len(features) != count or len(hidden) != count:
+            raise ValueError(
+                f"GrowingResidualMLP: {len(features)} widths and {len(hidden)} hidden widths for {count} blocks"
+            )
+        self.in_features = in_features if isinstance(in_features, int) else math.prod(in_features)
+        self.out_features = out_features
+        kind: dict[str, Any] = {"device": device, "dtype": dtype, "rng": rng or np.random.default_rng()}
+        inputs = [self.in_features, *features]
+        self.blocks = [
+            GrowingResidualBlock(inputs[i], features[i], hidden[i], activation, f"blocks.{i}", **kind)
+            for i in range(count)
+        ]
+        self.head = LinearGrowingModule(features[-1], out_features, name="head", **kind)
+        for index, block in enumerate(self.blocks):
+            following = (
+                [self.blocks[index + 1].first, self.blocks[index + 1].shortcut]
+                if index + 1 < count
+                else [self.head]
+            )
+            for module in following:
+                module.previous_module = block.merge
+            block.merge.set_next_modules(following)
+
+    @property
+    def growing_layers(self) -> list[Any]:
+        """For each block the second layer (hidden width), then the merge (width of the block)."""
+        return [place for block in self.blocks for place in (block.second, block.merge)]
+
+    def collectors(self) -> Iterator[Any]:
+        """The places; a merge collects for its next layers too."""
+        yield from self.growing_layers
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Logits or predictions (n, out_features), and the way back."""
+        shape = x.shape
+        y = x if x.ndim == 2 else namespace(x).reshape(x, (x.shape[0], math.prod(shape[1:])))
+        backs = []
+        for module in (*self.blocks, self.head):
+            y, back = module.vjp(y)
+            backs.append(back)
+
+        def pullback(dy: Array) -> Array:
+            for back in reversed(backs):
+                dy = back(dy)
+            return namespace(dy).reshape(dy, shape)
+
+        return y, pullback
+
+    def extended_forward(self, x: Array, x_ext: Array | None = None) -> Array:  # type: ignore[override]
+        """Output with every planned change, at the scalings that are set."""
+        y = x if x.ndim == 2 else namespace(x).reshape(x, (x.shape[0], math.prod(x.shape[1:])))
+        for module in (*self.blocks, self.head):
+            y, x_ext = module.extended_forward(y, x_ext)
+        return y

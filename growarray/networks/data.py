@@ -1,0 +1,88 @@
+"""What the loop needs to know of a task: its loss, its figure of merit, and batches in a given order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import Array, asarray, namespace
+from growarray.errors import ShapeError
+from growarray.ops import cross_entropy, mse
+
+__all__ = ["Task", "accuracy", "batches", "task_named"]
+
+Loss = Callable[[Array, Array], tuple[Any, Callable[..., Array]]]
+
+
+def accuracy(logits: Array, labels: Array) -> float:
+    """Share of samples whose greatest logit is the label's.
+
+    >>> import numpy as np
+    >>> accuracy(np.array([[2.0, 1.0], [0.0, 3.0]]), np.array([0, 0]))
+    0.5
+    """
+    xp = namespace(logits, labels)
+    right = xp.astype(xp.argmax(logits, axis=1), labels.dtype) == labels
+    return float(xp.mean(xp.astype(right, xp.float64)))
+
+
+def _r2(prediction: Array, target: Array) -> float:
+    """1 - residual over total sum of squares: 1 is perfect, 0 the mean's."""
+    xp = namespace(prediction, target)
+    total = float(xp.sum((target - xp.mean(target, axis=0)) ** 2))
+    return 1.0 - float(xp.sum((prediction - target) ** 2)) / total if total else 0.0
+
+
+def _mean_square(y: Array, target: Array) -> tuple[Any, Callable[..., Array]]:
+    if tuple(y.shape) != tuple(target.shape):
+        raise ShapeError(f"targets have shape {tuple(target.shape)}, predictions {tuple(y.shape)}; make them (n, t)")
+    return mse(y, target)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A mean loss ``(y, target) -> (loss, pullback)`` and a figure of merit ``(y, target) -> float``, larger better."""
+
+    name: str
+    loss: Loss
+    score: Callable[[Array, Array], float]
+    score_name: str
+
+
+_TASKS = {
+    "classification": Task("classification", cross_entropy, accuracy, "accuracy"),
+    "regression": Task("regression", _mean_square, _r2, "r2"),
+}
+
+
+def task_named(name: str) -> Task:
+    """``'classification'`` (cross entropy, accuracy) or ``'regression'`` (mean squared error, R²).
+
+    >>> task_named("regression").score_name
+    'r2'
+    """
+    if name not in _TASKS:
+        raise ValueError(f"unknown task {name!r}; known: {', '.join(_TASKS)}")
+    return _TASKS[name]
+
+
+def batches(x: Array, target: Array, size: int, rng: np.random.Generator | None = None) -> Iterator[tuple[Array, Array]]:
+    """Batches of at most ``size`` samples, in order, or shuffled by ``rng``; the last one may be smaller.
+
+    The permutation is drawn in NumPy, so that every library sees the same batches.
+    """
+    if x.shape[0] != target.shape[0]:
+        raise ShapeError(f"batches: {x.shape[0]} samples, {target.shape[0]} targets; they must be as many")
+    if size < 1:
+        raise ValueError(f"batches: size must be at least 1, found {size}")
+    xp = namespace(x, target)
+    order = None if rng is None else asarray(rng.permutation(int(x.shape[0])), like=x)
+    for start in range(0, int(x.shape[0]), size):
+        if order is None:
+            yield x[start : start + size, ...], target[start : start + size, ...]
+        else:
+            chosen = order[start : start + size]
+            yield xp.take(x, chosen, axis=0), xp.take(target, chosen, axis=0)

@@ -1,0 +1,302 @@
+"""The loop: train, collect statistics, plan, choose a place, search the scaling, grow, go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import Array
+from growarray.errors import GrowthError
+from growarray.growing import TINY, GrowthRule
+from growarray.networks.data import Task, batches, task_named
+from growarray.networks.history import History
+from growarray.networks.line_search import LineSearch, line_search
+from growarray.networks.network import GrowingNetwork
+from growarray.optim import clip_gradients
+
+__all__ = ["Growth", "GrowthSettings"]
+
+Callback = Callable[["Growth", dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class GrowthSettings:
+    """How a run trains and when it grows.
+
+    epochs : passes over the training data in all;  batch_size : samples a step
+    rule : how updates are computed;  neurons : most neurons a growth adds
+    every : epochs between growths;  first : epochs before the first one;  growths : most growths, None for no limit
+    max_parameters, max_flops : budget of the grown network (FLOPs of one sample's forward pass), None for no limit
+    choose : ``'first_order'`` by promised improvement, ``'validation'`` by the loss on validation data after growth
+    relative_error : stop collecting when every M is known to it (at least two batches), None for all batches
+    collect_batch : samples a batch while collecting;  search_samples : most samples that a line search looks at
+    clip : largest gradient norm, None for no clipping
+    """
+
+    epochs: int = 60
+    batch_size: int = 32
+    rule: GrowthRule = TINY
+    neurons: int = 8
+    every: int = 2
+    first: int = 2
+    growths: int | None = None
+    max_parameters: int | None = None
+    max_flops: int | None = None
+    choose: str = "first_order"
+    relative_error: float | None = None
+    collect_batch: int = 1024
+    search_samples: int = 4096
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.choose not in ("first_order", "validation"):
+            raise ValueError(f"GrowthSettings: choose must be 'first_order' or 'validation', found {self.choose!r}")
+        for name in ("epochs", "batch_size", "neurons", "every", "collect_batch", "search_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"GrowthSettings: {name} must be at least 1, found {getattr(self, name)}")
+
+
+class Growth:
+    """Trains a :class:`GrowingNetwork` and lets it grow; every epoch and every growth is an entry of ``history``.
+
+    network, optimizer : the optimizer holds the network's parameters; its state grows with them
+    data : (x, target) to train on;  validation : (x, target) for figures and choices, default the training data
+    task : ``'classification'``, ``'regression'`` or a :class:`Task`
+    schedule : learning rate by step, called with the number of optimizer steps done, or None to leave it
+    callbacks : called with (loop, entry) after each entry
+
+    :meth:`run` may be stopped after any epoch and gone on with: :meth:`state` holds what is not in the network or
+    the optimizer's slots.
+
+    >>> import numpy as np
+    >>> from growarray.networks import GrowingMLP
+    >>> from growarray.optim import Adam
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((64, 4)).astype(np.float32)
+    >>> network = GrowingMLP(4, 2, hidden_size=1, rng=rng)
+    >>> settings = GrowthSettings(epochs=3, every=1, first=1, neurons=2)
+    >>> loop = Growth(network, Adam(network, lr=1e-2), (x, (x[:, 0] > 0).astype(np.int64)), settings=settings, rng=rng)
+    >>> history = loop.run()
+    >>> len(history.of("train")), network.widths[0] > 1
+    (3, True)
+    """
+
+    def __init__(
+        self,
+        network: GrowingNetwork,
+        optimizer: Any,
+        data: tuple[Array, Array],
+        *,
+        validation: tuple[Array, Array] | None = None,
+        task: str | Task = "classification",
+        settings: GrowthSettings | None = None,
+        schedule: Callable[[int], float] | None = None,
+        rng: np.random.Generator | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        if data[0].shape[0] == 0:
+            raise GrowthError("Growth: there are no training samples")
+        self.network, self.optimizer, self.data = network, optimizer, data
+        self.validation = data if validation is None else validation
+        self.task = task_named(task) if isinstance(task, str) else task
+        self.settings = GrowthSettings() if settings is None else settings
+        self.schedule = schedule
+        self.rng = np.random.default_rng() if rng is None else rng
+        self.callbacks = list(callbacks)
+        self.history = History()
+        self.epoch = 0
+        self.steps = 0
+        self.growths = 0
+        self.finished_growing = False
+
+    # The loop.
+
+    def run(self, until: int | None = None) -> History:
+        """Go on to epoch ``until``, by default to the last; returns the history."""
+        last = self.settings.epochs if until is None else min(until, self.settings.epochs)
+        while self.epoch < last:
+            self.train_epoch()
+            if self.is_growth_due():
+                self.grow()
+        return self.history
+
+    def is_growth_due(self) -> bool:
+        """Whether a growth follows the epoch that has just ended; never after the last one."""
+        due = self.epoch - self.settings.first
+        growing = not self.finished_growing and self.epoch < self.settings.epochs
+        limit = self.settings.growths
+        return growing and due >= 0 and due % self.settings.every == 0 and (limit is None or self.growths < limit)
+
+    def train_epoch(self) -> dict[str, Any]:
+        """One pass over the shuffled training data; returns its entry."""
+        self.network.train()
+        total, count = 0.0, 0
+        for x, target in batches(*self.data, self.settings.batch_size, self.rng):
+            if self.schedule is not None:
+                self.optimizer.lr = self.schedule(self.steps)
+            y, pullback = self.network.vjp(x)
+            loss, loss_pullback = self.task.loss(y, target)
+            self.optimizer.zero_grad()
+            pullback(loss_pullback())
+            if self.settings.clip is not None:
+                clip_gradients(self.network.parameters(), self.settings.clip)
+            self.optimizer.step()
+            total, count = total + float(loss) * int(x.shape[0]), count + int(x.shape[0])
+            self.steps += 1
+        self.epoch += 1
+        loss, score = self.evaluate(self.validation)
+        return self._record(
+            "train",
+            epoch=self.epoch,
+            train_loss=total / count,
+            validation_loss=loss,
+            validation_score=score,
+            parameters=self.network.number_of_parameters(),
+            widths=list(self.network.widths),
+            lr=float(self.optimizer.lr),
+        )
+
+    def evaluate(self, data: tuple[Array, Array], batch_size: int = 4096) -> tuple[float, float]:
+        """Mean loss and score (accuracy or R²) on ``data``, in evaluation mode."""
+        self.network.eval()
+        losses, scores = 0.0, 0.0
+        for x, target in batches(*data, batch_size):
+            y = self.network(x)
+            losses += float(self.task.loss(y, target)[0]) * int(x.shape[0])
+            scores += self.task.score(y, target) * int(x.shape[0])
+        self.network.train()
+        return losses / int(data[0].shape[0]), scores / int(data[0].shape[0])
+
+    # One growth.
+
+    def grow(self) -> dict[str, Any]:
+        """Collect, plan, choose, search, grow; the entry says what was promised and what came of it."""
+        rule = replace(self.settings.rule, max_new=self.settings.neurons)
+        if not any(self.affordable(place) for place in self.network.growing_layers):
+            self.finished_growing = True
+            return self._record("growth", epoch=self.epoch, refused="the budget is used up", added=0)
+        self.network.eval()
+        samples = self.collect(fisher=rule.use_fisher)
+        self.network.compute_optimal_updates(rule)
+        self.network.reset_computation()
+        place, search = self.choose(rule)
+        index = self.network.growing_layers.index(place)
+        entry: dict[str, Any] = {"epoch": self.epoch, "where": place.name, "place": index, "samples": samples}
+        promised = place.first_order_improvement
+        train_before, before = self.evaluate(self.data)[0], self.evaluate(self.validation)[0]
+        if search is not None and search.factor == 0.0:
+            self.network.delete_update()
+            return self._record("growth", **entry, refused="no scaling lowers the loss", added=0, promised=promised)
+        factor = 1.0 if search is None else search.factor
+        added = place.new_neurons
+        self.network.select_update(index)
+        self.network.apply_change(factor)
+        self.network.delete_update()
+        self.growths += 1
+        train_after, (after, score) = self.evaluate(self.data)[0], self.evaluate(self.validation)
+        return self._record(
+            "growth",
+            **entry,
+            added=added,
+            scaling=factor,
+            promised=promised,
+            predicted_change=-promised * factor**2,
+            train_change=train_after - train_before,
+            train_loss=train_after,
+            validation_change=after - before,
+            validation_loss=after,
+            validation_score=score,
+            parameters=self.network.number_of_parameters(),
+            widths=list(self.network.widths),
+        )
+
+    def collect(self, *, fisher: bool = False) -> int:
+        """Collect statistics over the training data, or until precise enough; returns the samples seen.
+
+        The gradient is that of the sum of the sample losses, so that promised improvements are of their mean.
+        """
+        tolerance = self.settings.relative_error
+        self.network.init_computation(trace_precision=None if tolerance is None else 1e-3)
+        seen = 0
+        for x, target in batches(*self.data, self.settings.collect_batch, self.rng):
+            y, pullback = self.network.vjp(x)
+            pullback(self.task.loss(y, target)[1](float(x.shape[0])))
+            self.network.update_computation(update_covariance_loss_gradient=fisher)
+            seen += int(x.shape[0])
+            if tolerance is not None and self.network.relative_error() <= tolerance:
+                break
+        self.network.zero_grad()
+        return seen
+
+    def choose(self, rule: GrowthRule) -> tuple[Any, LineSearch | None]:
+        """The place to grow, and the line search of its scaling (None where the rule starts neurons at zero)."""
+        starts_at_zero = rule.alpha_zero or rule.omega_zero
+        if starts_at_zero:
+            for place in self.network.growing_layers:
+                if hasattr(place, "normalize_optimal_updates"):
+                    place.normalize_optimal_updates(normalization_type="gradmax_normalization")
+        for place in self.network.growing_layers:
+            place.sub_select_optimal_added_parameters(keep_neurons=self.affordable(place))
+        places = [place for place in self.network.growing_layers if place.new_neurons]
+        if not places:
+            raise GrowthError("Growth: no place has neurons to add; check the rule's thresholds")
+        if self.settings.choose == "validation" and not starts_at_zero:
+            searches = {index: self.search(place, self.validation) for index, place in enumerate(places)}
+            best = min(searches, key=lambda index: searches[index].loss)
+            return places[best], searches[best]
+        place = max(places, key=lambda p: float(p.first_order_improvement))
+        return place, None if starts_at_zero else self.search(place, self.data)
+
+    def search(self, place: Any, data: tuple[Array, Array]) -> LineSearch:
+        """Line search of one place's scaling on the first samples of ``data``; all other places stand still."""
+        x, target = (array[: self.settings.search_samples, ...] for array in data)
+
+        def loss(factor: float) -> float:
+            self.network.set_scaling_factor(0.0)
+            place.scaling_factor = factor
+            return float(self.task.loss(self.network.extended_forward(x), target)[0])
+
+        self.network.eval()
+        result = line_search(loss)
+        self.network.set_scaling_factor(0.0)
+        return result
+
+    def affordable(self, place: Any) -> int:
+        """Neurons that the budget still allows at ``place``, at most ``settings.neurons``."""
+        settings, network, allowed = self.settings, self.network, self.settings.neurons
+        if settings.max_parameters is not None:
+            left = settings.max_parameters - network.number_of_parameters()
+            allowed = min(allowed, left // place.parameters_per_neuron)
+        if settings.max_flops is not None:
+            allowed = min(allowed, (settings.max_flops - network.flops_per_sample()) // (2 * place.parameters_per_neuron))
+        return max(allowed, 0)
+
+    def _record(self, event: str, **figures: Any) -> dict[str, Any]:
+        self.history.add(event, **figures)
+        entry = self.history.steps[-1]
+        for callback in self.callbacks:
+            callback(self, entry)
+        return entry
+
+    # Going on later.
+
+    def state(self) -> dict[str, Any]:
+        """Plain data to go on from: counters, generator, history. Weights and slots are saved beside it."""
+        return {
+            "epoch": self.epoch,
+            "steps": self.steps,
+            "growths": self.growths,
+            "finished_growing": self.finished_growing,
+            "rng": self.rng.bit_generator.state,
+            "history": self.history.steps,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state` gave."""
+        self.epoch, self.steps = int(state["epoch"]), int(state["steps"])
+        self.growths, self.finished_growing = int(state["growths"]), bool(state["finished_growing"])
+        self.rng.bit_generator.state = state["rng"]
+        self.history = History(state["history"])

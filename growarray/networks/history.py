@@ -1,0 +1,75 @@
+"""What happened in a run, entry by entry, as plain data that can be saved and read back."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from growarray.errors import DataError
+
+__all__ = ["History", "write_atomically"]
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write to a temporary name in the same folder, flush to disk, rename: the file is never half written."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class History:
+    """A list of entries, dictionaries with an ``event`` (``'train'`` or ``'growth'``), and a ``final`` summary.
+
+    >>> history = History()
+    >>> history.add("train", epoch=1, train_loss=0.5)
+    >>> history.of("train")[0]["train_loss"]
+    0.5
+    """
+
+    def __init__(self, steps: list[dict[str, Any]] | None = None, final: dict[str, Any] | None = None) -> None:
+        self.steps = [] if steps is None else list(steps)
+        self.final = final
+
+    def add(self, event: str, **figures: Any) -> None:
+        """Append one entry."""
+        self.steps.append({"step": len(self.steps), "event": event, **figures})
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        """All entries of one kind."""
+        return [entry for entry in self.steps if entry["event"] == event]
+
+    def to_json(self) -> str:
+        """The entries and the summary as JSON text."""
+        return json.dumps({"steps": self.steps, "final": self.final}, indent=1, allow_nan=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> History:
+        """Read back what :meth:`to_json` wrote; ``DataError`` on anything else."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"history: not JSON ({error}); write it with History.save") from error
+        if not isinstance(data, Mapping) or not isinstance(data.get("steps"), list):
+            raise DataError("history: expected an object with a list 'steps'; write it with History.save")
+        return cls(data["steps"], data.get("final"))
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON, atomically."""
+        write_atomically(path, self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> History:
+        """Read a file that :meth:`save` wrote."""
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))

@@ -1,0 +1,124 @@
+"""GrowingMLP: a chain of growing linear layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import Array, namespace
+from growarray.growing import LinearGrowingModule
+from growarray.networks.network import GrowingNetwork
+from growarray.nn import SELU, Module
+from growarray.nn.module import Pullback
+
+__all__ = ["GrowingMLP"]
+
+
+class GrowingMLP(GrowingNetwork):
+    """Linear layers with an activation between them, each hidden width able to grow.
+
+    in_features : width of a sample, or its shape, which is flattened
+    hidden_size : width of every hidden layer, or a sequence of widths (then ``number_hidden_layers`` follows from it)
+    activation : one module for all hidden layers, default SELU as in the original
+
+    State-dict names are ``layers.0.layer.weight``, ``layers.0.layer.bias``, ….
+
+    >>> import numpy as np
+    >>> network = GrowingMLP(4, 3, hidden_size=2, number_hidden_layers=2, rng=np.random.default_rng(0))
+    >>> network(np.zeros((5, 4), dtype=np.float32)).shape, network.widths
+    ((5, 3), [2, 2])
+    """
+
+    def __init__(
+        self,
+        in_features: int | Sequence[int],
+        out_features: int,
+        hidden_size: int | Sequence[int],
+        number_hidden_layers: int | None = None,
+        activation: Module | None = None,
+        use_bias: bool = True,
+        flatten: bool = True,
+        device: str | None = None,
+        *,
+        dtype: Any = None,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        hidden = [hidden_size] * (number_hidden_layers or 1) if isinstance(hidden_size, int) else list(hidden_size)
+        if number_hidden_layers is not None and len(hidden) != number_hidden_layers:
+            raise ValueError(f"GrowingMLP: {len(hidden)} hidden sizes for {number_hidden_layers} hidden layers")
+        rng = np.random.default_rng() if rng is None else rng
+        self.in_features = in_features if isinstance(in_features, int) else math.prod(in_features)
+        self.out_features = out_features
+        self.flatten = flatten
+        sizes = [self.in_features, *hidden, out_features]
+        function = SELU() if activation is None else activation
+        self.layers: list[LinearGrowingModule] = []
+        for index, (width, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            last = index == len(sizes) - 2
+            layer = LinearGrowingModule(
+                width,
+                outputs,
+                use_bias,
+                None if last else function,
+                previous_module=self.layers[-1] if self.layers else None,
+                device=device,
+                name=f"layers.{index}",
+                dtype=dtype,
+                rng=rng,
+            )
+            if self.layers:
+                self.layers[-1].next_module = layer
+            self.layers.append(layer)
+
+    @property
+    def growing_layers(self) -> list[LinearGrowingModule]:
+        """Every layer but the first: its input is a hidden width."""
+        return self.layers[1:]
+
+    def _flat(self, x: Array) -> Array:
+        if not self.flatten or x.ndim == 2:
+            return x
+        return namespace(x).reshape(x, (x.shape[0], math.prod(x.shape[1:])))
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Logits or predictions (n, out_features), and the way back to a gradient of the shape of ``x``."""
+        shape, y = x.shape, self._flat(x)
+        backs = []
+        for layer in self.layers:
+            y, back = layer.vjp(y)
+            backs.append(back)
+
+        def pullback(dy: Array) -> Array:
+            for back in reversed(backs):
+                dy = back(dy)
+            return namespace(dy).reshape(dy, shape)
+
+        return y, pullback
+
+    def extended_forward(self, x: Array, x_ext: Array | None = None) -> Array:  # type: ignore[override]
+        """Output with every planned change, at the scalings that are set."""
+        y = self._flat(x)
+        for layer in self.layers:
+            y, x_ext = layer.extended_forward(y, x_ext)
+        return y
+
+    def normalise(self) -> None:
+        """Rescale pairs of layers so that each hidden layer's weights have equal norms; needs ReLU-like activations.
+
+        Neuron by neuron the incoming weights and bias are divided, the outgoing multiplied, by
+        ``sqrt(|incoming| / |outgoing|)``; a positively homogeneous activation makes the function unchanged.
+        """
+        for first, second in zip(self.layers, self.layers[1:], strict=False):
+            xp = namespace(first.weight)
+            incoming = xp.sqrt(xp.sum(first.weight**2, axis=1))
+            outgoing = xp.sqrt(xp.sum(second.weight**2, axis=0))
+            usable = (incoming > 0) & (outgoing > 0)
+            ones = xp.ones_like(incoming)
+            factor = xp.sqrt(xp.where(usable, incoming / xp.where(usable, outgoing, ones), ones))
+            first.layer.weight.data = first.weight / factor[:, None]
+            if first.layer.bias is not None:
+                first.layer.bias.data = first.layer.bias.data / factor
+            second.layer.weight.data = second.weight * factor[None, :]

@@ -1,0 +1,143 @@
+"""GrowingNetwork: what the loop needs of a network, whatever its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from growarray.backend import Array
+from growarray.errors import GrowthError
+from growarray.growing import TINY, GrowthRule
+from growarray.nn import Module
+
+__all__ = ["GrowingNetwork"]
+
+
+class GrowingNetwork(Module):
+    """A network with growable places: growing layers that have a previous module, and merges that may widen.
+
+    A subclass defines :attr:`growing_layers` (the places, in order), :meth:`collectors` (every module whose
+    statistics they need), ``vjp``, and :meth:`extended_forward`, the output with every planned change at its scaling.
+    """
+
+    selected: int | None = None
+
+    @property
+    def growing_layers(self) -> list[Any]:
+        """The growable places, in the order in which :meth:`select_update` counts them."""
+        raise NotImplementedError(f"{type(self).__name__} must define growing_layers")
+
+    def collectors(self) -> Iterator[Any]:
+        """Modules that collect statistics for the places; by default the places themselves."""
+        yield from self.growing_layers
+
+    def extended_forward(self, x: Array, x_ext: Array | None = None) -> Array:  # type: ignore[override]
+        """Output with every planned change, at the scalings that are set."""
+        raise NotImplementedError(f"{type(self).__name__} must define extended_forward(x)")
+
+    @property
+    def widths(self) -> list[int]:
+        """Widths of everything that can grow, in the order of the places."""
+        return [int(place.in_features) for place in self.growing_layers]
+
+    def flops_per_sample(self) -> int:
+        """Multiplications and additions of one forward pass of one sample, those of the weights alone."""
+        return 2 * sum(p.size for name, p in self.named_parameters() if name.endswith("weight") and p.data.ndim > 1)
+
+    def init_computation(self, *, trace_precision: float | None = None) -> None:
+        """Start a collection everywhere; with ``trace_precision`` every M estimates its error."""
+        for module in self.modules():
+            if hasattr(module, "trace_precision"):
+                module.trace_precision = trace_precision
+        for module in self.collectors():
+            module.init_computation()
+
+    def update_computation(self, update_covariance_loss_gradient: bool = True) -> None:
+        """Add the last batch to every statistic."""
+        for module in self.collectors():
+            module.update_computation(update_covariance_loss_gradient)
+
+    def reset_computation(self) -> None:
+        """End the collection everywhere."""
+        for module in self.collectors():
+            module.reset_computation()
+
+    def relative_error(self) -> float:
+        """Largest estimated relative error of the collected M; see ``TensorStatistic.relative_error``."""
+        statistics = [m.tensor_m for m in self.modules() if getattr(m, "trace_precision", None) is not None]
+        used = [s.relative_error() for s in statistics if s.samples]
+        if not used:
+            raise GrowthError("no M estimates its error; call init_computation(trace_precision=1e-3) first")
+        return max(used)
+
+    def compute_optimal_updates(self, rule: GrowthRule = TINY, **options: Any) -> None:
+        """Plan updates for every place by ``rule``; single options may be given by name."""
+        self.selected = None
+        for place in self.growing_layers:
+            place.compute_optimal_updates(rule, **options)
+
+    def update_information(self) -> dict[int, dict[str, float]]:
+        """Per place: first-order improvement (``update_value``) and the delta's part of it."""
+        return {
+            index: {
+                "update_value": place.first_order_improvement,
+                "parameter_improvement": place.first_order_improvement - place.new_neurons_fo_improvement,
+            }
+            for index, place in enumerate(self.growing_layers)
+        }
+
+    @property
+    def first_order_improvement(self) -> float:
+        """Improvement of the selected place, or of all places together where none is selected."""
+        places = self.growing_layers if self.selected is None else [self.growing_layers[self.selected]]
+        return sum(place.first_order_improvement for place in places)
+
+    def select_best_update(self, value: Callable[[Any], float] | None = None) -> int:
+        """Select the place with the greatest ``value`` (default: first-order improvement); returns its index."""
+        measure = value or (lambda place: float(place.first_order_improvement))
+        places = self.growing_layers
+        return self.select_update(max(range(len(places)), key=lambda index: measure(places[index])))
+
+    def select_update(self, layer_index: int) -> int:
+        """Keep the planned change of one place, forget the others'; returns the index."""
+        places = self.growing_layers
+        if not 0 <= layer_index < len(places):
+            raise IndexError(f"place {layer_index} does not exist; this network has {len(places)}, counted from 0")
+        for index, place in enumerate(places):
+            if index != layer_index:
+                place.delete_update()
+        self.selected = layer_index
+        return layer_index
+
+    @property
+    def currently_updated_layer(self) -> Any:
+        """The selected place."""
+        if self.selected is None:
+            raise GrowthError("no update is selected; call select_update(index) or select_best_update() first")
+        return self.growing_layers[self.selected]
+
+    def set_scaling_factor(self, factor: float) -> None:
+        """Give every place the same scaling factor."""
+        for place in self.growing_layers:
+            place.scaling_factor = factor
+
+    def apply_change(self, scaling_factor: float | None = None) -> None:
+        """Carry the selected place's planned change out."""
+        self.currently_updated_layer.apply_change(scaling_factor=scaling_factor)
+
+    def delete_update(self) -> None:
+        """Forget every planned change."""
+        for place in self.growing_layers:
+            place.delete_update()
+        self.selected = None
+
+    def missing_neurons(self) -> int:
+        """Neurons that are missing to the targets of all places that have one."""
+        targets = [p for p in self.growing_layers if getattr(p, "target_in_neurons", None) is not None]
+        return sum(place.missing_neurons() for place in targets)
+
+    def complete_growth(self, extension_kwargs: dict[str, Any] | None = None) -> None:
+        """Fill every place that has a target up to it, by drawn neurons."""
+        for place in self.growing_layers:
+            if getattr(place, "target_in_neurons", None) is not None:
+                place.complete_growth(extension_kwargs)
