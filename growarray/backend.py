@@ -23,6 +23,7 @@ __all__ = [
     "is_numpy",
     "library",
     "namespace",
+    "portable_erf",
     "to_device",
     "to_numpy",
 ]
@@ -224,6 +225,7 @@ def _rational(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: Arra
 def portable_erf(x: Array) -> Array:
     """Error function from array-API operations alone; agrees with SciPy's to a few units in the last place."""
     xp = namespace(x)
+    x = xp.clip(x, -30.0, 30.0)  # erf is 1 to the last bit long before, and inf * 0 is not a number
     size = xp.abs(x)
     near = x * _rational(_NEAR, xp.where(size <= 0.46875, x * x, x * 0.0))
     middle = xp.where((size > 0.46875) & (size <= 4.0), size, x * 0.0 + 1.0)

@@ -72,9 +72,7 @@ def _normal(shape: tuple[int, ...], deviation: float, rng: np.random.Generator) 
     return rng.normal(0.0, deviation, shape)
 
 
-def _drawn(
-    distribution: Callable[[tuple[int, ...], float, np.random.Generator], np.ndarray], *, copies: bool
-) -> Draw:
+def _drawn(distribution: Callable[[tuple[int, ...], float, np.random.Generator], np.ndarray], *, copies: bool) -> Draw:
     def draw(shape: tuple[int, ...], reference: Array | None, inputs: int, rng: np.random.Generator) -> np.ndarray:
         kaiming = math.sqrt(2.0 / max(inputs, 1))
         return distribution(shape, (copies and spread(reference)) or kaiming, rng)

@@ -93,7 +93,9 @@ class ExtensionMixin(GrowingModule):
         share = 2 if neuron_pairing else 1
         inputs, reads = fan_in(self.weight) + fan_in(inner.weight.data), fan_in(previous.weight)
         shape = inner.weight.shape
-        drawn = [(inner.weight, 1, (shape[0], shape[1] // share, *shape[2:]), self.weight, inputs, input_extension_init)]
+        drawn = [
+            (inner.weight, 1, (shape[0], shape[1] // share, *shape[2:]), self.weight, inputs, input_extension_init)
+        ]
         shape = outer.weight.shape
         half = shape[0] // share
         drawn += [(outer.weight, 0, (half, *shape[1:]), previous.weight, reads, output_extension_init)]
@@ -126,7 +128,9 @@ class ExtensionMixin(GrowingModule):
         outer = extension_size if output_extension_size is None else output_extension_size
         self._check_pairing(neuron_pairing, inner, outer)
         for how, shape in ((output_extension_init, (0,)), (input_extension_init, (0,))):
-            initial_values(how, shape, self.weight, 1, np.random.default_rng(0))  # an unknown name raises before changes
+            initial_values(
+                how, shape, self.weight, 1, np.random.default_rng(0)
+            )  # an unknown name raises before changes
         self.apply_rescaling(rescaling, neuron_pairing, inner)
         self.allocate_layer_extensions(extension_size, output_extension_size, input_extension_size)
         self.initialize_extensions(output_extension_init, input_extension_init, neuron_pairing, noise_ratio, rng=rng)
@@ -229,19 +233,16 @@ class ExtensionMixin(GrowingModule):
             return
         if normalization_type in ("equalize_extensions", "match_extending_layer"):
             self._layers(normalization_type)
-        arrays = [
+        outer: Linear | None = getattr(self.previous_module, "extended_output_layer", None)
+        delta, omega, alpha = (
             None if layer is None else layer.weight.data
-            for layer in (
-                self.optimal_delta_layer,
-                self.extended_input_layer,
-                getattr(self.previous_module, "extended_output_layer", None),
-            )
-        ]
+            for layer in (self.optimal_delta_layer, self.extended_input_layer, outer)
+        )
         before = getattr(self.previous_module, "weight", None)
-        scales = normalisation_scales(normalization_type, self.weight, *arrays, before, std_target)
+        scales = normalisation_scales(normalization_type, self.weight, delta, omega, alpha, before, std_target)
         if self.optimal_delta_layer is not None:
             self.scale_parameter_update(scales.delta)
-        if arrays[1] is not None and arrays[2] is not None:
+        if omega is not None and alpha is not None:
             self.scale_layer_extension(None, scales.output_extension, scales.input_extension)
 
     def _normalise_columns(self, gradmax_scale: float) -> None:

@@ -11,7 +11,6 @@ from growarray.errors import GrowthError, ShapeError
 from growarray.growing.module import as_scalar
 from growarray.growing.moment import TensorStatistic
 from growarray.growing.neighbour import Recorder, require_neighbour
-from growarray.growing.through import GrowthThroughMerge
 from growarray.growing.update import activation_slope
 from growarray.nn import Identity, Module
 from growarray.nn.module import Pullback
@@ -19,7 +18,7 @@ from growarray.nn.module import Pullback
 __all__ = ["MergeGrowingModule"]
 
 
-class MergeGrowingModule(GrowthThroughMerge, Recorder):
+class MergeGrowingModule(Recorder):
     """What every merge has: neighbours, the sum that the caller made, statistics of what flows in and out.
 
     The caller adds the branches; the merge takes the sum, applies ``post_merge_function`` and hands the result to its
@@ -53,10 +52,19 @@ class MergeGrowingModule(GrowthThroughMerge, Recorder):
         self._activity: Array | None = None
         self.pre_activity_grad: Array | None = None
         self.parameter_update_decrease: float | None = None
-        self._start_growth()
         self._declare_statistics()
         self.set_previous_modules([] if previous_modules is None else previous_modules)
         self.set_next_modules([] if next_modules is None else next_modules)
+
+    def _declare_statistics(self) -> None:
+        """Declare statistics for the present widths; each kind of merge says which."""
+        self.tensor_s = TensorStatistic(None, name=f"S({self.name})")
+        self.previous_tensor_s: TensorStatistic | None = None
+        self.previous_tensor_m: TensorStatistic | None = None
+
+    def _statistics(self) -> list[TensorStatistic]:
+        """Every statistic that a new batch makes stale."""
+        return [s for s in (self.tensor_s, self.previous_tensor_s, self.previous_tensor_m) if s is not None]
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """``post_merge_function`` of the branches' sum, and the way back; what is asked for is kept."""
@@ -193,7 +201,9 @@ class MergeGrowingModule(GrowthThroughMerge, Recorder):
         for module in modules:
             width = getattr(module, "in_features", None)
             if width is None:
-                raise TypeError(f"{self.name}: next module {type(module).__name__} has no in_features; expected a layer")
+                raise TypeError(
+                    f"{self.name}: next module {type(module).__name__} has no in_features; expected a layer"
+                )
             if int(width) != self.out_features:
                 raise ShapeError(
                     f"{self.name}: next module {getattr(module, 'name', type(module).__name__)} has {width} inputs, "

@@ -124,9 +124,7 @@ class LinearGrowingModule(CollectingLinear):
             return None, None
         self.optimal_delta_layer, self.parameter_update_decrease, self.delta_raw = None, 0.0, None
         if rule.compute_delta or (rule.use_projection and previous is not None):
-            self.compute_optimal_delta(
-                rule.compute_delta, force_pseudo_inverse, rule.use_fisher, rule.fisher_shrinkage
-            )
+            self.compute_optimal_delta(rule.compute_delta, force_pseudo_inverse, rule.use_fisher, rule.fisher_shrinkage)
         if previous is None:
             return None, None
         alpha, omega, values = added_neurons(
@@ -176,7 +174,9 @@ class LinearGrowingModule(CollectingLinear):
         zeros = total - keep if zeros_if_not_enough else 0
         weight = extension.weight.data[:, : keep + zeros]
         if zeros and zeros_fan_out:
-            weight = namespace(weight).concat([weight[:, :keep], namespace(weight).zeros_like(weight[:, keep:])], axis=1)
+            weight = namespace(weight).concat(
+                [weight[:, :keep], namespace(weight).zeros_like(weight[:, keep:])], axis=1
+            )
         extension.weight.data = weight
         xp = namespace(values)
         self.eigenvalues_extension = xp.concat([values[:keep], xp.zeros_like(values[keep : keep + zeros])])
@@ -257,9 +257,7 @@ class LinearGrowingModule(CollectingLinear):
                 f"{self.name}: add inputs or outputs, one at a time; found {added_in_features}, {added_out_features}"
             )
         xp, weight = namespace(self.weight), self.weight
-        shape = (
-            (self.out_features, added_in_features) if added_in_features else (added_out_features, self.in_features)
-        )
+        shape = (self.out_features, added_in_features) if added_in_features else (added_out_features, self.in_features)
         if matrix_extension is not None and tuple(matrix_extension.shape) != shape:
             raise ShapeError(f"{self.name}: extension has shape {tuple(matrix_extension.shape)}, expected {shape}")
         if matrix_extension is None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from growarray.backend import Array, namespace
-from growarray.errors import GrowthError
-from growarray.growing.junction import MergeGrowingModule
 from growarray.growing.moment import TensorStatistic, cross_moment
-from growarray.growing.stream import JoinedStream, Stream
+from growarray.growing.stream import Stream
+from growarray.growing.through import GrowthThroughMerge
 from growarray.growing.update import optimal_delta
 
 __all__ = ["LinearMergeGrowingModule"]
 
 
-class LinearMergeGrowingModule(MergeGrowingModule):
+class LinearMergeGrowingModule(GrowthThroughMerge):
     """A merge of linear layers: ``post_merge_function(sum of the previous modules' outputs)``.
 
     Signature and names are the original's. Statistics run over the *full activity* ``(B_1 | … | B_k)`` of the previous
@@ -35,9 +34,8 @@ class LinearMergeGrowingModule(MergeGrowingModule):
 
     def _declare_statistics(self) -> None:
         own, total = self.in_features + 1, self.total_in_features
-        self.tensor_s = TensorStatistic((own, own), self._s_of_batch, name=f"S({self.name})")
-        self.previous_tensor_s: TensorStatistic | None = None
-        self.previous_tensor_m: TensorStatistic | None = None
+        super()._declare_statistics()
+        self.tensor_s = TensorStatistic((own, own), self.compute_s_update, name=f"S({self.name})")
         if total > 0:
             self.previous_tensor_s = TensorStatistic(
                 (total, total), self.compute_previous_s_update, name=f"S[-1]({self.name})"
@@ -47,40 +45,19 @@ class LinearMergeGrowingModule(MergeGrowingModule):
             )
         self._declare_growth_statistics()
 
-    def _statistics(self) -> list[TensorStatistic]:
-        flowing_in = [s for s in (self.previous_tensor_s, self.previous_tensor_m) if s is not None]
-        return [self.tensor_s, *flowing_in, *self._growth_statistics()]
-
     @property
     def input_statistic_for_next(self) -> TensorStatistic:
         """Second moment of the activity, ones last, which all next layers share."""
         return self.tensor_s
 
-    @property
-    def growth_statistic(self) -> TensorStatistic:
-        """Second moment of the full activity."""
-        if self.previous_tensor_s is None:
-            raise GrowthError(f"{self.name}: there are no previous layers, so there is no full activity")
-        return self.previous_tensor_s
-
-    @property
-    def input_stream(self) -> JoinedStream:
-        """Inputs of all previous layers side by side, with their ones columns; never put together."""
-        if not self.layers_before:
-            raise GrowthError(f"{self.name}: there are no previous layers; call set_previous_modules() first")
-        return JoinedStream(tuple(module.input_stream for module in self.layers_before))
-
     def construct_full_activity(self) -> Array:
         """The full activity of the last batch, put together: (n, total_in_features). Statistics never need it."""
         return self.input_stream.materialise()
 
-    def _s_of_batch(self) -> tuple[Array, int]:
-        stream = Stream(self.activity, bias=True)
-        return cross_moment(stream), stream.samples
-
     def compute_s_update(self) -> tuple[Array, int]:
         """Sum of ``B^T B`` of the merge's activity with ones, (d + 1, d + 1), last batch, and its samples."""
-        return self._s_of_batch()
+        stream = Stream(self.activity, bias=True)
+        return cross_moment(stream), stream.samples
 
     def compute_previous_s_update(self) -> tuple[Array, int]:
         """Sum of ``B^T B`` of the full activity, last batch; blocks that layers share are computed once."""

@@ -149,7 +149,7 @@ class GrowingModule(Recorder):
             raise GrowthError(f"{self.name}: no update is planned; call compute_optimal_updates() first")
         return self.parameter_update_decrease + self.new_neurons_fo_improvement
 
-    def extended_forward(  # type: ignore[override]
+    def extended_forward(
         self,
         x: Array,
         x_ext: Array | None = None,
@@ -266,6 +266,10 @@ class GrowingModule(Recorder):
     def layer_in_extension(self, weight: Array) -> None:
         """Append input columns; each kind of layer says how."""
         raise NotImplementedError(f"{type(self).__name__} must define layer_in_extension(weight)")
+
+    def create_layer_out_extension(self, extension_size: int) -> None:
+        """Plan output rows of zeros; each kind of layer says how."""
+        raise NotImplementedError(f"{type(self).__name__} must define create_layer_out_extension(extension_size)")
 
     def missing_neurons(self) -> int:
         """Input features that are missing to ``target_in_features``."""

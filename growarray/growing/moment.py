@@ -54,9 +54,7 @@ def cross_moment(left: StreamLike | Array, right: StreamLike | Array | None = No
     xp = namespace(*arrays)
     lengths = {int(a.shape[0]) for a in arrays}
     if len(lengths) > 1:
-        raise ShapeError(
-            f"cross_moment: streams have {sorted(lengths)} rows; both sides must come from the same batch"
-        )
+        raise ShapeError(f"cross_moment: streams have {sorted(lengths)} rows; both sides must come from the same batch")
     wanted = [(keys.index(id(a.array)), keys.index(id(b.array))) for a in left.parts for b in right.parts]
     pairs = sorted({(i, j) if not symmetric or i <= j else (j, i) for i, j in wanted})
     biased = {side: any(p.bias for p in stream.parts) for side, stream in (("left", left), ("right", right))}
@@ -161,7 +159,9 @@ class TensorStatistic:
                 raise GrowthError(f"{self.name}: no value given and no update function; call update(value, samples)")
             value, samples = self._update_function(**options)
         if samples is None or samples < 0:
-            raise GrowthError(f"{self.name}: found {samples} samples; give update(value, samples) a count of at least 0")
+            raise GrowthError(
+                f"{self.name}: found {samples} samples; give update(value, samples) a count of at least 0"
+            )
         xp = namespace(value)
         known = self.shape if self._sum is None else tuple(self._sum.shape)
         if known is not None and tuple(value.shape) != known:
@@ -199,8 +199,9 @@ class TensorStatistic:
             self.computes_trace = False
 
     def _square_norm_of_mean(self) -> float:
-        xp = namespace(self._sum)
-        return float(xp.sum(self._sum**2)) / self.samples**2 if self.samples else 0.0
+        if self._sum is None or self.samples == 0:
+            return 0.0
+        return float(namespace(self._sum).sum(self._sum**2)) / self.samples**2
 
     def __call__(self) -> Array:
         """The mean, float64.

@@ -6,6 +6,7 @@ from typing import Any
 
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError
+from growarray.growing.junction import MergeGrowingModule
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.stream import JoinedStream, Stream
 from growarray.growing.update import TINY, GrowthRule, added_neurons, neuron_goal, rule_of
@@ -13,7 +14,7 @@ from growarray.growing.update import TINY, GrowthRule, added_neurons, neuron_goa
 __all__ = ["GrowthThroughMerge"]
 
 
-class GrowthThroughMerge:
+class GrowthThroughMerge(MergeGrowingModule):
     """The growing half of a merge; the original raises ``NotImplementedError`` at each of these methods.
 
     With ``B_prev`` the full activity of the merge and ``N`` the concatenation of what each next layer's update leaves
@@ -21,32 +22,33 @@ class GrowthThroughMerge:
     first order is the sum of the next layers' decreases and ``sigma'(0+) sum(s^2)``.
     """
 
-    name: str
-    allow_growing: bool
-    in_features: int
-    post_merge_function: Any
-    previous_modules: list[Any]
-    next_modules: list[Any]
-    layers_before: list[Any]
-    growth_statistic: TensorStatistic
-    input_stream: JoinedStream
-    output_slope: float
-    tensor_s: TensorStatistic
-    activity: Array
+    eigenvalues_extension: Array | None = None
+    new_neurons = 0
+    _improvement_is_linear = False
+    _scaling_factor = 0.0
 
-    def _start_growth(self) -> None:
-        self.eigenvalues_extension: Array | None = None
-        self._improvement_is_linear = False
-        self._scaling_factor = 0.0
-        self.new_neurons = 0
+    @property
+    def input_stream(self) -> JoinedStream:
+        """Inputs of all previous layers side by side, with their ones columns; never put together."""
+        if not self.layers_before:
+            raise GrowthError(f"{self.name}: there are no previous layers; call set_previous_modules() first")
+        return JoinedStream(tuple(module.input_stream for module in self.layers_before))
+
+    @property
+    def growth_statistic(self) -> TensorStatistic:
+        """Second moment of the full activity."""
+        if self.previous_tensor_s is None:
+            raise GrowthError(f"{self.name}: there are no previous layers, so there is no full activity")
+        return self.previous_tensor_s
 
     def _declare_growth_statistics(self) -> None:
         self.tensor_m_prev = TensorStatistic(None, self._m_prev_of_batch, name=f"M_prev({self.name})")
         self.cross_covariance = TensorStatistic(None, self._p_of_batch, name=f"P({self.name})")
         self.covariance_loss_gradient = TensorStatistic(None, self._e_of_batch, name=f"E({self.name})")
 
-    def _growth_statistics(self) -> list[TensorStatistic]:
-        return [self.tensor_m_prev, self.cross_covariance, self.covariance_loss_gradient]
+    def _statistics(self) -> list[TensorStatistic]:
+        growth = [self.tensor_m_prev, self.cross_covariance, self.covariance_loss_gradient]
+        return [*super()._statistics(), *growth]
 
     def _gradients(self) -> JoinedStream:
         return JoinedStream(tuple(module.gradient_stream() for module in self.next_modules))
@@ -191,10 +193,6 @@ class GrowthThroughMerge:
         self.update_scaling_factor(value)
         self._scaling_factor = float(value)
 
-    def update_scaling_factor(self, scaling_factor: Any) -> None:
-        """Given by the merge."""
-        raise NotImplementedError(f"{type(self).__name__} must define update_scaling_factor")
-
     @property
     def output_extension_scaling(self) -> float:
         """Scaling of the previous layers' output extensions, which they share."""
@@ -238,9 +236,6 @@ class GrowthThroughMerge:
             self.post_merge_function.extend(self.in_features - before)
         self._declare_statistics()
 
-    def _declare_statistics(self) -> None:
-        raise NotImplementedError(f"{type(self).__name__} must define _declare_statistics")
-
     def apply_change(self, scaling_factor: Any = None) -> None:
         """Carry the planned change out: next layers' deltas and new columns, previous layers' new rows."""
         self._check_growable()
@@ -260,5 +255,4 @@ class GrowthThroughMerge:
 
     def extended_forward(self, x: Array, x_ext: Array | None = None) -> tuple[Array, Array | None]:
         """Function of the branches' sum, and of the sum of their new outputs."""
-        result: tuple[Array, Array | None] = self.post_merge_function.extended_forward(x, x_ext)
-        return result
+        return self.post_merge_function.extended_forward(x, x_ext)

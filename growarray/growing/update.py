@@ -179,7 +179,7 @@ def _is_definite(matrix: Array) -> bool:
     pivots = xp.linalg.diagonal(factor)
     if not bool(xp.all(xp.isfinite(pivots))):  # CuPy reports failure so
         return False
-    return float(xp.min(pivots)) ** 2 > 100 * matrix.shape[0] * np.finfo(np.float64).eps
+    return bool(float(xp.min(pivots)) ** 2 > 100 * matrix.shape[0] * np.finfo(np.float64).eps)
 
 
 def shrink(e: Array, amount: float) -> Array:
@@ -190,9 +190,7 @@ def shrink(e: Array, amount: float) -> Array:
     return (1.0 - amount) * e + amount * mean * xp.eye(size, dtype=e.dtype, device=e.device)
 
 
-def optimal_delta(
-    s: Array, m: Array, *, e: Array | None = None, pseudo_inverse: bool = False
-) -> tuple[Array, float]:
+def optimal_delta(s: Array, m: Array, *, e: Array | None = None, pseudo_inverse: bool = False) -> tuple[Array, float]:
     """Weight change that best follows the gradient: ``dW = (S^-1 M)^T``, or ``E^-1 M^T S^-1`` with ``e``.
 
     s : (d, d) second moment of the input    m : (d, o) input against gradient    e : (o, o) gradient or None

@@ -113,9 +113,7 @@ class GrowingResidualMLP(GrowingNetwork):
         self.head = LinearGrowingModule(features[-1], out_features, name="head", **kind)
         for index, block in enumerate(self.blocks):
             following = (
-                [self.blocks[index + 1].first, self.blocks[index + 1].shortcut]
-                if index + 1 < count
-                else [self.head]
+                [self.blocks[index + 1].first, self.blocks[index + 1].shortcut] if index + 1 < count else [self.head]
             )
             for module in following:
                 module.previous_module = block.merge
@@ -146,7 +144,7 @@ class GrowingResidualMLP(GrowingNetwork):
 
         return y, pullback
 
-    def extended_forward(self, x: Array, x_ext: Array | None = None) -> Array:  # type: ignore[override]
+    def extended_forward(self, x: Array, x_ext: Array | None = None) -> Array:
         """Output with every planned change, at the scalings that are set."""
         y = x if x.ndim == 2 else namespace(x).reshape(x, (x.shape[0], math.prod(x.shape[1:])))
         for module in (*self.blocks, self.head):

@@ -69,7 +69,9 @@ def task_named(name: str) -> Task:
     return _TASKS[name]
 
 
-def batches(x: Array, target: Array, size: int, rng: np.random.Generator | None = None) -> Iterator[tuple[Array, Array]]:
+def batches(
+    x: Array, target: Array, size: int, rng: np.random.Generator | None = None
+) -> Iterator[tuple[Array, Array]]:
     """Batches of at most ``size`` samples, in order, or shuffled by ``rng``; the last one may be smaller.
 
     The permutation is drawn in NumPy, so that every library sees the same batches.

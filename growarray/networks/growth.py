@@ -271,7 +271,9 @@ class Growth:
             left = settings.max_parameters - network.number_of_parameters()
             allowed = min(allowed, left // place.parameters_per_neuron)
         if settings.max_flops is not None:
-            allowed = min(allowed, (settings.max_flops - network.flops_per_sample()) // (2 * place.parameters_per_neuron))
+            allowed = min(
+                allowed, (settings.max_flops - network.flops_per_sample()) // (2 * place.parameters_per_neuron)
+            )
         return max(allowed, 0)
 
     def _record(self, event: str, **figures: Any) -> dict[str, Any]:

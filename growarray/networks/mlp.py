@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -56,7 +57,7 @@ class GrowingMLP(GrowingNetwork):
         sizes = [self.in_features, *hidden, out_features]
         function = SELU() if activation is None else activation
         self.layers: list[LinearGrowingModule] = []
-        for index, (width, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for index, (width, outputs) in enumerate(itertools.pairwise(sizes)):
             last = index == len(sizes) - 2
             layer = LinearGrowingModule(
                 width,
@@ -98,7 +99,7 @@ class GrowingMLP(GrowingNetwork):
 
         return y, pullback
 
-    def extended_forward(self, x: Array, x_ext: Array | None = None) -> Array:  # type: ignore[override]
+    def extended_forward(self, x: Array, x_ext: Array | None = None) -> Array:
         """Output with every planned change, at the scalings that are set."""
         y = self._flat(x)
         for layer in self.layers:
@@ -111,7 +112,7 @@ class GrowingMLP(GrowingNetwork):
         Neuron by neuron the incoming weights and bias are divided, the outgoing multiplied, by
         ``sqrt(|incoming| / |outgoing|)``; a positively homogeneous activation makes the function unchanged.
         """
-        for first, second in zip(self.layers, self.layers[1:], strict=False):
+        for first, second in itertools.pairwise(self.layers):
             xp = namespace(first.weight)
             incoming = xp.sqrt(xp.sum(first.weight**2, axis=1))
             outgoing = xp.sqrt(xp.sum(second.weight**2, axis=0))

@@ -31,7 +31,7 @@ class GrowingNetwork(Module):
         """Modules that collect statistics for the places; by default the places themselves."""
         yield from self.growing_layers
 
-    def extended_forward(self, x: Array, x_ext: Array | None = None) -> Array:  # type: ignore[override]
+    def extended_forward(self, x: Array, x_ext: Array | None = None) -> Array:
         """Output with every planned change, at the scalings that are set."""
         raise NotImplementedError(f"{type(self).__name__} must define extended_forward(x)")
 
@@ -64,8 +64,8 @@ class GrowingNetwork(Module):
 
     def relative_error(self) -> float:
         """Largest estimated relative error of the collected M; see ``TensorStatistic.relative_error``."""
-        statistics = [m.tensor_m for m in self.modules() if getattr(m, "trace_precision", None) is not None]
-        used = [s.relative_error() for s in statistics if s.samples]
+        modules: list[Any] = [m for m in self.modules() if getattr(m, "trace_precision", None) is not None]
+        used: list[float] = [m.tensor_m.relative_error() for m in modules if m.tensor_m.samples]
         if not used:
             raise GrowthError("no M estimates its error; call init_computation(trace_precision=1e-3) first")
         return max(used)
@@ -90,7 +90,7 @@ class GrowingNetwork(Module):
     def first_order_improvement(self) -> float:
         """Improvement of the selected place, or of all places together where none is selected."""
         places = self.growing_layers if self.selected is None else [self.growing_layers[self.selected]]
-        return sum(place.first_order_improvement for place in places)
+        return float(sum(place.first_order_improvement for place in places))
 
     def select_best_update(self, value: Callable[[Any], float] | None = None) -> int:
         """Select the place with the greatest ``value`` (default: first-order improvement); returns its index."""

@@ -26,7 +26,7 @@ def _decode(value: Any) -> Any:
 
 
 class Case:
-    """``case["in.x"]`` reads, ``case.check("out.y", y)`` compares and records; :meth:`finish` finds what was left out."""
+    """``case["in.x"]`` reads, ``case.check("out.y", y)`` compares; :meth:`finish` finds what was left out."""
 
     def __init__(self, entry: dict[str, Any]) -> None:
         self.name: str = entry["name"]
@@ -50,7 +50,7 @@ class Case:
         return self.arrays.get(name, self.scalars.get(name))
 
     def check(self, name: str, actual: Any, *, expected: Any = None, rtol: float | None = None) -> None:
-        """Compare ``actual`` with the recorded value (or ``expected`` in its place); numbers to ``rtol``, the rest exactly."""
+        """Compare with the recorded value (or ``expected`` in its place); numbers to ``rtol``, the rest exactly."""
         assert name in self.arrays or name in self.scalars, f"{self.name}: the case has no {name}"
         self.seen.add(name)
         wanted = self[name] if expected is None else expected
@@ -58,7 +58,7 @@ class Case:
         _compare(f"{self.name}: {name}", actual, wanted, rtol)
 
     def ignore(self, *names: str) -> None:
-        """Record that these outputs are checked in another way, or describe the original only; say why beside the call."""
+        """Outputs that are checked in another way, or describe the original only; say why beside the call."""
         self.seen.update(names)
 
     def finish(self) -> None:
@@ -75,7 +75,9 @@ def _compare(what: str, actual: Any, wanted: Any, rtol: float) -> None:
         if got.size:
             scale = max(float(np.abs(wanted).max()), 1e-12)
             difference = float(np.abs(got - wanted).max())
-            assert difference <= rtol * max(scale, 1e-3), f"{what}: largest difference {difference:.3e}, scale {scale:.3e}"
+            assert difference <= rtol * max(scale, 1e-3), (
+                f"{what}: largest difference {difference:.3e}, scale {scale:.3e}"
+            )
     elif isinstance(wanted, dict):
         assert set(actual) == set(wanted), f"{what}: keys {sorted(actual)}, expected {sorted(wanted)}"
         for key, value in wanted.items():

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from growarray.growing import GRADMAX, TINY, GrowthRule, LinearGrowingModule, LinearMergeGrowingModule
+from growarray.growing import GRADMAX, LinearGrowingModule, LinearMergeGrowingModule
 from growarray.growing.extension import INITIALISATIONS, fan_in, gradmax_column_factors, normalisation_scales
 from growarray.growing.norm import GrowingBatchNorm1d
+from growarray.networks import GrowingMLP
 from growarray.nn import BatchNorm2d, Sequential, activation
-from growarray.ops import cross_entropy
+from growarray.ops import cross_entropy, mse
+from growarray.optim import SGD
 from tests.golden.case import Case
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -59,7 +61,9 @@ def activation_of(config: dict[str, Any], width: int) -> Any:
 
 def check_linear_pair(case: Case) -> None:
     config = case.config
-    first = layer(case["in.prev_w"], case.get("in.prev_b"), post_layer_function=activation_of(config, config["sizes"][1]))
+    first = layer(
+        case["in.prev_w"], case.get("in.prev_b"), post_layer_function=activation_of(config, config["sizes"][1])
+    )
     second = layer(case["in.next_w"], case.get("in.next_b"), previous_module=first)
     first.next_module = second
     bias = second.bias
@@ -127,7 +131,9 @@ def _check_variant(case: Case, variant: str, first: LinearGrowingModule, second:
     slope = case["out.activation_gradient"]
     case.check("out.activation_gradient", second.activation_gradient, expected=SELU if slope == SELU_ROUNDED else slope)
     exact = SELU / SELU_ROUNDED if slope == SELU_ROUNDED else 1.0
-    alpha = np.concatenate([p.data.reshape(second.new_neurons, -1) for p in first.extended_output_layer.parameters()], 1)
+    alpha = np.concatenate(
+        [p.data.reshape(second.new_neurons, -1) for p in first.extended_output_layer.parameters()], 1
+    )
     omega = second.extended_input_layer.weight.data
     case.check(at + "eig", second.eigenvalues_extension)
     case.check(at + "decrease", second.parameter_update_decrease)
@@ -186,8 +192,7 @@ def _check_pair_growth(case: Case, first: LinearGrowingModule, second: LinearGro
     hidden0 = case.config["sizes"][1] == 0
     second_bias = second.bias.copy() if hidden0 else 0.0
     case.check("out.grow.y_before", before - second_bias)
-    delta_bias = second.optimal_delta_layer.bias.data * second.optimal_delta_scaling if hidden0 else 0.0
-    case.check("raw.grow.y_ext", extended - second_bias + (delta_bias if False else 0.0))
+    case.check("raw.grow.y_ext", extended - second_bias)
     scalings = [second.optimal_delta_scaling, second.input_extension_scaling, first.output_extension_scaling]
     case.check("out.grow.scalings", [*scalings, second.scaling_factor])
     with warnings.catch_warnings():
@@ -393,7 +398,9 @@ def _check_merge_delta(case: Case, name: str, merge: LinearMergeGrowingModule) -
             case.check(f"out.{name}.delta{i}.b", bias)
 
 
-def _check_merge_scaling(case: Case, previous: list[Any], merge: LinearMergeGrowingModule, following: list[Any]) -> None:
+def _check_merge_scaling(
+    case: Case, previous: list[Any], merge: LinearMergeGrowingModule, following: list[Any]
+) -> None:
     value = case["out.scaling"]["value"]
     merge.update_scaling_factor(value)
     found = {"value": value}
@@ -650,7 +657,92 @@ def _check_rescaling_conv(case: Case) -> None:
         case.check(f"out.init.{output_init}.{input_init}.{pairing}.{rescaling}", rng.drawn)
 
 
+def _load(network: GrowingMLP, case: Case, prefix: str) -> None:
+    for index, module in enumerate(network.layers):
+        module.layer.weight.data = case[f"{prefix}.w{index}"].copy()
+        module.layer.bias.data = case[f"{prefix}.b{index}"].copy()
+
+
+def _mse_gradient(network: GrowingMLP, case: Case) -> float:
+    """Mean squared error of the full batch; leaves gradients behind."""
+    y, pullback = network.vjp(case["in.x"])
+    loss, loss_pullback = mse(y, case["in.t"])
+    network.zero_grad()
+    pullback(loss_pullback())
+    return float(loss)
+
+
+def check_e2e_mlp(case: Case) -> None:
+    config = case.config
+    inputs, outputs, hidden, layers = config["sizes"]
+    function = activation(config["activation"])
+    network = GrowingMLP(inputs, outputs, hidden, layers, function, config["bias"], dtype=np.float64)
+    _load(network, case, "in.start")
+    case.check("out.n_parameters", network.number_of_parameters())
+    losses = []
+    for step in range(3):
+        losses.append(_mse_gradient(network, case))
+        for index, module in enumerate(network.layers):
+            if step == 0:
+                case.check(f"out.start.dw{index}", module.layer.weight.grad)
+                case.check(f"out.start.db{index}", module.layer.bias.grad)
+        SGD(network, lr=case["in.lr"]).step()
+    case.check("out.sgd_losses", losses)
+    for index, module in enumerate(network.layers):  # three steps lead to the recorded start of the first round
+        case.check(f"in.round0.w{index}", module.weight)
+        case.check(f"in.round0.b{index}", module.bias)
+    for r in range(config["rounds"]):
+        _check_e2e_round(case, network, f"round{r}")
+    case.check("out.n_parameters_end", network.number_of_parameters())
+
+
+def _check_e2e_round(case: Case, network: GrowingMLP, at: str) -> None:
+    config = case.config
+    slope = SELU / SELU_ROUNDED if config["activation"] == "selu" else 1.0  # fact selu_gradient_rounded
+    _load(network, case, f"in.{at}")
+    network.init_computation()
+    case.check(f"out.{at}.loss_before", _mse_gradient(network, case))
+    network.update_computation()
+    network.compute_optimal_updates(**config["update"])
+    network.reset_computation()
+    expected = {}
+    for index, module in enumerate(network.growing_layers):
+        here = f"{at}.layer{index + 1}"
+        previous = module.previous_module.extended_output_layer
+        alpha = np.concatenate([p.data.reshape(module.new_neurons, -1) for p in previous.parameters()], 1)
+        omega = module.extended_input_layer.weight.data
+        decrease = case[f"out.{here}.decrease"]
+        improvement = decrease + (case[f"out.{here}.foi"] - decrease) * slope
+        expected[str(index)] = {"update_value": improvement, "parameter_improvement": decrease}
+        case.check(f"out.{here}.eig", module.eigenvalues_extension)
+        case.check(f"out.{here}.foi", module.first_order_improvement, expected=improvement)
+        case.check(f"out.{here}.decrease", module.parameter_update_decrease)
+        for name in [n for n in case.arrays if n.startswith(f"inv.{here}.")]:
+            case.check(name, omega @ omega.T if name.endswith("omega_outer") else omega @ alpha)
+        if f"out.{here}.delta_w" in case.arrays:
+            case.check(f"out.{here}.delta_w", module.optimal_delta_layer.weight.data)
+            case.check(f"out.{here}.delta_b", module.optimal_delta_layer.bias.data)
+        previous.weight.data, previous.bias.data = case[f"raw.{here}.alpha_w"], case[f"raw.{here}.alpha_b"]
+        module.extended_input_layer.weight.data = case[f"raw.{here}.omega"]  # the recorded signs, for what follows
+    found = {str(index): value for index, value in network.update_information().items()}
+    case.check(f"out.{at}.update_information", found, expected=expected)
+    case.check(f"out.{at}.selected", network.select_best_update())
+    losses = []
+    for factor in case[f"in.{at}.factors"]:
+        network.currently_updated_layer.scaling_factor = factor
+        losses.append(float(mse(network.extended_forward(case["in.x"]), case["in.t"])[0]))
+    case.check(f"raw.{at}.extended_losses", losses)
+    network.apply_change(config["scale"])
+    network.delete_update()
+    case.check(f"raw.{at}.loss_after", float(mse(network(case["in.x"]), case["in.t"])[0]))
+    case.check(f"out.{at}.sizes", [[m.in_features, m.out_features] for m in network.layers])
+    for index, module in enumerate(network.layers):
+        case.check(f"raw.{at}.after.w{index}", module.weight)
+        case.check(f"raw.{at}.after.b{index}", module.bias)
+
+
 CHECKS: dict[str, Callable[[Case], None]] = {
+    "e2e_mlp": check_e2e_mlp,
     "linear_pair": check_linear_pair,
     "linear_edit": check_linear_edit,
     "linear_merge": check_linear_merge,
@@ -658,4 +750,3 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "normalize_updates": check_normalize_updates,
     "rescaling_pairing": check_rescaling_pairing,
 }
-assert isinstance(TINY, GrowthRule)
