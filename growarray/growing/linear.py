@@ -184,7 +184,7 @@ class LinearGrowingModule(CollectingLinear):
             self.previous.keep_output_extension(keep + zeros, zeros if zeros_fan_in else 0)
 
     def layer_of_tensor(self, weight: Array, bias: Array | None = None, force_bias: bool = True) -> Linear:
-        """A plain layer of these values, in this layer's dtype; ``force_bias`` demands a bias exactly where it has one."""
+        """A plain layer of these values, in its dtype; ``force_bias`` demands a bias exactly where it has one."""
         if force_bias and (bias is not None) != self.use_bias:
             raise GrowthError(
                 f"{self.name}: use_bias is {self.use_bias}, but a bias was {'not ' if bias is None else ''}given"

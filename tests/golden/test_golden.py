@@ -37,7 +37,7 @@ NOT_BUILT_LAYERS = {
 }
 
 
-@pytest.mark.parametrize("entry", all_cases(), ids=lambda entry: f"{entry['kind']}-{entry['name']}")
+@pytest.mark.parametrize("entry", list(all_cases()), ids=lambda entry: f"{entry['kind']}-{entry['name']}")
 def test_golden(entry: dict[str, Any]) -> None:
     layer = entry["config"].get("layer", {}).get("class", "") if entry["kind"] == "torch_layer" else ""
     missing = NOT_BUILT.get(entry["kind"]) or NOT_BUILT_LAYERS.get(layer)
