@@ -49,12 +49,13 @@ LIBRARIES = {
         lambda host: array_api_strict.asarray(np.asarray(host), device=array_api_strict.Device("device1")),
     ),
     "double": Library("double", lambda host: doubles.DoubleArray(frozen(host))),
+    "cupy": Library("cupy", lambda host: library("cuda").asarray(np.asarray(host))),
 }
 
 
-@pytest.fixture(params=LIBRARIES)
+@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.gpu) if n == "cupy" else n for n in LIBRARIES])
 def xp(request: pytest.FixtureRequest) -> Library:
-    """Each array library in turn."""
+    """Each array library in turn; CuPy where there is a GPU."""
     return LIBRARIES[request.param]
 
 

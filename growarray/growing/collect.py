@@ -66,7 +66,8 @@ class CollectingLinear(ExtensionMixin):
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value and pullback; input and gradient at the pre-activity are kept while somebody asks for them.
 
-        The gradients kept are those of the latest pullback of the latest forward pass.
+        The gradients kept are those of the latest pullback of the latest forward pass. ``pullback(dy, wrt_x=False)``
+        returns None and spares the product that dx costs, for a layer at the network's input.
         """
         pre, back = linear(x, self.weight, self.bias)
         y, back_post = self.post_layer_function.vjp(pre)
@@ -79,16 +80,17 @@ class CollectingLinear(ExtensionMixin):
             for statistic in self._statistics():
                 statistic.updated = False
 
-        def pullback(dy: Array) -> Array:
+        def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
             d_pre = back_post(dy)
             if not (keeps_gradient and keeps_input and self._input is x):
-                dx, dw, db = back(d_pre)
+                dx, dw, db = back(d_pre, wrt_x=wrt_x)
                 if keeps_gradient and self._pre_activity is pre:
                     self.pre_activity_grad = d_pre
             else:  # the weight gradient is M^T: one product, accurate in float64, serves both
                 moment = cross_moment(Stream(x, self.use_bias), Stream(d_pre))
                 self.pre_activity_grad, self._moment = d_pre, moment
-                dx, dw = d_pre @ self.weight, namespace(moment).matrix_transpose(moment[: self.in_features, :])
+                dx = d_pre @ self.weight if wrt_x else None
+                dw = namespace(moment).matrix_transpose(moment[: self.in_features, :])
                 db = moment[-1, :] if self.use_bias else None
             self.layer.weight.accumulate(dw)
             if self.layer.bias is not None:

@@ -59,9 +59,10 @@ class GrowingResidualBlock(Module):
         skip, back_shortcut = self.shortcut.vjp(x)
         y, back_merge = self.merge.vjp(branch + skip)
 
-        def pullback(dy: Array) -> Array:
+        def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
             dz = back_merge(dy)
-            return back_first(back_second(dz)) + back_shortcut(dz)
+            branch, skip = back_first(back_second(dz), wrt_x=wrt_x), back_shortcut(dz, wrt_x=wrt_x)
+            return branch + skip if wrt_x else None
 
         return y, pullback
 
@@ -137,10 +138,11 @@ class GrowingResidualMLP(GrowingNetwork):
             y, back = module.vjp(y)
             backs.append(back)
 
-        def pullback(dy: Array) -> Array:
-            for back in reversed(backs):
+        def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
+            for back in reversed(backs[1:]):
                 dy = back(dy)
-            return namespace(dy).reshape(dy, shape)
+            dx = backs[0](dy, wrt_x=wrt_x)
+            return namespace(dx).reshape(dx, shape) if wrt_x else None
 
         return y, pullback
 

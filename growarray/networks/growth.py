@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -140,7 +141,7 @@ class Growth:
             y, pullback = self.network.vjp(x)
             loss, loss_pullback = self.task.loss(y, target)
             self.optimizer.zero_grad()
-            pullback(loss_pullback())
+            pullback(loss_pullback(), wrt_x=False)
             if self.settings.clip is not None:
                 clip_gradients(self.network.parameters(), self.settings.clip)
             self.optimizer.step()
@@ -180,12 +181,17 @@ class Growth:
             return self._record("growth", epoch=self.epoch, refused="the budget is used up", added=0)
         self.network.eval()
         samples = self.collect(fisher=rule.use_fisher)
-        self.network.compute_optimal_updates(rule)
+        with warnings.catch_warnings(record=True) as caught:  # a singular S is worth a note in the history, not a stop
+            warnings.simplefilter("always")
+            self.network.compute_optimal_updates(rule)
         self.network.reset_computation()
         place, search = self.choose(rule)
         index = self.network.growing_layers.index(place)
         entry: dict[str, Any] = {"epoch": self.epoch, "where": place.name, "place": index, "samples": samples}
+        entry["notes"] = sorted({str(warning.message) for warning in caught})
         promised = place.first_order_improvement
+        # Neurons that start at zero on one side promise a gradient, not yet a change of the loss.
+        first_order = promised - (place.new_neurons_fo_improvement if search is None else 0.0)
         train_before, before = self.evaluate(self.data)[0], self.evaluate(self.validation)[0]
         if search is not None and search.factor == 0.0:
             self.network.delete_update()
@@ -203,7 +209,7 @@ class Growth:
             added=added,
             scaling=factor,
             promised=promised,
-            predicted_change=-promised * factor**2,
+            predicted_change=-first_order * factor**2,
             train_change=train_after - train_before,
             train_loss=train_after,
             validation_change=after - before,
@@ -223,7 +229,7 @@ class Growth:
         seen = 0
         for x, target in batches(*self.data, self.settings.collect_batch, self.rng):
             y, pullback = self.network.vjp(x)
-            pullback(self.task.loss(y, target)[1](float(x.shape[0])))
+            pullback(self.task.loss(y, target)[1](float(x.shape[0])), wrt_x=False)
             self.network.update_computation(update_covariance_loss_gradient=fisher)
             seen += int(x.shape[0])
             if tolerance is not None and self.network.relative_error() <= tolerance:

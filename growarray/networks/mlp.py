@@ -92,10 +92,11 @@ class GrowingMLP(GrowingNetwork):
             y, back = layer.vjp(y)
             backs.append(back)
 
-        def pullback(dy: Array) -> Array:
-            for back in reversed(backs):
+        def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
+            for back in reversed(backs[1:]):
                 dy = back(dy)
-            return namespace(dy).reshape(dy, shape)
+            dx = backs[0](dy, wrt_x=wrt_x)
+            return namespace(dx).reshape(dx, shape) if wrt_x else None
 
         return y, pullback
 

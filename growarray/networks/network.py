@@ -17,7 +17,8 @@ class GrowingNetwork(Module):
     """A network with growable places: growing layers that have a previous module, and merges that may widen.
 
     A subclass defines :attr:`growing_layers` (the places, in order), :meth:`collectors` (every module whose
-    statistics they need), ``vjp``, and :meth:`extended_forward`, the output with every planned change at its scaling.
+    statistics they need), ``vjp`` (whose pullback takes ``wrt_x=False``: no gradient by the input is wanted), and
+    :meth:`extended_forward`, the output with every planned change at its scaling.
     """
 
     selected: int | None = None

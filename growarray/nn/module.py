@@ -7,7 +7,7 @@ A module is found by walking its attributes, without registration: a :class:`Par
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from growarray.errors import ShapeError
 
 __all__ = ["LoadReport", "Module", "Parameter"]
 
-Pullback = Callable[[Array], Any]
+Pullback = Callable[..., Any]
 ExtendedPullback = Callable[[Array | None, Array | None], tuple[Array | None, Array | None]]
 
 
@@ -169,7 +169,23 @@ class Module:
 
     def parameters(self) -> list[Parameter]:
         """Every owned parameter, each once."""
-        return list({id(p): p for _, p in self.named_parameters()}.values())
+        found: dict[int, Parameter] = {}
+        self._find_parameters(found)
+        return list(found.values())
+
+    def _find_parameters(self, found: dict[int, Parameter]) -> None:
+        """The walk of :meth:`named_parameters` without the names: optimizers take it at every step."""
+        for name, value in vars(self).items():
+            items: Iterable[Any] = (value,)
+            if isinstance(value, list | tuple):
+                items = value
+            elif isinstance(value, dict):
+                items = value.values()
+            for item in items:
+                if isinstance(item, Parameter):
+                    found[id(item)] = item
+                elif isinstance(item, Module) and name not in self._links:
+                    item._find_parameters(found)
 
     def number_of_parameters(self) -> int:
         """Number of trained scalars."""

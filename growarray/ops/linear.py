@@ -10,14 +10,15 @@ from growarray.errors import ShapeError
 
 __all__ = ["linear"]
 
-LinearVjp = Callable[[Array], tuple[Array, Array, Array | None]]
+LinearVjp = Callable[..., tuple[Array, Array, Array | None]]
 
 
 def linear(x: Array, w: Array, b: Array | None = None) -> tuple[Array, LinearVjp]:
     """``y = x w^T + b`` over the last axis of ``x``. Keeps ``x`` and ``w``.
 
     x : (..., d)    w : (o, d)    b : (o,) or None
-    Returns y (..., o) and a pullback ``dy -> (dx, dw, db)``; db is None where b is.
+    Returns y (..., o) and a pullback ``dy -> (dx, dw, db)``; db is None where b is. ``pullback(dy, wrt_x=False)``
+    leaves dx out (None): the first layer of a network need not compute it.
 
     Raises
     ------
@@ -41,11 +42,11 @@ def linear(x: Array, w: Array, b: Array | None = None) -> tuple[Array, LinearVjp
     if b is not None:
         y = y + b
 
-    def vjp(dy: Array) -> tuple[Array, Array, Array | None]:
+    def vjp(dy: Array, *, wrt_x: bool = True) -> tuple[Array, Array, Array | None]:
         n = math.prod(x.shape[:-1])
         rows, d_rows = xp.reshape(x, (n, x.shape[-1])), xp.reshape(dy, (n, dy.shape[-1]))
         dw = xp.matrix_transpose(d_rows) @ rows
         db = None if b is None else xp.sum(d_rows, axis=0)
-        return dy @ w, dw, db
+        return dy @ w if wrt_x else None, dw, db
 
     return y, vjp

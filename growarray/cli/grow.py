@@ -1,0 +1,148 @@
+"""``growarray grow``: its options, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from growarray import __version__
+from growarray.cli import save
+from growarray.cli.run import Run, RunOptions, open_run, options_from
+from growarray.cli.show import Show
+from growarray.errors import GrowArrayError
+from growarray.networks import History
+
+__all__ = ["app", "common", "grow"]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+_DEFAULTS = RunOptions()
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"growarray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Neural networks that grow, on NumPy and CuPy."""
+
+
+def _option(name: str, text: str, panel: str, *flags: str, none: str = "") -> Any:
+    """An option that is None unless it is given: its default stands in :class:`RunOptions`, and in the help."""
+    default = none or str(getattr(_DEFAULTS, name))
+    return typer.Option(*flags, help=text, rich_help_panel=panel, show_default=default)
+
+
+_D, _N, _G, _T, _O = "Data", "Network", "Growth", "Training", "Output"
+
+
+@app.command()
+def grow(
+    data: Annotated[str | None, _option("data", "'digits', or a .npz, .npy or .csv file", _D)] = None,
+    labels: Annotated[str | None, _option("labels", "second .npy file with the labels", _D, none="none")] = None,
+    label_column: Annotated[str | None, _option("label_column", "CSV column with them", _D, none="the last")] = None,
+    task: Annotated[str | None, _option("task", "classification or regression", _D)] = None,
+    standardise: Annotated[
+        bool | None, _option("standardise", "mean 0, deviation 1", _D, none="not for digits, yes for files")
+    ] = None,
+    validation_fraction: Annotated[float | None, _option("validation_fraction", "of the training part", _D)] = None,
+    test_fraction: Annotated[float | None, _option("test_fraction", "of all samples", _D)] = None,
+    network: Annotated[str | None, _option("network", "mlp or residual", _N)] = None,
+    hidden_layers: Annotated[int | None, _option("hidden_layers", "hidden layers, or residual blocks", _N)] = None,
+    width: Annotated[int | None, _option("width", "neurons of each at the start", _N)] = None,
+    activation: Annotated[str | None, _option("activation", "relu, gelu, selu, tanh, ...", _N)] = None,
+    rule: Annotated[str | None, _option("rule", "tiny, gradmax or fisher", _G)] = None,
+    choose: Annotated[str | None, _option("choose", "place to grow by first_order or validation", _G)] = None,
+    neurons: Annotated[int | None, _option("neurons", "most that one growth adds", _G)] = None,
+    every: Annotated[int | None, _option("every", "epochs from growth to growth", _G)] = None,
+    first: Annotated[int | None, _option("first", "epochs before the first growth", _G)] = None,
+    growths: Annotated[int | None, _option("growths", "most of them", _G, none="no limit")] = None,
+    max_parameters: Annotated[int | None, _option("max_parameters", "budget; 0 for no limit", _G)] = None,
+    max_flops: Annotated[int | None, _option("max_flops", "of one sample forward; 0 for no limit", _G)] = None,
+    relative_error: Annotated[
+        float | None, _option("relative_error", "collect until statistics are this sure", _G, none="all samples")
+    ] = None,
+    epochs: Annotated[int | None, _option("epochs", "passes over the training part", _T)] = None,
+    batch_size: Annotated[int | None, _option("batch_size", "samples a step", _T)] = None,
+    lr: Annotated[float | None, _option("lr", "learning rate at the start, to 0 along a cosine", _T)] = None,
+    weight_decay: Annotated[float | None, _option("weight_decay", "of AdamW", _T)] = None,
+    label_smoothing: Annotated[float | None, _option("label_smoothing", "of the cross entropy", _T)] = None,
+    seed: Annotated[int | None, _option("seed", "of splits, weights and batches", _T)] = None,
+    dtype: Annotated[str | None, _option("dtype", "float32 or float64", _T)] = None,
+    device: Annotated[str | None, _option("device", "cpu, cuda or cuda:N", _T)] = None,
+    compare: Annotated[bool | None, _option("compare", "train a fixed network too", _O, "--compare", none="no")] = None,
+    output: Annotated[Path | None, _option("", "folder to write into", _O, none="nothing is written")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --output.", rich_help_panel=_O)
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show the last line alone.", rich_help_panel=_O)] = False,
+) -> None:
+    """Grow a network while it trains, and show what each growth promised and what came of it."""
+    given = {name: value for name, value in locals().items() if name not in ("output", "resume", "quiet")}
+    with _plain_errors(output):
+        show = Show(Console(), quiet=quiet)
+        if resume:
+            _resume(show, given, output)
+        else:
+            options = options_from(given)
+            if output is not None:
+                save.new_folder(output)
+            _finish(show, Run(options, folder=output))
+
+
+def _resume(show: Show, given: dict[str, Any], folder: Path | None) -> None:
+    """Go on, or show the result of a run that is finished."""
+    if folder is None:
+        raise ValueError("--resume: expected the folder of the run, found none; name it with --output")
+    options, checkpoint = open_run(folder, given)
+    if checkpoint.final is not None:
+        show.line(f"the run in {folder} is finished; its result:")
+        show.result(options, History(checkpoint.state["history"]), checkpoint.final)
+        return
+    run = Run.resumed(options, checkpoint, folder)
+    save.check_writable(folder)
+    save.remove_leftovers(folder)
+    _finish(show, run)
+
+
+def _finish(show: Show, run: Run) -> None:
+    """Train to the end and show the result."""
+    with show:
+        show.start(run.options, run.data, run.loop)
+        run.train(show.entry)
+        if run.options.compare:
+            show.start_fixed(run.options)
+        final = run.finish(show.entry)
+    show.result(run.options, run.loop.history, final)
+    if run.folder is not None:
+        show.line(f"written into {run.folder}; see {save.PICTURE} and {save.HISTORY}")
+
+
+@contextmanager
+def _plain_errors(folder: Path | None) -> Iterator[None]:
+    """One line on stderr and exit code 2 for an error that is the user's to mend, 130 for Ctrl-C."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (GrowArrayError, ValueError, OSError) as error:
+        typer.echo(f"growarray grow: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        how = (
+            "nothing was written; with --output a run can be resumed"
+            if folder is None
+            else f"the run can be resumed: growarray grow --output {folder} --resume"
+        )
+        typer.echo(f"growarray grow: interrupted; {how}", err=True)
+        raise typer.Exit(130) from None

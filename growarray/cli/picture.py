@@ -1,0 +1,93 @@
+"""The picture of a run: loss, figure of merit and widths over the epochs, growths marked."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from growarray.networks import History
+
+__all__ = ["draw"]
+
+_TRAIN, _VALIDATION, _GROWTH, _REFUSED = "#1f77b4", "#d95f02", "#8c8c8c", "#c0392b"
+
+
+def draw(history: History) -> bytes:
+    """A PNG with three panels over one axis of epochs.
+
+    >>> history = History()
+    >>> history.add("train", epoch=1, train_loss=2.0, validation_loss=2.1, validation_score=0.3, widths=[2])
+    >>> draw(history)[1:4]
+    b'PNG'
+    """
+    figure = Figure(figsize=(8.0, 8.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)  # no window, whatever matplotlib's own setting is
+    loss, score, width = figure.subplots(3, 1, sharex=True)
+    _loss(loss, history.of("train"))
+    _score(score, history)
+    _widths(width, history.steps)
+    for panel in (loss, score, width):
+        _mark_growths(panel, history.of("growth"))
+        panel.grid(axis="y", alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(loc="best", fontsize=9, framealpha=0.9)
+    width.set_xlabel("epoch")
+    width.xaxis.set_major_locator(MaxNLocator(integer=True))
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def _loss(panel: Axes, entries: list[dict[str, Any]]) -> None:
+    epochs = [entry["epoch"] for entry in entries]
+    panel.plot(epochs, [e["train_loss"] for e in entries], color=_TRAIN, label="training", marker=".", markersize=4)
+    validation = [e["validation_loss"] for e in entries]
+    panel.plot(epochs, validation, color=_VALIDATION, label="validation", marker=".", markersize=4)
+    values = [v for e in entries for v in (e["train_loss"], e["validation_loss"])]
+    if min(values) > 0 and max(values) > 20 * min(values):
+        panel.set_yscale("log")
+    panel.set_ylabel("loss")
+
+
+def _score(panel: Axes, history: History) -> None:
+    entries, final = history.of("train"), history.final or {}
+    name = final.get("score_name", "accuracy")
+    epochs, scores = [e["epoch"] for e in entries], [e["validation_score"] for e in entries]
+    panel.plot(epochs, scores, color=_VALIDATION, label="validation", marker=".", markersize=4)
+    tested = final.get("test_score")
+    if tested is not None:
+        text = f"{tested:.2%}" if name == "accuracy" else f"{tested:.4f}"
+        panel.plot(epochs[-1:], [tested], "D", color="black", markersize=6, label=f"test at the end: {text}")
+    if name == "accuracy":
+        panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    panel.set_ylabel("R2" if name == "r2" else name)
+
+
+def _widths(panel: Axes, steps: list[dict[str, Any]]) -> None:
+    """Every width as a stair: it is that of the epoch's end until a growth at that end raises it."""
+    known = [step for step in steps if "widths" in step]
+    names = {step["place"]: step["where"] for step in steps if "place" in step}
+    epochs = [step["epoch"] for step in known]
+    for place in range(len(known[0]["widths"])):
+        widths = [step["widths"][place] for step in known]
+        label = f"width at {names[place]}" if place in names else f"width {place + 1}"
+        panel.plot(epochs, widths, drawstyle="steps-post", label=label)
+    panel.set_ylim(bottom=0)
+    panel.yaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.set_ylabel("neurons")
+
+
+def _mark_growths(panel: Axes, entries: list[dict[str, Any]]) -> None:
+    done = [entry["epoch"] for entry in entries if "refused" not in entry]
+    refused = [entry["epoch"] for entry in entries if "refused" in entry]
+    for epochs, colour, style, label in (
+        (done, _GROWTH, "--", "growth"),
+        (refused, _REFUSED, ":", "growth refused"),
+    ):
+        for index, epoch in enumerate(epochs):
+            panel.axvline(epoch, color=colour, linestyle=style, linewidth=0.8, zorder=0, label=None if index else label)

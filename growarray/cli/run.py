@@ -1,0 +1,381 @@
+"""A run of ``growarray grow`` without the terminal: options, network, loop, saving and going on."""
+
+from __future__ import annotations
+
+import math
+import time
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from growarray.cli import save
+from growarray.cli.data import DIGITS, RunData, load_data
+from growarray.cli.picture import draw
+from growarray.errors import ResumeError
+from growarray.growing import FISHER, GRADMAX, TINY, GrowthRule
+from growarray.networks import (
+    GrowingMLP,
+    GrowingNetwork,
+    GrowingResidualMLP,
+    Growth,
+    GrowthSettings,
+    History,
+    Task,
+    accuracy,
+    task_named,
+    write_atomically,
+)
+from growarray.nn import Module, ReLU, activation
+from growarray.ops import cross_entropy
+from growarray.optim import AdamW, cosine
+
+__all__ = ["Run", "RunOptions", "build_loop", "build_network", "open_run", "options_from"]
+
+OnEntry = Callable[[Growth, dict[str, Any]], None]
+
+_RULES: dict[str, GrowthRule] = {"tiny": TINY, "gradmax": GRADMAX, "fisher": FISHER}
+_CHOICES = {
+    "task": ("classification", "regression"),
+    "network": ("mlp", "residual"),
+    "rule": tuple(_RULES),
+    "choose": ("first_order", "validation"),
+    "dtype": ("float32", "float64"),
+}
+_AT_LEAST = {
+    "hidden_layers": 1,
+    "width": 1,
+    "neurons": 1,
+    "every": 1,
+    "first": 0,
+    "growths": 0,
+    "max_parameters": 0,
+    "max_flops": 0,
+    "epochs": 1,
+    "batch_size": 1,
+    "seed": 0,
+    "lr": 0.0,
+    "weight_decay": 0.0,
+    "relative_error": 0.0,
+}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of a run, and their defaults; what each means is said by ``growarray grow --help``.
+
+    standardise : None is no for the digits, which lie in [0, 1], and yes for files
+    growths : None is no limit;  max_parameters, max_flops : 0 is no limit;  relative_error : None is all batches
+
+    >>> RunOptions(epochs=3).settings().epochs
+    3
+    """
+
+    data: str = DIGITS
+    labels: str | None = None
+    label_column: str | None = None
+    task: str = "classification"
+    standardise: bool | None = None
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.2
+    network: str = "mlp"
+    hidden_layers: int = 1
+    width: int = 2
+    activation: str = "relu"
+    rule: str = "tiny"
+    choose: str = "first_order"
+    neurons: int = 8
+    every: int = 2
+    first: int = 2
+    growths: int | None = None
+    max_parameters: int = 8000
+    max_flops: int = 0
+    relative_error: float | None = None
+    epochs: int = 60
+    batch_size: int = 32
+    lr: float = 3e-3
+    weight_decay: float = 0.3
+    label_smoothing: float = 0.1
+    seed: int = 0
+    dtype: str = "float32"
+    device: str = "cpu"
+    compare: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{_flag(name)}: expected {' or '.join(known)}, found {getattr(self, name)!r}")
+        for name, least in _AT_LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not (least <= value < math.inf):
+                raise ValueError(f"{_flag(name)}: expected at least {least}, found {value}; raise it")
+        for name in ("validation_fraction", "test_fraction", "label_smoothing"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{_flag(name)}: expected at least 0 and below 1, found {getattr(self, name)}")
+        if self.data == DIGITS:
+            wrong = [name for name in ("labels", "label_column") if getattr(self, name) is not None]
+            if wrong or self.task != "classification":
+                raise ValueError(
+                    f"{_flag(wrong[0] if wrong else 'task')}: the digits come with their classes; "
+                    "name a file of your own with --data, or leave the option out"
+                )
+        _activation(self.activation)
+
+    def settings(self) -> GrowthSettings:
+        """What the loop needs of the options."""
+        return GrowthSettings(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            rule=_RULES[self.rule],
+            neurons=self.neurons,
+            every=self.every,
+            first=self.first,
+            growths=self.growths,
+            max_parameters=self.max_parameters or None,
+            max_flops=self.max_flops or None,
+            choose=self.choose,
+            relative_error=self.relative_error,
+        )
+
+    def load(self) -> RunData:
+        """The data that the options name."""
+        return load_data(
+            self.data,
+            labels=self.labels,
+            label_column=self.label_column,
+            task=self.task,
+            test_fraction=self.test_fraction,
+            validation_fraction=self.validation_fraction,
+            seed=self.seed,
+            dtype=self.dtype,
+            scaled=self.data != DIGITS if self.standardise is None else self.standardise,
+            device=self.device,
+        )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> RunOptions:
+        """Read back ``dataclasses.asdict``; ``ValueError`` for a name too many or too few, or a value of another type."""
+        types = typing.get_type_hints(cls)
+        if set(values) != set(types):
+            raise ValueError(f"other options: {', '.join(sorted(set(values) ^ set(types)))}")
+        for name, kind in types.items():
+            allowed = typing.get_args(kind) or (kind,)
+            if type(values[name]) not in allowed:
+                raise ValueError(f"option {name} is {values[name]!r}")
+        return cls(**values)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _activation(name: str) -> Module:
+    """The activation of the hidden layers."""
+    if name == "relu":
+        # A neuron that starts with zero incoming weights sits at exactly 0: with the slope 0 there it never trains.
+        return ReLU(at_zero=1.0)
+    layer = activation(name)
+    try:
+        layer.slope_at_zero  # noqa: B018
+    except NotImplementedError as error:
+        raise ValueError(
+            f"--activation: expected a function of each neuron alone, found {name!r}; take relu"
+        ) from error
+    return layer
+
+
+def options_from(given: Mapping[str, Any]) -> RunOptions:
+    """Options of a new run: those given, the defaults for the others. ``ValueError`` names one that cannot be used.
+
+    >>> options_from({"epochs": 2, "rule": "gradmax"}).neurons
+    8
+    """
+    values = {key: value for key, value in given.items() if value is not None}
+    for key in ("data", "labels"):
+        if key in values and values[key] != DIGITS:
+            values[key] = str(Path(values[key]).absolute())  # a run may go on from another folder
+    if values.get("task") == "regression":
+        if values.setdefault("label_smoothing", 0.0):
+            raise ValueError("--label-smoothing: expected none for a regression, which has no classes; leave it out")
+    return RunOptions(**values)
+
+
+def build_network(
+    options: RunOptions, features: int, outputs: int, widths: list[int] | None, rng: Any
+) -> GrowingNetwork:
+    """The network of the options, ``--width`` wide everywhere or with ``widths`` in the order of its places."""
+    places = options.hidden_layers * (1 if options.network == "mlp" else 2)
+    widths = [options.width] * places if widths is None else widths
+    if len(widths) != places:
+        raise ValueError(f"{len(widths)} widths for {places} places")
+    kind: dict[str, Any] = {"device": options.device, "dtype": np.dtype(options.dtype), "rng": rng}
+    function = _activation(options.activation)
+    if options.network == "mlp":
+        return GrowingMLP(features, outputs, hidden_size=widths, activation=function, **kind)
+    return GrowingResidualMLP(
+        features, outputs, num_features=widths[1::2], hidden_features=widths[::2], activation=function, **kind
+    )
+
+
+def build_loop(options: RunOptions, network: GrowingNetwork, data: RunData, rng: np.random.Generator) -> Growth:
+    """Network, AdamW along a cosine, task and settings in one loop."""
+    task = task_named(options.task)
+    if options.task == "classification":
+        task = Task(
+            task.name, partial(cross_entropy, label_smoothing=options.label_smoothing), accuracy, task.score_name
+        )
+    steps = options.epochs * math.ceil(data.train[0].shape[0] / options.batch_size)
+    return Growth(
+        network,
+        AdamW(network, lr=options.lr, weight_decay=options.weight_decay),
+        data.train,
+        validation=data.validation,
+        task=task,
+        settings=options.settings(),
+        schedule=cosine(options.lr, steps),
+        rng=rng,
+    )
+
+
+class Run:
+    """One run: :meth:`train`, then :meth:`finish`. With a ``folder`` every epoch ends in a checkpoint.
+
+    >>> run = Run(RunOptions(epochs=2, first=1, neurons=2))
+    >>> run.train()
+    >>> run.finish()["widths"]
+    [4]
+    """
+
+    def __init__(self, options: RunOptions, *, folder: Path | None = None, widths: list[int] | None = None) -> None:
+        self.options, self.folder = options, folder
+        self.data = options.load()
+        rng = np.random.Generator(np.random.PCG64(options.seed))
+        network = build_network(options, self.data.features, self.data.outputs, widths, rng)
+        self.loop = build_loop(options, network, self.data, rng)
+        self.seconds = 0.0
+
+    @classmethod
+    def resumed(cls, options: RunOptions, checkpoint: save.Checkpoint, folder: Path) -> Run:
+        """The run as it was when ``checkpoint`` was written; ``ResumeError`` where that cannot be."""
+        path = folder / save.CHECKPOINT
+        try:
+            if checkpoint.network != options.network:
+                raise ValueError(f"network {checkpoint.network!r}, option {options.network!r}")
+            places = options.hidden_layers * (1 if options.network == "mlp" else 2)
+            if len(checkpoint.widths) != places:
+                raise ValueError(f"{len(checkpoint.widths)} widths for {places} places")
+        except ValueError as error:
+            raise save.damaged(path, str(error)) from error
+        run = cls(options, folder=folder, widths=checkpoint.widths)
+        if run.data.digest != checkpoint.data:
+            raise ResumeError(
+                f"--resume: {options.data} holds other data now than when the run in {folder} began; "
+                "bring the old data back, or start another run with another --output"
+            )
+        save.restore(path, checkpoint, run.loop)
+        run.seconds = checkpoint.seconds
+        return run
+
+    def train(self, on_entry: OnEntry | None = None, *, until: int | None = None) -> None:
+        """Train and grow to epoch ``until``, by default to the last, with a checkpoint after each."""
+        last = self.options.epochs if until is None else min(until, self.options.epochs)
+        if self.loop.epoch == 0:
+            self.save()
+        self.loop.callbacks = [] if on_entry is None else [on_entry]
+        while self.loop.epoch < last:
+            self.seconds += _timed(self.loop, self.loop.epoch + 1)
+            self.save()
+
+    def save(self, final: dict[str, Any] | None = None) -> None:
+        """Write the checkpoint, where there is a folder."""
+        if self.folder is not None:
+            checkpoint = save.take_checkpoint(
+                self.loop,
+                options=asdict(self.options),
+                data=self.data.digest,
+                kind=self.options.network,
+                seconds=self.seconds,
+                final=final,
+            )
+            save.write_checkpoint(self.folder / save.CHECKPOINT, checkpoint)
+
+    def finish(self, on_entry: OnEntry | None = None) -> dict[str, Any]:
+        """Test, train the fixed network where asked for, write everything; returns the final figures."""
+        grown = self.loop.history.of("growth")
+        final = {
+            "score_name": self.loop.task.score_name,
+            **self._figures(self.loop, self.seconds),
+            "epochs": self.loop.epoch,
+            "growths": self.loop.growths,
+            "refused": sum("refused" in entry for entry in grown),
+            "compare": self._fixed(on_entry) if self.options.compare else None,
+            "classes": list(self.data.classes),
+            "scaling": self.data.scaling,
+            "options": asdict(self.options),
+        }
+        self.loop.history.final = final
+        if self.folder is not None:
+            save.write_weights(self.folder, self.loop.network)
+            write_atomically(self.folder / save.PICTURE, draw(self.loop.history))
+            self.loop.history.save(self.folder / save.HISTORY)
+            self.save(final)  # last: a run that is killed before it writes the others again
+        return final
+
+    def _figures(self, loop: Growth, seconds: float) -> dict[str, Any]:
+        """Test figures, size and time of a trained network."""
+        loss, score = None, None
+        if self.data.test is not None:  # in one batch: the mean of the R2 of two batches is not that of both
+            loss, score = loop.evaluate(self.data.test, batch_size=self.data.test[0].shape[0])
+        return {
+            **({"test_accuracy": score} if self.options.task == "classification" else {}),
+            "test_score": score,
+            "test_loss": loss,
+            "parameters": loop.network.number_of_parameters(),
+            "widths": list(loop.network.widths),
+            "seconds": seconds,
+        }
+
+    def _fixed(self, on_entry: OnEntry | None) -> dict[str, Any]:
+        """The same training of a network that has the final widths from the start."""
+        options = replace(self.options, growths=0)
+        rng = np.random.Generator(np.random.PCG64(options.seed))
+        widths = list(self.loop.network.widths)
+        network = build_network(options, self.data.features, self.data.outputs, widths, rng)
+        loop = build_loop(options, network, self.data, rng)
+        loop.callbacks = [] if on_entry is None else [on_entry]
+        return self._figures(loop, _timed(loop, options.epochs))
+
+
+def _timed(loop: Growth, until: int) -> float:
+    start = time.perf_counter()
+    loop.run(until=until)
+    return time.perf_counter() - start
+
+
+def open_run(folder: Path, given: Mapping[str, Any]) -> tuple[RunOptions, save.Checkpoint]:
+    """Options and checkpoint of the run in ``folder``.
+
+    Raises
+    ------
+    ResumeError
+        There is none, it is damaged, or an option in ``given`` that is not None differs from the run's.
+    """
+    path = folder / save.CHECKPOINT
+    checkpoint = save.read_checkpoint(path)
+    try:
+        options = RunOptions.from_json(checkpoint.options)
+    except ValueError as error:
+        raise save.damaged(path, str(error)) from error
+    new = options_from({**checkpoint.options, **{key: value for key, value in given.items() if value is not None}})
+    for field in fields(RunOptions):
+        old, found = getattr(options, field.name), getattr(new, field.name)
+        if old != found:
+            raise ResumeError(
+                f"{_flag(field.name)}: the run in {folder} has {old!r}, the command line says {found!r}; "
+                "leave the option out to go on, or start another run with another --output"
+            )
+    return options, checkpoint
