@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
-from bench.timing import show, write_json
+from bench.timing import show, use_threads, write_json
 
 SUITES = ("merge_statistics", "growth_cycle", "import_time", "kernels")
 
@@ -17,18 +20,24 @@ def main() -> None:
     parser.add_argument("suites", nargs="*", metavar="suite", help=f"of {', '.join(SUITES)}; default all")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")
     parser.add_argument("--json", metavar="FILE", help="write the results there")
+    parser.add_argument("--threads", type=int, help="of each side; 1 counts processor seconds, not those of the wall")
     chosen = parser.parse_args()
     unknown = set(chosen.suites) - set(SUITES)
     if unknown:
         parser.error(f"unknown suites {sorted(unknown)}; known: {', '.join(SUITES)}")
-    results = {}
+    use_threads(chosen.threads)
+    results: dict[str, Any] = {}
+
+    def keep(name: str, result: Mapping[str, Any]) -> None:
+        results[name] = result
+        if chosen.json:
+            write_json(chosen.json, results)
+
     for name in chosen.suites or SUITES:
         suite = importlib.import_module(f"bench.{name}")
         start = time.perf_counter()
-        results[name] = suite.run(quick=chosen.quick)
+        keep(name, suite.run(quick=chosen.quick, progress=partial(keep, name)))
         show(f"\n## {name} ({time.perf_counter() - start:.0f} s)\n\n{suite.report(results[name])}\n")
-        if chosen.json:
-            write_json(chosen.json, results)
 
 
 if __name__ == "__main__":

@@ -2,21 +2,20 @@
 
 *update*: the statistics of one batch, after the same forward and backward pass on both sides. growarray has M from its
 pullback by then (it is the weight gradient), so its share is paid in the backward pass; *step* counts everything,
-forward, backward and update, on both sides. Run ``python -m bench.merge_statistics [--quick] [--json FILE]``.
+forward, backward and update, on both sides.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from bench import sides
 from bench.memory import peak
-from bench.timing import compare_phases, geometric_mean, show, table, use_threads
+from bench.timing import clock, compare_phases, geometric_mean, show, table, use_threads
 
 __all__ = ["cases", "report", "run"]
 
@@ -31,6 +30,8 @@ COLUMNS = {
     "step_theirs": "GroMo ms:.3f",
     "step_ratio": "step ratio:.2f",
     "spread": "spread:.2f",
+    "calls": "calls:d",
+    "others": "others:.0%",
     "error": "error against float64:.1e",
 }
 MEMORY_COLUMNS = {
@@ -48,18 +49,18 @@ LIMIT = 20 * 2**30  # bytes; leaves room on a machine of 24 GiB
 def cases(*, quick: bool = False) -> Iterator[sides.Case]:
     """A layer, and merges of 2 and 3 layers with separate and shared inputs, over n and d."""
     kinds = [(1, False), (2, False), (2, True), (3, False), (3, True)]
-    for layers, shared in kinds:
-        for n in (256, 4096) if quick else (256, 4096, 65536):
-            for d in (64, 256) if quick else (64, 256, 1024):
+    for n in (256, 4096) if quick else (256, 4096, 65536):
+        for d in (64, 256) if quick else (64, 256, 1024):
+            for layers, shared in kinds:
                 yield sides.Case(layers, shared, n, d)
 
 
 def _phases(side: sides.Side) -> Mapping[str, float]:
-    start = time.perf_counter()
+    start = clock()
     side.forward_backward()
-    middle = time.perf_counter()
+    middle = clock()
     side.update()
-    end = time.perf_counter()
+    end = clock()
     return {"update": end - middle, "step": end - start}
 
 
@@ -105,12 +106,13 @@ def measure_case(case: sides.Case, *, quick: bool = False, memory: bool = True) 
     ours, theirs = sides.ours(case), sides.theirs(case)
     error = _check(case, ours, theirs)
     result = compare_phases(
-        lambda: _phases(ours), lambda: _phases(theirs), repeat=7 if quick else 15, warmup=1, budget=2 if quick else 6
+        lambda: _phases(ours), lambda: _phases(theirs), repeat=7 if quick else 15, warmup=0, budget=1.5 if quick else 3
     )
     for name, one in result.items():
         row |= {f"{name}_ours": 1e3 * one.ours, f"{name}_theirs": 1e3 * one.theirs, f"{name}_ratio": one.ratio}
     update = result["update"]
-    row |= {"spread": max(update.ours_spread, update.theirs_spread), "calls": update.calls, "error": error}
+    row |= {"spread": max(update.ours_spread, update.theirs_spread), "calls": update.calls}
+    row |= {"others": update.others, "error": error}
     if memory:
         del ours, theirs
         for which in ("ours", "theirs"):
@@ -119,8 +121,10 @@ def measure_case(case: sides.Case, *, quick: bool = False, memory: bool = True) 
     return row
 
 
-def run(*, quick: bool = False, memory: bool = True) -> dict[str, Any]:
-    """All cases, and their summary."""
+def run(
+    *, quick: bool = False, memory: bool = True, progress: Callable[[Mapping[str, Any]], None] | None = None
+) -> dict[str, Any]:
+    """All cases, and their summary; ``progress`` is called with what there is after each case."""
     import torch  # noqa: F401  (before the number of threads is set)
 
     use_threads()
@@ -130,6 +134,8 @@ def run(*, quick: bool = False, memory: bool = True) -> dict[str, Any]:
         row = rows[-1]
         figures = ", ".join(f"{name} {row[f'{name}_ratio']:.2f}" for name in ("update", "step") if "error" in row)
         show(f"{case.kind:16} n={case.n:6} d={case.d:5}: {row.get('skipped', figures)}")
+        if progress is not None:
+            progress({"rows": rows, "summary": summary(rows)})
     return {"rows": rows, "summary": summary(rows)}
 
 
@@ -159,8 +165,9 @@ def report(results: Mapping[str, Any]) -> str:
     lines = [table(done, COLUMNS), ""]
     if any("increase_ours" in row for row in done):
         lines += [table(done, MEMORY_COLUMNS), ""]
-    lines += [f"skipped: {row['kind']}, {row['n']}, {row['d']}: {row['skipped']}" for row in results["rows"][:]
-              if "skipped" in row]
+    for row in results["rows"]:
+        if "skipped" in row:
+            lines.append(f"skipped: {row['kind']}, n={row['n']}, d={row['d']}: {row['skipped']}")
     for name in ("update", "step"):
         one = results["summary"][name]
         kinds = ", ".join(f"{kind} {value:.2f}" for kind, value in one["by_kind"].items())

@@ -1,7 +1,11 @@
 """Two callables against each other: interleaved, medians, ratio, spread; tables, JSON, facts of the machine.
 
 Libraries keep idle threads spinning for some milliseconds after a product (OpenBLAS about 26, OpenMP a few), which
-would steal a core from the other side. So each side has turns: a pause first, then several calls in a row.
+would steal a core from the other side. So each side has turns: a pause first, then several calls in a row. Where
+other processes keep the cores busy, a turn waits for a quiet moment, for a while; how busy they were is reported.
+
+With one thread a side (:func:`use_threads`), seconds are those of the processor, not of the wall: other processes then
+cost nothing but cache and memory bandwidth. On a machine that is shared this is the figure to trust.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from typing import Any
 
 __all__ = [
     "Comparison",
+    "clock",
     "compare",
     "compare_phases",
     "geometric_mean",
@@ -35,13 +40,25 @@ __all__ = [
 
 SETTLE = 0.04  # seconds; longer than OpenBLAS and OpenMP let idle threads spin
 TURN = 0.06  # seconds of calls in one turn, where one call is shorter than that
+PATIENCE = 3.0  # seconds that one comparison waits for other processes, all its turns together
+LONG = 4.0  # seconds; calls longer than that have two turns at least, others three
 
 Phases = Callable[[], Mapping[str, float]]
+_state: dict[str, Any] = {"clock": time.perf_counter, "limits": None}
+
+
+def clock() -> float:
+    """Seconds: of the wall, or of the processor where there is one thread."""
+    seconds: float = _state["clock"]()
+    return seconds
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Medians in seconds, their ratio (above 1: ours is faster), and spreads: quartile distance over median."""
+    """Medians in seconds, their ratio (above 1: ours is faster), and spreads: quartile distance over median.
+
+    ``others`` is the share of all cores that other processes took, looked at before every turn.
+    """
 
     ours: float
     theirs: float
@@ -49,12 +66,13 @@ class Comparison:
     ours_spread: float
     theirs_spread: float
     calls: int
+    others: float
 
     @classmethod
-    def of(cls, ours: Sequence[float], theirs: Sequence[float]) -> Comparison:
+    def of(cls, ours: Sequence[float], theirs: Sequence[float], others: float = math.nan) -> Comparison:
         """From the seconds of single calls."""
         a, b = statistics.median(ours), statistics.median(theirs)
-        return cls(a, b, b / a, _spread(ours), _spread(theirs), min(len(ours), len(theirs)))
+        return cls(a, b, b / a, _spread(ours), _spread(theirs), min(len(ours), len(theirs)), others)
 
 
 def _spread(times: Sequence[float]) -> float:
@@ -83,9 +101,9 @@ def compare(
 
 def _timed(function: Callable[[], object]) -> Phases:
     def run() -> Mapping[str, float]:
-        start = time.perf_counter()
+        start = clock()
         function()
-        return {"total": time.perf_counter() - start}
+        return {"total": clock() - start}
 
     return run
 
@@ -96,29 +114,48 @@ def compare_phases(
     """Compare callables that time themselves and return seconds by phase; phases that both have are compared.
 
     repeat : turns of each side    warmup : untimed calls of each side before
-    budget : seconds after which no further turn starts, once each side had three
+    budget : seconds after which no further turn starts, once each side had three (two of very long calls)
     """
     lengths = []
     for side in (ours, theirs):
-        seconds = 0.0
-        for _ in range(max(warmup, 1)):
+        seconds = math.inf
+        for _ in range(warmup):
             start = time.perf_counter()
             side()
             seconds = time.perf_counter() - start
         lengths.append(seconds)
     collected: tuple[list[Mapping[str, float]], list[Mapping[str, float]]] = ([], [])
-    started = time.perf_counter()
+    started, patience, busy = time.perf_counter(), PATIENCE, []
     for turn in range(repeat):
-        if turn >= 3 and time.perf_counter() - started > budget:
+        least = 2 if time.perf_counter() - started > LONG * 2 * turn else 3
+        if turn >= least and time.perf_counter() - started > budget:
             break
         for side, seconds, kept in zip((ours, theirs), lengths, collected, strict=True):
             time.sleep(SETTLE)
+            share = _busy()
+            while share > 0.25 and patience > 0 and _state["clock"] is time.perf_counter:
+                patience -= SETTLE
+                share = _busy()
+            busy.append(share)
             calls = max(1, min(50, int(TURN / max(seconds, 1e-6))))
             if calls > 1:
                 side()  # wakes the library's threads and fills the caches again
             kept += [side() for _ in range(calls)]
     names = [name for name in collected[0][0] if name in collected[1][0]]
-    return {name: Comparison.of(*([call[name] for call in side] for side in collected)) for name in names}
+    others = statistics.mean(busy)
+    return {name: Comparison.of(*([call[name] for call in side] for side in collected), others) for name in names}
+
+
+def _busy() -> float:
+    """Share of all cores in use over a pause of ours, so by others; 0 where the system does not say."""
+    before = _ticks()
+    time.sleep(SETTLE)
+    spent = [b - a for a, b in zip(before, _ticks(), strict=True)]
+    return 1.0 - sum(spent[3:5]) / sum(spent) if sum(spent) > 0 else 0.0
+
+
+def _ticks() -> list[int]:
+    return [int(word) for line in _lines("/proc/stat")[:1] for word in line.split()[1:]]
 
 
 def measure(function: Callable[[], object], *, repeat: int = 7, warmup: int = 2) -> float:
@@ -127,9 +164,9 @@ def measure(function: Callable[[], object], *, repeat: int = 7, warmup: int = 2)
         function()
     times = []
     for _ in range(repeat):
-        start = time.perf_counter()
+        start = clock()
         function()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return statistics.median(times)
 
 
@@ -144,8 +181,12 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 
 def use_threads(count: int | None = None) -> int:
-    """Give torch as many threads as BLAS has: one a core, or ``count``; returns the number."""
-    cores = count or len(os.sched_getaffinity(0))
+    """Give BLAS and torch, once imported, as many threads as there are cores, or ``count``; returns the number."""
+    import threadpoolctl
+
+    cores = count or _state.get("threads") or len(os.sched_getaffinity(0))
+    _state["threads"], _state["clock"] = cores, time.process_time if cores == 1 else time.perf_counter
+    _state["limits"] = threadpoolctl.threadpool_limits(cores)
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(cores)
@@ -173,6 +214,7 @@ def machine() -> dict[str, Any]:
         "blas": blas,
         "python": platform.python_version(),
         "versions": {name: version for name in names if (version := _version(name))},
+        "threads": _state.get("threads"),
         "load": os.getloadavg()[0],
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +41,7 @@ def common(
 def _option(name: str, text: str, panel: str, *flags: str, none: str = "") -> Any:
     """An option that is None unless it is given: its default stands in :class:`RunOptions`, and in the help."""
     default = none or str(getattr(_DEFAULTS, name))
-    return typer.Option(*flags, help=text, rich_help_panel=panel, show_default=default)
+    return typer.Option(*flags, help=f"{text}; default {default}", rich_help_panel=panel, show_default=False)
 
 
 _D, _N, _G, _T, _O = "Data", "Network", "Growth", "Training", "Output"
@@ -53,7 +54,7 @@ def grow(
     label_column: Annotated[str | None, _option("label_column", "CSV column with them", _D, none="the last")] = None,
     task: Annotated[str | None, _option("task", "classification or regression", _D)] = None,
     standardise: Annotated[
-        bool | None, _option("standardise", "mean 0, deviation 1", _D, none="not for digits, yes for files")
+        bool | None, _option("standardise", "mean 0, deviation 1", _D, none="no for digits, yes for files")
     ] = None,
     validation_fraction: Annotated[float | None, _option("validation_fraction", "of the training part", _D)] = None,
     test_fraction: Annotated[float | None, _option("test_fraction", "of all samples", _D)] = None,
@@ -81,7 +82,7 @@ def grow(
     dtype: Annotated[str | None, _option("dtype", "float32 or float64", _T)] = None,
     device: Annotated[str | None, _option("device", "cpu, cuda or cuda:N", _T)] = None,
     compare: Annotated[bool | None, _option("compare", "train a fixed network too", _O, "--compare", none="no")] = None,
-    output: Annotated[Path | None, _option("", "folder to write into", _O, none="nothing is written")] = None,
+    output: Annotated[Path | None, _option("", "folder to write into", _O, none="none: nothing is written")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --output.", rich_help_panel=_O)
     ] = False,
@@ -130,9 +131,11 @@ def _finish(show: Show, run: Run) -> None:
 
 @contextmanager
 def _plain_errors(folder: Path | None) -> Iterator[None]:
-    """One line on stderr and exit code 2 for an error that is the user's to mend, 130 for Ctrl-C."""
+    """One line on stderr for a warning; and exit code 2 for an error that is the user's to mend, 130 for Ctrl-C."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: typer.echo(f"growarray grow: {message}", err=True)
+            yield
     except BrokenPipeError:
         raise
     except (GrowArrayError, ValueError, OSError) as error:
@@ -141,7 +144,7 @@ def _plain_errors(folder: Path | None) -> Iterator[None]:
     except KeyboardInterrupt:
         how = (
             "nothing was written; with --output a run can be resumed"
-            if folder is None
+            if folder is None or not (folder / save.CHECKPOINT).is_file()
             else f"the run can be resumed: growarray grow --output {folder} --resume"
         )
         typer.echo(f"growarray grow: interrupted; {how}", err=True)

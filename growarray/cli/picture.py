@@ -30,9 +30,9 @@ def draw(history: History) -> bytes:
     loss, score, width = figure.subplots(3, 1, sharex=True)
     _loss(loss, history.of("train"))
     _score(score, history)
-    _widths(width, history.steps)
+    _widths(width, history)
     for panel in (loss, score, width):
-        _mark_growths(panel, history.of("growth"))
+        _mark_growths(panel, history.of("growth"), named=panel is loss)
         panel.grid(axis="y", alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(loc="best", fontsize=9, framealpha=0.9)
@@ -68,21 +68,22 @@ def _score(panel: Axes, history: History) -> None:
     panel.set_ylabel("R2" if name == "r2" else name)
 
 
-def _widths(panel: Axes, steps: list[dict[str, Any]]) -> None:
+def _widths(panel: Axes, history: History) -> None:
     """Every width as a stair: it is that of the epoch's end until a growth at that end raises it."""
-    known = [step for step in steps if "widths" in step]
-    names = {step["place"]: step["where"] for step in steps if "place" in step}
+    known = [step for step in history.steps if "widths" in step]
+    names = {step["place"]: step["where"] for step in history.of("growth") if "place" in step}
+    names |= dict(enumerate((history.final or {}).get("places", [])))
     epochs = [step["epoch"] for step in known]
     for place in range(len(known[0]["widths"])):
         widths = [step["widths"][place] for step in known]
-        label = f"width at {names[place]}" if place in names else f"width {place + 1}"
+        label = names.get(place, f"place {place}")
         panel.plot(epochs, widths, drawstyle="steps-post", label=label)
     panel.set_ylim(bottom=0)
     panel.yaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.set_ylabel("neurons")
+    panel.set_ylabel("width")
 
 
-def _mark_growths(panel: Axes, entries: list[dict[str, Any]]) -> None:
+def _mark_growths(panel: Axes, entries: list[dict[str, Any]], *, named: bool) -> None:
     done = [entry["epoch"] for entry in entries if "refused" not in entry]
     refused = [entry["epoch"] for entry in entries if "refused" in entry]
     for epochs, colour, style, label in (
@@ -90,4 +91,11 @@ def _mark_growths(panel: Axes, entries: list[dict[str, Any]]) -> None:
         (refused, _REFUSED, ":", "growth refused"),
     ):
         for index, epoch in enumerate(epochs):
-            panel.axvline(epoch, color=colour, linestyle=style, linewidth=0.8, zorder=0, label=None if index else label)
+            panel.axvline(
+                epoch,
+                color=colour,
+                linestyle=style,
+                linewidth=0.8,
+                zorder=0,
+                label=label if named and not index else None,
+            )

@@ -6,43 +6,38 @@ import math
 import time
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from growarray.backend import library
 from growarray.cli import save
+from growarray.cli.build import NETWORKS, RULES, build_network, hidden_activation, number_of_places
 from growarray.cli.data import DIGITS, RunData, load_data
 from growarray.cli.picture import draw
 from growarray.errors import ResumeError
-from growarray.growing import FISHER, GRADMAX, TINY, GrowthRule
 from growarray.networks import (
-    GrowingMLP,
-    GrowingNetwork,
-    GrowingResidualMLP,
     Growth,
     GrowthSettings,
-    History,
     Task,
     accuracy,
     task_named,
     write_atomically,
 )
-from growarray.nn import Module, ReLU, activation
 from growarray.ops import cross_entropy
 from growarray.optim import AdamW, cosine
 
-__all__ = ["Run", "RunOptions", "build_loop", "build_network", "open_run", "options_from"]
+__all__ = ["Run", "RunOptions", "build_loop", "open_run", "options_from"]
 
 OnEntry = Callable[[Growth, dict[str, Any]], None]
 
-_RULES: dict[str, GrowthRule] = {"tiny": TINY, "gradmax": GRADMAX, "fisher": FISHER}
 _CHOICES = {
     "task": ("classification", "regression"),
-    "network": ("mlp", "residual"),
-    "rule": tuple(_RULES),
+    "network": NETWORKS,
+    "rule": tuple(RULES),
     "choose": ("first_order", "validation"),
     "dtype": ("float32", "float64"),
 }
@@ -123,14 +118,20 @@ class RunOptions:
                     f"{_flag(wrong[0] if wrong else 'task')}: the digits come with their classes; "
                     "name a file of your own with --data, or leave the option out"
                 )
-        _activation(self.activation)
+        rule = RULES[self.rule]
+        if self.choose == "validation" and (rule.alpha_zero or rule.omega_zero):
+            raise ValueError(
+                f"--choose: expected first_order with the rule {self.rule}, whose new neurons start at zero and change "
+                "no loss, found 'validation'; leave it out"
+            )
+        hidden_activation(self.activation)
 
     def settings(self) -> GrowthSettings:
         """What the loop needs of the options."""
         return GrowthSettings(
             epochs=self.epochs,
             batch_size=self.batch_size,
-            rule=_RULES[self.rule],
+            rule=RULES[self.rule],
             neurons=self.neurons,
             every=self.every,
             first=self.first,
@@ -158,13 +159,13 @@ class RunOptions:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RunOptions:
-        """Read back ``dataclasses.asdict``; ``ValueError`` for a name too many or too few, or a value of another type."""
+        """Read back ``dataclasses.asdict``; ``ValueError`` for other names or types."""
         types = typing.get_type_hints(cls)
         if set(values) != set(types):
             raise ValueError(f"other options: {', '.join(sorted(set(values) ^ set(types)))}")
         for name, kind in types.items():
             allowed = typing.get_args(kind) or (kind,)
-            if type(values[name]) not in allowed:
+            if type(values[name]) not in allowed and not (float in allowed and type(values[name]) is int):
                 raise ValueError(f"option {name} is {values[name]!r}")
         return cls(**values)
 
@@ -173,56 +174,40 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _activation(name: str) -> Module:
-    """The activation of the hidden layers."""
-    if name == "relu":
-        # A neuron that starts with zero incoming weights sits at exactly 0: with the slope 0 there it never trains.
-        return ReLU(at_zero=1.0)
-    layer = activation(name)
-    try:
-        layer.slope_at_zero  # noqa: B018
-    except NotImplementedError as error:
-        raise ValueError(
-            f"--activation: expected a function of each neuron alone, found {name!r}; take relu"
-        ) from error
-    return layer
-
-
 def options_from(given: Mapping[str, Any]) -> RunOptions:
     """Options of a new run: those given, the defaults for the others. ``ValueError`` names one that cannot be used.
 
     >>> options_from({"epochs": 2, "rule": "gradmax"}).neurons
     8
     """
-    values = {key: value for key, value in given.items() if value is not None}
-    for key in ("data", "labels"):
-        if key in values and values[key] != DIGITS:
-            values[key] = str(Path(values[key]).absolute())  # a run may go on from another folder
-    if values.get("task") == "regression":
-        if values.setdefault("label_smoothing", 0.0):
-            raise ValueError("--label-smoothing: expected none for a regression, which has no classes; leave it out")
-    return RunOptions(**values)
+    values = _plain(given)
+    if values.get("task") == "regression" and values.setdefault("label_smoothing", 0.0):
+        raise ValueError("--label-smoothing: expected none for a regression, which has no classes; leave it out")
+    options = RunOptions(**values)
+    library(options.device)  # a device that is missing is said before a folder is made
+    return options
 
 
-def build_network(
-    options: RunOptions, features: int, outputs: int, widths: list[int] | None, rng: Any
-) -> GrowingNetwork:
-    """The network of the options, ``--width`` wide everywhere or with ``widths`` in the order of its places."""
-    places = options.hidden_layers * (1 if options.network == "mlp" else 2)
-    widths = [options.width] * places if widths is None else widths
-    if len(widths) != places:
-        raise ValueError(f"{len(widths)} widths for {places} places")
-    kind: dict[str, Any] = {"device": options.device, "dtype": np.dtype(options.dtype), "rng": rng}
-    function = _activation(options.activation)
-    if options.network == "mlp":
-        return GrowingMLP(features, outputs, hidden_size=widths, activation=function, **kind)
-    return GrowingResidualMLP(
-        features, outputs, num_features=widths[1::2], hidden_features=widths[::2], activation=function, **kind
+def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not None, with paths made absolute: a run may go on from another folder."""
+    values = {name: value for name, value in given.items() if value is not None}
+    paths = [name for name in ("data", "labels") if values.get(name, DIGITS) != DIGITS]
+    return values | {name: str(Path(values[name]).absolute()) for name in paths}
+
+
+def build_loop(options: RunOptions, data: RunData, widths: list[int] | None = None) -> Growth:
+    """Network, AdamW along a cosine, task and settings; ``--width`` wide everywhere, or as wide as ``widths``."""
+    rng = np.random.Generator(np.random.PCG64(options.seed))
+    network = build_network(
+        options.network,
+        data.features,
+        data.outputs,
+        [options.width] * number_of_places(options.network, options.hidden_layers) if widths is None else widths,
+        function=hidden_activation(options.activation),
+        dtype=options.dtype,
+        device=options.device,
+        rng=rng,
     )
-
-
-def build_loop(options: RunOptions, network: GrowingNetwork, data: RunData, rng: np.random.Generator) -> Growth:
-    """Network, AdamW along a cosine, task and settings in one loop."""
     task = task_named(options.task)
     if options.task == "classification":
         task = Task(
@@ -253,9 +238,7 @@ class Run:
     def __init__(self, options: RunOptions, *, folder: Path | None = None, widths: list[int] | None = None) -> None:
         self.options, self.folder = options, folder
         self.data = options.load()
-        rng = np.random.Generator(np.random.PCG64(options.seed))
-        network = build_network(options, self.data.features, self.data.outputs, widths, rng)
-        self.loop = build_loop(options, network, self.data, rng)
+        self.loop = build_loop(options, self.data, widths)
         self.seconds = 0.0
 
     @classmethod
@@ -265,7 +248,7 @@ class Run:
         try:
             if checkpoint.network != options.network:
                 raise ValueError(f"network {checkpoint.network!r}, option {options.network!r}")
-            places = options.hidden_layers * (1 if options.network == "mlp" else 2)
+            places = number_of_places(options.network, options.hidden_layers)
             if len(checkpoint.widths) != places:
                 raise ValueError(f"{len(checkpoint.widths)} widths for {places} places")
         except ValueError as error:
@@ -309,6 +292,7 @@ class Run:
         final = {
             "score_name": self.loop.task.score_name,
             **self._figures(self.loop, self.seconds),
+            "places": [place.name for place in self.loop.network.growing_layers],
             "epochs": self.loop.epoch,
             "growths": self.loop.growths,
             "refused": sum("refused" in entry for entry in grown),
@@ -342,10 +326,7 @@ class Run:
     def _fixed(self, on_entry: OnEntry | None) -> dict[str, Any]:
         """The same training of a network that has the final widths from the start."""
         options = replace(self.options, growths=0)
-        rng = np.random.Generator(np.random.PCG64(options.seed))
-        widths = list(self.loop.network.widths)
-        network = build_network(options, self.data.features, self.data.outputs, widths, rng)
-        loop = build_loop(options, network, self.data, rng)
+        loop = build_loop(options, self.data, list(self.loop.network.widths))
         loop.callbacks = [] if on_entry is None else [on_entry]
         return self._figures(loop, _timed(loop, options.epochs))
 
@@ -370,12 +351,10 @@ def open_run(folder: Path, given: Mapping[str, Any]) -> tuple[RunOptions, save.C
         options = RunOptions.from_json(checkpoint.options)
     except ValueError as error:
         raise save.damaged(path, str(error)) from error
-    new = options_from({**checkpoint.options, **{key: value for key, value in given.items() if value is not None}})
-    for field in fields(RunOptions):
-        old, found = getattr(options, field.name), getattr(new, field.name)
-        if old != found:
+    for name, value in _plain(given).items():
+        if getattr(options, name) != value:
             raise ResumeError(
-                f"{_flag(field.name)}: the run in {folder} has {old!r}, the command line says {found!r}; "
+                f"{_flag(name)}: the run in {folder} has {getattr(options, name)!r}, the command line says {value!r}; "
                 "leave the option out to go on, or start another run with another --output"
             )
     return options, checkpoint

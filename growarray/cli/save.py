@@ -110,6 +110,7 @@ def new_folder(folder: Path) -> None:
             "add --resume to go on with it, or name another folder"
         )
     check_writable(folder)
+    remove_leftovers(folder)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -145,7 +146,7 @@ def take_checkpoint(
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write atomically: arrays as they are, all else as JSON in the entry ``run``."""
-    arrays = {f"weights/{name}": value for name, value in checkpoint.weights.items()}
+    arrays: dict[str, Any] = {f"weights/{name}": value for name, value in checkpoint.weights.items()}
     numbers: dict[str, dict[str, Any]] = {}
     for name, slots in checkpoint.slots.items():
         numbers[name] = {key: value for key, value in slots.items() if not isinstance(value, np.ndarray)}
@@ -256,7 +257,9 @@ def restore(path: Path, checkpoint: Checkpoint, loop: Growth) -> None:
 
 def write_weights(folder: Path, network: GrowingNetwork) -> Path:
     """The state dict as ``weights.safetensors`` where safetensors is installed, else as ``weights.npz``."""
-    state = {name: np.ascontiguousarray(to_numpy(value)) for name, value in network.state_dict().items()}
+    state: dict[str, Any] = {
+        name: np.ascontiguousarray(to_numpy(value)) for name, value in network.state_dict().items()
+    }
     try:
         save = importlib.import_module("safetensors.numpy").save
     except ImportError:

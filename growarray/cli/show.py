@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -19,6 +19,8 @@ __all__ = ["Show", "growth_table", "result_table"]
 
 
 def _change(value: float) -> str:
+    if value == 0.0:
+        return "0"
     return f"{value:+.4f}" if abs(value) >= 1e-4 else f"{value:+.1e}"
 
 
@@ -70,7 +72,8 @@ class Show:
         sizes = ", ".join(f"{pair[0].shape[0]} {name}" for name, pair in parts if pair is not None)
         source = "digits" if options.data == DIGITS else options.data
         kind = f"{data.outputs} classes" if data.classes else f"{data.outputs} real target(s)"
-        self.line(f"data     {source}: {sizes} samples, {data.features} features, {kind}")
+        self.line(f"data     {source}, {data.features} features, {kind}")
+        self.line(f"samples  {sizes}")
         self.line(
             f"network  {options.network}, {options.activation}, widths {_widths(loop.network.widths)}, "
             f"{loop.network.number_of_parameters()} parameters, rule {options.rule}"
@@ -110,14 +113,23 @@ class Show:
         if not self.quiet:
             self.console.print()
             self.console.print(growth_table(history, final["score_name"]))
-            for entry in history.of("growth"):
-                if "refused" in entry:
-                    self.line(f"  epoch {entry['epoch']}: growth refused, {entry['refused']}")
+            for text in _remarks(history):
+                self.line(text)
             self.console.print()
             self.console.print(result_table(options, final))
         name, score = _score_name(final["score_name"]), _score(final["test_score"], final["score_name"])
         text = f"test {name} {score}, {final['parameters']} parameters, {final['seconds']:.1f} s"
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _remarks(history: History) -> list[str]:
+    """One line for each reason why growths were refused, and for each note on how they were computed."""
+    epochs: dict[str, list[str]] = {}
+    for entry in history.of("growth"):
+        refused = [f"growth refused, {entry['refused']}"] if "refused" in entry else []
+        for text in (*refused, *entry.get("notes", ())):
+            epochs.setdefault(text, []).append(str(entry["epoch"]))
+    return [f"after epoch {', '.join(those)}: {text}" for text, those in epochs.items()]
 
 
 def growth_table(history: History, score_name: str) -> Table:
@@ -126,13 +138,15 @@ def growth_table(history: History, score_name: str) -> Table:
     first order : the change of the training loss that the derivatives promise at the scaling taken
     change : what the growth did to the training loss;  loss, score : after the growth, before it is trained further
     """
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0), collapse_padding=True, pad_edge=False, title="growth steps")
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, title="growth steps")
     table.title_justify = "left"
     table.add_column("after\nepoch", justify="right")
     table.add_column("where", overflow="fold")
-    for header in ("new", "param-\neters", "scaling", "first\norder", "real\nchange", "train\nloss", "valid.\nloss"):
+    for header in ("new", "param-\neters", "scale", "first\norder", "real\nchange", "train\nloss", "valid.\nloss"):
         table.add_column(header, justify="right", no_wrap=True)
-    table.add_column(f"valid.\n{_score_name(score_name)}", justify="right", no_wrap=True)
+    table.add_column(
+        "valid.\n" + ("acc." if score_name == "accuracy" else _score_name(score_name)), justify="right", no_wrap=True
+    )
     for entry in history.of("growth"):
         start = [str(entry["epoch"]), escape(entry.get("where", "everywhere"))]
         if "refused" in entry:
@@ -155,14 +169,14 @@ def growth_table(history: History, score_name: str) -> Table:
 
 def result_table(options: RunOptions, final: dict[str, Any]) -> Table:
     """The final figures, beside those of the fixed network where one was trained."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, title="result")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title="result")
     table.title_justify = "left"
     columns = {"grown": final, **({"fixed": final["compare"]} if final.get("compare") else {})}
     table.add_column("")
     for name in columns:
         table.add_column(name, justify="right", overflow="fold")
     name = final["score_name"]
-    rows = [
+    rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         (f"test {_score_name(name)}", lambda f: _score(f["test_score"], name)),
         ("test loss", lambda f: "no test part" if f["test_loss"] is None else f"{f['test_loss']:.4f}"),
         ("parameters", lambda f: str(f["parameters"])),

@@ -69,28 +69,28 @@ class CollectingLinear(ExtensionMixin):
         The gradients kept are those of the latest pullback of the latest forward pass. ``pullback(dy, wrt_x=False)``
         returns None and spares the product that dx costs, for a layer at the network's input.
         """
-        pre, back = linear(x, self.weight, self.bias)
+        weight = self.weight
+        pre, back = linear(x, weight, self.bias)
         y, back_post = self.post_layer_function.vjp(pre)
         keeps_input, keeps_gradient = self.wants("input"), self.wants("pre_activity")
-        if keeps_input:
-            self._input = x
-        if keeps_gradient:
-            self._pre_activity, self.pre_activity_grad, self._moment = pre, None, None
         if keeps_input or keeps_gradient:
+            self._input, self._pre_activity = x if keeps_input else None, pre if keeps_gradient else None
+            self.pre_activity_grad, self._moment = None, None
             for statistic in self._statistics():
                 statistic.updated = False
 
         def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
             d_pre = back_post(dy)
-            if not (keeps_gradient and keeps_input and self._input is x):
+            latest = self._pre_activity is pre
+            if not (latest and self._input is x):
                 dx, dw, db = back(d_pre, wrt_x=wrt_x)
-                if keeps_gradient and self._pre_activity is pre:
+                if latest:
                     self.pre_activity_grad = d_pre
             else:  # the weight gradient is M^T: one product, accurate in float64, serves both
                 moment = cross_moment(Stream(x, self.use_bias), Stream(d_pre))
                 self.pre_activity_grad, self._moment = d_pre, moment
-                dx = d_pre @ self.weight if wrt_x else None
-                dw = namespace(moment).matrix_transpose(moment[: self.in_features, :])
+                dx = d_pre @ weight if wrt_x else None
+                dw = namespace(moment).matrix_transpose(moment[: weight.shape[1], :])
                 db = moment[-1, :] if self.use_bias else None
             self.layer.weight.accumulate(dw)
             if self.layer.bias is not None:
@@ -98,6 +98,21 @@ class CollectingLinear(ExtensionMixin):
             return dx
 
         return y, pullback
+
+    def request(self, what: str, by: object) -> None:
+        """Keep ``what`` of every batch until ``by`` releases it; S of inputs that a merge gives needs its activity."""
+        super().request(what, by)
+        if what == "input" and self._shared_statistic() is not None:
+            self.previous.request("activity", self)
+
+    def _forget(self, what: str) -> None:
+        self._moment = None
+        if what == "pre_activity":
+            self._pre_activity, self.pre_activity_grad = None, None
+        if what == "input":
+            self._input = None
+            if self._shared_statistic() is not None:
+                self.previous.release("activity", self)
 
     @property
     def store_pre_activity(self) -> int:
@@ -110,8 +125,9 @@ class CollectingLinear(ExtensionMixin):
 
     def _kept(self, what: str, value: Array | None) -> Array:
         if value is None:
-            stored = self.wants("input" if what == "input" else "pre_activity")
-            hint = "run a forward pass and its pullback" if stored else f"set store_{what} or call init_computation()"
+            kind = "input" if what == "input" else "pre_activity"
+            hint = "run a forward pass and its pullback"
+            hint = hint if self.wants(kind) else f"set store_{kind} or call init_computation()"
             raise GrowthError(f"{self.name}: no {what} is kept; {hint} first")
         return value
 
@@ -254,11 +270,8 @@ class CollectingLinear(ExtensionMixin):
         self._declare_statistics()
         self.request("input", self)
         self.request("pre_activity", self)
-        if self._shared_statistic() is not None:
-            self.previous.request("activity", self)
-        elif self.previous_module is not None:
+        if self.previous_module is not None and self._shared_statistic() is None:
             self.previous.request("input", self)
-            self.previous.growth_statistic.reset()
 
     def update_computation(self, update_covariance_loss_gradient: bool = True) -> None:
         """Add the last batch to every statistic; a second call for the same batch changes nothing.
@@ -279,15 +292,13 @@ class CollectingLinear(ExtensionMixin):
         self.covariance_loss_gradient.update(value, samples, count_samples=count_samples)
 
     def reset_computation(self) -> None:
-        """End a collection: forget statistics, and keep nothing any longer for this module's sake."""
+        """End a collection: forget statistics, S of the module before too, and keep nothing for this module's sake."""
         for statistic in self._statistics():
             statistic.reset()
         self.release("input", self)
         self.release("pre_activity", self)
-        if self.previous_module is not None:
+        if self._shared_statistic() is not None:
+            self.tensor_s.reset()
+        elif self.previous_module is not None:
             self.previous.release("input", self)
-            self.previous.release("activity", self)
-        if not self.wants("input"):
-            self._input = None
-        if not self.wants("pre_activity"):
-            self._pre_activity, self.pre_activity_grad, self._moment = None, None, None
+            self.previous.growth_statistic.reset()

@@ -22,6 +22,7 @@ __all__ = [
     "PAIRINGS",
     "RESCALINGS",
     "Scales",
+    "drawing",
     "fan_in",
     "gradmax_column_factors",
     "initial_values",
@@ -51,7 +52,7 @@ def fan_in(weight: Array) -> int:
 
 
 def spread(array: Array | None) -> float:
-    """Standard deviation with ``n - 1`` in the denominator; 0 where there are fewer than two entries.
+    """Standard deviation with ``n - 1`` in the denominator; 0 where there are fewer than two entries, or all are equal.
 
     >>> import numpy as np
     >>> round(spread(np.array([1.0, 3.0])), 4), spread(None)
@@ -60,7 +61,9 @@ def spread(array: Array | None) -> float:
     if array is None or array.size < 2:
         return 0.0
     xp = namespace(array)
-    return float(xp.std(xp.astype(array, xp.float64, copy=False), correction=1.0))
+    values = xp.astype(array, xp.float64, copy=False)
+    deviation = float(xp.std(values, correction=1.0))
+    return deviation if deviation > 1e-12 * float(xp.max(xp.abs(values))) else 0.0  # the mean of equals is rounded
 
 
 def _uniform(shape: tuple[int, ...], deviation: float, rng: np.random.Generator) -> np.ndarray:
@@ -93,14 +96,18 @@ INITIALISATIONS: dict[str, Draw] = {
 ``sqrt(2 / fan_in)``. A callable of the same signature may be used in place of a name."""
 
 
+def drawing(how: str | Draw) -> Draw:
+    """The function of this name, or the function itself; ValueError where the name is unknown."""
+    if isinstance(how, str) and how not in INITIALISATIONS:
+        raise ValueError(f"unknown initialisation {how!r}; known: {', '.join(INITIALISATIONS)}")
+    return INITIALISATIONS[how] if isinstance(how, str) else how
+
+
 def initial_values(
     how: str | Draw, shape: tuple[int, ...], reference: Array, inputs: int, rng: np.random.Generator
 ) -> Array:
     """Values of ``shape`` by ``how``, in the library, device and dtype of ``reference``; ValueError if unknown."""
-    if isinstance(how, str) and how not in INITIALISATIONS:
-        raise ValueError(f"unknown initialisation {how!r}; known: {', '.join(INITIALISATIONS)}")
-    draw = INITIALISATIONS[how] if isinstance(how, str) else how
-    return asarray(draw(shape, reference, inputs, rng), like=reference, dtype=reference.dtype)
+    return asarray(drawing(how)(shape, reference, inputs, rng), like=reference, dtype=reference.dtype)
 
 
 def paired(values: Array, axis: int, sign: float) -> Array:

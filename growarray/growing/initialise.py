@@ -12,6 +12,7 @@ from growarray.errors import GrowthError
 from growarray.growing.extension import (
     PAIRINGS,
     Draw,
+    drawing,
     fan_in,
     gradmax_column_factors,
     initial_values,
@@ -58,8 +59,7 @@ class ExtensionMixin(GrowingModule):
         previous = self._layers("allocate_layer_extensions")
         outputs = extension_size if output_extension_size is None else output_extension_size
         inputs = extension_size if input_extension_size is None else input_extension_size
-        if min(outputs, inputs) < 0:
-            raise ValueError(f"{self.name}: extension sizes must not be negative, found {outputs} and {inputs}")
+        self._check_pairing(None, outputs, inputs)
         self.create_layer_in_extension(inputs)
         previous.create_layer_out_extension(outputs)
 
@@ -127,10 +127,8 @@ class ExtensionMixin(GrowingModule):
         inner = extension_size if input_extension_size is None else input_extension_size
         outer = extension_size if output_extension_size is None else output_extension_size
         self._check_pairing(neuron_pairing, inner, outer)
-        for how, shape in ((output_extension_init, (0,)), (input_extension_init, (0,))):
-            initial_values(
-                how, shape, self.weight, 1, np.random.default_rng(0)
-            )  # an unknown name raises before changes
+        for how in (output_extension_init, input_extension_init):
+            drawing(how)  # an unknown name raises before anything changes
         self.apply_rescaling(rescaling, neuron_pairing, inner)
         self.allocate_layer_extensions(extension_size, output_extension_size, input_extension_size)
         self.initialize_extensions(output_extension_init, input_extension_init, neuron_pairing, noise_ratio, rng=rng)
@@ -139,6 +137,8 @@ class ExtensionMixin(GrowingModule):
         if pairing is not None and pairing not in PAIRINGS:
             raise ValueError(f"{self.name}: unknown neuron pairing {pairing!r}; known: {', '.join(PAIRINGS)}")
         for size in sizes:
+            if size < 0:
+                raise ValueError(f"{self.name}: extension sizes must not be negative, found {size}")
             if pairing is not None and size % 2:
                 raise ValueError(f"{self.name}: neuron pairing needs an even extension, found {size} neurons")
 
@@ -261,9 +261,12 @@ class ExtensionMixin(GrowingModule):
             self.eigenvalues_extension = values * asarray(followed, like=values, dtype=values.dtype)
 
     def complete_growth(self, extension_kwargs: dict[str, Any] | None = None) -> None:
-        """Add at once what is missing to ``target_in_features``, drawn by ``create_layer_extensions``' options."""
+        """Add at once what is missing to ``target_in_features``, drawn by ``create_layer_extensions``' options.
+
+        A planned change is forgotten.
+        """
         missing = self.missing_neurons()
         if missing > 0:
             self.create_layer_extensions(missing, **(extension_kwargs or {}))
-            self.apply_change(scaling_factor=1.0, extension_size=missing)
+            self.apply_change(scaling_factor=1.0, apply_delta=False, extension_size=missing)
             self.delete_update()

@@ -71,7 +71,7 @@ class MergeGrowingModule(Recorder):
         y, back = self.post_merge_function.vjp(x)
         keeps = self.wants("input") or self.wants("activity")
         if keeps:
-            self._input, self._activity, self.pre_activity_grad = x, y, None
+            self._input, self._activity, self.pre_activity_grad = x, y if self.wants("activity") else None, None
             for statistic in self._statistics():
                 statistic.updated = False
 
@@ -101,6 +101,12 @@ class MergeGrowingModule(Recorder):
     def activity(self) -> Array:
         """Output of the last batch."""
         return self._kept("activity", self._activity if self.wants("activity") else None)
+
+    def _forget(self, what: str) -> None:
+        if what == "activity":
+            self._activity = None
+        if what == "input":
+            self._input, self.pre_activity_grad = None, None
 
     @property
     def store_activity(self) -> int:

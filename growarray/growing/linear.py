@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -215,11 +215,17 @@ class LinearGrowingModule(CollectingLinear):
                 rows = xp.concat([rows[: keep - zeros, ...], xp.zeros_like(rows[keep - zeros :, ...])], axis=0)
             parameter.data = rows
 
-    def apply_output_extension(self) -> None:
-        """Append the output extension, times ``output_extension_scaling``; normalisation widens with it."""
+    def check_output_extension(self) -> None:
+        """Raise ``GrowthError`` without an output extension, or what the function after the layer has against it."""
         if self.extended_output_layer is None:
             raise GrowthError(f"{self.name}: there is no output extension to apply; compute or create it first")
-        extension, scale = self.extended_output_layer, self.output_extension_scaling
+        if self.extended_output_layer.out_features:
+            self.post_layer_function.check_extend(self.extended_output_layer.out_features)
+
+    def apply_output_extension(self) -> None:
+        """Append the output extension, times ``output_extension_scaling``; normalisation widens with it."""
+        self.check_output_extension()
+        extension, scale = cast(Linear, self.extended_output_layer), self.output_extension_scaling
         bias = None if extension.bias is None else scale * extension.bias.data
         self.layer_out_extension(scale * extension.weight.data, bias)
         if extension.out_features:

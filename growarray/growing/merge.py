@@ -114,8 +114,6 @@ class LinearMergeGrowingModule(GrowthThroughMerge):
             module.release("input", self)
             module.release("pre_activity", self)
         self._reset_growth()
-        if not (self.wants("input") or self.wants("activity")):
-            self._input, self._activity, self.pre_activity_grad = None, None, None
 
     def compute_optimal_delta(
         self, update: bool = True, return_deltas: bool = False, force_pseudo_inverse: bool = False

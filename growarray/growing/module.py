@@ -39,7 +39,7 @@ class GrowingModule(Recorder):
         "optimal_delta_layer",
         "extended_input_layer",
         "extended_output_layer",
-        "extended_post_layer_function",
+        "_function_of_extension",
     )
 
     def __init__(
@@ -59,7 +59,7 @@ class GrowingModule(Recorder):
             raise GrowthError(f"{self.name}: allow_growing needs a previous module; pass previous_module=")
         self.layer = layer
         self.post_layer_function = post_layer_function or Identity()
-        self.extended_post_layer_function = extended_post_layer_function or self.post_layer_function
+        self._function_of_extension = extended_post_layer_function
         self.previous_module = previous_module
         self.next_module = next_module
         self.allow_growing = allow_growing
@@ -83,6 +83,12 @@ class GrowingModule(Recorder):
         if self.previous_module is None:
             raise GrowthError(f"{self.name}: there is no previous module, so no neurons can be added before it")
         return require_neighbour(self.previous_module, "previous", self.name)
+
+    @property
+    def extended_post_layer_function(self) -> Module:
+        """Function of the new neurons' outputs: the one given, else ``post_layer_function``."""
+        own = self._function_of_extension
+        return self.post_layer_function if own is None else own
 
     @property
     def weight(self) -> Array:
@@ -215,14 +221,20 @@ class GrowingModule(Recorder):
             if float(largest) != 0.0:
                 raise GrowthError(f"{self.name}: the input extension has a bias of up to {float(largest):.3g}; drop it")
         previous = self.previous if extension is not None and apply_previous and self.previous_module else None
+        if previous is not None:
+            previous.check_output_extension()
+        given = {
+            "optimal_delta_scaling": optimal_delta_scaling,
+            "input_extension_scaling": input_extension_scaling,
+            "output_extension_scaling": output_extension_scaling,
+        }
+        scales = {name: as_scalar(value, f"{self.name}.{name}") for name, value in given.items() if value is not None}
         if scaling_factor is not None:
             self.scaling_factor = scaling_factor
-        if optimal_delta_scaling is not None:
-            self.optimal_delta_scaling = as_scalar(optimal_delta_scaling, "optimal_delta_scaling")
-        if input_extension_scaling is not None:
-            self.input_extension_scaling = as_scalar(input_extension_scaling, "input_extension_scaling")
-        if output_extension_scaling is not None and previous is not None:
-            previous.output_extension_scaling = as_scalar(output_extension_scaling, "output_extension_scaling")
+        for name, value in scales.items():
+            holder = previous if name == "output_extension_scaling" else self
+            if holder is not None:
+                setattr(holder, name, value)
 
         if apply_delta and self.optimal_delta_layer is not None:
             delta, scale = self.optimal_delta_layer, self.optimal_delta_scaling

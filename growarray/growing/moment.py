@@ -166,7 +166,7 @@ class TensorStatistic:
         known = self.shape if self._sum is None else tuple(self._sum.shape)
         if known is not None and tuple(value.shape) != known:
             raise ShapeError(f"{self.name}: update has shape {tuple(value.shape)}, expected {known}; reset() first")
-        if not math.isfinite(float(xp.sum(value))):
+        if not bool(xp.all(xp.isfinite(value))):
             raise GrowthError(
                 f"{self.name}: the update holds NaN or infinite values; check the activations and the loss, "
                 "lower the learning rate, or leave this batch out"
@@ -176,21 +176,20 @@ class TensorStatistic:
         return self
 
     def _add(self, value: Array, samples: int, *, traced: bool) -> None:
+        value = value if self.device is None else to_device(value, self.device)
         xp = namespace(value, self._sum)
         if self._sum is None:
             self._sum = xp.astype(value, xp.float64, copy=True)
-            if self.device is not None:
-                self._sum = to_device(self._sum, self.device)
         else:
             self._sum += xp.astype(value, xp.float64, copy=False)
         self.samples += samples
-        if self.trace_precision is not None and traced:
+        if self.trace_precision is not None and traced and samples:
             self._follow_trace(float(xp.sum(xp.astype(value, xp.float64, copy=False) ** 2)), samples)
 
     def _follow_trace(self, square_norm: float, samples: int) -> None:
         """Trace of the covariance of one batch's mean: E|m_b|^2 - |mean|^2, until it no longer moves."""
         self.batches += 1
-        if not self.computes_trace or samples == 0:
+        if not self.computes_trace:
             return
         self._square_norm_sum += square_norm / samples**2
         self._traced_batches += 1
@@ -241,7 +240,7 @@ class TensorStatistic:
         return self.relative_error() <= relative_error
 
     def __add__(self, other: TensorStatistic) -> TensorStatistic:
-        """A new statistic with the samples of both; name, shape and update function are the left one's."""
+        """A new statistic with the samples of both; all else is the left one's, or the right one's if that is empty."""
         if not isinstance(other, TensorStatistic):
             return NotImplemented
         first = self if self._sum is not None or other._sum is None else other
@@ -261,7 +260,7 @@ class TensorStatistic:
             total._traced_batches += one._traced_batches
         if total._traced_batches:
             total.trace = total._square_norm_sum / total._traced_batches - total._square_norm_of_mean()
-            total.computes_trace = self.computes_trace and other.computes_trace
+            total.computes_trace = all(one.computes_trace for one in (self, other) if one._traced_batches)
         return total
 
     def state_dict(self) -> dict[str, Any]:
@@ -270,8 +269,11 @@ class TensorStatistic:
         names = ("samples", "batches", "trace", "computes_trace", "_square_norm_sum", "_traced_batches")
         return {"sum": held, **{name.lstrip("_"): getattr(self, name) for name in names}}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave; raises ``GrowthError`` or ``ShapeError`` before any change."""
+    def load_state_dict(self, state: Mapping[str, Any], *, like: Array | None = None) -> None:
+        """Take over what :meth:`state_dict` gave; raises ``GrowthError`` or ``ShapeError`` before any change.
+
+        like : an array of the library and device to go on with; default those of the present sum, else NumPy.
+        """
         expected = set(TensorStatistic().state_dict())
         if set(state) != expected:
             raise GrowthError(f"{self.name}: state has keys {sorted(state)}, expected {sorted(expected)}")
@@ -279,8 +281,7 @@ class TensorStatistic:
         if held is not None and self.shape is not None and tuple(held.shape) != self.shape:
             raise ShapeError(f"{self.name}: state has shape {tuple(held.shape)}, expected {self.shape}")
         if held is not None:
-            like = self._sum
-            held = asarray(np.array(to_numpy(held), dtype=np.float64), like=like)
+            held = asarray(np.array(to_numpy(held), dtype=np.float64), like=self._sum if like is None else like)
             held = held if self.device is None else to_device(held, self.device)
         self._sum, self.samples, self.batches = held, int(state["samples"]), int(state["batches"])
         self.trace = None if state["trace"] is None else float(state["trace"])

@@ -57,6 +57,9 @@ class Neighbour(Protocol):
     def keep_output_extension(self, keep: int, zeros: int = 0) -> None:
         """Keep the first ``keep`` new neurons; set the last ``zeros`` of them to zero."""
 
+    def check_output_extension(self) -> None:
+        """Raise what :meth:`apply_output_extension`, asked for by one next layer alone, would spoil; change nothing."""
+
     def apply_output_extension(self) -> None:
         """Take the new neurons in, times ``output_extension_scaling``."""
 
@@ -91,6 +94,11 @@ class Recorder(Module):
     def release(self, what: str, by: object) -> None:
         """``by`` no longer needs ``what``; what nobody needs is not kept."""
         self._wanted.get(what, set()).discard(by)
+        if not self.wants(what):
+            self._forget(what)
+
+    def _forget(self, what: str) -> None:
+        """Drop what is kept under ``what``; each kind of module says what that is."""
 
     def wants(self, what: str) -> bool:
         """Whether anybody asked for ``what``."""

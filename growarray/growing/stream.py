@@ -76,7 +76,8 @@ class Stream:
         xp = namespace(self.array)
         if not self.bias:
             return self.array
-        return xp.concat([self.array, xp.ones_like(self.array[..., :1])], axis=-1)
+        ones = xp.ones((*self.array.shape[:-1], 1), dtype=self.array.dtype, device=self.array.device)
+        return xp.concat([self.array, ones], axis=-1)
 
 
 @dataclass(frozen=True, eq=False)

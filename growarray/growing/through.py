@@ -7,6 +7,7 @@ from typing import Any
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError
 from growarray.growing.junction import MergeGrowingModule
+from growarray.growing.module import as_scalar
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.stream import JoinedStream, Stream
 from growarray.growing.update import TINY, GrowthRule, added_neurons, neuron_goal, rule_of
@@ -124,9 +125,11 @@ class GrowthThroughMerge(MergeGrowingModule):
             module.optimal_delta_layer, module.parameter_update_decrease, module.delta_raw = None, 0.0, None
             m_prev, p = goal_of[:, start : start + module.out_features], None
             if rule.compute_delta or rule.use_projection:
+                if rule.use_fisher:
+                    self._share_fisher_block(module, start)
                 module.compute_optimal_delta(
-                    rule.compute_delta, force_pseudo_inverse, False, 0.0
-                ) if not rule.use_fisher else self._fisher_delta(module, start, rule, force_pseudo_inverse)
+                    rule.compute_delta, force_pseudo_inverse, rule.use_fisher, rule.fisher_shrinkage
+                )
             if rule.use_projection:
                 p = self.cross_covariance()[:, : module.delta_raw.shape[1]]
             goals.append(neuron_goal(m_prev, p, module.delta_raw))
@@ -140,13 +143,11 @@ class GrowthThroughMerge(MergeGrowingModule):
         self._plan(alpha, omega, values, linear=rule.ignore_singular_values)
         return alpha, omega
 
-    def _fisher_delta(self, module: Any, start: int, rule: GrowthRule, pseudo: bool) -> None:
-        """Fisher-preconditioned delta of one next layer, from its diagonal block of the merge's E."""
-        block = slice(start, start + module.out_features)
+    def _share_fisher_block(self, module: Any, start: int) -> None:
+        """Give one next layer its E: the layer's diagonal block of the merge's."""
+        block, e = slice(start, start + module.out_features), self.covariance_loss_gradient
         module.covariance_loss_gradient.reset()
-        e = self.covariance_loss_gradient
         module.covariance_loss_gradient.update(e()[block, block] * e.samples, e.samples)
-        module.compute_optimal_delta(rule.compute_delta, pseudo, True, rule.fisher_shrinkage)
 
     def _plan(self, alpha: Array, omega: Array, values: Array, *, linear: bool) -> None:
         self.set_output_extension(alpha)
@@ -191,7 +192,7 @@ class GrowthThroughMerge(MergeGrowingModule):
     @scaling_factor.setter
     def scaling_factor(self, value: Any) -> None:
         self.update_scaling_factor(value)
-        self._scaling_factor = float(value)
+        self._scaling_factor = as_scalar(value, f"{self.name}.scaling_factor")
 
     @property
     def output_extension_scaling(self) -> float:
@@ -226,8 +227,29 @@ class GrowthThroughMerge(MergeGrowingModule):
         for module in self.layers_before:
             module.keep_output_extension(keep, zeros)
 
+    def check_output_extension(self) -> None:
+        """Raise ``GrowthError`` where several layers read the merge: they must widen together."""
+        if len(self.next_modules) > 1:
+            raise GrowthError(
+                f"{self.name}: {len(self.next_modules)} layers read this merge and must widen together; "
+                "call the merge's apply_change()"
+            )
+        self._check_extensions()
+
+    def _check_extensions(self) -> None:
+        for module in self.layers_before:
+            module.check_output_extension()
+        sizes = {module.extended_output_layer.out_features for module in self.layers_before}
+        if len(sizes) != 1:
+            raise GrowthError(
+                f"{self.name}: the previous layers' extensions have {sorted(sizes)} neurons; plan them anew"
+            )
+        if size := sizes.pop():
+            self.post_merge_function.check_extend(size)
+
     def apply_output_extension(self) -> None:
         """Widen every previous layer by its output extension, then the merge and its function."""
+        self._check_extensions()
         before = self.in_features
         for module in self.layers_before:
             module.apply_output_extension()
@@ -239,6 +261,8 @@ class GrowthThroughMerge(MergeGrowingModule):
     def apply_change(self, scaling_factor: Any = None) -> None:
         """Carry the planned change out: next layers' deltas and new columns, previous layers' new rows."""
         self._check_growable()
+        if self.eigenvalues_extension is not None:
+            self._check_extensions()
         if scaling_factor is not None:
             self.scaling_factor = scaling_factor
         for module in self.next_modules:

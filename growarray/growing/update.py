@@ -144,7 +144,7 @@ def pseudo_inverse(matrix: Array) -> Array:
         return matrix
     values, vectors = xp.linalg.eigh((matrix + xp.matrix_transpose(matrix)) / 2)
     size = xp.abs(values)
-    kept = size > matrix.shape[0] * np.finfo(np.float64).eps * float(xp.max(size))
+    kept = size > matrix.shape[0] * float(np.finfo(np.float64).eps) * float(xp.max(size))
     factors = xp.where(kept, 1.0 / xp.where(kept, values, xp.ones_like(values)), xp.zeros_like(values))
     return (vectors * factors[None, :]) @ xp.matrix_transpose(vectors)
 

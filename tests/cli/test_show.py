@@ -1,0 +1,96 @@
+"""Tables fit 80 columns whatever is in them."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from growarray.cli.picture import draw
+from growarray.cli.run import RunOptions
+from growarray.cli.show import Show, growth_table, result_table
+from growarray.networks import History
+
+GROWN = {
+    "epoch": 100,
+    "where": "blocks.0.second",
+    "place": 0,
+    "added": 16,
+    "scaling": 0.012345,
+    "promised": 1.0,
+    "predicted_change": -12.3456,
+    "train_change": -0.00001,
+    "train_loss": 1.23456,
+    "validation_loss": 2.3456,
+    "validation_score": 1.0,
+    "parameters": 123456,
+    "widths": [18, 2],
+}
+
+
+@pytest.fixture
+def history():
+    history = History()
+    history.add("train", epoch=99, train_loss=2.0, validation_loss=2.0, validation_score=0.5, widths=[2, 2])
+    history.add("growth", **GROWN)
+    history.add(
+        "growth", epoch=102, refused="no scaling lowers the loss", added=0, where="blocks.0.merge", promised=0.5
+    )
+    history.add("growth", epoch=104, refused="the budget is used up", added=0)
+    return history
+
+
+def rendered(shown, width, encoding="utf-8"):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    Console(file=stream, width=width).print(shown)
+    stream.flush()
+    return stream.buffer.getvalue().decode(encoding)
+
+
+def test_reasons_and_notes_are_said_once(history):
+    history.add("growth", epoch=106, refused="the budget is used up", added=0)
+    history.add("growth", **{**GROWN, "epoch": 108, "notes": ["S is singular"]})
+    stream = io.StringIO()
+    figures = {"test_score": 0.5, "test_loss": 0.1, "parameters": 3, "widths": [1], "seconds": 1.0}
+    Show(Console(file=stream, width=80)).result(RunOptions(), history, {**figures, "score_name": "r2"})
+    assert "after epoch 104, 106: growth refused, the budget is used up\nafter epoch 108: S is singular\n" in (
+        stream.getvalue()
+    )
+
+
+@pytest.mark.parametrize("score_name", ["accuracy", "r2"])
+@pytest.mark.parametrize("width", [80, 120])
+def test_growth_table_has_one_line_a_step(history, width, score_name):
+    lines = [line.rstrip() for line in rendered(growth_table(history, score_name), width).splitlines()]
+    assert max(map(len, lines)) <= width
+    rows = [line.split() for line in lines if line.strip()][-3:]
+    score = "100.00%" if score_name == "accuracy" else "1.0000"
+    figures = ["100", "blocks.0.second", "+16", "123456", "0.0123", "-12.3456", "-1.0e-05", "1.2346", "2.3456", score]
+    assert rows[0] == figures
+    assert rows[1] == ["102", "blocks.0.merge", "0", "-", "refused", "-0.5000", "-", "-", "-", "-"]
+    assert rows[2][1:5] == ["everywhere", "0", "-", "refused"]
+
+
+def test_tables_can_be_piped_where_there_is_only_ascii(history):
+    figures = {"test_score": None, "test_loss": None, "parameters": 3, "widths": [1], "seconds": 1.0}
+    final = {**figures, "score_name": "r2", "compare": figures}
+    assert "blocks.0.second" in rendered(growth_table(history, "accuracy"), 80, "ascii")
+    assert "no test part" in rendered(result_table(RunOptions(), final), 80, "ascii")
+
+
+def test_a_terminal_gets_a_bar(history):
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=80)
+    data = RunOptions().load()
+    with Show(console) as show:
+        from_run = type("Loop", (), {"epoch": 0, "task": type("Task", (), {"score_name": "accuracy"})})
+        from_run.network = type("Network", (), {"widths": [2], "number_of_parameters": lambda: 160})
+        show.start(RunOptions(), data, from_run)
+        for entry in history.steps:
+            show.entry(from_run, {"lr": 0.1, **entry})
+    assert "validation 50.00%" in stream.getvalue()
+    assert "growth refused: the budget is used up" in stream.getvalue()
+
+
+def test_the_picture_takes_losses_over_decades_and_refusals(history):
+    history.add("train", epoch=104, train_loss=0.01, validation_loss=0.02, validation_score=0.9, widths=[18, 2])
+    assert draw(history).startswith(b"\x89PNG")
