@@ -90,9 +90,9 @@ class RunOptions:
     max_parameters: int = 8000
     max_flops: int = 0
     relative_error: float | None = None
-    epochs: int = 60
+    epochs: int = 100
     batch_size: int = 32
-    lr: float = 3e-3
+    lr: float = 5e-3
     weight_decay: float = 0.3
     label_smoothing: float = 0.1
     seed: int = 0

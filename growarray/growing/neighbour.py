@@ -64,7 +64,14 @@ class Neighbour(Protocol):
         """Take the new neurons in, times ``output_extension_scaling``."""
 
 
-_ANSWERS = ("input_stream", "growth_statistic", "output_slope", "set_output_extension", "apply_output_extension")
+_ANSWERS = (
+    "input_stream",
+    "growth_statistic",
+    "output_slope",
+    "set_output_extension",
+    "check_output_extension",
+    "apply_output_extension",
+)
 
 
 def require_neighbour(module: Any, role: str, owner: str) -> Neighbour:

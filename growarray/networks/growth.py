@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array
+from growarray.backend import Array, namespace
 from growarray.errors import GrowthError
 from growarray.growing import TINY, GrowthRule
 from growarray.networks.data import Task, batches, task_named
@@ -163,13 +163,10 @@ class Growth:
     def evaluate(self, data: tuple[Array, Array], batch_size: int = 4096) -> tuple[float, float]:
         """Mean loss and score (accuracy or R²) on ``data``, in evaluation mode."""
         self.network.eval()
-        losses, scores = 0.0, 0.0
-        for x, target in batches(*data, batch_size):
-            y = self.network(x)
-            losses += float(self.task.loss(y, target)[0]) * int(x.shape[0])
-            scores += self.task.score(y, target) * int(x.shape[0])
+        outputs = [self.network(x) for x, _ in batches(*data, batch_size)]
+        y = namespace(*outputs).concat(outputs, axis=0)
         self.network.train()
-        return losses / int(data[0].shape[0]), scores / int(data[0].shape[0])
+        return float(self.task.loss(y, data[1])[0]), self.task.score(y, data[1])
 
     # One growth.
 

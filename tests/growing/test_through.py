@@ -254,9 +254,10 @@ def test_a_plan_that_lost_a_part_is_refused_before_anything_changes() -> None:
         joint = planned()
         spoil(joint.branches[1])
         before = snapshot(joint)
-        with pytest.raises(GrowthError, match=message):
-            joint.merge.apply_change(scaling_factor=0.1)
-        assert_unchanged(joint, before)
+        for attempt in (lambda j=joint: j.merge.apply_change(scaling_factor=0.1), joint.merge.apply_output_extension):
+            with pytest.raises(GrowthError, match=message):
+                attempt()
+            assert_unchanged(joint, before)
 
 
 def test_normalisation_behind_a_merge_widens_with_it() -> None:
