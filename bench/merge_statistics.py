@@ -112,7 +112,7 @@ def measure_case(case: sides.Case, *, quick: bool = False, memory: bool = True) 
         row |= {f"{name}_ours": 1e3 * one.ours, f"{name}_theirs": 1e3 * one.theirs, f"{name}_ratio": one.ratio}
     update = result["update"]
     row |= {"spread": max(update.ours_spread, update.theirs_spread), "calls": update.calls}
-    row |= {"others": update.others, "error": error}
+    row |= {"others": update.others, "disturbed": update.disturbed, "error": error}
     if memory:
         del ours, theirs
         for which in ("ours", "theirs"):
@@ -140,10 +140,11 @@ def run(
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Geometric means, worst cases, and the cases that need more memory than GroMo."""
-    done = [row for row in rows if "error" in row]
-    result: dict[str, Any] = {}
-    for name in ("update", "step"):
+    """Geometric means and worst cases of what was not disturbed, and the cases that need more memory than GroMo."""
+    measured = [row for row in rows if "error" in row]
+    done = [row for row in measured if not row["disturbed"]]
+    result: dict[str, Any] = {"disturbed": len(measured) - len(done)}
+    for name in ("update", "step") if done else ():
         worst = min(done, key=lambda row: row[f"{name}_ratio"])
         result[name] = {
             "geometric_mean": geometric_mean(row[f"{name}_ratio"] for row in done),
@@ -154,7 +155,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "worst": f"{worst[f'{name}_ratio']:.2f}: {worst['kind']}, n={worst['n']}, d={worst['d']}",
             "below_1.5": sum(row[f"{name}_ratio"] < 1.5 for row in done),
         }
-    heavier = [row for row in done if row.get("increase_ours", -math.inf) > row.get("increase_theirs", math.inf)]
+    heavier = [row for row in measured if row.get("increase_ours", -math.inf) > row.get("increase_theirs", math.inf)]
     result["more_memory"] = [f"{row['kind']}, n={row['n']}, d={row['d']}" for row in heavier]
     return result
 
@@ -168,8 +169,11 @@ def report(results: Mapping[str, Any]) -> str:
     for row in results["rows"]:
         if "skipped" in row:
             lines.append(f"skipped: {row['kind']}, n={row['n']}, d={row['d']}: {row['skipped']}")
+    lines.append(f"disturbed by other processes, left out of the means: {results['summary']['disturbed']}")
     for name in ("update", "step"):
-        one = results["summary"][name]
+        one = results["summary"].get(name)
+        if one is None:
+            continue
         kinds = ", ".join(f"{kind} {value:.2f}" for kind, value in one["by_kind"].items())
         lines.append(f"{name}: geometric mean {one['geometric_mean']:.2f} ({kinds}); worst {one['worst']}")
     lines.append(f"more peak memory than GroMo: {'; '.join(results['summary']['more_memory']) or 'no case'}")

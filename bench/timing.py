@@ -41,6 +41,7 @@ __all__ = [
 SETTLE = 0.04  # seconds; longer than OpenBLAS and OpenMP let idle threads spin
 TURN = 0.06  # seconds of calls in one turn, where one call is shorter than that
 PATIENCE = 3.0  # seconds that one comparison waits for other processes, all its turns together
+BUSY = 0.25  # share of the cores in other hands above which a turn waits, and a comparison counts as disturbed
 LONG = 4.0  # seconds; calls longer than that have two turns at least, others three
 
 Phases = Callable[[], Mapping[str, float]]
@@ -67,6 +68,11 @@ class Comparison:
     theirs_spread: float
     calls: int
     others: float
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other processes had so much of the machine that the wall clock says nothing."""
+        return self.others > BUSY and _state["clock"] is time.perf_counter
 
     @classmethod
     def of(cls, ours: Sequence[float], theirs: Sequence[float], others: float = math.nan) -> Comparison:
@@ -130,17 +136,21 @@ def compare_phases(
         least = 2 if time.perf_counter() - started > LONG * 2 * turn else 3
         if turn >= least and time.perf_counter() - started > budget:
             break
-        for side, seconds, kept in zip((ours, theirs), lengths, collected, strict=True):
+        for index, (side, kept) in enumerate(zip((ours, theirs), collected, strict=True)):
             time.sleep(SETTLE)
             share = _busy()
-            while share > 0.25 and patience > 0 and _state["clock"] is time.perf_counter:
+            while share > BUSY and patience > 0 and _state["clock"] is time.perf_counter:
                 patience -= SETTLE
                 share = _busy()
             busy.append(share)
-            calls = max(1, min(50, int(TURN / max(seconds, 1e-6))))
-            if calls > 1:
+            if lengths[index] < TURN:
                 side()  # wakes the library's threads and fills the caches again
-            kept += [side() for _ in range(calls)]
+            start = time.perf_counter()
+            calls = max(1, min(50, int(TURN / max(lengths[index], 1e-6))))
+            turn_of = [side() for _ in range(calls)]
+            lengths[index] = (time.perf_counter() - start) / calls
+            if turn or calls > 1 or lengths[index] > TURN:  # a first short call alone is a cold one
+                kept += turn_of
     names = [name for name in collected[0][0] if name in collected[1][0]]
     others = statistics.mean(busy)
     return {name: Comparison.of(*([call[name] for call in side] for side in collected), others) for name in names}
