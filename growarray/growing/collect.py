@@ -46,12 +46,12 @@ class CollectingLinear(ExtensionMixin):
     @property
     def parameters_per_neuron(self) -> int:
         """Scalars that one more neuron before this layer costs: its incoming and outgoing weights, its bias."""
-        return self.previous.input_width + self.out_features
+        return self.previous.parameters_per_output + self.out_features
 
     @property
-    def input_width(self) -> int:
-        """Columns that a new neuron of this layer reads, that of ones included."""
-        return self.in_features + int(self.use_bias)
+    def parameters_per_output(self) -> int:
+        """Scalars that one more output of this layer costs: its weights, its bias, its share of a normalisation."""
+        return self.in_features + int(self.use_bias) + self.post_layer_function.parameters_per_feature
 
     @property
     def input_volume(self) -> int:
@@ -69,8 +69,8 @@ class CollectingLinear(ExtensionMixin):
         The gradients kept are those of the latest pullback of the latest forward pass. ``pullback(dy, wrt_x=False)``
         returns None and spares the product that dx costs, for a layer at the network's input.
         """
-        weight = self.weight
-        pre, back = linear(x, weight, self.bias)
+        weight = self.layer.weight.data
+        pre, back = linear(x, weight, None if self.layer.bias is None else self.layer.bias.data)
         y, back_post = self.post_layer_function.vjp(pre)
         keeps_input, keeps_gradient = self.wants("input"), self.wants("pre_activity")
         if keeps_input or keeps_gradient:

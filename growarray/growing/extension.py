@@ -183,6 +183,8 @@ def normalisation_scales(
     """
     if how not in NORMALISATIONS or how == "gradmax_normalization":
         raise ValueError(f"unknown normalisation {how!r}; known: {', '.join(NORMALISATIONS)}")
+    if std_target is not None and std_target <= 0:
+        raise ValueError(f"{how}: std_target must be positive, found {std_target}")
     target = std_target or spread(weight)
     if not target:
         if omega is None:

@@ -65,13 +65,14 @@ class ExtensionMixin(GrowingModule):
 
     def create_layer_in_extension(self, extension_size: int) -> None:
         """Plan ``extension_size`` input columns of zeros."""
-        weight = self.weight
+        weight = self.layer.weight.data
         shape = (weight.shape[0], extension_size, *weight.shape[2:])
         self.extended_input_layer = Linear.of(namespace(weight).zeros(shape, dtype=weight.dtype, device=weight.device))
 
     def create_layer_out_extension(self, extension_size: int) -> None:
         """Plan ``extension_size`` output rows of zeros."""
-        xp, weight = namespace(self.weight), self.weight
+        weight = self.layer.weight.data
+        xp = namespace(weight)
         rows = xp.zeros((extension_size, *weight.shape[1:]), dtype=weight.dtype, device=weight.device)
         bias = xp.zeros((extension_size,), dtype=weight.dtype, device=weight.device) if self.use_bias else None
         self.extended_output_layer = Linear.of(rows, bias)
@@ -91,16 +92,16 @@ class ExtensionMixin(GrowingModule):
         outer = self._output_extension("initialize_extensions")
         self._check_pairing(neuron_pairing, inner.weight.shape[1], outer.weight.shape[0])
         share = 2 if neuron_pairing else 1
-        inputs, reads = fan_in(self.weight) + fan_in(inner.weight.data), fan_in(previous.weight)
+        inputs, reads = fan_in(self.weight.data) + fan_in(inner.weight.data), fan_in(previous.weight.data)
         shape = inner.weight.shape
         drawn = [
-            (inner.weight, 1, (shape[0], shape[1] // share, *shape[2:]), self.weight, inputs, input_extension_init)
+            (inner.weight, 1, (shape[0], shape[1] // share, *shape[2:]), self.weight.data, inputs, input_extension_init)
         ]
         shape = outer.weight.shape
         half = shape[0] // share
-        drawn += [(outer.weight, 0, (half, *shape[1:]), previous.weight, reads, output_extension_init)]
-        if outer.bias is not None:
-            drawn += [(outer.bias, 0, (half,), previous.bias, reads, output_extension_init)]
+        drawn += [(outer.weight, 0, (half, *shape[1:]), previous.weight.data, reads, output_extension_init)]
+        if outer.bias is not None and previous.bias is not None:
+            drawn += [(outer.bias, 0, (half,), previous.bias.data, reads, output_extension_init)]
         for parameter, axis, part, reference, count, how in drawn:
             values = initial_values(how, part, reference, count, rng)
             xp = namespace(values)
@@ -153,10 +154,10 @@ class ExtensionMixin(GrowingModule):
         self._check_pairing(neuron_pairing)
         if rescaling is None:
             return
-        previous, weight = self._layers("apply_rescaling"), self.weight
+        previous, weight = self._layers("apply_rescaling"), self.layer.weight.data
         size = self.new_neurons if extension_size is None else extension_size
         kernel = fan_in(weight) // weight.shape[1] if weight.shape[1] else 1
-        alpha, beta = rescaling_factors(rescaling, previous.weight, weight, size * kernel)
+        alpha, beta = rescaling_factors(rescaling, previous.weight.data, weight, size * kernel)
         if weight.shape[1] == 0:
             return
         for module, factor in ((previous, alpha), (self, beta)):
@@ -238,8 +239,9 @@ class ExtensionMixin(GrowingModule):
             None if layer is None else layer.weight.data
             for layer in (self.optimal_delta_layer, self.extended_input_layer, outer)
         )
-        before = getattr(self.previous_module, "weight", None)
-        scales = normalisation_scales(normalization_type, self.weight, delta, omega, alpha, before, std_target)
+        layer: Linear | None = getattr(self.previous_module, "layer", None)
+        before = None if layer is None else layer.weight.data
+        scales = normalisation_scales(normalization_type, self.weight.data, delta, omega, alpha, before, std_target)
         if self.optimal_delta_layer is not None:
             self.scale_parameter_update(scales.delta)
         if omega is not None and alpha is not None:
@@ -249,7 +251,7 @@ class ExtensionMixin(GrowingModule):
         if self.extended_input_layer is None:
             raise GrowthError(f"{self.name}: gradmax_normalization needs an input extension; compute the update first")
         weight = self.extended_input_layer.weight
-        factors = gradmax_column_factors(self.weight, weight.data, gradmax_scale)
+        factors = gradmax_column_factors(self.weight.data, weight.data, gradmax_scale)
         if factors is None:
             warnings.warn(f"{self.name}: gradmax_normalization has no norm to aim at; nothing is scaled", stacklevel=3)
             return

@@ -165,6 +165,11 @@ class MergeGrowingModule(Recorder):
         return sum(int(m.out_features) for m in self.next_modules)
 
     @property
+    def output_function(self) -> Module:
+        """What is applied to the sum: ``post_merge_function``."""
+        return self.post_merge_function
+
+    @property
     def output_slope(self) -> float:
         """Derivative at zero from above of ``post_merge_function``."""
         return activation_slope(self.post_merge_function)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +12,15 @@ from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.collect import CollectingLinear
 from growarray.growing.extension import fan_in, spread
-from growarray.growing.update import TINY, GrowthRule, added_neurons, optimal_delta, rule_of, shrink
+from growarray.growing.update import (
+    TINY,
+    GrowthRule,
+    added_neurons,
+    neuron_goal,
+    optimal_delta,
+    rule_of,
+    shrink,
+)
 from growarray.nn import Linear, Module
 
 __all__ = ["LinearGrowingModule"]
@@ -120,24 +129,42 @@ class LinearGrowingModule(CollectingLinear):
         rule = rule_of(rule, options)
         previous = None if self.previous_module is None else self.previous
         if previous is not None and self._shared_statistic() is not None:
+            if not update_previous:
+                raise GrowthError(
+                    f"{self.name}: after a merge the merge plans for both sides; leave update_previous on"
+                )
             self.previous_module.compute_optimal_updates(rule, force_pseudo_inverse=force_pseudo_inverse)
             return None, None
-        self.optimal_delta_layer, self.parameter_update_decrease, self.delta_raw = None, 0.0, None
-        if rule.compute_delta or (rule.use_projection and previous is not None):
-            self.compute_optimal_delta(rule.compute_delta, force_pseudo_inverse, rule.use_fisher, rule.fisher_shrinkage)
         if previous is None:
+            self.plan_delta(replace(rule, use_projection=False), force_pseudo_inverse)
             return None, None
+        taken = self.plan_delta(rule, force_pseudo_inverse)
+        m_prev = self.tensor_m_prev()
         alpha, omega, values = added_neurons(
             previous.growth_statistic() if rule.use_covariance else None,
-            self.tensor_n if rule.use_projection else -self.tensor_m_prev(),
+            neuron_goal(m_prev, None if taken is None else self.cross_covariance(), taken),
             e=self.covariance_loss_gradient() if rule.use_fisher else None,
             rule=rule,
         )
         self.plan_input_extension(omega, values, linear=rule.ignore_singular_values)
         if update_previous:
+            self._planned_m_prev = m_prev
             previous.set_output_extension(alpha)
         width = alpha.shape[1] - int(self.previous_module.use_bias)
         return alpha[:, :width], alpha[:, -1] if self.previous_module.use_bias else None
+
+    def plan_delta(self, rule: GrowthRule, force_pseudo_inverse: bool = False) -> Array | None:
+        """Plan the optimal delta as ``rule`` says; returns the delta that new neurons leave to it, or None."""
+        self.optimal_delta_layer, self.parameter_update_decrease, self.delta_raw = None, 0.0, None
+        plain = None
+        if rule.use_projection and rule.use_fisher and not rule.project_with_fisher:
+            self.compute_optimal_delta(False, force_pseudo_inverse)
+            plain = self.delta_raw
+        if rule.compute_delta or (rule.use_projection and plain is None):
+            self.compute_optimal_delta(rule.compute_delta, force_pseudo_inverse, rule.use_fisher, rule.fisher_shrinkage)
+        if not rule.use_projection:
+            return None
+        return self.delta_raw if plain is None else plain
 
     def plan_input_extension(self, omega: Array, values: Array | None = None, *, linear: bool = False) -> None:
         """Hold ``omega`` (o, k) as the input extension, with its singular values (``linear``: they were ignored)."""
@@ -145,8 +172,9 @@ class LinearGrowingModule(CollectingLinear):
             raise ShapeError(
                 f"{self.name}: omega has shape {tuple(omega.shape)}, expected ({self.out_features}, new neurons)"
             )
-        self.extended_input_layer = Linear.of(namespace(omega).astype(omega, self.weight.dtype, copy=False))
+        self.extended_input_layer = Linear.of(namespace(omega).astype(omega, self.weight.data.dtype, copy=False))
         self.eigenvalues_extension, self._improvement_is_linear = values, linear
+        self._planned_m_prev = None
 
     def sub_select_optimal_added_parameters(
         self,
@@ -189,7 +217,7 @@ class LinearGrowingModule(CollectingLinear):
             raise GrowthError(
                 f"{self.name}: use_bias is {self.use_bias}, but a bias was {'not ' if bias is None else ''}given"
             )
-        xp, dtype = namespace(weight, bias), self.weight.dtype
+        xp, dtype = namespace(weight, bias), self.weight.data.dtype
         return Linear.of(
             xp.astype(weight, dtype, copy=True), None if bias is None else xp.astype(bias, dtype, copy=True)
         )
@@ -204,6 +232,14 @@ class LinearGrowingModule(CollectingLinear):
             raise ShapeError(f"{self.name}: alpha has shape {tuple(alpha.shape)}, expected (new neurons, {width})")
         bias = alpha[:, -1] if self.use_bias else None
         self.extended_output_layer = self.layer_of_tensor(alpha[:, : self.in_features], bias)
+
+    @property
+    def output_extension(self) -> Array:
+        """The planned output extension as one array (k, in_features [+ 1 for the bias])."""
+        if self.extended_output_layer is None:
+            raise GrowthError(f"{self.name}: there is no output extension; compute or create it first")
+        weight, bias = self.extended_output_layer.weight.data, self.extended_output_layer.bias
+        return weight if bias is None else namespace(weight).concat([weight, bias.data[:, None]], axis=1)
 
     def keep_output_extension(self, keep: int, zeros: int = 0) -> None:
         """Keep the first ``keep`` rows of the output extension, the last ``zeros`` of them as zeros."""
@@ -262,7 +298,8 @@ class LinearGrowingModule(CollectingLinear):
             raise ValueError(
                 f"{self.name}: add inputs or outputs, one at a time; found {added_in_features}, {added_out_features}"
             )
-        xp, weight = namespace(self.weight), self.weight
+        weight = self.layer.weight.data
+        xp = namespace(weight)
         shape = (self.out_features, added_in_features) if added_in_features else (added_out_features, self.in_features)
         if matrix_extension is not None and tuple(matrix_extension.shape) != shape:
             raise ShapeError(f"{self.name}: extension has shape {tuple(matrix_extension.shape)}, expected {shape}")

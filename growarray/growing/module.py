@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from growarray.backend import Array, is_array, namespace
 from growarray.errors import GrowthError
 from growarray.growing.neighbour import Neighbour, Recorder, require_neighbour
-from growarray.growing.update import activation_slope
-from growarray.nn import Identity, Linear, Module
+from growarray.growing.update import activation_slope, neuron_slope
+from growarray.nn import Identity, Linear, Module, Parameter
 
 __all__ = ["GrowingModule", "as_scalar"]
 
@@ -76,6 +76,7 @@ class GrowingModule(Recorder):
         self.eigenvalues_extension: Array | None = None
         self.parameter_update_decrease: float | None = None
         self._improvement_is_linear = False
+        self._planned_m_prev: Array | None = None
 
     @property
     def previous(self) -> Neighbour:
@@ -91,14 +92,14 @@ class GrowingModule(Recorder):
         return self.post_layer_function if own is None else own
 
     @property
-    def weight(self) -> Array:
-        """Weight array of the layer."""
-        return self.layer.weight.data
+    def weight(self) -> Parameter:
+        """Weight of the layer."""
+        return self.layer.weight
 
     @property
-    def bias(self) -> Array | None:
-        """Bias array of the layer, or None."""
-        return None if self.layer.bias is None else self.layer.bias.data
+    def bias(self) -> Parameter | None:
+        """Bias of the layer, or None."""
+        return self.layer.bias
 
     @property
     def use_bias(self) -> bool:
@@ -111,8 +112,18 @@ class GrowingModule(Recorder):
         return activation_slope(self.post_layer_function)
 
     @property
+    def output_function(self) -> Module:
+        """What is applied to the output: ``post_layer_function``."""
+        return self.post_layer_function
+
+    @property
+    def function_before(self) -> Module:
+        """The function between the previous module and this one, behind which new neurons stand."""
+        return self.previous.output_function
+
+    @property
     def activation_gradient(self) -> float:
-        """Derivative at zero from above of the function between the previous module and this one."""
+        """Derivative of ``function_before`` at zero from above."""
         return self.previous.output_slope
 
     @property
@@ -154,6 +165,22 @@ class GrowingModule(Recorder):
         if self.parameter_update_decrease is None:
             raise GrowthError(f"{self.name}: no update is planned; call compute_optimal_updates() first")
         return self.parameter_update_decrease + self.new_neurons_fo_improvement
+
+    @property
+    def predicted_decrease(self) -> float:
+        """Exact first-order decrease of the loss by the planned change, per squared scaling factor.
+
+        ``tr(M dW) - sigma'(0+) <M_prev, (omega alpha)^T>``: the derivative itself, for activations that are smooth and
+        zero at zero. ``first_order_improvement`` is the original's figure, which leaves out what delta and new neurons
+        have in common; the two agree without projection, and nearly so where the activation is nearly linear.
+        """
+        if self.parameter_update_decrease is None:
+            raise GrowthError(f"{self.name}: no update is planned; call compute_optimal_updates() first")
+        if self._planned_m_prev is None or self.extended_input_layer is None:
+            return self.parameter_update_decrease
+        return self.parameter_update_decrease - self.activation_gradient * neuron_slope(
+            self._planned_m_prev, self.previous.output_extension, self.extended_input_layer.weight.data
+        )
 
     def extended_forward(
         self,
@@ -263,7 +290,7 @@ class GrowingModule(Recorder):
         if delete_input:
             if self.extended_input_layer is not None and include_previous and self.previous_module is not None:
                 self.previous.set_output_extension(None)
-            self.extended_input_layer, self.eigenvalues_extension = None, None
+            self.extended_input_layer, self.eigenvalues_extension, self._planned_m_prev = None, None, None
         if delete_output:
             self.extended_output_layer = None
 

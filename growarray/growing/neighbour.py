@@ -26,8 +26,12 @@ class Neighbour(Protocol):
         """Width of what it hands on."""
 
     @property
-    def input_width(self) -> int:
-        """Number of columns of ``input_stream``, known without a batch."""
+    def parameters_per_output(self) -> int:
+        """Scalars that one more output costs: what it reads, its bias, and its share of a normalisation."""
+
+    @property
+    def output_extension(self) -> Array:
+        """The planned incoming weights (k, width of ``input_stream``), biases included."""
 
     @property
     def input_stream(self) -> StreamLike:
@@ -36,6 +40,10 @@ class Neighbour(Protocol):
     @property
     def growth_statistic(self) -> TensorStatistic:
         """Second moment of ``input_stream``."""
+
+    @property
+    def output_function(self) -> Module:
+        """The function that follows it."""
 
     @property
     def output_slope(self) -> float:

@@ -10,7 +10,8 @@ from growarray.growing.junction import MergeGrowingModule
 from growarray.growing.module import as_scalar
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.stream import JoinedStream, Stream
-from growarray.growing.update import TINY, GrowthRule, added_neurons, neuron_goal, rule_of
+from growarray.growing.update import TINY, GrowthRule, added_neurons, neuron_goal, neuron_slope, rule_of
+from growarray.nn import Module
 
 __all__ = ["GrowthThroughMerge"]
 
@@ -24,6 +25,7 @@ class GrowthThroughMerge(MergeGrowingModule):
     """
 
     eigenvalues_extension: Array | None = None
+    _planned_m_prev: Array | None = None
     new_neurons = 0
     _improvement_is_linear = False
     _scaling_factor = 0.0
@@ -122,17 +124,11 @@ class GrowthThroughMerge(MergeGrowingModule):
         goal_of, goals, start = self.tensor_m_prev(), [], 0
         xp = namespace(goal_of)
         for module in self.next_modules:
-            module.optimal_delta_layer, module.parameter_update_decrease, module.delta_raw = None, 0.0, None
-            m_prev, p = goal_of[:, start : start + module.out_features], None
-            if rule.compute_delta or rule.use_projection:
-                if rule.use_fisher:
-                    self._share_fisher_block(module, start)
-                module.compute_optimal_delta(
-                    rule.compute_delta, force_pseudo_inverse, rule.use_fisher, rule.fisher_shrinkage
-                )
-            if rule.use_projection:
-                p = self.cross_covariance()[:, : module.delta_raw.shape[1]]
-            goals.append(neuron_goal(m_prev, p, module.delta_raw))
+            if rule.use_fisher:
+                self._share_fisher_block(module, start)
+            taken = module.plan_delta(rule, force_pseudo_inverse)
+            p = None if taken is None else self.cross_covariance()[:, : taken.shape[1]]
+            goals.append(neuron_goal(goal_of[:, start : start + module.out_features], p, taken))
             start += module.out_features
         alpha, omega, values = added_neurons(
             self.growth_statistic() if rule.use_covariance else None,
@@ -141,6 +137,7 @@ class GrowthThroughMerge(MergeGrowingModule):
             rule=rule,
         )
         self._plan(alpha, omega, values, linear=rule.ignore_singular_values)
+        self._planned_m_prev = goal_of
         return alpha, omega
 
     def _share_fisher_block(self, module: Any, start: int) -> None:
@@ -159,14 +156,15 @@ class GrowthThroughMerge(MergeGrowingModule):
         self.new_neurons = int(values.shape[0])
 
     @property
-    def input_width(self) -> int:
-        """Columns that a new neuron of the merge reads: those of all previous layers."""
-        return sum(int(module.input_width) for module in self.layers_before)
+    def parameters_per_output(self) -> int:
+        """Scalars that one more output costs: in all previous layers, and its share of a normalisation."""
+        reads = sum(int(module.parameters_per_output) for module in self.layers_before)
+        return reads + self.post_merge_function.parameters_per_feature
 
     @property
     def parameters_per_neuron(self) -> int:
         """Scalars that one more neuron of the merge costs, over all previous and next layers."""
-        return self.input_width + sum(int(module.out_features) for module in self.next_modules)
+        return self.parameters_per_output + sum(int(module.out_features) for module in self.next_modules)
 
     @property
     def new_neurons_fo_improvement(self) -> float:
@@ -270,12 +268,33 @@ class GrowthThroughMerge(MergeGrowingModule):
         if self.eigenvalues_extension is not None:
             self.apply_output_extension()
 
+    @property
+    def function_before(self) -> Module:
+        """The function behind which new neurons stand: ``post_merge_function``."""
+        return self.post_merge_function
+
+    @property
+    def output_extension(self) -> Array:
+        """The planned incoming weights over the full activity, (k, total_in_features)."""
+        parts = [module.output_extension for module in self.layers_before]
+        return namespace(*parts).concat(parts, axis=1)
+
+    @property
+    def predicted_decrease(self) -> float:
+        """Exact first-order decrease of the loss by the planned change; see ``GrowingModule.predicted_decrease``."""
+        if self.eigenvalues_extension is None or self._planned_m_prev is None:
+            raise GrowthError(f"{self.name}: no update is planned; call compute_optimal_updates() first")
+        deltas = sum(module.parameter_update_decrease or 0.0 for module in self.next_modules)
+        parts = [module.extended_input_layer.weight.data for module in self.next_modules]
+        omega = namespace(*parts).concat(parts, axis=0)
+        return float(deltas) - self.output_slope * neuron_slope(self._planned_m_prev, self.output_extension, omega)
+
     def _delete_growth(self) -> None:
         if self.eigenvalues_extension is not None:
             self.set_output_extension(None)
             for module in self.next_modules:
                 module.delete_update(include_previous=False)
-        self.eigenvalues_extension, self.new_neurons = None, 0
+        self.eigenvalues_extension, self.new_neurons, self._planned_m_prev = None, 0, None
 
     def extended_forward(self, x: Array, x_ext: Array | None = None) -> tuple[Array, Array | None]:
         """Function of the branches' sum, and of the sum of their new outputs."""

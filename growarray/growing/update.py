@@ -31,6 +31,7 @@ __all__ = [
     "added_neurons",
     "inverse_sqrt",
     "neuron_goal",
+    "neuron_slope",
     "optimal_delta",
     "pseudo_inverse",
     "rule_of",
@@ -46,6 +47,8 @@ class GrowthRule:
     use_covariance : whiten the incoming side by S_prev, else the identity
     use_projection : take off what the update of existing weights already does, else N = -M_prev
     use_fisher : whiten the outgoing side by E;  fisher_shrinkage : ridge on E, see :func:`shrink`
+    project_with_fisher : take off the preconditioned delta, as the original does; its scale is not that of M_prev, so
+        the neurons may raise the loss. False takes off the plain delta, which is what the whitened problem asks for
     alpha_zero, omega_zero : start the incoming or outgoing weights at zero
     ignore_singular_values : unit singular values in the weights; the improvement is then linear in them
     max_new : most neurons to add, None for all that pass ``statistical_threshold``
@@ -58,6 +61,7 @@ class GrowthRule:
     use_projection: bool = True
     use_fisher: bool = False
     fisher_shrinkage: float = 0.0
+    project_with_fisher: bool = True
     alpha_zero: bool = False
     omega_zero: bool = False
     ignore_singular_values: bool = False
@@ -90,8 +94,8 @@ GRADMAX = GrowthRule(
 )
 """Evci et al. 2022: identity for S, N = -M_prev, incoming weights zero, singular values ignored."""
 
-FISHER = GrowthRule(use_fisher=True)
-"""TINY preconditioned by the empirical Fisher matrix of the output side."""
+FISHER = GrowthRule(use_fisher=True, project_with_fisher=False)
+"""TINY preconditioned by the empirical Fisher matrix of the output side, projected by the plain delta."""
 
 
 def _square(matrix: Array, name: str) -> Array:
@@ -247,6 +251,16 @@ def neuron_goal(m_prev: Array, p: Array | None = None, delta: Array | None = Non
     """
     xp = namespace(m_prev, p, delta)
     return -m_prev if p is None or delta is None else -m_prev + p @ xp.matrix_transpose(delta)
+
+
+def neuron_slope(m_prev: Array, alpha: Array, omega: Array) -> float:
+    """``<M_prev, (omega alpha)^T>``: change of the loss by new neurons to first order, for a unit activation slope.
+
+    m_prev : (p, o)    alpha : (k, p) incoming    omega : (o, k) outgoing
+    """
+    xp = namespace(m_prev, alpha, omega)
+    alpha, omega = (xp.astype(a, xp.float64, copy=False) for a in (alpha, omega))
+    return float(xp.sum((alpha @ m_prev) * xp.matrix_transpose(omega)))
 
 
 def added_neurons(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -40,7 +41,7 @@ class GrowingResidualBlock(Module):
         rng = np.random.default_rng() if rng is None else rng
         kind: dict[str, Any] = {"device": device, "dtype": dtype, "rng": rng}
         self.first = LinearGrowingModule(
-            in_features, hidden_features, post_layer_function=function, name=f"{name}.first", **kind
+            in_features, hidden_features, post_layer_function=copy.deepcopy(function), name=f"{name}.first", **kind
         )
         self.second = LinearGrowingModule(
             hidden_features, num_features, previous_module=self.first, name=f"{name}.second", **kind
@@ -48,7 +49,11 @@ class GrowingResidualBlock(Module):
         self.shortcut = LinearGrowingModule(in_features, num_features, False, name=f"{name}.shortcut", **kind)
         self.first.next_module = self.second
         self.merge = LinearMergeGrowingModule(
-            function, [self.second, self.shortcut], allow_growing=True, in_features=num_features, name=f"{name}.merge"
+            copy.deepcopy(function),
+            [self.second, self.shortcut],
+            allow_growing=True,
+            in_features=num_features,
+            name=f"{name}.merge",
         )
         self.second.next_module = self.shortcut.next_module = self.merge
 

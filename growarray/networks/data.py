@@ -82,9 +82,11 @@ def batches(
         raise ValueError(f"batches: size must be at least 1, found {size}")
     xp = namespace(x, target)
     order = None if rng is None else asarray(rng.permutation(int(x.shape[0])), like=x)
-    for start in range(0, int(x.shape[0]), size):
+    count = int(x.shape[0])
+    for start in range(0, count, size):
+        stop = min(start + size, count)
         if order is None:
-            yield x[start : start + size, ...], target[start : start + size, ...]
+            yield x[start:stop, ...], target[start:stop, ...]
         else:
-            chosen = order[start : start + size]
+            chosen = order[start:stop]
             yield xp.take(x, chosen, axis=0), xp.take(target, chosen, axis=0)

@@ -100,6 +100,8 @@ class Growth:
     ) -> None:
         if data[0].shape[0] == 0:
             raise GrowthError("Growth: there are no training samples")
+        if validation is not None and validation[0].shape[0] == 0:
+            raise GrowthError("Growth: there are no validation samples; leave validation out to use the training data")
         self.network, self.optimizer, self.data = network, optimizer, data
         self.validation = data if validation is None else validation
         self.task = task_named(task) if isinstance(task, str) else task
@@ -176,6 +178,7 @@ class Growth:
         if not any(self.affordable(place) for place in self.network.growing_layers):
             self.finished_growing = True
             return self._record("growth", epoch=self.epoch, refused="the budget is used up", added=0)
+        self._check_start(rule)
         self.network.eval()
         samples = self.collect(fisher=rule.use_fisher)
         with warnings.catch_warnings(record=True) as caught:  # a singular S is worth a note in the history, not a stop
@@ -183,12 +186,14 @@ class Growth:
             self.network.compute_optimal_updates(rule)
         self.network.reset_computation()
         place, search = self.choose(rule)
+        if place is None:
+            self.network.delete_update()
+            return self._record("growth", epoch=self.epoch, refused="no place has neurons to add", added=0)
         index = self.network.growing_layers.index(place)
         entry: dict[str, Any] = {"epoch": self.epoch, "where": place.name, "place": index, "samples": samples}
         entry["notes"] = sorted({str(warning.message) for warning in caught})
         promised = place.first_order_improvement
-        # Neurons that start at zero on one side promise a gradient, not yet a change of the loss.
-        first_order = promised - (place.new_neurons_fo_improvement if search is None else 0.0)
+        first_order = place.predicted_decrease
         train_before, before = self.evaluate(self.data)[0], self.evaluate(self.validation)[0]
         if search is not None and search.factor == 0.0:
             self.network.delete_update()
@@ -216,6 +221,15 @@ class Growth:
             widths=list(self.network.widths),
         )
 
+    def _check_start(self, rule: GrowthRule) -> None:
+        """Refuse neurons that would start at zero behind a function that passes no gradient there."""
+        for place in self.network.growing_layers if rule.alpha_zero else ():
+            if not place.function_before.starts_at_zero:
+                raise GrowthError(
+                    f"{place.name}: neurons with zero incoming weights would never learn behind "
+                    f"{place.function_before!r}; use ReLU(at_zero=1.0) or a smooth activation"
+                )
+
     def collect(self, *, fisher: bool = False) -> int:
         """Collect statistics over the training data, or until precise enough; returns the samples seen.
 
@@ -235,27 +249,33 @@ class Growth:
         return seen
 
     def choose(self, rule: GrowthRule) -> tuple[Any, LineSearch | None]:
-        """The place to grow, and the line search of its scaling (None where the rule starts neurons at zero)."""
-        starts_at_zero = rule.alpha_zero or rule.omega_zero
-        if starts_at_zero:
-            for place in self.network.growing_layers:
+        """The place to grow, or None, and the line search of its scaling.
+
+        Neurons that start at zero on one side change nothing at any scaling: without a delta there is nothing to search
+        (None), and their other side takes the mean norm of what exists.
+        """
+        places = self.network.growing_layers
+        if rule.alpha_zero or rule.omega_zero:
+            for place in places:
                 if hasattr(place, "normalize_optimal_updates"):
                     place.normalize_optimal_updates(normalization_type="gradmax_normalization")
-        for place in self.network.growing_layers:
+        for place in places:
             place.sub_select_optimal_added_parameters(keep_neurons=self.affordable(place))
-        places = [place for place in self.network.growing_layers if place.new_neurons]
+        places = [place for place in places if place.new_neurons]
         if not places:
-            raise GrowthError("Growth: no place has neurons to add; check the rule's thresholds")
-        if self.settings.choose == "validation" and not starts_at_zero:
-            searches = {index: self.search(place, self.validation) for index, place in enumerate(places)}
-            best = min(searches, key=lambda index: searches[index].loss)
-            return places[best], searches[best]
+            return None, None
+        searches = not (rule.alpha_zero or rule.omega_zero) or rule.compute_delta
+        if self.settings.choose == "validation" and searches:
+            found = {index: self.search(place, self.validation) for index, place in enumerate(places)}
+            best = min(found, key=lambda index: found[index].loss)
+            return places[best], found[best]
         place = max(places, key=lambda p: float(p.first_order_improvement))
-        return place, None if starts_at_zero else self.search(place, self.data)
+        return place, self.search(place, self.data) if searches else None
 
     def search(self, place: Any, data: tuple[Array, Array]) -> LineSearch:
         """Line search of one place's scaling on the first samples of ``data``; all other places stand still."""
-        x, target = (array[: self.settings.search_samples, ...] for array in data)
+        count = min(self.settings.search_samples, int(data[0].shape[0]))
+        x, target = (array[:count, ...] for array in data)
 
         def loss(factor: float) -> float:
             self.network.set_scaling_factor(0.0)
@@ -296,7 +316,7 @@ class Growth:
             "growths": self.growths,
             "finished_growing": self.finished_growing,
             "rng": self.rng.bit_generator.state,
-            "history": self.history.steps,
+            "history": [dict(entry) for entry in self.history.steps],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ class GrowingMLP(GrowingNetwork):
 
     in_features : width of a sample, or its shape, which is flattened
     hidden_size : width of every hidden layer, or a sequence of widths (then ``number_hidden_layers`` follows from it)
-    activation : one module for all hidden layers, default SELU as in the original
+    activation : copied for every hidden layer, default SELU as in the original; a Sequential with a norm will do
 
     State-dict names are ``layers.0.layer.weight``, ``layers.0.layer.bias``, ….
 
@@ -63,7 +64,7 @@ class GrowingMLP(GrowingNetwork):
                 width,
                 outputs,
                 use_bias,
-                None if last else function,
+                None if last else copy.deepcopy(function),
                 previous_module=self.layers[-1] if self.layers else None,
                 device=device,
                 name=f"layers.{index}",
@@ -114,13 +115,14 @@ class GrowingMLP(GrowingNetwork):
         ``sqrt(|incoming| / |outgoing|)``; a positively homogeneous activation makes the function unchanged.
         """
         for first, second in itertools.pairwise(self.layers):
-            xp = namespace(first.weight)
-            incoming = xp.sqrt(xp.sum(first.weight**2, axis=1))
-            outgoing = xp.sqrt(xp.sum(second.weight**2, axis=0))
+            w_in, w_out = first.weight.data, second.weight.data
+            xp = namespace(w_in)
+            incoming = xp.sqrt(xp.sum(w_in**2, axis=1))
+            outgoing = xp.sqrt(xp.sum(w_out**2, axis=0))
             usable = (incoming > 0) & (outgoing > 0)
             ones = xp.ones_like(incoming)
             factor = xp.sqrt(xp.where(usable, incoming / xp.where(usable, outgoing, ones), ones))
-            first.layer.weight.data = first.weight / factor[:, None]
+            first.layer.weight.data = w_in / factor[:, None]
             if first.layer.bias is not None:
                 first.layer.bias.data = first.layer.bias.data / factor
-            second.layer.weight.data = second.weight * factor[None, :]
+            second.layer.weight.data = w_out * factor[None, :]

@@ -69,6 +69,11 @@ class ReLU(_Elementwise):
     def __init__(self, at_zero: float = 0.0) -> None:
         self.at_zero = at_zero
 
+    @property
+    def starts_at_zero(self) -> bool:
+        """Whether the derivative taken at 0 is another than 0."""
+        return self.at_zero != 0.0
+
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value and pullback, both of the shape of ``x``."""
         return ops.relu(x, at_zero=self.at_zero)
@@ -274,6 +279,7 @@ class ReLU6(_Elementwise):
     [0.0, 6.0]
     """
 
+    starts_at_zero = False
     _function = staticmethod(ops.relu6)
 
 

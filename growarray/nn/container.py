@@ -68,6 +68,16 @@ class Sequential(Module):
         """Product of the slopes."""
         return math.prod((layer.slope_at_zero for layer in self.layers), start=1.0)
 
+    @property
+    def starts_at_zero(self) -> bool:
+        """Whether all of them do."""
+        return all(layer.starts_at_zero for layer in self.layers)
+
+    @property
+    def parameters_per_feature(self) -> int:
+        """Sum over the modules."""
+        return sum(layer.parameters_per_feature for layer in self.layers)
+
     def extended_forward(self, x: Array | None, x_ext: Array | None = None) -> tuple[Array | None, Array | None]:
         """Both values through every module's own ``extended_forward``."""
         for layer in self.layers:

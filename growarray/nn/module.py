@@ -227,6 +227,16 @@ class Module:
     def check_extend(self, by: int) -> None:
         """Raise what ``extend(by)`` would raise, without changing anything."""
 
+    @property
+    def starts_at_zero(self) -> bool:
+        """Whether a gradient passes where the input is exactly zero; torch's ReLU lets none."""
+        return True
+
+    @property
+    def parameters_per_feature(self) -> int:
+        """Trained scalars that one more feature costs."""
+        return 0
+
     def extend(self, by: int) -> None:
         """Make room for ``by`` more features of the input; nothing to do unless the layer keeps a value for each."""
 

@@ -41,6 +41,11 @@ class _Norm(Module):
         return pullback
 
     @property
+    def parameters_per_feature(self) -> int:
+        """Weights and biases over the number of features, the first axis of each."""
+        return sum(p.size // p.shape[0] for p in self.parameters() if p.shape[0])
+
+    @property
     def slope_at_zero(self) -> float:
         """1: growth takes a normalisation for the identity, as the original does."""
         return 1.0

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import to_numpy
+from growarray.nn import Parameter
 
 FOLDER = Path(os.environ.get("GROWARRAY_GOLDEN", Path(__file__).parent / "data"))
 RTOL = 1e-9
@@ -54,6 +55,7 @@ class Case:
         assert name in self.arrays or name in self.scalars, f"{self.name}: the case has no {name}"
         self.seen.add(name)
         wanted = self[name] if expected is None else expected
+        actual = actual.data if isinstance(actual, Parameter) else actual
         rtol = (1e-4 if name.startswith("f32.") else RTOL) if rtol is None else rtol
         _compare(f"{self.name}: {name}", actual, wanted, rtol)
 

@@ -66,7 +66,7 @@ def check_linear_pair(case: Case) -> None:
     )
     second = layer(case["in.next_w"], case.get("in.next_b"), previous_module=first)
     first.next_module = second
-    bias = second.bias
+    bias = None if second.bias is None else second.bias.data
     if config["sizes"][1] == 0:  # the original drops the bias here; its recorded numbers were made without it
         second.layer.bias.data = np.zeros_like(bias)
     second.init_computation()
@@ -190,7 +190,7 @@ def _check_pair_growth(case: Case, first: LinearGrowingModule, second: LinearGro
     extended = second.extended_forward(*first.extended_forward(probe))[0]
     case.check("raw.grow.x_ext", first.extended_forward(probe)[1])
     hidden0 = case.config["sizes"][1] == 0
-    second_bias = second.bias.copy() if hidden0 else 0.0
+    second_bias = second.bias.data.copy() if hidden0 else 0.0
     case.check("out.grow.y_before", before - second_bias)
     case.check("raw.grow.y_ext", extended - second_bias)
     scalings = [second.optimal_delta_scaling, second.input_extension_scaling, first.output_extension_scaling]

@@ -157,25 +157,25 @@ def test_rescaling_gives_the_variance_of_the_fan_in(how: str, added: int) -> Non
     pair = Pair.of((40, 30, 20))
     pair.second.apply_rescaling(how, extension_size=added)
     inputs = 30 + (added if how.endswith("new_shape") else 0)
-    assert pair.first.weight.var(ddof=1) == pytest.approx(1 / 40)
-    assert pair.second.weight.var(ddof=1) == pytest.approx(1 / inputs)
+    assert pair.first.weight.data.var(ddof=1) == pytest.approx(1 / 40)
+    assert pair.second.weight.data.var(ddof=1) == pytest.approx(1 / inputs)
 
 
 def test_default_rescaling_keeps_the_variance_of_the_sum() -> None:
     pair = Pair.of((40, 30, 20))
-    before = pair.first.weight, pair.second.weight, pair.second.bias
+    before = pair.first.weight.data, pair.second.weight.data, pair.second.bias.data
     pair.second.apply_rescaling("default_vt", extension_size=10)
-    np.testing.assert_array_equal(pair.first.weight, before[0])
-    np.testing.assert_allclose(pair.second.weight, before[1] * math.sqrt(30 / 40))
-    np.testing.assert_allclose(pair.second.bias, before[2] * math.sqrt(30 / 40))
+    np.testing.assert_array_equal(pair.first.weight.data, before[0])
+    np.testing.assert_allclose(pair.second.weight.data, before[1] * math.sqrt(30 / 40))
+    np.testing.assert_allclose(pair.second.bias.data, before[2] * math.sqrt(30 / 40))
 
 
 def test_a_layer_without_weights_is_not_rescaled() -> None:
     pair = Pair.of((4, 0, 2))
-    before = pair.first.weight, pair.second.bias
+    before = pair.first.weight.data, pair.second.bias.data
     for how in ("default_vt", "vt_constraint_old_shape", "vt_constraint_new_shape"):
         pair.second.apply_rescaling(how, extension_size=3)
-    np.testing.assert_array_equal(pair.second.bias, before[1])
+    np.testing.assert_array_equal(pair.second.bias.data, before[1])
     assert rescaling_factors("default_vt", np.ones((0, 2)), np.ones((2, 0)), 0) == (1.0, 1.0)
 
 
@@ -223,7 +223,7 @@ def deviations(pair: Pair) -> tuple[float, float, float]:
 def test_each_normalisation_has_its_property(how: str, target: float | None) -> None:
     pair = planned()
     delta, omega, alpha = deviations(pair)
-    own, before = pair.second.weight.std(ddof=1), pair.first.weight.std(ddof=1)
+    own, before = pair.second.weight.data.std(ddof=1), pair.first.weight.data.std(ddof=1)
     goal = own if target is None else target
     pair.second.normalize_optimal_updates(target, how)
     expected = {
@@ -258,7 +258,7 @@ def test_gradmax_gives_new_neurons_the_mean_norm(linear: bool, scale: float) -> 
     pair = planned(linear)
     alpha, omega, _ = parts(pair)
     norms, values = np.linalg.norm(omega, axis=0), pair.second.eigenvalues_extension
-    mean = np.linalg.norm(pair.second.weight, axis=0).mean()
+    mean = np.linalg.norm(pair.second.weight.data, axis=0).mean()
     pair.second.normalize_optimal_updates(normalization_type="gradmax_normalization", gradmax_scale=scale)
     np.testing.assert_allclose(np.linalg.norm(parts(pair)[1], axis=0), scale * mean)
     np.testing.assert_array_equal(parts(pair)[0], alpha)
@@ -303,17 +303,17 @@ def test_growth_is_completed_to_the_target(options: dict[str, Any] | None) -> No
     second.complete_growth({**(options or {}), "rng": rng()})
     assert (first.out_features, second.in_features, second.missing_neurons()) == (7, 7, 0)
     assert second.extended_input_layer is first.extended_output_layer is None
-    weight = second.weight
+    weight = second.weight.data
     second.complete_growth({"rng": rng()})
-    assert second.weight is weight
+    assert second.weight.data is weight
 
 
 def test_completion_does_not_carry_a_planned_delta_out() -> None:
     pair = planned()
     pair.second.target_in_neurons = 8
-    weight = pair.second.weight.copy()
+    weight = pair.second.weight.data.copy()
     pair.second.complete_growth({"rng": rng()})
-    np.testing.assert_array_equal(pair.second.weight[:, :5], weight)
+    np.testing.assert_array_equal(pair.second.weight.data[:, :5], weight)
     assert pair.second.optimal_delta_layer is None
 
 

@@ -51,14 +51,14 @@ def test_the_pullback_agrees_with_differences(x: np.ndarray, bias: bool, storing
         return y, gradients
 
     wrt = range(3) if bias else range(2)
-    check_vjp(function, np.array(x), np.array(module.weight), np.ones(3), wrt=wrt)
+    check_vjp(function, np.array(x), np.array(module.weight.data), np.ones(3), wrt=wrt)
 
 
 @pytest.mark.parametrize("storing", [False, True], ids=["plain", "storing"])
 def test_the_way_back_goes_through_the_weights_of_the_way_there(storing: bool) -> None:
     module = layer(4, 3)
     module.store_input = module.store_pre_activity = storing
-    old = module.weight
+    old = module.weight.data
     _, pullback = module.vjp(X)
     module.layer.weight.data = 7 * old  # an optimizer's step between
     np.testing.assert_allclose(pullback(np.ones((30, 3))), np.ones((30, 3)) @ old)
@@ -81,11 +81,11 @@ def test_a_layer_without_inputs_gives_its_bias(xp: Library) -> None:
     module = xp.adopt(layer(0, 3))
     module.store_input = module.store_pre_activity = True
     y, pullback = module.vjp(xp.asarray(np.zeros((5, 0))))
-    np.testing.assert_array_equal(to_numpy(y), np.tile(to_numpy(module.bias), (5, 1)))
+    np.testing.assert_array_equal(to_numpy(y), np.tile(to_numpy(module.bias.data), (5, 1)))
     assert pullback(y).shape == (5, 0)
     assert to_numpy(module.input_extended).tolist() == [[1.0]] * 5
     np.testing.assert_allclose(to_numpy(module.compute_s_update()[0]), [[5.0]])
-    np.testing.assert_allclose(to_numpy(module.layer.bias.grad), 5 * to_numpy(module.bias))
+    np.testing.assert_allclose(to_numpy(module.layer.bias.grad), 5 * to_numpy(module.bias.data))
     plain = xp.adopt(layer(0, 3, bias=False))
     assert not to_numpy(plain(xp.asarray(np.zeros((5, 0))))).any()
 
@@ -283,9 +283,9 @@ def test_updates_are_float64_and_plans_have_the_layers_dtype() -> None:
     single, double = Pair.of(dtype=np.float32), Pair.of()
     for pair in (single, double):
         for ours, theirs in ((pair.first, single.first), (pair.second, single.second)):
-            ours.layer.weight.data = theirs.weight.astype(ours.weight.dtype)
-            ours.layer.bias.data = theirs.bias.astype(ours.bias.dtype)
-        pair.collect(X.astype(pair.first.weight.dtype), GRADIENT)
+            ours.layer.weight.data = theirs.weight.data.astype(ours.weight.data.dtype)
+            ours.layer.bias.data = theirs.bias.data.astype(ours.bias.data.dtype)
+        pair.collect(X.astype(pair.first.weight.data.dtype), GRADIENT)
     delta, bias, decrease = single.second.compute_optimal_delta()
     expected, _, promised = double.second.compute_optimal_delta()
     assert delta.dtype == bias.dtype == np.float64

@@ -64,6 +64,7 @@ def test_smooth_pairs_change_as_their_weights_say(function: str, rule: str, bias
     pair = Pair.of((4, 3, 2), function, BIASES[bias])
     loss, gradient = square_loss(target)
     pair.collect(x, gradient, batches=3).second.compute_optimal_updates(RULES[rule])
+    assert pair.second.predicted_decrease == pytest.approx(bilinear(pair), rel=1e-9)
     for factor in SCALINGS:
         assert measured(pair, x, loss, factor) == pytest.approx(bilinear(pair), rel=1e-2)
 
@@ -189,6 +190,7 @@ def test_growth_through_a_merge_changes_the_loss_as_its_weights_say(kind: str, r
     omega = np.concatenate([reader.extended_input_layer.weight.data for reader in joint.readers])
     expected = sum(reader.parameter_update_decrease for reader in joint.readers)
     expected -= float(np.sum((omega @ alpha).T * joint.merge.tensor_m_prev()))
+    assert joint.merge.predicted_decrease == pytest.approx(expected, rel=1e-9)
     before = loss(joint.forward(xs))
     for factor in SCALINGS:
         joint.merge.scaling_factor = factor
@@ -201,6 +203,7 @@ def test_growth_through_a_merge_changes_the_loss_as_its_weights_say(kind: str, r
 @pytest.mark.parametrize("kind", ["two_one", "two_two", "three_two", "one_one", "one_bias", "shared_input", "no_bias"])
 def test_a_linear_merge_keeps_the_promise_of_tiny(kind: str) -> None:
     joint, xs, loss = junction(kind, "tiny", "identity")
+    assert joint.merge.predicted_decrease == pytest.approx(expected, rel=1e-9)
     before = loss(joint.forward(xs))
     for factor in SCALINGS:
         joint.merge.scaling_factor = factor

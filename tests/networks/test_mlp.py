@@ -153,8 +153,8 @@ def test_normalising_balances_the_norms_and_keeps_the_function(xp: Library) -> N
     before = to_numpy(network(xp.asarray(X)))
     network.normalise()
     np.testing.assert_allclose(to_numpy(network(xp.asarray(X))), before, rtol=1e-10)
-    incoming = np.linalg.norm(to_numpy(network.layers[1].weight), axis=1)
-    outgoing = np.linalg.norm(to_numpy(network.layers[2].weight), axis=0)
+    incoming = np.linalg.norm(to_numpy(network.layers[1].weight.data), axis=1)
+    outgoing = np.linalg.norm(to_numpy(network.layers[2].weight.data), axis=0)
     np.testing.assert_allclose(incoming, outgoing)
 
 
