@@ -29,6 +29,7 @@ class CollectingLinear(ExtensionMixin):
         self._pre_activity: Array | None = None
         self.pre_activity_grad: Array | None = None
         self._moment: Array | None = None
+        self._streams: dict[str, Stream] = {}
         self._declare_statistics()
 
     @property
@@ -76,6 +77,7 @@ class CollectingLinear(ExtensionMixin):
         if keeps_input or keeps_gradient:
             self._input, self._pre_activity = x if keeps_input else None, pre if keeps_gradient else None
             self.pre_activity_grad, self._moment = None, None
+            self._streams = {}
             for statistic in self._statistics():
                 statistic.updated = False
 
@@ -87,8 +89,8 @@ class CollectingLinear(ExtensionMixin):
                 if latest:
                     self.pre_activity_grad = d_pre
             else:  # the weight gradient is M^T: one product, accurate in float64, serves both
-                moment = cross_moment(Stream(x, self.use_bias), Stream(d_pre))
-                self.pre_activity_grad, self._moment = d_pre, moment
+                self.pre_activity_grad = d_pre
+                self._moment = moment = cross_moment(self.input_stream, self.gradient_stream())
                 dx = d_pre @ weight if wrt_x else None
                 dw = namespace(moment).matrix_transpose(moment[: weight.shape[1], :])
                 db = moment[-1, :] if self.use_bias else None
@@ -106,7 +108,7 @@ class CollectingLinear(ExtensionMixin):
             self.previous.request("activity", self)
 
     def _forget(self, what: str) -> None:
-        self._moment = None
+        self._moment, self._streams = None, {}
         if what == "pre_activity":
             self._pre_activity, self.pre_activity_grad = None, None
         if what == "input":
@@ -149,13 +151,20 @@ class CollectingLinear(ExtensionMixin):
     @property
     def input_stream(self) -> Stream:
         """Input of the last batch as a stream."""
-        return Stream(self.input, self.use_bias)
+        return self._stream_of("input", self.input, self.use_bias)
+
+    def _stream_of(self, what: str, array: Array, bias: bool = False) -> Stream:
+        """One stream for all moments of a batch: what is made of its rows is made once."""
+        kept = self._streams.get(what)
+        if kept is None or kept.array is not array or kept.bias != bias:
+            kept = self._streams[what] = Stream(array, bias)
+        return kept
 
     def gradient_stream(self, desired_activation: Array | None = None) -> Stream:
         """Gradient at the pre-activity in the last batch, or what is wanted in its place, as a stream."""
         if desired_activation is not None:
             return Stream(desired_activation)
-        return Stream(self._kept("pre_activity gradient", self.pre_activity_grad))
+        return self._stream_of("gradient", self._kept("pre_activity gradient", self.pre_activity_grad))
 
     def clear_pre_activity_grad(self) -> None:
         """Forget the gradient of the last batch."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from growarray.backend import Array, asarray, device_of, is_array, namespace, to_device, to_numpy
-from growarray.contraction.kernels import row_products
+from growarray.backend import Array, asarray, device_of, is_array, is_numpy, namespace, to_device, to_numpy
+from growarray.contraction.kernels import Rows, row_products
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.stream import Stream, StreamLike
 
@@ -48,40 +49,60 @@ def cross_moment(left: StreamLike | Array, right: StreamLike | Array | None = No
     left = _stream(left)
     symmetric = right is None or right is left
     right = left if symmetric else _stream(right)
-    rows_of = {id(part.array): part.rows for part in (*left.parts, *right.parts)}
-    keys = list(rows_of)
-    arrays = list(rows_of.values())
-    xp = namespace(*arrays)
-    lengths = {int(a.shape[0]) for a in arrays}
+    ready: dict[int, Rows] = {}
+    for part in (*left.parts, *right.parts):
+        ready.setdefault(id(part.array), part.ready)
+    keys = list(ready)
+    xp = namespace(*(r.array for r in ready.values()))
+    lengths = {int(r.array.shape[0]) for r in ready.values()}
     if len(lengths) > 1:
         raise ShapeError(f"cross_moment: streams have {sorted(lengths)} rows; both sides must come from the same batch")
-    wanted = [(keys.index(id(a.array)), keys.index(id(b.array))) for a in left.parts for b in right.parts]
-    pairs = sorted({(i, j) if not symmetric or i <= j else (j, i) for i, j in wanted})
-    biased = {side: any(p.bias for p in stream.parts) for side, stream in (("left", left), ("right", right))}
-    sums = {keys.index(id(p.array)) for p in left.parts if biased["right"]}
-    sums |= {keys.index(id(p.array)) for p in right.parts if biased["left"]}
-    products, totals = row_products(arrays, pairs, sorted(sums))
-    if len(wanted) == 1 and not biased["left"] and not biased["right"]:
-        return products[wanted[0]]
-
-    out = xp.empty((left.width, right.width), dtype=xp.float64, device=arrays[0].device)
-    top = 0
-    for a in left.parts:
-        i, start = keys.index(id(a.array)), 0
-        height = a.width - int(a.bias)
-        for b in right.parts:
-            j, width = keys.index(id(b.array)), b.width - int(b.bias)
-            block = products[i, j] if (i, j) in products else xp.matrix_transpose(products[j, i])
-            out[top : top + height, start : start + width] = block
-            if a.bias:
-                out[top + height, start : start + width] = totals[j]
-            if b.bias:
-                out[top : top + height, start + width] = totals[i]
-            if a.bias and b.bias:
-                out[top + height, start + width] = float(lengths.copy().pop())
-            start += b.width
-        top += a.width
+    places = [
+        _Place(keys.index(id(a.array)), keys.index(id(b.array)), a.bias, b.bias, top, start)
+        for a, top in zip(left.parts, _offsets(left), strict=True)
+        for b, start in zip(right.parts, _offsets(right), strict=True)
+    ]
+    wanted = {(p.i, p.j) for p in places}
+    pairs = sorted(pair for pair in wanted if not symmetric or pair[0] <= pair[1] or pair[::-1] not in wanted)
+    sums = {p.i for p in places if p.right_bias} | {p.j for p in places if p.left_bias}
+    widths = [int(r.array.shape[1]) for r in ready.values()]
+    device = next(iter(ready.values())).array.device
+    out = xp.empty((left.width, right.width), dtype=xp.float64, device=device)
+    views: dict[tuple[int, int], Any] = {}  # on NumPy the products go straight to where they stand first
+    for p in places if is_numpy(out) else ():
+        if (p.i, p.j) in pairs and (p.i, p.j) not in views:
+            views[p.i, p.j] = out[p.top : p.top + widths[p.i], p.start : p.start + widths[p.j]]
+    products, totals = row_products(list(ready.values()), pairs, sorted(sums), views)
+    filled = set()
+    for p in places:
+        height, width = widths[p.i], widths[p.j]
+        if (p.i, p.j) not in views or (p.i, p.j) in filled:
+            block = products[p.i, p.j] if (p.i, p.j) in products else xp.matrix_transpose(products[p.j, p.i])
+            out[p.top : p.top + height, p.start : p.start + width] = block
+        filled.add((p.i, p.j))
+        if p.left_bias:
+            out[p.top + height, p.start : p.start + width] = totals[p.j]
+        if p.right_bias:
+            out[p.top : p.top + height, p.start + width] = totals[p.i]
+        if p.left_bias and p.right_bias:
+            out[p.top + height, p.start + width] = float(next(iter(lengths)))
     return out
+
+
+class _Place(NamedTuple):
+    """Where the product of arrays i and j goes, and whether rows or columns of sums follow it."""
+
+    i: int
+    j: int
+    left_bias: bool
+    right_bias: bool
+    top: int
+    start: int
+
+
+def _offsets(stream: StreamLike) -> list[int]:
+    """First column of each part."""
+    return [0, *itertools.accumulate(part.width for part in stream.parts)][:-1]
 
 
 class TensorStatistic:
@@ -166,7 +187,8 @@ class TensorStatistic:
         known = self.shape if self._sum is None else tuple(self._sum.shape)
         if known is not None and tuple(value.shape) != known:
             raise ShapeError(f"{self.name}: update has shape {tuple(value.shape)}, expected {known}; reset() first")
-        if not bool(xp.all(xp.isfinite(value))):
+        flat = xp.reshape(xp.astype(value, xp.float64, copy=False), (-1,))
+        if not math.isfinite(float(flat @ flat)):  # one pass, and unlike a sum it cannot cancel infinities
             raise GrowthError(
                 f"{self.name}: the update holds NaN or infinite values; check the activations and the loss, "
                 "lower the learning rate, or leave this batch out"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from growarray.backend import Array, namespace
+from growarray.contraction.kernels import Rows
 from growarray.errors import ShapeError
 
 __all__ = ["JoinedStream", "Stream", "StreamLike"]
@@ -43,12 +44,16 @@ class Stream:
 
     array: Array
     bias: bool = False
+    ready: Rows = field(init=False, repr=False)  # shared by every moment of this stream
 
     def __post_init__(self) -> None:
         if self.array.ndim < 2:
             raise ShapeError(
                 f"a stream needs shape (n, d) or (n, t, d), found {tuple(self.array.shape)}; add a batch axis"
             )
+        shape = self.array.shape
+        rows = namespace(self.array).reshape(self.array, (math.prod(shape[:-1]), shape[-1]))
+        object.__setattr__(self, "ready", Rows(rows))
 
     @property
     def parts(self) -> tuple[Stream, ...]:
@@ -68,8 +73,7 @@ class Stream:
     @property
     def rows(self) -> Array:
         """The features as (n, d) or (n t, d), without the column of ones."""
-        shape = self.array.shape
-        return namespace(self.array).reshape(self.array, (math.prod(shape[:-1]), shape[-1]))
+        return self.ready.array
 
     def materialise(self) -> Array:
         """The features with their column of ones, put together: shape (..., width)."""

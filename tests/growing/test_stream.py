@@ -70,9 +70,9 @@ class Counter:
         self.arrays, self.pairs, self.sums = 0, 0, 0
         inner = moment.row_products
 
-        def counting(arrays: Any, pairs: Any, sums: Any = ()) -> Any:
+        def counting(arrays: Any, pairs: Any, sums: Any = (), into: Any = None) -> Any:
             self.arrays, self.pairs, self.sums = len(arrays), self.pairs + len(pairs), self.sums + len(sums)
-            return inner(arrays, pairs, sums)
+            return inner(arrays, pairs, sums, into)
 
         monkeypatch.setattr(moment, "row_products", counting)
 
