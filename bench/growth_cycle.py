@@ -89,7 +89,7 @@ class _Ours:
         for x, target in zip(self.data.x, self.data.y, strict=True):
             logits, back = self.network.vjp(x)
             _, back_loss = self._loss(logits, target, reduction="sum")
-            back(back_loss())
+            back(back_loss(), wrt_x=False)  # GroMo's graph leaves the input gradient out, too
             self.network.update_computation(update_covariance_loss_gradient=False)
 
     def plan(self) -> None:

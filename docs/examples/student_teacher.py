@@ -97,10 +97,14 @@ def draw(path: str, seeds: int = 20) -> None:
     for method, label, colour in (("gradmax", "GradMax", "#0b6e4f"), ("random", "random", "#c8553d")):
         values = np.array([gains(method, seed) for seed in range(seeds)])
         error = values.std(axis=0, ddof=1) / np.sqrt(seeds)
-        axes.errorbar(range(1, GROWTHS + 1), values.mean(axis=0), error, label=label, color=colour, marker="o", capsize=3)
+        axes.errorbar(
+            range(1, GROWTHS + 1), values.mean(axis=0), error, label=label, color=colour, marker="o", capsize=3
+        )
         print(f"{label:>8}: " + "  ".join(f"{v:.3f}" for v in values.mean(axis=0)))
     axes.set(xlabel="growth", ylabel="rise of the gradient's norm", ylim=(0, None), xticks=range(1, GROWTHS + 1))
-    axes.set_title(f"Student growing from {STUDENT} to {STUDENT + GROWTHS} neurons, {seeds} seeds", loc="left", fontsize=10)
+    axes.set_title(
+        f"Student growing from {STUDENT} to {STUDENT + GROWTHS} neurons, {seeds} seeds", loc="left", fontsize=10
+    )
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)

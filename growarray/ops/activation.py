@@ -59,14 +59,14 @@ def relu(x: Array, *, at_zero: float = 0.0) -> tuple[Array, Vjp]:
     ([0.0, 0.0, 2.0], [0.0, 1.0, 1.0])
     """
     xp = namespace(x)
-    dead = x < 0.0 if at_zero == 1.0 else x <= 0.0
+    alive = x >= 0.0 if at_zero == 1.0 else x > 0.0
     kink = None if at_zero in (0.0, 1.0) else x == 0.0
 
     def vjp(dy: Array) -> Array:
-        dx = xp.where(dead, xp.zeros_like(dy), dy)
+        dx = dy * xp.astype(alive, dy.dtype)  # a product: NumPy's where takes ten times as long on a random mask
         return dx if kink is None else xp.where(kink, at_zero * dy, dx)
 
-    return xp.where(x <= 0.0, xp.zeros_like(x), x), vjp
+    return xp.maximum(x, 0.0), vjp
 
 
 def leaky_relu(x: Array, slope: float = 0.01) -> tuple[Array, Vjp]:
@@ -78,7 +78,8 @@ def leaky_relu(x: Array, slope: float = 0.01) -> tuple[Array, Vjp]:
     """
     xp = namespace(x)
     positive = x > 0.0
-    return xp.where(positive, x, slope * x), lambda dy: xp.where(positive, dy, slope * dy)
+    y = xp.maximum(x, 0.0) + slope * xp.minimum(x, 0.0)
+    return y, lambda dy: dy * (slope + (1.0 - slope) * xp.astype(positive, dy.dtype))
 
 
 def elu(x: Array, alpha: float = 1.0) -> tuple[Array, Vjp]:
@@ -89,10 +90,9 @@ def elu(x: Array, alpha: float = 1.0) -> tuple[Array, Vjp]:
     [-0.7, 0.0, 2.0]
     """
     xp = namespace(x)
-    positive = x > 0.0
-    below = xp.where(positive, xp.zeros_like(x), x)
-    slope = xp.where(positive, xp.ones_like(x), alpha * xp.exp(below))
-    return xp.where(positive, x, alpha * xp.expm1(below)), lambda dy: dy * slope
+    below = alpha * xp.expm1(xp.minimum(x, 0.0))
+    slope = below + (alpha + (1.0 - alpha) * xp.astype(x > 0.0, x.dtype))
+    return xp.maximum(x, 0.0) + below, lambda dy: dy * slope
 
 
 def selu(x: Array) -> tuple[Array, Vjp]:
