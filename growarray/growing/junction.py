@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from growarray.backend import Array
+from growarray.backend import Array, library
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.module import as_scalar
 from growarray.growing.moment import TensorStatistic
@@ -22,7 +22,8 @@ class MergeGrowingModule(Recorder):
     """What every merge has: neighbours, the sum that the caller made, statistics of what flows in and out.
 
     The caller adds the branches; the merge takes the sum, applies ``post_merge_function`` and hands the result to its
-    next modules. It has no parameters of its own but those of the function.
+    next modules. It has no parameters of its own but those of the function; ``device`` is where its statistics are kept,
+    default where the data are.
     """
 
     _links: ClassVar[tuple[str, ...]] = ("previous_modules", "next_modules")
@@ -45,6 +46,7 @@ class MergeGrowingModule(Recorder):
         self.post_merge_function = post_merge_function or Identity()
         self.in_features = int(in_features)
         self.allow_growing = allow_growing
+        library(device)
         self._device = device
         self.previous_modules: list[Any] = []
         self.next_modules: list[Any] = []

@@ -35,13 +35,13 @@ class LinearMergeGrowingModule(GrowthThroughMerge):
     def _declare_statistics(self) -> None:
         own, total = self.in_features + 1, self.total_in_features
         super()._declare_statistics()
-        self.tensor_s = TensorStatistic((own, own), self.compute_s_update, name=f"S({self.name})")
+        self.tensor_s = TensorStatistic((own, own), self.compute_s_update, self._device, f"S({self.name})")
         if total > 0:
             self.previous_tensor_s = TensorStatistic(
-                (total, total), self.compute_previous_s_update, name=f"S[-1]({self.name})"
+                (total, total), self.compute_previous_s_update, self._device, f"S[-1]({self.name})"
             )
             self.previous_tensor_m = TensorStatistic(
-                (total, self.in_features), self.compute_previous_m_update, name=f"M[-1]({self.name})"
+                (total, self.in_features), self.compute_previous_m_update, self._device, f"M[-1]({self.name})"
             )
         self._declare_growth_statistics()
 

@@ -45,9 +45,9 @@ class GrowthThroughMerge(MergeGrowingModule):
         return self.previous_tensor_s
 
     def _declare_growth_statistics(self) -> None:
-        self.tensor_m_prev = TensorStatistic(None, self._m_prev_of_batch, name=f"M_prev({self.name})")
-        self.cross_covariance = TensorStatistic(None, self._p_of_batch, name=f"P({self.name})")
-        self.covariance_loss_gradient = TensorStatistic(None, self._e_of_batch, name=f"E({self.name})")
+        self.tensor_m_prev = TensorStatistic(None, self._m_prev_of_batch, self._device, f"M_prev({self.name})")
+        self.cross_covariance = TensorStatistic(None, self._p_of_batch, self._device, f"P({self.name})")
+        self.covariance_loss_gradient = TensorStatistic(None, self._e_of_batch, self._device, f"E({self.name})")
 
     def _statistics(self) -> list[TensorStatistic]:
         growth = [self.tensor_m_prev, self.cross_covariance, self.covariance_loss_gradient]

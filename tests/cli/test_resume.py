@@ -195,9 +195,12 @@ def test_another_option_is_refused_and_the_same_is_not(grow, folder):
     before = content(folder)
     result = grow("--output", folder, "--resume", "--lr", 0.5)
     assert result.exit_code == 2
-    assert f"--lr: the run in {folder} has 0.003, the command line says 0.5; leave the option out" in result.stderr
+    assert (
+        f"--lr: the run in {folder} has {RunOptions().lr}, the command line says 0.5; leave the option out"
+        in result.stderr
+    )
     assert content(folder) == before
-    assert grow("--output", folder, "--resume", "--lr", 0.003, "--epochs", 4).exit_code == 0
+    assert grow("--output", folder, "--resume", "--lr", RunOptions().lr, "--epochs", 4).exit_code == 0
 
 
 def test_a_finished_run_shows_its_result(grow, folder):
