@@ -22,8 +22,8 @@ class MergeGrowingModule(Recorder):
     """What every merge has: neighbours, the sum that the caller made, statistics of what flows in and out.
 
     The caller adds the branches; the merge takes the sum, applies ``post_merge_function`` and hands the result to its
-    next modules. It has no parameters of its own but those of the function; ``device`` is where its statistics are kept,
-    default where the data are.
+    next modules. It has no parameters of its own but those of the function. ``device`` is where its statistics are
+    kept, default where the data are.
     """
 
     _links: ClassVar[tuple[str, ...]] = ("previous_modules", "next_modules")
