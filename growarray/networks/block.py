@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, namespace
+from growarray.backend import Array
 from growarray.growing import LinearGrowingModule, LinearMergeGrowingModule
 from growarray.networks.network import GrowingNetwork
 from growarray.nn import Module, ReLU
@@ -130,30 +130,7 @@ class GrowingResidualMLP(GrowingNetwork):
         """For each block the second layer (hidden width), then the merge (width of the block)."""
         return [place for block in self.blocks for place in (block.second, block.merge)]
 
-    def collectors(self) -> Iterator[Any]:
-        """The places; a merge collects for its next layers too."""
-        yield from self.growing_layers
-
-    def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """Logits or predictions (n, out_features), and the way back."""
-        shape = x.shape
-        y = x if x.ndim == 2 else namespace(x).reshape(x, (x.shape[0], math.prod(shape[1:])))
-        backs = []
-        for module in (*self.blocks, self.head):
-            y, back = module.vjp(y)
-            backs.append(back)
-
-        def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
-            for back in reversed(backs[1:]):
-                dy = back(dy)
-            dx = backs[0](dy, wrt_x=wrt_x)
-            return namespace(dx).reshape(dx, shape) if wrt_x else None
-
-        return y, pullback
-
-    def extended_forward(self, x: Array, x_ext: Array | None = None) -> Array:
-        """Output with every planned change, at the scalings that are set."""
-        y = x if x.ndim == 2 else namespace(x).reshape(x, (x.shape[0], math.prod(x.shape[1:])))
-        for module in (*self.blocks, self.head):
-            y, x_ext = module.extended_forward(y, x_ext)
-        return y
+    @property
+    def chain(self) -> list[Any]:
+        """The blocks, then the head."""
+        return [*self.blocks, self.head]

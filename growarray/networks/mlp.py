@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, namespace
+from growarray.backend import namespace
 from growarray.growing import LinearGrowingModule
 from growarray.networks.network import GrowingNetwork
 from growarray.nn import SELU, Module
-from growarray.nn.module import Pullback
 
 __all__ = ["GrowingMLP"]
 
@@ -76,37 +75,14 @@ class GrowingMLP(GrowingNetwork):
             self.layers.append(layer)
 
     @property
+    def chain(self) -> list[LinearGrowingModule]:
+        """The layers, from input to output."""
+        return self.layers
+
+    @property
     def growing_layers(self) -> list[LinearGrowingModule]:
         """Every layer but the first: its input is a hidden width."""
         return self.layers[1:]
-
-    def _flat(self, x: Array) -> Array:
-        if not self.flatten or x.ndim == 2:
-            return x
-        return namespace(x).reshape(x, (x.shape[0], math.prod(x.shape[1:])))
-
-    def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """Logits or predictions (n, out_features), and the way back to a gradient of the shape of ``x``."""
-        shape, y = x.shape, self._flat(x)
-        backs = []
-        for layer in self.layers:
-            y, back = layer.vjp(y)
-            backs.append(back)
-
-        def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
-            for back in reversed(backs[1:]):
-                dy = back(dy)
-            dx = backs[0](dy, wrt_x=wrt_x)
-            return namespace(dx).reshape(dx, shape) if wrt_x else None
-
-        return y, pullback
-
-    def extended_forward(self, x: Array, x_ext: Array | None = None) -> Array:
-        """Output with every planned change, at the scalings that are set."""
-        y = self._flat(x)
-        for layer in self.layers:
-            y, x_ext = layer.extended_forward(y, x_ext)
-        return y
 
     def normalise(self) -> None:
         """Rescale pairs of layers so that each hidden layer's weights have equal norms; needs ReLU-like activations.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from growarray.backend import Array
+from growarray.backend import Array, namespace
 from growarray.errors import GrowthError
 from growarray.growing import TINY, GrowthRule
 from growarray.nn import Module
+from growarray.nn.module import Pullback
 
 __all__ = ["GrowingNetwork"]
 
@@ -16,12 +18,12 @@ __all__ = ["GrowingNetwork"]
 class GrowingNetwork(Module):
     """A network with growable places: growing layers that have a previous module, and merges that may widen.
 
-    A subclass defines :attr:`growing_layers` (the places, in order), :meth:`collectors` (every module whose
-    statistics they need), ``vjp`` (whose pullback takes ``wrt_x=False``: no gradient by the input is wanted), and
-    :meth:`extended_forward`, the output with every planned change at its scaling.
+    A subclass defines :attr:`growing_layers`, the places in order, and :attr:`chain`, the modules from input to output;
+    where statistics need more than the places collect, :meth:`collectors` too.
     """
 
     selected: int | None = None
+    flatten: bool = True  # whether a sample of several axes is flattened
 
     @property
     def growing_layers(self) -> list[Any]:
@@ -32,9 +34,40 @@ class GrowingNetwork(Module):
         """Modules that collect statistics for the places; by default the places themselves."""
         yield from self.growing_layers
 
+    @property
+    def chain(self) -> list[Any]:
+        """The modules that are run one after another."""
+        raise NotImplementedError(f"{type(self).__name__} must define chain")
+
+    def _flat(self, x: Array) -> Array:
+        if not self.flatten or x.ndim == 2:
+            return x
+        return namespace(x).reshape(x, (x.shape[0], math.prod(x.shape[1:])))
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Logits or predictions (n, out_features), and the way back to a gradient of the shape of ``x``.
+
+        ``pullback(dy, wrt_x=False)`` returns None and spares the first module's input gradient: training needs none.
+        """
+        shape, y, backs = x.shape, self._flat(x), []
+        for module in self.chain:
+            y, back = module.vjp(y)
+            backs.append(back)
+
+        def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
+            for back in reversed(backs[1:]):
+                dy = back(dy)
+            dx = backs[0](dy, wrt_x=wrt_x)
+            return namespace(dx).reshape(dx, shape) if wrt_x else None
+
+        return y, pullback
+
     def extended_forward(self, x: Array, x_ext: Array | None = None) -> Array:
         """Output with every planned change, at the scalings that are set."""
-        raise NotImplementedError(f"{type(self).__name__} must define extended_forward(x)")
+        y = self._flat(x)
+        for module in self.chain:
+            y, x_ext = module.extended_forward(y, x_ext)
+        return y
 
     @property
     def widths(self) -> list[int]:
