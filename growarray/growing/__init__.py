@@ -6,19 +6,9 @@ from growarray.growing.merge import LinearMergeGrowingModule
 from growarray.growing.module import GrowingModule
 from growarray.growing.moment import TensorStatistic, TensorStatisticWithEstimationError, cross_moment
 from growarray.growing.neighbour import Neighbour
+from growarray.growing.rule import FISHER, GRADMAX, TINY, GrowthRule
 from growarray.growing.stream import JoinedStream, Stream
-from growarray.growing.update import (
-    FISHER,
-    GRADMAX,
-    TINY,
-    GrowthRule,
-    added_neurons,
-    inverse_sqrt,
-    neuron_goal,
-    optimal_delta,
-    pseudo_inverse,
-    shrink,
-)
+from growarray.growing.update import added_neurons, inverse_sqrt, neuron_goal, optimal_delta, pseudo_inverse, shrink
 
 __all__ = [
     "FISHER",

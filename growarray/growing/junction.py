@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from growarray.backend import Array, library
 from growarray.errors import GrowthError, ShapeError
-from growarray.growing.module import as_scalar
+from growarray.growing.module import as_scalar, check_function
 from growarray.growing.moment import TensorStatistic
 from growarray.growing.neighbour import Recorder, require_neighbour
 from growarray.growing.update import activation_slope
@@ -43,6 +43,7 @@ class MergeGrowingModule(Recorder):
         if in_features is None:
             raise TypeError(f"{type(self).__name__}: in_features is required, the width of the branches' sum")
         self.name = name or f"{type(self).__name__}_{id(self):x}"
+        check_function(post_merge_function, "post_merge_function", self.name)
         self.post_merge_function = post_merge_function or Identity()
         self.in_features = int(in_features)
         self.allow_growing = allow_growing
@@ -228,7 +229,11 @@ class MergeGrowingModule(Recorder):
     def _warn_if_used(self, *statistics: TensorStatistic | None) -> None:
         for statistic in statistics:
             if statistic is not None and statistic.samples:
-                warnings.warn(f"{self.name}: {statistic.name} holds {statistic.samples} samples", stacklevel=3)
+                warnings.warn(
+                    f"{self.name}: {statistic.name} holds {statistic.samples} samples of the old neighbours; "
+                    "call reset_computation() first",
+                    stacklevel=3,
+                )
 
     def add_previous_module(self, module: Any) -> None:
         """Append one previous module."""

@@ -12,15 +12,8 @@ from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.collect import CollectingLinear
 from growarray.growing.extension import fan_in, spread
-from growarray.growing.update import (
-    TINY,
-    GrowthRule,
-    added_neurons,
-    neuron_goal,
-    optimal_delta,
-    rule_of,
-    shrink,
-)
+from growarray.growing.rule import TINY, GrowthRule, rule_of
+from growarray.growing.update import added_neurons, neuron_goal, optimal_delta, shrink
 from growarray.nn import Linear, Module
 
 __all__ = ["LinearGrowingModule"]
@@ -174,7 +167,7 @@ class LinearGrowingModule(CollectingLinear):
             )
         self.extended_input_layer = Linear.of(namespace(omega).astype(omega, self.weight.data.dtype, copy=False))
         self.eigenvalues_extension, self._improvement_is_linear = values, linear
-        self._planned_m_prev = None
+        self._planned_m_prev, self._applied = None, False
 
     def sub_select_optimal_added_parameters(
         self,

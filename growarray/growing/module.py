@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from growarray.growing.neighbour import Neighbour, Recorder, require_neighbour
 from growarray.growing.update import activation_slope, neuron_slope
 from growarray.nn import Identity, Linear, Module, Parameter
 
-__all__ = ["GrowingModule", "as_scalar"]
+__all__ = ["GrowingModule", "as_scalar", "check_function"]
 
 
 def as_scalar(value: Any, name: str) -> float:
@@ -19,10 +20,23 @@ def as_scalar(value: Any, name: str) -> float:
     if is_array(value):
         if value.size != 1:
             raise ValueError(f"{name}: expected one number, found an array of {value.size} elements")
-        return float(namespace(value).reshape(value, ()))
+        value = float(namespace(value).reshape(value, ()))
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}: expected a number, found {type(value).__name__} {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, found {value}; nothing is changed")
     return float(value)
+
+
+def check_function(function: Any, role: str, owner: str) -> None:
+    """Raise ``TypeError`` unless ``function`` is None or a module; a name is not looked up silently."""
+    if function is not None and not isinstance(function, Module):
+        raise TypeError(
+            f"{owner}: {role} is a {type(function).__name__}, expected a Module; "
+            f"use growarray.nn.activation({function!r})"
+            if isinstance(function, str)
+            else f"{owner}: {role} is a {type(function).__name__}, expected a Module such as growarray.nn.ReLU()"
+        )
 
 
 class GrowingModule(Recorder):
@@ -58,6 +72,7 @@ class GrowingModule(Recorder):
         if allow_growing and previous_module is None:
             raise GrowthError(f"{self.name}: allow_growing needs a previous module; pass previous_module=")
         self.layer = layer
+        check_function(post_layer_function, "post_layer_function", self.name)
         self.post_layer_function = post_layer_function or Identity()
         self._function_of_extension = extended_post_layer_function
         self.previous_module = previous_module
@@ -77,6 +92,7 @@ class GrowingModule(Recorder):
         self.parameter_update_decrease: float | None = None
         self._improvement_is_linear = False
         self._planned_m_prev: Array | None = None
+        self._applied = False
 
     @property
     def previous(self) -> Neighbour:
@@ -237,6 +253,8 @@ class GrowingModule(Recorder):
         GrowthError
             ``extension_size`` is not the size of the planned extension, or the extension has a bias.
         """
+        if self._applied:
+            raise GrowthError(f"{self.name}: the planned change has been applied; call delete_update() and plan anew")
         if extension_size is not None and extension_size != self.new_neurons:
             raise GrowthError(
                 f"{self.name}: extension_size={extension_size}, but the planned input extension has "
@@ -273,6 +291,7 @@ class GrowingModule(Recorder):
             self.layer_in_extension(self.input_extension_scaling * extension.weight.data)
             if previous is not None:
                 previous.apply_output_extension()
+            self._applied = True
 
     def delete_update(
         self,
@@ -291,6 +310,7 @@ class GrowingModule(Recorder):
             if self.extended_input_layer is not None and include_previous and self.previous_module is not None:
                 self.previous.set_output_extension(None)
             self.extended_input_layer, self.eigenvalues_extension, self._planned_m_prev = None, None, None
+            self._applied = False
         if delete_output:
             self.extended_output_layer = None
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from growarray.backend import Array, namespace
+import numpy as np
+
+from growarray.backend import Array, asarray, namespace
 from growarray.errors import GrowthError
+from growarray.growing.extension import gradmax_column_factors
 from growarray.growing.junction import MergeGrowingModule
 from growarray.growing.module import as_scalar
 from growarray.growing.moment import TensorStatistic, cross_moment
+from growarray.growing.rule import TINY, GrowthRule, rule_of
 from growarray.growing.stream import JoinedStream, Stream
-from growarray.growing.update import TINY, GrowthRule, added_neurons, neuron_goal, neuron_slope, rule_of
+from growarray.growing.update import added_neurons, neuron_goal, neuron_slope
 from growarray.nn import Module
 
 __all__ = ["GrowthThroughMerge"]
@@ -211,6 +215,32 @@ class GrowthThroughMerge(MergeGrowingModule):
         for module in self.next_modules:
             module.extended_input_layer.weight.data = module.extended_input_layer.weight.data[:, :keep]
         self.eigenvalues_extension, self.new_neurons = self.eigenvalues_extension[:keep], keep
+
+    def normalize_optimal_updates(
+        self, normalization_type: str = "gradmax_normalization", gradmax_scale: float = 1.0
+    ) -> None:
+        """Bring the planned outgoing weights to the mean norm of the existing ones, over all next layers together.
+
+        The only type for a merge is ``gradmax_normalization``; the others speak of one layer's deviation.
+        """
+        if normalization_type != "gradmax_normalization":
+            raise NotImplementedError(
+                f"{self.name}: {normalization_type} is not defined for a merge; supported: gradmax_normalization"
+            )
+        if self.eigenvalues_extension is None:
+            raise GrowthError(f"{self.name}: no neurons are planned; call compute_optimal_updates() first")
+        planned = [module.extended_input_layer.weight for module in self.next_modules]
+        xp = namespace(planned[0].data)
+        existing = xp.concat([module.weight.data for module in self.next_modules], axis=0)
+        omega = xp.concat([weight.data for weight in planned], axis=0)
+        factors = gradmax_column_factors(existing, omega, gradmax_scale)
+        if factors is None:
+            return
+        for weight in planned:
+            weight.data = weight.data * asarray(factors[None, :], like=weight.data, dtype=weight.data.dtype)
+        followed = factors if self._improvement_is_linear else np.sqrt(factors)
+        values = self.eigenvalues_extension
+        self.eigenvalues_extension = values * asarray(followed, like=values, dtype=values.dtype)
 
     def set_output_extension(self, alpha: Array | None) -> None:
         """Cut alpha (k, total_in_features) into the previous layers' output extensions; None drops them."""

@@ -101,9 +101,11 @@ class GrowingResidualMLP(GrowingNetwork):
         dtype: Any = None,
         rng: np.random.Generator | None = None,
     ) -> None:
-        count = num_blocks or (1 if isinstance(num_features, int) else len(num_features))
+        count = (1 if isinstance(num_features, int) else len(num_features)) if num_blocks is None else num_blocks
         features = [num_features] * count if isinstance(num_features, int) else list(num_features)
         hidden = [hidden_features] * count if isinstance(hidden_features, int) else list(hidden_features)
+        if count < 1:
+            raise ValueError(f"GrowingResidualMLP: at least one block is needed, found num_blocks={num_blocks}")
         if len(features) != count or len(hidden) != count:
             raise ValueError(
                 f"GrowingResidualMLP: {len(features)} widths and {len(hidden)} hidden widths for {count} blocks"

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, namespace
-from growarray.errors import GrowthError
+from growarray.backend import Array, is_array, namespace
+from growarray.errors import GrowthError, ShapeError
 from growarray.growing import TINY, GrowthRule
 from growarray.networks.data import Task, batches, task_named
 from growarray.networks.history import History
@@ -56,8 +56,20 @@ class GrowthSettings:
         if self.choose not in ("first_order", "validation"):
             raise ValueError(f"GrowthSettings: choose must be 'first_order' or 'validation', found {self.choose!r}")
         for name in ("epochs", "batch_size", "neurons", "every", "collect_batch", "search_samples"):
-            if getattr(self, name) < 1:
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"GrowthSettings: {name} must be at least 1, found {getattr(self, name)}")
+        for name in ("first", "growths", "max_parameters", "max_flops"):
+            if getattr(self, name) is not None and getattr(self, name) < 0:
+                raise ValueError(f"GrowthSettings: {name} must be at least 0, found {getattr(self, name)}")
+        for name in ("relative_error", "clip"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"GrowthSettings: {name} must be positive, found {getattr(self, name)}")
+        starts_at_zero = self.rule.alpha_zero or self.rule.omega_zero
+        if self.choose == "validation" and starts_at_zero and not self.rule.compute_delta:
+            raise ValueError(
+                "GrowthSettings: choose='validation' has nothing to compare with a rule whose neurons start at zero; "
+                "use choose='first_order'"
+            )
 
 
 class Growth:
@@ -98,6 +110,13 @@ class Growth:
         rng: np.random.Generator | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
+        for name, part in (("data", data), ("validation", validation)):
+            if part is None:
+                continue
+            if len(part) != 2 or not all(is_array(array) for array in part):
+                raise TypeError(f"Growth: {name} must be a pair of arrays (x, target), found {type(part).__name__}")
+            if part[0].shape[0] != part[1].shape[0]:
+                raise ShapeError(f"Growth: {name} has {part[0].shape[0]} samples and {part[1].shape[0]} targets")
         if data[0].shape[0] == 0:
             raise GrowthError("Growth: there are no training samples")
         if validation is not None and validation[0].shape[0] == 0:
@@ -164,10 +183,11 @@ class Growth:
 
     def evaluate(self, data: tuple[Array, Array], batch_size: int = 4096) -> tuple[float, float]:
         """Mean loss and score (accuracy or R²) on ``data``, in evaluation mode."""
+        training = self.network.training
         self.network.eval()
         outputs = [self.network(x) for x, _ in batches(*data, batch_size)]
         y = namespace(*outputs).concat(outputs, axis=0)
-        self.network.train()
+        self.network.train(training)
         return float(self.task.loss(y, data[1])[0]), self.task.score(y, data[1])
 
     # One growth.
@@ -180,12 +200,20 @@ class Growth:
             return self._record("growth", epoch=self.epoch, refused="the budget is used up", added=0)
         self._check_start(rule)
         self.network.eval()
-        samples = self.collect(fisher=rule.use_fisher)
-        with warnings.catch_warnings(record=True) as caught:  # a singular S is worth a note in the history, not a stop
-            warnings.simplefilter("always")
-            self.network.compute_optimal_updates(rule)
-        self.network.reset_computation()
-        place, search = self.choose(rule)
+        try:
+            samples = self.collect(fisher=rule.use_fisher)
+            with warnings.catch_warnings(record=True) as caught:  # a singular S is worth a note, not a stop
+                warnings.simplefilter("always")
+                self.network.compute_optimal_updates(rule)
+            self.network.reset_computation()
+            place, search = self.choose(rule)
+        except BaseException:  # the network goes back as it came
+            self.network.reset_computation()
+            self.network.delete_update()
+            self.network.zero_grad()
+            self.network.train()
+            raise
+        self.network.train()
         if place is None:
             self.network.delete_update()
             return self._record("growth", epoch=self.epoch, refused="no place has neurons to add", added=0)
@@ -254,14 +282,13 @@ class Growth:
         Neurons that start at zero on one side change nothing at any scaling: without a delta there is nothing to search
         (None), and their other side takes the mean norm of what exists.
         """
-        places = self.network.growing_layers
-        if rule.alpha_zero or rule.omega_zero:
-            for place in places:
-                if hasattr(place, "normalize_optimal_updates"):
-                    place.normalize_optimal_updates(normalization_type="gradmax_normalization")
-        for place in places:
+        for place in self.network.growing_layers:
             place.sub_select_optimal_added_parameters(keep_neurons=self.affordable(place))
-        places = [place for place in places if place.new_neurons]
+        places = [place for place in self.network.growing_layers if place.new_neurons]
+        worth = {index: float(place.first_order_improvement) for index, place in enumerate(places)}
+        if rule.alpha_zero or rule.omega_zero:  # after the places were compared: each then has a scale of its own
+            for place in places:
+                place.normalize_optimal_updates(normalization_type="gradmax_normalization")
         if not places:
             return None, None
         searches = not (rule.alpha_zero or rule.omega_zero) or rule.compute_delta
@@ -269,7 +296,7 @@ class Growth:
             found = {index: self.search(place, self.validation) for index, place in enumerate(places)}
             best = min(found, key=lambda index: found[index].loss)
             return places[best], found[best]
-        place = max(places, key=lambda p: float(p.first_order_improvement))
+        place = places[max(worth, key=lambda index: worth[index])]
         return place, self.search(place, self.data) if searches else None
 
     def search(self, place: Any, data: tuple[Array, Array]) -> LineSearch:

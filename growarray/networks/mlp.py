@@ -47,7 +47,11 @@ class GrowingMLP(GrowingNetwork):
         dtype: Any = None,
         rng: np.random.Generator | None = None,
     ) -> None:
-        hidden = [hidden_size] * (number_hidden_layers or 1) if isinstance(hidden_size, int) else list(hidden_size)
+        hidden = (
+            [hidden_size] * (1 if number_hidden_layers is None else number_hidden_layers)
+            if isinstance(hidden_size, int)
+            else list(hidden_size)
+        )
         if number_hidden_layers is not None and len(hidden) != number_hidden_layers:
             raise ValueError(f"GrowingMLP: {len(hidden)} hidden sizes for {number_hidden_layers} hidden layers")
         rng = np.random.default_rng() if rng is None else rng

@@ -22,7 +22,8 @@ from growarray.growing import (
     pseudo_inverse,
     shrink,
 )
-from growarray.growing.update import activation_slope, rule_of
+from growarray.growing.rule import rule_of
+from growarray.growing.update import activation_slope
 from growarray.nn import Identity, ReLU, Sequential
 from tests.conftest import Library, frozen
 
