@@ -15,7 +15,7 @@ __all__ = ["Rows", "portable_row_products", "row_products"]
 
 _BLOCK = 4096  # rows in one single-precision product: adding it to the float64 sum costs little beside it
 _MIX = 8  # rows that are mixed together: 4 let binary features through (1.4e-6), 16 cost a third more
-_SMALL = 2**21  # multiplications up to which raising to float64 costs less than mixing
+_SMALL = 2**19  # multiplications up to which raising to float64 costs less than mixing
 _RAISED = 65536  # rows that are raised to float64 at a time: bounds the memory that the copy needs
 
 
