@@ -172,7 +172,7 @@ class CollectingLinear(ExtensionMixin):
 
     def _declare_statistics(self) -> None:
         d, o = self.in_features + int(self.use_bias), self.out_features
-        self._own_tensor_s = TensorStatistic((d, d), self.compute_s_update, name=f"S({self.name})")
+        self._own_tensor_s = TensorStatistic((d, d), self.compute_s_update, name=f"S({self.name})", reuse=True)
         self.tensor_m = TensorStatistic(
             (d, o), self.compute_m_update, name=f"M({self.name})", trace_precision=self.trace_precision
         )
@@ -220,10 +220,10 @@ class CollectingLinear(ExtensionMixin):
         s, d = self.tensor_s(), self.in_features + int(self.use_bias)
         return s[:d, :d]
 
-    def compute_s_update(self) -> tuple[Array, int]:
+    def compute_s_update(self, *, out: Array | None = None) -> tuple[Array, int]:
         """Sum of ``B^T B`` over the last batch, (d, d) with the ones column last, and its samples."""
         stream = self.input_stream
-        return cross_moment(stream), stream.samples
+        return cross_moment(stream, out=out), stream.samples
 
     def compute_m_update(self, desired_activation: Array | None = None) -> tuple[Array, int]:
         """Sum of ``B^T dA`` over the last batch, (d, o); ``desired_activation`` replaces dA."""

@@ -35,10 +35,10 @@ class LinearMergeGrowingModule(GrowthThroughMerge):
     def _declare_statistics(self) -> None:
         own, total = self.in_features + 1, self.total_in_features
         super()._declare_statistics()
-        self.tensor_s = TensorStatistic((own, own), self.compute_s_update, self._device, f"S({self.name})")
+        self.tensor_s = TensorStatistic((own, own), self.compute_s_update, self._device, f"S({self.name})", reuse=True)
         if total > 0:
             self.previous_tensor_s = TensorStatistic(
-                (total, total), self.compute_previous_s_update, self._device, f"S[-1]({self.name})"
+                (total, total), self.compute_previous_s_update, self._device, f"S[-1]({self.name})", reuse=True
             )
             self.previous_tensor_m = TensorStatistic(
                 (total, self.in_features), self.compute_previous_m_update, self._device, f"M[-1]({self.name})"
@@ -54,15 +54,15 @@ class LinearMergeGrowingModule(GrowthThroughMerge):
         """The full activity of the last batch, put together: (n, total_in_features). Statistics never need it."""
         return self.input_stream.materialise()
 
-    def compute_s_update(self) -> tuple[Array, int]:
+    def compute_s_update(self, *, out: Array | None = None) -> tuple[Array, int]:
         """Sum of ``B^T B`` of the merge's activity with ones, (d + 1, d + 1), last batch, and its samples."""
         stream = Stream(self.activity, bias=True)
-        return cross_moment(stream), stream.samples
+        return cross_moment(stream, out=out), stream.samples
 
-    def compute_previous_s_update(self) -> tuple[Array, int]:
+    def compute_previous_s_update(self, *, out: Array | None = None) -> tuple[Array, int]:
         """Sum of ``B^T B`` of the full activity, last batch; blocks that layers share are computed once."""
         stream = self.input_stream
-        return cross_moment(stream), stream.samples
+        return cross_moment(stream, out=out), stream.samples
 
     def compute_previous_m_update(self) -> tuple[Array, int]:
         """Sum of ``B^T dz``, full activity against the gradient at the merge, (total_in_features, in_features).

@@ -23,10 +23,13 @@ def _stream(x: StreamLike | Array) -> StreamLike:
     return Stream(x) if is_array(x) else x
 
 
-def cross_moment(left: StreamLike | Array, right: StreamLike | Array | None = None) -> Array:
+def cross_moment(
+    left: StreamLike | Array, right: StreamLike | Array | None = None, *, out: Array | None = None
+) -> Array:
     """Sum over all rows of ``left^T right``, float64: E[.] of the growth literature before the division.
 
     left, right : :class:`Stream`, :class:`JoinedStream` or plain arrays (n, d) or (n, t, d); ``right=None`` is ``left``
+    out : float64 array of the result's shape to write into, or None for a new one
     Returns (left.width, right.width). Divide by ``left.samples`` for the mean.
 
     Joined streams are never put together: each pair of parts is one product, an array that stands in several
@@ -67,7 +70,12 @@ def cross_moment(left: StreamLike | Array, right: StreamLike | Array | None = No
     sums = {p.i for p in places if p.right_bias} | {p.j for p in places if p.left_bias}
     widths = [int(r.array.shape[1]) for r in ready.values()]
     device = next(iter(ready.values())).array.device
-    out = xp.empty((left.width, right.width), dtype=xp.float64, device=device)
+    if out is None:
+        out = xp.empty((left.width, right.width), dtype=xp.float64, device=device)
+    elif tuple(out.shape) != (left.width, right.width) or out.dtype != xp.float64:
+        raise ShapeError(
+            f"cross_moment: out has shape {tuple(out.shape)}, expected {(left.width, right.width)} float64"
+        )
     views: dict[tuple[int, int], Any] = {}  # on NumPy the products go straight to where they stand first
     for p in places if is_numpy(out) else ():
         if (p.i, p.j) in pairs and (p.i, p.j) not in views:
@@ -112,6 +120,8 @@ class TensorStatistic:
     update_function : called by :meth:`update` without a value; returns (sum over the batch, samples)
     trace_precision : None, or the relative change of the trace of the covariance below which it is no longer
         computed; then :meth:`error` estimates how far the mean still is from its expectation.
+    reuse : hand the last update's array back to the update function as ``out=``: a large new one costs more in page
+        faults than the sum itself
 
     Differs from the original: sums are float64, the caller's arrays are neither kept nor changed, a value
     that is not finite raises before anything is added, and statistics of two workers add with ``+``.
@@ -131,6 +141,7 @@ class TensorStatistic:
         name: str | None = None,
         *,
         trace_precision: float | None = None,
+        reuse: bool = False,
     ) -> None:
         if shape is not None and any(n < 0 for n in shape):
             raise ShapeError(f"{name or 'statistic'}: declared shape {shape} has a negative dimension")
@@ -139,6 +150,8 @@ class TensorStatistic:
         self.device = device
         self.trace_precision = trace_precision
         self._update_function = update_function
+        self._reuse = reuse
+        self._buffer: Array | None = None
         self._sum: Array | None = None
         self.samples = 0
         self.updated = False
@@ -152,7 +165,7 @@ class TensorStatistic:
 
     def init(self) -> None:
         """Forget every sample."""
-        self._sum, self.samples, self.updated = None, 0, False
+        self._sum, self._buffer, self.samples, self.updated = None, None, 0, False
         self._start_trace()
 
     reset = init
@@ -178,7 +191,10 @@ class TensorStatistic:
                 return self
             if self._update_function is None:
                 raise GrowthError(f"{self.name}: no value given and no update function; call update(value, samples)")
+            if self._reuse and self._buffer is not None:
+                options = {"out": self._buffer, **options}
             value, samples = self._update_function(**options)
+            self._buffer = value if self._reuse else None
         if samples is None or samples < 0:
             raise GrowthError(
                 f"{self.name}: found {samples} samples; give update(value, samples) a count of at least 0"

@@ -275,3 +275,30 @@ def test_four_million_float32_samples_keep_six_digits(kind: str) -> None:
     running = np.cumsum(np.tile(batch[:, 0] ** 2, rounds))[-1]  # one after the other, in single precision
     assert running.dtype == np.float32
     assert abs(float(running) / (rounds * samples) / expected[0, 0] - 1.0) > 1e-4
+
+
+def test_a_statistic_that_reuses_its_buffer_sums_the_same_and_spares_the_callers_array() -> None:
+    pieces = [frozen(RNG.standard_normal((30, 3))) for _ in range(4)]
+    given: list[object] = []
+
+    def update(piece: np.ndarray, out: np.ndarray | None = None) -> tuple[np.ndarray, int]:
+        given.append(out)
+        return cross_moment(piece, out=out), len(piece)
+
+    reusing, plain = TensorStatistic(None, update, reuse=True), TensorStatistic(None, update)
+    for piece in pieces:
+        for statistic in (reusing, plain):
+            statistic.updated = False
+            statistic.update(piece=piece)
+    np.testing.assert_array_equal(reusing(), plain())
+    assert [out is None for out in given] == [True, True, False, True, False, True, False, True]
+    reusing.reset()
+    assert reusing.samples == 0
+
+
+def test_a_result_is_written_where_it_is_wanted_or_refused() -> None:
+    x, out = frozen(RNG.standard_normal((30, 3))), np.empty((3, 3))
+    assert cross_moment(x, out=out) is out
+    np.testing.assert_array_equal(out, cross_moment(x))
+    with pytest.raises(ValueError, match=r"out has shape \(2, 2\), expected \(3, 3\) float64"):
+        cross_moment(x, out=np.empty((2, 2)))
