@@ -199,27 +199,12 @@ class Growth:
             self.finished_growing = True
             return self._record("growth", epoch=self.epoch, refused="the budget is used up", added=0)
         self._check_start(rule)
-        self.network.eval()
-        try:
-            samples = self.collect(fisher=rule.use_fisher)
-            with warnings.catch_warnings(record=True) as caught:  # a singular S is worth a note, not a stop
-                warnings.simplefilter("always")
-                self.network.compute_optimal_updates(rule)
-            self.network.reset_computation()
-            place, search = self.choose(rule)
-        except BaseException:  # the network goes back as it came
-            self.network.reset_computation()
-            self.network.delete_update()
-            self.network.zero_grad()
-            self.network.train()
-            raise
-        self.network.train()
+        samples, notes, place, search = self._plan(rule)
         if place is None:
-            self.network.delete_update()
             return self._record("growth", epoch=self.epoch, refused="no place has neurons to add", added=0)
         index = self.network.growing_layers.index(place)
         entry: dict[str, Any] = {"epoch": self.epoch, "where": place.name, "place": index, "samples": samples}
-        entry["notes"] = sorted({str(warning.message) for warning in caught})
+        entry["notes"] = notes
         promised = place.first_order_improvement
         first_order = place.predicted_decrease
         train_before, before = self.evaluate(self.data)[0], self.evaluate(self.validation)[0]
@@ -248,6 +233,27 @@ class Growth:
             parameters=self.network.number_of_parameters(),
             widths=list(self.network.widths),
         )
+
+    def _plan(self, rule: GrowthRule) -> tuple[int, list[str], Any, LineSearch | None]:
+        """Collect, plan and choose in evaluation mode: samples seen, notes, the place or None, its line search.
+
+        Without a place, and where something raises, no plan, request or gradient is left behind.
+        """
+        training, place = self.network.training, None
+        self.network.eval()
+        try:
+            samples = self.collect(fisher=rule.use_fisher)
+            with warnings.catch_warnings(record=True) as caught:  # a singular S is worth a note, not a stop
+                warnings.simplefilter("always")
+                self.network.compute_optimal_updates(rule)
+            place, search = self.choose(rule)
+        finally:
+            self.network.reset_computation()
+            self.network.zero_grad()
+            self.network.train(training)
+            if place is None:
+                self.network.delete_update()
+        return samples, sorted({str(warning.message) for warning in caught}), place, search
 
     def _check_start(self, rule: GrowthRule) -> None:
         """Refuse neurons that would start at zero behind a function that passes no gradient there."""
