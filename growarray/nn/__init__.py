@@ -22,11 +22,28 @@ from growarray.nn.dropout import Dropout
 from growarray.nn.linear import Linear
 from growarray.nn.module import LoadReport, Module, Parameter
 from growarray.nn.norm import BatchNorm, BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
+from growarray.nn.pool import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+)
 
 __all__ = [
     "ELU",
     "GELU",
     "SELU",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
     "BatchNorm",
     "BatchNorm1d",
     "BatchNorm2d",
@@ -40,6 +57,9 @@ __all__ = [
     "Linear",
     "LoadReport",
     "LogSoftmax",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
     "Module",
     "Parameter",
     "ReLU",

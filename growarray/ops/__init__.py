@@ -20,8 +20,11 @@ from growarray.ops.dropout import dropout
 from growarray.ops.linear import linear
 from growarray.ops.loss import cross_entropy, l1, mse
 from growarray.ops.norm import batch_norm, batch_statistics, group_norm, layer_norm
+from growarray.ops.pool import adaptive_avg_pool, avg_pool, max_pool
 
 __all__ = [
+    "adaptive_avg_pool",
+    "avg_pool",
     "batch_norm",
     "batch_statistics",
     "cross_entropy",
@@ -36,6 +39,7 @@ __all__ = [
     "leaky_relu",
     "linear",
     "log_softmax",
+    "max_pool",
     "mse",
     "relu",
     "relu6",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import growarray.ops.activation as act
-from growarray import optim
+from growarray import nn, optim
 from growarray.growing.norm import GrowingBatchNorm1d, GrowingBatchNorm2d, GrowingGroupNorm, GrowingLayerNorm
 from growarray.nn.container import Flatten
 from growarray.nn.linear import Linear
@@ -26,6 +26,8 @@ LAYERS: dict[str, Callable[..., Module]] = {
     "LayerNorm": LayerNorm,
     "Linear": Linear,
 }
+POOLING = ("MaxPool", "AvgPool", "AdaptiveAvgPool")
+LAYERS |= {name: getattr(nn, name) for kind in POOLING for name in (f"{kind}1d", f"{kind}2d", f"{kind}3d")}
 STATE = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -41,7 +43,7 @@ def _build(case: Case) -> Module:
     name, _, has_bias = options.pop("class"), options.pop("has_weight"), options.pop("has_bias")
     if name == "Linear":
         options["bias"] = has_bias
-    if name != "Flatten":
+    if name != "Flatten" and not name.startswith(POOLING):
         options["dtype"] = np.float64
     layer = LAYERS[name](**options)
     _load(layer, case)

@@ -28,12 +28,9 @@ NOT_BUILT = {
     "torch_stack": "convolutions",
 }
 NOT_BUILT_LAYERS = {
-    "AdaptiveAvgPool2d": "pooling",
-    "AvgPool2d": "pooling",
     "Conv1d": "convolutions",
     "Conv2d": "convolutions",
     "Conv3d": "convolutions",
-    "MaxPool2d": "pooling",
 }
 
 

@@ -1,0 +1,395 @@
+"""Pooling over any number of spatial axes, channels first, with value and way back side by side.
+
+All three work along one axis after another: a window of 3 x 3 costs 3 + 3 taps in place of 9.
+n batch · c channels · * spatial axes. Along one of them: L positions · o windows, counted by i · k taps of a window.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+from growarray.backend import Array, device_of, namespace
+from growarray.errors import ShapeError
+
+__all__ = ["PoolAxis", "adaptive_avg_pool", "adaptive_sizes", "avg_pool", "check_divisor", "max_pool", "pool_axes"]
+
+Vjp = Callable[[Array], Array]
+Sizes = int | Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolAxis:
+    """Windows along one axis: window ``i`` and tap ``k`` read the input at ``i stride + k dilation - padding``.
+
+    >>> PoolAxis(kernel=3, stride=2, padding=1).output_size(56)
+    28
+    """
+
+    kernel: int
+    stride: int
+    padding: int = 0
+    dilation: int = 1
+
+    @property
+    def reach(self) -> int:
+        """Positions from the first to the last tap of a window, both included."""
+        return self.dilation * (self.kernel - 1) + 1
+
+    def output_size(self, size: int, ceil_mode: bool = False) -> int:
+        """Number of windows over ``size`` positions; below 1 where not one fits.
+
+        With ``ceil_mode`` a last window may leave the padded input, if it starts in the input or the left padding.
+        """
+        room = size + 2 * self.padding - self.reach
+        out = (room + (self.stride - 1 if ceil_mode else 0)) // self.stride + 1
+        return out - 1 if ceil_mode and (out - 1) * self.stride >= size + self.padding else out
+
+    def taps(self, size: int, out: int) -> list[tuple[slice, slice]]:
+        """For each tap the windows in which it meets the input, and the positions it meets there."""
+        return [self._tap(k, size, out) for k in range(self.kernel)]
+
+    def _tap(self, k: int, size: int, out: int) -> tuple[slice, slice]:
+        shift = k * self.dilation - self.padding
+        first = min(max(-(shift // self.stride), 0), out)
+        stop = min((size - 1 - shift) // self.stride + 1, out)
+        if first == stop:
+            return slice(first, stop), slice(0, 0)
+        start = first * self.stride + shift
+        return slice(first, stop), slice(start, start + (stop - first - 1) * self.stride + 1, self.stride)
+
+    def counts(self, size: int, out: int, include_pad: bool) -> list[int]:
+        """Positions by which each window divides its sum: those in the padded input, or in the input alone."""
+        low, high = (-self.padding, size + self.padding) if include_pad else (0, size)
+        starts = (i * self.stride - self.padding for i in range(out))
+        return [min(start + self.kernel, high) - max(start, low) for start in starts]
+
+
+def _is_whole(value: Any) -> bool:
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
+
+
+def _each(where: str, name: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
+    """One whole number for each axis, none below ``least``."""
+    values = tuple(value) if isinstance(value, tuple | list) else (value,) * axes
+    if len(values) != axes:
+        raise ValueError(
+            f"{where}: {name} has {len(values)} entries for {axes} spatial axes, found {value!r}; "
+            "give one number, or one for each axis"
+        )
+    if not all(_is_whole(v) for v in values):
+        raise TypeError(f"{where}: {name} must be one whole number, or one for each axis, found {value!r}")
+    if any(v < least for v in values):
+        raise ValueError(f"{where}: {name} must be at least {least}, found {value!r}")
+    return tuple(operator.index(v) for v in values)
+
+
+def pool_axes(
+    where: str, axes: int, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0, dilation: Sizes = 1
+) -> tuple[PoolAxis, ...]:
+    """One :class:`PoolAxis` for each of ``axes`` spatial axes; ``stride`` is ``kernel_size`` unless given.
+
+    Each option is one number, or a sequence with one for each axis; ``where`` begins the messages.
+
+    Raises TypeError where an option is not a whole number, ValueError where one is out of range or has a wrong
+    number of entries, or where padding is more than half of the kernel.
+
+    >>> [axis.stride for axis in pool_axes("doc", 2, kernel_size=(2, 3))]
+    [2, 3]
+    """
+    kernels = _each(where, "kernel_size", kernel_size, axes, 1)
+    strides = kernels if stride is None else _each(where, "stride", stride, axes, 1)
+    paddings, dilations = _each(where, "padding", padding, axes, 0), _each(where, "dilation", dilation, axes, 1)
+    for kernel, pad in zip(kernels, paddings, strict=True):
+        if 2 * pad > kernel:
+            raise ValueError(
+                f"{where}: padding {pad} is more than half of kernel_size {kernel}; pad at most {kernel // 2}"
+            )
+    return tuple(PoolAxis(*options) for options in zip(kernels, strides, paddings, dilations, strict=True))
+
+
+def adaptive_sizes(where: str, axes: int, output_size: int | Sequence[int | None] | None) -> tuple[int | None, ...]:
+    """One output size for each of ``axes`` spatial axes; None keeps the size of the input.
+
+    Raises TypeError where a size is not a whole number or None, ValueError where one is below 1 or their number
+    is another than ``axes``.
+
+    >>> adaptive_sizes("doc", 2, 7), adaptive_sizes("doc", 2, (None, 3))
+    ((7, 7), (None, 3))
+    """
+    sizes = list(output_size) if isinstance(output_size, tuple | list) else [output_size] * axes
+    numbers = _each(where, "output_size", [1 if size is None else size for size in sizes], axes, 1)
+    return tuple(None if size is None else number for size, number in zip(sizes, numbers, strict=True))
+
+
+def check_divisor(where: str, divisor_override: int | None) -> None:
+    """Raise unless ``divisor_override`` is None (the number of positions) or a whole number other than 0.
+
+    >>> check_divisor("doc", 4)
+    """
+    if divisor_override is not None and not _is_whole(divisor_override):
+        raise TypeError(f"{where}: divisor_override must be a whole number or None, found {divisor_override!r}")
+    if divisor_override == 0:
+        raise ValueError(f"{where}: divisor_override must not be 0; None divides by the number of positions")
+
+
+def _check_input(where: str, x: Array) -> Any:
+    """The namespace of ``x``, which must hold real floats over at least one non-empty spatial axis."""
+    xp = namespace(x)
+    if not xp.isdtype(x.dtype, "real floating"):
+        raise TypeError(
+            f"{where}: input has dtype {x.dtype}, expected real floats; convert it with xp.astype(x, xp.float32)"
+        )
+    if x.ndim < 3:
+        raise ShapeError(
+            f"{where}: input has shape {tuple(x.shape)}, expected (n, c, *spatial) with at least one spatial axis; "
+            "add a batch axis with x[None, ...] where it is missing"
+        )
+    if 0 in x.shape[2:]:
+        raise ShapeError(
+            f"{where}: input has shape {tuple(x.shape)}, expected at least one position on every spatial axis; "
+            "leave empty inputs out (an empty batch may be pooled)"
+        )
+    return xp
+
+
+def _output_sizes(where: str, x: Array, axes: tuple[PoolAxis, ...], ceil_mode: bool) -> list[int]:
+    sizes = [axis.output_size(size, ceil_mode) for axis, size in zip(axes, x.shape[2:], strict=True)]
+    for axis, size, out in zip(axes, x.shape[2:], sizes, strict=True):
+        if out < 1:
+            raise ShapeError(
+                f"{where}: kernel_size {axis.kernel} with dilation {axis.dilation} spans {axis.reach} positions, "
+                f"input of shape {tuple(x.shape)} has {size} and padding {axis.padding} on either side; "
+                "shrink the kernel or pool a larger input"
+            )
+    return sizes
+
+
+def _at(axis: int, part: slice) -> Any:
+    return (*(slice(None),) * axis, part, ...)
+
+
+def _resized(x: Array, axis: int, size: int) -> tuple[int, ...]:
+    return (*x.shape[:axis], size, *x.shape[axis + 1 :])
+
+
+def _zeros(xp: Any, like: Array, shape: tuple[int, ...]) -> Array:
+    return xp.zeros(shape, dtype=like.dtype, device=device_of(like))
+
+
+def _chain(backs: list[Vjp]) -> Vjp:
+    def vjp(dy: Array) -> Array:
+        for back in reversed(backs):
+            dy = back(dy)
+        return dy
+
+    return vjp
+
+
+def _spread(dx: Array, axis: int, window: PoolAxis, out: int, shares: Iterable[Array], fresh: bool = True) -> None:
+    """Add ``shares``, for each tap what it passes on of each of ``out`` windows, to the positions that it meets.
+
+    ``fresh`` says that ``dx`` is 0. Then the first taps, of which no two ever meet at one position, write in place
+    of adding, which takes a quarter of the time.
+    """
+    alone = window.stride // math.gcd(window.stride, window.dilation) if fresh else 0
+    for k, ((windows, positions), share) in enumerate(zip(window.taps(dx.shape[axis], out), shares, strict=False)):
+        if k < alone:
+            dx[_at(axis, positions)] = share[_at(axis, windows)]
+        else:
+            dx[_at(axis, positions)] += share[_at(axis, windows)]
+
+
+def _max_along(xp: Any, x: Array, axis: int, window: PoolAxis, out: int) -> tuple[Array, Vjp]:
+    """Maximum of each window along one axis. Keeps which tap won, one byte a window up to kernel size 256."""
+    shape, grown = tuple(x.shape), _resized(x, axis, out)
+    taps = window.taps(shape[axis], out)
+
+    def tap(k: int) -> Array:
+        windows, positions = taps[k]
+        if windows == slice(0, out):  # a copy: maxima and comparisons of strided rows take four times as long
+            return xp.asarray(x[_at(axis, positions)], copy=True)
+        values = xp.full(grown, -math.inf, dtype=x.dtype, device=device_of(x))
+        values[_at(axis, windows)] = x[_at(axis, positions)]
+        return values
+
+    small = xp.uint8 if window.kernel <= 2**8 else xp.uint16 if window.kernel <= 2**16 else xp.uint32
+    best = tap(window.kernel - 1)
+    winner = xp.zeros(grown, dtype=small, device=device_of(x))  # counted from the tap that was looked at last
+    for k in reversed(range(window.kernel - 1)):  # from the last tap on, so that the first of equal ones wins
+        values = tap(k)
+        behind = values < best
+        behind |= xp.isnan(best)  # as in torch the last NaN of a window keeps the gradient
+        behind[_at(axis, slice(0, taps[k][0].start))] = True  # padding never wins, not even against -inf
+        winner += 1
+        winner *= xp.astype(behind, small)
+        best = xp.maximum(values, best)
+
+    def vjp(dy: Array) -> Array:
+        dx = _zeros(xp, dy, shape)
+        shares = (dy * xp.astype(winner == k, dy.dtype) for k in range(window.kernel))
+        _spread(dx, axis, window, out, shares)
+        return dx
+
+    return best, vjp
+
+
+def max_pool(
+    x: Array,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+) -> tuple[Array, Vjp]:
+    """Largest value of each window of each channel; keeps one byte for each window and axis, and not ``x``.
+
+    x : (n, c, *), real floats    options : one number, or one for each spatial axis; stride is kernel_size by default
+    Returns y (n, c, *windows) and a pullback. As in torch padding never wins, the gradient goes to the first maximum
+    of a window in reading order, and a NaN makes the maximum NaN; a window that holds padding only is -inf.
+
+    Raises ShapeError where ``x`` has no spatial axis, an empty one, or one on which no window fits; TypeError where
+    ``x`` does not hold real floats or an option is no whole number; ValueError where an option is out of range.
+
+    >>> import numpy as np
+    >>> y, pullback = max_pool(np.array([[[1.0, 3.0, 2.0, 2.0]]]), 2)
+    >>> y.tolist(), pullback(np.ones((1, 1, 2))).tolist()
+    ([[[3.0, 2.0]]], [[[0.0, 1.0, 1.0, 0.0]]])
+    """
+    xp = _check_input("max_pool", x)
+    axes = pool_axes("max_pool", x.ndim - 2, kernel_size, stride, padding, dilation)
+    sizes = _output_sizes("max_pool", x, axes, ceil_mode)
+    backs = []
+    for i in reversed(range(len(axes))):  # the last axis first: of equal maxima that in the first row wins
+        x, back = _max_along(xp, x, i + 2, axes[i], sizes[i])
+        backs.append(back)
+    return x, _chain(backs)
+
+
+def _sum_along(xp: Any, x: Array, axis: int, window: PoolAxis, out: int) -> Array:
+    """Sum of each window along one axis; padding counts as 0."""
+    y = _zeros(xp, x, _resized(x, axis, out))
+    for windows, positions in window.taps(x.shape[axis], out):
+        y[_at(axis, windows)] += x[_at(axis, positions)]
+    return y
+
+
+def avg_pool(
+    x: Array,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> tuple[Array, Vjp]:
+    """Mean of each window of each channel; keeps shapes only.
+
+    x : (n, c, *), real floats    options : one number, or one for each spatial axis; stride is kernel_size by default
+    Returns y (n, c, *windows) and a pullback. As in torch the sum is divided by ``divisor_override`` where that is
+    given, else by the positions of the window: in the padded input, or without ``count_include_pad`` in the input.
+
+    Raises ShapeError where ``x`` has no spatial axis, an empty one, or one on which no window fits; TypeError where
+    ``x`` does not hold real floats or an option is no whole number; ValueError where an option is out of range.
+
+    >>> import numpy as np
+    >>> y, pullback = avg_pool(np.array([[[1.0, 3.0, 2.0, 2.0]]]), 2)
+    >>> y.tolist(), pullback(np.ones((1, 1, 2))).tolist()
+    ([[[2.0, 2.0]]], [[[0.5, 0.5, 0.5, 0.5]]])
+    """
+    xp = _check_input("avg_pool", x)
+    axes = pool_axes("avg_pool", x.ndim - 2, kernel_size, stride, padding)
+    check_divisor("avg_pool", divisor_override)
+    sizes = _output_sizes("avg_pool", x, axes, ceil_mode)
+    shapes = []
+    divisor = xp.ones((), dtype=x.dtype, device=device_of(x))
+    for i, (window, out) in enumerate(zip(axes, sizes, strict=True)):
+        counts = window.counts(x.shape[i + 2], out, count_include_pad)
+        column = xp.asarray(counts, dtype=x.dtype, device=device_of(x))
+        divisor = divisor * xp.reshape(column, (out, *(1,) * (len(axes) - 1 - i)))
+        shapes.append(tuple(x.shape))
+        x = _sum_along(xp, x, i + 2, window, out)
+    if divisor_override is not None:
+        divisor = divisor_override
+
+    def vjp(dy: Array) -> Array:
+        dy = dy / divisor
+        for i in reversed(range(len(axes))):
+            dx = _zeros(xp, dy, shapes[i])
+            _spread(dx, i + 2, axes[i], sizes[i], repeat(dy))
+            dy = dx
+        return dy
+
+    return x / divisor, vjp
+
+
+def _adaptive_windows(size: int, out: int) -> Iterator[tuple[slice, PoolAxis]]:
+    """Output ``i`` averages from ``floor(i size / out)`` to ``ceil((i + 1) size / out)``.
+
+    The pattern repeats ``gcd(size, out)`` times: outputs that far apart have windows of one size and one stride.
+    """
+    period = out // math.gcd(size, out)
+    for i in range(period):
+        start, stop = i * size // out, -(-(i + 1) * size // out)
+        yield slice(i, None, period), PoolAxis(stop - start, size * period // out, padding=-start)
+
+
+def _adaptive_along(xp: Any, x: Array, axis: int, out: int) -> tuple[Array, Vjp]:
+    """Mean of ``out`` windows of nearly equal size along one axis."""
+    shape, repeats = tuple(x.shape), math.gcd(x.shape[axis], out)
+    y = _zeros(xp, x, _resized(x, axis, out))
+    for outputs, window in _adaptive_windows(shape[axis], out):
+        y[_at(axis, outputs)] = _sum_along(xp, x, axis, window, repeats) / window.kernel
+
+    def vjp(dy: Array) -> Array:
+        dx = _zeros(xp, dy, shape)
+        for outputs, window in _adaptive_windows(shape[axis], out):
+            shares = repeat(dy[_at(axis, outputs)] / window.kernel)
+            _spread(dx, axis, window, repeats, shares, fresh=repeats == out)
+        return dx
+
+    return y, vjp
+
+
+def _global_mean(xp: Any, x: Array) -> tuple[Array, Vjp]:
+    """Mean over all spatial axes, as a matrix-vector product: a sum over short rows takes six times as long."""
+    n, c, *spatial = shape = tuple(x.shape)
+    size = math.prod(spatial)
+    ones = xp.ones((size,), dtype=x.dtype, device=device_of(x))
+    y = xp.reshape(xp.reshape(x, (n * c, size)) @ ones / size, (n, c, *(1,) * len(spatial)))
+    return y, lambda dy: xp.asarray(xp.broadcast_to(dy / size, shape), copy=True)
+
+
+def adaptive_avg_pool(x: Array, output_size: int | Sequence[int | None] | None) -> tuple[Array, Vjp]:
+    """Mean of as many windows as ``output_size`` says, of nearly equal size; 1 is global pooling. Keeps shapes only.
+
+    x : (n, c, *), real floats    output_size : one number, or one for each spatial axis; None keeps the axis
+    Returns y (n, c, *output_size) and a pullback. As in torch window i of o over L positions is floor(i L / o) to
+    ceil((i + 1) L / o), so windows overlap where o does not divide L, and repeat positions where o > L.
+
+    Raises ShapeError where ``x`` has no spatial axis or an empty one; TypeError where ``x`` does not hold real floats
+    or a size is no whole number; ValueError where a size is below 1, or their number is not that of spatial axes.
+
+    >>> import numpy as np
+    >>> y, pullback = adaptive_avg_pool(np.array([[[1.0, 3.0, 5.0]]]), 2)
+    >>> y.tolist(), pullback(np.ones((1, 1, 2))).tolist()
+    ([[[2.0, 4.0]]], [[[0.5, 1.0, 0.5]]])
+    """
+    xp = _check_input("adaptive_avg_pool", x)
+    wanted = adaptive_sizes("adaptive_avg_pool", x.ndim - 2, output_size)
+    sizes = [size if out is None else out for size, out in zip(x.shape[2:], wanted, strict=True)]
+    if set(sizes) == {1}:
+        return _global_mean(xp, x)
+    backs = []
+    for axis, out in enumerate(sizes, start=2):
+        x, back = _adaptive_along(xp, x, axis, out)
+        backs.append(back)
+    return x, _chain(backs)
