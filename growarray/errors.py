@@ -1,6 +1,6 @@
 """Exceptions of growarray: each is also the built-in exception a caller would expect."""
 
-__all__ = ["DataError", "DeviceError", "GrowArrayError", "GrowthError", "ResumeError", "ShapeError"]
+__all__ = ["CheckpointError", "DataError", "DeviceError", "GrowArrayError", "GrowthError", "PlanError", "ResumeError", "ShapeError"]
 
 
 class GrowArrayError(Exception):
@@ -25,3 +25,11 @@ class ResumeError(GrowArrayError, RuntimeError):
 
 class DeviceError(GrowArrayError, RuntimeError):
     """A device, or the library that drives it, is not available."""
+
+
+class CheckpointError(GrowArrayError, ValueError):
+    """A file of weights is damaged, hostile, or of a kind that is not read."""
+
+
+class PlanError(GrowArrayError, ValueError):
+    """A contraction cannot be planned: its equation, its shapes or its options do not allow it."""

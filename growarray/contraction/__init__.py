@@ -1,5 +1,6 @@
-"""Contraction kernels: the products that everything above is made of."""
+"""Contraction engine: einsum with convolution modes, planned and run, forward and backward."""
 
 from growarray.contraction.kernels import Rows, row_products
+from growarray.contraction.plan import Plan, contract, plan
 
-__all__ = ["Rows", "row_products"]
+__all__ = ["Plan", "Rows", "contract", "plan", "row_products"]

@@ -1,0 +1,180 @@
+"""What one pairwise product costs, forward and backward: operations, bytes, the kernel that runs it, seconds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from growarray.contraction.machine import Machine
+from growarray.contraction.problem import Axis, Pair, Problem
+
+__all__ = ["DEPTH", "Costs", "StepCost", "kernel_of", "rows_axis"]
+
+DEPTH = 48  # depth of a product from which im2col along the first axis does not pay any more
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """A pairwise product: forward, and the two products of the backward pass where a plan is for training."""
+
+    kernel: str
+    flops: int
+    backward_flops: int
+    bytes: int
+    backward_bytes: int
+    elements: int
+    seconds: float
+    backward_seconds: float
+
+    def total(self, minimize: str) -> float:
+        """What a search adds up."""
+        return {
+            "time": self.seconds + self.backward_seconds,
+            "flops": self.flops + self.backward_flops,
+            "memory": self.elements,
+        }[minimize]
+
+
+def kernel_of(pair: Pair) -> str:
+    """Which kernel runs a product: ``multiply``, ``matmul``, ``shift``, ``rows`` (partial im2col) or ``im2col``."""
+    _, s, n = pair.sizes
+    if not pair.is_conv:
+        return "matmul" if pair.s else "multiply"
+    if s == 1 and n == 1:
+        return "shift"
+    return "im2col" if rows_axis(pair.axes, s) is None else "rows"
+
+
+def rows_axis(axes: tuple[Axis, ...], depth: int) -> int | None:
+    """The axis whose taps become products of their own, on shifted views: the first that is convolved, unless it is
+    strided, or the products would be shallower than :data:`DEPTH`."""
+    convolved = [i for i, a in enumerate(axes) if (a.taps, a.stride, a.before, a.out) != (1, 1, 0, a.size)]
+    if not convolved or axes[convolved[0]].stride != 1 or axes[convolved[0]].taps == 1:
+        return None
+    others = math.prod(a.taps for i, a in enumerate(axes) if i != convolved[0])
+    return convolved[0] if depth * others >= DEPTH or (others == 1 and depth >= DEPTH // 3) else None
+
+
+class Costs:
+    """Costs of the products of one problem, each computed once.
+
+    problem : with the block mode at its full size    block : positions of the block mode that run at a time
+    constants : mask of the operands that are contracted once, so that steps among them cost nothing
+    """
+
+    def __init__(
+        self, problem: Problem, machine: Machine, *, itemsize: int, training: bool, block: int, constants: int = 0
+    ) -> None:
+        self.problem, self.machine, self.itemsize, self.training = problem, machine, itemsize, training
+        self.constants = constants
+        whole = problem.size[problem.block] if problem.block is not None else 1
+        self.block = max(min(block, whole), 1)
+        self.blocks = whole / self.block
+        self._steps: dict[tuple[int, int], StepCost | None] = {}
+
+    def held(self, operands: int) -> int:
+        """Elements that a partial result takes at a time: of a block a core, unless a backward pass keeps it whole."""
+        problem, elements = self.problem, self.problem.elements(operands)
+        if self.training or operands == problem.everything or problem.block is None:
+            return elements
+        if not operands & problem.holders[problem.block]:
+            return elements
+        return min(elements, -(-elements * self.block * self.machine.cores // max(problem.size[problem.block], 1)))
+
+    def step(self, left: int, right: int) -> StepCost | None:
+        """Cost of the product of two partial results; None where there is no such product."""
+        key = (left, right) if left < right else (right, left)
+        if key not in self._steps:
+            pair = self.problem.pair(*key)
+            self._steps[key] = None if pair is None else self._cost(pair)
+            if pair is not None and not (left | right) & ~self.constants:
+                self._steps[key] = StepCost(kernel_of(pair), 0, 0, 0, 0, self.held(left | right), 0.0, 0.0)
+        return self._steps[key]
+
+    def _cost(self, pair: Pair) -> StepCost:
+        problem, item = self.problem, self.itemsize
+        blocked = problem.block is not None and bool((pair.feature | pair.kernel) & problem.holders[problem.block])
+        times, axes = 1.0, pair.axes
+        if blocked:
+            times = self.blocks
+            axes = tuple(
+                a._replace(size=self.block, out=self.block) if a.name == problem.block else a for a in pair.axes
+            )
+        kernel = kernel_of(pair)
+        f, k = problem.elements(pair.feature), problem.elements(pair.kernel)
+        out = problem.elements(pair.feature | pair.kernel)
+        parallel = self._parallel(blocked, pair)
+        forward = self._forward(kernel, pair, axes)
+        held, seconds = self.held(pair.feature | pair.kernel), times * (forward / parallel + self.machine.step)
+        moved = item * (f + k + out)
+        if not self.training:
+            return StepCost(kernel, pair.flops, 0, moved, 0, held, seconds, 0.0)
+        backward = self._feature_gradient(kernel, pair, axes) + self._kernel_gradient(kernel, pair, axes)
+        back_seconds = times * (backward / parallel + 2 * self.machine.step)
+        return StepCost(kernel, pair.flops, 2 * pair.flops, moved, 2 * moved, held, seconds, back_seconds)
+
+    def _parallel(self, blocked: bool, pair: Pair) -> float:
+        cores = self.machine.cores
+        if not blocked and pair.flops < 1 << 22:
+            return 1.0
+        return cores if not blocked or self.blocks >= 1 else 1.0
+
+    def _forward(self, kernel: str, pair: Pair, axes: tuple[Axis, ...]) -> float:
+        """Seconds on one core, without what surrounds a step."""
+        m = self.machine
+        b, s, n = pair.sizes
+        out = math.prod(a.out for a in axes)
+        if kernel == "multiply":
+            return m.call + b * n * out * m.element * 2
+        if kernel == "matmul":
+            return m.call + m.product(b, n, s, out, self.itemsize)
+        if kernel == "shift":
+            return self._shift(b, axes)
+        taps = math.prod(a.taps for a in axes)
+        rows = rows_axis(axes, s) if kernel == "rows" else None
+        chunks = max(1.0, b * s * taps * out * self.itemsize / m.cache / (axes[rows].taps if rows is not None else 1))
+        if rows is None:
+            gather = m.gathered if axes[-1].stride > 1 else m.copied
+            return b * s * taps * out * gather + m.product(b, n, s * taps, out, self.itemsize) + chunks * taps * m.call
+        first = axes[rows]
+        columns = out // max(first.out, 1) * (first.out + (first.taps - 1) * first.dilation)
+        depth = s * taps // first.taps
+        passes = (first.taps - 1) * n * out * m.element
+        work = first.taps * m.product(b, n, depth, out, self.itemsize) + b * (depth * columns * m.copied + passes)
+        return work + chunks * (taps + first.taps) * m.call
+
+    def _shift(self, b: int, axes: tuple[Axis, ...]) -> float:
+        m = self.machine
+        taps = math.prod(a.taps for a in axes)
+        padded = math.prod(a.out + (a.taps - 1) * a.dilation // a.stride for a in axes)
+        phases = math.prod(min(a.stride, a.taps) for a in axes)
+        fill = phases * padded * (m.gathered if phases > 1 else m.copied)
+        chunks = max(1.0, 4.0 * self.itemsize * b * padded / m.cache)
+        work = b * (fill + (2 * taps - 1) * padded * m.element + padded * m.copied)
+        return work * self.itemsize / 4 + chunks * (2 * taps + phases + 4) * m.call
+
+    def _feature_gradient(self, kernel: str, pair: Pair, axes: tuple[Axis, ...]) -> float:
+        """The same product with the gradient as the feature map and the sizes of kernel rows exchanged."""
+        m = self.machine
+        b, s, n = pair.sizes
+        if kernel == "multiply" and n == 1:
+            return self._forward(kernel, pair, axes)
+        if kernel in ("multiply", "matmul"):
+            return m.call + m.product(b, s, n, math.prod(a.out for a in axes), self.itemsize)
+        turned = tuple(Axis(a.name, a.out, a.taps, max(a.size // a.stride, 1), 1, a.before, a.dilation) for a in axes)
+        swapped = Pair(pair.feature, pair.kernel, pair.b, pair.n, pair.s, turned, (), (b, n, s))
+        if kernel == "shift":
+            return self._shift(b, turned)
+        return self._forward("im2col" if rows_axis(turned, n) is None else "rows", swapped, turned)
+
+    def _kernel_gradient(self, kernel: str, pair: Pair, axes: tuple[Axis, ...]) -> float:
+        m = self.machine
+        b, s, n = pair.sizes
+        out, taps = math.prod(a.out for a in axes), math.prod(a.taps for a in axes)
+        if kernel in ("multiply", "matmul"):
+            return m.call + m.product(b, n, out, s, self.itemsize)
+        if kernel == "shift":
+            padded = math.prod(a.out + (a.taps - 1) * a.dilation // a.stride for a in axes)
+            return b * padded * (2 * m.copied + 2 * taps * m.element) * self.itemsize / 4 + 2 * taps * m.call
+        gather = m.gathered if axes[-1].stride > 1 else m.copied
+        return b * s * taps * out * gather + m.product(b, n, out, s * taps, self.itemsize) + taps * m.call

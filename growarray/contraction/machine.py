@@ -1,0 +1,130 @@
+"""What a machine can do, as far as planning needs it: product rate by shape, passes over memory, call overhead."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from growarray.errors import PlanError
+
+__all__ = ["CPU", "GPU", "Machine", "cache_folder", "machine_for", "threads"]
+
+
+def threads() -> int:
+    """Cores this process may use; ``GROWARRAY_THREADS`` sets another number. Results do not depend on it."""
+    wanted = os.environ.get("GROWARRAY_THREADS", "")
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Coefficients of the time model, float32, one core (or the whole GPU).
+
+    rate : FLOP/s of a large product    half_rows, half_columns, half_depth : sizes of (rows, depth) @ (depth, columns)
+    at which one dimension alone halves the rate
+    element : seconds for one element of one arithmetic pass in cache    copied : seconds for one gathered element
+    gathered : seconds for one element read with a stride    byte : seconds for one byte from main memory, all cores
+    call : seconds for one call into the library    step : seconds for what surrounds a pairwise product
+    cache : bytes that one core has to itself
+    """
+
+    name: str
+    rate: float
+    half_rows: float
+    half_columns: float
+    half_depth: float
+    element: float
+    copied: float
+    gathered: float
+    byte: float
+    call: float
+    step: float
+    cache: int
+    cores: int = 1
+
+    def product(self, batch: int, rows: int, depth: int, columns: int, itemsize: int = 4) -> float:
+        """Seconds on one core for ``batch`` products (rows, depth) @ (depth, columns)."""
+        flops = 2.0 * rows * depth * columns
+        shape = (1 + self.half_rows / max(rows, 1)) * (1 + self.half_columns / max(columns, 1))
+        seconds = flops / self.rate * shape * (1 + self.half_depth / max(depth, 1)) * (itemsize / 4)
+        return batch * (seconds + self.call / 8)  # a batched call loops in C
+
+
+# Medians of `growarray bench calibrate` on 2 cores of an AMD EPYC with AVX-512, OpenBLAS 0.3.31.
+CPU = Machine(
+    "cpu",
+    rate=9.0e10,
+    half_rows=4.0,
+    half_columns=16.0,
+    half_depth=8.0,
+    element=1.5e-10,
+    copied=2.5e-10,
+    gathered=8.0e-10,
+    byte=8.0e-11,
+    call=1.5e-6,
+    step=1.2e-5,
+    cache=1 << 20,
+)
+# From the data sheet of an NVIDIA H200 (67 TFLOP/s float32, 4.8 TB/s) with 60 % reached; not measured.
+GPU = Machine(
+    "gpu",
+    rate=4.0e13,
+    half_rows=64.0,
+    half_columns=256.0,
+    half_depth=32.0,
+    element=2.5e-12,
+    copied=2.5e-12,
+    gathered=4.0e-12,
+    byte=3.0e-13,
+    call=1.0e-5,
+    step=3.0e-5,
+    cache=1 << 62,
+)
+
+
+def cache_folder() -> Path:
+    """Where ``growarray bench calibrate`` keeps its result: ``GROWARRAY_CACHE``, else the user's cache folder."""
+    if os.environ.get("GROWARRAY_CACHE"):
+        return Path(os.environ["GROWARRAY_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(base) / "growarray" if base else Path.home() / ".cache" / "growarray"
+
+
+@lru_cache(maxsize=8)
+def machine_for(device: str) -> Machine:
+    """The calibrated model of this machine, or the default one. ``device`` is ``'cpu'`` or ``'gpu'``.
+
+    Raises PlanError where the stored calibration is damaged.
+    """
+    default = {"cpu": CPU, "gpu": GPU}[device]
+    cores = threads() if device == "cpu" else 1
+    path = cache_folder() / f"machine-{device}.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return replace(default, cores=cores)
+    try:
+        return replace(from_dict(json.loads(text)), cores=cores)
+    except (ValueError, TypeError) as error:
+        raise PlanError(f"{path}: not a calibration ({error}); delete it or run 'growarray bench calibrate'") from error
+
+
+def from_dict(values: dict[str, Any]) -> Machine:
+    """A machine from what :func:`to_dict` wrote; every coefficient is a finite positive number."""
+    machine = Machine(**values)
+    for key, value in asdict(machine).items():
+        if key != "name" and not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+            raise ValueError(f"{key} is {value!r}, expected a positive number")
+    return machine
+
+
+def to_dict(machine: Machine) -> dict[str, Any]:
+    """Coefficients as plain data."""
+    return asdict(machine)

@@ -1,0 +1,314 @@
+"""Orders of contraction: exact search that knows convolution modes, greedy search, opt_einsum's optimizers, presets.
+
+A tree is a list of pairs of operand sets (bit masks), in the order in which they are contracted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from growarray.contraction.cost import Costs
+from growarray.contraction.problem import Problem
+from growarray.errors import PlanError
+
+__all__ = ["EXACT", "MINIMIZE", "PRESETS", "Tree", "find_tree", "linear_path", "peak_elements", "random_tree", "search"]
+
+EXACT = 8  # operands up to which every tree is looked at
+TRIALS = 64  # greedy trees that are drawn above it
+MINIMIZE = ("time", "flops", "memory")
+PRESETS = ("factorized", "mobilenet", "reconstructed")
+
+Tree = list[tuple[int, int]]
+OptEinsumPath = Sequence[tuple[int, ...]]
+
+
+class _Entry(NamedTuple):
+    """A tree of one operand set: what it costs, the elements alive at its worst moment, and its two halves."""
+
+    cost: float
+    peak: int
+    halves: tuple[int, _Entry, int, _Entry] | None = None
+
+
+def find_tree(problem: Problem, costs: Costs, optimize: Any, minimize: str, limit: int | None) -> Tree:
+    """The tree that ``optimize`` asks for: ``'auto'``, a preset, an optimizer of opt_einsum or an explicit path.
+
+    limit : elements that partial results may hold at once, or None
+
+    Raises
+    ------
+    PlanError
+        The name is unknown, the path is not one, or no tree meets the limit (the message gives the least).
+    """
+    if isinstance(optimize, str) and optimize == "auto":
+        return search(problem, costs, minimize, limit)
+    if isinstance(optimize, str) and optimize in PRESETS:
+        tree = _preset(problem, costs, optimize)
+    elif isinstance(optimize, str) or callable(optimize):
+        tree = _from_path(problem, _opt_einsum(problem, optimize, limit))
+    else:
+        tree = _from_path(problem, optimize)
+    if limit is not None and (peak := peak_elements(costs, tree)) > limit:
+        least = search(problem, costs, "memory", None)
+        raise PlanError(
+            f"memory_limit: the path {optimize!r} holds {peak} elements at once, allowed are {limit}; "
+            f"the least any path needs is {peak_elements(costs, least)}, found by optimize='auto'"
+        )
+    return tree
+
+
+def search(
+    problem: Problem, costs: Costs, minimize: str, limit: int | None = None, operands: Sequence[int] | None = None
+) -> Tree:
+    """The best tree over ``operands`` (default: all): exact up to :data:`EXACT` of them, greedy above.
+
+    With a limit, the best tree among those that keep it. Raises PlanError where none does.
+    """
+    leaves = [1 << i for i in range(len(problem))] if operands is None else list(operands)
+    if len(leaves) > EXACT:
+        return _greedy_search(problem, costs, minimize, limit, leaves)
+    entry = _exact(problem, costs, minimize, limit, leaves)
+    return _unrolled(sum(leaves), entry) if len(leaves) > 1 else []
+
+
+def _exact(problem: Problem, costs: Costs, minimize: str, limit: int | None, leaves: list[int]) -> _Entry:
+    """Dynamic programming over operand sets; with a limit, every set keeps its trees that none beats in both."""
+    fronts: dict[int, list[_Entry]] = {leaf: [_Entry(0.0, 0)] for leaf in leaves}
+    weigh = limit is not None or minimize == "memory"
+    for count in range(2, len(leaves) + 1):
+        for chosen in itertools.combinations(leaves, count):
+            whole = sum(chosen)
+            found: list[_Entry] = []
+            for left, right in _splits(chosen):
+                step = costs.step(left, right)
+                if step is None:
+                    continue
+                own = step.total(minimize)
+                for a, b in itertools.product(fronts[left], fronts[right]):
+                    peak = _peak(costs, left, a, right, b) if weigh else 0
+                    cost = float(peak) if minimize == "memory" else a.cost + b.cost + own
+                    entry = _Entry(cost, peak, (left, a, right, b))
+                    if limit is None:
+                        if not found or cost < found[0].cost:
+                            found = [entry]
+                    elif peak <= limit:
+                        found.append(entry)
+            fronts[whole] = found if limit is None else _front(found)
+    last = fronts[sum(leaves)]
+    if not last:
+        least = _exact(problem, costs, "memory", None, leaves).peak
+        raise PlanError(
+            f"memory_limit: no path holds fewer than {least} elements at once, allowed are {limit}; "
+            f"raise memory_limit to at least {least * costs.itemsize} bytes"
+        )
+    return min(last, key=lambda entry: (entry.cost, entry.peak))
+
+
+def _splits(chosen: tuple[int, ...]) -> Iterable[tuple[int, int]]:
+    """Every way to cut a set in two, once each: the first operand is always on the left."""
+    first, rest = chosen[0], chosen[1:]
+    whole = sum(chosen)
+    for count in range(len(rest)):
+        for more in itertools.combinations(rest, count):
+            left = first + sum(more)
+            yield left, whole - left
+
+
+def _peak(costs: Costs, left: int, a: _Entry, right: int, b: _Entry) -> int:
+    """Elements alive at the worst moment. Operands are the caller's and not counted; a backward pass keeps all."""
+    out = costs.held(left | right)
+    if costs.training:
+        return a.peak + b.peak + out
+    own_a = costs.held(left) if a.halves else 0
+    own_b = costs.held(right) if b.halves else 0
+    return max(min(max(a.peak, own_a + b.peak), max(b.peak, own_b + a.peak)), own_a + own_b + out)
+
+
+def _front(entries: list[_Entry]) -> list[_Entry]:
+    """Entries that no other beats in cost and peak."""
+    kept: list[_Entry] = []
+    for entry in sorted(entries, key=lambda e: (e.cost, e.peak)):
+        if not kept or entry.peak < kept[-1].peak:
+            kept.append(entry)
+    return kept
+
+
+def _unrolled(operands: int, entry: _Entry) -> Tree:
+    """The half that needs more memory first, then the other, then their product."""
+    if entry.halves is None:
+        return []
+    left, a, right, b = entry.halves
+    first, second = ((left, a), (right, b)) if a.peak >= b.peak else ((right, b), (left, a))
+    return [*_unrolled(*first), *_unrolled(*second), (left, right)]
+
+
+def peak_elements(costs: Costs, tree: Tree) -> int:
+    """Elements that partial results and the output hold at the worst moment of a tree."""
+    entries = {1 << i: _Entry(0.0, 0) for i in range(len(costs.problem))}
+    for left, right in tree:
+        a, b = entries[left], entries[right]
+        entries[left | right] = _Entry(0.0, _peak(costs, left, a, right, b), (left, a, right, b))
+    return entries[costs.problem.everything].peak
+
+
+def _greedy_search(problem: Problem, costs: Costs, minimize: str, limit: int | None, leaves: list[int]) -> Tree:
+    """The best of one greedy tree and :data:`TRIALS` that sometimes take the second choice; the seed is fixed."""
+    rng = random.Random(0)
+    best: tuple[float, Tree] | None = None
+    least: int | None = None
+    for trial in range(TRIALS + 1):
+        tree = _greedy(problem, costs, minimize, leaves, rng if trial else None)
+        peak = peak_elements(costs, tree) if sum(leaves) == problem.everything else 0
+        least = peak if least is None else min(least, peak)
+        cost = float(peak) if minimize == "memory" else sum(_known(costs, *pair).total(minimize) for pair in tree)
+        if (limit is None or peak <= limit) and (best is None or cost < best[0]):
+            best = (cost, tree)
+    if best is None:
+        raise PlanError(
+            f"memory_limit: of {TRIALS + 1} greedy paths none holds fewer than {least} elements at once, allowed are "
+            f"{limit}; raise memory_limit to at least {(least or 0) * costs.itemsize} bytes"
+        )
+    return best[1]
+
+
+def _known(costs: Costs, left: int, right: int) -> Any:
+    step = costs.step(left, right)
+    if step is None:
+        raise PlanError("path: two convolution modes meet the wrong way round; contract the operands from the left")
+    return step
+
+
+def _greedy(problem: Problem, costs: Costs, minimize: str, leaves: list[int], rng: random.Random | None) -> Tree:
+    parts, tree = list(leaves), []
+    while len(parts) > 1:
+        choices = []
+        for left, right in itertools.combinations(parts, 2):
+            step = costs.step(left, right)
+            if step is None:
+                continue
+            shared = set(problem.modes(left)) & set(problem.modes(right))
+            freed = problem.elements(left) + problem.elements(right)
+            choices.append((not shared, step.elements - freed, step.total(minimize), left, right))
+        choices.sort()
+        index = 0 if rng is None else min(int(rng.expovariate(1.2)), len(choices) - 1)
+        *_, left, right = choices[index]
+        parts = [p for p in parts if p not in (left, right)] + [left | right]
+        tree.append((left, right))
+    return tree
+
+
+def random_tree(problem: Problem, rng: random.Random) -> Tree:
+    """Any tree, each step drawn evenly from the products that exist: for tests and for comparing paths."""
+    parts, tree = [1 << i for i in range(len(problem))], []
+    while len(parts) > 1:
+        pairs = [p for p in itertools.combinations(parts, 2) if problem.pair(*p) is not None]
+        left, right = rng.choice(pairs)
+        parts = [p for p in parts if p not in (left, right)] + [left | right]
+        tree.append((left, right))
+    return tree
+
+
+def linear_path(problem: Problem, tree: Tree) -> tuple[tuple[int, int], ...]:
+    """A tree as opt_einsum writes it: positions in a list from which both go and to whose end the result comes."""
+    parts, path = [1 << i for i in range(len(problem))], []
+    for left, right in tree:
+        i, j = sorted((parts.index(left), parts.index(right)))
+        path.append((i, j))
+        parts = [p for p in parts if p not in (left, right)] + [left | right]
+    return tuple(path)
+
+
+def _from_path(problem: Problem, path: Any) -> Tree:
+    """A tree from opt_einsum's format; more than two at once are taken from the left."""
+    parts, tree = [1 << i for i in range(len(problem))], []
+    try:
+        steps = [tuple(int(i) for i in step) for step in path]
+    except (TypeError, ValueError) as error:
+        raise PlanError(f"optimize: expected 'auto', a name, or a path such as [(0, 1)], found {path!r}") from error
+    for step in steps:
+        if len(set(step)) != len(step) or not all(0 <= i < len(parts) for i in step) or not step:
+            raise PlanError(f"path {path!r}: step {step} does not name distinct ones of {len(parts)} operands")
+        chosen = [parts[i] for i in step]
+        parts = [p for p in parts if p not in chosen]
+        whole = chosen[0]
+        for other in chosen[1:]:
+            if problem.pair(whole, other) is None:
+                raise PlanError(
+                    f"path {path!r}: at step {step} two convolution modes meet, one with its kernel on the left and "
+                    "one with its kernel on the right; contract one of them before"
+                )
+            tree.append((whole, other))
+            whole |= other
+        parts.append(whole)
+    if len(parts) != 1:
+        raise PlanError(f"path {path!r}: {len(parts)} operands are left over, expected one result")
+    return tree
+
+
+def _opt_einsum(problem: Problem, optimize: Any, limit: int | None) -> OptEinsumPath:
+    """A path of opt_einsum on the window view: a feature map has output and kernel positions in place of its own.
+
+    It charges a step before the convolution at the size of all windows, which is why ``'auto'`` is another search.
+    """
+    if len(problem) < 2:
+        return []
+    finder: Callable[..., OptEinsumPath] = optimize
+    if isinstance(optimize, str):
+        paths = importlib.import_module("opt_einsum.paths")
+        try:
+            finder = paths.get_path_fn(optimize)
+        except KeyError as error:
+            known = [*PRESETS, "auto", "optimal", "dp", "greedy", "random-greedy", "branch-2"]
+            raise PlanError(f"optimize: unknown {optimize!r}; expected a path or one of {known}") from error
+    inputs, sizes = [], dict(problem.size)
+    for i, leaf in enumerate(problem.leaves):
+        modes = set()
+        for name in leaf.modes:
+            conv = problem.conv.get(name)
+            if conv is None:
+                modes.add(name)
+            else:
+                modes |= {name, f"{name}'"} if conv.feature == i else {f"{name}'"}
+                sizes[name], sizes[f"{name}'"] = conv.out, conv.taps
+        inputs.append(frozenset(modes))
+    try:
+        return finder(inputs, frozenset(problem.output), sizes, limit)
+    except Exception as error:  # an optimizer may be anyone's
+        raise PlanError(f"optimize {optimize!r} failed on '{problem.equation}': {error}") from error
+
+
+def _preset(problem: Problem, costs: Costs, name: str) -> Tree:
+    """The three ways of the field to run a factorized convolution.
+
+    ``reconstructed``: the whole kernel first. ``mobilenet``: channels in, all convolution modes jointly, the rest.
+    ``factorized``: channels in, one convolution mode after the other, the rest; convolution factors that hang on a
+    core, not on the feature map's own modes (Tucker), are joined with it first, as in TensorLy-Torch.
+    """
+    if not problem.conv:
+        raise PlanError(f"optimize={name!r} needs a convolution mode; '{problem.equation}' has none, use 'auto'")
+    feature = 1 << next(iter(problem.conv.values())).feature
+    others = [1 << i for i in range(len(problem)) if 1 << i != feature]
+    if name == "reconstructed":
+        return [*search(problem, costs, "flops", None, others), (feature, sum(others))] if others else []
+    kernels = {1 << conv.kernel for conv in problem.conv.values()}
+    own = {m for m in problem.modes(feature) if m not in problem.conv and m not in problem.output}
+    first = [p for p in others if p not in kernels and own & set(problem.modes(p))]
+    middle = [p for p in others if p in kernels]
+    rest = [p for p in others if p not in first and p not in middle]
+    hanging = {m for p in middle for m in problem.modes(p) if m not in problem.conv}
+    cores = [p for p in rest if any(problem.holders[m] in {p | q for q in middle} for m in problem.modes(p))]
+    cores = [p for p in cores if hanging & set(problem.modes(p)) and not set(problem.output) & set(problem.modes(p))]
+    rest = sorted((p for p in rest if p not in cores), key=lambda p: bool(set(problem.output) & set(problem.modes(p))))
+    tree: Tree = []
+    if cores or name == "mobilenet":
+        tree += search(problem, costs, "flops", None, [*cores, *middle])
+        middle = [sum([*cores, *middle])]
+    whole = feature
+    for part in [*first, *middle, *rest]:
+        tree.append((whole, part))
+        whole |= part
+    return tree

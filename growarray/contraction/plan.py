@@ -1,0 +1,349 @@
+"""Plans: an equation with shapes, the order of its products, their cost, and how to run it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import Array, is_numpy, namespace
+from growarray.contraction import blocks, execute
+from growarray.contraction.cost import Costs, StepCost
+from growarray.contraction.equation import parse
+from growarray.contraction.execute import Program
+from growarray.contraction.machine import Machine, machine_for
+from growarray.contraction.path import MINIMIZE, Tree, find_tree, linear_path, peak_elements
+from growarray.contraction.problem import Problem
+from growarray.errors import PlanError, ShapeError
+
+__all__ = ["Plan", "contract", "plan"]
+
+COLUMNS = 512  # positions that a block of the batch has at least, so that products stay wide
+_GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
+_PROGRAMS = 16  # batch sizes whose steps a plan keeps
+
+Pullback = Callable[[Array], tuple[Array | None, ...]]
+
+
+def plan(
+    equation: str,
+    *shapes: Sequence[int],
+    optimize: Any = "auto",
+    minimize: str = "time",
+    memory_limit: int | None = None,
+    training: bool = False,
+    constants: Sequence[int] = (),
+    dtype: Any = "float32",
+    device: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    padding_mode: Any = "zeros",
+) -> Plan:
+    """Plan an einsum with convolution modes. Plans are cached: asking again for the same one costs microseconds.
+
+    equation : see :func:`growarray.contraction.parse`    shapes : one for each operand
+    optimize : ``'auto'`` (exact up to 8 operands, greedy above); a preset (``'factorized'``, ``'mobilenet'``,
+        ``'reconstructed'``); an optimizer of opt_einsum by name or instance; or a path such as ``[(0, 1), (0, 1)]``
+    minimize : ``'time'`` (predicted), ``'flops'`` or ``'memory'``, for ``'auto'``
+    memory_limit : bytes that partial results and the output may hold at once
+    training : count the backward pass, and that it keeps every partial result
+    constants : operands that will be bound (:meth:`Plan.bind`): contracting them among themselves costs nothing
+    dtype, device : what the predictions are for; a plan runs any real floating dtype and library
+    stride, padding, dilation, padding_mode : see :func:`growarray.contraction.conv_axes`
+
+    Raises
+    ------
+    PlanError
+        Equation, shapes and options do not fit, or no path meets ``memory_limit`` (the message gives the least).
+
+    Examples
+    --------
+    >>> p = plan("n c x, c r, x r, o r -> n o x | x", (8, 16, 32), (16, 4), (3, 4), (16, 4), padding=1)
+    >>> p.output_shape, p.path
+    ((8, 16, 32), ((0, 1), (0, 2), (0, 1)))
+    """
+    options = (
+        optimize, minimize, memory_limit, training, constants, str(np.dtype(dtype)),
+        "cpu" if device in (None, "cpu") else "gpu", stride, padding, dilation, padding_mode,
+    )  # fmt: skip
+    try:
+        return _cached(equation, shapes, options)
+    except TypeError:
+        return _cached(equation, _frozen(shapes), _frozen(options))
+
+
+def _frozen(value: Any) -> Any:
+    """Lists and mappings as what can be a key."""
+    if isinstance(value, Mapping):
+        return _Mapping({k: _frozen(v) for k, v in value.items()})
+    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+class _Mapping(dict[str, Any]):
+    """A mapping by mode that can be a key; nobody changes it."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+
+@lru_cache(maxsize=512)
+def _cached(equation: str, shapes: tuple[Any, ...], options: tuple[Any, ...]) -> Plan:
+    return Plan(equation, shapes, *options)
+
+
+def contract(equation: str, *arrays: Array, **options: Any) -> Array:
+    """Plan and run in one call; options as in :func:`plan`.
+
+    >>> import numpy as np
+    >>> contract("ij,jk->ik", np.ones((2, 3)), np.ones((3, 4))).shape
+    (2, 4)
+    """
+    dtype = str(arrays[0].dtype).rpartition(".")[2] if arrays else "float32"
+    device = "cpu" if all(is_numpy(x) for x in arrays) else "gpu"
+    _check_arrays(equation, arrays)
+    return plan(equation, *(tuple(x.shape) for x in arrays), dtype=dtype, device=device, **options)(*arrays)
+
+
+class Plan:
+    """The order in which an equation is contracted, what each step costs, and how to run it. Made by :func:`plan`.
+
+    Immutable, and holds no arrays. A plan runs any size of its block mode (the batch), and any real floating dtype.
+
+    equation, shapes, output_shape    path : opt_einsum's linear format    block : batch that runs at a time on a CPU
+    flops, seconds : of a forward pass, and of the backward pass too where it is for training
+    bytes : read and written by all steps    peak_bytes : what partial results and the output hold at once
+    """
+
+    def __init__(
+        self, equation: str, shapes: Sequence[Sequence[int]], optimize: Any, minimize: str, memory_limit: int | None,
+        training: bool, constants: Sequence[int], dtype: str, device: str,
+        stride: Any, padding: Any, dilation: Any, padding_mode: Any,
+    ) -> None:  # fmt: skip
+        if minimize not in MINIMIZE:
+            raise PlanError(f"minimize: found {minimize!r}, expected one of {', '.join(MINIMIZE)}")
+        if memory_limit is not None and not (isinstance(memory_limit, int) and memory_limit >= 0):
+            raise PlanError(f"memory_limit: found {memory_limit!r}, expected a number of bytes or None")
+        self._parsed = parse(equation)
+        self.equation, self.shapes = str(self._parsed), tuple(tuple(int(d) for d in shape) for shape in shapes)
+        self.dtype, self.device, self.training, self.minimize = np.dtype(dtype), device, bool(training), minimize
+        if self.dtype.kind != "f":
+            raise PlanError(f"dtype: found {self.dtype}, expected a real floating one such as float32")
+        self.geometry = dict(zip(_GEOMETRY, (stride, padding, dilation, padding_mode), strict=True))
+        self.optimize = optimize
+        self.constants = tuple(constants)
+        self._problem = Problem(self._parsed, self.shapes, **self.geometry)
+        self.machine: Machine = machine_for(device)
+        self.block = _block(self._problem) if device == "cpu" else 0
+        limit = None if memory_limit is None else memory_limit // self.dtype.itemsize
+        self._costs = self._costs_of()
+        self._tree: Tree = find_tree(self._problem, self._costs, optimize, minimize, limit)
+        self.path = linear_path(self._problem, self._tree)
+        self.steps: tuple[StepCost, ...] = tuple(self._cost(*pair) for pair in self._tree)
+        problem = self._problem
+        self.output_shape = tuple(problem.extent(m, problem.everything) for m in problem.output)
+        self._programs: dict[int, Program] = {}
+        self._lock = threading.Lock()
+
+    def _costs_of(self) -> Costs:
+        whole = self._problem.size.get(self._problem.block or "", 1)
+        return Costs(
+            self._problem,
+            self.machine,
+            itemsize=self.dtype.itemsize,
+            training=self.training,
+            block=self.block or max(whole, 1),
+            constants=sum(1 << i for i in self.constants),
+        )
+
+    def _cost(self, left: int, right: int) -> StepCost:
+        step = self._costs.step(left, right)
+        if step is None:
+            raise PlanError(f"'{self.equation}': the path joins convolution modes the wrong way round")
+        return step
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of all steps."""
+        return sum(step.flops + step.backward_flops for step in self.steps)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the operands and results of all steps."""
+        return sum(step.bytes + step.backward_bytes for step in self.steps)
+
+    @property
+    def seconds(self) -> float:
+        """Predicted time."""
+        return sum(step.seconds + step.backward_seconds for step in self.steps)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Bytes that partial results and the output hold at the worst moment; operands are not counted."""
+        return peak_elements(self._costs, self._tree) * self.dtype.itemsize
+
+    def with_path(self, optimize: Any) -> Plan:
+        """The plan of the same problem along another path."""
+        return plan(
+            self.equation, *self.shapes, optimize=optimize, minimize=self.minimize, training=self.training,
+            constants=self.constants, dtype=self.dtype, device=None if self.device == "cpu" else "cuda",
+            **self.geometry,
+        )  # fmt: skip
+
+    def __call__(self, *arrays: Array, out: Array | None = None) -> Array:
+        """The result for these arrays, in ``out`` where it is given (NumPy).
+
+        Raises ShapeError where a shape is not the plan's (the batch may differ), and TypeError for integer or mixed
+        dtypes, or arrays of two libraries or devices.
+        """
+        xp = self._checked(arrays)
+        if not is_numpy(arrays[0]):
+            if out is not None:
+                raise TypeError("out= is for NumPy arrays; other libraries return a new array")
+            return execute.forward_portable(xp, self._program(arrays), arrays)[0]
+        if out is not None:
+            self._check_out(arrays, out)
+        return blocks.forward(self._of(arrays), arrays, self.block, out=out)[0]
+
+    def vjp(self, *arrays: Array, wrt: Sequence[int] | None = None) -> tuple[Array, Pullback]:
+        """The result, and the way back: ``pullback(dy)`` gives one gradient for each operand.
+
+        wrt : operands whose gradient is wanted (default: all); the others' is None, and nothing is computed for it
+        Keeps the operands and every partial result; the pullback may be called twice.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> y, pullback = plan("i j, j k -> i k", (2, 3), (3, 4)).vjp(np.ones((2, 3)), np.ones((3, 4)), wrt=[1])
+        >>> [None if g is None else g.shape for g in pullback(y)]
+        [None, (3, 4)]
+        """
+        xp = self._checked(arrays)
+        chosen = range(len(arrays)) if wrt is None else wrt
+        if any(not 0 <= i < len(arrays) for i in chosen):
+            raise PlanError(f"wrt: found {list(chosen)}, expected operands from 0 to {len(arrays) - 1}")
+        wanted = sum(1 << i for i in set(chosen))
+        y, backward = self._kept(xp, arrays, wanted)
+
+        def pullback(dy: Array) -> tuple[Array | None, ...]:
+            if tuple(dy.shape) != tuple(y.shape) or dy.dtype != y.dtype:
+                raise ShapeError(
+                    f"pullback of '{self.equation}': the gradient is {dy.dtype} {tuple(dy.shape)}, the result was "
+                    f"{y.dtype} {tuple(y.shape)}"
+                )
+            namespace(y, dy)
+            gradients = backward(dy) if wanted else {}
+            return tuple(gradients.get(1 << i) for i in range(len(arrays)))
+
+        return y, pullback
+
+    def _kept(
+        self, xp: Any, arrays: Sequence[Array], wanted: int, folded: dict[int, Array] | None = None
+    ) -> tuple[Array, Callable[[Array], dict[int, Array]]]:
+        """The result and a function from its gradient to those by the operands in ``wanted``, by mask."""
+        if is_numpy(arrays[0]):
+            programs = self._of(arrays)
+            y, saved = blocks.forward(programs, arrays, self.block, keep=True, folded=folded)
+            return y, lambda dy: blocks.backward(programs, arrays, self.block, saved, dy, wanted)
+        program = self._program(arrays)
+        y, values = execute.forward_portable(xp, program, arrays, folded)
+        shapes = [tuple(x.shape) for x in arrays]
+        return y, lambda dy: execute.backward_portable(xp, program, shapes, values, dy, wanted)
+
+    def _checked(self, arrays: Sequence[Array]) -> Any:
+        """Raise unless the arrays are of one library, device and real floating dtype, and of the plan's shapes."""
+        _check_arrays(self.equation, arrays)
+        if len(arrays) != len(self.shapes):
+            raise ShapeError(f"'{self.equation}' has {len(self.shapes)} operands, found {len(arrays)} arrays")
+        for i, (x, shape) in enumerate(zip(arrays, self.shapes, strict=True)):
+            if x.shape != shape and not self._fits(i, tuple(x.shape)):
+                raise ShapeError(
+                    f"operand {i} of '{self.equation}' has shape {tuple(x.shape)}, the plan was made for {shape}; "
+                    f"only {self._problem.block!r} may differ: plan again for these shapes"
+                )
+        return namespace(*arrays)
+
+    def _fits(self, i: int, shape: tuple[int, ...]) -> bool:
+        term = self._problem.leaves[i].modes
+        if self._problem.block not in term or not self._problem.leaves[i].is_plain or len(shape) != len(term):
+            return False
+        pairs = zip(term, shape, self.shapes[i], strict=True)
+        return all(m == self._problem.block or a == b for m, a, b in pairs)
+
+    def _check_out(self, arrays: Sequence[Array], out: Array) -> None:
+        size = self._batch(arrays)
+        wanted = tuple(
+            size if m == self._problem.block else d
+            for m, d in zip(self._problem.output, self.output_shape, strict=True)
+        )
+        if tuple(out.shape) != wanted or out.dtype != arrays[0].dtype or not out.flags.writeable:
+            raise ShapeError(f"out is {out.dtype} {tuple(out.shape)}, expected writeable {arrays[0].dtype} {wanted}")
+        if any(np.may_share_memory(out, x) for x in arrays):
+            raise ShapeError("out shares memory with an operand; pass an array of its own")
+
+    def _batch(self, arrays: Sequence[Array]) -> int:
+        """Size of the block mode in these arrays."""
+        block = self._problem.block
+        if block is None:
+            return 1
+        holder = self._problem.holders[block].bit_length() - 1
+        return int(arrays[holder].shape[self._parsed_axis(holder, block)])
+
+    def _parsed_axis(self, operand: int, name: str) -> int:
+        leaf = self._problem.leaves[operand]
+        if leaf.is_plain:
+            return leaf.modes.index(name)
+        return self.shapes[operand].index(self._problem.size[name])
+
+    def _of(self, arrays: Sequence[Array]) -> Callable[[int], Program]:
+        whole = self._batch(arrays)
+        return lambda size: self._sized(whole if size < 0 else size)
+
+    def _program(self, arrays: Sequence[Array]) -> Program:
+        return self._sized(self._batch(arrays))
+
+    def _sized(self, size: int) -> Program:
+        """The steps for one size of the block mode."""
+        with self._lock:
+            found = self._programs.get(size)
+        if found is not None:
+            return found
+        problem, block = self._problem, self._problem.block
+        if block is not None and size != problem.size[block]:
+            holder = problem.holders[block].bit_length() - 1
+            shapes = [list(shape) for shape in self.shapes]
+            shapes[holder][self._parsed_axis(holder, block)] = size
+            problem = Problem(self._parsed, shapes, **self.geometry)
+        made = Program.of(problem, self._tree)
+        with self._lock:
+            while len(self._programs) >= _PROGRAMS:
+                self._programs.pop(next(iter(self._programs)))
+            self._programs[size] = made
+        return made
+
+
+def _block(problem: Problem) -> int:
+    """Positions of the batch that run at a time: one image, or as many small ones as make wide products."""
+    if problem.block is None:
+        return 0
+    positions = 1
+    for conv in problem.conv.values():
+        positions *= max(conv.out, 1)
+    return max(1, -(-COLUMNS // positions))
+
+
+def _check_arrays(equation: str, arrays: Sequence[Array]) -> None:
+    """Raise TypeError unless all arrays are real floating and of one dtype."""
+    first = None
+    for i, x in enumerate(arrays):
+        name = str(getattr(x, "dtype", type(x).__name__)).rpartition(".")[2]
+        if not name.startswith("float"):
+            raise TypeError(
+                f"operand {i} of '{equation}' is {name}, expected a floating-point array; convert it with astype"
+            )
+        if first is not None and name != first:
+            raise TypeError(f"operand {i} of '{equation}' is {name}, operand 0 is {first}; convert one with astype")
+        first = name

@@ -1,0 +1,36 @@
+"""Work space that a thread keeps between calls, so that repeated runs allocate nothing large."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+import numpy as np
+
+__all__ = ["borrow", "release"]
+
+KEPT = 1 << 28  # bytes of one buffer above which it is not kept
+
+_local = threading.local()
+
+
+def borrow(slot: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An uninitialised C-ordered array; the next ``borrow`` of the same slot in the same thread takes it back."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    if size > KEPT:
+        return np.empty(shape, dtype)
+    slots: dict[str, np.ndarray] | None = getattr(_local, "slots", None)
+    if slots is None:
+        slots = _local.slots = {}
+    buffer = slots.get(slot)
+    if buffer is None or buffer.nbytes < size:
+        buffer = slots[slot] = np.empty(size, np.uint8)
+    array: np.ndarray = buffer[:size].view(dtype).reshape(shape)
+    return array
+
+
+def release() -> None:
+    """Give this thread's buffers back to the system."""
+    _local.slots = {}

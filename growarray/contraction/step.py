@@ -1,0 +1,167 @@
+"""One pairwise product on arrays: how its operands are turned, and which kernel runs it, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import Array
+from growarray.contraction import leaf, portable
+from growarray.contraction.convolve import Convolution, KernelGradient, Task, gradient_parts
+from growarray.contraction.cost import kernel_of
+from growarray.contraction.problem import Axis, Pair, Problem
+from growarray.contraction.scratch import borrow
+
+__all__ = ["Step"]
+
+_SPLIT = 1 << 23  # operations of one piece of a plain product: about 0.1 ms
+_NARROW = 256  # columns a piece has at least
+
+
+class Step:
+    """A product of two partial results, with everything that its sizes decide.
+
+    f_order, k_order : modes of the two arrays as they are stored    out : modes of the result, [b, n, axes]
+    """
+
+    def __init__(self, pair: Pair, f_order: Sequence[str], k_order: Sequence[str], problem: Problem) -> None:
+        self.pair, self.kernel, self.mask = pair, kernel_of(pair), pair.feature | pair.kernel
+        self.b, self.s, self.n = pair.sizes
+        self.axes = pair.axes
+        names = tuple(a.name for a in self.axes)
+        self.out = (*pair.b, *pair.n, *names)
+        f_turned = (*pair.b, *pair.s, *names)
+        k_turned = (*pair.b, *pair.n, *pair.s, *(m for m in names if m in k_order))
+        self.f_perm = tuple(f_order.index(m) for m in f_turned)
+        self.k_perm = tuple(k_order.index(m) for m in k_turned)
+        self.f_back = tuple(f_turned.index(m) for m in f_order)
+        self.k_back = tuple(k_turned.index(m) for m in k_order)
+        self.out_sizes = tuple(problem.extent(m, self.mask) for m in self.out)
+        self.f_sizes = tuple(problem.extent(m, pair.feature) for m in f_turned)
+        self.k_sizes = tuple(problem.extent(m, pair.kernel) for m in k_turned)
+        self.padded = tuple((names.index(m) + 2, axis) for m, axis in pair.padded)
+        self.f_shape = (self.b, self.s, *self.f_sizes[len(f_turned) - len(names) :])
+        self.k_shape = (self.b, self.n, self.s, *(a.taps for a in self.axes))
+        self.out_shape = (self.b, self.n, *(a.out for a in self.axes))
+        self.conv = Convolution(pair.sizes, self.axes) if pair.is_conv else None
+        self._gradient: list[tuple[Any, Any, tuple[Axis, ...], Convolution | None]] | None = None
+
+    def feature(self, xp: Any, array: Array) -> Array:
+        """The feature map as (b, s, *sizes), padded where that is not by zeros."""
+        turned = xp.reshape(xp.permute_dims(array, self.f_perm), self.f_shape)
+        for place, axis in self.padded:
+            turned = leaf.pad(xp, turned, place, axis)
+        return turned
+
+    def kernel_array(self, xp: Any, array: Array) -> Array:
+        """The kernel as (b, n, s, *taps)."""
+        return xp.reshape(xp.permute_dims(array, self.k_perm), self.k_shape)
+
+    def d_feature(self, xp: Any, gradient: Array) -> Array:
+        """A gradient (b, s, *sizes) as the feature map is stored."""
+        for place, axis in reversed(self.padded):
+            gradient = leaf.unpad(xp, gradient, place, axis)
+        return xp.permute_dims(xp.reshape(gradient, self.f_sizes), self.f_back)
+
+    def d_kernel(self, xp: Any, gradient: Array) -> Array:
+        """A gradient (b, n, s, *taps) as the kernel is stored."""
+        return xp.permute_dims(xp.reshape(gradient, self.k_sizes), self.k_back)
+
+    # The same three products for any array library.
+
+    def run(self, xp: Any, feature: Array, kernel: Array) -> Array:
+        """The product of arrays as :meth:`feature` and :meth:`kernel_array` give them."""
+        if self.conv is None:
+            return portable.product(xp, kernel, feature)
+        return portable.convolve(xp, feature, kernel, self.axes)
+
+    def run_d_feature(self, xp: Any, d_out: Array, kernel: Array) -> Array:
+        """Gradient by the feature map."""
+        if self.conv is None:
+            turned = xp.permute_dims(kernel, (0, 2, 1, *range(3, kernel.ndim)))
+            return portable.product(xp, turned, d_out)
+        return portable.feature_gradient(xp, d_out, kernel, self.axes)
+
+    def run_d_kernel(self, xp: Any, d_out: Array, feature: Array) -> Array:
+        """Gradient by the kernel."""
+        return portable.kernel_gradient(xp, d_out, feature, self.axes)
+
+    # On NumPy, cut into pieces that may run at the same time.
+
+    def prepared(self, kernel: np.ndarray) -> np.ndarray:
+        """The kernel as its products want it."""
+        return self.conv.prepare(kernel) if self.conv is not None else kernel.reshape(self.b, self.n, self.s)
+
+    def tasks(self, feature: np.ndarray, matrices: np.ndarray, out: np.ndarray) -> list[Task]:
+        """Pieces of the product; ``out`` is (b, n, *outs), a view of anything."""
+        if self.conv is not None:
+            return self.conv.tasks(feature, matrices, out)
+        return _product_tasks(matrices, feature, out, self.s)
+
+    def prepared_gradient(self, kernel: np.ndarray) -> list[np.ndarray | None]:
+        """The kernel as the gradient by the feature map wants it."""
+        turned = kernel.swapaxes(1, 2)
+        if self.conv is None:
+            return [turned.reshape(self.b, self.s, self.n)]
+        lead = (slice(None),) * 3
+        return [conv.prepare(turned[(*lead, *taps)]) if conv else None for _, taps, _, conv in self._gradients()]
+
+    def _gradients(self) -> list[tuple[Any, Any, tuple[Axis, ...], Convolution | None]]:
+        if self._gradient is None:
+            sizes = (self.b, self.n, self.s)
+            self._gradient = [
+                (place, taps, turned, None if taps is None else Convolution(sizes, turned))
+                for place, taps, turned in gradient_parts(self.axes)
+            ]
+        return self._gradient
+
+    def d_feature_tasks(self, d_out: np.ndarray, matrices: list[np.ndarray | None], out: np.ndarray) -> list[Task]:
+        """Pieces of the gradient by the feature map, into ``out`` (b, s, *sizes)."""
+        if self.conv is None:
+            return [] if matrices[0] is None else _product_tasks(matrices[0], d_out, out, self.n)
+        tasks: list[Task] = []
+        for (place, _, _, conv), prepared in zip(self._gradients(), matrices, strict=True):
+            part = out[(slice(None), slice(None), *place)]
+            if conv is None or prepared is None:
+                part[...] = 0
+            else:
+                tasks += conv.tasks(d_out, prepared, part)
+        return tasks
+
+    def d_kernel_tasks(self, d_out: np.ndarray, feature: np.ndarray, out: np.ndarray) -> list[Task]:
+        """Pieces of the gradient by the kernel, into ``out`` (b, n, s, *taps)."""
+        if self.conv is not None:
+            return KernelGradient(self.pair.sizes, self.axes).tasks(d_out, feature, out)
+        flat, d_flat = feature.reshape(self.b, self.s, -1), d_out.reshape(self.b, self.n, -1)
+        target = out.reshape(self.b, self.n, self.s)
+        if self.n == 1 and self.s == 1:
+            return [lambda: np.einsum("bl,bl->b", d_flat[:, 0], flat[:, 0], out=target[:, 0, 0])]
+        return [lambda: np.matmul(d_flat, flat.swapaxes(1, 2), out=target)]
+
+
+def _product_tasks(matrices: np.ndarray, feature: np.ndarray, out: np.ndarray, s: int) -> list[Task]:
+    """(b, n, s) times (b, s, *sizes): elementwise where nothing is summed, else products over ranges of columns."""
+    if out.size == 0:
+        return []
+    b, n = out.shape[:2]
+    if s == 1:
+        weights = matrices.reshape(b, n, *(1,) * (out.ndim - 2))
+        return [lambda: np.multiply(weights, feature, out=out)]
+    flat = feature.reshape(b, s, -1)
+    target = out.reshape(b, n, -1)
+    if not np.may_share_memory(target, out):
+        return [lambda: _through(matrices, flat, out)]
+    columns = flat.shape[2]
+    step = max(_NARROW, columns * _SPLIT // max(2 * b * n * s * columns, 1))
+    if b == 1:
+        matrices, flat, target = matrices[0], flat[0], target[0]
+    pieces = [slice(start, start + step) for start in range(0, columns, step)]
+    return [lambda p=p: np.matmul(matrices, flat[..., p], out=target[..., p]) for p in pieces]  # type: ignore[misc]
+
+
+def _through(matrices: np.ndarray, flat: np.ndarray, out: np.ndarray) -> None:
+    whole = borrow("product", (*out.shape[:2], flat.shape[2]), out.dtype)
+    np.matmul(matrices, flat, out=whole)
+    out[...] = whole.reshape(out.shape)

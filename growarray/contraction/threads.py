@@ -1,0 +1,88 @@
+"""One thread a core for the pieces of a contraction, with single-threaded BLAS inside.
+
+Pieces are cut by the plan, never by the number of threads, so that results do not depend on it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import importlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from growarray.contraction.machine import threads
+
+__all__ = ["run_tasks", "single_threaded_blas"]
+
+_lock = threading.Lock()
+_state: dict[str, Any] = {"users": 0}
+_inside = threading.local()
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """BLAS with one thread while anyone is inside; the first one in sets it, the last one out restores it."""
+    with _lock:
+        if "controller" not in _state:
+            library = importlib.import_module("threadpoolctl")
+            _state["controller"] = library.ThreadpoolController().select(user_api="blas")
+        if _state["users"] == 0:
+            _state["limit"] = _state["controller"].limit(limits=1)
+        _state["users"] += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _state["users"] -= 1
+            if _state["users"] == 0:
+                _state.pop("limit").restore_original_limits()
+
+
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """The threads of this process; a forked child makes its own."""
+    with _lock:
+        if _state.get("pool of") != (os.getpid(), workers):
+            _state["pool"] = ThreadPoolExecutor(workers, thread_name_prefix="growarray")
+            _state["pool of"] = (os.getpid(), workers)
+        pool: ThreadPoolExecutor = _state["pool"]
+        return pool
+
+
+def run_tasks(tasks: Sequence[Callable[[], object]]) -> None:
+    """Run all tasks, this thread and the pool taking one after the other. The first exception is raised again."""
+    workers = min(threads(), len(tasks))
+    if workers <= 1 or getattr(_inside, "worker", False):
+        for task in tasks:
+            task()
+        return
+    waiting = deque(tasks)
+
+    def work() -> None:
+        _inside.worker = True
+        try:
+            while True:
+                try:
+                    task = waiting.popleft()
+                except IndexError:
+                    return
+                task()
+        except BaseException:
+            waiting.clear()
+            raise
+        finally:
+            _inside.worker = False
+
+    pool = _pool(workers - 1)
+    others = [pool.submit(contextvars.copy_context().run, work) for _ in range(workers - 1)]  # keeps np.errstate
+    try:
+        work()
+    finally:
+        for other in others:
+            other.exception()
+    for other in others:
+        other.result()
