@@ -23,7 +23,7 @@ from growarray.contraction.threads import run_tasks, single_threaded_blas
 
 __all__ = ["Saved", "backward", "forward"]
 
-GROUPS = 8  # sums over blocks that a backward pass keeps apart
+_GROUPS = 8  # sums over blocks that a backward pass keeps apart
 _TINY = 1 << 20  # operations below which a second thread costs more than it gives
 
 Values = dict[int, np.ndarray]
@@ -191,7 +191,7 @@ def backward(
             for index in program.blocked
             if (step := program.steps[index]).pair.feature & wanted and not step.pair.kernel & layout.holder
         }
-        count = min(len(layout.ranges), GROUPS)
+        count = min(len(layout.ranges), _GROUPS)
         bounds = [len(layout.ranges) * g // count for g in range(count + 1)]
         sums: list[Values] = [{} for _ in range(count)]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from growarray.errors import PlanError
 
-__all__ = ["CPU", "GPU", "Machine", "cache_folder", "machine_for", "threads"]
+__all__ = ["CPU", "GPU", "Machine", "cache_folder", "from_dict", "machine_for", "threads", "to_dict"]
 
 
 def threads() -> int:

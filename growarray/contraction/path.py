@@ -18,12 +18,12 @@ from growarray.errors import PlanError
 __all__ = ["EXACT", "MINIMIZE", "PRESETS", "Tree", "find_tree", "linear_path", "peak_elements", "random_tree", "search"]
 
 EXACT = 8  # operands up to which every tree is looked at
-TRIALS = 64  # greedy trees that are drawn above it
+_TRIALS = 64  # greedy trees that are drawn above it
 MINIMIZE = ("time", "flops", "memory")
 PRESETS = ("factorized", "mobilenet", "reconstructed")
 
 Tree = list[tuple[int, int]]
-OptEinsumPath = Sequence[tuple[int, ...]]
+_OptEinsumPath = Sequence[tuple[int, ...]]
 
 
 class _Entry(NamedTuple):
@@ -156,11 +156,11 @@ def peak_elements(costs: Costs, tree: Tree) -> int:
 
 
 def _greedy_search(problem: Problem, costs: Costs, minimize: str, limit: int | None, leaves: list[int]) -> Tree:
-    """The best of one greedy tree and :data:`TRIALS` that sometimes take the second choice; the seed is fixed."""
+    """The best of one greedy tree and :data:`_TRIALS` that sometimes take the second choice; the seed is fixed."""
     rng = random.Random(0)
     best: tuple[float, Tree] | None = None
     least: int | None = None
-    for trial in range(TRIALS + 1):
+    for trial in range(_TRIALS + 1):
         tree = _greedy(problem, costs, minimize, leaves, rng if trial else None)
         peak = peak_elements(costs, tree) if sum(leaves) == problem.everything else 0
         least = peak if least is None else min(least, peak)
@@ -169,7 +169,7 @@ def _greedy_search(problem: Problem, costs: Costs, minimize: str, limit: int | N
             best = (cost, tree)
     if best is None:
         raise PlanError(
-            f"memory_limit: of {TRIALS + 1} greedy paths none holds fewer than {least} elements at once, allowed are "
+            f"memory_limit: of {_TRIALS + 1} greedy paths none holds fewer than {least} elements at once, allowed are "
             f"{limit}; raise memory_limit to at least {(least or 0) * costs.itemsize} bytes"
         )
     return best[1]
@@ -249,14 +249,14 @@ def _from_path(problem: Problem, path: Any) -> Tree:
     return tree
 
 
-def _opt_einsum(problem: Problem, optimize: Any, limit: int | None) -> OptEinsumPath:
+def _opt_einsum(problem: Problem, optimize: Any, limit: int | None) -> _OptEinsumPath:
     """A path of opt_einsum on the window view: a feature map has output and kernel positions in place of its own.
 
     It charges a step before the convolution at the size of all windows, which is why ``'auto'`` is another search.
     """
     if len(problem) < 2:
         return []
-    finder: Callable[..., OptEinsumPath] = optimize
+    finder: Callable[..., _OptEinsumPath] = optimize
     if isinstance(optimize, str):
         paths = importlib.import_module("opt_einsum.paths")
         try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
@@ -11,19 +11,21 @@ import numpy as np
 
 from growarray.backend import Array, is_numpy, namespace
 from growarray.contraction import blocks, execute
+from growarray.contraction.bound import BoundPlan, factors_of
 from growarray.contraction.cost import Costs, StepCost
 from growarray.contraction.equation import parse
-from growarray.contraction.execute import Program
+from growarray.contraction.geometry import ConvAxis
 from growarray.contraction.machine import Machine, machine_for
 from growarray.contraction.path import MINIMIZE, Tree, find_tree, linear_path, peak_elements
 from growarray.contraction.problem import Problem
+from growarray.contraction.programs import Programs
+from growarray.contraction.table import plan_table
 from growarray.errors import PlanError, ShapeError
 
 __all__ = ["Plan", "contract", "plan"]
 
-COLUMNS = 512  # positions that a block of the batch has at least, so that products stay wide
+_COLUMNS = 512  # positions that a block of the batch has at least, so that products stay wide
 _GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
-_PROGRAMS = 16  # batch sizes whose steps a plan keeps
 
 Pullback = Callable[[Array], tuple[Array | None, ...]]
 
@@ -64,7 +66,7 @@ def plan(
     --------
     >>> p = plan("n c x, c r, x r, o r -> n o x | x", (8, 16, 32), (16, 4), (3, 4), (16, 4), padding=1)
     >>> p.output_shape, p.path
-    ((8, 16, 32), ((0, 1), (0, 2), (0, 1)))
+    ((8, 16, 32), ((0, 1), (0, 1), (0, 1)))
     """
     options = (
         optimize, minimize, memory_limit, training, constants, str(np.dtype(dtype)),
@@ -145,8 +147,7 @@ class Plan:
         self.steps: tuple[StepCost, ...] = tuple(self._cost(*pair) for pair in self._tree)
         problem = self._problem
         self.output_shape = tuple(problem.extent(m, problem.everything) for m in problem.output)
-        self._programs: dict[int, Program] = {}
-        self._lock = threading.Lock()
+        self.programs = Programs(self._parsed, problem, self.geometry, self._tree)
 
     def _costs_of(self) -> Costs:
         whole = self._problem.size.get(self._problem.block or "", 1)
@@ -193,20 +194,107 @@ class Plan:
             **self.geometry,
         )  # fmt: skip
 
+    @property
+    def tree(self) -> Tree:
+        """The order of the products as pairs of operand sets (bit masks)."""
+        return list(self._tree)
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """Each step as a small equation."""
+        modes = self._problem.modes
+        texts = []
+        for left, right in self._tree:
+            pair = self._problem.pair(left, right)
+            first, second = (left, right) if pair is None else (pair.feature, pair.kernel)
+            texts.append(f"{' '.join(modes(first))} , {' '.join(modes(second))} -> {' '.join(modes(left | right))}")
+        return tuple(texts)
+
+    def __str__(self) -> str:
+        return plan_table(self)
+
+    def __repr__(self) -> str:
+        return f"Plan({self.equation!r}, path={self.path}, flops={self.flops}, seconds={self.seconds:.3g})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data; :meth:`from_dict` makes the same plan again, with the machine's own predictions."""
+        return {
+            "equation": self.equation,
+            "shapes": [list(shape) for shape in self.shapes],
+            "path": [list(pair) for pair in self.path],
+            "minimize": self.minimize,
+            "training": self.training,
+            "constants": list(self.constants),
+            "dtype": str(self.dtype),
+            "device": self.device,
+            "geometry": [asdict(conv.axis) for conv in self._problem.conv.values()],
+            "flops": self.flops,
+            "seconds": self.seconds,
+            "peak_bytes": self.peak_bytes,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """A plan from what :meth:`to_dict` gave. Raises PlanError where something is missing or does not fit."""
+        try:
+            axes = [ConvAxis(**axis) for axis in data["geometry"]]
+            return plan(
+                data["equation"],
+                *(tuple(shape) for shape in data["shapes"]),
+                optimize=tuple(tuple(pair) for pair in data["path"]),
+                minimize=data["minimize"],
+                training=data["training"],
+                constants=tuple(data["constants"]),
+                dtype=data["dtype"],
+                device=None if data["device"] == "cpu" else "cuda",
+                stride=[a.stride for a in axes],
+                padding=[(a.before, a.after) for a in axes],
+                dilation=[a.dilation for a in axes],
+                padding_mode=[a.padding_mode for a in axes],
+            )
+        except (KeyError, TypeError) as error:
+            raise PlanError(f"from_dict: not a plan ({type(error).__name__}: {error}); see Plan.to_dict") from error
+
+    def bind(self, factors: Mapping[int, Array] | Sequence[Array]) -> BoundPlan:
+        """This plan with operands that stay the same between calls, contracted among themselves once.
+
+        factors : arrays by position, or a sequence of all operands after the first
+        The path of an ``'auto'`` plan is searched again, with products among bound operands free of cost.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> bound = plan("n i, r i, o r -> n o", (8, 16), (4, 16), (32, 4)).bind([np.ones((4, 16)), np.ones((32, 4))])
+        >>> bound(np.ones((8, 16))).shape
+        (8, 32)
+        """
+        chosen = factors_of(self, factors)
+        _check_arrays(self.equation, list(chosen.values()))
+        constants = tuple(sorted(chosen))
+        again = plan(
+            self.equation, *self.shapes, optimize="auto" if self.optimize == "auto" else self.path,
+            minimize=self.minimize, constants=constants, dtype=self.dtype,
+            device=None if self.device == "cpu" else "cuda", **self.geometry,
+        )  # fmt: skip
+        return BoundPlan(again, chosen)
+
     def __call__(self, *arrays: Array, out: Array | None = None) -> Array:
         """The result for these arrays, in ``out`` where it is given (NumPy).
 
         Raises ShapeError where a shape is not the plan's (the batch may differ), and TypeError for integer or mixed
         dtypes, or arrays of two libraries or devices.
         """
+        return self._run(arrays, out, None)
+
+    def _run(self, arrays: Sequence[Array], out: Array | None, folded: dict[int, Array] | None) -> Array:
         xp = self._checked(arrays)
         if not is_numpy(arrays[0]):
             if out is not None:
                 raise TypeError("out= is for NumPy arrays; other libraries return a new array")
-            return execute.forward_portable(xp, self._program(arrays), arrays)[0]
+            return execute.forward_portable(xp, self.programs.sized(self.programs.batch(arrays)), arrays, folded)[0]
         if out is not None:
             self._check_out(arrays, out)
-        return blocks.forward(self._of(arrays), arrays, self.block, out=out)[0]
+        return blocks.forward(self.programs.of(arrays), arrays, self.block, out=out, folded=folded)[0]
 
     def vjp(self, *arrays: Array, wrt: Sequence[int] | None = None) -> tuple[Array, Pullback]:
         """The result, and the way back: ``pullback(dy)`` gives one gradient for each operand.
@@ -221,12 +309,17 @@ class Plan:
         >>> [None if g is None else g.shape for g in pullback(y)]
         [None, (3, 4)]
         """
+        return self._vjp(arrays, wrt, None)
+
+    def _vjp(
+        self, arrays: Sequence[Array], wrt: Sequence[int] | None, folded: dict[int, Array] | None
+    ) -> tuple[Array, Pullback]:
         xp = self._checked(arrays)
         chosen = range(len(arrays)) if wrt is None else wrt
         if any(not 0 <= i < len(arrays) for i in chosen):
             raise PlanError(f"wrt: found {list(chosen)}, expected operands from 0 to {len(arrays) - 1}")
         wanted = sum(1 << i for i in set(chosen))
-        y, backward = self._kept(xp, arrays, wanted)
+        y, backward = self._kept(xp, arrays, wanted, folded)
 
         def pullback(dy: Array) -> tuple[Array | None, ...]:
             if tuple(dy.shape) != tuple(y.shape) or dy.dtype != y.dtype:
@@ -241,14 +334,14 @@ class Plan:
         return y, pullback
 
     def _kept(
-        self, xp: Any, arrays: Sequence[Array], wanted: int, folded: dict[int, Array] | None = None
+        self, xp: Any, arrays: Sequence[Array], wanted: int, folded: dict[int, Array] | None
     ) -> tuple[Array, Callable[[Array], dict[int, Array]]]:
         """The result and a function from its gradient to those by the operands in ``wanted``, by mask."""
         if is_numpy(arrays[0]):
-            programs = self._of(arrays)
+            programs = self.programs.of(arrays)
             y, saved = blocks.forward(programs, arrays, self.block, keep=True, folded=folded)
             return y, lambda dy: blocks.backward(programs, arrays, self.block, saved, dy, wanted)
-        program = self._program(arrays)
+        program = self.programs.sized(self.programs.batch(arrays))
         y, values = execute.forward_portable(xp, program, arrays, folded)
         shapes = [tuple(x.shape) for x in arrays]
         return y, lambda dy: execute.backward_portable(xp, program, shapes, values, dy, wanted)
@@ -259,22 +352,15 @@ class Plan:
         if len(arrays) != len(self.shapes):
             raise ShapeError(f"'{self.equation}' has {len(self.shapes)} operands, found {len(arrays)} arrays")
         for i, (x, shape) in enumerate(zip(arrays, self.shapes, strict=True)):
-            if x.shape != shape and not self._fits(i, tuple(x.shape)):
+            if x.shape != shape and not self.programs.fits(i, x.shape):
                 raise ShapeError(
                     f"operand {i} of '{self.equation}' has shape {tuple(x.shape)}, the plan was made for {shape}; "
                     f"only {self._problem.block!r} may differ: plan again for these shapes"
                 )
         return namespace(*arrays)
 
-    def _fits(self, i: int, shape: tuple[int, ...]) -> bool:
-        term = self._problem.leaves[i].modes
-        if self._problem.block not in term or not self._problem.leaves[i].is_plain or len(shape) != len(term):
-            return False
-        pairs = zip(term, shape, self.shapes[i], strict=True)
-        return all(m == self._problem.block or a == b for m, a, b in pairs)
-
     def _check_out(self, arrays: Sequence[Array], out: Array) -> None:
-        size = self._batch(arrays)
+        size = self.programs.batch(arrays)
         wanted = tuple(
             size if m == self._problem.block else d
             for m, d in zip(self._problem.output, self.output_shape, strict=True)
@@ -284,46 +370,6 @@ class Plan:
         if any(np.may_share_memory(out, x) for x in arrays):
             raise ShapeError("out shares memory with an operand; pass an array of its own")
 
-    def _batch(self, arrays: Sequence[Array]) -> int:
-        """Size of the block mode in these arrays."""
-        block = self._problem.block
-        if block is None:
-            return 1
-        holder = self._problem.holders[block].bit_length() - 1
-        return int(arrays[holder].shape[self._parsed_axis(holder, block)])
-
-    def _parsed_axis(self, operand: int, name: str) -> int:
-        leaf = self._problem.leaves[operand]
-        if leaf.is_plain:
-            return leaf.modes.index(name)
-        return self.shapes[operand].index(self._problem.size[name])
-
-    def _of(self, arrays: Sequence[Array]) -> Callable[[int], Program]:
-        whole = self._batch(arrays)
-        return lambda size: self._sized(whole if size < 0 else size)
-
-    def _program(self, arrays: Sequence[Array]) -> Program:
-        return self._sized(self._batch(arrays))
-
-    def _sized(self, size: int) -> Program:
-        """The steps for one size of the block mode."""
-        with self._lock:
-            found = self._programs.get(size)
-        if found is not None:
-            return found
-        problem, block = self._problem, self._problem.block
-        if block is not None and size != problem.size[block]:
-            holder = problem.holders[block].bit_length() - 1
-            shapes = [list(shape) for shape in self.shapes]
-            shapes[holder][self._parsed_axis(holder, block)] = size
-            problem = Problem(self._parsed, shapes, **self.geometry)
-        made = Program.of(problem, self._tree)
-        with self._lock:
-            while len(self._programs) >= _PROGRAMS:
-                self._programs.pop(next(iter(self._programs)))
-            self._programs[size] = made
-        return made
-
 
 def _block(problem: Problem) -> int:
     """Positions of the batch that run at a time: one image, or as many small ones as make wide products."""
@@ -332,7 +378,7 @@ def _block(problem: Problem) -> int:
     positions = 1
     for conv in problem.conv.values():
         positions *= max(conv.out, 1)
-    return max(1, -(-COLUMNS // positions))
+    return max(1, -(-_COLUMNS // positions))
 
 
 def _check_arrays(equation: str, arrays: Sequence[Array]) -> None:

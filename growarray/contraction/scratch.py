@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = ["borrow", "release"]
 
-KEPT = 1 << 28  # bytes of one buffer above which it is not kept
+_KEPT = 1 << 28  # bytes of one buffer above which it is not kept
 
 _local = threading.local()
 
@@ -19,7 +19,7 @@ def borrow(slot: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """An uninitialised C-ordered array; the next ``borrow`` of the same slot in the same thread takes it back."""
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
-    if size > KEPT:
+    if size > _KEPT:
         return np.empty(shape, dtype)
     slots: dict[str, np.ndarray] | None = getattr(_local, "slots", None)
     if slots is None:

@@ -1,0 +1,76 @@
+"""A plan with some of its operands given: what they make among themselves is contracted once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from growarray.backend import Array, namespace
+from growarray.errors import PlanError, ShapeError
+
+if TYPE_CHECKING:
+    from growarray.contraction.plan import Plan
+
+__all__ = ["BoundPlan", "factors_of"]
+
+
+class BoundPlan:
+    """What :meth:`Plan.bind` returns: call it with the operands that are left, in their order.
+
+    plan : the plan that runs, searched again with the bound operands' own products free of cost
+    The bound arrays are kept, not copied: change them only together with a new ``bind``.
+    """
+
+    def __init__(self, plan: Plan, factors: Mapping[int, Array]) -> None:
+        self.plan = plan
+        self.free = tuple(i for i in range(len(plan.shapes)) if i not in factors)
+        self._factors = dict(factors)
+        for i, array in factors.items():
+            if tuple(array.shape) != plan.shapes[i]:
+                raise ShapeError(
+                    f"bind: operand {i} of '{plan.equation}' has shape {tuple(array.shape)}, expected {plan.shapes[i]}"
+                )
+        namespace(*factors.values())
+        self._folded = plan.programs.fold(self._factors)
+
+    def __repr__(self) -> str:
+        return f"BoundPlan({self.plan.equation!r}, free={list(self.free)})"
+
+    def _whole(self, arrays: Sequence[Array]) -> list[Array]:
+        if len(arrays) != len(self.free):
+            raise ShapeError(f"{self!r} takes {len(self.free)} arrays, found {len(arrays)}")
+        given = dict(zip(self.free, arrays, strict=True))
+        return [given[i] if i in given else self._factors[i] for i in range(len(self.plan.shapes))]
+
+    def __call__(self, *arrays: Array, out: Array | None = None) -> Array:
+        """The result for the operands that are left."""
+        return self.plan._run(self._whole(arrays), out, self._folded)
+
+    def vjp(self, *arrays: Array) -> tuple[Array, Callable[[Array], tuple[Array | None, ...]]]:
+        """The result, and ``pullback(dy)`` with one gradient for each operand that is left."""
+        y, pullback = self.plan._vjp(self._whole(arrays), self.free, self._folded)
+
+        def back(dy: Array) -> tuple[Array | None, ...]:
+            gradients = pullback(dy)
+            return tuple(gradients[i] for i in self.free)
+
+        return y, back
+
+
+def factors_of(plan: Plan, factors: Mapping[int, Array] | Sequence[Array]) -> dict[int, Any]:
+    """Bound operands by position; a sequence stands for every operand after the first."""
+    if isinstance(factors, Mapping):
+        chosen = dict(factors)
+    else:
+        chosen = dict(enumerate(factors, start=1))
+        if len(chosen) != len(plan.shapes) - 1:
+            raise PlanError(
+                f"bind: {len(chosen)} arrays for the {len(plan.shapes) - 1} operands after the first of "
+                f"'{plan.equation}'; give a mapping from position to array to bind some of them"
+            )
+    for i in chosen:
+        if not isinstance(i, int) or not 0 <= i < len(plan.shapes):
+            raise PlanError(f"bind: no operand {i!r}; '{plan.equation}' has operands 0 to {len(plan.shapes) - 1}")
+    if len(chosen) == len(plan.shapes):
+        raise PlanError(f"bind: all {len(chosen)} operands are bound; leave at least one, or call the plan")
+    return chosen

@@ -1,0 +1,79 @@
+"""The steps of a plan for every batch size it meets, made once each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from growarray.backend import Array, namespace
+from growarray.contraction.equation import Equation
+from growarray.contraction.execute import Program
+from growarray.contraction.leaf import prepare
+from growarray.contraction.path import Tree
+from growarray.contraction.problem import Problem
+
+__all__ = ["Programs"]
+
+_KEPT = 16  # batch sizes whose steps are kept
+
+
+class Programs:
+    """From the size of the block mode to the steps of one tree."""
+
+    def __init__(self, parsed: Equation, problem: Problem, geometry: Mapping[str, Any], tree: Tree) -> None:
+        self._parsed, self._problem, self._geometry, self._tree = parsed, problem, dict(geometry), tree
+        self._made: dict[int, Program] = {}
+        self._lock = threading.Lock()
+        self.block = problem.block
+        if self.block is not None:
+            self._holder = problem.holders[self.block].bit_length() - 1
+            self._axis = parsed.terms[self._holder].index(self.block) if self.block[0] != "." else 0
+
+    def batch(self, arrays: Sequence[Array]) -> int:
+        """Size of the block mode in these arrays; 1 where there is none."""
+        return 1 if self.block is None else int(arrays[self._holder].shape[self._axis])
+
+    def fits(self, operand: int, shape: Sequence[int]) -> bool:
+        """Whether an operand may have this shape: that of the plan, but for the block mode."""
+        made_for = self._problem.shapes[operand]
+        if self.block is None or operand != self._holder or len(shape) != len(made_for):
+            return False
+        return all(axis == self._axis or a == b for axis, (a, b) in enumerate(zip(shape, made_for, strict=True)))
+
+    def of(self, arrays: Sequence[Array]) -> Callable[[int], Program]:
+        """Steps by the size of a block of these arrays; -1 is the whole batch."""
+        whole = self.batch(arrays)
+        return lambda size: self.sized(whole if size < 0 else size)
+
+    def sized(self, size: int) -> Program:
+        """The steps for one size of the block mode."""
+        with self._lock:
+            found = self._made.get(size)
+        if found is not None:
+            return found
+        problem = self._problem
+        if self.block is not None and size != problem.size[self.block]:
+            shapes = [list(shape) for shape in problem.shapes]
+            shapes[self._holder][self._axis] = size
+            problem = Problem(self._parsed, shapes, **self._geometry)
+        made = Program.of(problem, self._tree)
+        with self._lock:
+            while len(self._made) >= _KEPT:
+                self._made.pop(next(iter(self._made)))
+            self._made[size] = made
+        return made
+
+    def fold(self, factors: Mapping[int, Array]) -> dict[int, Array]:
+        """Partial results among some operands alone, by mask."""
+        constant = sum(1 << i for i in factors)
+        program = self.sized(self._problem.size.get(self.block or "", 1))
+        xp = namespace(*factors.values())
+        values = {1 << i: prepare(xp, x, self._problem.leaves[i]) for i, x in factors.items()}
+        found = {}
+        for step in program.steps:
+            if not step.mask & ~constant:
+                feature = step.feature(xp, values[step.pair.feature])
+                kernel = step.kernel_array(xp, values[step.pair.kernel])
+                values[step.mask] = found[step.mask] = xp.reshape(step.run(xp, feature, kernel), step.out_sizes)
+        return found

@@ -1,0 +1,111 @@
+"""A plan as text: its steps, their sums, and what the best other paths would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from growarray.contraction.path import PRESETS
+from growarray.errors import PlanError
+
+if TYPE_CHECKING:
+    from growarray.contraction.plan import Plan
+
+__all__ = ["alternatives", "columns", "plan_table", "quantity", "seconds"]
+
+
+def quantity(value: float, unit: str = "") -> str:
+    """A number with a decimal prefix.
+
+    >>> quantity(1851.8e6), quantity(512)
+    ('1.85 G', '512')
+    """
+    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= scale:
+            return f"{value / scale:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}".rstrip()
+
+
+def seconds(value: float) -> str:
+    """A time in a unit that suits it.
+
+    >>> seconds(0.0031), seconds(2e-5)
+    ('3.1 ms', '20 us')
+    """
+    for scale, unit in ((1.0, "s"), (1e-3, "ms")):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value * 1e6:.3g} us"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines with aligned columns, the first two to the left, numbers to the right."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+
+
+def alternatives(plan: Plan) -> dict[str, Plan]:
+    """The same problem along other paths: the presets, and the best of each search, one for each distinct order."""
+    found: dict[str, Plan] = {}
+    seen = {_order(plan)}
+    for name in (*PRESETS, "greedy", "optimal"):
+        try:
+            other = plan.with_path(name)
+        except PlanError:  # a preset needs a convolution, and opt_einsum's search may not take every equation
+            continue
+        if _order(other) not in seen:
+            seen.add(_order(other))
+            found[name] = other
+    return found
+
+
+def _order(plan: Plan) -> frozenset[tuple[int, int]]:
+    return frozenset((min(pair), max(pair)) for pair in plan.tree)
+
+
+def plan_table(plan: Plan) -> str:
+    """Step, modes, kernel, operations, bytes, size of the result and predicted time; sums; peak; other paths."""
+    where = plan.device if plan.device != "cpu" else f"cpu, {plan.machine.cores} cores"
+    kind = "forward + backward" if plan.training else "forward"
+    block = f", blocks of {plan.block}" if plan.block else ""
+    rows = [["step", "product", "kernel", "FLOPs", "bytes", "result", "time"]]
+    for index, (step, text) in enumerate(zip(plan.steps, plan.products, strict=True), start=1):
+        rows.append(
+            [
+                str(index),
+                text,
+                step.kernel,
+                quantity(step.flops + step.backward_flops),
+                quantity(step.bytes + step.backward_bytes, "B"),
+                quantity(step.elements),
+                seconds(step.seconds + step.backward_seconds),
+            ]
+        )
+    rows.append(["sum", "", "", quantity(plan.flops), quantity(plan.bytes, "B"), "", seconds(plan.seconds)])
+    lines = [
+        plan.equation,
+        f"shapes {', '.join(str(s) for s in plan.shapes)} -> {plan.output_shape}",
+        f"{plan.dtype}, {where}{block}, {kind}, peak {quantity(plan.peak_bytes, 'B')}",
+        "",
+        *columns(rows),
+    ]
+    others = alternatives(plan)
+    if others:
+        rows = [["other path", "order", "FLOPs", "peak", "time"]]
+        rows += [
+            [
+                name,
+                " ".join(f"{i}{j}" for i, j in o.path),
+                quantity(o.flops),
+                quantity(o.peak_bytes, "B"),
+                seconds(o.seconds),
+            ]
+            for name, o in others.items()
+        ]
+        lines += ["", *columns(rows)]
+    return "\n".join(line.rstrip() for line in lines)
