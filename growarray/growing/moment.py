@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from growarray.backend import Array, asarray, device_of, is_array, is_numpy, namespace, to_device, to_numpy
-from growarray.contraction.kernels import Rows, row_products
+from growarray.contraction.kernels import Rows, RunningSum, add_row_products, row_products
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.stream import Stream, StreamLike
 
@@ -29,7 +29,8 @@ def cross_moment(
     """Sum over all rows of ``left^T right``, float64: E[.] of the growth literature before the division.
 
     left, right : :class:`Stream`, :class:`JoinedStream` or plain arrays (n, d) or (n, t, d); ``right=None`` is ``left``
-    out : float64 array of the result's shape to write into, or None for a new one
+    out : float64 array of the result's shape to write into, None for a new one, or a :class:`RunningSum` to add to,
+        which comes back if that was possible (see :func:`add_row_products`); if not, a new array does
     Returns (left.width, right.width). Divide by ``left.samples`` for the mean.
 
     Joined streams are never put together: each pair of parts is one product, an array that stands in several
@@ -51,6 +52,10 @@ def cross_moment(
     """
     left = _stream(left)
     symmetric = right is None or right is left
+    if isinstance(out, RunningSum):
+        if symmetric and _add_square(left, out):
+            return out
+        out = None
     right = left if symmetric else _stream(right)
     ready: dict[int, Rows] = {}
     for part in (*left.parts, *right.parts):
@@ -97,6 +102,37 @@ def cross_moment(
     return out
 
 
+def _add_square(stream: StreamLike, total: RunningSum) -> bool:
+    """Add the moment of a stream with itself to ``total``; False, and ``total`` as before, where that cannot be."""
+    parts = stream.parts
+    ready = {id(part.array): part.ready for part in parts}
+    rows = parts[0].ready.array.shape[0]
+    if total.shape != (stream.width, stream.width) or any(r.array.shape[0] != rows for r in ready.values()):
+        return False
+    order, out = {key: i for i, key in enumerate(ready)}, total.upper()
+    places = [
+        (order[id(part.array)], top, top + int(part.ready.array.shape[1]))
+        for part, top in zip(parts, _offsets(stream), strict=True)
+    ]
+    targets: dict[tuple[int, int], list[Any]] = {}
+    for (i, top, bottom), (j, start, end) in itertools.combinations_with_replacement(places, 2):
+        view = out[top:bottom, start:end]
+        targets.setdefault((min(i, j), max(i, j)), []).append(view if i <= j else view.T)
+    sums = add_row_products(list(ready.values()), targets) if is_numpy(out) else None
+    if sums is None:
+        return False
+    row = np.full(stream.width, float(rows))  # what a column of ones has with every column
+    for i, top, bottom in places:
+        row[top:bottom] = sums[i]
+    ones = [bottom for part, (_, _, bottom) in zip(parts, places, strict=True) if part.bias]
+    for k in ones:
+        out[: k + 1, k] += row[: k + 1]
+    row[ones] = 0.0
+    for k in ones:
+        out[k, k + 1 :] += row[k + 1 :]
+    return True
+
+
 class _Place(NamedTuple):
     """Where the product of arrays i and j goes, and whether rows or columns of sums follow it."""
 
@@ -120,8 +156,8 @@ class TensorStatistic:
     update_function : called by :meth:`update` without a value; returns (sum over the batch, samples)
     trace_precision : None, or the relative change of the trace of the covariance below which it is no longer
         computed; then :meth:`error` estimates how far the mean still is from its expectation.
-    reuse : hand the last update's array back to the update function as ``out=``: a large new one costs more in page
-        faults than the sum itself
+    reuse : for the moment of a stream with itself: what the update function returns first becomes the sum, and is
+        given to it as ``out=`` from then on, for :func:`cross_moment` to add to; this spares a matrix and its passes
 
     Differs from the original: sums are float64, the caller's arrays are neither kept nor changed, a value
     that is not finite raises before anything is added, and statistics of two workers add with ``+``.
@@ -151,11 +187,14 @@ class TensorStatistic:
         self.trace_precision = trace_precision
         self._update_function = update_function
         self._reuse = reuse
-        self._buffer: Array | None = None
-        self._sum: Array | None = None
+        self._total: RunningSum | None = None
         self.samples = 0
         self.updated = False
         self._start_trace()
+
+    @property
+    def _sum(self) -> Array | None:
+        return None if self._total is None else self._total.array
 
     def _start_trace(self) -> None:
         self.batches = 0
@@ -165,7 +204,7 @@ class TensorStatistic:
 
     def init(self) -> None:
         """Forget every sample."""
-        self._sum, self._buffer, self.samples, self.updated = None, None, 0, False
+        self._total, self.samples, self.updated = None, 0, False
         self._start_trace()
 
     reset = init
@@ -186,21 +225,24 @@ class TensorStatistic:
         GrowthError
             The value is not finite, or no value was given and there is no update function.
         """
+        owned = value is None and self._reuse
         if value is None:
             if self.updated:
                 return self
             if self._update_function is None:
                 raise GrowthError(f"{self.name}: no value given and no update function; call update(value, samples)")
-            if self._reuse and self._buffer is not None:
-                options = {"out": self._buffer, **options}
+            if self._reuse and self._total is not None and self.trace_precision is None:
+                options = {"out": self._total, **options}
             value, samples = self._update_function(**options)
-            self._buffer = value if self._reuse else None
         if samples is None or samples < 0:
             raise GrowthError(
                 f"{self.name}: found {samples} samples; give update(value, samples) a count of at least 0"
             )
+        if value is not None and value is self._total:  # it has been checked and added
+            self.samples, self.updated = self.samples + (samples if count_samples else 0), True
+            return self
         xp = namespace(value)
-        known = self.shape if self._sum is None else tuple(self._sum.shape)
+        known = self.shape if self._total is None else self._total.shape
         if known is not None and tuple(value.shape) != known:
             raise ShapeError(f"{self.name}: update has shape {tuple(value.shape)}, expected {known}; reset() first")
         flat = xp.reshape(xp.astype(value, xp.float64, copy=False), (-1,))
@@ -209,17 +251,18 @@ class TensorStatistic:
                 f"{self.name}: the update holds NaN or infinite values; check the activations and the loss, "
                 "lower the learning rate, or leave this batch out"
             )
-        self._add(value, samples if count_samples else 0, traced=count_samples)
+        self._add(value, samples if count_samples else 0, traced=count_samples, owned=owned)
         self.updated = True
         return self
 
-    def _add(self, value: Array, samples: int, *, traced: bool) -> None:
+    def _add(self, value: Array, samples: int, *, traced: bool, owned: bool = False) -> None:
         value = value if self.device is None else to_device(value, self.device)
-        xp = namespace(value, self._sum)
-        if self._sum is None:
-            self._sum = xp.astype(value, xp.float64, copy=True)
+        held = self._sum
+        xp = namespace(value, held)
+        if held is None:
+            self._total = RunningSum(xp.astype(value, xp.float64, copy=not owned))
         else:
-            self._sum += xp.astype(value, xp.float64, copy=False)
+            held += xp.astype(value, xp.float64, copy=False)
         self.samples += samples
         if self.trace_precision is not None and traced and samples:
             self._follow_trace(float(xp.sum(xp.astype(value, xp.float64, copy=False) ** 2)), samples)
@@ -321,7 +364,8 @@ class TensorStatistic:
         if held is not None:
             held = asarray(np.array(to_numpy(held), dtype=np.float64), like=self._sum if like is None else like)
             held = held if self.device is None else to_device(held, self.device)
-        self._sum, self.samples, self.batches = held, int(state["samples"]), int(state["batches"])
+        self._total = None if held is None else RunningSum(held)
+        self.samples, self.batches = int(state["samples"]), int(state["batches"])
         self.trace = None if state["trace"] is None else float(state["trace"])
         self.computes_trace = bool(state["computes_trace"])
         self._square_norm_sum, self._traced_batches = float(state["square_norm_sum"]), int(state["traced_batches"])

@@ -11,7 +11,7 @@ import pytest
 
 from growarray.backend import device_of, to_numpy
 from growarray.errors import GrowthError, ShapeError
-from growarray.growing import Stream, TensorStatistic, TensorStatisticWithEstimationError, cross_moment
+from growarray.growing import JoinedStream, Stream, TensorStatistic, TensorStatisticWithEstimationError, cross_moment
 from tests.conftest import Library, frozen
 
 RNG = np.random.default_rng(2)
@@ -294,6 +294,96 @@ def test_a_statistic_that_reuses_its_buffer_sums_the_same_and_spares_the_callers
     assert [out is None for out in given] == [True, True, False, True, False, True, False, True]
     reusing.reset()
     assert reusing.samples == 0
+
+
+def _streams(dtype: type, rows: int = 200, bad: float = 1.0) -> dict[str, Any]:
+    hosts = [RNG.standard_normal((rows, width)).astype(dtype) for width in (70, 3, 65)]
+    hosts[1][0, 1] *= bad
+    x, y, z = (frozen(host) for host in hosts)
+    return {
+        "one": Stream(x, bias=True),
+        "without_ones": JoinedStream((Stream(x), Stream(y))),
+        "several": JoinedStream((Stream(x, bias=True), Stream(y), Stream(z, bias=True))),
+        "shared": JoinedStream((Stream(x, bias=True), Stream(x, bias=True), Stream(x))),
+        "shared_apart": JoinedStream((Stream(y, bias=True), Stream(z, bias=True), Stream(y))),
+    }
+
+
+def _reusing(streams: list[Any]) -> TensorStatistic:
+    """S of one stream after another, added in place from the second on."""
+    left = iter(streams)
+
+    def update(out: Any = None) -> tuple[Any, int]:
+        stream = next(left)
+        return cross_moment(stream, out=out), stream.samples
+
+    return TensorStatistic(None, update, name="S(x)", reuse=True)
+
+
+def _update(statistic: TensorStatistic) -> None:
+    statistic.updated = False
+    statistic.update()
+
+
+@pytest.mark.parametrize("kind", _streams(np.float64))
+@pytest.mark.parametrize(("dtype", "near"), [(np.float64, 1e-14), (np.float32, 1e-6)], ids=["float64", "float32"])
+def test_moments_added_in_place_are_those_of_all_batches(kind: str, dtype: type, near: float) -> None:
+    streams = [_streams(dtype, rows)[kind] for rows in (200, 64, 5000, 130, 4096, 1)]
+    statistic, plain = _reusing(streams), TensorStatistic()
+    for stream in streams:
+        _update(statistic)
+        plain.update(cross_moment(stream), stream.samples)
+    wide = [stream.materialise().astype(np.float64) for stream in streams]
+    expected = sum(a.T @ a for a in wide) / plain.samples
+    scale = np.abs(expected).max()
+    assert statistic.samples == plain.samples
+    assert np.abs(statistic() - expected).max() <= near * scale
+    assert np.abs(plain() - expected).max() <= near * scale
+    assert np.array_equal(statistic(), statistic().T)
+
+
+def test_a_sum_that_is_added_to_in_place_can_be_read_saved_and_added_at_any_time() -> None:
+    streams = [_streams(np.float32)["several"] for _ in range(6)]
+    plain = [cross_moment(stream) for stream in streams]
+    statistic = _reusing(streams)
+    for count in range(1, 4):
+        _update(statistic)
+        np.testing.assert_allclose(statistic() * statistic.samples, sum(plain[:count]), rtol=0, atol=1e-3)
+    copied = TensorStatistic()
+    copied.load_state_dict(statistic.state_dict())
+    statistic.update(plain[3], 200)
+    _update(statistic)  # takes the fourth stream
+    total = copied + statistic
+    expected = sum(plain[:3]) + sum([*plain[:3], plain[3], plain[3]])
+    np.testing.assert_allclose(total() * total.samples, expected, rtol=0, atol=1e-3)
+    assert (copied.samples, total.samples) == (600, 1600)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e25])
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow")
+def test_a_bad_batch_leaves_a_sum_in_place_as_it_was(bad: float) -> None:
+    good = _streams(np.float32)["several"]
+    statistic = _reusing([good, good, _streams(np.float32, bad=bad)["several"], Stream(frozen(np.ones((9, 2)))), good])
+    _update(statistic)
+    _update(statistic)
+    before = statistic().copy()
+    with pytest.raises(GrowthError, match=r"S\(x\).*NaN or infinite"):
+        _update(statistic)
+    with pytest.raises(ShapeError, match=r"S\(x\): update has shape \(2, 2\), expected \(140, 140\)"):
+        _update(statistic)
+    assert np.array_equal(statistic(), before)
+    assert statistic.samples == 400
+    _update(statistic)
+    assert statistic.samples == 600
+
+
+def test_other_libraries_add_a_whole_moment(xp: Library) -> None:
+    hosts = [RNG.standard_normal((20, 3)).astype(np.float32) for _ in range(3)]
+    statistic = _reusing([Stream(xp.asarray(host), bias=True) for host in hosts])
+    for _ in hosts:
+        _update(statistic)
+    expected = sum(to_numpy(cross_moment(Stream(host, bias=True))) for host in hosts) / 60
+    np.testing.assert_allclose(to_numpy(statistic()), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_a_result_is_written_where_it_is_wanted_or_refused() -> None:
