@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from growarray.contraction import leaf
-from growarray.contraction.convolve import Task
 from growarray.contraction.execute import Program
 from growarray.contraction.machine import threads
 from growarray.contraction.scratch import borrow
 from growarray.contraction.step import Step
 from growarray.contraction.threads import run_tasks, single_threaded_blas
+from growarray.contraction.windows import Task
 
 __all__ = ["Saved", "backward", "forward"]
 
@@ -109,7 +109,9 @@ def forward(
         ready = {
             index: step.prepared(step.kernel_array(np, common[step.pair.kernel]))
             for index in program.blocked
-            if (step := program.steps[index]).pair.kernel in common and not step.pair.kernel & layout.holder
+            if (step := program.steps[index]).mask not in common
+            and step.pair.kernel in common
+            and not step.pair.kernel & layout.holder
         }
         saved = Saved(common, [{} for _ in layout.ranges])
         layout.all([lambda i=i: _forward_block(layout, i, saved, ready, y, keep) for i in range(len(layout.ranges))])  # type: ignore[misc]

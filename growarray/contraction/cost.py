@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from growarray.contraction import winograd
 from growarray.contraction.machine import Machine
 from growarray.contraction.problem import Axis, Pair, Problem
 
-__all__ = ["DEPTH", "Costs", "StepCost", "kernel_of", "rows_axis"]
+__all__ = ["DEPTH", "HEAVY", "Costs", "StepCost", "kernel_of", "rows_axis"]
 
+HEAVY = 256  # rows of a kernel from which turning it costs more than gathering every tap
 DEPTH = 48  # depth of a product from which im2col along the first axis does not pay any more
 
 
@@ -36,18 +38,23 @@ class StepCost:
 
 
 def kernel_of(pair: Pair) -> str:
-    """Which kernel runs a product: ``multiply``, ``matmul``, ``shift``, ``rows`` (partial im2col) or ``im2col``."""
+    """Which kernel runs a product: ``multiply``, ``matmul``, ``shift``, ``winograd``, ``rows`` (partial im2col) or
+    ``im2col``."""
     _, s, n = pair.sizes
     if not pair.is_conv:
         return "matmul" if pair.s else "multiply"
     if s == 1 and n == 1:
         return "shift"
-    return "im2col" if rows_axis(pair.axes, s) is None else "rows"
+    if winograd.suits(pair.sizes, pair.axes):
+        return "winograd"
+    return "im2col" if rows_axis(pair.axes, s, n) is None else "rows"
 
 
-def rows_axis(axes: tuple[Axis, ...], depth: int) -> int | None:
+def rows_axis(axes: tuple[Axis, ...], depth: int, n: int) -> int | None:
     """The axis whose taps become products of their own, on shifted views: the first that is convolved, unless it is
-    strided, or the products would be shallower than :data:`DEPTH`."""
+    strided, the products would be shallower than :data:`DEPTH`, or the kernel (n of them) is too large to be turned."""
+    if n >= HEAVY:
+        return None
     convolved = [i for i, a in enumerate(axes) if (a.taps, a.stride, a.before, a.out) != (1, 1, 0, a.size)]
     if not convolved or axes[convolved[0]].stride != 1 or axes[convolved[0]].taps == 1:
         return None
@@ -130,8 +137,10 @@ class Costs:
             return m.call + m.product(b, n, s, out, self.itemsize)
         if kernel == "shift":
             return self._shift(b, axes)
+        if kernel == "winograd":
+            return self._winograd(s, n, axes)
         taps = math.prod(a.taps for a in axes)
-        rows = rows_axis(axes, s) if kernel == "rows" else None
+        rows = rows_axis(axes, s, n) if kernel == "rows" else None
         chunks = max(1.0, b * s * taps * out * self.itemsize / m.cache / (axes[rows].taps if rows is not None else 1))
         if rows is None:
             gather = m.gathered if axes[-1].stride > 1 else m.copied
@@ -142,6 +151,15 @@ class Costs:
         passes = (first.taps - 1) * n * out * m.element
         work = first.taps * m.product(b, n, depth, out, self.itemsize) + b * (depth * columns * m.copied + passes)
         return work + chunks * (taps + first.taps) * m.call
+
+    def _winograd(self, s: int, n: int, axes: tuple[Axis, ...]) -> float:
+        """16 products over tiles; 24 passes over inputs and outputs of a tile each, and 4 of each that are strided."""
+        m = self.machine
+        tiles = math.prod(a.out for a in axes[:-2]) * math.prod(-(-a.out // 2) for a in axes[-2:])
+        passes = tiles * (24 * s + 24 * n) + 20 * s * n
+        work = passes * m.element + 4 * tiles * (s + n) * m.gathered
+        chunks = max(1.0, tiles / 400) * max(1.0, n / 256)
+        return m.product(16, n, s, tiles, self.itemsize) + work * self.itemsize / 4 + chunks * 70 * m.call
 
     def _shift(self, b: int, axes: tuple[Axis, ...]) -> float:
         m = self.machine
@@ -165,7 +183,9 @@ class Costs:
         swapped = Pair(pair.feature, pair.kernel, pair.b, pair.n, pair.s, turned, (), (b, n, s))
         if kernel == "shift":
             return self._shift(b, turned)
-        return self._forward("im2col" if rows_axis(turned, n) is None else "rows", swapped, turned)
+        if kernel == "winograd":
+            return self._winograd(n, s, turned)
+        return self._forward("im2col" if rows_axis(turned, n, s) is None else "rows", swapped, turned)
 
     def _kernel_gradient(self, kernel: str, pair: Pair, axes: tuple[Axis, ...]) -> float:
         m = self.machine
@@ -176,5 +196,7 @@ class Costs:
         if kernel == "shift":
             padded = math.prod(a.out + (a.taps - 1) * a.dilation // a.stride for a in axes)
             return b * padded * (2 * m.copied + 2 * taps * m.element) * self.itemsize / 4 + 2 * taps * m.call
+        if kernel == "winograd":
+            return self._winograd(s, n, axes)
         gather = m.gathered if axes[-1].stride > 1 else m.copied
         return b * s * taps * out * gather + m.product(b, n, out, s * taps, self.itemsize) + taps * m.call

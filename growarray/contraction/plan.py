@@ -69,12 +69,11 @@ def plan(
     ((8, 16, 32), ((0, 1), (0, 1), (0, 1)))
     """
     options = (
-        optimize, minimize, memory_limit, training, constants, str(np.dtype(dtype)),
-        "cpu" if device in (None, "cpu") else "gpu", stride, padding, dilation, padding_mode,
+        optimize, minimize, memory_limit, training, constants, dtype, device, stride, padding, dilation, padding_mode,
     )  # fmt: skip
     try:
         return _cached(equation, shapes, options)
-    except TypeError:
+    except TypeError:  # a list or a mapping among them
         return _cached(equation, _frozen(shapes), _frozen(options))
 
 
@@ -122,7 +121,7 @@ class Plan:
 
     def __init__(
         self, equation: str, shapes: Sequence[Sequence[int]], optimize: Any, minimize: str, memory_limit: int | None,
-        training: bool, constants: Sequence[int], dtype: str, device: str,
+        training: bool, constants: Sequence[int], dtype: Any, device: Any,
         stride: Any, padding: Any, dilation: Any, padding_mode: Any,
     ) -> None:  # fmt: skip
         if minimize not in MINIMIZE:
@@ -131,15 +130,17 @@ class Plan:
             raise PlanError(f"memory_limit: found {memory_limit!r}, expected a number of bytes or None")
         self._parsed = parse(equation)
         self.equation, self.shapes = str(self._parsed), tuple(tuple(int(d) for d in shape) for shape in shapes)
-        self.dtype, self.device, self.training, self.minimize = np.dtype(dtype), device, bool(training), minimize
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self.training, self.minimize = bool(training), minimize
+        self.device = "cpu" if device in (None, "cpu") else "gpu"
         if self.dtype.kind != "f":
             raise PlanError(f"dtype: found {self.dtype}, expected a real floating one such as float32")
         self.geometry = dict(zip(_GEOMETRY, (stride, padding, dilation, padding_mode), strict=True))
         self.optimize = optimize
         self.constants = tuple(constants)
         self._problem = Problem(self._parsed, self.shapes, **self.geometry)
-        self.machine: Machine = machine_for(device)
-        self.block = _block(self._problem) if device == "cpu" else 0
+        self.machine: Machine = machine_for(self.device)
+        self.block = _block(self._problem) if self.device == "cpu" else 0
         limit = None if memory_limit is None else memory_limit // self.dtype.itemsize
         self._costs = self._costs_of()
         self._tree: Tree = find_tree(self._problem, self._costs, optimize, minimize, limit)
@@ -184,7 +185,7 @@ class Plan:
     @property
     def peak_bytes(self) -> int:
         """Bytes that partial results and the output hold at the worst moment; operands are not counted."""
-        return peak_elements(self._costs, self._tree) * self.dtype.itemsize
+        return peak_elements(self._costs, self._tree) * int(self.dtype.itemsize)
 
     def with_path(self, optimize: Any) -> Plan:
         """The plan of the same problem along another path."""

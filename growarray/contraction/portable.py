@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from growarray.backend import Array
-from growarray.contraction.convolve import gradient_parts, window
-from growarray.contraction.gpu import depthwise
+from growarray.contraction.convolve import gradient_parts
+from growarray.contraction.kernels import depthwise
 from growarray.contraction.problem import Axis
+from growarray.contraction.windows import window
 
 __all__ = ["convolve", "feature_gradient", "kernel_gradient", "product"]
 

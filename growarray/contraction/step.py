@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +10,18 @@ import numpy as np
 
 from growarray.backend import Array
 from growarray.contraction import leaf, portable
-from growarray.contraction.convolve import Convolution, KernelGradient, Task, gradient_parts
-from growarray.contraction.cost import kernel_of
+from growarray.contraction.convolve import (
+    Convolution,
+    FeatureGradient,
+    convolution,
+    gradient_parts,
+    kernel_gradient,
+)
+from growarray.contraction.cost import HEAVY, kernel_of
 from growarray.contraction.problem import Axis, Pair, Problem
 from growarray.contraction.scratch import borrow
+from growarray.contraction.windows import Task
+from growarray.contraction.winograd import Winograd
 
 __all__ = ["Step"]
 
@@ -45,8 +54,10 @@ class Step:
         self.f_shape = (self.b, self.s, *self.f_sizes[len(f_turned) - len(names) :])
         self.k_shape = (self.b, self.n, self.s, *(a.taps for a in self.axes))
         self.out_shape = (self.b, self.n, *(a.out for a in self.axes))
-        self.conv = Convolution(pair.sizes, self.axes) if pair.is_conv else None
-        self._gradient: list[tuple[Any, Any, tuple[Axis, ...], Convolution | None]] | None = None
+        self.conv = convolution(pair.sizes, self.axes) if pair.is_conv else None
+        heavy = self.conv is not None and self.kernel != "shift" and min(self.n, self.s) >= HEAVY
+        self.heavy = FeatureGradient(pair.sizes, self.axes) if heavy else None
+        self._gradient: list[tuple[Any, Any, tuple[Axis, ...], Convolution | Winograd | None]] | None = None
 
     def feature(self, xp: Any, array: Array) -> Array:
         """The feature map as (b, s, *sizes), padded where that is not by zeros."""
@@ -96,6 +107,9 @@ class Step:
 
     def tasks(self, feature: np.ndarray, matrices: np.ndarray, out: np.ndarray) -> list[Task]:
         """Pieces of the product; ``out`` is (b, n, *outs), a view of anything."""
+        if not out.size or not feature.size:
+            out[...] = 0  # the sum over nothing
+            return []
         if self.conv is not None:
             return self.conv.tasks(feature, matrices, out)
         return _product_tasks(matrices, feature, out, self.s)
@@ -105,22 +119,29 @@ class Step:
         turned = kernel.swapaxes(1, 2)
         if self.conv is None:
             return [turned.reshape(self.b, self.s, self.n)]
+        if self.heavy is not None:
+            return [kernel.reshape(self.b, self.n, self.s, math.prod(self.k_shape[3:]))]
         lead = (slice(None),) * 3
         return [conv.prepare(turned[(*lead, *taps)]) if conv else None for _, taps, _, conv in self._gradients()]
 
-    def _gradients(self) -> list[tuple[Any, Any, tuple[Axis, ...], Convolution | None]]:
+    def _gradients(self) -> list[tuple[Any, Any, tuple[Axis, ...], Convolution | Winograd | None]]:
         if self._gradient is None:
             sizes = (self.b, self.n, self.s)
             self._gradient = [
-                (place, taps, turned, None if taps is None else Convolution(sizes, turned))
+                (place, taps, turned, None if taps is None else convolution(sizes, turned))
                 for place, taps, turned in gradient_parts(self.axes)
             ]
         return self._gradient
 
     def d_feature_tasks(self, d_out: np.ndarray, matrices: list[np.ndarray | None], out: np.ndarray) -> list[Task]:
         """Pieces of the gradient by the feature map, into ``out`` (b, s, *sizes)."""
+        if not out.size or not d_out.size:
+            out[...] = 0  # the sum over nothing
+            return []
         if self.conv is None:
             return [] if matrices[0] is None else _product_tasks(matrices[0], d_out, out, self.n)
+        if self.heavy is not None:
+            return [] if matrices[0] is None else self.heavy.tasks(d_out, matrices[0], out)
         tasks: list[Task] = []
         for (place, _, _, conv), prepared in zip(self._gradients(), matrices, strict=True):
             part = out[(slice(None), slice(None), *place)]
@@ -132,8 +153,11 @@ class Step:
 
     def d_kernel_tasks(self, d_out: np.ndarray, feature: np.ndarray, out: np.ndarray) -> list[Task]:
         """Pieces of the gradient by the kernel, into ``out`` (b, n, s, *taps)."""
+        if not out.size or not feature.size:
+            out[...] = 0  # the sum over nothing
+            return []
         if self.conv is not None:
-            return KernelGradient(self.pair.sizes, self.axes).tasks(d_out, feature, out)
+            return kernel_gradient(self.pair.sizes, self.axes).tasks(d_out, feature, out)
         flat, d_flat = feature.reshape(self.b, self.s, -1), d_out.reshape(self.b, self.n, -1)
         target = out.reshape(self.b, self.n, self.s)
         if self.n == 1 and self.s == 1:
@@ -143,8 +167,6 @@ class Step:
 
 def _product_tasks(matrices: np.ndarray, feature: np.ndarray, out: np.ndarray, s: int) -> list[Task]:
     """(b, n, s) times (b, s, *sizes): elementwise where nothing is summed, else products over ranges of columns."""
-    if out.size == 0:
-        return []
     b, n = out.shape[:2]
     if s == 1:
         weights = matrices.reshape(b, n, *(1,) * (out.ndim - 2))

@@ -1,0 +1,47 @@
+"""The transpose of a plan in one of its operands: the gradient alone, with no forward pass before it."""
+
+from __future__ import annotations
+
+from growarray.backend import Array, device_of, namespace
+from growarray.contraction.plan import Plan
+from growarray.errors import PlanError, ShapeError
+
+__all__ = ["transpose"]
+
+
+def transpose(plan: Plan, dy: Array, *others: Array, operand: int = 0) -> Array:
+    """The gradient by one operand where that of the result is ``dy``; the result itself is not computed.
+
+    dy : shaped as the result (the batch may differ from the plan's)    others : the other operands, in their order
+    A contraction is linear in every operand, and this is the transposed map: of a convolution, by its feature map,
+    the transposed convolution.
+
+    Raises PlanError where there is no such operand, ShapeError and TypeError as calling the plan does.
+
+    >>> import numpy as np
+    >>> from growarray.contraction import plan
+    >>> transpose(plan("i j, j k -> i k", (2, 3), (3, 4)), np.ones((2, 4)), np.ones((3, 4))).tolist()
+    [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]
+    """
+    if not 0 <= operand < len(plan.shapes):
+        raise PlanError(f"operand: found {operand}, expected a number from 0 to {len(plan.shapes) - 1}")
+    xp, programs, output = namespace(dy, *others), plan.programs, plan._problem.output
+    shape = list(plan.shapes[operand])
+    if programs.block is not None and programs._holder == operand and dy.ndim == len(output):
+        shape[programs._axis] = dy.shape[output.index(programs.block)]
+    zero = xp.zeros((), dtype=dy.dtype, device=device_of(dy))
+    arrays = (*others[:operand], xp.broadcast_to(zero, tuple(shape)), *others[operand:])
+    plan._checked(arrays)
+    size = programs.batch(arrays)
+    wanted = tuple(size if m == programs.block else d for m, d in zip(output, plan.output_shape, strict=True))
+    if tuple(dy.shape) != wanted:
+        raise ShapeError(
+            f"transpose of '{plan.equation}': the gradient has shape {tuple(dy.shape)}, the result {wanted}"
+        )
+    absent = {  # what needs the operand: no step of the way back reads it
+        step.mask: xp.broadcast_to(zero, step.out_sizes)
+        for step in programs.sized(size).steps
+        if step.mask >> operand & 1
+    }
+    _, backward = plan._kept(xp, arrays, 1 << operand, absent)
+    return backward(dy)[1 << operand]

@@ -1,0 +1,49 @@
+"""Windows of a convolution: which input positions one tap reads, and copying them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from growarray.contraction.problem import Axis
+
+__all__ = ["Task", "fill", "window"]
+
+Task = Callable[[], object]
+"""A piece of work that may run beside others."""
+
+
+def window(axis: Axis, tap: int, start: int, stop: int) -> tuple[int, int, slice]:
+    """Where outputs ``start`` to ``stop`` find their input for one tap: first and last + 1 that do, and the input.
+
+    Positions are counted from ``start``; outside of them the window lies in the padding.
+    """
+    shift = tap * axis.dilation - axis.before
+    low = max(-(shift // axis.stride), start)
+    high = min((axis.size - 1 - shift) // axis.stride + 1, stop)
+    if high <= low:
+        return 0, 0, slice(0, 0)
+    first = low * axis.stride + shift
+    last = (high - 1) * axis.stride + shift
+    return low - start, high - start, slice(first, last + 1, axis.stride)
+
+
+def fill(
+    target: np.ndarray, source: np.ndarray, axes: Sequence[Axis], taps: Sequence[int], cut: range, at: int
+) -> None:
+    """Copy one tap's windows; ``cut`` limits axis ``at`` of the output; what lies in the padding becomes zero."""
+    lead = target.ndim - len(axes)
+    into: list[slice] = [slice(None)] * lead
+    out_of: list[slice] = [slice(None)] * lead
+    for i, (axis, tap) in enumerate(zip(axes, taps, strict=True)):
+        start, stop = (cut.start, cut.stop) if i == at else (0, axis.out)
+        low, high, piece = window(axis, tap, start, stop)
+        here = (slice(None),) * (lead + i)
+        if low > 0:
+            target[(*here, slice(0, low))] = 0
+        if high < stop - start:
+            target[(*here, slice(high, None))] = 0
+        into.append(slice(low, high))
+        out_of.append(piece)
+    target[tuple(into)] = source[tuple(out_of)]
