@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from growarray import backend, datasets, errors, growing, networks, nn, ops, optim, testing
+    from growarray.checkpoint import Checkpoint, load_checkpoint
     from growarray.growing import (
         FISHER,
         GRADMAX,
@@ -31,6 +32,7 @@ __all__ = [
     "FISHER",
     "GRADMAX",
     "TINY",
+    "Checkpoint",
     "GrowingMLP",
     "GrowingResidualMLP",
     "Growth",
@@ -45,6 +47,7 @@ __all__ = [
     "datasets",
     "errors",
     "growing",
+    "load_checkpoint",
     "networks",
     "nn",
     "ops",
@@ -57,6 +60,7 @@ __version__ = "0.1.0"
 _SUBMODULES = frozenset({"backend", "datasets", "errors", "growing", "networks", "nn", "ops", "optim", "testing"})
 
 _MODULE_OF = {
+    "Checkpoint": "growarray.checkpoint",
     "FISHER": "growarray.growing",
     "GRADMAX": "growarray.growing",
     "TINY": "growarray.growing",
@@ -69,6 +73,7 @@ _MODULE_OF = {
     "Stream": "growarray.growing",
     "TensorStatistic": "growarray.growing",
     "cross_moment": "growarray.growing",
+    "load_checkpoint": "growarray.checkpoint",
 }
 
 

@@ -1,6 +1,15 @@
 """Exceptions of growarray: each is also the built-in exception a caller would expect."""
 
-__all__ = ["CheckpointError", "DataError", "DeviceError", "GrowArrayError", "GrowthError", "PlanError", "ResumeError", "ShapeError"]
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "DeviceError",
+    "GrowArrayError",
+    "GrowthError",
+    "PlanError",
+    "ResumeError",
+    "ShapeError",
+]
 
 
 class GrowArrayError(Exception):

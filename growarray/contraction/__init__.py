@@ -1,6 +1,24 @@
 """Contraction engine: einsum with convolution modes, planned and run, forward and backward."""
 
+from growarray.contraction.bound import BoundPlan
+from growarray.contraction.equation import Equation, parse
+from growarray.contraction.geometry import ConvAxis, conv_axes
 from growarray.contraction.kernels import Rows, row_products
+from growarray.contraction.machine import Machine
 from growarray.contraction.plan import Plan, contract, plan
+from growarray.contraction.transpose import transpose
 
-__all__ = ["Plan", "Rows", "contract", "plan", "row_products"]
+__all__ = [
+    "BoundPlan",
+    "ConvAxis",
+    "Equation",
+    "Machine",
+    "Plan",
+    "Rows",
+    "contract",
+    "conv_axes",
+    "parse",
+    "plan",
+    "row_products",
+    "transpose",
+]

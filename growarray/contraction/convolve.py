@@ -16,7 +16,7 @@ import numpy as np
 from growarray.contraction.cost import HEAVY, rows_axis
 from growarray.contraction.problem import Axis
 from growarray.contraction.scratch import borrow
-from growarray.contraction.shift import shift_gradient_tasks, shift_tasks
+from growarray.contraction.shift import Shift
 from growarray.contraction.windows import Task, fill, window
 from growarray.contraction.winograd import Winograd, WinogradGradient, suits
 
@@ -54,7 +54,7 @@ class Convolution:
         self.axes = tuple(axes)
         self.rows = rows_axis(self.axes, self.s, self.n)
         self.direct = all((a.taps, a.stride, a.before, a.out) == (1, 1, 0, a.size) for a in self.axes)
-        self.shift = self.s == 1 and self.n == 1
+        self.shift = Shift(self.b, self.axes) if self.s == 1 and self.n == 1 else None
         if self.rows is not None:  # the row axis first: a shift along it is a shift of whole columns
             first = self.axes[self.rows]
             self.order = (self.rows, *(i for i in range(len(self.axes)) if i != self.rows))
@@ -77,8 +77,8 @@ class Convolution:
 
     def prepare(self, kernel: np.ndarray) -> np.ndarray:
         """The kernel as the matrices of its products: made once, used for every block, a view where that will do."""
-        if self.shift:
-            return np.ascontiguousarray(kernel.reshape(self.b, -1))
+        if self.shift is not None:
+            return np.ascontiguousarray(kernel.reshape(self.b, math.prod(kernel.shape[1:])))
         if self.rows is not None:
             turned = kernel.transpose(3 + self.rows, 0, 1, *(3 + i for i in self.order[1:]), 2)
             return np.ascontiguousarray(turned).reshape(turned.shape[0], self.b, self.n, self.depth)
@@ -88,8 +88,8 @@ class Convolution:
         """Independent pieces of the work; every element of ``out`` is written by one of them."""
         if out.size == 0:
             return []
-        if self.shift:
-            return shift_tasks(feature[:, 0], matrices, out[:, 0], self.axes)
+        if self.shift is not None:
+            return self.shift.tasks(feature[:, 0], matrices, out[:, 0])
         if self.rows is not None:
             feature = feature.transpose(0, 1, *(2 + i for i in self.order))
             out = out.transpose(0, 1, *(2 + i for i in self.order))
@@ -221,8 +221,8 @@ class KernelGradient:
     def tasks(self, d_out: np.ndarray, feature: np.ndarray, out: np.ndarray) -> list[Task]:
         """Pieces that each write a part of ``out`` (b, n, s, *taps): channels, or rows of the summed mode."""
         f = self.forward
-        if f.shift:
-            return shift_gradient_tasks(d_out[:, 0], feature[:, 0], out.reshape(f.b, -1), f.axes)
+        if f.shift is not None:
+            return f.shift.gradient_tasks(d_out[:, 0], feature[:, 0], out.reshape(f.b, -1))
         quarter = -(-f.s // max(1, min(4, f.depth // 64)))
         pieces = _slices(f.s, quarter if f.rows is not None else min(quarter, f.summed[0].stop))
         return [lambda c=c: self._piece(d_out, feature, out, c) for c in pieces]  # type: ignore[misc]

@@ -116,6 +116,7 @@ class Problem:
         later = {name: len(rank) + index for index, name in enumerate([self.block or "", *self.conv])}
         self._order = sorted(rank, key=lambda name: later.get(name, rank[name]))
         self._modes: dict[int, tuple[str, ...]] = {}
+        self._elements: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -156,7 +157,10 @@ class Problem:
 
     def elements(self, operands: int) -> int:
         """Size of a partial result."""
-        return math.prod(self.shape(operands))
+        found = self._elements.get(operands)
+        if found is None:
+            found = self._elements[operands] = math.prod(self.shape(operands))
+        return found
 
     def pair(self, left: int, right: int) -> Pair | None:
         """The product of two partial results; None where each is the feature map of a mode of the other."""

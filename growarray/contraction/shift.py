@@ -4,83 +4,82 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from growarray.contraction.problem import Axis
 from growarray.contraction.scratch import borrow
-from growarray.contraction.windows import Task, fill
+from growarray.contraction.windows import Task, Window
 
-__all__ = ["shift_gradient_tasks", "shift_tasks"]
+__all__ = ["Shift"]
 
 _SHIFT = 1 << 15  # elements of one plane in a chunk: several planes of it share the cache
 
 
-def _reach(axis: Axis) -> int:
-    """Positions of one phase of the padded axis that all taps together read."""
-    return axis.out + (axis.taps - 1) * axis.dilation // axis.stride
+class Shift:
+    """out[b, q] = sum over taps of weights[b, tap] feature[b, q + tap], for fixed sizes.
 
-
-def _planes(feature: np.ndarray, axes: Sequence[Axis], slot: str) -> tuple[np.ndarray, list[tuple[int, int]], int]:
-    """Padded feature (b, *sizes) by phase of the strides, flat, so that every tap is one shifted run of a plane.
-
-    Returns planes (phases, b, length), for every tap its plane and shift, and the length of a run. Runs go over the
-    ends of rows: what they compute there is never copied out.
+    Padded features lie in planes, one for each phase of the strides, so that what a tap reads is one shifted run of a
+    plane. Runs go over the ends of rows: what they compute there is never copied out.
     """
-    reach = [_reach(a) for a in axes]
-    phases = [sorted({t * a.dilation % a.stride for t in range(a.taps)}) for a in axes]
-    grid = list(itertools.product(*phases))
-    planes = borrow(slot, (len(grid), feature.shape[0], *reach), feature.dtype)
-    whole = [a._replace(out=r) for a, r in zip(axes, reach, strict=True)]
-    for plane, phase in zip(planes, grid, strict=True):
-        shifted = [a._replace(before=a.before - p) for a, p in zip(whole, phase, strict=True)]
-        fill(plane, feature, shifted, (0,) * len(axes), range(0), -1)
-    steps = [math.prod(reach[i + 1 :]) for i in range(len(reach))]
-    taps = []
-    for chosen in itertools.product(*(range(a.taps) for a in axes)):
-        phase = tuple(t * a.dilation % a.stride for t, a in zip(chosen, axes, strict=True))
-        shift = sum(t * a.dilation // a.stride * step for t, a, step in zip(chosen, axes, steps, strict=True))
-        taps.append((grid.index(phase), shift))
-    run = sum((a.out - 1) * step for a, step in zip(axes, steps, strict=True)) + 1
-    return planes.reshape(len(grid), feature.shape[0], -1), taps, run
 
+    def __init__(self, b: int, axes: Sequence[Axis]) -> None:
+        self.b, self.outs = b, tuple(a.out for a in axes)
+        self.reach = tuple(a.out + (a.taps - 1) * a.dilation // a.stride for a in axes)
+        phases = [sorted({t * a.dilation % a.stride for t in range(a.taps)}) for a in axes]
+        grid = list(itertools.product(*phases))
+        self.fills = [
+            Window([a._replace(out=r, before=a.before - p) for a, r, p in zip(axes, self.reach, phase, strict=True)])
+            for phase in grid
+        ]
+        steps = [math.prod(self.reach[i + 1 :]) for i in range(len(axes))]
+        self.taps: list[tuple[int, int]] = []  # which plane, and by how much it is shifted
+        for chosen in itertools.product(*(range(a.taps) for a in axes)):
+            phase = tuple(t * a.dilation % a.stride for t, a in zip(chosen, axes, strict=True))
+            shift = sum(t * a.dilation // a.stride * step for t, a, step in zip(chosen, axes, steps, strict=True))
+            self.taps.append((grid.index(phase), shift))
+        self.plane = math.prod(self.reach)
+        self.run = sum((out - 1) * step for out, step in zip(self.outs, steps, strict=True)) + 1
+        self.compact = self.run == math.prod(self.outs)  # nothing lies between the results
+        self.valid = tuple(slice(out) for out in self.outs)
+        step = max(1, _SHIFT // max(self.plane, 1))
+        self.chunks = [slice(start, min(start + step, b)) for start in range(0, b, step)]
 
-def _channel_chunks(count: int, axes: Sequence[Axis]) -> Iterator[slice]:
-    plane = math.prod(_reach(a) for a in axes)
-    step = max(1, _SHIFT // max(plane, 1))
-    for start in range(0, count, step):
-        yield slice(start, min(start + step, count))
+    def planes(self, feature: np.ndarray) -> np.ndarray:
+        """Padded features (b, *sizes) by phase, flat: (phases, b, plane)."""
+        planes = borrow("planes", (len(self.fills), feature.shape[0], *self.reach), feature.dtype)
+        for target, window in zip(planes, self.fills, strict=True):
+            window.fill(target, feature)
+        return planes.reshape(len(self.fills), feature.shape[0], self.plane)
 
+    def tasks(self, feature: np.ndarray, weights: np.ndarray, out: np.ndarray) -> list[Task]:
+        """Pieces of ``out`` (b, *outs); ``weights`` is (b, taps)."""
+        return [lambda c=c: self._piece(feature[c], weights[c], out[c]) for c in self.chunks]  # type: ignore[misc]
 
-def shift_tasks(feature: np.ndarray, weights: np.ndarray, out: np.ndarray, axes: Sequence[Axis]) -> list[Task]:
-    """out[b, q] = sum over taps of weights[b, tap] feature[b, q + tap]: each b on its own, no sum over channels."""
-
-    def piece(chosen: slice) -> None:
-        planes, taps, run = _planes(feature[chosen], axes, "planes")
-        total, part = borrow("total", planes.shape[1:], out.dtype), borrow("part", planes.shape[1:], out.dtype)
-        for index, (plane, shift) in enumerate(taps):
-            view, weight = planes[plane, :, shift : shift + run], weights[chosen, index, None]
-            np.multiply(view, weight, out=part[:, :run] if index else total[:, :run])
+    def _piece(self, feature: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
+        planes, run = self.planes(feature), self.run
+        count = planes.shape[1]
+        direct = self.compact and out.flags.c_contiguous
+        whole = out.reshape(count, run) if direct else borrow("total", (count, self.plane), out.dtype)
+        total, part = whole[:, :run], borrow("part", (count, run), out.dtype)
+        for index, (plane, shift) in enumerate(self.taps):
+            np.multiply(planes[plane, :, shift : shift + run], weights[:, index, None], out=part if index else total)
             if index:
-                np.add(total[:, :run], part[:, :run], out=total[:, :run])
-        grid = total.reshape(-1, *(_reach(a) for a in axes))
-        out[chosen] = grid[(slice(None), *(slice(a.out) for a in axes))]
+                np.add(total, part, out=total)
+        if not direct:
+            out[...] = whole.reshape(count, *self.reach)[(slice(None), *self.valid)]
 
-    return [lambda c=c: piece(c) for c in _channel_chunks(feature.shape[0], axes)]  # type: ignore[misc]
+    def gradient_tasks(self, d_out: np.ndarray, feature: np.ndarray, out: np.ndarray) -> list[Task]:
+        """Pieces of the gradient by the weights, into ``out`` (b, taps)."""
+        return [lambda c=c: self._gradient(d_out[c], feature[c], out[c]) for c in self.chunks]  # type: ignore[misc]
 
-
-def shift_gradient_tasks(d_out: np.ndarray, feature: np.ndarray, out: np.ndarray, axes: Sequence[Axis]) -> list[Task]:
-    """Gradient of :func:`shift_tasks` by its weights, into ``out`` (b, taps)."""
-    reach = [_reach(a) for a in axes]
-
-    def piece(chosen: slice) -> None:
-        planes, taps, run = _planes(feature[chosen], axes, "planes")
-        spread = borrow("total", (planes.shape[1], *reach), d_out.dtype)
-        spread[...] = 0
-        spread[(slice(None), *(slice(a.out) for a in axes))] = d_out[chosen]
-        flat = spread.reshape(planes.shape[1], -1)[:, :run]
-        for index, (plane, shift) in enumerate(taps):
-            out[chosen, index] = np.einsum("bl,bl->b", planes[plane, :, shift : shift + run], flat)
-
-    return [lambda c=c: piece(c) for c in _channel_chunks(feature.shape[0], axes)]  # type: ignore[misc]
+    def _gradient(self, d_out: np.ndarray, feature: np.ndarray, out: np.ndarray) -> None:
+        planes = self.planes(feature)
+        spread = borrow("total", (planes.shape[1], *self.reach), d_out.dtype)
+        if not self.compact:
+            spread[...] = 0
+        spread[(slice(None), *self.valid)] = d_out
+        flat = spread.reshape(planes.shape[1], self.plane)[:, : self.run]
+        for index, (plane, shift) in enumerate(self.taps):
+            out[:, index] = np.einsum("bl,bl->b", planes[plane, :, shift : shift + self.run], flat)

@@ -8,7 +8,7 @@ import numpy as np
 
 from growarray.contraction.problem import Axis
 
-__all__ = ["Task", "fill", "window"]
+__all__ = ["Task", "Window", "fill", "window"]
 
 Task = Callable[[], object]
 """A piece of work that may run beside others."""
@@ -47,3 +47,31 @@ def fill(
         into.append(slice(low, high))
         out_of.append(piece)
     target[tuple(into)] = source[tuple(out_of)]
+
+
+class Window:
+    """What one tap reads along all axes, found once: ``fill`` copies it, and writes zeros where it lies in the padding.
+
+    Each axis has ``out`` positions of its first tap.
+    """
+
+    def __init__(self, axes: Sequence[Axis]) -> None:
+        into: list[slice] = [slice(None)]
+        read: list[slice] = [slice(None)]
+        self._zeros: list[tuple[slice, ...]] = []
+        for i, axis in enumerate(axes):
+            low, high, piece = window(axis, 0, 0, axis.out)
+            here = (slice(None),) * (1 + i)
+            if low > 0:
+                self._zeros.append((*here, slice(0, low)))
+            if high < axis.out:
+                self._zeros.append((*here, slice(high, None)))
+            into.append(slice(low, high))
+            read.append(piece)
+        self._into, self._read = tuple(into), tuple(read)
+
+    def fill(self, target: np.ndarray, source: np.ndarray) -> None:
+        """``target`` (b, *outs) from ``source`` (b, *sizes)."""
+        for place in self._zeros:
+            target[place] = 0
+        target[self._into] = source[self._read]

@@ -18,6 +18,16 @@ from growarray.nn.activation import (
     activation,
 )
 from growarray.nn.container import Flatten, Sequential
+from growarray.nn.conv import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvNd,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    ConvTransposeNd,
+)
 from growarray.nn.dropout import Dropout
 from growarray.nn.linear import Linear
 from growarray.nn.module import LoadReport, Module, Parameter
@@ -47,6 +57,14 @@ __all__ = [
     "BatchNorm",
     "BatchNorm1d",
     "BatchNorm2d",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvNd",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "ConvTransposeNd",
     "Dropout",
     "Flatten",
     "GroupNorm",

@@ -16,6 +16,7 @@ from growarray.ops.activation import (
     softplus,
     tanh,
 )
+from growarray.ops.conv import conv, conv_transpose
 from growarray.ops.dropout import dropout
 from growarray.ops.linear import linear
 from growarray.ops.loss import cross_entropy, l1, mse
@@ -27,6 +28,8 @@ __all__ = [
     "avg_pool",
     "batch_norm",
     "batch_statistics",
+    "conv",
+    "conv_transpose",
     "cross_entropy",
     "dropout",
     "elu",

@@ -27,7 +27,8 @@ LAYERS: dict[str, Callable[..., Module]] = {
     "Linear": Linear,
 }
 POOLING = ("MaxPool", "AvgPool", "AdaptiveAvgPool")
-LAYERS |= {name: getattr(nn, name) for kind in POOLING for name in (f"{kind}1d", f"{kind}2d", f"{kind}3d")}
+FAMILIES = (*POOLING, "Conv", "ConvTranspose")
+LAYERS |= {name: getattr(nn, name) for kind in FAMILIES for name in (f"{kind}1d", f"{kind}2d", f"{kind}3d")}
 STATE = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -41,7 +42,7 @@ def _load(layer: Module, case: Case) -> None:
 def _build(case: Case) -> Module:
     options = dict(case.config["layer"])
     name, _, has_bias = options.pop("class"), options.pop("has_weight"), options.pop("has_bias")
-    if name == "Linear":
+    if name == "Linear" or name.startswith("Conv"):
         options["bias"] = has_bias
     if name != "Flatten" and not name.startswith(POOLING):
         options["dtype"] = np.float64
@@ -75,6 +76,43 @@ def torch_norm(case: Case) -> None:
     for mode in case.config["passes"]:
         layer.train(mode == "train")
         _check_pass(case, layer, f"out.{mode}", case["in.x"], case["in.dy"])
+
+
+def torch_stack(case: Case) -> None:
+    """A small network in training, to the gradient of its input; and which of equal values max pooling picks."""
+    net = nn.Sequential(*[_stacked(text, case, str(i)) for i, text in enumerate(case.config["layers"][:-1])])
+    y, pullback = net.vjp(case["in.x"])
+    loss, loss_pullback = cross_entropy(y, case["in.labels"], label_smoothing=_number(case.config["layers"][-1]))
+    case.check("out.y", y)
+    case.check("out.loss", loss)
+    case.check("out.dx", pullback(loss_pullback()))
+    for name, parameter in net.named_parameters():
+        case.check(f"out.d.{name}", parameter.grad)
+    windows, pullback = nn.MaxPool2d(2).vjp(case["in.ties.x"])
+    case.check("out.ties.dx", pullback(np.ones_like(windows)))
+
+
+def _number(text: str) -> float:
+    """The number that a description such as 'cross entropy (smoothing 0.1)' ends with."""
+    return float(text.rstrip(")").rsplit(" ", 1)[1])
+
+
+def _stacked(text: str, case: Case, place: str) -> Module:
+    """The layer that a description such as 'conv 2->3 k3 p1' stands for, with the weights of its place."""
+    kind, *words = text.split()
+    weight, bias = case.get(f"in.{place}.weight"), case.get(f"in.{place}.bias")
+    if kind == "conv":
+        return nn.Conv2d.of(weight, bias, padding=int(words[-1].removeprefix("p")))
+    if kind == "linear":
+        return Linear.of(weight, bias)
+    if kind == "batchnorm2d":
+        layer = BatchNorm2d(weight.shape[0], dtype=np.float64)
+        layer.load_state_dict({"weight": weight, "bias": bias}, strict=False)
+        return layer
+    plain: dict[str, Callable[[], Module]] = {
+        "gelu": nn.GELU, "maxpool": lambda: nn.MaxPool2d(int(words[0])), "flatten": Flatten,
+    }  # fmt: skip
+    return plain[kind]()
 
 
 def _activation(label: str) -> Callable[[Any], Any]:
@@ -189,4 +227,5 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "torch_loss": torch_loss,
     "torch_norm": torch_norm,
     "torch_optimizer": torch_optimizer,
+    "torch_stack": torch_stack,
 }

@@ -31,6 +31,10 @@ def linear(d: int, o: int, bias: bool = True) -> nn.Linear:
     return nn.Linear(d, o, bias, rng=rng(), dtype=F64)
 
 
+def conv(build: Callable[..., Module], shape: tuple[int, ...], output: tuple[int, ...]) -> Example:
+    return Example(lambda: build(rng=rng(), dtype=F64), shape, output)
+
+
 def same(build: Callable[[], Module], *shape: int) -> Example:
     return Example(build, shape, shape)
 
@@ -81,6 +85,20 @@ EXAMPLES: dict[str, Example] = {
     "AdaptiveAvgPool1d": Example(lambda: nn.AdaptiveAvgPool1d(3), (2, 3, 5), (2, 3, 3)),
     "AdaptiveAvgPool2d": Example(lambda: nn.AdaptiveAvgPool2d((None, 2)), (2, 2, 3, 3), (2, 2, 3, 2)),
     "AdaptiveAvgPool3d": Example(lambda: nn.AdaptiveAvgPool3d(1), (1, 2, 2, 2, 3), (1, 2, 1, 1, 1)),
+    "Conv1d": conv(lambda **kw: nn.Conv1d(2, 3, 3, padding="same", **kw), (2, 2, 5), (2, 3, 5)),
+    "Conv2d": conv(
+        lambda **kw: nn.Conv2d(2, 3, (3, 2), 2, 1, padding_mode="circular", **kw), (2, 2, 4, 3), (2, 3, 2, 2)
+    ),
+    "Conv2d-groups": conv(lambda **kw: nn.Conv2d(4, 2, 2, groups=2, bias=False, **kw), (1, 4, 3, 3), (1, 2, 2, 2)),
+    "Conv2d-depthwise": conv(lambda **kw: nn.Conv2d(3, 3, 3, 1, 1, groups=3, **kw), (1, 3, 3, 4), (1, 3, 3, 4)),
+    "Conv3d": conv(lambda **kw: nn.Conv3d(1, 2, 2, dilation=(1, 2, 1), **kw), (1, 1, 2, 3, 3), (1, 2, 1, 1, 2)),
+    "ConvNd": conv(lambda **kw: nn.ConvNd(4, 1, 2, 2, **kw), (1, 1, 2, 3, 2, 2), (1, 2, 1, 2, 1, 1)),
+    "ConvTranspose1d": conv(lambda **kw: nn.ConvTranspose1d(2, 3, 2, 2, **kw), (2, 2, 3), (2, 3, 6)),
+    "ConvTranspose2d": conv(lambda **kw: nn.ConvTranspose2d(2, 4, 3, 2, 1, 1, 2, **kw), (1, 2, 2, 3), (1, 4, 4, 6)),
+    "ConvTranspose3d": conv(
+        lambda **kw: nn.ConvTranspose3d(1, 2, (1, 2, 2), bias=False, **kw), (1, 1, 2, 2, 1), (1, 2, 2, 3, 2)
+    ),
+    "ConvTransposeNd": conv(lambda **kw: nn.ConvTransposeNd(4, 1, 2, 2, **kw), (1, 1, 1, 2, 1, 1), (1, 2, 2, 3, 2, 2)),
     "Flatten": Example(nn.Flatten, (2, 3, 4), (2, 12)),
     "Flatten-inner": Example(lambda: nn.Flatten(0, 1), (2, 3, 4), (6, 4)),
     "Sequential": Example(

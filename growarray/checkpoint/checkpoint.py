@@ -1,0 +1,95 @@
+"""A checkpoint: weights by name, read when they are asked for, and everything else that the file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+from numpy.typing import NDArray
+
+from growarray.checkpoint.refusal import naming
+from growarray.checkpoint.report import table
+from growarray.checkpoint.tensor import StoredTensor
+from growarray.checkpoint.tree import resolve
+
+__all__ = ["Checkpoint"]
+
+
+class Checkpoint(Mapping[str, NDArray[Any]]):
+    """A mapping from flat name to array, as :func:`load_checkpoint` returns it.
+
+    An array is read from the file at each access: a view of a private map where NumPy can hold the stored type, a
+    copy elsewhere (bfloat16, float8, the other byte order, unaligned bytes). Arrays can be written to, the file never
+    is. ``len``, ``in`` and the names cost nothing; :attr:`stored` has shapes and types without reading.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        kind: str,
+        stored: dict[str, StoredTensor],
+        tree: Any,
+        rest: Any,
+        metadata: dict[str, Any],
+        tied: tuple[tuple[str, ...], ...],
+        prefix: str,
+        notes: tuple[str, ...],
+        ml_dtypes: bool,
+    ) -> None:
+        self.source = source
+        """The file, as it was named."""
+        self.kind = kind
+        """``torch-zip``, ``torch-legacy``, ``safetensors``, ``onnx``, ``npz``, or an index of shards."""
+        self.stored = stored
+        """Shape, type and place of every tensor, by name."""
+        self.metadata = metadata
+        """What the file says of itself: strings of safetensors, versions of torch modules, opset of ONNX."""
+        self.tied = tied
+        """Groups of names that share storage. An alias that safetensors notes is named here, though it is no key."""
+        self.prefix = prefix
+        """Prefix that was taken off all names, ``''`` for none."""
+        self.notes = notes
+        """What was chosen or left out, a sentence each."""
+        self._tree = tree
+        self._rest = rest
+        self._ml_dtypes = ml_dtypes
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._read(self.stored[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.stored
+
+    def __repr__(self) -> str:
+        nbytes = sum(tensor.nbytes for tensor in self.stored.values())
+        return f"Checkpoint({self.source!r}, kind={self.kind!r}, tensors={len(self)}, nbytes={nbytes})"
+
+    def __str__(self) -> str:
+        return table(self.stored, title=f"{self.source} ({self.kind})", tied=self.tied, notes=self.notes)
+
+    @cached_property
+    def tree(self) -> Any:
+        """The whole structure of the file as dictionaries, lists, tuples, plain values and arrays; names as stored.
+
+        Dtypes and devices of torch are their names (``'torch.float16'``, ``'cuda:0'``), sizes are tuples. Everything
+        is read at the first access, and kept.
+        """
+        with naming(self.source):
+            return resolve(self._tree, self._read)
+
+    @cached_property
+    def extras(self) -> Any:
+        """What the file holds beside the selected tensors: epoch, optimizer state, hyper-parameters."""
+        with naming(self.source):
+            return resolve(self._rest, self._read)
+
+    def _read(self, tensor: StoredTensor) -> NDArray[Any]:
+        return tensor.read(ml_dtypes=self._ml_dtypes)

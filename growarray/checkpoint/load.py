@@ -1,0 +1,168 @@
+"""Opening a checkpoint: the kind is told, the structure is checked, the weights are named; no tensor is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from growarray.checkpoint.beside import Beside
+from growarray.checkpoint.checkpoint import Checkpoint
+from growarray.checkpoint.contents import Contents
+from growarray.checkpoint.inert import OrderedTree
+from growarray.checkpoint.kinds import kind_of
+from growarray.checkpoint.limits import Limits
+from growarray.checkpoint.names import Select, Selection, flatten, select_state, strip_prefixes
+from growarray.checkpoint.npz import read_npz
+from growarray.checkpoint.onnx_file import read_onnx
+from growarray.checkpoint.refusal import Malformed, at, naming
+from growarray.checkpoint.safetensors import read_safetensors
+from growarray.checkpoint.shards import read_index_file
+from growarray.checkpoint.source import Source
+from growarray.checkpoint.tensor import StoredTensor
+from growarray.checkpoint.torch_legacy import read_torch_legacy
+from growarray.checkpoint.torch_zip import read_torch_zip
+from growarray.checkpoint.tree import check_tree, resolve
+
+__all__ = ["load_checkpoint"]
+
+_READERS: dict[str, Callable[[Source, Limits], Contents]] = {
+    "torch-zip": read_torch_zip,
+    "torch-legacy": read_torch_legacy,
+    "safetensors": read_safetensors,
+    "npz": read_npz,
+}
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str] | BinaryIO,
+    *,
+    select: Select = None,
+    prefix: str | Sequence[str] | None = None,
+    limits: Limits | None = None,
+    follow_links: bool = False,
+    ml_dtypes: bool = False,
+    mmap: bool = True,
+    checksums: bool = True,
+) -> Checkpoint:
+    """Open a file of weights: torch (``.pt``, ``.pth``, ``.bin``), safetensors, ONNX, ``.npz``, or an index of shards.
+
+    Nothing in the file is executed, imported or extracted, and its kind is told by its content.
+
+    select : key of the part to take (``'model'``), or keys from the outside in; by default the part that looks
+        like a state dict. The rest is in ``extras``.
+    prefix : prefixes to take off the names; by default ``module.`` and ``_orig_mod.`` where every name has them;
+        ``()`` keeps the names of the file.
+    limits : what the file may ask for, see :class:`Limits`.
+    follow_links : read shards and external data through links that leave the model's folder.
+    ml_dtypes : bfloat16 and float8 as ``ml_dtypes`` arrays, in place of float32 of the same value.
+    mmap : map the file; False reads it whole, for a file that may change.
+    checksums : check the CRC-32 that zip archives record for a tensor when it is first read; at 2 GB/s that is most
+        of the time to read a large file, and torch does not do it.
+
+    Raises CheckpointError, which names the file, the place, what was expected and what was found.
+
+    >>> import io, numpy as np
+    >>> file = io.BytesIO()
+    >>> np.savez(file, weight=np.eye(2, dtype=np.float32))
+    >>> checkpoint = load_checkpoint(io.BytesIO(file.getvalue()))
+    >>> checkpoint["weight"].tolist(), checkpoint.kind
+    ([[1.0, 0.0], [0.0, 1.0]], 'npz')
+    """
+    limits = limits or Limits()
+    name = f"<{type(path).__name__}>" if hasattr(path, "read") else os.fsdecode(os.fspath(path))
+    with naming(name):
+        if isinstance(path, str | os.PathLike):
+            source = Source.of_file(Path(path), name=name, mapped=mmap)
+        else:
+            source = Source.of_stream(path)
+        source.checksums = checksums
+        beside = Beside(source, limits, follow_links=follow_links, mapped=mmap)
+        contents = _read(source, limits, beside)
+        return _checkpoint(contents, source, limits, select, prefix, ml_dtypes)
+
+
+def _read(source: Source, limits: Limits, beside: Beside) -> Contents:
+    kind = kind_of(source, limits)
+    if kind == "onnx":
+        return read_onnx(source, limits, beside)
+    if kind == "index":
+        return read_index_file(source, limits, beside, partial(_read_shard, limits))
+    return _READERS[kind](source, limits)
+
+
+def _read_shard(limits: Limits, source: Source) -> Contents:
+    """A file that an index names: it may not name further files."""
+    kind = kind_of(source, limits)
+    if kind not in _READERS:
+        raise Malformed(f"is of the kind {kind}; expected safetensors or a torch checkpoint")
+    return _READERS[kind](source, limits)
+
+
+def _checkpoint(
+    contents: Contents, source: Source, limits: Limits, select: Select, prefix: str | Sequence[str] | None, ml: bool
+) -> Checkpoint:
+    """Name the tensors of what was read."""
+    if contents.kind.startswith("torch-") and contents.kind != "torch-index":
+        chosen = select_state(contents.tree, select)
+        stored, leaves = flatten(chosen.node, limits.memory + source.size)
+        rest = _rest(contents.tree, chosen, leaves)
+        metadata = _versions(chosen, limits)
+    elif select is not None:
+        raise Malformed(f"select={select!r}: files of the kind {contents.kind} have no parts; leave select out")
+    else:
+        chosen, stored, rest, metadata = Selection(None), contents.flat(), {}, contents.metadata
+    renamed, taken = strip_prefixes(list(stored), prefix)
+    stored = {renamed[name]: tensor for name, tensor in stored.items()}
+    notes = [*contents.notes, *chosen.notes]
+    if taken:
+        notes.append(f"the prefix {taken!r} was taken off the names")
+    return Checkpoint(
+        source=source.name,
+        kind=contents.kind,
+        stored=stored,
+        tree=contents.tree,
+        rest=rest,
+        metadata=metadata,
+        tied=_tied(stored, {alias: renamed[kept] for alias, kept in contents.aliases.items()}),
+        prefix=taken,
+        notes=tuple(notes),
+        ml_dtypes=ml,
+    )
+
+
+def _versions(chosen: Selection, limits: Limits) -> dict[str, Any]:
+    """What torch notes about the modules of a state dict (``_metadata``), as plain data."""
+
+    def refuse(tensor: StoredTensor) -> Any:
+        raise Malformed("_metadata of the state dict holds a tensor")
+
+    found = chosen.node.metadata if type(chosen.node) is OrderedTree else None
+    with at("_metadata"):
+        check_tree(found or {}, limits)
+        versions: dict[str, Any] = resolve(found or {}, refuse)
+    return versions
+
+
+def _rest(root: Any, chosen: Selection, leaves: dict[str, Any]) -> Any:
+    """The structure without the tensors of the chosen part: its other leaves stay where it was."""
+    if not chosen.keys:
+        return leaves
+    if not isinstance(root, dict):
+        return {}
+    first, *further = chosen.keys
+    rest = {key: value for key, value in root.items() if key != first}
+    inner = _rest(root[first], Selection(chosen.node, tuple(further)), leaves)
+    return {**rest, first: inner} if inner else rest
+
+
+def _tied(stored: dict[str, StoredTensor], aliases: dict[str, str]) -> tuple[tuple[str, ...], ...]:
+    """Groups of two names and more that lie in one storage."""
+    groups: dict[int, list[str]] = {}
+    for name, tensor in stored.items():
+        groups.setdefault(id(tensor.region), []).append(name)
+    for alias, kept in aliases.items():
+        groups[id(stored[kept].region)].append(alias)
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)

@@ -1,0 +1,173 @@
+"""From the structure of a checkpoint to flat names: which part is the state dict, and which prefixes come off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from growarray.checkpoint.refusal import Malformed, quote
+from growarray.checkpoint.tensor import StoredTensor
+from growarray.checkpoint.tree import CONTAINERS, as_tensor, full_parts
+
+__all__ = ["PREFIXES", "Select", "Selection", "flatten", "select_state", "strip_prefixes"]
+
+Select = str | int | Sequence[Any] | None
+
+PREFIXES = ("module.", "_orig_mod.")
+"""Prefixes that wrappers put before every name: data parallelism, and compilation."""
+
+_USUAL = ("state_dict", "model_state_dict", "model", "module", "network", "net", "weights", "params")
+
+
+@dataclass
+class Selection:
+    """The part of a structure that holds the weights, the keys that lead to it, and why it was taken."""
+
+    node: Any
+    keys: tuple[Any, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+
+def select_state(root: Any, select: Select) -> Selection:
+    """The part named by ``select`` (a key, or keys from the outside in), or the one that looks like a state dict.
+
+    Without ``select``: the first of the usual keys (``'state_dict'``, ``'model'``, …) that has tensors below it; else
+    the whole, if tensors lie in it directly; else the only part that has tensors; else the whole.
+    """
+    if select is not None:
+        return _follow(root, tuple(select) if isinstance(select, list | tuple) else (select,))
+    if not isinstance(root, dict):
+        return Selection(root)
+    parts = full_parts(root)
+    full = {key: value for key, value in root.items() if isinstance(value, dict) and id(value) in parts}
+    usual = [key for key in _USUAL if key in full]
+    direct = any(as_tensor(value) is not None for value in root.values())
+    if not usual and (direct or len(full) != 1):
+        return Selection(root)
+    key = usual[0] if usual else next(iter(full))
+    inner = _unwrap(full[key], parts)
+    notes = [f"weights were taken from {quote(key)}"]
+    if len(full) > 1:
+        others = ", ".join(quote(other) for other in list(full)[:8] if other != key)
+        notes = [f"{notes[0]}; tensors are also in {others} (pass select= to take those)"]
+    return Selection(inner[1], (key, *inner[0]), notes)
+
+
+def _unwrap(node: Any, parts: set[int]) -> tuple[tuple[Any, ...], Any]:
+    """Go on into ``{'state_dict': {…}}`` where that is all that has tensors."""
+    keys: tuple[Any, ...] = ()
+    while isinstance(node, dict) and not any(as_tensor(value) is not None for value in node.values()):
+        full = [key for key, value in node.items() if isinstance(value, dict) and id(value) in parts]
+        if len(full) != 1 or full[0] not in _USUAL or len(keys) > 8:
+            break
+        keys, node = (*keys, full[0]), node[full[0]]
+    return keys, node
+
+
+def _follow(root: Any, keys: tuple[Any, ...]) -> Selection:
+    node = root
+    for key in keys:
+        known = list(node) if isinstance(node, dict) else list(range(len(node))) if type(node) in (list, tuple) else []
+        if key not in known:
+            names = ", ".join(quote(name) for name in known[:12]) or "none"
+            raise Malformed(f"select={keys!r}: there is no {key!r}; keys there: {names}")
+        node = node[key]
+    return Selection(node, keys)
+
+
+def flatten(root: Any, memory: int) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
+    """Tensors and other leaves by dotted name. ``memory`` bounds the bytes of the names.
+
+    A part without tensors is one leaf, whatever it holds.
+    """
+    tensors: dict[str, StoredTensor] = {}
+    rest: dict[str, Any] = {}
+    parts = full_parts(root)
+    entered: set[int] = set()
+
+    def visit(node: Any, name: str) -> None:
+        nonlocal memory
+        memory -= 200 + len(name)
+        if memory < 0:
+            raise Malformed("names of the tensors need more memory than Limits.memory and the file's size")
+        tensor = as_tensor(node)
+        if tensor is None and (id(node) in entered or id(node) not in parts):
+            rest[name] = node
+            return
+        if tensor is not None:
+            if name in tensors:
+                raise Malformed(f"two tensors would be called {quote(name)}; pass select= to take one part")
+            tensors[name] = tensor
+            return
+        entered.add(id(node))
+        for key, child in node.items() if isinstance(node, dict) else enumerate(node):
+            part = key if type(key) is str else repr(key)
+            visit(child, f"{name}.{part}" if name else part)
+        entered.discard(id(node))
+
+    if as_tensor(root) is not None:
+        visit(root, "tensor")
+    elif type(root) in CONTAINERS and id(root) not in parts:
+        rest.update({key if type(key) is str else repr(key): value for key, value in _pairs(root)})
+    elif type(root) in CONTAINERS:
+        visit(root, "")
+    return tensors, rest
+
+
+def _pairs(node: Any) -> list[tuple[Any, Any]]:
+    return list(node.items() if isinstance(node, dict) else enumerate(node))
+
+
+def strip_prefixes(
+    names: list[str], prefix: str | Sequence[str] | None, *, usual: Sequence[str] = PREFIXES
+) -> tuple[dict[str, str], str]:
+    """New names by old ones, and the prefix that came off.
+
+    ``prefix=None``: those of ``usual`` come off where every name has them, again and again, and ``_orig_mod.`` inside
+    names too. Otherwise the given ones come off wherever they stand first. Raises Malformed where two names would
+    become one.
+
+    >>> strip_prefixes(["module.a", "module.b"], None)
+    ({'module.a': 'a', 'module.b': 'b'}, 'module.')
+    """
+    if prefix is None:
+        stripped, taken = _strip_usual(names, usual)
+    else:
+        given = tuple(p for p in ((prefix,) if isinstance(prefix, str) else prefix) if p)
+        stripped, taken = [_strip_given(name, given) for name in names], ""
+        if stripped != names:
+            taken = ", ".join(p for p in given if any(name.startswith(p) for name in names))
+    result = dict(zip(names, stripped, strict=True))
+    _refuse_collision(result)
+    if prefix is None and not taken:
+        _refuse_collision({name: _strip_given(name, tuple(usual)) for name in names})
+    return result, taken
+
+
+def _strip_usual(names: list[str], usual: Sequence[str]) -> tuple[list[str], str]:
+    taken = ""
+    while names:
+        first = next((p for p in usual if all(name.startswith(p) and name != p for name in names)), None)
+        if first is None:
+            break
+        names, taken = [name[len(first) :] for name in names], taken + first
+    inner = [name.replace("._orig_mod.", ".") for name in names]
+    return inner, taken if inner == names else f"{taken}…_orig_mod."
+
+
+def _strip_given(name: str, prefixes: tuple[str, ...]) -> str:
+    while found := next((p for p in prefixes if name.startswith(p) and name != p), None):
+        name = name[len(found) :]
+    return name
+
+
+def _refuse_collision(renamed: dict[str, str]) -> None:
+    back: dict[str, str] = {}
+    for old, new in renamed.items():
+        if new in back:
+            raise Malformed(
+                f"names collide without their prefix: {quote(back[new])} and {quote(old)} both become {quote(new)}; "
+                "pass prefix=() to keep the names of the file"
+            )
+        back[new] = old

@@ -1,0 +1,376 @@
+"""Convolution and transposed convolution layers, over one, two, three or any number of spatial axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from growarray.backend import Array, library
+from growarray.contraction import Plan
+from growarray.errors import ShapeError
+from growarray.nn.linear import uniform
+from growarray.nn.module import Module, Parameter, Pullback
+from growarray.ops.conv import (
+    Sizes,
+    Vjp,
+    conv,
+    conv_geometry,
+    conv_plan,
+    conv_transpose,
+    conv_transpose_plan,
+    each_axis,
+    plan_target,
+    whole_number,
+)
+
+__all__ = [
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvNd",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "ConvTransposeNd",
+]
+
+
+class _Conv(Module):
+    """What convolutions and transposed ones share: a kernel, a bias, and options with one entry for each axis.
+
+    axes : number of spatial axes    stride, dilation, kernel_size : tuples, one number for each of them
+    padding : ``'same'``, ``'valid'``, or a tuple with a number or a pair (before, after) for each axis
+    """
+
+    axes: int
+
+    def _draw(
+        self,
+        lead: tuple[int, int],
+        kernel: Sizes,
+        bias: int | None,
+        rng: np.random.Generator | None,
+        dtype: Any,
+        device: str | None,
+    ) -> None:
+        """Draw weight (*lead, *kernel) and a bias of so many entries, or none."""
+        library(device)
+        taps = each_axis(type(self).__name__, "kernel_size", kernel, self.axes, 1)
+        rng = np.random.default_rng() if rng is None else rng
+        bound = 1.0 / math.sqrt(max(lead[1] * math.prod(taps), 1))
+        self.weight = Parameter(uniform((*lead, *taps), bound, rng, dtype, device))
+        self.bias = Parameter(uniform((bias,), bound, rng, dtype, device)) if bias is not None else None
+
+    def _hold(self, weight: Array, bias: Array | None) -> None:
+        found, expected = weight.ndim - 2, getattr(type(self), "axes", max(weight.ndim - 2, 1))
+        if found != expected:
+            raise ShapeError(
+                f"{type(self).__name__}.of: weight has shape {tuple(weight.shape)}, expected {expected} spatial axes "
+                "after the two of the channels; take the class for another number of axes"
+            )
+        self.axes = found
+        self.weight, self.bias = Parameter(weight), None if bias is None else Parameter(bias)
+
+    def _set_geometry(self, stride: Any, padding: Any, dilation: Any, groups: int, padding_mode: str) -> None:
+        axes = conv_geometry(self.kernel_size, stride, padding, dilation, padding_mode)
+        self.stride, self.dilation = tuple(a.stride for a in axes), tuple(a.dilation for a in axes)
+        pairs = tuple(a.before if a.before == a.after else (a.before, a.after) for a in axes)
+        self.padding: Any = padding if isinstance(padding, str) else pairs
+        self.groups, self.padding_mode = groups, padding_mode
+
+    def _check_channels(self, in_channels: int, out_channels: int, groups: int) -> None:
+        name = type(self).__name__
+        whole_number(name, "groups", groups, 1)
+        for label, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            whole_number(name, label, channels, 0)
+            if channels % groups:
+                raise ShapeError(
+                    f"{name}: {label}={channels} does not divide into groups={groups}; choose a common divisor of "
+                    f"{in_channels} and {out_channels}"
+                )
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        """Taps along each spatial axis."""
+        return self.weight.shape[2:]
+
+    def _apply(self, x: Array, w: Array, b: Array | None) -> tuple[Array, Vjp]:
+        raise NotImplementedError(f"{type(self).__name__} must define _apply(x, w, b)")
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Value and pullback; the pullback adds to ``weight.grad`` and ``bias.grad``."""
+        y, back = self._apply(x, self.weight.data, None if self.bias is None else self.bias.data)
+
+        def pullback(dy: Array) -> Array:
+            dx, dw, db = back(dy)
+            self.weight.accumulate(dw)
+            if self.bias is not None and db is not None:
+                self.bias.accumulate(db)
+            return dx
+
+        return y, pullback
+
+    def _repr(self, channels: str, extra: tuple[int, ...] = ()) -> str:
+        """Channels, kernel and stride as torch prints them, and every other option that is not the default."""
+        none, one = (0,) * self.axes, (1,) * self.axes
+        parts = [channels, f"kernel_size={self.kernel_size}", f"stride={self.stride}"]
+        parts += [f"padding={self.padding}"] if self.padding != none else []
+        parts += [f"dilation={self.dilation}"] if self.dilation != one else []
+        parts += [f"output_padding={extra}"] if any(extra) else []
+        parts += [f"groups={self.groups}"] if self.groups != 1 else []
+        parts += ["bias=False"] if self.bias is None else []
+        parts += [f"padding_mode={self.padding_mode}"] if self.padding_mode != "zeros" else []
+        return ", ".join(parts)
+
+
+class _Forward(_Conv):
+    """Convolution of (n, in_channels, *spatial), options as in torch."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Any = 0,
+        dilation: Sizes = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        rng: np.random.Generator | None = None,
+        dtype: Any = None,
+        device: str | None = None,
+    ) -> None:
+        self._check_channels(in_channels, out_channels, groups)
+        lead = (out_channels, in_channels // groups)
+        self._draw(lead, kernel_size, out_channels if bias else None, rng, dtype, device)
+        self._set_geometry(stride, padding, dilation, groups, padding_mode)
+
+    @classmethod
+    def of(
+        cls,
+        weight: Array,
+        bias: Array | None = None,
+        *,
+        stride: Sizes = 1,
+        padding: Any = 0,
+        dilation: Sizes = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+    ) -> Self:
+        """A layer that holds these arrays, weight (out_channels, in_channels / groups, *kernel)."""
+        layer = cls.__new__(cls)
+        layer._hold(weight, bias)
+        layer._check_channels(weight.shape[1] * groups, weight.shape[0], groups)
+        layer._set_geometry(stride, padding, dilation, groups, padding_mode)
+        return layer
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the input."""
+        return self.weight.shape[1] * self.groups
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output."""
+        return self.weight.shape[0]
+
+    def _options(self) -> dict[str, Any]:
+        names = ("stride", "padding", "dilation", "groups", "padding_mode")
+        return {name: getattr(self, name) for name in names}
+
+    def _apply(self, x: Array, w: Array, b: Array | None) -> tuple[Array, Vjp]:
+        return conv(x, w, b, **self._options())
+
+    def plan(self, shape: Sequence[int], training: bool = False) -> Plan:
+        """The contraction that runs for an input of this shape: its steps, cost and memory."""
+        options = {**self._options(), **plan_target(self.weight.data), "training": training}
+        return conv_plan(shape, self.weight.shape, **options)
+
+    def extra_repr(self) -> str:
+        """Options, as torch prints them."""
+        return self._repr(f"{self.in_channels}, {self.out_channels}")
+
+
+class Conv1d(_Forward):
+    """Convolution of (n, c, length); constructor, state dict and initial weights are torch's.
+
+    >>> import numpy as np
+    >>> layer = Conv1d(4, 6, 3, padding="same", rng=np.random.default_rng(0))
+    >>> layer(np.ones((2, 4, 9), dtype=np.float32)).shape
+    (2, 6, 9)
+    """
+
+    axes = 1
+
+
+class Conv2d(_Forward):
+    """Convolution of (n, c, height, width); constructor, state dict and initial weights are torch's.
+
+    >>> import numpy as np
+    >>> layer = Conv2d(3, 8, 3, stride=2, padding=1, rng=np.random.default_rng(0))
+    >>> y, pullback = layer.vjp(np.ones((2, 3, 28, 28), dtype=np.float32))
+    >>> y.shape, pullback(y).shape, layer.weight.grad.shape
+    ((2, 8, 14, 14), (2, 3, 28, 28), (8, 3, 3, 3))
+    """
+
+    axes = 2
+
+
+class Conv3d(_Forward):
+    """Convolution of (n, c, depth, height, width); constructor, state dict and initial weights are torch's.
+
+    >>> import numpy as np
+    >>> layer = Conv3d(2, 4, (1, 3, 3), groups=2, rng=np.random.default_rng(0))
+    >>> layer(np.ones((1, 2, 5, 6, 7), dtype=np.float32)).shape
+    (1, 4, 5, 4, 5)
+    """
+
+    axes = 3
+
+
+class ConvNd(_Forward):
+    """Convolution over any number of spatial axes, given first; the rest as in :class:`Conv2d`.
+
+    >>> import numpy as np
+    >>> layer = ConvNd(4, 2, 3, 2, rng=np.random.default_rng(0))
+    >>> layer(np.ones((1, 2, 3, 3, 4, 4), dtype=np.float32)).shape
+    (1, 3, 2, 2, 3, 3)
+    """
+
+    def __init__(self, axes: int, *channels_kernel_and_options: Any, **options: Any) -> None:
+        self.axes = whole_number(type(self).__name__, "axes", axes, 1)
+        super().__init__(*channels_kernel_and_options, **options)
+
+
+class _Transpose(_Conv):
+    """Transposed convolution of (n, in_channels, *spatial), options as in torch."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        output_padding: Sizes = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Sizes = 1,
+        padding_mode: str = "zeros",
+        *,
+        rng: np.random.Generator | None = None,
+        dtype: Any = None,
+        device: str | None = None,
+    ) -> None:
+        if padding_mode != "zeros":
+            raise ValueError(f"{type(self).__name__}: padding_mode {padding_mode!r} is not supported; take 'zeros'")
+        self._check_channels(in_channels, out_channels, groups)
+        lead = (in_channels, out_channels // groups)
+        self._draw(lead, kernel_size, out_channels if bias else None, rng, dtype, device)
+        self._set_options(stride, padding, output_padding, groups, dilation)
+
+    def _set_options(self, stride: Any, padding: Any, output_padding: Any, groups: int, dilation: Any) -> None:
+        name = type(self).__name__
+        paddings = each_axis(name, "padding", padding, self.axes, 0)
+        self._set_geometry(stride, paddings, dilation, groups, "zeros")
+        self.output_padding = each_axis(name, "output_padding", output_padding, self.axes, 0)
+
+    @classmethod
+    def of(
+        cls,
+        weight: Array,
+        bias: Array | None = None,
+        *,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        output_padding: Sizes = 0,
+        groups: int = 1,
+        dilation: Sizes = 1,
+    ) -> Self:
+        """A layer that holds these arrays, weight (in_channels, out_channels / groups, *kernel)."""
+        layer = cls.__new__(cls)
+        layer._hold(weight, bias)
+        layer._check_channels(weight.shape[0], weight.shape[1] * groups, groups)
+        layer._set_options(stride, padding, output_padding, groups, dilation)
+        return layer
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the input."""
+        return self.weight.shape[0]
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output."""
+        return self.weight.shape[1] * self.groups
+
+    def _options(self) -> dict[str, Any]:
+        names = ("stride", "padding", "output_padding", "groups", "dilation")
+        return {name: getattr(self, name) for name in names}
+
+    def _apply(self, x: Array, w: Array, b: Array | None) -> tuple[Array, Vjp]:
+        return conv_transpose(x, w, b, **self._options())
+
+    def plan(self, shape: Sequence[int], training: bool = False) -> Plan:
+        """The convolution whose transpose runs for an input of this shape: its steps, cost and memory."""
+        options = {**self._options(), **plan_target(self.weight.data), "training": training}
+        return conv_transpose_plan(shape, self.weight.shape, **options)
+
+    def extra_repr(self) -> str:
+        """Options, as torch prints them."""
+        return self._repr(f"{self.in_channels}, {self.out_channels}", self.output_padding)
+
+
+class ConvTranspose1d(_Transpose):
+    """Transposed convolution of (n, c, length); constructor, state dict and initial weights are torch's.
+
+    >>> import numpy as np
+    >>> layer = ConvTranspose1d(4, 6, 2, stride=2, rng=np.random.default_rng(0))
+    >>> layer(np.ones((2, 4, 9), dtype=np.float32)).shape
+    (2, 6, 18)
+    """
+
+    axes = 1
+
+
+class ConvTranspose2d(_Transpose):
+    """Transposed convolution of (n, c, height, width); constructor, state dict and initial weights are torch's.
+
+    >>> import numpy as np
+    >>> layer = ConvTranspose2d(8, 3, 3, stride=2, padding=1, output_padding=1, rng=np.random.default_rng(0))
+    >>> layer(np.ones((2, 8, 7, 7), dtype=np.float32)).shape
+    (2, 3, 14, 14)
+    """
+
+    axes = 2
+
+
+class ConvTranspose3d(_Transpose):
+    """Transposed convolution of (n, c, depth, height, width); constructor, state dict and initial weights are torch's.
+
+    >>> import numpy as np
+    >>> layer = ConvTranspose3d(2, 4, (1, 3, 3), groups=2, rng=np.random.default_rng(0))
+    >>> layer(np.ones((1, 2, 5, 6, 7), dtype=np.float32)).shape
+    (1, 4, 5, 8, 9)
+    """
+
+    axes = 3
+
+
+class ConvTransposeNd(_Transpose):
+    """Transposed convolution over any number of spatial axes, given first; the rest as in :class:`ConvTranspose2d`.
+
+    >>> import numpy as np
+    >>> layer = ConvTransposeNd(4, 2, 3, 2, rng=np.random.default_rng(0))
+    >>> layer(np.ones((1, 2, 2, 2, 3, 3), dtype=np.float32)).shape
+    (1, 3, 3, 3, 4, 4)
+    """
+
+    def __init__(self, axes: int, *channels_kernel_and_options: Any, **options: Any) -> None:
+        self.axes = whole_number(type(self).__name__, "axes", axes, 1)
+        super().__init__(*channels_kernel_and_options, **options)

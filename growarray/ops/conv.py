@@ -1,0 +1,359 @@
+"""Convolution and transposed convolution over any number of spatial axes, channels first.
+
+n batch · g groups · c, o in and out channels of one group · z, y, x positions (x0, x1, … above three axes)
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from growarray.backend import Array, is_numpy, namespace
+from growarray.contraction import Plan, plan
+from growarray.contraction.geometry import ConvAxis, conv_axes
+from growarray.contraction.transpose import transpose
+from growarray.errors import ShapeError
+
+__all__ = [
+    "conv",
+    "conv_geometry",
+    "conv_plan",
+    "conv_transpose",
+    "conv_transpose_plan",
+    "each_axis",
+    "plan_target",
+    "whole_number",
+]
+
+_DENSE = "n c {at}, o c {at} -> n o {at} | {axes}"
+_GROUPED = "n g c {at}, g o c {at} -> n g o {at} | {axes}"
+_DEPTHWISE = "n g {at}, g {at} -> n g {at} | {axes}"
+
+Sizes = int | Sequence[int]
+Vjp = Callable[..., tuple[Array | None, Array, Array | None]]
+
+
+@lru_cache
+def _names(axes: int) -> tuple[str, ...]:
+    return ("z", "y", "x")[3 - axes :] if axes <= 3 else tuple(f"x{i}" for i in range(axes))
+
+
+@lru_cache
+def _equation(form: str, axes: int) -> str:
+    names = _names(axes)
+    return form.format(at=" ".join(names), axes=", ".join(names))
+
+
+def _form(w_shape: Sequence[int], groups: int) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+    """The equation for a kernel (g o, c, *kernel), and the channels of feature map and kernel as it names them."""
+    o, c = w_shape[0] // groups, w_shape[1]
+    if groups == 1:
+        return _DENSE, (c,), (o, c)
+    if c == o == 1:
+        return _DEPTHWISE, (groups,), (groups,)
+    return _GROUPED, (groups, c), (groups, o, c)
+
+
+def whole_number(where: str, option: str, value: Any, least: int) -> int:
+    """``value`` as an int; raises TypeError where it is no whole number, ValueError where it is below ``least``.
+
+    >>> whole_number("doc", "groups", 2, least=1)
+    2
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{where}: {option} must be a whole number, found {value!r}")
+    if value < least:
+        raise ValueError(f"{where}: {option} must be at least {least}, found {value!r}")
+    return operator.index(value)
+
+
+def each_axis(where: str, option: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
+    """One :func:`whole_number` for each axis, from one for all or a sequence; ValueError where it has not ``axes``.
+
+    >>> each_axis("doc", "kernel_size", 3, axes=2, least=1)
+    (3, 3)
+    """
+    values = tuple(value) if isinstance(value, tuple | list) else (value,) * axes
+    if len(values) != axes:
+        raise ValueError(
+            f"{where}: {option} has {len(values)} entries for {axes} spatial axes, found {value!r}; "
+            "give one number, or one for each axis"
+        )
+    return tuple(whole_number(where, option, v, least) for v in values)
+
+
+def conv_geometry(
+    kernel: Sequence[int], stride: Any = 1, padding: Any = 0, dilation: Any = 1, padding_mode: str = "zeros"
+) -> tuple[ConvAxis, ...]:
+    """Stride, padding and dilation of each spatial axis; raises PlanError where an option does not make sense.
+
+    >>> [axis.before for axis in conv_geometry((3, 5), padding="same")]
+    [1, 2]
+    """
+    names = _names(len(kernel))
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "padding_mode": padding_mode}
+    return conv_axes(names, kernel, **options)
+
+
+def _check_shapes(where: str, x_shape: Sequence[int], w_shape: Sequence[int], groups: int, parts: str) -> None:
+    """Raise unless input and weight have as many spatial axes, and ``groups`` divides the channels of the weight."""
+    if len(w_shape) < 3:
+        raise ShapeError(
+            f"{where}: weight has shape {tuple(w_shape)}, expected ({parts}, *kernel) with at least one spatial axis; "
+            "a kernel without any is ops.linear"
+        )
+    if len(x_shape) != len(w_shape):
+        raise ShapeError(
+            f"{where}: input has shape {tuple(x_shape)}, weight of shape {tuple(w_shape)} expects "
+            f"(n, c, {', '.join(_names(len(w_shape) - 2))}); add a batch axis with x[None, ...] where it is missing"
+        )
+    whole_number(where, "groups", groups, 1)
+    if w_shape[0] % groups:
+        raise ShapeError(
+            f"{where}: groups={groups} does not divide the {w_shape[0]} channels of the weight ({parts}, *kernel); "
+            "choose a divisor of them"
+        )
+
+
+def _check_dtypes(where: str, x: Array, w: Array, b: Array | None) -> Any:
+    """The namespace of the arrays, which must be real floats of one dtype."""
+    xp = namespace(x, w, b)
+    for name, array in (("weight", w), ("bias", b)):
+        if array is not None and array.dtype != x.dtype:
+            raise TypeError(f"{where}: input is {x.dtype}, {name} {array.dtype}; convert one with xp.astype")
+    if not xp.isdtype(x.dtype, "real floating"):
+        raise TypeError(f"{where}: input is {x.dtype}, expected real floats; convert it with xp.astype(x, xp.float32)")
+    return xp
+
+
+def _check_bias(where: str, b: Array | None, out_channels: int) -> None:
+    if b is not None and tuple(b.shape) != (out_channels,):
+        raise ShapeError(
+            f"{where}: bias has shape {tuple(b.shape)}, expected ({out_channels},), one entry for each output channel"
+        )
+
+
+def plan_target(x: Array) -> dict[str, str]:
+    """Dtype and device of an array, as a plan takes them to predict its cost.
+
+    >>> import numpy as np
+    >>> plan_target(np.ones(2))
+    {'dtype': 'float64', 'device': 'cpu'}
+    """
+    return {"dtype": str(x.dtype).rpartition(".")[2], "device": "cpu" if is_numpy(x) else "gpu"}
+
+
+def conv_plan(
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    **options: Any,
+) -> Plan:
+    """The contraction that :func:`conv` runs for these shapes; ``options`` are those of ``contraction.plan``.
+
+    Raises what :func:`conv` raises for wrong shapes and options.
+
+    >>> conv_plan((8, 6, 28, 28), (6, 1, 3, 3), groups=6, padding=1).equation
+    'n g y x, g y x -> n g y x | y, x'
+    """
+    _check_shapes("conv", x_shape, w_shape, groups, "o, c / groups")
+    expected = w_shape[1] * groups
+    if x_shape[1] != expected:
+        whole = expected > 0 and x_shape[1] > 0 and not x_shape[1] % w_shape[1]
+        raise ShapeError(
+            f"conv: input has {x_shape[1]} channels, weight expects {expected}"
+            + (f"; did you mean groups={x_shape[1] // w_shape[1]}?" if whole else f" with groups={groups}")
+        )
+    form, x_lead, w_lead = _form(w_shape, groups)
+    return plan(
+        _equation(form, len(w_shape) - 2), (x_shape[0], *x_lead, *x_shape[2:]), (*w_lead, *w_shape[2:]),
+        stride=stride, padding=padding, dilation=dilation, padding_mode=padding_mode, **options,
+    )  # fmt: skip
+
+
+def _shaped(xp: Any, array: Array, *shape: int) -> Array:
+    return array if shape == tuple(array.shape) else xp.reshape(array, shape)
+
+
+def _add_bias(xp: Any, y: Array, b: Array | None) -> Array:
+    """``y`` with the bias of each channel added in place: it is the fresh result of a contraction."""
+    if b is not None:
+        y += xp.reshape(b, (-1, *(1,) * (y.ndim - 2)))
+    return y
+
+
+def _d_bias(xp: Any, dy: Array, b: Array | None) -> Array | None:
+    return None if b is None else xp.sum(dy, axis=(0, *range(2, dy.ndim)))
+
+
+def _check_gradient(where: str, dy: Array, y_shape: tuple[int, ...], like: Array) -> None:
+    if tuple(dy.shape) != y_shape or dy.dtype != like.dtype:
+        raise ShapeError(
+            f"pullback of {where}: the gradient is {dy.dtype} {tuple(dy.shape)}, the result was {like.dtype} {y_shape}"
+        )
+
+
+def conv(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    stride: Sizes = 1,
+    padding: Any = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+) -> tuple[Array, Vjp]:
+    """Convolution over any number of spatial axes, as in torch without a flip of the kernel. Keeps ``x`` and ``w``.
+
+    x : (n, c, *spatial)    w : (o, c / groups, *kernel)    b : (o,) or None    all real floats of one dtype
+    stride, dilation : one number, or one for each axis    groups : blocks of channels that do not mix
+    padding : a number, one for each axis, a pair (before, after) for each axis, ``'same'`` or ``'valid'``
+    padding_mode : ``'zeros'``, ``'reflect'``, ``'replicate'`` or ``'circular'``
+    Returns y (n, o, *positions) and a pullback ``dy -> (dx, dw, db)``; db is None where b is. ``pullback(dy,
+    wrt_x=False)`` leaves dx out (None): the first layer of a network need not compute it.
+
+    Raises
+    ------
+    ShapeError
+        Axes or channels of input, weight and bias do not fit together.
+    PlanError
+        An option does not make sense, or the kernel is larger than the padded input.
+    TypeError
+        The arrays are not real floats of one dtype, library and device.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, pullback = conv(np.ones((2, 4, 8, 8)), np.ones((6, 2, 3, 3)), stride=2, padding=1, groups=2)
+    >>> y.shape, [None if g is None else g.shape for g in pullback(y)]
+    ((2, 6, 4, 4), [(2, 4, 8, 8), (6, 2, 3, 3), None])
+    """
+    xp, x_shape, w_shape = _check_dtypes("conv", x, w, b), tuple(x.shape), tuple(w.shape)
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "padding_mode": padding_mode}
+    todo = conv_plan(x_shape, w_shape, groups=groups, **options, **plan_target(x))
+    _check_bias("conv", b, w_shape[0])
+    feature, kernel = _shaped(xp, x, *todo.shapes[0]), _shaped(xp, w, *todo.shapes[1])
+    result, back = todo.vjp(feature, kernel)
+    y_shape = (x_shape[0], w_shape[0], *result.shape[2 - len(w_shape) :])
+    y = _add_bias(xp, _shaped(xp, result, *y_shape), b)
+
+    def vjp(dy: Array, *, wrt_x: bool = True) -> tuple[Array | None, Array, Array | None]:
+        _check_gradient("conv", dy, y_shape, x)
+        d_result = _shaped(xp, dy, *todo.output_shape)
+        dx, dw = back(d_result) if wrt_x else (None, transpose(todo, d_result, feature, operand=1))
+        return None if dx is None else _shaped(xp, dx, *x_shape), _shaped(xp, dw, *w_shape), _d_bias(xp, dy, b)
+
+    return y, vjp
+
+
+def conv_transpose_plan(
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+    **options: Any,
+) -> Plan:
+    """The convolution whose transpose :func:`conv_transpose` runs for these shapes.
+
+    Its feature map has the shape of the transposed convolution's result. Raises what :func:`conv_transpose` raises.
+
+    >>> conv_transpose_plan((8, 4, 7, 7), (4, 6, 3, 3), stride=2, padding=1, output_padding=1).shapes[0]
+    (8, 6, 14, 14)
+    """
+    _check_shapes("conv_transpose", x_shape, w_shape, groups, "c, o / groups")
+    if x_shape[1] != w_shape[0]:
+        raise ShapeError(
+            f"conv_transpose: input has {x_shape[1]} channels, weight (c, o / groups, *kernel) expects {w_shape[0]}; "
+            "the weight of a convolution back from these channels has them first"
+        )
+    if isinstance(padding, str):
+        raise ValueError(f"conv_transpose: padding {padding!r} is not supported; give one number, or one for each axis")
+    kernel = w_shape[2:]
+    paddings = each_axis("conv_transpose", "padding", padding, len(kernel), 0)
+    extras = each_axis("conv_transpose", "output_padding", output_padding, len(kernel), 0)
+    sizes, pairs = [], []
+    for axis, size, taps, extra, pad in zip(
+        conv_geometry(kernel, stride, paddings, dilation), x_shape[2:], kernel, extras, paddings, strict=True
+    ):
+        most = max(axis.stride, min(axis.dilation, pad + axis.stride)) - 1
+        if extra > most:
+            raise ValueError(
+                f"conv_transpose: output_padding {extra} with stride {axis.stride}, dilation {axis.dilation} and "
+                f"padding {pad}, expected at most {most}; pad the result instead"
+            )
+        sizes.append((size - 1) * axis.stride - 2 * pad + axis.dilation * (taps - 1) + 1 + extra)
+        pairs.append((pad, max(pad - extra, 0)))
+        if sizes[-1] < 1 or size < 1:
+            raise ShapeError(
+                f"conv_transpose: input of shape {tuple(x_shape)} gives {sizes[-1]} positions on an axis with kernel "
+                f"{taps}, stride {axis.stride} and padding {pad}; expected at least 1: lessen the padding"
+            )
+    shape = (x_shape[0], w_shape[1] * groups, *sizes)
+    geometry = {"stride": stride, "padding": tuple(pairs), "dilation": dilation}
+    return conv_plan(shape, w_shape, groups=groups, **geometry, **options)
+
+
+def conv_transpose(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    groups: int = 1,
+    dilation: Sizes = 1,
+) -> tuple[Array, Vjp]:
+    """Transposed convolution, the adjoint of :func:`conv` by its input, plus a bias. Keeps ``x`` and ``w``.
+
+    x : (n, c, *spatial)    w : (c, o / groups, *kernel)    b : (o,) or None    all real floats of one dtype
+    Options are one number, or one for each axis. As in torch an axis of the result has ``(size - 1) stride - 2 padding
+    + dilation (kernel - 1) + 1 + output_padding`` positions.
+    Returns y (n, o, *positions) and a pullback ``dy -> (dx, dw, db)``, as :func:`conv`.
+
+    Raises
+    ------
+    ShapeError
+        Axes or channels of input, weight and bias do not fit together, or the result would be empty.
+    ValueError
+        An option does not make sense, such as an output_padding that is not below the stride.
+    TypeError
+        The arrays are not real floats of one dtype, library and device.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, pullback = conv_transpose(np.ones((2, 4, 5)), np.ones((4, 3, 2)), stride=2)
+    >>> y.shape, [None if g is None else g.shape for g in pullback(y)]
+    ((2, 3, 10), [(2, 4, 5), (4, 3, 2), None])
+    """
+    xp, x_shape, w_shape = _check_dtypes("conv_transpose", x, w, b), tuple(x.shape), tuple(w.shape)
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "output_padding": output_padding}
+    todo = conv_transpose_plan(x_shape, w_shape, groups=groups, **options, **plan_target(x))
+    out_channels = w_shape[1] * groups
+    _check_bias("conv_transpose", b, out_channels)
+    result, kernel = _shaped(xp, x, *todo.output_shape), _shaped(xp, w, *todo.shapes[1])
+    feature = transpose(todo, result, kernel)
+    y_shape = (x_shape[0], out_channels, *feature.shape[2 - len(w_shape) :])
+    y = _add_bias(xp, _shaped(xp, feature, *y_shape), b)
+
+    def vjp(dy: Array, *, wrt_x: bool = True) -> tuple[Array | None, Array, Array | None]:
+        _check_gradient("conv_transpose", dy, y_shape, x)
+        d_feature = _shaped(xp, dy, *todo.shapes[0])
+        dx = _shaped(xp, todo(d_feature, kernel), *x_shape) if wrt_x else None
+        dw = transpose(todo, result, d_feature, operand=1)
+        return dx, _shaped(xp, dw, *w_shape), _d_bias(xp, dy, b)
+
+    return y, vjp
