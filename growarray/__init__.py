@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from growarray import backend, datasets, errors, growing, networks, nn, ops, optim, testing
+    from growarray import backend, checkpoint, contraction, datasets, errors, growing, networks, nn, ops, optim, testing
     from growarray.checkpoint import Checkpoint, load_checkpoint
     from growarray.growing import (
         FISHER,
@@ -43,6 +43,8 @@ __all__ = [
     "TensorStatistic",
     "__version__",
     "backend",
+    "checkpoint",
+    "contraction",
     "cross_moment",
     "datasets",
     "errors",
@@ -57,7 +59,21 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_SUBMODULES = frozenset({"backend", "datasets", "errors", "growing", "networks", "nn", "ops", "optim", "testing"})
+_SUBMODULES = frozenset(
+    [
+        "backend",
+        "checkpoint",
+        "contraction",
+        "datasets",
+        "errors",
+        "growing",
+        "networks",
+        "nn",
+        "ops",
+        "optim",
+        "testing",
+    ]
+)
 
 _MODULE_OF = {
     "Checkpoint": "growarray.checkpoint",

@@ -17,17 +17,14 @@ from growarray.contraction.cost import HEAVY, rows_axis
 from growarray.contraction.problem import Axis
 from growarray.contraction.scratch import borrow
 from growarray.contraction.shift import Shift
-from growarray.contraction.windows import Task, fill, window
+from growarray.contraction.windows import Gather, Task, window
 from growarray.contraction.winograd import Winograd, WinogradGradient, suits
 
 __all__ = ["Convolution", "FeatureGradient", "KernelGradient", "convolution", "gradient_parts", "kernel_gradient"]
 
 _CHUNK = 1 << 18  # elements of gathered windows in one chunk: 1 MiB of float32
-_COLUMNS = 400  # columns below which products lose speed
-
-
-def _at_taps(taps: tuple[int, ...]) -> tuple[Any, ...]:
-    return (slice(None), *taps)
+_ROOM = 8 * _CHUNK
+_COLUMNS = (128, 400)  # columns below which products lose speed: shallow ones, deep ones
 
 
 def _columns(array: np.ndarray) -> np.ndarray | None:
@@ -36,24 +33,29 @@ def _columns(array: np.ndarray) -> np.ndarray | None:
     return flat if flat.size == 0 or np.may_share_memory(flat, array) else None
 
 
-def convolution(sizes: tuple[int, int, int], axes: Sequence[Axis]) -> Convolution | Winograd:
-    """The convolution that suits these sizes, (b, s, n)."""
-    return Winograd(sizes, axes) if suits(sizes, axes) else Convolution(sizes, axes)
+def convolution(sizes: tuple[int, int, int], axes: Sequence[Axis], room: int) -> Convolution | Winograd:
+    """The convolution that suits these sizes, (b, s, n), and the room there is; see :func:`winograd.suits`."""
+    return Winograd(sizes, axes, room) if suits(sizes, axes, room) else Convolution(sizes, axes, room)
 
 
-def kernel_gradient(sizes: tuple[int, int, int], axes: Sequence[Axis]) -> KernelGradient | WinogradGradient:
-    """The gradient by the kernel that suits these sizes, (b, s, n)."""
-    return WinogradGradient(sizes, axes) if suits(sizes, axes) else KernelGradient(sizes, axes)
+def kernel_gradient(sizes: tuple[int, int, int], axes: Sequence[Axis], room: int) -> KernelGradient | WinogradGradient:
+    """The gradient by the kernel that suits these sizes, (b, s, n), and the room there is."""
+    return WinogradGradient(sizes, axes, room) if suits(sizes, axes, room) else KernelGradient(sizes, axes, room)
 
 
 class Convolution:
-    """One convolution of fixed sizes. ``sizes`` is (b, s, n)."""
+    """One convolution of fixed sizes.
 
-    def __init__(self, sizes: tuple[int, int, int], axes: Sequence[Axis]) -> None:
+    sizes : (b, s, n)    room : elements of input, output and kernel together; windows in work space stay well below
+    """
+
+    def __init__(self, sizes: tuple[int, int, int], axes: Sequence[Axis], room: int = _ROOM) -> None:
         self.b, self.s, self.n = sizes
+        chunk = min(_CHUNK, max(room // 8, _CHUNK // 16))
         self.axes = tuple(axes)
         self.rows = rows_axis(self.axes, self.s, self.n)
         self.direct = all((a.taps, a.stride, a.before, a.out) == (1, 1, 0, a.size) for a in self.axes)
+        self._gathers: dict[int, Gather] = {}  # by the first position of a chunk
         self.shift = Shift(self.b, self.axes) if self.s == 1 and self.n == 1 else None
         if self.rows is not None:  # the row axis first: a shift along it is a shift of whole columns
             first = self.axes[self.rows]
@@ -61,17 +63,19 @@ class Convolution:
             self.moved = tuple(self.axes[i] for i in self.order)
             self.depth = self.s * math.prod(a.taps for a in self.moved[1:])
             self.others = math.prod(a.out for a in self.moved[1:])
-            self.chunks = _ranges(first.out, self.b * self.depth * self.others, self.others)
+            self.chunks = _ranges(
+                first.out, chunk // max(self.b * self.depth * self.others, 1), _COLUMNS[0], self.others
+            )
         else:
             self.order, self.moved = tuple(range(len(self.axes))), self.axes
             self.depth = self.s * math.prod(a.taps for a in self.axes)
             outs = [a.out for a in self.axes]
             self.cut = int(np.argmax(outs)) if outs else 0
             rest = math.prod(outs) // max(outs[self.cut], 1) if outs else 1
-            self.chunks = _ranges(outs[self.cut] if outs else 1, _CHUNK, rest)
+            self.chunks = _ranges(outs[self.cut] if outs else 1, 1, _COLUMNS[1], rest)
             taps = self.depth // max(self.s, 1)
             columns = max((len(r) for r in self.chunks), default=0) * rest
-            step = self.s if self.direct else max(1, _CHUNK // max(self.b * taps * columns, 1))
+            step = self.s if self.direct else max(1, chunk // max(self.b * taps * columns, 1))
             self.summed = _slices(self.s, step)
             self.kernels = _slices(self.n, HEAVY)
 
@@ -80,7 +84,7 @@ class Convolution:
         if self.shift is not None:
             return np.ascontiguousarray(kernel.reshape(self.b, math.prod(kernel.shape[1:])))
         if self.rows is not None:
-            turned = kernel.transpose(3 + self.rows, 0, 1, *(3 + i for i in self.order[1:]), 2)
+            turned = kernel.transpose(3 + self.rows, 0, 1, 2, *(3 + i for i in self.order[1:]))
             return np.ascontiguousarray(turned).reshape(turned.shape[0], self.b, self.n, self.depth)
         return kernel.reshape(self.b, self.n, self.depth)
 
@@ -101,29 +105,25 @@ class Convolution:
         ]
 
     def gather_rows(self, feature: np.ndarray, rows: range) -> np.ndarray:
-        """Windows of all axes but the first, for the rows that outputs ``rows`` read: (b, taps s, rows others)."""
-        first = self.moved[0]
-        count = len(rows) + (first.taps - 1) * first.dilation
-        plain = first._replace(taps=1, out=count, before=first.before - rows.start, dilation=1)
-        axes = (plain, *self.moved[1:])
-        taps = [range(a.taps) for a in axes]
-        s = feature.shape[1]
-        shape = (self.b, *(len(t) for t in taps), s, count, *(a.out for a in axes[1:]))
-        windows = borrow("windows", shape, feature.dtype)
-        for chosen in itertools.product(*taps):
-            target = windows[_at_taps(chosen)]
-            fill(target, feature, axes, chosen, range(count), 0)
-        return windows.reshape(self.b, self.depth // self.s * s, count * self.others)
+        """Windows of all axes but the first, for the rows that outputs ``rows`` read: (b, s taps, rows others)."""
+        gather = self._gathers.get(rows.start)
+        if gather is None:
+            first = self.moved[0]
+            count = len(rows) + (first.taps - 1) * first.dilation
+            plain = first._replace(taps=1, out=count, before=first.before - rows.start, dilation=1)
+            gather = self._gathers[rows.start] = Gather((plain, *self.moved[1:]))
+        return gather(feature)
 
     def gather(self, feature: np.ndarray, cut: range) -> np.ndarray:
         """Windows of all axes, ``cut`` of the longest one: (b, s taps, columns)."""
-        taps = [range(a.taps) for a in self.axes]
-        outs = [len(cut) if i == self.cut else a.out for i, a in enumerate(self.axes)]
-        shape = (self.b, feature.shape[1], *(len(t) for t in taps), *outs)
-        windows = borrow("windows", shape, feature.dtype)
-        for chosen in itertools.product(*taps):
-            fill(windows[(slice(None), *_at_taps(chosen))], feature, self.axes, chosen, cut, self.cut)
-        return windows.reshape(self.b, self.depth // self.s * feature.shape[1], math.prod(outs))
+        gather = self._gathers.get(cut.start)
+        if gather is None:
+            axes = list(self.axes)
+            if axes:
+                a = axes[self.cut]
+                axes[self.cut] = a._replace(out=len(cut), before=a.before - cut.start * a.stride)
+            gather = self._gathers[cut.start] = Gather(axes)
+        return gather(feature)
 
     def shifted(self, windows: np.ndarray, tap: int, rows: int) -> np.ndarray:
         """The columns that one tap of the row axis reads."""
@@ -174,9 +174,9 @@ def _slices(count: int, step: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, max(count, 1), size)]
 
 
-def _ranges(count: int, weight: int, columns: int) -> list[range]:
-    """Cut ``count`` positions so that a chunk holds about :data:`_CHUNK` elements and not too few columns."""
-    step = max(_CHUNK // max(weight, 1), -(-_COLUMNS // max(columns, 1)), 1)
+def _ranges(count: int, step: int, least: int, columns: int) -> list[range]:
+    """Cut ``count`` positions into nearly equal pieces of about ``step``, with at least ``least`` columns each."""
+    step = max(step, -(-least // max(columns, 1)), 1)
     pieces = max(1, -(-count // step))
     step = max(1, -(-count // pieces))
     return [range(start, min(start + step, count)) for start in range(0, count, step)]
@@ -215,8 +215,8 @@ def gradient_parts(
 class KernelGradient:
     """The gradient of one convolution by its kernel: windows gathered as in the forward pass, times the gradient."""
 
-    def __init__(self, sizes: tuple[int, int, int], axes: Sequence[Axis]) -> None:
-        self.forward = Convolution(sizes, axes)
+    def __init__(self, sizes: tuple[int, int, int], axes: Sequence[Axis], room: int = _ROOM) -> None:
+        self.forward = Convolution(sizes, axes, room)
 
     def tasks(self, d_out: np.ndarray, feature: np.ndarray, out: np.ndarray) -> list[Task]:
         """Pieces that each write a part of ``out`` (b, n, s, *taps): channels, or rows of the summed mode."""
@@ -261,9 +261,8 @@ class KernelGradient:
             windows = f.gather_rows(part, r)
             for tap in range(taps[0]):
                 total[tap] += np.matmul(d_flat, f.shifted(windows, tap, len(r)).swapaxes(1, 2))
-        shaped = np.moveaxis(total.reshape(taps[0], f.b, f.n, *taps[1:], width), 0, 2)
-        back = [2 + f.order.index(i) for i in range(len(f.order))]
-        out[...] = shaped.transpose(0, 1, shaped.ndim - 1, *back)
+        shaped = total.reshape(taps[0], f.b, f.n, width, *taps[1:])
+        out.transpose(3 + f.order[0], 0, 1, 2, *(3 + i for i in f.order[1:]))[...] = shaped
 
 
 class FeatureGradient:

@@ -45,7 +45,7 @@ def kernel_of(pair: Pair) -> str:
         return "matmul" if pair.s else "multiply"
     if s == 1 and n == 1:
         return "shift"
-    if winograd.suits(pair.sizes, pair.axes):
+    if winograd.suits(pair.sizes, pair.axes, pair.room):
         return "winograd"
     return "im2col" if rows_axis(pair.axes, s, n) is None else "rows"
 
@@ -180,7 +180,7 @@ class Costs:
         if kernel in ("multiply", "matmul"):
             return m.call + m.product(b, s, n, math.prod(a.out for a in axes), self.itemsize)
         turned = tuple(Axis(a.name, a.out, a.taps, max(a.size // a.stride, 1), 1, a.before, a.dilation) for a in axes)
-        swapped = Pair(pair.feature, pair.kernel, pair.b, pair.n, pair.s, turned, (), (b, n, s))
+        swapped = Pair(pair.feature, pair.kernel, pair.b, pair.n, pair.s, turned, (), (b, n, s), pair.room)
         if kernel == "shift":
             return self._shift(b, turned)
         if kernel == "winograd":

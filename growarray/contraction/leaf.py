@@ -38,7 +38,7 @@ def unprepare(xp: Any, dx: Array, leaf: Leaf, shape: tuple[int, ...]) -> Array:
     if leaf.summed:
         for axis in sorted(leaf.summed):
             dx = xp.expand_dims(dx, axis=axis)
-        dx = xp.broadcast_to(dx, shapes[-1])
+        dx = xp.asarray(xp.broadcast_to(dx, shapes[-1]), copy=True)  # its own memory: callers may add to it
     for (first, second), before in zip(reversed(leaf.diagonals), reversed(shapes[:-1]), strict=True):
         size, order = before[first], _pair_last(len(before), first, second)
         dx = xp.moveaxis(dx, first, -1)

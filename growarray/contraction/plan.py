@@ -292,7 +292,7 @@ class Plan:
         if not is_numpy(arrays[0]):
             if out is not None:
                 raise TypeError("out= is for NumPy arrays; other libraries return a new array")
-            return execute.forward_portable(xp, self.programs.sized(self.programs.batch(arrays)), arrays, folded)[0]
+            return execute.forward_portable(xp, self.programs.of(arrays)(-1), arrays, folded)[0]
         if out is not None:
             self._check_out(arrays, out)
         return blocks.forward(self.programs.of(arrays), arrays, self.block, out=out, folded=folded)[0]
@@ -342,7 +342,7 @@ class Plan:
             programs = self.programs.of(arrays)
             y, saved = blocks.forward(programs, arrays, self.block, keep=True, folded=folded)
             return y, lambda dy: blocks.backward(programs, arrays, self.block, saved, dy, wanted)
-        program = self.programs.sized(self.programs.batch(arrays))
+        program = self.programs.of(arrays)(-1)
         y, values = execute.forward_portable(xp, program, arrays, folded)
         shapes = [tuple(x.shape) for x in arrays]
         return y, lambda dy: execute.backward_portable(xp, program, shapes, values, dy, wanted)

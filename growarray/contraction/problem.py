@@ -61,6 +61,7 @@ class Pair:
 
     b : modes of both that stay    s : modes of both that are summed    n, t : modes of the kernel, of the feature
     axes : the axes t with their taps; a mode that does not meet its kernel here has one tap
+    sizes : (b, s, n) multiplied out    room : elements of both sides and the result, of the whole batch
     padded : (mode, axis) of the convolution modes that meet here and are padded by something else than zeros
     """
 
@@ -72,6 +73,7 @@ class Pair:
     axes: tuple[Axis, ...]
     padded: tuple[tuple[str, ConvAxis], ...]
     sizes: tuple[int, int, int]
+    room: int
 
     @property
     def is_conv(self) -> bool:
@@ -89,11 +91,14 @@ class Pair:
 class Problem:
     """An equation bound to shapes. Not changed after it was made.
 
+    blocks : how many times the block mode of these shapes goes into that of the whole batch
     Raises PlanError where shapes, equation and options do not fit together.
     """
 
-    def __init__(self, equation: Equation, shapes: Sequence[Sequence[int]], **options: Any) -> None:
-        self.equation = equation
+    def __init__(
+        self, equation: Equation, shapes: Sequence[Sequence[int]], *, blocks: float = 1.0, **options: Any
+    ) -> None:
+        self.equation, self.blocks = equation, blocks
         self.shapes = tuple(tuple(int(d) for d in shape) for shape in shapes)
         terms, self.output, dropped = _expand(equation, self.shapes)
         sizes, pairs = _sizes(equation, terms, self.shapes, dropped)
@@ -196,7 +201,13 @@ class Problem:
             math.prod(self.extent(m, feature) for m in s),
             math.prod(self.extent(m, kernel) for m in n),
         )
-        return Pair(feature, kernel, b, s, n, tuple(axes), tuple(padded), sizes)
+        room = sum(self._whole(part) for part in (feature, kernel, left | right))
+        return Pair(feature, kernel, b, s, n, tuple(axes), tuple(padded), sizes, room)
+
+    def _whole(self, operands: int) -> int:
+        """Size of a partial result of the whole batch, of which this problem may be a block."""
+        blocked = self.block is not None and operands & self.holders[self.block]
+        return int(self.elements(operands) * self.blocks) if blocked else self.elements(operands)
 
     def _left_is_feature(self, left: int, right: int, sides: set[bool]) -> bool:
         if sides:

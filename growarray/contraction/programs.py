@@ -23,7 +23,7 @@ class Programs:
 
     def __init__(self, parsed: Equation, problem: Problem, geometry: Mapping[str, Any], tree: Tree) -> None:
         self._parsed, self._problem, self._geometry, self._tree = parsed, problem, dict(geometry), tree
-        self._made: dict[int, Program] = {}
+        self._made: dict[tuple[int, int], Program] = {}
         self._lock = threading.Lock()
         self.block = problem.block
         if self.block is not None:
@@ -44,30 +44,31 @@ class Programs:
     def of(self, arrays: Sequence[Array]) -> Callable[[int], Program]:
         """Steps by the size of a block of these arrays; -1 is the whole batch."""
         whole = self.batch(arrays)
-        return lambda size: self.sized(whole if size < 0 else size)
+        return lambda size: self.sized(whole if size < 0 else size, whole)
 
-    def sized(self, size: int) -> Program:
-        """The steps for one size of the block mode."""
+    def sized(self, size: int, whole: int) -> Program:
+        """The steps for one size of the block mode, a block of ``whole``."""
         with self._lock:
-            found = self._made.get(size)
+            found = self._made.get((size, whole))
         if found is not None:
             return found
         problem = self._problem
-        if self.block is not None and size != problem.size[self.block]:
+        if self.block is not None and (size, whole) != (problem.size[self.block],) * 2:
             shapes = [list(shape) for shape in problem.shapes]
             shapes[self._holder][self._axis] = size
-            problem = Problem(self._parsed, shapes, **self._geometry)
+            problem = Problem(self._parsed, shapes, blocks=whole / max(size, 1), **self._geometry)
         made = Program.of(problem, self._tree)
         with self._lock:
             while len(self._made) >= _KEPT:
                 self._made.pop(next(iter(self._made)))
-            self._made[size] = made
+            self._made[size, whole] = made
         return made
 
     def fold(self, factors: Mapping[int, Array]) -> dict[int, Array]:
         """Partial results among some operands alone, by mask."""
         constant = sum(1 << i for i in factors)
-        program = self.sized(self._problem.size.get(self.block or "", 1))
+        whole = self._problem.size.get(self.block or "", 1)
+        program = self.sized(whole, whole)
         xp = namespace(*factors.values())
         values = {1 << i: prepare(xp, x, self._problem.leaves[i]) for i, x in factors.items()}
         found = {}

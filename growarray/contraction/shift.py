@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from growarray.contraction.problem import Axis
 from growarray.contraction.scratch import borrow
-from growarray.contraction.windows import Task, Window
+from growarray.contraction.windows import Phases, Task
 
 __all__ = ["Shift"]
 
@@ -26,19 +25,13 @@ class Shift:
 
     def __init__(self, b: int, axes: Sequence[Axis]) -> None:
         self.b, self.outs = b, tuple(a.out for a in axes)
-        self.reach = tuple(a.out + (a.taps - 1) * a.dilation // a.stride for a in axes)
-        phases = [sorted({t * a.dilation % a.stride for t in range(a.taps)}) for a in axes]
-        grid = list(itertools.product(*phases))
-        self.fills = [
-            Window([a._replace(out=r, before=a.before - p) for a, r, p in zip(axes, self.reach, phase, strict=True)])
-            for phase in grid
-        ]
+        self.phases = Phases(axes)
+        self.reach = self.phases.reach
         steps = [math.prod(self.reach[i + 1 :]) for i in range(len(axes))]
-        self.taps: list[tuple[int, int]] = []  # which plane, and by how much it is shifted
-        for chosen in itertools.product(*(range(a.taps) for a in axes)):
-            phase = tuple(t * a.dilation % a.stride for t, a in zip(chosen, axes, strict=True))
-            shift = sum(t * a.dilation // a.stride * step for t, a, step in zip(chosen, axes, steps, strict=True))
-            self.taps.append((grid.index(phase), shift))
+        self.taps = [
+            (plane, sum(start * step for start, step in zip(starts, steps, strict=True)))
+            for plane, starts in self.phases.taps
+        ]
         self.plane = math.prod(self.reach)
         self.run = sum((out - 1) * step for out, step in zip(self.outs, steps, strict=True)) + 1
         self.compact = self.run == math.prod(self.outs)  # nothing lies between the results
@@ -48,10 +41,8 @@ class Shift:
 
     def planes(self, feature: np.ndarray) -> np.ndarray:
         """Padded features (b, *sizes) by phase, flat: (phases, b, plane)."""
-        planes = borrow("planes", (len(self.fills), feature.shape[0], *self.reach), feature.dtype)
-        for target, window in zip(planes, self.fills, strict=True):
-            window.fill(target, feature)
-        return planes.reshape(len(self.fills), feature.shape[0], self.plane)
+        planes = self.phases.planes(feature)
+        return planes.reshape(*planes.shape[:2], self.plane)
 
     def tasks(self, feature: np.ndarray, weights: np.ndarray, out: np.ndarray) -> list[Task]:
         """Pieces of ``out`` (b, *outs); ``weights`` is (b, taps)."""

@@ -54,7 +54,7 @@ class Step:
         self.f_shape = (self.b, self.s, *self.f_sizes[len(f_turned) - len(names) :])
         self.k_shape = (self.b, self.n, self.s, *(a.taps for a in self.axes))
         self.out_shape = (self.b, self.n, *(a.out for a in self.axes))
-        self.conv = convolution(pair.sizes, self.axes) if pair.is_conv else None
+        self.conv = convolution(pair.sizes, self.axes, pair.room) if pair.is_conv else None
         heavy = self.conv is not None and self.kernel != "shift" and min(self.n, self.s) >= HEAVY
         self.heavy = FeatureGradient(pair.sizes, self.axes) if heavy else None
         self._gradient: list[tuple[Any, Any, tuple[Axis, ...], Convolution | Winograd | None]] | None = None
@@ -128,7 +128,7 @@ class Step:
         if self._gradient is None:
             sizes = (self.b, self.n, self.s)
             self._gradient = [
-                (place, taps, turned, None if taps is None else convolution(sizes, turned))
+                (place, taps, turned, None if taps is None else convolution(sizes, turned, self.pair.room))
                 for place, taps, turned in gradient_parts(self.axes)
             ]
         return self._gradient
@@ -157,7 +157,7 @@ class Step:
             out[...] = 0  # the sum over nothing
             return []
         if self.conv is not None:
-            return kernel_gradient(self.pair.sizes, self.axes).tasks(d_out, feature, out)
+            return kernel_gradient(self.pair.sizes, self.axes, self.pair.room).tasks(d_out, feature, out)
         flat, d_flat = feature.reshape(self.b, self.s, -1), d_out.reshape(self.b, self.n, -1)
         target = out.reshape(self.b, self.n, self.s)
         if self.n == 1 and self.s == 1:

@@ -40,7 +40,7 @@ def transpose(plan: Plan, dy: Array, *others: Array, operand: int = 0) -> Array:
         )
     absent = {  # what needs the operand: no step of the way back reads it
         step.mask: xp.broadcast_to(zero, step.out_sizes)
-        for step in programs.sized(size).steps
+        for step in programs.sized(size, size).steps
         if step.mask >> operand & 1
     }
     _, backward = plan._kept(xp, arrays, 1 << operand, absent)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from growarray.contraction.problem import Axis
+from growarray.contraction.scratch import borrow
 
-__all__ = ["Task", "Window", "fill", "window"]
+__all__ = ["Gather", "Phases", "Task", "Window", "window"]
 
 Task = Callable[[], object]
 """A piece of work that may run beside others."""
@@ -29,39 +32,19 @@ def window(axis: Axis, tap: int, start: int, stop: int) -> tuple[int, int, slice
     return low - start, high - start, slice(first, last + 1, axis.stride)
 
 
-def fill(
-    target: np.ndarray, source: np.ndarray, axes: Sequence[Axis], taps: Sequence[int], cut: range, at: int
-) -> None:
-    """Copy one tap's windows; ``cut`` limits axis ``at`` of the output; what lies in the padding becomes zero."""
-    lead = target.ndim - len(axes)
-    into: list[slice] = [slice(None)] * lead
-    out_of: list[slice] = [slice(None)] * lead
-    for i, (axis, tap) in enumerate(zip(axes, taps, strict=True)):
-        start, stop = (cut.start, cut.stop) if i == at else (0, axis.out)
-        low, high, piece = window(axis, tap, start, stop)
-        here = (slice(None),) * (lead + i)
-        if low > 0:
-            target[(*here, slice(0, low))] = 0
-        if high < stop - start:
-            target[(*here, slice(high, None))] = 0
-        into.append(slice(low, high))
-        out_of.append(piece)
-    target[tuple(into)] = source[tuple(out_of)]
-
-
 class Window:
     """What one tap reads along all axes, found once: ``fill`` copies it, and writes zeros where it lies in the padding.
 
-    Each axis has ``out`` positions of its first tap.
+    taps : one of each axis (default: the first)    lead : axes of the arrays before these
     """
 
-    def __init__(self, axes: Sequence[Axis]) -> None:
-        into: list[slice] = [slice(None)]
-        read: list[slice] = [slice(None)]
+    def __init__(self, axes: Sequence[Axis], taps: Sequence[int] | None = None, lead: int = 1) -> None:
+        into: list[slice] = [slice(None)] * lead
+        read: list[slice] = [slice(None)] * lead
         self._zeros: list[tuple[slice, ...]] = []
-        for i, axis in enumerate(axes):
-            low, high, piece = window(axis, 0, 0, axis.out)
-            here = (slice(None),) * (1 + i)
+        for i, (axis, tap) in enumerate(zip(axes, taps or (0,) * len(axes), strict=True)):
+            low, high, piece = window(axis, tap, 0, axis.out)
+            here = (slice(None),) * (lead + i)
             if low > 0:
                 self._zeros.append((*here, slice(0, low)))
             if high < axis.out:
@@ -75,3 +58,57 @@ class Window:
         for place in self._zeros:
             target[place] = 0
         target[self._into] = source[self._read]
+
+
+class Phases:
+    """A padded feature map cut by the phases of the strides, so that what every tap reads has no stride any more."""
+
+    def __init__(self, axes: Sequence[Axis], lead: int = 1) -> None:
+        self.reach = tuple(a.out + (a.taps - 1) * a.dilation // a.stride for a in axes)
+        phases = [sorted({t * a.dilation % a.stride for t in range(a.taps)}) for a in axes]
+        grid = list(itertools.product(*phases))
+        self.windows = [
+            Window(
+                [a._replace(out=r, before=a.before - p) for a, r, p in zip(axes, self.reach, phase, strict=True)],
+                lead=lead,
+            )
+            for phase in grid
+        ]
+        self.taps: list[tuple[int, tuple[int, ...]]] = []  # which plane, and where in it a tap begins
+        for chosen in itertools.product(*(range(a.taps) for a in axes)):
+            phase = tuple(t * a.dilation % a.stride for t, a in zip(chosen, axes, strict=True))
+            start = tuple(t * a.dilation // a.stride for t, a in zip(chosen, axes, strict=True))
+            self.taps.append((grid.index(phase), start))
+
+    def planes(self, feature: np.ndarray, lead: int = 1) -> np.ndarray:
+        """(phases, ..., *reach) from (..., *sizes)."""
+        planes = borrow("planes", (len(self.windows), *feature.shape[:lead], *self.reach), feature.dtype)
+        for target, one in zip(planes, self.windows, strict=True):
+            one.fill(target, feature)
+        return planes
+
+
+class Gather:
+    """All windows of a feature map (b, s, *sizes), gathered as (b, s taps, columns)."""
+
+    def __init__(self, axes: Sequence[Axis]) -> None:
+        self.axes = tuple(axes)
+        self.outs = tuple(a.out for a in axes)
+        self.taps = list(itertools.product(*(range(a.taps) for a in axes)))
+        strided = len(self.taps) > 1 and any(a.stride > 1 for a in axes)  # each input is read with a stride only once
+        self.phases = Phases(axes, lead=2) if strided else None
+        self.windows = [] if strided else [Window(axes, taps, lead=2) for taps in self.taps]
+
+    def __call__(self, feature: np.ndarray) -> np.ndarray:
+        """The windows, in work space that the next call of this thread uses again."""
+        b, s = feature.shape[:2]
+        found = borrow("windows", (b, s, len(self.taps), *self.outs), feature.dtype)
+        if self.phases is None:
+            for index, one in enumerate(self.windows):
+                one.fill(found[:, :, index], feature)
+        else:
+            planes = self.phases.planes(feature, lead=2)
+            for index, (plane, starts) in enumerate(self.phases.taps):
+                piece = tuple(slice(start, start + out) for start, out in zip(starts, self.outs, strict=True))
+                found[:, :, index] = planes[plane][(slice(None), slice(None), *piece)]
+        return found.reshape(b, s * len(self.taps), math.prod(self.outs))

@@ -18,30 +18,40 @@ from growarray.contraction.windows import Task
 __all__ = ["Winograd", "WinogradGradient", "suits"]
 
 _LEAST = 16  # channels on both sides below which transforming costs more than it saves
-_TILES = 200  # tiles of one piece: their transforms stay in cache, and products stay wide
-_MOST = 1 << 14  # kernels of one position, s n, above which the transformed kernel takes too much memory and time
-_CACHED = 1 << 15  # elements of one plane of the channels that are transformed together
+_TILES = (64, 200)  # tiles of one piece: below, products lose speed; above, transforms leave the cache
+_CACHED = 1 << 13  # elements of one plane of the channels that are transformed together
+_SHARE = 0.4  # of the elements of input, output and kernel, that two threads may take for work space
 
 
-def suits(sizes: tuple[int, int, int], axes: Sequence[Axis]) -> bool:
-    """Whether this is a large enough 3 by 3 convolution of stride 1 over the last two axes, with at most one before."""
+def suits(sizes: tuple[int, int, int], axes: Sequence[Axis], room: int) -> bool:
+    """Whether this is a large enough 3 by 3 convolution of stride 1 over the last two axes, with at most one before.
+
+    room : elements of input, output and kernel together, of the whole batch; work space is bounded by a share of them
+    """
     b, s, n = sizes
-    if b != 1 or min(s, n) < _LEAST or s * n > _MOST or not 2 <= len(axes) <= 3:
+    if b != 1 or min(s, n) < _LEAST or not 2 <= len(axes) <= 3:
         return False
     if any((a.taps, a.stride, a.before, a.out) != (1, 1, 0, a.size) for a in axes[:-2]):
         return False
-    return all((a.taps, a.stride, a.dilation) == (3, 1, 1) and a.out >= 4 for a in axes[-2:])
+    if not all((a.taps, a.stride, a.dilation) == (3, 1, 1) and a.out >= 4 for a in axes[-2:]):
+        return False
+    return _tiles(s, n, room) >= _TILES[0]
+
+
+def _tiles(s: int, n: int, room: int) -> int:
+    """Tiles of one piece, whose transforms two threads hold beside the transformed kernel."""
+    return min(_TILES[1], int(_SHARE * room - 16 * s * n - 24 * _CACHED) // (32 * (s + n)))
 
 
 class _Tiles:
     """How outputs are cut into tiles and pieces of rows of tiles."""
 
-    def __init__(self, sizes: tuple[int, int, int], axes: Sequence[Axis]) -> None:
+    def __init__(self, sizes: tuple[int, int, int], axes: Sequence[Axis], room: int) -> None:
         _, self.s, self.n = sizes
         self.y, self.x = axes[-2:]
         self.images = axes[0].out if len(axes) == 3 else 1
         self.rows, self.columns = -(-self.y.out // 2), -(-self.x.out // 2)
-        step = max(1, _TILES // max(self.columns * self.images, 1))
+        step = max(1, _tiles(self.s, self.n, room) // max(self.columns * self.images, 1))
         step = -(-self.rows // -(-self.rows // step))
         self.chunks = [range(start, min(start + step, self.rows)) for start in range(0, self.rows, step)]
         self.pitch = (self.columns + 1) * self.images
@@ -180,8 +190,8 @@ def _kernels(kernel: np.ndarray) -> np.ndarray:
 class Winograd:
     """One convolution; the interface is that of :class:`growarray.contraction.convolve.Convolution`."""
 
-    def __init__(self, sizes: tuple[int, int, int], axes: Sequence[Axis]) -> None:
-        self.tiles = _Tiles(sizes, axes)
+    def __init__(self, sizes: tuple[int, int, int], axes: Sequence[Axis], room: int) -> None:
+        self.tiles = _Tiles(sizes, axes, room)
         self.s, self.n = sizes[1:]
 
     def prepare(self, kernel: np.ndarray) -> np.ndarray:
@@ -206,8 +216,8 @@ class Winograd:
 class WinogradGradient:
     """The gradient by the kernel: G^T [sum over tiles of (A dy A^T) (B^T d B)] G."""
 
-    def __init__(self, sizes: tuple[int, int, int], axes: Sequence[Axis]) -> None:
-        self.tiles = _Tiles(sizes, axes)
+    def __init__(self, sizes: tuple[int, int, int], axes: Sequence[Axis], room: int) -> None:
+        self.tiles = _Tiles(sizes, axes, room)
         self.s, self.n = sizes[1:]
 
     def tasks(self, d_out: np.ndarray, feature: np.ndarray, out: np.ndarray) -> list[Task]:
