@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.contraction.cost import HEAVY, rows_axis
+from growarray.contraction.cost import rows_axis
 from growarray.contraction.problem import Axis
 from growarray.contraction.scratch import borrow
 from growarray.contraction.shift import Shift
@@ -24,6 +24,7 @@ __all__ = ["Convolution", "FeatureGradient", "KernelGradient", "convolution", "g
 
 _CHUNK = 1 << 18  # elements of gathered windows in one chunk: 1 MiB of float32
 _ROOM = 8 * _CHUNK
+_KERNELS = 256  # rows of the kernel in one piece
 _COLUMNS = (128, 400)  # columns below which products lose speed: shallow ones, deep ones
 
 
@@ -53,7 +54,7 @@ class Convolution:
         self.b, self.s, self.n = sizes
         chunk = min(_CHUNK, max(room // 8, _CHUNK // 16))
         self.axes = tuple(axes)
-        self.rows = rows_axis(self.axes, self.s, self.n)
+        self.rows = rows_axis(sizes, self.axes, room)
         self.direct = all((a.taps, a.stride, a.before, a.out) == (1, 1, 0, a.size) for a in self.axes)
         self._gathers: dict[int, Gather] = {}  # by the first position of a chunk
         self.shift = Shift(self.b, self.axes) if self.s == 1 and self.n == 1 else None
@@ -77,7 +78,7 @@ class Convolution:
             columns = max((len(r) for r in self.chunks), default=0) * rest
             step = self.s if self.direct else max(1, chunk // max(self.b * taps * columns, 1))
             self.summed = _slices(self.s, step)
-            self.kernels = _slices(self.n, HEAVY)
+            self.kernels = _slices(self.n, _KERNELS)
 
     def prepare(self, kernel: np.ndarray) -> np.ndarray:
         """The kernel as the matrices of its products: made once, used for every block, a view where that will do."""

@@ -9,9 +9,8 @@ from growarray.contraction import winograd
 from growarray.contraction.machine import Machine
 from growarray.contraction.problem import Axis, Pair, Problem
 
-__all__ = ["DEPTH", "HEAVY", "Costs", "StepCost", "kernel_of", "rows_axis"]
+__all__ = ["DEPTH", "Costs", "StepCost", "is_heavy", "kernel_of", "rows_axis"]
 
-HEAVY = 256  # rows of a kernel from which turning it costs more than gathering every tap
 DEPTH = 48  # depth of a product from which im2col along the first axis does not pay any more
 
 
@@ -47,14 +46,20 @@ def kernel_of(pair: Pair) -> str:
         return "shift"
     if winograd.suits(pair.sizes, pair.axes, pair.room):
         return "winograd"
-    return "im2col" if rows_axis(pair.axes, s, n) is None else "rows"
+    return "im2col" if rows_axis(pair.sizes, pair.axes, pair.room) is None else "rows"
 
 
-def rows_axis(axes: tuple[Axis, ...], depth: int, n: int) -> int | None:
+def is_heavy(sizes: tuple[int, int, int], axes: tuple[Axis, ...], room: int) -> bool:
+    """Whether the kernel is so large a part of all there is that turning it costs more than gathering every tap."""
+    return 4 * math.prod(sizes) * math.prod(a.taps for a in axes) > room
+
+
+def rows_axis(sizes: tuple[int, int, int], axes: tuple[Axis, ...], room: int) -> int | None:
     """The axis whose taps become products of their own, on shifted views: the first that is convolved, unless it is
-    strided, the products would be shallower than :data:`DEPTH`, or the kernel (n of them) is too large to be turned."""
-    if n >= HEAVY:
+    strided, the products would be shallower than :data:`DEPTH`, or the kernel is too heavy to be turned."""
+    if is_heavy(sizes, axes, room):
         return None
+    depth = sizes[1]
     convolved = [i for i, a in enumerate(axes) if (a.taps, a.stride, a.before, a.out) != (1, 1, 0, a.size)]
     if not convolved or axes[convolved[0]].stride != 1 or axes[convolved[0]].taps == 1:
         return None
@@ -140,7 +145,7 @@ class Costs:
         if kernel == "winograd":
             return self._winograd(s, n, axes)
         taps = math.prod(a.taps for a in axes)
-        rows = rows_axis(axes, s, n) if kernel == "rows" else None
+        rows = rows_axis(pair.sizes, axes, pair.room) if kernel == "rows" else None
         chunks = max(1.0, b * s * taps * out * self.itemsize / m.cache / (axes[rows].taps if rows is not None else 1))
         if rows is None:
             gather = m.gathered if axes[-1].stride > 1 else m.copied
@@ -185,7 +190,7 @@ class Costs:
             return self._shift(b, turned)
         if kernel == "winograd":
             return self._winograd(n, s, turned)
-        return self._forward("im2col" if rows_axis(turned, n, s) is None else "rows", swapped, turned)
+        return self._forward("im2col" if rows_axis((b, n, s), turned, pair.room) is None else "rows", swapped, turned)
 
     def _kernel_gradient(self, kernel: str, pair: Pair, axes: tuple[Axis, ...]) -> float:
         m = self.machine

@@ -17,7 +17,7 @@ from growarray.contraction.convolve import (
     gradient_parts,
     kernel_gradient,
 )
-from growarray.contraction.cost import HEAVY, kernel_of
+from growarray.contraction.cost import is_heavy, kernel_of
 from growarray.contraction.problem import Axis, Pair, Problem
 from growarray.contraction.scratch import borrow
 from growarray.contraction.windows import Task
@@ -55,7 +55,7 @@ class Step:
         self.k_shape = (self.b, self.n, self.s, *(a.taps for a in self.axes))
         self.out_shape = (self.b, self.n, *(a.out for a in self.axes))
         self.conv = convolution(pair.sizes, self.axes, pair.room) if pair.is_conv else None
-        heavy = self.conv is not None and self.kernel != "shift" and min(self.n, self.s) >= HEAVY
+        heavy = self.conv is not None and self.kernel != "shift" and is_heavy(pair.sizes, self.axes, pair.room)
         self.heavy = FeatureGradient(pair.sizes, self.axes) if heavy else None
         self._gradient: list[tuple[Any, Any, tuple[Axis, ...], Convolution | Winograd | None]] | None = None
 
