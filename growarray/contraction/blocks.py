@@ -105,7 +105,8 @@ def forward(
             step = program.steps[index]
             if step.mask in common:
                 continue
-            common[step.mask] = _result(layout.each, step, common, np.empty(step.out_shape, y.dtype))
+            common[step.mask] = np.empty(step.out_sizes, y.dtype)
+            _run(layout.each, step, common, common[step.mask])
         ready = {
             index: step.prepared(step.kernel_array(np, common[step.pair.kernel]))
             for index in program.blocked
@@ -118,11 +119,10 @@ def forward(
     return y, saved
 
 
-def _result(each: Callable[[Sequence[Task]], None], step: Step, values: Values, target: np.ndarray) -> np.ndarray:
+def _run(each: Callable[[Sequence[Task]], None], step: Step, values: Values, target: np.ndarray) -> None:
     feature = step.feature(np, values[step.pair.feature])
     matrices = step.prepared(step.kernel_array(np, values[step.pair.kernel]))
-    each(step.tasks(feature, matrices, target))
-    return target.reshape(step.out_sizes)
+    each(step.tasks(feature, matrices, step.canonical(np, target)))
 
 
 def _forward_block(
@@ -142,9 +142,9 @@ def _forward_block(
         if step.mask == program.problem.everything:
             _into(layout.each, step, feature, matrices, y_piece.transpose(program.unfinal))
             break
-        fresh = np.empty(step.out_shape, y.dtype) if keep else borrow(f"value {index}", step.out_shape, y.dtype)
-        layout.each(step.tasks(feature, matrices, fresh))
-        values[step.mask] = fresh.reshape(step.out_sizes)
+        fresh = np.empty(step.out_sizes, y.dtype) if keep else borrow(f"value {index}", step.out_sizes, y.dtype)
+        layout.each(step.tasks(feature, matrices, step.canonical(np, fresh)))
+        values[step.mask] = fresh
     if keep:
         saved.blocks[i] = values
 
@@ -160,16 +160,16 @@ def _leaf_blocks(layout: _Layout, common: Values, piece: slice) -> Values:
 
 
 def _into(
-    each: Callable[[Sequence[Task]], None], step: Step, feature: np.ndarray, matrices: np.ndarray, natural: np.ndarray
+    each: Callable[[Sequence[Task]], None], step: Step, feature: np.ndarray, matrices: np.ndarray, stored: np.ndarray
 ) -> None:
     """The last product, written where the result lies, through a copy only if its axes do not merge."""
-    target = natural.reshape(step.out_shape)
-    if target.size == 0 or np.may_share_memory(target, natural):
+    target = step.canonical(np, stored)
+    if target.size == 0 or np.may_share_memory(target, stored):
         each(step.tasks(feature, matrices, target))
         return
-    target = np.empty(step.out_shape, natural.dtype)
-    each(step.tasks(feature, matrices, target))
-    natural[...] = target.reshape(natural.shape)
+    target = np.empty(step.out_sizes, stored.dtype)
+    each(step.tasks(feature, matrices, step.canonical(np, target)))
+    stored[...] = target
 
 
 def backward(
@@ -259,7 +259,7 @@ def _backward_step(
     f, k = step.pair.feature, step.pair.kernel
     if not (f | k) & wanted:
         return
-    d_out = gradients.pop(f | k).reshape(step.out_shape)
+    d_out = step.canonical(np, gradients.pop(f | k))
     if k & wanted:
         feature = step.feature(np, values[f])
         d_kernel = np.empty(step.k_shape, d_out.dtype)
@@ -267,6 +267,11 @@ def _backward_step(
         gradients[k] = step.d_kernel(np, d_kernel)
     if f & wanted:
         matrices = step.prepared_gradient(step.kernel_array(np, values[k])) if ready is None else ready
-        d_feature = np.empty((step.b, step.s, *(a.size for a in step.axes)), d_out.dtype)
-        each(step.d_feature_tasks(d_out, matrices, d_feature))
-        gradients[f] = step.d_feature(np, d_feature)
+        gradients[f] = np.empty(step.f_stored, d_out.dtype)
+        target = gradients[f].transpose(step.f_perm).reshape(step.f_shape)
+        if not step.padded and np.may_share_memory(target, gradients[f]):
+            each(step.d_feature_tasks(d_out, matrices, target))
+        else:
+            d_feature = np.empty((step.b, step.s, *(a.size for a in step.axes)), d_out.dtype)
+            each(step.d_feature_tasks(d_out, matrices, d_feature))
+            gradients[f] = step.d_feature(np, d_feature)

@@ -83,7 +83,7 @@ class Convolution:
     def prepare(self, kernel: np.ndarray) -> np.ndarray:
         """The kernel as the matrices of its products: made once, used for every block, a view where that will do."""
         if self.shift is not None:
-            return np.ascontiguousarray(kernel.reshape(self.b, math.prod(kernel.shape[1:])))
+            return self.shift.prepare(kernel.reshape(self.b, math.prod(kernel.shape[1:])))
         if self.rows is not None:
             turned = kernel.transpose(3 + self.rows, 0, 1, 2, *(3 + i for i in self.order[1:]))
             return np.ascontiguousarray(turned).reshape(turned.shape[0], self.b, self.n, self.depth)

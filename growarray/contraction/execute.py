@@ -8,8 +8,9 @@ from typing import Any
 
 from growarray.backend import Array
 from growarray.contraction import leaf
+from growarray.contraction.cost import kernel_of
 from growarray.contraction.path import Tree
-from growarray.contraction.problem import Problem
+from growarray.contraction.problem import Pair, Problem
 from growarray.contraction.step import Step
 from growarray.errors import PlanError
 
@@ -41,11 +42,11 @@ class Program:
         common: list[int] = []
         blocked: list[int] = []
         flops = 0
-        for index, (left, right) in enumerate(tree):
-            pair = problem.pair(left, right)
-            if pair is None:
-                raise PlanError(f"'{problem.equation}': the path joins convolution modes the wrong way round")
-            step = Step(pair, stored[pair.feature], stored[pair.kernel], problem)
+        pairs = [_pair(problem, left, right) for left, right in tree]
+        shifted = {pair.feature for pair in pairs if kernel_of(pair) == "shift"}
+        for index, ((left, right), pair) in enumerate(zip(tree, pairs, strict=True)):
+            inner = left | right in shifted or kernel_of(pair) == "shift"
+            step = Step(pair, stored[pair.feature], stored[pair.kernel], problem, inner)
             steps.append(step)
             stored[left | right] = step.out
             (blocked if (left | right) & holder else common).append(index)
@@ -54,6 +55,13 @@ class Program:
         final = tuple(last.index(m) for m in problem.output)
         unfinal = tuple(sorted(range(len(final)), key=lambda axis: final[axis]))
         return cls(problem, tree, tuple(steps), tuple(common), tuple(blocked), final, unfinal, flops)
+
+
+def _pair(problem: Problem, left: int, right: int) -> Pair:
+    pair = problem.pair(left, right)
+    if pair is None:
+        raise PlanError(f"'{problem.equation}': the path joins convolution modes the wrong way round")
+    return pair
 
 
 def forward_portable(
@@ -69,7 +77,7 @@ def forward_portable(
         feature = step.feature(xp, values[step.pair.feature])
         kernel = step.kernel_array(xp, values[step.pair.kernel])
         result = step.run(xp, feature, kernel)
-        values[step.mask] = xp.reshape(result, step.out_sizes)
+        values[step.mask] = step.stored(xp, result)
     return xp.permute_dims(values[problem.everything], program.final), values
 
 
@@ -84,7 +92,7 @@ def backward_portable(
         d_out = gradients.pop(f | k, None)
         if d_out is None:
             continue
-        d_out = xp.reshape(d_out, step.out_shape)
+        d_out = step.canonical(xp, d_out)
         if f & wanted:
             d_feature = step.run_d_feature(xp, d_out, step.kernel_array(xp, values[k]))
             gradients[f] = step.d_feature(xp, d_feature)

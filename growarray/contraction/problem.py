@@ -101,6 +101,7 @@ class Problem:
         self.equation, self.blocks = equation, blocks
         self.shapes = tuple(tuple(int(d) for d in shape) for shape in shapes)
         terms, self.output, dropped = _expand(equation, self.shapes)
+        self.terms = tuple(terms)
         sizes, pairs = _sizes(equation, terms, self.shapes, dropped)
         kernels = [pairs[name][1] for name in equation.convolved]
         axes = conv_axes(equation.convolved, kernels, **options)
@@ -130,7 +131,8 @@ class Problem:
         """The mode a convolution can be cut along: of one feature map alone, and in the output."""
         features = {1 << conv.feature for conv in self.conv.values()}
         for name in self.output:
-            if name not in self.conv and self.holders[name] in features:
+            written = sum(term.count(name) for term in self.terms)  # a diagonal or a broadcast axis cannot be cut
+            if name not in self.conv and self.holders[name] in features and written == 1:
                 return name
         return None
 

@@ -28,7 +28,7 @@ class Programs:
         self.block = problem.block
         if self.block is not None:
             self._holder = problem.holders[self.block].bit_length() - 1
-            self._axis = parsed.terms[self._holder].index(self.block) if self.block[0] != "." else 0
+            self._axis = problem.terms[self._holder].index(self.block)
 
     def batch(self, arrays: Sequence[Array]) -> int:
         """Size of the block mode in these arrays; 1 where there is none."""
@@ -76,5 +76,5 @@ class Programs:
             if not step.mask & ~constant:
                 feature = step.feature(xp, values[step.pair.feature])
                 kernel = step.kernel_array(xp, values[step.pair.kernel])
-                values[step.mask] = found[step.mask] = xp.reshape(step.run(xp, feature, kernel), step.out_sizes)
+                values[step.mask] = found[step.mask] = step.stored(xp, step.run(xp, feature, kernel))
         return found

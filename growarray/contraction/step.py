@@ -32,15 +32,21 @@ _NARROW = 256  # columns a piece has at least
 class Step:
     """A product of two partial results, with everything that its sizes decide.
 
-    f_order, k_order : modes of the two arrays as they are stored    out : modes of the result, [b, n, axes]
+    f_order, k_order : modes of the two arrays as they are stored    out : modes of the result as it is stored
+    last : store the result with its channels innermost, [axes, b, n] in place of [b, n, axes]
     """
 
-    def __init__(self, pair: Pair, f_order: Sequence[str], k_order: Sequence[str], problem: Problem) -> None:
+    def __init__(
+        self, pair: Pair, f_order: Sequence[str], k_order: Sequence[str], problem: Problem, last: bool
+    ) -> None:
         self.pair, self.kernel, self.mask = pair, kernel_of(pair), pair.feature | pair.kernel
         self.b, self.s, self.n = pair.sizes
         self.axes = pair.axes
         names = tuple(a.name for a in self.axes)
-        self.out = (*pair.b, *pair.n, *names)
+        natural = (*pair.b, *pair.n, *names)
+        self.out = (*names, *pair.b, *pair.n) if last else natural
+        self.out_perm = tuple(self.out.index(m) for m in natural)
+        self.out_back = tuple(natural.index(m) for m in self.out)
         f_turned = (*pair.b, *pair.s, *names)
         k_turned = (*pair.b, *pair.n, *pair.s, *(m for m in names if m in k_order))
         self.f_perm = tuple(f_order.index(m) for m in f_turned)
@@ -48,6 +54,8 @@ class Step:
         self.f_back = tuple(f_turned.index(m) for m in f_order)
         self.k_back = tuple(k_turned.index(m) for m in k_order)
         self.out_sizes = tuple(problem.extent(m, self.mask) for m in self.out)
+        self.natural_sizes = tuple(problem.extent(m, self.mask) for m in natural)
+        self.f_stored = tuple(problem.extent(m, pair.feature) for m in f_order)
         self.f_sizes = tuple(problem.extent(m, pair.feature) for m in f_turned)
         self.k_sizes = tuple(problem.extent(m, pair.kernel) for m in k_turned)
         self.padded = tuple((names.index(m) + 2, axis) for m, axis in pair.padded)
@@ -69,6 +77,14 @@ class Step:
     def kernel_array(self, xp: Any, array: Array) -> Array:
         """The kernel as (b, n, s, *taps)."""
         return xp.reshape(xp.permute_dims(array, self.k_perm), self.k_shape)
+
+    def canonical(self, xp: Any, array: Array) -> Array:
+        """A result, or its gradient, as it is stored, as (b, n, *outs): a view for NumPy where it lies as stored."""
+        return xp.reshape(xp.permute_dims(array, self.out_perm), self.out_shape)
+
+    def stored(self, xp: Any, result: Array) -> Array:
+        """A result (b, n, *outs) as it is stored."""
+        return xp.permute_dims(xp.reshape(result, self.natural_sizes), self.out_back)
 
     def d_feature(self, xp: Any, gradient: Array) -> Array:
         """A gradient (b, s, *sizes) as the feature map is stored."""

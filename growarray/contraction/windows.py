@@ -81,8 +81,9 @@ class Phases:
             self.taps.append((grid.index(phase), start))
 
     def planes(self, feature: np.ndarray, lead: int = 1) -> np.ndarray:
-        """(phases, ..., *reach) from (..., *sizes)."""
-        planes = borrow("planes", (len(self.windows), *feature.shape[:lead], *self.reach), feature.dtype)
+        """(phases, ..., *reach, ...) from (..., *sizes, ...); ``lead`` axes come before these."""
+        around = feature.shape[:lead], feature.shape[lead + len(self.reach) :]
+        planes = borrow("planes", (len(self.windows), *around[0], *self.reach, *around[1]), feature.dtype)
         for target, one in zip(planes, self.windows, strict=True):
             one.fill(target, feature)
         return planes
