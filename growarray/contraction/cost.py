@@ -117,19 +117,26 @@ class Costs:
         out = problem.elements(pair.feature | pair.kernel)
         parallel = self._parallel(blocked, pair)
         forward = self._forward(kernel, pair, axes)
-        held, seconds = self.held(pair.feature | pair.kernel), times * (forward / parallel + self.machine.step)
+        held, traffic = self.held(pair.feature | pair.kernel), self._traffic(pair) * self.machine.byte
+        seconds = times * (forward / parallel + self.machine.step) + traffic
         moved = item * (f + k + out)
         if not self.training:
             return StepCost(kernel, pair.flops, 0, moved, 0, held, seconds, 0.0)
         backward = self._feature_gradient(kernel, pair, axes) + self._kernel_gradient(kernel, pair, axes)
-        back_seconds = times * (backward / parallel + 2 * self.machine.step)
+        back_seconds = times * (backward / parallel + 2 * self.machine.step) + 2 * traffic
         return StepCost(kernel, pair.flops, 2 * pair.flops, moved, 2 * moved, held, seconds, back_seconds)
 
     def _parallel(self, blocked: bool, pair: Pair) -> float:
-        cores = self.machine.cores
-        if not blocked and pair.flops < 1 << 22:
-            return 1.0
-        return cores if not blocked or self.blocks >= 1 else 1.0
+        return self.machine.cores if blocked or pair.flops >= 1 << 22 else 1.0
+
+    def _traffic(self, pair: Pair) -> int:
+        """Bytes that pass between cache and main memory: operands read, and results written to memory that is new."""
+        problem, result = self.problem, pair.feature | pair.kernel
+        leaves = [part for part in (pair.feature, pair.kernel) if part & (part - 1) == 0]
+        elements = sum(problem.elements(part) for part in leaves)
+        if self.training or result == problem.everything:
+            elements += 2 * problem.elements(result)
+        return elements * self.itemsize
 
     def _forward(self, kernel: str, pair: Pair, axes: tuple[Axis, ...]) -> float:
         """Seconds on one core, without what surrounds a step."""
@@ -141,7 +148,8 @@ class Costs:
         if kernel == "matmul":
             return m.call + m.product(b, n, s, out, self.itemsize)
         if kernel == "shift":
-            return self._shift(b, axes)
+            ends = pair.feature & (pair.feature - 1) == 0, pair.feature | pair.kernel == self.problem.everything
+            return self._shift(b, axes, sum(ends))
         if kernel == "winograd":
             return self._winograd(s, n, axes)
         taps = math.prod(a.taps for a in axes)
@@ -166,15 +174,14 @@ class Costs:
         chunks = max(1.0, tiles / 400) * max(1.0, n / 256)
         return m.product(16, n, s, tiles, self.itemsize) + work * self.itemsize / 4 + chunks * 70 * m.call
 
-    def _shift(self, b: int, axes: tuple[Axis, ...]) -> float:
+    def _shift(self, b: int, axes: tuple[Axis, ...], turned: int = 0) -> float:
+        """Padded planes, two passes a tap but for the first; ``turned`` of the two ends lie with channels outermost."""
         m = self.machine
-        taps = math.prod(a.taps for a in axes)
+        taps, out = math.prod(a.taps for a in axes), math.prod(a.out for a in axes)
         padded = math.prod(a.out + (a.taps - 1) * a.dilation // a.stride for a in axes)
         phases = math.prod(min(a.stride, a.taps) for a in axes)
-        fill = phases * padded * (m.gathered if phases > 1 else m.copied)
-        chunks = max(1.0, 4.0 * self.itemsize * b * padded / m.cache)
-        work = b * (fill + (2 * taps - 1) * padded * m.element + padded * m.copied)
-        return work * self.itemsize / 4 + chunks * (2 * taps + phases + 4) * m.call
+        work = phases * padded * m.copied + (2 * taps - 1) * out * m.element + turned * out * m.gathered
+        return b * work * self.itemsize / 4 + (2 * taps + phases + 12) * m.call
 
     def _feature_gradient(self, kernel: str, pair: Pair, axes: tuple[Axis, ...]) -> float:
         """The same product with the gradient as the feature map and the sizes of kernel rows exchanged."""
@@ -199,8 +206,7 @@ class Costs:
         if kernel in ("multiply", "matmul"):
             return m.call + m.product(b, n, out, s, self.itemsize)
         if kernel == "shift":
-            padded = math.prod(a.out + (a.taps - 1) * a.dilation // a.stride for a in axes)
-            return b * padded * (2 * m.copied + 2 * taps * m.element) * self.itemsize / 4 + 2 * taps * m.call
+            return b * out * (2 * m.copied + 2 * taps * m.element) * self.itemsize / 4 + 2 * taps * m.call
         if kernel == "winograd":
             return self._winograd(s, n, axes)
         gather = m.gathered if axes[-1].stride > 1 else m.copied

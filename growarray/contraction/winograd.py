@@ -17,7 +17,7 @@ from growarray.contraction.windows import Task
 
 __all__ = ["Winograd", "WinogradGradient", "suits"]
 
-_LEAST = 16  # channels on both sides below which transforming costs more than it saves
+_LEAST = 48  # channels on both sides below which transforming costs more than it saves
 _TILES = (64, 200)  # tiles of one piece: below, products lose speed; above, transforms leave the cache
 _CACHED = 1 << 13  # elements of one plane of the channels that are transformed together
 _SHARE = 0.4  # of the elements of input, output and kernel, that two threads may take for work space
