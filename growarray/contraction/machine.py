@@ -20,6 +20,11 @@ def threads() -> int:
     wanted = os.environ.get("GROWARRAY_THREADS", "")
     if wanted.isdigit() and int(wanted) > 0:
         return int(wanted)
+    return _cores()
+
+
+@lru_cache(maxsize=1)
+def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -52,7 +52,7 @@ class Shift:
 
     def tasks(self, feature: np.ndarray, weights: np.ndarray, out: np.ndarray) -> list[Task]:
         """Pieces of ``out`` (b, *outs) from ``feature`` (b, *sizes); fast where both lie with b innermost."""
-        source, target = np.moveaxis(feature, 0, -1), np.moveaxis(out, 0, -1)
+        source, target = (x.transpose(*range(1, x.ndim), 0) for x in (feature, out))
         return [lambda p=p: self._piece(source, weights, target[p.place], p) for p in self.pieces]  # type: ignore[misc]
 
     def _piece(self, source: np.ndarray, weights: np.ndarray, target: np.ndarray, piece: _Piece) -> None:
@@ -71,7 +71,8 @@ class Shift:
 
     def gradient_tasks(self, d_out: np.ndarray, feature: np.ndarray, out: np.ndarray) -> list[Task]:
         """The gradient by the weights, into ``out`` (b, taps), piece after piece."""
-        return [lambda: self._gradient(np.moveaxis(d_out, 0, -1), np.moveaxis(feature, 0, -1), out)]
+        gradient, source = (x.transpose(*range(1, x.ndim), 0) for x in (d_out, feature))
+        return [lambda: self._gradient(gradient, source, out)]
 
     def _gradient(self, d_out: np.ndarray, source: np.ndarray, out: np.ndarray) -> None:
         axes = list(range(d_out.ndim))

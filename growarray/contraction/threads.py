@@ -55,7 +55,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
 
 def run_tasks(tasks: Sequence[Callable[[], object]]) -> None:
     """Run all tasks, this thread and the pool taking one after the other. The first exception is raised again."""
-    workers = min(threads(), len(tasks))
+    workers = min(threads(), len(tasks)) if len(tasks) > 1 else 1
     if workers <= 1 or getattr(_inside, "worker", False):
         for task in tasks:
             task()
