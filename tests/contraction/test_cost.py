@@ -1,0 +1,185 @@
+"""The cost model: operations counted one by one, bytes, sizes at a time, and a time that grows with the work."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from growarray.contraction import plan
+from growarray.contraction.cost import Costs
+from growarray.contraction.equation import parse
+from growarray.contraction.machine import CPU
+from growarray.contraction.path import random_tree, search
+from growarray.contraction.problem import Problem
+from tests.contraction.reference import cp, direct, random_arrays, reconstructed, tensor_train, tucker
+from tests.contraction.simulation import carried_out, costs_of
+
+GEOMETRY = {"stride": [2, 1], "padding": [(1, 2), (0, 1)], "dilation": [1, 2], "padding_mode": ["zeros"] * 2}
+LAYERS = {
+    "CP": cp(2, (2, 3), (6, 7), (3, 2), 2),
+    "CP no weights": cp(1, (3, 2), (5, 8), (2, 3), 3, weights=False),
+    "Tucker": tucker(1, (2, 3), (5, 6), (3, 2), (2, 1, 2, 2)),
+    "TT": tensor_train(2, (2, 2), (4, 6), (3, 2), (2, 3, 2)),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=list(LAYERS))
+def test_operations_of_a_layer_are_those_that_carrying_it_out_takes(layer, seed):
+    problem = Problem(parse(layer.equation), layer.shapes, **GEOMETRY)
+    arrays = random_arrays(layer.shapes)
+    tree = random_tree(problem, random.Random(seed))
+    counted = carried_out(problem, arrays, tree)
+    wanted = direct(layer.dense, [arrays[0], reconstructed(layer, arrays[1:])], GEOMETRY)
+    np.testing.assert_allclose(counted.result, wanted, atol=1e-12)  # what was counted is the contraction
+    costs = costs_of(problem)
+    assert [costs.step(*pair).flops for pair in tree] == counted.operations
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [
+        ("ij,jk->ik", [(2, 3), (3, 4)]),
+        ("i,j->ij", [(2,), (3,)]),
+        ("i,j->i", [(2,), (3,)]),
+        ("bij,bjk,bk->bi", [(2, 3, 4), (2, 4, 2), (2, 2)]),
+        ("ir,jr,kr,r->ijk", [(2, 3), (4, 3), (2, 3), (3,)]),
+        (",ij,jk->ki", [(), (2, 3), (3, 2)]),
+    ],
+)
+def test_operations_of_plain_equations_are_counted(equation, shapes):
+    problem = Problem(parse(equation), shapes)
+    arrays = random_arrays(shapes)
+    for seed in range(3):
+        tree = random_tree(problem, random.Random(seed))
+        counted = carried_out(problem, arrays, tree)
+        np.testing.assert_allclose(counted.result, np.einsum(equation, *arrays), atol=1e-12)
+        costs = costs_of(problem)
+        assert [costs.step(*pair).flops for pair in tree] == counted.operations
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("taps", [1, 3, 5])
+def test_a_convolution_costs_output_size_times_kernel_size_where_the_two_meet(taps, stride):
+    made = plan("n c x, c r, x r -> n x r | x", (4, 8, 30), (8, 6), (taps, 6), stride=stride, optimize=[(0, 1), (0, 1)])
+    out = (30 - taps) // stride + 1
+    convolved = 2 if taps > 1 or stride > 1 else 1  # one tap that moves nowhere is a plain multiplication
+    assert [step.flops for step in made.steps] == [2 * 4 * 8 * 6 * 30, convolved * 4 * 6 * out * taps]
+    assert made.flops == sum(step.flops for step in made.steps)
+    after = plan(
+        "n c x, x r, c r -> n x r | x", (4, 8, 30), (taps, 6), (8, 6), stride=stride, optimize=[(0, 1), (0, 1)]
+    )
+    assert after.steps[1].flops == 2 * 4 * 8 * 6 * out  # reduced size from then on
+
+
+def test_training_counts_both_directions():
+    layer = LAYERS["TT"]
+    forward = plan(layer.equation, *layer.shapes, optimize="factorized")
+    both = plan(layer.equation, *layer.shapes, optimize="factorized", training=True)
+    assert [step.flops for step in both.steps] == [step.flops for step in forward.steps]
+    assert all(step.backward_flops == 0 for step in forward.steps)
+    assert [step.backward_flops for step in both.steps] == [2 * step.flops for step in forward.steps]
+    assert both.flops == 3 * forward.flops
+    assert both.bytes == 3 * forward.bytes
+    assert both.seconds > 1.5 * forward.seconds
+    assert both.peak_bytes == 4 * sum(both._problem.elements(a | b) for a, b in both.tree)
+    assert forward.peak_bytes < both.peak_bytes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bytes_are_those_of_operands_and_results(dtype):
+    made = plan("ij,jk,kl->il", (10, 20), (20, 3), (3, 5), optimize=[(0, 1), (0, 1)], dtype=dtype)
+    size = int(dtype[5:]) // 8
+    assert [step.bytes for step in made.steps] == [size * (200 + 60 + 30), size * (30 + 15 + 50)]
+    assert [step.elements for step in made.steps] == [30, 50]
+    assert made.peak_bytes == size * 80
+
+
+@pytest.mark.parametrize(("block", "cores", "images"), [(1, 1, 1), (1, 4, 4), (3, 2, 6), (5, 4, 12), (12, 4, 12)])
+def test_a_partial_result_is_held_for_one_block_a_core(block, cores, images):
+    layer = cp(12, (4, 5), (9, 8), (3, 3), 6)
+    problem = Problem(parse(layer.equation), layer.shapes)
+    costs = costs_of(problem, block=block, cores=cores)
+    assert costs.held(0b1001) == problem.elements(0b1001) // 12 * min(images, 12)
+    assert costs.held(0b0110) == problem.elements(0b0110)
+    assert costs.held(problem.everything) == problem.elements(problem.everything)
+    trained = costs_of(problem, block=block, cores=cores, training=True)
+    assert trained.held(0b1001) == problem.elements(0b1001)
+
+
+def test_a_step_is_computed_once_and_does_not_know_left_from_right():
+    problem = Problem(parse("ij,jk->ik"), [(2, 3), (3, 4)])
+    costs = costs_of(problem)
+    assert costs.step(1, 2) is costs.step(2, 1)
+    waiting = Problem(parse("x r, x y, y r -> x y r | x, y"), [(20, 2), (3, 30), (3, 2)])
+    assert costs_of(waiting).step(0b101, 0b010) is None
+
+
+def test_products_of_constants_cost_nothing():
+    layer = LAYERS["CP"]
+    free = plan(layer.equation, *layer.shapes, optimize="reconstructed", constants=(1, 2, 3, 4, 5))
+    paid = plan(layer.equation, *layer.shapes, optimize="reconstructed")
+    assert free.steps[-1] == paid.steps[-1]
+    assert all((s.flops, s.bytes, s.seconds) == (0, 0, 0.0) for s in free.steps[:-1])
+    assert all(s.flops > 0 for s in paid.steps)
+
+
+WORK: dict[str, tuple[str, list[tuple[int, ...]], dict[str, Any]]] = {
+    "multiply": ("b i, b j -> b i j", [(64, 40), (64, 50)], {}),
+    "matmul": ("i j, j k -> i k", [(256, 300), (300, 200)], {}),
+    "shift": ("n c y x, c y x -> n c y x | y, x", [(8, 64, 56, 56), (64, 3, 3)], {"padding": 1}),
+    "convolution": ("n c y x, o c y x -> n o y x | y, x", [(8, 32, 28, 28), (48, 32, 3, 3)], {"padding": 1}),
+    "strided": ("n c y x, o c y x -> n o y x | y, x", [(8, 32, 28, 28), (48, 32, 3, 3)], {"padding": 1, "stride": 2}),
+    "deep": ("n c y x, o c y x -> n o y x | y, x", [(8, 256, 7, 7), (512, 256, 3, 3)], {"padding": 1}),
+}
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["forward", "training"])
+@pytest.mark.parametrize(("equation", "shapes", "options"), WORK.values(), ids=list(WORK))
+def test_predicted_time_is_finite_positive_and_grows_with_every_size(equation, shapes, options, training):
+    parsed = parse(equation)
+
+    def seconds(sizes: dict[str, int]) -> float:
+        taps = {m: shapes[1][parsed.terms[1].index(m)] for m in parsed.convolved}
+        second = [taps.get(m, sizes[m]) for m in parsed.terms[1]]
+        problem = Problem(parsed, [[sizes[m] for m in parsed.terms[0]], second], **options)
+        step = Costs(problem, CPU, itemsize=4, training=training, block=1).step(1, 2)
+        return step.total("time")  # type: ignore[union-attr]
+
+    size = {
+        m: n
+        for term, shape in zip(parsed.terms[::-1], shapes[::-1], strict=True)
+        for m, n in zip(term, shape, strict=True)
+    }
+    once = seconds(size)
+    assert math.isfinite(once)
+    assert once > 0
+    for mode in size:
+        assert seconds(size | {mode: 3 * size[mode]}) > 1.05 * once, mode
+
+
+@pytest.mark.parametrize(("equation", "shapes", "options"), WORK.values(), ids=list(WORK))
+def test_a_slower_machine_takes_longer_and_more_cores_are_faster(equation, shapes, options):
+    problem = Problem(parse(equation), shapes, **options)
+
+    def seconds(machine: Any) -> float:
+        return Costs(problem, machine, itemsize=4, training=True, block=1).step(1, 2).total("time")  # type: ignore
+
+    slow = {k: 2 * v for k, v in asdict(CPU).items() if isinstance(v, float) and v < 1}  # everything in seconds
+    assert seconds(replace(CPU, rate=CPU.rate / 2, **slow)) == pytest.approx(2 * seconds(CPU), rel=0.02)
+    assert seconds(replace(CPU, cores=4)) <= seconds(CPU)
+
+
+def test_the_objectives_differ():
+    layer = cp(8, (64, 64), (56, 56), (3, 3), 28, weights=False)
+    problem = Problem(parse(layer.equation), layer.shapes, padding=1)
+    costs = costs_of(problem, block=1)
+    trees = {name: search(problem, costs, name) for name in ("time", "flops", "memory")}
+    totals = {name: sum(costs.step(*p).flops for p in tree) for name, tree in trees.items()}
+    assert totals["flops"] < totals["memory"]
+    assert costs.step(*trees["flops"][0]).total("memory") == costs.step(*trees["flops"][0]).elements

@@ -1,0 +1,265 @@
+"""One pairwise product: NumPy's kernels, in pieces of any size, against the portable ones and the definition."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import array_api_compat.numpy as xp
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from growarray.contraction import convolve, shift, winograd
+from growarray.contraction import step as step_module
+from growarray.contraction.equation import parse
+from growarray.contraction.execute import Program
+from growarray.contraction.problem import Axis, Problem
+from growarray.contraction.step import Step
+from growarray.testing import assert_close
+
+DENSE_1 = "b s x, b n s x -> b n x | x"
+DENSE_2 = "b s y x, b n s y x -> b n y x | y, x"
+IMAGES = "s i y x, n s y x -> i n y x | y, x"
+CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "multiply": ("b y x, b n -> b n y x", (3, 4, 5), (3, 2), {}),
+    "multiply, batch alone": ("b y, b -> b y", (3, 4), (3,), {}),
+    "matmul": ("b s y x, b n s -> b n y x", (2, 5, 4, 6), (2, 13, 5), {}),
+    "matmul, the other way round": ("b n s, b s y x -> b n y x", (2, 13, 5), (2, 5, 4, 6), {}),
+    "matmul to one": ("b s y, b s -> b y", (2, 5, 4), (2, 5), {}),
+    "dot": ("b s, b s -> b", (2, 5), (2, 5), {}),
+    "shift": ("b x, b x -> b x | x", (5, 9), (5, 3), {"padding": 1}),
+    "shift, two axes strided": ("b y x, b y x -> b y x | y, x", (4, 7, 8), (4, 3, 2), {"stride": (2, 3), "padding": 1}),
+    "shift dilated": ("b x, b x -> b x | x", (3, 12), (3, 3), {"stride": 2, "dilation": 3, "padding": ((2, 3),)}),
+    "shift of images": ("b i x, b x -> b i x | x", (3, 4, 9), (3, 3), {"padding": 1}),
+    "shift, no b": ("i y x, y x -> i y x | y, x", (4, 6, 5), (3, 3), {"padding": 2}),
+    "rows": (DENSE_2, (1, 20, 9, 8), (1, 5, 20, 3, 3), {"padding": 1}),
+    "rows batched": (DENSE_1, (3, 24, 9), (3, 4, 24, 3), {"padding": ((0, 2),)}),
+    "rows dilated": (DENSE_2, (1, 20, 12, 9), (1, 5, 20, 3, 3), {"padding": 2, "dilation": (2, 1), "stride": (1, 2)}),
+    "rows of images": (IMAGES, (20, 3, 9, 8), (5, 20, 2, 3), {"padding": 1}),
+    "im2col": (DENSE_2, (2, 3, 9, 8), (2, 4, 3, 3, 3), {"stride": 2, "padding": 1}),
+    "im2col, three axes": (
+        "s z y x, n s z y x -> n z y x | z, y, x",
+        (2, 4, 5, 3),
+        (3, 2, 2, 3, 2),
+        {"stride": (1, 2, 1), "padding": 1},
+    ),
+    "im2col, heavy": (DENSE_2, (1, 6, 5, 7), (1, 7, 6, 3, 2), {"padding": 1, "stride": (2, 1)}),
+    "im2col of images": (IMAGES, (3, 4, 9, 8), (5, 3, 2, 3), {"stride": 2}),
+    "pointwise strided": (DENSE_2, (1, 6, 9, 8), (1, 4, 6, 1, 1), {"stride": (2, 3)}),
+    "pointwise padded": (DENSE_2, (1, 6, 4, 3), (1, 4, 6, 1, 1), {"padding": 1}),
+    "much in the padding": (DENSE_1, (1, 2, 2), (1, 3, 2, 2), {"stride": 4, "padding": 6}),
+    "kernel over everything": (DENSE_1, (2, 3, 5), (2, 2, 3, 5), {}),
+    "3 by 3, wide": (DENSE_2, (1, 17, 9, 8), (1, 18, 17, 3, 3), {"padding": 1}),
+    "3 by 3, wide images": (IMAGES, (18, 3, 7, 9), (16, 18, 3, 3), {"padding": ((0, 1), (1, 0))}),
+    "3 by 3, wide, padded more": (IMAGES, (16, 2, 5, 6), (16, 16, 3, 3), {"padding": 2}),
+    "reflect": (DENSE_1, (2, 3, 6), (2, 4, 3, 3), {"padding": ((2, 3),), "padding_mode": "reflect"}),
+    "replicate": (DENSE_1, (2, 3, 6), (2, 4, 3, 3), {"padding": ((2, 3),), "padding_mode": "replicate"}),
+    "circular": (DENSE_1, (2, 3, 6), (2, 4, 3, 3), {"padding": ((6, 3),), "padding_mode": "circular"}),
+}
+each_case = pytest.mark.parametrize("name", CASES)
+each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
+RTOL = {"float32": 1e-5, "float64": 1e-12}
+
+
+def shrunk(value: Any) -> Any:
+    """A limit of hundreds or more as one of a few: pieces of the work become tiny."""
+    if isinstance(value, tuple):
+        return tuple(shrunk(v) for v in value)
+    if isinstance(value, float):
+        return 1e6 * value  # a share of memory: plenty, so that nothing is refused for the room it takes
+    return int(value**0.4) if isinstance(value, int) and value >= 64 else value
+
+
+@pytest.fixture
+def tiny_pieces(monkeypatch):
+    """Every limit on the size of a piece made so small that most cases are cut, many with a shorter last piece."""
+    for module in (convolve, shift, step_module, winograd):
+        for name, value in vars(module).copy().items():
+            if name[0] == "_" and name[1:].isupper():
+                monkeypatch.setattr(module, name, shrunk(value))
+
+
+@pytest.fixture(params=["whole", "pieces"])
+def pieces(request: pytest.FixtureRequest) -> bool:
+    """Whether the work is cut into many small pieces."""
+    if request.param == "pieces":
+        request.getfixturevalue("tiny_pieces")
+    return request.param == "pieces"
+
+
+def step_for(equation: str, feature: tuple[int, ...], kernel: tuple[int, ...], options: dict[str, Any]) -> Step:
+    problem = Problem(parse(equation), (feature, kernel), **options)
+    return Program.of(problem, [(1, 2)]).steps[0]
+
+
+def operands(step: Step, dtype: Any) -> list[np.ndarray]:
+    """Feature, kernel and gradient of the output, as the products take them."""
+    rng = np.random.default_rng(0)
+    sizes = (step.b, step.s, *(a.size for a in step.axes))
+    shapes = [sizes, step.k_shape, step.out_shape]
+    return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+
+
+def run(tasks: list[Any], out: np.ndarray) -> np.ndarray:
+    for task in tasks:
+        task()
+    return out
+
+
+def nothing(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An output in which every element that is not written shows."""
+    return np.full(shape, np.nan, dtype)
+
+
+def on_numpy(step: Step, feature: np.ndarray, kernel: np.ndarray, d_out: np.ndarray) -> list[np.ndarray]:
+    """Result and gradients by feature map and kernel."""
+    y, d_feature, d_kernel = (nothing(x.shape, x.dtype) for x in (d_out, feature, kernel))
+    run(step.tasks(feature, step.prepared(kernel), y), y)
+    run(step.d_feature_tasks(d_out, step.prepared_gradient(kernel), d_feature), d_feature)
+    run(step.d_kernel_tasks(d_out, feature, d_kernel), d_kernel)
+    return [y, d_feature, d_kernel]
+
+
+def portably(step: Step, feature: np.ndarray, kernel: np.ndarray, d_out: np.ndarray) -> list[np.ndarray]:
+    return [
+        step.run(xp, feature, kernel),
+        step.run_d_feature(xp, d_out, kernel),
+        step.run_d_kernel(xp, d_out, feature),
+    ]
+
+
+def defined(feature: np.ndarray, kernel: np.ndarray, axes: tuple[Axis, ...]) -> np.ndarray:
+    """The convolution by its definition: one output position and one tap at a time."""
+    out = np.zeros((*kernel.shape[:2], *(a.out for a in axes)))
+    for q in itertools.product(*(range(a.out) for a in axes)):
+        for t in itertools.product(*(range(a.taps) for a in axes)):
+            place = [q_ * a.stride + t_ * a.dilation - a.before for q_, t_, a in zip(q, t, axes, strict=True)]
+            if all(0 <= p < a.size for p, a in zip(place, axes, strict=True)):
+                out[(..., *q)] += np.einsum("bns,bs->bn", kernel[(..., *t)], feature[(..., *place)])
+    return out
+
+
+@each_dtype
+@each_case
+def test_numpy_is_the_portable_product_forward_and_backward(name, dtype, pieces):
+    step = step_for(*CASES[name])
+    arrays = operands(step, dtype)
+    for what, found, wanted in zip("ykf", on_numpy(step, *arrays), portably(step, *arrays), strict=True):
+        assert found.dtype == dtype
+        assert_close(found, wanted, rtol=RTOL[dtype], what=what)
+
+
+@each_case
+def test_the_portable_product_is_the_definition(name):
+    step = step_for(*CASES[name])
+    feature, kernel, d_out = operands(step, "float64")
+    y, d_feature, d_kernel = portably(step, feature, kernel, d_out)
+    assert_close(y, defined(feature, kernel, step.axes), rtol=1e-12)
+    value = float(np.sum(y * d_out))  # linear in both operands: <df, f> = <dk, k> = <dy, y>
+    for gradient, operand in ((d_feature, feature), (d_kernel, kernel)):
+        assert gradient.shape == operand.shape
+        assert abs(float(np.sum(gradient * operand)) - value) <= 1e-10 * (1 + abs(value))
+
+
+@each_case
+def test_strided_views_are_taken_and_filled(name, pieces):
+    step = step_for(*CASES[name])
+    arrays = operands(step, "float64")
+    wanted = on_numpy(step, *arrays)
+    feature, kernel, d_out = (np.ascontiguousarray(a.T).T for a in arrays)
+    found = on_numpy(step, feature, kernel, d_out)
+    for one, other in zip(found, wanted, strict=True):
+        assert_close(one, other, rtol=1e-13)
+    wide = nothing((*d_out.shape[:-1], 2 * d_out.shape[-1]), "float64")
+    run(step.tasks(feature, step.prepared(kernel), wide[..., ::2]), wide)
+    assert_close(wide[..., ::2], wanted[0], rtol=1e-13)
+    assert np.isnan(wide[..., 1::2]).all()  # what lies between is not touched
+
+
+@each_case
+def test_pieces_write_parts_of_their_own_in_any_order(name, tiny_pieces):
+    step = step_for(*CASES[name])
+    feature, kernel, d_out = operands(step, "float64")
+    wanted = on_numpy(step, feature, kernel, d_out)
+    y, d_feature, d_kernel = (nothing(x.shape, x.dtype) for x in (d_out, feature, kernel))
+    run(step.tasks(feature, step.prepared(kernel), y)[::-1], y)
+    run(step.d_feature_tasks(d_out, step.prepared_gradient(kernel), d_feature)[::-1], d_feature)
+    run(step.d_kernel_tasks(d_out, feature, d_kernel)[::-1], d_kernel)
+    for one, other in zip((y, d_feature, d_kernel), wanted, strict=True):
+        assert np.array_equal(one, other)
+
+
+@each_dtype
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("padding", [1, ((0, 2), (2, 0))], ids=["even", "uneven"])
+def test_large_three_by_three_convolutions_are_the_portable_ones(images, padding, dtype):
+    sizes = (16, images, 171 // images, 131)
+    step = step_for(IMAGES, sizes, (18, 16, 3, 3), {"padding": padding})
+    arrays = operands(step, dtype)
+    for what, found, wanted in zip("ykf", on_numpy(step, *arrays), portably(step, *arrays), strict=True):
+        assert_close(found, wanted, rtol=10 * RTOL[dtype], what=what)
+
+
+def test_the_cases_reach_every_kernel():
+    found = {step_for(*case).kernel for case in CASES.values()}
+    assert found >= {"multiply", "matmul", "shift", "rows", "im2col"}
+
+
+def test_small_pieces_cut_most_cases(tiny_pieces):
+    several = []
+    for name, case in CASES.items():
+        step = step_for(*case)
+        feature, kernel, d_out = operands(step, "float64")
+        if len(step.tasks(feature, step.prepared(kernel), d_out)) > 1:
+            several.append(name.split()[0].strip(","))
+    assert set(several) >= {"matmul", "shift", "rows", "im2col", "3"}
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [(name, mode) for name in CASES for mode in "bsin" if mode in CASES[name][0].replace(",", "").split()],
+    ids=lambda value: value,
+)
+def test_nothing_to_sum_is_zero_and_nothing_to_write_is_nothing(name, mode):
+    equation, feature, kernel, options = CASES[name]
+    parsed = parse(equation)
+    shapes = [
+        tuple(0 if m == mode else d for m, d in zip(term, shape, strict=True))
+        for term, shape in zip(parsed.terms, (feature, kernel), strict=True)
+    ]
+    step = step_for(equation, *shapes, options)
+    for found in on_numpy(step, *operands(step, "float64")):
+        assert np.array_equal(found, np.zeros(found.shape))
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]:
+    order = draw(st.integers(1, 2))
+    b, s, n = (draw(st.integers(1, 3)) for _ in range(3))
+    sizes, taps, strides, paddings, dilations = [], [], [], [], []
+    for _ in range(order):
+        size, k, stride, dilation = (draw(st.integers(1, most)) for most in (7, 4, 4, 3))
+        pair = draw(st.integers(0, 5)), draw(st.integers(0, 5))
+        assume(dilation * (k - 1) + 1 <= size + sum(pair))
+        for values, value in zip(
+            (sizes, taps, strides, paddings, dilations), (size, k, stride, pair, dilation), strict=True
+        ):
+            values.append(value)
+    options = {"stride": strides, "padding": paddings, "dilation": dilations}
+    return [DENSE_1, DENSE_2][order - 1], (b, s, *sizes), (b, n, s, *taps), options
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(geometries())
+def test_any_geometry_is_the_definition_forward_and_backward(case):
+    step = step_for(*case)
+    arrays = operands(step, "float64")
+    wanted = portably(step, *arrays)
+    assert_close(wanted[0], defined(*arrays[:2], step.axes), rtol=1e-12)
+    for found, other in zip(on_numpy(step, *arrays), wanted, strict=True):
+        assert_close(found, other, rtol=1e-12)
+    value = float(np.sum(wanted[0] * arrays[2]))
+    for gradient, operand in zip(wanted[1:], arrays[:2], strict=True):
+        assert abs(float(np.sum(gradient * operand)) - value) <= 1e-10 * (1 + abs(value))
