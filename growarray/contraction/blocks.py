@@ -107,6 +107,8 @@ def forward(
                 continue
             common[step.mask] = np.empty(step.out_sizes, y.dtype)
             _run(layout.each, step, common, common[step.mask])
+            for part in () if keep else (step.pair.feature, step.pair.kernel):
+                common.pop(part, None)
         ready = {
             index: step.prepared(step.kernel_array(np, common[step.pair.kernel]))
             for index in program.blocked
@@ -142,9 +144,16 @@ def _forward_block(
         if step.mask == program.problem.everything:
             _into(layout.each, step, feature, matrices, y_piece.transpose(program.unfinal))
             break
-        fresh = np.empty(step.out_sizes, y.dtype) if keep else borrow(f"value {index}", step.out_sizes, y.dtype)
+        fresh = (
+            np.empty(step.out_sizes, y.dtype)
+            if keep
+            else borrow(f"value {program.slots[index]}", step.out_sizes, y.dtype)
+        )
         layout.each(step.tasks(feature, matrices, step.canonical(np, fresh)))
         values[step.mask] = fresh
+        if not keep:  # large ones are no work space: let go of what is used up
+            for part in (step.pair.feature, step.pair.kernel):
+                values.pop(part, None)
     if keep:
         saved.blocks[i] = values
 
@@ -180,7 +189,7 @@ def backward(
     program, problem = layout.whole, layout.whole.problem
     shapes = [x.shape for x in arrays]
     if not program.steps:
-        gradients = {problem.everything: dy.transpose(program.unfinal)}
+        gradients = {problem.everything: dy.transpose(program.unfinal).copy()}
         return _to_operands(program, gradients, shapes, wanted)
     with layout.blas():
         results = {

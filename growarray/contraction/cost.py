@@ -124,7 +124,7 @@ class Costs:
             return StepCost(kernel, pair.flops, 0, moved, 0, held, seconds, 0.0)
         backward = self._feature_gradient(kernel, pair, axes) + self._kernel_gradient(kernel, pair, axes)
         back_seconds = times * (backward / parallel + 2 * self.machine.step) + 2 * traffic
-        return StepCost(kernel, pair.flops, 2 * pair.flops, moved, 2 * moved, held, seconds, back_seconds)
+        return StepCost(kernel, pair.flops, pair.backward_flops, moved, 2 * moved, held, seconds, back_seconds)
 
     def _parallel(self, blocked: bool, pair: Pair) -> float:
         return self.machine.cores if blocked or pair.flops >= 1 << 22 else 1.0

@@ -21,7 +21,7 @@ __all__ = ["Program", "backward_portable", "forward_portable"]
 class Program:
     """The steps of one tree for fixed sizes, in order; ``common`` steps do not depend on the block mode.
 
-    ``last`` is the mask of the result; where one operand is all there is, there are no steps.
+    Where one operand is all there is, there are no steps. ``slots`` says which work space a blocked step writes to.
     """
 
     problem: Problem
@@ -31,6 +31,7 @@ class Program:
     blocked: tuple[int, ...]
     final: tuple[int, ...]
     unfinal: tuple[int, ...]
+    slots: dict[int, int]
     flops: int
 
     @classmethod
@@ -54,7 +55,22 @@ class Program:
         last = stored[problem.everything]
         final = tuple(last.index(m) for m in problem.output)
         unfinal = tuple(sorted(range(len(final)), key=lambda axis: final[axis]))
-        return cls(problem, tree, tuple(steps), tuple(common), tuple(blocked), final, unfinal, flops)
+        return cls(
+            problem, tree, tuple(steps), tuple(common), tuple(blocked), final, unfinal, _slots(steps, blocked), flops
+        )
+
+
+def _slots(steps: Sequence[Step], blocked: Sequence[int]) -> dict[int, int]:
+    """Work space of every blocked step: that of a partial result which is used up serves again."""
+    slots: dict[int, int] = {}
+    held: dict[int, int] = {}
+    free: list[int] = []
+    for index in blocked:
+        pair = steps[index].pair
+        slots[index] = free.pop() if free else len(held)
+        free += [held.pop(part) for part in (pair.feature, pair.kernel) if part in held]
+        held[steps[index].mask] = slots[index]
+    return slots
 
 
 def _pair(problem: Problem, left: int, right: int) -> Pair:
@@ -78,7 +94,8 @@ def forward_portable(
         kernel = step.kernel_array(xp, values[step.pair.kernel])
         result = step.run(xp, feature, kernel)
         values[step.mask] = step.stored(xp, result)
-    return xp.permute_dims(values[problem.everything], program.final), values
+    result = xp.permute_dims(values[problem.everything], program.final)
+    return (result if program.steps else xp.asarray(result, copy=True)), values
 
 
 def backward_portable(
@@ -87,6 +104,8 @@ def backward_portable(
     """Gradients by the operands in the mask ``wanted``, with array-API operations alone."""
     problem = program.problem
     gradients = {problem.everything: xp.permute_dims(dy, program.unfinal)}
+    if not program.steps:
+        gradients = {problem.everything: xp.asarray(gradients[problem.everything], copy=True)}
     for step in reversed(program.steps):
         f, k = step.pair.feature, step.pair.kernel
         d_out = gradients.pop(f | k, None)

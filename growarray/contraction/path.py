@@ -15,7 +15,18 @@ from growarray.contraction.cost import Costs
 from growarray.contraction.problem import Problem
 from growarray.errors import PlanError
 
-__all__ = ["EXACT", "MINIMIZE", "PRESETS", "Tree", "find_tree", "linear_path", "peak_elements", "random_tree", "search"]
+__all__ = [
+    "EXACT",
+    "MINIMIZE",
+    "PRESETS",
+    "Tree",
+    "find_tree",
+    "linear_path",
+    "ordered",
+    "peak_elements",
+    "random_tree",
+    "search",
+]
 
 EXACT = 8  # operands up to which every tree is looked at
 _TRIALS = 64  # greedy trees that are drawn above it
@@ -45,7 +56,7 @@ def find_tree(problem: Problem, costs: Costs, optimize: Any, minimize: str, limi
         The name is unknown, the path is not one, or no tree meets the limit (the message gives the least).
     """
     if isinstance(optimize, str) and optimize == "auto":
-        return search(problem, costs, minimize, limit)
+        return ordered(costs, _auto(problem, costs, minimize, limit))
     if isinstance(optimize, str) and optimize in PRESETS:
         tree = _preset(problem, costs, optimize)
     elif isinstance(optimize, str) or callable(optimize):
@@ -61,6 +72,26 @@ def find_tree(problem: Problem, costs: Costs, optimize: Any, minimize: str, limi
     return tree
 
 
+def _auto(problem: Problem, costs: Costs, minimize: str, limit: int | None) -> Tree:
+    """The search; above :data:`EXACT` operands, where it is not exact, the presets are looked at, too."""
+    best = search(problem, costs, minimize, limit)
+    if len(problem) <= EXACT or not problem.conv:
+        return best
+    for name in PRESETS:
+        tree = ordered(costs, _preset(problem, costs, name))
+        if limit is not None and peak_elements(costs, tree) > limit:
+            continue
+        if _total(costs, tree, minimize) < _total(costs, best, minimize):
+            best = tree
+    return best
+
+
+def _total(costs: Costs, tree: Tree, minimize: str) -> float:
+    if minimize == "memory":
+        return float(peak_elements(costs, ordered(costs, tree)))
+    return float(sum(_known(costs, *pair).total(minimize) for pair in tree))
+
+
 def search(
     problem: Problem, costs: Costs, minimize: str, limit: int | None = None, operands: Sequence[int] | None = None
 ) -> Tree:
@@ -72,7 +103,7 @@ def search(
     if len(leaves) > EXACT:
         return _greedy_search(problem, costs, minimize, limit, leaves)
     entry = _exact(problem, costs, minimize, limit, leaves)
-    return _unrolled(sum(leaves), entry) if len(leaves) > 1 else []
+    return _unrolled(costs, sum(leaves), entry) if len(leaves) > 1 else []
 
 
 def _exact(problem: Problem, costs: Costs, minimize: str, limit: int | None, leaves: list[int]) -> _Entry:
@@ -137,22 +168,37 @@ def _front(entries: list[_Entry]) -> list[_Entry]:
     return kept
 
 
-def _unrolled(operands: int, entry: _Entry) -> Tree:
-    """The half that needs more memory first, then the other, then their product."""
+def _unrolled(costs: Costs, operands: int, entry: _Entry) -> Tree:
+    """The half first after which the other needs less memory beside it, then the other, then their product."""
     if entry.halves is None:
         return []
     left, a, right, b = entry.halves
-    first, second = ((left, a), (right, b)) if a.peak >= b.peak else ((right, b), (left, a))
-    return [*_unrolled(*first), *_unrolled(*second), (left, right)]
+    own_a, own_b = (costs.held(half) if e.halves else 0 for half, e in ((left, a), (right, b)))
+    left_first = max(a.peak, own_a + b.peak) <= max(b.peak, own_b + a.peak)
+    first, second = ((left, a), (right, b)) if left_first else ((right, b), (left, a))
+    return [*_unrolled(costs, *first), *_unrolled(costs, *second), (left, right)]
 
 
-def peak_elements(costs: Costs, tree: Tree) -> int:
-    """Elements that partial results and the output hold at the worst moment of a tree."""
+def ordered(costs: Costs, tree: Tree) -> Tree:
+    """The products of a tree in the order in which its partial results take the least memory."""
     entries = {1 << i: _Entry(0.0, 0) for i in range(len(costs.problem))}
     for left, right in tree:
         a, b = entries[left], entries[right]
         entries[left | right] = _Entry(0.0, _peak(costs, left, a, right, b), (left, a, right, b))
-    return entries[costs.problem.everything].peak
+    return _unrolled(costs, costs.problem.everything, entries[costs.problem.everything])
+
+
+def peak_elements(costs: Costs, tree: Tree) -> int:
+    """Elements that partial results and the output hold at the worst moment, in the order of the tree."""
+    alive: dict[int, int] = {}
+    peak = 0
+    for left, right in tree:
+        alive[left | right] = costs.held(left | right)
+        peak = max(peak, sum(alive.values()))
+        if not costs.training:
+            alive.pop(left, None)
+            alive.pop(right, None)
+    return peak
 
 
 def _greedy_search(problem: Problem, costs: Costs, minimize: str, limit: int | None, leaves: list[int]) -> Tree:
@@ -162,9 +208,10 @@ def _greedy_search(problem: Problem, costs: Costs, minimize: str, limit: int | N
     least: int | None = None
     for trial in range(_TRIALS + 1):
         tree = _greedy(problem, costs, minimize, leaves, rng if trial else None)
-        peak = peak_elements(costs, tree) if sum(leaves) == problem.everything else 0
+        whole = sum(leaves) == problem.everything
+        peak = peak_elements(costs, ordered(costs, tree)) if whole else 0
         least = peak if least is None else min(least, peak)
-        cost = float(peak) if minimize == "memory" else sum(_known(costs, *pair).total(minimize) for pair in tree)
+        cost = _total(costs, tree, minimize) if whole or minimize != "memory" else 0.0
         if (limit is None or peak <= limit) and (best is None or cost < best[0]):
             best = (cost, tree)
     if best is None:
@@ -193,6 +240,8 @@ def _greedy(problem: Problem, costs: Costs, minimize: str, leaves: list[int], rn
             shared = set(problem.modes(left)) & set(problem.modes(right))
             freed = problem.elements(left) + problem.elements(right)
             choices.append((not shared, step.elements - freed, step.total(minimize), left, right))
+        if not choices:  # every pair joins convolution modes the wrong way round: from the left there is always a way
+            return _from_left(leaves)
         choices.sort()
         index = 0 if rng is None else min(int(rng.expovariate(1.2)), len(choices) - 1)
         *_, left, right = choices[index]
@@ -201,11 +250,21 @@ def _greedy(problem: Problem, costs: Costs, minimize: str, leaves: list[int], rn
     return tree
 
 
+def _from_left(leaves: Sequence[int]) -> Tree:
+    tree, whole = [], leaves[0]
+    for leaf in leaves[1:]:
+        tree.append((whole, leaf))
+        whole |= leaf
+    return tree
+
+
 def random_tree(problem: Problem, rng: random.Random) -> Tree:
     """Any tree, each step drawn evenly from the products that exist: for tests and for comparing paths."""
     parts, tree = [1 << i for i in range(len(problem))], []
     while len(parts) > 1:
         pairs = [p for p in itertools.combinations(parts, 2) if problem.pair(*p) is not None]
+        if not pairs:
+            return _from_left([1 << i for i in range(len(problem))])
         left, right = rng.choice(pairs)
         parts = [p for p in parts if p not in (left, right)] + [left | right]
         tree.append((left, right))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,12 +12,13 @@ import numpy as np
 from growarray.backend import Array, is_numpy, namespace
 from growarray.contraction import blocks, execute
 from growarray.contraction.bound import BoundPlan, factors_of
+from growarray.contraction.checks import check_arrays, device_kind
 from growarray.contraction.cost import Costs, StepCost
 from growarray.contraction.equation import parse
 from growarray.contraction.geometry import ConvAxis
 from growarray.contraction.machine import Machine, machine_for
 from growarray.contraction.path import MINIMIZE, Tree, find_tree, linear_path, peak_elements
-from growarray.contraction.problem import Problem
+from growarray.contraction.problem import Problem, checked_shapes
 from growarray.contraction.programs import Programs
 from growarray.contraction.table import plan_table
 from growarray.errors import PlanError, ShapeError
@@ -25,6 +26,7 @@ from growarray.errors import PlanError, ShapeError
 __all__ = ["Plan", "contract", "plan"]
 
 _COLUMNS = 512  # positions that a block of the batch has at least, so that products stay wide
+_CORES = 4  # for which a path is searched
 _GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
 
 Pullback = Callable[[Array], tuple[Array | None, ...]]
@@ -65,8 +67,8 @@ def plan(
     Examples
     --------
     >>> p = plan("n c x, c r, x r, o r -> n o x | x", (8, 16, 32), (16, 4), (3, 4), (16, 4), padding=1)
-    >>> p.output_shape, p.path
-    ((8, 16, 32), ((0, 1), (0, 1), (0, 1)))
+    >>> p.output_shape, len(p.path)
+    ((8, 16, 32), 3)
     """
     options = (
         optimize, minimize, memory_limit, training, constants, dtype, device, stride, padding, dilation, padding_mode,
@@ -103,9 +105,9 @@ def contract(equation: str, *arrays: Array, **options: Any) -> Array:
     >>> contract("ij,jk->ik", np.ones((2, 3)), np.ones((3, 4))).shape
     (2, 4)
     """
+    check_arrays(equation, arrays)
     dtype = str(arrays[0].dtype).rpartition(".")[2] if arrays else "float32"
     device = "cpu" if all(is_numpy(x) for x in arrays) else "gpu"
-    _check_arrays(equation, arrays)
     return plan(equation, *(tuple(x.shape) for x in arrays), dtype=dtype, device=device, **options)(*arrays)
 
 
@@ -126,35 +128,39 @@ class Plan:
     ) -> None:  # fmt: skip
         if minimize not in MINIMIZE:
             raise PlanError(f"minimize: found {minimize!r}, expected one of {', '.join(MINIMIZE)}")
-        if memory_limit is not None and not (isinstance(memory_limit, int) and memory_limit >= 0):
+        if memory_limit is not None and not (hasattr(memory_limit, "__index__") and memory_limit >= 0):
             raise PlanError(f"memory_limit: found {memory_limit!r}, expected a number of bytes or None")
         self._parsed = parse(equation)
-        self.equation, self.shapes = str(self._parsed), tuple(tuple(int(d) for d in shape) for shape in shapes)
+        self.equation, self.shapes = str(self._parsed), checked_shapes(self._parsed, shapes)
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self.training, self.minimize = bool(training), minimize
-        self.device = "cpu" if device in (None, "cpu") else "gpu"
+        self.device = device_kind(device)
         if self.dtype.kind != "f":
             raise PlanError(f"dtype: found {self.dtype}, expected a real floating one such as float32")
         self.geometry = dict(zip(_GEOMETRY, (stride, padding, dilation, padding_mode), strict=True))
         self.optimize = optimize
-        self.constants = tuple(constants)
+        self.constants = tuple(sorted(set(constants)))
+        if any(not 0 <= i < len(self.shapes) for i in self.constants):
+            raise PlanError(f"constants: found {list(constants)}, expected operands from 0 to {len(self.shapes) - 1}")
         self._problem = Problem(self._parsed, self.shapes, **self.geometry)
         self.machine: Machine = machine_for(self.device)
         self.block = _block(self._problem) if self.device == "cpu" else 0
         limit = None if memory_limit is None else memory_limit // self.dtype.itemsize
-        self._costs = self._costs_of()
-        self._tree: Tree = find_tree(self._problem, self._costs, optimize, minimize, limit)
+        self._costs = self._costs_of(self.machine)
+        # the order, and so every bit of a result, must not depend on the cores of this machine
+        found_with = self._costs_of(replace(self.machine, cores=_CORES)) if limit is None else self._costs
+        self._tree: Tree = find_tree(self._problem, found_with, optimize, minimize, limit)
         self.path = linear_path(self._problem, self._tree)
         self.steps: tuple[StepCost, ...] = tuple(self._cost(*pair) for pair in self._tree)
         problem = self._problem
         self.output_shape = tuple(problem.extent(m, problem.everything) for m in problem.output)
         self.programs = Programs(self._parsed, problem, self.geometry, self._tree)
 
-    def _costs_of(self) -> Costs:
+    def _costs_of(self, machine: Machine) -> Costs:
         whole = self._problem.size.get(self._problem.block or "", 1)
         return Costs(
             self._problem,
-            self.machine,
+            machine,
             itemsize=self.dtype.itemsize,
             training=self.training,
             block=self.block or max(whole, 1),
@@ -270,7 +276,7 @@ class Plan:
         (8, 32)
         """
         chosen = factors_of(self, factors)
-        _check_arrays(self.equation, list(chosen.values()))
+        check_arrays(self.equation, list(chosen.values()))
         constants = tuple(sorted(chosen))
         again = plan(
             self.equation, *self.shapes, optimize="auto" if self.optimize == "auto" else self.path,
@@ -323,12 +329,12 @@ class Plan:
         y, backward = self._kept(xp, arrays, wanted, folded)
 
         def pullback(dy: Array) -> tuple[Array | None, ...]:
+            namespace(y, dy)
             if tuple(dy.shape) != tuple(y.shape) or dy.dtype != y.dtype:
                 raise ShapeError(
                     f"pullback of '{self.equation}': the gradient is {dy.dtype} {tuple(dy.shape)}, the result was "
                     f"{y.dtype} {tuple(y.shape)}"
                 )
-            namespace(y, dy)
             gradients = backward(dy) if wanted else {}
             return tuple(gradients.get(1 << i) for i in range(len(arrays)))
 
@@ -349,7 +355,7 @@ class Plan:
 
     def _checked(self, arrays: Sequence[Array]) -> Any:
         """Raise unless the arrays are of one library, device and real floating dtype, and of the plan's shapes."""
-        _check_arrays(self.equation, arrays)
+        check_arrays(self.equation, arrays)
         if len(arrays) != len(self.shapes):
             raise ShapeError(f"'{self.equation}' has {len(self.shapes)} operands, found {len(arrays)} arrays")
         for i, (x, shape) in enumerate(zip(arrays, self.shapes, strict=True)):
@@ -380,17 +386,3 @@ def _block(problem: Problem) -> int:
     for conv in problem.conv.values():
         positions *= max(conv.out, 1)
     return max(1, -(-_COLUMNS // positions))
-
-
-def _check_arrays(equation: str, arrays: Sequence[Array]) -> None:
-    """Raise TypeError unless all arrays are real floating and of one dtype."""
-    first = None
-    for i, x in enumerate(arrays):
-        name = str(getattr(x, "dtype", type(x).__name__)).rpartition(".")[2]
-        if not name.startswith("float"):
-            raise TypeError(
-                f"operand {i} of '{equation}' is {name}, expected a floating-point array; convert it with astype"
-            )
-        if first is not None and name != first:
-            raise TypeError(f"operand {i} of '{equation}' is {name}, operand 0 is {first}; convert one with astype")
-        first = name

@@ -6,6 +6,7 @@ Partial results are named by the set of operands in them, a bit mask: 0b101 is o
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from growarray.contraction.equation import ELLIPSIS, Equation
 from growarray.contraction.geometry import ConvAxis, conv_axes
 from growarray.errors import PlanError
 
-__all__ = ["Axis", "Conv", "Leaf", "Pair", "Problem"]
+__all__ = ["Axis", "Conv", "Leaf", "Pair", "Problem", "checked_shapes"]
 
 
 class Axis(NamedTuple):
@@ -87,6 +88,13 @@ class Pair:
         products = b * s * n * math.prod(a.out * a.taps for a in self.axes)
         return products * (2 if self.s or self.is_conv else 1)
 
+    @property
+    def backward_flops(self) -> int:
+        """Of the two products of the backward pass: by the feature map and by the kernel."""
+        b, s, n = self.sizes
+        products = b * s * n * math.prod(a.out * a.taps for a in self.axes)
+        return products * ((2 if self.n or self.is_conv else 1) + (2 if self.axes else 1))
+
 
 class Problem:
     """An equation bound to shapes. Not changed after it was made.
@@ -99,7 +107,7 @@ class Problem:
         self, equation: Equation, shapes: Sequence[Sequence[int]], *, blocks: float = 1.0, **options: Any
     ) -> None:
         self.equation, self.blocks = equation, blocks
-        self.shapes = tuple(tuple(int(d) for d in shape) for shape in shapes)
+        self.shapes = checked_shapes(equation, shapes)
         terms, self.output, dropped = _expand(equation, self.shapes)
         self.terms = tuple(terms)
         sizes, pairs = _sizes(equation, terms, self.shapes, dropped)
@@ -224,6 +232,17 @@ class Problem:
         lefts, rights = set(self.modes(left)), set(self.modes(right))
         free = [m for m in self.modes(left | right) if not (m in lefts and m in rights)]
         return bool(free) and free[0] in rights
+
+
+def checked_shapes(equation: Equation, shapes: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """Shapes as tuples of whole numbers. Raises PlanError for anything else."""
+    try:
+        found = tuple(tuple(operator.index(d) for d in shape) for shape in shapes)
+    except TypeError as error:
+        raise PlanError(f"'{equation}': expected shapes of whole numbers, found {list(shapes)}") from error
+    if any(d < 0 for shape in found for d in shape):
+        raise PlanError(f"'{equation}': shapes must not be negative, found {list(found)}")
+    return found
 
 
 def _expand(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from growarray.contraction.path import PRESETS
+from growarray.contraction.path import EXACT, PRESETS
 from growarray.errors import PlanError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def alternatives(plan: Plan) -> dict[str, Plan]:
     """The same problem along other paths: the presets, and the best of each search, one for each distinct order."""
     found: dict[str, Plan] = {}
     seen = {_order(plan)}
-    for name in (*PRESETS, "greedy", "optimal"):
+    for name in (*PRESETS, "greedy", *(["optimal"] if len(plan.shapes) <= EXACT else [])):
         try:
             other = plan.with_path(name)
         except PlanError:  # a preset needs a convolution, and opt_einsum's search may not take every equation

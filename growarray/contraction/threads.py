@@ -77,7 +77,7 @@ def run_tasks(tasks: Sequence[Callable[[], object]]) -> None:
         finally:
             _inside.worker = False
 
-    pool = _pool(workers - 1)
+    pool = _pool(threads() - 1)
     others = [pool.submit(contextvars.copy_context().run, work) for _ in range(workers - 1)]  # keeps np.errstate
     try:
         work()

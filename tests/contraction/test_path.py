@@ -18,6 +18,7 @@ from growarray.contraction.path import (
     PRESETS,
     find_tree,
     linear_path,
+    ordered,
     peak_elements,
     random_tree,
     search,
@@ -69,7 +70,8 @@ def test_auto_is_the_best_of_all_trees(problem, minimize, training):
 def test_peak_is_what_is_alive_at_the_worst_moment(problem, training):
     costs = costs_of(problem, training=training, block=1, cores=2)
     for tree in itertools.islice(all_trees(problem), 0, None, 4):
-        assert peak_elements(costs, tree) == least_alive(costs, tree)
+        assert peak_elements(costs, tree) == alive_at_most(costs, tree)
+        assert peak_elements(costs, ordered(costs, tree)) == least_alive(costs, tree)
 
 
 @each_problem

@@ -108,6 +108,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "optimizer": ({"optimize": "fastest"}, "optimize: unknown 'fastest'"),
     "path": ({"optimize": [(0, 2)]}, "path ((0, 2),): step (0, 2) does not name distinct ones of 2 operands"),
     "integer dtype": ({"dtype": "int32"}, "dtype: found int32, expected a real floating one such as float32"),
+    "device": ({"device": "banana"}, "device: found 'banana', expected None, 'cpu', 'cuda' or 'cuda:N'"),
+    "constants": ({"constants": (7,)}, "constants: found [7], expected operands from 0 to 1"),
     "complex dtype": ({"dtype": "complex64"}, "dtype: found complex64, expected a real floating one"),
 }  # fmt: skip
 
@@ -163,7 +165,7 @@ ARRAYS: dict[str, tuple[list[Any], type[Exception], str]] = {
     "booleans": ([X.astype(bool), W], TypeError, "operand 0 of 'ij,jk->ik' is bool"),
     "complex": ([X.astype(complex), W], TypeError, "operand 0 of 'ij,jk->ik' is complex128"),
     "mixed": ([X, W.astype("f4")], TypeError, "operand 1 of 'ij,jk->ik' is float32, operand 0 is float64"),
-    "list": ([X, [[1.0]]], TypeError, "operand 1 of 'ij,jk->ik' is list, expected a floating-point array"),
+    "list": ([X, [[1.0]]], TypeError, "operand 1 of 'ij,jk->ik' is list, expected an array; convert it"),
     "too few": ([X], ValueError, "has 2 operands, found 1 arrays"),
     "too many": ([X, W, np.ones(3)], ValueError, "has 2 operands, found 3 arrays"),
     "strict beside numpy": (
@@ -263,3 +265,16 @@ def test_contract_is_plan_and_run(xp):
     assert_close(contract(equation, *arrays, **options), wanted, rtol=1e-12)
     for minimize in ("flops", "memory"):
         assert_close(contract(equation, *arrays, minimize=minimize, **options), wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((-2, 3), "shapes must not be negative, found [(-2, 3), (3, 4)]"),
+        ((2.5, 3), "expected shapes of whole numbers, found [(2.5, 3), (3, 4)]"),
+    ],
+    ids=["negative", "fraction"],
+)
+def test_shapes_that_no_array_has_are_refused(shape, message):
+    with pytest.raises(PlanError, match=re.escape(message)):
+        plan("ij,jk->ik", shape, (3, 4))

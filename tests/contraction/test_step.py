@@ -69,7 +69,7 @@ def shrunk(value: Any) -> Any:
         return tuple(shrunk(v) for v in value)
     if isinstance(value, float):
         return 1e6 * value  # a share of memory: plenty, so that nothing is refused for the room it takes
-    return int(value**0.4) if isinstance(value, int) and value >= 64 else value
+    return int(value**0.4) if isinstance(value, int) and value >= 32 else value
 
 
 @pytest.fixture
@@ -193,10 +193,13 @@ def test_pieces_write_parts_of_their_own_in_any_order(name, tiny_pieces):
 
 @each_dtype
 @pytest.mark.parametrize("images", [1, 3])
-@pytest.mark.parametrize("padding", [1, ((0, 2), (2, 0))], ids=["even", "uneven"])
-def test_large_three_by_three_convolutions_are_the_portable_ones(images, padding, dtype):
-    sizes = (16, images, 171 // images, 131)
-    step = step_for(IMAGES, sizes, (18, 16, 3, 3), {"padding": padding})
+@pytest.mark.parametrize("padding", [1, ((0, 2), (2, 0)), 0], ids=["even", "uneven", "none"])
+@pytest.mark.parametrize("sizes", [(60, 31), (35, 40)], ids=["wide pieces", "even and odd"])
+def test_winograds_products_are_the_portable_ones(sizes, images, padding, dtype, monkeypatch):
+    monkeypatch.setattr(winograd, "_LEAST", 1)
+    monkeypatch.setattr(winograd, "_SHARE", 1e6)
+    step = step_for(IMAGES, (9, images, *sizes), (11, 9, 3, 3), {"padding": padding})
+    assert step.kernel == "winograd"
     arrays = operands(step, dtype)
     for what, found, wanted in zip("ykf", on_numpy(step, *arrays), portably(step, *arrays), strict=True):
         assert_close(found, wanted, rtol=10 * RTOL[dtype], what=what)
@@ -205,6 +208,10 @@ def test_large_three_by_three_convolutions_are_the_portable_ones(images, padding
 def test_the_cases_reach_every_kernel():
     found = {step_for(*case).kernel for case in CASES.values()}
     assert found >= {"multiply", "matmul", "shift", "rows", "im2col"}
+
+
+def test_with_tiny_pieces_the_cases_reach_winograd(tiny_pieces):
+    assert {step_for(*case).kernel for name, case in CASES.items() if "3 by 3" in name} == {"winograd"}
 
 
 def test_small_pieces_cut_most_cases(tiny_pieces):
