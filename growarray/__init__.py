@@ -13,8 +13,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from growarray import backend, checkpoint, contraction, datasets, errors, growing, networks, nn, ops, optim, testing
+    from growarray import (
+        backend,
+        checkpoint,
+        contraction,
+        datasets,
+        decompose,
+        errors,
+        factorized,
+        growing,
+        networks,
+        nn,
+        ops,
+        optim,
+        testing,
+    )
     from growarray.checkpoint import Checkpoint, load_checkpoint
+    from growarray.factorized import FactorizedConv, FactorizedTensor
     from growarray.growing import (
         FISHER,
         GRADMAX,
@@ -33,6 +48,8 @@ __all__ = [
     "GRADMAX",
     "TINY",
     "Checkpoint",
+    "FactorizedConv",
+    "FactorizedTensor",
     "GrowingMLP",
     "GrowingResidualMLP",
     "Growth",
@@ -47,7 +64,9 @@ __all__ = [
     "contraction",
     "cross_moment",
     "datasets",
+    "decompose",
     "errors",
+    "factorized",
     "growing",
     "load_checkpoint",
     "networks",
@@ -65,7 +84,9 @@ _SUBMODULES = frozenset(
         "checkpoint",
         "contraction",
         "datasets",
+        "decompose",
         "errors",
+        "factorized",
         "growing",
         "networks",
         "nn",
@@ -80,6 +101,8 @@ _MODULE_OF = {
     "FISHER": "growarray.growing",
     "GRADMAX": "growarray.growing",
     "TINY": "growarray.growing",
+    "FactorizedConv": "growarray.factorized",
+    "FactorizedTensor": "growarray.factorized",
     "GrowingMLP": "growarray.networks",
     "GrowingResidualMLP": "growarray.networks",
     "Growth": "growarray.networks",

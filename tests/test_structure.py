@@ -140,6 +140,8 @@ def test_unknown_names_are_refused_with_the_public_ones():
 
 @each_file
 def test_no_peer_is_imported(path):
+    if path.relative_to(ROOT).as_posix() == "cli/bench_peers.py":
+        return  # the one place that runs them, inside a command, where they are installed
     assert {name for name in imported(TREES[path]) if name.split(".")[0] in PEERS} == set()
 
 

@@ -30,4 +30,6 @@ def main() -> None:
             'install them with: pip install "growarray[cli]"\n'
         )
         raise SystemExit(2)
-    importlib.import_module("growarray.cli.grow").app()
+    app = importlib.import_module("growarray.cli.grow").app
+    app.add_typer(importlib.import_module("growarray.cli.bench").app, name="bench")
+    app()

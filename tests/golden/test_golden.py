@@ -7,24 +7,22 @@ from typing import Any
 
 import pytest
 
-from tests.golden import check_growth, check_statistics, check_torch
+from tests.golden import check_factorized, check_growth, check_statistics, check_torch
 from tests.golden.case import Case, all_cases
 
-CHECKS: dict[str, Callable[[Case], None]] = {**check_torch.CHECKS, **check_statistics.CHECKS, **check_growth.CHECKS}
+CHECKS: dict[str, Callable[[Case], None]] = {
+    **check_torch.CHECKS,
+    **check_statistics.CHECKS,
+    **check_growth.CHECKS,
+    **check_factorized.CHECKS,
+}
 
 NOT_BUILT = {
     "conv_merge": "convolutional merges",
     "conv_pair": "growing convolutions",
     "dag": "growing DAGs",
-    "factorized_bugs": "factorized convolutions",
-    "factorized_conv": "factorized convolutions",
-    "factorized_from_conv": "factorized convolutions",
-    "factorized_from_factorization": "factorized convolutions",
-    "factorized_index": "factorized convolutions",
-    "factorized_transduct": "factorized convolutions",
     "graph_network": "growing DAGs",
     "graph_tools": "growing DAGs",
-    "tensor_ranks": "factorized convolutions",
 }
 
 

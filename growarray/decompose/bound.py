@@ -1,0 +1,135 @@
+"""The smallest rank that keeps an error bound: of the weights, or of the output on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from growarray.backend import Array
+from growarray.decompose.cp import cp
+from growarray.decompose.inputs import check_bound, check_tensor
+from growarray.decompose.rank import largest_cp_rank
+from growarray.decompose.tt import tensor_train
+from growarray.decompose.tucker import tucker
+from growarray.decompose.whiten import channel_moment, output_error
+
+__all__ = ["rank_for_error", "rank_for_output_error"]
+
+Rank = int | tuple[int, ...]
+"""A CP rank, or the ranks of Tucker or of a tensor train (ends included)."""
+
+_KINDS = ("cp", "tucker", "tt")
+
+
+def rank_for_error(
+    tensor: Array, error: float, kind: str = "tucker", *, modes: Sequence[int] | None = None, **options: Any
+) -> Rank:
+    """The smallest rank whose decomposition has a relative error of at most ``error``.
+
+    kind : 'tucker' (of ``modes``, if given) and 'tt' take the ranks that the truncated SVDs choose; 'cp' doubles the
+        rank and then bisects, a decomposition for each, with ``options`` for :func:`cp`
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        As the decompositions; the kind is unknown; ``modes`` for another kind than 'tucker'.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> a, b = np.arange(1.0, 5.0), np.ones(3)
+    >>> rank_for_error(np.multiply.outer(np.multiply.outer(a, b), b), 1e-6, "cp")
+    1
+    """
+    _check_kind(kind, modes, "rank_for_error")
+    bound = check_bound(error, "rank_for_error")
+    if kind == "tt":
+        return tensor_train(tensor, error=bound, **options).rank
+    if kind == "tucker":
+        return tucker(tensor, error=bound, modes=modes, method="hosvd", **options).rank
+    return _smallest(lambda r: cp(tensor, r, **options).errors[-1] <= bound, _largest(tensor))
+
+
+def rank_for_output_error(
+    tensor: Array,
+    second_moment: Array,
+    error: float,
+    kind: str = "tucker",
+    *,
+    modes: Sequence[int] | None = None,
+    channel: int = 1,
+    **options: Any,
+) -> Rank:
+    """The smallest rank found whose output on the calibration data has a relative error of at most ``error``.
+
+    tensor : (out, in, …) kernel    second_moment : (d, d) of the unfolded input, d = in * …, without bias column
+    channel : the mode of the input channels, whose own second moment weights the decomposition
+
+    Each candidate comes from the decomposition weighted by ``channel_moment(second_moment)``, so that channels
+    the data does not use cost nothing; its output error is then measured exactly, with the whole second moment, and
+    the bound of the decomposition is lowered (or the CP rank raised) until the output meets ``error``. The same
+    weighting, ``weighted={channel: channel_moment(...)}``, gives the decomposition itself.
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        As the decompositions and :func:`output_error`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> kernel = np.random.default_rng(0).standard_normal((6, 5, 1, 1))
+    >>> used = np.diag([1.0, 1.0, 0.0, 0.0, 0.0])  # the data takes two of five directions
+    >>> rank_for_output_error(kernel, used, 1e-6, modes=(0, 1))
+    (2, 2)
+    """
+    where = "rank_for_output_error"
+    _check_kind(kind, modes, where)
+    bound = check_bound(error, where)
+    output_error(tensor, tensor, second_moment)  # the shapes, before any work
+    weighted = {channel: channel_moment(second_moment, tensor.shape[channel])}
+    if kind == "cp":
+
+        def met(rank: int) -> bool:
+            found = cp(tensor, rank, weighted=weighted, **options)
+            return output_error(tensor, found.reconstruct(), second_moment) <= bound
+
+        return _smallest(met, _largest(tensor))
+    allowed = bound
+    while True:
+        found = _bounded(tensor, kind, modes, allowed, weighted, options)
+        if output_error(tensor, found.reconstruct(), second_moment) <= max(bound, 1e-12) or allowed < 1e-12:
+            rank: Rank = found.rank
+            return rank
+        allowed *= 0.8 if allowed > 0.01 * bound else 0.1
+
+
+def _bounded(
+    tensor: Array, kind: str, modes: Sequence[int] | None, bound: float, weighted: Mapping[int, Array], options: Any
+) -> Any:
+    if kind == "tt":
+        return tensor_train(tensor, error=bound, weighted=weighted, **options)
+    return tucker(tensor, error=bound, modes=modes, weighted=weighted, **options)
+
+
+def _check_kind(kind: str, modes: Sequence[int] | None, where: str) -> None:
+    if kind not in _KINDS:
+        raise ValueError(f"{where}: found kind {kind!r}, expected one of {', '.join(_KINDS)}")
+    if modes is not None and kind != "tucker":
+        raise ValueError(f"{where}: modes= is for 'tucker' alone, found kind {kind!r}; leave it out")
+
+
+def _largest(tensor: Array) -> int:
+    """A rank that every tensor of this shape has at most."""
+    return largest_cp_rank(check_tensor(tensor, "rank_for_error"))
+
+
+def _smallest(met: Callable[[int], bool], largest: int) -> int:
+    """The smallest rank that meets the bound, if a larger one meets it whenever a smaller one does."""
+    low, high = 0, 1
+    while high < largest and not met(high):
+        low, high = high, min(2 * high, largest)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if met(middle) else (middle, high)
+    return high

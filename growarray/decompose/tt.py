@@ -1,0 +1,137 @@
+"""Tensor train: TT-SVD with given ranks or an error bound.
+
+T[i_0, i_1, …] ~ G_0[:, i_0, :] G_1[:, i_1, :] …: cores G_k (r_k, size, r_k+1), the end ranks are 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from growarray.backend import Array, namespace
+from growarray.decompose.inputs import (
+    Prepared,
+    check_bound,
+    check_rank,
+    check_tensor,
+    check_weights,
+    prepare,
+    rank_or_bound,
+)
+from growarray.decompose.rank import largest_tt_rank
+from growarray.decompose.unfolding import fitting_threads, leading, norm
+from growarray.decompose.whiten import unweight, weight
+
+__all__ = ["TensorTrain", "tensor_train"]
+
+
+@dataclass(frozen=True)
+class TensorTrain:
+    """Cores (r_k, size, r_k+1) with end ranks 1; ``errors`` holds the relative error, ``reason`` why it ended."""
+
+    cores: tuple[Array, ...]
+    errors: tuple[float, ...]
+    reason: str
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """All ranks, the two ends included."""
+        return (1, *(int(core.shape[2]) for core in self.cores))
+
+    def reconstruct(self) -> Array:
+        """The dense tensor."""
+        xp = namespace(self.cores[0])
+        tensor = self.cores[0]
+        for core in self.cores[1:]:
+            left = xp.reshape(tensor, (-1, core.shape[0]))
+            tensor = left @ xp.reshape(core, (core.shape[0], -1))
+        return xp.reshape(tensor, tuple(core.shape[1] for core in self.cores))
+
+
+def tensor_train(
+    tensor: Array,
+    rank: int | Sequence[int] | None = None,
+    *,
+    error: float | None = None,
+    weighted: Mapping[int, Array] | None = None,
+) -> TensorTrain:
+    """Tensor train of a tensor, by one sweep of truncated SVDs from the first mode to the last.
+
+    tensor : any shape, real floating; computed in float64, then rounded to its dtype (errors are those before)
+    rank : an int (at most what each place can use) or all ranks, end ranks 1 included; or ``error``, the largest
+        relative error allowed, which the places share
+    weighted : second moment (size, size) by mode: minimises ``|(T - T') x_k S_k^(1/2)|`` and reports errors in that
+        norm
+
+    All cores but the last are orthonormal, (r_k size, r_k+1), where their mode is not weighted.
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        The tensor is not real floating, is empty or not finite; the ranks do not fit.
+
+    Source: Oseledets 2011, algorithm 1 (TT-SVD), theorem 2.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> kernel = np.random.default_rng(0).standard_normal((6, 3, 3, 8))
+    >>> train = tensor_train(kernel, error=0.5)
+    >>> train.cores[0].shape[0], train.errors[-1] <= 0.5, train.reconstruct().shape
+    (1, True, (6, 3, 3, 8))
+    """
+    where = "tensor_train"
+    shape = check_tensor(tensor, where)
+    rank_or_bound(rank, error, where)
+    bound = None if error is None else check_bound(error, where)
+    ranks = None if rank is None else _ranks(rank, shape)
+    moments = check_weights(weighted, shape, where)
+    ready = prepare(tensor, where)
+    array, undo = weight(ready.array, moments)
+    ready = Prepared(array, ready.scale, norm(array), ready.dtype, ready.xp)
+    with fitting_threads(array):
+        cores, lost = _sweep(ready, shape, ranks, bound)
+    if lost <= 1e-6 * ready.norm:  # a sum of small singular values: the difference itself is more exact
+        lost = norm(array - TensorTrain(tuple(cores), (), "").reconstruct())
+    relative = ready.relative(lost)
+    cores = unweight(cores, undo, axis=1)
+    parts = (*(ready.restore(c) for c in cores[:-1]), ready.restore(cores[-1], scaled=True))
+    return TensorTrain(parts, (relative,), "converged" if bound is None else "error bound met")
+
+
+def _ranks(rank: int | Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """All ranks, checked: what a place can use depends on the rank before it."""
+    limits = largest_tt_rank(shape)
+    ranks = check_rank(rank, limits, "tensor_train", "ranks, the two ends included")
+    if ranks[0] != 1 or ranks[-1] != 1:
+        raise ValueError(f"tensor_train: rank {ranks} must start and end with 1")
+    possible = [1]
+    for k, r in enumerate(ranks[1:], start=1):
+        possible.append(min(r, possible[-1] * shape[k - 1]))
+        if r > possible[-1] and not isinstance(rank, int):
+            raise ValueError(
+                f"tensor_train: rank {r} at place {k} is above {possible[-1]}, the rank {possible[-2]} before it "
+                f"times the size {shape[k - 1]}; lower it (validate_tt_rank does with allow_overparametrization=False)"
+            )
+    return tuple(possible)
+
+
+def _sweep(
+    ready: Prepared, shape: tuple[int, ...], ranks: tuple[int, ...] | None, bound: float | None
+) -> tuple[list[Array], float]:
+    """The cores, and the distance from the tensor: the norm of all that was cut off."""
+    xp = ready.xp
+    rest, before, lost = ready.array, 1, 0.0
+    allowed = 0.0 if bound is None else (bound * ready.norm) ** 2
+    cores = []
+    for k, size in enumerate(shape[:-1]):
+        matrix = xp.reshape(rest, (before * size, -1))
+        share = math.sqrt(max(allowed - lost, 0.0) / (len(shape) - 1 - k))
+        basis, values = leading(matrix, share if ranks is None else ranks[k + 1])
+        keep = basis.shape[1]
+        lost += float((values[keep:] ** 2).sum())
+        cores.append(xp.reshape(basis, (before, size, keep)))
+        rest, before = xp.matrix_transpose(basis) @ matrix, keep
+    cores.append(xp.reshape(rest, (before, shape[-1], 1)))
+    return cores, math.sqrt(lost)

@@ -1,0 +1,119 @@
+"""Weighting by second moments, so that the error is measured where the data is.
+
+W (o, d) weights · S (d, d) second moment of the input, S = E[x x^T] · |W x|^2 on average is |W S^(1/2)|_F^2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from growarray.backend import Array, namespace
+from growarray.decompose.unfolding import mode_product
+from growarray.errors import ShapeError
+
+__all__ = ["channel_moment", "output_error", "roots", "unweight", "weight"]
+
+
+def roots(moment: Array) -> tuple[Array, Array]:
+    """``S^(1/2)`` and its pseudo-inverse ``S^(-1/2)``, both (d, d), symmetric, float64.
+
+    Eigenvalues below ``d eps`` times the largest are directions the data does not take; both roots are zero there.
+
+    Raises
+    ------
+    ValueError
+        The moment is not finite, not symmetric (to 1e-5 relative), or has clearly negative eigenvalues.
+    """
+    xp = namespace(moment)
+    s = xp.astype(moment, xp.float64)
+    size = float(xp.max(xp.abs(s)))
+    if not np.isfinite(size):
+        raise ValueError("the second moment holds NaN or infinite values; collect it again without the broken batch")
+    skew = float(xp.max(xp.abs(s - xp.matrix_transpose(s))))
+    if skew > 1e-5 * size:
+        raise ValueError(f"the second moment is not symmetric (largest difference {skew:.2e}); expected E[x x^T]")
+    values, vectors = xp.linalg.eigh((s + xp.matrix_transpose(s)) / 2)
+    if float(values[0]) < -1e-5 * size:
+        raise ValueError(f"the second moment has eigenvalue {float(values[0]):.2e}; expected none below 0")
+    kept = values > s.shape[0] * float(np.finfo(np.float64).eps) * max(float(values[-1]), 0.0)
+    safe = xp.sqrt(xp.where(kept, values, xp.ones_like(values)))
+    zero = xp.zeros_like(values)
+    back = xp.matrix_transpose(vectors)
+    return (vectors * xp.where(kept, safe, zero)[None, :]) @ back, (vectors * xp.where(kept, 1 / safe, zero)) @ back
+
+
+def weight(tensor: Array, moments: Mapping[int, Array]) -> tuple[Array, dict[int, Array]]:
+    """The tensor times ``S^(1/2)`` along each weighted mode, and the matrices that undo it."""
+    undo = {}
+    for mode, moment in moments.items():
+        root, undo[mode] = roots(moment)
+        tensor = mode_product(tensor, root, mode)
+    return tensor, undo
+
+
+def unweight(factors: Sequence[Array], undo: Mapping[int, Array], axis: int = 0) -> list[Array]:
+    """Factors of the weighted tensor as factors of the tensor; ``axis`` is where a factor has its mode."""
+    return [mode_product(f, undo[k], axis) if k in undo else f for k, f in enumerate(factors)]
+
+
+def channel_moment(moment: Array, channels: int) -> Array:
+    """Second moment of the channels from that of an unfolded input: the mean over the positions of a window.
+
+    moment : (channels * positions, channels * positions), channels first, as growth collects it
+    Returns (channels, channels).
+
+    Weighting the input-channel mode with it is exact where the positions of a window are uncorrelated and alike,
+    always for 1x1 kernels; otherwise it is the best weighting of one mode alone.
+
+    Raises
+    ------
+    ShapeError
+        The moment is not square, or its size is no multiple of ``channels`` (a bias column must be cut off).
+
+    Examples
+    --------
+    >>> channel_moment(np.diag([1.0, 3.0, 5.0, 5.0]), 2).tolist()
+    [[2.0, 0.0], [0.0, 5.0]]
+    """
+    xp = namespace(moment)
+    size = moment.shape[0]
+    if moment.ndim != 2 or moment.shape[1] != size or channels < 1 or size % channels:
+        raise ShapeError(
+            f"channel_moment: expected ({channels} * positions) squared, found shape {tuple(moment.shape)}; "
+            "cut the bias column off if there is one"
+        )
+    positions = size // channels
+    blocks = xp.permute_dims(xp.reshape(moment, (channels, positions, channels, positions)), (0, 2, 1, 3))
+    return xp.linalg.trace(blocks) / positions
+
+
+def output_error(tensor: Array, approximation: Array, moment: Array) -> float:
+    """Relative error of the output: ``|(W - W') S^(1/2)|_F / |W S^(1/2)|_F`` over the unfolded input.
+
+    tensor, approximation : (o, …) with the input behind the output channel    moment : (d, d), d = entries per row
+
+    Raises
+    ------
+    ShapeError
+        The shapes do not fit together.
+
+    Examples
+    --------
+    >>> output_error(np.eye(2), np.diag([1.0, 0.0]), np.diag([1.0, 0.0]))  # the second input never comes
+    0.0
+    """
+    xp = namespace(tensor, approximation, moment)
+    if tuple(tensor.shape) != tuple(approximation.shape):
+        raise ShapeError(f"output_error: shapes {tuple(tensor.shape)} and {tuple(approximation.shape)} must agree")
+    w = xp.reshape(xp.astype(tensor, xp.float64), (tensor.shape[0], -1))
+    if tuple(moment.shape) != (w.shape[1], w.shape[1]):
+        raise ShapeError(
+            f"output_error: the second moment has shape {tuple(moment.shape)}, expected {(w.shape[1], w.shape[1])}, "
+            f"the unfolded input of a kernel of shape {tuple(tensor.shape)}"
+        )
+    s = xp.astype(moment, xp.float64)
+    gap = w - xp.reshape(xp.astype(approximation, xp.float64), tuple(w.shape))
+    lost, whole = float(xp.sum((gap @ s) * gap)), float(xp.sum((w @ s) * w))
+    return float(np.sqrt(max(lost, 0.0) / whole)) if whole > 0 else 0.0

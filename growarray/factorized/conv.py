@@ -1,0 +1,378 @@
+"""Convolution of any order whose kernel is factorized, alone or several with one factorization."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+
+from growarray.backend import Array, asarray, library, namespace
+from growarray.contraction import Plan
+from growarray.contraction.path import PRESETS
+from growarray.errors import PlanError, ShapeError
+from growarray.factorized.convert import layer_of, read_conv, read_convs
+from growarray.factorized.equation import conv_plan, kernel_sizes
+from growarray.factorized.layer import FactorizedKernel
+from growarray.factorized.settings import (
+    ConvSettings,
+    check_channels,
+    flags_of,
+    layers_of,
+    place_of,
+    taps_of,
+)
+from growarray.factorized.sub import SubFactorizedConv
+from growarray.factorized.tensor import FactorizedTensor, target_of
+from growarray.nn.module import Parameter, Pullback
+from growarray.ops.conv import whole_number
+
+__all__ = ["FactorizedConv"]
+
+Place = tuple[int, ...]
+Arrays = tuple[Array, ...]
+
+
+class FactorizedConv(FactorizedKernel):
+    """Convolution of (n, in_channels, *spatial) by a factorized kernel (out_channels, in_channels / groups, *kernel).
+
+    kernel_size : one number for each axis, or one for all ``order`` of them
+    stride, padding, dilation, padding_mode : as in :class:`growarray.nn.Conv2d`; :meth:`set` changes them
+    bias : whether there is one    has_bias : in a joint layer, which convolutions have one, as nested flags
+    n_layers : convolutions that share one factorization: a number, or a tuple for several leading modes
+    factorization : ``'cp'``, ``'tucker'``, ``'tt'``, ``'dense'``, or a :class:`FactorizedTensor`, which is then held
+    rank : ``'same'`` (as many parameters as the dense kernel), a float (a fraction of them), an int, or a tuple;
+        a rank above what a kernel of this shape can use is kept as it is
+    implementation : ``'auto'`` (the path of least predicted time), ``'factorized'`` (one mode after the other),
+        ``'mobilenet'`` (all positions jointly), ``'reconstructed'`` (the dense kernel first), or any ``optimize`` that
+        :func:`growarray.contraction.plan` takes
+    fixed_rank_modes : ``'spatial'`` or a list: modes of a Tucker kernel that keep their size as rank
+    groups : blocks of channels that do not mix, in every format: the kernel has torch's shape
+
+    The kernel's entries are drawn with standard deviation 0.02, and the bias is zero: see :meth:`reset_parameters`.
+
+    Raises
+    ------
+    ValueError
+        An option makes no sense; the message lists what does. ShapeError and PlanError are ValueErrors.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> conv = FactorizedConv(16, 32, 3, order=2, padding=1, rank=8, rng=rng)
+    >>> y, pullback = conv.vjp(np.ones((2, 16, 9, 9), dtype=np.float32))
+    >>> y.shape, pullback(y).shape, conv.weight.factors["factor_0"].grad.shape
+    ((2, 32, 9, 9), (2, 16, 9, 9), (32, 8))
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        order: int | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        bias: bool = False,
+        has_bias: Any = False,
+        n_layers: int | Sequence[int] = 1,
+        factorization: str | FactorizedTensor = "cp",
+        rank: Any = "same",
+        implementation: Any = "auto",
+        fixed_rank_modes: str | Sequence[int] | None = None,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+        device: str | None = None,
+        dtype: Any = None,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        library(device)
+        taps = taps_of(kernel_size, order)
+        check_channels(in_channels, out_channels, groups)
+        self.layers_shape, self.groups = layers_of(n_layers), groups
+        self.n_layers = tuple(n_layers) if isinstance(n_layers, tuple | list) else n_layers
+        flags = flags_of(bias, has_bias, self.layers_shape)
+        base = ConvSettings.of(taps, stride, padding, dilation, padding_mode)
+        self._settings = {place: replace(base, has_bias=flag) for place, flag in flags.items()}
+        sizes = (out_channels, in_channels // groups, *taps)
+        if isinstance(factorization, FactorizedTensor):
+            self.weight = factorization
+            if (fixed_rank_modes, device, dtype) != (None, None, None):
+                raise ValueError(
+                    "FactorizedConv: fixed_rank_modes, device and dtype are those of the tensor that is given as "
+                    "factorization; leave them out"
+                )
+            if self.kernel_shape != sizes or factorization.shape[: len(self.layers_shape)] != self.layers_shape:
+                raise ShapeError(
+                    f"FactorizedConv: {factorization!r} does not hold kernels {sizes} for n_layers={self.n_layers}; "
+                    "from_factorization reads the sizes from it"
+                )
+        else:
+            self.weight = self._new_weight(sizes, factorization, rank, fixed_rank_modes, dtype, device, rng)
+        like = self.weight.parts()[0].data
+        zeros = np.zeros((*self.layers_shape, out_channels))
+        some = bias or any(flags.values())
+        self.bias = Parameter(asarray(zeros, like=like, dtype=like.dtype)) if some else None
+        self.implementation = _hashable(implementation)
+        self._check_implementation()
+
+    def _new_weight(
+        self, sizes: tuple[int, ...], factorization: str, rank: Any, fixed: Any, dtype: Any, device: Any, rng: Any
+    ) -> FactorizedTensor:
+        kind, lead = FactorizedTensor.kind(factorization), len(self.layers_shape)
+        shape = (*sizes[1:], sizes[0]) if kind.output_last else sizes
+        if fixed is not None and kind.name != "Tucker":
+            raise ValueError(
+                f"FactorizedConv: fixed_rank_modes={fixed!r} is for Tucker, found {kind.name}; leave it out"
+            )
+        if isinstance(fixed, str):
+            if fixed != "spatial":
+                raise ValueError(f"FactorizedConv: fixed_rank_modes={fixed!r}, expected 'spatial' or a list of modes")
+            fixed = tuple(range(lead + 2, lead + len(sizes)))
+        return FactorizedTensor.new(
+            (*self.layers_shape, *shape), rank, factorization, fixed_rank_modes=fixed, rng=rng, dtype=dtype,
+            device=device,
+        )  # fmt: skip
+
+    def _check_implementation(self) -> None:
+        """Raise ValueError unless the engine takes it as a path: planned once, for the smallest input."""
+        if isinstance(self.implementation, str) and self.implementation in ("auto", *PRESETS):
+            return
+        sizes = [(k - 1) * d + 2 for k, d in zip(self.kernel_size, self.settings().dilation, strict=True)]
+        try:
+            self.plan((1, self.in_channels, *(s + max(sizes) for s in sizes)))
+        except PlanError as error:
+            raise ValueError(
+                f"FactorizedConv: implementation {self.implementation!r} cannot be used: {error}; expected 'auto', "
+                f"{', '.join(map(repr, PRESETS))} or a path of growarray.contraction.plan"
+            ) from error
+
+    def _plan(self, shape: tuple[int, ...], parts: Arrays, place: Place, training: bool) -> Plan:
+        sizes = self.kernel_shape
+        if len(shape) != len(sizes) or shape[1] != sizes[1] * self.groups:
+            raise ShapeError(
+                f"FactorizedConv: input has shape {shape}, expected (n, {self.in_channels}, and {self.order} "
+                "spatial axes); transduct adds an axis to the kernel"
+            )
+        return conv_plan(
+            self.weight.name, shape, tuple(tuple(a.shape) for a in parts), self.groups, self._settings[place],
+            self.implementation, training, *target_of(parts[0]),
+        )  # fmt: skip
+
+    def plan(self, shape: Sequence[int], training: bool = False, indices: Any = 0) -> Plan:
+        """The contraction that runs for an input of this shape: its steps, cost and memory; ``print`` shows a table.
+
+        training : the plan of :meth:`vjp`, which counts the backward pass too
+        """
+        place = place_of(indices, self.layers_shape)
+        return self._plan(tuple(shape), self._parts(place)[0], place, training)
+
+    def __call__(self, x: Array, indices: Any = 0) -> Array:
+        """:meth:`forward`."""
+        return self.forward(x, indices)
+
+    def forward(self, x: Array, indices: Any = 0) -> Array:
+        """Value of one convolution."""
+        place = place_of(indices, self.layers_shape)
+        parts, _ = self._parts(place)
+        todo = self._plan(tuple(x.shape), parts, place, training=False)
+        return self._with_bias(todo(*_operands(todo, x, parts)), place)
+
+    def vjp(self, x: Array, indices: Any = 0) -> tuple[Array, Pullback]:
+        """Value and pullback; the pullback adds to the gradients of the parameters that are not :attr:`frozen`."""
+        place = place_of(indices, self.layers_shape)
+        parts, parts_back = self._parts(place)
+        todo = self._plan(tuple(x.shape), parts, place, training=True)
+        own, frozen = self.weight.parts(), self._frozen
+        wanted = [i for i, part in enumerate(own, start=1) if part not in frozen]
+        result, back = todo.vjp(*_operands(todo, x, parts), wrt=[0, *(range(1, 1 + len(parts)) if place else wanted)])
+        inner = tuple(result.shape)
+        y, x_shape = self._with_bias(result, place), tuple(x.shape)
+        y_shape = tuple(y.shape)
+
+        def pullback(dy: Array) -> Array:
+            if tuple(dy.shape) != y_shape:
+                raise ShapeError(f"FactorizedConv: the gradient has shape {tuple(dy.shape)}, the result had {y_shape}")
+            xp = namespace(dy)
+            dx, *d_operands = back(xp.reshape(dy, inner))
+            shaped = [d if d is None else xp.reshape(d, a.shape) for d, a in zip(d_operands, parts, strict=True)]
+            for part, gradient in zip(own, parts_back(tuple(shaped)), strict=True):
+                if part not in frozen:
+                    part.accumulate(gradient)
+            if self.bias not in frozen:
+                self._accumulate_bias(dy, place)
+            return xp.reshape(dx, x_shape)
+
+        return y, pullback
+
+    def _with_bias(self, result: Array, place: Place) -> Array:
+        """The fresh result of a contraction as (n, out_channels, *spatial), with the bias added in place."""
+        xp, y = namespace(result), result
+        if self.groups > 1:
+            y = xp.reshape(result, (result.shape[0], self.out_channels, *result.shape[3:]))
+        if self.bias is not None and self._settings[place].has_bias:
+            y += xp.reshape(self.bias.data[(*place, ...)], (-1, *(1,) * (y.ndim - 2)))
+        return y
+
+    def _accumulate_bias(self, dy: Array, place: Place) -> None:
+        if self.bias is None or not self._settings[place].has_bias:
+            return
+        xp = namespace(dy)
+        gradient = xp.zeros_like(self.bias.data)
+        gradient[(*place, ...)] = xp.sum(dy, axis=(0, *range(2, dy.ndim)))
+        self.bias.accumulate(gradient)
+
+    def get_conv(self, indices: Any) -> SubFactorizedConv:
+        """One convolution as a layer of its own, which shares the parameters and their gradients."""
+        if not self.layers_shape:
+            raise ValueError(
+                "FactorizedConv: holds one convolution, which is the layer itself; get_conv is for joint ones"
+            )
+        return SubFactorizedConv(self, place_of(indices, self.layers_shape))
+
+    def __getitem__(self, indices: Any) -> SubFactorizedConv:
+        return self.get_conv(indices)
+
+    def transduct(
+        self,
+        kernel_size: int,
+        mode: int = 0,
+        padding: Any = 0,
+        stride: int = 1,
+        dilation: int = 1,
+        fine_tune_transduction_only: bool = True,
+    ) -> Self:
+        """Add a spatial axis before axis ``mode``, in place, so that a network for images takes videos; returns self.
+
+        The kernel stands in the middle of the new axis, so that with a padding of ``kernel_size // 2`` each frame is
+        convolved as before; a tensor train is repeated along it, as in the original, which sums neighbouring frames.
+        fine_tune_transduction_only : freeze all but the new factor (see :attr:`frozen`); a dense kernel is all new
+
+        Examples
+        --------
+        >>> conv = FactorizedConv(3, 8, (3, 3), padding=1, rank=4).transduct(3, padding=1)
+        >>> conv.kernel_size, conv.padding, [n for n, _ in conv.named_parameters() if n not in conv.frozen]
+        ((3, 3, 3), (1, 1, 1), ['weight.factors.factor_2'])
+        """
+        size = whole_number("FactorizedConv.transduct", "kernel_size", kernel_size, 1)
+        if not 0 <= whole_number("FactorizedConv.transduct", "mode", mode, 0) <= self.order:
+            raise ValueError(f"FactorizedConv.transduct: mode {mode} is out of range, expected 0 to {self.order}")
+        pair = (tuple(padding),) if isinstance(padding, tuple | list) else padding
+        axis = ConvSettings.of((size,), stride, pair, dilation, self.padding_mode).axes[0]
+        last = type(self.weight).output_last
+        new = self.weight.transduct(
+            size, len(self.layers_shape) + (1 if last else 2) + mode, None if last else size // 2
+        )
+        self._settings = {place: old.with_axis(mode, axis) for place, old in self._settings.items()}
+        if fine_tune_transduction_only:
+            self._frozen = frozenset(self.parameters()) - frozenset(new)
+        return self
+
+    @classmethod
+    def from_factorization(
+        cls,
+        factorization: FactorizedTensor,
+        implementation: Any = "auto",
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        bias: Any = None,
+        n_layers: int | Sequence[int] = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+    ) -> Self:
+        """A convolution whose kernel is this tensor, not a copy of it; the bias (*n_layers, out_channels) is copied."""
+        sizes = kernel_sizes(type(factorization), factorization.shape[len(layers_of(n_layers)) :])
+        if len(sizes) < 3:
+            raise ShapeError(
+                f"from_factorization: {factorization!r} with n_layers={n_layers} leaves modes {sizes}, expected "
+                "output, input and at least one spatial mode"
+            )
+        layer = cls(
+            sizes[1] * groups, sizes[0], sizes[2:], None, stride, padding, dilation, bias is not None, False, n_layers,
+            factorization, implementation=implementation, groups=groups, padding_mode=padding_mode,
+        )  # fmt: skip
+        layer._take_bias(bias)
+        return layer
+
+    @classmethod
+    def from_conv(
+        cls,
+        conv_layer: Any,
+        rank: Any = "same",
+        implementation: Any = "auto",
+        factorization: str = "CP",
+        decompose_weights: bool = True,
+        decomposition_kwargs: Mapping[str, Any] | None = None,
+        fixed_rank_modes: str | Sequence[int] | None = None,
+        *,
+        rng: np.random.Generator | None = None,
+        dtype: Any = None,
+    ) -> Self:
+        """The factorized form of a convolution layer: ours, torch's, or anything with the same attributes.
+
+        decompose_weights : False draws a random kernel, with a bias of zero, in place of decomposing the layer's
+        decomposition_kwargs : options of the decomposition, see :mod:`growarray.decompose`
+        Weight and bias are copied. A rank above what the kernel can use is lowered to it, with a warning where it is
+        given as such, not as a share.
+
+        Examples
+        --------
+        >>> from growarray import nn
+        >>> dense = nn.Conv2d(8, 16, 3, stride=(2, 1), padding=1, rng=np.random.default_rng(0))
+        >>> conv = FactorizedConv.from_conv(dense, rank=0.5, factorization="tucker")
+        >>> conv.stride, conv.rank, conv.number_of_parameters(), dense.number_of_parameters()
+        ((2, 1), (12, 6, 2, 2), 556, 1168)
+        """
+        options = {
+            "rank": rank, "implementation": implementation, "factorization": factorization,
+            "fixed_rank_modes": fixed_rank_modes, "rng": rng, "dtype": dtype,
+        }  # fmt: skip
+        return layer_of(cls, [read_conv(conv_layer)], decompose_weights, decomposition_kwargs or {}, options)
+
+    @classmethod
+    def from_conv_list(
+        cls,
+        conv_list: Sequence[Any],
+        rank: Any = "same",
+        implementation: Any = "auto",
+        factorization: str = "CP",
+        decompose_weights: bool = True,
+        decomposition_kwargs: Mapping[str, Any] | None = None,
+        fixed_rank_modes: str | Sequence[int] | None = None,
+        *,
+        rng: np.random.Generator | None = None,
+        dtype: Any = None,
+    ) -> Self:
+        """Layers with kernels of one shape as a joint layer with one factorization; options as in :meth:`from_conv`."""
+        options = {
+            "rank": rank, "implementation": implementation, "factorization": factorization,
+            "fixed_rank_modes": fixed_rank_modes, "rng": rng, "dtype": dtype,
+        }  # fmt: skip
+        return layer_of(cls, read_convs(conv_list), decompose_weights, decomposition_kwargs or {}, options)
+
+    def extra_repr(self) -> str:
+        """Sizes, rank and options; a line for each convolution of a joint layer."""
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]
+        parts += [f"factorization={self.weight.name}, rank={self.rank}"]
+        parts += [f"n_layers={self.n_layers}"] if self.layers_shape else []
+        parts += [f"groups={self.groups}"] if self.groups != 1 else []
+        parts += [f"implementation={self.implementation!r}"] if self.implementation != "auto" else []
+        if not self.layers_shape:
+            return ", ".join([*parts, *filter(None, [str(self.settings())])])
+        lines = [f"\n * Conv{place}: {settings}" for place, settings in self._settings.items()]
+        return ", ".join(parts) + "".join(lines)
+
+
+def _hashable(path: Any) -> Any:
+    """Lists as tuples."""
+    return tuple(_hashable(p) for p in path) if isinstance(path, tuple | list) else path
+
+
+def _operands(todo: Plan, x: Array, parts: Arrays) -> list[Array]:
+    """Input and parts of the kernel in the shapes that the plan names; the batch is the input's."""
+    xp = namespace(x, *parts)
+    shapes = ((x.shape[0], *todo.shapes[0][1:]), *todo.shapes[1:])
+    return [a if tuple(a.shape) == s else xp.reshape(a, s) for a, s in zip((x, *parts), shapes, strict=True)]

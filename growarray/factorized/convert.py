@@ -1,0 +1,150 @@
+"""Dense convolution layers of any library, read without importing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from growarray.backend import Array, asarray, is_array, namespace
+from growarray.errors import ShapeError
+from growarray.factorized.settings import places
+from growarray.factorized.tensor import warn_lowered
+from growarray.nn.module import Parameter
+
+if TYPE_CHECKING:
+    from growarray.factorized.conv import FactorizedConv
+
+__all__ = ["DenseConv", "layer_of", "read_conv", "read_convs"]
+
+_LayerT = TypeVar("_LayerT", bound="FactorizedConv")
+
+
+@dataclass(frozen=True)
+class DenseConv:
+    """Copies of what a convolution layer holds; the kernel is (out, in / groups, *kernel)."""
+
+    weight: Array
+    bias: Array | None
+    stride: Any
+    padding: Any
+    dilation: Any
+    groups: int
+    padding_mode: str
+
+
+def _array(value: Any) -> Array:
+    """A copy, in the library of the array where it is one that growarray uses, else in NumPy."""
+    value = value.data if isinstance(value, Parameter) else value
+    if not is_array(value):
+        for step in ("detach", "cpu"):  # torch lends no array that requires a gradient, nor one from another device
+            value = getattr(value, step, lambda same=value: same)()
+    array = asarray(value)
+    return namespace(array).asarray(array, copy=True)
+
+
+def read_conv(layer: Any) -> DenseConv:
+    """Read ``weight``, ``bias``, ``stride``, ``padding``, ``dilation``, ``groups`` and ``padding_mode`` of a layer.
+
+    Everything but the weight may be missing and has torch's default then.
+
+    Raises
+    ------
+    TypeError
+        The layer has no weight, or is a transposed convolution.
+    ShapeError
+        The weight has no spatial axis.
+    ValueError
+        The weight or the bias holds a NaN or an infinity.
+
+    Examples
+    --------
+    >>> from growarray import nn
+    >>> read_conv(nn.Conv2d(3, 8, 3, stride=(2, 1))).stride
+    (2, 1)
+    """
+    name = type(layer).__name__
+    if getattr(layer, "weight", None) is None:
+        raise TypeError(f"from_conv: {name} has no weight, expected a convolution layer")
+    if getattr(layer, "transposed", False) or name.startswith("ConvTranspose"):
+        raise TypeError(f"from_conv: {name} is a transposed convolution, which is not supported; give a convolution")
+    weight = _array(layer.weight)
+    if weight.ndim < 3:
+        raise ShapeError(f"from_conv: weight of {name} has shape {tuple(weight.shape)}, expected (out, in, *kernel)")
+    bias = None if getattr(layer, "bias", None) is None else _array(layer.bias)
+    for label, array in (("weight", weight), ("bias", bias)):
+        if array is not None and not bool(namespace(array).all(namespace(array).isfinite(array))):
+            raise ValueError(f"from_conv: {label} of {name} holds a NaN or an infinity; clean the layer first")
+    return DenseConv(
+        weight,
+        bias,
+        getattr(layer, "stride", 1),
+        getattr(layer, "padding", 0),
+        getattr(layer, "dilation", 1),
+        int(getattr(layer, "groups", 1)),
+        str(getattr(layer, "padding_mode", "zeros")),
+    )
+
+
+def read_convs(layers: Sequence[Any]) -> list[DenseConv]:
+    """Read layers that are to share one factorization; kernels, groups and padding modes must agree."""
+    if not layers:
+        raise ValueError("from_conv_list: the list is empty, expected at least one convolution")
+    convs = [read_conv(layer) for layer in layers]
+    first = convs[0]
+    for i, conv in enumerate(convs):
+        for what, found, expected in (
+            ("a kernel of shape", tuple(conv.weight.shape), tuple(first.weight.shape)),
+            ("groups", conv.groups, first.groups),
+            ("padding_mode", conv.padding_mode, first.padding_mode),
+            ("a weight of dtype", _numpy_dtype(conv.weight), _numpy_dtype(first.weight)),
+        ):
+            if found != expected:
+                raise ShapeError(
+                    f"from_conv_list: layer {i} has {what} {found}, layer 0 {expected}; layers that share one "
+                    "factorization must agree in it"
+                )
+    return convs
+
+
+def layer_of(
+    kind: type[_LayerT], convs: list[DenseConv], decompose: bool, decomposition: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> _LayerT:  # fmt: skip
+    """A factorized layer of these convolutions, in their library; ``options`` are those of its constructor."""
+    first, flags = convs[0], [conv.bias is not None for conv in convs]
+    out, inner, *taps = first.weight.shape
+    dtype = _numpy_dtype(first.weight) if options["dtype"] is None else options["dtype"]
+    layer = kind(
+        inner * first.groups, out, taps, bias=any(flags), has_bias=flags if len(flags) > 1 else flags[0],
+        n_layers=len(convs), groups=first.groups, padding_mode=first.padding_mode, **{**options, "dtype": dtype},
+    )  # fmt: skip
+    for parameter in layer.parameters():
+        parameter.data = asarray(parameter.data, like=first.weight)
+    for place, conv in zip(places(layer.layers_shape), convs, strict=True):
+        bias = conv.bias if decompose else None
+        layer.set(place, _plain(conv.stride), _plain(conv.padding), _plain(conv.dilation), bias)
+    if decompose:
+        asked = layer.rank
+        layer.weight.init_from_tensor(_stacked(convs, type(layer.weight).output_last), **decomposition)
+        warn_lowered("from_conv", options["rank"], asked, layer.rank)
+    return layer
+
+
+def _numpy_dtype(array: Array) -> np.dtype[Any]:
+    """The dtype of an array of any library, as NumPy names it."""
+    return np.dtype(str(array.dtype).rpartition(".")[2])
+
+
+def _plain(option: Any) -> Any:
+    """An option of a layer, one number for each axis, as a tuple."""
+    return option if isinstance(option, str | int) else tuple(option)
+
+
+def _stacked(convs: Sequence[DenseConv], output_last: bool) -> Array:
+    """The kernels in the order of modes that a format keeps; several get a leading mode."""
+    xp = namespace(*(conv.weight for conv in convs))
+    whole = xp.stack([conv.weight for conv in convs]) if len(convs) > 1 else convs[0].weight
+    return xp.moveaxis(whole, 1 if len(convs) > 1 else 0, -1) if output_last else whole

@@ -1,0 +1,102 @@
+"""The dense format: the tensor itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+from growarray.backend import Array, namespace
+from growarray.factorized.index import Item, take
+from growarray.factorized.parts import check_mode, insertion, parameter
+from growarray.factorized.tensor import FactorizedTensor
+from growarray.nn.module import Parameter
+
+__all__ = ["DenseTensor"]
+
+Arrays = tuple[Array, ...]
+
+
+class DenseTensor(FactorizedTensor):
+    """A tensor that is not factorized, so that dense and factorized layers have one interface. Its rank is None.
+
+    >>> import numpy as np
+    >>> DenseTensor(np.ones((2, 3)))[1].to_tensor().tolist()
+    [1.0, 1.0, 1.0]
+    """
+
+    name = "Dense"
+
+    def __init__(self, tensor: Array | Parameter) -> None:
+        self.tensor = parameter(tensor)
+
+    @classmethod
+    def of(cls, arrays: Sequence[Array | Parameter]) -> Self:
+        """A tensor that holds the only array."""
+        (tensor,) = arrays
+        return cls(tensor)
+
+    def parts(self) -> tuple[Parameter, ...]:
+        """The tensor."""
+        return (self.tensor,)
+
+    @classmethod
+    def terms(cls, modes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        """All modes."""
+        return (tuple(modes),)
+
+    @classmethod
+    def part_shapes(cls, shape: Sequence[int], rank: Any) -> tuple[tuple[int, ...], ...]:
+        """The shape."""
+        return (tuple(shape),)
+
+    @classmethod
+    def validate_rank(cls, shape: Sequence[int], rank: Any, fixed_modes: Sequence[int] | None = None) -> None:
+        """None: a dense tensor has no rank, whatever is asked for."""
+
+    @classmethod
+    def decompose(cls, tensor: Array, rank: Any, **options: Any) -> Arrays:
+        """A copy of the tensor."""
+        return (namespace(tensor).asarray(tensor, copy=True),)
+
+    @classmethod
+    def select(cls, arrays: Sequence[Array], items: Sequence[Item]) -> tuple[Arrays, Callable[[Arrays], Arrays]]:
+        """The part of the tensor."""
+        (tensor,) = arrays
+        backs, axis = [], 0
+        for item in items:
+            tensor, back = take(tensor, axis, item)
+            backs.append(back)
+            axis += isinstance(item, slice)
+
+        def pullback(d_parts: Arrays) -> Arrays:
+            (gradient,) = d_parts
+            for back in reversed(backs):
+                gradient = back(gradient)
+            return (gradient,)
+
+        return (tensor,), pullback
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size of each mode."""
+        return self.tensor.shape
+
+    @property
+    def rank(self) -> None:
+        """None."""
+
+    def to_tensor(self) -> Array:
+        """A copy of the tensor."""
+        return namespace(self.tensor.data).asarray(self.tensor.data, copy=True)
+
+    def part_std(self, std: float) -> tuple[float | None, ...]:
+        """Each entry is drawn by itself."""
+        return (std,)
+
+    def transduct(self, new_size: int, mode: int, position: int | None = None) -> tuple[Parameter, ...]:
+        """Insert a mode; the whole tensor is made for it, so its gradient and optimizer state are dropped."""
+        check_mode("DenseTensor", new_size, mode, self.order, position)
+        data, xp = self.tensor.data, namespace(self.tensor.data)
+        along = xp.reshape(insertion(new_size, position, like=data), (new_size, *(1,) * (self.order - mode)))
+        self.tensor = Parameter(xp.expand_dims(data, axis=mode) * along)
+        return (self.tensor,)

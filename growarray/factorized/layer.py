@@ -1,0 +1,160 @@
+"""What a layer with a factorized kernel holds: parameters, sizes, and the settings of each of its convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import Array, asarray, namespace
+from growarray.errors import ShapeError
+from growarray.factorized.equation import kernel_sizes
+from growarray.factorized.settings import ConvSettings, nested, place_of
+from growarray.factorized.tensor import FactorizedTensor
+from growarray.nn.module import Module, Parameter
+
+__all__ = ["FactorizedKernel"]
+
+Place = tuple[int, ...]
+Arrays = tuple[Array, ...]
+
+
+class FactorizedKernel(Module):
+    """Base of :class:`growarray.factorized.FactorizedConv`: everything but the convolution itself.
+
+    weight : the factorized kernels    bias : one row for each convolution, or None
+    layers_shape : of the modes that select a convolution, empty for one    groups : blocks of channels
+    """
+
+    weight: FactorizedTensor
+    bias: Parameter | None
+    layers_shape: tuple[int, ...]
+    groups: int
+    _settings: dict[Place, ConvSettings]
+    _frozen: frozenset[Parameter] = frozenset()
+
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """(out_channels, in_channels / groups, *kernel)."""
+        return kernel_sizes(type(self.weight), self.weight.shape[len(self.layers_shape) :])
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        """Taps along each spatial axis."""
+        return self.kernel_shape[2:]
+
+    @property
+    def order(self) -> int:
+        """Number of spatial axes."""
+        return len(self.kernel_shape) - 2
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output."""
+        return self.kernel_shape[0]
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the input."""
+        return self.kernel_shape[1] * self.groups
+
+    @property
+    def rank(self) -> Any:
+        """Rank of the factorization."""
+        return self.weight.rank
+
+    @property
+    def stride(self) -> Any:
+        """Stride along each axis; of a joint layer nested tuples, as of everything that :meth:`set` changes."""
+        return self._each("stride")
+
+    @property
+    def padding(self) -> Any:
+        """Padding along each axis, a number or a pair, or ``'same'`` or ``'valid'``."""
+        return self._each("padding")
+
+    @property
+    def dilation(self) -> Any:
+        """Dilation along each axis."""
+        return self._each("dilation")
+
+    @property
+    def has_bias(self) -> Any:
+        """Whether a bias is added."""
+        return self._each("has_bias")
+
+    @property
+    def padding_mode(self) -> str:
+        """What is beyond the border."""
+        return next(iter(self._settings.values())).padding_mode
+
+    def _each(self, option: str) -> Any:
+        return nested({place: getattr(s, option) for place, s in self._settings.items()}, self.layers_shape)
+
+    def settings(self, indices: Any = 0) -> ConvSettings:
+        """Geometry and bias flag of one convolution."""
+        return self._settings[place_of(indices, self.layers_shape)]
+
+    def _parts(self, place: Place) -> tuple[Arrays, Callable[[Arrays], Arrays]]:
+        """Arrays of the kernel at a place, and the way back from their gradients to those of the parameters."""
+        arrays = self.weight.arrays()
+        if not place:
+            return arrays, lambda gradients: gradients
+        rest = self.weight.shape[len(place) :]
+        return self.weight.select(arrays, (*place, *(slice(0, n, 1) for n in rest)))
+
+    def kernel(self, indices: Any = 0) -> Array:
+        """The dense kernel (out_channels, in_channels / groups, *kernel) of one convolution."""
+        kind, place = type(self.weight), place_of(indices, self.layers_shape)
+        dense = kind.of(self._parts(place)[0]).to_tensor()
+        return namespace(dense).moveaxis(dense, -1, 0) if kind.output_last else dense
+
+    def reset_parameters(self, std: float = 0.02, rng: np.random.Generator | None = None) -> None:
+        """Draw the kernel anew, its entries with standard deviation ``std``, and set the bias to zero."""
+        self.weight.normal_(0.0, std, rng)
+        if self.bias is not None:
+            self.bias.data = namespace(self.bias.data).zeros_like(self.bias.data)
+
+    def set(self, indices: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, bias: Any = None) -> None:
+        """Give one convolution its own stride, padding, dilation and bias; what is left out goes back to its default.
+
+        bias : values (out_channels,), True or False to switch it on or off, or None to leave it as it is
+        """
+        place = place_of(indices, self.layers_shape)
+        flag = self._settings[place].has_bias
+        if bias is not None:
+            flag = bias if isinstance(bias, bool) else True
+        settings = ConvSettings.of(self.kernel_size, stride, padding, dilation, self.padding_mode, flag)
+        if flag and self.bias is None:
+            raise ValueError("FactorizedConv.set: the layer was made without a bias; make it with bias=True")
+        if bias is not None and not isinstance(bias, bool) and self.bias is not None:
+            values = bias.data if isinstance(bias, Parameter) else bias
+            old = self.bias.data
+            row = asarray(values, like=old, dtype=old.dtype)
+            if tuple(row.shape) != (self.out_channels,):
+                raise ShapeError(
+                    f"FactorizedConv.set: bias has shape {tuple(row.shape)}, expected ({self.out_channels},)"
+                )
+            new = namespace(old).asarray(old, copy=True)
+            new[(*place, ...)] = row
+            self.bias.data = new
+        self._settings[place] = settings
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the parameters whose gradient is not computed; an optimizer leaves them as they are."""
+        return tuple(name for name, parameter in self.named_parameters() if parameter in self._frozen)
+
+    def unfreeze(self) -> None:
+        """Train every parameter again."""
+        self._frozen = frozenset()
+
+    def _take_bias(self, bias: Any) -> None:
+        if bias is None or self.bias is None:
+            return
+        old = self.bias.data
+        new = asarray(bias.data if isinstance(bias, Parameter) else bias, like=old, dtype=old.dtype)
+        if tuple(new.shape) != self.bias.shape:
+            raise ShapeError(f"FactorizedConv: bias has shape {tuple(new.shape)}, expected {self.bias.shape}")
+        self.bias.data = namespace(new).asarray(new, copy=True)

@@ -1,0 +1,161 @@
+"""Stride, padding, dilation and bias of each of the convolutions that one layer holds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from growarray.contraction.geometry import ConvAxis
+from growarray.errors import ShapeError
+from growarray.ops.conv import conv_geometry, each_axis, whole_number
+
+__all__ = ["ConvSettings", "check_channels", "flags_of", "layers_of", "nested", "place_of", "places", "taps_of"]
+
+
+@dataclass(frozen=True)
+class ConvSettings:
+    """Geometry of one convolution, and whether it has a bias.
+
+    >>> ConvSettings.of((3, 3), padding="same").options["padding"]
+    ((1, 1), (1, 1))
+    """
+
+    axes: tuple[ConvAxis, ...]
+    padding: Any
+    padding_mode: str
+    has_bias: bool
+
+    @classmethod
+    def of(
+        cls, kernel: Sequence[int], stride: Any = 1, padding: Any = 0, dilation: Any = 1, padding_mode: str = "zeros",
+        has_bias: bool = False,
+    ) -> ConvSettings:  # fmt: skip
+        """Settings for a kernel of these sizes, as a user writes them; PlanError where an option makes no sense."""
+        axes = conv_geometry(kernel, stride, padding, dilation, padding_mode)
+        pairs = tuple(a.before if a.before == a.after else (a.before, a.after) for a in axes)
+        return cls(axes, padding if isinstance(padding, str) else pairs, padding_mode, has_bias)
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Stride along each axis."""
+        return tuple(axis.stride for axis in self.axes)
+
+    @property
+    def dilation(self) -> tuple[int, ...]:
+        """Dilation along each axis."""
+        return tuple(axis.dilation for axis in self.axes)
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """What a plan takes."""
+        pairs = tuple((axis.before, axis.after) for axis in self.axes)
+        return {
+            "stride": self.stride, "padding": pairs, "dilation": self.dilation, "padding_mode": self.padding_mode,
+        }  # fmt: skip
+
+    def with_axis(self, mode: int, axis: ConvAxis) -> ConvSettings:
+        """These settings with one more axis before ``mode``."""
+        axes = (*self.axes[:mode], axis, *self.axes[mode:])
+        pairs = tuple(a.before if a.before == a.after else (a.before, a.after) for a in axes)
+        return ConvSettings(axes, pairs, self.padding_mode, self.has_bias)
+
+    def __str__(self) -> str:
+        one, none = (1,) * len(self.axes), (0,) * len(self.axes)
+        parts = [f"stride={self.stride}"] if self.stride != one else []
+        parts += [f"padding={self.padding}"] if self.padding not in (none, "valid") else []
+        parts += [f"dilation={self.dilation}"] if self.dilation != one else []
+        parts += [f"padding_mode={self.padding_mode}"] if self.padding_mode != "zeros" else []
+        return ", ".join([*parts, *([] if self.has_bias else ["bias=False"])])
+
+
+def layers_of(n_layers: Any) -> tuple[int, ...]:
+    """Shape of the modes that select a convolution: none for one convolution.
+
+    >>> layers_of(1), layers_of(3), layers_of((2, 2))
+    ((), (3,), (2, 2))
+    """
+    if isinstance(n_layers, tuple | list):
+        if not n_layers:
+            raise ValueError("FactorizedConv: n_layers is empty, expected a number or one for each leading mode")
+        return tuple(whole_number("FactorizedConv", "n_layers", n, 1) for n in n_layers)
+    count = whole_number("FactorizedConv", "n_layers", n_layers, 1)
+    return () if count == 1 else (count,)
+
+
+def places(layers: Sequence[int]) -> list[tuple[int, ...]]:
+    """The index of every convolution."""
+    return list(itertools.product(*(range(n) for n in layers)))
+
+
+def place_of(indices: Any, layers: Sequence[int]) -> tuple[int, ...]:
+    """The place of a convolution that a user names by a number, or by one number for each leading mode.
+
+    Raises
+    ------
+    ValueError
+        The layer holds one convolution and another is asked for, or there are too few or too many numbers.
+    IndexError
+        A number is out of range.
+    """
+    given = tuple(indices) if isinstance(indices, tuple | list) else (indices,)
+    if any(isinstance(i, bool) or not hasattr(i, "__index__") for i in given):
+        raise ValueError(f"FactorizedConv: indices={indices!r}, expected whole numbers, one for each of {len(layers)}")
+    if not layers:
+        if any(int(i) != 0 for i in given) or len(given) > 1:
+            raise ValueError(f"FactorizedConv: holds one convolution, found indices={indices!r}; leave them out")
+        return ()
+    if len(given) != len(layers):
+        raise ValueError(
+            f"FactorizedConv: indices={indices!r} has {len(given)} numbers, expected {len(layers)} for {tuple(layers)}"
+        )
+    for i, n in zip(given, layers, strict=True):
+        if not -n <= int(i) < n:
+            raise IndexError(f"FactorizedConv: indices={indices!r} is out of range, n_layers={tuple(layers)}")
+    return tuple(int(i) % n for i, n in zip(given, layers, strict=True))
+
+
+def flags_of(bias: Any, has_bias: Any, layers: tuple[int, ...]) -> dict[tuple[int, ...], bool]:
+    """Which convolutions have a bias: all or none, or those that ``has_bias`` names one by one."""
+    flags = np.asarray(has_bias, dtype=bool)
+    if flags.ndim == 0:
+        return dict.fromkeys(places(layers), bool(bias) or bool(flags))
+    if flags.shape != layers:
+        raise ValueError(f"FactorizedConv: has_bias has shape {flags.shape}, expected one entry for each of {layers}")
+    return {place: bool(flags[place]) for place in places(layers)}
+
+
+def nested(values: Mapping[tuple[int, ...], Any], layers: Sequence[int], place: tuple[int, ...] = ()) -> Any:
+    """Values by place as nested tuples; the value itself where there is one convolution."""
+    if len(place) == len(layers):
+        return values[place]
+    return tuple(nested(values, layers, (*place, i)) for i in range(layers[len(place)]))
+
+
+def taps_of(kernel_size: Any, order: int | None) -> tuple[int, ...]:
+    """Taps along each axis; ``order`` must agree with a sequence, and must be there for a number."""
+    if order is None:
+        if not isinstance(kernel_size, tuple | list):
+            raise ValueError(
+                f"FactorizedConv: kernel_size={kernel_size!r} without order; give order=2 for images, or a tuple"
+            )
+        order = len(kernel_size)
+    whole_number("FactorizedConv", "order", order, 1)
+    if isinstance(kernel_size, tuple | list) and len(kernel_size) != order:
+        raise ValueError(f"FactorizedConv: order={order} does not agree with kernel_size={tuple(kernel_size)}")
+    return each_axis("FactorizedConv", "kernel_size", kernel_size, order, 1)
+
+
+def check_channels(in_channels: int, out_channels: int, groups: int) -> None:
+    """Raise unless there are channels, and groups that divide them."""
+    whole_number("FactorizedConv", "groups", groups, 1)
+    for label, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+        if whole_number("FactorizedConv", label, channels, 1) % groups:
+            raise ShapeError(
+                f"FactorizedConv: {label}={channels} does not divide into groups={groups}; choose a common divisor of "
+                f"{in_channels} and {out_channels}"
+            )

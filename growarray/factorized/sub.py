@@ -1,0 +1,82 @@
+"""One of the convolutions of a joint layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from growarray.backend import Array
+from growarray.contraction import Plan
+from growarray.nn.module import Module, Pullback
+
+if TYPE_CHECKING:
+    from growarray.factorized.conv import FactorizedConv
+
+__all__ = ["SubFactorizedConv"]
+
+
+class SubFactorizedConv(Module):
+    """What ``layer[indices]`` gives: a layer of its own that shares parameters and gradients with the joint one.
+
+    Its parameters are those of ``main_conv``; a later ``main_conv.set(indices, …)`` changes it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from growarray.factorized import FactorizedConv
+    >>> joint = FactorizedConv(2, 3, (3, 3), n_layers=2, rank=4, rng=np.random.default_rng(0))
+    >>> y, pullback = joint[1].vjp(np.ones((1, 2, 5, 5), dtype=np.float32))
+    >>> pullback(y).shape, joint.weight.weights.grad.shape
+    ((1, 2, 5, 5), (4,))
+    """
+
+    def __init__(self, main_conv: FactorizedConv, indices: tuple[int, ...]) -> None:
+        self.main_conv = main_conv
+        self.indices = indices
+
+    def forward(self, x: Array) -> Array:
+        """Value of this convolution."""
+        return self.main_conv.forward(x, self.indices)
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Value and pullback; the pullback adds to the gradients of the joint layer."""
+        return self.main_conv.vjp(x, self.indices)
+
+    def plan(self, shape: Sequence[int], training: bool = False) -> Plan:
+        """The contraction that runs for an input of this shape."""
+        return self.main_conv.plan(shape, training, self.indices)
+
+    def kernel(self) -> Array:
+        """The dense kernel (out_channels, in_channels / groups, *kernel)."""
+        return self.main_conv.kernel(self.indices)
+
+    @property
+    def bias(self) -> Array | None:
+        """The bias of this convolution, or None."""
+        main = self.main_conv
+        return None if main.bias is None or not self._own("has_bias") else main.bias.data[self.indices]
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Stride along each axis."""
+        return self._own("stride")  # type: ignore[no-any-return]
+
+    @property
+    def padding(self) -> Any:
+        """Padding, as in the joint layer."""
+        return self._own("padding")
+
+    @property
+    def dilation(self) -> tuple[int, ...]:
+        """Dilation along each axis."""
+        return self._own("dilation")  # type: ignore[no-any-return]
+
+    def _own(self, option: str) -> Any:
+        value = getattr(self.main_conv, option)
+        for i in self.indices:
+            value = value[i]
+        return value
+
+    def extra_repr(self) -> str:
+        """Where it is in the joint layer, and its options."""
+        return f"indices={self.indices}, {self.main_conv.settings(self.indices)}"
