@@ -1,7 +1,6 @@
 """Dense and depthwise convolutions beside torch: speed forward and forward + backward, product rate, peak memory.
 
-Float32, the layers of a ResNet. The rate counts the multiplications and additions of the definition; Winograd's
-algorithm makes fewer, so a rate above that of the machine's products is possible.
+Float32, the layers of a ResNet. The rate counts the multiplications and additions of the definition.
 """
 
 from __future__ import annotations

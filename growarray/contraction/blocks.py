@@ -21,9 +21,10 @@ from growarray.contraction.step import Step
 from growarray.contraction.threads import run_tasks, single_threaded_blas
 from growarray.contraction.windows import Task
 
-__all__ = ["Saved", "backward", "forward"]
+__all__ = ["Saved", "backward", "block_count", "forward"]
 
 _GROUPS = 8  # sums over blocks that a backward pass keeps apart
+_EVEN = 4  # blocks come in multiples of it where there are enough positions
 _TINY = 1 << 20  # operations below which a second thread costs more than it gives
 
 Values = dict[int, np.ndarray]
@@ -38,6 +39,12 @@ class Saved:
     blocks: list[Values] = field(default_factory=list)
 
 
+def block_count(size: int, least: int) -> int:
+    """Blocks of about ``least`` positions or more, a number that 2 or 4 threads share evenly where that can be."""
+    count = -(-size // max(least, 1))
+    return max(1, min(size, max(count - count % _EVEN, _EVEN) if count > 1 else 1))
+
+
 class _Layout:
     """How a run is cut into blocks, and whether blocks or the pieces of one step run side by side."""
 
@@ -46,11 +53,11 @@ class _Layout:
         problem = self.whole.problem
         self.mode = problem.block
         size = problem.size[problem.block] if problem.block is not None else 1
-        step = min(block, size) if problem.block is not None and block else max(size, 1)
-        self.ranges = [slice(start, min(start + step, size)) for start in range(0, max(size, 1), max(step, 1))]
+        count = block_count(size, block) if problem.block is not None and block else 1
+        self.ranges = [slice(size * i // count, size * (i + 1) // count) for i in range(count)]
         self.programs = [programs(r.stop - r.start if problem.block is not None else -1) for r in self.ranges]
         self.tiny = self.whole.flops < _TINY
-        self.over_blocks = not self.tiny and len(self.ranges) >= threads() > 1
+        self.over_blocks = not self.tiny and len(self.ranges) >= _EVEN and threads() > 1
         self.holder = problem.holders[problem.block] if problem.block is not None else problem.everything
 
     def blas(self) -> AbstractContextManager[None]:

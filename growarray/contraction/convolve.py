@@ -18,9 +18,8 @@ from growarray.contraction.problem import Axis
 from growarray.contraction.scratch import borrow
 from growarray.contraction.shift import Shift
 from growarray.contraction.windows import Gather, Task, window
-from growarray.contraction.winograd import Winograd, WinogradGradient, suits
 
-__all__ = ["Convolution", "FeatureGradient", "KernelGradient", "convolution", "gradient_parts", "kernel_gradient"]
+__all__ = ["Convolution", "FeatureGradient", "KernelGradient", "gradient_parts"]
 
 _CHUNK = 1 << 18  # elements of gathered windows in one chunk: 1 MiB of float32
 _ROOM = 8 * _CHUNK
@@ -32,16 +31,6 @@ def _columns(array: np.ndarray) -> np.ndarray | None:
     """(b, n, *rest) as a writable (b, n, columns) view, where its strides allow one."""
     flat = array.reshape(*array.shape[:2], -1)
     return flat if flat.size == 0 or np.may_share_memory(flat, array) else None
-
-
-def convolution(sizes: tuple[int, int, int], axes: Sequence[Axis], room: int) -> Convolution | Winograd:
-    """The convolution that suits these sizes, (b, s, n), and the room there is; see :func:`winograd.suits`."""
-    return Winograd(sizes, axes, room) if suits(sizes, axes, room) else Convolution(sizes, axes, room)
-
-
-def kernel_gradient(sizes: tuple[int, int, int], axes: Sequence[Axis], room: int) -> KernelGradient | WinogradGradient:
-    """The gradient by the kernel that suits these sizes, (b, s, n), and the room there is."""
-    return WinogradGradient(sizes, axes, room) if suits(sizes, axes, room) else KernelGradient(sizes, axes, room)
 
 
 class Convolution:
@@ -73,7 +62,8 @@ class Convolution:
             outs = [a.out for a in self.axes]
             self.cut = int(np.argmax(outs)) if outs else 0
             rest = math.prod(outs) // max(outs[self.cut], 1) if outs else 1
-            self.chunks = _ranges(outs[self.cut] if outs else 1, 1, _COLUMNS[1], rest)
+            wide = chunk // max(self.b * self.depth * rest, 1)
+            self.chunks = _ranges(outs[self.cut] if outs else 1, wide, _COLUMNS[1], rest)
             taps = self.depth // max(self.s, 1)
             columns = max((len(r) for r in self.chunks), default=0) * rest
             step = self.s if self.direct else max(1, chunk // max(self.b * taps * columns, 1))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from growarray.contraction import winograd
 from growarray.contraction.machine import Machine
 from growarray.contraction.problem import Axis, Pair, Problem
 
@@ -37,15 +36,12 @@ class StepCost:
 
 
 def kernel_of(pair: Pair) -> str:
-    """Which kernel runs a product: ``multiply``, ``matmul``, ``shift``, ``winograd``, ``rows`` (partial im2col) or
-    ``im2col``."""
+    """Which kernel runs a product: ``multiply``, ``matmul``, ``shift``, ``rows`` (partial im2col) or ``im2col``."""
     _, s, n = pair.sizes
     if not pair.is_conv:
         return "matmul" if pair.s else "multiply"
     if s == 1 and n == 1:
         return "shift"
-    if winograd.suits(pair.sizes, pair.axes, pair.room):
-        return "winograd"
     return "im2col" if rows_axis(pair.sizes, pair.axes, pair.room) is None else "rows"
 
 
@@ -150,8 +146,6 @@ class Costs:
         if kernel == "shift":
             ends = pair.feature & (pair.feature - 1) == 0, pair.feature | pair.kernel == self.problem.everything
             return self._shift(b, axes, sum(ends))
-        if kernel == "winograd":
-            return self._winograd(s, n, axes)
         taps = math.prod(a.taps for a in axes)
         rows = rows_axis(pair.sizes, axes, pair.room) if kernel == "rows" else None
         chunks = max(1.0, b * s * taps * out * self.itemsize / m.cache / (axes[rows].taps if rows is not None else 1))
@@ -164,15 +158,6 @@ class Costs:
         passes = (first.taps - 1) * n * out * m.element
         work = first.taps * m.product(b, n, depth, out, self.itemsize) + b * (depth * columns * m.copied + passes)
         return work + chunks * (taps + first.taps) * m.call
-
-    def _winograd(self, s: int, n: int, axes: tuple[Axis, ...]) -> float:
-        """16 products over tiles; 24 passes over inputs and outputs of a tile each, and 4 of each that are strided."""
-        m = self.machine
-        tiles = math.prod(a.out for a in axes[:-2]) * math.prod(-(-a.out // 2) for a in axes[-2:])
-        passes = tiles * (24 * s + 24 * n) + 20 * s * n
-        work = passes * m.element + 4 * tiles * (s + n) * m.gathered
-        chunks = max(1.0, tiles / 400) * max(1.0, n / 256)
-        return m.product(16, n, s, tiles, self.itemsize) + work * self.itemsize / 4 + chunks * 70 * m.call
 
     def _shift(self, b: int, axes: tuple[Axis, ...], turned: int = 0) -> float:
         """Padded planes, two passes a tap but for the first; ``turned`` of the two ends lie with channels outermost."""
@@ -195,8 +180,6 @@ class Costs:
         swapped = Pair(pair.feature, pair.kernel, pair.b, pair.n, pair.s, turned, (), (b, n, s), pair.room)
         if kernel == "shift":
             return self._shift(b, turned)
-        if kernel == "winograd":
-            return self._winograd(n, s, turned)
         return self._forward("im2col" if rows_axis((b, n, s), turned, pair.room) is None else "rows", swapped, turned)
 
     def _kernel_gradient(self, kernel: str, pair: Pair, axes: tuple[Axis, ...]) -> float:
@@ -207,7 +190,5 @@ class Costs:
             return m.call + m.product(b, n, out, s, self.itemsize)
         if kernel == "shift":
             return b * out * (2 * m.copied + 2 * taps * m.element) * self.itemsize / 4 + 2 * taps * m.call
-        if kernel == "winograd":
-            return self._winograd(s, n, axes)
         gather = m.gathered if axes[-1].stride > 1 else m.copied
         return b * s * taps * out * gather + m.product(b, n, out, s * taps, self.itemsize) + taps * m.call

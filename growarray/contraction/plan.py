@@ -163,7 +163,7 @@ class Plan:
             machine,
             itemsize=self.dtype.itemsize,
             training=self.training,
-            block=self.block or max(whole, 1),
+            block=-(-whole // blocks.block_count(whole, self.block)) if self.block else max(whole, 1),
             constants=sum(1 << i for i in self.constants),
         )
 

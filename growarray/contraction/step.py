@@ -13,15 +13,13 @@ from growarray.contraction import leaf, portable
 from growarray.contraction.convolve import (
     Convolution,
     FeatureGradient,
-    convolution,
+    KernelGradient,
     gradient_parts,
-    kernel_gradient,
 )
 from growarray.contraction.cost import is_heavy, kernel_of
 from growarray.contraction.problem import Axis, Pair, Problem
 from growarray.contraction.scratch import borrow
 from growarray.contraction.windows import Task
-from growarray.contraction.winograd import Winograd
 
 __all__ = ["Step"]
 
@@ -62,10 +60,10 @@ class Step:
         self.f_shape = (self.b, self.s, *self.f_sizes[len(f_turned) - len(names) :])
         self.k_shape = (self.b, self.n, self.s, *(a.taps for a in self.axes))
         self.out_shape = (self.b, self.n, *(a.out for a in self.axes))
-        self.conv = convolution(pair.sizes, self.axes, pair.room) if pair.is_conv else None
+        self.conv = Convolution(pair.sizes, self.axes, pair.room) if pair.is_conv else None
         heavy = self.conv is not None and self.kernel != "shift" and is_heavy(pair.sizes, self.axes, pair.room)
         self.heavy = FeatureGradient(pair.sizes, self.axes) if heavy else None
-        self._gradient: list[tuple[Any, Any, tuple[Axis, ...], Convolution | Winograd | None]] | None = None
+        self._gradient: list[tuple[Any, Any, tuple[Axis, ...], Convolution | None]] | None = None
 
     def feature(self, xp: Any, array: Array) -> Array:
         """The feature map as (b, s, *sizes), padded where that is not by zeros."""
@@ -140,11 +138,11 @@ class Step:
         lead = (slice(None),) * 3
         return [conv.prepare(turned[(*lead, *taps)]) if conv else None for _, taps, _, conv in self._gradients()]
 
-    def _gradients(self) -> list[tuple[Any, Any, tuple[Axis, ...], Convolution | Winograd | None]]:
+    def _gradients(self) -> list[tuple[Any, Any, tuple[Axis, ...], Convolution | None]]:
         if self._gradient is None:
             sizes = (self.b, self.n, self.s)
             self._gradient = [
-                (place, taps, turned, None if taps is None else convolution(sizes, turned, self.pair.room))
+                (place, taps, turned, None if taps is None else Convolution(sizes, turned, self.pair.room))
                 for place, taps, turned in gradient_parts(self.axes)
             ]
         return self._gradient
@@ -173,7 +171,7 @@ class Step:
             out[...] = 0  # the sum over nothing
             return []
         if self.conv is not None:
-            return kernel_gradient(self.pair.sizes, self.axes, self.pair.room).tasks(d_out, feature, out)
+            return KernelGradient(self.pair.sizes, self.axes, self.pair.room).tasks(d_out, feature, out)
         flat, d_flat = feature.reshape(self.b, self.s, -1), d_out.reshape(self.b, self.n, -1)
         target = out.reshape(self.b, self.n, self.s)
         if self.n == 1 and self.s == 1:

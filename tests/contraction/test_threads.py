@@ -141,7 +141,7 @@ def test_blocks_of_the_batch_run_side_by_side(monkeypatch, name):
 
     monkeypatch.setattr(Step, name, spied)
     made(*random_arrays(made.shapes)) if name == "tasks" else pullback(y)
-    assert len(seen) == 6
+    assert len(seen) == 4  # blocks come in fours where there are enough images
     assert len(set(seen)) == 2
 
 
