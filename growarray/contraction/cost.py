@@ -123,7 +123,12 @@ class Costs:
         return StepCost(kernel, pair.flops, pair.backward_flops, moved, 2 * moved, held, seconds, back_seconds)
 
     def _parallel(self, blocked: bool, pair: Pair) -> float:
-        return self.machine.cores if blocked or pair.flops >= 1 << 22 else 1.0
+        """Cores that share a step: what does not depend on the blocks is small, and runs before them in one piece."""
+        return self.machine.cores if blocked or (self.problem.block is None and pair.flops >= 1 << 22) else 1.0
+
+    def _before_blocks(self, pair: Pair) -> bool:
+        problem = self.problem
+        return problem.block is not None and not (pair.feature | pair.kernel) & problem.holders[problem.block]
 
     def _traffic(self, pair: Pair) -> int:
         """Bytes that pass between cache and main memory: operands read, and results written to memory that is new."""
@@ -140,7 +145,8 @@ class Costs:
         b, s, n = pair.sizes
         out = math.prod(a.out for a in axes)
         if kernel == "multiply":
-            return m.call + b * n * out * m.element * 2
+            fresh = 8.0 * m.element if self._before_blocks(pair) else 0.0  # a new array, whose pages come one by one
+            return m.call + b * n * out * (2 * m.element + fresh + m.row / max(out if out > 1 else n, 1))
         if kernel == "matmul":
             return m.call + m.product(b, n, s, out, self.itemsize)
         if kernel == "shift":
@@ -148,15 +154,15 @@ class Costs:
             return self._shift(b, axes, sum(ends))
         taps = math.prod(a.taps for a in axes)
         rows = rows_axis(pair.sizes, axes, pair.room) if kernel == "rows" else None
+        gather = m.copied + m.row / max(axes[-1].out, 1)
         chunks = max(1.0, b * s * taps * out * self.itemsize / m.cache / (axes[rows].taps if rows is not None else 1))
         if rows is None:
-            gather = m.gathered if axes[-1].stride > 1 else m.copied
             return b * s * taps * out * gather + m.product(b, n, s * taps, out, self.itemsize) + chunks * taps * m.call
         first = axes[rows]
         columns = out // max(first.out, 1) * (first.out + (first.taps - 1) * first.dilation)
         depth = s * taps // first.taps
         passes = (first.taps - 1) * n * out * m.element
-        work = first.taps * m.product(b, n, depth, out, self.itemsize) + b * (depth * columns * m.copied + passes)
+        work = first.taps * m.product(b, n, depth, out, self.itemsize) + b * (depth * columns * gather + passes)
         return work + chunks * (taps + first.taps) * m.call
 
     def _shift(self, b: int, axes: tuple[Axis, ...], turned: int = 0) -> float:
@@ -190,5 +196,5 @@ class Costs:
             return m.call + m.product(b, n, out, s, self.itemsize)
         if kernel == "shift":
             return b * out * (2 * m.copied + 2 * taps * m.element) * self.itemsize / 4 + 2 * taps * m.call
-        gather = m.gathered if axes[-1].stride > 1 else m.copied
+        gather = m.copied + m.row / max(axes[-1].out, 1)
         return b * s * taps * out * gather + m.product(b, n, out, s * taps, self.itemsize) + taps * m.call

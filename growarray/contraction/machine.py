@@ -36,6 +36,7 @@ class Machine:
     at which one dimension alone halves the rate
     element : seconds for one element of one arithmetic pass in cache    copied : seconds for one gathered element
     gathered : seconds for one element read with a stride    byte : seconds for one byte from main memory, all cores
+    row : seconds for beginning one row of gathered elements
     call : seconds for one call into the library    step : seconds for what surrounds a pairwise product
     cache : bytes that one core has to itself
     """
@@ -53,6 +54,7 @@ class Machine:
     step: float
     cache: int
     cores: int = 1
+    row: float = 1.5e-8
 
     def product(self, batch: int, rows: int, depth: int, columns: int, itemsize: int = 4) -> float:
         """Seconds on one core for ``batch`` products (rows, depth) @ (depth, columns)."""
@@ -62,17 +64,18 @@ class Machine:
         return batch * (seconds + self.call / 8)  # a batched call loops in C
 
 
-# Medians of `growarray bench calibrate` on 2 cores of an AMD EPYC with AVX-512, OpenBLAS 0.3.31.
+# Fitted to the measured times of the paths of `growarray bench suite` on 2 cores of an AMD EPYC with AVX-512 and
+# OpenBLAS 0.3.31; single kernels in a loop, as `growarray bench calibrate` measures them, run 10 to 40 % faster.
 CPU = Machine(
     "cpu",
-    rate=9.0e10,
+    rate=7.5e10,
     half_rows=4.0,
     half_columns=16.0,
     half_depth=8.0,
-    element=2.0e-10,
-    copied=3.5e-10,
+    element=3.0e-10,
+    copied=4.5e-10,
     gathered=8.0e-10,
-    byte=1.2e-10,
+    byte=7.0e-11,
     call=1.5e-6,
     step=1.2e-5,
     cache=1 << 20,
