@@ -54,7 +54,7 @@ class Machine:
     step: float
     cache: int
     cores: int = 1
-    row: float = 1.5e-8
+    row: float = 5.0e-9
 
     def product(self, batch: int, rows: int, depth: int, columns: int, itemsize: int = 4) -> float:
         """Seconds on one core for ``batch`` products (rows, depth) @ (depth, columns)."""
@@ -64,18 +64,18 @@ class Machine:
         return batch * (seconds + self.call / 8)  # a batched call loops in C
 
 
-# Fitted to the measured times of the paths of `growarray bench suite` on 2 cores of an AMD EPYC with AVX-512 and
-# OpenBLAS 0.3.31; single kernels in a loop, as `growarray bench calibrate` measures them, run 10 to 40 % faster.
+# Chosen on 2 cores of an AMD EPYC with AVX-512 and OpenBLAS 0.3.31 for the order that it gives the paths of
+# `growarray bench suite`, measured twice; single coefficients are good to a third.
 CPU = Machine(
     "cpu",
-    rate=7.5e10,
+    rate=1.1e11,
     half_rows=4.0,
     half_columns=16.0,
     half_depth=8.0,
-    element=3.0e-10,
-    copied=4.5e-10,
+    element=2.0e-10,
+    copied=3.5e-10,
     gathered=8.0e-10,
-    byte=7.0e-11,
+    byte=1.2e-10,
     call=1.5e-6,
     step=1.2e-5,
     cache=1 << 20,
