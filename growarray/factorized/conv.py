@@ -26,7 +26,7 @@ from growarray.factorized.settings import (
 from growarray.factorized.sub import SubFactorizedConv
 from growarray.factorized.tensor import FactorizedTensor, target_of
 from growarray.nn.module import Parameter, Pullback
-from growarray.ops.conv import whole_number
+from growarray.ops.sizes import whole_number
 
 __all__ = ["FactorizedConv"]
 

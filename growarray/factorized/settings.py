@@ -12,7 +12,8 @@ import numpy as np
 
 from growarray.contraction.geometry import ConvAxis
 from growarray.errors import ShapeError
-from growarray.ops.conv import conv_geometry, each_axis, whole_number
+from growarray.ops.conv import conv_geometry
+from growarray.ops.sizes import each_axis, whole_number
 
 __all__ = ["ConvSettings", "check_channels", "flags_of", "layers_of", "nested", "place_of", "places", "taps_of"]
 

@@ -21,10 +21,9 @@ from growarray.ops.conv import (
     conv_plan,
     conv_transpose,
     conv_transpose_plan,
-    each_axis,
     plan_target,
-    whole_number,
 )
+from growarray.ops.sizes import each_axis, whole_number
 
 __all__ = [
     "Conv1d",

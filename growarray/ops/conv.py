@@ -5,7 +5,6 @@ n batch · g groups · c, o in and out channels of one group · z, y, x position
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -15,17 +14,9 @@ from growarray.contraction import Plan, plan
 from growarray.contraction.geometry import ConvAxis, conv_axes
 from growarray.contraction.transpose import transpose
 from growarray.errors import ShapeError
+from growarray.ops.sizes import each_axis, whole_number
 
-__all__ = [
-    "conv",
-    "conv_geometry",
-    "conv_plan",
-    "conv_transpose",
-    "conv_transpose_plan",
-    "each_axis",
-    "plan_target",
-    "whole_number",
-]
+__all__ = ["conv", "conv_geometry", "conv_plan", "conv_transpose", "conv_transpose_plan", "plan_target"]
 
 _DENSE = "n c {at}, o c {at} -> n o {at} | {axes}"
 _GROUPED = "n g c {at}, g o c {at} -> n g o {at} | {axes}"
@@ -54,34 +45,6 @@ def _form(w_shape: Sequence[int], groups: int) -> tuple[str, tuple[int, ...], tu
     if c == o == 1:
         return _DEPTHWISE, (groups,), (groups,)
     return _GROUPED, (groups, c), (groups, o, c)
-
-
-def whole_number(where: str, option: str, value: Any, least: int) -> int:
-    """``value`` as an int; raises TypeError where it is no whole number, ValueError where it is below ``least``.
-
-    >>> whole_number("doc", "groups", 2, least=1)
-    2
-    """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{where}: {option} must be a whole number, found {value!r}")
-    if value < least:
-        raise ValueError(f"{where}: {option} must be at least {least}, found {value!r}")
-    return operator.index(value)
-
-
-def each_axis(where: str, option: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
-    """One :func:`whole_number` for each axis, from one for all or a sequence; ValueError where it has not ``axes``.
-
-    >>> each_axis("doc", "kernel_size", 3, axes=2, least=1)
-    (3, 3)
-    """
-    values = tuple(value) if isinstance(value, tuple | list) else (value,) * axes
-    if len(values) != axes:
-        raise ValueError(
-            f"{where}: {option} has {len(values)} entries for {axes} spatial axes, found {value!r}; "
-            "give one number, or one for each axis"
-        )
-    return tuple(whole_number(where, option, v, least) for v in values)
 
 
 def conv_geometry(

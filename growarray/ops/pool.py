@@ -7,7 +7,6 @@ n batch · c channels · * spatial axes. Along one of them: L positions · o win
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -15,6 +14,7 @@ from typing import Any
 
 from growarray.backend import Array, device_of, namespace
 from growarray.errors import ShapeError
+from growarray.ops.sizes import each_axis, is_whole
 
 __all__ = ["PoolAxis", "adaptive_avg_pool", "adaptive_sizes", "avg_pool", "check_divisor", "max_pool", "pool_axes"]
 
@@ -69,29 +69,6 @@ class PoolAxis:
         return [min(start + self.kernel, high) - max(start, low) for start in starts]
 
 
-def _is_whole(value: Any) -> bool:
-    try:
-        operator.index(value)
-    except TypeError:
-        return False
-    return not isinstance(value, bool)
-
-
-def _each(where: str, name: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
-    """One whole number for each axis, none below ``least``."""
-    values = tuple(value) if isinstance(value, tuple | list) else (value,) * axes
-    if len(values) != axes:
-        raise ValueError(
-            f"{where}: {name} has {len(values)} entries for {axes} spatial axes, found {value!r}; "
-            "give one number, or one for each axis"
-        )
-    if not all(_is_whole(v) for v in values):
-        raise TypeError(f"{where}: {name} must be one whole number, or one for each axis, found {value!r}")
-    if any(v < least for v in values):
-        raise ValueError(f"{where}: {name} must be at least {least}, found {value!r}")
-    return tuple(operator.index(v) for v in values)
-
-
 def pool_axes(
     where: str, axes: int, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0, dilation: Sizes = 1
 ) -> tuple[PoolAxis, ...]:
@@ -105,9 +82,9 @@ def pool_axes(
     >>> [axis.stride for axis in pool_axes("doc", 2, kernel_size=(2, 3))]
     [2, 3]
     """
-    kernels = _each(where, "kernel_size", kernel_size, axes, 1)
-    strides = kernels if stride is None else _each(where, "stride", stride, axes, 1)
-    paddings, dilations = _each(where, "padding", padding, axes, 0), _each(where, "dilation", dilation, axes, 1)
+    kernels = each_axis(where, "kernel_size", kernel_size, axes, 1)
+    strides = kernels if stride is None else each_axis(where, "stride", stride, axes, 1)
+    paddings, dilations = each_axis(where, "padding", padding, axes, 0), each_axis(where, "dilation", dilation, axes, 1)
     for kernel, pad in zip(kernels, paddings, strict=True):
         if 2 * pad > kernel:
             raise ValueError(
@@ -126,7 +103,7 @@ def adaptive_sizes(where: str, axes: int, output_size: int | Sequence[int | None
     ((7, 7), (None, 3))
     """
     sizes = list(output_size) if isinstance(output_size, tuple | list) else [output_size] * axes
-    numbers = _each(where, "output_size", [1 if size is None else size for size in sizes], axes, 1)
+    numbers = each_axis(where, "output_size", [1 if size is None else size for size in sizes], axes, 1)
     return tuple(None if size is None else number for size, number in zip(sizes, numbers, strict=True))
 
 
@@ -135,7 +112,7 @@ def check_divisor(where: str, divisor_override: int | None) -> None:
 
     >>> check_divisor("doc", 4)
     """
-    if divisor_override is not None and not _is_whole(divisor_override):
+    if divisor_override is not None and not is_whole(divisor_override):
         raise TypeError(f"{where}: divisor_override must be a whole number or None, found {divisor_override!r}")
     if divisor_override == 0:
         raise ValueError(f"{where}: divisor_override must not be 0; None divides by the number of positions")

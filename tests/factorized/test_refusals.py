@@ -24,7 +24,7 @@ each_format = pytest.mark.parametrize("name", FORMATS)
         ({"kernel_size": (3, 3), "order": 3}, ValueError, r"order=3 does not agree with kernel_size=\(3, 3\)"),
         ({"kernel_size": ()}, ValueError, "order must be at least 1"),
         ({"kernel_size": (3, 0)}, ValueError, "kernel_size must be at least 1"),
-        ({"kernel_size": 2.5, "order": 2}, TypeError, "kernel_size must be a whole number"),
+        ({"kernel_size": 2.5, "order": 2}, TypeError, "kernel_size must be one whole number"),
         ({"in_channels": 0}, ValueError, "in_channels must be at least 1"),
         ({"groups": 3}, ShapeError, "in_channels=4 does not divide into groups=3"),
         ({"in_channels": 3, "groups": 3}, ShapeError, "out_channels=4 does not divide into groups=3"),

@@ -1,0 +1,47 @@
+"""Whole numbers among arguments, one or one for each spatial axis, as torch takes them."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+__all__ = ["each_axis", "is_whole", "whole_number"]
+
+
+def is_whole(value: Any) -> bool:
+    """Whether ``value`` is a whole number of any library; a bool is none."""
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def whole_number(where: str, option: str, value: Any, least: int) -> int:
+    """``value`` as an int; raises TypeError where it is no whole number, ValueError where it is below ``least``.
+
+    >>> whole_number("doc", "groups", 2, least=1)
+    2
+    """
+    if not is_whole(value):
+        raise TypeError(f"{where}: {option} must be a whole number, found {value!r}")
+    if value < least:
+        raise ValueError(f"{where}: {option} must be at least {least}, found {value!r}")
+    return operator.index(value)
+
+
+def each_axis(where: str, option: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
+    """One whole number for each axis, none below ``least``, from one for all or a sequence.
+
+    Raises TypeError where one is no whole number, ValueError where one is too small or there are not ``axes``.
+
+    >>> each_axis("doc", "kernel_size", 3, axes=2, least=1)
+    (3, 3)
+    """
+    values = tuple(value) if isinstance(value, tuple | list) else (value,) * axes
+    if len(values) != axes:
+        raise ValueError(
+            f"{where}: {option} has {len(values)} entries for {axes} spatial axes, found {value!r}; "
+            "give one number, or one for each axis"
+        )
+    if not all(is_whole(v) for v in values):
+        raise TypeError(f"{where}: {option} must be one whole number, or one for each axis, found {value!r}")
+    if any(v < least for v in values):
+        raise ValueError(f"{where}: {option} must be at least {least}, found {value!r}")
+    return tuple(operator.index(v) for v in values)
