@@ -185,7 +185,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "'reflect' is not supported",
     ),
-    "back-padding": (lambda: nn.ConvTranspose1d(3, 6, 3, padding="same"), TypeError, "padding must be one whole number"),
+    "back-padding": (
+        lambda: nn.ConvTranspose1d(3, 6, 3, padding="same"),
+        TypeError,
+        "padding must be one whole number",
+    ),
     "of": (
         lambda: nn.Conv2d.of(np.ones((3, 2, 3))),
         ShapeError,
