@@ -75,7 +75,7 @@ class Convolution:
         if self.shift is not None:
             return self.shift.prepare(kernel.reshape(self.b, math.prod(kernel.shape[1:])))
         if self.rows is not None:
-            turned = kernel.transpose(3 + self.rows, 0, 1, 2, *(3 + i for i in self.order[1:]))
+            turned = kernel.transpose(3 + self.rows, 0, 1, *(3 + i for i in self.order[1:]), 2)
             return np.ascontiguousarray(turned).reshape(turned.shape[0], self.b, self.n, self.depth)
         return kernel.reshape(self.b, self.n, self.depth)
 
@@ -96,13 +96,13 @@ class Convolution:
         ]
 
     def gather_rows(self, feature: np.ndarray, rows: range) -> np.ndarray:
-        """Windows of all axes but the first, for the rows that outputs ``rows`` read: (b, s taps, rows others)."""
+        """Windows of all axes but the first, for the rows that outputs ``rows`` read: (b, taps s, rows others)."""
         gather = self._gathers.get(rows.start)
         if gather is None:
             first = self.moved[0]
             count = len(rows) + (first.taps - 1) * first.dilation
             plain = first._replace(taps=1, out=count, before=first.before - rows.start, dilation=1)
-            gather = self._gathers[rows.start] = Gather((plain, *self.moved[1:]))
+            gather = self._gathers[rows.start] = Gather((plain, *self.moved[1:]), taps_first=True)
         return gather(feature)
 
     def gather(self, feature: np.ndarray, cut: range) -> np.ndarray:
@@ -252,8 +252,8 @@ class KernelGradient:
             windows = f.gather_rows(part, r)
             for tap in range(taps[0]):
                 total[tap] += np.matmul(d_flat, f.shifted(windows, tap, len(r)).swapaxes(1, 2))
-        shaped = total.reshape(taps[0], f.b, f.n, width, *taps[1:])
-        out.transpose(3 + f.order[0], 0, 1, 2, *(3 + i for i in f.order[1:]))[...] = shaped
+        shaped = total.reshape(taps[0], f.b, f.n, *taps[1:], width)
+        out.transpose(3 + f.order[0], 0, 1, *(3 + i for i in f.order[1:]), 2)[...] = shaped
 
 
 class FeatureGradient:

@@ -90,10 +90,13 @@ class Phases:
 
 
 class Gather:
-    """All windows of a feature map (b, s, *sizes), gathered as (b, s taps, columns)."""
+    """All windows of a feature map (b, s, *sizes), gathered as (b, s taps, columns), or (b, taps s, columns).
 
-    def __init__(self, axes: Sequence[Axis]) -> None:
-        self.axes = tuple(axes)
+    taps_first : each tap of all of s is then one run in memory, copied faster; the kernel must lie in this order too
+    """
+
+    def __init__(self, axes: Sequence[Axis], taps_first: bool = False) -> None:
+        self.axes, self.taps_first = tuple(axes), taps_first
         self.outs = tuple(a.out for a in axes)
         self.taps = list(itertools.product(*(range(a.taps) for a in axes)))
         strided = len(self.taps) > 1 and any(a.stride > 1 for a in axes)  # each input is read with a stride only once
@@ -103,13 +106,15 @@ class Gather:
     def __call__(self, feature: np.ndarray) -> np.ndarray:
         """The windows, in work space that the next call of this thread uses again."""
         b, s = feature.shape[:2]
-        found = borrow("windows", (b, s, len(self.taps), *self.outs), feature.dtype)
+        rows = (len(self.taps), s) if self.taps_first else (s, len(self.taps))
+        found = borrow("windows", (b, *rows, *self.outs), feature.dtype)
+        by_tap = found.swapaxes(1, 2) if self.taps_first else found
         if self.phases is None:
             for index, one in enumerate(self.windows):
-                one.fill(found[:, :, index], feature)
+                one.fill(by_tap[:, :, index], feature)
         else:
             planes = self.phases.planes(feature, lead=2)
             for index, (plane, starts) in enumerate(self.phases.taps):
                 piece = tuple(slice(start, start + out) for start, out in zip(starts, self.outs, strict=True))
-                found[:, :, index] = planes[plane][(slice(None), slice(None), *piece)]
+                by_tap[:, :, index] = planes[plane][(slice(None), slice(None), *piece)]
         return found.reshape(b, s * len(self.taps), math.prod(self.outs))
