@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from growarray.backend import Array, namespace
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from growarray.backend import Array, is_numpy, namespace
+from growarray.contraction.kernels import RunningSum
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.stream import Stream
 from growarray.growing.through import GrowthThroughMerge
@@ -41,8 +47,9 @@ class LinearMergeGrowingModule(GrowthThroughMerge):
                 (total, total), self.compute_previous_s_update, self._device, f"S[-1]({self.name})", reuse=True
             )
             self.previous_tensor_m = TensorStatistic(
-                (total, self.in_features), self.compute_previous_m_update, self._device, f"M[-1]({self.name})"
-            )
+                (total, self.in_features), self.compute_previous_m_update, self._device, f"M[-1]({self.name})",
+                reuse=True,
+            )  # fmt: skip
         self._declare_growth_statistics()
 
     @property
@@ -64,14 +71,14 @@ class LinearMergeGrowingModule(GrowthThroughMerge):
         stream = self.input_stream
         return cross_moment(stream, out=out), stream.samples
 
-    def compute_previous_m_update(self) -> tuple[Array, int]:
+    def compute_previous_m_update(self, *, out: Array | None = None) -> tuple[Array, int]:
         """Sum of ``B^T dz``, full activity against the gradient at the merge, (total_in_features, in_features).
 
         Each previous layer's block is its weight gradient, which its pullback has computed already.
         """
         gradient = self._kept("pre_activity gradient", self.pre_activity_grad)
         blocks = [module.moment_with(gradient) for module in self.layers_before]
-        return namespace(*blocks).concat(blocks, axis=0), int(gradient.shape[0])
+        return _stacked(blocks, out), int(gradient.shape[0])
 
     def projected_v_goal(self) -> Array:
         """``dz - sum of dW_i B_i``: the part of the wanted change that no previous layer's delta makes, last batch.
@@ -147,3 +154,17 @@ class LinearMergeGrowingModule(GrowthThroughMerge):
         self._delete_growth()
         for module in self.layers_before if include_previous else ():
             module.delete_update(include_previous=False, delete_output=True)
+
+
+def _stacked(blocks: Sequence[Array], out: Array | None) -> Array:
+    """Blocks (d_i, o) one above the other: added to the running sum ``out`` where that can be, else a new array."""
+    rows = sum(int(block.shape[0]) for block in blocks)
+    if not (isinstance(out, RunningSum) and out.shape == (rows, int(blocks[0].shape[1]))):
+        return namespace(*blocks).concat(list(blocks), axis=0)
+    if not all(is_numpy(x) for x in (*blocks, out.array)) or not all(math.isfinite(np.vdot(b, b)) for b in blocks):
+        return namespace(*blocks).concat(list(blocks), axis=0)  # whoever updates names what is not finite
+    start = 0
+    for block in blocks:
+        out.array[start : start + len(block)] += block
+        start += len(block)
+    return out
