@@ -1,4 +1,4 @@
-"""Convolution on NumPy: products over a gathered block of windows, or shifted multiply-adds, a chunk at a time.
+"""Convolution on NumPy: products over a gathered block of windows, or products with banded matrices, a chunk at a time.
 
 Letters: b kept by both · s summed · n of the kernel · axes of the feature map, convolved or not (one tap).
 Feature maps are (b, s, *sizes), kernels (b, n, s, *taps), results (b, n, *outs); all may be strided views.
@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from growarray.contraction.band import Band
 from growarray.contraction.cost import rows_axis
 from growarray.contraction.problem import Axis
 from growarray.contraction.scratch import borrow
-from growarray.contraction.shift import Shift
 from growarray.contraction.windows import Gather, Task, window
 
 __all__ = ["Convolution", "FeatureGradient", "KernelGradient", "gradient_parts"]
@@ -44,9 +44,9 @@ class Convolution:
         chunk = min(_CHUNK, max(room // 8, _CHUNK // 16))
         self.axes = tuple(axes)
         self.rows = rows_axis(sizes, self.axes, room)
-        self.direct = all((a.taps, a.stride, a.before, a.out) == (1, 1, 0, a.size) for a in self.axes)
+        self.direct = all(a.is_plain for a in self.axes)
         self._gathers: dict[int, Gather] = {}  # by the first position of a chunk
-        self.shift = Shift(self.b, self.axes) if self.s == 1 and self.n == 1 else None
+        self.band = Band(self.b, self.axes) if self.s == 1 and self.n == 1 else None
         if self.rows is not None:  # the row axis first: a shift along it is a shift of whole columns
             first = self.axes[self.rows]
             self.order = (self.rows, *(i for i in range(len(self.axes)) if i != self.rows))
@@ -72,8 +72,8 @@ class Convolution:
 
     def prepare(self, kernel: np.ndarray) -> np.ndarray:
         """The kernel as the matrices of its products: made once, used for every block, a view where that will do."""
-        if self.shift is not None:
-            return self.shift.prepare(kernel.reshape(self.b, math.prod(kernel.shape[1:])))
+        if self.band is not None:
+            return self.band.prepare(kernel.reshape(self.b, math.prod(kernel.shape[1:])))
         if self.rows is not None:
             turned = kernel.transpose(3 + self.rows, 0, 1, *(3 + i for i in self.order[1:]), 2)
             return np.ascontiguousarray(turned).reshape(turned.shape[0], self.b, self.n, self.depth)
@@ -83,8 +83,8 @@ class Convolution:
         """Independent pieces of the work; every element of ``out`` is written by one of them."""
         if out.size == 0:
             return []
-        if self.shift is not None:
-            return self.shift.tasks(feature[:, 0], matrices, out[:, 0])
+        if self.band is not None:
+            return self.band.tasks(feature[:, 0], matrices, out[:, 0])
         if self.rows is not None:
             feature = feature.transpose(0, 1, *(2 + i for i in self.order))
             out = out.transpose(0, 1, *(2 + i for i in self.order))
@@ -212,8 +212,8 @@ class KernelGradient:
     def tasks(self, d_out: np.ndarray, feature: np.ndarray, out: np.ndarray) -> list[Task]:
         """Pieces that each write a part of ``out`` (b, n, s, *taps): channels, or rows of the summed mode."""
         f = self.forward
-        if f.shift is not None:
-            return f.shift.gradient_tasks(d_out[:, 0], feature[:, 0], out.reshape(f.b, -1))
+        if f.band is not None:
+            return f.band.gradient_tasks(d_out[:, 0], feature[:, 0], out.reshape(f.b, -1))
         quarter = -(-f.s // max(1, min(4, f.depth // 64)))
         pieces = _slices(f.s, quarter if f.rows is not None else min(quarter, f.summed[0].stop))
         return [lambda c=c: self._piece(d_out, feature, out, c) for c in pieces]  # type: ignore[misc]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from growarray.contraction.band import layout_of
 from growarray.contraction.machine import Machine
 from growarray.contraction.problem import Axis, Pair, Problem
 
@@ -36,12 +37,12 @@ class StepCost:
 
 
 def kernel_of(pair: Pair) -> str:
-    """Which kernel runs a product: ``multiply``, ``matmul``, ``shift``, ``rows`` (partial im2col) or ``im2col``."""
+    """Which kernel runs a product: ``multiply``, ``matmul``, ``band``, ``rows`` (partial im2col) or ``im2col``."""
     _, s, n = pair.sizes
     if not pair.is_conv:
         return "matmul" if pair.s else "multiply"
     if s == 1 and n == 1:
-        return "shift"
+        return "band"
     return "im2col" if rows_axis(pair.sizes, pair.axes, pair.room) is None else "rows"
 
 
@@ -56,7 +57,7 @@ def rows_axis(sizes: tuple[int, int, int], axes: tuple[Axis, ...], room: int) ->
     if is_heavy(sizes, axes, room):
         return None
     depth = sizes[1]
-    convolved = [i for i, a in enumerate(axes) if (a.taps, a.stride, a.before, a.out) != (1, 1, 0, a.size)]
+    convolved = [i for i, a in enumerate(axes) if not a.is_plain]
     if not convolved or axes[convolved[0]].stride != 1 or axes[convolved[0]].taps == 1:
         return None
     others = math.prod(a.taps for i, a in enumerate(axes) if i != convolved[0])
@@ -149,9 +150,8 @@ class Costs:
             return m.call + b * n * out * (2 * m.element + fresh + m.row / max(out if out > 1 else n, 1))
         if kernel == "matmul":
             return m.call + m.product(b, n, s, out, self.itemsize)
-        if kernel == "shift":
-            ends = pair.feature & (pair.feature - 1) == 0, pair.feature | pair.kernel == self.problem.everything
-            return self._shift(b, axes, sum(ends))
+        if kernel == "band":
+            return self._band(b, axes)
         taps = math.prod(a.taps for a in axes)
         rows = rows_axis(pair.sizes, axes, pair.room) if kernel == "rows" else None
         gather = m.copied + m.row / max(axes[-1].out, 1)
@@ -165,14 +165,18 @@ class Costs:
         work = first.taps * m.product(b, n, depth, out, self.itemsize) + b * (depth * columns * gather + passes)
         return work + chunks * (taps + first.taps) * m.call
 
-    def _shift(self, b: int, axes: tuple[Axis, ...], turned: int = 0) -> float:
-        """Padded planes, two passes a tap but for the first; ``turned`` of the two ends lie with channels outermost."""
+    def _band(self, b: int, axes: tuple[Axis, ...], passes: int = 2) -> float:
+        """Small products with banded matrices, and ``passes`` over the outputs to add those of further taps."""
         m = self.machine
-        taps, out = math.prod(a.taps for a in axes), math.prod(a.out for a in axes)
-        padded = math.prod(a.out + (a.taps - 1) * a.dilation // a.stride for a in axes)
-        phases = math.prod(min(a.stride, a.taps) for a in axes)
-        work = phases * padded * m.copied + (2 * taps - 1) * out * m.element + turned * out * m.gathered
-        return b * work * self.itemsize / 4 + (2 * taps + phases + 12) * m.call
+        at, block, innermost = layout_of(axes)
+        banded, out = axes[at], math.prod(a.out for a in axes)
+        reach = (block - 1) * banded.stride + (banded.taps - 1) * banded.dilation + 1
+        columns = (axes[at - 1].out if at else 1) if innermost else math.prod(a.out for a in axes[at + 1 :])
+        others = math.prod(a.taps for a in axes) // banded.taps
+        products = b * out / max(block * columns, 1)
+        each = m.small + 2.0 * block * min(reach, banded.size) * columns * self.itemsize / 4 / (0.55 * m.rate)
+        added = (others - 1) * passes * b * out * m.element * self.itemsize / 4
+        return others * (products * each + 3 * m.call) + added
 
     def _feature_gradient(self, kernel: str, pair: Pair, axes: tuple[Axis, ...]) -> float:
         """The same product with the gradient as the feature map and the sizes of kernel rows exchanged."""
@@ -184,8 +188,8 @@ class Costs:
             return m.call + m.product(b, s, n, math.prod(a.out for a in axes), self.itemsize)
         turned = tuple(Axis(a.name, a.out, a.taps, max(a.size // a.stride, 1), 1, a.before, a.dilation) for a in axes)
         swapped = Pair(pair.feature, pair.kernel, pair.b, pair.n, pair.s, turned, (), (b, n, s), pair.room)
-        if kernel == "shift":
-            return self._shift(b, turned)
+        if kernel == "band":
+            return self._band(b, turned)
         return self._forward("im2col" if rows_axis((b, n, s), turned, pair.room) is None else "rows", swapped, turned)
 
     def _kernel_gradient(self, kernel: str, pair: Pair, axes: tuple[Axis, ...]) -> float:
@@ -194,7 +198,7 @@ class Costs:
         out, taps = math.prod(a.out for a in axes), math.prod(a.taps for a in axes)
         if kernel in ("multiply", "matmul"):
             return m.call + m.product(b, n, out, s, self.itemsize)
-        if kernel == "shift":
-            return b * out * (2 * m.copied + 2 * taps * m.element) * self.itemsize / 4 + 2 * taps * m.call
+        if kernel == "band":
+            return self._band(b, axes, passes=0) + taps * 4 * m.call
         gather = m.copied + m.row / max(axes[-1].out, 1)
         return b * s * taps * out * gather + m.product(b, n, out, s * taps, self.itemsize) + taps * m.call

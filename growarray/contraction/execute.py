@@ -8,7 +8,6 @@ from typing import Any
 
 from growarray.backend import Array
 from growarray.contraction import leaf
-from growarray.contraction.cost import kernel_of
 from growarray.contraction.path import Tree
 from growarray.contraction.problem import Pair, Problem
 from growarray.contraction.step import Step
@@ -43,11 +42,9 @@ class Program:
         common: list[int] = []
         blocked: list[int] = []
         flops = 0
-        pairs = [_pair(problem, left, right) for left, right in tree]
-        shifted = {pair.feature for pair in pairs if kernel_of(pair) == "shift"}
-        for index, ((left, right), pair) in enumerate(zip(tree, pairs, strict=True)):
-            inner = left | right in shifted or kernel_of(pair) == "shift"
-            step = Step(pair, stored[pair.feature], stored[pair.kernel], problem, inner)
+        for index, (left, right) in enumerate(tree):
+            pair = _pair(problem, left, right)
+            step = Step(pair, stored[pair.feature], stored[pair.kernel], problem)
             steps.append(step)
             stored[left | right] = step.out
             (blocked if (left | right) & holder else common).append(index)

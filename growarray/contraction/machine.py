@@ -37,7 +37,8 @@ class Machine:
     element : seconds for one element of one arithmetic pass in cache    copied : seconds for one gathered element
     gathered : seconds for one element read with a stride    byte : seconds for one byte from main memory, all cores
     row : seconds for beginning one row of gathered elements
-    call : seconds for one call into the library    step : seconds for what surrounds a pairwise product
+    call : seconds for one call into the library    small : seconds for one small product of a batch, beside its own
+    step : seconds for what surrounds a pairwise product
     cache : bytes that one core has to itself
     """
 
@@ -55,6 +56,7 @@ class Machine:
     cache: int
     cores: int = 1
     row: float = 5.0e-9
+    small: float = 6.0e-8
 
     def product(self, batch: int, rows: int, depth: int, columns: int, itemsize: int = 4) -> float:
         """Seconds on one core for ``batch`` products (rows, depth) @ (depth, columns)."""
@@ -94,6 +96,7 @@ GPU = Machine(
     call=1.0e-5,
     step=3.0e-5,
     cache=1 << 62,
+    small=1.0e-10,
 )
 
 

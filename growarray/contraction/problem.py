@@ -29,6 +29,11 @@ class Axis(NamedTuple):
     before: int = 0
     dilation: int = 1
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the outputs are the inputs."""
+        return (self.taps, self.stride, self.before, self.out) == (1, 1, 0, self.size)
+
 
 class Conv(NamedTuple):
     """A convolution mode with its sizes, and the operands that hold the feature map and the kernel."""
@@ -79,7 +84,7 @@ class Pair:
     @property
     def is_conv(self) -> bool:
         """Whether a convolution mode meets its kernel here."""
-        return any((a.taps, a.stride, a.before, a.out) != (1, 1, 0, a.size) for a in self.axes)
+        return not all(a.is_plain for a in self.axes)
 
     @property
     def flops(self) -> int:

@@ -30,21 +30,15 @@ _NARROW = 256  # columns a piece has at least
 class Step:
     """A product of two partial results, with everything that its sizes decide.
 
-    f_order, k_order : modes of the two arrays as they are stored    out : modes of the result as it is stored
-    last : store the result with its channels innermost, [axes, b, n] in place of [b, n, axes]
+    f_order, k_order : modes of the two arrays as they are stored    out : modes of the result, [b, n, axes], as stored
     """
 
-    def __init__(
-        self, pair: Pair, f_order: Sequence[str], k_order: Sequence[str], problem: Problem, last: bool
-    ) -> None:
+    def __init__(self, pair: Pair, f_order: Sequence[str], k_order: Sequence[str], problem: Problem) -> None:
         self.pair, self.kernel, self.mask = pair, kernel_of(pair), pair.feature | pair.kernel
         self.b, self.s, self.n = pair.sizes
         self.axes = pair.axes
         names = tuple(a.name for a in self.axes)
-        natural = (*pair.b, *pair.n, *names)
-        self.out = (*names, *pair.b, *pair.n) if last else natural
-        self.out_perm = tuple(self.out.index(m) for m in natural)
-        self.out_back = tuple(natural.index(m) for m in self.out)
+        self.out = (*pair.b, *pair.n, *names)
         f_turned = (*pair.b, *pair.s, *names)
         k_turned = (*pair.b, *pair.n, *pair.s, *(m for m in names if m in k_order))
         self.f_perm = tuple(f_order.index(m) for m in f_turned)
@@ -52,7 +46,6 @@ class Step:
         self.f_back = tuple(f_turned.index(m) for m in f_order)
         self.k_back = tuple(k_turned.index(m) for m in k_order)
         self.out_sizes = tuple(problem.extent(m, self.mask) for m in self.out)
-        self.natural_sizes = tuple(problem.extent(m, self.mask) for m in natural)
         self.f_stored = tuple(problem.extent(m, pair.feature) for m in f_order)
         self.f_sizes = tuple(problem.extent(m, pair.feature) for m in f_turned)
         self.k_sizes = tuple(problem.extent(m, pair.kernel) for m in k_turned)
@@ -61,7 +54,7 @@ class Step:
         self.k_shape = (self.b, self.n, self.s, *(a.taps for a in self.axes))
         self.out_shape = (self.b, self.n, *(a.out for a in self.axes))
         self.conv = Convolution(pair.sizes, self.axes, pair.room) if pair.is_conv else None
-        heavy = self.conv is not None and self.kernel != "shift" and is_heavy(pair.sizes, self.axes, pair.room)
+        heavy = self.conv is not None and self.kernel != "band" and is_heavy(pair.sizes, self.axes, pair.room)
         self.heavy = FeatureGradient(pair.sizes, self.axes) if heavy else None
         self._gradient: list[tuple[Any, Any, tuple[Axis, ...], Convolution | None]] | None = None
 
@@ -78,11 +71,11 @@ class Step:
 
     def canonical(self, xp: Any, array: Array) -> Array:
         """A result, or its gradient, as it is stored, as (b, n, *outs): a view for NumPy where it lies as stored."""
-        return xp.reshape(xp.permute_dims(array, self.out_perm), self.out_shape)
+        return xp.reshape(array, self.out_shape)
 
     def stored(self, xp: Any, result: Array) -> Array:
         """A result (b, n, *outs) as it is stored."""
-        return xp.permute_dims(xp.reshape(result, self.natural_sizes), self.out_back)
+        return xp.reshape(result, self.out_sizes)
 
     def d_feature(self, xp: Any, gradient: Array) -> Array:
         """A gradient (b, s, *sizes) as the feature map is stored."""

@@ -132,7 +132,7 @@ def test_products_of_constants_cost_nothing():
 WORK: dict[str, tuple[str, list[tuple[int, ...]], dict[str, Any]]] = {
     "multiply": ("b i, b j -> b i j", [(64, 40), (64, 50)], {}),
     "matmul": ("i j, j k -> i k", [(256, 300), (300, 200)], {}),
-    "shift": ("n c y x, c y x -> n c y x | y, x", [(8, 64, 56, 56), (64, 3, 3)], {"padding": 1}),
+    "band": ("n c y x, c y x -> n c y x | y, x", [(8, 64, 56, 56), (64, 3, 3)], {"padding": 1}),
     "convolution": ("n c y x, o c y x -> n o y x | y, x", [(8, 32, 28, 28), (48, 32, 3, 3)], {"padding": 1}),
     "strided": ("n c y x, o c y x -> n o y x | y, x", [(8, 32, 28, 28), (48, 32, 3, 3)], {"padding": 1, "stride": 2}),
     "deep": ("n c y x, o c y x -> n o y x | y, x", [(8, 256, 7, 7), (512, 256, 3, 3)], {"padding": 1}),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from growarray.contraction import convolve, shift
+from growarray.contraction import band, convolve
 from growarray.contraction import step as step_module
 from growarray.contraction.equation import parse
 from growarray.contraction.execute import Program
@@ -29,11 +29,14 @@ CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] =
     "matmul, the other way round": ("b n s, b s y x -> b n y x", (2, 13, 5), (2, 5, 4, 6), {}),
     "matmul to one": ("b s y, b s -> b y", (2, 5, 4), (2, 5), {}),
     "dot": ("b s, b s -> b", (2, 5), (2, 5), {}),
-    "shift": ("b x, b x -> b x | x", (5, 9), (5, 3), {"padding": 1}),
-    "shift, two axes strided": ("b y x, b y x -> b y x | y, x", (4, 7, 8), (4, 3, 2), {"stride": (2, 3), "padding": 1}),
-    "shift dilated": ("b x, b x -> b x | x", (3, 12), (3, 3), {"stride": 2, "dilation": 3, "padding": ((2, 3),)}),
-    "shift of images": ("b i x, b x -> b i x | x", (3, 4, 9), (3, 3), {"padding": 1}),
-    "shift, no b": ("i y x, y x -> i y x | y, x", (4, 6, 5), (3, 3), {"padding": 2}),
+    "band": ("b x, b x -> b x | x", (5, 9), (5, 3), {"padding": 1}),
+    "band, two axes strided": ("b y x, b y x -> b y x | y, x", (4, 7, 8), (4, 3, 2), {"stride": (2, 3), "padding": 1}),
+    "band dilated": ("b x, b x -> b x | x", (3, 12), (3, 3), {"stride": 2, "dilation": 3, "padding": ((2, 3),)}),
+    "band of images": ("b i x, b x -> b i x | x", (3, 4, 9), (3, 3), {"padding": 1}),
+    "band, no b": ("i y x, y x -> i y x | y, x", (4, 6, 5), (3, 3), {"padding": 2}),
+    "band of many": ("b y x, b y x -> b y x | y, x", (16, 9, 17), (16, 3, 5), {"padding": (1, 2)}),
+    "band between": ("b y i, b y -> b y i | y", (4, 30, 3), (4, 5), {"padding": 2, "stride": 2}),
+    "band along many": ("b i x, b x -> b i x | x", (2, 5, 50), (2, 3), {"padding": 1}),
     "rows": (DENSE_2, (1, 20, 9, 8), (1, 5, 20, 3, 3), {"padding": 1}),
     "rows batched": (DENSE_1, (3, 24, 9), (3, 4, 24, 3), {"padding": ((0, 2),)}),
     "rows dilated": (DENSE_2, (1, 20, 12, 9), (1, 5, 20, 3, 3), {"padding": 2, "dilation": (2, 1), "stride": (1, 2)}),
@@ -73,7 +76,7 @@ def shrunk(value: Any) -> Any:
 @pytest.fixture
 def tiny_pieces(monkeypatch):
     """Every limit on the size of a piece made so small that most cases are cut, many with a shorter last piece."""
-    for module in (convolve, shift, step_module):
+    for module in (band, convolve, step_module):
         for name, value in vars(module).copy().items():
             if name[0] == "_" and name[1:].isupper():
                 monkeypatch.setattr(module, name, shrunk(value))
@@ -191,7 +194,7 @@ def test_pieces_write_parts_of_their_own_in_any_order(name, tiny_pieces):
 
 def test_the_cases_reach_every_kernel():
     found = {step_for(*case).kernel for case in CASES.values()}
-    assert found >= {"multiply", "matmul", "shift", "rows", "im2col"}
+    assert found >= {"multiply", "matmul", "band", "rows", "im2col"}
 
 
 def test_small_pieces_cut_most_cases(tiny_pieces):
@@ -201,7 +204,7 @@ def test_small_pieces_cut_most_cases(tiny_pieces):
         feature, kernel, d_out = operands(step, "float64")
         if len(step.tasks(feature, step.prepared(kernel), d_out)) > 1:
             several.append(name.split()[0].strip(","))
-    assert set(several) >= {"matmul", "shift", "rows", "im2col", "3"}
+    assert set(several) >= {"matmul", "band", "rows", "im2col", "3"}
 
 
 @pytest.mark.parametrize(
