@@ -11,7 +11,16 @@ from typing import Any
 
 from bench.timing import show, use_threads, write_json
 
-SUITES = ("merge_statistics", "growth_cycle", "import_time", "kernels", "convolution", "factorized")
+SUITES = (
+    "merge_statistics",
+    "growth_cycle",
+    "import_time",
+    "kernels",
+    "convolution",
+    "factorized",
+    "checkpoint",
+    "decomposition",
+)
 
 
 def main() -> None:

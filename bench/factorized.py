@@ -1,145 +1,313 @@
-"""Factorized convolutions beside TensorLy-Torch: our plan for each format against each of its implementations.
+"""Factorized convolutions beside TensorLy-Torch: our layer against the fastest of its implementations, same factors.
 
-Same factors, float32, stride 1, padding 1; the ratio is that of TensorLy-Torch's fastest implementation over ours.
+The cases are those of the fixed suite of ``growarray bench`` (:mod:`growarray.cli.bench_suite`, so the extra ``cli``
+must be there), float32. Both sides are layers: ours :class:`growarray.FactorizedConv`, theirs
+``tltorch.FactorizedConv`` in every implementation it has. Ratios are theirs over ours; above 1 ours is faster.
+
+forward : the value alone    both : value, then gradients of the input and of every factor for one given output gradient
+latency : forward of one image, every layer of the suite with batch 1
+memory : what the first forward and backward of the layer adds to the resident set of a process of its own, and that
+    process as a whole, beside the implementation that is fastest in both:
+    ``python -m bench.factorized SIDE NUMBER``, where SIDE is ``ours`` or the name of an implementation
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.timing import compare, geometric_mean, show, table
+from bench.timing import Comparison, compare, geometric_mean, measure, repository, show, table, use_threads
+from growarray import FactorizedConv, FactorizedTensor
+from growarray.cli.bench_layer import Layer
+from growarray.cli.bench_suite import CASES, Case
 
 __all__ = ["report", "run"]
 
-EQUATIONS = {
-    "cp": "n c y x, r, o r, c r, y r, x r -> n o y x | y, x",
-    "tucker": "n c y x, s t a b, o s, c t, y a, x b -> n o y x | y, x",
-    "tt": "n c y x, k c p, p y q, q x w, w o k -> n o y x | y, x",
-}
-IMPLEMENTATIONS = {"cp": ("factorized", "mobilenet", "reconstructed"), "tucker": ("factorized", "reconstructed")}
+QUICK = (1, 4, 6, 11, 13, 18, 21, 22, 26, 29)
+"""Numbers of the suite's cases, from 1: every format, order, stride, batch 1 and 8, small and large ranks."""
+
+NEAR = 1.4  # implementations up to so many times as slow as the fastest, at first sight, are compared with care
+SETTLE = 0.04  # seconds in which the threads of the library before go to sleep
+LEAST = 0.9  # ratio below which the report names a case
+SEED = 0
 COLUMNS = {
+    "number": "#",
     "name": "layer",
     "path": "path",
+    "rate": "of the product rate:.0%",
     "forward_ours": "forward, ours ms:.2f",
     "forward_theirs": "theirs ms:.2f",
     "forward_best": "their fastest",
     "forward_ratio": "ratio:.2f",
     "both_ours": "forward + backward, ours ms:.2f",
     "both_theirs": "theirs ms:.2f",
+    "both_best": "their fastest",
     "both_ratio": "ratio:.2f",
+    "memory_ours": "increase, ours MiB:.1f",
+    "memory_theirs": "theirs MiB:.1f",
+    "total_ours": "process, ours MiB:.0f",
+    "total_theirs": "theirs MiB:.0f",
     "error": "error:.0e",
+    "others": "others:.0%",
+}
+LATENCY = {
+    "number": "#",
+    "name": "layer",
+    "ours": "ours ms:.3f",
+    "theirs": "theirs ms:.3f",
+    "best": "their fastest",
+    "ratio": "ratio:.2f",
+    "others": "others:.0%",
 }
 
+Call = Callable[[], Any]
+Arrays = Sequence[np.ndarray]
 
-@dataclass(frozen=True)
-class Case:
-    """One layer of c channels in and out on an image of ``size`` a side, at a share of the dense parameters."""
 
-    form: str
-    n: int
-    c: int
-    size: int
-    rank: float
+@dataclass
+class Sides:
+    """One layer of the suite in both libraries: calls by ``ours`` and the names of TensorLy-Torch's implementations."""
+
+    name: str
+    path: str
+    flops: int
+    forward: dict[str, Call] = field(default_factory=dict)
+    both: dict[str, Call] = field(default_factory=dict)
 
     @property
-    def name(self) -> str:
-        """Format, batch, channels, side, rank."""
-        return f"{self.form} {self.n} x {self.c}, {self.size}², {self.rank:g}"
+    def theirs(self) -> list[str]:
+        """The implementations."""
+        return [name for name in self.forward if name != "ours"]
+
+    def error(self) -> float:
+        """Largest difference between the two outputs, or gradients of the input, over the largest entry."""
+        pairs = (
+            (self.forward["ours"](), self.forward["reconstructed"]()),
+            (self.both["ours"](), self.both["reconstructed"]()[0]),
+        )
+        return max(float(np.abs(ours - np.asarray(b)).max() / np.abs(np.asarray(b)).max()) for ours, b in pairs)
 
 
-def _cases(quick: bool) -> list[Case]:
-    sides = [(64, 56), (256, 14)] if quick else [(64, 56), (128, 28), (256, 14), (512, 7)]
-    ranks = (0.1,) if quick else (0.1, 0.5)
-    return [Case(form, 8, c, size, rank) for form in EQUATIONS for c, size in sides for rank in ranks]
+def _sides(case: Case, only: str | None = None) -> Sides:
+    """Both libraries with the same input, factors and gradient of the output, or one side only."""
+    layer = case.layer()
+    arrays = layer.arrays(SEED)
+    conv = _our_layer(layer, arrays)
+    plan = conv.plan(arrays[0].shape)
+    gradient = np.random.default_rng(SEED + 1).standard_normal(plan.output_shape, dtype=np.float32)
+    names = ("factorized", "mobilenet", "reconstructed") if case.format == "cp" else ("factorized", "reconstructed")
+    sides = Sides(str(case), " ".join(f"{i}{j}" for i, j in plan.path), plan.flops)
+    for name in ("ours", *names):
+        if only in (None, name):
+            calls = _ours(conv, arrays[0], gradient) if name == "ours" else _theirs(layer, arrays, gradient, name)
+            sides.forward[name], sides.both[name] = calls
+    use_threads()
+    return sides
 
 
-def _factors(form: str, weight: Any) -> list[np.ndarray]:
-    """The factors of a layer of TensorLy-Torch in the order of the equation."""
-    arrays = {name: p.detach().numpy() for name, p in weight.named_parameters()}
-    if form == "cp":
-        return [arrays["weights"], *(arrays[f"factors.factor_{k}"] for k in range(4))]
-    if form == "tucker":
-        return [arrays["core"], *(arrays[f"factors.factor_{k}"] for k in range(4))]
-    return [arrays[f"factors.factor_{k}"] for k in range(4)]
+def _rank(layer: Layer) -> Any:
+    """The rank as both layers take it."""
+    return {"cp": layer.rank[0], "tucker": layer.rank, "tt": (1, *layer.rank, 1)}[layer.format]
 
 
-def _row(case: Case) -> dict[str, Any]:
+def _our_layer(layer: Layer, arrays: Arrays) -> FactorizedConv:
+    """The layer that holds these factors."""
+    kind = FactorizedTensor.kind(layer.format)
+    sizes = (layer.out_channels, layer.in_channels, *layer.kernel)
+    shapes = kind.part_shapes((*sizes[1:], sizes[0]) if kind.output_last else sizes, _rank(layer))
+    weight = kind.of([a.reshape(s) for a, s in zip(arrays[1:], shapes, strict=True)])
+    return FactorizedConv.from_factorization(weight, stride=layer.stride, padding=layer.padding)
+
+
+def _ours(conv: FactorizedConv, x: np.ndarray, gradient: np.ndarray) -> tuple[Call, Call]:
+    parameters = list(conv.parameters())
+
+    def both() -> Any:
+        for parameter in parameters:
+            parameter.grad = None
+        _, pullback = conv.vjp(x)
+        return pullback(gradient)
+
+    return lambda: conv(x), both
+
+
+def _theirs(layer: Layer, arrays: Arrays, gradient: np.ndarray, implementation: str) -> tuple[Call, Call]:
     import tltorch
     import torch
 
-    from growarray.contraction import plan
+    rank = _rank(layer)
+    conv = tltorch.FactorizedConv(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel,
+        stride=layer.stride,
+        padding=tuple(before for before, _ in layer.padding),  # the same after: half of an odd kernel
+        factorization=layer.format,
+        rank=rank if layer.format == "cp" else list(rank),
+        implementation=implementation,
+    )
+    x, dy = torch.from_numpy(arrays[0]).requires_grad_(), torch.from_numpy(gradient)
+    parameters = list(conv.weight.parameters())
+    with torch.no_grad():
+        for parameter, value in zip(parameters, arrays[1:], strict=True):
+            parameter.copy_(torch.from_numpy(value).reshape(parameter.shape))
 
-    x = np.random.default_rng(0).standard_normal((case.n, case.c, case.size, case.size), dtype=np.float32)
-    tx = torch.from_numpy(x).requires_grad_()
-    layers = {}
-    for name in IMPLEMENTATIONS.get(case.form, ("factorized", "reconstructed")):
-        layers[name] = tltorch.FactorizedConv(
-            case.c, case.c, 3, order=2, padding=1, rank=case.rank, factorization=case.form, implementation=name
-        )
-        torch.manual_seed(0)
-        layers[name].weight.normal_(0, 0.05)
-    factors = _factors(case.form, next(iter(layers.values())).weight)
-    shapes = [x.shape, *(f.shape for f in factors)]
-    ours = plan(EQUATIONS[case.form], *shapes, padding=1)
-    trained = plan(EQUATIONS[case.form], *shapes, padding=1, training=True)
-
-    def both() -> Any:
-        y, back = trained.vjp(x, *factors)
-        return back(y)
-
-    def torch_forward(layer: Any) -> Any:
+    def forward() -> Any:
         with torch.no_grad():
-            return layer(tx)
+            return conv(x)
 
-    def torch_both(layer: Any) -> None:
-        tx.grad = None
-        layer.zero_grad()
-        y = layer(tx)
-        y.backward(y.detach())
+    return forward, lambda: torch.autograd.grad(conv(x), [x, *parameters], dy)
 
-    reference = torch_forward(layers["reconstructed"]).numpy()
-    error = float(np.abs(ours(x, *factors) - reference).max() / np.abs(reference).max())
-    forward = {k: compare(lambda: ours(x, *factors), lambda v=v: torch_forward(v), budget=4) for k, v in layers.items()}
-    backward = {k: compare(both, lambda v=v: torch_both(v), budget=6) for k, v in layers.items()}
-    best = min(forward, key=lambda k: forward[k].theirs)
-    least = min(backward.values(), key=lambda c: c.theirs)
+
+def _fastest(calls: Mapping[str, Call], theirs: Sequence[str], budget: float) -> tuple[str, Comparison]:
+    """The fastest of their implementations beside ours: a first look at all, then with care at those that are near."""
+    first = {}
+    for name in theirs:
+        time.sleep(SETTLE)
+        first[name] = measure(calls[name], repeat=3, warmup=1)
+    near = [name for name in theirs if first[name] <= NEAR * min(first.values())]
+    found = {name: compare(calls["ours"], calls[name], budget=budget) for name in near}
+    best = min(found, key=lambda name: found[name].theirs)
+    return best, found[best]
+
+
+def _row(number: int, budget: float, peak: float) -> dict[str, Any]:
+    sides = _sides(CASES[number - 1])
+    forward_best, forward = _fastest(sides.forward, sides.theirs, budget)
+    both_best, both = _fastest(sides.both, sides.theirs, budget)
+    row = {
+        "number": number,
+        "name": sides.name,
+        "path": sides.path,
+        "rate": sides.flops / forward.ours / peak,
+        "forward_ours": 1e3 * forward.ours,
+        "forward_theirs": 1e3 * forward.theirs,
+        "forward_best": forward_best,
+        "forward_ratio": forward.ratio,
+        "both_ours": 1e3 * both.ours,
+        "both_theirs": 1e3 * both.theirs,
+        "both_best": both_best,
+        "both_ratio": both.ratio,
+        "error": sides.error(),
+        "others": max(forward.others, both.others),
+        "disturbed": forward.disturbed or both.disturbed,
+    }
+    for side, which in (("ours", "ours"), ("theirs", both_best)):
+        found = _memory(which, number)
+        row |= {f"memory_{side}": found["increase"] / 2**20, f"total_{side}": found["total"] / 2**20}
+    return row
+
+
+def _latency(number: int, budget: float) -> dict[str, Any]:
+    """Forward of one image."""
+    sides = _sides(CASES[number - 1]._replace(batch=1))
+    best, found = _fastest(sides.forward, sides.theirs, budget)
     return {
-        "name": case.name,
-        "path": " ".join(f"{i}{j}" for i, j in ours.path),
-        "forward_ours": 1e3 * forward[best].ours,
-        "forward_theirs": 1e3 * forward[best].theirs,
-        "forward_best": best,
-        "forward_ratio": forward[best].ratio,
-        "both_ours": 1e3 * least.ours,
-        "both_theirs": 1e3 * least.theirs,
-        "both_ratio": least.ratio,
-        "error": error,
+        "number": number,
+        "name": sides.name,
+        "ours": 1e3 * found.ours,
+        "theirs": 1e3 * found.theirs,
+        "best": best,
+        "ratio": found.ratio,
+        "others": found.others,
+        "disturbed": found.disturbed,
     }
 
 
-def run(quick: bool = False, progress: Callable[[Mapping[str, Any]], None] = lambda _: None) -> dict[str, Any]:
-    """Every case, and the geometric means."""
+def _product_rate() -> float:
+    """FLOP/s of a large product with all threads."""
+    a = np.random.default_rng(SEED).standard_normal((2048, 2048), dtype=np.float32)
+    return 2 * 2048**3 / measure(lambda: a @ a, repeat=9)
+
+
+def _status(name: str) -> int:
+    """Bytes of one line of ``/proc/self/status``."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {name}; peak memory needs Linux")
+
+
+def _memory(which: str, number: int) -> dict[str, int]:
+    """Bytes that a forward and backward adds to the resident set, and the whole at its peak, in a fresh process."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.factorized", which, str(number)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=repository(),
+        env={**os.environ, "PYTHONPATH": str(repository())},
+    )
+    result: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def main(which: str, number: str) -> None:
+    """Print the peak memory of one side as JSON."""
     warnings.filterwarnings("ignore")
+    case = CASES[int(number) - 1]
+    tiny = case._replace(in_channels=8, out_channels=8, size="x".join("4" for _ in case.size.split("x")), batch=2)
+    _sides(tiny, which).both[which]()  # libraries are loaded and threads started
+    step = _sides(case, which).both[which]
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    before = _status("VmRSS")
+    step()
+    peak = _status("VmHWM")
+    print(json.dumps({"increase": peak - before, "total": peak}))
+
+
+def run(quick: bool = False, progress: Callable[[Mapping[str, Any]], None] = lambda _: None) -> dict[str, Any]:
+    """Every case with its memory, every layer with one image, and the geometric means."""
+    warnings.filterwarnings("ignore")
+    budget = 1.5 if quick else 5.0
+    peak = _product_rate()
     rows: list[dict[str, Any]] = []
-    result: dict[str, Any] = {"rows": rows}
-    for case in _cases(quick):
-        rows.append(_row(case))
-        show(f"{rows[-1]['name']}: {rows[-1]['forward_ratio']:.2f} {rows[-1]['both_ratio']:.2f}")
+    latency: list[dict[str, Any]] = []
+    result: dict[str, Any] = {"product_gflops": peak / 1e9, "rows": rows, "latency": latency}
+    for number in QUICK if quick else range(1, len(CASES) + 1):
+        rows.append(_row(number, budget, peak))
+        latency.append(_latency(number, budget))
+        row = rows[-1]
+        show(f"{row['name']}: {row['forward_ratio']:.2f} {row['both_ratio']:.2f} {latency[-1]['ratio']:.2f}")
         for key in ("forward_ratio", "both_ratio"):
-            result[key] = geometric_mean(row[key] for row in rows)
+            result[key] = geometric_mean(r[key] for r in rows)
+        result["latency_ratio"] = geometric_mean(r["ratio"] for r in latency)
         progress(result)
     return result
 
 
 def report(result: Mapping[str, Any]) -> str:
-    """The table, and the means."""
-    head = (
-        "Geometric mean of TensorLy-Torch's fastest implementation over ours: "
-        f"{result['forward_ratio']:.2f} forward, {result['both_ratio']:.2f} forward + backward."
-    )
-    return f"{head}\n\n{table(result['rows'], COLUMNS)}"
+    """The means beside the goals, what misses them, and the tables."""
+    rows, latency = result["rows"], result["latency"]
+    slow = [
+        f"{row['number']} ({min(row['forward_ratio'], row['both_ratio']):.2f})"
+        for row in rows
+        if min(row["forward_ratio"], row["both_ratio"]) < LEAST
+    ]
+    large = [str(row["number"]) for row in rows if row["memory_ours"] > row["memory_theirs"]]
+    lines = [
+        f"Product rate {result['product_gflops']:.0f} GFLOP/s. Geometric mean of TensorLy-Torch's fastest "
+        f"implementation over ours, {len(rows)} layers: {result['forward_ratio']:.2f} forward (goal 1.3), "
+        f"{result['both_ratio']:.2f} forward + backward (goal 1.3), {result['latency_ratio']:.2f} forward of one image "
+        "(goal 1.5).",
+        f"Cases below {LEAST:g}: {', '.join(slow) or 'none'}. Cases that take more memory than theirs: "
+        f"{', '.join(large) or 'none'}.",
+        f"Rows that other processes disturbed: {sum(row['disturbed'] for row in (*rows, *latency))} of "
+        f"{len(rows) + len(latency)}.",
+    ]
+    tables = (table(rows, COLUMNS), "Forward of one image:", table(latency, LATENCY))
+    return "\n\n".join((" ".join(lines), *tables))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         testing,
     )
     from growarray.checkpoint import Checkpoint, load_checkpoint
-    from growarray.factorized import FactorizedConv, FactorizedTensor
+    from growarray.factorized import FactorizedConv, FactorizedLinear, FactorizedTensor
     from growarray.growing import (
         FISHER,
         GRADMAX,
@@ -49,6 +49,7 @@ __all__ = [
     "TINY",
     "Checkpoint",
     "FactorizedConv",
+    "FactorizedLinear",
     "FactorizedTensor",
     "GrowingMLP",
     "GrowingResidualMLP",
@@ -56,6 +57,7 @@ __all__ = [
     "GrowthRule",
     "LinearGrowingModule",
     "LinearMergeGrowingModule",
+    "RankStatistics",
     "Stream",
     "TensorStatistic",
     "__version__",
@@ -102,6 +104,7 @@ _MODULE_OF = {
     "GRADMAX": "growarray.growing",
     "TINY": "growarray.growing",
     "FactorizedConv": "growarray.factorized",
+    "FactorizedLinear": "growarray.factorized",
     "FactorizedTensor": "growarray.factorized",
     "GrowingMLP": "growarray.networks",
     "GrowingResidualMLP": "growarray.networks",
@@ -109,6 +112,7 @@ _MODULE_OF = {
     "GrowthRule": "growarray.growing",
     "LinearGrowingModule": "growarray.growing",
     "LinearMergeGrowingModule": "growarray.growing",
+    "RankStatistics": "growarray.growing",
     "Stream": "growarray.growing",
     "TensorStatistic": "growarray.growing",
     "cross_moment": "growarray.growing",

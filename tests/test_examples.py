@@ -42,3 +42,36 @@ def test_neither_method_changes_the_function() -> None:
         example.add_neuron(student, method, x, target, rng)
         assert student.widths == [example.STUDENT + 1]
         np.testing.assert_allclose(student(x), before, rtol=0, atol=1e-14)
+
+
+def test_a_network_is_compressed_and_trained_on_and_another_grows_from_rank_one() -> None:
+    example = load("compress_digits")
+    images = example.Images.load()
+    images = images._replace(x=images.x[:600], y=images.y[:600])
+    net = example.dense(images, seed=0, epochs=6)
+    whole = example.measure(net, images)
+    assert whole.accuracy > 0.85
+    before = net.state_dict()
+    for name in example.FORMATS:
+        small = example.measure(example.tuned(net, 0.25, name, images, epochs=2), images)
+        assert small.parameters < 0.55 * whole.parameters  # the first convolution and the last layer stay
+        assert small.accuracy > whole.accuracy - 0.15, name
+    assert all(np.array_equal(value, before[key]) for key, value in net.state_dict().items())
+    for name in example.FORMATS:
+        points = [example.measure(n, images) for n in example.grown(name, images, seed=0, stages=1, epochs=2)]
+        assert [p.parameters for p in points] == sorted({p.parameters for p in points})
+        assert points[-1].accuracy > points[0].accuracy + 0.1, name
+
+
+def test_growth_of_the_rank_lowers_the_loss() -> None:
+    example = load("compress_digits")
+    images, rng = example.Images.load(), np.random.default_rng(0)
+    x, y = images.x[:96], images.y[:96]
+    images = images._replace(x=images.x[:200], y=images.y[:200])
+    for name in example.FORMATS:
+        net = example.rank_one(name, rng)
+        example.train(net, images, 1, example.Adam(net), rng)
+        before = example.loss(net, x, y)
+        found = example.grow(net, x, y)
+        assert found.factor > 0
+        assert example.loss(net, x, y) == found.loss < before

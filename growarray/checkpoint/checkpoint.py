@@ -91,5 +91,10 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         with naming(self.source):
             return resolve(self._rest, self._read)
 
+    @property
+    def stored_extras(self) -> Any:
+        """The structure behind :attr:`extras`; its tensors are still in the file, as those of :attr:`stored` are."""
+        return self._rest
+
     def _read(self, tensor: StoredTensor) -> NDArray[Any]:
         return tensor.read(ml_dtypes=self._ml_dtypes)

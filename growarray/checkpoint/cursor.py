@@ -77,9 +77,15 @@ class Cursor:
             raise Malformed(f"integer of {length} bytes; expected 0 to {_MOST_INT_BYTES}")
         return int.from_bytes(self.take(length), "little", signed=True)
 
-    def decimal(self, suffix: bytes = b"") -> int:
-        """The next line as a decimal integer, after ``suffix`` (the ``L`` of Python 2) is taken off."""
-        line = self.line(_MOST_DIGITS).removesuffix(suffix)
+    def decimal(self, suffix: bytes = b"") -> int | bool:
+        """The next line as a decimal integer, after ``suffix`` (the ``L`` of Python 2) is taken off.
+
+        ``00`` and ``01`` are the booleans of protocol 0, where there is no suffix.
+        """
+        line = self.line(_MOST_DIGITS)
+        if not suffix and line in (b"00", b"01"):
+            return line == b"01"
+        line = line.removesuffix(suffix)
         digits = line.removeprefix(b"-")
         if not digits.isdigit():
             raise Malformed(f"integer is written {quote(line)}; expected decimal digits")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from growarray.checkpoint.dtypes import DType
@@ -41,8 +42,8 @@ class OrderedTree(dict[Any, Any], Build):
 
     def set_state(self, state: Any) -> None:
         """Take ``{'_metadata': …}`` over: any other attribute would change how the mapping behaves."""
-        if type(state) is not dict or set(state) - {"_metadata"}:
-            found = sorted(quote(key) for key in state)[:3] if type(state) is dict else quote(state)
+        if type(state) is not dict or len(state) > 1 or (state and "_metadata" not in state):
+            found = sorted(map(quote, islice(state, 3))) if type(state) is dict else quote(state)
             raise Malformed(f"state of an OrderedDict is {found}; expected {{'_metadata': …}}")
         versions = state.get("_metadata")
         if versions is not None and type(versions) not in (dict, OrderedTree):

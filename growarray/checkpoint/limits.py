@@ -22,8 +22,12 @@ class Limits:
     """Nesting of containers, JSON values or ONNX subgraphs."""
     items: int = 10_000_000
     """Leaves of the structure; a container that is used twice counts twice."""
-    steps: int = 5_000_000
-    """Opcodes of a pickle; fields of an ONNX model."""
+    steps: int = 2_000_000
+    """Opcodes of a pickle, and one more for each 16 bytes of its file; fields of an ONNX model.
+
+    A tensor takes about 40 opcodes and 10 more for its rebuilding, a number in a list takes 1. This is what bounds the
+    time until a file is refused: about a second for one of 10 MB, whatever is in it.
+    """
     memo: int = 2_000_000
     """Entries in the memo of a pickle."""
     string: int = 16 * 2**20

@@ -24,7 +24,7 @@ from growarray.checkpoint.source import Source
 from growarray.checkpoint.tensor import StoredTensor
 from growarray.checkpoint.torch_legacy import read_torch_legacy
 from growarray.checkpoint.torch_zip import read_torch_zip
-from growarray.checkpoint.tree import check_tree, resolve
+from growarray.checkpoint.tree import check_tree, full_parts, resolve
 
 __all__ = ["load_checkpoint"]
 
@@ -59,8 +59,8 @@ def load_checkpoint(
     follow_links : read shards and external data through links that leave the model's folder.
     ml_dtypes : bfloat16 and float8 as ``ml_dtypes`` arrays, in place of float32 of the same value.
     mmap : map the file; False reads it whole, for a file that may change.
-    checksums : check the CRC-32 that zip archives record for a tensor when it is first read; at 2 GB/s that is most
-        of the time to read a large file, and torch does not do it.
+    checksums : check the CRC-32 that zip archives record for a tensor when it is first read; that is about
+        two thirds of the time to read a large file from the system's cache, and torch does not do it.
 
     Raises CheckpointError, which names the file, the place, what was expected and what was found.
 
@@ -107,7 +107,7 @@ def _checkpoint(
     """Name the tensors of what was read."""
     if contents.kind.startswith("torch-") and contents.kind != "torch-index":
         chosen = select_state(contents.tree, select)
-        stored, leaves = flatten(chosen.node, limits.memory + source.size)
+        stored, leaves = _named(chosen.node, limits.memory + source.size)
         rest = _rest(contents.tree, chosen, leaves)
         metadata = _versions(chosen, limits)
     elif select is not None:
@@ -133,6 +133,13 @@ def _checkpoint(
     )
 
 
+def _named(node: Any, memory: int) -> tuple[dict[str, StoredTensor], Any]:
+    """Tensors and other leaves by name; a sequence without a tensor stays as it is, for it may be long."""
+    if type(node) in (list, tuple) and not full_parts(node):
+        return {}, node
+    return flatten(node, memory)
+
+
 def _versions(chosen: Selection, limits: Limits) -> dict[str, Any]:
     """What torch notes about the modules of a state dict (``_metadata``), as plain data."""
 
@@ -141,12 +148,12 @@ def _versions(chosen: Selection, limits: Limits) -> dict[str, Any]:
 
     found = chosen.node.metadata if type(chosen.node) is OrderedTree else None
     with at("_metadata"):
-        check_tree(found or {}, limits)
+        check_tree(found or {}, limits, limits.memory)
         versions: dict[str, Any] = resolve(found or {}, refuse)
     return versions
 
 
-def _rest(root: Any, chosen: Selection, leaves: dict[str, Any]) -> Any:
+def _rest(root: Any, chosen: Selection, leaves: Any) -> Any:
     """The structure without the tensors of the chosen part: its other leaves stay where it was."""
     if not chosen.keys:
         return leaves

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,11 @@ def _complex(machine: Any, arguments: tuple[Any, ...]) -> complex:
     return complex(*parts)
 
 
+@lru_cache(maxsize=256)
+def _numpy_dtype(code: str, big_endian: bool) -> np.dtype[Any]:
+    return np.dtype(code.lstrip("<>|=")).newbyteorder(">" if big_endian else "<")
+
+
 class PickledDType(Build):
     """``numpy.dtype``: the byte order comes with its state."""
 
@@ -122,7 +128,7 @@ class PickledDType(Build):
     @property
     def numpy(self) -> np.dtype[Any]:
         """As NumPy's own."""
-        return np.dtype(self.code.lstrip("<>|=")).newbyteorder(">" if self.big_endian else "<")
+        return _numpy_dtype(self.code, self.big_endian)
 
     def set_state(self, state: Any) -> None:
         """``(3, '<', None, None, None, -1, -1, 0)``: only plain types, without fields."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from growarray.checkpoint import plain_values
 from growarray.checkpoint.dtypes import BY_NAME, DType
 from growarray.checkpoint.inert import Global, OrderedTree
 from growarray.checkpoint.limits import Limits
-from growarray.checkpoint.refusal import Malformed, at, quote
+from growarray.checkpoint.refusal import Malformed, quote
 from growarray.checkpoint.source import Region
 from growarray.checkpoint.tensor import StoredTensor, check_geometry
 
 __all__ = ["Rebuild", "Storage", "check_storage_id"]
 
+_MOST_NOTES = 100
 _UNTYPED = DType("untyped", "|u1", "|u1", 8)
 
 _STORAGES = {
@@ -153,10 +155,12 @@ class Rebuild:
 
     def _note_attributes(self, state: Any) -> None:
         """Attributes of a tensor are Python objects of its owner; they are left out, and that is reported."""
+        if len(self.notes) >= _MOST_NOTES:
+            return
         if type(state) is tuple:
-            state = next((part for part in state if type(part) is dict), {})
-        names = ", ".join(quote(name) for name in list(state)[:5]) if type(state) is dict else quote(state)
-        if names and len(self.notes) < 100:
+            state = next((part for part in state[:2] if type(part) is dict), {})  # (attributes, slots)
+        names = ", ".join(quote(name) for name in islice(state, 5)) if type(state) is dict else quote(state)
+        if names:
             self.notes.append(f"attributes of a tensor were left out: {names}")
 
     def _view(
@@ -165,26 +169,34 @@ class Rebuild:
         """The tensor of a storage and a geometry, every element of which lies inside."""
         if type(storage) is not Storage:
             raise Malformed(f"storage is {quote(storage)}; expected one that the file holds")
-        with at(f"storage {quote(storage.key)}"):
-            offset, size, stride = geometry
-            numel, first = storage.numel, storage.first
-            if dtype is None:
-                if storage.dtype is _UNTYPED:
-                    raise Malformed("is untyped, and no dtype is given")
-                dtype = storage.dtype
-            elif storage.dtype is not _UNTYPED or numel % dtype.itemsize:
-                raise Malformed(f"of {numel} {storage.dtype.name} bytes cannot be viewed as {dtype.name}")
-            else:
-                numel //= dtype.itemsize
-            count = check_geometry(numel, offset, size, stride, dtype.itemsize)
-            self._count(machine, count, numel, dtype)
-            conj, neg = _flags(metadata)
-            start = first * storage.dtype.itemsize + offset * dtype.itemsize
-            return StoredTensor(storage.region, dtype, size, stride, start=start, conj=conj, neg=neg)
+        try:
+            return self._place(machine, storage, dtype, geometry, metadata)
+        except Malformed as fault:
+            raise Malformed(f"storage {quote(storage.key)}: {fault}") from None
 
-    def _count(self, machine: Any, count: int, numel: int, dtype: DType) -> None:
+    def _place(
+        self, machine: Any, storage: Storage, dtype: DType | None, geometry: tuple[Any, Any, Any], metadata: Any
+    ) -> StoredTensor:
+        offset, size, stride = geometry
+        numel, first = storage.numel, storage.first
+        if dtype is None:
+            if storage.dtype is _UNTYPED:
+                raise Malformed("is untyped, and no dtype is given")
+            dtype = storage.dtype
+        elif storage.dtype is not _UNTYPED or numel % dtype.itemsize:
+            raise Malformed(f"of {numel} {storage.dtype.name} bytes cannot be viewed as {dtype.name}")
+        else:
+            numel //= dtype.itemsize
+        count = check_geometry(numel, offset, size, stride, dtype.itemsize)
+        self._count(machine, count, numel, len(size), dtype)
+        conj, neg = _flags(metadata)
+        start = first * storage.dtype.itemsize + offset * dtype.itemsize
+        return StoredTensor(storage.region, dtype, size, stride, start=start, conj=conj, neg=neg)
+
+    def _count(self, machine: Any, count: int, numel: int, axes: int, dtype: DType) -> None:
         """Bound what all views come to: far more than the file holds would be a bomb."""
         machine.charge(300)
+        machine.steps -= axes
         self.tensors += 1
         if self.tensors > self.limits.tensors:
             raise Malformed(f"more than {self.limits.tensors} tensors (Limits.tensors)")

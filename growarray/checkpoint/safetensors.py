@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from growarray.checkpoint.contents import Contents
@@ -73,7 +74,7 @@ def _metadata(found: Any) -> dict[str, Any]:
 def _tensor(source: Source, entry: Any, name: str, base: int) -> StoredTensor:
     """The tensor of one entry; its offsets count from ``base``, the end of the header."""
     if type(entry) is not dict or set(entry) != _FIELDS:
-        found = ", ".join(sorted(map(quote, entry))) if type(entry) is dict else quote(entry)
+        found = ", ".join(sorted(map(quote, islice(entry, 8)))) if type(entry) is dict else quote(entry)
         raise Malformed(f"is described by {found}; expected dtype, shape, data_offsets")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if type(code) is not str or code not in _DTYPES:

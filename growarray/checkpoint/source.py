@@ -5,10 +5,10 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from growarray.checkpoint.crc import crc32
 from growarray.checkpoint.refusal import Malformed, at
 
 __all__ = ["Region", "Source", "check_crc"]
@@ -144,6 +144,6 @@ class Region:
 def check_crc(data: memoryview | bytes | bytearray, expected: int, name: str) -> None:
     """Refuse bytes whose CRC-32 is not the recorded one."""
     with at(name):
-        found = zlib.crc32(data)
+        found = crc32(data)
         if found != expected:
             raise Malformed(f"CRC-32 is {found:08x}, the file records {expected:08x}; it is damaged, fetch it again")

@@ -133,7 +133,7 @@ def count_of(shape: object, *, itemsize: int, what: str = "shape") -> int:
     if len(axes) > MOST_AXES:
         raise Malformed(f"{what} has {len(axes)} axes; an array has at most {MOST_AXES}")
     for n in axes:
-        if type(n) is not int or not 0 <= n <= _MOST:
+        if type(n) is not int or n < 0 or n > _MOST:
             raise Malformed(f"{what} holds {quote(n)}; expected integers from 0 to 2**63 - 1")
     if math.prod(n for n in axes if n) * max(itemsize, 1) > _MOST:
         raise Malformed(f"{what} {tuple(axes)} is larger than any array can be")

@@ -34,6 +34,7 @@ class _Reader:
         self.limits = limits
         self.data = source.view
         self.position = 0
+        self.memory = 0  # what the last pickle left of it
         self.storages: dict[str, Storage] = {}
         self.views: dict[str, Storage] = {}
 
@@ -46,9 +47,10 @@ class _Reader:
             persistent=persistent,
             memory=self.limits.memory + self.source.size,
             position=self.position,
+            file_size=self.source.size,
         )
         result = machine.run()
-        self.position = machine.position
+        self.position, self.memory = machine.position, machine.memory
         return result
 
     def persistent(self, pid: Any) -> Storage:
@@ -139,7 +141,7 @@ def read_torch_legacy(source: Source, limits: Limits) -> Contents:
     rebuild = Rebuild(limits, source.size)
     with at("object"):
         root = reader.pickle(rebuild.table(), reader.persistent)
-        check_tree(root, limits)
+        check_tree(root, limits, reader.memory)
     with at("storage keys"):
         keys = reader.pickle({})
     reader.place(keys)

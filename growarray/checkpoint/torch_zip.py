@@ -100,11 +100,12 @@ def read_torch_zip(source: Source, limits: Limits) -> Contents:
             table=rebuild.table(),
             persistent=archive.persistent,
             memory=limits.memory + source.size,
+            file_size=source.size,
         )
         root = machine.run()
         if machine.position != len(data):
             raise Malformed(f"{len(data) - machine.position} bytes follow the end of the pickle")
-        check_tree(root, limits)
+        check_tree(root, limits, machine.memory)
     return Contents("torch-zip", root, notes=rebuild.notes)
 
 

@@ -14,13 +14,22 @@ from growarray.checkpoint.tensor import StoredTensor
 
 __all__ = ["CONTAINERS", "as_tensor", "check_tree", "full_parts", "resolve"]
 
-CONTAINERS = (dict, OrderedTree, list, tuple)
-_PLAIN = (str, int, float, bool, type(None), bytes, bytearray, complex, set, frozenset)
+CONTAINERS = frozenset((dict, OrderedTree, list, tuple))
+_PLAIN = frozenset((str, int, float, bool, type(None), bytes, bytearray, complex, set, frozenset))
+_SMALL = 16  # leaves of a container that is looked through again, not remembered, where it is shared
+_RECORD = 300  # bytes to remember a container
 
 
 def _children(node: Any) -> Iterator[Any]:
     """Values of a mapping, items of a sequence."""
     return iter(node.values() if isinstance(node, dict) else node)
+
+
+def _split(node: Any) -> tuple[list[Any], list[Any]]:
+    """The containers in a container, and its leaves that are no plain values."""
+    rest = [child for child in _children(node) if type(child) not in _PLAIN]
+    inner = [child for child in rest if type(child) in CONTAINERS]
+    return inner, rest if not inner else [child for child in rest if type(child) not in CONTAINERS]
 
 
 def as_tensor(leaf: Any) -> StoredTensor | None:
@@ -30,45 +39,67 @@ def as_tensor(leaf: Any) -> StoredTensor | None:
     return leaf if isinstance(leaf, StoredTensor) else None
 
 
-def check_tree(root: Any, limits: Limits) -> None:
+def check_tree(root: Any, limits: Limits, memory: int) -> None:
     """Refuse leaves that are no data, nesting beyond the limit, and sharing that blows a small file up.
 
-    A list or dictionary may contain itself; a tuple may not, for it could not be rebuilt.
+    A list or dictionary may contain itself; a tuple may not, for it could not be rebuilt. ``memory`` bounds the bytes
+    that it takes to remember which containers were seen, here and in :func:`full_parts`.
     """
     if type(root) not in CONTAINERS:
         _check_leaf(root)
         return
     done: dict[int, tuple[int, int]] = {}  # container -> leaves below it, depth below it
-    open_: list[list[Any]] = [[root, _children(root), 0, 0]]
+    open_ = [_Frame(root)]
     inside = {id(root)}
     while open_:
         frame = open_[-1]
-        for child in frame[1]:
-            if type(child) not in CONTAINERS:
-                _check_leaf(child)
-                frame[2] += 1
-            elif id(child) in done:
-                leaves, depth = done[id(child)]
-                frame[2], frame[3] = frame[2] + leaves, max(frame[3], depth)
+        for child in frame.inner:
+            if id(child) in done:
+                frame.add(*done[id(child)])
             elif id(child) in inside:
                 if type(child) is tuple:
                     raise Malformed("structure has a tuple that contains itself")
-                frame[2] += 1
+                frame.leaves += 1
             else:
-                inside.add(id(child))
-                open_.append([child, _children(child), 0, 0])
-                break
+                below = _Frame(child)
+                if not below.small:
+                    inside.add(id(child))
+                    open_.append(below)
+                    break
+                frame.add(below.leaves, 1)
         else:
-            node, _, leaves, depth = open_.pop()
-            inside.discard(id(node))
-            done[id(node)] = (leaves, depth + 1)
+            open_.pop()
+            inside.discard(id(frame.node))
+            done[id(frame.node)] = (frame.leaves, frame.depth + 1)
             if open_:
-                open_[-1][2] += leaves
-                open_[-1][3] = max(open_[-1][3], depth + 1)
-            if leaves > limits.items:
-                raise Malformed(f"structure has more than {limits.items} leaves (Limits.items)")
-        if len(open_) > limits.depth or (not open_ and done[id(root)][1] > limits.depth):
+                open_[-1].add(frame.leaves, frame.depth + 1)
+        if frame.leaves > limits.items:
+            raise Malformed(f"structure has more than {limits.items} leaves (Limits.items)")
+        if len(open_) > limits.depth or (not open_ and frame.depth >= limits.depth):
             raise Malformed(f"structure is nested deeper than {limits.depth} (Limits.depth)")
+        if len(done) * _RECORD > memory:
+            raise Malformed(f"structure needs more than {limits.memory} bytes and the file's size (Limits.memory)")
+
+
+class _Frame:
+    """A container that is being looked through: what it has inside, and what was found below so far."""
+
+    __slots__ = ("depth", "inner", "leaves", "node", "small")
+
+    def __init__(self, node: Any) -> None:
+        inner, leaves = _split(node)
+        for leaf in leaves:
+            _check_leaf(leaf)
+        self.node = node
+        self.inner = iter(inner)
+        self.leaves = len(node) - len(inner)
+        self.depth = 0
+        self.small = not inner and self.leaves <= _SMALL
+
+    def add(self, leaves: int, depth: int) -> None:
+        """Count what a container inside has."""
+        self.leaves += leaves
+        self.depth = max(self.depth, depth)
 
 
 def _check_leaf(leaf: Any) -> None:
@@ -87,21 +118,19 @@ def _check_leaf(leaf: Any) -> None:
 def full_parts(root: Any) -> set[int]:
     """``id`` of every container that has a tensor anywhere below it; each is visited once."""
     holders: dict[int, list[int]] = {}  # container -> containers that hold it
-    waiting, full = [root] if type(root) in CONTAINERS else [], []
     holders[id(root)] = []
+    waiting = [(root, *_split(root))] if type(root) in CONTAINERS else []
+    full = []
     while waiting:
-        node = waiting.pop()
-        has = False
-        for child in _children(node):
-            if type(child) not in CONTAINERS:
-                has = has or as_tensor(child) is not None
-            elif id(child) in holders:
-                holders[id(child)].append(id(node))
-            else:
-                holders[id(child)] = [id(node)]
-                waiting.append(child)
-        if has:
+        node, inner, leaves = waiting.pop()
+        if any(as_tensor(leaf) is not None for leaf in leaves):
             full.append(id(node))
+        for child in inner:
+            if id(child) in holders:
+                holders[id(child)].append(id(node))
+            elif any(below := _split(child)) or len(child) > _SMALL:
+                holders[id(child)] = [id(node)]
+                waiting.append((child, *below))
     found: set[int] = set()
     while full:
         part = full.pop()

@@ -202,11 +202,25 @@ def _iterate(
 
 
 def _pass(ready: Prepared, transposed: list[Array | None], active: Sequence[int]) -> tuple[Array, list[Array | None]]:
-    """One iteration over the active modes: core and factors."""
-    core = ready.array
-    for k in active:
-        part = multi_product(ready.array, transposed, skip=k)
-        basis = improved(unfold(part, k), ready.xp.matrix_transpose(transposed[k]))
-        transposed[k] = ready.xp.matrix_transpose(basis)
-        core = mode_product(part, transposed[k], k)
+    """One iteration over the active modes, in their order: core and factors."""
+    core = _improve(ready.array, transposed, active)
     return core, _transposed(transposed)
+
+
+def _improve(part: Array, transposed: list[Array | None], modes: Sequence[int]) -> Array:
+    """Renew the factors of ``modes`` in turn; returns the core.
+
+    part : the tensor times the factors of all other modes. Half of the modes share their product with the other half,
+    so that an iteration has two products with the whole tensor per level of halving, and not one for each pair.
+    """
+    xp = namespace(part)
+    if len(modes) == 1:
+        k = modes[0]
+        transposed[k] = xp.matrix_transpose(improved(unfold(part, k), xp.matrix_transpose(transposed[k])))
+        return mode_product(part, transposed[k], k)
+    first, second = modes[: len(modes) // 2], modes[len(modes) // 2 :]
+    core = part
+    for renewed, others in ((first, second), (second, first)):
+        matrices = [m if k in others else None for k, m in enumerate(transposed)]
+        core = _improve(multi_product(part, matrices), transposed, renewed)
+    return core

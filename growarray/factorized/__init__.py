@@ -1,20 +1,38 @@
-"""Factorized tensors, and convolutions whose kernel is one."""
+"""Factorized tensors, and layers whose kernel or weight is one."""
 
+from growarray.factorized.block_tt import BlockTTTensor
 from growarray.factorized.conv import FactorizedConv
 from growarray.factorized.cp import CPTensor
 from growarray.factorized.dense import DenseTensor
+from growarray.factorized.dropout import TensorDropout, remove_tensor_dropout, tensor_dropout
+from growarray.factorized.growth import RankGrowth
+from growarray.factorized.lasso import TensorLasso
+from growarray.factorized.linear import FactorizedLinear, SubFactorizedLinear
+from growarray.factorized.linear_plan import tensorize
+from growarray.factorized.report import Change, ConversionReport
 from growarray.factorized.sub import SubFactorizedConv
 from growarray.factorized.tensor import FactorizedTensor, formats
 from growarray.factorized.tt import TTTensor
 from growarray.factorized.tucker import TuckerTensor
 
 __all__ = [
+    "BlockTTTensor",
     "CPTensor",
+    "Change",
+    "ConversionReport",
     "DenseTensor",
     "FactorizedConv",
+    "FactorizedLinear",
     "FactorizedTensor",
+    "RankGrowth",
     "SubFactorizedConv",
+    "SubFactorizedLinear",
     "TTTensor",
+    "TensorDropout",
+    "TensorLasso",
     "TuckerTensor",
     "formats",
+    "remove_tensor_dropout",
+    "tensor_dropout",
+    "tensorize",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -12,9 +12,8 @@ from growarray.backend import Array, asarray, library, namespace
 from growarray.contraction import Plan
 from growarray.contraction.path import PRESETS
 from growarray.errors import PlanError, ShapeError
-from growarray.factorized.convert import layer_of, read_conv, read_convs
-from growarray.factorized.equation import conv_plan, kernel_sizes
-from growarray.factorized.layer import FactorizedKernel
+from growarray.factorized.equation import conv_plan
+from growarray.factorized.growth import RankGrowth, RankStatisticsLike, grow_rank
 from growarray.factorized.settings import (
     ConvSettings,
     check_channels,
@@ -23,6 +22,7 @@ from growarray.factorized.settings import (
     place_of,
     taps_of,
 )
+from growarray.factorized.sources import FactorizedSources
 from growarray.factorized.sub import SubFactorizedConv
 from growarray.factorized.tensor import FactorizedTensor, target_of
 from growarray.nn.module import Parameter, Pullback
@@ -34,7 +34,7 @@ Place = tuple[int, ...]
 Arrays = tuple[Array, ...]
 
 
-class FactorizedConv(FactorizedKernel):
+class FactorizedConv(FactorizedSources):
     """Convolution of (n, in_channels, *spatial) by a factorized kernel (out_channels, in_channels / groups, *kernel).
 
     kernel_size : one number for each axis, or one for all ``order`` of them
@@ -167,7 +167,7 @@ class FactorizedConv(FactorizedKernel):
         training : the plan of :meth:`vjp`, which counts the backward pass too
         """
         place = place_of(indices, self.layers_shape)
-        return self._plan(tuple(shape), self._parts(place)[0], place, training)
+        return self._plan(tuple(shape), self._parts(place, drop=False)[0], place, training)
 
     def __call__(self, x: Array, indices: Any = 0) -> Array:
         """:meth:`forward`."""
@@ -270,88 +270,29 @@ class FactorizedConv(FactorizedKernel):
             self._frozen = frozenset(self.parameters()) - frozenset(new)
         return self
 
-    @classmethod
-    def from_factorization(
-        cls,
-        factorization: FactorizedTensor,
-        implementation: Any = "auto",
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        bias: Any = None,
-        n_layers: int | Sequence[int] = 1,
-        groups: int = 1,
-        padding_mode: str = "zeros",
-    ) -> Self:
-        """A convolution whose kernel is this tensor, not a copy of it; the bias (*n_layers, out_channels) is copied."""
-        sizes = kernel_sizes(type(factorization), factorization.shape[len(layers_of(n_layers)) :])
-        if len(sizes) < 3:
-            raise ShapeError(
-                f"from_factorization: {factorization!r} with n_layers={n_layers} leaves modes {sizes}, expected "
-                "output, input and at least one spatial mode"
-            )
-        layer = cls(
-            sizes[1] * groups, sizes[0], sizes[2:], None, stride, padding, dilation, bias is not None, False, n_layers,
-            factorization, implementation=implementation, groups=groups, padding_mode=padding_mode,
-        )  # fmt: skip
-        layer._take_bias(bias)
-        return layer
-
-    @classmethod
-    def from_conv(
-        cls,
-        conv_layer: Any,
-        rank: Any = "same",
-        implementation: Any = "auto",
-        factorization: str = "CP",
-        decompose_weights: bool = True,
-        decomposition_kwargs: Mapping[str, Any] | None = None,
-        fixed_rank_modes: str | Sequence[int] | None = None,
-        *,
+    def grow_rank(
+        self, statistics: RankStatisticsLike, by: int | Sequence[int] = 1, *, scaling: float = 1.0,
         rng: np.random.Generator | None = None,
-        dtype: Any = None,
-    ) -> Self:
-        """The factorized form of a convolution layer: ours, torch's, or anything with the same attributes.
+    ) -> RankGrowth:  # fmt: skip
+        """Add components that follow the gradient: the optimal change of the layer, in the low-rank form of its format.
 
-        decompose_weights : False draws a random kernel, with a bias of zero, in place of decomposing the layer's
-        decomposition_kwargs : options of the decomposition, see :mod:`growarray.decompose`
-        Weight and bias are copied. A rank above what the kernel can use is lowered to it, with a warning where it is
-        given as such, not as a share.
+        statistics : :class:`growarray.growing.RankStatistics` of this layer, collected since its rank last changed
+        by : components of a CP kernel; of Tucker and TT kernels a number for every rank, or one for each entry of
+            :attr:`rank`; what a kernel of this shape cannot use is left out, with a warning
+        scaling : of the change; :meth:`RankGrowth.rescale` changes it afterwards    rng : for random starts of CP
 
-        Examples
-        --------
-        >>> from growarray import nn
-        >>> dense = nn.Conv2d(8, 16, 3, stride=(2, 1), padding=1, rng=np.random.default_rng(0))
-        >>> conv = FactorizedConv.from_conv(dense, rank=0.5, factorization="tucker")
-        >>> conv.stride, conv.rank, conv.number_of_parameters(), dense.number_of_parameters()
-        ((2, 1), (12, 6, 2, 2), 556, 1168)
+        Entries that are there stay as they are, with their gradients and optimizer state; the bias moves to where it is
+        best beside the new components. The bias and the new components together promise ``first_order_decrease``.
+
+        Raises
+        ------
+        NotImplementedError
+            The kernel is dense, or the layer is a joint one.
+        GrowthError, TypeError, ValueError
+            Statistics that are empty, old, or another layer's; a gradient of zero; a wrong ``by`` or ``scaling``;
+            frozen parameters. Nothing has changed then.
         """
-        options = {
-            "rank": rank, "implementation": implementation, "factorization": factorization,
-            "fixed_rank_modes": fixed_rank_modes, "rng": rng, "dtype": dtype,
-        }  # fmt: skip
-        return layer_of(cls, [read_conv(conv_layer)], decompose_weights, decomposition_kwargs or {}, options)
-
-    @classmethod
-    def from_conv_list(
-        cls,
-        conv_list: Sequence[Any],
-        rank: Any = "same",
-        implementation: Any = "auto",
-        factorization: str = "CP",
-        decompose_weights: bool = True,
-        decomposition_kwargs: Mapping[str, Any] | None = None,
-        fixed_rank_modes: str | Sequence[int] | None = None,
-        *,
-        rng: np.random.Generator | None = None,
-        dtype: Any = None,
-    ) -> Self:
-        """Layers with kernels of one shape as a joint layer with one factorization; options as in :meth:`from_conv`."""
-        options = {
-            "rank": rank, "implementation": implementation, "factorization": factorization,
-            "fixed_rank_modes": fixed_rank_modes, "rng": rng, "dtype": dtype,
-        }  # fmt: skip
-        return layer_of(cls, read_convs(conv_list), decompose_weights, decomposition_kwargs or {}, options)
+        return grow_rank(self, statistics, by, scaling=scaling, rng=rng)
 
     def extra_repr(self) -> str:
         """Sizes, rank and options; a line for each convolution of a joint layer."""

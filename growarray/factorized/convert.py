@@ -1,25 +1,31 @@
-"""Dense convolution layers of any library, read without importing it."""
+"""Dense convolution layers of any library, read without importing it, and their kernels decomposed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from growarray.backend import Array, asarray, is_array, namespace
+from growarray.decompose import Degeneracy, cp, largest_cp_rank, largest_tucker_rank, tensor_train, tucker
 from growarray.errors import ShapeError
+from growarray.factorized.cp import CPTensor
 from growarray.factorized.settings import places
-from growarray.factorized.tensor import warn_lowered
+from growarray.factorized.tensor import FactorizedTensor
+from growarray.factorized.tt import TTTensor
+from growarray.factorized.tucker import TuckerTensor
 from growarray.nn.module import Parameter
 
 if TYPE_CHECKING:
-    from growarray.factorized.conv import FactorizedConv
+    from growarray.factorized.layer import FactorizedKernel
 
-__all__ = ["DenseConv", "layer_of", "read_conv", "read_convs"]
+__all__ = ["DenseConv", "Fit", "fitted", "layer_of", "read_conv", "read_convs"]
 
-_LayerT = TypeVar("_LayerT", bound="FactorizedConv")
+Arrays = tuple[Array, ...]
+_LayerT = TypeVar("_LayerT", bound="FactorizedKernel")
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,26 @@ class DenseConv:
     dilation: Any
     groups: int
     padding_mode: str
+
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """Options as our own convolutions take them."""
+        plain = {name: _plain(getattr(self, name)) for name in ("stride", "padding", "dilation")}
+        return {**plain, "groups": self.groups, "padding_mode": self.padding_mode}
+
+
+class Fit(NamedTuple):
+    """How a decomposition went; None where the format does not say.
+
+    error : relative Frobenius error of the tensor    iterations : sweeps    reason : why they ended
+    asked : rank before it was lowered to what the tensor can use
+    """
+
+    error: float | None = None
+    iterations: int | None = None
+    reason: str | None = None
+    degeneracy: Degeneracy | None = None
+    asked: Any = None
 
 
 def _array(value: Any) -> Array:
@@ -112,12 +138,16 @@ def read_convs(layers: Sequence[Any]) -> list[DenseConv]:
 def layer_of(
     kind: type[_LayerT], convs: list[DenseConv], decompose: bool, decomposition: Mapping[str, Any],
     options: Mapping[str, Any],
-) -> _LayerT:  # fmt: skip
-    """A factorized layer of these convolutions, in their library; ``options`` are those of its constructor."""
+) -> tuple[_LayerT, Fit | None]:  # fmt: skip
+    """A factorized layer of these convolutions, in their library; ``options`` are those of its constructor.
+
+    Returns also how the decomposition went, None where the kernel was drawn.
+    """
     first, flags = convs[0], [conv.bias is not None for conv in convs]
     out, inner, *taps = first.weight.shape
     dtype = _numpy_dtype(first.weight) if options["dtype"] is None else options["dtype"]
-    layer = kind(
+    make: Any = kind
+    layer: _LayerT = make(
         inner * first.groups, out, taps, bias=any(flags), has_bias=flags if len(flags) > 1 else flags[0],
         n_layers=len(convs), groups=first.groups, padding_mode=first.padding_mode, **{**options, "dtype": dtype},
     )  # fmt: skip
@@ -126,11 +156,68 @@ def layer_of(
     for place, conv in zip(places(layer.layers_shape), convs, strict=True):
         bias = conv.bias if decompose else None
         layer.set(place, _plain(conv.stride), _plain(conv.padding), _plain(conv.dilation), bias)
-    if decompose:
-        asked = layer.rank
-        layer.weight.init_from_tensor(_stacked(convs, type(layer.weight).output_last), **decomposition)
-        warn_lowered("from_conv", options["rank"], asked, layer.rank)
-    return layer
+    if not decompose:
+        return layer, None
+    asked, parts = layer.rank, layer.weight.parts()
+    like = parts[0].data
+    dense = asarray(_stacked(convs, type(layer.weight).output_last), like=like, dtype=like.dtype)
+    arrays, fit = fitted(type(layer.weight), dense, asked, decomposition)
+    for part, array in zip(parts, arrays, strict=True):
+        part.data = asarray(array, like=like, dtype=like.dtype)
+    return layer, fit._replace(asked=asked)
+
+
+def fitted(kind: type[FactorizedTensor], tensor: Array, rank: Any, options: Mapping[str, Any]) -> tuple[Arrays, Fit]:
+    """The parts of a tensor in a format, as ``kind.decompose`` gives them, and how the decomposition went.
+
+    Examples
+    --------
+    >>> parts, fit = fitted(CPTensor, np.ones((4, 3, 2)), 1, {})
+    >>> [p.shape for p in parts], fit.error < 1e-12, fit.reason
+    ([(1,), (4, 1), (3, 1), (2, 1)], True, 'converged')
+    """
+    if kind not in _FITS:
+        arrays = kind.decompose(tensor, rank, **options)
+        return arrays, Fit(_distance(kind, arrays, tensor))
+    arrays, fit = _FITS[kind](tensor, rank, options)
+    if options.get("weighted"):  # the error it reports is in the norm of the weighting
+        fit = fit._replace(error=_distance(kind, arrays, tensor))
+    return arrays, fit
+
+
+def _fit_cp(tensor: Array, rank: Any, options: Mapping[str, Any]) -> tuple[Arrays, Fit]:
+    found = cp(tensor, min(rank, largest_cp_rank(tensor.shape)), **options)
+    fit = Fit(found.errors[-1], len(found.errors), found.reason, found.degeneracy)
+    return (found.weights, *found.factors), fit
+
+
+def _fit_tucker(tensor: Array, rank: Any, options: Mapping[str, Any]) -> tuple[Arrays, Fit]:
+    found = tucker(tensor, tuple(map(min, rank, largest_tucker_rank(tensor.shape))), **options)
+    return (found.core, *found.factors), Fit(found.errors[-1], len(found.errors) - 1, found.reason)
+
+
+def _fit_tt(tensor: Array, rank: Any, options: Mapping[str, Any]) -> tuple[Arrays, Fit]:
+    ranks, sizes = [1], tuple(tensor.shape)
+    for k, size in enumerate(sizes, start=1):
+        ranks.append(min(rank[k], ranks[-1] * size, math.prod(sizes[k:])))
+    found = tensor_train(tensor, ranks, **options)
+    return found.cores, Fit(found.errors[-1], 1, found.reason)
+
+
+_FITS: dict[type[FactorizedTensor], Callable[[Array, Any, Mapping[str, Any]], tuple[Arrays, Fit]]] = {
+    CPTensor: _fit_cp,
+    TuckerTensor: _fit_tucker,
+    TTTensor: _fit_tt,
+}
+
+
+def _distance(kind: type[FactorizedTensor], arrays: Arrays, tensor: Array) -> float:
+    """Relative Frobenius error of the parts, measured."""
+    xp = namespace(tensor)
+    wide = xp.astype(tensor, xp.float64)
+    gap = xp.astype(kind.of(arrays).to_tensor(), xp.float64) - wide
+    size = float(xp.sum(wide * wide))
+    return math.sqrt(float(xp.sum(gap * gap)) / size) if size else 0.0
 
 
 def _numpy_dtype(array: Array) -> np.dtype[Any]:

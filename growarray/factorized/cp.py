@@ -15,6 +15,7 @@ from growarray.decompose.rank import factor_std, validate_cp_rank
 from growarray.errors import ShapeError
 from growarray.factorized.index import Item, take
 from growarray.factorized.parts import check_mode, factor_dict, inserted, insertion, parameter, two_modes
+from growarray.factorized.ranks import RankAxes
 from growarray.factorized.tensor import FactorizedTensor, run_contraction
 from growarray.nn.module import Parameter
 
@@ -55,6 +56,11 @@ class CPTensor(FactorizedTensor):
     def terms(cls, modes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         """``r``, then ``mode r`` for each mode."""
         return (("r",), *((mode, "r") for mode in modes))
+
+    @classmethod
+    def rank_axes(cls, order: int) -> RankAxes:
+        """The only rank: of the weights, then of the factors."""
+        return (((0, 0), *((part, 1) for part in range(1, order + 1))),)
 
     @classmethod
     def part_shapes(cls, shape: Sequence[int], rank: Any) -> tuple[tuple[int, ...], ...]:

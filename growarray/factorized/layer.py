@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,18 +96,14 @@ class FactorizedKernel(Module):
         """Geometry and bias flag of one convolution."""
         return self._settings[place_of(indices, self.layers_shape)]
 
-    def _parts(self, place: Place) -> tuple[Arrays, Callable[[Arrays], Arrays]]:
-        """Arrays of the kernel at a place, and the way back from their gradients to those of the parameters."""
-        arrays = self.weight.arrays()
-        if not place:
-            return arrays, lambda gradients: gradients
-        rest = self.weight.shape[len(place) :]
-        return self.weight.select(arrays, (*place, *(slice(0, n, 1) for n in rest)))
+    def _parts(self, place: Place, drop: bool = True) -> tuple[Arrays, Callable[[Sequence[Any]], Sequence[Any]]]:
+        """:meth:`FactorizedTensor.parts_vjp` of the kernel."""
+        return self.weight.parts_vjp(place, drop=drop)
 
     def kernel(self, indices: Any = 0) -> Array:
         """The dense kernel (out_channels, in_channels / groups, *kernel) of one convolution."""
         kind, place = type(self.weight), place_of(indices, self.layers_shape)
-        dense = kind.of(self._parts(place)[0]).to_tensor()
+        dense = kind.of(self._parts(place, drop=False)[0]).to_tensor()
         return namespace(dense).moveaxis(dense, -1, 0) if kind.output_last else dense
 
     def reset_parameters(self, std: float = 0.02, rng: np.random.Generator | None = None) -> None:

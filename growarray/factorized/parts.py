@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from growarray.backend import Array, asarray, namespace
 from growarray.errors import ShapeError
 from growarray.nn.module import Parameter
 
-__all__ = ["check_mode", "factor_dict", "inserted", "insertion", "parameter", "reshape_parameter", "two_modes"]
+__all__ = [
+    "check_mode",
+    "factor_dict",
+    "inserted",
+    "insertion",
+    "keep_entries",
+    "parameter",
+    "reshape_parameter",
+    "two_modes",
+]
 
 
 def parameter(value: Array | Parameter) -> Parameter:
@@ -59,6 +70,23 @@ def insertion(new_size: int, position: int | None, like: Array) -> Array:
     [0.0, 1.0, 0.0]
     """
     return asarray([float(position in (None, i)) for i in range(new_size)], like=like, dtype=like.dtype)
+
+
+def keep_entries(value: Parameter, axis: int, kept: np.ndarray) -> None:
+    """Keep these entries of an axis, of the data, the gradient and the optimizer state of a parameter.
+
+    >>> import numpy as np
+    >>> p = Parameter(np.arange(6.0).reshape(2, 3))
+    >>> keep_entries(p, 1, np.asarray([0, 2]))
+    >>> p.data.tolist()
+    [[0.0, 2.0], [3.0, 5.0]]
+    """
+    old, xp = value.shape, namespace(value.data)
+    index = asarray(kept, like=value.data)
+    value.data = xp.take(value.data, index, axis=axis)
+    value.grad = None if value.grad is None else xp.take(value.grad, index, axis=axis)
+    same = {name: slot for name, slot in value.slots.items() if getattr(slot, "shape", None) == old}
+    value.slots = {**value.slots, **{name: xp.take(slot, index, axis=axis) for name, slot in same.items()}}
 
 
 def reshape_parameter(value: Parameter, shape: tuple[int, ...]) -> None:

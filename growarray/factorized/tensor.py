@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -18,7 +18,11 @@ from growarray.backend import Array, asarray, is_numpy, library, namespace, to_d
 from growarray.contraction import Plan, plan
 from growarray.errors import ShapeError
 from growarray.factorized.index import Item, full_index
+from growarray.factorized.ranks import RankAxes, masked_parts
 from growarray.nn.module import Module, Parameter
+
+if TYPE_CHECKING:
+    from growarray.factorized.dropout import TensorDropout
 
 __all__ = ["FactorizedTensor", "formats", "run_contraction", "target_of", "warn_lowered"]
 
@@ -31,7 +35,7 @@ def formats() -> tuple[str, ...]:
     """Names of the formats that exist.
 
     >>> formats()
-    ('CP', 'Dense', 'TT', 'Tucker')
+    ('BlockTT', 'CP', 'Dense', 'TT', 'Tucker')
     """
     return tuple(sorted((kind.name for kind in _FORMATS.values()), key=str.lower))
 
@@ -80,6 +84,8 @@ class FactorizedTensor(Module):
 
     name: ClassVar[str]
     output_last: ClassVar[bool] = False  # whether a convolution keeps its output channels as the last mode
+    dropout: TensorDropout | None = None
+    lasso_weights: Sequence[Parameter] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -101,6 +107,11 @@ class FactorizedTensor(Module):
     def terms(cls, modes: Sequence[str]) -> Terms:
         """For each part the names of its modes, given those of the tensor; ranks have names of the format's own."""
         raise NotImplementedError(f"{cls.__name__} must define terms(modes)")
+
+    @classmethod
+    def rank_axes(cls, order: int) -> RankAxes:
+        """For each rank every (part, axis) where it stands; what scales the rank is multiplied in at the first."""
+        return ()
 
     @classmethod
     def part_shapes(cls, shape: Sequence[int], rank: Any) -> tuple[tuple[int, ...], ...]:
@@ -217,6 +228,7 @@ class FactorizedTensor(Module):
             raise ShapeError(f"init_from_tensor: the tensor has shape {tuple(dense.shape)}, expected {self.shape}")
         for part, array in zip(self.parts(), type(self).decompose(dense, self.rank, **options), strict=True):
             part.data, part.grad, part.slots = asarray(array, like=first, dtype=first.dtype), None, {}
+        self._reset_lasso()
         return self
 
     def normal_(self, mean: float = 0.0, std: float = 1.0, rng: np.random.Generator | None = None) -> Self:
@@ -229,6 +241,7 @@ class FactorizedTensor(Module):
         for part, own in zip(self.parts(), self.part_std(std), strict=True):
             host = np.ones(part.shape) if own is None else rng.normal(0.0, own, part.shape)
             part.data = asarray(host, like=part.data, dtype=part.data.dtype)
+        self._reset_lasso()
         return self
 
     @property
@@ -263,8 +276,50 @@ class FactorizedTensor(Module):
         return [a if tuple(a.shape) == s else namespace(a).reshape(a, s) for a, s in zip(arrays, shapes, strict=True)]
 
     def arrays(self) -> Arrays:
-        """Data of the parts."""
-        return tuple(part.data for part in self.parts())
+        """Data of the parts, with the lasso weights multiplied in where there are some."""
+        return self._scaled(drop=False)[0]
+
+    def rank_sizes(self) -> tuple[int, ...]:
+        """Components of each rank of :meth:`rank_axes`."""
+        parts = self.parts()
+        return tuple(parts[places[0][0]].shape[places[0][1]] for places in self.rank_axes(self.order))
+
+    def refuse_lasso(self, where: str) -> None:
+        """Raise ValueError where there are lasso weights, which what ``where`` does would not fit."""
+        if self.lasso_weights:
+            raise ValueError(
+                f"{type(self).__name__}.{where}: there are lasso weights; TensorLasso.remove takes them off"
+            )
+
+    def _reset_lasso(self) -> None:
+        for weight in self.lasso_weights:
+            weight.data, weight.grad, weight.slots = namespace(weight.data).ones_like(weight.data), None, {}
+
+    def parts_vjp(
+        self, place: Sequence[int] = (), *, drop: bool = True
+    ) -> tuple[Arrays, Callable[[Sequence[Any]], Sequence[Any]]]:
+        """What is contracted: the parts at one entry of each of the first modes, and the way back to their gradients.
+
+        The lasso weights are multiplied in, and so is a mask of :func:`growarray.factorized.tensor_dropout`, unless
+        ``drop`` is False. The way back adds to the gradients of the lasso weights; without ``place`` a gradient that is
+        None stays None.
+        """
+        arrays, back = self._scaled(drop)
+        if not place:
+            return arrays, back
+        chosen, choice = self.select(arrays, (*place, *(slice(0, n, 1) for n in self.shape[len(place) :])))
+        return chosen, lambda gradients: back(choice(tuple(gradients)))
+
+    def _scaled(self, drop: bool) -> tuple[Arrays, Callable[[Sequence[Any]], Sequence[Any]]]:
+        data = tuple(part.data for part in self.parts())
+        if self.dropout is None and not self.lasso_weights:
+            return data, lambda gradients: gradients
+        axes = self.rank_axes(self.order)
+        masks: list[Any] = [None] * len(axes)
+        if drop and self.dropout is not None:
+            drawn = self.dropout.draw(self.rank_sizes(), self.training)
+            masks = [None if m is None else asarray(m, like=data[0], dtype=data[0].dtype) for m in drawn]
+        return masked_parts(data, axes, masks, self.lasso_weights)
 
     def to_tensor(self) -> Array:
         """The dense tensor."""
@@ -273,17 +328,21 @@ class FactorizedTensor(Module):
     def tensor_vjp(self) -> tuple[Array, Callable[[Array], None]]:
         """The dense tensor and the way back: ``pullback(d_tensor)`` adds to the gradients of the parameters.
 
+        Tensor dropout is active here, in training mode; :meth:`to_tensor` never drops.
+
         >>> import numpy as np
         >>> t = FactorizedTensor.new((4, 3, 2), rank=2, factorization="TT", rng=np.random.default_rng(0))
         >>> value, pullback = t.tensor_vjp()
         >>> pullback(value), t.factors["factor_1"].grad.shape
         (None, (2, 3, 2))
         """
-        value, back = self._plan().vjp(*self.operands(self.arrays()))
+        arrays, parts_back = self.parts_vjp()
+        value, back = self._plan().vjp(*self.operands(arrays))
 
         def pullback(d_tensor: Array) -> None:
-            for part, gradient in zip(self.parts(), back(d_tensor), strict=True):
-                part.accumulate(namespace(gradient).reshape(gradient, part.shape))
+            shaped = [namespace(d).reshape(d, a.shape) for d, a in zip(back(d_tensor), arrays, strict=True)]
+            for part, gradient in zip(self.parts(), parts_back(shaped), strict=True):
+                part.accumulate(gradient)
 
         return value, pullback
 

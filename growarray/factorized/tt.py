@@ -18,6 +18,7 @@ from growarray.decompose.tt import tensor_train
 from growarray.errors import ShapeError
 from growarray.factorized.index import Item, take
 from growarray.factorized.parts import check_mode, factor_dict, inserted, insertion, two_modes
+from growarray.factorized.ranks import RankAxes
 from growarray.factorized.tensor import FactorizedTensor, run_contraction
 from growarray.nn.module import Parameter
 
@@ -65,6 +66,11 @@ class TTTensor(FactorizedTensor):
         return tuple((*left, mode, *right) for mode, (left, right) in zip(modes, bonds, strict=True))
 
     @classmethod
+    def rank_axes(cls, order: int) -> RankAxes:
+        """The bonds between neighbours: of the core before, then of the core after."""
+        return tuple(((core, 2), (core + 1, 0)) for core in range(order - 1))
+
+    @classmethod
     def operand_shape(cls, part_shape: Sequence[int], part: int, parts: int) -> tuple[int, ...]:
         """The shape of a core without the ends of the chain."""
         return tuple(part_shape[part == 0 : 3 - (part == parts - 1)])
@@ -78,8 +84,11 @@ class TTTensor(FactorizedTensor):
     def validate_rank(
         cls, shape: Sequence[int], rank: Any, fixed_modes: Sequence[int] | None = None
     ) -> tuple[int, ...]:
-        """One number for each bond, and the two ends."""
-        return validate_tt_rank(shape, rank)
+        """One number for each bond, and the two ends.
+
+        The original's rule for a share holds from three modes on, and gives a matrix a third of it; here it gets all.
+        """
+        return validate_tt_rank(shape, rank, constant_rank=len(shape) == 2)
 
     @classmethod
     def decompose(cls, tensor: Array, rank: Any, **options: Any) -> Arrays:
@@ -124,6 +133,7 @@ class TTTensor(FactorizedTensor):
     def transduct(self, new_size: int, mode: int, position: int | None = None) -> tuple[Parameter, ...]:
         """Insert a core of identities, or of one identity at ``position``."""
         check_mode("TTTensor", new_size, mode, self.order, position)
+        self.refuse_lasso("transduct")
         like = self.parts()[0].data
         xp, identity = namespace(like), asarray(np.eye(self.rank[mode]), like=like, dtype=like.dtype)
         along = xp.reshape(insertion(new_size, position, like=like), (1, new_size, 1))

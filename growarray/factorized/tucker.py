@@ -23,6 +23,7 @@ from growarray.factorized.parts import (
     reshape_parameter,
     two_modes,
 )
+from growarray.factorized.ranks import RankAxes
 from growarray.factorized.tensor import FactorizedTensor, run_contraction
 from growarray.nn.module import Parameter
 
@@ -63,6 +64,11 @@ class TuckerTensor(FactorizedTensor):
     def terms(cls, modes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         """``r_m0 r_m1 …``, then ``mode r_mode`` for each mode."""
         return (tuple(f"r_{mode}" for mode in modes), *((mode, f"r_{mode}") for mode in modes))
+
+    @classmethod
+    def rank_axes(cls, order: int) -> RankAxes:
+        """The rank of each mode: of its factor, then of the core."""
+        return tuple(((mode + 1, 1), (0, mode)) for mode in range(order))
 
     @classmethod
     def part_shapes(cls, shape: Sequence[int], rank: Any) -> tuple[tuple[int, ...], ...]:
@@ -120,6 +126,7 @@ class TuckerTensor(FactorizedTensor):
     def transduct(self, new_size: int, mode: int, position: int | None = None) -> tuple[Parameter, ...]:
         """Insert a factor of rank 1, and a mode of one entry into the core."""
         check_mode("TuckerTensor", new_size, mode, self.order, position)
+        self.refuse_lasso("transduct")
         like = self.core.data
         new = Parameter(namespace(like).expand_dims(insertion(new_size, position, like=like), axis=1))
         reshape_parameter(self.core, (*self.rank[:mode], 1, *self.rank[mode:]))

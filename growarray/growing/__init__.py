@@ -6,6 +6,7 @@ from growarray.growing.merge import LinearMergeGrowingModule
 from growarray.growing.module import GrowingModule
 from growarray.growing.moment import TensorStatistic, TensorStatisticWithEstimationError, cross_moment
 from growarray.growing.neighbour import Neighbour
+from growarray.growing.rank import RankStatistics
 from growarray.growing.rule import FISHER, GRADMAX, TINY, GrowthRule
 from growarray.growing.stream import JoinedStream, Stream
 from growarray.growing.update import added_neurons, inverse_sqrt, neuron_goal, optimal_delta, pseudo_inverse, shrink
@@ -21,6 +22,7 @@ __all__ = [
     "LinearMergeGrowingModule",
     "MergeGrowingModule",
     "Neighbour",
+    "RankStatistics",
     "Stream",
     "TensorStatistic",
     "TensorStatisticWithEstimationError",

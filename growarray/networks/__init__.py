@@ -1,6 +1,8 @@
 """Networks that grow, and the loop that trains them."""
 
 from growarray.networks.block import GrowingResidualBlock, GrowingResidualMLP
+from growarray.networks.compress import compress
+from growarray.networks.compression import Compression, Point
 from growarray.networks.data import Task, accuracy, batches, task_named
 from growarray.networks.growth import Growth, GrowthSettings
 from growarray.networks.history import History, write_atomically
@@ -9,6 +11,7 @@ from growarray.networks.mlp import GrowingMLP
 from growarray.networks.network import GrowingNetwork
 
 __all__ = [
+    "Compression",
     "GrowingMLP",
     "GrowingNetwork",
     "GrowingResidualBlock",
@@ -17,9 +20,11 @@ __all__ = [
     "GrowthSettings",
     "History",
     "LineSearch",
+    "Point",
     "Task",
     "accuracy",
     "batches",
+    "compress",
     "line_search",
     "task_named",
     "write_atomically",

@@ -8,15 +8,16 @@ A module is found by walking its attributes, without registration: a :class:`Par
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
-from growarray.backend import Array, asarray, device_of, is_array, library, namespace, to_device
+from growarray.backend import Array, device_of, is_array, library, namespace, to_device
 from growarray.errors import ShapeError
+from growarray.nn.load_report import LoadReport
+from growarray.nn.load_state import Rename, check_strictly, match_state, values_for
 
-__all__ = ["LoadReport", "Module", "Parameter"]
+__all__ = ["Module", "Parameter"]
 
 Pullback = Callable[..., Any]
 ExtendedPullback = Callable[[Array | None, Array | None], tuple[Array | None, Array | None]]
@@ -93,23 +94,6 @@ class Parameter:
 
     def __repr__(self) -> str:
         return f"Parameter(shape={self.shape}, dtype={self.data.dtype})"
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What :meth:`Module.load_state_dict` found: names missing, unexpected, and of another shape."""
-
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    misshapen: tuple[str, ...] = field(default=())
-
-    def __bool__(self) -> bool:
-        """True where something did not fit."""
-        return bool(self.missing or self.unexpected or self.misshapen)
-
-    def __str__(self) -> str:
-        parts = [f"{kind}: {', '.join(names)}" for kind, names in vars(self).items() if names]
-        return "; ".join(parts) or "every name and shape agrees"
 
 
 class Module:
@@ -276,34 +260,31 @@ class Module:
             state[name] = namespace(value).asarray(value, copy=True)
         return state
 
-    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> LoadReport:
+    def load_state_dict(
+        self, state: Mapping[str, Any], *, strict: bool = True, rename: Rename | None = None
+    ) -> LoadReport:
         """Take over the arrays of ``state``, on this module's device and in its dtypes.
 
-        Returns a :class:`LoadReport`. With ``strict`` anything in it raises ``KeyError`` (names) or
-        :class:`~growarray.errors.ShapeError` (shapes) before any value has changed; without, what fits is loaded.
+        state : a mapping of names to arrays, or a checkpoint: of that one only what the module needs is read, once.
+        rename : new names for those of ``state``, a mapping or a function, see :func:`renamed`.
+
+        Returns a :class:`LoadReport`, a table when it is printed. With ``strict`` anything that does not fit raises
+        ``KeyError`` (names missing or unexpected), :class:`~growarray.errors.ShapeError` (shapes) or ``TypeError``
+        (casts that would lose more than precision); without, what fits is loaded. Every value is read before the
+        first is set, so where anything raises, nothing has changed.
+
+        >>> from growarray.nn import Linear
+        >>> report = Linear(3, 2).load_state_dict(Linear(3, 2).state_dict())
+        >>> print(report)
+        2 matched: every name and shape agrees
         """
         targets = {name: (holder, attribute) for name, holder, attribute in self._named_arrays()}
-        shapes = {name: tuple(getattr(*target).shape) for name, target in targets.items()}
-        misshapen = tuple(
-            f"{name} has shape {tuple(np.shape(state[name]) if not is_array(state[name]) else state[name].shape)}, "
-            f"expected {shape}"
-            for name, shape in shapes.items()
-            if name in state and tuple(getattr(state[name], "shape", np.shape(state[name]))) != shape
-        )
-        report = LoadReport(
-            tuple(name for name in targets if name not in state),
-            tuple(name for name in state if name not in targets),
-            misshapen,
-        )
-        if strict and report:
-            error: type[Exception] = KeyError if report.missing or report.unexpected else ShapeError
-            raise error(f"{type(self).__name__}.load_state_dict: {report}; pass strict=False to load what fits")
-        wrong = {text.split(" ", 1)[0] for text in misshapen}
-        for name, (holder, attribute) in targets.items():
-            if name in state and name not in wrong:
-                old = getattr(holder, attribute)
-                value = asarray(state[name], like=old, dtype=old.dtype)
-                setattr(holder, attribute, namespace(value).asarray(value, copy=True))
+        arrays = {name: getattr(*target) for name, target in targets.items()}
+        report, found = match_state(arrays, state, rename)
+        if strict:
+            check_strictly(report, f"{type(self).__name__}.load_state_dict")
+        for name, value in values_for(arrays, state, found).items():
+            setattr(*targets[name], value)
         return report
 
     def to(self, device: Any) -> Module:

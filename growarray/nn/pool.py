@@ -12,7 +12,16 @@ from typing import ClassVar
 from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.nn.module import Module, Pullback
-from growarray.ops.pool import Sizes, adaptive_avg_pool, adaptive_sizes, avg_pool, check_divisor, max_pool, pool_axes
+from growarray.ops.pool import (
+    Padding,
+    Sizes,
+    adaptive_avg_pool,
+    adaptive_sizes,
+    avg_pool,
+    check_divisor,
+    max_pool,
+    pool_axes,
+)
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -53,7 +62,7 @@ class _MaxPool(_Pool):
         self,
         kernel_size: Sizes,
         stride: Sizes | None = None,
-        padding: Sizes = 0,
+        padding: Padding = 0,
         dilation: Sizes = 1,
         *,
         ceil_mode: bool = False,
@@ -116,30 +125,31 @@ class MaxPool3d(_MaxPool):
 
 
 class _AvgPool(_Pool):
-    """Options are those of torch."""
+    """Options are those of torch, and ``dilation``."""
 
     def __init__(
         self,
         kernel_size: Sizes,
         stride: Sizes | None = None,
-        padding: Sizes = 0,
+        padding: Padding = 0,
         ceil_mode: bool = False,
         count_include_pad: bool = True,
         divisor_override: int | None = None,
+        dilation: Sizes = 1,
     ) -> None:
         name = type(self).__name__
-        axes = pool_axes(name, len(self._spatial), kernel_size, stride, padding)
+        axes = pool_axes(name, len(self._spatial), kernel_size, stride, padding, dilation)
         check_divisor(name, divisor_override)
         self.kernel_size = kernel_size
         self.stride = kernel_size if stride is None else stride
         self.padding, self.ceil_mode, self.count_include_pad = padding, ceil_mode, count_include_pad
-        self.divisor_override = divisor_override
+        self.divisor_override, self.dilation = divisor_override, dilation
         self._positions = math.prod(axis.kernel for axis in axes)
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Means (n, c, *windows), and a pullback that shares each gradient out evenly over its window."""
         self._check(x)
-        options = (self.padding, self.ceil_mode, self.count_include_pad, self.divisor_override)
+        options = (self.padding, self.ceil_mode, self.count_include_pad, self.divisor_override, self.dilation)
         return avg_pool(x, self.kernel_size, self.stride, *options)
 
     @property
@@ -150,7 +160,7 @@ class _AvgPool(_Pool):
     def extra_repr(self) -> str:
         """Kernel, stride and padding as torch prints them, and every other option that is not the default."""
         text = f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
-        others = {"ceil_mode": False, "count_include_pad": True, "divisor_override": None}
+        others = {"ceil_mode": False, "count_include_pad": True, "divisor_override": None, "dilation": 1}
         changed = [f", {name}={getattr(self, name)}" for name, value in others.items() if getattr(self, name) != value]
         return text + "".join(changed)
 
@@ -171,11 +181,12 @@ class AvgPool1d(_AvgPool):
         self,
         kernel_size: Sizes,
         stride: Sizes | None = None,
-        padding: Sizes = 0,
+        padding: Padding = 0,
         ceil_mode: bool = False,
         count_include_pad: bool = True,
+        dilation: Sizes = 1,
     ) -> None:
-        super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad)
+        super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad, dilation=dilation)
 
 
 class AvgPool2d(_AvgPool):

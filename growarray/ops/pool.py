@@ -20,11 +20,14 @@ __all__ = ["PoolAxis", "adaptive_avg_pool", "adaptive_sizes", "avg_pool", "check
 
 Vjp = Callable[[Array], Array]
 Sizes = int | Sequence[int]
+Padding = int | Sequence[int | Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
 class PoolAxis:
     """Windows along one axis: window ``i`` and tap ``k`` read the input at ``i stride + k dilation - padding``.
+
+    ``after`` is the padding behind the input where it is another than ``padding``, that in front of it.
 
     >>> PoolAxis(kernel=3, stride=2, padding=1).output_size(56)
     28
@@ -34,6 +37,12 @@ class PoolAxis:
     stride: int
     padding: int = 0
     dilation: int = 1
+    after: int | None = None
+
+    @property
+    def behind(self) -> int:
+        """Padding behind the input."""
+        return self.padding if self.after is None else self.after
 
     @property
     def reach(self) -> int:
@@ -45,7 +54,7 @@ class PoolAxis:
 
         With ``ceil_mode`` a last window may leave the padded input, if it starts in the input or the left padding.
         """
-        room = size + 2 * self.padding - self.reach
+        room = size + self.padding + self.behind - self.reach
         out = (room + (self.stride - 1 if ceil_mode else 0)) // self.stride + 1
         return out - 1 if ceil_mode and (out - 1) * self.stride >= size + self.padding else out
 
@@ -64,33 +73,47 @@ class PoolAxis:
 
     def counts(self, size: int, out: int, include_pad: bool) -> list[int]:
         """Positions by which each window divides its sum: those in the padded input, or in the input alone."""
-        low, high = (-self.padding, size + self.padding) if include_pad else (0, size)
-        starts = (i * self.stride - self.padding for i in range(out))
-        return [min(start + self.kernel, high) - max(start, low) for start in starts]
+        low, high = (-self.padding, size + self.behind) if include_pad else (0, size)
+        found = []
+        for start in (i * self.stride - self.padding for i in range(out)):
+            first = max(-((start - low) // self.dilation), 0)
+            last = min((high - 1 - start) // self.dilation, self.kernel - 1)
+            found.append(max(last - first + 1, 1))
+        return found
 
 
 def pool_axes(
-    where: str, axes: int, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0, dilation: Sizes = 1
+    where: str, axes: int, kernel_size: Sizes, stride: Sizes | None = None, padding: Padding = 0, dilation: Sizes = 1
 ) -> tuple[PoolAxis, ...]:
     """One :class:`PoolAxis` for each of ``axes`` spatial axes; ``stride`` is ``kernel_size`` unless given.
 
-    Each option is one number, or a sequence with one for each axis; ``where`` begins the messages.
+    Each option is one number, or a sequence with one for each axis; ``where`` begins the messages. An entry of a
+    sequence of paddings may be a pair (before, after), as ONNX has it.
 
     Raises TypeError where an option is not a whole number, ValueError where one is out of range or has a wrong
-    number of entries, or where padding is more than half of the kernel.
+    number of entries, where a padding is more than half of the kernel, or one of a pair as large as the window.
 
     >>> [axis.stride for axis in pool_axes("doc", 2, kernel_size=(2, 3))]
     [2, 3]
     """
     kernels = each_axis(where, "kernel_size", kernel_size, axes, 1)
     strides = kernels if stride is None else each_axis(where, "stride", stride, axes, 1)
-    paddings, dilations = each_axis(where, "padding", padding, axes, 0), each_axis(where, "dilation", dilation, axes, 1)
-    for kernel, pad in zip(kernels, paddings, strict=True):
-        if 2 * pad > kernel:
+    dilations = each_axis(where, "dilation", dilation, axes, 1)
+    paired = isinstance(padding, tuple | list) and any(isinstance(pad, tuple | list) for pad in padding)
+    befores = each_axis(where, "padding", [0 for _ in padding] if paired else padding, axes, 0)  # type: ignore[union-attr]
+    pairs = [each_axis(where, "padding", pad, 2, 0) for pad in (padding if paired else befores)]  # type: ignore[union-attr]
+    found = tuple(
+        PoolAxis(k, s, pair[0], d, pair[1]) for k, s, pair, d in zip(kernels, strides, pairs, dilations, strict=True)
+    )
+    for axis in found:
+        if not paired and 2 * axis.padding > axis.kernel:
             raise ValueError(
-                f"{where}: padding {pad} is more than half of kernel_size {kernel}; pad at most {kernel // 2}"
+                f"{where}: padding {axis.padding} is more than half of kernel_size {axis.kernel}; pad at most "
+                f"{axis.kernel // 2}"
             )
-    return tuple(PoolAxis(*options) for options in zip(kernels, strides, paddings, dilations, strict=True))
+        if max(axis.padding, axis.behind) >= axis.reach:
+            raise ValueError(f"{where}: padding {padding} reaches over a window of {axis.reach} positions; pad less")
+    return found
 
 
 def adaptive_sizes(where: str, axes: int, output_size: int | Sequence[int | None] | None) -> tuple[int | None, ...]:
@@ -223,13 +246,14 @@ def max_pool(
     x: Array,
     kernel_size: Sizes,
     stride: Sizes | None = None,
-    padding: Sizes = 0,
+    padding: Padding = 0,
     dilation: Sizes = 1,
     ceil_mode: bool = False,
 ) -> tuple[Array, Vjp]:
     """Largest value of each window of each channel; keeps one byte for each window and axis, and not ``x``.
 
-    x : (n, c, *), real floats    options : one number, or one for each spatial axis; stride is kernel_size by default
+    x : (n, c, *), real floats    options : one number, or one for each spatial axis; stride is kernel_size by default;
+        padding may be a pair (before, after) for an axis
     Returns y (n, c, *windows) and a pullback. As in torch padding never wins, the gradient goes to the first maximum
     of a window in reading order, and a NaN makes the maximum NaN; a window that holds padding only is -inf.
 
@@ -263,14 +287,16 @@ def avg_pool(
     x: Array,
     kernel_size: Sizes,
     stride: Sizes | None = None,
-    padding: Sizes = 0,
+    padding: Padding = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
+    dilation: Sizes = 1,
 ) -> tuple[Array, Vjp]:
     """Mean of each window of each channel; keeps shapes only.
 
-    x : (n, c, *), real floats    options : one number, or one for each spatial axis; stride is kernel_size by default
+    x : (n, c, *), real floats    options : one number, or one for each spatial axis; stride is kernel_size by default;
+        padding may be a pair (before, after) for an axis
     Returns y (n, c, *windows) and a pullback. As in torch the sum is divided by ``divisor_override`` where that is
     given, else by the positions of the window: in the padded input, or without ``count_include_pad`` in the input.
 
@@ -283,7 +309,7 @@ def avg_pool(
     ([[[2.0, 2.0]]], [[[0.5, 0.5, 0.5, 0.5]]])
     """
     xp = _check_input("avg_pool", x)
-    axes = pool_axes("avg_pool", x.ndim - 2, kernel_size, stride, padding)
+    axes = pool_axes("avg_pool", x.ndim - 2, kernel_size, stride, padding, dilation)
     check_divisor("avg_pool", divisor_override)
     sizes = _output_sizes("avg_pool", x, axes, ceil_mode)
     shapes = []

@@ -1,89 +1,23 @@
-"""Damaged files of every kind: a correct checkpoint or a CheckpointError comes out, in bounded memory.
+"""Damaged files of every format: a correct checkpoint or a CheckpointError comes out, in bounded time and memory.
 
-``GROWARRAY_FUZZ`` is the number of files for each kind, 100 by default.
+``GROWARRAY_FUZZ`` is the number of files of each format, 100 by default. ``python -m tests.checkpoint.fuzz`` makes many
+more, and ``tests/checkpoint/fuzz_atheris.py`` lets coverage guide them.
 """
 
-import io
 import os
 import tracemalloc
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from growarray.checkpoint import load_checkpoint
 from growarray.errors import CheckpointError
-from tests.checkpoint.files import (
-    EMPTY,
-    FLOATS,
-    SIX,
-    WEIGHT,
-    call,
-    entry,
-    field,
-    onnx,
-    ordered,
-    pickled,
-    safetensors,
-    simple_npz,
-    storage,
-    tensor,
-    tensor_proto,
-    torch_legacy,
-    torch_zip,
-    varint,
-)
+from tests.checkpoint import fuzz
+from tests.checkpoint.seeds import SEEDS, WRAPPED, outcome, read_everything, seed_of
 
 EXAMPLES = int(os.environ.get("GROWARRAY_FUZZ", "100"))
 LIMIT = 64 * 2**20
-
-NESTED = {
-    "model": ordered(
-        {"w": WEIGHT, "t": tensor(storage("0", 6), 1, (2, 2), (3, 1))}, {"_metadata": {"": {"version": 1}}}
-    ),
-    "p": call("torch._utils", "_rebuild_parameter", WEIGHT, True, EMPTY),
-    "rest": [1, -2.5, None, True, ("x", b"y"), {3: "z"}, call("torch", "Size", (2, 3))],
-}
-
-
-def legacy():
-    weight = tensor(storage("0", 6, "FloatStorage", None), 0, (2, 3), (3, 1))
-    half = tensor(storage("1", 4, "BFloat16Storage", ("v", 1, 2)), 0, (2,), (1,))
-    return torch_legacy({"w": weight, "h": half, "n": [1, "a"]}, {"0": (6, SIX), "1": (4, bytes(8))})
-
-
-def header():
-    return safetensors(
-        {"__metadata__": {"a": "b"}, "w": entry("F32", [2, 3], 0, 24), "h": entry("BF16", [2], 24, 28)}, SIX + bytes(4)
-    )
-
-
-def model():
-    node = field(1, field(4, b"Op") + field(5, field(1, b"a") + field(5, tensor_proto("c", [6], 1, field(9, SIX)))))
-    numbers = tensor_proto("n", [3], 7, field(7, b"".join(map(varint, (1, 300, 70000)))))
-    return onnx(
-        tensor_proto("w", [2, 3], 1, field(4, SIX)),
-        numbers,
-        tensor_proto("q", [3], 22, field(9, b"\x21\x03")),
-        graph=node,
-    )
-
-
-def compressed():
-    file = io.BytesIO()
-    np.savez_compressed(file, w=FLOATS, b=np.array([True, False]))
-    return file.getvalue()
-
-
-SEEDS = {
-    "torch-zip": torch_zip(NESTED, {"0": SIX}),
-    "torch-legacy": legacy(),
-    "safetensors": header(),
-    "onnx": model(),
-    "npz": simple_npz(w=FLOATS, i=np.arange(3)),
-    "npz-compressed": compressed(),
-}
+KINDS = [*SEEDS, *WRAPPED, "index"]
 
 
 @st.composite
@@ -110,43 +44,19 @@ def damaged(draw, data):
     return bytes(out[: draw(st.integers(0, len(out)))] if draw(st.integers(0, 7)) == 0 else out)
 
 
-def read_everything(data):
-    """Load and read all; what loads can be used."""
-    checkpoint = load_checkpoint(io.BytesIO(data))
-    tree = checkpoint.tree
-    arrays = dict(checkpoint)
-    assert [array.size for array in arrays.values()] == [stored.size for stored in checkpoint.stored.values()]
-    assert all(type(array) is np.ndarray for array in arrays.values())
-    assert str(checkpoint).isascii() or tree is not None
-    return arrays
-
-
-WRAPPED = {"torch-zip-pickle": (pickled(NESTED), lambda data: torch_zip(data, {"0": SIX}))}
-"""Parts that are damaged before the checksums of the file around them are made."""
-
-
-def refusal(data):
-    """The message, or that there was none; no other exception may leave the library."""
-    try:
-        read_everything(data)
-    except CheckpointError as error:
-        return str(error)
-    return "loaded"
-
-
 @pytest.mark.parametrize("kind", SEEDS)
 def test_seeds_load(kind):
     assert len(read_everything(SEEDS[kind])) >= 2
 
 
-@pytest.mark.parametrize("kind", [*SEEDS, *WRAPPED])
-def test_damaged_files(kind):
-    seed, wrap = WRAPPED[kind] if kind in WRAPPED else (SEEDS[kind], bytes)
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_files(kind, tmp_path):
+    seed, wrap = seed_of(kind)
 
     @settings(max_examples=EXAMPLES, deadline=2000, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(damaged(seed))
     def check(data):
-        assert refusal(wrap(data)).startswith(("<BytesIO>: ", "loaded"))
+        assert outcome(kind, wrap(data), tmp_path) in ("refused", "loaded")
 
     tracemalloc.start()
     try:
@@ -155,6 +65,18 @@ def test_damaged_files(kind):
     finally:
         tracemalloc.stop()
     assert peak < LIMIT, f"peak of {peak / 2**20:.0f} MiB"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_seeded_runs(kind, tmp_path):
+    counts = fuzz.run(kind, files=2 * EXAMPLES, seed=1, folder=tmp_path)
+    assert sum(counts.values()) == 2 * EXAMPLES
+    assert counts["refused"] > 0
+
+
+def test_a_seed_gives_the_same_file_again():
+    one, again, other = (fuzz.damaged("torch-zip", seed, 7) for seed in (1, 1, 2))
+    assert one == again != other
 
 
 @pytest.mark.parametrize("kind", ["torch-zip", "npz"])

@@ -14,10 +14,15 @@ import numpy as np
 import pytest
 
 import growarray
+from growarray.checkpoint import from_onnx
 from growarray.errors import CheckpointError
+from growarray.nn import Graph
+from growarray.testing import check_vjp
 from tests.corpus.case import EXPECT, FIELDS, FOLDER, GRAPH_FIELDS, KINDS, Expected, all_cases, stage
 
 CASES = list(all_cases())
+GRAPHS = [case for case in CASES if case["kind"] == "onnx" and (case.get("io_npz") or case.get("graph_expect"))]
+RUNNING = [case for case in GRAPHS if case.get("io_npz")]
 SECONDS = 1.0
 MEBIBYTES = 64
 
@@ -112,6 +117,67 @@ def check_sharing(entry: dict[str, Any], checkpoint: growarray.Checkpoint) -> No
     assert {frozenset(group) for group in checkpoint.tied} >= wanted
 
 
+@pytest.mark.parametrize("entry", GRAPHS, ids=lambda entry: entry["file"])
+def test_graphs(entry: dict[str, Any], tmp_path: Path, memory: None) -> None:
+    path, start = stage(entry, tmp_path), time.perf_counter()
+    if entry.get("graph_expect") == "refuse":
+        with pytest.raises(CheckpointError) as caught:
+            from_onnx(path)
+        message = str(caught.value).replace(str(path), "FILE")
+        assert message.isprintable()
+        assert any(name.lower() in message.lower() for name in entry.get("names", ["FILE"])), message
+    else:
+        network = from_onnx(path)
+        if entry.get("io_npz"):
+            check_outputs(entry, network)
+    assert time.perf_counter() - start < SECONDS
+
+
+def inputs_and_outputs(entry: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arrays that onnxruntime was given, and those that it gave."""
+    with np.load(FOLDER / entry["io_npz"]) as file:
+        arrays = {key: file[key] for key in file.files}
+    given = {key[3:]: value for key, value in arrays.items() if key.startswith("in.")}
+    return given, {key[4:]: value for key, value in arrays.items() if key.startswith("out.")}
+
+
+def check_outputs(entry: dict[str, Any], network: Graph) -> None:
+    """To the tolerance of the case, and to 1e-5 of the largest output."""
+    given, wanted = inputs_and_outputs(entry)
+    found = network.run(given)
+    assert list(found) == list(network.outputs)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=entry["rtol"], atol=entry["atol"])
+        assert np.abs(found[name] - value).max() <= 1e-5 * max(1.0, np.abs(value).max())
+
+
+@pytest.mark.parametrize("entry", RUNNING, ids=lambda entry: entry["file"])
+def test_gradients_of_graphs(entry: dict[str, Any]) -> None:
+    """Along a random direction of each input and each parameter."""
+    network, rng = from_onnx(FOLDER / entry["file"], dtype="float64"), np.random.default_rng(0)
+    given, _ = inputs_and_outputs(entry)
+    parameters = network.parameters()
+    inputs = [np.asarray(given[name], np.float64) for name in network.inputs]
+    starts = [*inputs, *(p.data for p in parameters)]
+    ways = [rng.standard_normal(array.shape) / np.sqrt(max(array.size, 1)) for array in starts]
+
+    def along(steps: Any) -> Any:
+        moved = [array + step * way for array, step, way in zip(starts, steps, ways, strict=True)]
+        for parameter, value in zip(parameters, moved[len(inputs) :], strict=True):
+            parameter.data = value
+        y, back = network.vjp(*moved[: len(inputs)])
+
+        def pullback(dy: Any) -> Any:
+            network.zero_grad()
+            found = back(dy)
+            gradients = [*(found if len(inputs) > 1 else (found,)), *(p.grad for p in parameters)]
+            return np.array([np.sum(g * way) for g, way in zip(gradients, ways, strict=True)])
+
+        return y, pullback
+
+    check_vjp(along, np.zeros(len(starts)))
+
+
 def files() -> dict[Path, int]:
     """Every file of the corpus, and when it was last changed."""
     return {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*")}
@@ -122,4 +188,7 @@ def test_nothing_is_written_into_the_folder() -> None:
     for entry in CASES:
         with suppress(CheckpointError):
             growarray.load_checkpoint(FOLDER / entry["file"])
+    for entry in GRAPHS:
+        with suppress(CheckpointError):
+            from_onnx(FOLDER / entry["file"])
     assert files() == before

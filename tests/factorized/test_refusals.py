@@ -29,7 +29,11 @@ each_format = pytest.mark.parametrize("name", FORMATS)
         ({"groups": 3}, ShapeError, "in_channels=4 does not divide into groups=3"),
         ({"in_channels": 3, "groups": 3}, ShapeError, "out_channels=4 does not divide into groups=3"),
         ({"groups": 0}, ValueError, "groups must be at least 1"),
-        ({"factorization": "parafac"}, ValueError, "unknown factorization 'parafac'; expected one of CP, Dense, TT"),
+        (
+            {"factorization": "parafac"},
+            ValueError,
+            "unknown factorization 'parafac'; expected one of BlockTT, CP, Dense",
+        ),
         ({"factorization": None}, ValueError, "unknown factorization None"),
         ({"rank": 0}, ValueError, "rank 0, expected at least 1"),
         ({"rank": -2}, ValueError, "expected at least 1"),

@@ -275,9 +275,9 @@ def test_parts_that_do_not_fit_are_refused(make: Any, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["cpp", "", 3], ids=str)
 def test_an_unknown_format_is_refused_with_those_that_exist(name: Any) -> None:
-    with pytest.raises(ValueError, match=r"unknown factorization .*expected one of CP, Dense, TT, Tucker"):
+    with pytest.raises(ValueError, match=r"unknown factorization .*expected one of BlockTT, CP, Dense, TT, Tucker"):
         FactorizedTensor.new((3, 2), 1, name)
-    assert formats() == ("CP", "Dense", "TT", "Tucker")
+    assert formats() == ("BlockTT", "CP", "Dense", "TT", "Tucker")
 
 
 def test_a_class_makes_tensors_of_its_own_format() -> None:

@@ -9,18 +9,19 @@ import numpy as np
 
 from growarray import nn
 from growarray.growing import norm as growing
-from growarray.nn.module import Module
+from growarray.nn.module import Module, Parameter
 
 F64 = np.float64
 
 
 @dataclass(frozen=True)
 class Example:
-    """A layer, the shape of an input it takes, and the shape of what it gives."""
+    """A layer, the shape of an input it takes, and the shape of what it gives; some take positive numbers only."""
 
     build: Callable[[], Module]
     shape: tuple[int, ...]
     output: tuple[int, ...]
+    positive: bool = False
 
 
 def rng() -> np.random.Generator:
@@ -38,6 +39,79 @@ def conv(build: Callable[..., Module], shape: tuple[int, ...], output: tuple[int
 def same(build: Callable[[], Module], *shape: int) -> Example:
     return Example(build, shape, shape)
 
+
+def trained(*shape: int) -> Parameter:
+    return Parameter(1.0 + 0.1 * rng().standard_normal(shape))
+
+
+def residual() -> nn.Graph:
+    """``y = W x + c * relu(W x)`` with an array beside its modules."""
+    nodes = [
+        nn.Node("fc", linear(4, 3), ("x",), "h"),
+        nn.Node("act", nn.ReLU(), ("h",), "a"),
+        nn.Node("scale", nn.Mul(trained(3)), ("a",), "s"),
+        nn.Node("sum", nn.Add(), ("h", "s"), "y"),
+    ]
+    return nn.Graph(nodes, ["x"], ["y"])
+
+
+NEW: dict[str, Example] = {
+    "Graph": Example(residual, (5, 4), (5, 3)),
+    "Add-trained": Example(lambda: nn.Add(trained(4, 1)), (3, 1, 2), (3, 4, 2)),
+    "Add-number": same(lambda: nn.Add(0.5), 3, 4),
+    "Sub-reverse": same(lambda: nn.Sub(trained(4), reverse=True), 3, 4),
+    "Mul-trained": Example(lambda: nn.Mul(trained(2, 1, 4)), (3, 4), (2, 3, 4)),
+    "Div-trained": same(lambda: nn.Div(trained(4)), 3, 4),
+    "MatMul-trained": Example(lambda: nn.MatMul(trained(4, 2)), (2, 3, 4), (2, 3, 2)),
+    "MatMul-reverse": Example(lambda: nn.MatMul(trained(5, 3), reverse=True), (2, 3, 4), (2, 5, 4)),
+    "MatMul-vector": Example(lambda: nn.MatMul(trained(4)), (3, 4), (3,)),
+    "Concat": same(lambda: nn.Concat(-1), 3, 4),
+    "Reshape": Example(lambda: nn.Reshape((0, -1, 2)), (3, 2, 4), (3, 4, 2)),
+    "Reshape-zero": Example(lambda: nn.Reshape((0, 5), allow_zero=True), (5, 0), (0, 5)),
+    "Transpose": Example(lambda: nn.Transpose((1, 2, 0)), (2, 3, 4), (3, 4, 2)),
+    "Transpose-reverse": Example(nn.Transpose, (2, 3, 4), (4, 3, 2)),
+    "Squeeze": Example(lambda: nn.Squeeze((-2,)), (1, 3, 1, 2), (1, 3, 2)),
+    "Squeeze-all": Example(nn.Squeeze, (1, 3, 1, 2), (3, 2)),
+    "Unsqueeze": Example(lambda: nn.Unsqueeze((0, -1)), (3, 2), (1, 3, 2, 1)),
+    "Slice": Example(lambda: nn.Slice((1, -1), (9, -5), (0, 2), (1, -2)), (3, 2, 4), (2, 2, 2)),
+    "Slice-empty": Example(lambda: nn.Slice((2,), (1,)), (3, 2), (0, 2)),
+    "Gather": Example(lambda: nn.Gather((-1, 0, -1), 1), (2, 3, 2), (2, 3, 2)),
+    "Gather-number": Example(lambda: nn.Gather(-1, -1), (2, 3), (2,)),
+    "Pad": Example(lambda: nn.Pad(((1, 0), (0, 2)), value=0.5), (2, 3, 2), (2, 4, 4)),
+    "Pad-cut": Example(lambda: nn.Pad(((-1, 2), (-1, -1))), (3, 4), (4, 2)),
+    "Pad-reflect": Example(lambda: nn.Pad(((2, 1),), "reflect"), (2, 3), (2, 6)),
+    "Pad-edge": Example(lambda: nn.Pad(((2, 0), (0, 4)), "edge"), (3, 2), (5, 6)),
+    "Pad-wrap": Example(lambda: nn.Pad(((3, 1),), "wrap"), (2, 3), (2, 7)),
+    "Pad-nothing": same(lambda: nn.Pad(((0, 0),), "edge"), 2, 3),
+    "ReduceMean": Example(lambda: nn.ReduceMean((0, -1)), (2, 3, 4), (1, 3, 1)),
+    "ReduceMean-all": Example(lambda: nn.ReduceMean(keepdims=False), (2, 3), ()),
+    "Clip": same(lambda: nn.Clip(-0.4, 0.6), 3, 4),
+    "Clip-low": same(lambda: nn.Clip(0.1), 3, 4),
+    "Clip-free": same(nn.Clip, 3, 4),
+    "Cast": same(lambda: nn.Cast("float64"), 3, 4),
+    "Abs": same(nn.Abs, 3, 4),
+    "Neg": same(nn.Neg, 3, 4),
+    "Exp": same(nn.Exp, 3, 4),
+    "Log": Example(nn.Log, (3, 4), (3, 4), positive=True),
+    "Sqrt": Example(nn.Sqrt, (3, 4), (3, 4), positive=True),
+    "Reciprocal": Example(nn.Reciprocal, (3, 4), (3, 4), positive=True),
+    "Erf": same(nn.Erf, 3, 4),
+    "Softsign": same(nn.Softsign, 3, 4),
+    "Mish": same(nn.Mish, 3, 4),
+    "Pow": same(lambda: nn.Pow(3.0), 3, 4),
+    "Pow-square": same(lambda: nn.Pow(2.0), 3, 4),
+    "HardSigmoid": same(lambda: nn.HardSigmoid(0.3, 0.4), 3, 4),
+    "HardSwish": same(nn.HardSwish, 3, 4),
+    "PReLU": same(lambda: nn.PReLU(3, dtype=F64), 2, 3, 2),
+    "PReLU-one": same(lambda: nn.PReLU(dtype=F64), 2, 3, 2),
+    "PReLU-last": same(lambda: nn.PReLU(2, axis=-1, dtype=F64), 2, 3, 2),
+    "MaxPool2d-pairs": Example(lambda: nn.MaxPool2d(3, 2, ((0, 2), (2, 1))), (1, 2, 4, 5), (1, 2, 2, 3)),
+    "AvgPool2d-pairs": Example(
+        lambda: nn.AvgPool2d(2, 1, ((0, 1), (1, 0)), count_include_pad=False, dilation=(1, 2)),
+        (1, 2, 3, 4),
+        (1, 2, 3, 3),
+    ),
+}
 
 EXAMPLES: dict[str, Example] = {
     "Linear": Example(lambda: linear(4, 3), (5, 4), (5, 3)),
@@ -101,6 +175,7 @@ EXAMPLES: dict[str, Example] = {
     "ConvTransposeNd": conv(lambda **kw: nn.ConvTransposeNd(4, 1, 2, 2, **kw), (1, 1, 1, 2, 1, 1), (1, 2, 2, 3, 2, 2)),
     "Flatten": Example(nn.Flatten, (2, 3, 4), (2, 12)),
     "Flatten-inner": Example(lambda: nn.Flatten(0, 1), (2, 3, 4), (6, 4)),
+    **NEW,
     "Sequential": Example(
         lambda: nn.Sequential(linear(4, 3), nn.BatchNorm1d(3, dtype=F64), nn.Tanh(), linear(3, 2)), (5, 4), (5, 2)
     ),

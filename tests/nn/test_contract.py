@@ -26,9 +26,10 @@ def make(example: Example, library: Library = LIBRARIES["numpy"]) -> tuple[Modul
     for parameter in layer.parameters():
         parameter.data = parameter.data + 0.3 * rng.standard_normal(parameter.shape)
     library.adopt(layer)
+    x = rng.standard_normal(example.shape)
     return (
         layer,
-        library.asarray(rng.standard_normal(example.shape)),
+        library.asarray(np.abs(x) + 0.2 if example.positive else x),
         library.asarray(rng.standard_normal(example.output)),
     )
 

@@ -12,7 +12,7 @@ from growarray.backend import device_of, to_device, to_numpy
 from growarray.errors import DeviceError, ShapeError
 from growarray.nn.module import Module, Parameter
 from growarray.testing import assert_close
-from tests.conftest import Library, frozen
+from tests.conftest import Library
 
 
 def parameter(xp: Library) -> Parameter:
@@ -97,47 +97,6 @@ def test_train_and_eval_reach_every_module() -> None:
     assert [m.training for m in tree.modules()] == [False] * 4
     assert tree.neighbour.training  # type: ignore[attr-defined]
     assert all(m.training for m in tree.train().modules())
-
-
-def test_load_state_dict_reports_what_does_not_fit() -> None:
-    layer = nn.Linear(3, 2, dtype=np.float64)
-    report = layer.load_state_dict({"weight": np.ones((2, 4)), "other": np.ones(1)}, strict=False)
-    assert report
-    assert report.missing == ("bias",)
-    assert report.unexpected == ("other",)
-    assert report.misshapen == ("weight has shape (2, 4), expected (2, 3)",)
-    assert str(report) == "missing: bias; unexpected: other; misshapen: weight has shape (2, 4), expected (2, 3)"
-
-
-@pytest.mark.parametrize(
-    ("state", "error", "message"),
-    [
-        pytest.param({"weight": np.ones((2, 3))}, KeyError, "missing: bias", id="missing"),
-        pytest.param(
-            {"weight": np.ones((2, 3)), "bias": np.ones(2), "x": np.ones(1)}, KeyError, "unexpected: x", id="unexpected"
-        ),
-        pytest.param(
-            {"weight": np.ones((2, 3)), "bias": np.ones(3)}, ShapeError, r"bias has shape \(3,\)", id="misshapen"
-        ),
-    ],
-)
-def test_strict_loading_raises_before_any_change(state: Any, error: type[Exception], message: str) -> None:
-    layer = nn.Linear(3, 2)
-    before = layer.state_dict()
-    with pytest.raises(error, match=message):
-        layer.load_state_dict(state)
-    for name, value in layer.state_dict().items():
-        assert np.array_equal(value, before[name])
-
-
-def test_lax_loading_takes_what_fits_in_the_layer_s_dtype() -> None:
-    layer = nn.Linear(3, 2)
-    source = frozen([5.0, 6.0])
-    layer.load_state_dict({"bias": source, "weight": np.ones(1)}, strict=False)
-    assert layer.bias is not None
-    assert layer.bias.data.tolist() == [5.0, 6.0]
-    assert layer.bias.data.dtype == np.float32
-    assert not np.shares_memory(layer.bias.data, source)
 
 
 def test_the_default_slope_is_numeric_and_leaves_gradients_alone() -> None:

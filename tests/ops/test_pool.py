@@ -317,6 +317,11 @@ X = np.ones((1, 2, 4, 5))
             id="padding-half",
         ),
         pytest.param(lambda: avg_pool(X, 3, padding=2), ValueError, "padding 2 is more .* at most 1", id="padding-odd"),
+        pytest.param(
+            lambda: max_pool(X, 3, padding=((0, 3), 1)), ValueError, "reaches over a window of 3 positions", id="pair"
+        ),
+        pytest.param(lambda: max_pool(X, 3, padding=((0, 1),)), ValueError, "padding has 1 entries for 2", id="pairs"),
+        pytest.param(lambda: avg_pool(X, 3, padding=((0, -1), 0)), ValueError, "must be at least 0", id="pair-sign"),
         pytest.param(lambda: max_pool(X, 2, dilation=0), ValueError, "dilation must be at least 1", id="dilation"),
         pytest.param(lambda: max_pool(X, 2.0), TypeError, "one whole number, or one for each", id="float"),
         pytest.param(lambda: max_pool(X, True), TypeError, "kernel_size must be one whole number", id="bool"),
@@ -340,3 +345,31 @@ X = np.ones((1, 2, 4, 5))
 def test_wrong_input_is_named(call: Callable[[], Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("include", [False, True], ids=["input-alone", "with-padding"])
+@given(
+    st.integers(1, 3), st.integers(1, 3), st.integers(1, 2), st.integers(0, 2), st.integers(0, 2), st.booleans(),
+    st.integers(5, 9),
+)  # fmt: skip
+def test_uneven_padding_and_dilation_are_those_of_a_padded_input(
+    include: bool, kernel: int, stride: int, dilation: int, before: int, after: int, ceil: bool, size: int
+) -> None:
+    """Each window by itself, in the input between its two paddings."""
+    reach = dilation * (kernel - 1) + 1
+    before, after = min(before, reach - 1), min(after, reach - 1)
+    x = np.random.default_rng(size).standard_normal((1, 1, size))
+    options = {"stride": stride, "padding": ((before, after),), "dilation": dilation, "ceil_mode": ceil}
+    largest, mean = max_pool(x, kernel, **options)[0], avg_pool(x, kernel, **options, count_include_pad=include)[0]
+    starts = range(-before, size + (after - reach + 1 if not ceil else 0), stride)
+    if ceil:  # a last window may hang over the padding, if it starts in the input
+        last = -(-(size + before + after - reach) // stride) * stride - before
+        starts = range(-before, min(last, size - 1) + 1, stride)
+    assert largest.shape == mean.shape == (1, 1, len(starts))
+    for i, start in enumerate(starts):
+        places = [start + k * dilation for k in range(kernel)]
+        inside = [place for place in places if 0 <= place < size]
+        padded = [place for place in places if -before <= place < size + after]
+        values = x[0, 0, inside]
+        assert largest[0, 0, i] == (values.max() if inside else -np.inf)
+        assert mean[0, 0, i] == pytest.approx(values.sum() / max(len(padded if include else inside), 1))

@@ -1,0 +1,274 @@
+"""The graph of an ONNX model as plain records: nodes with checked attributes, inputs, outputs, opset.
+
+Field numbers are those of ``onnx.proto`` (IR version 13). The tensors have been checked by
+:mod:`growarray.checkpoint.onnx_file` before.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+from growarray.checkpoint.beside import Beside
+from growarray.checkpoint.limits import Limits
+from growarray.checkpoint.onnx_file import read_onnx
+from growarray.checkpoint.onnx_tensor import read_tensor_fields, stored_tensor
+from growarray.checkpoint.protobuf import BYTES, FIXED32, VARINT, Field, Wire, count_varints, decode_varints
+from growarray.checkpoint.refusal import Malformed, at, quote
+from growarray.checkpoint.source import Source
+from growarray.checkpoint.tensor import StoredTensor
+
+__all__ = ["Model", "OpNode", "ValueInfo", "read_model"]
+
+_KINDS = {  # AttributeProto.type: what it holds, and the field that has it
+    1: ("float", 2),
+    2: ("int", 3),
+    3: ("string", 4),
+    4: ("tensor", 5),
+    5: ("graph", 6),
+    6: ("floats", 7),
+    7: ("ints", 8),
+    8: ("strings", 9),
+    9: ("tensors", 10),
+    10: ("graphs", 11),
+    11: ("sparse_tensor", 22),
+    12: ("sparse_tensors", 23),
+    13: ("type_proto", 14),
+    14: ("type_protos", 15),
+}
+_BY_FIELD = {number: kind for kind, number in _KINDS.values()}
+
+
+@dataclass(frozen=True)
+class ValueInfo:
+    """A graph input or output: its element type (0 where it is no tensor), and its axes: numbers, or names."""
+
+    name: str
+    element: int = 0
+    shape: tuple[int | str, ...] | None = None
+
+
+@dataclass
+class OpNode:
+    """One node: ``attributes`` maps a name to its kind and value; ``asked`` are those that were looked at."""
+
+    op: str = ""
+    domain: str = ""
+    name: str = ""
+    index: int = 0
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    attributes: dict[str, tuple[str, Any]] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
+
+    @property
+    def place(self) -> str:
+        """The node in a message: its operator, and its name or number."""
+        name = quote(self.name) if self.name else f"number {self.index}"
+        return f"operator {quote(self.op)} (node {name})"
+
+    def get(self, name: str, kind: str, default: Any = None) -> Any:
+        """The value of an attribute. Raises Malformed where it is of another kind."""
+        self.asked.add(name)
+        if name not in self.attributes:
+            return default
+        found, value = self.attributes[name]
+        if found != kind:
+            raise Malformed(f"attribute {quote(name)} is of the kind {found}, expected {kind}")
+        return value
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """An integer attribute that is 0 or 1."""
+        value = self.get(name, "int", int(default))
+        if value not in (0, 1):
+            raise Malformed(f"attribute {quote(name)} is {quote(value)}, expected 0 or 1")
+        return bool(value)
+
+    def refuse_others(self) -> None:
+        """Raise Malformed for an attribute that nobody asked for."""
+        others = sorted(set(self.attributes) - self.asked)
+        if others:
+            raise Malformed(f"attribute {quote(others[0])} is not supported")
+
+
+@dataclass
+class Model:
+    """What a network is built from; ``functions`` are pairs of domain and name that the model defines itself."""
+
+    opset: dict[str, int] = field(default_factory=dict)
+    initializers: dict[str, StoredTensor] = field(default_factory=dict)
+    inputs: list[ValueInfo] = field(default_factory=list)
+    outputs: list[ValueInfo] = field(default_factory=list)
+    nodes: list[OpNode] = field(default_factory=list)
+    functions: set[tuple[str, str]] = field(default_factory=set)
+
+
+def read_model(source: Source, limits: Limits, beside: Beside) -> Model:
+    """The graph of a model. Raises Malformed for what :func:`read_onnx` refuses, and for fields of the wrong type."""
+    contents = read_onnx(source, limits, beside)
+    model = _Parser(source, limits, beside).model()
+    model.opset, model.initializers = contents.metadata["opset"], contents.flat()
+    return model
+
+
+class _Parser:
+    """Walks through one model once more, now for its nodes; every object is counted before it is made."""
+
+    def __init__(self, source: Source, limits: Limits, beside: Beside) -> None:
+        self.source, self.limits, self.beside = source, limits, beside
+        self.wire = Wire(source.view, limits.steps)
+        self.memory = limits.memory + source.size
+
+    def _count(self, nbytes: int) -> None:
+        self.memory -= nbytes
+        if self.memory < 0:
+            raise Malformed(f"graph needs more than {self.limits.memory} bytes and the file's size (Limits.memory)")
+
+    def _text(self, part: Field) -> str:
+        self._count(100 + part.end - part.start)
+        return self.wire.text(part, self.limits.string)
+
+    def model(self) -> Model:
+        """``ModelProto``: its graph and its functions."""
+        found = Model()
+        for part in self.wire.fields(0, len(self.wire.data)):
+            if part.number == 7:
+                self._graph(part, found)
+            elif part.number == 25:
+                found.functions.add(self._function(part))
+        return found
+
+    def _graph(self, message: Field, found: Model) -> None:
+        for part in self.wire.fields(message.start, message.end):
+            if part.number == 1:
+                found.nodes.append(self._node(part, len(found.nodes)))
+            elif part.number in (11, 12):
+                (found.inputs if part.number == 11 else found.outputs).append(self._value_info(part))
+
+    def _function(self, message: Field) -> tuple[str, str]:
+        """Domain and name of a ``FunctionProto``."""
+        both = {1: "", 10: ""}
+        for part in self.wire.fields(message.start, message.end):
+            if part.number in both:
+                both[part.number] = self._text(part)
+        return both[10], both[1]
+
+    def _node(self, message: Field, index: int) -> OpNode:
+        self._count(2000)
+        node = OpNode(index=index)
+        for part in self.wire.fields(self.wire.expect(message, BYTES).start, message.end):
+            if part.number in (1, 2):
+                (node.inputs if part.number == 1 else node.outputs).append(self._text(part))
+            elif part.number == 3:
+                node.name = self._text(part)
+            elif part.number == 4:
+                node.op = self._text(part)
+            elif part.number == 7:
+                node.domain = self._text(part)
+            elif part.number == 5:
+                with at(node.place):
+                    name, kind, value = self._attribute(part)
+                    if name in node.attributes:
+                        raise Malformed(f"attribute {quote(name)} is there twice")
+                    node.attributes[name] = (kind, value)
+        return node
+
+    def _attribute(self, message: Field) -> tuple[str, str, Any]:
+        """Name, kind and value of an ``AttributeProto``; the value of a kind that no operator here takes is None."""
+        self._count(500)
+        name, declared, found, values = "", 0, "", []
+        for part in self.wire.fields(self.wire.expect(message, BYTES).start, message.end):
+            if part.number == 1:
+                name = self._text(part)
+            elif part.number == 20:
+                declared = self.wire.expect(part, VARINT).value
+            elif part.number == 21:
+                raise Malformed(
+                    f"refers to the attribute {quote(self._text(part))} of a function, which is not supported"
+                )
+            elif part.number in _BY_FIELD:
+                kind = _BY_FIELD[part.number]
+                if found not in ("", kind) or (found == kind and not kind.endswith("s")):
+                    raise Malformed(f"attribute {quote(name)} has two values")
+                found = kind
+                values.extend(self._values(part, kind))
+        expected = _KINDS.get(declared, (found, 0))[0]  # writers of IR 1 and 2 leave the type out
+        if found not in ("", expected):
+            raise Malformed(f"attribute {quote(name)} has a value of the kind {found}, its type says {expected}")
+        if expected.endswith("s"):
+            return name, expected, values
+        if not found:
+            values = [{"int": 0, "float": 0.0, "string": ""}.get(expected)]  # proto3 leaves defaults out
+        return name, expected, values[0]
+
+    def _values(self, part: Field, kind: str) -> list[Any]:
+        if kind in ("int", "ints"):
+            return self._integers(part, kind)
+        if kind in ("float", "floats"):
+            if part.wire != BYTES or kind == "float":
+                self.wire.expect(part, FIXED32)
+            size = part.end - part.start
+            if size % 4:
+                raise Malformed(f"byte {part.start}: {size} bytes of 4-byte numbers")
+            self._count(8 * size)
+            return list(struct.unpack(f"<{size // 4}f", self.wire.data[part.start : part.end]))
+        if kind in ("string", "strings"):
+            return [self._text(part)]
+        if kind == "tensor":
+            self._count(1000)
+            fields = read_tensor_fields(self.wire, part, self.limits)
+            if fields.has_strings:
+                return [None]
+            return [stored_tensor(self.source, fields, self.beside)]
+        return [None]
+
+    def _integers(self, part: Field, kind: str) -> list[int]:
+        if part.wire == BYTES and kind == "ints":
+            data = self.wire.data[part.start : part.end]
+            count = count_varints(data)
+            self._count(50 * count)
+            numbers: list[int] = decode_varints(data, count).tolist()
+            return numbers
+        value = self.wire.expect(part, VARINT).value
+        self._count(50)
+        return [value - 2**64 if value >= 2**63 else value]
+
+    def _value_info(self, message: Field) -> ValueInfo:
+        """``ValueInfoProto``: name, and the element type and shape of a tensor."""
+        self._count(500)
+        name, element, shape = "", 0, None
+        for part in self.wire.fields(self.wire.expect(message, BYTES).start, message.end):
+            if part.number == 1:
+                name = self._text(part)
+            elif part.number == 2:
+                for kind in self.wire.fields(self.wire.expect(part, BYTES).start, part.end):
+                    if kind.number == 1:  # tensor_type, not a sequence, a map, an optional or a sparse tensor
+                        element, shape = self._tensor_type(kind)
+        return ValueInfo(name, element, shape)
+
+    def _tensor_type(self, message: Field) -> tuple[int, tuple[int | str, ...] | None]:
+        element, shape = 0, None
+        for part in self.wire.fields(self.wire.expect(message, BYTES).start, message.end):
+            if part.number == 1:
+                element = self.wire.expect(part, VARINT).value
+            elif part.number == 2:
+                dims = self.wire.fields(self.wire.expect(part, BYTES).start, part.end)
+                shape = tuple(self._dim(dim, i) for i, dim in enumerate(dims))
+        return element, shape
+
+    def _dim(self, message: Field, place: int) -> int | str:
+        """The size of an axis, or a name for one that is not known."""
+        self._count(200)
+        if place >= 64:
+            raise Malformed("a graph input or output has more than 64 axes")
+        found: int | str = ""
+        for part in self.wire.fields(self.wire.expect(message, BYTES).start, message.end):
+            if part.number == 1:
+                value = self.wire.expect(part, VARINT).value
+                if value >= 2**63:
+                    value = 0
+                found = value if value > 0 else ""
+            elif part.number == 2:
+                found = self._text(part) if part.end - part.start <= 64 else ""
+        return found

@@ -1,0 +1,231 @@
+"""``growarray compress``: factorize the layers of a network, or the tensors of a file of weights, under a budget."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from growarray.backend import to_numpy
+from growarray.checkpoint import Checkpoint, load_checkpoint, save_safetensors
+from growarray.checkpoint.inspect import inspect
+from growarray.checkpoint.onnx_export import to_onnx
+from growarray.checkpoint.onnx_import import from_onnx
+from growarray.checkpoint.report import printable
+from growarray.cli.compress_picture import draw
+from growarray.cli.compress_weights import Weights
+from growarray.cli.files import plain_errors
+from growarray.cli.save import check_writable
+from growarray.errors import DataError
+from growarray.networks import Compression, write_atomically
+from growarray.networks.compress import compress as compress_network
+from growarray.nn.module import Module
+
+__all__ = ["compress"]
+
+_WEIGHTS, _GRAPH, _REPORT, _PICTURE = "compressed.safetensors", "compressed.onnx", "report.json", "tradeoff.png"
+_FORMATS = ("cp", "tucker", "tt")
+
+Texts = list[str] | None
+
+
+def compress(
+    file: Annotated[Path, typer.Argument(help="an ONNX graph, or torch, safetensors or .npz weights")],
+    budget: Annotated[str, typer.Option(help="0.5 or 50% of the dense cost, or the cost itself as a whole number")],
+    by: Annotated[str, typer.Option(help="parameters, flops or time (microseconds, predicted)")] = "parameters",
+    formats: Annotated[Texts, typer.Option("--format", help="cp, tucker or tt; again for another; all of them")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help=".npy with inputs (n, ...), or .npz with one array for each input of the graph")
+    ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option(help="3,32,32 or, with the batch, 1,3,32,32: of the graph's input")
+    ] = None,
+    keep: Annotated[Texts, typer.Option(help="a layer that stays dense; again for another")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="also time the layers, dense and factorized")] = False,
+    output: Annotated[Path | None, typer.Option(help="folder to write into; without it nothing is written")] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace what an earlier run wrote there")] = False,
+    seed: Annotated[int, typer.Option(help="of what is drawn at random", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="show JSON in place of the table")] = False,
+) -> None:
+    """Factorize convolutions and linear layers where a budget is spent best, and show what it costs in accuracy."""
+    with plain_errors("compress"):
+        options: dict[str, Any] = {
+            "budget": _budget(budget), "by": by, "formats": formats or _FORMATS, "keep": keep or (),
+            "measure": measure, "rng": np.random.default_rng(seed),
+        }  # fmt: skip
+        checkpoint = load_checkpoint(file)
+        graph = checkpoint.kind == "onnx"
+        if output is not None:
+            _folder(output, force)
+        found, state, shapes = (
+            _graph(file, options, calibration, input_shape)
+            if graph
+            else _weights(checkpoint, options, calibration, input_shape)
+        )
+        typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else _printable_lines(str(found)))
+        if output is not None:
+            names = _write(output, found, state, shapes)
+            typer.echo(f"written into {output}: {', '.join(names)}", err=as_json)
+
+
+def _printable_lines(text: str) -> str:
+    """Lines whose names, which come from a file, cannot move the cursor."""
+    return "\n".join(map(printable, text.splitlines()))
+
+
+def _budget(text: str) -> float:
+    """A share, from a number with a point or a percent sign; else a whole number."""
+    number = text.strip().removesuffix("%")
+    try:
+        value = int(number) if number.replace("_", "").isdecimal() and "%" not in text else float(number)
+    except ValueError:
+        value = -1.0
+    if "%" in text:
+        value = float(value) / 100.0
+    if not (value > 0 and (isinstance(value, int) or value <= 1.0)):
+        raise ValueError(
+            f"--budget {text}: expected a fraction such as 0.5 or 50%, or a whole number of parameters, FLOPs or "
+            "microseconds"
+        )
+    return value
+
+
+def _folder(output: Path, force: bool) -> None:
+    """Make the folder, and see that files can be written and none is replaced by accident."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"--output {output}: expected a folder ({error.strerror}); name another one") from error
+    check_writable(output)
+    there = [name for name in (_WEIGHTS, _GRAPH, _REPORT, _PICTURE) if (output / name).exists()]
+    if there and not force:
+        raise FileExistsError(f"--output {output}: holds {', '.join(there)}; name another folder, or add --force")
+
+
+def _compressed(network: Module, options: Mapping[str, Any]) -> Compression:
+    """The library's own errors already begin with the name of the command."""
+    try:
+        return compress_network(network, **options)
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix("compress: ")) from error
+
+
+# A graph.
+
+Found = tuple[Compression, Mapping[str, Any], dict[str, tuple[int, ...]] | None]
+
+
+def _graph(file: Path, options: dict[str, Any], calibration: Path | None, input_shape: str | None) -> Found:
+    """The compressed graph, its state dict, and the shape of each input."""
+    network = from_onnx(file)
+    data = None if calibration is None else _calibration(calibration, network.inputs)
+    shapes = _shapes(file, network.inputs, input_shape, data)
+    sample = shapes if len(shapes) > 1 else next(iter(shapes.values()))
+    given = None if data is None else data if len(shapes) > 1 else next(iter(data.values()))
+    found = _compressed(network, {**options, "calibration": given, "input_shape": sample})
+    return found, found.network.state_dict(), shapes
+
+
+def _shapes(
+    file: Path, names: Sequence[str], text: str | None, data: Mapping[str, np.ndarray] | None
+) -> dict[str, tuple[int, ...]]:
+    """Shape of each input with a batch: as it is said, as the data have it, or as the file has it."""
+    outline = inspect(file).graph
+    ports = {port.name: port.shape for port in (outline.inputs if outline is not None else ())}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in names:
+        known = ports.get(name)
+        if text is not None:
+            if len(names) > 1:
+                raise ValueError(
+                    f"--input-shape: the graph has {len(names)} inputs; give --calibration as .npz instead"
+                )
+            found = _sizes(text)
+            shapes[name] = (1, *found) if known is not None and len(known) == len(found) + 1 else found
+        elif data is not None:
+            shapes[name] = (1, *data[name].shape[1:])
+        else:
+            sizes = [1 if i == 0 and isinstance(n, str) else n for i, n in enumerate(known or ("",))]
+            if known is None or any(isinstance(n, str) for n in sizes):
+                raise ValueError(
+                    f"input {name!r} has no fixed shape in the file ({known}); say it with --input-shape, "
+                    "or give --calibration"
+                )
+            shapes[name] = tuple(int(n) for n in sizes)
+    return shapes
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"--input-shape {text}: expected sizes from 1 such as 3,32,32")
+    return tuple(map(int, parts))
+
+
+def _calibration(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Arrays by the names of the inputs."""
+    try:
+        with path.open("rb") as stream:
+            content: Any = np.load(stream, allow_pickle=False)
+            arrays = dict(content) if isinstance(content, np.lib.npyio.NpzFile) else {"": content}
+    except (ValueError, EOFError) as error:
+        raise DataError(f"--calibration {path}: expected a .npy or .npz file of numbers, which it is not") from error
+    if len(names) == 1 and len(arrays) == 1:
+        arrays = {names[0]: next(iter(arrays.values()))}
+    if set(arrays) != set(names):
+        raise DataError(
+            f"--calibration {path}: holds {', '.join(map(repr, arrays))}, expected one array for each input: "
+            f"{', '.join(names)}"
+        )
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiub":
+            raise DataError(f"--calibration {path}: {name!r} is {array.dtype}, expected real numbers")
+    return {name: arrays[name].astype(np.float32) if arrays[name].dtype.kind != "f" else arrays[name] for name in names}
+
+
+# Weights alone.
+
+
+def _weights(
+    checkpoint: Checkpoint, options: dict[str, Any], calibration: Path | None, input_shape: str | None
+) -> Found:
+    """Factors of the tensors of a state dict."""
+    if options["by"] != "parameters" or options["measure"]:
+        what = "--measure" if options["by"] == "parameters" else f"--by {options['by']}"
+        raise ValueError(
+            f"{what} needs a graph, and {checkpoint.source} is of the kind {checkpoint.kind}, weights alone: the order "
+            "and the inputs of its layers are not known; give an ONNX file, or use --by parameters"
+        )
+    for option, value in (("--calibration", calibration), ("--input-shape", input_shape)):
+        if value is not None:
+            raise ValueError(f"{option}: weights alone cannot be run; give an ONNX file, or leave it out")
+    weights = Weights(checkpoint)
+    for (name, wide), count in Counter((t.dtype.name, t.dtype.wide) for t in checkpoint.stored.values()).items():
+        if name.startswith(("bfloat", "float8")):
+            wider = np.dtype(wide).name
+            typer.echo(f"growarray compress: note: {count} tensors are {name} and are written as {wider}", err=True)
+    found = _compressed(weights, options)
+    return found, found.network.state(), None
+
+
+def _write(
+    folder: Path, found: Compression, state: Mapping[str, Any], shapes: dict[str, tuple[int, ...]] | None
+) -> list[str]:
+    """Write everything, each file whole or not at all; what was written."""
+    names = [_WEIGHTS, _REPORT, _PICTURE]
+    if shapes is not None:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".compress") as beside:
+            to_onnx(found.network, Path(beside) / _GRAPH, shapes)  # refused before anything of the rest is there
+            for path in Path(beside).iterdir():
+                path.replace(folder / path.name)
+        names.insert(1, _GRAPH)
+    save_safetensors({name: np.asarray(to_numpy(value), order="C") for name, value in state.items()}, folder / _WEIGHTS)
+    write_atomically(folder / _REPORT, json.dumps(found.to_dict(), indent=1).encode())
+    write_atomically(folder / _PICTURE, draw(found))
+    return names

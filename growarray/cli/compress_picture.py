@@ -1,0 +1,101 @@
+"""The picture of a compression: the trade-off between cost and error, and what became of each layer."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from growarray.networks import Compression
+
+__all__ = ["draw"]
+
+_COLOURS = {"CP": "#1f77b4", "Tucker": "#d95f02", "TT": "#2a9d5c", "Dense": "#8c8c8c"}
+_WORDS = {"parameters": "parameters", "flops": "FLOPs", "time": "predicted time"}
+_MOST = 40  # layers that have a bar of their own
+
+
+def draw(found: Compression) -> bytes:
+    """A PNG: error over cost on the left, a bar for each layer on the right.
+
+    >>> import numpy as np
+    >>> from growarray import nn
+    >>> from growarray.networks.compress import compress
+    >>> net = nn.Sequential(nn.Linear(30, 40, rng=np.random.default_rng(0)))
+    >>> draw(compress(net, 0.5))[1:4]
+    b'PNG'
+    """
+    shown = _largest(found)
+    height = max(4.2, 1.6 + 0.24 * len(shown))
+    figure = Figure(figsize=(11.0, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)  # no window, whatever matplotlib's own setting is
+    left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.15))
+    _trade_off(left, found)
+    _layers(right, shown, hidden=len(found.reports) - len(shown))
+    for panel in (left, right):
+        panel.spines[["top", "right"]].set_visible(False)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def _trade_off(panel: Axes, found: Compression) -> None:
+    dense = found.cost.before
+    for name, points in found.curves.items():
+        best = name == "best"
+        xs, ys = [p.cost / dense for p in points], [p.error for p in points]
+        style: dict[str, Any] = (
+            {"color": "black", "linewidth": 4.0, "alpha": 0.3} if best else {"color": _COLOURS[name]}
+        )
+        label = "best of all formats" if best and len(found.curves) > 1 else "estimate" if best else f"{name} alone"
+        panel.plot(xs, ys, label=label, zorder=2 if best else 3, **{"linewidth": 1.2, **style})
+    share = found.cost.ratio
+    panel.plot([share], [found.error], "o", color="black", markersize=7, zorder=4, label=f"chosen: {found.error:.3g}")
+    if found.output_error is not None:
+        text = f"output, measured: {found.output_error:.3g}"
+        panel.plot([share], [found.output_error], "D", color="#c0392b", markersize=7, zorder=5, label=text)
+    panel.axvline(found.budget / dense, color="#8c8c8c", linestyle="--", linewidth=0.9, zorder=1, label="budget")
+    panel.set_xlim(0.0, 1.02)
+    panel.set_ylim(bottom=0.0)
+    panel.xaxis.set_major_formatter(PercentFormatter(1.0))
+    panel.set_xlabel(f"{_WORDS[found.by]}, share of the dense network")
+    panel.set_ylabel("relative error of the weights" if found.output_error is None else "relative error of the output")
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=9, framealpha=0.9, loc="upper right")
+
+
+def _largest(found: Compression) -> list[tuple[str, Any]]:
+    """The layers with most parameters, in their order."""
+    most = sorted(found.reports, key=lambda name: -found.reports[name].parameters.before)[:_MOST]
+    return [(name, report) for name, report in found.reports.items() if name in most]
+
+
+def _layers(panel: Axes, shown: list[tuple[str, Any]], hidden: int) -> None:
+    """Parameters before, as a frame, and after, in the colour of the format."""
+    named: set[str] = set()
+    for place, (_, report) in enumerate(shown):
+        panel.barh(place, report.parameters.before, height=0.72, color="#ececec", edgecolor="#bdbdbd", linewidth=0.6)
+        label = None if report.format in named else "stays dense" if report.format == "Dense" else report.format
+        named.add(report.format)
+        panel.barh(place, report.parameters.after, height=0.72, color=_COLOURS[report.format], label=label)
+        if report.format != "Dense":
+            text = f" {report.parameters.ratio:.0%}" + ("  slower" if report.slower else "")
+            colour = "#c0392b" if report.slower else "black"
+            panel.text(report.parameters.before, place, text, va="center", fontsize=8, color=colour)
+    panel.set_yticks(range(len(shown)), [_short(name) for name, _ in shown], fontsize=8)
+    panel.invert_yaxis()
+    panel.margins(x=0.12)
+    panel.set_xlim(left=0.0)
+    more = f" (the {hidden} smallest layers are left out)" if hidden else ""
+    panel.set_xlabel(f"parameters before and after{more}")
+    panel.legend(fontsize=9, framealpha=0.9, loc="best")
+
+
+def _short(name: str) -> str:
+    """The end of a long name, in characters that a font has."""
+    plain = ascii(name)[1:-1]
+    return plain if len(plain) <= 28 else f"…{plain[-27:]}"

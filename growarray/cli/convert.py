@@ -1,0 +1,261 @@
+"""``growarray convert``: weights from one kind of file into another, and ONNX graphs, read and written again."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from growarray.checkpoint import Checkpoint, load_checkpoint
+from growarray.checkpoint.inspect import Inspection, inspect, outline_extras
+from growarray.checkpoint.onnx_export import to_onnx
+from growarray.checkpoint.onnx_import import from_onnx
+from growarray.checkpoint.report import printable
+from growarray.checkpoint.save import SAFETENSORS_TYPES, save_npz, save_safetensors
+from growarray.checkpoint.tensor import StoredTensor
+from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, Texts, limits_from, plain_errors
+from growarray.errors import CheckpointError
+from growarray.nn import Module, renamed
+
+__all__ = ["convert"]
+
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+_KINDS = (".safetensors", ".npz", ".onnx")
+_MOST_LISTED = 8
+
+RenameOption = Annotated[
+    Texts, typer.Option("--rename", help="OLD=NEW: a name, or a prefix that ends in a dot; 'OLD.=' takes it off")
+]
+ShapeOption = Annotated[
+    Texts, typer.Option("--input-shape", help="1,3,32,32: of an ONNX input whose file leaves it open; one for each")
+]
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="torch, safetensors, ONNX, .npz, or an index of shards")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="a .safetensors, .npz or .onnx file")],
+    select: SelectOption = None,
+    prefix: PrefixOption = None,
+    rename: RenameOption = None,
+    dtype: Annotated[str | None, typer.Option(help=f"of every real number: {', '.join(_DTYPES)}")] = None,
+    input_shape: ShapeOption = None,
+    force: Annotated[bool, typer.Option("--force", help="replace OUT where it is there")] = False,
+    limits: LimitsOption = None,
+    follow_links: LinksOption = False,
+) -> None:
+    """Write the weights of IN into OUT, whose ending says what it becomes; from ONNX to ONNX the graph too."""
+    with plain_errors("convert"):
+        _check_target(source, target, force)
+        if dtype is not None and dtype not in _DTYPES:
+            raise ValueError(f"--dtype {dtype}: expected one of {', '.join(_DTYPES)}")
+        bounds = limits_from(limits)
+        if target.suffix == ".onnx":
+            found = inspect(source, limits=bounds, follow_links=follow_links)
+            _check_graph(found, target, {"--select": select, "--prefix": prefix, "--rename": rename}, dtype)
+            network = from_onnx(source, limits=bounds, follow_links=follow_links)
+            notes = _graph(network, found, target, dtype, input_shape)
+        elif input_shape:
+            raise ValueError(f"--input-shape: {target.suffix} files have no graph; leave it out")
+        else:
+            checkpoint = load_checkpoint(source, select=select, prefix=prefix, limits=bounds, follow_links=follow_links)
+            notes = _weights(checkpoint, target, _rename(rename), dtype)
+        for text in (f"written {target}: {target.stat().st_size:,} bytes", *notes):
+            typer.echo(printable(text))
+
+
+def _check_target(source: Path, target: Path, force: bool) -> None:
+    if target.suffix not in _KINDS:
+        raise ValueError(f"{target}: expected a name that ends in {', '.join(_KINDS)}, found {target.suffix!r}")
+    if target.exists():
+        if source.exists() and target.samefile(source):
+            raise FileExistsError(f"{target}: is the file that is read; name another one")
+        if not force:
+            raise FileExistsError(f"{target}: is there already; name another file, or add --force to replace it")
+
+
+def _rename(texts: Sequence[str] | None) -> dict[str, str | None]:
+    """The mapping of ``OLD=NEW`` texts."""
+    result: dict[str, str | None] = {}
+    for text in texts or ():
+        old, equals, new = text.partition("=")
+        if not equals or old in result:
+            found = f"{old!r} twice" if equals else "no '='"
+            raise ValueError(f"--rename {text}: expected OLD=NEW, each OLD once, found {found}")
+        result[old] = new
+    return result
+
+
+# Weights.
+
+
+class _Arrays(Mapping[str, NDArray[Any]]):
+    """Arrays of a checkpoint under their new names, each read, and cast, when it is asked for."""
+
+    def __init__(self, stored: Mapping[str, StoredTensor], dtype: str | None, known: Callable[[str], bool]) -> None:
+        self.stored, self.dtype, self.known = stored, dtype, known
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        tensor = self.stored[name]
+        if not self.casts(tensor):
+            return tensor.read(ml_dtypes=self.known(tensor.dtype.name))
+        values = tensor.read()
+        with np.errstate(over="ignore"):
+            cast: NDArray[Any] = values.astype(_dtype(str(self.dtype)))
+        lost = int(np.count_nonzero(np.isfinite(values) & ~np.isfinite(cast)))
+        if lost:
+            raise ValueError(f"--dtype {self.dtype}: {lost} values of {name!r} are beyond its range; take a wider one")
+        return cast
+
+    def casts(self, tensor: StoredTensor) -> bool:
+        """Whether ``--dtype`` changes the values' type: that of real numbers alone."""
+        return self.dtype not in (None, tensor.dtype.name) and tensor.dtype.name.startswith(("float", "bfloat"))
+
+    def becomes(self, tensor: StoredTensor) -> str:
+        """Name of the type that is written."""
+        if self.casts(tensor):
+            return str(self.dtype)
+        return tensor.dtype.name if self.known(tensor.dtype.name) else np.dtype(tensor.dtype.wide).name
+
+
+def _dtype(name: str) -> Any:
+    return importlib.import_module("ml_dtypes").bfloat16 if name == "bfloat16" else np.dtype(name)
+
+
+def _weights(checkpoint: Checkpoint, target: Path, rename: dict[str, str | None], dtype: str | None) -> list[str]:
+    """Write the tensors; what is said about them."""
+    safetensors = target.suffix == ".safetensors"
+    ml_dtypes = importlib.util.find_spec("ml_dtypes") is not None
+    if dtype == "bfloat16" and not (safetensors and ml_dtypes):
+        remedy = "pip install ml_dtypes" if safetensors else ".npz has no such type; write .safetensors"
+        raise ValueError(f"--dtype bfloat16: {remedy}")
+    stored = _with_aliases(checkpoint)
+    names = renamed(stored, rename)
+    if names.unused:
+        first = ", ".join(list(stored)[:3])
+        raise ValueError(f"--rename {names.unused[0]}: applies to no name; names are {first}, …")
+    arrays = _Arrays(
+        {new: stored[old] for new, old in names.old.items()},
+        dtype,
+        lambda name: safetensors and ml_dtypes and name in SAFETENSORS_TYPES,
+    )
+    notes = [f"{len(arrays)} tensors"]
+    if safetensors:
+        metadata = _metadata(checkpoint)
+        save_safetensors(arrays, target, metadata)
+    else:
+        metadata = {}
+        save_npz(arrays, target)
+    changed = Counter((tensor.dtype.name, arrays.becomes(tensor)) for tensor in arrays.stored.values())
+    notes += [f"{count} tensors from {old} to {new}" for (old, new), count in changed.items() if old != new]
+    notes += [f"tied, written under each name: {', '.join(group)}" for group in checkpoint.tied]
+    return notes + _left_out(checkpoint, metadata) + [f"note: {note}" for note in checkpoint.notes]
+
+
+def _with_aliases(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
+    """The tensors, and those that the file only says to be others under another name."""
+    stored = dict(checkpoint.stored)
+    for group in checkpoint.tied:
+        kept = next(name for name in group if name in checkpoint.stored)
+        for name in group:
+            stored.setdefault(name.removeprefix(checkpoint.prefix), checkpoint.stored[kept])
+    return stored
+
+
+def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
+    """What a safetensors file says of itself, without the names that have become tensors."""
+    if checkpoint.kind != "safetensors":
+        return {}
+    aliases = {name for group in checkpoint.tied for name in group if name not in checkpoint.stored}
+    return {key: text for key, text in checkpoint.metadata.items() if key not in aliases}
+
+
+def _left_out(checkpoint: Checkpoint, metadata: Mapping[str, str]) -> list[str]:
+    """What of the file has no place in the one that was written."""
+    notes = []
+    extras = outline_extras(checkpoint.stored_extras, depth=1)
+    if extras:
+        shown = ", ".join(f"{extra.name} ({extra.kind} {extra.text})" for extra in extras[:_MOST_LISTED])
+        more = f" and {len(extras) - _MOST_LISTED} more" if len(extras) > _MOST_LISTED else ""
+        notes.append(f"left out: {shown}{more}")
+    if checkpoint.kind == "onnx":
+        notes.append("left out: the graph; the initializers alone were written")
+    elif len(metadata) < len(_metadata(checkpoint)) or (checkpoint.metadata and checkpoint.kind != "safetensors"):
+        notes.append(f"left out: metadata ({len(checkpoint.metadata)} entries)")
+    return notes
+
+
+# Graphs.
+
+
+def _check_graph(found: Inspection, target: Path, given: Mapping[str, Any], dtype: str | None) -> None:
+    """Raise unless the file has a graph, and the options make sense for one."""
+    if found.refused:
+        raise CheckpointError(found.refused)
+    if found.kind != "onnx":
+        raise ValueError(
+            f"{target}: {found.source} is of the kind {found.kind}, which has weights and no graph; write .safetensors "
+            "or .npz, or load it into a network and call growarray.checkpoint.to_onnx"
+        )
+    for option, value in given.items():
+        if value:
+            raise ValueError(f"{option}: from ONNX to ONNX the whole graph is written; leave it out")
+    if dtype == "bfloat16":
+        raise ValueError("--dtype bfloat16: expected float16, float32 or float64 for a graph")
+
+
+def _graph(
+    network: Module, found: Inspection, target: Path, dtype: str | None, texts: Sequence[str] | None
+) -> list[str]:
+    """Write a network that was read from a graph; what is said about it."""
+    shapes, open_ = _shapes(found, texts)
+    to_onnx(network, target, shapes, dtype=dtype, dynamic_batch=open_)
+    notes = [f"{len(found.tensors)} initializers were read; what is constant is folded, and dropout left out"]
+    half = Counter(row.dtype for row in found.tensors if row.dtype in ("float16", "bfloat16"))
+    if dtype is None:
+        notes += [f"{count} initializers from {name} to float32" for name, count in half.items()]
+    return notes
+
+
+def _shapes(found: Inspection, texts: Sequence[str] | None) -> tuple[dict[str, tuple[int, ...]], bool]:
+    """Shape of every input, and whether the first axis is open; axes that the file leaves open come from ``texts``."""
+    ports = found.graph.inputs if found.graph is not None else []
+    if texts is not None and len(texts) != len(ports):
+        names = ", ".join(port.name for port in ports)
+        raise ValueError(f"--input-shape: expected one for each of {len(ports)} inputs ({names}), found {len(texts)}")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for place, port in enumerate(ports):
+        if texts is not None:
+            shapes[port.name] = _shape(texts[place])
+            continue
+        known = (
+            None
+            if port.shape is None
+            else tuple(1 if i == 0 and isinstance(n, str) else n for i, n in enumerate(port.shape))
+        )
+        if known is None or not all(isinstance(axis, int) for axis in known):
+            file = "unknown" if port.shape is None else "x".join(map(str, port.shape))
+            raise ValueError(
+                f"input {port.name!r} has the shape {file} in the file; say it with --input-shape 1,3,32,32"
+            )
+        shapes[port.name] = tuple(axis for axis in known if isinstance(axis, int))
+    return shapes, any(port.shape is None or any(isinstance(axis, str) for axis in port.shape[:1]) for port in ports)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"--input-shape {text}: expected sizes from 1 such as 1,3,32,32")
+    return tuple(map(int, parts))

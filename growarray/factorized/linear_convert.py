@@ -1,0 +1,148 @@
+"""Dense affine layers of any library, read without importing it, as factorized ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from growarray.backend import Array, asarray, is_array, namespace
+from growarray.errors import ShapeError
+from growarray.factorized.linear_plan import tensorize
+from growarray.factorized.tensor import warn_lowered
+from growarray.nn.module import Parameter
+from growarray.ops.sizes import whole_number
+
+if TYPE_CHECKING:
+    from growarray.factorized.linear import FactorizedLinear
+
+__all__ = ["DenseLinear", "linear_layer_of", "read_linear", "read_linears"]
+
+_LayerT = TypeVar("_LayerT", bound="FactorizedLinear")
+_MANY = 256  # components above which the sweeps of a CP decomposition take minutes, each with a cubic solve
+_QUICK: dict[str, Any] = {"init": "random", "starts": 1, "max_iterations": 30, "correct": False}
+
+
+@dataclass(frozen=True)
+class DenseLinear:
+    """Copies of what an affine layer holds; the weight is (out_features, in_features)."""
+
+    weight: Array
+    bias: Array | None
+
+
+def read_linear(where: str, layer: Any) -> DenseLinear:
+    """Read ``weight`` (out, in) and ``bias`` (out,) or None of a layer, in its library.
+
+    Raises
+    ------
+    TypeError
+        The layer has no weight that is an array.
+    ShapeError
+        Weight or bias has another shape.
+    ValueError
+        One of them holds a NaN or an infinity.
+
+    Examples
+    --------
+    >>> from growarray import nn
+    >>> read_linear("doc", nn.Linear(3, 2)).weight.shape
+    (2, 3)
+    """
+    name = type(layer).__name__
+    if getattr(layer, "weight", None) is None:
+        raise TypeError(f"{where}: {name} has no weight, expected an affine layer such as nn.Linear")
+    weight = _array(layer.weight)
+    if weight.ndim != 2:
+        raise ShapeError(
+            f"{where}: weight of {name} has shape {tuple(weight.shape)}, expected (out_features, in_features); "
+            "for a convolution use FactorizedConv.from_conv"
+        )
+    bias = None if getattr(layer, "bias", None) is None else _array(layer.bias)
+    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+        raise ShapeError(f"{where}: bias of {name} has shape {tuple(bias.shape)}, expected ({weight.shape[0]},)")
+    for label, array in (("weight", weight), ("bias", bias)):
+        if array is not None and not bool(namespace(array).all(namespace(array).isfinite(array))):
+            raise ValueError(f"{where}: {label} of {name} holds a NaN or an infinity; clean the layer first")
+    return DenseLinear(weight, bias)
+
+
+def read_linears(where: str, layers: Sequence[Any], bias: bool) -> list[DenseLinear]:
+    """Read layers that are to share one factorization, without their bias where ``bias`` is False."""
+    if not layers:
+        raise ValueError(f"{where}: the list is empty, expected at least one layer")
+    found = [read_linear(where, layer) for layer in layers]
+    for i, one in enumerate(found):
+        if tuple(one.weight.shape) != tuple(found[0].weight.shape) or one.weight.dtype != found[0].weight.dtype:
+            raise ShapeError(
+                f"{where}: layer {i} has a weight {tuple(one.weight.shape)} of {one.weight.dtype}, layer 0 "
+                f"{tuple(found[0].weight.shape)} of {found[0].weight.dtype}; joint layers must agree in it"
+            )
+    return found if bias else [DenseLinear(one.weight, None) for one in found]
+
+
+def linear_layer_of(
+    kind: type[_LayerT], found: Sequence[DenseLinear], features: tuple[Any, ...],
+    decomposition: Mapping[str, Any] | None, options: Mapping[str, Any],
+) -> _LayerT:  # fmt: skip
+    """A factorized layer of these dense ones, in their library; ``options`` are those of its constructor."""
+    first = found[0].weight
+    inner, outer = _features(tuple(first.shape), *features)
+    biased = any(one.bias is not None for one in found)
+    dtype = np.dtype(str(first.dtype).rpartition(".")[2]) if options["dtype"] is None else options["dtype"]
+    # The weights drawn here are replaced below; a seed spares the system's entropy, and the result is the same.
+    rng = np.random.default_rng(0)
+    layer = kind(inner, outer, biased, n_layers=len(found), rng=rng, **{**options, "dtype": dtype})
+    for parameter in layer.parameters():
+        parameter.data = asarray(parameter.data, like=first)
+    xp, asked = namespace(*(one.weight for one in found)), layer.rank
+    whole = xp.stack([one.weight for one in found]) if len(found) > 1 else first
+    quick = _QUICK if layer.weight.name == "CP" and asked > _MANY else {}
+    layer.weight.init_from_tensor(xp.reshape(whole, layer.weight.shape), **{**quick, **(decomposition or {})})
+    warn_lowered("from_linear", options["rank"], asked, layer.rank)
+    if layer.bias is not None:
+        rows = [xp.zeros_like(first[:, 0]) if one.bias is None else one.bias for one in found]
+        layer.bias.data = xp.astype(xp.stack(rows) if len(found) > 1 else rows[0], layer.bias.data.dtype)
+    return layer
+
+
+def _features(
+    shape: tuple[int, ...], auto: bool | None, modes: int, inner: Any, outer: Any
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Modes of input and output for a weight of this shape."""
+    if inner is None and outer is None and auto is not False:
+        return tensorize(shape[1], shape[0], modes)
+    if auto:
+        raise ValueError(
+            f"from_linear: auto_tensorize=True with in_tensorized_features={inner!r} and "
+            f"out_tensorized_features={outer!r}; leave one of both out"
+        )
+    if inner is None or outer is None:
+        raise ValueError(
+            f"from_linear: in_tensorized_features={inner!r} and out_tensorized_features={outer!r}; give both, or "
+            "neither to have them found"
+        )
+    sizes = []
+    for label, given, width in (("in", inner, shape[1]), ("out", outer, shape[0])):
+        values = tuple(given) if isinstance(given, tuple | list) else (given,)
+        values = tuple(whole_number("from_linear", f"{label}_tensorized_features", v, 1) for v in values)
+        if math.prod(values) != width:
+            raise ShapeError(
+                f"from_linear: {label}_tensorized_features {values} have the product {math.prod(values)}, the layer "
+                f"has {label}_features={width}; their product must be it"
+            )
+        sizes.append(values)
+    return sizes[0], sizes[1]
+
+
+def _array(value: Any) -> Array:
+    """A copy, in the library of the array where it is one that growarray uses, else in NumPy."""
+    value = value.data if isinstance(value, Parameter) else value
+    if not is_array(value):
+        for step in ("detach", "cpu"):  # torch lends no array that requires a gradient, nor one from another device
+            value = getattr(value, step, lambda same=value: same)()
+    array = asarray(value)
+    return namespace(array).asarray(array, copy=True)

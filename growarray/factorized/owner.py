@@ -1,0 +1,26 @@
+"""The factorized tensor that a layer holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from growarray.factorized.tensor import FactorizedTensor
+
+__all__ = ["factorized_tensor_of"]
+
+
+def factorized_tensor_of(owner: Any, where: str) -> FactorizedTensor:
+    """The factorized tensor itself, or that which a layer has as its weight; it must have a rank.
+
+    >>> factorized_tensor_of(FactorizedTensor.new((3, 4, 2), rank=2), "doc").rank
+    2
+    """
+    tensor = owner if isinstance(owner, FactorizedTensor) else getattr(owner, "weight", None)
+    if not isinstance(tensor, FactorizedTensor):
+        raise TypeError(
+            f"{where}: {type(owner).__name__} is no factorized tensor and has none as its weight; give a "
+            "FactorizedTensor, FactorizedConv or FactorizedLinear"
+        )
+    if not tensor.rank_axes(tensor.order):
+        raise ValueError(f"{where}: {tensor!r} has no rank")
+    return tensor

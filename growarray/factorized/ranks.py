@@ -1,0 +1,83 @@
+"""Vectors that scale the ranks of a factorized tensor: what tensor dropout and tensor lasso multiply in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from growarray.backend import Array, namespace
+from growarray.errors import ShapeError
+from growarray.nn.module import Parameter
+
+__all__ = ["RankAxes", "masked_parts", "scale_ranks"]
+
+RankAxes = tuple[tuple[tuple[int, int], ...], ...]
+"""For each rank every (part, axis) where it stands; a vector is multiplied in at the first."""
+
+Maybe = Array | None
+
+
+def scale_ranks(
+    arrays: Sequence[Array], axes: RankAxes, vectors: Sequence[Maybe]
+) -> tuple[tuple[Array, ...], Callable[[Sequence[Maybe]], tuple[list[Maybe], list[Maybe]]]]:
+    """Parts of a tensor with one vector, or None, multiplied into each rank, and the way back. Keeps the parts.
+
+    No two ranks stand first in the same part. The way back takes gradients of the parts, of which any may be None, and
+    gives those of the parts as they were and of the vectors; None where the gradient or the vector is.
+
+    Raises ShapeError where a vector has another size than its rank.
+
+    >>> import numpy as np
+    >>> (scaled, _), back = scale_ranks([np.ones(2), np.ones((3, 2))], (((0, 0), (1, 1)),), [np.asarray([2.0, 0.0])])
+    >>> scaled.tolist(), back([np.ones(2), None])
+    ([2.0, 0.0], ([array([2., 0.]), None], [array([1., 1.])]))
+    """
+    scaled, wide = list(arrays), {}
+    for places, vector in zip(axes, vectors, strict=True):
+        if vector is not None:
+            part, axis = places[0]
+            if tuple(vector.shape) != (arrays[part].shape[axis],):
+                raise ShapeError(
+                    f"lasso weights of shape {tuple(vector.shape)} for a rank of {arrays[part].shape[axis]}; "
+                    "take them off with TensorLasso.remove before the rank changes"
+                )
+            shape = tuple(-1 if i == axis else 1 for i in range(arrays[part].ndim))
+            wide[part] = namespace(vector).reshape(vector, shape)
+            scaled[part] = arrays[part] * wide[part]
+
+    def pullback(gradients: Sequence[Maybe]) -> tuple[list[Maybe], list[Maybe]]:
+        d_vectors: list[Any] = []
+        for places, vector in zip(axes, vectors, strict=True):
+            part, axis = places[0]
+            gradient = None if vector is None else gradients[part]
+            if gradient is not None:
+                others = tuple(i for i in range(gradient.ndim) if i != axis)
+                gradient = namespace(gradient).sum(gradient * arrays[part], axis=others)
+            d_vectors.append(gradient)
+        return [d * wide[i] if d is not None and i in wide else d for i, d in enumerate(gradients)], d_vectors
+
+    return tuple(scaled), pullback
+
+
+def masked_parts(
+    arrays: Sequence[Array], axes: RankAxes, masks: Sequence[Maybe], lasso: Sequence[Parameter]
+) -> tuple[tuple[Array, ...], Callable[[Sequence[Maybe]], Sequence[Maybe]]]:
+    """:func:`scale_ranks` by a mask, or None, for each rank, and by lasso weights where there are some.
+
+    The way back takes and gives gradients of the parts, and adds to those of the lasso weights.
+    """
+    vectors = list(masks)
+    if lasso:
+        vectors = [w.data if mask is None else w.data * mask for w, mask in zip(lasso, masks, strict=True)]
+    if all(vector is None for vector in vectors):
+        return tuple(arrays), lambda gradients: gradients
+    scaled, back = scale_ranks(arrays, axes, vectors)
+
+    def pullback(gradients: Sequence[Maybe]) -> Sequence[Maybe]:
+        d_parts, d_vectors = back(gradients)
+        for weight, mask, d_vector in zip(lasso, masks, d_vectors, strict=False):
+            if d_vector is not None:
+                weight.accumulate(d_vector if mask is None else d_vector * mask)
+        return d_parts
+
+    return scaled, pullback

@@ -1,0 +1,150 @@
+"""Where a factorized convolution comes from: a factorized tensor, or trained dense layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from growarray.errors import ShapeError
+from growarray.factorized.convert import DenseConv, layer_of, read_conv, read_convs
+from growarray.factorized.equation import kernel_sizes
+from growarray.factorized.layer import FactorizedKernel
+from growarray.factorized.measure import conversion_report, probes_of
+from growarray.factorized.report import ConversionReport
+from growarray.factorized.settings import layers_of
+from growarray.factorized.tensor import FactorizedTensor, warn_lowered
+
+__all__ = ["FactorizedSources"]
+
+
+class FactorizedSources(FactorizedKernel):
+    """Constructors of :class:`growarray.factorized.FactorizedConv` beside its own.
+
+    report : what :meth:`from_conv` and :meth:`from_conv_list` did, None for layers made otherwise; it is not updated
+    """
+
+    report: ConversionReport | None = None
+
+    @classmethod
+    def from_factorization(
+        cls,
+        factorization: FactorizedTensor,
+        implementation: Any = "auto",
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        bias: Any = None,
+        n_layers: int | Sequence[int] = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+    ) -> Self:
+        """A convolution whose kernel is this tensor, not a copy of it; the bias (*n_layers, out_channels) is copied."""
+        sizes = kernel_sizes(type(factorization), factorization.shape[len(layers_of(n_layers)) :])
+        if len(sizes) < 3:
+            raise ShapeError(
+                f"from_factorization: {factorization!r} with n_layers={n_layers} leaves modes {sizes}, expected "
+                "output, input and at least one spatial mode"
+            )
+        make: Any = cls
+        layer: Self = make(
+            sizes[1] * groups, sizes[0], sizes[2:], None, stride, padding, dilation, bias is not None, False, n_layers,
+            factorization, implementation=implementation, groups=groups, padding_mode=padding_mode,
+        )  # fmt: skip
+        layer._take_bias(bias)
+        return layer
+
+    @classmethod
+    def from_conv(
+        cls,
+        conv_layer: Any,
+        rank: Any = "same",
+        implementation: Any = "auto",
+        factorization: str = "CP",
+        decompose_weights: bool = True,
+        decomposition_kwargs: Mapping[str, Any] | None = None,
+        fixed_rank_modes: str | Sequence[int] | None = None,
+        *,
+        rng: np.random.Generator | None = None,
+        dtype: Any = None,
+        calibration: Any = None,
+        input_shape: Any = None,
+        measure: bool = False,
+    ) -> Self:
+        """The factorized form of a convolution layer: ours, torch's, or anything with the same attributes.
+
+        decompose_weights : False draws a random kernel, with a bias of zero, in place of decomposing the layer's
+        decomposition_kwargs : options of the decomposition, see :mod:`growarray.decompose`
+        Weight and bias are copied. A rank above what the kernel can use is lowered to it, with a warning where it is
+        given as such, not as a share.
+
+        The layer's ``report`` says what the conversion did, see :class:`ConversionReport`:
+        calibration : inputs (n, in_channels, *spatial) on which the error of the output is measured
+        input_shape : (n, in_channels, *spatial) that FLOPs, time and memory are for; that of the calibration data
+        measure : also time both layers
+
+        Raises
+        ------
+        TypeError, ShapeError, ValueError
+            The layer is no convolution, or its weights are not finite; calibration data or shape do not fit it; the
+            factorization is unknown (the message lists those that exist).
+
+        Examples
+        --------
+        >>> from growarray import nn
+        >>> from growarray.factorized import FactorizedConv
+        >>> dense = nn.Conv2d(8, 16, 3, stride=(2, 1), padding=1, rng=np.random.default_rng(0))
+        >>> conv = FactorizedConv.from_conv(dense, rank=0.5, factorization="tucker")
+        >>> conv.stride, conv.rank, conv.number_of_parameters(), dense.number_of_parameters()
+        ((2, 1), (12, 6, 2, 2), 556, 1168)
+        >>> print(FactorizedConv.from_conv(dense, rank=0.5, factorization="tt", input_shape=(1, 8, 9, 9)).report.flops)
+        Change(before=103680, after=49248)
+        """
+        options = {
+            "rank": rank, "implementation": implementation, "factorization": factorization,
+            "fixed_rank_modes": fixed_rank_modes, "rng": rng, "dtype": dtype,
+        }  # fmt: skip
+        judged = (calibration, input_shape, measure)
+        return cls._converted([read_conv(conv_layer)], decompose_weights, decomposition_kwargs or {}, options, judged)
+
+    @classmethod
+    def from_conv_list(
+        cls,
+        conv_list: Sequence[Any],
+        rank: Any = "same",
+        implementation: Any = "auto",
+        factorization: str = "CP",
+        decompose_weights: bool = True,
+        decomposition_kwargs: Mapping[str, Any] | None = None,
+        fixed_rank_modes: str | Sequence[int] | None = None,
+        *,
+        rng: np.random.Generator | None = None,
+        dtype: Any = None,
+        calibration: Any = None,
+        input_shape: Any = None,
+        measure: bool = False,
+    ) -> Self:
+        """Layers with kernels of one shape as a joint layer with one factorization; options as in :meth:`from_conv`.
+
+        calibration, input_shape : one for all layers, or a list with one for each; the report has sums over the layers
+        """
+        options = {
+            "rank": rank, "implementation": implementation, "factorization": factorization,
+            "fixed_rank_modes": fixed_rank_modes, "rng": rng, "dtype": dtype,
+        }  # fmt: skip
+        judged = (calibration, input_shape, measure)
+        return cls._converted(read_convs(conv_list), decompose_weights, decomposition_kwargs or {}, options, judged)
+
+    @classmethod
+    def _converted(
+        cls, convs: list[DenseConv], decompose: bool, decomposition: Mapping[str, Any], options: Mapping[str, Any],
+        judged: tuple[Any, Any, bool],
+    ) -> Self:  # fmt: skip
+        """The factorized layer with its report; ``judged`` are calibration, input_shape and measure."""
+        probes = probes_of(convs, *judged)
+        layer, fit = layer_of(cls, convs, decompose, decomposition, options)
+        if fit is not None:
+            warn_lowered("from_conv", options["rank"], fit.asked, layer.rank)
+        layer.report = conversion_report(convs, layer, fit, probes, judged[2])
+        return layer

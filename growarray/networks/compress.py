@@ -1,0 +1,300 @@
+"""Compress a network: factorize its convolutions and linear layers under one budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import Array, asarray, is_array, namespace
+from growarray.decompose import Candidate, allocate
+from growarray.errors import ShapeError
+from growarray.factorized.conv import FactorizedConv
+from growarray.factorized.linear import FactorizedLinear
+from growarray.factorized.measure import plan_figures, time_both
+from growarray.factorized.report import Change, ConversionReport
+from growarray.factorized.tensor import FactorizedTensor
+from growarray.networks.compress_candidates import Choice, candidates_of, cost_of, plans_of, weighted_error
+from growarray.networks.compress_layers import (
+    Target,
+    compare_outputs,
+    find_targets,
+    observe,
+    sensitivity,
+    swapped,
+)
+from growarray.networks.compression import Compression, trade_off
+from growarray.nn.module import Module
+
+__all__ = ["compress"]
+
+_FORMATS = ("CP", "Tucker", "TT")
+_MEASURES = ("parameters", "flops", "time")
+_ROUNDS = 4  # of choosing, decomposing what is chosen, and correcting the estimates by what came of it
+_EFFORT = 1e9  # entries of the kernel times rank times sweeps that one CP decomposition may take: a few seconds
+_CORRECTED = 1e7  # entries times rank up to which degenerate components are corrected
+
+Made = tuple[Any, ConversionReport, float]
+
+
+def compress(
+    network: Module,
+    budget: float,
+    *,
+    by: str = "parameters",
+    input_shape: Any = None,
+    calibration: Any = None,
+    formats: Sequence[str] = ("cp", "tucker", "tt"),
+    keep: Sequence[str] = (),
+    measure: bool = False,
+    decomposition: Mapping[str, Mapping[str, Any]] | None = None,
+    rng: np.random.Generator | None = None,
+) -> Compression:
+    """A copy of the network whose convolutions and linear layers are factorized where the budget is spent best.
+
+    network : any module; layers are found and replaced wherever they are held, in lists and graphs too. What is inside
+        a growing module stays, as do layers that share their weight with another.
+    budget : a float in (0, 1] is a fraction of what the dense network costs; an int is the number itself: of
+        parameters (of the whole network), of FLOPs, or with ``by='time'`` of microseconds
+    by : 'parameters', 'flops' or 'time' (predicted); those of a forward pass, of convolutions and linear layers alone
+    input_shape : of the network's input, batch included, for which FLOPs, times and memory are counted; by default
+        that of one calibration sample. A network with named inputs takes a mapping, as for ``calibration``.
+    calibration : inputs (n, …) of the network; errors are then those of the outputs on these data, each layer's
+        weighted by what of it reaches the network's output
+    formats : that convolutions may take; a linear layer becomes a product of two matrices
+    keep : names of layers that stay dense
+    measure : also time every layer that was replaced, and its dense form
+    decomposition : options for each format, for example ``{'cp': {'max_iterations': 100}}``
+
+    The error of each candidate (layer, format, rank) is estimated from singular values, the budget is allocated, the
+    chosen ones are decomposed, and the estimates are corrected by the errors found, a few times over. The time that CP
+    takes is bounded; more sweeps, or fine-tuning, improve its factors.
+
+    Raises
+    ------
+    ValueError
+        The budget cannot be met (the message gives the least), an option makes no sense, a weight or the calibration
+        data are not finite, or no layer can be factorized.
+    ShapeError
+        The network does not take the calibration data, or an input of that shape.
+
+    Examples
+    --------
+    >>> from growarray import nn
+    >>> rng = np.random.default_rng(0)
+    >>> net = nn.Sequential(nn.Conv2d(8, 16, 3, rng=rng), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10, rng=rng))
+    >>> small = compress(net, 0.5, input_shape=(1, 8, 8, 8))
+    >>> small.parameters.ratio <= 0.5, small.network(np.ones((2, 8, 8, 8), dtype=np.float32)).shape
+    (True, (2, 10))
+    """
+    names = _checked(network, budget, by, formats, measure, input_shape, calibration)
+    rng = np.random.default_rng(0) if rng is None else rng
+    options = {FactorizedTensor.kind(name).name: dict(value) for name, value in (decomposition or {}).items()}
+    targets = _targets(network, keep)
+    sample, data = _inputs(targets[0].kernel, input_shape, calibration)
+    if sample is not None:
+        observe(network, targets, sample, data)
+    if data is None:
+        for target in targets:
+            target.influence = 1.0 / len(targets)
+    else:
+        sensitivity(network, targets, data, rng)
+    offers = {target.name: candidates_of(target, names, by) for target in targets}
+    fixed = network.number_of_parameters() - sum(cost_of(t, Choice(None), by) for t in targets)
+    fixed = fixed if by == "parameters" else 0.0
+    dense = fixed + sum(max(c.cost for c in those if c.rank.format is None) for those in offers.values())
+    limit = _limit(budget, by, dense, fixed + sum(min(c.cost for c in those) for those in offers.values()))
+    chosen, offers = _spend(limit - fixed, targets, offers, options, rng)
+    layers = {id(t.layer): chosen[t.name][0] for t in targets if chosen[t.name][0] is not t.layer}
+    small = swapped(network, layers)
+    reports = {t.name: _judged(t, *chosen[t.name][:2], measure) for t in targets}
+    output_error = None
+    if data is not None:
+        pairs = {t.name: (t, chosen[t.name][0]) for t in targets if id(t.layer) in layers}
+        output_error, errors = compare_outputs(network, small, pairs, data)
+        reports |= {name: replace(reports[name], output_error=error) for name, error in errors.items()}
+    for name, (layer, *_) in chosen.items():
+        if isinstance(layer, FactorizedConv):
+            layer.report = reports[name]
+    return Compression(
+        small, by, limit, reports,
+        Change(network.number_of_parameters(), small.number_of_parameters()),
+        trade_off(offers, names, fixed, dense), output_error,
+        math.sqrt(sum(t.influence * chosen[t.name][2] for t in targets)),
+        None if sample is None else _shapes(sample),
+    )  # fmt: skip
+
+
+def _checked(
+    network: Any, budget: Any, by: str, formats: Sequence[str], measure: bool, input_shape: Any, calibration: Any
+) -> list[str]:
+    """Names of the formats; everything else that can be told without work."""
+    if not isinstance(network, Module):
+        raise TypeError(f"compress: expected a Module, found {type(network).__name__}")
+    if by not in _MEASURES:
+        raise ValueError(f"compress: by={by!r}, expected one of {', '.join(_MEASURES)}")
+    if input_shape is None and calibration is None and (measure or by != "parameters"):
+        what = "measure=True" if by == "parameters" else f"by={by!r}"
+        raise ValueError(f"compress: {what} needs an input; pass input_shape=(n, …) or calibration=")
+    whole = hasattr(budget, "__index__") and not isinstance(budget, bool)
+    if not (whole and budget > 0) and not (isinstance(budget, float) and 0.0 < budget <= 1.0):
+        raise ValueError(
+            f"compress: budget={budget!r}, expected a float in (0, 1], a fraction of the dense cost, or a positive "
+            "int, the cost itself"
+        )
+    names = [FactorizedTensor.kind(name).name for name in ([formats] if isinstance(formats, str) else formats)]
+    wrong = [name for name in names if name not in _FORMATS]
+    if wrong or not names:
+        raise ValueError(f"compress: formats={list(formats)}, expected some of {', '.join(_FORMATS)}")
+    return list(dict.fromkeys(names))
+
+
+def _targets(network: Module, keep: Sequence[str]) -> list[Target]:
+    found = find_targets(network)
+    known = [target.name for target in found]
+    unknown = sorted({*keep} - {*known})
+    if unknown:
+        raise ValueError(f"compress: keep names {', '.join(unknown)}, expected some of {', '.join(known)}")
+    kept = [target for target in found if target.name not in keep]
+    if not kept:
+        raise ValueError(
+            f"compress: {type(network).__name__} has no convolution or linear layer that may be replaced; a layer "
+            "counts where it is of one of the classes of growarray.nn, its weight is not shared, and no growing module "
+            "holds it"
+        )
+    return kept
+
+
+def _inputs(like: Array, input_shape: Any, calibration: Any) -> tuple[Any, Any]:
+    """An input of the shape that costs are counted for, and the calibration data, in the network's library."""
+    data, sample = None, None
+    if calibration is not None:
+        data = _each(calibration, lambda name, x: _finite(name, asarray(x, like=like, dtype=like.dtype)))
+        sample = _each(data, lambda _, x: x[:1, ...])
+    if input_shape is not None:
+        rng = np.random.default_rng(0)
+        sample = _each(input_shape, lambda _, s: asarray(rng.standard_normal(tuple(s)), like=like, dtype=like.dtype))
+    return sample, data
+
+
+def _each(value: Any, function: Any) -> Any:
+    """A function of the one input, or of each of those with names."""
+    if isinstance(value, Mapping):
+        return {name: function(f" {name!r}", item) for name, item in value.items()}
+    return function("", value)
+
+
+def _finite(name: str, x: Array) -> Array:
+    xp = namespace(x)
+    if x.ndim < 2 or x.shape[0] < 1:
+        raise ShapeError(
+            f"compress: calibration{name} has shape {tuple(x.shape)}, expected (n, …) with at least one sample"
+        )
+    if not bool(xp.all(xp.isfinite(x))):
+        raise ValueError(f"compress: calibration{name} holds a NaN or an infinity; leave those samples out")
+    return x
+
+
+def _shapes(sample: Any) -> Any:
+    return tuple(sample.shape) if is_array(sample) else {name: tuple(x.shape) for name, x in sample.items()}
+
+
+def _limit(budget: float, by: str, dense: float, least: float) -> float:
+    """The budget as a cost, which the cheapest choice must meet."""
+    scale = 1e-6 if by == "time" else 1.0
+    limit = budget * dense if isinstance(budget, float) else float(budget) * scale
+    if least > limit * (1.0 + 1e-12):
+        unit = " microseconds" if by == "time" else f" {by}" if by == "parameters" else " FLOPs"
+        raise ValueError(
+            f"compress: the budget of {limit / scale:,.0f}{unit} cannot be met; the least is "
+            f"{math.ceil(least / scale):,}, {least / dense:.1%} of the dense network"
+        )
+    return limit
+
+
+def _spend(
+    budget: float, targets: Sequence[Target], estimates: Mapping[str, Sequence[Candidate]],
+    options: Mapping[str, Mapping[str, Any]], rng: np.random.Generator,
+) -> tuple[dict[str, Made], dict[str, list[Candidate]]]:  # fmt: skip
+    """Layer, report and squared error for each name: what the budget buys; and the candidates with better errors.
+
+    What is chosen is decomposed, and has the error found; the other ranks of its format have their estimates changed
+    by the same factor. In the end the best choice among all that was decomposed is taken.
+    """
+    done: dict[str, dict[Choice, Made]] = {target.name: {} for target in targets}
+    offers = {name: list(those) for name, those in estimates.items()}
+    for _ in range(_ROUNDS):
+        choices = {name: c.rank for name, c in allocate(budget, offers).choices.items()}
+        new = [t for t in targets if choices[t.name] not in done[t.name]]
+        if not new:
+            break
+        for target in new:
+            choice = choices[target.name]
+            done[target.name][choice] = _made(target, choice, options.get(choice.format or "", {}), rng)
+            offers[target.name] = _corrected(target, estimates[target.name], done[target.name])
+    tried = {name: [c for c in those if c.rank in done[name]] for name, those in offers.items()}
+    best = allocate(budget, tried).choices
+    return {name: done[name][c.rank] for name, c in best.items()}, offers
+
+
+def _corrected(target: Target, estimates: Sequence[Candidate], done: Mapping[Choice, Made]) -> list[Candidate]:
+    """The errors that were found, and for the other ranks of a format estimates times the factor found last."""
+    factors: dict[str | None, float] = {}
+    for c in sorted(estimates, key=lambda c: list(done).index(c.rank) if c.rank in done else -1):
+        if c.rank in done and c.error > 0.0:
+            factors[c.rank.format] = target.influence * done[c.rank][2] / c.error
+    return [
+        c._replace(
+            error=target.influence * done[c.rank][2] if c.rank in done else factors.get(c.rank.format, 1.0) * c.error
+        )
+        for c in estimates
+    ]
+
+
+def _made(target: Target, choice: Choice, options: Mapping[str, Any], rng: np.random.Generator) -> Made:
+    """The layer in a form, what is known of it without an input, and its squared error."""
+    dense, kernel = target.layer, target.kernel
+    size = dense.number_of_parameters()
+    if choice.format is None:
+        return dense, ConversionReport("Dense", None, tuple(kernel.shape), Change(size, size), 0.0), 0.0
+    weights = {} if target.moment is None else {"weighted": {0 if choice.format == "TT" else 1: target.moment}}
+    xp = namespace(kernel)
+    if target.is_linear:
+        made: Any = FactorizedLinear.from_linear(
+            dense, choice.rank, n_tensorized_modes=1, factorization="CP", decomposition_kwargs={**weights, **options}
+        )
+        gap = xp.astype(made.matrix() - kernel, xp.float64)
+        error = math.sqrt(float(xp.sum(gap * gap)) / max(float(xp.sum(xp.astype(kernel, xp.float64) ** 2)), 1e-300))
+        change = Change(size, made.number_of_parameters())
+        report = ConversionReport("CP", made.rank, tuple(kernel.shape), change, error, 1, "converged")
+        return made, report, weighted_error(target, made.matrix())
+    if choice.format == "CP":
+        options = {**_effort(math.prod(kernel.shape) * choice.rank), "rng": rng, **options}
+    made = FactorizedConv.from_conv(
+        dense, choice.rank, factorization=choice.format, decomposition_kwargs={**weights, **options}, rng=rng
+    )
+    return made, made.report, weighted_error(target, made.kernel())
+
+
+def _effort(work: int) -> dict[str, Any]:
+    """Options of a CP decomposition of so much work a sweep."""
+    sweeps = int(min(max(_EFFORT // work, 4), 60))
+    return {"starts": int(sweeps == 60), "max_iterations": sweeps, "correct": work <= _CORRECTED}
+
+
+def _judged(target: Target, layer: Any, report: ConversionReport, measure: bool) -> ConversionReport:
+    """The report with FLOPs, times and memory, where the input of the layer is known."""
+    if not target.shapes:
+        return report
+    dense = plans_of(target, Choice(None))
+    small = dense if layer is target.layer else [layer.plan(shape) for shape in target.shapes]
+    figures: dict[str, Any] = {**plan_figures(zip(dense, small, strict=True)), "input_shape": target.shapes[0]}
+    if measure and layer is not target.layer:
+        draw = np.random.default_rng(0).standard_normal
+        inputs = [asarray(draw(s), like=target.kernel, dtype=target.kernel.dtype) for s in target.shapes]
+        times = [time_both(target.layer, layer, x) for x in inputs]
+        figures["measured_time"] = Change(sum(t.before for t in times), sum(t.after for t in times))
+    return replace(report, **figures)

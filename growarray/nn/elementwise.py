@@ -1,0 +1,337 @@
+"""Elementwise modules that exported networks are written in: Clip, Erf, powers, PReLU and the hard activations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from growarray.backend import Array, asarray, erf, namespace, to_device
+from growarray.errors import ShapeError
+from growarray.nn.module import Module, Parameter, Pullback
+
+__all__ = [
+    "Abs",
+    "Cast",
+    "Clip",
+    "Erf",
+    "Exp",
+    "HardSigmoid",
+    "HardSwish",
+    "Log",
+    "Mish",
+    "Neg",
+    "PReLU",
+    "Pow",
+    "Reciprocal",
+    "Softsign",
+    "Sqrt",
+]
+
+
+class _Function(Module):
+    """A function without options: ``_function`` gives its value and its derivative, both of the shape of ``x``."""
+
+    _function: ClassVar[Any]
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Value and pullback, both of the shape of ``x``."""
+        y, slope = type(self)._function(namespace(x), x)
+        return y, lambda dy: dy * slope
+
+
+def _reciprocal(xp: Any, x: Array) -> tuple[Array, Array]:
+    y = 1.0 / x
+    return y, -y * y
+
+
+def _exp(xp: Any, x: Array) -> tuple[Array, Array]:
+    y = xp.exp(x)
+    return y, y
+
+
+def _sqrt(xp: Any, x: Array) -> tuple[Array, Array]:
+    y = xp.sqrt(x)
+    return y, 0.5 / y
+
+
+def _softsign(xp: Any, x: Array) -> tuple[Array, Array]:
+    inverse = 1.0 / (1.0 + xp.abs(x))
+    return x * inverse, inverse * inverse
+
+
+def _mish(xp: Any, x: Array) -> tuple[Array, Array]:
+    power = xp.exp(-xp.abs(x))
+    bend = xp.tanh(xp.maximum(x, 0.0) + xp.log1p(power))
+    sigmoid = xp.where(x >= 0.0, xp.ones_like(x), power) / (1.0 + power)
+    return x * bend, bend + x * (1.0 - bend * bend) * sigmoid
+
+
+class Abs(_Function):
+    """``y = |x|``, with the derivative 0 at 0.
+
+    >>> import numpy as np
+    >>> Abs()(np.array([-2.0, 1.0])).tolist()
+    [2.0, 1.0]
+    """
+
+    _function = staticmethod(lambda xp, x: (xp.abs(x), xp.sign(x)))
+
+
+class Neg(_Function):
+    """``y = -x``.
+
+    >>> import numpy as np
+    >>> Neg()(np.array([2.0])).tolist()
+    [-2.0]
+    """
+
+    _function = staticmethod(lambda xp, x: (-x, -xp.ones_like(x)))
+
+
+class Exp(_Function):
+    """``y = exp(x)``.
+
+    >>> import numpy as np
+    >>> Exp()(np.zeros(1)).tolist()
+    [1.0]
+    """
+
+    _function = staticmethod(_exp)
+
+
+class Log(_Function):
+    """``y = log(x)``.
+
+    >>> import numpy as np
+    >>> Log()(np.ones(1)).tolist()
+    [0.0]
+    """
+
+    _function = staticmethod(lambda xp, x: (xp.log(x), 1.0 / x))
+
+
+class Sqrt(_Function):
+    """``y = sqrt(x)``.
+
+    >>> import numpy as np
+    >>> Sqrt()(np.array([4.0])).tolist()
+    [2.0]
+    """
+
+    _function = staticmethod(_sqrt)
+
+
+class Reciprocal(_Function):
+    """``y = 1 / x``.
+
+    >>> import numpy as np
+    >>> Reciprocal()(np.array([4.0])).tolist()
+    [0.25]
+    """
+
+    _function = staticmethod(_reciprocal)
+
+
+class Erf(_Function):
+    """The error function, from which exporters build GELU.
+
+    >>> import numpy as np
+    >>> Erf()(np.array([0.0, 10.0])).tolist()
+    [0.0, 1.0]
+    """
+
+    _function = staticmethod(lambda xp, x: (erf(x), xp.exp(-x * x) * (2.0 / math.sqrt(math.pi))))
+
+
+class Softsign(_Function):
+    """``y = x / (1 + |x|)``.
+
+    >>> import numpy as np
+    >>> Softsign()(np.array([-1.0, 3.0])).tolist()
+    [-0.5, 0.75]
+    """
+
+    _function = staticmethod(_softsign)
+
+
+class Mish(_Function):
+    """``y = x tanh(softplus(x))``. Source: Misra 2019.
+
+    >>> import numpy as np
+    >>> Mish()(np.zeros(1)).tolist()
+    [0.0]
+    """
+
+    _function = staticmethod(_mish)
+
+
+class HardSwish(_Function):
+    """``y = x min(max(x / 6 + 1/2, 0), 1)``. Source: Howard et al. 2019, MobileNetV3.
+
+    >>> import numpy as np
+    >>> HardSwish()(np.array([-4.0, 0.0, 3.0])).tolist()
+    [-0.0, 0.0, 3.0]
+    """
+
+    _function = staticmethod(
+        lambda xp, x: (
+            x * xp.clip(x / 6.0 + 0.5, 0.0, 1.0),
+            xp.where(xp.abs(x) < 3.0, x / 3.0 + 0.5, xp.astype(x > 0.0, x.dtype)),
+        )
+    )
+
+
+class HardSigmoid(Module):
+    """``y = min(max(alpha x + beta, 0), 1)``; torch's is ``alpha`` 1/6, ONNX's default 0.2.
+
+    >>> import numpy as np
+    >>> HardSigmoid(0.25)(np.array([-4.0, 0.0, 1.0])).tolist()
+    [0.0, 0.5, 0.75]
+    """
+
+    def __init__(self, alpha: float = 1.0 / 6.0, beta: float = 0.5) -> None:
+        self.alpha, self.beta = float(alpha), float(beta)
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Value and pullback; the derivative where the line leaves 0 and 1 is 0."""
+        xp = namespace(x)
+        line = self.alpha * x + self.beta
+        inside = (line > 0.0) & (line < 1.0)
+        return xp.clip(line, 0.0, 1.0), lambda dy: dy * (self.alpha * xp.astype(inside, dy.dtype))
+
+    def extra_repr(self) -> str:
+        """Slope and value at zero."""
+        return f"{self.alpha}, {self.beta}"
+
+
+class Clip(Module):
+    """``y = min(max(x, low), high)``; None is no bound. The derivative is 1 at both ends, as torch's clamp has it.
+
+    Raises ValueError where ``low`` is above ``high``.
+
+    >>> import numpy as np
+    >>> y, pullback = Clip(0.0).vjp(np.array([-1.0, 0.0, 2.0]))
+    >>> y.tolist(), pullback(np.ones(3)).tolist()
+    ([0.0, 0.0, 2.0], [0.0, 1.0, 1.0])
+    """
+
+    def __init__(self, low: float | None = None, high: float | None = None) -> None:
+        if low is not None and high is not None and not low <= high:
+            raise ValueError(f"Clip: low is {low}, expected at most high, {high}")
+        self.low, self.high = None if low is None else float(low), None if high is None else float(high)
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Value and pullback, both of the shape of ``x``."""
+        xp = namespace(x)
+        inside = None
+        y = x
+        if self.low is not None:
+            y, inside = xp.maximum(y, self.low), x >= self.low
+        if self.high is not None:
+            y, below = xp.minimum(y, self.high), x <= self.high
+            inside = below if inside is None else inside & below
+        return y, lambda dy: dy if inside is None else dy * xp.astype(inside, dy.dtype)
+
+    def extra_repr(self) -> str:
+        """Both ends."""
+        return f"{self.low}, {self.high}"
+
+
+class Pow(Module):
+    """``y = x ** exponent`` for a number ``exponent``.
+
+    >>> import numpy as np
+    >>> Pow(2.0)(np.array([-3.0])).tolist()
+    [9.0]
+    """
+
+    def __init__(self, exponent: float) -> None:
+        self.exponent = float(exponent)
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Value and pullback, both of the shape of ``x``."""
+        if self.exponent == 2.0:
+            return x * x, lambda dy: 2.0 * dy * x
+        return x**self.exponent, lambda dy: self.exponent * dy * x ** (self.exponent - 1.0)
+
+    def extra_repr(self) -> str:
+        """The exponent."""
+        return f"{self.exponent}"
+
+
+class Cast(Module):
+    """The input as floats of another dtype, given by its name; the gradient comes back in that of the input.
+
+    Raises ValueError for another dtype than ``'float32'`` and ``'float64'``.
+
+    >>> import numpy as np
+    >>> Cast("float64")(np.ones(1, np.float32)).dtype
+    dtype('float64')
+    """
+
+    def __init__(self, dtype: str) -> None:
+        if dtype not in ("float32", "float64"):
+            raise ValueError(f"Cast: dtype is {dtype!r}, expected 'float32' or 'float64'")
+        self.dtype = dtype
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """The converted array; the pullback converts its gradient back."""
+        xp = namespace(x)
+        return xp.astype(x, getattr(xp, self.dtype), copy=False), lambda dy: xp.astype(dy, x.dtype, copy=False)
+
+    @property
+    def slope_at_zero(self) -> float:
+        """1: the values stay as they are."""
+        return 1.0
+
+    def extra_repr(self) -> str:
+        """The dtype."""
+        return repr(self.dtype)
+
+
+class PReLU(Module):
+    """``y = x`` where x > 0, else ``weight * x`` with a trained slope for all, or one for each entry of ``axis``.
+
+    Raises ShapeError where the input has not as many entries on ``axis`` as there are slopes.
+
+    >>> import numpy as np
+    >>> layer = PReLU(2, init=0.5)
+    >>> y, pullback = layer.vjp(np.array([[-1.0, 2.0]], dtype=np.float32))
+    >>> pullback(np.ones_like(y)).tolist(), layer.weight.grad.tolist()
+    ([[0.5, 1.0]], [-1.0, 0.0])
+    """
+
+    def __init__(
+        self,
+        num_parameters: int = 1,
+        init: float = 0.25,
+        *,
+        axis: int = 1,
+        dtype: Any = None,
+        device: str | None = None,
+    ) -> None:
+        host = np.full((num_parameters,), init, dtype=np.float32 if dtype is None else dtype)
+        self.weight, self.axis = Parameter(to_device(asarray(host), device)), axis
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """Value and pullback, which adds to ``weight.grad``."""
+        xp, (count,) = namespace(x, self.weight.data), self.weight.shape
+        axis = self.axis + x.ndim if self.axis < 0 else self.axis
+        if count != 1 and (not 0 <= axis < x.ndim or x.shape[axis] != count):
+            raise ShapeError(f"PReLU: input has shape {tuple(x.shape)}, expected {count} entries on axis {self.axis}")
+        slope = self.weight.data if count == 1 else xp.reshape(self.weight.data, (-1, *(1,) * (x.ndim - 1 - axis)))
+        negative = xp.minimum(x, 0.0)
+        others = tuple(range(x.ndim)) if count == 1 else tuple(i for i in range(x.ndim) if i != axis)
+
+        def pullback(dy: Array) -> Array:
+            self.weight.accumulate(xp.reshape(xp.sum(dy * negative, axis=others), (count,)))
+            positive = xp.astype(x > 0.0, dy.dtype)
+            return dy * (positive + (1.0 - positive) * slope)
+
+        return xp.maximum(x, 0.0) + slope * negative, pullback
+
+    def extra_repr(self) -> str:
+        """Number of slopes."""
+        return f"{self.weight.shape[0]}"

@@ -1,0 +1,263 @@
+"""What loading a state dict found, as a table: names and shapes that fit or do not, casts, names that look alike."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from functools import cached_property
+from heapq import nlargest
+from itertools import takewhile
+from typing import NamedTuple
+
+__all__ = ["Cast", "LoadReport", "Misshapen", "nearest_names", "prefix_hint"]
+
+Shape = tuple[int, ...]
+
+_MOST_ROWS = 40  # of one kind in the table
+_MOST_LISTED = 8  # names of one kind in the sentence of an error
+_MOST_COMPARED = (100, 1000, 16)  # missing names, unexpected ones, and those of them compared letter by letter
+
+
+class Misshapen(NamedTuple):
+    """A name whose array has another shape than the module expects.
+
+    >>> str(Misshapen("weight", (3, 2), (2, 3)))
+    'weight has shape (3, 2), expected (2, 3) (transposed?)'
+    """
+
+    name: str
+    found: Shape
+    expected: Shape
+
+    @property
+    def transposed(self) -> str:
+        """Which change of axes gives the expected shape: all reversed, the last or the first two; ``''`` for none.
+
+        Shapes alone cannot tell for a square matrix, so that one is never found here.
+        """
+        found, expected = self.found, self.expected
+        if len(found) < 2 or len(found) != len(expected) or found == expected:
+            return ""
+        if found[:-2] == expected[:-2] and found[-2:] == expected[:-3:-1]:
+            return "last two axes swapped"
+        if found == expected[::-1]:
+            return "axes reversed"
+        return "first two axes swapped" if found == (expected[1], expected[0], *expected[2:]) else ""
+
+    def __str__(self) -> str:
+        hint = " (transposed?)" if self.transposed else ""
+        return f"{_printable(self.name)} has shape {self.found}, expected {self.expected}{hint}"
+
+
+class Cast(NamedTuple):
+    """A name whose array has another dtype than the module: the name of each dtype."""
+
+    name: str
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{_printable(self.name)} from {self.found} to {self.expected}"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What :meth:`Module.load_state_dict` found; ``str(report)`` is a table. Names are those after renaming.
+
+    It is true where something did not fit, so ``assert not network.load_state_dict(state)`` says all is well.
+
+    >>> shapes = {"fc.bias": (2,), "fc.biases": (2,)}
+    >>> report = LoadReport(missing=("fc.bias",), unexpected=("fc.biases",), shapes=shapes)
+    >>> report.suggestions
+    {'fc.bias': ('fc.biases',)}
+    >>> print(report)
+    0 matched, 1 missing, 1 unexpected
+    what        name       found  expected  remark
+    missing     fc.bias           (2,)      near: fc.biases
+    unexpected  fc.biases  (2,)
+    """
+
+    missing: tuple[str, ...] = ()
+    """Names of the module that the state does not have."""
+    unexpected: tuple[str, ...] = ()
+    """Names of the state that the module does not have."""
+    misshapen: tuple[Misshapen, ...] = ()
+    """Names in both, of two shapes."""
+    refused: tuple[Cast, ...] = ()
+    """Names in both whose values the module's dtype could not hold: complex to real, float to integer, text."""
+    matched: tuple[str, ...] = ()
+    """Names that fit."""
+    casts: tuple[Cast, ...] = ()
+    """Those of them whose dtype differs."""
+    unused: tuple[str, ...] = ()
+    """Entries of ``rename`` that apply to no name."""
+    shapes: Mapping[str, Shape] = field(default_factory=dict, repr=False, compare=False)
+    """Shapes of the missing and of the unexpected names, as far as they are known without reading."""
+
+    def __bool__(self) -> bool:
+        """True where something did not fit."""
+        return bool(self.missing or self.unexpected or self.misshapen or self.refused)
+
+    @property
+    def transposed(self) -> tuple[Misshapen, ...]:
+        """Misshapen names whose shape is the expected one with axes swapped; nothing is transposed without asking."""
+        return tuple(entry for entry in self.misshapen if entry.transposed)
+
+    @cached_property
+    def suggestions(self) -> dict[str, tuple[str, ...]]:
+        """For missing names the unexpected ones that look most like them, best first, the same shape before others."""
+        return nearest_names(self.missing, self.unexpected, self.shapes)
+
+    @cached_property
+    def hint(self) -> dict[str, str]:
+        """The ``rename`` that takes off, or puts on, one prefix and finds half of the missing names or more; or {}."""
+        return prefix_hint(self.missing, self.unexpected)
+
+    def sentence(self) -> str:
+        """What did not fit, in one line: a few names of each kind, and those that look like a missing one."""
+        near = {name: f"{_printable(name)} (near: {_listed(found)})" for name, found in self.suggestions.items()}
+        parts = [
+            ("missing", [near.get(name, _printable(name)) for name in self.missing]),
+            ("unexpected", [_printable(name) for name in self.unexpected]),
+            ("misshapen", list(map(str, self.misshapen))),
+            ("refused casts", list(map(str, self.refused))),
+        ]
+        found = [f"{kind}: {_cut(texts)}" for kind, texts in parts if texts]
+        return "; ".join(found + ([self._hint_text()] if self.hint else [])) or _ALL_WELL
+
+    def __str__(self) -> str:
+        kinds = ("matched", "missing", "unexpected", "misshapen", "refused", "casts")
+        counts = [f"{len(getattr(self, kind))} {kind}" for kind in kinds if getattr(self, kind) or kind == "matched"]
+        rows = list(self._rows())
+        lines = _aligned([("what", "name", "found", "expected", "remark"), *rows]) if rows else []
+        title = ", ".join(counts) + ("" if self else f": {_ALL_WELL}")
+        lines += [f"rename: {_quoted(entry)} applies to no name" for entry in self.unused]
+        return "\n".join([title, *lines, *([self._hint_text()] if self.hint else [])])
+
+    def _hint_text(self) -> str:
+        old, new = next(iter(self.hint.items()))
+        return f"try rename={{{_quoted(old)}: {_quoted(new)}}}"
+
+    def _rows(self) -> Iterator[tuple[str, ...]]:
+        def shape(name: str) -> str:
+            return str(self.shapes[name]) if name in self.shapes else ""
+
+        for name in self.missing[:_MOST_ROWS]:
+            near = self.suggestions.get(name, ())
+            yield "missing", _printable(name), "", shape(name), f"near: {_listed(near)}" if near else ""
+        yield from _more("missing", self.missing)
+        for name in self.unexpected[:_MOST_ROWS]:
+            yield "unexpected", _printable(name), shape(name), "", ""
+        yield from _more("unexpected", self.unexpected)
+        for entry in self.misshapen[:_MOST_ROWS]:
+            remark = f"{entry.transposed}? transpose it yourself" if entry.transposed else ""
+            yield "misshapen", _printable(entry.name), str(entry.found), str(entry.expected), remark
+        yield from _more("misshapen", self.misshapen)
+        for cast in self.refused[:_MOST_ROWS]:
+            yield "refused", _printable(cast.name), cast.found, cast.expected, "values would change: cast it yourself"
+        yield from _more("refused", self.refused)
+        for (found, expected), names in _by_dtypes(self.casts).items():
+            yield "cast", _cut(names, 2), found, expected, ""
+
+
+_ALL_WELL = "every name and shape agrees"
+
+
+def nearest_names(
+    missing: Sequence[str], unexpected: Sequence[str], shapes: Mapping[str, Shape]
+) -> dict[str, tuple[str, ...]]:
+    """For each missing name up to three unexpected ones that look like it, those of its shape first.
+
+    Compared are the last parts of the dotted names, then letters; the work is bounded, so of thousands of names only
+    the first have suggestions.
+    """
+    most_missing, most_unexpected, most_compared = _MOST_COMPARED
+    split = {name: name.split(".") for name in unexpected[:most_unexpected]}
+    result = {}
+    for name in missing[:most_missing]:
+        parts, shape = name.split("."), shapes.get(name)
+
+        def likeness(
+            other: str, name: str = name, parts: list[str] = parts, shape: Shape | None = shape
+        ) -> tuple[float, int]:
+            same = 2 * (shape is not None and shapes.get(other) == shape)
+            return same + _equal(reversed(parts), reversed(split[other])), _equal(name, other)
+
+        scored = []
+        for other in nlargest(most_compared, split, key=likeness):
+            ratio = SequenceMatcher(None, name, other, autojunk=False).ratio()
+            same = shape is not None and shapes.get(other) == shape
+            if ratio >= 0.6 or (same and ratio >= 0.4 and parts[-1] == split[other][-1]):
+                scored.append((same, ratio, other))
+        if scored:
+            scored.sort(key=lambda found: (not found[0], -found[1]))
+            result[name] = tuple(other for _, _, other in scored[:3])
+    return result
+
+
+def _equal(first: Iterable[str], second: Iterable[str]) -> int:
+    """How many parts or letters are equal before the first that differ."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+
+
+def prefix_hint(missing: Sequence[str], unexpected: Sequence[str]) -> dict[str, str]:
+    """A renaming of one prefix that turns unexpected names into at least half of the missing ones; {} for none.
+
+    >>> prefix_hint(["fc.weight", "fc.bias"], ["model.fc.weight", "model.fc.bias"])
+    {'model.': ''}
+    """
+    found: Counter[tuple[str, str]] = Counter()
+    wanted, there = set(missing), set(unexpected)
+    found.update((prefix, "") for name in unexpected for prefix, rest in _heads(name) if rest in wanted)
+    found.update(("", prefix) for name in missing for prefix, rest in _heads(name) if rest in there)
+    if not found:
+        return {}
+    (old, new), count = found.most_common(1)[0]
+    return {old: new} if 2 * count >= len(missing) else {}
+
+
+def _heads(name: str) -> Iterator[tuple[str, str]]:
+    """Every way to split a name after a dot; of very deep names the first."""
+    place = -1
+    for _ in range(32):
+        place = name.find(".", place + 1)
+        if place < 0:
+            return
+        yield name[: place + 1], name[place + 1 :]
+
+
+def _by_dtypes(casts: Sequence[Cast]) -> dict[tuple[str, str], list[str]]:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for cast in casts:
+        groups.setdefault((cast.found, cast.expected), []).append(_printable(cast.name))
+    return groups
+
+
+def _more(what: str, entries: Sequence[object]) -> Iterator[tuple[str, ...]]:
+    if len(entries) > _MOST_ROWS:
+        yield what, f"… and {len(entries) - _MOST_ROWS} more", "", "", ""
+
+
+def _cut(texts: Sequence[str], most: int = _MOST_LISTED) -> str:
+    more = f" … and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(_printable, names))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _printable(name: str) -> str:
+    """A name of a foreign file without anything that a terminal would obey."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def _quoted(name: str) -> str:
+    return repr(name) if name.isprintable() else ascii(name)

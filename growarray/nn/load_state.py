@@ -1,0 +1,264 @@
+"""Matching a state dict to the arrays of a module: renaming, shapes and dtypes first, values last."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from growarray.backend import asarray, is_numpy, namespace
+from growarray.errors import ShapeError
+from growarray.nn.load_report import Cast, LoadReport, Misshapen
+
+__all__ = ["Rename", "Renamed", "check_strictly", "match_state", "renamed", "values_for"]
+
+Array = Any
+Rename = Mapping[str, str | None] | Callable[[str], str | None]
+"""How names change: old to new, see :func:`renamed`."""
+
+_INTEGERS = ("int", "uint")
+_KINDS = (("bool",), _INTEGERS, ("float", "bfloat"), ("complex",))  # each holds those before it
+
+
+class Renamed(NamedTuple):
+    """Old names by new ones, and the entries of the mapping that applied to none."""
+
+    old: dict[str, str]
+    unused: tuple[str, ...] = ()
+
+
+def renamed(names: Iterable[str], rename: Rename | None) -> Renamed:
+    """The names after ``rename``: a mapping from old to new, or a function of the name.
+
+    In a mapping a name stands for itself, and one that ends in a dot for that prefix (``''`` for that of every name).
+    The name itself goes before a prefix, a longer prefix before a shorter one, and each name changes once. ``None`` in
+    place of the new name leaves it out; a function does the same by returning None.
+
+    >>> renamed(["a.w", "a.b", "head.w"], {"a.": "body.", "a.b": "bias", "head.": None}).old
+    {'body.w': 'a.w', 'bias': 'a.b'}
+
+    Raises
+    ------
+    TypeError
+        ``rename`` is neither, or gives something else than a name or None.
+    ValueError
+        Two names become one, a name becomes empty, or a prefix would lose its dot.
+    """
+    if rename is None:
+        return Renamed({name: name for name in names})
+    used: set[str] = set()
+    if isinstance(rename, Mapping):
+        change: Callable[[str], Any] = _by_mapping(rename, used)
+    elif callable(rename):
+        change = rename
+    else:
+        raise TypeError(f"rename: expected a mapping of names or a function, found {type(rename).__name__}")
+    old: dict[str, str] = {}
+    for name in names:
+        new = change(name)
+        if new is None:
+            continue
+        if not isinstance(new, str):
+            raise TypeError(f"rename: {name!r} became {type(new).__name__}; expected a name, or None to leave it out")
+        if not new:
+            raise ValueError(f"rename: {name!r} became ''; give it a name, or None to leave it out")
+        if new in old:
+            raise ValueError(
+                f"rename: {old[new]!r} and {name!r} both become {new!r}; give one another name, or None to leave it out"
+            )
+        old[new] = name
+    unused = tuple(entry for entry in rename if entry not in used) if isinstance(rename, Mapping) else ()
+    return Renamed(old, unused)
+
+
+def _by_mapping(rename: Mapping[str, str | None], used: set[str]) -> Callable[[str], str | None]:
+    """The function that a mapping stands for; it notes the entries that it uses."""
+    for old, new in rename.items():
+        if not isinstance(old, str) or not (new is None or isinstance(new, str)):
+            raise TypeError(f"rename: expected names, found {old!r}: {new!r}")
+        if old.endswith(".") and new and not new.endswith("."):
+            raise ValueError(f"rename: {old!r} is a prefix, so expected {new + '.'!r}, found {new!r}")
+        if old == "" and new and not new.endswith("."):
+            raise ValueError(f"rename: '' is the prefix of every name, so expected {new + '.'!r}, found {new!r}")
+    prefixes = sorted((old for old in rename if old == "" or old.endswith(".")), key=len, reverse=True)
+
+    def change(name: str) -> str | None:
+        if name in rename:
+            used.add(name)
+            return rename[name]
+        for prefix in prefixes:
+            if name.startswith(prefix):
+                used.add(prefix)
+                new = rename[prefix]
+                return None if new is None else new + name[len(prefix) :]
+        return name
+
+    return change
+
+
+class _Entry(NamedTuple):
+    """One array of a state: its name there, shape, dtype, and its value unless that is still to be read."""
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: Any
+    value: Any
+
+
+def match_state(
+    targets: Mapping[str, Array], state: Mapping[str, Any], rename: Rename | None = None
+) -> tuple[LoadReport, dict[str, Any]]:
+    """What of ``state`` fits the arrays ``targets``, and the entries to take the values from, by the target's name.
+
+    A state with an attribute ``stored``, shapes and dtypes by name as a checkpoint has it, is not read here; of any
+    other mapping the values that the targets need are taken, each once. A name that a checkpoint gives as another one
+    of a tensor it holds (``tied``) is found too, and not unexpected where the targets lack it.
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"expected a mapping of names to arrays, found {type(state).__name__}; pass its state_dict()")
+    stored = getattr(state, "stored", None)
+    stored = stored if isinstance(stored, Mapping) else None
+    aliases = {} if stored is None else _aliases(stored, getattr(state, "tied", ()))
+    names, unused = renamed([*state, *aliases], rename)
+    found: dict[str, Any] = {}
+    misshapen, casts, refused = [], [], []
+    for name, target in targets.items():
+        if name not in names:
+            continue
+        entry = _entry(state, stored, aliases.get(names[name], names[name]))
+        if entry.shape != tuple(target.shape):
+            misshapen.append(Misshapen(name, entry.shape, tuple(target.shape)))
+            continue
+        of, to = _dtype_name(entry.dtype), _dtype_name(target.dtype)
+        if of != to:
+            if not _holds(to, of):
+                refused.append(Cast(name, of, to))
+                continue
+            casts.append(Cast(name, of, to))
+        found[name] = entry
+    missing = tuple(name for name in targets if name not in names)
+    unexpected = tuple(name for name, key in names.items() if name not in targets and key not in aliases)
+    for name in unexpected:
+        if not isinstance(name, str):
+            raise TypeError(f"expected names, found {name!r} as a key; pass the part of the state that has the weights")
+    shapes = {name: tuple(targets[name].shape) for name in missing}
+    if unexpected:
+        shapes |= _shapes(state, stored, {name: names[name] for name in unexpected})
+    report = LoadReport(
+        missing,
+        unexpected,
+        tuple(misshapen),
+        tuple(refused),
+        matched=tuple(found),
+        casts=tuple(casts),
+        unused=unused,
+        shapes=shapes,
+    )
+    return report, found
+
+
+def values_for(targets: Mapping[str, Array], state: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Array]:
+    """Copies of the values, of the library, device and dtype of their targets; ``found`` as match_state gives it."""
+    values = {}
+    for name, entry in found.items():
+        like = targets[name]
+        try:
+            value = state[entry.key] if entry.value is None else entry.value
+            if tuple(value.shape) != tuple(like.shape):
+                raise ShapeError(f"{name} was read with shape {tuple(value.shape)}, expected {tuple(like.shape)}")
+            if is_numpy(value) and value.dtype.kind == "V":  # of ml_dtypes, which other libraries do not take
+                value = value.astype(_dtype_name(like.dtype))
+            value = value if type(value) is type(like) and is_numpy(like) else asarray(value, like=like)
+            values[name] = namespace(like).astype(value, like.dtype, copy=True)
+        except Exception as error:
+            error.add_note(f"while {entry.key!r} was read for {name!r}; nothing has been changed")
+            raise
+    return values
+
+
+def check_strictly(report: LoadReport, where: str) -> None:
+    """Raise unless all fits: ``KeyError`` (names), ``ShapeError`` (shapes) or ``TypeError`` (dtypes).
+
+    The message is one line; the table is a note of the exception, which tracebacks show.
+    """
+    if not report:
+        return
+    kind: type[Exception] = TypeError
+    if report.missing or report.unexpected:
+        kind = KeyError
+    elif report.misshapen:
+        kind = ShapeError
+    error = kind(f"{where}: {report.sentence()}; pass strict=False to load what fits")
+    error.add_note(str(report))
+    raise error
+
+
+def _aliases(stored: Mapping[str, Any], tied: Iterable[Iterable[str]]) -> dict[str, str]:
+    """Names that a file gives to a tensor beside the one it is stored under."""
+    groups = [tuple(group) for group in tied]
+    kept = [next((name for name in group if name in stored), None) for group in groups]
+    return {name: key for group, key in zip(groups, kept, strict=True) if key for name in group if name not in stored}
+
+
+def _entry(state: Mapping[str, Any], stored: Any, key: str) -> _Entry:
+    if stored is not None:
+        tensor = stored[key]
+        return _Entry(key, tuple(tensor.shape), tensor.dtype.name, None)
+    value = state[key]
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            error.add_note(f"the value of {key!r} is a {type(value).__name__}; expected an array")
+            raise
+    return _Entry(key, tuple(value.shape), value.dtype, value)
+
+
+def _shapes(state: Mapping[str, Any], stored: Any, keys: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Shapes by new name, of states that tell them without reading."""
+    if stored is not None:
+        return {name: tuple(stored[key].shape) for name, key in keys.items()}
+    if not isinstance(state, dict):
+        return {}
+    values = {name: state[key] for name, key in keys.items()}
+    return {name: tuple(value.shape) for name, value in values.items() if hasattr(value, "shape")}
+
+
+def _dtype_name(dtype: Any) -> str:
+    """``'float32'`` for a dtype of any library, or for that name."""
+    return _numpy_name(dtype) if isinstance(dtype, np.dtype) else str(dtype).rpartition(".")[2]
+
+
+@lru_cache(maxsize=128)
+def _numpy_name(dtype: np.dtype[Any]) -> str:
+    """The name, which NumPy puts together at each access."""
+    return dtype.name
+
+
+@lru_cache(maxsize=256)
+def _holds(expected: str, found: str) -> bool:
+    """Whether values of dtype ``found`` may become ``expected``: precision may be lost, parts and wholes may not.
+
+    A real number may become complex and an integer real, never the other way round; an integer needs room for all
+    that the stored type can hold.
+    """
+    to, of = _kind(expected), _kind(found)
+    if to is None or of is None or of > to:
+        return False
+    if _KINDS[to] == _INTEGERS and of == to:
+        return np.can_cast(_whole_bytes(found), _whole_bytes(expected), "safe")
+    return True
+
+
+def _kind(name: str) -> int | None:
+    """Place in :data:`_KINDS`, by the letters that a dtype's name begins with; None for text, objects and dates."""
+    letters = re.match("[a-z]*", name)[0]  # type: ignore[index]
+    return next((i for i, names in enumerate(_KINDS) if letters in names), None)
+
+
+def _whole_bytes(name: str) -> str:
+    """``'int8'`` for the integers of 2 and 4 bits: they are handed out as bytes."""
+    return re.sub("int[24]$", "int8", name)
