@@ -206,8 +206,8 @@ def gradient_parts(
 class KernelGradient:
     """The gradient of one convolution by its kernel: windows gathered as in the forward pass, times the gradient."""
 
-    def __init__(self, sizes: tuple[int, int, int], axes: Sequence[Axis], room: int = _ROOM) -> None:
-        self.forward = Convolution(sizes, axes, room)
+    def __init__(self, forward: Convolution) -> None:
+        self.forward = forward
 
     def tasks(self, d_out: np.ndarray, feature: np.ndarray, out: np.ndarray) -> list[Task]:
         """Pieces that each write a part of ``out`` (b, n, s, *taps): channels, or rows of the summed mode."""

@@ -199,6 +199,6 @@ class Costs:
         if kernel in ("multiply", "matmul"):
             return m.call + m.product(b, n, out, s, self.itemsize)
         if kernel == "band":
-            return self._band(b, axes, passes=0) + taps * 4 * m.call
+            return taps * (2 * b * out * m.element * self.itemsize / 4 + 6 * m.call)
         gather = m.copied + m.row / max(axes[-1].out, 1)
         return b * s * taps * out * gather + m.product(b, n, out, s * taps, self.itemsize) + taps * m.call

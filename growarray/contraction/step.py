@@ -56,6 +56,7 @@ class Step:
         self.conv = Convolution(pair.sizes, self.axes, pair.room) if pair.is_conv else None
         heavy = self.conv is not None and self.kernel != "band" and is_heavy(pair.sizes, self.axes, pair.room)
         self.heavy = FeatureGradient(pair.sizes, self.axes) if heavy else None
+        self._kernel_gradient: KernelGradient | None = None
         self._gradient: list[tuple[Any, Any, tuple[Axis, ...], Convolution | None]] | None = None
 
     def feature(self, xp: Any, array: Array) -> Array:
@@ -164,7 +165,9 @@ class Step:
             out[...] = 0  # the sum over nothing
             return []
         if self.conv is not None:
-            return KernelGradient(self.pair.sizes, self.axes, self.pair.room).tasks(d_out, feature, out)
+            if self._kernel_gradient is None:
+                self._kernel_gradient = KernelGradient(self.conv)
+            return self._kernel_gradient.tasks(d_out, feature, out)
         flat, d_flat = feature.reshape(self.b, self.s, -1), d_out.reshape(self.b, self.n, -1)
         target = out.reshape(self.b, self.n, self.s)
         if self.n == 1 and self.s == 1:
