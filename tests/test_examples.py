@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pytest
+
+from growarray.contraction.machine import machine_for
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 SEEDS = 20
@@ -75,3 +79,43 @@ def test_growth_of_the_rank_lowers_the_loss() -> None:
         found = example.grow(net, x, y)
         assert found.factor > 0
         assert example.loss(net, x, y) == found.loss < before
+
+
+def test_widening_an_imported_network_changes_no_output() -> None:
+    example = load("imported_cnn")
+    rng = np.random.default_rng(0)
+    net = example.from_onnx(example.FILE, dtype="float64")
+    x = rng.standard_normal((20, *example.SHAPE[1:]))
+    before, wide = net(x), example.widened(net, 3, rng)
+    assert wide["layer2.0.conv2"].weight.shape == (24, 24, 3, 3)
+    np.testing.assert_allclose(wide(x), before, rtol=0, atol=1e-14 * np.abs(before).max())
+    assert net["layer2.0.conv2"].weight.shape == (8, 8, 3, 3)
+    for node in wide.nodes:
+        if isinstance(node.module, example.nn.Conv2d):  # the new channels are of use, not of zeros
+            assert np.all(np.any(node.module.weight.data, axis=(1, 2, 3))), node.name
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Times as the default model predicts them for two cores, whatever this machine is."""
+    monkeypatch.setenv("GROWARRAY_THREADS", "2")
+    monkeypatch.setenv("GROWARRAY_CACHE", str(tmp_path))
+    machine_for.cache_clear()
+    yield
+    machine_for.cache_clear()
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_an_imported_network_is_compressed_to_a_time_and_exported() -> None:
+    example = load("imported_cnn")
+    images = example.Images.load()
+    images = images._replace(x=images.x[:1000], y=images.y[:1000])
+    story = example.main(epochs=4, tuning=3, rounds=1, images=images)
+    assert "cannot be met" in story.refusal
+    assert story.compression.predicted_time.ratio <= example.BUDGET
+    assert story.compression.network["layer2.0.conv2"].number_of_parameters() < 64 * 64 * 9
+    points = story.points
+    assert points["trained on"].parameters == points["compressed"].parameters < 0.5 * points["widened"].parameters
+    assert points["widened"].accuracy > 0.93
+    assert points["trained on"].accuracy > max(0.9, points["compressed"].accuracy - 0.03)
+    assert story.agreement < 1e-5

@@ -34,6 +34,7 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         rest: Any,
         metadata: dict[str, Any],
         tied: tuple[tuple[str, ...], ...],
+        aliases: dict[str, str],
         prefix: str,
         notes: tuple[str, ...],
         ml_dtypes: bool,
@@ -48,6 +49,8 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         """What the file says of itself: strings of safetensors, versions of torch modules, opset of ONNX."""
         self.tied = tied
         """Groups of names that share storage. An alias that safetensors notes is named here, though it is no key."""
+        self.aliases = aliases
+        """Entries of the metadata by which safetensors gives a tensor another name: that name, and the key."""
         self.prefix = prefix
         """Prefix that was taken off all names, ``''`` for none."""
         self.notes = notes

@@ -13,7 +13,7 @@ from typing import Any
 from growarray.checkpoint.checkpoint import Checkpoint
 from growarray.checkpoint.inert import Global
 from growarray.checkpoint.kinds import kind_of
-from growarray.checkpoint.limits import Limits
+from growarray.checkpoint.limits import Limits, limits_or_default
 from growarray.checkpoint.load import load_checkpoint
 from growarray.checkpoint.names import Select
 from growarray.checkpoint.onnx_uses import GraphOutline, Use, outline_graph
@@ -121,7 +121,7 @@ def inspect(
     >>> found.kind, found.tensors[0].name, found.tensors[0].shape, found.tensors[0].nbytes, found.refused
     ('npz', 'weight', (2, 2), 32, None)
     """
-    limits = limits or Limits()
+    limits = limits_or_default(limits)
     name = os.fsdecode(os.fspath(path))
     size: int | None = None
     kind: str | None = None

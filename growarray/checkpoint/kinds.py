@@ -9,10 +9,7 @@ from growarray.checkpoint.onnx_file import looks_like_onnx
 from growarray.checkpoint.refusal import Malformed, quote
 from growarray.checkpoint.source import Source
 
-__all__ = ["KINDS", "kind_of"]
-
-KINDS = ("torch-zip", "torch-legacy", "safetensors", "onnx", "npz", "index")
-"""Kinds that are read. ``index`` is the JSON file of a checkpoint in several shards."""
+__all__ = ["kind_of"]
 
 _STRANGERS = (  # first bytes, what they are, what to do
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run 'git lfs pull'"),
@@ -29,7 +26,10 @@ _REMEDY = "expected a torch checkpoint, .safetensors or its index, .onnx or .npz
 
 
 def kind_of(source: Source, limits: Limits) -> str:
-    """One of :data:`KINDS`. Raises Malformed that says what the file looks like, if it is none of them."""
+    """``torch-zip``, ``torch-legacy``, ``safetensors``, ``onnx``, ``npz``, or ``index`` of a checkpoint in shards.
+
+    Raises Malformed that says what the file looks like, if it is none of them.
+    """
     data = source.view
     head = bytes(data[:512])
     if not head:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Limits"]
+__all__ = ["Limits", "limits_or_default"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,3 +44,14 @@ class Limits:
     """Bytes of all compressed arrays of an ``.npz`` file after decompression."""
     files: int = 10_000
     """Further files that a model may name: shards, external data."""
+
+
+def limits_or_default(limits: Limits | None) -> Limits:
+    """The given limits, or those that hold where none are given. Raises TypeError for anything else."""
+    if limits is None:
+        return Limits()
+    if not isinstance(limits, Limits):
+        raise TypeError(
+            f"limits: expected a Limits, found {type(limits).__name__}; pass Limits(depth=200), for example"
+        )
+    return limits

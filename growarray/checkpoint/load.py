@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from growarray.checkpoint.beside import Beside
@@ -13,14 +12,14 @@ from growarray.checkpoint.checkpoint import Checkpoint
 from growarray.checkpoint.contents import Contents
 from growarray.checkpoint.inert import OrderedTree
 from growarray.checkpoint.kinds import kind_of
-from growarray.checkpoint.limits import Limits
+from growarray.checkpoint.limits import Limits, limits_or_default
 from growarray.checkpoint.names import Select, Selection, flatten, select_state, strip_prefixes
 from growarray.checkpoint.npz import read_npz
 from growarray.checkpoint.onnx_file import read_onnx
 from growarray.checkpoint.refusal import Malformed, at, naming
 from growarray.checkpoint.safetensors import read_safetensors
 from growarray.checkpoint.shards import read_index_file
-from growarray.checkpoint.source import Source
+from growarray.checkpoint.source import Source, source_name
 from growarray.checkpoint.tensor import StoredTensor
 from growarray.checkpoint.torch_legacy import read_torch_legacy
 from growarray.checkpoint.torch_zip import read_torch_zip
@@ -62,7 +61,8 @@ def load_checkpoint(
     checksums : check the CRC-32 that zip archives record for a tensor when it is first read; that is about
         two thirds of the time to read a large file from the system's cache, and torch does not do it.
 
-    Raises CheckpointError, which names the file, the place, what was expected and what was found.
+    Raises CheckpointError, which names the file, the place, what was expected and what was found; TypeError where
+    ``path`` is no path and no open file, or ``limits`` no Limits.
 
     >>> import io, numpy as np
     >>> file = io.BytesIO()
@@ -71,13 +71,9 @@ def load_checkpoint(
     >>> checkpoint["weight"].tolist(), checkpoint.kind
     ([[1.0, 0.0], [0.0, 1.0]], 'npz')
     """
-    limits = limits or Limits()
-    name = f"<{type(path).__name__}>" if hasattr(path, "read") else os.fsdecode(os.fspath(path))
+    limits, name = limits_or_default(limits), source_name(path)
     with naming(name):
-        if isinstance(path, str | os.PathLike):
-            source = Source.of_file(Path(path), name=name, mapped=mmap)
-        else:
-            source = Source.of_stream(path)
+        source = Source.of(path, name=name, mapped=mmap)
         source.checksums = checksums
         beside = Beside(source, limits, follow_links=follow_links, mapped=mmap)
         contents = _read(source, limits, beside)
@@ -114,11 +110,14 @@ def _checkpoint(
         raise Malformed(f"select={select!r}: files of the kind {contents.kind} have no parts; leave select out")
     else:
         chosen, stored, rest, metadata = Selection(None), contents.flat(), {}, contents.metadata
-    renamed, taken = strip_prefixes(list(stored), prefix)
+    renamed, taken = strip_prefixes(list(stored), prefix, aliases=list(contents.aliases))
     stored = {renamed[name]: tensor for name, tensor in stored.items()}
     notes = [*contents.notes, *chosen.notes]
     if taken:
         notes.append(f"the prefix {taken!r} was taken off the names")
+    elif prefix:
+        notes.append(f"prefix={prefix!r}: no name begins with it")
+    aliases = {alias: renamed[kept] for alias, kept in contents.aliases.items()}
     return Checkpoint(
         source=source.name,
         kind=contents.kind,
@@ -126,7 +125,8 @@ def _checkpoint(
         tree=contents.tree,
         rest=rest,
         metadata=metadata,
-        tied=_tied(stored, {alias: renamed[kept] for alias, kept in contents.aliases.items()}),
+        tied=_tied(stored, {renamed[alias]: kept for alias, kept in aliases.items()}),
+        aliases=aliases,
         prefix=taken,
         notes=tuple(notes),
         ml_dtypes=ml,
@@ -157,10 +157,8 @@ def _rest(root: Any, chosen: Selection, leaves: Any) -> Any:
     """The structure without the tensors of the chosen part: its other leaves stay where it was."""
     if not chosen.keys:
         return leaves
-    if not isinstance(root, dict):
-        return {}
     first, *further = chosen.keys
-    rest = {key: value for key, value in root.items() if key != first}
+    rest = {key: value for key, value in (root.items() if isinstance(root, dict) else enumerate(root)) if key != first}
     inner = _rest(root[first], Selection(chosen.node, tuple(further)), leaves)
     return {**rest, first: inner} if inner else rest
 

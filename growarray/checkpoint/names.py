@@ -32,6 +32,8 @@ class Selection:
 def select_state(root: Any, select: Select) -> Selection:
     """The part named by ``select`` (a key, or keys from the outside in), or the one that looks like a state dict.
 
+    A number may be given as text. Raises Malformed where a key is not there, or leads to a plain value.
+
     Without ``select``: the first of the usual keys (``'state_dict'``, ``'model'``, …) that has tensors below it; else
     the whole, if tensors lie in it directly; else the only part that has tensors; else the whole.
     """
@@ -48,9 +50,10 @@ def select_state(root: Any, select: Select) -> Selection:
     key = usual[0] if usual else next(iter(full))
     inner = _unwrap(full[key], parts)
     notes = [f"weights were taken from {quote(key)}"]
-    if len(full) > 1:
-        others = ", ".join(quote(other) for other in list(full)[:8] if other != key)
-        notes = [f"{notes[0]}; tensors are also in {others} (pass select= to take those)"]
+    others = [other for other, value in root.items() if id(value) in parts and other != key]
+    if others:
+        listed = ", ".join(map(quote, others[:8]))
+        notes = [f"{notes[0]}; tensors are also in {listed} (pass select= to take those)"]
     return Selection(inner[1], (key, *inner[0]), notes)
 
 
@@ -66,14 +69,19 @@ def _unwrap(node: Any, parts: set[int]) -> tuple[tuple[Any, ...], Any]:
 
 
 def _follow(root: Any, keys: tuple[Any, ...]) -> Selection:
-    node = root
+    node, found = root, []
     for key in keys:
         known = list(node) if isinstance(node, dict) else list(range(len(node))) if type(node) in (list, tuple) else []
+        if key not in known and type(key) is str and key.isascii() and key.isdecimal() and int(key) in known:
+            key = int(key)  # a command line has no other way to say it
         if key not in known:
             names = ", ".join(quote(name) for name in known[:12]) or "none"
             raise Malformed(f"select={keys!r}: there is no {key!r}; keys there: {names}")
         node = node[key]
-    return Selection(node, keys)
+        found.append(key)
+    if type(node) not in CONTAINERS and as_tensor(node) is None:
+        raise Malformed(f"select={keys!r}: there is {quote(node)}, no part with tensors; extras hold plain values")
+    return Selection(node, tuple(found))
 
 
 def flatten(root: Any, memory: int) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
@@ -120,9 +128,13 @@ def _pairs(node: Any) -> list[tuple[Any, Any]]:
 
 
 def strip_prefixes(
-    names: list[str], prefix: str | Sequence[str] | None, *, usual: Sequence[str] = PREFIXES
+    names: list[str],
+    prefix: str | Sequence[str] | None,
+    *,
+    usual: Sequence[str] = PREFIXES,
+    aliases: Sequence[str] = (),
 ) -> tuple[dict[str, str], str]:
-    """New names by old ones, and the prefix that came off.
+    """New names by old ones, and the prefix that came off. ``aliases`` lose what the names lose.
 
     ``prefix=None``: those of ``usual`` come off where every name has them, again and again, and ``_orig_mod.`` inside
     names too. Otherwise the given ones come off wherever they stand first. Raises Malformed where two names would
@@ -132,28 +144,29 @@ def strip_prefixes(
     ({'module.a': 'a', 'module.b': 'b'}, 'module.')
     """
     if prefix is None:
-        stripped, taken = _strip_usual(names, usual)
+        front = _common_front(names, usual)
+        inside = any("._orig_mod." in name[len(front) :] for name in names)
+        taken = f"{front}…_orig_mod." if inside else front
+        result = {name: name.removeprefix(front).replace("._orig_mod.", ".") for name in (*names, *aliases)}
     else:
         given = tuple(p for p in ((prefix,) if isinstance(prefix, str) else prefix) if p)
-        stripped, taken = [_strip_given(name, given) for name in names], ""
-        if stripped != names:
-            taken = ", ".join(p for p in given if any(name.startswith(p) for name in names))
-    result = dict(zip(names, stripped, strict=True))
+        result = {name: _strip_given(name, given) for name in (*names, *aliases)}
+        taken = ", ".join(p for p in given if any(name.startswith(p) and name != p for name in names))
     _refuse_collision(result)
     if prefix is None and not taken:
         _refuse_collision({name: _strip_given(name, tuple(usual)) for name in names})
     return result, taken
 
 
-def _strip_usual(names: list[str], usual: Sequence[str]) -> tuple[list[str], str]:
-    taken = ""
+def _common_front(names: list[str], usual: Sequence[str]) -> str:
+    """The prefixes of ``usual`` that every name has, one after another."""
+    front = ""
     while names:
         first = next((p for p in usual if all(name.startswith(p) and name != p for name in names)), None)
         if first is None:
             break
-        names, taken = [name[len(first) :] for name in names], taken + first
-    inner = [name.replace("._orig_mod.", ".") for name in names]
-    return inner, taken if inner == names else f"{taken}…_orig_mod."
+        names, front = [name[len(first) :] for name in names], front + first
+    return front
 
 
 def _strip_given(name: str, prefixes: tuple[str, ...]) -> str:

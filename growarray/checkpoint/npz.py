@@ -58,9 +58,11 @@ def read_npz(source: Source, limits: Limits) -> Contents:
                 raise Malformed("is no .npy array")
             if member.method == DEFLATED:
                 inflated += member.size
-                if inflated > limits.inflated or member.size > _MOST_RATIO * member.stored + 64:
+                if member.size > _MOST_RATIO * member.stored + 64:
+                    raise Malformed(f"says that {member.stored} bytes inflate to {member.size}, which none can")
+                if inflated > limits.inflated:
                     raise Malformed(
-                        f"inflates to {member.size} bytes; the limit is {limits.inflated} (Limits.inflated)"
+                        f"inflates to {member.size} bytes; the limit is {limits.inflated} for all (Limits.inflated)"
                     )
             tensors[member.name.removesuffix(".npy")] = _tensor(source, member)
     return Contents("npz", tensors)

@@ -56,7 +56,7 @@ class _Reader:
             if part.number == 1:
                 metadata["ir_version"] = self.wire.expect(part, VARINT).value
             elif part.number in _MODEL_TEXTS:
-                metadata[_MODEL_TEXTS[part.number]] = self.wire.text(part, self.limits.string)
+                metadata[_MODEL_TEXTS[part.number]] = self.wire.text(part, self.limits.string, "Limits.string")
             elif part.number == _GRAPH:
                 if tensors is not None:
                     raise Malformed("model has two graphs")
@@ -77,9 +77,8 @@ class _Reader:
         """``GraphProto``: its initializers; the tensors of its nodes are checked."""
         if depth > self.limits.depth:
             raise Malformed(f"graphs are nested deeper than {self.limits.depth} (Limits.depth)")
-        self.wire.expect(message, BYTES)
         tensors: dict[str, StoredTensor] = {}
-        for part in self.wire.fields(message.start, message.end):
+        for part in self.wire.parts(message):
             if part.number == 1:
                 self._node(part, depth)
             elif part.number == 5:
@@ -122,22 +121,19 @@ class _Reader:
 
     def _sparse(self, message: Field) -> None:
         """``SparseTensorProto``: its values and indices."""
-        self.wire.expect(message, BYTES)
-        for part in self.wire.fields(message.start, message.end):
+        for part in self.wire.parts(message):
             if part.number in (1, 2):
                 self._tensor(part)
 
     def _node(self, message: Field, depth: int) -> None:
         """``NodeProto``: its attributes."""
-        self.wire.expect(message, BYTES)
-        for part in self.wire.fields(message.start, message.end):
+        for part in self.wire.parts(message):
             if part.number == 5:
                 self._attribute(part, depth)
 
     def _attribute(self, message: Field, depth: int) -> None:
         """``AttributeProto``: tensors, sparse tensors and subgraphs."""
-        self.wire.expect(message, BYTES)
-        for part in self.wire.fields(message.start, message.end):
+        for part in self.wire.parts(message):
             if part.number in (5, 10):
                 self._tensor(part)
             elif part.number in (6, 11):
@@ -147,8 +143,7 @@ class _Reader:
 
     def _function(self, message: Field) -> None:
         """``FunctionProto``: its nodes, and the defaults of its attributes."""
-        self.wire.expect(message, BYTES)
-        for part in self.wire.fields(message.start, message.end):
+        for part in self.wire.parts(message):
             if part.number == 7:
                 self._node(part, 1)
             elif part.number == 11:
@@ -156,16 +151,14 @@ class _Reader:
 
     def _training(self, message: Field) -> None:
         """``TrainingInfoProto``: its two graphs."""
-        self.wire.expect(message, BYTES)
-        for part in self.wire.fields(message.start, message.end):
+        for part in self.wire.parts(message):
             if part.number in (1, 2):
                 self.graph(part, 1)
 
     def _opset(self, message: Field) -> tuple[str, int]:
         """``OperatorSetIdProto``."""
-        self.wire.expect(message, BYTES)
         domain, version = "", 0
-        for part in self.wire.fields(message.start, message.end):
+        for part in self.wire.parts(message):
             if part.number == 1:
                 domain = self.wire.text(part, 1024)
             elif part.number == 2:

@@ -14,12 +14,13 @@ from growarray.checkpoint.beside import Beside
 from growarray.checkpoint.limits import Limits
 from growarray.checkpoint.onnx_file import read_onnx
 from growarray.checkpoint.onnx_tensor import read_tensor_fields, stored_tensor
-from growarray.checkpoint.protobuf import BYTES, FIXED32, VARINT, Field, Wire, count_varints, decode_varints
+from growarray.checkpoint.onnx_wire import GraphWire, ValueInfo
+from growarray.checkpoint.protobuf import BYTES, FIXED32, VARINT, Field, count_varints, decode_varints
 from growarray.checkpoint.refusal import Malformed, at, quote
 from growarray.checkpoint.source import Source
 from growarray.checkpoint.tensor import StoredTensor
 
-__all__ = ["Model", "OpNode", "ValueInfo", "read_model"]
+__all__ = ["Model", "OpNode", "read_model"]
 
 _KINDS = {  # AttributeProto.type: what it holds, and the field that has it
     1: ("float", 2),
@@ -38,15 +39,6 @@ _KINDS = {  # AttributeProto.type: what it holds, and the field that has it
     14: ("type_protos", 15),
 }
 _BY_FIELD = {number: kind for kind, number in _KINDS.values()}
-
-
-@dataclass(frozen=True)
-class ValueInfo:
-    """A graph input or output: its element type (0 where it is no tensor), and its axes: numbers, or names."""
-
-    name: str
-    element: int = 0
-    shape: tuple[int | str, ...] | None = None
 
 
 @dataclass
@@ -117,17 +109,7 @@ class _Parser:
 
     def __init__(self, source: Source, limits: Limits, beside: Beside) -> None:
         self.source, self.limits, self.beside = source, limits, beside
-        self.wire = Wire(source.view, limits.steps)
-        self.memory = limits.memory + source.size
-
-    def _count(self, nbytes: int) -> None:
-        self.memory -= nbytes
-        if self.memory < 0:
-            raise Malformed(f"graph needs more than {self.limits.memory} bytes and the file's size (Limits.memory)")
-
-    def _text(self, part: Field) -> str:
-        self._count(100 + part.end - part.start)
-        return self.wire.text(part, self.limits.string)
+        self.wire = GraphWire(source, limits)
 
     def model(self) -> Model:
         """``ModelProto``: its graph and its functions."""
@@ -140,32 +122,32 @@ class _Parser:
         return found
 
     def _graph(self, message: Field, found: Model) -> None:
-        for part in self.wire.fields(message.start, message.end):
+        for part in self.wire.parts(message):
             if part.number == 1:
                 found.nodes.append(self._node(part, len(found.nodes)))
             elif part.number in (11, 12):
-                (found.inputs if part.number == 11 else found.outputs).append(self._value_info(part))
+                (found.inputs if part.number == 11 else found.outputs).append(self.wire.value_info(part))
 
     def _function(self, message: Field) -> tuple[str, str]:
         """Domain and name of a ``FunctionProto``."""
         both = {1: "", 10: ""}
-        for part in self.wire.fields(message.start, message.end):
+        for part in self.wire.parts(message):
             if part.number in both:
-                both[part.number] = self._text(part)
+                both[part.number] = self.wire.name(part)
         return both[10], both[1]
 
     def _node(self, message: Field, index: int) -> OpNode:
-        self._count(2000)
+        self.wire.count(2000)
         node = OpNode(index=index)
-        for part in self.wire.fields(self.wire.expect(message, BYTES).start, message.end):
+        for part in self.wire.parts(message):
             if part.number in (1, 2):
-                (node.inputs if part.number == 1 else node.outputs).append(self._text(part))
+                (node.inputs if part.number == 1 else node.outputs).append(self.wire.name(part))
             elif part.number == 3:
-                node.name = self._text(part)
+                node.name = self.wire.name(part)
             elif part.number == 4:
-                node.op = self._text(part)
+                node.op = self.wire.name(part)
             elif part.number == 7:
-                node.domain = self._text(part)
+                node.domain = self.wire.name(part)
             elif part.number == 5:
                 with at(node.place):
                     name, kind, value = self._attribute(part)
@@ -176,16 +158,16 @@ class _Parser:
 
     def _attribute(self, message: Field) -> tuple[str, str, Any]:
         """Name, kind and value of an ``AttributeProto``; the value of a kind that no operator here takes is None."""
-        self._count(500)
+        self.wire.count(500)
         name, declared, found, values = "", 0, "", []
-        for part in self.wire.fields(self.wire.expect(message, BYTES).start, message.end):
+        for part in self.wire.parts(message):
             if part.number == 1:
-                name = self._text(part)
+                name = self.wire.name(part)
             elif part.number == 20:
                 declared = self.wire.expect(part, VARINT).value
             elif part.number == 21:
                 raise Malformed(
-                    f"refers to the attribute {quote(self._text(part))} of a function, which is not supported"
+                    f"refers to the attribute {quote(self.wire.name(part))} of a function, which is not supported"
                 )
             elif part.number in _BY_FIELD:
                 kind = _BY_FIELD[part.number]
@@ -211,12 +193,12 @@ class _Parser:
             size = part.end - part.start
             if size % 4:
                 raise Malformed(f"byte {part.start}: {size} bytes of 4-byte numbers")
-            self._count(8 * size)
+            self.wire.count(8 * size)
             return list(struct.unpack(f"<{size // 4}f", self.wire.data[part.start : part.end]))
         if kind in ("string", "strings"):
-            return [self._text(part)]
+            return [self.wire.name(part)]
         if kind == "tensor":
-            self._count(1000)
+            self.wire.count(1000)
             fields = read_tensor_fields(self.wire, part, self.limits)
             if fields.has_strings:
                 return [None]
@@ -227,48 +209,9 @@ class _Parser:
         if part.wire == BYTES and kind == "ints":
             data = self.wire.data[part.start : part.end]
             count = count_varints(data)
-            self._count(50 * count)
+            self.wire.count(50 * count)
             numbers: list[int] = decode_varints(data, count).tolist()
             return numbers
         value = self.wire.expect(part, VARINT).value
-        self._count(50)
+        self.wire.count(50)
         return [value - 2**64 if value >= 2**63 else value]
-
-    def _value_info(self, message: Field) -> ValueInfo:
-        """``ValueInfoProto``: name, and the element type and shape of a tensor."""
-        self._count(500)
-        name, element, shape = "", 0, None
-        for part in self.wire.fields(self.wire.expect(message, BYTES).start, message.end):
-            if part.number == 1:
-                name = self._text(part)
-            elif part.number == 2:
-                for kind in self.wire.fields(self.wire.expect(part, BYTES).start, part.end):
-                    if kind.number == 1:  # tensor_type, not a sequence, a map, an optional or a sparse tensor
-                        element, shape = self._tensor_type(kind)
-        return ValueInfo(name, element, shape)
-
-    def _tensor_type(self, message: Field) -> tuple[int, tuple[int | str, ...] | None]:
-        element, shape = 0, None
-        for part in self.wire.fields(self.wire.expect(message, BYTES).start, message.end):
-            if part.number == 1:
-                element = self.wire.expect(part, VARINT).value
-            elif part.number == 2:
-                dims = self.wire.fields(self.wire.expect(part, BYTES).start, part.end)
-                shape = tuple(self._dim(dim, i) for i, dim in enumerate(dims))
-        return element, shape
-
-    def _dim(self, message: Field, place: int) -> int | str:
-        """The size of an axis, or a name for one that is not known."""
-        self._count(200)
-        if place >= 64:
-            raise Malformed("a graph input or output has more than 64 axes")
-        found: int | str = ""
-        for part in self.wire.fields(self.wire.expect(message, BYTES).start, message.end):
-            if part.number == 1:
-                value = self.wire.expect(part, VARINT).value
-                if value >= 2**63:
-                    value = 0
-                found = value if value > 0 else ""
-            elif part.number == 2:
-                found = self._text(part) if part.end - part.start <= 64 else ""
-        return found

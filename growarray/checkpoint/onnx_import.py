@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from growarray.checkpoint.beside import Beside
-from growarray.checkpoint.limits import Limits
+from growarray.checkpoint.limits import Limits, limits_or_default
 from growarray.checkpoint.onnx_build import Absent, Builder, Constant, Live
 from growarray.checkpoint.onnx_fold import FOLDERS, fold
 from growarray.checkpoint.onnx_fuse import fuse
-from growarray.checkpoint.onnx_graph import Model, OpNode, ValueInfo, read_model
+from growarray.checkpoint.onnx_graph import Model, OpNode, read_model
 from growarray.checkpoint.onnx_ops import OPERATORS
+from growarray.checkpoint.onnx_wire import ValueInfo
 from growarray.checkpoint.refusal import Malformed, at, naming, quote
-from growarray.checkpoint.source import Source
+from growarray.checkpoint.source import Source, source_name
 from growarray.nn.activation import Identity
 from growarray.nn.elementwise import Cast
 from growarray.nn.graph import Graph
@@ -66,13 +66,9 @@ def from_onnx(
     chosen = None if dtype is None else np.dtype(dtype)
     if chosen is not None and chosen not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"from_onnx: dtype is {dtype!r}, expected 'float32', 'float64' or None")
-    limits = limits or Limits()
-    name = f"<{type(path).__name__}>" if hasattr(path, "read") else os.fsdecode(os.fspath(path))
+    limits, name = limits_or_default(limits), source_name(path)
     with naming(name):
-        if isinstance(path, str | os.PathLike):
-            source = Source.of_file(Path(path), name=name, mapped=mmap)
-        else:
-            source = Source.of_stream(path)
+        source = Source.of(path, name=name, mapped=mmap)
         beside = Beside(source, limits, follow_links=follow_links, mapped=mmap)
         model = read_model(source, limits, beside)
         builder = Builder(_opset(model), limits, source.size + beside.nbytes, None if chosen is None else chosen.type)
@@ -127,7 +123,7 @@ def _input(builder: Builder, info: ValueInfo) -> Live | Absent:
         return Absent(f"is an input of the type {info.element}; a network takes floats")
     shape = info.shape
     if shape is not None:
-        shape = tuple(builder.fresh() if n == "" or str(n).startswith("?") else n for n in shape)
+        shape = tuple(builder.fresh() if str(n).startswith("?") else n for n in shape)
     live = Live(info.name, shape)
     builder.check_size(shape)
     if info.element not in (10, 16):

@@ -117,9 +117,8 @@ def _integer(code: np.dtype[Any]) -> Any:
 
 def read_tensor_fields(wire: Wire, message: Field, limits: Limits) -> TensorFields:
     """The fields of the ``TensorProto`` in a field of another message."""
-    wire.expect(message, BYTES)
     result = TensorFields()
-    for part in wire.fields(message.start, message.end):
+    for part in wire.parts(message):
         number = part.number
         if number == 1:
             _read_dims(wire, part, result.dims)
@@ -130,7 +129,7 @@ def read_tensor_fields(wire: Wire, message: Field, limits: Limits) -> TensorFiel
         elif number in _FIELD_NAMES:
             _read_data(wire, part, result)
         elif number == 8:
-            result.name = wire.text(part, limits.string)
+            result.name = wire.text(part, limits.string, "Limits.string")
         elif number == 13:
             key, value = _read_entry(wire, part)
             if key in result.external:
@@ -181,9 +180,8 @@ def _read_data(wire: Wire, part: Field, result: TensorFields) -> None:
 
 def _read_entry(wire: Wire, message: Field) -> tuple[str, str]:
     """Key and value of a ``StringStringEntryProto``."""
-    wire.expect(message, BYTES)
     both = {1: "", 2: ""}
-    for part in wire.fields(message.start, message.end):
+    for part in wire.parts(message):
         if part.number in both:
             both[part.number] = wire.text(part, 65536)
     return both[1], both[2]

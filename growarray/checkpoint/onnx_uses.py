@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from growarray.checkpoint.limits import Limits
-from growarray.checkpoint.protobuf import BYTES, VARINT, Field, Wire
+from growarray.checkpoint.onnx_wire import GraphWire
+from growarray.checkpoint.protobuf import BYTES, Field
 from growarray.checkpoint.refusal import Malformed
 from growarray.checkpoint.source import Source
 
@@ -29,7 +30,7 @@ class Use(NamedTuple):
 
 
 class Port(NamedTuple):
-    """An input or output of the graph: axes are sizes or names, ``None`` where the file gives no shape."""
+    """An input or output of the graph: axes are sizes, names, or ``'?'``; None where the file gives no shape."""
 
     name: str
     shape: tuple[int | str, ...] | None
@@ -51,34 +52,31 @@ def outline_graph(source: Source, limits: Limits, initializers: Collection[str])
 
 
 class _Walker:
-    """Walks through the nodes of one model; what it keeps is counted against ``Limits.memory``."""
+    """Walks through the nodes of one model."""
 
     def __init__(self, source: Source, limits: Limits, initializers: set[str]) -> None:
         self.limits = limits
         self.initializers = initializers
-        self.wire = Wire(source.view, limits.steps)
-        self.memory = limits.memory + source.size
+        self.wire = GraphWire(source, limits)
         self.found = GraphOutline()
 
     def model(self) -> GraphOutline:
         for part in self.wire.fields(0, len(self.wire.data)):
             if part.number == _GRAPH:
                 self._graph(part, self.initializers, "", 1)
-                for port in self._parts(part):
-                    if port.number in (_INPUT, _OUTPUT):
-                        self._port(port)
+                self._ports(part)
         return self.found
 
-    def _parts(self, message: Field) -> Iterator[Field]:
-        """The fields of a message inside another."""
-        self.wire.expect(message, BYTES)
-        return self.wire.fields(message.start, message.end)
-
-    def _text(self, part: Field) -> str:
-        self.memory -= 100 + part.end - part.start
-        if self.memory < 0:
-            raise Malformed(f"names of the graph need more than {self.limits.memory} bytes (Limits.memory)")
-        return self.wire.text(part, self.limits.string)
+    def _ports(self, graph: Field) -> None:
+        """Inputs and outputs of the outer graph; an initializer may be listed as an input too, and is none."""
+        for part in self.wire.parts(graph):
+            if part.number in (_INPUT, _OUTPUT):
+                info = self.wire.value_info(part)
+                port = Port(info.name, info.shape)
+                if part.number == _OUTPUT:
+                    self.found.outputs.append(port)
+                elif port.name not in self.initializers:
+                    self.found.inputs.append(port)
 
     def _graph(self, message: Field, visible: set[str], place: str, depth: int) -> None:
         """Nodes of a graph; ``visible`` are initializers of the model that no name of an inner graph hides."""
@@ -86,28 +84,30 @@ class _Walker:
             raise Malformed(f"graphs are nested deeper than {self.limits.depth} (Limits.depth)")
         if depth > 1:
             visible = visible - set(self._names(message))
-        nodes = (part for part in self._parts(message) if part.number == _NODE)
+        nodes = (part for part in self.wire.parts(message) if part.number == _NODE)
         for index, node in enumerate(nodes):
             self._node(node, visible, place, index, depth)
 
     def _names(self, message: Field) -> Iterator[str]:
         """Names that an inner graph gives itself: inputs, initializers and results."""
-        for part in self._parts(message):
+        for part in self.wire.parts(message):
             if part.number in (_INPUT, _INITIALIZER, _NODE):
                 number = {_INPUT: 1, _INITIALIZER: 8, _NODE: 2}[part.number]
-                yield from (self._text(inner) for inner in self._parts(part) if inner.number == number)
+                yield from (self.wire.name(inner) for inner in self.wire.parts(part) if inner.number == number)
 
     def _node(self, message: Field, visible: set[str], place: str, index: int, depth: int) -> None:
         inputs, operator, name, bodies = [], "", "", []
-        for part in self._parts(message):
+        for part in self.wire.parts(message):
             if part.number == 1:
-                inputs.append(self._text(part))
+                inputs.append(self.wire.name(part))
             elif part.number == 3:
-                name = self._text(part)
+                name = self.wire.name(part)
             elif part.number == 4:
-                operator = self._text(part)
+                operator = self.wire.name(part)
             elif part.number == 5:
-                bodies += [inner for inner in self._parts(part) if inner.number in _SUBGRAPHS and inner.wire == BYTES]
+                bodies += [
+                    inner for inner in self.wire.parts(part) if inner.number in _SUBGRAPHS and inner.wire == BYTES
+                ]
         self.found.operators[operator] = self.found.operators.get(operator, 0) + 1
         full = place + (name or f"number {index}")
         for position, text in enumerate(inputs):
@@ -115,35 +115,3 @@ class _Walker:
                 self.found.uses.setdefault(text, []).append(Use(operator, full, position))
         for body in bodies:
             self._graph(body, visible, f"{full}/", depth + 1)
-
-    def _port(self, message: Field) -> None:
-        """``ValueInfoProto`` of the outer graph."""
-        name, shape = "", None
-        for part in self._parts(message):
-            if part.number == 1:
-                name = self._text(part)
-            elif part.number == 2:
-                for kind in self._parts(part):
-                    if kind.number == 1:  # a tensor; not a sequence, a map or an optional
-                        shape = self._shape(kind)
-        if message.number == _OUTPUT:
-            self.found.outputs.append(Port(name, shape))
-        elif name not in self.initializers:
-            self.found.inputs.append(Port(name, shape))
-
-    def _shape(self, message: Field) -> tuple[int | str, ...] | None:
-        for part in self._parts(message):
-            if part.number == 2:
-                return tuple(self._axis(axis) for axis in self._parts(part))
-        return None
-
-    def _axis(self, message: Field) -> int | str:
-        """The size of an axis; its name, or a question mark, where it is left open."""
-        found: int | str = "?"
-        for part in self._parts(message):
-            self.memory -= 100
-            if part.number == 1:
-                found = self.wire.expect(part, VARINT).value
-            elif part.number == 2:
-                found = self._text(part) or "?"
-        return found

@@ -67,17 +67,23 @@ class Wire:
             yield Field(number, wire, position, position + length)
             position += length
 
+    def parts(self, message: Field) -> Iterator[Field]:
+        """The fields of a message inside another."""
+        self.expect(message, BYTES)
+        return self.fields(message.start, message.end)
+
     def expect(self, field: Field, wire: int) -> Field:
         """The field, if it has the wire type that its number asks for."""
         if field.wire != wire:
             raise Malformed(f"byte {field.start}: field {field.number} has the wire type {field.wire}, expected {wire}")
         return field
 
-    def text(self, field: Field, most: int) -> str:
-        """The string of a field: UTF-8, at most ``most`` bytes."""
+    def text(self, field: Field, most: int, bound: str = "") -> str:
+        """The string of a field: UTF-8, at most ``most`` bytes, as the field ``bound`` of the limits has it."""
         self.expect(field, BYTES)
         if field.end - field.start > most:
-            raise Malformed(f"byte {field.start}: string of {field.end - field.start} bytes; the limit is {most}")
+            limit = f"{most} ({bound})" if bound else f"{most}"
+            raise Malformed(f"byte {field.start}: string of {field.end - field.start} bytes; the limit is {limit}")
         try:
             return str(self.data[field.start : field.end], "utf-8")
         except UnicodeDecodeError:

@@ -13,9 +13,9 @@ from growarray.checkpoint.source import Region, Source
 from growarray.checkpoint.strict_json import expect_string, parse_json
 from growarray.checkpoint.tensor import StoredTensor, count_of
 
-__all__ = ["read_safetensors"]
+__all__ = ["DTYPES", "read_safetensors"]
 
-_DTYPES = {
+DTYPES = {
     "BOOL": "bool",
     "U8": "uint8",
     "I8": "int8",
@@ -36,6 +36,8 @@ _DTYPES = {
     "F8_E4M3FNUZ": "float8_e4m3fnuz",
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }
+"""Name of each element type, by its code in the header."""
+
 _FIELDS = {"dtype", "shape", "data_offsets"}
 
 
@@ -43,10 +45,10 @@ def read_safetensors(source: Source, limits: Limits) -> Contents:
     """All tensors of a file, still in it. Raises Malformed where header and data do not fit exactly."""
     data = source.view
     length = int.from_bytes(data[:8], "little") if len(data) >= 8 else -1
-    if length < 2 or length > min(limits.metadata, len(data) - 8):
-        raise Malformed(
-            f"header has {length} bytes; expected 2 to {min(limits.metadata, len(data) - 8)}: the file is cut off"
-        )
+    if not 2 <= length <= len(data) - 8:
+        raise Malformed(f"header has {length} bytes; expected 2 to {len(data) - 8}: the file is cut off")
+    if length > limits.metadata:
+        raise Malformed(f"header has {length} bytes; the limit is {limits.metadata} (Limits.metadata)")
     with at("header"):
         if data[8] != ord("{"):
             raise Malformed(f"starts with {quote(bytes(data[8:24]))}; expected '{{'")
@@ -77,9 +79,9 @@ def _tensor(source: Source, entry: Any, name: str, base: int) -> StoredTensor:
         found = ", ".join(sorted(map(quote, islice(entry, 8)))) if type(entry) is dict else quote(entry)
         raise Malformed(f"is described by {found}; expected dtype, shape, data_offsets")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if type(code) is not str or code not in _DTYPES:
-        raise Malformed(f"has the dtype {quote(code)}; expected one of {', '.join(_DTYPES)}")
-    dtype = BY_NAME[_DTYPES[code]]
+    if type(code) is not str or code not in DTYPES:
+        raise Malformed(f"has the dtype {quote(code)}; expected one of {', '.join(DTYPES)}")
+    dtype = BY_NAME[DTYPES[code]]
     if type(shape) is not list:
         raise Malformed(f"has the shape {quote(shape)}; expected a list")
     nbytes = count_of(shape, itemsize=dtype.itemsize) * dtype.itemsize

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from growarray.backend import to_numpy
 from growarray.checkpoint.dtypes import NUMPY_NAMES
-from growarray.checkpoint.safetensors import _DTYPES
+from growarray.checkpoint.safetensors import DTYPES
 from growarray.checkpoint.zip_index import is_safe_name
 
 __all__ = ["SAFETENSORS_TYPES", "save_npz", "save_safetensors"]
 
-_CODES = {name: code for code, name in _DTYPES.items()}
+_CODES = {name: code for code, name in DTYPES.items()}
 SAFETENSORS_TYPES = frozenset(_CODES)
 """Names of the element types that safetensors has."""
 _MOST_HEADER = 100_000_000  # bytes; readers take no more

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from growarray.checkpoint.crc import crc32
 from growarray.checkpoint.refusal import Malformed, at
 
-__all__ = ["Region", "Source", "check_crc"]
+__all__ = ["Region", "Source", "check_crc", "source_name"]
 
 
 class Source:
@@ -30,6 +30,13 @@ class Source:
         self.checksums = True
         self._view: memoryview | None = None
         self._map: mmap.mmap | None = None
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str] | BinaryIO, *, name: str, mapped: bool) -> Source:
+        """The file at a path, or what is left of an open one; ``name`` as :func:`source_name` gives it."""
+        if isinstance(path, str | os.PathLike):
+            return cls.of_file(Path(path), name=name, mapped=mapped)
+        return cls.of_stream(path)
 
     @classmethod
     def of_file(cls, path: Path, *, name: str | None = None, mapped: bool = True) -> Source:
@@ -59,7 +66,7 @@ class Source:
         data = stream.read()
         if not isinstance(data, bytes | bytearray):
             raise Malformed(f"read() gave {type(data).__name__}, expected bytes; open the file in binary mode ('rb')")
-        return cls.of_bytes(data, f"<{type(stream).__name__}>")
+        return cls.of_bytes(data, source_name(stream))
 
     @property
     def folder(self) -> Path | None:
@@ -101,6 +108,17 @@ class Source:
         replaced = _stamp(now)[:2] != self._stamp[:2]  # another file has taken the name: the map holds the old one
         if not replaced and _stamp(now) != self._stamp:
             raise Malformed(_CHANGED)
+
+
+def source_name(path: object) -> str:
+    """What messages call a file: its path, or the type of an open one. Raises TypeError for anything else."""
+    if hasattr(path, "read"):
+        return f"<{type(path).__name__}>"
+    if isinstance(path, str | os.PathLike):
+        return os.fsdecode(os.fspath(path))
+    found = type(path).__name__
+    remedy = "; wrap the content of a file in io.BytesIO" if isinstance(path, bytes | bytearray) else ""
+    raise TypeError(f"expected a path, or a file that is open in binary mode, found {found}{remedy}")
 
 
 _CHANGED = "has changed while it was read; load it again, or pass mmap=False to read it whole at once"

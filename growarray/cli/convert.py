@@ -170,7 +170,7 @@ def _with_aliases(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
     for group in checkpoint.tied:
         kept = next(name for name in group if name in checkpoint.stored)
         for name in group:
-            stored.setdefault(name.removeprefix(checkpoint.prefix), checkpoint.stored[kept])
+            stored.setdefault(name, checkpoint.stored[kept])
     return stored
 
 
@@ -178,8 +178,7 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
     """What a safetensors file says of itself, without the names that have become tensors."""
     if checkpoint.kind != "safetensors":
         return {}
-    aliases = {name for group in checkpoint.tied for name in group if name not in checkpoint.stored}
-    return {key: text for key, text in checkpoint.metadata.items() if key not in aliases}
+    return {key: text for key, text in checkpoint.metadata.items() if key not in checkpoint.aliases}
 
 
 def _left_out(checkpoint: Checkpoint, metadata: Mapping[str, str]) -> list[str]:

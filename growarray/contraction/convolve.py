@@ -41,7 +41,7 @@ class Convolution:
 
     def __init__(self, sizes: tuple[int, int, int], axes: Sequence[Axis], room: int = _ROOM) -> None:
         self.b, self.s, self.n = sizes
-        chunk = min(_CHUNK, max(room // 8, _CHUNK // 16))
+        chunk = min(_CHUNK, max(room // 8, _CHUNK // 4))
         self.axes = tuple(axes)
         self.rows = rows_axis(sizes, self.axes, room)
         self.direct = all(a.is_plain for a in self.axes)

@@ -155,9 +155,11 @@ class Costs:
         taps = math.prod(a.taps for a in axes)
         rows = rows_axis(pair.sizes, axes, pair.room) if kernel == "rows" else None
         gather = m.copied + m.row / max(axes[-1].out, 1)
+        planes = b * s * self._planes(axes) * (m.gathered + m.row / max(axes[-1].out, 1))
         chunks = max(1.0, b * s * taps * out * self.itemsize / m.cache / (axes[rows].taps if rows is not None else 1))
         if rows is None:
-            return b * s * taps * out * gather + m.product(b, n, s * taps, out, self.itemsize) + chunks * taps * m.call
+            work = b * s * taps * out * gather + planes + m.product(b, n, s * taps, out, self.itemsize)
+            return work + chunks * taps * m.call
         first = axes[rows]
         columns = out // max(first.out, 1) * (first.out + (first.taps - 1) * first.dilation)
         depth = s * taps // first.taps
@@ -201,4 +203,11 @@ class Costs:
         if kernel == "band":
             return taps * (2 * b * out * m.element * self.itemsize / 4 + 6 * m.call)
         gather = m.copied + m.row / max(axes[-1].out, 1)
-        return b * s * taps * out * gather + m.product(b, n, out, s * taps, self.itemsize) + taps * m.call
+        planes = b * s * self._planes(axes) * (m.gathered + m.row / max(axes[-1].out, 1))
+        return b * s * taps * out * gather + planes + m.product(b, n, out, s * taps, self.itemsize) + taps * m.call
+
+    def _planes(self, axes: tuple[Axis, ...]) -> int:
+        """Positions that are copied with a stride before windows are gathered."""
+        if all(a.stride == 1 or a.taps == 1 for a in axes):
+            return 0
+        return math.prod(min(a.stride, a.taps) * (a.out + (a.taps - 1) * a.dilation // a.stride) for a in axes)

@@ -210,8 +210,9 @@ def _pass(ready: Prepared, transposed: list[Array | None], active: Sequence[int]
 def _improve(part: Array, transposed: list[Array | None], modes: Sequence[int]) -> Array:
     """Renew the factors of ``modes`` in turn; returns the core.
 
-    part : the tensor times the factors of all other modes. Half of the modes share their product with the other half,
-    so that an iteration has two products with the whole tensor per level of halving, and not one for each pair.
+    part : the tensor times the factors of all other modes
+    Half of the modes share the product with the factors of the other half, so that an iteration goes through the whole
+    tensor twice, however many modes there are. Each factor still meets the newest of all others.
     """
     xp = namespace(part)
     if len(modes) == 1:

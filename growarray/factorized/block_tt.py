@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
+from growarray.factorized.fit import Fit
 from growarray.factorized.index import Item, take
 from growarray.factorized.parts import factor_dict, two_modes
 from growarray.factorized.ranks import RankAxes
@@ -89,14 +90,18 @@ class BlockTTTensor(FactorizedTensor):
         return TTTensor.validate_rank([math.prod(pair) for pair in _pairs(shape)], rank)
 
     @classmethod
-    def decompose(cls, tensor: Array, rank: Any, **options: Any) -> Arrays:
+    def usable_rank(cls, shape: Sequence[int], rank: Any) -> tuple[int, ...]:
+        """That of a tensor train over the pairs of modes."""
+        return TTTensor.usable_rank(list(map(math.prod, _pairs(shape))), rank)
+
+    @classmethod
+    def fit(cls, tensor: Array, rank: Any, **options: Any) -> tuple[Arrays, Fit]:
         """TT-SVD over the pairs of modes, :func:`growarray.decompose.tt.tensor_train`."""
         xp, pairs = namespace(tensor), _pairs(tuple(tensor.shape))
         paired = xp.permute_dims(tensor, tuple(axis for pair in _pairs(range(tensor.ndim)) for axis in pair))
-        cores = TTTensor.decompose(xp.reshape(paired, tuple(map(math.prod, pairs))), rank, **options)
-        return tuple(
-            xp.reshape(core, (core.shape[0], *pair, core.shape[2])) for core, pair in zip(cores, pairs, strict=True)
-        )
+        cores, fit = TTTensor.fit(xp.reshape(paired, tuple(map(math.prod, pairs))), rank, **options)
+        shapes = [(core.shape[0], *pair, core.shape[2]) for core, pair in zip(cores, pairs, strict=True)]
+        return tuple(xp.reshape(core, shape) for core, shape in zip(cores, shapes, strict=True)), fit
 
     @classmethod
     def select(cls, arrays: Sequence[Array], items: Sequence[Item]) -> tuple[Arrays, Callable[[Arrays], Arrays]]:

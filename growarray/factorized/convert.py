@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from growarray.backend import Array, asarray, is_array, namespace
-from growarray.decompose import Degeneracy, cp, largest_cp_rank, largest_tucker_rank, tensor_train, tucker
 from growarray.errors import ShapeError
-from growarray.factorized.cp import CPTensor
+from growarray.factorized.fit import Fit
 from growarray.factorized.settings import places
 from growarray.factorized.tensor import FactorizedTensor
-from growarray.factorized.tt import TTTensor
-from growarray.factorized.tucker import TuckerTensor
 from growarray.nn.module import Parameter
+from growarray.ops.sizes import is_whole
 
 if TYPE_CHECKING:
     from growarray.factorized.layer import FactorizedKernel
 
-__all__ = ["DenseConv", "Fit", "fitted", "layer_of", "read_conv", "read_convs"]
+__all__ = ["DenseConv", "array_of", "check_finite", "fitted", "layer_of", "numpy_dtype", "read_conv", "read_convs"]
 
 Arrays = tuple[Array, ...]
 _LayerT = TypeVar("_LayerT", bound="FactorizedKernel")
@@ -47,28 +45,28 @@ class DenseConv:
         return {**plain, "groups": self.groups, "padding_mode": self.padding_mode}
 
 
-class Fit(NamedTuple):
-    """How a decomposition went; None where the format does not say.
+def array_of(value: Any) -> Array:
+    """A copy of an array or parameter of any library, in its own where it is one that growarray uses, else in NumPy.
 
-    error : relative Frobenius error of the tensor    iterations : sweeps    reason : why they ended
-    asked : rank before it was lowered to what the tensor can use
+    >>> array_of(Parameter(np.ones(2)))
+    array([1., 1.])
     """
-
-    error: float | None = None
-    iterations: int | None = None
-    reason: str | None = None
-    degeneracy: Degeneracy | None = None
-    asked: Any = None
-
-
-def _array(value: Any) -> Array:
-    """A copy, in the library of the array where it is one that growarray uses, else in NumPy."""
     value = value.data if isinstance(value, Parameter) else value
     if not is_array(value):
         for step in ("detach", "cpu"):  # torch lends no array that requires a gradient, nor one from another device
             value = getattr(value, step, lambda same=value: same)()
     array = asarray(value)
     return namespace(array).asarray(array, copy=True)
+
+
+def check_finite(where: str, name: str, weight: Array, bias: Array | None) -> None:
+    """Raise ValueError where weight or bias of a layer hold what is no number.
+
+    >>> check_finite("doc", "Linear", np.ones((2, 2)), None)
+    """
+    for label, array in (("weight", weight), ("bias", bias)):
+        if array is not None and not bool(namespace(array).all(namespace(array).isfinite(array))):
+            raise ValueError(f"{where}: {label} of {name} holds a NaN or an infinity; clean the layer first")
 
 
 def read_conv(layer: Any) -> DenseConv:
@@ -96,13 +94,11 @@ def read_conv(layer: Any) -> DenseConv:
         raise TypeError(f"from_conv: {name} has no weight, expected a convolution layer")
     if getattr(layer, "transposed", False) or name.startswith("ConvTranspose"):
         raise TypeError(f"from_conv: {name} is a transposed convolution, which is not supported; give a convolution")
-    weight = _array(layer.weight)
+    weight = array_of(layer.weight)
     if weight.ndim < 3:
         raise ShapeError(f"from_conv: weight of {name} has shape {tuple(weight.shape)}, expected (out, in, *kernel)")
-    bias = None if getattr(layer, "bias", None) is None else _array(layer.bias)
-    for label, array in (("weight", weight), ("bias", bias)):
-        if array is not None and not bool(namespace(array).all(namespace(array).isfinite(array))):
-            raise ValueError(f"from_conv: {label} of {name} holds a NaN or an infinity; clean the layer first")
+    bias = None if getattr(layer, "bias", None) is None else array_of(layer.bias)
+    check_finite("from_conv", name, weight, bias)
     return DenseConv(
         weight,
         bias,
@@ -125,7 +121,7 @@ def read_convs(layers: Sequence[Any]) -> list[DenseConv]:
             ("a kernel of shape", tuple(conv.weight.shape), tuple(first.weight.shape)),
             ("groups", conv.groups, first.groups),
             ("padding_mode", conv.padding_mode, first.padding_mode),
-            ("a weight of dtype", _numpy_dtype(conv.weight), _numpy_dtype(first.weight)),
+            ("a weight of dtype", numpy_dtype(conv.weight), numpy_dtype(first.weight)),
         ):
             if found != expected:
                 raise ShapeError(
@@ -145,7 +141,11 @@ def layer_of(
     """
     first, flags = convs[0], [conv.bias is not None for conv in convs]
     out, inner, *taps = first.weight.shape
-    dtype = _numpy_dtype(first.weight) if options["dtype"] is None else options["dtype"]
+    dtype = numpy_dtype(first.weight) if options["dtype"] is None else options["dtype"]
+    asked = None
+    if decompose:
+        asked, rank = _ranks(convs, options)
+        options = {**options, "rank": rank}
     make: Any = kind
     layer: _LayerT = make(
         inner * first.groups, out, taps, bias=any(flags), has_bias=flags if len(flags) > 1 else flags[0],
@@ -158,57 +158,36 @@ def layer_of(
         layer.set(place, _plain(conv.stride), _plain(conv.padding), _plain(conv.dilation), bias)
     if not decompose:
         return layer, None
-    asked, parts = layer.rank, layer.weight.parts()
+    parts = layer.weight.parts()
     like = parts[0].data
     dense = asarray(_stacked(convs, type(layer.weight).output_last), like=like, dtype=like.dtype)
-    arrays, fit = fitted(type(layer.weight), dense, asked, decomposition)
+    arrays, fit = fitted(type(layer.weight), dense, layer.rank, decomposition)
     for part, array in zip(parts, arrays, strict=True):
         part.data = asarray(array, like=like, dtype=like.dtype)
     return layer, fit._replace(asked=asked)
 
 
+def _ranks(convs: Sequence[DenseConv], options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The rank that is asked for, and what of it the kernel can use: parts of the first might not fit in memory."""
+    kind, fixed = FactorizedTensor.kind(options["factorization"]), options["fixed_rank_modes"]
+    shape = tuple(_stacked(convs, kind.output_last).shape)
+    if isinstance(fixed, str):  # the constructor refuses all other words
+        fixed = range(len(shape) - convs[0].weight.ndim + 2, len(shape)) if fixed == "spatial" else None
+    asked = kind.validate_rank(shape, options["rank"], fixed)
+    return asked, kind.usable_rank(shape, asked)
+
+
 def fitted(kind: type[FactorizedTensor], tensor: Array, rank: Any, options: Mapping[str, Any]) -> tuple[Arrays, Fit]:
-    """The parts of a tensor in a format, as ``kind.decompose`` gives them, and how the decomposition went.
+    """``kind.fit``, whose error is that of the tensor even where the decomposition minimises a weighted one.
 
     Examples
     --------
-    >>> parts, fit = fitted(CPTensor, np.ones((4, 3, 2)), 1, {})
+    >>> parts, fit = fitted(FactorizedTensor.kind("cp"), np.ones((4, 3, 2)), 1, {})
     >>> [p.shape for p in parts], fit.error < 1e-12, fit.reason
     ([(1,), (4, 1), (3, 1), (2, 1)], True, 'converged')
     """
-    if kind not in _FITS:
-        arrays = kind.decompose(tensor, rank, **options)
-        return arrays, Fit(_distance(kind, arrays, tensor))
-    arrays, fit = _FITS[kind](tensor, rank, options)
-    if options.get("weighted"):  # the error it reports is in the norm of the weighting
-        fit = fit._replace(error=_distance(kind, arrays, tensor))
-    return arrays, fit
-
-
-def _fit_cp(tensor: Array, rank: Any, options: Mapping[str, Any]) -> tuple[Arrays, Fit]:
-    found = cp(tensor, min(rank, largest_cp_rank(tensor.shape)), **options)
-    fit = Fit(found.errors[-1], len(found.errors), found.reason, found.degeneracy)
-    return (found.weights, *found.factors), fit
-
-
-def _fit_tucker(tensor: Array, rank: Any, options: Mapping[str, Any]) -> tuple[Arrays, Fit]:
-    found = tucker(tensor, tuple(map(min, rank, largest_tucker_rank(tensor.shape))), **options)
-    return (found.core, *found.factors), Fit(found.errors[-1], len(found.errors) - 1, found.reason)
-
-
-def _fit_tt(tensor: Array, rank: Any, options: Mapping[str, Any]) -> tuple[Arrays, Fit]:
-    ranks, sizes = [1], tuple(tensor.shape)
-    for k, size in enumerate(sizes, start=1):
-        ranks.append(min(rank[k], ranks[-1] * size, math.prod(sizes[k:])))
-    found = tensor_train(tensor, ranks, **options)
-    return found.cores, Fit(found.errors[-1], 1, found.reason)
-
-
-_FITS: dict[type[FactorizedTensor], Callable[[Array, Any, Mapping[str, Any]], tuple[Arrays, Fit]]] = {
-    CPTensor: _fit_cp,
-    TuckerTensor: _fit_tucker,
-    TTTensor: _fit_tt,
-}
+    arrays, fit = kind.fit(tensor, rank, **options)
+    return arrays, fit._replace(error=_distance(kind, arrays, tensor)) if options.get("weighted") else fit
 
 
 def _distance(kind: type[FactorizedTensor], arrays: Arrays, tensor: Array) -> float:
@@ -220,14 +199,18 @@ def _distance(kind: type[FactorizedTensor], arrays: Arrays, tensor: Array) -> fl
     return math.sqrt(float(xp.sum(gap * gap)) / size) if size else 0.0
 
 
-def _numpy_dtype(array: Array) -> np.dtype[Any]:
-    """The dtype of an array of any library, as NumPy names it."""
+def numpy_dtype(array: Array) -> np.dtype[Any]:
+    """The dtype of an array of any library, as NumPy names it.
+
+    >>> numpy_dtype(np.ones(2))
+    dtype('float64')
+    """
     return np.dtype(str(array.dtype).rpartition(".")[2])
 
 
 def _plain(option: Any) -> Any:
     """An option of a layer, one number for each axis, as a tuple."""
-    return option if isinstance(option, str | int) else tuple(option)
+    return option if isinstance(option, str) or is_whole(option) else tuple(option)
 
 
 def _stacked(convs: Sequence[DenseConv], output_last: bool) -> Array:

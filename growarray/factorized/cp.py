@@ -5,14 +5,14 @@ r rank · m0, m1, … modes of the tensor: ``r, m0 r, m1 r, … -> m0 m1 …``
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from growarray.backend import Array, namespace
 from growarray.decompose.cp import cp
-from growarray.decompose.rank import factor_std, validate_cp_rank
+from growarray.decompose.rank import factor_std, largest_cp_rank, validate_cp_rank
 from growarray.errors import ShapeError
+from growarray.factorized.fit import Fit
 from growarray.factorized.index import Item, take
 from growarray.factorized.parts import check_mode, factor_dict, inserted, insertion, parameter, two_modes
 from growarray.factorized.ranks import RankAxes
@@ -73,11 +73,16 @@ class CPTensor(FactorizedTensor):
         return validate_cp_rank(shape, rank)
 
     @classmethod
-    def decompose(cls, tensor: Array, rank: Any, **options: Any) -> Arrays:
-        """Alternating least squares, :func:`growarray.decompose.cp.cp`; a rank above what a tensor needs is lowered."""
-        largest = math.prod(tensor.shape) // max(tensor.shape)
-        found = cp(tensor, min(rank, largest), **options)
-        return (found.weights, *found.factors)
+    def usable_rank(cls, shape: Sequence[int], rank: Any) -> int:
+        """At most what every tensor of this shape has."""
+        return int(min(rank, largest_cp_rank(shape)))
+
+    @classmethod
+    def fit(cls, tensor: Array, rank: Any, **options: Any) -> tuple[Arrays, Fit]:
+        """Alternating least squares, :func:`growarray.decompose.cp.cp`; the truncated SVD of a matrix."""
+        found = cp(tensor, cls.usable_rank(tuple(tensor.shape), rank), **options)
+        fit = Fit(found.errors[-1], len(found.errors), found.reason, found.degeneracy)
+        return (found.weights, *found.factors), fit
 
     @classmethod
     def select(cls, arrays: Sequence[Array], items: Sequence[Item]) -> tuple[Arrays, Callable[[Arrays], Arrays]]:

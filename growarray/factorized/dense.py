@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from growarray.backend import Array, namespace
+from growarray.factorized.fit import Fit
 from growarray.factorized.index import Item, take
 from growarray.factorized.parts import check_mode, insertion, parameter
 from growarray.factorized.tensor import FactorizedTensor
@@ -54,9 +55,9 @@ class DenseTensor(FactorizedTensor):
         """None: a dense tensor has no rank, whatever is asked for."""
 
     @classmethod
-    def decompose(cls, tensor: Array, rank: Any, **options: Any) -> Arrays:
+    def fit(cls, tensor: Array, rank: Any, **options: Any) -> tuple[Arrays, Fit]:
         """A copy of the tensor."""
-        return (namespace(tensor).asarray(tensor, copy=True),)
+        return (namespace(tensor).asarray(tensor, copy=True),), Fit(0.0)
 
     @classmethod
     def select(cls, arrays: Sequence[Array], items: Sequence[Item]) -> tuple[Arrays, Callable[[Arrays], Arrays]]:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from growarray.factorized.owner import factorized_tensor_of
+from growarray.factorized.parts import is_real
 from growarray.nn.module import Module
 from growarray.ops.sizes import whole_number
 
@@ -33,12 +34,14 @@ class TensorDropout:
         drop_test: bool = False,
         rng: np.random.Generator | None = None,
     ) -> None:
-        if not 0.0 <= p < 1.0:
-            raise ValueError(f"tensor_dropout: p must be at least 0 and below 1, found {p}")
+        if not is_real(p) or not 0.0 <= p < 1.0:
+            raise ValueError(f"tensor_dropout: p must be at least 0 and below 1, found {p!r}")
+        self.rng: Any = np.random.default_rng() if rng is None else rng
+        if not isinstance(self.rng, np.random.Generator):
+            raise TypeError(f"tensor_dropout: rng={rng!r}, expected a numpy.random.Generator")
         self.p, self.drop_test = float(p), bool(drop_test)
         self.min_dim = whole_number("tensor_dropout", "min_dim", min_dim, 0)
         self.min_values = whole_number("tensor_dropout", "min_values", min_values, 1)
-        self.rng = np.random.default_rng() if rng is None else rng
 
     def draw(self, sizes: Sequence[int], training: bool) -> list[np.ndarray | None]:
         """For each rank what its components are multiplied by; None for one that is left alone."""

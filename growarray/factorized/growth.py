@@ -20,10 +20,12 @@ from growarray.decompose import largest_cp_rank, largest_tt_rank, largest_tucker
 from growarray.decompose.unfolding import fitting_threads
 from growarray.errors import GrowthError
 from growarray.factorized.layer import FactorizedKernel
+from growarray.factorized.parts import is_real
 from growarray.factorized.rank_fit import Goal
 from growarray.factorized.rank_start import GROWABLE, Added, new_parts
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter
+from growarray.ops.sizes import is_whole
 
 __all__ = ["RankGrowth", "RankStatisticsLike", "grow_rank"]
 
@@ -212,7 +214,7 @@ def _slabs(old: Sequence[int], new: Sequence[int]) -> list[tuple[int, tuple[slic
 
 
 def _checked_scaling(scaling: float) -> float:
-    if isinstance(scaling, bool) or not isinstance(scaling, int | float) or not 0.0 <= scaling < math.inf:
+    if not is_real(scaling) or not 0.0 <= scaling < math.inf:
         raise ValueError(f"{_WHERE}: scaling={scaling!r}, expected a finite number of at least 0")
     return float(scaling)
 
@@ -254,17 +256,18 @@ def _ranks_to_add(weight: FactorizedTensor, by: Any) -> tuple[int, ...]:
     ranks = weight.rank if isinstance(weight.rank, tuple) else (weight.rank,)
     most = {"CP": lambda n: (largest_cp_rank(n),), "Tucker": largest_tucker_rank, "TT": largest_tt_rank}[weight.name]
     room = tuple(max(limit - r, 0) for limit, r in zip(most(weight.shape), ranks, strict=True))
-    single = isinstance(by, int) and not isinstance(by, bool)
+    single = is_whole(by)
     if not single and not (weight.name != "CP" and isinstance(by, tuple | list)):
         expected = "a whole number" if weight.name == "CP" else f"a whole number, or {len(ranks)} of them"
         raise TypeError(f"{_WHERE}: by={by!r}, expected {expected} for a kernel in {weight.name} form")
-    asked = (by,) * len(ranks) if single else tuple(by)
+    asked = (int(by),) * len(ranks) if single else tuple(by)
     if len(asked) != len(ranks):
         raise ValueError(
             f"{_WHERE}: by={by!r} has {len(asked)} numbers, expected {len(ranks)}, one for each of {ranks}"
         )
-    if any(isinstance(b, bool) or not isinstance(b, int) or b < 0 for b in asked) or not any(asked):
+    if any(not is_whole(b) or b < 0 for b in asked) or not any(asked):
         raise ValueError(f"{_WHERE}: by={by!r}, expected whole numbers of at least 0, and one at least of 1")
+    asked = tuple(map(int, asked))
     found = tuple(map(min, asked, room))
     if weight.name == "TT":
         found = _passable(found, ranks, weight.shape)

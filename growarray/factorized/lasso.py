@@ -9,7 +9,7 @@ import numpy as np
 
 from growarray.backend import Array, asarray, namespace, to_numpy
 from growarray.factorized.owner import factorized_tensor_of
-from growarray.factorized.parts import keep_entries
+from growarray.factorized.parts import is_real, keep_entries
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Module, Parameter
 
@@ -60,8 +60,8 @@ class TensorLasso:
         normalize_loss: bool = True,
     ) -> None:
         for option, value in (("penalty", penalty), ("threshold", threshold)):
-            if not 0.0 <= value < float("inf"):
-                raise ValueError(f"TensorLasso: {option} must be a number of at least 0, found {value}")
+            if not is_real(value) or not 0.0 <= value < float("inf"):
+                raise ValueError(f"TensorLasso: {option} must be a number of at least 0, found {value!r}")
         self.penalty, self.threshold = float(penalty), float(threshold)
         self.clamp_weights, self.normalize_loss = bool(clamp_weights), bool(normalize_loss)
         self.tensors: list[FactorizedTensor] = []
@@ -125,7 +125,7 @@ class TensorLasso:
             if self.clamp_weights:
                 values = xp.clip(values, -1.0, 1.0)
             if self.threshold:
-                values = xp.where(values > self.threshold, values, xp.zeros_like(values))
+                values = xp.where(values <= self.threshold, xp.zeros_like(values), values)  # a NaN stays one
             weight.data = values
 
     def remove(self, owner: _OwnerT) -> _OwnerT:

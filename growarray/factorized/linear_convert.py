@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from growarray.backend import Array, asarray, is_array, namespace
+from growarray.backend import Array, asarray, namespace
 from growarray.errors import ShapeError
+from growarray.factorized.convert import array_of, check_finite, numpy_dtype
 from growarray.factorized.linear_plan import tensorize
-from growarray.factorized.tensor import warn_lowered
-from growarray.nn.module import Parameter
+from growarray.factorized.tensor import FactorizedTensor, warn_lowered
 from growarray.ops.sizes import whole_number
 
 if TYPE_CHECKING:
@@ -55,18 +55,16 @@ def read_linear(where: str, layer: Any) -> DenseLinear:
     name = type(layer).__name__
     if getattr(layer, "weight", None) is None:
         raise TypeError(f"{where}: {name} has no weight, expected an affine layer such as nn.Linear")
-    weight = _array(layer.weight)
+    weight = array_of(layer.weight)
     if weight.ndim != 2:
         raise ShapeError(
             f"{where}: weight of {name} has shape {tuple(weight.shape)}, expected (out_features, in_features); "
             "for a convolution use FactorizedConv.from_conv"
         )
-    bias = None if getattr(layer, "bias", None) is None else _array(layer.bias)
+    bias = None if getattr(layer, "bias", None) is None else array_of(layer.bias)
     if bias is not None and tuple(bias.shape) != (weight.shape[0],):
         raise ShapeError(f"{where}: bias of {name} has shape {tuple(bias.shape)}, expected ({weight.shape[0]},)")
-    for label, array in (("weight", weight), ("bias", bias)):
-        if array is not None and not bool(namespace(array).all(namespace(array).isfinite(array))):
-            raise ValueError(f"{where}: {label} of {name} holds a NaN or an infinity; clean the layer first")
+    check_finite(where, name, weight, bias)
     return DenseLinear(weight, bias)
 
 
@@ -92,17 +90,22 @@ def linear_layer_of(
     first = found[0].weight
     inner, outer = _features(tuple(first.shape), *features)
     biased = any(one.bias is not None for one in found)
-    dtype = np.dtype(str(first.dtype).rpartition(".")[2]) if options["dtype"] is None else options["dtype"]
+    dtype = numpy_dtype(first) if options["dtype"] is None else options["dtype"]
+    given, weights = options["rank"], FactorizedTensor.kind(options["factorization"])
+    lead = (len(found),) if len(found) > 1 else ()
+    # Parts of a rank that the weight cannot use might not fit in memory.
+    asked = weights.validate_rank((*lead, *outer, *inner), options["rank"])
+    options = {**options, "rank": weights.usable_rank((*lead, *outer, *inner), asked)}
     # The weights drawn here are replaced below; a seed spares the system's entropy, and the result is the same.
     rng = np.random.default_rng(0)
     layer = kind(inner, outer, biased, n_layers=len(found), rng=rng, **{**options, "dtype": dtype})
     for parameter in layer.parameters():
         parameter.data = asarray(parameter.data, like=first)
-    xp, asked = namespace(*(one.weight for one in found)), layer.rank
+    xp = namespace(*(one.weight for one in found))
     whole = xp.stack([one.weight for one in found]) if len(found) > 1 else first
-    quick = _QUICK if layer.weight.name == "CP" and asked > _MANY else {}
+    quick = _QUICK if layer.weight.name == "CP" and layer.rank > _MANY else {}
     layer.weight.init_from_tensor(xp.reshape(whole, layer.weight.shape), **{**quick, **(decomposition or {})})
-    warn_lowered("from_linear", options["rank"], asked, layer.rank)
+    warn_lowered("from_linear", given, asked, layer.rank)
     if layer.bias is not None:
         rows = [xp.zeros_like(first[:, 0]) if one.bias is None else one.bias for one in found]
         layer.bias.data = xp.astype(xp.stack(rows) if len(found) > 1 else rows[0], layer.bias.data.dtype)
@@ -136,13 +139,3 @@ def _features(
             )
         sizes.append(values)
     return sizes[0], sizes[1]
-
-
-def _array(value: Any) -> Array:
-    """A copy, in the library of the array where it is one that growarray uses, else in NumPy."""
-    value = value.data if isinstance(value, Parameter) else value
-    if not is_array(value):
-        for step in ("detach", "cpu"):  # torch lends no array that requires a gradient, nor one from another device
-            value = getattr(value, step, lambda same=value: same)()
-    array = asarray(value)
-    return namespace(array).asarray(array, copy=True)

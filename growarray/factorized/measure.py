@@ -12,16 +12,29 @@ import numpy as np
 from growarray.backend import Array, asarray, namespace
 from growarray.contraction import Plan
 from growarray.errors import ShapeError
-from growarray.factorized.convert import DenseConv, Fit
+from growarray.factorized.convert import DenseConv
+from growarray.factorized.fit import Fit
 from growarray.factorized.report import Change, ConversionReport
 from growarray.factorized.settings import places
 from growarray.nn.conv import ConvNd
 from growarray.nn.module import Module
+from growarray.ops.sizes import is_whole
 
 if TYPE_CHECKING:
     from growarray.factorized.sources import FactorizedSources
 
-__all__ = ["Probe", "conversion_report", "output_gap", "plan_figures", "probes_of", "relative", "time_both", "total"]
+__all__ = [
+    "Probe",
+    "conversion_report",
+    "output_gap",
+    "plan_figures",
+    "probes_of",
+    "real_array",
+    "relative",
+    "time_both",
+    "total",
+    "whole_shape",
+]
 
 _CHUNK = 32  # samples of the calibration data that are run at a time
 _RUNS, _SECONDS = 20, 0.3  # most runs of a timing, and the time after which three of them are enough
@@ -56,7 +69,7 @@ def probes_of(convs: Sequence[DenseConv], calibration: Any, input_shape: Any, me
         return []
     each = isinstance(calibration, list | tuple)
     data = _each("calibration", calibration, len(convs), each)
-    each = input_shape is not None and not all(hasattr(n, "__index__") for n in input_shape)
+    each = isinstance(input_shape, list | tuple) and any(isinstance(n, list | tuple) for n in input_shape)
     shapes = _each("input_shape", input_shape, len(convs), each)
     return [_probe(conv, *given) for conv, *given in zip(convs, data, shapes, strict=True)]
 
@@ -74,9 +87,11 @@ def _each(name: str, value: Any, count: int, each: bool) -> list[Any]:
 
 def _probe(conv: DenseConv, calibration: Any, input_shape: Any) -> Probe:
     channels, axes = conv.weight.shape[1] * conv.groups, conv.weight.ndim - 2
-    data = None if calibration is None else asarray(calibration, like=conv.weight, dtype=conv.weight.dtype)
+    data = None if calibration is None else real_array("from_conv: calibration", calibration, conv.weight)
     found = {} if data is None else {"calibration": tuple(data.shape)}
-    found |= {} if input_shape is None else {"input_shape": tuple(int(n) for n in input_shape)}
+    found |= {} if input_shape is None else {"input_shape": whole_shape("from_conv: input_shape", input_shape)}
+    if not found:
+        raise ValueError("from_conv: calibration or input_shape has None for a layer, expected one for each")
     for name, shape in found.items():
         if len(shape) != axes + 2 or shape[1] != channels or min(shape) < 1:
             raise ShapeError(
@@ -87,6 +102,36 @@ def _probe(conv: DenseConv, calibration: Any, input_shape: Any) -> Probe:
     if data is not None and not bool(namespace(data).all(namespace(data).isfinite(data))):
         raise ValueError("from_conv: the calibration data hold a NaN or an infinity; leave those samples out")
     return Probe(next(reversed(found.values())), data)
+
+
+def real_array(where: str, value: Any, like: Array) -> Array:
+    """``value`` in the library and dtype of ``like``; raises TypeError where it holds no real numbers.
+
+    >>> real_array("doc", [1, 2], np.ones(1))
+    array([1., 2.])
+    """
+    try:
+        found = asarray(value, like=like)
+        real = namespace(found).isdtype(found.dtype, ("bool", "integral", "real floating"))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{where} is {type(value).__name__}, expected an array of real numbers ({error})") from error
+    if not real:
+        raise TypeError(f"{where} holds {found.dtype}, expected real numbers")
+    return namespace(found).astype(found, like.dtype, copy=False)
+
+
+def whole_shape(where: str, shape: Any) -> tuple[int, ...]:
+    """A shape as ints; raises TypeError where it is none, ValueError where a size is below 1.
+
+    >>> whole_shape("doc", np.asarray([2, 3]))
+    (2, 3)
+    """
+    sizes = [shape] if isinstance(shape, str) or not hasattr(shape, "__iter__") else list(shape)
+    if not hasattr(shape, "__iter__") or not all(map(is_whole, sizes)):
+        raise TypeError(f"{where}={shape!r}, expected whole numbers (n, …)")
+    if min(sizes, default=0) < 1:
+        raise ShapeError(f"{where} is {tuple(map(int, sizes))}, expected sizes of at least 1")
+    return tuple(map(int, sizes))
 
 
 def _dense(conv: DenseConv) -> ConvNd:

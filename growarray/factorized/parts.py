@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,7 @@ __all__ = [
     "factor_dict",
     "inserted",
     "insertion",
+    "is_real",
     "keep_entries",
     "parameter",
     "reshape_parameter",
@@ -96,3 +99,12 @@ def reshape_parameter(value: Parameter, shape: tuple[int, ...]) -> None:
     value.grad = None if value.grad is None else xp.reshape(value.grad, shape)
     same = {name: slot for name, slot in value.slots.items() if getattr(slot, "shape", None) == old}
     value.slots = {**value.slots, **{name: xp.reshape(slot, shape) for name, slot in same.items()}}
+
+
+def is_real(value: Any) -> bool:
+    """Whether ``value`` is a number, of Python or of NumPy; a bool is none.
+
+    >>> is_real(np.float32(0.5)), is_real(True), is_real("1")
+    (True, False, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -22,10 +22,24 @@ __all__ = ["FactorizedSources"]
 class FactorizedSources(FactorizedKernel):
     """Constructors of :class:`growarray.factorized.FactorizedConv` beside its own.
 
-    report : what :meth:`from_conv` and :meth:`from_conv_list` did, None for layers made otherwise; it is not updated
+    The report of :meth:`from_conv` and :meth:`from_conv_list` is the layer's :attr:`report`.
     """
 
-    report: ConversionReport | None = None
+    _report: ConversionReport | None = None
+
+    @property
+    def report(self) -> ConversionReport | None:
+        """What the conversion did; None for layers made otherwise, and once the rank or the kernel's shape has changed.
+
+        It is of that moment: training, and :meth:`set`, do not renew it.
+        """
+        found = self._report
+        same = found is not None and (found.rank, found.kernel_shape) == (self.rank, self.kernel_shape)
+        return found if same else None
+
+    @report.setter
+    def report(self, report: ConversionReport | None) -> None:
+        self._report = report
 
     @classmethod
     def from_factorization(

@@ -17,6 +17,7 @@ import numpy as np
 from growarray.backend import Array, asarray, is_numpy, library, namespace, to_device
 from growarray.contraction import Plan, plan
 from growarray.errors import ShapeError
+from growarray.factorized.fit import Fit
 from growarray.factorized.index import Item, full_index
 from growarray.factorized.ranks import RankAxes, masked_parts
 from growarray.nn.module import Module, Parameter
@@ -124,9 +125,14 @@ class FactorizedTensor(Module):
         raise NotImplementedError(f"{cls.__name__} must define validate_rank(shape, rank)")
 
     @classmethod
-    def decompose(cls, tensor: Array, rank: Any, **options: Any) -> Arrays:
-        """The parts of this rank that approximate ``tensor``; options are those of the decomposition."""
-        raise NotImplementedError(f"{cls.__name__} must define decompose(tensor, rank)")
+    def usable_rank(cls, shape: Sequence[int], rank: Any) -> Any:
+        """A validated rank, lowered to what a tensor of this shape can use."""
+        return rank
+
+    @classmethod
+    def fit(cls, tensor: Array, rank: Any, **options: Any) -> tuple[Arrays, Fit]:
+        """The parts of at most this rank that approximate ``tensor``, and how it went; options of the decomposition."""
+        raise NotImplementedError(f"{cls.__name__} must define fit(tensor, rank)")
 
     @classmethod
     def select(cls, arrays: Sequence[Array], items: Sequence[Item]) -> tuple[Arrays, Callable[[Arrays], Arrays]]:
@@ -213,7 +219,7 @@ class FactorizedTensor(Module):
         """
         kind, dense = cls._format(factorization), asarray(tensor)
         valid = kind.validate_rank(_checked_shape(dense.shape), rank, fixed_rank_modes)
-        found = kind.of(kind.decompose(dense, valid, **options))
+        found = kind.of(kind.fit(dense, valid, **options)[0])
         warn_lowered("from_tensor", rank, valid, found.rank)
         return found
 
@@ -226,7 +232,7 @@ class FactorizedTensor(Module):
         dense = asarray(tensor, like=first, dtype=first.dtype)
         if tuple(dense.shape) != self.shape:
             raise ShapeError(f"init_from_tensor: the tensor has shape {tuple(dense.shape)}, expected {self.shape}")
-        for part, array in zip(self.parts(), type(self).decompose(dense, self.rank, **options), strict=True):
+        for part, array in zip(self.parts(), type(self).fit(dense, self.rank, **options)[0], strict=True):
             part.data, part.grad, part.slots = asarray(array, like=first, dtype=first.dtype), None, {}
         self._reset_lasso()
         return self

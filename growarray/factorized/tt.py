@@ -16,6 +16,7 @@ from growarray.backend import Array, asarray, namespace
 from growarray.decompose.rank import factor_std, validate_tt_rank
 from growarray.decompose.tt import tensor_train
 from growarray.errors import ShapeError
+from growarray.factorized.fit import Fit
 from growarray.factorized.index import Item, take
 from growarray.factorized.parts import check_mode, factor_dict, inserted, insertion, two_modes
 from growarray.factorized.ranks import RankAxes
@@ -91,12 +92,18 @@ class TTTensor(FactorizedTensor):
         return validate_tt_rank(shape, rank, constant_rank=len(shape) == 2)
 
     @classmethod
-    def decompose(cls, tensor: Array, rank: Any, **options: Any) -> Arrays:
-        """TT-SVD, :func:`growarray.decompose.tt.tensor_train`; ranks above what a bond can use are lowered."""
-        ranks, sizes = [1], tuple(tensor.shape)
-        for k, size in enumerate(sizes, start=1):
-            ranks.append(min(rank[k], ranks[-1] * size, math.prod(sizes[k:])))
-        return tensor_train(tensor, ranks, **options).cores
+    def usable_rank(cls, shape: Sequence[int], rank: Any) -> tuple[int, ...]:
+        """At most the bond before times the mode between, and what the modes behind can use."""
+        ranks = [1]
+        for k, size in enumerate(shape, start=1):
+            ranks.append(min(rank[k], ranks[-1] * size, math.prod(shape[k:])))
+        return tuple(ranks)
+
+    @classmethod
+    def fit(cls, tensor: Array, rank: Any, **options: Any) -> tuple[Arrays, Fit]:
+        """TT-SVD, :func:`growarray.decompose.tt.tensor_train`."""
+        found = tensor_train(tensor, cls.usable_rank(tuple(tensor.shape), rank), **options)
+        return found.cores, Fit(found.errors[-1], 1, found.reason)
 
     @classmethod
     def select(cls, arrays: Sequence[Array], items: Sequence[Item]) -> tuple[Arrays, Callable[[Arrays], Arrays]]:

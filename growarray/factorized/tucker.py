@@ -5,14 +5,14 @@ m0, m1, … modes of the tensor · r_m0, r_m1, … their ranks: ``r_m0 r_m1 …,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from growarray.backend import Array, namespace
-from growarray.decompose.rank import factor_std, validate_tucker_rank
+from growarray.decompose.rank import factor_std, largest_tucker_rank, validate_tucker_rank
 from growarray.decompose.tucker import tucker
 from growarray.errors import ShapeError
+from growarray.factorized.fit import Fit
 from growarray.factorized.index import Item, take
 from growarray.factorized.parts import (
     check_mode,
@@ -83,11 +83,15 @@ class TuckerTensor(FactorizedTensor):
         return validate_tucker_rank(shape, rank, fixed_modes=fixed_modes)
 
     @classmethod
-    def decompose(cls, tensor: Array, rank: Any, **options: Any) -> Arrays:
-        """HOOI, :func:`growarray.decompose.tucker.tucker`; ranks above what a mode can use are lowered."""
-        limits = [min(n, math.prod(tensor.shape) // n) for n in tensor.shape]
-        found = tucker(tensor, tuple(map(min, rank, limits)), **options)
-        return (found.core, *found.factors)
+    def usable_rank(cls, shape: Sequence[int], rank: Any) -> tuple[int, ...]:
+        """At most the rank that each unfolding can have."""
+        return tuple(map(min, rank, largest_tucker_rank(shape)))
+
+    @classmethod
+    def fit(cls, tensor: Array, rank: Any, **options: Any) -> tuple[Arrays, Fit]:
+        """HOOI, :func:`growarray.decompose.tucker.tucker`."""
+        found = tucker(tensor, cls.usable_rank(tuple(tensor.shape), rank), **options)
+        return (found.core, *found.factors), Fit(found.errors[-1], len(found.errors) - 1, found.reason)
 
     @classmethod
     def select(cls, arrays: Sequence[Array], items: Sequence[Item]) -> tuple[Arrays, Callable[[Arrays], Arrays]]:

@@ -67,6 +67,7 @@ class RankStatistics(Module):
         self.layer, self.pseudo_inverse = layer, pseudo_inverse
         self._moments = TensorStatistic(name="RankStatistics")
         self.rank: Any = layer.rank
+        self._settings = layer.settings()
 
     @property
     def samples(self) -> int:
@@ -81,7 +82,7 @@ class RankStatistics(Module):
     def reset(self) -> None:
         """Forget every sample; what comes next is collected at the layer's present rank."""
         self._moments.reset()
-        self.rank = self.layer.rank
+        self.rank, self._settings = self.layer.rank, self.layer.settings()
 
     def forward(self, x: Array) -> Array:
         """Value of the layer."""
@@ -92,9 +93,8 @@ class RankStatistics(Module):
         y, back = self.layer.vjp(x)
 
         def pullback(dy: Array) -> Array:
-            dx = back(dy)
-            self.update(x, dy)
-            return dx
+            self.update(x, dy)  # first, since it refuses what is not finite
+            return back(dy)
 
         return y, pullback
 
@@ -106,15 +106,17 @@ class RankStatistics(Module):
         ShapeError
             The shapes are not those of this layer's input and output.
         GrowthError
-            NaN or infinite values, or the rank of the layer changed since the first batch; nothing is added.
+            NaN or infinite values, or rank, stride, padding, dilation or bias flag of the layer changed since the first
+            batch; nothing is added.
         """
         layer, settings = self.layer, self.layer.settings()
-        if layer.rank != self.rank:
-            if self.samples:
-                raise GrowthError(
-                    f"RankStatistics: collected at rank {self.rank}, the layer has rank {layer.rank} now; reset() first"
-                )
-            self.rank = layer.rank
+        if self.samples == 0:
+            self.rank, self._settings = layer.rank, settings
+        elif layer.rank != self.rank:
+            raise GrowthError(
+                f"RankStatistics: collected at rank {self.rank}, the layer has rank {layer.rank} now; reset() first"
+            )
+        self._check_settings()
         g, shape = layer.groups, tuple(x.shape)
         expected = (*shape[:1], layer.out_channels, *layer.plan(shape).output_shape[-layer.order :])
         if tuple(dy.shape) != expected:
@@ -138,10 +140,17 @@ class RankStatistics(Module):
     def moments(self) -> tuple[Array, Array]:
         """S (groups, e, e) and M (groups, e, out_channels / groups), e = c * taps and one more for a bias.
 
-        Raises GrowthError where there are no samples.
+        Raises GrowthError where there are no samples, or the layer was :meth:`FactorizedConv.set` otherwise since.
         """
+        self._check_settings()
         both = self._moments()
         return both[:, :, : both.shape[1]], both[:, :, both.shape[1] :]
+
+    def _check_settings(self) -> None:
+        now = self.layer.settings()
+        if now != self._settings:
+            then, now_text = (str(settings) or "no options" for settings in (self._settings, now))
+            raise GrowthError(f"RankStatistics: collected with {then}, the layer has {now_text} now; reset() first")
 
     def optimal_delta(self) -> tuple[Array, float]:
         """Change of kernel and bias that best follows the gradient, (out_channels, e), and its first-order decrease.
@@ -163,7 +172,7 @@ class RankStatistics(Module):
             if value != theirs[what]:
                 raise ShapeError(f"RankStatistics: layers with {what} {value} and {theirs[what]} cannot be added")
         total = RankStatistics(self.layer, pseudo_inverse=self.pseudo_inverse)
-        total.rank = self.rank
+        total.rank, total._settings = self.rank, self._settings
         total._moments = self._moments + other._moments
         return total
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +14,14 @@ from growarray.decompose import Candidate, allocate
 from growarray.errors import ShapeError
 from growarray.factorized.conv import FactorizedConv
 from growarray.factorized.linear import FactorizedLinear
-from growarray.factorized.measure import plan_figures, time_both
+from growarray.factorized.measure import plan_figures, real_array, time_both, whole_shape
 from growarray.factorized.report import Change, ConversionReport
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.networks.compress_candidates import Choice, candidates_of, cost_of, plans_of, weighted_error
 from growarray.networks.compress_layers import (
     Target,
     compare_outputs,
+    effect,
     find_targets,
     observe,
     sensitivity,
@@ -28,6 +29,7 @@ from growarray.networks.compress_layers import (
 )
 from growarray.networks.compression import Compression, trade_off
 from growarray.nn.module import Module
+from growarray.ops.sizes import is_whole
 
 __all__ = ["compress"]
 
@@ -65,13 +67,14 @@ def compress(
     calibration : inputs (n, …) of the network; errors are then those of the outputs on these data, each layer's
         weighted by what of it reaches the network's output
     formats : that convolutions may take; a linear layer becomes a product of two matrices
-    keep : names of layers that stay dense
+    keep : names of layers that stay dense, or the name of one
     measure : also time every layer that was replaced, and its dense form
     decomposition : options for each format, for example ``{'cp': {'max_iterations': 100}}``
 
     The error of each candidate (layer, format, rank) is estimated from singular values, the budget is allocated, the
-    chosen ones are decomposed, and the estimates are corrected by the errors found, a few times over. The time that CP
-    takes is bounded; more sweeps, or fine-tuning, improve its factors.
+    chosen ones are decomposed, and the estimates are corrected by the errors found, a few times over; with calibration
+    data those are errors of the network's output, measured on up to 16 samples with that layer alone replaced. The
+    time that CP takes is bounded; more sweeps, or fine-tuning, improve its factors.
 
     Raises
     ------
@@ -92,22 +95,29 @@ def compress(
     """
     names = _checked(network, budget, by, formats, measure, input_shape, calibration)
     rng = np.random.default_rng(0) if rng is None else rng
-    options = {FactorizedTensor.kind(name).name: dict(value) for name, value in (decomposition or {}).items()}
+    options = _options(decomposition or {}, names)
     targets = _targets(network, keep)
     sample, data = _inputs(targets[0].kernel, input_shape, calibration)
     if sample is not None:
         observe(network, targets, sample, data)
-    if data is None:
-        for target in targets:
-            target.influence = 1.0 / len(targets)
-    else:
-        sensitivity(network, targets, data, rng)
+    for target in targets:
+        target.influence = 1.0 / len(targets)
+    plain = None if data is None else sensitivity(network, targets, data, rng)
     offers = {target.name: candidates_of(target, names, by) for target in targets}
     fixed = network.number_of_parameters() - sum(cost_of(t, Choice(None), by) for t in targets)
     fixed = fixed if by == "parameters" else 0.0
     dense = fixed + sum(max(c.cost for c in those if c.rank.format is None) for those in offers.values())
     limit = _limit(budget, by, dense, fixed + sum(min(c.cost for c in those) for those in offers.values()))
-    chosen, offers = _spend(limit - fixed, targets, offers, options, rng)
+    named = {target.name: target for target in targets}
+
+    def judge(name: str, choice: Choice) -> Made:
+        target = named[name]
+        made = _made(target, choice, options.get(choice.format or "", {}), rng)
+        if plain is None or choice.format is None:
+            return (*made[:2], target.influence * made[2])
+        return (*made[:2], effect(network, target, made[0], data, plain))
+
+    chosen, offers = _spend(limit - fixed, offers, judge)
     layers = {id(t.layer): chosen[t.name][0] for t in targets if chosen[t.name][0] is not t.layer}
     small = swapped(network, layers)
     reports = {t.name: _judged(t, *chosen[t.name][:2], measure) for t in targets}
@@ -122,8 +132,8 @@ def compress(
     return Compression(
         small, by, limit, reports,
         Change(network.number_of_parameters(), small.number_of_parameters()),
-        trade_off(offers, names, fixed, dense), output_error,
-        math.sqrt(sum(t.influence * chosen[t.name][2] for t in targets)),
+        trade_off(offers, names, [t.name for t in targets if t.is_linear], fixed, dense), output_error,
+        math.sqrt(sum(error for *_, error in chosen.values())),
         None if sample is None else _shapes(sample),
     )  # fmt: skip
 
@@ -139,12 +149,18 @@ def _checked(
     if input_shape is None and calibration is None and (measure or by != "parameters"):
         what = "measure=True" if by == "parameters" else f"by={by!r}"
         raise ValueError(f"compress: {what} needs an input; pass input_shape=(n, …) or calibration=")
-    whole = hasattr(budget, "__index__") and not isinstance(budget, bool)
+    whole = is_whole(budget)
     if not (whole and budget > 0) and not (isinstance(budget, float) and 0.0 < budget <= 1.0):
         raise ValueError(
             f"compress: budget={budget!r}, expected a float in (0, 1], a fraction of the dense cost, or a positive "
             "int, the cost itself"
         )
+    for option, value in (("input_shape", input_shape), ("calibration", calibration)):
+        if isinstance(value, Mapping) and not hasattr(network, "run"):
+            raise TypeError(
+                f"compress: {option} is a mapping, and {type(network).__name__} has no named inputs; give that of its "
+                "one input"
+            )
     names = [FactorizedTensor.kind(name).name for name in ([formats] if isinstance(formats, str) else formats)]
     wrong = [name for name in names if name not in _FORMATS]
     if wrong or not names:
@@ -152,8 +168,19 @@ def _checked(
     return list(dict.fromkeys(names))
 
 
+def _options(decomposition: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """Options of the decompositions by the name of the format, each of which is in use; CP is, by linear layers."""
+    options = {FactorizedTensor.kind(name).name: value for name, value in decomposition.items()}
+    for name, value in options.items():
+        if name not in (*names, "CP"):
+            raise ValueError(f"compress: decomposition has options for {name}, formats are {', '.join(names)}")
+        if not isinstance(value, Mapping):
+            raise TypeError(f"compress: decomposition for {name} is {value!r}, expected a mapping of its options")
+    return options
+
+
 def _targets(network: Module, keep: Sequence[str]) -> list[Target]:
-    found = find_targets(network)
+    keep, found = (keep,) if isinstance(keep, str) else keep, find_targets(network)
     known = [target.name for target in found]
     unknown = sorted({*keep} - {*known})
     if unknown:
@@ -172,11 +199,16 @@ def _inputs(like: Array, input_shape: Any, calibration: Any) -> tuple[Any, Any]:
     """An input of the shape that costs are counted for, and the calibration data, in the network's library."""
     data, sample = None, None
     if calibration is not None:
-        data = _each(calibration, lambda name, x: _finite(name, asarray(x, like=like, dtype=like.dtype)))
+        data = _each(calibration, lambda name, x: _finite(name, real_array(f"compress: calibration{name}", x, like)))
         sample = _each(data, lambda _, x: x[:1, ...])
     if input_shape is not None:
         rng = np.random.default_rng(0)
-        sample = _each(input_shape, lambda _, s: asarray(rng.standard_normal(tuple(s)), like=like, dtype=like.dtype))
+        sample = _each(
+            input_shape,
+            lambda name, shape: asarray(
+                rng.standard_normal(whole_shape(f"compress: input_shape{name}", shape)), like=like, dtype=like.dtype
+            ),
+        )
     return sample, data
 
 
@@ -205,7 +237,7 @@ def _shapes(sample: Any) -> Any:
 def _limit(budget: float, by: str, dense: float, least: float) -> float:
     """The budget as a cost, which the cheapest choice must meet."""
     scale = 1e-6 if by == "time" else 1.0
-    limit = budget * dense if isinstance(budget, float) else float(budget) * scale
+    limit = budget * dense if isinstance(budget, float) else min(budget, 1 << 1000) * scale
     if least > limit * (1.0 + 1e-12):
         unit = " microseconds" if by == "time" else f" {by}" if by == "parameters" else " FLOPs"
         raise ValueError(
@@ -216,40 +248,36 @@ def _limit(budget: float, by: str, dense: float, least: float) -> float:
 
 
 def _spend(
-    budget: float, targets: Sequence[Target], estimates: Mapping[str, Sequence[Candidate]],
-    options: Mapping[str, Mapping[str, Any]], rng: np.random.Generator,
-) -> tuple[dict[str, Made], dict[str, list[Candidate]]]:  # fmt: skip
+    budget: float, estimates: Mapping[str, Sequence[Candidate]], judge: Callable[[str, Choice], Made]
+) -> tuple[dict[str, Made], dict[str, list[Candidate]]]:
     """Layer, report and squared error for each name: what the budget buys; and the candidates with better errors.
 
-    What is chosen is decomposed, and has the error found; the other ranks of its format have their estimates changed
-    by the same factor. In the end the best choice among all that was decomposed is taken.
+    What is chosen is decomposed, by ``judge``, and has the error found; the other ranks of its format have their
+    estimates changed by the same factor. In the end the best choice among all that was decomposed is taken.
     """
-    done: dict[str, dict[Choice, Made]] = {target.name: {} for target in targets}
+    done: dict[str, dict[Choice, Made]] = {name: {} for name in estimates}
     offers = {name: list(those) for name, those in estimates.items()}
     for _ in range(_ROUNDS):
         choices = {name: c.rank for name, c in allocate(budget, offers).choices.items()}
-        new = [t for t in targets if choices[t.name] not in done[t.name]]
+        new = [name for name in estimates if choices[name] not in done[name]]
         if not new:
             break
-        for target in new:
-            choice = choices[target.name]
-            done[target.name][choice] = _made(target, choice, options.get(choice.format or "", {}), rng)
-            offers[target.name] = _corrected(target, estimates[target.name], done[target.name])
+        for name in new:
+            done[name][choices[name]] = judge(name, choices[name])
+            offers[name] = _corrected(estimates[name], done[name])
     tried = {name: [c for c in those if c.rank in done[name]] for name, those in offers.items()}
     best = allocate(budget, tried).choices
     return {name: done[name][c.rank] for name, c in best.items()}, offers
 
 
-def _corrected(target: Target, estimates: Sequence[Candidate], done: Mapping[Choice, Made]) -> list[Candidate]:
+def _corrected(estimates: Sequence[Candidate], done: Mapping[Choice, Made]) -> list[Candidate]:
     """The errors that were found, and for the other ranks of a format estimates times the factor found last."""
     factors: dict[str | None, float] = {}
     for c in sorted(estimates, key=lambda c: list(done).index(c.rank) if c.rank in done else -1):
         if c.rank in done and c.error > 0.0:
-            factors[c.rank.format] = target.influence * done[c.rank][2] / c.error
+            factors[c.rank.format] = done[c.rank][2] / c.error
     return [
-        c._replace(
-            error=target.influence * done[c.rank][2] if c.rank in done else factors.get(c.rank.format, 1.0) * c.error
-        )
+        c._replace(error=done[c.rank][2] if c.rank in done else factors.get(c.rank.format, 1.0) * c.error)
         for c in estimates
     ]
 

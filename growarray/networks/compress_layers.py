@@ -22,7 +22,17 @@ from growarray.nn.conv import Conv1d, Conv2d, Conv3d, ConvNd
 from growarray.nn.linear import Linear
 from growarray.nn.module import Module, Parameter, Pullback
 
-__all__ = ["Target", "compare_outputs", "dense_plan", "find_targets", "observe", "outputs_of", "sensitivity", "swapped"]
+__all__ = [
+    "Target",
+    "compare_outputs",
+    "dense_plan",
+    "effect",
+    "find_targets",
+    "observe",
+    "outputs_of",
+    "sensitivity",
+    "swapped",
+]
 
 _CONVOLUTIONS = (Conv1d, Conv2d, Conv3d, ConvNd)
 _CHUNK = 32  # samples that are run at a time
@@ -130,7 +140,15 @@ class _Gap(_Probe):
         return y
 
 
-class _Noise(_Gap):
+class _Other(_Gap):
+    """Hands on what the other layer gives."""
+
+    def seen(self, x: Array, y: Array) -> Array:
+        """The value of the other layer."""
+        return self.compare(x, y)
+
+
+class _Noise(_Other):
     """Hands on what the layer gives with disturbed weights.
 
     Not a disturbed output: noise that differs from place to place would be lost where places are averaged, while a
@@ -145,15 +163,11 @@ class _Noise(_Gap):
         noisy.weight.data = kernel + drawn
         super().__init__(target, noisy)
 
-    def seen(self, x: Array, y: Array) -> Array:
-        """The value with disturbed weights."""
-        return self.compare(x, y)
-
 
 def find_targets(network: Module) -> list[Target]:
     """Convolutions and linear layers whose weight is theirs alone, each once, under its first name.
 
-    Raises ValueError where a weight holds a NaN or an infinity.
+    Raises ValueError where a weight or a bias holds a NaN or an infinity.
     """
     owners = Counter(id(p) for m in {id(m): m for m in network.modules()}.values() for p in _own(m))
     found: dict[int, Target] = {}
@@ -169,9 +183,12 @@ def find_targets(network: Module) -> list[Target]:
             or not namespace(weight.data).isdtype(weight.data.dtype, "real floating")
         ):
             continue
-        xp = namespace(weight.data)
-        if not bool(xp.all(xp.isfinite(weight.data))):
-            raise ValueError(f"compress: weight of layer {name!r} holds a NaN or an infinity; clean the network first")
+        for label, held in (("weight", weight), ("bias", layer.bias)):
+            xp = None if held is None else namespace(held.data)
+            if xp is not None and not bool(xp.all(xp.isfinite(held.data))):
+                raise ValueError(
+                    f"compress: {label} of layer {name!r} holds a NaN or an infinity; clean the network first"
+                )
         found[id(module)] = Target(name, layer)
     return list(found.values())
 
@@ -252,8 +269,11 @@ def _shrunk(target: Target) -> Array | None:
     return (1.0 - share) * target.moment + share * size * eye
 
 
-def sensitivity(network: Module, targets: Sequence[Target], data: Any, rng: np.random.Generator) -> None:
-    """Measure the influence of each layer: disturb its weights, and see how far its and the network's output move."""
+def sensitivity(network: Module, targets: Sequence[Target], data: Any, rng: np.random.Generator) -> list[list[Array]]:
+    """Measure the influence of each layer: disturb its weights, and see how far its and the network's output move.
+
+    Returns the outputs without a disturbance.
+    """
     plain = _run(network, [], data, _SAMPLES)
     if not all(math.isfinite(_squares(y, y)[1]) for part in plain for y in part):
         raise ValueError(
@@ -261,10 +281,18 @@ def sensitivity(network: Module, targets: Sequence[Target], data: Any, rng: np.r
         )
     for target in targets:
         noise = _Noise(target, rng)
-        noisy = _run(network, [noise], data, _SAMPLES)
-        gaps = [_squares(a, b) for x, y in zip(noisy, plain, strict=True) for a, b in zip(x, y, strict=True)]
-        gap, size = map(sum, zip(*gaps, strict=True))
+        gap, size = _distance(_run(network, [noise], data, _SAMPLES), plain)
         target.influence = gap / size / (noise.gap / noise.size) if size and noise.gap and noise.size else 0.0
+    return plain
+
+
+def effect(network: Module, target: Target, layer: Module, data: Any, plain: Sequence[Sequence[Array]]) -> float:
+    """Squared relative change of the network's output when this layer alone is in the target's place.
+
+    plain : what :func:`sensitivity` returned
+    """
+    gap, size = _distance(_run(network, [_Other(target, layer)], data, _SAMPLES), plain)
+    return gap / size if size else 0.0
 
 
 def compare_outputs(
@@ -274,9 +302,7 @@ def compare_outputs(
     probes = {name: _Gap(target, layer) for name, (target, layer) in replaced.items()}
     plain = _run(network, list(probes.values()), data)
     found = _run(small, [], data)
-    gaps = [_squares(a, b) for x, y in zip(found, plain, strict=True) for a, b in zip(x, y, strict=True)]
-    gap, size = map(sum, zip(*gaps, strict=True))
-    return _root(gap, size), {name: _root(p.gap, p.size) for name, p in probes.items()}
+    return _root(*_distance(found, plain)), {name: _root(p.gap, p.size) for name, p in probes.items()}
 
 
 def _squares(found: Array, expected: Array) -> tuple[float, float]:
@@ -284,6 +310,13 @@ def _squares(found: Array, expected: Array) -> tuple[float, float]:
     xp = namespace(found, expected)
     wide = xp.astype(expected, xp.float64)
     return float(xp.sum((xp.astype(found, xp.float64) - wide) ** 2)), float(xp.sum(wide * wide))
+
+
+def _distance(found: Sequence[Sequence[Array]], expected: Sequence[Sequence[Array]]) -> tuple[float, float]:
+    """:func:`_squares` of all outputs."""
+    gaps = [_squares(a, b) for x, y in zip(found, expected, strict=True) for a, b in zip(x, y, strict=True)]
+    gap, size = map(sum, zip(*gaps, strict=True))
+    return gap, size
 
 
 def _root(gap: float, size: float) -> float:

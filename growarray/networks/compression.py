@@ -36,8 +36,8 @@ class Compression:
     curves : points of the trade-off between cost and error: ``'best'`` with all formats, and one for each alone, as
         estimated before anything was decomposed and corrected by what was
     output_error : relative Frobenius error of the network's output on the calibration data, None without
-    error : root of the mean squared relative errors of the weights; with calibration data those of the outputs, each
-        weighted by what of it reaches the network's output
+    error : root of the mean squared relative errors of the weights; with calibration data root of the sum of the
+        squared errors that each layer alone makes in the network's output, near ``output_error`` while it is small
     input_shape : what FLOPs, times and memory are for
     """
 
@@ -146,25 +146,21 @@ def _totals(parameters: Change, flops: Change | None, time: Change | None) -> li
 
 
 def trade_off(
-    offers: Mapping[str, Sequence[Candidate]], formats: Sequence[str], fixed: float, dense: float
+    offers: Mapping[str, Sequence[Candidate]], formats: Sequence[str], linear: Sequence[str], fixed: float, dense: float
 ) -> dict[str, tuple[Point, ...]]:
     """Cost and error of the network at falling prices of a unit of cost: with all formats, and with each alone.
 
-    fixed : cost of what no candidate changes    dense : cost of the dense network
+    linear : layers that take one form only, in every curve    fixed : cost of what no candidate changes
+    dense : cost of the dense network
     """
     curves = {"best": _curve(offers, fixed, dense)}
     for name in formats if len(formats) > 1 else ():
         own = {
-            layer: [c for c in those if c.rank.format in (None, name) or not _is_conv(those)]
+            layer: [c for c in those if c.rank.format in (None, name) or layer in linear]
             for layer, those in offers.items()
         }
         curves[name] = _curve(own, fixed, dense)
     return curves
-
-
-def _is_conv(offered: Sequence[Candidate]) -> bool:
-    """Whether a layer is offered formats at all; a linear one has CP of a matrix alone."""
-    return any(c.rank.format in ("Tucker", "TT") for c in offered)
 
 
 def _curve(offers: Mapping[str, Sequence[Candidate]], fixed: float, dense: float) -> tuple[Point, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,43 +30,52 @@ __all__ = [
     "Sqrt",
 ]
 
+Valued = tuple[Array, Callable[[], Array]]
+
 
 class _Function(Module):
-    """A function without options: ``_function`` gives its value and its derivative, both of the shape of ``x``."""
+    """A function without options: ``_function`` gives its value, and a function that computes its derivative.
+
+    The derivative may be infinite where the value is not (a root at 0), so that it waits for a pullback.
+    """
 
     _function: ClassVar[Any]
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value and pullback, both of the shape of ``x``."""
         y, slope = type(self)._function(namespace(x), x)
-        return y, lambda dy: dy * slope
+        return y, lambda dy: dy * slope()
 
 
-def _reciprocal(xp: Any, x: Array) -> tuple[Array, Array]:
+def _reciprocal(xp: Any, x: Array) -> Valued:
     y = 1.0 / x
-    return y, -y * y
+    return y, lambda: -y * y
 
 
-def _exp(xp: Any, x: Array) -> tuple[Array, Array]:
+def _exp(xp: Any, x: Array) -> Valued:
     y = xp.exp(x)
-    return y, y
+    return y, lambda: y
 
 
-def _sqrt(xp: Any, x: Array) -> tuple[Array, Array]:
+def _sqrt(xp: Any, x: Array) -> Valued:
     y = xp.sqrt(x)
-    return y, 0.5 / y
+    return y, lambda: 0.5 / y
 
 
-def _softsign(xp: Any, x: Array) -> tuple[Array, Array]:
+def _softsign(xp: Any, x: Array) -> Valued:
     inverse = 1.0 / (1.0 + xp.abs(x))
-    return x * inverse, inverse * inverse
+    return x * inverse, lambda: inverse * inverse
 
 
-def _mish(xp: Any, x: Array) -> tuple[Array, Array]:
+def _mish(xp: Any, x: Array) -> Valued:
     power = xp.exp(-xp.abs(x))
     bend = xp.tanh(xp.maximum(x, 0.0) + xp.log1p(power))
-    sigmoid = xp.where(x >= 0.0, xp.ones_like(x), power) / (1.0 + power)
-    return x * bend, bend + x * (1.0 - bend * bend) * sigmoid
+
+    def slope() -> Array:
+        sigmoid = xp.where(x >= 0.0, xp.ones_like(x), power) / (1.0 + power)
+        return bend + x * (1.0 - bend * bend) * sigmoid
+
+    return x * bend, slope
 
 
 class Abs(_Function):
@@ -76,7 +86,7 @@ class Abs(_Function):
     [2.0, 1.0]
     """
 
-    _function = staticmethod(lambda xp, x: (xp.abs(x), xp.sign(x)))
+    _function = staticmethod(lambda xp, x: (xp.abs(x), lambda: xp.sign(x)))
 
 
 class Neg(_Function):
@@ -87,7 +97,7 @@ class Neg(_Function):
     [-2.0]
     """
 
-    _function = staticmethod(lambda xp, x: (-x, -xp.ones_like(x)))
+    _function = staticmethod(lambda xp, x: (-x, lambda: -xp.ones_like(x)))
 
 
 class Exp(_Function):
@@ -109,7 +119,7 @@ class Log(_Function):
     [0.0]
     """
 
-    _function = staticmethod(lambda xp, x: (xp.log(x), 1.0 / x))
+    _function = staticmethod(lambda xp, x: (xp.log(x), lambda: 1.0 / x))
 
 
 class Sqrt(_Function):
@@ -142,7 +152,7 @@ class Erf(_Function):
     [0.0, 1.0]
     """
 
-    _function = staticmethod(lambda xp, x: (erf(x), xp.exp(-x * x) * (2.0 / math.sqrt(math.pi))))
+    _function = staticmethod(lambda xp, x: (erf(x), lambda: xp.exp(-x * x) * (2.0 / math.sqrt(math.pi))))
 
 
 class Softsign(_Function):
@@ -178,7 +188,7 @@ class HardSwish(_Function):
     _function = staticmethod(
         lambda xp, x: (
             x * xp.clip(x / 6.0 + 0.5, 0.0, 1.0),
-            xp.where(xp.abs(x) < 3.0, x / 3.0 + 0.5, xp.astype(x > 0.0, x.dtype)),
+            lambda: xp.where(xp.abs(x) < 3.0, x / 3.0 + 0.5, xp.astype(x > 0.0, x.dtype)),
         )
     )
 
@@ -252,6 +262,9 @@ class Pow(Module):
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value and pullback, both of the shape of ``x``."""
+        xp = namespace(x)
+        if self.exponent == 0.0:  # the formula below would divide by zero at zero
+            return xp.ones_like(x), xp.zeros_like
         if self.exponent == 2.0:
             return x * x, lambda dy: 2.0 * dy * x
         return x**self.exponent, lambda dy: self.exponent * dy * x ** (self.exponent - 1.0)

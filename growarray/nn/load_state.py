@@ -43,10 +43,14 @@ def renamed(names: Iterable[str], rename: Rename | None) -> Renamed:
     Raises
     ------
     TypeError
-        ``rename`` is neither, or gives something else than a name or None.
+        A name is no string; ``rename`` is neither, or gives something else than a name or None.
     ValueError
         Two names become one, a name becomes empty, or a prefix would lose its dot.
     """
+    names = list(names)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"expected names, found {name!r} as a key; pass the part of the state that has the weights")
     if rename is None:
         return Renamed({name: name for name in names})
     used: set[str] = set()
@@ -141,9 +145,6 @@ def match_state(
         found[name] = entry
     missing = tuple(name for name in targets if name not in names)
     unexpected = tuple(name for name, key in names.items() if name not in targets and key not in aliases)
-    for name in unexpected:
-        if not isinstance(name, str):
-            raise TypeError(f"expected names, found {name!r} as a key; pass the part of the state that has the weights")
     shapes = {name: tuple(targets[name].shape) for name in missing}
     if unexpected:
         shapes |= _shapes(state, stored, {name: names[name] for name in unexpected})

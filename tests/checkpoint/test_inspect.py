@@ -180,6 +180,15 @@ def test_ports_without_a_shape(tmp_path):
     assert found.outputs == [Port("y", None), Port("s", ())]
 
 
+def test_axes_of_no_size_are_open(tmp_path):
+    graph = port(11, "x", 2**64 - 1, 0, 3) + port(11, "long", "n" * 65, "n" * 64) + port(12, "y", "")
+    found = inspect(at(tmp_path, onnx(graph=graph))).graph
+    assert found.inputs == [Port("x", ("?", "?", 3)), Port("long", ("?", "n" * 64))]
+    assert found.outputs == [Port("y", ("?",))]
+    wide = inspect(at(tmp_path, onnx(graph=port(11, "x", *[1] * 65))))
+    assert "more than 64 axes" in wide.graph_refused
+
+
 # Refusals.
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import growarray
-from growarray.checkpoint import Limits, load_checkpoint
+from growarray.checkpoint import Limits, from_onnx, load_checkpoint
 from growarray.checkpoint.source import Region
 from growarray.errors import CheckpointError
 from tests.checkpoint.files import (
@@ -53,6 +53,16 @@ def test_paths_and_open_files(tmp_path, make, mmap):
         array += 1  # arrays belong to the caller
     assert path.read_bytes() == make()
     assert [checkpoint.source for checkpoint in opened] == [str(path)] * 3 + ["<BufferedReader>"]
+
+
+@pytest.mark.parametrize("reader", [load_checkpoint, from_onnx])
+def test_what_is_neither_a_path_nor_a_file(reader):
+    with pytest.raises(TypeError, match=r"found bytes; wrap the content of a file in io\.BytesIO"):
+        reader(simple_onnx())
+    with pytest.raises(TypeError, match="expected a path, or a file that is open in binary mode, found NoneType"):
+        reader(None)
+    with pytest.raises(TypeError, match=r"expected a Limits, found dict"):
+        reader(io.BytesIO(simple_onnx()), limits={"depth": 200})
 
 
 def test_public_names():

@@ -61,9 +61,23 @@ def test_select():
     checkpoint = load(NESTED, select=("optimizer", "state", 0))
     assert list(checkpoint) == ["m"]
     assert checkpoint.extras["optimizer"]["lr"] == 0.1
+    both = load({"nets": [STATE, ordered({"c": WEIGHT})], "n": 1}, select=("nets", 1))
+    assert list(both) == ["c"]
+    assert both.extras["n"] == 1
+    assert list(both.extras["nets"][0]) == ["a", "b"]
     assert list(load([STATE, STATE], select=1)) == ["a", "b"]
+    assert list(load({"1": {"x": WEIGHT}, 1: STATE}, select="1")) == ["x"]  # the text itself goes first
+    assert list(load([{}, STATE], select="1")) == ["a", "b"]
+    assert list(load({"w": WEIGHT, "n": 1}, select="w")) == ["tensor"]
+    with pytest.raises(CheckpointError, match=r"select=\('epoch',\): there is 3, no part with tensors"):
+        load(NESTED, select="epoch")
     with pytest.raises(CheckpointError, match=r"select=\('nope',\): there is no 'nope'; keys there: 'epoch', 'model'"):
         load(NESTED, select="nope")
+
+
+def test_every_other_part_with_tensors_is_named():
+    (note,) = load({"model": STATE, "averaged": [STATE], "log": [1.0]}).notes
+    assert note == "weights were taken from 'model'; tensors are also in 'averaged' (pass select= to take those)"
 
 
 def test_names_that_would_be_one():
@@ -106,6 +120,13 @@ def test_the_prefix_is_reported_and_the_tree_keeps_it():
     assert checkpoint.prefix == "module."
     assert checkpoint.notes == ("the prefix 'module.' was taken off the names",)
     assert list(checkpoint.tree) == ["module.w"]
+
+
+def test_a_prefix_that_no_name_has_is_reported():
+    data = simple_zip(**{"module.w": WEIGHT})
+    assert load_checkpoint(io.BytesIO(data), prefix="modul.").notes == ("prefix='modul.': no name begins with it",)
+    for kept in ((), ""):
+        assert load_checkpoint(io.BytesIO(data), prefix=kept).notes == ()
 
 
 def shared(levels, leaf):

@@ -212,7 +212,7 @@ def test_many_initializers_on_the_same_bytes(tmp_path):
 def test_limits():
     many = onnx(*(tensor_proto(f"{i}", [0], 1) for i in range(100)))
     assert len(load(many)) == 100
-    for bound in ({"tensors": 10}, {"steps": 50}, {"memory": 1000}):
+    for bound in ({"tensors": 10}, {"steps": 50}, {"memory": 1000}, {"string": 1}):
         with pytest.raises(CheckpointError, match=f"Limits.{next(iter(bound))}"):
             load(many, limits=replace(Limits(), **bound))
 

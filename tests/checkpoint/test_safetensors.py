@@ -41,6 +41,18 @@ def test_small_floats_are_widened_exactly():
 def test_aliases_of_tied_weights_are_named():
     data = safetensors({"__metadata__": {"head": "w", "format": "pt"}, "w": entry("F32", [6], 0, 24)}, SIX)
     assert load(data).tied == (("w", "head"),)
+    assert load(data).aliases == {"head": "w"}
+
+
+def test_an_alias_loses_the_prefix_that_the_names_lose():
+    data = safetensors({"__metadata__": {"module.head": "module.w", "format": "pt"}, "module.w": W}, SIX)
+    found = load(data)
+    assert found.tied == (("w", "head"),)
+    assert found.aliases == {"module.head": "w"}
+    assert found.metadata == {"module.head": "module.w", "format": "pt"}
+    assert load(data, prefix=()).tied == (("module.w", "module.head"),)
+    with pytest.raises(CheckpointError, match=r"'module\.w' and 'w' both become 'w'"):
+        load(safetensors({"__metadata__": {"w": "module.w"}, "module.w": W}, SIX))
 
 
 W = entry("F32", [6], 0, 24)
@@ -107,7 +119,7 @@ def test_refusals(data, message):
 def test_limits():
     with pytest.raises(CheckpointError, match=r"Limits.tensors"):
         load(simple_safetensors(), limits=replace(Limits(), tensors=1))
-    with pytest.raises(CheckpointError, match="expected 2 to 50"):
+    with pytest.raises(CheckpointError, match=r"the limit is 50 \(Limits.metadata\)"):
         load(simple_safetensors(), limits=replace(Limits(), metadata=50))
 
 

@@ -157,7 +157,7 @@ def test_what_is_left_out_is_said(command, tmp_path):
         "tied, written under each name: w, v",
         "left out: epoch (int 3), opt (list 2 entries, 1 tensors of 24 bytes)",
         "left out: metadata (1 entries)",
-        "note: weights were taken from 'model'",
+        "note: weights were taken from 'model'; tensors are also in 'opt' (pass select= to take those)",
     ]
     done = command(tmp_path / "in.pt", tmp_path / "opt.npz", "--select", "opt")
     assert done.exit_code == 0
@@ -174,6 +174,17 @@ def test_a_tied_name_becomes_a_tensor(command, tmp_path):
         "emb": FLOATS.tolist(),
         "lm.head": FLOATS.tolist(),
     }
+    assert found.metadata == {"format": "pt"}
+
+
+def test_a_tied_name_loses_the_prefix_too(command, tmp_path):
+    tied = {"module.head": "module.emb", "format": "pt"}
+    header = json.dumps({"module.emb": entry("F32", [6], 0, 24), "__metadata__": tied}).encode()
+    (tmp_path / "in.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + SIX)
+    out = tmp_path / "out.safetensors"
+    assert command(tmp_path / "in.safetensors", out).exit_code == 0
+    found = load_checkpoint(out)
+    assert sorted(found) == ["emb", "head"]
     assert found.metadata == {"format": "pt"}
 
 

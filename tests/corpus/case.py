@@ -29,7 +29,7 @@ FIELDS = {  # of an entry: those that the test reads, then those that describe w
     *("module", "ops", "opset", "ir_version", "initializers_only"),
 }
 GRAPH_FIELDS = {"io_npz", "rtol", "atol", "graph_expect"}
-"""Values of whole ONNX graphs, which are imported and run; those of torch modules are not looked at."""
+"""Values of whole ONNX graphs, which are imported and run, and of torch modules (``test_modules.py``)."""
 
 LEAVES = {"none", "int", "float", "bool", "str", "complex", "bytes", "bytearray", "set", "Size", "dtype", "device"}
 

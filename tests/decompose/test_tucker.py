@@ -37,6 +37,36 @@ def test_errors_fall_and_are_true(shape):
         np.testing.assert_allclose(factor.T @ factor, np.eye(factor.shape[1]), atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("shape", "rank", "modes"),
+    [
+        ((7, 6), (3, 3), None),
+        ((7, 6, 5), (3, 2, 4), None),
+        ((9, 8, 3, 3), (4, 3, 2, 2), None),
+        ((5, 4, 3, 4, 3), (2, 3, 2, 2, 2), None),
+        ((9, 8, 3, 3), (4, 8, 2, 2), None),
+        ((9, 3, 8, 3), (4, 2, 5), (3, 0, 2)),
+    ],
+    ids=["matrix", "three", "kernel", "five", "one at full rank", "some in another order"],
+)
+def test_an_iteration_renews_each_factor_with_the_newest_others(shape, rank, modes):
+    """Against the definition: products with all other factors, then the leading left singular vectors."""
+    tensor = gaussian(*shape)
+    rank = rank if modes is None else (rank[1], rank[0], rank[2])
+    modes = tuple(range(len(shape))) if modes is None else modes
+    start, found = (tucker(tensor, rank, modes=modes, method=m, max_iterations=1) for m in ("hosvd", "hooi"))
+    factors = dict(zip(modes, start.factors, strict=True))
+    for mode in sorted(modes):
+        part = tensor
+        for other in modes:
+            if other != mode:
+                part = np.moveaxis(np.tensordot(factors[other].T, part, (1, other)), 0, other)
+        rows = np.moveaxis(part, mode, 0).reshape(shape[mode], -1)
+        factors[mode] = np.linalg.svd(rows, full_matrices=False)[0][:, : factors[mode].shape[1]]
+    for mode, factor in zip(modes, found.factors, strict=True):
+        np.testing.assert_allclose(factor @ factor.T, factors[mode] @ factors[mode].T, atol=1e-9)
+
+
 def test_matrix_is_the_truncated_svd():
     matrix = gaussian(9, 14)
     u, s, vh = np.linalg.svd(matrix, full_matrices=False)

@@ -288,3 +288,17 @@ def test_a_tensor_may_be_converted_first() -> None:
     made = FactorizedConv.from_factorization(held, bias=dense.bias)
     x = rng(1).standard_normal((1, 6, 5, 5))
     assert_close(made(x), dense(x), rtol=1e-8)
+
+
+@pytest.mark.parametrize("options", [{}, {"fixed_rank_modes": "spatial"}], ids=["all modes", "spatial modes fixed"])
+def test_a_rank_far_above_what_is_of_use_is_lowered_before_its_parts_are_made(options: dict[str, Any]) -> None:
+    """A core of 5000 ** 4 entries fits in no memory."""
+    dense = nn.Conv2d(6, 4, 3, rng=rng(0), dtype=np.float64)
+    with pytest.warns(UserWarning, match=r"above what the tensor can use, lowered to \(4, 6, 3, 3\)"):
+        made = FactorizedConv.from_conv(dense, 5000, factorization="tucker", **options)
+    np.testing.assert_allclose(made.kernel(), dense.weight.data, atol=1e-12)
+
+
+def test_numbers_of_numpy_are_options_of_a_foreign_layer() -> None:
+    layer = SimpleNamespace(weight=rng(0).standard_normal((4, 6, 3, 3)), stride=np.int64(2))
+    assert FactorizedConv.from_conv(layer, 2).stride == (2, 2)

@@ -185,3 +185,16 @@ def test_refusals() -> None:
         tensor_dropout(FactorizedConv(2, 2, (3,), factorization="dense"), 0.5)
     with pytest.raises(TypeError, match="Linear is no factorized tensor and has none as its weight"):
         tensor_dropout(nn.Linear(2, 2), 0.5)
+
+
+@pytest.mark.parametrize("p", ["0.5", None, False], ids=str)
+def test_a_probability_that_is_no_number_is_refused(p: Any) -> None:
+    with pytest.raises(ValueError, match="p must be at least 0 and below 1"):
+        tensor_dropout(tensor("CP", SHAPE, 3), p)
+
+
+def test_a_seed_is_refused_where_a_generator_is_needed() -> None:
+    held = tensor("CP", SHAPE, 3)
+    with pytest.raises(TypeError, match=r"rng=0, expected a numpy\.random\.Generator"):
+        tensor_dropout(held, 0.5, rng=0)  # type: ignore[arg-type]
+    assert held.dropout is None

@@ -378,3 +378,12 @@ def test_the_same_statistics_give_the_same_components() -> None:
         case.conv.grow_rank(case.statistics(), by=6, rng=rng(5))
         kernels.append(case.conv.kernel())
     assert_close(kernels[0], kernels[1], rtol=0)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    case = Case("TT", bias=True)
+    before = case.conv.rank
+    by = [np.int64(0), np.int32(1), 0, 0, 0]
+    growth = case.conv.grow_rank(case.statistics(), by, scaling=np.float32(0.5))  # type: ignore[arg-type]
+    assert case.conv.rank == (*before[:1], before[1] + 1, *before[2:])
+    assert type(growth.scaling) is float

@@ -233,3 +233,17 @@ def test_refusals() -> None:
     conv.weight.lasso_weights[0].data = np.ones(5, dtype=np.float32)
     with pytest.raises(ShapeError, match=r"lasso weights of shape \(5,\) for a rank of 2"):
         conv(np.ones((1, 2, 5, 5), dtype=np.float32))
+
+
+def test_a_weight_that_is_no_number_is_not_taken_for_zero() -> None:
+    lasso = TensorLasso()
+    held = lasso.apply(tensor("CP", SHAPE, 3))
+    held.lasso_weights[0].data = np.asarray([0.5, np.nan, 1e-9])
+    lasso.project()
+    np.testing.assert_array_equal(held.lasso_weights[0].data, [0.5, np.nan, 0.0])
+
+
+@pytest.mark.parametrize("value", ["0.1", None], ids=str)
+def test_a_penalty_that_is_no_number_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=f"penalty must be a number of at least 0, found {value!r}"):
+        TensorLasso(penalty=value)

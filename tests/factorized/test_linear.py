@@ -347,3 +347,17 @@ def test_layer_contract(example: Example, check: Any) -> None:
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
 def test_layer_contract_on_every_library(example: Example, check: Any, xp: Library) -> None:
     check(example, xp)
+
+
+def test_a_rank_far_above_what_is_of_use_is_lowered_before_its_parts_are_made() -> None:
+    dense = nn.Linear(24, 16, rng=np.random.default_rng(0), dtype=np.float64)
+    with pytest.warns(UserWarning, match="from_linear: rank .* above what the tensor can use"):
+        made = FactorizedLinear.from_linear(dense, 5000, factorization="tucker")
+    np.testing.assert_allclose(made.matrix(), dense.weight.data, atol=1e-12)
+
+
+def test_cp_of_one_mode_each_is_the_truncated_svd_at_any_rank() -> None:
+    weight = np.random.default_rng(0).standard_normal((320, 300))
+    u, s, vh = np.linalg.svd(weight, full_matrices=False)
+    made = FactorizedLinear.from_linear(nn.Linear.of(weight), 280, n_tensorized_modes=1)
+    np.testing.assert_allclose(made.matrix(), (u[:, :280] * s[:280]) @ vh[:280], atol=1e-9)

@@ -13,8 +13,9 @@ import pytest
 from growarray import nn
 from growarray.decompose import channel_moment
 from growarray.errors import PlanError, ShapeError
-from growarray.factorized import FactorizedConv
+from growarray.factorized import FactorizedConv, TensorLasso
 from growarray.factorized.report import Change, ConversionReport
+from growarray.growing import RankStatistics
 from tests.conftest import Library
 from tests.factorized.kernels import FACTORED, FORMATS, rng
 
@@ -208,3 +209,49 @@ def test_a_lowered_rank_is_warned_of_where_from_conv_is_called() -> None:
         warnings.simplefilter("always")
         FactorizedConv.from_conv(nn.Conv2d(2, 2, 1), rank=50)
     assert [Path(w.filename).name for w in caught] == [Path(__file__).name]
+
+
+def grown() -> FactorizedConv:
+    made = FactorizedConv.from_conv(dense_layer(), rank=2)
+    statistics = RankStatistics(made).update(data(), rng(2).standard_normal(made(data()).shape))
+    made.grow_rank(statistics)
+    return made
+
+
+def pruned() -> FactorizedConv:
+    lasso = TensorLasso()
+    made = lasso.apply(FactorizedConv.from_conv(dense_layer(), rank=2))
+    made.weight.lasso_weights[0].data = np.asarray([1.0, 0.0])
+    lasso.prune(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [grown, pruned, lambda: FactorizedConv.from_conv(dense_layer(), rank=2).transduct(3)],
+    ids=["grow_rank", "prune", "transduct"],
+)
+def test_a_report_does_not_outlive_the_rank_and_the_shape_that_it_is_on(changed: Any) -> None:
+    assert FactorizedConv.from_conv(dense_layer(), rank=2).report is not None
+    assert changed().report is None
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"input_shape": 5}, TypeError, "input_shape=5, expected whole numbers"),
+        ({"input_shape": "1,6"}, TypeError, "expected whole numbers"),
+        ({"input_shape": (1, 6, 9.0, 9)}, TypeError, "expected whole numbers"),
+        ({"calibration": "x"}, TypeError, "calibration holds <U1, expected real numbers"),
+        ({"calibration": data() + 1j}, TypeError, "calibration holds complex128, expected real numbers"),
+    ],
+    ids=["a number", "text", "a float", "text as data", "complex data"],
+)
+def test_what_is_no_shape_or_no_data_is_refused(options: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        FactorizedConv.from_conv(dense_layer(), rank=2, **options)
+
+
+def test_every_layer_of_a_list_needs_its_data() -> None:
+    with pytest.raises(ValueError, match="has None for a layer"):
+        FactorizedConv.from_conv_list([dense_layer(), dense_layer()], rank=2, calibration=[data(), None])

@@ -186,3 +186,29 @@ def test_statistics_of_different_layers_do_not_add(other: Any, message: str) -> 
         Case("CP").statistics() + other().statistics()
     with pytest.raises(TypeError):
         Case("CP").statistics() + 1
+
+
+def test_a_gradient_that_is_refused_leaves_no_trace() -> None:
+    made = layer("CP", 3, 4, (3, 3), padding=1)
+    statistics = RankStatistics(made)
+    y, pullback = statistics.vjp(rng(1).standard_normal((2, made.in_channels, 6, 7)))
+    with pytest.raises(GrowthError, match="NaN"):
+        pullback(np.full(y.shape, np.nan))
+    assert statistics.samples == 0
+    assert all(parameter.grad is None for parameter in made.parameters())
+
+
+@pytest.mark.parametrize("changed", [{"padding": 0}, {"padding": 1, "bias": False}], ids=["padding", "bias"])
+def test_statistics_of_another_geometry_are_refused(changed: dict[str, Any]) -> None:
+    made = FactorizedConv(3, 4, (3, 3), padding=1, rank=2, bias=True, dtype=np.float64, rng=rng(0))
+    x = rng(1).standard_normal((2, 3, 6, 7))
+    statistics = RankStatistics(made).update(x, made(x))
+    made.set(0, **changed)
+    before = made.state_dict()
+    for use in (lambda: made.grow_rank(statistics), lambda: statistics.update(x, made(x)), statistics.moments):
+        with pytest.raises(GrowthError, match=r"collected with padding=.* the layer has .* now"):
+            use()
+    assert made.rank == 2
+    assert all(np.array_equal(before[name], value) for name, value in made.state_dict().items())
+    statistics.reset()
+    assert made.grow_rank(statistics.update(x, made(x))).rank == 3

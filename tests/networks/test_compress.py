@@ -10,11 +10,13 @@ import pytest
 
 from growarray import nn
 from growarray.backend import Array, to_numpy
+from growarray.decompose import Candidate
 from growarray.errors import ShapeError
 from growarray.factorized import FactorizedConv, FactorizedLinear
 from growarray.networks import GrowingMLP, compress
 from growarray.networks.compress_candidates import Choice, candidates_of, cost_of, weighted_error
-from growarray.networks.compress_layers import find_targets, observe
+from growarray.networks.compress_layers import find_targets, observe, swapped
+from growarray.networks.compression import trade_off
 from growarray.nn.graph import Graph, Node
 from growarray.nn.join import Add
 from growarray.nn.module import Module
@@ -351,3 +353,55 @@ def test_an_output_that_is_not_finite_is_refused() -> None:
         np.errstate(all="ignore"),
     ):
         compress(nn.Sequential(net, nn.Linear(4 * 81, 2), nn.Linear.of(np.full((2, 2), 1e30, np.float32))), 0.5, **X)
+
+
+def test_the_error_is_what_each_replaced_layer_does_to_the_output() -> None:
+    net, x = network().eval(), data(16)
+    found = compress(net, 0.3, calibration=x, formats="tucker")
+    y, total = net(x), 0.0
+    for name, report in found.reports.items():
+        if report.format != "Dense":
+            old, new = dict(all_modules(net))[name], dict(all_modules(found.network))[name]
+            gap = np.linalg.norm(swapped(net, {id(old): new})(x) - y) / np.linalg.norm(y)
+            total += float(gap) ** 2
+    assert found.error == pytest.approx(total**0.5, rel=1e-4)
+    assert total > 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"decomposition": {"tt": {}}, "formats": "tucker"}, ValueError, "options for TT, formats are Tucker"),
+        ({"decomposition": {"cp": 3}}, TypeError, "decomposition for CP is 3, expected a mapping"),
+        ({"input_shape": 5}, TypeError, "input_shape=5, expected whole numbers"),
+        ({"input_shape": (0, 3, 11, 11)}, ShapeError, "expected sizes of at least 1"),
+        ({"calibration": data() + 1j}, TypeError, "calibration holds complex64, expected real numbers"),
+        ({"calibration": {"x": data()}}, TypeError, "calibration is a mapping, and Sequential has no named inputs"),
+    ],
+    ids=["unused options", "no options", "no shape", "no samples", "complex data", "named data"],
+)
+def test_what_cannot_be_meant_is_refused(options: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        compress(network(), 0.5, **options)
+
+
+def test_a_bias_that_is_no_number_is_named() -> None:
+    net = network()
+    net[5].bias.data = net[5].bias.data * np.nan
+    with pytest.raises(ValueError, match="bias of layer '5' holds a NaN"):
+        compress(net, 0.5)
+
+
+def test_one_name_to_keep_and_a_budget_above_every_cost() -> None:
+    found = compress(network(), 10**400, keep="2.0", formats="tucker")
+    assert "2.0" not in found.reports
+    assert {report.format for report in found.reports.values()} == {"Dense"}
+
+
+def test_a_curve_of_one_format_has_no_layers_in_another() -> None:
+    """Where a convolution has candidates of CP alone, it is dense on the curve of Tucker."""
+    offers = {"0": [Candidate(Choice(None), 10.0, 0.0), Candidate(Choice("CP", 1), 4.0, 0.5)]}
+    curves = trade_off(offers, ["CP", "Tucker"], [], 0.0, 10.0)
+    assert [point.cost for point in curves["Tucker"]] == [10.0]
+    assert [point.cost for point in curves["CP"]] == [4.0, 10.0]
+    assert trade_off(offers, ["CP", "Tucker"], ["0"], 0.0, 10.0)["Tucker"] == curves["CP"]

@@ -145,6 +145,15 @@ def test_every_library_keeps_its_arrays(xp: Library, source: str) -> None:
 TIED = {"head": "weight"}
 
 
+def test_a_tied_name_is_found_without_its_prefix() -> None:
+    tied = {"module.1.weight": "module.0.weight"}
+    header = json.dumps({"module.0.weight": entry("F32", [1, 1], 0, 4), "__metadata__": tied}).encode()
+    checkpoint = load_checkpoint(io.BytesIO(len(header).to_bytes(8, "little") + header + np.float32(3).tobytes()))
+    network = nn.Sequential(*(nn.Linear(1, 1, bias=False) for _ in range(2)))
+    assert not network.load_state_dict(checkpoint)
+    assert [p.data.tolist() for p in network.parameters()] == [[[3.0]], [[3.0]]]
+
+
 @pytest.mark.parametrize("rename", [None, {"head": "second.weight", "weight": "first.weight"}])
 def test_a_name_that_the_file_calls_tied_is_found(rename: Any) -> None:
     header = json.dumps({"weight": entry("F32", [1, 2], 0, 8), "__metadata__": TIED}).encode()
@@ -281,6 +290,9 @@ def test_what_is_no_state_is_refused(state: Any) -> None:
 def test_keys_that_are_no_names_are_refused() -> None:
     with pytest.raises(TypeError, match="expected names, found 0 as a key"):
         nn.Linear(1, 1).load_state_dict({0: np.ones(1)}, strict=False)  # type: ignore[dict-item]
+    for rename in ({"a.": "b."}, {"": "b."}, str.upper):
+        with pytest.raises(TypeError, match="expected names, found 0 as a key"):
+            nn.Linear(1, 1).load_state_dict({0: np.ones(1)}, rename=rename)  # type: ignore[dict-item]
 
 
 def test_a_ragged_list_is_refused_with_its_name() -> None:
