@@ -12,6 +12,7 @@ from growarray.contraction.problem import Axis, Pair, Problem
 __all__ = ["DEPTH", "Costs", "StepCost", "is_heavy", "kernel_of", "rows_axis"]
 
 DEPTH = 48  # depth of a product from which im2col along the first axis does not pay any more
+_COLD = 1.2  # what products over gathered windows take beside those whose operands lie in the cache, measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,19 +156,19 @@ class Costs:
         taps = math.prod(a.taps for a in axes)
         rows = rows_axis(pair.sizes, axes, pair.room) if kernel == "rows" else None
         gather = m.copied + m.row / max(axes[-1].out, 1)
-        planes = b * s * self._planes(axes) * (m.gathered + m.row / max(axes[-1].out, 1))
+        padded = b * s * self._padded(axes) * gather
         chunks = max(1.0, b * s * taps * out * self.itemsize / m.cache / (axes[rows].taps if rows is not None else 1))
         if rows is None:
-            work = b * s * taps * out * gather + planes + m.product(b, n, s * taps, out, self.itemsize)
+            work = b * s * taps * out * gather + padded + _COLD * m.product(b, n, s * taps, out, self.itemsize)
             return work + chunks * taps * m.call
         first = axes[rows]
         columns = out // max(first.out, 1) * (first.out + (first.taps - 1) * first.dilation)
         depth = s * taps // first.taps
         passes = (first.taps - 1) * n * out * m.element
-        work = first.taps * m.product(b, n, depth, out, self.itemsize) + b * (depth * columns * gather + passes)
+        work = _COLD * first.taps * m.product(b, n, depth, out, self.itemsize) + b * (depth * columns * gather + passes)
         return work + chunks * (taps + first.taps) * m.call
 
-    def _band(self, b: int, axes: tuple[Axis, ...], passes: int = 2) -> float:
+    def _band(self, b: int, axes: tuple[Axis, ...], passes: int = 4) -> float:
         """Small products with banded matrices, and ``passes`` over the outputs to add those of further taps."""
         m = self.machine
         at, block, innermost = layout_of(axes)
@@ -201,13 +202,13 @@ class Costs:
         if kernel in ("multiply", "matmul"):
             return m.call + m.product(b, n, out, s, self.itemsize)
         if kernel == "band":
-            return taps * (2 * b * out * m.element * self.itemsize / 4 + 6 * m.call)
+            return taps * (3 * b * out * m.element * self.itemsize / 4 + 6 * m.call)
         gather = m.copied + m.row / max(axes[-1].out, 1)
-        planes = b * s * self._planes(axes) * (m.gathered + m.row / max(axes[-1].out, 1))
-        return b * s * taps * out * gather + planes + m.product(b, n, out, s * taps, self.itemsize) + taps * m.call
+        work = b * s * (taps * out + self._padded(axes)) * gather
+        return work + _COLD * m.product(b, n, out, s * taps, self.itemsize) + taps * m.call
 
-    def _planes(self, axes: tuple[Axis, ...]) -> int:
-        """Positions that are copied with a stride before windows are gathered."""
+    def _padded(self, axes: tuple[Axis, ...]) -> int:
+        """Positions of the padded copy from which windows with strides are gathered."""
         if all(a.stride == 1 or a.taps == 1 for a in axes):
             return 0
-        return math.prod(min(a.stride, a.taps) * (a.out + (a.taps - 1) * a.dilation // a.stride) for a in axes)
+        return math.prod((a.out - 1) * a.stride + (a.taps - 1) * a.dilation + 1 for a in axes)

@@ -26,7 +26,7 @@ from growarray.errors import PlanError, ShapeError
 __all__ = ["Plan", "contract", "plan"]
 
 _COLUMNS = 512  # positions that a block of the batch has at least, so that products stay wide
-_CORES = 4  # for which a path is searched
+_CORES = 2  # for which a path is searched
 _GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
 
 Pullback = Callable[[Array], tuple[Array | None, ...]]

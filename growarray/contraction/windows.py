@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from growarray.contraction.problem import Axis
 from growarray.contraction.scratch import borrow
 
-__all__ = ["Gather", "Phases", "Task", "Window", "window"]
+__all__ = ["Gather", "Task", "Window", "window"]
 
 Task = Callable[[], object]
 """A piece of work that may run beside others."""
@@ -60,35 +61,6 @@ class Window:
         target[self._into] = source[self._read]
 
 
-class Phases:
-    """A padded feature map cut by the phases of the strides, so that what every tap reads has no stride any more."""
-
-    def __init__(self, axes: Sequence[Axis], lead: int = 1) -> None:
-        self.reach = tuple(a.out + (a.taps - 1) * a.dilation // a.stride for a in axes)
-        phases = [sorted({t * a.dilation % a.stride for t in range(a.taps)}) for a in axes]
-        grid = list(itertools.product(*phases))
-        self.windows = [
-            Window(
-                [a._replace(out=r, before=a.before - p) for a, r, p in zip(axes, self.reach, phase, strict=True)],
-                lead=lead,
-            )
-            for phase in grid
-        ]
-        self.taps: list[tuple[int, tuple[int, ...]]] = []  # which plane, and where in it a tap begins
-        for chosen in itertools.product(*(range(a.taps) for a in axes)):
-            phase = tuple(t * a.dilation % a.stride for t, a in zip(chosen, axes, strict=True))
-            start = tuple(t * a.dilation // a.stride for t, a in zip(chosen, axes, strict=True))
-            self.taps.append((grid.index(phase), start))
-
-    def planes(self, feature: np.ndarray, lead: int = 1) -> np.ndarray:
-        """(phases, ..., *reach, ...) from (..., *sizes, ...); ``lead`` axes come before these."""
-        around = feature.shape[:lead], feature.shape[lead + len(self.reach) :]
-        planes = borrow("planes", (len(self.windows), *around[0], *self.reach, *around[1]), feature.dtype)
-        for target, one in zip(planes, self.windows, strict=True):
-            one.fill(target, feature)
-        return planes
-
-
 class Gather:
     """All windows of a feature map (b, s, *sizes), gathered as (b, s taps, columns), or (b, taps s, columns).
 
@@ -97,24 +69,42 @@ class Gather:
 
     def __init__(self, axes: Sequence[Axis], taps_first: bool = False) -> None:
         self.axes, self.taps_first = tuple(axes), taps_first
-        self.outs = tuple(a.out for a in axes)
-        self.taps = list(itertools.product(*(range(a.taps) for a in axes)))
-        strided = len(self.taps) > 1 and any(a.stride > 1 for a in axes)  # each input is read with a stride only once
-        self.phases = Phases(axes, lead=2) if strided else None
-        self.windows = [] if strided else [Window(axes, taps, lead=2) for taps in self.taps]
+        self.outs, self.counts = tuple(a.out for a in axes), tuple(a.taps for a in axes)
+        taps = list(itertools.product(*(range(n) for n in self.counts)))
+        self.taps = len(taps)
+        self.reach = tuple((a.out - 1) * a.stride + (a.taps - 1) * a.dilation + 1 for a in axes)
+        self.inside = all(a.before == 0 and r <= a.size for a, r in zip(axes, self.reach, strict=True))
+        # with strides all windows are copied in one call, from a padded copy: threads wait for each other at every call
+        strided = len(taps) > 1 and any(a.stride > 1 for a in axes)
+        self.windows = [] if strided else [Window(axes, one, lead=2) for one in taps]
+        padded = [a._replace(out=r, stride=1) for a, r in zip(axes, self.reach, strict=True)]
+        self.padding = Window(padded, lead=2)
 
     def __call__(self, feature: np.ndarray) -> np.ndarray:
         """The windows, in work space that the next call of this thread uses again."""
         b, s = feature.shape[:2]
-        rows = (len(self.taps), s) if self.taps_first else (s, len(self.taps))
+        rows = (self.taps, s) if self.taps_first else (s, self.taps)
         found = borrow("windows", (b, *rows, *self.outs), feature.dtype)
-        by_tap = found.swapaxes(1, 2) if self.taps_first else found
-        if self.phases is None:
+        if self.windows:
+            by_tap = found.swapaxes(1, 2) if self.taps_first else found
             for index, one in enumerate(self.windows):
                 one.fill(by_tap[:, :, index], feature)
+        elif found.size:
+            self._all(feature, found)
+        return found.reshape(b, s * self.taps, math.prod(self.outs))
+
+    def _all(self, feature: np.ndarray, found: np.ndarray) -> None:
+        b, s = feature.shape[:2]
+        source = feature
+        if not self.inside:
+            source = borrow("padded", (b, s, *self.reach), feature.dtype)
+            self.padding.fill(source, feature)
+        lead, inner = source.strides[:2], source.strides[2:]
+        by_tap = [step * a.dilation for step, a in zip(inner, self.axes, strict=True)]
+        by_out = [step * a.stride for step, a in zip(inner, self.axes, strict=True)]
+        view = as_strided(source, (b, s, *self.counts, *self.outs), (*lead, *by_tap, *by_out))
+        if self.taps_first:
+            view = np.moveaxis(view, 1, 1 + len(self.axes))
+            found.reshape(b, *self.counts, s, *self.outs)[...] = view
         else:
-            planes = self.phases.planes(feature, lead=2)
-            for index, (plane, starts) in enumerate(self.phases.taps):
-                piece = tuple(slice(start, start + out) for start, out in zip(starts, self.outs, strict=True))
-                by_tap[:, :, index] = planes[plane][(slice(None), slice(None), *piece)]
-        return found.reshape(b, s * len(self.taps), math.prod(self.outs))
+            found.reshape(b, s, *self.counts, *self.outs)[...] = view
