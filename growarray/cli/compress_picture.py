@@ -52,7 +52,8 @@ def _trade_off(panel: Axes, found: Compression) -> None:
             {"color": "black", "linewidth": 4.0, "alpha": 0.3} if best else {"color": _COLOURS[name]}
         )
         label = "best of all formats" if best and len(found.curves) > 1 else "estimate" if best else f"{name} alone"
-        panel.plot(xs, ys, label=label, zorder=2 if best else 3, **{"linewidth": 1.2, **style})
+        # steps: between two points there is nothing to choose but the smaller one
+        panel.plot(xs, ys, label=label, drawstyle="steps-post", zorder=2 if best else 3, **{"linewidth": 1.2, **style})
     share = found.cost.ratio
     panel.plot([share], [found.error], "o", color="black", markersize=7, zorder=4, label=f"chosen: {found.error:.3g}")
     if found.output_error is not None:
@@ -83,7 +84,7 @@ def _layers(panel: Axes, shown: list[tuple[str, Any]], hidden: int) -> None:
         named.add(report.format)
         panel.barh(place, report.parameters.after, height=0.72, color=_COLOURS[report.format], label=label)
         if report.format != "Dense":
-            text = f" {report.parameters.ratio:.0%}" + ("  slower" if report.slower else "")
+            text = f" {report.parameters.ratio:.0%}" + (", slower" if report.slower else "")
             colour = "#c0392b" if report.slower else "black"
             panel.text(report.parameters.before, place, text, va="center", fontsize=8, color=colour)
     panel.set_yticks(range(len(shown)), [_short(name) for name, _ in shown], fontsize=8)
