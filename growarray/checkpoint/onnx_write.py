@@ -5,18 +5,16 @@ Field numbers are those of ``onnx.proto`` (IR version 13); messages are protocol
 
 from __future__ import annotations
 
-import os
-import secrets
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from growarray.checkpoint.protobuf import BYTES, FIXED32, VARINT, encode_varint
+from growarray.checkpoint.save import replacing
 
 __all__ = ["DATA_TYPES", "LARGEST", "Model", "Node", "Port", "Tensor", "write_model"]
 
@@ -234,7 +232,7 @@ def write_model(path: Path, model: Model, *, external: bool | None = None) -> No
             raise ValueError(
                 f"to_onnx: the model has {message.size} bytes, one file holds {LARGEST}; leave external_data out"
             )
-        with _replacing(path) as file:
+        with replacing(path) as file:
             file.writelines(message.pieces)
         return
     data = path.with_name(f"{path.name}.data")
@@ -244,26 +242,11 @@ def write_model(path: Path, model: Model, *, external: bool | None = None) -> No
         offsets.append(-(-end // _PAGE) * _PAGE)
         end = offsets[-1] + tensor.array.nbytes
     places = {tensor.name: (data.name, offset) for tensor, offset in zip(large, offsets, strict=True)}
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.writelines(_model(model, places).pieces)
         if not large:
             return
-        with _replacing(data) as values:  # renamed first: a model never points to values that are not there
+        with replacing(data) as values:  # renamed first: a model never points to values that are not there
             for tensor, offset in zip(large, offsets, strict=True):
                 values.write(bytes(offset - values.tell()))
                 values.write(tensor.data())
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of ``path`` at the end, or leaves no trace."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -20,7 +20,7 @@ from growarray.checkpoint.dtypes import NUMPY_NAMES
 from growarray.checkpoint.safetensors import DTYPES
 from growarray.checkpoint.zip_index import is_safe_name
 
-__all__ = ["SAFETENSORS_TYPES", "save_npz", "save_safetensors"]
+__all__ = ["SAFETENSORS_TYPES", "replacing", "save_npz", "save_safetensors"]
 
 _CODES = {name: code for code, name in DTYPES.items()}
 SAFETENSORS_TYPES = frozenset(_CODES)
@@ -86,7 +86,7 @@ def save_safetensors(
     head += b" " * (-len(head) % 8)
     if len(head) > _MOST_HEADER:
         raise ValueError(f"save_safetensors: names and metadata need {len(head)} bytes; readers take {_MOST_HEADER}")
-    with _replacing(Path(path)) as file:
+    with replacing(Path(path)) as file:
         file.write(len(head).to_bytes(8, "little") + head)
         for name in order:
             file.write(_bytes_of(_again(arrays, name, plans[name])))
@@ -111,7 +111,7 @@ def save_npz(arrays: Mapping[str, Any], path: str | os.PathLike[str]) -> tuple[s
     for name in plans:
         if not is_safe_name(f"{name}.npy"):
             raise ValueError(f"save_npz: {name!r} is no plain relative path, as npz members are; rename it")
-    with _replacing(Path(path)) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with replacing(Path(path)) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, plan in plans.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, _again(arrays, name, plan), allow_pickle=False)
@@ -185,7 +185,7 @@ def _shared(arrays: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the name ``path`` once it is whole and on disk, and is gone where anything raises."""
     if path.is_dir():
         raise IsADirectoryError(f"{path}: expected the name of a file, found a folder")

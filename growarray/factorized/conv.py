@@ -18,6 +18,7 @@ from growarray.factorized.settings import (
     ConvSettings,
     check_channels,
     flags_of,
+    hashable,
     layers_of,
     place_of,
     taps_of,
@@ -115,7 +116,7 @@ class FactorizedConv(FactorizedSources):
         zeros = np.zeros((*self.layers_shape, out_channels))
         some = bias or any(flags.values())
         self.bias = Parameter(asarray(zeros, like=like, dtype=like.dtype)) if some else None
-        self.implementation = _hashable(implementation)
+        self.implementation = hashable(implementation)
         self._check_implementation()
 
     def _new_weight(
@@ -305,11 +306,6 @@ class FactorizedConv(FactorizedSources):
             return ", ".join([*parts, *filter(None, [str(self.settings())])])
         lines = [f"\n * Conv{place}: {settings}" for place, settings in self._settings.items()]
         return ", ".join(parts) + "".join(lines)
-
-
-def _hashable(path: Any) -> Any:
-    """Lists as tuples."""
-    return tuple(_hashable(p) for p in path) if isinstance(path, tuple | list) else path
 
 
 def _operands(todo: Plan, x: Array, parts: Arrays) -> list[Array]:

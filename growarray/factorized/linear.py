@@ -13,6 +13,7 @@ from growarray.contraction import Plan
 from growarray.errors import PlanError, ShapeError
 from growarray.factorized.linear_convert import linear_layer_of, read_linears
 from growarray.factorized.linear_plan import NAMED_WAYS, linear_plan
+from growarray.factorized.settings import hashable
 from growarray.factorized.tensor import FactorizedTensor, target_of
 from growarray.nn.linear import uniform
 from growarray.nn.module import Module, Parameter, Pullback
@@ -97,7 +98,7 @@ class FactorizedLinear(Module):
         like = self.weight.parts()[0].data
         zeros = np.zeros((*lead, self.out_features))
         self.bias = Parameter(asarray(zeros, like=like, dtype=like.dtype)) if bias else None
-        self.implementation = _hashable(implementation)
+        self.implementation = hashable(implementation)
         self._check_implementation()
         if given is None:
             self.reset_parameters(rng)
@@ -350,8 +351,3 @@ def _sizes(option: str, features: Any) -> Sizes:
     if not values:
         raise ShapeError(f"FactorizedLinear: {option} is empty, expected the size of at least one mode")
     return tuple(whole_number("FactorizedLinear", option, value, 1) for value in values)
-
-
-def _hashable(path: Any) -> Any:
-    """Lists as tuples."""
-    return tuple(_hashable(p) for p in path) if isinstance(path, tuple | list) else path

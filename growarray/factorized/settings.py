@@ -15,7 +15,17 @@ from growarray.errors import ShapeError
 from growarray.ops.conv import conv_geometry
 from growarray.ops.sizes import each_axis, whole_number
 
-__all__ = ["ConvSettings", "check_channels", "flags_of", "layers_of", "nested", "place_of", "places", "taps_of"]
+__all__ = [
+    "ConvSettings",
+    "check_channels",
+    "flags_of",
+    "hashable",
+    "layers_of",
+    "nested",
+    "place_of",
+    "places",
+    "taps_of",
+]
 
 
 @dataclass(frozen=True)
@@ -160,3 +170,8 @@ def check_channels(in_channels: int, out_channels: int, groups: int) -> None:
                 f"FactorizedConv: {label}={channels} does not divide into groups={groups}; choose a common divisor of "
                 f"{in_channels} and {out_channels}"
             )
+
+
+def hashable(path: Any) -> Any:
+    """A path of the planner with its lists as tuples."""
+    return tuple(hashable(p) for p in path) if isinstance(path, tuple | list) else path

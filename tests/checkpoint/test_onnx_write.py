@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from growarray import load_checkpoint, nn
-from growarray.checkpoint import onnx_write, to_onnx
+from growarray.checkpoint import onnx_write, save, to_onnx
 from growarray.checkpoint.onnx_write import Model, Node, Port, Tensor, write_model
 from tests.checkpoint.runtime import assert_close, run
 
@@ -118,7 +118,7 @@ def test_a_write_that_fails_leaves_the_old_file_alone(external, tmp_path, monkey
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(onnx_write.os, "fsync", fail)
+    monkeypatch.setattr(save.os, "fsync", fail)
     with pytest.raises(OSError, match="No space left"):
         to_onnx(nn.Linear(40, 300), path, (1, 40), external_data=external)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
