@@ -23,6 +23,8 @@ Schedule = Callable[[int], float]
 
 def _at_least_zero(where: str, **options: float) -> None:
     for name, value in options.items():
+        if not hasattr(value, "__float__"):
+            raise TypeError(f"{where}: {name} must be a number, found {value!r}")
         if not value >= 0.0:
             raise ValueError(f"{where}: {name} must not be negative, found {value}")
 
@@ -46,6 +48,10 @@ class Optimizer:
     def __init__(self, parameters: Module | Iterable[Parameter], lr: float) -> None:
         name = type(self).__name__
         _at_least_zero(name, lr=lr)
+        if isinstance(parameters, Parameter):
+            raise TypeError(
+                f"{name}: expected Parameters in a list, or a Module, found one Parameter; write [parameter]"
+            )
         self._source = parameters if isinstance(parameters, Module) else list(parameters)
         for entry in self.parameters:
             if not isinstance(entry, Parameter):
@@ -155,6 +161,8 @@ class Adam(Optimizer):
         super().__init__(parameters, lr)
         name = type(self).__name__
         _at_least_zero(name, eps=eps, weight_decay=weight_decay)
+        if not isinstance(betas, tuple | list) or len(betas) != 2:
+            raise ValueError(f"{name}: betas must be a pair of numbers, found {betas!r}")
         for index, beta in enumerate(betas):
             if not 0.0 <= beta < 1.0:
                 raise ValueError(f"{name}: betas[{index}] must be at least 0 and below 1, found {beta}")
@@ -244,7 +252,7 @@ def warm_up(schedule: Schedule, steps: int) -> Schedule:
     return lambda step: schedule(0) * (step + 1) / steps if step < steps else schedule(step - steps)
 
 
-def clip_gradients(parameters: Module | Iterable[Parameter], max_norm: float) -> float:
+def clip_gradients(parameters: Module | Parameter | Iterable[Parameter], max_norm: float) -> float:
     """Scale all gradients by ``min(1, max_norm / (norm + 1e-6))``; returns the L2 norm of all of them before.
 
     Raises ValueError where ``max_norm`` is negative.
@@ -256,7 +264,8 @@ def clip_gradients(parameters: Module | Iterable[Parameter], max_norm: float) ->
     (5.0, [0.6, 0.8])
     """
     _at_least_zero("clip_gradients", max_norm=max_norm)
-    found = parameters.parameters() if isinstance(parameters, Module) else parameters
+    found = [parameters] if isinstance(parameters, Parameter) else parameters
+    found = found.parameters() if isinstance(found, Module) else found
     held = [(p, p.grad) for p in {id(p): p for p in found}.values() if p.grad is not None]
     squares: Any = 0.0
     for _, gradient in held:

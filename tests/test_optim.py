@@ -148,6 +148,10 @@ def test_a_shared_parameter_moves_once() -> None:
     [
         pytest.param(lambda p: SGD(p, -1.0), ValueError, "SGD: lr must not be negative, found -1.0", id="lr"),
         pytest.param(lambda p: SGD(p, float("nan")), ValueError, "lr must not be negative, found nan", id="lr-nan"),
+        pytest.param(lambda p: SGD(p, "a"), TypeError, "SGD: lr must be a number, found 'a'", id="lr-text"),
+        pytest.param(lambda p: SGD(p[0], 0.1), TypeError, r"found one Parameter; write \[parameter\]", id="one"),
+        pytest.param(lambda p: Adam(p, betas=(0.9,)), ValueError, "betas must be a pair", id="betas"),
+        pytest.param(lambda p: Adam(p, betas=0.9), ValueError, r"betas must be a pair.*found 0\.9", id="betas-number"),
         pytest.param(lambda p: SGD(p, 1.0, momentum=-0.1), ValueError, "momentum must not be negative", id="momentum"),
         pytest.param(lambda p: SGD(p, 1.0, nesterov=True), ValueError, "nesterov needs momentum > 0", id="nesterov"),
         pytest.param(lambda p: SGD(p, 1.0, 0.9, 0.1, nesterov=True), ValueError, "no dampening", id="dampening"),

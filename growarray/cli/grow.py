@@ -138,8 +138,12 @@ def _plain_errors(folder: Path | None) -> Iterator[None]:
             yield
     except BrokenPipeError:
         raise
-    except (GrowArrayError, ValueError, OSError) as error:
+    except (GrowArrayError, ValueError, OSError, NotImplementedError) as error:
         typer.echo(f"growarray grow: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from None
+    except MemoryError as error:
+        found = f" ({error})" if str(error) else ""
+        typer.echo(f"growarray grow: not enough memory{found}; lower --width, --neurons or --batch-size", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         how = (

@@ -107,7 +107,9 @@ class RunOptions:
         for name, least in _AT_LEAST.items():
             value = getattr(self, name)
             if value is not None and not (least <= value < math.inf):
-                raise ValueError(f"{_flag(name)}: expected at least {least}, found {value}; raise it")
+                raise ValueError(f"{_flag(name)}: expected at least {least}, found {value}")
+        if self.relative_error == 0.0:
+            raise ValueError("--relative-error: expected more than 0, found 0.0; leave it out to take all samples")
         for name in ("validation_fraction", "test_fraction", "label_smoothing"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{_flag(name)}: expected at least 0 and below 1, found {getattr(self, name)}")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from growarray.contraction.problem import Axis
-from growarray.contraction.scratch import borrow
+from growarray.contraction.scratch import borrow, view_as
 from growarray.contraction.windows import Task, window
 
 __all__ = ["Band", "Layout", "layout_of"]
@@ -123,8 +123,10 @@ class Band:
 
     def _piece(self, feature: np.ndarray, bands: np.ndarray, out: np.ndarray) -> None:
         feature = _dense(feature, "feature")
-        whole = self._matrices(out)
-        direct = _is_dense(whole) and np.may_share_memory(whole, out)
+        whole = (
+            out if self.innermost else view_as(out, (*out.shape[: self.at + 2], math.prod(out.shape[self.at + 2 :])))
+        )
+        direct = whole is not None and _is_dense(whole)
         total = out if direct else borrow("total", out.shape, out.dtype)
         if not self.places[0].whole:
             total[...] = 0

@@ -6,8 +6,8 @@ fixed number of groups, so that no result depends on the number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +16,9 @@ import numpy as np
 from growarray.contraction import leaf
 from growarray.contraction.execute import Program
 from growarray.contraction.machine import threads
-from growarray.contraction.scratch import borrow
+from growarray.contraction.scratch import borrow, view_as
 from growarray.contraction.step import Step
-from growarray.contraction.threads import run_tasks, single_threaded_blas
+from growarray.contraction.threads import run_tasks, short_buffers, single_threaded_blas
 from growarray.contraction.windows import Task
 
 __all__ = ["Saved", "backward", "block_count", "forward"]
@@ -60,8 +60,14 @@ class _Layout:
         self.over_blocks = not self.tiny and len(self.ranges) >= _EVEN and threads() > 1
         self.holder = problem.holders[problem.block] if problem.block is not None else problem.everything
 
-    def blas(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.tiny else single_threaded_blas()
+    @contextmanager
+    def settings(self) -> Iterator[None]:
+        """What NumPy and BLAS are set to during a run."""
+        if self.tiny:
+            yield
+            return
+        with single_threaded_blas(), short_buffers():
+            yield
 
     def each(self, tasks: Sequence[Task]) -> None:
         """Run pieces of one step: side by side where blocks are not."""
@@ -106,7 +112,7 @@ def forward(
     if not program.steps:
         y[...] = leaves[problem.everything].transpose(program.final)
         return y, Saved(leaves)
-    with layout.blas():
+    with layout.settings():
         common = leaves | (folded or {})
         for index in program.common:
             step = program.steps[index]
@@ -179,8 +185,8 @@ def _into(
     each: Callable[[Sequence[Task]], None], step: Step, feature: np.ndarray, matrices: np.ndarray, stored: np.ndarray
 ) -> None:
     """The last product, written where the result lies, through a copy only if its axes do not merge."""
-    target = step.canonical(np, stored)
-    if target.size == 0 or np.may_share_memory(target, stored):
+    target = view_as(stored, step.out_shape)
+    if target is not None:
         each(step.tasks(feature, matrices, target))
         return
     target = np.empty(step.out_sizes, stored.dtype)
@@ -198,7 +204,7 @@ def backward(
     if not program.steps:
         gradients = {problem.everything: dy.transpose(program.unfinal).copy()}
         return _to_operands(program, gradients, shapes, wanted)
-    with layout.blas():
+    with layout.settings():
         results = {
             1 << i: np.empty([problem.extent(m, 1 << i) for m in one.modes], dy.dtype)
             for i, one in enumerate(problem.leaves)
@@ -284,8 +290,8 @@ def _backward_step(
     if f & wanted:
         matrices = step.prepared_gradient(step.kernel_array(np, values[k])) if ready is None else ready
         gradients[f] = np.empty(step.f_stored, d_out.dtype)
-        target = gradients[f].transpose(step.f_perm).reshape(step.f_shape)
-        if not step.padded and np.may_share_memory(target, gradients[f]):
+        target = view_as(gradients[f].transpose(step.f_perm), step.f_shape)
+        if not step.padded and target is not None:
             each(step.d_feature_tasks(d_out, matrices, target))
         else:
             d_feature = np.empty((step.b, step.s, *(a.size for a in step.axes)), d_out.dtype)

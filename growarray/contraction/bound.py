@@ -61,6 +61,10 @@ def factors_of(plan: Plan, factors: Mapping[int, Array] | Sequence[Array]) -> di
     """Bound operands by position; a sequence stands for every operand after the first."""
     if isinstance(factors, Mapping):
         chosen = dict(factors)
+    elif not isinstance(factors, Sequence):
+        raise TypeError(
+            f"bind: expected a mapping from position to array or a sequence, found {type(factors).__name__}"
+        )
     else:
         chosen = dict(enumerate(factors, start=1))
         if len(chosen) != len(plan.shapes) - 1:

@@ -1,4 +1,5 @@
-"""Convolution on NumPy: products over a gathered block of windows, or products with banded matrices, a chunk at a time.
+"""Convolution on NumPy, a chunk at a time: products over a gathered block of windows, over the points of tiles, or with
+banded matrices.
 
 Letters: b kept by both · s summed · n of the kernel · axes of the feature map, convolved or not (one tap).
 Feature maps are (b, s, *sizes), kernels (b, n, s, *taps), results (b, n, *outs); all may be strided views.
@@ -15,38 +16,41 @@ import numpy as np
 
 from growarray.contraction.band import Band
 from growarray.contraction.cost import rows_axis
-from growarray.contraction.problem import Axis
-from growarray.contraction.scratch import borrow
+from growarray.contraction.problem import SPARE, Axis
+from growarray.contraction.scratch import borrow, view_as
 from growarray.contraction.windows import Gather, Task, window
+from growarray.contraction.winograd import Winograd, tiles_at_once
 
 __all__ = ["Convolution", "FeatureGradient", "KernelGradient", "gradient_parts"]
 
 _CHUNK = 1 << 18  # elements of gathered windows in one chunk: 1 MiB of float32
-_ROOM = 8 * _CHUNK
+_ROOM = 12 * _CHUNK
 _KERNELS = 256  # rows of the kernel in one piece
 _COLUMNS = (128, 400)  # columns below which products lose speed: shallow ones, deep ones
 
 
 def _columns(array: np.ndarray) -> np.ndarray | None:
     """(b, n, *rest) as a writable (b, n, columns) view, where its strides allow one."""
-    flat = array.reshape(*array.shape[:2], -1)
-    return flat if flat.size == 0 or np.may_share_memory(flat, array) else None
+    return view_as(array, (*array.shape[:2], math.prod(array.shape[2:])))
 
 
 class Convolution:
     """One convolution of fixed sizes.
 
     sizes : (b, s, n)    room : elements of input, output and kernel together; windows in work space stay well below
+    spare : how often the usual share of it may be taken for the points of tiles
     """
 
-    def __init__(self, sizes: tuple[int, int, int], axes: Sequence[Axis], room: int = _ROOM) -> None:
+    def __init__(self, sizes: tuple[int, int, int], axes: Sequence[Axis], room: int = _ROOM, spare: int = 1) -> None:
         self.b, self.s, self.n = sizes
-        chunk = min(_CHUNK, max(room // 8, _CHUNK // 4))
+        chunk = min(_CHUNK, max(room // 12, _CHUNK // 4))
         self.axes = tuple(axes)
         self.rows = rows_axis(sizes, self.axes, room)
         self.direct = all(a.is_plain for a in self.axes)
         self._gathers: dict[int, Gather] = {}  # by the first position of a chunk
         self.band = Band(self.b, self.axes) if self.s == 1 and self.n == 1 else None
+        tiles = tiles_at_once(sizes, self.axes, room, spare)
+        self.winograd = Winograd(sizes, self.axes, tiles) if tiles else None
         if self.rows is not None:  # the row axis first: a shift along it is a shift of whole columns
             first = self.axes[self.rows]
             self.order = (self.rows, *(i for i in range(len(self.axes)) if i != self.rows))
@@ -74,6 +78,8 @@ class Convolution:
         """The kernel as the matrices of its products: made once, used for every block, a view where that will do."""
         if self.band is not None:
             return self.band.prepare(kernel.reshape(self.b, math.prod(kernel.shape[1:])))
+        if self.winograd is not None and kernel.dtype == np.float32:
+            return self.winograd.prepare(kernel)
         if self.rows is not None:
             turned = kernel.transpose(3 + self.rows, 0, 1, *(3 + i for i in self.order[1:]), 2)
             return np.ascontiguousarray(turned).reshape(turned.shape[0], self.b, self.n, self.depth)
@@ -85,6 +91,8 @@ class Convolution:
             return []
         if self.band is not None:
             return self.band.tasks(feature[:, 0], matrices, out[:, 0])
+        if self.winograd is not None and feature.dtype == np.float32:
+            return self.winograd.tasks(feature, matrices, out)
         if self.rows is not None:
             feature = feature.transpose(0, 1, *(2 + i for i in self.order))
             out = out.transpose(0, 1, *(2 + i for i in self.order))
@@ -206,14 +214,19 @@ def gradient_parts(
 class KernelGradient:
     """The gradient of one convolution by its kernel: windows gathered as in the forward pass, times the gradient."""
 
-    def __init__(self, forward: Convolution) -> None:
+    def __init__(self, forward: Convolution, room: int) -> None:
         self.forward = forward
+        sizes = (forward.b, forward.s, forward.n)
+        tiles = tiles_at_once(sizes, forward.axes, room, SPARE)
+        self.winograd = Winograd(sizes, forward.axes, tiles) if tiles else None
 
     def tasks(self, d_out: np.ndarray, feature: np.ndarray, out: np.ndarray) -> list[Task]:
         """Pieces that each write a part of ``out`` (b, n, s, *taps): channels, or rows of the summed mode."""
         f = self.forward
         if f.band is not None:
             return f.band.gradient_tasks(d_out[:, 0], feature[:, 0], out.reshape(f.b, -1))
+        if self.winograd is not None and feature.dtype == np.float32:
+            return self.winograd.gradient_tasks(d_out, feature, out)
         quarter = -(-f.s // max(1, min(4, f.depth // 64)))
         pieces = _slices(f.s, quarter if f.rows is not None else min(quarter, f.summed[0].stop))
         return [lambda c=c: self._piece(d_out, feature, out, c) for c in pieces]  # type: ignore[misc]

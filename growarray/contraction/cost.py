@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from growarray.contraction.band import layout_of
 from growarray.contraction.machine import Machine
-from growarray.contraction.problem import Axis, Pair, Problem
+from growarray.contraction.problem import SPARE, Axis, Pair, Problem
+from growarray.contraction.winograd import tiles_at_once
 
 __all__ = ["DEPTH", "Costs", "StepCost", "is_heavy", "kernel_of", "rows_axis"]
 
@@ -37,13 +38,16 @@ class StepCost:
         }[minimize]
 
 
-def kernel_of(pair: Pair) -> str:
-    """Which kernel runs a product: ``multiply``, ``matmul``, ``band``, ``rows`` (partial im2col) or ``im2col``."""
+def kernel_of(pair: Pair, itemsize: int = 4) -> str:
+    """Which kernel runs a product: ``multiply``, ``matmul``, ``band``, ``winograd``, ``rows`` (partial im2col) or
+    ``im2col``."""
     _, s, n = pair.sizes
     if not pair.is_conv:
         return "matmul" if pair.s else "multiply"
     if s == 1 and n == 1:
         return "band"
+    if itemsize == 4 and tiles_at_once(pair.sizes, pair.axes, pair.room, pair.spare):
+        return "winograd"
     return "im2col" if rows_axis(pair.sizes, pair.axes, pair.room) is None else "rows"
 
 
@@ -98,7 +102,9 @@ class Costs:
             pair = self.problem.pair(*key)
             self._steps[key] = None if pair is None else self._cost(pair)
             if pair is not None and not (left | right) & ~self.constants:
-                self._steps[key] = StepCost(kernel_of(pair), 0, 0, 0, 0, self.held(left | right), 0.0, 0.0)
+                self._steps[key] = StepCost(
+                    kernel_of(pair, self.itemsize), 0, 0, 0, 0, self.held(left | right), 0.0, 0.0
+                )
         return self._steps[key]
 
     def _cost(self, pair: Pair) -> StepCost:
@@ -110,19 +116,23 @@ class Costs:
             axes = tuple(
                 a._replace(size=self.block, out=self.block) if a.name == problem.block else a for a in pair.axes
             )
-        kernel = kernel_of(pair)
+        kernel = kernel_of(pair, self.itemsize)
         f, k = problem.elements(pair.feature), problem.elements(pair.kernel)
         out = problem.elements(pair.feature | pair.kernel)
         parallel = self._parallel(blocked, pair)
         forward = self._forward(kernel, pair, axes)
         held, traffic = self.held(pair.feature | pair.kernel), self._traffic(pair) * self.machine.byte
-        seconds = times * (forward / parallel + self.machine.step) + traffic
+        seconds = times * (forward / parallel + self.machine.step) + traffic + self._preparing(kernel, k)
         moved = item * (f + k + out)
         if not self.training:
             return StepCost(kernel, pair.flops, 0, moved, 0, held, seconds, 0.0)
         backward = self._feature_gradient(kernel, pair, axes) + self._kernel_gradient(kernel, pair, axes)
-        back_seconds = times * (backward / parallel + 2 * self.machine.step) + 2 * traffic
+        back_seconds = times * (backward / parallel + 2 * self.machine.step) + 2 * traffic + self._preparing(kernel, k)
         return StepCost(kernel, pair.flops, pair.backward_flops, moved, 2 * moved, held, seconds, back_seconds)
+
+    def _preparing(self, kernel: str, elements: int) -> float:
+        """Seconds that a kernel is made ready in, once for all blocks, where they count."""
+        return 3 * self.machine.gathered * elements if kernel == "winograd" else 0.0
 
     def _parallel(self, blocked: bool, pair: Pair) -> float:
         """Cores that share a step: what does not depend on the blocks is small, and runs before them in one piece."""
@@ -153,6 +163,8 @@ class Costs:
             return m.call + m.product(b, n, s, out, self.itemsize)
         if kernel == "band":
             return self._band(b, axes)
+        if kernel == "winograd":
+            return self._winograd(pair.sizes, axes)
         taps = math.prod(a.taps for a in axes)
         rows = rows_axis(pair.sizes, axes, pair.room) if kernel == "rows" else None
         gather = m.copied + m.row / max(axes[-1].out, 1)
@@ -181,6 +193,18 @@ class Costs:
         added = (others - 1) * passes * b * out * m.element * self.itemsize / 4
         return others * (products * each + 3 * m.call) + added
 
+    def _winograd(
+        self, sizes: tuple[int, int, int], axes: tuple[Axis, ...], passes: tuple[int, int] = (24, 28)
+    ) -> float:
+        """Products at the points of all tiles, and ``passes`` over tiles of s and of n to come to them and back."""
+        m = self.machine
+        b, s, n = sizes
+        convolved = [i for i, a in enumerate(axes) if not a.is_plain]
+        tiles = math.prod(-(-a.out // 2) if i in convolved[-2:] else a.out for i, a in enumerate(axes))
+        taps = axes[convolved[0]].taps if len(convolved) == 3 else 1
+        moved = 4 * m.gathered * (s + n) + m.element * (passes[0] * s + (passes[1] + 48 * (taps - 1)) * n)
+        return b * tiles * moved + _COLD * m.product(16 * taps * b, n, s, tiles, self.itemsize) + 40 * m.call
+
     def _feature_gradient(self, kernel: str, pair: Pair, axes: tuple[Axis, ...]) -> float:
         """The same product with the gradient as the feature map and the sizes of kernel rows exchanged."""
         m = self.machine
@@ -190,9 +214,11 @@ class Costs:
         if kernel in ("multiply", "matmul"):
             return m.call + m.product(b, s, n, math.prod(a.out for a in axes), self.itemsize)
         turned = tuple(Axis(a.name, a.out, a.taps, max(a.size // a.stride, 1), 1, a.before, a.dilation) for a in axes)
-        swapped = Pair(pair.feature, pair.kernel, pair.b, pair.n, pair.s, turned, (), (b, n, s), pair.room)
+        swapped = Pair(pair.feature, pair.kernel, pair.b, pair.n, pair.s, turned, (), (b, n, s), pair.room, SPARE)
         if kernel == "band":
             return self._band(b, turned)
+        if self.itemsize == 4 and tiles_at_once((b, n, s), turned, pair.room, SPARE):
+            return self._winograd((b, n, s), turned)
         return self._forward("im2col" if rows_axis((b, n, s), turned, pair.room) is None else "rows", swapped, turned)
 
     def _kernel_gradient(self, kernel: str, pair: Pair, axes: tuple[Axis, ...]) -> float:
@@ -203,6 +229,8 @@ class Costs:
             return m.call + m.product(b, n, out, s, self.itemsize)
         if kernel == "band":
             return taps * (3 * b * out * m.element * self.itemsize / 4 + 6 * m.call)
+        if self.itemsize == 4 and tiles_at_once(pair.sizes, axes, pair.room, SPARE):
+            return self._winograd(pair.sizes, axes, (24, 24))
         gather = m.copied + m.row / max(axes[-1].out, 1)
         work = b * s * (taps * out + self._padded(axes)) * gather
         return work + _COLD * m.product(b, n, out, s * taps, self.itemsize) + taps * m.call

@@ -19,13 +19,12 @@ from growarray.contraction.geometry import ConvAxis
 from growarray.contraction.machine import Machine, machine_for
 from growarray.contraction.path import MINIMIZE, Tree, find_tree, linear_path, peak_elements
 from growarray.contraction.problem import Problem, checked_shapes
-from growarray.contraction.programs import Programs
+from growarray.contraction.programs import Programs, block_size
 from growarray.contraction.table import plan_table
 from growarray.errors import PlanError, ShapeError
 
 __all__ = ["Plan", "contract", "plan"]
 
-_COLUMNS = 512  # positions that a block of the batch has at least, so that products stay wide
 _CORES = 2  # for which a path is searched
 _GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
 
@@ -54,7 +53,7 @@ def plan(
         ``'reconstructed'``); an optimizer of opt_einsum by name or instance; or a path such as ``[(0, 1), (0, 1)]``
     minimize : ``'time'`` (predicted), ``'flops'`` or ``'memory'``, for ``'auto'``
     memory_limit : bytes that partial results and the output may hold at once
-    training : count the backward pass, and that it keeps every partial result
+    training : count the backward pass, and that it keeps every partial result; gradients are not counted
     constants : operands that will be bound (:meth:`Plan.bind`): contracting them among themselves costs nothing
     dtype, device : what the predictions are for; a plan runs any real floating dtype and library
     stride, padding, dilation, padding_mode : see :func:`growarray.contraction.conv_axes`
@@ -144,7 +143,7 @@ class Plan:
             raise PlanError(f"constants: found {list(constants)}, expected operands from 0 to {len(self.shapes) - 1}")
         self._problem = Problem(self._parsed, self.shapes, **self.geometry)
         self.machine: Machine = machine_for(self.device)
-        self.block = _block(self._problem) if self.device == "cpu" else 0
+        self.block = block_size(self._problem) if self.device == "cpu" else 0
         limit = None if memory_limit is None else memory_limit // self.dtype.itemsize
         self._costs = self._costs_of(self.machine)
         # the order, and so every bit of a result, must not depend on the cores of this machine
@@ -155,6 +154,24 @@ class Plan:
         problem = self._problem
         self.output_shape = tuple(problem.extent(m, problem.everything) for m in problem.output)
         self.programs = Programs(self._parsed, problem, self.geometry, self._tree)
+        self._made = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_made" in self.__dict__:
+            raise AttributeError(f"{name}: a plan does not change; make another one with plan(...)")
+        super().__setattr__(name, value)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other plan runs the same products on the same shapes, for the same dtype and device."""
+        return self is other or (isinstance(other, Plan) and self._key() == other._key())
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[Any, ...]:
+        axes = tuple(conv.axis for conv in self._problem.conv.values())
+        chosen = (self.minimize, self.training, self.constants, str(self.dtype), self.device)
+        return (self.equation, self.shapes, self.path, axes, *chosen)
 
     def _costs_of(self, machine: Machine) -> Costs:
         whole = self._problem.size.get(self._problem.block or "", 1)
@@ -360,9 +377,10 @@ class Plan:
             raise ShapeError(f"'{self.equation}' has {len(self.shapes)} operands, found {len(arrays)} arrays")
         for i, (x, shape) in enumerate(zip(arrays, self.shapes, strict=True)):
             if x.shape != shape and not self.programs.fits(i, x.shape):
+                free = f"only {self._problem.block!r} may differ: " if self._problem.block else ""
                 raise ShapeError(
                     f"operand {i} of '{self.equation}' has shape {tuple(x.shape)}, the plan was made for {shape}; "
-                    f"only {self._problem.block!r} may differ: plan again for these shapes"
+                    f"{free}plan again for these shapes"
                 )
         return namespace(*arrays)
 
@@ -376,13 +394,3 @@ class Plan:
             raise ShapeError(f"out is {out.dtype} {tuple(out.shape)}, expected writeable {arrays[0].dtype} {wanted}")
         if any(np.may_share_memory(out, x) for x in arrays):
             raise ShapeError("out shares memory with an operand; pass an array of its own")
-
-
-def _block(problem: Problem) -> int:
-    """Positions of the batch that run at a time: one image, or as many small ones as make wide products."""
-    if problem.block is None:
-        return 0
-    positions = 1
-    for conv in problem.conv.values():
-        positions *= max(conv.out, 1)
-    return max(1, -(-_COLUMNS // positions))

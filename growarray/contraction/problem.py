@@ -15,7 +15,9 @@ from growarray.contraction.equation import ELLIPSIS, Equation
 from growarray.contraction.geometry import ConvAxis, conv_axes
 from growarray.errors import PlanError
 
-__all__ = ["Axis", "Conv", "Leaf", "Pair", "Problem", "checked_shapes"]
+__all__ = ["SPARE", "Axis", "Conv", "Leaf", "Pair", "Problem", "checked_shapes"]
+
+SPARE = 4  # times the share of a single product is there for one of many, and for a backward pass
 
 
 class Axis(NamedTuple):
@@ -68,6 +70,7 @@ class Pair:
     b : modes of both that stay    s : modes of both that are summed    n, t : modes of the kernel, of the feature
     axes : the axes t with their taps; a mode that does not meet its kernel here has one tap
     sizes : (b, s, n) multiplied out    room : elements of both sides and the result, of the whole batch
+    spare : how often the usual share of that room may be taken as work space
     padded : (mode, axis) of the convolution modes that meet here and are padded by something else than zeros
     """
 
@@ -80,6 +83,7 @@ class Pair:
     padded: tuple[tuple[str, ConvAxis], ...]
     sizes: tuple[int, int, int]
     room: int
+    spare: int = 1
 
     @property
     def is_conv(self) -> bool:
@@ -217,7 +221,9 @@ class Problem:
             math.prod(self.extent(m, kernel) for m in n),
         )
         room = sum(self._whole(part) for part in (feature, kernel, left | right))
-        return Pair(feature, kernel, b, s, n, tuple(axes), tuple(padded), sizes, room)
+        # one product of two operands is to need little beside them; among many, partial results need more than this
+        spare = 1 if len(self) == 2 else SPARE
+        return Pair(feature, kernel, b, s, n, tuple(axes), tuple(padded), sizes, room, spare)
 
     def _whole(self, operands: int) -> int:
         """Size of a partial result of the whole batch, of which this problem may be a block."""

@@ -13,8 +13,9 @@ from growarray.contraction.leaf import prepare
 from growarray.contraction.path import Tree
 from growarray.contraction.problem import Problem
 
-__all__ = ["Programs"]
+__all__ = ["Programs", "block_size"]
 
+_COLUMNS = 512  # positions that a block of the batch has at least, so that products stay wide
 _KEPT = 16  # batch sizes whose steps are kept
 
 
@@ -78,3 +79,13 @@ class Programs:
                 kernel = step.kernel_array(xp, values[step.pair.kernel])
                 values[step.mask] = found[step.mask] = step.stored(xp, step.run(xp, feature, kernel))
         return found
+
+
+def block_size(problem: Problem) -> int:
+    """Positions of the batch that run at a time: one image, or as many small ones as make wide products."""
+    if problem.block is None:
+        return 0
+    positions = 1
+    for conv in problem.conv.values():
+        positions *= max(conv.out, 1)
+    return max(1, -(-_COLUMNS // positions))

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["borrow", "release"]
+__all__ = ["borrow", "release", "view_as"]
 
 _KEPT = 1 << 28  # bytes of one buffer above which it is not kept
+
+_NO_COPY: dict[str, Any] = {"copy": False} if np.lib.NumpyVersion(np.__version__) >= "2.1.0" else {}
 
 _local = threading.local()
 
@@ -34,3 +36,12 @@ def borrow(slot: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 def release() -> None:
     """Give this thread's buffers back to the system."""
     _local.slots = {}
+
+
+def view_as(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The array in another shape, to write to; None where its axes do not lie so that this is a view."""
+    try:
+        found = array.reshape(shape, **_NO_COPY)
+    except ValueError:
+        return None
+    return found if found.size == 0 or np.may_share_memory(found, array) else None

@@ -17,9 +17,10 @@ from growarray.contraction.convolve import (
     gradient_parts,
 )
 from growarray.contraction.cost import is_heavy, kernel_of
-from growarray.contraction.problem import Axis, Pair, Problem
-from growarray.contraction.scratch import borrow
+from growarray.contraction.problem import SPARE, Axis, Pair, Problem
+from growarray.contraction.scratch import borrow, view_as
 from growarray.contraction.windows import Task
+from growarray.contraction.winograd import tiles_at_once
 
 __all__ = ["Step"]
 
@@ -53,8 +54,11 @@ class Step:
         self.f_shape = (self.b, self.s, *self.f_sizes[len(f_turned) - len(names) :])
         self.k_shape = (self.b, self.n, self.s, *(a.taps for a in self.axes))
         self.out_shape = (self.b, self.n, *(a.out for a in self.axes))
-        self.conv = Convolution(pair.sizes, self.axes, pair.room) if pair.is_conv else None
-        heavy = self.conv is not None and self.kernel != "band" and is_heavy(pair.sizes, self.axes, pair.room)
+        self.conv = Convolution(pair.sizes, self.axes, pair.room, pair.spare) if pair.is_conv else None
+        tiled = tiles_at_once((self.b, self.n, self.s), self.axes, pair.room, SPARE)
+        heavy = (
+            self.conv is not None and self.kernel != "band" and is_heavy(pair.sizes, self.axes, pair.room) and not tiled
+        )
         self.heavy = FeatureGradient(pair.sizes, self.axes) if heavy else None
         self._kernel_gradient: KernelGradient | None = None
         self._gradient: list[tuple[Any, Any, tuple[Axis, ...], Convolution | None]] | None = None
@@ -136,7 +140,7 @@ class Step:
         if self._gradient is None:
             sizes = (self.b, self.n, self.s)
             self._gradient = [
-                (place, taps, turned, None if taps is None else Convolution(sizes, turned, self.pair.room))
+                (place, taps, turned, None if taps is None else Convolution(sizes, turned, self.pair.room, SPARE))
                 for place, taps, turned in gradient_parts(self.axes)
             ]
         return self._gradient
@@ -166,7 +170,7 @@ class Step:
             return []
         if self.conv is not None:
             if self._kernel_gradient is None:
-                self._kernel_gradient = KernelGradient(self.conv)
+                self._kernel_gradient = KernelGradient(self.conv, self.pair.room)
             return self._kernel_gradient.tasks(d_out, feature, out)
         flat, d_flat = feature.reshape(self.b, self.s, -1), d_out.reshape(self.b, self.n, -1)
         target = out.reshape(self.b, self.n, self.s)
@@ -182,8 +186,8 @@ def _product_tasks(matrices: np.ndarray, feature: np.ndarray, out: np.ndarray, s
         weights = matrices.reshape(b, n, *(1,) * (out.ndim - 2))
         return [lambda: np.multiply(weights, feature, out=out)]
     flat = feature.reshape(b, s, -1)
-    target = out.reshape(b, n, -1)
-    if not np.may_share_memory(target, out):
+    target = view_as(out, (b, n, flat.shape[2]))
+    if target is None:
         return [lambda: _through(matrices, flat, out)]
     columns = flat.shape[2]
     step = max(_NARROW, columns * _SPLIT // max(2 * b * n * s * columns, 1))

@@ -15,9 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from growarray.contraction.machine import threads
 
-__all__ = ["run_tasks", "single_threaded_blas"]
+__all__ = ["run_tasks", "short_buffers", "single_threaded_blas"]
+
+_BUFFER = 1024  # elements; NumPy copies what lies in runs shorter than its buffer, which halves the speed of a pass
 
 _lock = threading.Lock()
 _state: dict[str, Any] = {"users": 0}
@@ -41,6 +45,16 @@ def single_threaded_blas() -> Iterator[None]:
             _state["users"] -= 1
             if _state["users"] == 0:
                 _state.pop("limit").restore_original_limits()
+
+
+@contextmanager
+def short_buffers() -> Iterator[None]:
+    """NumPy's buffer for elementwise passes at a size that leaves rows of a matrix where they lie (8192 by default)."""
+    before = np.setbufsize(_BUFFER)
+    try:
+        yield
+    finally:
+        np.setbufsize(before)
 
 
 def _pool(workers: int) -> ThreadPoolExecutor:

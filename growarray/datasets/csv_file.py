@@ -13,6 +13,8 @@ from growarray.errors import DataError
 
 __all__ = ["CsvTable", "read_csv"]
 
+_MISSING = ("", "na", "n/a", "nan", "null")
+
 
 @dataclass(frozen=True)
 class CsvTable:
@@ -27,14 +29,16 @@ def read_csv(path: Path, *, label_column: str | None = None) -> CsvTable:
     """Numbers and labels of a CSV file.
 
     The label is the column named ``label_column``, else the last one. The first line is a header when
-    ``label_column`` is given, or when no cell of it is a number. The separator is the one of comma, semicolon
+    ``label_column`` is given, or when no cell of it is a number. A label that is empty, or a usual sign for it (NA,
+    N/A, NaN, null), is missing. The separator is the one of comma, semicolon
     and tab that the first line has most of. Blank lines are passed over.
 
     Raises
     ------
     DataError
-        A cell is empty, text or not finite, a label is missing, a line is of another length, or the label
-        column does not exist; the message names file, line and column.
+        A cell is empty, text or not finite, a label is missing, a line is of another length, the label column does
+        not exist, or the label of the first line alone is text, as in a header whose other names are numbers; the
+        message names file, line and column.
     """
     rows = _rows(path)
     if not rows:
@@ -44,6 +48,8 @@ def read_csv(path: Path, *, label_column: str | None = None) -> CsvTable:
     label = len(names) - 1 if label_column is None else _position(path, rows[0][1], label_column)
     if len(names) < 2:
         raise DataError(f"{path}, line {rows[0][0]}: 1 column found; expected at least one feature and the label")
+    if not header:
+        _check_first_label(path, rows)
     rows = rows[1:] if header else rows
     features = np.empty((len(rows), len(names) - 1))
     for row, (line, cells) in enumerate(rows):
@@ -53,8 +59,9 @@ def read_csv(path: Path, *, label_column: str | None = None) -> CsvTable:
                 f"{where}: {len(cells)} columns found, expected {len(names)} as in the first line; "
                 "add the missing cells or quote cells that contain the separator"
             )
-        if cells[label] == "" or cells[label].lower() == "nan":
-            raise DataError(f"{where}, {names[label]}: the label is missing; fill it in or remove the line")
+        if cells[label].lower() in _MISSING:
+            found = f" ({cells[label]})" if cells[label] else ""
+            raise DataError(f"{where}, {names[label]}: the label is missing{found}; fill it in or remove the line")
         features[row] = _numbers(cells[:label] + cells[label + 1 :], names[:label] + names[label + 1 :], where)
     return CsvTable(features, np.array([cells[label] for _, cells in rows]), tuple(line for line, _ in rows))
 
@@ -69,6 +76,16 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
             return [(reader.line_num, [c.strip() for c in cells]) for cells in reader if any(map(str.strip, cells))]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not a CSV file in UTF-8 ({error}); save the table again as CSV in UTF-8") from error
+
+
+def _check_first_label(path: Path, rows: list[tuple[int, list[str]]]) -> None:
+    """Refuse a header that passes for a sample: its names are numbers but for the label's."""
+    (line, first), *others = rows
+    if others and not _is_number(first[-1]) and all(_is_number(cells[-1]) for _, cells in others):
+        raise DataError(
+            f"{path}, line {line}: the label is {first[-1]!r}, those of all other lines are numbers; if this line is "
+            f"the header, say so with label_column={first[-1]!r}, else mend the label"
+        )
 
 
 def _is_number(cell: str) -> bool:

@@ -19,11 +19,12 @@ __all__ = ["load_table"]
 
 
 class _Part(NamedTuple):
-    """Features (n, d) in float64, targets as they came, and the name of the place of a row for messages."""
+    """Features (n, d) in float64, targets as they came, and the names of the places of a row for messages."""
 
     x: np.ndarray
     y: np.ndarray
-    where: Callable[[int], str]
+    where: Callable[[int], str]  # its target
+    where_x: Callable[[int], str]  # its features
 
 
 def load_table(
@@ -74,7 +75,7 @@ def load_table(
         raise ValueError(f"label_column= belongs to .csv files, found {path.name}; leave it out")
     train, test = readers[suffix](path, labels, label_column)
     y, classes = _targets(train, task, dtype)
-    x = _cast(train.x, dtype, train.where)
+    x = _cast(train.x, dtype, train.where_x)
     if test is None:
         keep, held = split_rows(
             len(x), test_fraction, np.random.default_rng(seed), classes=y if task == "classification" else None
@@ -84,7 +85,7 @@ def load_table(
     if test.x.shape[1] != x.shape[1]:
         raise DataError(f"{path}: x_test has {test.x.shape[1]} features, x has {x.shape[1]}; they must agree")
     order = np.random.default_rng(seed).permutation(len(x))
-    return Dataset(x[order], y[order], _cast(test.x, dtype, test.where), y_test, task, classes)
+    return Dataset(x[order], y[order], _cast(test.x, dtype, test.where_x), y_test, task, classes)
 
 
 def _existing(path: Path) -> Path:
@@ -145,7 +146,11 @@ def _read_npy(path: Path, labels: str | PathLike[str] | None, _label_column: obj
 def _read_csv(path: Path, _labels: object, label_column: str | None) -> tuple[_Part, None]:
     table = read_csv(path, label_column=label_column)
     _at_least(path, len(table.lines), 2)
-    return _Part(table.features, table.labels, lambda row: f"{path}, line {table.lines[row]}"), None
+
+    def where(row: int) -> str:
+        return f"{path}, line {table.lines[row]}"
+
+    return _Part(table.features, table.labels, where, where), None
 
 
 def _part(path: Path, arrays: dict[str, np.ndarray], x_name: str, y_name: str, *, least: int = 2) -> _Part:
@@ -169,7 +174,7 @@ def _part(path: Path, arrays: dict[str, np.ndarray], x_name: str, y_name: str, *
                 f"{path}: {name}[{', '.join(map(str, place))}] is {values[place]}, expected a finite number; "
                 "fill in or remove that sample"
             )
-    return _Part(features, y, lambda row: f"{path}, {y_name}[{row}]")
+    return _Part(features, y, lambda row: f"{path}, {y_name}[{row}]", lambda row: f"{path}, {x_name}[{row}]")
 
 
 def _at_least(path: Path, rows: int, least: int) -> None:

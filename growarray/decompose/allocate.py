@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from growarray.decompose.arguments import is_real
 
 __all__ = ["Allocation", "Candidate", "allocate"]
 
@@ -51,9 +53,9 @@ def allocate(budget: float, layers: Mapping[str, Sequence[Candidate]]) -> Alloca
 
     Raises
     ------
-    ValueError
-        No layers, a layer without candidates, costs or errors that are negative or not finite, or a budget that not
-        even the cheapest candidates meet (the message gives the least).
+    TypeError, ValueError
+        No layers, a layer without candidates, candidates or a budget of another kind, costs or errors that are
+        negative or not finite, or a budget that not even the cheapest candidates meet (the message gives the least).
 
     Source: Sinha, Zoltners 1979, The multiple-choice knapsack problem.
 
@@ -64,8 +66,8 @@ def allocate(budget: float, layers: Mapping[str, Sequence[Candidate]]) -> Alloca
     >>> {name: c.rank for name, c in allocate(30, {"a": curve, "b": flat}).choices.items()}
     {'a': 2, 'b': 1}
     """
-    _check(budget, layers)
-    fronts = [_front(candidates) for candidates in layers.values()]
+    _check_budget(budget, layers)
+    fronts = [_front(_checked(name, candidates)) for name, candidates in layers.items()]
     least = math.fsum(front[0].cost for front in fronts)
     if least > budget * (1.0 + 1e-12):
         raise ValueError(
@@ -83,26 +85,40 @@ def allocate(budget: float, layers: Mapping[str, Sequence[Candidate]]) -> Alloca
     )
 
 
-def _check(budget: float, layers: Mapping[str, Sequence[Candidate]]) -> None:
+def _check_budget(budget: Any, layers: Any) -> None:
+    if not isinstance(layers, Mapping):
+        raise TypeError(f"allocate: expected a mapping from names to candidates, found {type(layers).__name__}")
     if not layers:
         raise ValueError("allocate: expected at least one layer with candidates, found none")
+    if not is_real(budget):
+        raise TypeError(f"allocate: expected the budget as a number, found {budget!r}")
     if math.isnan(budget):
         raise ValueError("allocate: the budget is NaN; expected a number of parameters, FLOPs or seconds")
-    for name, candidates in layers.items():
-        if not candidates:
-            raise ValueError(f"allocate: layer {name!r} has no candidates; offer at least one (rank, cost, error)")
-        for rank, cost, error in candidates:
-            if not (math.isfinite(cost) and math.isfinite(error) and cost >= 0.0 and error >= 0.0):
-                raise ValueError(
-                    f"allocate: layer {name!r}, rank {rank!r} has cost {cost!r} and error {error!r}; "
-                    "expected finite numbers of at least 0"
-                )
+
+
+def _checked(name: str, candidates: Any) -> list[Candidate]:
+    """The candidates of a layer, each with a cost and an error that may be added."""
+    those = list(candidates) if isinstance(candidates, Iterable) else []
+    if not those:
+        raise ValueError(f"allocate: layer {name!r} has no candidates; offer at least one (rank, cost, error)")
+    for one in those:
+        if not isinstance(one, Sequence) or len(one) != 3 or not all(map(is_real, one[1:])):
+            raise TypeError(
+                f"allocate: layer {name!r} has candidate {one!r}, expected (rank, cost, error), the last two numbers"
+            )
+        rank, cost, error = one
+        if not (0.0 <= cost < math.inf and 0.0 <= error < math.inf):
+            raise ValueError(
+                f"allocate: layer {name!r}, rank {rank!r} has cost {cost!r} and error {error!r}; "
+                "expected finite numbers of at least 0"
+            )
+    return [Candidate(*one) for one in those]
 
 
 def _front(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Candidates that no other beats, cheapest first."""
     front: list[Candidate] = []
-    for candidate in sorted((Candidate(*c) for c in candidates), key=lambda c: (c.cost, c.error)):
+    for candidate in sorted(candidates, key=lambda c: (c.cost, c.error)):
         if not front or candidate.error < front[-1].error:
             front.append(candidate)
     return front

@@ -6,19 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from growarray.backend import Array
+from growarray.decompose.arguments import check_choice, check_modes, check_options, options_of
 from growarray.decompose.cp import cp
 from growarray.decompose.inputs import check_bound, check_tensor
 from growarray.decompose.rank import largest_cp_rank
 from growarray.decompose.tt import tensor_train
 from growarray.decompose.tucker import tucker
-from growarray.decompose.whiten import channel_moment, output_error
+from growarray.decompose.whiten import mode_moment, output_error
+from growarray.errors import ShapeError
 
 __all__ = ["rank_for_error", "rank_for_output_error"]
 
 Rank = int | tuple[int, ...]
 """A CP rank, or the ranks of Tucker or of a tensor train (ends included)."""
 
-_KINDS = ("cp", "tucker", "tt")
+_DECOMPOSE: dict[str, Callable[..., Any]] = {"cp": cp, "tucker": tucker, "tt": tensor_train}
 
 
 def rank_for_error(
@@ -27,12 +29,13 @@ def rank_for_error(
     """The smallest rank whose decomposition has a relative error of at most ``error``.
 
     kind : 'tucker' (of ``modes``, if given) and 'tt' take the ranks that the truncated SVDs choose; 'cp' doubles the
-        rank and then bisects, a decomposition for each, with ``options`` for :func:`cp`
+        rank and then bisects, a decomposition for each
+    options : of the decomposition, ``weighted`` too
 
     Raises
     ------
     TypeError, ShapeError, ValueError
-        As the decompositions; the kind is unknown; ``modes`` for another kind than 'tucker'.
+        As the decompositions; the kind or an option is unknown; ``modes`` for another kind than 'tucker'.
 
     Examples
     --------
@@ -41,13 +44,15 @@ def rank_for_error(
     >>> rank_for_error(np.multiply.outer(np.multiply.outer(a, b), b), 1e-6, "cp")
     1
     """
-    _check_kind(kind, modes, "rank_for_error")
-    bound = check_bound(error, "rank_for_error")
+    where = "rank_for_error"
+    unused = ("error", "modes", "method", *(("max_iterations", "tolerance") if kind == "tucker" else ()))
+    _check_kind(kind, modes, options, where, unused)
+    bound, shape = check_bound(error, where), check_tensor(tensor, where)
     if kind == "tt":
         return tensor_train(tensor, error=bound, **options).rank
     if kind == "tucker":
         return tucker(tensor, error=bound, modes=modes, method="hosvd", **options).rank
-    return _smallest(lambda r: cp(tensor, r, **options).errors[-1] <= bound, _largest(tensor))
+    return _smallest(lambda r: cp(tensor, r, **options).errors[-1] <= bound, largest_cp_rank(shape))
 
 
 def rank_for_output_error(
@@ -63,17 +68,18 @@ def rank_for_output_error(
     """The smallest rank found whose output on the calibration data has a relative error of at most ``error``.
 
     tensor : (out, in, …) kernel    second_moment : (d, d) of the unfolded input, d = in * …, without bias column
-    channel : the mode of the input channels, whose own second moment weights the decomposition
+    channel : the mode of the input channels, 1 or above, whose own second moment weights the decomposition
 
-    Each candidate comes from the decomposition weighted by ``channel_moment(second_moment)``, so that channels
-    the data does not use cost nothing; its output error is then measured exactly, with the whole second moment, and
-    the bound of the decomposition is lowered (or the CP rank raised) until the output meets ``error``. The same
-    weighting, ``weighted={channel: channel_moment(...)}``, gives the decomposition itself.
+    Each candidate comes from the decomposition weighted by ``channel_moment(second_moment)`` (for another ``channel``
+    than 1, by what that is there), so that channels the data does not use cost nothing; its output error is then
+    measured exactly, with the whole second moment, and the bound of the decomposition is lowered (or the CP rank
+    raised) until the output meets ``error``. The same weighting, ``weighted={channel: channel_moment(...)}``, gives
+    the decomposition itself.
 
     Raises
     ------
     TypeError, ShapeError, ValueError
-        As the decompositions and :func:`output_error`.
+        As the decompositions and :func:`output_error`; the channel is no mode of the input.
 
     Examples
     --------
@@ -84,17 +90,20 @@ def rank_for_output_error(
     (2, 2)
     """
     where = "rank_for_output_error"
-    _check_kind(kind, modes, where)
-    bound = check_bound(error, where)
-    output_error(tensor, tensor, second_moment)  # the shapes, before any work
-    weighted = {channel: channel_moment(second_moment, tensor.shape[channel])}
+    _check_kind(kind, modes, options, where, ("error", "modes", "weighted"))
+    bound, shape = check_bound(error, where), check_tensor(tensor, where)
+    (channel,) = check_modes((channel,), len(shape), where, "channel")
+    if channel == 0:
+        raise ShapeError(f"{where}: channel is mode 0, that of the output; expected a mode of the input, 1 or above")
+    output_error(tensor, tensor, second_moment)  # the shapes and values, before any work
+    weighted = {channel: mode_moment(second_moment, shape[1:], channel - 1)}
     if kind == "cp":
 
         def met(rank: int) -> bool:
             found = cp(tensor, rank, weighted=weighted, **options)
             return output_error(tensor, found.reconstruct(), second_moment) <= bound
 
-        return _smallest(met, _largest(tensor))
+        return _smallest(met, largest_cp_rank(shape))
     allowed = bound
     while True:
         found = _bounded(tensor, kind, modes, allowed, weighted, options)
@@ -112,16 +121,13 @@ def _bounded(
     return tucker(tensor, error=bound, modes=modes, weighted=weighted, **options)
 
 
-def _check_kind(kind: str, modes: Sequence[int] | None, where: str) -> None:
-    if kind not in _KINDS:
-        raise ValueError(f"{where}: found kind {kind!r}, expected one of {', '.join(_KINDS)}")
+def _check_kind(
+    kind: str, modes: Sequence[int] | None, options: Mapping[str, Any], where: str, own: Sequence[str]
+) -> None:
+    check_choice(kind, tuple(_DECOMPOSE), "kind", where)
+    check_options(options, options_of(_DECOMPOSE[kind], own), f"{where}: {kind!r}")
     if modes is not None and kind != "tucker":
         raise ValueError(f"{where}: modes= is for 'tucker' alone, found kind {kind!r}; leave it out")
-
-
-def _largest(tensor: Array) -> int:
-    """A rank that every tensor of this shape has at most."""
-    return largest_cp_rank(check_tensor(tensor, "rank_for_error"))
 
 
 def _smallest(met: Callable[[int], bool], largest: int) -> int:

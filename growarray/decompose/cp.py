@@ -13,12 +13,14 @@ import numpy as np
 
 from growarray.backend import Array, namespace, to_numpy
 from growarray.decompose.als import Fit, Target, balanced, iterate, khatri_rao, normalised
+from growarray.decompose.arguments import check_choice, check_count
 from growarray.decompose.inputs import (
     Prepared,
     check_bound,
-    check_count,
     check_rank,
+    check_rng,
     check_tensor,
+    check_tolerance,
     check_weights,
     prepare,
 )
@@ -109,19 +111,18 @@ def cp(
     True
     """
     shape = check_tensor(tensor, "cp")
-    if init not in ("svd", "random"):
-        raise ValueError(f"cp: found init {init!r}, expected 'svd' or 'random'")
-    check_count(starts, "starts", "cp", least=0 if init == "svd" else 1)
-    check_count(max_iterations, "max_iterations", "cp", least=1)
-    check_bound(slack, "cp: slack")
-    (rank,) = check_rank((rank,), (largest_cp_rank(shape),), "cp", "number")
+    check_choice(init, ("svd", "random"), "init", "cp")
+    starts = check_count(starts, "starts", "cp", least=0 if init == "svd" else 1)
+    max_iterations = check_count(max_iterations, "max_iterations", "cp", least=1)
+    check_bound(slack, "cp", "slack")
+    tolerance, rng = check_tolerance(tolerance, "cp"), check_rng(rng, "cp")
+    (rank,) = check_rank(rank, (largest_cp_rank(shape),), "cp", "")
     moments = check_weights(weighted, shape, "cp")
     ready = prepare(tensor, "cp")
     array, undo = weight(ready.array, moments)
     ready = Prepared(array, ready.scale, norm(array), ready.dtype, ready.xp)
     kept = [k for k, n in enumerate(shape) if n > 1]
     ready_core = ready.xp.reshape(array, tuple(shape[k] for k in kept) or (1,))
-    rng = np.random.default_rng(0) if rng is None else rng
     if len(kept) < 3 or ready.norm == 0.0:
         fit = _matrix(ready, ready_core, rank)
     else:

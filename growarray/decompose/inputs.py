@@ -7,15 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from growarray.backend import Array, namespace
+import numpy as np
+
+from growarray.backend import Array, is_array, namespace
+from growarray.decompose.arguments import is_int, is_real
 from growarray.errors import ShapeError
 
 __all__ = [
     "Prepared",
     "check_bound",
-    "check_count",
     "check_rank",
+    "check_real",
+    "check_rng",
     "check_tensor",
+    "check_tolerance",
     "check_weights",
     "prepare",
     "rank_or_bound",
@@ -41,6 +46,23 @@ class Prepared:
         return distance / self.norm if self.norm else 0.0
 
 
+def check_real(array: Any, what: str, where: str, kinds: str | tuple[str, ...] = ("integral", "real floating")) -> None:
+    """Raise TypeError unless ``array`` is one, without a mask, whose dtype is of one of the ``kinds``."""
+    if not is_array(array):
+        raise TypeError(
+            f"{where}: expected an array as {what}, found {type(array).__name__}; convert it with "
+            "growarray.backend.asarray(x)"
+        )
+    if hasattr(array, "mask"):  # the decompositions would take the hidden entries for data
+        raise TypeError(f"{where}: {what} is a {type(array).__name__}; fill its masked entries, as in x.filled(0.0)")
+    if not namespace(array).isdtype(array.dtype, kinds):
+        wanted = kinds if isinstance(kinds, str) else " or ".join(kinds)
+        raise TypeError(
+            f"{where}: expected {what} of a {wanted} dtype, found {array.dtype}; convert it, for example with "
+            "xp.astype(x, xp.float64)"
+        )
+
+
 def check_tensor(tensor: Array, where: str) -> tuple[int, ...]:
     """The shape of a tensor that can be decomposed: real floating, with axes and entries; its values are not read.
 
@@ -51,13 +73,8 @@ def check_tensor(tensor: Array, where: str) -> tuple[int, ...]:
     ShapeError
         No axes, or no entries.
     """
-    xp = namespace(tensor)
+    check_real(tensor, "a tensor", where, "real floating")
     shape = tuple(int(n) for n in tensor.shape)
-    if not xp.isdtype(tensor.dtype, "real floating"):
-        raise TypeError(
-            f"{where}: expected a tensor of a real floating dtype, found {tensor.dtype}; "
-            "convert it, for example with xp.astype(tensor, xp.float64)"
-        )
     if not shape or 0 in shape:
         raise ShapeError(f"{where}: expected a tensor with at least one axis and one entry, found shape {shape}")
     return shape
@@ -77,7 +94,7 @@ def prepare(tensor: Array, where: str) -> Prepared:
     """
     xp = namespace(tensor)
     shape = check_tensor(tensor, where)
-    array = xp.astype(tensor, xp.float64, copy=True)
+    array = xp.astype(xp.asarray(tensor), xp.float64, copy=True)  # asarray: a plain array of a subclass such as matrix
     flat = xp.reshape(array, (-1,))
     scale = max(float(xp.max(flat)), -float(xp.min(flat)))
     if not math.isfinite(scale):
@@ -92,26 +109,32 @@ def prepare(tensor: Array, where: str) -> Prepared:
 def check_rank(rank: Any, limits: Sequence[int], where: str, names: str = "modes") -> tuple[int, ...]:
     """A rank for each limit: an int stands for all, at most the limit of each; a tuple is taken as it is.
 
+    names : of what a tuple has an entry for; without, only an int will do
+
     Raises
     ------
     TypeError, ValueError
         Not whole numbers, less than 1, above what is possible, or a tuple of another length.
     """
-    single = isinstance(rank, int) and not isinstance(rank, bool)
-    ranks = (rank,) * len(limits) if single else tuple(rank) if isinstance(rank, Sequence) else None
-    if ranks is None or isinstance(rank, str) or any(isinstance(r, bool) or not isinstance(r, int) for r in ranks):
+    single = is_int(rank)
+    many = bool(names) and isinstance(rank, Sequence) and not isinstance(rank, str) and all(map(is_int, rank))
+    if not single and not many:
+        expected = f"an int or {len(limits)} ints" if names else "an int"
         raise TypeError(
-            f"{where}: expected rank as an int or {len(limits)} ints, found {rank!r}; fractions of the parameters "
-            "become ranks by growarray.decompose.validate_cp_rank, validate_tucker_rank or validate_tt_rank"
+            f"{where}: expected rank as {expected}, found {rank!r}; fractions of the parameters become ranks by "
+            "growarray.decompose.validate_cp_rank, validate_tucker_rank or validate_tt_rank"
         )
+    ranks = (int(rank),) * len(limits) if single else tuple(map(int, rank))
     if len(ranks) != len(limits):
-        raise ValueError(f"{where}: rank {tuple(ranks)} has {len(ranks)} entries, expected one for each of the "
+        raise ValueError(f"{where}: rank {ranks} has {len(ranks)} entries, expected one for each of the "
                          f"{len(limits)} {names}")  # fmt: skip
     low = [r for r in ranks if r < 1]
     if low:
         raise ValueError(f"{where}: rank {rank!r} has entry {low[0]}, expected at least 1")
-    if single and rank <= max(limits):
-        return tuple(min(rank, limit) for limit in limits)
+    if single and rank > max(limits):
+        raise ValueError(f"{where}: rank {rank} is above {max(limits)}, the largest possible; lower it")
+    if single:
+        return tuple(map(min, ranks, limits))
     for i, (r, limit) in enumerate(zip(ranks, limits, strict=True)):
         if r > limit:
             raise ValueError(f"{where}: rank {r} is above {limit}, the largest possible there (entry {i}, largest "
@@ -119,18 +142,26 @@ def check_rank(rank: Any, limits: Sequence[int], where: str, names: str = "modes
     return ranks
 
 
-def check_bound(error: Any, where: str) -> float:
+def check_bound(error: Any, where: str, name: str = "a relative error bound") -> float:
     """A relative error bound: a number from 0 up to, but not including, 1."""
-    if isinstance(error, bool) or not isinstance(error, int | float) or not 0.0 <= error < 1.0:
-        raise ValueError(f"{where}: expected a relative error bound 0 <= error < 1, found {error!r}")
+    if not is_real(error) or not 0.0 <= error < 1.0:
+        raise ValueError(f"{where}: expected {name} 0 <= error < 1, found {error!r}")
     return float(error)
 
 
-def check_count(value: Any, name: str, where: str, least: int = 0) -> int:
-    """A whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{where}: expected {name} as a whole number of at least {least}, found {value!r}")
-    return value
+def check_tolerance(value: Any, where: str) -> float:
+    """A finite number of at least 0."""
+    if not is_real(value) or not 0.0 <= value < math.inf:
+        raise ValueError(f"{where}: expected tolerance as a finite number of at least 0, found {value!r}")
+    return float(value)
+
+
+def check_rng(rng: Any, where: str) -> np.random.Generator:
+    """The generator, or one with seed 0 for None."""
+    if rng is not None and not isinstance(rng, np.random.Generator):
+        raise TypeError(f"{where}: expected rng as a numpy.random.Generator, found {rng!r}; make one of a seed with "
+                        "numpy.random.default_rng(seed)")  # fmt: skip
+    return np.random.default_rng(0) if rng is None else rng
 
 
 def rank_or_bound(rank: Any, error: Any, where: str) -> None:
@@ -142,11 +173,18 @@ def rank_or_bound(rank: Any, error: Any, where: str) -> None:
 
 def check_weights(weighted: Mapping[int, Array] | None, shape: Sequence[int], where: str) -> dict[int, Array]:
     """Second moments by mode, each square of the mode's size; negative modes count from the end."""
+    if weighted is not None and not isinstance(weighted, Mapping):
+        raise TypeError(f"{where}: expected weighted as a mapping {{mode: second moment}}, found {weighted!r}")
     moments: dict[int, Array] = {}
     for mode, moment in (weighted or {}).items():
-        k = mode + len(shape) if mode < 0 else mode
+        if not is_int(mode):
+            raise TypeError(f"{where}: weighted names mode {mode!r}, expected a whole number")
+        k = int(mode) + len(shape) if mode < 0 else int(mode)
         if not 0 <= k < len(shape):
             raise ShapeError(f"{where}: weighted names mode {mode}, the tensor has {len(shape)} modes")
+        if k in moments:
+            raise ValueError(f"{where}: weighted names mode {k} twice, as {k} and {k - len(shape)}; leave one out")
+        check_real(moment, f"the second moment of mode {mode}", where)
         if tuple(moment.shape) != (shape[k], shape[k]):
             raise ShapeError(
                 f"{where}: the second moment of mode {mode} has shape {tuple(moment.shape)}, "

@@ -9,8 +9,17 @@ import importlib
 import itertools
 import math
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
-from growarray.errors import ShapeError
+from growarray.decompose.arguments import (
+    check_choice,
+    check_count,
+    check_modes,
+    check_sizes,
+    is_int,
+    is_real,
+    is_share,
+)
 
 __all__ = [
     "cp_parameters",
@@ -26,9 +35,11 @@ __all__ = [
 ]
 
 Rank = str | float | int | Sequence[int]
-"""'same', a share of the dense parameters (float), one rank (int), or all of them."""
+"""'same', a share of the dense parameters (float), one rank (int), or all of them; NumPy's numbers too."""
 
 _ROUNDING: dict[str, Callable[[float], float]] = {"round": round, "floor": math.floor, "ceil": math.ceil}
+_KINDS = ("cp", "tucker", "tt")
+_LARGEST = 1e6  # share of the parameters: far above any use, and far below where the powers of a share overflow
 
 
 def validate_cp_rank(shape: Sequence[int], rank: Rank = "same", rounding: str = "round") -> int:
@@ -46,13 +57,14 @@ def validate_cp_rank(shape: Sequence[int], rank: Rank = "same", rounding: str = 
     >>> validate_cp_rank((64, 32, 3, 3)), validate_cp_rank((64, 32, 3, 3), 0.5), validate_cp_rank((4, 3, 3), 0.05)
     (181, 90, 1)
     """
-    sizes, integer = _checked(shape, "validate_cp_rank"), _rounding(rounding, "validate_cp_rank")
-    share = _share(rank, "validate_cp_rank")
+    where = "validate_cp_rank"
+    sizes, integer = check_sizes(shape, where), _rounding(rounding, where)
+    share = _share(rank, where)
     if share is not None:
         return max(int(integer(math.prod(sizes) * share / sum(sizes))), 1)
-    if not isinstance(rank, int):
-        raise TypeError(f"validate_cp_rank: expected 'same', a float or an int, found {rank!r}")
-    return _positive((rank,), "validate_cp_rank")[0]
+    if not is_int(rank):
+        raise TypeError(f"{where}: expected 'same', a float or an int, found {rank!r}")
+    return _positive((rank,), where)[0]
 
 
 def validate_tucker_rank(
@@ -63,13 +75,14 @@ def validate_tucker_rank(
 ) -> tuple[int, ...]:
     """Ranks of a Tucker decomposition, ``x n_k`` for the x that makes the parameters the share; each at least 1.
 
-    x solves ``prod(n) x^m + (sum of n_k^2 over free modes) x + (sum over fixed modes) x = share prod(n)`` with m free
-    modes. Modes in ``fixed_modes`` keep their size, also beside an int, which stands for all other modes.
+    x solves ``prod(n) x^m + (sum of n_k^2) x = share prod(n)`` with m free modes. Modes in ``fixed_modes`` keep their
+    size, also beside an int, which stands for all other modes; ranks one by one must agree with them.
 
     Raises
     ------
     ShapeError, ValueError, TypeError
-        The shape is empty; ranks are not positive, or of another number than the modes; an option is unknown.
+        The shape is empty; ranks are not positive, of another number than the modes, or not the size of a mode that is
+        fixed; the fixed modes are no axes; the rounding is unknown.
 
     Source: TensorLy, ``validate_tucker_rank``.
 
@@ -79,24 +92,31 @@ def validate_tucker_rank(
     ((47, 24, 2, 2), (37, 19, 3, 3))
     """
     where = "validate_tucker_rank"
-    sizes, integer = _checked(shape, where), _rounding(rounding, where)
-    fixed = {k + len(sizes) if k < 0 else k for k in fixed_modes or ()}
-    if not fixed <= set(range(len(sizes))):
-        raise ShapeError(f"{where}: fixed_modes {tuple(fixed_modes or ())} are not all axes of shape {sizes}")
+    sizes, integer = check_sizes(shape, where), _rounding(rounding, where)
+    fixed = set() if fixed_modes is None else set(check_modes(fixed_modes, len(sizes), where, "fixed_modes"))
     share = _share(rank, where)
     if share is not None:
         x = _tucker_fraction(sizes, share, fixed)
         return tuple(n if k in fixed else max(int(integer(n * x)), 1) for k, n in enumerate(sizes))
-    if isinstance(rank, int):
+    if is_int(rank):
         single = _positive((rank,), where)[0]
         return tuple(n if k in fixed else single for k, n in enumerate(sizes))
-    return _positive(_sequence(rank, len(sizes), where), where)
+    ranks = _positive(_sequence(rank, len(sizes), where, also="'same', a float, an int or "), where)
+    for k in sorted(fixed):
+        if ranks[k] != sizes[k]:
+            raise ValueError(
+                f"{where}: rank {ranks} has {ranks[k]} for mode {k}, which fixed_modes keeps at its size {sizes[k]}; "
+                "give that, or leave the mode out of fixed_modes"
+            )
+    return ranks
 
 
 def _tucker_fraction(sizes: Sequence[int], share: float, fixed: Collection[int]) -> float:
     """The x of :func:`validate_tucker_rank`, by Brent's method."""
     total, squares = math.prod(sizes), sum(n * n for n in sizes)
     power = len(sizes) - len(fixed)
+    if not power:
+        return 1.0  # no rank is left to choose
 
     def excess(x: float) -> float:
         return float(total * x**power + squares * x - share * total)
@@ -129,15 +149,15 @@ def validate_tt_rank(
     ((1, 25, 9, 2, 1), (1, 3, 3, 1))
     """
     where = "validate_tt_rank"
-    sizes, integer = _checked(shape, where), _rounding(rounding, where)
+    sizes, integer = check_sizes(shape, where), _rounding(rounding, where)
     share = _share(rank, where)
     if share is not None:
         inner = _tt_inner(sizes, share, constant_rank)
         ranks = (1, *(max(int(integer(r)), 1) for r in inner), 1)
-    elif isinstance(rank, int):
-        ranks = (1, *_positive((rank,) * (len(sizes) - 1), where), 1)
+    elif is_int(rank):
+        ranks = (1, *_positive((rank,), where) * (len(sizes) - 1), 1)
     else:
-        ranks = _positive(_sequence(rank, len(sizes) + 1, where), where)
+        ranks = _positive(_sequence(rank, len(sizes) + 1, where, also="'same', a float, an int or "), where)
         if ranks[0] != 1 or ranks[-1] != 1:
             raise ValueError(f"{where}: rank {ranks} must start and end with 1")
     if allow_overparametrization:
@@ -171,7 +191,8 @@ def largest_cp_rank(shape: Sequence[int]) -> int:
     >>> largest_cp_rank((64, 32, 3, 3))
     288
     """
-    return math.prod(shape) // max(shape)
+    sizes = check_sizes(shape, "largest_cp_rank")
+    return math.prod(sizes) // max(sizes)
 
 
 def largest_tucker_rank(shape: Sequence[int]) -> tuple[int, ...]:
@@ -180,7 +201,8 @@ def largest_tucker_rank(shape: Sequence[int]) -> tuple[int, ...]:
     >>> largest_tucker_rank((64, 2, 3, 3))
     (18, 2, 3, 3)
     """
-    return tuple(min(n, math.prod(shape) // n) for n in shape)
+    sizes = check_sizes(shape, "largest_tucker_rank")
+    return tuple(min(n, math.prod(sizes) // n) for n in sizes)
 
 
 def largest_tt_rank(shape: Sequence[int]) -> tuple[int, ...]:
@@ -189,7 +211,9 @@ def largest_tt_rank(shape: Sequence[int]) -> tuple[int, ...]:
     >>> largest_tt_rank((4, 3, 3, 6))
     (1, 4, 12, 6, 1)
     """
-    return tuple(min(math.prod(shape[:k]), math.prod(shape[k:])) for k in range(len(shape) + 1))
+    sizes = check_sizes(shape, "largest_tt_rank")
+    inner = (min(math.prod(sizes[:k]), math.prod(sizes[k:])) for k in range(1, len(sizes)))
+    return (1, *inner, 1)
 
 
 def cp_parameters(shape: Sequence[int], rank: int) -> int:
@@ -198,7 +222,8 @@ def cp_parameters(shape: Sequence[int], rank: int) -> int:
     >>> cp_parameters((6, 4, 3, 3), 14)
     238
     """
-    return rank * (1 + sum(shape))
+    sizes = check_sizes(shape, "cp_parameters")
+    return check_count(rank, "rank", "cp_parameters", least=1) * (1 + sum(sizes))
 
 
 def tucker_parameters(shape: Sequence[int], rank: Sequence[int]) -> int:
@@ -207,16 +232,22 @@ def tucker_parameters(shape: Sequence[int], rank: Sequence[int]) -> int:
     >>> tucker_parameters((6, 4, 3, 3), (5, 4, 3, 3))
     244
     """
-    return math.prod(rank) + sum(n * r for n, r in zip(shape, rank, strict=True))
+    where = "tucker_parameters"
+    sizes = check_sizes(shape, where)
+    ranks = _positive(_sequence(rank, len(sizes), where), where)
+    return math.prod(ranks) + sum(n * r for n, r in zip(sizes, ranks, strict=True))
 
 
 def tt_parameters(shape: Sequence[int], rank: Sequence[int]) -> int:
-    """Number of parameters of a tensor train: the sum of ``r_k n_k r_k+1``.
+    """Number of parameters of a tensor train: the sum of ``r_k n_k r_k+1``, both ends of the ranks included.
 
     >>> tt_parameters((4, 3, 3, 6), (1, 5, 4, 7, 1))
     206
     """
-    return sum(rank[k] * n * rank[k + 1] for k, n in enumerate(shape))
+    where = "tt_parameters"
+    sizes = check_sizes(shape, where)
+    ranks = _positive(_sequence(rank, len(sizes) + 1, where), where)
+    return sum(r * n * s for r, n, s in zip(ranks, sizes, ranks[1:], strict=False))
 
 
 def factor_std(kind: str, order: int, rank: int | Sequence[int], std: float) -> float:
@@ -228,8 +259,8 @@ def factor_std(kind: str, order: int, rank: int | Sequence[int], std: float) -> 
 
     Raises
     ------
-    ValueError
-        The kind is unknown.
+    ValueError, TypeError
+        The kind is unknown; the order or a rank is not a whole number of at least 1; ``std`` is negative or no number.
 
     Source: TensorLy-Torch, ``normal_`` of each factorization.
 
@@ -238,54 +269,52 @@ def factor_std(kind: str, order: int, rank: int | Sequence[int], std: float) -> 
     >>> round(factor_std("cp", 4, 3, 0.02), 4), round(factor_std("tt", 4, (1, 2, 2, 2, 1), 0.02), 4)
     (0.3278, 0.2236)
     """
-    terms = math.prod((rank,) if isinstance(rank, int) else rank)
+    where = "factor_std"
+    check_choice(kind, _KINDS, "kind", where)
+    check_count(order, "order", where, least=1)
+    if not is_real(std) or not 0.0 <= std < math.inf:
+        raise ValueError(f"{where}: expected std as a finite number of at least 0, found {std!r}")
+    terms = math.prod(_positive((rank,) if is_int(rank) else _sequence(rank, None, where), where))
     if kind == "cp":
         return float((std / math.sqrt(terms)) ** (1 / order))
     if kind == "tucker":
         return float((std / math.sqrt(terms)) ** (1 / (order + 1)))
-    if kind == "tt":
-        return float((std / terms) ** (1 / order))
-    raise ValueError(f"factor_std: found kind {kind!r}, expected 'cp', 'tucker' or 'tt'")
-
-
-def _checked(shape: Sequence[int], where: str) -> tuple[int, ...]:
-    sizes = tuple(int(n) for n in shape)
-    if not sizes or min(sizes) < 1:
-        raise ShapeError(f"{where}: expected a shape of at least one mode with sizes of at least 1, found {sizes}")
-    return sizes
+    return float((std / terms) ** (1 / order))
 
 
 def _rounding(rounding: str, where: str) -> Callable[[float], float]:
-    if rounding not in _ROUNDING:
-        raise ValueError(f"{where}: found rounding {rounding!r}, expected 'round', 'floor' or 'ceil'")
-    return _ROUNDING[rounding]
+    return _ROUNDING[check_choice(rounding, tuple(_ROUNDING), "rounding", where)]
 
 
 def _share(rank: Rank, where: str) -> float | None:
     """The share of the parameters, or None where the rank is given as such."""
+    if not is_share(rank):
+        return None
     if isinstance(rank, str):
         if rank != "same":
             raise ValueError(f"{where}: found rank {rank!r}, expected 'same', a share (float) or ranks (int)")
         return 1.0
-    if not isinstance(rank, float):
-        return None
-    if not (math.isfinite(rank) and rank > 0.0):
-        raise ValueError(f"{where}: found rank {rank!r}, expected a share of the parameters above 0")
-    return rank
+    share = float(rank)  # type: ignore[arg-type]
+    if not 0.0 < share <= _LARGEST:
+        raise ValueError(
+            f"{where}: found rank {rank!r}, expected a share of the parameters above 0 and at most {_LARGEST:g}"
+        )
+    return share
 
 
-def _sequence(rank: Rank, length: int, where: str) -> tuple[int, ...]:
-    if not isinstance(rank, Sequence) or any(isinstance(r, bool) or not isinstance(r, int) for r in rank):
-        raise TypeError(f"{where}: expected 'same', a float, an int or {length} ints, found {rank!r}")
-    ranks = tuple(int(r) for r in rank)
-    if len(ranks) != length:
+def _sequence(rank: Rank, length: int | None, where: str, also: str = "") -> tuple[int, ...]:
+    """Ranks one by one, of a number that is known or not; ``also`` is what else would have been taken."""
+    if isinstance(rank, str) or not isinstance(rank, Sequence) or not all(map(is_int, rank)):
+        ints = "ints" if length is None else f"{length} ints"
+        raise TypeError(f"{where}: expected rank as {also}{ints}, found {rank!r}")
+    ranks = tuple(map(int, rank))
+    if length is not None and len(ranks) != length:
         raise ValueError(f"{where}: rank {ranks} has {len(ranks)} entries, expected {length}")
     return ranks
 
 
-def _positive(ranks: tuple[int, ...], where: str) -> tuple[int, ...]:
-    if any(isinstance(r, bool) for r in ranks):
-        raise TypeError(f"{where}: expected rank as ints, found {ranks}")
-    if any(r < 1 for r in ranks):
-        raise ValueError(f"{where}: found rank {min(ranks)}, expected at least 1")
-    return ranks
+def _positive(ranks: Sequence[Any], where: str) -> tuple[int, ...]:
+    low = [r for r in ranks if r < 1]
+    if low:
+        raise ValueError(f"{where}: found rank {low[0]}, expected at least 1")
+    return tuple(map(int, ranks))

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from growarray.backend import Array, namespace
+from growarray.decompose.arguments import is_int
 from growarray.decompose.inputs import (
     Prepared,
     check_bound,
@@ -109,7 +110,7 @@ def _ranks(rank: int | Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]
     possible = [1]
     for k, r in enumerate(ranks[1:], start=1):
         possible.append(min(r, possible[-1] * shape[k - 1]))
-        if r > possible[-1] and not isinstance(rank, int):
+        if r > possible[-1] and not is_int(rank):
             raise ValueError(
                 f"tensor_train: rank {r} at place {k} is above {possible[-1]}, the rank {possible[-2]} before it "
                 f"times the size {shape[k - 1]}; lower it (validate_tt_rank does with allow_overparametrization=False)"

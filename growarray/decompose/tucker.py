@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from growarray.backend import Array, namespace
+from growarray.decompose.arguments import check_choice, check_count, check_modes
 from growarray.decompose.inputs import (
     Prepared,
     check_bound,
-    check_count,
     check_rank,
     check_tensor,
+    check_tolerance,
     check_weights,
     prepare,
     rank_or_bound,
@@ -103,10 +104,12 @@ def tucker(
     """
     where = "tucker"
     shape = check_tensor(tensor, where)
-    chosen = _modes(modes, len(shape))
-    if method not in ("hooi", "hosvd"):
-        raise ValueError(f"{where}: found method {method!r}, expected 'hooi' or 'hosvd'")
-    check_count(max_iterations, "max_iterations", where)
+    chosen = tuple(range(len(shape))) if modes is None else check_modes(modes, len(shape), where)
+    if not chosen:
+        raise ValueError(f"{where}: modes is empty, expected at least one axis; None decomposes all")
+    check_choice(method, ("hooi", "hosvd"), "method", where)
+    max_iterations = check_count(max_iterations, "max_iterations", where)
+    tolerance = check_tolerance(tolerance, where)
     rank_or_bound(rank, error, where)
     bound = None if error is None else check_bound(error, where)
     limits = [largest_tucker_rank(shape)[k] for k in chosen]
@@ -124,21 +127,10 @@ def tucker(
     if bound is not None and errors[-1] <= bound:
         reason = "error bound met"
     full = unweight([f if f is not None else _identity(ready, n) for f, n in zip(factors, shape, strict=True)], undo)
-    if set(undo) - set(chosen):  # a weighted mode that is not decomposed: the core carries it
-        for k in set(undo) - set(chosen):
-            core = mode_product(core, undo[k], k)
+    for k in sorted(set(undo) - set(chosen)):  # a weighted mode that is not decomposed: the core carries it
+        core = mode_product(core, undo[k], k)
     parts = tuple(ready.restore(full[k]) for k in chosen)
     return Tucker(ready.restore(core, scaled=True), parts, chosen, tuple(errors), reason)
-
-
-def _modes(modes: Sequence[int] | None, order: int) -> tuple[int, ...]:
-    """The modes to decompose, counted from the front."""
-    if modes is None:
-        return tuple(range(order))
-    found = tuple(m + order if isinstance(m, int) and m < 0 else m for m in modes)
-    if not found or len(set(found)) != len(found) or any(m not in range(order) for m in found):
-        raise ValueError(f"tucker: expected modes as different axes of a tensor of order {order}, found {modes!r}")
-    return found
 
 
 def _identity(ready: Prepared, size: int) -> Array:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from growarray.backend import Array, namespace
-from growarray.decompose.inputs import check_bound, prepare
+from growarray.backend import Array
+from growarray.decompose.arguments import check_modes, is_real
+from growarray.decompose.inputs import check_bound, check_tensor, prepare
 from growarray.decompose.unfolding import fewest, fitting_threads, leading, unfold
 from growarray.errors import ShapeError
 
@@ -51,9 +52,10 @@ def vbmf(matrix: Array, noise: float | None = None) -> VBMF:
     >>> vbmf(planted + 0.1 * rng.standard_normal((40, 60))).rank
     3
     """
-    if matrix.ndim != 2:
-        raise ShapeError(f"vbmf: expected a matrix, found shape {tuple(matrix.shape)}; unfold the tensor first")
-    if noise is not None and not (math.isfinite(noise) and noise > 0.0):
+    shape = check_tensor(matrix, "vbmf")
+    if len(shape) != 2:
+        raise ShapeError(f"vbmf: expected a matrix, found shape {shape}; unfold the tensor first")
+    if noise is not None and not (is_real(noise) and 0.0 < noise < math.inf):
         raise ValueError(f"vbmf: expected the variance of the noise above 0, found {noise!r}")
     ready = prepare(matrix, "vbmf")
     array = ready.array if matrix.shape[0] <= matrix.shape[1] else ready.xp.matrix_transpose(ready.array)
@@ -62,13 +64,16 @@ def vbmf(matrix: Array, noise: float | None = None) -> VBMF:
     rows, columns = (int(n) for n in array.shape)
     if ready.norm == 0.0:
         return VBMF(0, np.zeros(0), 0.0)
-    variance = _noise(values, rows, columns) if noise is None else noise / ready.scale**2
+    # step by step: the square of the scale may overflow, or vanish
+    variance = _noise(values, rows, columns) if noise is None else float(noise) / ready.scale / ready.scale
     _, threshold = _threshold(rows / columns)
     rank = int(np.sum(values > math.sqrt(columns * variance * threshold)))
+    if not rank:
+        return VBMF(0, np.zeros(0), variance * ready.scale * ready.scale)
     kept = values[:rank]
     inner = 1.0 - (rows + columns) * variance / kept**2
     shrunk = kept / 2 * (inner + np.sqrt(inner**2 - 4.0 * rows * columns * variance**2 / kept**4))
-    return VBMF(rank, shrunk * ready.scale, variance * ready.scale**2)
+    return VBMF(rank, shrunk * ready.scale, variance * ready.scale * ready.scale)
 
 
 def _threshold(alpha: float) -> tuple[float, float]:
@@ -118,7 +123,7 @@ def vbmf_rank(tensor: Array, *, modes: Sequence[int] = (0, 1), fallback: float =
     Raises
     ------
     TypeError, ShapeError, ValueError
-        As :func:`vbmf`; a mode is not an axis; the fallback is not in [0, 1).
+        As :func:`vbmf`; the modes are not different axes; the fallback is not in [0, 1).
 
     Source: Kim, Park, Yoo, Choi, Yang, Shin 2016, Compression of deep CNNs (Tucker-2 ranks by VBMF).
 
@@ -129,13 +134,11 @@ def vbmf_rank(tensor: Array, *, modes: Sequence[int] = (0, 1), fallback: float =
     >>> vbmf_rank(rng.standard_normal((20, 30, 3, 3)), fallback=0.8)  # noise only: the fallback decides
     (6, 7)
     """
-    check_bound(fallback, "vbmf_rank")
-    order = namespace(tensor) and tensor.ndim
-    if any(not isinstance(m, int) or not -order <= m < order for m in modes):
-        raise ShapeError(f"vbmf_rank: modes {tuple(modes)} are not all axes of a tensor of order {order}")
+    check_bound(fallback, "vbmf_rank", "fallback")
+    order = len(check_tensor(tensor, "vbmf_rank"))
     ranks = []
-    for mode in modes:
-        matrix = unfold(tensor, mode % order)
+    for mode in check_modes(modes, order, "vbmf_rank"):
+        matrix = unfold(tensor, mode)
         rank = vbmf(matrix).rank
         if rank == 0:
             ready = prepare(matrix, "vbmf_rank")

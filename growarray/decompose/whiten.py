@@ -5,15 +5,18 @@ W (o, d) weights · S (d, d) second moment of the input, S = E[x x^T] · |W x|^2
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from growarray.backend import Array, namespace
+from growarray.decompose.arguments import check_count
+from growarray.decompose.inputs import check_real
 from growarray.decompose.unfolding import mode_product
 from growarray.errors import ShapeError
 
-__all__ = ["channel_moment", "output_error", "roots", "unweight", "weight"]
+__all__ = ["channel_moment", "mode_moment", "output_error", "roots", "unweight", "weight"]
 
 
 def roots(moment: Array) -> tuple[Array, Array]:
@@ -69,6 +72,8 @@ def channel_moment(moment: Array, channels: int) -> Array:
 
     Raises
     ------
+    TypeError, ValueError
+        The moment is no array of real numbers, or ``channels`` is no whole number of at least 1.
     ShapeError
         The moment is not square, or its size is no multiple of ``channels`` (a bias column must be cut off).
 
@@ -77,34 +82,56 @@ def channel_moment(moment: Array, channels: int) -> Array:
     >>> channel_moment(np.diag([1.0, 3.0, 5.0, 5.0]), 2).tolist()
     [[2.0, 0.0], [0.0, 5.0]]
     """
-    xp = namespace(moment)
-    size = moment.shape[0]
-    if moment.ndim != 2 or moment.shape[1] != size or channels < 1 or size % channels:
+    channels = check_count(channels, "channels", "channel_moment", least=1)
+    check_real(moment, "the second moment", "channel_moment")
+    size = moment.shape[0] if moment.ndim else 0
+    if moment.ndim != 2 or moment.shape[1] != size or not size or size % channels:
         raise ShapeError(
             f"channel_moment: expected ({channels} * positions) squared, found shape {tuple(moment.shape)}; "
             "cut the bias column off if there is one"
         )
-    positions = size // channels
-    blocks = xp.permute_dims(xp.reshape(moment, (channels, positions, channels, positions)), (0, 2, 1, 3))
-    return xp.linalg.trace(blocks) / positions
+    return mode_moment(moment, (channels, size // channels), 0)
+
+
+def mode_moment(moment: Array, sizes: Sequence[int], mode: int) -> Array:
+    """Second moment along one mode of an unfolded input of these sizes: the mean over the places of all others.
+
+    >>> mode_moment(np.diag([1.0, 3.0, 5.0, 5.0]), (2, 2), 1).tolist()
+    [[3.0, 0.0], [0.0, 4.0]]
+    """
+    xp, n = namespace(moment), sizes[mode]
+    before, after = math.prod(sizes[:mode]), math.prod(sizes[mode + 1 :])
+    split = xp.reshape(moment, (before, n, after, before, n, after))
+    blocks = xp.reshape(xp.permute_dims(split, (1, 4, 0, 2, 3, 5)), (n, n, before * after, before * after))
+    return xp.linalg.trace(blocks) / (before * after)
 
 
 def output_error(tensor: Array, approximation: Array, moment: Array) -> float:
     """Relative error of the output: ``|(W - W') S^(1/2)|_F / |W S^(1/2)|_F`` over the unfolded input.
 
     tensor, approximation : (o, …) with the input behind the output channel    moment : (d, d), d = entries per row
+    An output that is zero throughout is met exactly (0) or not at all (infinity).
 
     Raises
     ------
+    TypeError
+        One of them is no array of real numbers.
     ShapeError
-        The shapes do not fit together.
+        The shapes do not fit together, or have no entries.
+    ValueError
+        One of them holds a NaN or an infinity.
 
     Examples
     --------
     >>> output_error(np.eye(2), np.diag([1.0, 0.0]), np.diag([1.0, 0.0]))  # the second input never comes
     0.0
     """
+    where = "output_error"
+    for label, array in (("the tensor", tensor), ("its approximation", approximation), ("the second moment", moment)):
+        check_real(array, label, where)
     xp = namespace(tensor, approximation, moment)
+    if not tensor.ndim or 0 in tensor.shape:
+        raise ShapeError(f"{where}: expected a tensor (o, …) with entries, found shape {tuple(tensor.shape)}")
     if tuple(tensor.shape) != tuple(approximation.shape):
         raise ShapeError(f"output_error: shapes {tuple(tensor.shape)} and {tuple(approximation.shape)} must agree")
     w = xp.reshape(xp.astype(tensor, xp.float64), (tensor.shape[0], -1))
@@ -116,4 +143,6 @@ def output_error(tensor: Array, approximation: Array, moment: Array) -> float:
     s = xp.astype(moment, xp.float64)
     gap = w - xp.reshape(xp.astype(approximation, xp.float64), tuple(w.shape))
     lost, whole = float(xp.sum((gap @ s) * gap)), float(xp.sum((w @ s) * w))
-    return float(np.sqrt(max(lost, 0.0) / whole)) if whole > 0 else 0.0
+    if not math.isfinite(lost) or not math.isfinite(whole):
+        raise ValueError(f"{where}: tensor, approximation or second moment hold a NaN or an infinity; clean them first")
+    return math.sqrt(max(lost, 0.0) / whole) if whole > 0.0 else math.inf if lost > 0.0 else 0.0

@@ -14,7 +14,7 @@ from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.factorized.fit import Fit
 from growarray.factorized.index import Item, take
-from growarray.factorized.parts import factor_dict, two_modes
+from growarray.factorized.parts import factor_dict, no_fixed_modes, two_modes
 from growarray.factorized.ranks import RankAxes
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.factorized.tt import TTTensor
@@ -87,6 +87,7 @@ class BlockTTTensor(FactorizedTensor):
         cls, shape: Sequence[int], rank: Any, fixed_modes: Sequence[int] | None = None
     ) -> tuple[int, ...]:
         """One number for each bond, and the two ends; those of a tensor train over the pairs of modes."""
+        no_fixed_modes(cls.name, fixed_modes)
         return TTTensor.validate_rank([math.prod(pair) for pair in _pairs(shape)], rank)
 
     @classmethod
@@ -95,7 +96,7 @@ class BlockTTTensor(FactorizedTensor):
         return TTTensor.usable_rank(list(map(math.prod, _pairs(shape))), rank)
 
     @classmethod
-    def fit(cls, tensor: Array, rank: Any, **options: Any) -> tuple[Arrays, Fit]:
+    def fit(cls, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
         """TT-SVD over the pairs of modes, :func:`growarray.decompose.tt.tensor_train`."""
         xp, pairs = namespace(tensor), _pairs(tuple(tensor.shape))
         paired = xp.permute_dims(tensor, tuple(axis for pair in _pairs(range(tensor.ndim)) for axis in pair))

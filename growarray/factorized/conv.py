@@ -17,10 +17,14 @@ from growarray.factorized.growth import RankGrowth, RankStatisticsLike, grow_ran
 from growarray.factorized.settings import (
     ConvSettings,
     check_channels,
+    fixed_modes_of,
     flags_of,
     hashable,
     layers_of,
     place_of,
+    plain,
+    planned_shape,
+    shape_of,
     taps_of,
 )
 from growarray.factorized.sources import FactorizedSources
@@ -48,7 +52,8 @@ class FactorizedConv(FactorizedSources):
     implementation : ``'auto'`` (the path of least predicted time), ``'factorized'`` (one mode after the other),
         ``'mobilenet'`` (all positions jointly), ``'reconstructed'`` (the dense kernel first), or any ``optimize`` that
         :func:`growarray.contraction.plan` takes
-    fixed_rank_modes : ``'spatial'`` or a list: modes of a Tucker kernel that keep their size as rank
+    fixed_rank_modes : ``'spatial'`` or a list: modes of a Tucker kernel that keep their size as rank; a ValueError in
+        the other formats, whose ranks are not those of modes
     groups : blocks of channels that do not mix, in every format: the kernel has torch's shape
 
     The kernel's entries are drawn with standard deviation 0.02, and the bias is zero: see :meth:`reset_parameters`.
@@ -91,18 +96,17 @@ class FactorizedConv(FactorizedSources):
     ) -> None:
         library(device)
         taps = taps_of(kernel_size, order)
-        check_channels(in_channels, out_channels, groups)
-        self.layers_shape, self.groups = layers_of(n_layers), groups
-        self.n_layers = tuple(n_layers) if isinstance(n_layers, tuple | list) else n_layers
+        self.layers_shape, self.groups = layers_of(n_layers), check_channels(in_channels, out_channels, groups)
+        self.n_layers = tuple(plain(n_layers)) if isinstance(n_layers, tuple | list | np.ndarray) else n_layers
         flags = flags_of(bias, has_bias, self.layers_shape)
         base = ConvSettings.of(taps, stride, padding, dilation, padding_mode)
         self._settings = {place: replace(base, has_bias=flag) for place, flag in flags.items()}
-        sizes = (out_channels, in_channels // groups, *taps)
+        sizes = (int(out_channels), int(in_channels) // self.groups, *taps)
         if isinstance(factorization, FactorizedTensor):
             self.weight = factorization
-            if (fixed_rank_modes, device, dtype) != (None, None, None):
+            if (fixed_rank_modes, device, dtype) != (None, None, None) or not isinstance(rank, str) or rank != "same":
                 raise ValueError(
-                    "FactorizedConv: fixed_rank_modes, device and dtype are those of the tensor that is given as "
+                    "FactorizedConv: rank, fixed_rank_modes, device and dtype are those of the tensor that is given as "
                     "factorization; leave them out"
                 )
             if self.kernel_shape != sizes or factorization.shape[: len(self.layers_shape)] != self.layers_shape:
@@ -114,7 +118,7 @@ class FactorizedConv(FactorizedSources):
             self.weight = self._new_weight(sizes, factorization, rank, fixed_rank_modes, dtype, device, rng)
         like = self.weight.parts()[0].data
         zeros = np.zeros((*self.layers_shape, out_channels))
-        some = bias or any(flags.values())
+        some = bool(bias) or any(flags.values())
         self.bias = Parameter(asarray(zeros, like=like, dtype=like.dtype)) if some else None
         self.implementation = hashable(implementation)
         self._check_implementation()
@@ -124,14 +128,8 @@ class FactorizedConv(FactorizedSources):
     ) -> FactorizedTensor:
         kind, lead = FactorizedTensor.kind(factorization), len(self.layers_shape)
         shape = (*sizes[1:], sizes[0]) if kind.output_last else sizes
-        if fixed is not None and kind.name != "Tucker":
-            raise ValueError(
-                f"FactorizedConv: fixed_rank_modes={fixed!r} is for Tucker, found {kind.name}; leave it out"
-            )
-        if isinstance(fixed, str):
-            if fixed != "spatial":
-                raise ValueError(f"FactorizedConv: fixed_rank_modes={fixed!r}, expected 'spatial' or a list of modes")
-            fixed = tuple(range(lead + 2, lead + len(sizes)))
+        if kind.name == "Tucker":
+            fixed = fixed_modes_of(fixed, lead, len(sizes) - 2)
         return FactorizedTensor.new(
             (*self.layers_shape, *shape), rank, factorization, fixed_rank_modes=fixed, rng=rng, dtype=dtype,
             device=device,
@@ -144,7 +142,7 @@ class FactorizedConv(FactorizedSources):
         sizes = [(k - 1) * d + 2 for k, d in zip(self.kernel_size, self.settings().dilation, strict=True)]
         try:
             self.plan((1, self.in_channels, *(s + max(sizes) for s in sizes)))
-        except PlanError as error:
+        except (PlanError, TypeError) as error:
             raise ValueError(
                 f"FactorizedConv: implementation {self.implementation!r} cannot be used: {error}; expected 'auto', "
                 f"{', '.join(map(repr, PRESETS))} or a path of growarray.contraction.plan"
@@ -168,7 +166,8 @@ class FactorizedConv(FactorizedSources):
         training : the plan of :meth:`vjp`, which counts the backward pass too
         """
         place = place_of(indices, self.layers_shape)
-        return self._plan(tuple(shape), self._parts(place, drop=False)[0], place, training)
+        sizes = planned_shape("FactorizedConv.plan", shape)
+        return self._plan(sizes, self._parts(place, drop=False)[0], place, training)
 
     def __call__(self, x: Array, indices: Any = 0) -> Array:
         """:meth:`forward`."""
@@ -178,14 +177,14 @@ class FactorizedConv(FactorizedSources):
         """Value of one convolution."""
         place = place_of(indices, self.layers_shape)
         parts, _ = self._parts(place)
-        todo = self._plan(tuple(x.shape), parts, place, training=False)
+        todo = self._plan(shape_of("FactorizedConv", x), parts, place, training=False)
         return self._with_bias(todo(*_operands(todo, x, parts)), place)
 
     def vjp(self, x: Array, indices: Any = 0) -> tuple[Array, Pullback]:
         """Value and pullback; the pullback adds to the gradients of the parameters that are not :attr:`frozen`."""
         place = place_of(indices, self.layers_shape)
         parts, parts_back = self._parts(place)
-        todo = self._plan(tuple(x.shape), parts, place, training=True)
+        todo = self._plan(shape_of("FactorizedConv", x), parts, place, training=True)
         own, frozen = self.weight.parts(), self._frozen
         wanted = [i for i, part in enumerate(own, start=1) if part not in frozen]
         result, back = todo.vjp(*_operands(todo, x, parts), wrt=[0, *(range(1, 1 + len(parts)) if place else wanted)])
@@ -194,7 +193,7 @@ class FactorizedConv(FactorizedSources):
         y_shape = tuple(y.shape)
 
         def pullback(dy: Array) -> Array:
-            if tuple(dy.shape) != y_shape:
+            if shape_of("FactorizedConv: the gradient", dy) != y_shape:
                 raise ShapeError(f"FactorizedConv: the gradient has shape {tuple(dy.shape)}, the result had {y_shape}")
             xp = namespace(dy)
             dx, *d_operands = back(xp.reshape(dy, inner))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,15 +12,25 @@ import numpy as np
 from growarray.backend import Array, asarray, is_array, namespace
 from growarray.errors import ShapeError
 from growarray.factorized.fit import Fit
-from growarray.factorized.settings import places
+from growarray.factorized.settings import fixed_modes_of, places
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter
-from growarray.ops.sizes import is_whole
+from growarray.ops.sizes import whole_number
 
 if TYPE_CHECKING:
     from growarray.factorized.layer import FactorizedKernel
 
-__all__ = ["DenseConv", "array_of", "check_finite", "fitted", "layer_of", "numpy_dtype", "read_conv", "read_convs"]
+__all__ = [
+    "DenseConv",
+    "array_of",
+    "check_finite",
+    "fitted",
+    "layer_of",
+    "listed",
+    "numpy_dtype",
+    "read_conv",
+    "read_convs",
+]
 
 Arrays = tuple[Array, ...]
 _LayerT = TypeVar("_LayerT", bound="FactorizedKernel")
@@ -69,10 +79,10 @@ def check_finite(where: str, name: str, weight: Array, bias: Array | None) -> No
             raise ValueError(f"{where}: {label} of {name} holds a NaN or an infinity; clean the layer first")
 
 
-def read_conv(layer: Any) -> DenseConv:
+def read_conv(layer: Any, where: str = "from_conv") -> DenseConv:
     """Read ``weight``, ``bias``, ``stride``, ``padding``, ``dilation``, ``groups`` and ``padding_mode`` of a layer.
 
-    Everything but the weight may be missing and has torch's default then.
+    Everything but the weight may be missing and has torch's default then. ``where`` is what messages begin with.
 
     Raises
     ------
@@ -91,30 +101,28 @@ def read_conv(layer: Any) -> DenseConv:
     """
     name = type(layer).__name__
     if getattr(layer, "weight", None) is None:
-        raise TypeError(f"from_conv: {name} has no weight, expected a convolution layer")
+        raise TypeError(f"{where}: {name} has no weight, expected a convolution layer")
     if getattr(layer, "transposed", False) or name.startswith("ConvTranspose"):
-        raise TypeError(f"from_conv: {name} is a transposed convolution, which is not supported; give a convolution")
+        raise TypeError(f"{where}: {name} is a transposed convolution, which is not supported; give a convolution")
     weight = array_of(layer.weight)
     if weight.ndim < 3:
-        raise ShapeError(f"from_conv: weight of {name} has shape {tuple(weight.shape)}, expected (out, in, *kernel)")
+        raise ShapeError(f"{where}: weight of {name} has shape {tuple(weight.shape)}, expected (out, in, *kernel)")
     bias = None if getattr(layer, "bias", None) is None else array_of(layer.bias)
-    check_finite("from_conv", name, weight, bias)
+    check_finite(where, name, weight, bias)
     return DenseConv(
         weight,
         bias,
         getattr(layer, "stride", 1),
         getattr(layer, "padding", 0),
         getattr(layer, "dilation", 1),
-        int(getattr(layer, "groups", 1)),
+        whole_number(where, f"groups of {name}", getattr(layer, "groups", 1), 1),
         str(getattr(layer, "padding_mode", "zeros")),
     )
 
 
 def read_convs(layers: Sequence[Any]) -> list[DenseConv]:
     """Read layers that are to share one factorization; kernels, groups and padding modes must agree."""
-    if not layers:
-        raise ValueError("from_conv_list: the list is empty, expected at least one convolution")
-    convs = [read_conv(layer) for layer in layers]
+    convs = [read_conv(layer, f"from_conv_list: layer {i}") for i, layer in enumerate(listed("from_conv_list", layers))]
     first = convs[0]
     for i, conv in enumerate(convs):
         for what, found, expected in (
@@ -131,6 +139,16 @@ def read_convs(layers: Sequence[Any]) -> list[DenseConv]:
     return convs
 
 
+def listed(where: str, layers: Any) -> list[Any]:
+    """The layers of a list; raises TypeError where it is none, ValueError where it is empty."""
+    if not isinstance(layers, Iterable):
+        raise TypeError(f"{where}: expected a list of layers, found {type(layers).__name__}")
+    found = list(layers)
+    if not found:
+        raise ValueError(f"{where}: the list is empty, expected at least one layer")
+    return found
+
+
 def layer_of(
     kind: type[_LayerT], convs: list[DenseConv], decompose: bool, decomposition: Mapping[str, Any],
     options: Mapping[str, Any],
@@ -145,7 +163,7 @@ def layer_of(
     asked = None
     if decompose:
         asked, rank = _ranks(convs, options)
-        options = {**options, "rank": rank}
+        options = {**options, "rank": rank, "fixed_rank_modes": None}
     make: Any = kind
     layer: _LayerT = make(
         inner * first.groups, out, taps, bias=any(flags), has_bias=flags if len(flags) > 1 else flags[0],
@@ -170,9 +188,9 @@ def layer_of(
 def _ranks(convs: Sequence[DenseConv], options: Mapping[str, Any]) -> tuple[Any, Any]:
     """The rank that is asked for, and what of it the kernel can use: parts of the first might not fit in memory."""
     kind, fixed = FactorizedTensor.kind(options["factorization"]), options["fixed_rank_modes"]
-    shape = tuple(_stacked(convs, kind.output_last).shape)
-    if isinstance(fixed, str):  # the constructor refuses all other words
-        fixed = range(len(shape) - convs[0].weight.ndim + 2, len(shape)) if fixed == "spatial" else None
+    shape, axes = tuple(_stacked(convs, kind.output_last).shape), convs[0].weight.ndim - 2
+    if kind.name == "Tucker":
+        fixed = fixed_modes_of(fixed, len(shape) - axes - 2, axes)
     asked = kind.validate_rank(shape, options["rank"], fixed)
     return asked, kind.usable_rank(shape, asked)
 
@@ -210,7 +228,7 @@ def numpy_dtype(array: Array) -> np.dtype[Any]:
 
 def _plain(option: Any) -> Any:
     """An option of a layer, one number for each axis, as a tuple."""
-    return option if isinstance(option, str) or is_whole(option) else tuple(option)
+    return option if isinstance(option, str) or not isinstance(option, Iterable) else tuple(option)
 
 
 def _stacked(convs: Sequence[DenseConv], output_last: bool) -> Array:

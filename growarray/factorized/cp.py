@@ -12,9 +12,17 @@ from growarray.backend import Array, namespace
 from growarray.decompose.cp import cp
 from growarray.decompose.rank import factor_std, largest_cp_rank, validate_cp_rank
 from growarray.errors import ShapeError
-from growarray.factorized.fit import Fit
+from growarray.factorized.fit import Fit, fit_options
 from growarray.factorized.index import Item, take
-from growarray.factorized.parts import check_mode, factor_dict, inserted, insertion, parameter, two_modes
+from growarray.factorized.parts import (
+    check_mode,
+    factor_dict,
+    inserted,
+    insertion,
+    no_fixed_modes,
+    parameter,
+    two_modes,
+)
 from growarray.factorized.ranks import RankAxes
 from growarray.factorized.tensor import FactorizedTensor, run_contraction
 from growarray.nn.module import Parameter
@@ -70,6 +78,7 @@ class CPTensor(FactorizedTensor):
     @classmethod
     def validate_rank(cls, shape: Sequence[int], rank: Any, fixed_modes: Sequence[int] | None = None) -> int:
         """One number, at least 1."""
+        no_fixed_modes(cls.name, fixed_modes)
         return validate_cp_rank(shape, rank)
 
     @classmethod
@@ -78,8 +87,9 @@ class CPTensor(FactorizedTensor):
         return int(min(rank, largest_cp_rank(shape)))
 
     @classmethod
-    def fit(cls, tensor: Array, rank: Any, **options: Any) -> tuple[Arrays, Fit]:
+    def fit(cls, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
         """Alternating least squares, :func:`growarray.decompose.cp.cp`; the truncated SVD of a matrix."""
+        options = fit_options(cls.name, cp, options)
         found = cp(tensor, cls.usable_rank(tuple(tensor.shape), rank), **options)
         fit = Fit(found.errors[-1], len(found.errors), found.reason, found.degeneracy)
         return (found.weights, *found.factors), fit

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from growarray.backend import Array, namespace
+from growarray.decompose.arguments import check_options
+from growarray.decompose.inputs import check_tensor
 from growarray.factorized.fit import Fit
 from growarray.factorized.index import Item, take
-from growarray.factorized.parts import check_mode, insertion, parameter
+from growarray.factorized.parts import check_mode, insertion, no_fixed_modes, parameter
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter
 
@@ -53,11 +55,16 @@ class DenseTensor(FactorizedTensor):
     @classmethod
     def validate_rank(cls, shape: Sequence[int], rank: Any, fixed_modes: Sequence[int] | None = None) -> None:
         """None: a dense tensor has no rank, whatever is asked for."""
+        no_fixed_modes(cls.name, fixed_modes)
 
     @classmethod
-    def fit(cls, tensor: Array, rank: Any, **options: Any) -> tuple[Arrays, Fit]:
-        """A copy of the tensor."""
-        return (namespace(tensor).asarray(tensor, copy=True),), Fit(0.0)
+    def fit(cls, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
+        """A copy of the tensor; there are no options."""
+        check_options(options, (), f"{cls.name}, which is not decomposed")
+        shape, xp = check_tensor(tensor, cls.name), namespace(tensor)
+        if not bool(xp.all(xp.isfinite(tensor))):
+            raise ValueError(f"{cls.name}: the tensor of shape {shape} holds NaN or infinite values; clean it first")
+        return (xp.asarray(tensor, copy=True),), Fit(0.0)
 
     @classmethod
     def select(cls, arrays: Sequence[Array], items: Sequence[Item]) -> tuple[Arrays, Callable[[Arrays], Arrays]]:

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from growarray.decompose.arguments import is_real
 from growarray.factorized.owner import factorized_tensor_of
-from growarray.factorized.parts import is_real
 from growarray.nn.module import Module
 from growarray.ops.sizes import whole_number
 

@@ -1,12 +1,17 @@
-"""How a decomposition into the parts of a format went."""
+"""How a decomposition into the parts of a format went, and the options that it takes."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from growarray.decompose import Degeneracy
+from growarray.decompose.arguments import check_options, is_share, options_of
 
-__all__ = ["Fit"]
+__all__ = ["Fit", "checked_kwargs", "fit_options", "warn_lowered"]
+
+_OWN = ("error", "modes")  # options of the decompositions in whose place a format has its rank
 
 
 class Fit(NamedTuple):
@@ -24,3 +29,40 @@ class Fit(NamedTuple):
     reason: str | None = None
     degeneracy: Degeneracy | None = None
     asked: Any = None
+
+
+def fit_options(name: str, decompose: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options for the decomposition of a format; TypeError names one that it does not have, and lists those it has.
+
+    >>> from growarray.decompose import tensor_train
+    >>> fit_options("TT", tensor_train, {"sweeps": 3})
+    Traceback (most recent call last):
+    TypeError: TT, by growarray.decompose.tensor_train: unknown option 'sweeps'; it has weighted
+    """
+    return check_options(options, options_of(decompose, _OWN), f"{name}, by growarray.decompose.{decompose.__name__}")
+
+
+def checked_kwargs(where: str, kwargs: Any) -> dict[str, Any]:
+    """``decomposition_kwargs`` as a dictionary; TypeError where they are no mapping from names.
+
+    >>> checked_kwargs("doc", None)
+    {}
+    """
+    given = {} if kwargs is None else kwargs
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise TypeError(
+            f"{where}: decomposition_kwargs={kwargs!r}, expected a mapping from names of options, such as "
+            "{'max_iterations': 100}"
+        )
+    return dict(given)
+
+
+def warn_lowered(where: str, asked: Any, valid: Any, found: Any, stacklevel: int) -> None:
+    """Warn where a rank that was given as such, not as a share of the parameters, could not be used.
+
+    stacklevel : of the user's line, 1 being the caller of this function
+    """
+    if found != valid and not is_share(asked):
+        warnings.warn(
+            f"{where}: rank {valid} is above what the tensor can use, lowered to {found}", stacklevel=stacklevel + 1
+        )

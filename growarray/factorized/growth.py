@@ -17,10 +17,10 @@ import numpy as np
 
 from growarray.backend import Array, namespace
 from growarray.decompose import largest_cp_rank, largest_tt_rank, largest_tucker_rank
+from growarray.decompose.arguments import is_real
 from growarray.decompose.unfolding import fitting_threads
 from growarray.errors import GrowthError
 from growarray.factorized.layer import FactorizedKernel
-from growarray.factorized.parts import is_real
 from growarray.factorized.rank_fit import Goal
 from growarray.factorized.rank_start import GROWABLE, Added, new_parts
 from growarray.factorized.tensor import FactorizedTensor

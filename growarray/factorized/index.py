@@ -39,14 +39,20 @@ def full_index(index: Any, shape: Sequence[int]) -> tuple[Item, ...]:
 
 
 def _item(item: Any, mode: int, size: int) -> Item:
+    if isinstance(item, bool):
+        raise IndexError(f"mode {mode}: found {item!r}, expected a whole number or a slice")
     if isinstance(item, slice):
-        start, stop, step = item.indices(size)
+        try:
+            start, stop, step = item.indices(size)
+        except (TypeError, ValueError) as error:
+            raise IndexError(f"mode {mode}: {item} is no slice of {size} entries ({error})") from error
         if step < 1 or start >= stop:
             raise IndexError(f"mode {mode}: {item} selects nothing of {size} entries, or runs backwards")
         return slice(start, stop, step)
-    if isinstance(item, bool) or not hasattr(item, "__index__"):
-        raise IndexError(f"mode {mode}: found {item!r}, expected a whole number or a slice")
-    place = operator.index(item)
+    try:
+        place = operator.index(item)  # an array has __index__, and refuses unless it holds one number
+    except TypeError as error:
+        raise IndexError(f"mode {mode}: found {item!r}, expected a whole number or a slice") from error
     if not -size <= place < size:
         raise IndexError(f"mode {mode}: index {place} is out of range, there are {size} entries")
     return place % size

@@ -8,8 +8,9 @@ from typing import TypeVar
 import numpy as np
 
 from growarray.backend import Array, asarray, namespace, to_numpy
+from growarray.decompose.arguments import is_real
 from growarray.factorized.owner import factorized_tensor_of
-from growarray.factorized.parts import is_real, keep_entries
+from growarray.factorized.parts import keep_entries
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Module, Parameter
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, namespace
+from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.factorized.equation import kernel_sizes
+from growarray.factorized.parts import real_array
 from growarray.factorized.settings import ConvSettings, nested, place_of
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Module, Parameter
@@ -120,14 +121,14 @@ class FactorizedKernel(Module):
         place = place_of(indices, self.layers_shape)
         flag = self._settings[place].has_bias
         if bias is not None:
-            flag = bias if isinstance(bias, bool) else True
+            flag = bool(bias) if isinstance(bias, bool | np.bool_) else True
         settings = ConvSettings.of(self.kernel_size, stride, padding, dilation, self.padding_mode, flag)
         if flag and self.bias is None:
             raise ValueError("FactorizedConv.set: the layer was made without a bias; make it with bias=True")
-        if bias is not None and not isinstance(bias, bool) and self.bias is not None:
+        if bias is not None and not isinstance(bias, bool | np.bool_) and self.bias is not None:
             values = bias.data if isinstance(bias, Parameter) else bias
             old = self.bias.data
-            row = asarray(values, like=old, dtype=old.dtype)
+            row = real_array("FactorizedConv.set: bias", values, old)
             if tuple(row.shape) != (self.out_channels,):
                 raise ShapeError(
                     f"FactorizedConv.set: bias has shape {tuple(row.shape)}, expected ({self.out_channels},)"
@@ -149,8 +150,7 @@ class FactorizedKernel(Module):
     def _take_bias(self, bias: Any) -> None:
         if bias is None or self.bias is None:
             return
-        old = self.bias.data
-        new = asarray(bias.data if isinstance(bias, Parameter) else bias, like=old, dtype=old.dtype)
+        new = real_array("FactorizedConv: bias", bias.data if isinstance(bias, Parameter) else bias, self.bias.data)
         if tuple(new.shape) != self.bias.shape:
             raise ShapeError(f"FactorizedConv: bias has shape {tuple(new.shape)}, expected {self.bias.shape}")
         self.bias.data = namespace(new).asarray(new, copy=True)

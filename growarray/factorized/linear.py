@@ -13,7 +13,7 @@ from growarray.contraction import Plan
 from growarray.errors import PlanError, ShapeError
 from growarray.factorized.linear_convert import linear_layer_of, read_linears
 from growarray.factorized.linear_plan import NAMED_WAYS, linear_plan
-from growarray.factorized.settings import hashable
+from growarray.factorized.settings import flag, hashable, plain, planned_shape, shape_of
 from growarray.factorized.tensor import FactorizedTensor, target_of
 from growarray.nn.linear import uniform
 from growarray.nn.module import Module, Parameter, Pullback
@@ -71,6 +71,7 @@ class FactorizedLinear(Module):
         rng: np.random.Generator | None = None,
     ) -> None:
         library(device)
+        bias = flag("FactorizedLinear", "bias", bias)
         self.in_tensorized_features = _sizes("in_tensorized_features", in_tensorized_features)
         self.out_tensorized_features = _sizes("out_tensorized_features", out_tensorized_features)
         self.n_layers = whole_number("FactorizedLinear", "n_layers", n_layers, 1)
@@ -85,9 +86,9 @@ class FactorizedLinear(Module):
                 "use 'cp', 'tucker' or 'tt'"
             )
         if given is not None:
-            if device is not None or dtype is not None:
+            if (device, dtype) != (None, None) or not isinstance(rank, str) or rank != "same":
                 raise ValueError(
-                    "FactorizedLinear: device and dtype are those of the tensor that is given as factorization; "
+                    "FactorizedLinear: rank, device and dtype are those of the tensor that is given as factorization; "
                     "leave them out"
                 )
             if given.shape != shape:
@@ -109,7 +110,7 @@ class FactorizedLinear(Module):
             return
         try:
             self.plan((1, self.in_features))
-        except PlanError as error:
+        except (PlanError, TypeError) as error:
             raise ValueError(
                 f"FactorizedLinear: implementation {self.implementation!r} cannot be used: {error}; expected 'auto', "
                 "'factorized', 'reconstructed' or a path of growarray.contraction.plan"
@@ -143,6 +144,7 @@ class FactorizedLinear(Module):
 
     def _place(self, indices: Any) -> tuple[int, ...]:
         """The leading index of one layer: none where there is one only."""
+        indices = plain(indices)
         if not is_whole(indices):
             raise ValueError(f"FactorizedLinear: indices={indices!r}, expected a whole number")
         at = int(indices)
@@ -168,7 +170,8 @@ class FactorizedLinear(Module):
 
         training : the plan of :meth:`vjp`, which counts the backward pass too
         """
-        return self._plan(tuple(shape), self.weight.parts_vjp(self._place(indices), drop=False)[0], training)
+        sizes = planned_shape("FactorizedLinear.plan", shape)
+        return self._plan(sizes, self.weight.parts_vjp(self._place(indices), drop=False)[0], training)
 
     def __call__(self, x: Array, indices: Any = 0) -> Array:
         """:meth:`forward`."""
@@ -178,21 +181,21 @@ class FactorizedLinear(Module):
         """Value of one layer; x (..., in_features)."""
         place = self._place(indices)
         parts, _ = self.weight.parts_vjp(place)
-        todo = self._plan(tuple(x.shape), parts, training=False)
+        todo = self._plan(shape_of("FactorizedLinear", x), parts, training=False)
         return self._result(todo(*self._operands(x, parts)), x, place)
 
     def vjp(self, x: Array, indices: Any = 0) -> tuple[Array, Pullback]:
         """Value and pullback, which adds to the gradients of weight and bias."""
         place = self._place(indices)
         parts, parts_back = self.weight.parts_vjp(place)
-        todo = self._plan(tuple(x.shape), parts, training=True)
+        todo = self._plan(shape_of("FactorizedLinear", x), parts, training=True)
         result, back = todo.vjp(*self._operands(x, parts))
         inner, x_shape = tuple(result.shape), tuple(x.shape)
         y = self._result(result, x, place)
         y_shape = tuple(y.shape)
 
         def pullback(dy: Array) -> Array:
-            if tuple(dy.shape) != y_shape:
+            if shape_of("FactorizedLinear: the gradient", dy) != y_shape:
                 raise ShapeError(
                     f"FactorizedLinear: the gradient has shape {tuple(dy.shape)}, the result had {y_shape}"
                 )
@@ -347,6 +350,7 @@ class SubFactorizedLinear(Module):
 
 def _sizes(option: str, features: Any) -> Sizes:
     """Sizes of modes as a tuple of ints of at least 1."""
+    features = plain(features)
     values = tuple(features) if isinstance(features, tuple | list) else (features,)
     if not values:
         raise ShapeError(f"FactorizedLinear: {option} is empty, expected the size of at least one mode")

@@ -11,9 +11,10 @@ import numpy as np
 
 from growarray.backend import Array, asarray, namespace
 from growarray.errors import ShapeError
-from growarray.factorized.convert import array_of, check_finite, numpy_dtype
+from growarray.factorized.convert import array_of, check_finite, listed, numpy_dtype
+from growarray.factorized.fit import checked_kwargs, warn_lowered
 from growarray.factorized.linear_plan import tensorize
-from growarray.factorized.tensor import FactorizedTensor, warn_lowered
+from growarray.factorized.tensor import FactorizedTensor
 from growarray.ops.sizes import whole_number
 
 if TYPE_CHECKING:
@@ -70,9 +71,7 @@ def read_linear(where: str, layer: Any) -> DenseLinear:
 
 def read_linears(where: str, layers: Sequence[Any], bias: bool) -> list[DenseLinear]:
     """Read layers that are to share one factorization, without their bias where ``bias`` is False."""
-    if not layers:
-        raise ValueError(f"{where}: the list is empty, expected at least one layer")
-    found = [read_linear(where, layer) for layer in layers]
+    found = [read_linear(where, layer) for layer in listed(where, layers)]
     for i, one in enumerate(found):
         if tuple(one.weight.shape) != tuple(found[0].weight.shape) or one.weight.dtype != found[0].weight.dtype:
             raise ShapeError(
@@ -87,6 +86,7 @@ def linear_layer_of(
     decomposition: Mapping[str, Any] | None, options: Mapping[str, Any],
 ) -> _LayerT:  # fmt: skip
     """A factorized layer of these dense ones, in their library; ``options`` are those of its constructor."""
+    decomposition = checked_kwargs("from_linear", decomposition)
     first = found[0].weight
     inner, outer = _features(tuple(first.shape), *features)
     biased = any(one.bias is not None for one in found)
@@ -104,8 +104,8 @@ def linear_layer_of(
     xp = namespace(*(one.weight for one in found))
     whole = xp.stack([one.weight for one in found]) if len(found) > 1 else first
     quick = _QUICK if layer.weight.name == "CP" and layer.rank > _MANY else {}
-    layer.weight.init_from_tensor(xp.reshape(whole, layer.weight.shape), **{**quick, **(decomposition or {})})
-    warn_lowered("from_linear", given, asked, layer.rank)
+    layer.weight.init_from_tensor(xp.reshape(whole, layer.weight.shape), **{**quick, **decomposition})
+    warn_lowered("from_linear", given, asked, layer.rank, stacklevel=3)
     if layer.bias is not None:
         rows = [xp.zeros_like(first[:, 0]) if one.bias is None else one.bias for one in found]
         layer.bias.data = xp.astype(xp.stack(rows) if len(found) > 1 else rows[0], layer.bias.data.dtype)

@@ -14,6 +14,7 @@ from growarray.contraction import Plan
 from growarray.errors import ShapeError
 from growarray.factorized.convert import DenseConv
 from growarray.factorized.fit import Fit
+from growarray.factorized.parts import real_array
 from growarray.factorized.report import Change, ConversionReport
 from growarray.factorized.settings import places
 from growarray.nn.conv import ConvNd
@@ -29,7 +30,6 @@ __all__ = [
     "output_gap",
     "plan_figures",
     "probes_of",
-    "real_array",
     "relative",
     "time_both",
     "total",
@@ -102,22 +102,6 @@ def _probe(conv: DenseConv, calibration: Any, input_shape: Any) -> Probe:
     if data is not None and not bool(namespace(data).all(namespace(data).isfinite(data))):
         raise ValueError("from_conv: the calibration data hold a NaN or an infinity; leave those samples out")
     return Probe(next(reversed(found.values())), data)
-
-
-def real_array(where: str, value: Any, like: Array) -> Array:
-    """``value`` in the library and dtype of ``like``; raises TypeError where it holds no real numbers.
-
-    >>> real_array("doc", [1, 2], np.ones(1))
-    array([1., 2.])
-    """
-    try:
-        found = asarray(value, like=like)
-        real = namespace(found).isdtype(found.dtype, ("bool", "integral", "real floating"))
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{where} is {type(value).__name__}, expected an array of real numbers ({error})") from error
-    if not real:
-        raise TypeError(f"{where} holds {found.dtype}, expected real numbers")
-    return namespace(found).astype(found, like.dtype, copy=False)
 
 
 def whole_shape(where: str, shape: Any) -> tuple[int, ...]:

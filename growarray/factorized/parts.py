@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Real
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from growarray.backend import Array, asarray, namespace
+from growarray.decompose.inputs import check_real
 from growarray.errors import ShapeError
 from growarray.nn.module import Parameter
+from growarray.ops.sizes import is_whole, whole_number
 
 __all__ = [
     "check_mode",
+    "check_size",
     "factor_dict",
     "inserted",
     "insertion",
-    "is_real",
     "keep_entries",
+    "no_fixed_modes",
     "parameter",
+    "real_array",
     "reshape_parameter",
+    "trained_dtype",
     "two_modes",
 ]
 
+_MOST = 1000  # parameters of a new tensor, times those of the dense one, above which the rank is a slip
+_FEW = 1_000_000  # parameters that are no trouble, whatever they are for
+
 
 def parameter(value: Array | Parameter) -> Parameter:
-    """The parameter itself, or a new one that holds this array."""
-    return value if isinstance(value, Parameter) else Parameter(asarray(value))
+    """The parameter itself, or a new one that holds this array; TypeError where it holds no real floating numbers."""
+    if isinstance(value, Parameter):
+        return value
+    array = asarray(value)
+    check_real(array, "a part of a factorized tensor", "FactorizedTensor", "real floating")
+    return Parameter(array)
 
 
 def factor_dict(factors: Sequence[Array | Parameter]) -> dict[str, Parameter]:
@@ -37,6 +49,8 @@ def factor_dict(factors: Sequence[Array | Parameter]) -> dict[str, Parameter]:
     >>> list(factor_dict([np.ones(2), np.ones(3)]))
     ['factor_0', 'factor_1']
     """
+    if not isinstance(factors, Iterable):
+        raise TypeError(f"FactorizedTensor: factors={factors!r}, expected a list of arrays, one for each mode")
     return {f"factor_{i}": parameter(factor) for i, factor in enumerate(factors)}
 
 
@@ -57,11 +71,11 @@ def two_modes(where: str, factors: dict[str, Parameter], ndim: int) -> None:
 
 def check_mode(where: str, new_size: int, mode: int, order: int, position: int | None) -> None:
     """Raise unless a mode of ``new_size`` entries can be inserted before ``mode``, with its value at ``position``."""
-    if new_size < 1:
+    if whole_number(f"{where}.transduct", "new_size", new_size, 0) < 1:
         raise ShapeError(f"{where}.transduct: the new mode has {new_size} entries, expected at least 1")
-    if not 0 <= mode <= order:
-        raise ValueError(f"{where}.transduct: mode {mode} is out of range, expected 0 to {order}")
-    if position is not None and not 0 <= position < new_size:
+    if not is_whole(mode) or not 0 <= mode <= order:
+        raise ValueError(f"{where}.transduct: mode {mode!r} is out of range, expected 0 to {order}")
+    if position is not None and (not is_whole(position) or not 0 <= position < new_size):
         raise ValueError(f"{where}.transduct: position {position} is out of range, the new mode has {new_size} entries")
 
 
@@ -73,6 +87,12 @@ def insertion(new_size: int, position: int | None, like: Array) -> Array:
     [0.0, 1.0, 0.0]
     """
     return asarray([float(position in (None, i)) for i in range(new_size)], like=like, dtype=like.dtype)
+
+
+def no_fixed_modes(name: str, fixed: Any) -> None:
+    """Raise ValueError where modes are to keep their size in a format whose ranks are not those of modes."""
+    if fixed is not None:
+        raise ValueError(f"fixed_rank_modes={fixed!r} is for Tucker, found {name}; leave it out")
 
 
 def keep_entries(value: Parameter, axis: int, kept: np.ndarray) -> None:
@@ -101,10 +121,37 @@ def reshape_parameter(value: Parameter, shape: tuple[int, ...]) -> None:
     value.slots = {**value.slots, **{name: xp.reshape(slot, shape) for name, slot in same.items()}}
 
 
-def is_real(value: Any) -> bool:
-    """Whether ``value`` is a number, of Python or of NumPy; a bool is none.
+def real_array(where: str, value: Any, like: Array) -> Array:
+    """``value`` in the library and dtype of ``like``; raises TypeError where it holds no real numbers.
 
-    >>> is_real(np.float32(0.5)), is_real(True), is_real("1")
-    (True, False, False)
+    >>> real_array("doc", [1, 2], np.ones(1))
+    array([1., 2.])
     """
-    return isinstance(value, Real) and not isinstance(value, bool)
+    try:
+        found = asarray(value, like=like)
+        real = namespace(found).isdtype(found.dtype, ("bool", "integral", "real floating"))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{where} is {type(value).__name__}, expected an array of real numbers ({error})") from error
+    if not real:
+        raise TypeError(f"{where} holds {found.dtype}, expected real numbers")
+    return namespace(found).astype(found, like.dtype, copy=False)
+
+
+def trained_dtype(dtype: Any) -> np.dtype[Any]:
+    """The dtype of new parameters, float32 for None."""
+    try:
+        found = np.dtype(np.float32 if dtype is None else dtype)
+    except TypeError as error:
+        raise TypeError(f"FactorizedTensor.new: dtype={dtype!r} is none, expected one such as 'float32'") from error
+    if found.kind != "f":
+        raise TypeError(f"FactorizedTensor.new: dtype {found} cannot be trained, expected one such as 'float32'")
+    return found
+
+
+def check_size(sizes: tuple[int, ...], rank: Any, shapes: Sequence[Sequence[int]], usable: Any) -> None:
+    """Raise ValueError where a rank makes parts of these shapes that are far larger than the tensor ever was."""
+    if sum(map(math.prod, shapes)) > max(_MOST * math.prod(sizes), _FEW):
+        raise ValueError(
+            f"FactorizedTensor.new: rank {rank} makes over {_MOST} times the {math.prod(sizes)} parameters of a dense "
+            f"tensor of shape {sizes}, which can use rank {usable} at most; lower it"
+        )

@@ -13,17 +13,22 @@ import numpy as np
 from growarray.contraction.geometry import ConvAxis
 from growarray.errors import ShapeError
 from growarray.ops.conv import conv_geometry
-from growarray.ops.sizes import each_axis, whole_number
+from growarray.ops.sizes import each_axis, is_whole, whole_number
 
 __all__ = [
     "ConvSettings",
     "check_channels",
+    "fixed_modes_of",
+    "flag",
     "flags_of",
     "hashable",
     "layers_of",
     "nested",
     "place_of",
     "places",
+    "plain",
+    "planned_shape",
+    "shape_of",
     "taps_of",
 ]
 
@@ -90,6 +95,7 @@ def layers_of(n_layers: Any) -> tuple[int, ...]:
     >>> layers_of(1), layers_of(3), layers_of((2, 2))
     ((), (3,), (2, 2))
     """
+    n_layers = plain(n_layers)
     if isinstance(n_layers, tuple | list):
         if not n_layers:
             raise ValueError("FactorizedConv: n_layers is empty, expected a number or one for each leading mode")
@@ -113,6 +119,7 @@ def place_of(indices: Any, layers: Sequence[int]) -> tuple[int, ...]:
     IndexError
         A number is out of range.
     """
+    indices = plain(indices)
     given = tuple(indices) if isinstance(indices, tuple | list) else (indices,)
     if any(isinstance(i, bool) or not hasattr(i, "__index__") for i in given):
         raise ValueError(f"FactorizedConv: indices={indices!r}, expected whole numbers, one for each of {len(layers)}")
@@ -132,9 +139,15 @@ def place_of(indices: Any, layers: Sequence[int]) -> tuple[int, ...]:
 
 def flags_of(bias: Any, has_bias: Any, layers: tuple[int, ...]) -> dict[tuple[int, ...], bool]:
     """Which convolutions have a bias: all or none, or those that ``has_bias`` names one by one."""
-    flags = np.asarray(has_bias, dtype=bool)
+    bias = flag("FactorizedConv", "bias", bias)
+    try:
+        flags = np.asarray(has_bias)
+    except ValueError as error:
+        raise ValueError(f"FactorizedConv: has_bias={has_bias!r}, expected one entry for each of {layers}") from error
+    if flags.dtype.kind not in "bi" or not np.isin(flags, (0, 1)).all():
+        raise TypeError(f"FactorizedConv: has_bias={has_bias!r}, expected True or False, or one for each of {layers}")
     if flags.ndim == 0:
-        return dict.fromkeys(places(layers), bool(bias) or bool(flags))
+        return dict.fromkeys(places(layers), bias or bool(flags))
     if flags.shape != layers:
         raise ValueError(f"FactorizedConv: has_bias has shape {flags.shape}, expected one entry for each of {layers}")
     return {place: bool(flags[place]) for place in places(layers)}
@@ -149,6 +162,7 @@ def nested(values: Mapping[tuple[int, ...], Any], layers: Sequence[int], place: 
 
 def taps_of(kernel_size: Any, order: int | None) -> tuple[int, ...]:
     """Taps along each axis; ``order`` must agree with a sequence, and must be there for a number."""
+    kernel_size = plain(kernel_size)
     if order is None:
         if not isinstance(kernel_size, tuple | list):
             raise ValueError(
@@ -161,15 +175,71 @@ def taps_of(kernel_size: Any, order: int | None) -> tuple[int, ...]:
     return each_axis("FactorizedConv", "kernel_size", kernel_size, order, 1)
 
 
-def check_channels(in_channels: int, out_channels: int, groups: int) -> None:
-    """Raise unless there are channels, and groups that divide them."""
-    whole_number("FactorizedConv", "groups", groups, 1)
+def check_channels(in_channels: int, out_channels: int, groups: int) -> int:
+    """The groups; raises unless there are channels, and groups that divide them."""
+    groups = whole_number("FactorizedConv", "groups", groups, 1)
     for label, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
         if whole_number("FactorizedConv", label, channels, 1) % groups:
             raise ShapeError(
                 f"FactorizedConv: {label}={channels} does not divide into groups={groups}; choose a common divisor of "
                 f"{in_channels} and {out_channels}"
             )
+    return groups
+
+
+def fixed_modes_of(fixed: Any, lead: int, axes: int) -> Any:
+    """Modes that keep their size: ``'spatial'`` are the ``axes`` of the kernel, behind leading modes and channels.
+
+    >>> fixed_modes_of("spatial", 1, 2), fixed_modes_of([0], 1, 2)
+    ((3, 4), [0])
+    """
+    if not isinstance(fixed, str):
+        return fixed
+    if fixed != "spatial":
+        raise ValueError(f"FactorizedConv: fixed_rank_modes={fixed!r}, expected 'spatial' or a list of modes")
+    return tuple(range(lead + 2, lead + 2 + axes))
+
+
+def flag(where: str, option: str, value: Any) -> bool:
+    """``value`` as a bool; raises TypeError where it is neither a bool, of Python or NumPy, nor 0 or 1.
+
+    >>> flag("doc", "bias", np.True_)
+    True
+    """
+    if not isinstance(value, bool | np.bool_) and not (is_whole(value) and int(value) in (0, 1)):
+        raise TypeError(f"{where}: {option}={value!r}, expected True or False")
+    return bool(value)
+
+
+def plain(value: Any) -> Any:
+    """A NumPy array as the list or the number that it holds; anything else as it is.
+
+    >>> plain(np.asarray([2, 3])), plain(4)
+    ([2, 3], 4)
+    """
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def shape_of(where: str, x: Any) -> tuple[int, ...]:
+    """Shape of an input or a gradient; raises TypeError where it is no array."""
+    try:
+        return tuple(x.shape)
+    except AttributeError as error:
+        raise TypeError(
+            f"{where}: expected an array, found {type(x).__name__}; convert it with growarray.backend.asarray(x)"
+        ) from error
+
+
+def planned_shape(where: str, shape: Any) -> tuple[int, ...]:
+    """The shape of an input that is to be planned for; raises TypeError where it is none.
+
+    >>> planned_shape("doc", [1, 2])
+    (1, 2)
+    """
+    shape = plain(shape)
+    if not isinstance(shape, tuple | list) or not all(map(is_whole, shape)):
+        raise TypeError(f"{where}: expected the shape of an input, whole numbers (n, …), found {shape!r}")
+    return tuple(map(int, shape))
 
 
 def hashable(path: Any) -> Any:

@@ -10,11 +10,12 @@ import numpy as np
 from growarray.errors import ShapeError
 from growarray.factorized.convert import DenseConv, layer_of, read_conv, read_convs
 from growarray.factorized.equation import kernel_sizes
+from growarray.factorized.fit import checked_kwargs, warn_lowered
 from growarray.factorized.layer import FactorizedKernel
 from growarray.factorized.measure import conversion_report, probes_of
 from growarray.factorized.report import ConversionReport
 from growarray.factorized.settings import layers_of
-from growarray.factorized.tensor import FactorizedTensor, warn_lowered
+from growarray.factorized.tensor import FactorizedTensor
 
 __all__ = ["FactorizedSources"]
 
@@ -55,6 +56,11 @@ class FactorizedSources(FactorizedKernel):
         padding_mode: str = "zeros",
     ) -> Self:
         """A convolution whose kernel is this tensor, not a copy of it; the bias (*n_layers, out_channels) is copied."""
+        if not isinstance(factorization, FactorizedTensor):
+            raise TypeError(
+                f"from_factorization: expected a FactorizedTensor, found {type(factorization).__name__}; "
+                "FactorizedTensor.from_tensor makes one of an array"
+            )
         sizes = kernel_sizes(type(factorization), factorization.shape[len(layers_of(n_layers)) :])
         if len(sizes) < 3:
             raise ShapeError(
@@ -120,7 +126,7 @@ class FactorizedSources(FactorizedKernel):
             "fixed_rank_modes": fixed_rank_modes, "rng": rng, "dtype": dtype,
         }  # fmt: skip
         judged = (calibration, input_shape, measure)
-        return cls._converted([read_conv(conv_layer)], decompose_weights, decomposition_kwargs or {}, options, judged)
+        return cls._converted([read_conv(conv_layer)], decompose_weights, decomposition_kwargs, options, judged)
 
     @classmethod
     def from_conv_list(
@@ -148,17 +154,23 @@ class FactorizedSources(FactorizedKernel):
             "fixed_rank_modes": fixed_rank_modes, "rng": rng, "dtype": dtype,
         }  # fmt: skip
         judged = (calibration, input_shape, measure)
-        return cls._converted(read_convs(conv_list), decompose_weights, decomposition_kwargs or {}, options, judged)
+        return cls._converted(read_convs(conv_list), decompose_weights, decomposition_kwargs, options, judged)
 
     @classmethod
     def _converted(
-        cls, convs: list[DenseConv], decompose: bool, decomposition: Mapping[str, Any], options: Mapping[str, Any],
-        judged: tuple[Any, Any, bool],
+        cls, convs: list[DenseConv], decompose: bool, decomposition: Mapping[str, Any] | None,
+        options: Mapping[str, Any], judged: tuple[Any, Any, bool],
     ) -> Self:  # fmt: skip
         """The factorized layer with its report; ``judged`` are calibration, input_shape and measure."""
+        decomposition = checked_kwargs("from_conv", decomposition)
+        if decomposition and not decompose:
+            raise ValueError(
+                f"from_conv: decomposition_kwargs={decomposition!r} beside decompose_weights=False, which draws the "
+                "weights; leave one of both out"
+            )
         probes = probes_of(convs, *judged)
         layer, fit = layer_of(cls, convs, decompose, decomposition, options)
         if fit is not None:
-            warn_lowered("from_conv", options["rank"], fit.asked, layer.rank)
+            warn_lowered("from_conv", options["rank"], fit.asked, layer.rank, stacklevel=3)
         layer.report = conversion_report(convs, layer, fit, probes, judged[2])
         return layer

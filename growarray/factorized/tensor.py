@@ -7,7 +7,6 @@ caller, ranks by the format, so that the same terms make the tensor here and a c
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -16,16 +15,19 @@ import numpy as np
 
 from growarray.backend import Array, asarray, is_numpy, library, namespace, to_device
 from growarray.contraction import Plan, plan
+from growarray.decompose.arguments import check_sizes, is_real
+from growarray.decompose.inputs import check_rng
 from growarray.errors import ShapeError
-from growarray.factorized.fit import Fit
+from growarray.factorized.fit import Fit, warn_lowered
 from growarray.factorized.index import Item, full_index
+from growarray.factorized.parts import check_size, real_array, trained_dtype
 from growarray.factorized.ranks import RankAxes, masked_parts
 from growarray.nn.module import Module, Parameter
 
 if TYPE_CHECKING:
     from growarray.factorized.dropout import TensorDropout
 
-__all__ = ["FactorizedTensor", "formats", "run_contraction", "target_of", "warn_lowered"]
+__all__ = ["FactorizedTensor", "formats", "run_contraction", "target_of"]
 
 Arrays = tuple[Array, ...]
 Terms = tuple[tuple[str, ...], ...]
@@ -121,7 +123,10 @@ class FactorizedTensor(Module):
 
     @classmethod
     def validate_rank(cls, shape: Sequence[int], rank: Any, fixed_modes: Sequence[int] | None = None) -> Any:
-        """The rank that ``'same'``, a fraction of the parameters, an int or a tuple stands for."""
+        """The rank that ``'same'``, a fraction of the parameters, an int or a tuple stands for.
+
+        fixed_modes : modes that keep their size as rank, in the Tucker format; the others raise ValueError
+        """
         raise NotImplementedError(f"{cls.__name__} must define validate_rank(shape, rank)")
 
     @classmethod
@@ -130,7 +135,7 @@ class FactorizedTensor(Module):
         return rank
 
     @classmethod
-    def fit(cls, tensor: Array, rank: Any, **options: Any) -> tuple[Arrays, Fit]:
+    def fit(cls, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
         """The parts of at most this rank that approximate ``tensor``, and how it went; options of the decomposition."""
         raise NotImplementedError(f"{cls.__name__} must define fit(tensor, rank)")
 
@@ -199,13 +204,21 @@ class FactorizedTensor(Module):
         factorization : name of a format; by default that of the class it is called on, CP on ``FactorizedTensor``
         rank : ``'same'`` (as many parameters as the dense tensor), a float (that fraction of them), an int or a tuple
         fixed_rank_modes : modes of a Tucker tensor that keep their size as rank    dtype : float32 by default
+
+        Raises
+        ------
+        TypeError, ShapeError, ValueError
+            The format, or the rank in it, makes no sense; the rank makes over 1000 times the parameters of the dense
+            tensor; fixed modes for another format than Tucker; the dtype is not real floating.
         """
         kind = cls._format(factorization)
-        sizes = _checked_shape(shape)
+        sizes = check_sizes(shape, "FactorizedTensor.new")
         library(device)
         rank = kind.validate_rank(sizes, rank, fixed_rank_modes)
-        dtype = np.dtype(np.float32 if dtype is None else dtype)
-        tensor = kind.of([to_device(np.zeros(s, dtype), device) for s in kind.part_shapes(sizes, rank)])
+        dtype = trained_dtype(dtype)
+        shapes = kind.part_shapes(sizes, rank)
+        check_size(sizes, rank, shapes, kind.usable_rank(sizes, rank))
+        tensor = kind.of([to_device(np.zeros(s, dtype), device) for s in shapes])
         return tensor.normal_(0.0, std, rng)
 
     @classmethod
@@ -216,11 +229,16 @@ class FactorizedTensor(Module):
         """The decomposition of a dense tensor; options are those of the format's decomposition.
 
         A rank above what the tensor can use is lowered to it, with a warning where it is given as such.
+
+        Raises
+        ------
+        TypeError, ShapeError, ValueError
+            As :meth:`new`; the tensor is not real floating, not finite or without entries; an option is unknown.
         """
         kind, dense = cls._format(factorization), asarray(tensor)
-        valid = kind.validate_rank(_checked_shape(dense.shape), rank, fixed_rank_modes)
+        valid = kind.validate_rank(check_sizes(dense.shape, "from_tensor"), rank, fixed_rank_modes)
         found = kind.of(kind.fit(dense, valid, **options)[0])
-        warn_lowered("from_tensor", rank, valid, found.rank)
+        warn_lowered("from_tensor", rank, valid, found.rank, stacklevel=2)
         return found
 
     def init_from_tensor(self, tensor: Any, **options: Any) -> Self:
@@ -229,7 +247,7 @@ class FactorizedTensor(Module):
         The parameters stay, without their gradients and optimizer state; a rank above what is of use is lowered.
         """
         first = self.parts()[0].data
-        dense = asarray(tensor, like=first, dtype=first.dtype)
+        dense = real_array("init_from_tensor: the tensor", tensor, first)
         if tuple(dense.shape) != self.shape:
             raise ShapeError(f"init_from_tensor: the tensor has shape {tuple(dense.shape)}, expected {self.shape}")
         for part, array in zip(self.parts(), type(self).fit(dense, self.rank, **options)[0], strict=True):
@@ -241,9 +259,9 @@ class FactorizedTensor(Module):
         """Draw the parts so that the entries of the tensor have mean zero and standard deviation ``std``."""
         if mean != 0.0:
             raise ValueError(f"{type(self).__name__}.normal_: mean is {mean}, only a mean of 0 can be drawn in factors")
-        if not (math.isfinite(std) and std >= 0.0):
-            raise ValueError(f"{type(self).__name__}.normal_: std is {std}, expected a number of at least 0")
-        rng = np.random.default_rng() if rng is None else rng
+        if not is_real(std) or not 0.0 <= std < math.inf:
+            raise ValueError(f"{type(self).__name__}.normal_: std is {std!r}, expected a number of at least 0")
+        rng = np.random.default_rng() if rng is None else check_rng(rng, f"{type(self).__name__}.normal_")
         for part, own in zip(self.parts(), self.part_std(std), strict=True):
             host = np.ones(part.shape) if own is None else rng.normal(0.0, own, part.shape)
             part.data = asarray(host, like=part.data, dtype=part.data.dtype)
@@ -372,20 +390,7 @@ class FactorizedTensor(Module):
         return f"shape={self.shape}, rank={self.rank}"
 
 
-def warn_lowered(where: str, asked: Any, valid: Any, found: Any) -> None:
-    """Warn where a rank that was given as such, not as a share of the parameters, could not be used."""
-    if found != valid and not isinstance(asked, str | float):
-        warnings.warn(f"{where}: rank {valid} is above what the tensor can use, lowered to {found}", stacklevel=4)
-
-
 @lru_cache
 def _tensor_equation(name: str, order: int) -> str:
     modes = ["m"] if order == 1 else [f"m{i}" for i in range(order)]
     return f"{', '.join(' '.join(term) for term in FactorizedTensor.kind(name).terms(modes))} -> {' '.join(modes)}"
-
-
-def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(int(s) for s in shape)
-    if not sizes or min(sizes) < 1:
-        raise ShapeError(f"a factorized tensor of shape {sizes}: expected at least one mode, each of at least 1 entry")
-    return sizes

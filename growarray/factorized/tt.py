@@ -16,9 +16,9 @@ from growarray.backend import Array, asarray, namespace
 from growarray.decompose.rank import factor_std, validate_tt_rank
 from growarray.decompose.tt import tensor_train
 from growarray.errors import ShapeError
-from growarray.factorized.fit import Fit
+from growarray.factorized.fit import Fit, fit_options
 from growarray.factorized.index import Item, take
-from growarray.factorized.parts import check_mode, factor_dict, inserted, insertion, two_modes
+from growarray.factorized.parts import check_mode, factor_dict, inserted, insertion, no_fixed_modes, two_modes
 from growarray.factorized.ranks import RankAxes
 from growarray.factorized.tensor import FactorizedTensor, run_contraction
 from growarray.nn.module import Parameter
@@ -89,6 +89,7 @@ class TTTensor(FactorizedTensor):
 
         The original's rule for a share holds from three modes on, and gives a matrix a third of it; here it gets all.
         """
+        no_fixed_modes(cls.name, fixed_modes)
         return validate_tt_rank(shape, rank, constant_rank=len(shape) == 2)
 
     @classmethod
@@ -100,8 +101,9 @@ class TTTensor(FactorizedTensor):
         return tuple(ranks)
 
     @classmethod
-    def fit(cls, tensor: Array, rank: Any, **options: Any) -> tuple[Arrays, Fit]:
+    def fit(cls, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
         """TT-SVD, :func:`growarray.decompose.tt.tensor_train`."""
+        options = fit_options(cls.name, tensor_train, options)
         found = tensor_train(tensor, cls.usable_rank(tuple(tensor.shape), rank), **options)
         return found.cores, Fit(found.errors[-1], 1, found.reason)
 

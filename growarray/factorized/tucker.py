@@ -12,7 +12,7 @@ from growarray.backend import Array, namespace
 from growarray.decompose.rank import factor_std, largest_tucker_rank, validate_tucker_rank
 from growarray.decompose.tucker import tucker
 from growarray.errors import ShapeError
-from growarray.factorized.fit import Fit
+from growarray.factorized.fit import Fit, fit_options
 from growarray.factorized.index import Item, take
 from growarray.factorized.parts import (
     check_mode,
@@ -88,8 +88,9 @@ class TuckerTensor(FactorizedTensor):
         return tuple(map(min, rank, largest_tucker_rank(shape)))
 
     @classmethod
-    def fit(cls, tensor: Array, rank: Any, **options: Any) -> tuple[Arrays, Fit]:
+    def fit(cls, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
         """HOOI, :func:`growarray.decompose.tucker.tucker`."""
+        options = fit_options(cls.name, tucker, options)
         found = tucker(tensor, cls.usable_rank(tuple(tensor.shape), rank), **options)
         return (found.core, *found.factors), Fit(found.errors[-1], len(found.errors) - 1, found.reason)
 

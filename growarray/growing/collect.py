@@ -12,6 +12,7 @@ from growarray.growing.stream import Stream
 from growarray.growing.update import neuron_goal
 from growarray.nn.module import Pullback
 from growarray.ops import linear
+from growarray.ops.gradient import check_gradient
 
 __all__ = ["CollectingLinear"]
 
@@ -83,6 +84,7 @@ class CollectingLinear(ExtensionMixin):
 
         def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
             d_pre = back_post(dy)
+            check_gradient(self.name, d_pre, pre.shape)
             latest = self._pre_activity is pre
             if not (latest and self._input is x):
                 dx, dw, db = back(d_pre, wrt_x=wrt_x)
@@ -285,14 +287,17 @@ class CollectingLinear(ExtensionMixin):
     def update_computation(self, update_covariance_loss_gradient: bool = True) -> None:
         """Add the last batch to every statistic; a second call for the same batch changes nothing.
 
-        After a merge that is S and M; the merge collects what growth through it needs.
+        After a merge that is S and M; the merge collects what growth through it needs. A batch with NaN or infinite
+        values raises ``GrowthError`` and is left out of all of them.
         """
-        statistics = [self.tensor_s, self.tensor_m]
+        statistics = [self.tensor_m]  # first those of both ends: what is not finite raises before anything is added
+        squares = [self.tensor_s]
         if self.previous_module is not None and self._shared_statistic() is None:
-            statistics += [self.tensor_m_prev, self.cross_covariance, self.previous.growth_statistic]
+            statistics += [self.tensor_m_prev, self.cross_covariance]
+            squares.append(self.previous.growth_statistic)
         if update_covariance_loss_gradient:
             statistics.append(self.covariance_loss_gradient)
-        for statistic in statistics:
+        for statistic in statistics + squares:
             statistic.update()
 
     def update_covariance_loss_gradient(self, count_samples: bool = True) -> None:

@@ -23,6 +23,7 @@ from growarray.growing.extension import (
 )
 from growarray.growing.module import GrowingModule
 from growarray.nn import Linear
+from growarray.ops.sizes import is_whole
 
 __all__ = ["ExtensionMixin"]
 
@@ -138,6 +139,8 @@ class ExtensionMixin(GrowingModule):
         if pairing is not None and pairing not in PAIRINGS:
             raise ValueError(f"{self.name}: unknown neuron pairing {pairing!r}; known: {', '.join(PAIRINGS)}")
         for size in sizes:
+            if not is_whole(size):
+                raise TypeError(f"{self.name}: extension sizes must be whole numbers, found {size!r}")
             if size < 0:
                 raise ValueError(f"{self.name}: extension sizes must not be negative, found {size}")
             if pairing is not None and size % 2:

@@ -14,6 +14,7 @@ from growarray.growing.neighbour import Recorder, require_neighbour
 from growarray.growing.update import activation_slope
 from growarray.nn import Identity, Module
 from growarray.nn.module import Pullback
+from growarray.ops.sizes import whole_number
 
 __all__ = ["MergeGrowingModule"]
 
@@ -45,7 +46,7 @@ class MergeGrowingModule(Recorder):
         self.name = name or f"{type(self).__name__}_{id(self):x}"
         check_function(post_merge_function, "post_merge_function", self.name)
         self.post_merge_function = post_merge_function or Identity()
-        self.in_features = int(in_features)
+        self.in_features = whole_number(type(self).__name__, "in_features", in_features, 0)
         self.allow_growing = allow_growing
         library(device)
         self._device = device
@@ -189,7 +190,7 @@ class MergeGrowingModule(Recorder):
         ValueError
             Its output has another width than this merge. Nothing has changed then.
         """
-        modules = list(previous_modules)
+        modules = self._listed(previous_modules, "previous_modules")
         for module in modules:
             require_neighbour(module, "previous", self.name)
             if int(module.out_features) != self.in_features:
@@ -211,7 +212,7 @@ class MergeGrowingModule(Recorder):
         ValueError
             Its input has another width than this merge. Nothing has changed then.
         """
-        modules = list(next_modules)
+        modules = self._listed(next_modules, "next_modules")
         for module in modules:
             width = getattr(module, "in_features", None)
             if width is None:
@@ -225,6 +226,13 @@ class MergeGrowingModule(Recorder):
                 )
         self._warn_if_used(self.tensor_s)
         self.next_modules = modules
+
+    def _listed(self, modules: Iterable[Any], role: str) -> list[Any]:
+        if isinstance(modules, Module) or not isinstance(modules, Iterable):
+            raise TypeError(
+                f"{self.name}: {role} is a {type(modules).__name__}, expected a list of modules; write [module] for one"
+            )
+        return list(modules)
 
     def _warn_if_used(self, *statistics: TensorStatistic | None) -> None:
         for statistic in statistics:

@@ -117,7 +117,8 @@ class LinearGrowingModule(CollectingLinear):
 
         Returns alpha's weights (k, d_prev) and biases (k,), or (None, None) without a previous module. After a merge
         the merge plans for itself and all its next modules: see ``LinearMergeGrowingModule.compute_optimal_updates``.
-        ``update_previous=False`` leaves the previous module without its output extension.
+        ``update_previous=False`` leaves the previous module without its output extension. Where something raises, what
+        was planned before stays planned.
         """
         rule = rule_of(rule, options)
         previous = None if self.previous_module is None else self.previous
@@ -129,20 +130,22 @@ class LinearGrowingModule(CollectingLinear):
             self.previous_module.compute_optimal_updates(rule, force_pseudo_inverse=force_pseudo_inverse)
             return None, None
         if previous is None:
-            self.plan_delta(replace(rule, use_projection=False), force_pseudo_inverse)
+            with self.keeping_plan():
+                self.plan_delta(replace(rule, use_projection=False), force_pseudo_inverse)
             return None, None
-        taken = self.plan_delta(rule, force_pseudo_inverse)
-        m_prev = self.tensor_m_prev()
-        alpha, omega, values = added_neurons(
-            previous.growth_statistic() if rule.use_covariance else None,
-            neuron_goal(m_prev, None if taken is None else self.cross_covariance(), taken),
-            e=self.covariance_loss_gradient() if rule.use_fisher else None,
-            rule=rule,
-        )
-        self.plan_input_extension(omega, values, linear=rule.ignore_singular_values)
-        if update_previous:
-            self._planned_m_prev = m_prev
-            previous.set_output_extension(alpha)
+        with self.keeping_plan():
+            taken = self.plan_delta(rule, force_pseudo_inverse)
+            m_prev = self.tensor_m_prev()
+            alpha, omega, values = added_neurons(
+                previous.growth_statistic() if rule.use_covariance else None,
+                neuron_goal(m_prev, None if taken is None else self.cross_covariance(), taken),
+                e=self.covariance_loss_gradient() if rule.use_fisher else None,
+                rule=rule,
+            )
+            self.plan_input_extension(omega, values, linear=rule.ignore_singular_values)
+            if update_previous:
+                self._planned_m_prev = m_prev
+                previous.set_output_extension(alpha)
         width = alpha.shape[1] - int(self.previous_module.use_bias)
         return alpha[:, :width], alpha[:, -1] if self.previous_module.use_bias else None
 
@@ -244,12 +247,25 @@ class LinearGrowingModule(CollectingLinear):
                 rows = xp.concat([rows[: keep - zeros, ...], xp.zeros_like(rows[keep - zeros :, ...])], axis=0)
             parameter.data = rows
 
-    def check_output_extension(self) -> None:
-        """Raise ``GrowthError`` without an output extension, or what the function after the layer has against it."""
-        if self.extended_output_layer is None:
+    def check_output_extension(self, size: int | None = None) -> None:
+        """Raise ``GrowthError`` without an output extension, ``ShapeError`` where it no longer fits or has not ``size``
+        neurons, or what the function after the layer has against it.
+        """
+        extension = self.extended_output_layer
+        if extension is None:
             raise GrowthError(f"{self.name}: there is no output extension to apply; compute or create it first")
-        if self.extended_output_layer.out_features:
-            self.post_layer_function.check_extend(self.extended_output_layer.out_features)
+        if extension.in_features != self.in_features:
+            raise ShapeError(
+                f"{self.name}: the output extension was planned for {extension.in_features} inputs, the layer has "
+                f"{self.in_features} now; call delete_update() on the next module, collect statistics and plan anew"
+            )
+        if size is not None and extension.out_features != size:
+            raise ShapeError(
+                f"{self.name}: the output extension has {extension.out_features} neurons, the next module's input "
+                f"extension {size}; plan or create both together"
+            )
+        if extension.out_features:
+            self.post_layer_function.check_extend(extension.out_features)
 
     def apply_output_extension(self) -> None:
         """Append the output extension, times ``output_extension_scaling``; normalisation widens with it."""

@@ -106,10 +106,12 @@ class LinearMergeGrowingModule(GrowthThroughMerge):
 
     def update_computation(self, update_covariance_loss_gradient: bool = True) -> None:
         """Add the last batch to every statistic; a second call for the same batch changes nothing."""
-        for statistic in (self.tensor_s, self.previous_tensor_s, self.previous_tensor_m):
+        if self.previous_tensor_m is not None:  # first, as in a layer: a gradient that is not finite raises here
+            self.previous_tensor_m.update()
+        self._update_growth(update_covariance_loss_gradient)
+        for statistic in (self.tensor_s, self.previous_tensor_s):
             if statistic is not None:
                 statistic.update()
-        self._update_growth(update_covariance_loss_gradient)
 
     def reset_computation(self) -> None:
         """End a collection: forget statistics, and keep nothing any longer for this merge's sake."""

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from growarray.backend import Array, is_array, namespace
-from growarray.errors import GrowthError
+from growarray.errors import GrowthError, ShapeError
 from growarray.growing.neighbour import Neighbour, Recorder, require_neighbour
 from growarray.growing.update import activation_slope, neuron_slope
 from growarray.nn import Identity, Linear, Module, Parameter
+from growarray.ops.sizes import whole_number
 
 __all__ = ["GrowingModule", "as_scalar", "check_function"]
+
+_PLAN = (
+    "delta_raw",
+    "optimal_delta_layer",
+    "extended_input_layer",
+    "eigenvalues_extension",
+    "parameter_update_decrease",
+    "_improvement_is_linear",
+    "_planned_m_prev",
+    "_applied",
+)
 
 
 def as_scalar(value: Any, name: str) -> float:
@@ -73,6 +87,7 @@ class GrowingModule(Recorder):
             raise GrowthError(f"{self.name}: allow_growing needs a previous module; pass previous_module=")
         self.layer = layer
         check_function(post_layer_function, "post_layer_function", self.name)
+        check_function(extended_post_layer_function, "extended_post_layer_function", self.name)
         self.post_layer_function = post_layer_function or Identity()
         self._function_of_extension = extended_post_layer_function
         self.previous_module = previous_module
@@ -252,9 +267,10 @@ class GrowingModule(Recorder):
         ------
         GrowthError
             ``extension_size`` is not the size of the planned extension, or the extension has a bias.
+        ShapeError
+            This layer or the one before has changed its width since the change was planned.
         """
-        if self._applied:
-            raise GrowthError(f"{self.name}: the planned change has been applied; call delete_update() and plan anew")
+        self.check_change(apply_delta, apply_extension)
         if extension_size is not None and extension_size != self.new_neurons:
             raise GrowthError(
                 f"{self.name}: extension_size={extension_size}, but the planned input extension has "
@@ -267,7 +283,8 @@ class GrowingModule(Recorder):
                 raise GrowthError(f"{self.name}: the input extension has a bias of up to {float(largest):.3g}; drop it")
         previous = self.previous if extension is not None and apply_previous and self.previous_module else None
         if previous is not None:
-            previous.check_output_extension()
+            same_width = previous.out_features == self.layer.in_features
+            previous.check_output_extension(self.new_neurons if same_width else None)
         given = {
             "optimal_delta_scaling": optimal_delta_scaling,
             "input_extension_scaling": input_extension_scaling,
@@ -281,17 +298,37 @@ class GrowingModule(Recorder):
             if holder is not None:
                 setattr(holder, name, value)
 
+        if extension is not None and self.input_extension_scaling == 0.0:
+            warnings.warn(f"{self.name}: the input extension is applied with scaling 0", stacklevel=2)
         if apply_delta and self.optimal_delta_layer is not None:
             delta, scale = self.optimal_delta_layer, self.optimal_delta_scaling
             bias = None if delta.bias is None else -scale * delta.bias.data
             self.parameter_step(-scale * delta.weight.data, bias)
         if extension is not None:
-            if self.input_extension_scaling == 0.0:
-                warnings.warn(f"{self.name}: the input extension is applied with scaling 0", stacklevel=2)
             self.layer_in_extension(self.input_extension_scaling * extension.weight.data)
             if previous is not None:
                 previous.apply_output_extension()
             self._applied = True
+
+    def check_change(self, delta: bool = True, extension: bool = True) -> None:
+        """Raise ``GrowthError`` where the planned change has been applied, ``ShapeError`` where the layer's size is no
+        longer that which it was planned for.
+        """
+        if self._applied:
+            raise GrowthError(f"{self.name}: the planned change has been applied; call delete_update() and plan anew")
+        shape = self.layer.weight.shape
+        change = self.optimal_delta_layer if delta else None
+        columns = self.extended_input_layer if extension else None
+        planned = []
+        if change is not None and change.weight.shape != shape:
+            planned.append(("delta", change.weight.shape))
+        if columns is not None and (columns.weight.shape[0], *columns.weight.shape[2:]) != (shape[0], *shape[2:]):
+            planned.append(("input extension", columns.weight.shape))
+        for what, found in planned:
+            raise ShapeError(
+                f"{self.name}: the {what} was planned with shape {found}, the weight has shape {shape} now; "
+                "call delete_update(), collect statistics and plan anew"
+            )
 
     def delete_update(
         self,
@@ -313,6 +350,16 @@ class GrowingModule(Recorder):
             self._applied = False
         if delete_output:
             self.extended_output_layer = None
+
+    @contextmanager
+    def keeping_plan(self) -> Iterator[None]:
+        """Within it a new plan may be made; where that raises, the plan from before is back."""
+        kept = {name: getattr(self, name) for name in _PLAN}
+        try:
+            yield
+        except BaseException:
+            vars(self).update(kept)
+            raise
 
     def parameter_step(self, delta_weights: Array, delta_biases: Array | None = None) -> None:
         """Add to the weights, and to the bias where one is given."""
@@ -340,4 +387,5 @@ class GrowingModule(Recorder):
         """Neurons for the next of ``number_of_growth_steps`` equal steps to the target, rounded down."""
         if method != "fixed_proportional":
             raise ValueError(f"{self.name}: unknown method {method!r}; known: 'fixed_proportional'")
+        whole_number(self.name, "number_of_growth_steps", number_of_growth_steps, 1)
         return (self.missing_neurons() + self.layer.in_features - self._initial_in_neurons) // number_of_growth_steps

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from growarray.backend import Array, asarray, device_of, is_array, is_numpy, namespace, to_device, to_numpy
+from growarray.backend import Array, asarray, device_of, is_numpy, namespace, to_device, to_numpy
 from growarray.contraction.kernels import Rows, RunningSum, add_row_products, row_products
 from growarray.errors import GrowthError, ShapeError
+from growarray.growing.checks import declared_shape, real_array, sample_count, saved_statistic
 from growarray.growing.stream import Stream, StreamLike
 
 __all__ = ["TensorStatistic", "TensorStatisticWithEstimationError", "cross_moment"]
@@ -20,7 +21,7 @@ UpdateFunction = Callable[..., tuple[Array, int]]
 
 
 def _stream(x: StreamLike | Array) -> StreamLike:
-    return Stream(x) if is_array(x) else x
+    return x if hasattr(x, "parts") else Stream(x)
 
 
 def cross_moment(
@@ -41,7 +42,7 @@ def cross_moment(
     ShapeError
         The two have different numbers of rows.
     TypeError
-        They belong to two libraries or devices.
+        They belong to two libraries or devices, are no arrays, or are complex.
 
     Examples
     --------
@@ -179,10 +180,8 @@ class TensorStatistic:
         trace_precision: float | None = None,
         reuse: bool = False,
     ) -> None:
-        if shape is not None and any(n < 0 for n in shape):
-            raise ShapeError(f"{name or 'statistic'}: declared shape {shape} has a negative dimension")
         self.name = name or "statistic"
-        self.shape = None if shape is None else tuple(shape)
+        self.shape = declared_shape(self.name, shape)
         self.device = device
         self.trace_precision = trace_precision
         self._update_function = update_function
@@ -234,14 +233,12 @@ class TensorStatistic:
             if self._reuse and self._total is not None and self.trace_precision is None:
                 options = {"out": self._total, **options}
             value, samples = self._update_function(**options)
-        if samples is None or samples < 0:
-            raise GrowthError(
-                f"{self.name}: found {samples} samples; give update(value, samples) a count of at least 0"
-            )
+        samples = sample_count(self.name, samples)
         if value is not None and value is self._total:  # it has been checked and added
             self.samples, self.updated = self.samples + (samples if count_samples else 0), True
             return self
         xp = namespace(value)
+        real_array(self.name, value)
         known = self.shape if self._total is None else self._total.shape
         if known is not None and tuple(value.shape) != known:
             raise ShapeError(f"{self.name}: update has shape {tuple(value.shape)}, expected {known}; reset() first")
@@ -355,20 +352,15 @@ class TensorStatistic:
 
         like : an array of the library and device to go on with; default those of the present sum, else NumPy.
         """
-        expected = set(TensorStatistic().state_dict())
-        if set(state) != expected:
-            raise GrowthError(f"{self.name}: state has keys {sorted(state)}, expected {sorted(expected)}")
-        held = state["sum"]
-        if held is not None and self.shape is not None and tuple(held.shape) != self.shape:
-            raise ShapeError(f"{self.name}: state has shape {tuple(held.shape)}, expected {self.shape}")
+        saved = saved_statistic(self.name, state, TensorStatistic().state_dict(), self.shape)
+        held = saved["sum"]
         if held is not None:
-            held = asarray(np.array(to_numpy(held), dtype=np.float64), like=self._sum if like is None else like)
+            held = asarray(held, like=self._sum if like is None else like)
             held = held if self.device is None else to_device(held, self.device)
         self._total = None if held is None else RunningSum(held)
-        self.samples, self.batches = int(state["samples"]), int(state["batches"])
-        self.trace = None if state["trace"] is None else float(state["trace"])
-        self.computes_trace = bool(state["computes_trace"])
-        self._square_norm_sum, self._traced_batches = float(state["square_norm_sum"]), int(state["traced_batches"])
+        self.samples, self.batches = saved["samples"], saved["batches"]
+        self.trace, self.computes_trace = saved["trace"], saved["computes_trace"]
+        self._square_norm_sum, self._traced_batches = saved["square_norm_sum"], saved["traced_batches"]
 
     def __repr__(self) -> str:
         where = "" if self._sum is None else f", shape={tuple(self._sum.shape)}, device={device_of(self._sum)}"

@@ -65,8 +65,11 @@ class Neighbour(Protocol):
     def keep_output_extension(self, keep: int, zeros: int = 0) -> None:
         """Keep the first ``keep`` new neurons; set the last ``zeros`` of them to zero."""
 
-    def check_output_extension(self) -> None:
-        """Raise what :meth:`apply_output_extension`, asked for by one next layer alone, would spoil; change nothing."""
+    def check_output_extension(self, size: int | None = None) -> None:
+        """Raise what :meth:`apply_output_extension`, asked for by one next layer alone, would spoil; change nothing.
+
+        ``size`` is the number of new neurons that the next layer is going to read, where it is to be the same.
+        """
 
     def apply_output_extension(self) -> None:
         """Take the new neurons in, times ``output_extension_scaling``."""

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from growarray.ops.sizes import is_whole
+
 __all__ = ["FISHER", "GRADMAX", "TINY", "GrowthRule", "rule_of"]
 
 
@@ -40,6 +42,8 @@ class GrowthRule:
     statistical_threshold: float = 1e-3
 
     def __post_init__(self) -> None:
+        if self.max_new is not None and not is_whole(self.max_new):
+            raise ValueError(f"GrowthRule: max_new must be None or a whole number, found {self.max_new!r}")
         if self.max_new is not None and self.max_new < 0:
             raise ValueError(f"GrowthRule: max_new must be None or at least 0, found {self.max_new}")
         for name in ("numerical_threshold", "statistical_threshold"):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
 from growarray.backend import Array, asarray, namespace
-from growarray.errors import GrowthError
+from growarray.errors import GrowthError, ShapeError
 from growarray.growing.extension import gradmax_column_factors
 from growarray.growing.junction import MergeGrowingModule
 from growarray.growing.module import as_scalar
@@ -127,19 +128,21 @@ class GrowthThroughMerge(MergeGrowingModule):
         rule = rule_of(rule, options)
         goal_of, goals, start = self.tensor_m_prev(), [], 0
         xp = namespace(goal_of)
-        for module in self.next_modules:
-            if rule.use_fisher:
-                self._share_fisher_block(module, start)
-            taken = module.plan_delta(rule, force_pseudo_inverse)
-            p = None if taken is None else self.cross_covariance()[:, : taken.shape[1]]
-            goals.append(neuron_goal(goal_of[:, start : start + module.out_features], p, taken))
-            start += module.out_features
-        alpha, omega, values = added_neurons(
-            self.growth_statistic() if rule.use_covariance else None,
-            xp.concat(goals, axis=1),
-            e=self.covariance_loss_gradient() if rule.use_fisher else None,
-            rule=rule,
-        )
+        with ExitStack() as plans:
+            for module in self.next_modules:
+                plans.enter_context(module.keeping_plan())
+                if rule.use_fisher:
+                    self._share_fisher_block(module, start)
+                taken = module.plan_delta(rule, force_pseudo_inverse)
+                p = None if taken is None else self.cross_covariance()[:, : taken.shape[1]]
+                goals.append(neuron_goal(goal_of[:, start : start + module.out_features], p, taken))
+                start += module.out_features
+            alpha, omega, values = added_neurons(
+                self.growth_statistic() if rule.use_covariance else None,
+                xp.concat(goals, axis=1),
+                e=self.covariance_loss_gradient() if rule.use_fisher else None,
+                rule=rule,
+            )
         self._plan(alpha, omega, values, linear=rule.ignore_singular_values)
         self._planned_m_prev = goal_of
         return alpha, omega
@@ -255,16 +258,16 @@ class GrowthThroughMerge(MergeGrowingModule):
         for module in self.layers_before:
             module.keep_output_extension(keep, zeros)
 
-    def check_output_extension(self) -> None:
+    def check_output_extension(self, size: int | None = None) -> None:
         """Raise ``GrowthError`` where several layers read the merge: they must widen together."""
         if len(self.next_modules) > 1:
             raise GrowthError(
                 f"{self.name}: {len(self.next_modules)} layers read this merge and must widen together; "
                 "call the merge's apply_change()"
             )
-        self._check_extensions()
+        self._check_extensions(size)
 
-    def _check_extensions(self) -> None:
+    def _check_extensions(self, size: int | None = None) -> None:
         for module in self.layers_before:
             module.check_output_extension()
         sizes = {module.extended_output_layer.out_features for module in self.layers_before}
@@ -272,8 +275,14 @@ class GrowthThroughMerge(MergeGrowingModule):
             raise GrowthError(
                 f"{self.name}: the previous layers' extensions have {sorted(sizes)} neurons; plan them anew"
             )
-        if size := sizes.pop():
-            self.post_merge_function.check_extend(size)
+        found = sizes.pop()
+        if size is not None and found != size:
+            raise ShapeError(
+                f"{self.name}: the previous layers' extensions have {found} neurons, those of the next layers {size}; "
+                "plan them anew"
+            )
+        if found:
+            self.post_merge_function.check_extend(found)
 
     def apply_output_extension(self) -> None:
         """Widen every previous layer by its output extension, then the merge and its function."""
@@ -289,8 +298,10 @@ class GrowthThroughMerge(MergeGrowingModule):
     def apply_change(self, scaling_factor: Any = None) -> None:
         """Carry the planned change out: next layers' deltas and new columns, previous layers' new rows."""
         self._check_growable()
+        for module in self.next_modules:
+            module.check_change()
         if self.eigenvalues_extension is not None:
-            self._check_extensions()
+            self._check_extensions(self.new_neurons)
         if scaling_factor is not None:
             self.scaling_factor = scaling_factor
         for module in self.next_modules:

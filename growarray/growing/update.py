@@ -20,7 +20,7 @@ import numpy as np
 
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, ShapeError
-from growarray.growing.rule import TINY, GrowthRule
+from growarray.growing.rule import TINY, GrowthRule, rule_of
 
 __all__ = [
     "activation_slope",
@@ -141,7 +141,8 @@ def optimal_delta(s: Array, m: Array, *, e: Array | None = None, pseudo_inverse:
 
     A singular S (two biased inputs of one merge always make one) is found by its Cholesky pivots and solved by the
     pseudo-inverse with a ``UserWarning``; the original's plain solve may return noise there without a word.
-    A negative decrease means S is not positive semi-definite: once more with the pseudo-inverse, then zero.
+    A decrease that is negative (S is not positive semi-definite) or overflows is computed once more with the
+    pseudo-inverse, then the update is zero, with a ``UserWarning``.
 
     Raises
     ------
@@ -170,12 +171,12 @@ def optimal_delta(s: Array, m: Array, *, e: Array | None = None, pseudo_inverse:
             raise ShapeError(f"optimal_delta: E has shape {tuple(e.shape)}, M {tuple(m.shape)}; o must agree")
         delta = _solve(e, delta, "optimal_delta: E", pseudo=pseudo_inverse)
     decrease = float(xp.sum(m * xp.matrix_transpose(delta)))
-    if decrease < 0:
+    if not 0.0 <= decrease < math.inf:
         if not pseudo_inverse:
             return optimal_delta(s, m, e=e, pseudo_inverse=True)
         warnings.warn(
-            f"optimal_delta: the first-order decrease is {decrease:.3e}, so S is not positive semi-definite; "
-            "the update is set to zero",
+            f"optimal_delta: the first-order decrease is {decrease:.3e}, so S is not positive semi-definite, or its "
+            "inverse overflows; the update is set to zero",
             UserWarning,
             stacklevel=2,
         )
@@ -219,6 +220,8 @@ def added_neurons(
     ------
     ShapeError, GrowthError
         Shapes do not fit together, or a matrix holds NaN.
+    TypeError
+        ``rule`` is no GrowthRule.
 
     Source: Verbockhaven et al. 2024, proposition 3.2; Evci et al. 2022, section 3.
 
@@ -229,7 +232,7 @@ def added_neurons(
     >>> (omega @ alpha).tolist(), values.tolist()
     ([[4.0, 0.0], [0.0, 1.0]], [4.0, 1.0])
     """
-    xp = namespace(s, n, e)
+    xp, rule = namespace(s, n, e), rule_of(rule, {})
     n = _finite(n, "added_neurons: N")
     if n.ndim != 2 or (s is not None and s.shape[0] != n.shape[0]) or (e is not None and e.shape[0] != n.shape[1]):
         shapes = [None if a is None else tuple(a.shape) for a in (s, n, e)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,10 @@ import numpy as np
 from growarray.backend import Array
 from growarray.growing import LinearGrowingModule, LinearMergeGrowingModule
 from growarray.networks.network import GrowingNetwork
+from growarray.networks.widths import listed_widths, sample_width
 from growarray.nn import Module, ReLU
 from growarray.nn.module import Pullback
+from growarray.ops.sizes import whole_number
 
 __all__ = ["GrowingResidualBlock", "GrowingResidualMLP"]
 
@@ -101,24 +102,25 @@ class GrowingResidualMLP(GrowingNetwork):
         dtype: Any = None,
         rng: np.random.Generator | None = None,
     ) -> None:
-        count = (1 if isinstance(num_features, int) else len(num_features)) if num_blocks is None else num_blocks
-        features = [num_features] * count if isinstance(num_features, int) else list(num_features)
-        hidden = [hidden_features] * count if isinstance(hidden_features, int) else list(hidden_features)
+        where = "GrowingResidualMLP"
+        count = len(listed_widths(where, "num_features", num_features, 1)) if num_blocks is None else num_blocks
+        features = listed_widths(where, "num_features", num_features, count)
+        hidden = listed_widths(where, "hidden_features", hidden_features, count)
         if count < 1:
             raise ValueError(f"GrowingResidualMLP: at least one block is needed, found num_blocks={num_blocks}")
         if len(features) != count or len(hidden) != count:
             raise ValueError(
                 f"GrowingResidualMLP: {len(features)} widths and {len(hidden)} hidden widths for {count} blocks"
             )
-        self.in_features = in_features if isinstance(in_features, int) else math.prod(in_features)
-        self.out_features = out_features
+        self.in_features = sample_width(where, in_features)
+        self.out_features = whole_number(where, "out_features", out_features, 1)
         kind: dict[str, Any] = {"device": device, "dtype": dtype, "rng": rng or np.random.default_rng()}
         inputs = [self.in_features, *features]
         self.blocks = [
             GrowingResidualBlock(inputs[i], features[i], hidden[i], activation, f"blocks.{i}", **kind)
             for i in range(count)
         ]
-        self.head = LinearGrowingModule(features[-1], out_features, name="head", **kind)
+        self.head = LinearGrowingModule(features[-1], self.out_features, name="head", **kind)
         for index, block in enumerate(self.blocks):
             following = (
                 [self.blocks[index + 1].first, self.blocks[index + 1].shortcut] if index + 1 < count else [self.head]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from growarray.backend import Array, asarray, is_array, namespace
-from growarray.decompose import Candidate, allocate
+from growarray.decompose import Candidate, allocate, cp, tensor_train, tucker
+from growarray.decompose.arguments import is_int, is_real
+from growarray.decompose.inputs import check_rng
 from growarray.errors import ShapeError
 from growarray.factorized.conv import FactorizedConv
+from growarray.factorized.fit import fit_options
 from growarray.factorized.linear import FactorizedLinear
-from growarray.factorized.measure import plan_figures, real_array, time_both, whole_shape
+from growarray.factorized.measure import plan_figures, time_both, whole_shape
+from growarray.factorized.parts import real_array
 from growarray.factorized.report import Change, ConversionReport
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.networks.compress_candidates import Choice, candidates_of, cost_of, plans_of, weighted_error
@@ -27,14 +31,16 @@ from growarray.networks.compress_layers import (
     sensitivity,
     swapped,
 )
+from growarray.networks.compress_left import left_alone
 from growarray.networks.compression import Compression, trade_off
 from growarray.nn.module import Module
-from growarray.ops.sizes import is_whole
 
 __all__ = ["compress"]
 
-_FORMATS = ("CP", "Tucker", "TT")
+_DECOMPOSE: dict[str, Callable[..., Any]] = {"CP": cp, "Tucker": tucker, "TT": tensor_train}
+_FORMATS = tuple(_DECOMPOSE)
 _MEASURES = ("parameters", "flops", "time")
+_SHOWN = 5  # layers that an error tells of
 _ROUNDS = 4  # of choosing, decomposing what is chosen, and correcting the estimates by what came of it
 _EFFORT = 1e9  # entries of the kernel times rank times sweeps that one CP decomposition may take: a few seconds
 _CORRECTED = 1e7  # entries times rank up to which degenerate components are corrected
@@ -58,7 +64,8 @@ def compress(
     """A copy of the network whose convolutions and linear layers are factorized where the budget is spent best.
 
     network : any module; layers are found and replaced wherever they are held, in lists and graphs too. What is inside
-        a growing module stays, as do layers that share their weight with another.
+        a growing module stays, as do transposed convolutions and layers that share their weight with another: what
+        stays, and why, is in the result's ``left``.
     budget : a float in (0, 1] is a fraction of what the dense network costs; an int is the number itself: of
         parameters (of the whole network), of FLOPs, or with ``by='time'`` of microseconds
     by : 'parameters', 'flops' or 'time' (predicted); those of a forward pass, of convolutions and linear layers alone
@@ -94,9 +101,10 @@ def compress(
     (True, (2, 10))
     """
     names = _checked(network, budget, by, formats, measure, input_shape, calibration)
-    rng = np.random.default_rng(0) if rng is None else rng
-    options = _options(decomposition or {}, names)
-    targets = _targets(network, keep)
+    budget = int(budget) if is_int(budget) else float(budget)
+    rng, options = check_rng(rng, "compress"), _options({} if decomposition is None else decomposition, names)
+    stay = _names(keep)
+    targets = _targets(network, stay)
     sample, data = _inputs(targets[0].kernel, input_shape, calibration)
     if sample is not None:
         observe(network, targets, sample, data)
@@ -134,7 +142,7 @@ def compress(
         Change(network.number_of_parameters(), small.number_of_parameters()),
         trade_off(offers, names, [t.name for t in targets if t.is_linear], fixed, dense), output_error,
         math.sqrt(sum(error for *_, error in chosen.values())),
-        None if sample is None else _shapes(sample),
+        None if sample is None else _shapes(sample), left_alone(network, [t.layer for t in targets], stay),
     )  # fmt: skip
 
 
@@ -149,8 +157,8 @@ def _checked(
     if input_shape is None and calibration is None and (measure or by != "parameters"):
         what = "measure=True" if by == "parameters" else f"by={by!r}"
         raise ValueError(f"compress: {what} needs an input; pass input_shape=(n, …) or calibration=")
-    whole = is_whole(budget)
-    if not (whole and budget > 0) and not (isinstance(budget, float) and 0.0 < budget <= 1.0):
+    share = is_real(budget) and not is_int(budget)
+    if not (is_int(budget) and budget > 0) and not (share and 0.0 < budget <= 1.0):
         raise ValueError(
             f"compress: budget={budget!r}, expected a float in (0, 1], a fraction of the dense cost, or a positive "
             "int, the cost itself"
@@ -161,7 +169,8 @@ def _checked(
                 f"compress: {option} is a mapping, and {type(network).__name__} has no named inputs; give that of its "
                 "one input"
             )
-    names = [FactorizedTensor.kind(name).name for name in ([formats] if isinstance(formats, str) else formats)]
+    those = [formats] if isinstance(formats, str) or not isinstance(formats, Iterable) else formats
+    names = [FactorizedTensor.kind(name).name for name in those]
     wrong = [name for name in names if name not in _FORMATS]
     if wrong or not names:
         raise ValueError(f"compress: formats={list(formats)}, expected some of {', '.join(_FORMATS)}")
@@ -170,29 +179,40 @@ def _checked(
 
 def _options(decomposition: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     """Options of the decompositions by the name of the format, each of which is in use; CP is, by linear layers."""
+    if not isinstance(decomposition, Mapping):
+        raise TypeError(f"compress: decomposition={decomposition!r}, expected a mapping from formats to their options")
     options = {FactorizedTensor.kind(name).name: value for name, value in decomposition.items()}
     for name, value in options.items():
         if name not in (*names, "CP"):
             raise ValueError(f"compress: decomposition has options for {name}, formats are {', '.join(names)}")
         if not isinstance(value, Mapping):
             raise TypeError(f"compress: decomposition for {name} is {value!r}, expected a mapping of its options")
+        fit_options(name, _DECOMPOSE[name], value)
     return options
 
 
-def _targets(network: Module, keep: Sequence[str]) -> list[Target]:
-    keep, found = (keep,) if isinstance(keep, str) else keep, find_targets(network)
+def _targets(network: Module, names: Sequence[str]) -> list[Target]:
+    found = find_targets(network)
     known = [target.name for target in found]
-    unknown = sorted({*keep} - {*known})
+    unknown = sorted({*names} - {*known})
     if unknown:
         raise ValueError(f"compress: keep names {', '.join(unknown)}, expected some of {', '.join(known)}")
-    kept = [target for target in found if target.name not in keep]
+    kept = [target for target in found if target.name not in names]
     if not kept:
+        left = [f"{name}: {why}" for name, why in left_alone(network, [], names).items()]
         raise ValueError(
-            f"compress: {type(network).__name__} has no convolution or linear layer that may be replaced; a layer "
-            "counts where it is of one of the classes of growarray.nn, its weight is not shared, and no growing module "
-            "holds it"
+            f"compress: {type(network).__name__} has no convolution or linear layer that may be replaced"
+            + "".join(f"; {line}" for line in [*left[:_SHOWN], *(["…"] if len(left) > _SHOWN else [])])
         )
     return kept
+
+
+def _names(keep: Any) -> tuple[str, ...]:
+    """The names of layers that stay dense."""
+    names = (keep,) if isinstance(keep, str) else tuple(keep) if isinstance(keep, Iterable) else (None,)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"compress: keep={keep!r}, expected the name of a layer, or a list of names")
+    return names
 
 
 def _inputs(like: Array, input_shape: Any, calibration: Any) -> tuple[Any, Any]:

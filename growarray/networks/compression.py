@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +39,7 @@ class Compression:
     error : root of the mean squared relative errors of the weights; with calibration data root of the sum of the
         squared errors that each layer alone makes in the network's output, near ``output_error`` while it is small
     input_shape : what FLOPs, times and memory are for
+    left : by name every other layer with a matrix or a kernel: its class, its size, and why it was left as it is
     """
 
     network: Any
@@ -50,6 +51,7 @@ class Compression:
     output_error: float | None
     error: float
     input_shape: Any
+    left: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def curve(self) -> tuple[Point, ...]:
@@ -94,6 +96,7 @@ class Compression:
             "output_error": self.output_error,
             "input_shape": self.input_shape if isinstance(self.input_shape, dict | None) else list(self.input_shape),
             "slower": list(self.slower),
+            "left": dict(self.left),
             "layers": {name: report.to_dict() for name, report in self.reports.items()},
             "curves": {name: [list(point) for point in points] for name, points in self.curves.items()},
         }
@@ -117,6 +120,7 @@ class Compression:
         for name in self.slower:
             found = self.reports[name].measured_time or self.reports[name].predicted_time
             lines.append(f"SLOWER than dense: {name}, {found.ratio if found else math.nan:.3g} times its time")
+        lines += [f"left as it is: {name} ({why})" for name, why in self.left.items()]
         return "\n".join(lines)
 
 

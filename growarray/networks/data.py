@@ -18,13 +18,22 @@ Loss = Callable[[Array, Array], tuple[Any, Callable[..., Array]]]
 
 
 def accuracy(logits: Array, labels: Array) -> float:
-    """Share of samples whose greatest logit is the label's.
+    """Share of samples whose greatest logit is the label's; logits (n, c, *), labels (n, *) or probabilities (n, c, *).
+
+    Raises ShapeError where the labels have another shape.
 
     >>> import numpy as np
     >>> accuracy(np.array([[2.0, 1.0], [0.0, 3.0]]), np.array([0, 0]))
     0.5
     """
     xp = namespace(logits, labels)
+    if tuple(labels.shape) == tuple(logits.shape):
+        labels = xp.argmax(labels, axis=1)
+    elif tuple(labels.shape) != (logits.shape[0], *logits.shape[2:]):
+        raise ShapeError(
+            f"accuracy: labels have shape {tuple(labels.shape)}, expected {(logits.shape[0], *logits.shape[2:])} "
+            f"or probabilities {tuple(logits.shape)}"
+        )
     right = xp.astype(xp.argmax(logits, axis=1), labels.dtype) == labels
     return float(xp.mean(xp.astype(right, xp.float64)))
 

@@ -2,74 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, is_array, namespace
+from growarray.backend import Array, asarray, is_array, namespace
 from growarray.errors import GrowthError, ShapeError
-from growarray.growing import TINY, GrowthRule
+from growarray.growing import GrowthRule
 from growarray.networks.data import Task, batches, task_named
 from growarray.networks.history import History
 from growarray.networks.line_search import LineSearch, line_search
 from growarray.networks.network import GrowingNetwork
-from growarray.optim import clip_gradients
+from growarray.networks.settings import GrowthSettings
+from growarray.optim import Optimizer, clip_gradients
 
-__all__ = ["Growth", "GrowthSettings"]
+__all__ = ["Growth"]
 
 Callback = Callable[["Growth", dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class GrowthSettings:
-    """How a run trains and when it grows.
-
-    epochs : passes over the training data in all;  batch_size : samples a step
-    rule : how updates are computed;  neurons : most neurons a growth adds
-    every : epochs between growths;  first : epochs before the first one;  growths : most growths, None for no limit
-    max_parameters, max_flops : budget of the grown network (FLOPs of one sample's forward pass), None for no limit
-    choose : ``'first_order'`` by promised improvement, ``'validation'`` by the loss on validation data after growth
-    relative_error : stop collecting when every M is known to it (at least two batches), None for all batches
-    collect_batch : samples a batch while collecting;  search_samples : most samples that a line search looks at
-    clip : largest gradient norm, None for no clipping
-    """
-
-    epochs: int = 60
-    batch_size: int = 32
-    rule: GrowthRule = TINY
-    neurons: int = 8
-    every: int = 2
-    first: int = 2
-    growths: int | None = None
-    max_parameters: int | None = None
-    max_flops: int | None = None
-    choose: str = "first_order"
-    relative_error: float | None = None
-    collect_batch: int = 1024
-    search_samples: int = 4096
-    clip: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.choose not in ("first_order", "validation"):
-            raise ValueError(f"GrowthSettings: choose must be 'first_order' or 'validation', found {self.choose!r}")
-        for name in ("epochs", "batch_size", "neurons", "every", "collect_batch", "search_samples"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"GrowthSettings: {name} must be at least 1, found {getattr(self, name)}")
-        for name in ("first", "growths", "max_parameters", "max_flops"):
-            if getattr(self, name) is not None and getattr(self, name) < 0:
-                raise ValueError(f"GrowthSettings: {name} must be at least 0, found {getattr(self, name)}")
-        for name in ("relative_error", "clip"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"GrowthSettings: {name} must be positive, found {getattr(self, name)}")
-        starts_at_zero = self.rule.alpha_zero or self.rule.omega_zero
-        if self.choose == "validation" and starts_at_zero and not self.rule.compute_delta:
-            raise ValueError(
-                "GrowthSettings: choose='validation' has nothing to compare with a rule whose neurons start at zero; "
-                "use choose='first_order'"
-            )
 
 
 class Growth:
@@ -82,7 +35,18 @@ class Growth:
     callbacks : called with (loop, entry) after each entry
 
     :meth:`run` may be stopped after any epoch and gone on with: :meth:`state` holds what is not in the network or
-    the optimizer's slots.
+    the optimizer's slots. A batch whose loss is NaN or infinite raises ``GrowthError`` before any weight moves.
+
+    Raises
+    ------
+    TypeError
+        Network, optimizer, task or data are of another kind.
+    GrowthError, ShapeError
+        There are no samples, one is not finite, samples and targets differ in number, or the optimizer holds none of
+        the parameters.
+
+    Examples
+    --------
 
     >>> import numpy as np
     >>> from growarray.networks import GrowingMLP
@@ -110,6 +74,7 @@ class Growth:
         rng: np.random.Generator | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
+        _check_trained(network, optimizer, task)
         for name, part in (("data", data), ("validation", validation)):
             if part is None:
                 continue
@@ -117,6 +82,8 @@ class Growth:
                 raise TypeError(f"Growth: {name} must be a pair of arrays (x, target), found {type(part).__name__}")
             if part[0].shape[0] != part[1].shape[0]:
                 raise ShapeError(f"Growth: {name} has {part[0].shape[0]} samples and {part[1].shape[0]} targets")
+            for what, array in zip(("features", "targets"), part, strict=True):
+                _check_finite(f"Growth: the {what} of {name}", array)
         if data[0].shape[0] == 0:
             raise GrowthError("Growth: there are no training samples")
         if validation is not None and validation[0].shape[0] == 0:
@@ -161,12 +128,18 @@ class Growth:
                 self.optimizer.lr = self.schedule(self.steps)
             y, pullback = self.network.vjp(x)
             loss, loss_pullback = self.task.loss(y, target)
+            value = float(loss)
+            if not math.isfinite(value):
+                raise GrowthError(
+                    f"Growth: the loss of a batch in epoch {self.epoch + 1} is {value}; look for NaN in the data, or "
+                    "lower the learning rate; the weights are those before this batch"
+                )
             self.optimizer.zero_grad()
             pullback(loss_pullback(), wrt_x=False)
             if self.settings.clip is not None:
                 clip_gradients(self.network.parameters(), self.settings.clip)
             self.optimizer.step()
-            total, count = total + float(loss) * int(x.shape[0]), count + int(x.shape[0])
+            total, count = total + value * int(x.shape[0]), count + int(x.shape[0])
             self.steps += 1
         self.epoch += 1
         loss, score = self.evaluate(self.validation)
@@ -197,7 +170,8 @@ class Growth:
         rule = replace(self.settings.rule, max_new=self.settings.neurons)
         if not any(self.affordable(place) for place in self.network.growing_layers):
             self.finished_growing = True
-            return self._record("growth", epoch=self.epoch, refused="the budget is used up", added=0)
+            refused = "the budget is used up" if self.network.growing_layers else "the network has no place to grow"
+            return self._record("growth", epoch=self.epoch, refused=refused, added=0)
         self._check_start(rule)
         samples, notes, place, search = self._plan(rule)
         if place is None:
@@ -306,9 +280,12 @@ class Growth:
         return place, self.search(place, self.data) if searches else None
 
     def search(self, place: Any, data: tuple[Array, Array]) -> LineSearch:
-        """Line search of one place's scaling on the first samples of ``data``; all other places stand still."""
-        count = min(self.settings.search_samples, int(data[0].shape[0]))
-        x, target = (array[:count, ...] for array in data)
+        """Line search of one place's scaling on samples from all over ``data``; all other places stand still."""
+        count, most = int(data[0].shape[0]), int(self.settings.search_samples)
+        x, target = data
+        if count > most:  # not the first ones: data that are sorted would show few classes
+            rows = asarray(np.arange(most) * count // most, like=x)
+            x, target = (namespace(array).take(array, rows, axis=0) for array in data)
 
         def loss(factor: float) -> float:
             self.network.set_scaling_factor(0.0)
@@ -354,7 +331,34 @@ class Growth:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state` gave."""
-        self.epoch, self.steps = int(state["epoch"]), int(state["steps"])
-        self.growths, self.finished_growing = int(state["growths"]), bool(state["finished_growing"])
-        self.rng.bit_generator.state = state["rng"]
-        self.history = History(state["history"])
+        epoch, steps, growths = (int(state[name]) for name in ("epoch", "steps", "growths"))
+        finished, history = bool(state["finished_growing"]), History(state["history"])
+        self.rng.bit_generator.state = state["rng"]  # first: a state of another kind of generator raises
+        self.epoch, self.steps, self.growths = epoch, steps, growths
+        self.finished_growing, self.history = finished, history
+
+
+def _check_finite(where: str, array: Array) -> None:
+    """Raise where a sample holds NaN or infinite values: one is enough to spoil every weight."""
+    xp = namespace(array)
+    if not xp.isdtype(array.dtype, "real floating") or bool(xp.all(xp.isfinite(array))):
+        return
+    broken = xp.any(xp.reshape(~xp.isfinite(array), (array.shape[0], -1)), axis=1)
+    first = int(xp.argmax(xp.astype(broken, xp.int64)))
+    raise GrowthError(f"{where}: sample {first} holds NaN or infinite values; mend it or leave it out")
+
+
+def _check_trained(network: Any, optimizer: Any, task: Any) -> None:
+    """Raise where one is of another kind than the loop needs, or the optimizer would move nothing of the network."""
+    if not isinstance(network, GrowingNetwork):
+        raise TypeError(
+            f"Growth: network is a {type(network).__name__}, expected a GrowingNetwork such as GrowingMLP; "
+            "train other modules with their vjp and an optimizer"
+        )
+    if not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
+        raise TypeError(f"Growth: optimizer is a {type(optimizer).__name__}, expected one such as AdamW(network)")
+    if not isinstance(task, str | Task):
+        raise TypeError(f"Growth: task is a {type(task).__name__}, expected 'classification', 'regression' or a Task")
+    held = {id(parameter) for parameter in getattr(optimizer, "parameters", ())}
+    if isinstance(optimizer, Optimizer) and not held & {id(parameter) for parameter in network.parameters()}:
+        raise GrowthError("Growth: the optimizer holds no parameter of the network; make it with AdamW(network)")

@@ -59,10 +59,14 @@ class History:
         """Read back what :meth:`to_json` wrote; ``DataError`` on anything else."""
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"history: not JSON ({error}); write it with History.save") from error
         if not isinstance(data, Mapping) or not isinstance(data.get("steps"), list):
             raise DataError("history: expected an object with a list 'steps'; write it with History.save")
+        if not all(isinstance(entry, dict) and isinstance(entry.get("event"), str) for entry in data["steps"]):
+            raise DataError("history: expected entries with an 'event' in 'steps'; write it with History.save")
+        if not isinstance(data.get("final"), dict | None):
+            raise DataError("history: expected an object or null as 'final'; write it with History.save")
         return cls(data["steps"], data.get("final"))
 
     def save(self, path: str | Path) -> None:
@@ -71,5 +75,9 @@ class History:
 
     @classmethod
     def load(cls, path: str | Path) -> History:
-        """Read a file that :meth:`save` wrote."""
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        """Read a file that :meth:`save` wrote; ``DataError`` for another one, ``OSError`` where there is none."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not a history in UTF-8 ({error.reason}); write it with History.save") from error
+        return cls.from_json(text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,9 @@ import numpy as np
 from growarray.backend import namespace
 from growarray.growing import LinearGrowingModule
 from growarray.networks.network import GrowingNetwork
+from growarray.networks.widths import listed_widths, sample_width
 from growarray.nn import SELU, Module
+from growarray.ops.sizes import whole_number
 
 __all__ = ["GrowingMLP"]
 
@@ -47,18 +48,15 @@ class GrowingMLP(GrowingNetwork):
         dtype: Any = None,
         rng: np.random.Generator | None = None,
     ) -> None:
-        hidden = (
-            [hidden_size] * (1 if number_hidden_layers is None else number_hidden_layers)
-            if isinstance(hidden_size, int)
-            else list(hidden_size)
-        )
+        count = 1 if number_hidden_layers is None else number_hidden_layers
+        hidden = listed_widths("GrowingMLP", "hidden_size", hidden_size, count)
         if number_hidden_layers is not None and len(hidden) != number_hidden_layers:
             raise ValueError(f"GrowingMLP: {len(hidden)} hidden sizes for {number_hidden_layers} hidden layers")
         rng = np.random.default_rng() if rng is None else rng
-        self.in_features = in_features if isinstance(in_features, int) else math.prod(in_features)
-        self.out_features = out_features
+        self.in_features = sample_width("GrowingMLP", in_features)
+        self.out_features = whole_number("GrowingMLP", "out_features", out_features, 1)
         self.flatten = flatten
-        sizes = [self.in_features, *hidden, out_features]
+        sizes = [self.in_features, *hidden, self.out_features]
         function = SELU() if activation is None else activation
         self.layers: list[LinearGrowingModule] = []
         for index, (width, outputs) in enumerate(itertools.pairwise(sizes)):

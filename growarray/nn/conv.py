@@ -16,6 +16,7 @@ from growarray.nn.module import Module, Parameter, Pullback
 from growarray.ops.conv import (
     Sizes,
     Vjp,
+    check_output_padding,
     conv,
     conv_geometry,
     conv_plan,
@@ -278,6 +279,8 @@ class _Transpose(_Conv):
         paddings = each_axis(name, "padding", padding, self.axes, 0)
         self._set_geometry(stride, paddings, dilation, groups, "zeros")
         self.output_padding = each_axis(name, "output_padding", output_padding, self.axes, 0)
+        for options in zip(self.output_padding, self.stride, self.dilation, paddings, strict=True):
+            check_output_padding(name, *options)
 
     @classmethod
     def of(

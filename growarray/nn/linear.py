@@ -11,6 +11,7 @@ from growarray.backend import Array, asarray, library, to_device
 from growarray.errors import ShapeError
 from growarray.nn.module import Module, Parameter, Pullback
 from growarray.ops.linear import linear
+from growarray.ops.sizes import is_whole
 
 __all__ = ["Linear", "uniform"]
 
@@ -18,7 +19,14 @@ __all__ = ["Linear", "uniform"]
 def uniform(
     shape: tuple[int, ...], bound: float, rng: np.random.Generator, dtype: Any = None, device: str | None = None
 ) -> Array:
-    """Uniform on ``[-bound, bound]``, drawn in NumPy and then moved, so that every library starts equal."""
+    """Uniform on ``[-bound, bound]``, drawn in NumPy and then moved, so that every library starts equal.
+
+    Raises ``TypeError`` where ``rng`` is no generator, or ``dtype`` none of real numbers: in integers all would be 0.
+    """
+    if not hasattr(rng, "uniform"):
+        raise TypeError(f"rng: expected a numpy.random.Generator, found {rng!r}; use numpy.random.default_rng({rng!r})")
+    if dtype is not None and np.dtype(dtype).kind in "biuc":
+        raise TypeError(f"dtype: expected a real floating one such as numpy.float32, found {np.dtype(dtype)}")
     host = rng.uniform(-bound, bound, shape).astype(np.float32 if dtype is None else dtype)
     return to_device(asarray(host), device)
 
@@ -29,6 +37,15 @@ class Linear(Module):
     Weight and bias are drawn uniformly within ``1 / sqrt(in_features)``, torch's default (Kaiming with a = sqrt(5)).
     ``dtype`` defaults to float32, ``rng`` to a fresh unseeded generator.
 
+    Raises
+    ------
+    TypeError
+        A width is no whole number, ``rng`` no generator or ``dtype`` none of real numbers.
+    ShapeError
+        A width is negative.
+
+    Examples
+    --------
     >>> import numpy as np
     >>> layer = Linear(3, 2, rng=np.random.default_rng(0))
     >>> y, pullback = layer.vjp(np.ones((4, 3), dtype=np.float32))
@@ -46,6 +63,8 @@ class Linear(Module):
         dtype: Any = None,
         device: str | None = None,
     ) -> None:
+        if not (is_whole(in_features) and is_whole(out_features)):
+            raise TypeError(f"Linear: features must be whole numbers, found {in_features!r} -> {out_features!r}")
         if in_features < 0 or out_features < 0:
             raise ShapeError(f"Linear: features must not be negative, found {in_features} -> {out_features}")
         library(device)

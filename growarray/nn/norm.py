@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -18,6 +19,12 @@ __all__ = ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "GroupNorm", "LayerNorm"]
 def _filled(shape: tuple[int, ...], value: float, dtype: Any, device: str | None) -> Array:
     library(device)
     return to_device(asarray(np.full(shape, value, dtype=np.float32 if dtype is None else dtype)), device)
+
+
+def _check_eps(where: str, eps: float) -> float:
+    if not 0.0 <= eps < math.inf:
+        raise ValueError(f"{where}: eps must be finite and at least 0, found {eps}")
+    return eps
 
 
 class _Norm(Module):
@@ -115,11 +122,11 @@ class LayerNorm(_Norm):
         dtype: Any = None,
         device: str | None = None,
     ) -> None:
-        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        shape = (normalized_shape,) if isinstance(normalized_shape, int | np.integer) else tuple(normalized_shape)
         if not shape or min(shape) < 0:
             raise ShapeError(f"LayerNorm: normalized_shape must name at least one axis, found {shape}")
         self.normalized_shape: tuple[int, ...] = shape
-        self.eps = eps
+        self.eps = _check_eps("LayerNorm", eps)
         self.weight = Parameter(_filled(shape, 1.0, dtype, device)) if elementwise_affine else None
         self.bias = Parameter(_filled(shape, 0.0, dtype, device)) if elementwise_affine and bias else None
 
@@ -179,7 +186,9 @@ class BatchNorm(_Norm):
     ) -> None:
         if num_features < 0:
             raise ShapeError(f"{type(self).__name__}: num_features must not be negative, found {num_features}")
-        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        if momentum is not None and not 0.0 <= momentum <= 1.0:
+            raise ValueError(f"{type(self).__name__}: momentum must be between 0 and 1, or None, found {momentum}")
+        self.num_features, self.eps, self.momentum = num_features, _check_eps(type(self).__name__, eps), momentum
         shape = (num_features,)
         self.weight = Parameter(_filled(shape, 1.0, dtype, device)) if affine else None
         self.bias = Parameter(_filled(shape, 0.0, dtype, device)) if affine else None
@@ -312,7 +321,7 @@ class GroupNorm(_Norm):
         device: str | None = None,
     ) -> None:
         self._check_groups(num_channels, num_groups)
-        self.num_groups, self.num_channels, self.eps = num_groups, num_channels, eps
+        self.num_groups, self.num_channels, self.eps = num_groups, num_channels, _check_eps(type(self).__name__, eps)
         self.weight = Parameter(_filled((num_channels,), 1.0, dtype, device)) if affine else None
         self.bias = Parameter(_filled((num_channels,), 0.0, dtype, device)) if affine else None
 

@@ -16,7 +16,15 @@ from growarray.contraction.transpose import transpose
 from growarray.errors import ShapeError
 from growarray.ops.sizes import each_axis, whole_number
 
-__all__ = ["conv", "conv_geometry", "conv_plan", "conv_transpose", "conv_transpose_plan", "plan_target"]
+__all__ = [
+    "check_output_padding",
+    "conv",
+    "conv_geometry",
+    "conv_plan",
+    "conv_transpose",
+    "conv_transpose_plan",
+    "plan_target",
+]
 
 _DENSE = "n c {at}, o c {at} -> n o {at} | {axes}"
 _GROUPED = "n g c {at}, g o c {at} -> n g o {at} | {axes}"
@@ -156,6 +164,19 @@ def _d_bias(xp: Any, dy: Array, b: Array | None) -> Array | None:
     return None if b is None else xp.sum(dy, axis=(0, *range(2, dy.ndim)))
 
 
+def check_output_padding(where: str, extra: int, stride: int, dilation: int, padding: int) -> None:
+    """Raise ``ValueError`` where ``extra`` positions at the end could not come from a convolution with these options.
+
+    >>> check_output_padding("doc", 1, stride=2, dilation=1, padding=0)
+    """
+    most = max(stride, min(dilation, padding + stride)) - 1
+    if extra > most:
+        raise ValueError(
+            f"{where}: output_padding {extra} with stride {stride}, dilation {dilation} and padding {padding}, "
+            f"expected at most {most}; pad the result instead"
+        )
+
+
 def _check_gradient(where: str, dy: Array, y_shape: tuple[int, ...], like: Array) -> None:
     if tuple(dy.shape) != y_shape or dy.dtype != like.dtype:
         raise ShapeError(
@@ -250,12 +271,7 @@ def conv_transpose_plan(
     for axis, size, taps, extra, pad in zip(
         conv_geometry(kernel, stride, paddings, dilation), x_shape[2:], kernel, extras, paddings, strict=True
     ):
-        most = max(axis.stride, min(axis.dilation, pad + axis.stride)) - 1
-        if extra > most:
-            raise ValueError(
-                f"conv_transpose: output_padding {extra} with stride {axis.stride}, dilation {axis.dilation} and "
-                f"padding {pad}, expected at most {most}; pad the result instead"
-            )
+        check_output_padding("conv_transpose", extra, axis.stride, axis.dilation, pad)
         sizes.append((size - 1) * axis.stride - 2 * pad + axis.dilation * (taps - 1) + 1 + extra)
         pairs.append((pad, max(pad - extra, 0)))
         if sizes[-1] < 1 or size < 1:

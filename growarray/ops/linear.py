@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
+from growarray.ops.gradient import check_gradient
 
 __all__ = ["linear"]
 
@@ -23,7 +24,7 @@ def linear(x: Array, w: Array, b: Array | None = None) -> tuple[Array, LinearVjp
     Raises
     ------
     ShapeError
-        The last axis of ``x`` is not ``d``.
+        The last axis of ``x`` is not ``d``, or ``dy`` has another shape than y.
 
     Examples
     --------
@@ -43,6 +44,7 @@ def linear(x: Array, w: Array, b: Array | None = None) -> tuple[Array, LinearVjp
         y = y + b
 
     def vjp(dy: Array, *, wrt_x: bool = True) -> tuple[Array, Array, Array | None]:
+        check_gradient("linear", dy, y.shape)
         n = math.prod(x.shape[:-1])
         rows, d_rows = xp.reshape(x, (n, x.shape[-1])), xp.reshape(dy, (n, dy.shape[-1]))
         dw = xp.matrix_transpose(d_rows) @ rows

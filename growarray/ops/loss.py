@@ -13,6 +13,7 @@ from typing import Any
 from growarray.backend import Array, asarray, device_of, namespace, to_numpy
 from growarray.errors import ShapeError
 from growarray.ops.activation import log_softmax
+from growarray.ops.gradient import loss_gradient
 
 __all__ = ["cross_entropy", "l1", "mse"]
 
@@ -117,10 +118,11 @@ def cross_entropy(
     losses = -xp.sum(q * xp.where(q == 0.0, xp.zeros_like(q), log_p), axis=1)
 
     def vjp(dloss: Any = 1.0) -> Array:
+        dloss = loss_gradient(dloss, logits)
         gradient = xp.exp(log_p) * xp.sum(q, axis=1, keepdims=True) - q
         if reduction == "mean":
             gradient = gradient / total
-        if reduction == "none" and not isinstance(dloss, int | float):
+        if reduction == "none" and not isinstance(dloss, float):
             dloss = xp.expand_dims(dloss, axis=1)
         return gradient * dloss
 
@@ -165,7 +167,7 @@ def mse(x: Array, target: Array, *, reduction: str = "mean") -> tuple[Array, Los
     """
     xp, difference, factor = _difference("mse", x, target, reduction)
     loss = _reduce(xp, difference * difference, factor, reduction)
-    return loss, lambda dloss=1.0: 2.0 * factor * difference * dloss
+    return loss, lambda dloss=1.0: 2.0 * factor * difference * loss_gradient(dloss, difference)
 
 
 def l1(x: Array, target: Array, *, reduction: str = "mean") -> tuple[Array, LossVjp]:
@@ -187,4 +189,4 @@ def l1(x: Array, target: Array, *, reduction: str = "mean") -> tuple[Array, Loss
     """
     xp, difference, factor = _difference("l1", x, target, reduction)
     loss = _reduce(xp, xp.abs(difference), factor, reduction)
-    return loss, lambda dloss=1.0: factor * xp.sign(difference) * dloss
+    return loss, lambda dloss=1.0: factor * xp.sign(difference) * loss_gradient(dloss, difference)

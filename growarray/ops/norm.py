@@ -12,6 +12,7 @@ from typing import Any
 
 from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
+from growarray.ops.gradient import check_gradient
 
 __all__ = ["batch_norm", "batch_statistics", "group_norm", "layer_norm"]
 
@@ -82,6 +83,7 @@ def layer_norm(
     z, inverse = _standardise(xp, x, axes, eps)
 
     def vjp(dy: Array) -> tuple[Array, Array | None, Array | None]:
+        check_gradient("layer_norm", dy, x.shape)
         dx = _standardise_back(xp, dy if weight is None else dy * weight, z, inverse, axes)
         dw = None if weight is None else _sum(xp, dy * z, leading)
         return dx, dw, None if bias is None else _sum(xp, dy, leading)
@@ -150,6 +152,7 @@ def batch_norm(
     wide = None if weight is None else xp.reshape(weight, spread)
 
     def vjp(dy: Array) -> tuple[Array, Array | None, Array | None]:
+        check_gradient("batch_norm", dy, x.shape)
         g = dy if wide is None else dy * wide
         dx = _standardise_back(xp, g, z, inverse, axes) if training else g * inverse
         dw = None if weight is None else xp.sum(dy * z, axis=axes)
@@ -189,6 +192,7 @@ def group_norm(
     wide = None if weight is None else xp.reshape(weight, spread)
 
     def vjp(dy: Array) -> tuple[Array, Array | None, Array | None]:
+        check_gradient("group_norm", dy, x.shape)
         g = xp.reshape(dy if wide is None else dy * wide, grouped)
         dx = xp.reshape(_standardise_back(xp, g, rows, inverse, (2,)), x.shape)
         dw = None if weight is None else xp.sum(dy * z, axis=axes)

@@ -14,6 +14,7 @@ from typing import Any
 
 from growarray.backend import Array, device_of, namespace
 from growarray.errors import ShapeError
+from growarray.ops.gradient import chained, check_gradient
 from growarray.ops.sizes import each_axis, is_whole
 
 __all__ = ["PoolAxis", "adaptive_avg_pool", "adaptive_sizes", "avg_pool", "check_divisor", "max_pool", "pool_axes"]
@@ -185,15 +186,6 @@ def _zeros(xp: Any, like: Array, shape: tuple[int, ...]) -> Array:
     return xp.zeros(shape, dtype=like.dtype, device=device_of(like))
 
 
-def _chain(backs: list[Vjp]) -> Vjp:
-    def vjp(dy: Array) -> Array:
-        for back in reversed(backs):
-            dy = back(dy)
-        return dy
-
-    return vjp
-
-
 def _spread(dx: Array, axis: int, window: PoolAxis, out: int, shares: Iterable[Array], fresh: bool = True) -> None:
     """Add ``shares``, for each tap what it passes on of each of ``out`` windows, to the positions that it meets.
 
@@ -272,7 +264,7 @@ def max_pool(
     for i in reversed(range(len(axes))):  # the last axis first: of equal maxima that in the first row wins
         x, back = _max_along(xp, x, i + 2, axes[i], sizes[i])
         backs.append(back)
-    return x, _chain(backs)
+    return x, chained("max_pool", backs, x.shape)
 
 
 def _sum_along(xp: Any, x: Array, axis: int, window: PoolAxis, out: int) -> Array:
@@ -324,6 +316,7 @@ def avg_pool(
         divisor = divisor_override
 
     def vjp(dy: Array) -> Array:
+        check_gradient("avg_pool", dy, x.shape)
         dy = dy / divisor
         for i in reversed(range(len(axes))):
             dx = _zeros(xp, dy, shapes[i])
@@ -390,9 +383,10 @@ def adaptive_avg_pool(x: Array, output_size: int | Sequence[int | None] | None) 
     wanted = adaptive_sizes("adaptive_avg_pool", x.ndim - 2, output_size)
     sizes = [size if out is None else out for size, out in zip(x.shape[2:], wanted, strict=True)]
     if set(sizes) == {1}:
-        return _global_mean(xp, x)
+        x, back = _global_mean(xp, x)
+        return x, chained("adaptive_avg_pool", [back], x.shape)
     backs = []
     for axis, out in enumerate(sizes, start=2):
         x, back = _adaptive_along(xp, x, axis, out)
         backs.append(back)
-    return x, _chain(backs)
+    return x, chained("adaptive_avg_pool", backs, x.shape)

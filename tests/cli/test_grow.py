@@ -182,6 +182,8 @@ BAD = {
     "rule": (("--rule", "best"), "--rule: expected tiny or gradmax or fisher, found 'best'"),
     "epochs": (("--epochs", 0), "--epochs: expected at least 1, found 0"),
     "lr": (("--lr", "nan"), "--lr: expected at least 0.0, found nan"),
+    "precision": (("--relative-error", 0), "--relative-error: expected more than 0, found 0.0; leave it out"),
+    "memory": (("--width", 10**12), "not enough memory"),
     "fraction": (("--test-fraction", 1), "--test-fraction: expected at least 0 and below 1, found 1.0"),
     "activation": (("--activation", "rulu"), "unknown activation 'rulu'; known: elu"),
     "softmax": (("--activation", "softmax"), "--activation: expected a function of each neuron alone, found 'softmax'"),
@@ -199,7 +201,15 @@ def test_bad_options_are_one_line(grow, tmp_path, arguments, message):
     assert result.exit_code == 2
     assert result.stderr.startswith(f"growarray grow: {message}")
     assert result.stderr.count("\n") == 1
-    assert not (tmp_path / "run").exists()
+    assert list(tmp_path.glob("run/*")) == []
+
+
+def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(grow, tmp_path):
+    with np.errstate(all="ignore"):
+        result = grow("--lr", 1e30, "--output", tmp_path / "run")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("growarray grow: Growth: the loss of a batch in epoch 1 is nan; look for NaN")
+    assert list(content(tmp_path / "run")) == ["checkpoint.npz"]
 
 
 def test_a_warning_is_one_line(grow, monkeypatch):

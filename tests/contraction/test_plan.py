@@ -10,7 +10,7 @@ import array_api_strict
 import numpy as np
 import pytest
 
-from growarray.contraction import contract, plan
+from growarray.contraction import Plan, contract, plan
 from growarray.errors import PlanError, ShapeError
 from growarray.testing import assert_close
 from tests.conftest import LIBRARIES
@@ -278,3 +278,25 @@ def test_contract_is_plan_and_run(xp):
 def test_shapes_that_no_array_has_are_refused(shape, message):
     with pytest.raises(PlanError, match=re.escape(message)):
         plan("ij,jk->ik", shape, (3, 4))
+
+
+def test_plans_are_equal_where_they_run_the_same_products_and_do_not_change():
+    equation, shapes = "n c x, o c x -> n o x | x", [(2, 3, 8), (4, 3, 3)]
+    one = plan(equation, *shapes, padding=1)
+    again = Plan.from_dict(one.to_dict())
+    assert again == one
+    assert hash(again) == hash(one)
+    others = [plan(equation, *shapes), plan(equation, *shapes, padding=1, training=True), plan("i j -> j", (2, 3))]
+    assert len({one, again, *others}) == 4
+    assert one != one.to_dict()
+    with pytest.raises(AttributeError, match="block: a plan does not change; make another one"):
+        one.block = 3
+    assert one.block != 3
+
+
+def test_what_cannot_be_bound_is_named():
+    made = plan("i j, j k -> i k", (2, 3), (3, 4))
+    with pytest.raises(TypeError, match="bind: expected a mapping from position to array or a sequence, found int"):
+        made.bind(3)
+    with pytest.raises(ShapeError, match=r"the plan was made for \(3, 4\); plan again for these shapes"):
+        plan("i j, j k ->", (2, 3), (3, 4))(np.ones((2, 3)), np.ones((4, 4)))

@@ -22,6 +22,7 @@ from growarray.testing import assert_close
 DENSE_1 = "b s x, b n s x -> b n x | x"
 DENSE_2 = "b s y x, b n s y x -> b n y x | y, x"
 IMAGES = "s i y x, n s y x -> i n y x | y, x"
+DENSE_3 = "s i z y x, n s z y x -> i n z y x | z, y, x"
 CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "multiply": ("b y x, b n -> b n y x", (3, 4, 5), (3, 2), {}),
     "multiply, batch alone": ("b y, b -> b y", (3, 4), (3,), {}),
@@ -57,6 +58,8 @@ CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] =
     "3 by 3, wide": (DENSE_2, (1, 17, 9, 8), (1, 18, 17, 3, 3), {"padding": 1}),
     "3 by 3, wide images": (IMAGES, (18, 3, 7, 9), (16, 18, 3, 3), {"padding": ((0, 1), (1, 0))}),
     "3 by 3, wide, padded more": (IMAGES, (16, 2, 5, 6), (16, 16, 3, 3), {"padding": 2}),
+    "3 by 3, three axes": (DENSE_3, (16, 2, 5, 6, 7), (17, 16, 3, 3, 3), {"padding": 1}),
+    "3 by 3, deep": (DENSE_3, (16, 1, 9, 4, 5), (16, 16, 2, 3, 3), {"padding": (2, 1, 0)}),
     "reflect": (DENSE_1, (2, 3, 6), (2, 4, 3, 3), {"padding": ((2, 3),), "padding_mode": "reflect"}),
     "replicate": (DENSE_1, (2, 3, 6), (2, 4, 3, 3), {"padding": ((2, 3),), "padding_mode": "replicate"}),
     "circular": (DENSE_1, (2, 3, 6), (2, 4, 3, 3), {"padding": ((6, 3),), "padding_mode": "circular"}),
@@ -194,7 +197,7 @@ def test_pieces_write_parts_of_their_own_in_any_order(name, tiny_pieces):
 
 def test_the_cases_reach_every_kernel():
     found = {step_for(*case).kernel for case in CASES.values()}
-    assert found >= {"multiply", "matmul", "band", "rows", "im2col"}
+    assert found == {"multiply", "matmul", "band", "winograd", "rows", "im2col"}
 
 
 def test_small_pieces_cut_most_cases(tiny_pieces):

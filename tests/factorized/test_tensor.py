@@ -264,7 +264,7 @@ def test_transductions_that_make_no_sense_are_refused(name: str, arguments: Any,
         (lambda: TTTensor([np.ones((1, 3, 2)), np.ones((3, 3, 1))]), "the cores have shapes"),
         (lambda: TTTensor([np.ones((3, 2))]), "expected 3 axes"),
         (lambda: FactorizedTensor.new((), 1), "at least one mode"),
-        (lambda: FactorizedTensor.new((3, 0), 1), "each of at least 1 entry"),
+        (lambda: FactorizedTensor.new((3, 0), 1), "sizes of at least 1"),
     ],
     ids=str,
 )

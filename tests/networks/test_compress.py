@@ -228,7 +228,7 @@ def test_a_graph_with_named_inputs() -> None:
 def test_what_is_inside_a_growing_module_stays() -> None:
     net = nn.Sequential(nn.Linear(20, 20, rng=rng()), GrowingMLP(20, 4, hidden_size=[40], rng=rng()))
     assert list(compress(net, 0.9).reports) == ["0"]
-    with pytest.raises(ValueError, match="GrowingMLP has no convolution or linear layer that may be replaced"):
+    with pytest.raises(ValueError, match=r"layer that may be replaced; layers\.0\.layer: Linear, 840 param"):
         compress(net[1], 0.9)
 
 
@@ -306,6 +306,11 @@ X = {"calibration": data()}
         (network(), 0.5, {"formats": ["parafac"]}, ValueError, "unknown factorization 'parafac'; expected one of"),
         (network(), 0.5, {"formats": ["dense"]}, ValueError, "expected some of CP, Tucker, TT"),
         (network(), 0.5, {"formats": []}, ValueError, "expected some of CP, Tucker, TT"),
+        (network(), "0.5", {}, ValueError, "budget='0.5'"),
+        (network(), np.array([0.5, 0.2]), {}, ValueError, "budget=array"),
+        (network(), 0.5, {"formats": 3}, ValueError, "unknown factorization 3"),
+        (network(), 0.5, {"keep": 3}, TypeError, "keep=3, expected the name of a layer, or a list of names"),
+        (network(), 0.5, {"rng": 3}, TypeError, "compress: expected rng as a numpy.random.Generator"),
         (network(), 0.5, {"keep": ["x"]}, ValueError, r"keep names x, expected some of 0, 2\.0, 3, 5"),
         (Plain(), 0.5, {}, ValueError, "Plain has no convolution or linear layer"),
         (np.ones(3), 0.5, {}, TypeError, "expected a Module, found ndarray"),
@@ -372,13 +377,24 @@ def test_the_error_is_what_each_replaced_layer_does_to_the_output() -> None:
     ("options", "kind", "message"),
     [
         ({"decomposition": {"tt": {}}, "formats": "tucker"}, ValueError, "options for TT, formats are Tucker"),
+        ({"decomposition": [1]}, TypeError, "expected a mapping from formats to their options"),
+        ({"decomposition": {"tt": {"sweeps": 3}}}, TypeError, "unknown option 'sweeps'; it has weighted"),
         ({"decomposition": {"cp": 3}}, TypeError, "decomposition for CP is 3, expected a mapping"),
         ({"input_shape": 5}, TypeError, "input_shape=5, expected whole numbers"),
         ({"input_shape": (0, 3, 11, 11)}, ShapeError, "expected sizes of at least 1"),
         ({"calibration": data() + 1j}, TypeError, "calibration holds complex64, expected real numbers"),
         ({"calibration": {"x": data()}}, TypeError, "calibration is a mapping, and Sequential has no named inputs"),
     ],
-    ids=["unused options", "no options", "no shape", "no samples", "complex data", "named data"],
+    ids=[
+        "unused options",
+        "no mapping",
+        "unknown option",
+        "no options",
+        "no shape",
+        "no samples",
+        "complex data",
+        "named data",
+    ],
 )
 def test_what_cannot_be_meant_is_refused(options: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):

@@ -46,6 +46,15 @@ def test_accuracy_counts_the_largest_logit(xp: Library) -> None:
         assert accuracy(xp.asarray(logits), xp.asarray(np.array([0, 1, 1, 2], dtype))) == 0.5
 
 
+def test_accuracy_takes_probabilities_and_refuses_other_shapes(xp: Library) -> None:
+    logits, labels = np.array([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [0.0, 1.0, 5.0]]), np.array([0, 2, 2])
+    assert accuracy(xp.asarray(logits), xp.asarray(np.eye(3)[labels])) == pytest.approx(2 / 3)
+    images = np.stack([logits, logits], axis=2)
+    assert accuracy(xp.asarray(images), xp.asarray(np.stack([labels, labels], axis=1))) == pytest.approx(2 / 3)
+    with pytest.raises(ShapeError, match=r"labels have shape \(3, 1\), expected \(3,\) or probabilities \(3, 3\)"):
+        accuracy(xp.asarray(logits), xp.asarray(labels[:, None]))
+
+
 def test_r2_is_one_for_perfect_and_zero_for_the_mean(xp: Library) -> None:
     score = task_named("regression").score
     target = np.random.default_rng(0).standard_normal((50, 3))

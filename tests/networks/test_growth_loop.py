@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from growarray.growing import FISHER, GRADMAX, TINY
-from growarray.networks import GrowingMLP, GrowthSettings, growth
+from growarray.networks import GrowingMLP, GrowthSettings, growth, task_named
 from growarray.networks.line_search import LineSearch
-from growarray.nn import ReLU
-from growarray.optim import SGD
+from growarray.nn import Linear, ReLU, Sequential
+from growarray.ops import cross_entropy
+from growarray.optim import SGD, Adam
 from tests.conftest import Library
 from tests.networks.runs import KINDS, LABELS, VALIDATION, X, assert_same, loop, network, weights
 
@@ -271,6 +272,100 @@ def test_every_library_runs_the_same(kind: str, xp: Library) -> None:
 def test_settings_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GrowthSettings(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 3.0}, r"epochs must be a whole number, found 3\.0"),
+        ({"neurons": True}, "neurons must be a whole number, found True"),
+        ({"first": 1.5}, r"first must be a whole number, found 1\.5"),
+    ],
+    ids=str,
+)
+def test_settings_of_another_kind_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GrowthSettings(**options)
+    with pytest.raises(TypeError, match="rule must be a GrowthRule such as TINY, found 'tiny'"):
+        GrowthSettings(rule="tiny")  # type: ignore[arg-type]
+
+
+def test_settings_take_the_whole_numbers_of_numpy_and_no_budget_that_is_none() -> None:
+    settings = GrowthSettings(epochs=np.int64(3))  # type: ignore[arg-type]
+    assert type(settings.epochs) is int
+    with pytest.raises(ValueError, match="max_parameters must be at least 0, found nan"):
+        GrowthSettings(max_parameters=float("nan"))  # type: ignore[arg-type]
+
+
+def test_what_the_loop_cannot_train_is_refused_at_once() -> None:
+    grown = network()
+    for options, message in (
+        ({"network": Sequential(Linear(4, 2))}, "network is a Sequential, expected a GrowingNetwork"),
+        ({"optimizer": 3}, "optimizer is a int, expected one such as AdamW"),
+        ({"task": 3}, "task is a int, expected 'classification'"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            loop(**options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the optimizer holds no parameter of the network"):
+        loop(network=grown, optimizer=Adam(network(), lr=0.1))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_data_that_are_not_finite_are_refused_by_sample(value: float, xp: Library) -> None:
+    spoilt = X.copy()
+    spoilt[3, 1] = value
+    for name in ("data", "validation"):
+        with pytest.raises(ValueError, match=f"the features of {name}: sample 3 holds NaN or infinite"):
+            loop(**{name: (xp.asarray(spoilt), xp.asarray(LABELS))})
+    with pytest.raises(ValueError, match="the targets of data: sample 3 holds NaN or infinite"):
+        loop(data=(xp.asarray(X), xp.asarray(spoilt)), task="regression")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_moves_no_weight(value: float) -> None:
+    task = replace(task_named("classification"), loss=lambda y, target: (value, lambda dloss=1.0: np.ones_like(y)))
+    run = loop(task=task)
+    before = weights(run.network)
+    with pytest.raises(ValueError, match=f"loss of a batch in epoch 1 is {value}; look for NaN"):
+        run.train_epoch()
+    assert_same(weights(run.network), before)
+    assert run.epoch == 0
+
+
+def test_a_line_search_of_few_samples_runs_on_every_library(xp: Library) -> None:
+    run = loop(network=xp.adopt(network(dtype=np.float64)), data=(xp.asarray(X), xp.asarray(LABELS)), search_samples=20)
+    assert run.grow()["added"] > 0
+
+
+def test_a_line_search_sees_samples_from_all_over_sorted_data() -> None:
+    order = np.argsort(LABELS, kind="stable")
+    seen = []
+
+    def loss(y: Any, target: Any) -> Any:
+        seen.append(target)
+        return cross_entropy(y, target)
+
+    task = replace(task_named("classification"), loss=loss)
+    run = loop(data=(X[order], LABELS[order]), task=task, search_samples=20, choose="first_order")
+    run.train_epoch()
+    run.grow()
+    searched = [target for target in seen if len(target) == 20]
+    assert searched
+    for target in searched:
+        assert np.mean(target) == pytest.approx(np.mean(LABELS), abs=0.05)
+
+
+def test_a_network_without_places_says_so() -> None:
+    grown = GrowingMLP(4, 2, [], dtype=np.float64)
+    assert loop(network=grown).grow()["refused"] == "the network has no place to grow"
+
+
+def test_a_state_of_another_generator_changes_nothing() -> None:
+    run = loop()
+    state = {**run.state(), "epoch": 3, "rng": np.random.Generator(np.random.MT19937(0)).bit_generator.state}
+    with pytest.raises(ValueError, match="PCG64"):
+        run.load_state(state)
+    assert run.epoch == 0
 
 
 def test_no_data_is_refused() -> None:

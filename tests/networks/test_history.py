@@ -49,12 +49,22 @@ def test_a_list_given_is_not_shared() -> None:
         ("[]", "expected an object with a list 'steps'"),
         ('{"final": 1}', "expected an object with a list 'steps'"),
         ('{"steps": {}}', "expected an object with a list 'steps'"),
+        ('{"steps": [1]}', "expected entries with an 'event'"),
+        ('{"steps": [{"epoch": 1}]}', "expected entries with an 'event'"),
+        ('{"steps": [], "final": 3}', "expected an object or null as 'final'"),
+        ("[" * 100_000, "history: not JSON"),
     ],
-    ids=["broken", "list", "no_steps", "steps_no_list"],
+    ids=["broken", "list", "no_steps", "steps_no_list", "number", "no_event", "final", "deep"],
 )
 def test_anything_else_is_refused(text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         History.from_json(text)
+
+
+def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "run.png").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(DataError, match=r"run\.png: not a history in UTF-8"):
+        History.load(tmp_path / "run.png")
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,3 +199,20 @@ def test_wrong_sizes_are_refused_when_the_layer_is_made() -> None:
         nn.BatchNorm1d(-1)
     with pytest.raises(ValueError, match="unknown device 'gpu'"):
         nn.BatchNorm1d(1, device="gpu")
+
+
+@pytest.mark.parametrize("eps", [-1e-5, float("nan"), float("inf")])
+def test_an_eps_that_is_negative_or_not_finite_is_refused(eps: float) -> None:
+    for make in (lambda: nn.LayerNorm(3, eps), lambda: nn.BatchNorm1d(3, eps), lambda: nn.GroupNorm(1, 3, eps)):
+        with pytest.raises(ValueError, match="eps must be finite and at least 0, found"):
+            make()
+
+
+def test_a_momentum_outside_of_0_to_1_is_refused() -> None:
+    for momentum in (-0.1, 2.0, float("nan")):
+        with pytest.raises(ValueError, match="BatchNorm1d: momentum must be between 0 and 1, or None, found"):
+            nn.BatchNorm1d(3, momentum=momentum)
+
+
+def test_a_width_of_numpy_is_one_axis() -> None:
+    assert nn.LayerNorm(np.int64(3)).normalized_shape == (3,)  # type: ignore[arg-type]

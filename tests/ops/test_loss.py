@@ -154,3 +154,17 @@ def test_losses_stay_arrays_of_the_dtype(reduction: str, xp: Library) -> None:
 def test_wrong_arguments_are_named(call: Callable[[], Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("seed", [np.float64(2.0), np.array(2.0), 2, 2.0], ids=repr)
+def test_the_gradient_stays_float32_whatever_the_seed(seed: Any) -> None:
+    logits = LOGITS.astype(np.float32)
+    for call in (
+        lambda: cross_entropy(logits, LABELS),
+        lambda: mse(logits, logits * 2),
+        lambda: l1(logits, logits * 2),
+    ):
+        pullback = call()[1]
+        gradient = pullback(seed)
+        assert gradient.dtype == np.float32
+        np.testing.assert_allclose(gradient, 2 * pullback(), rtol=1e-6)

@@ -1,0 +1,64 @@
+"""GrowthSettings: how a run of the training-and-growing loop trains and when it grows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from growarray.growing import TINY, GrowthRule
+from growarray.ops.sizes import is_whole, whole_number
+
+__all__ = ["GrowthSettings"]
+
+
+@dataclass(frozen=True)
+class GrowthSettings:
+    """How a run trains and when it grows.
+
+    epochs : passes over the training data in all;  batch_size : samples a step
+    rule : how updates are computed;  neurons : most neurons a growth adds
+    every : epochs between growths;  first : epochs before the first one;  growths : most growths, None for no limit
+    max_parameters, max_flops : budget of the grown network (FLOPs of one sample's forward pass), None for no limit
+    choose : ``'first_order'`` by promised improvement, ``'validation'`` by the loss on validation data after growth
+    relative_error : stop collecting when every M is known to it (at least two batches), None for all batches
+    collect_batch : samples a batch while collecting
+    search_samples : most samples that a line search looks at, spread evenly over the data
+    clip : largest gradient norm, None for no clipping
+    """
+
+    epochs: int = 60
+    batch_size: int = 32
+    rule: GrowthRule = TINY
+    neurons: int = 8
+    every: int = 2
+    first: int = 2
+    growths: int | None = None
+    max_parameters: int | None = None
+    max_flops: int | None = None
+    choose: str = "first_order"
+    relative_error: float | None = None
+    collect_batch: int = 1024
+    search_samples: int = 4096
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.choose not in ("first_order", "validation"):
+            raise ValueError(f"GrowthSettings: choose must be 'first_order' or 'validation', found {self.choose!r}")
+        if not isinstance(self.rule, GrowthRule):
+            raise TypeError(f"GrowthSettings: rule must be a GrowthRule such as TINY, found {self.rule!r}")
+        least = {"epochs": 1, "batch_size": 1, "neurons": 1, "every": 1, "first": 0, "collect_batch": 1}
+        for name, bound in {**least, "search_samples": 1}.items():
+            if not is_whole(getattr(self, name)):
+                raise ValueError(f"GrowthSettings: {name} must be a whole number, found {getattr(self, name)!r}")
+            object.__setattr__(self, name, whole_number("GrowthSettings", name, getattr(self, name), bound))
+        for name in ("growths", "max_parameters", "max_flops"):
+            if getattr(self, name) is not None and not getattr(self, name) >= 0:
+                raise ValueError(f"GrowthSettings: {name} must be at least 0, found {getattr(self, name)}")
+        for name in ("relative_error", "clip"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"GrowthSettings: {name} must be positive, found {getattr(self, name)}")
+        starts_at_zero = self.rule.alpha_zero or self.rule.omega_zero
+        if self.choose == "validation" and starts_at_zero and not self.rule.compute_delta:
+            raise ValueError(
+                "GrowthSettings: choose='validation' has nothing to compare with a rule whose neurons start at zero; "
+                "use choose='first_order'"
+            )

@@ -1,0 +1,35 @@
+"""Widths among the arguments of networks: one for all places, or one for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from growarray.ops.sizes import is_whole, whole_number
+
+__all__ = ["listed_widths", "sample_width"]
+
+
+def sample_width(where: str, in_features: int | Sequence[int]) -> int:
+    """Numbers that make up one sample, from its width or its shape.
+
+    >>> sample_width("doc", (3, 4))
+    12
+    """
+    return math.prod(listed_widths(where, "in_features", in_features, 1))
+
+
+def listed_widths(where: str, option: str, widths: Any, count: int) -> list[int]:
+    """``count`` times one width, or the widths of a sequence, whose number the caller checks.
+
+    Raises TypeError where one is no whole number, ValueError where one is negative.
+
+    >>> listed_widths("doc", "hidden_size", 2, count=3), listed_widths("doc", "hidden_size", (5, 4), count=1)
+    ([2, 2, 2], [5, 4])
+    """
+    if is_whole(widths):
+        return [whole_number(where, option, widths, 0)] * count
+    if isinstance(widths, str) or not hasattr(widths, "__iter__"):
+        raise TypeError(f"{where}: {option} must be a whole number or a sequence of them, found {widths!r}")
+    return [whole_number(where, f"{option}[{i}]", width, 0) for i, width in enumerate(widths)]

@@ -1,0 +1,55 @@
+"""What a pullback checks of the gradient that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from growarray.backend import Array, asarray
+from growarray.errors import ShapeError
+
+__all__ = ["chained", "check_gradient", "loss_gradient"]
+
+Vjp = Callable[[Array], Array]
+
+
+def check_gradient(where: str, dy: Array, shape: tuple[int, ...]) -> None:
+    """Raise ``ShapeError`` unless ``dy`` has the shape of the result: another one may broadcast to a wrong gradient.
+
+    >>> import numpy as np
+    >>> check_gradient("linear", np.ones((2, 3)), (2, 3))
+    """
+    if tuple(dy.shape) != tuple(shape):
+        raise ShapeError(
+            f"pullback of {where}: the gradient has shape {tuple(dy.shape)}, the result has {tuple(shape)}; "
+            "pass a gradient of the result's shape"
+        )
+
+
+def chained(where: str, backs: Sequence[Vjp], shape: tuple[int, ...]) -> Vjp:
+    """The way back through steps that gave a result of ``shape``: the last one's pullback first.
+
+    >>> import numpy as np
+    >>> chained("doc", [lambda dy: dy + 1.0, lambda dy: 2.0 * dy], (1,))(np.ones(1)).tolist()
+    [3.0]
+    """
+
+    def vjp(dy: Array) -> Array:
+        check_gradient(where, dy, shape)
+        for back in reversed(backs):
+            dy = back(dy)
+        return dy
+
+    return vjp
+
+
+def loss_gradient(dloss: Any, like: Array) -> Any:
+    """The gradient at a loss as a Python number, or as an array in the dtype of ``like``.
+
+    NumPy's float64 numbers would make a float64 gradient of float32 predictions.
+
+    >>> import numpy as np
+    >>> (np.ones(1, np.float32) * loss_gradient(np.float64(2.0), np.ones(1, np.float32))).dtype
+    dtype('float32')
+    """
+    return float(dloss) if isinstance(dloss, int | float) else asarray(dloss, like=like, dtype=like.dtype)
