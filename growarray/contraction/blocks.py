@@ -25,8 +25,11 @@ __all__ = ["Saved", "backward", "block_count", "forward"]
 
 _GROUPS = 8  # sums over blocks that a backward pass keeps apart
 _EVEN = 4  # blocks come in multiples of it where there are enough positions
+_LIGHT = 1 << 29  # operations of a run below which two blocks are enough: more of them only wait for each other
 _TINY = 1 << 20  # operations below which a second thread costs more than it gives
+_LONG = 1 << 28  # operations above which a run takes milliseconds
 
+Each = Callable[[Step, Sequence[Task]], None]
 Values = dict[int, np.ndarray]
 Programs = Callable[[int], Program]
 
@@ -39,10 +42,10 @@ class Saved:
     blocks: list[Values] = field(default_factory=list)
 
 
-def block_count(size: int, least: int) -> int:
+def block_count(size: int, least: int, flops: int) -> int:
     """Blocks of about ``least`` positions or more, a number that 2 or 4 threads share evenly where that can be."""
-    count = -(-size // max(least, 1))
-    return max(1, min(size, max(count - count % _EVEN, _EVEN) if count > 1 else 1))
+    count, even = -(-size // max(least, 1)), 2 if flops < _LIGHT else _EVEN
+    return max(1, min(size, max(count - count % even, even) if count > 1 else 1))
 
 
 class _Layout:
@@ -53,11 +56,11 @@ class _Layout:
         problem = self.whole.problem
         self.mode = problem.block
         size = problem.size[problem.block] if problem.block is not None else 1
-        count = block_count(size, block) if problem.block is not None and block else 1
+        count = block_count(size, block, self.whole.flops) if problem.block is not None and block else 1
         self.ranges = [slice(size * i // count, size * (i + 1) // count) for i in range(count)]
         self.programs = [programs(r.stop - r.start if problem.block is not None else -1) for r in self.ranges]
         self.tiny = self.whole.flops < _TINY
-        self.over_blocks = not self.tiny and len(self.ranges) >= _EVEN and threads() > 1
+        self.over_blocks = not self.tiny and len(self.ranges) > 1 and threads() > 1
         self.holder = problem.holders[problem.block] if problem.block is not None else problem.everything
 
     @contextmanager
@@ -69,9 +72,9 @@ class _Layout:
         with single_threaded_blas(), short_buffers():
             yield
 
-    def each(self, tasks: Sequence[Task]) -> None:
-        """Run pieces of one step: side by side where blocks are not."""
-        if self.tiny or self.over_blocks:
+    def each(self, step: Step, tasks: Sequence[Task]) -> None:
+        """Run pieces of one step: side by side where blocks are not, and it is worth it."""
+        if self.tiny or self.over_blocks or step.short:
             for task in tasks:
                 task()
         else:
@@ -80,7 +83,7 @@ class _Layout:
     def all(self, tasks: Sequence[Task]) -> None:
         """Run whole blocks, or groups of them."""
         if self.over_blocks:
-            run_tasks(tasks)
+            run_tasks(tasks, long=self.whole.flops > _LONG)
         else:
             for task in tasks:
                 task()
@@ -134,10 +137,10 @@ def forward(
     return y, saved
 
 
-def _run(each: Callable[[Sequence[Task]], None], step: Step, values: Values, target: np.ndarray) -> None:
+def _run(each: Each, step: Step, values: Values, target: np.ndarray) -> None:
     feature = step.feature(np, values[step.pair.feature])
     matrices = step.prepared(step.kernel_array(np, values[step.pair.kernel]))
-    each(step.tasks(feature, matrices, step.canonical(np, target)))
+    each(step, step.tasks(feature, matrices, step.canonical(np, target)))
 
 
 def _forward_block(
@@ -162,7 +165,7 @@ def _forward_block(
             if keep
             else borrow(f"value {program.slots[index]}", step.out_sizes, y.dtype)
         )
-        layout.each(step.tasks(feature, matrices, step.canonical(np, fresh)))
+        layout.each(step, step.tasks(feature, matrices, step.canonical(np, fresh)))
         values[step.mask] = fresh
         if not keep:  # large ones are no work space: let go of what is used up
             for part in (step.pair.feature, step.pair.kernel):
@@ -181,16 +184,14 @@ def _leaf_blocks(layout: _Layout, common: Values, piece: slice) -> Values:
     return values
 
 
-def _into(
-    each: Callable[[Sequence[Task]], None], step: Step, feature: np.ndarray, matrices: np.ndarray, stored: np.ndarray
-) -> None:
+def _into(each: Each, step: Step, feature: np.ndarray, matrices: np.ndarray, stored: np.ndarray) -> None:
     """The last product, written where the result lies, through a copy only if its axes do not merge."""
     target = view_as(stored, step.out_shape)
     if target is not None:
-        each(step.tasks(feature, matrices, target))
+        each(step, step.tasks(feature, matrices, target))
         return
     target = np.empty(step.out_sizes, stored.dtype)
-    each(step.tasks(feature, matrices, step.canonical(np, target)))
+    each(step, step.tasks(feature, matrices, step.canonical(np, target)))
     stored[...] = target
 
 
@@ -270,7 +271,7 @@ def _backward_block(
 
 
 def _backward_step(
-    each: Callable[[Sequence[Task]], None],
+    each: Each,
     step: Step,
     values: Values,
     gradients: Values,
@@ -285,15 +286,15 @@ def _backward_step(
     if k & wanted:
         feature = step.feature(np, values[f])
         d_kernel = np.empty(step.k_shape, d_out.dtype)
-        each(step.d_kernel_tasks(d_out, feature, d_kernel))
+        each(step, step.d_kernel_tasks(d_out, feature, d_kernel))
         gradients[k] = step.d_kernel(np, d_kernel)
     if f & wanted:
         matrices = step.prepared_gradient(step.kernel_array(np, values[k])) if ready is None else ready
         gradients[f] = np.empty(step.f_stored, d_out.dtype)
         target = view_as(gradients[f].transpose(step.f_perm), step.f_shape)
         if not step.padded and target is not None:
-            each(step.d_feature_tasks(d_out, matrices, target))
+            each(step, step.d_feature_tasks(d_out, matrices, target))
         else:
             d_feature = np.empty((step.b, step.s, *(a.size for a in step.axes)), d_out.dtype)
-            each(step.d_feature_tasks(d_out, matrices, d_feature))
+            each(step, step.d_feature_tasks(d_out, matrices, d_feature))
             gradients[f] = step.d_feature(np, d_feature)

@@ -16,8 +16,9 @@ from growarray.contraction.checks import check_arrays, device_kind
 from growarray.contraction.cost import Costs, StepCost
 from growarray.contraction.equation import parse
 from growarray.contraction.geometry import ConvAxis
+from growarray.contraction.keys import frozen
 from growarray.contraction.machine import Machine, machine_for
-from growarray.contraction.path import MINIMIZE, Tree, find_tree, linear_path, peak_elements
+from growarray.contraction.path import MINIMIZE, PRESETS, Tree, find_tree, linear_path, peak_elements
 from growarray.contraction.problem import Problem, checked_shapes
 from growarray.contraction.programs import Programs, block_size
 from growarray.contraction.table import plan_table
@@ -25,6 +26,7 @@ from growarray.errors import PlanError, ShapeError
 
 __all__ = ["Plan", "contract", "plan"]
 
+_MANY = 1 << 62  # operations, where they are not known yet
 _CORES = 2  # for which a path is searched
 _GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
 
@@ -75,21 +77,7 @@ def plan(
     try:
         return _cached(equation, shapes, options)
     except TypeError:  # a list or a mapping among them
-        return _cached(equation, _frozen(shapes), _frozen(options))
-
-
-def _frozen(value: Any) -> Any:
-    """Lists and mappings as what can be a key."""
-    if isinstance(value, Mapping):
-        return _Mapping({k: _frozen(v) for k, v in value.items()})
-    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
-
-
-class _Mapping(dict[str, Any]):
-    """A mapping by mode that can be a key; nobody changes it."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(frozenset(self.items()))
+        return _cached(equation, frozen(shapes), frozen(options))
 
 
 @lru_cache(maxsize=512)
@@ -143,12 +131,9 @@ class Plan:
             raise PlanError(f"constants: found {list(constants)}, expected operands from 0 to {len(self.shapes) - 1}")
         self._problem = Problem(self._parsed, self.shapes, **self.geometry)
         self.machine: Machine = machine_for(self.device)
-        self.block = block_size(self._problem) if self.device == "cpu" else 0
         limit = None if memory_limit is None else memory_limit // self.dtype.itemsize
-        self._costs = self._costs_of(self.machine)
-        # the order, and so every bit of a result, must not depend on the cores of this machine
-        found_with = self._costs_of(replace(self.machine, cores=_CORES)) if limit is None else self._costs
-        self._tree: Tree = find_tree(self._problem, found_with, optimize, minimize, limit)
+        self._tree, self.block = self._search(optimize, limit)
+        self._costs = self._costs_of(self.machine, self.block, self._tree)
         self.path = linear_path(self._problem, self._tree)
         self.steps: tuple[StepCost, ...] = tuple(self._cost(*pair) for pair in self._tree)
         problem = self._problem
@@ -173,14 +158,33 @@ class Plan:
         chosen = (self.minimize, self.training, self.constants, str(self.dtype), self.device)
         return (self.equation, self.shapes, self.path, axes, *chosen)
 
-    def _costs_of(self, machine: Machine) -> Costs:
+    def _search(self, optimize: Any, limit: int | None) -> tuple[Tree, int]:
+        """The tree, and how many positions of the batch it runs at a time."""
+        # the order, and so every bit of a result, must not depend on the cores of this machine
+        machine = self.machine if limit is not None else replace(self.machine, cores=_CORES)
+        block = block_size(self._problem) if self.device == "cpu" else 0
+        costs = self._costs_of(machine, block)
+        tree = find_tree(self._problem, costs, optimize, self.minimize, limit)
+        if not block or limit is not None:
+            return tree, block
+        found = []
+        auto = isinstance(optimize, str) and optimize == "auto" and self.minimize == "time"
+        names = PRESETS if auto and self._problem.conv else ()
+        for one in (tree, *(find_tree(self._problem, costs, name, "time", None) for name in names)):
+            block = block_size(self._problem, one)  # it depends on the tree, which was found with another
+            known = self._costs_of(machine, block, one)
+            found.append((sum(step.total("time") for pair in one if (step := known.step(*pair))), one, block))
+        return min(found, key=lambda choice: choice[0])[1:]
+
+    def _costs_of(self, machine: Machine, block: int, tree: Sequence[tuple[int, int]] = ()) -> Costs:
         whole = self._problem.size.get(self._problem.block or "", 1)
+        flops = sum(pair.flops for step in tree if (pair := self._problem.pair(*step))) or _MANY
         return Costs(
             self._problem,
             machine,
             itemsize=self.dtype.itemsize,
             training=self.training,
-            block=-(-whole // blocks.block_count(whole, self.block)) if self.block else max(whole, 1),
+            block=-(-whole // blocks.block_count(whole, block, flops)) if block else max(whole, 1),
             constants=sum(1 << i for i in self.constants),
         )
 

@@ -16,6 +16,7 @@ from growarray.contraction.problem import Problem
 __all__ = ["Programs", "block_size"]
 
 _COLUMNS = 512  # positions that a block of the batch has at least, so that products stay wide
+_CACHED = 1 << 18  # elements of the largest partial result of a block
 _KEPT = 16  # batch sizes whose steps are kept
 
 
@@ -81,11 +82,19 @@ class Programs:
         return found
 
 
-def block_size(problem: Problem) -> int:
-    """Positions of the batch that run at a time: one image, or as many small ones as make wide products."""
+def block_size(problem: Problem, tree: Sequence[tuple[int, int]] = ()) -> int:
+    """Positions of the batch that run at a time: one image, or as many small ones as make products wide and calls long.
+
+    Every call waits for the interpreter's lock, so where the partial results of ``tree`` are small, a block takes as
+    many images as keep the largest in the cache, and half of the batch at most.
+    """
     if problem.block is None:
         return 0
     positions = 1
     for conv in problem.conv.values():
         positions *= max(conv.out, 1)
-    return max(1, -(-_COLUMNS // positions))
+    least = max(1, -(-_COLUMNS // positions))
+    whole, holder = problem.size[problem.block], problem.holders[problem.block]
+    results = [left | right for left, right in tree[:-1] if (left | right) & holder]
+    largest = max((problem.elements(part) for part in results), default=0) / max(whole, 1)
+    return max(least, min(int(_CACHED / largest), -(-whole // 2))) if largest else least

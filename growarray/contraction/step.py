@@ -25,6 +25,7 @@ from growarray.contraction.winograd import tiles_at_once
 __all__ = ["Step"]
 
 _SPLIT = 1 << 23  # operations of one piece of a plain product: about 0.1 ms
+_SHORT = 1.5e-4  # seconds of a step below which to wake a second thread takes longer than it saves
 _NARROW = 256  # columns a piece has at least
 
 
@@ -60,6 +61,8 @@ class Step:
             self.conv is not None and self.kernel != "band" and is_heavy(pair.sizes, self.axes, pair.room) and not tiled
         )
         self.heavy = FeatureGradient(pair.sizes, self.axes) if heavy else None
+        # a guess at its time: products at 80 GFLOP/s, a nanosecond for every element read and written
+        self.short = pair.flops / 8e10 + 1e-9 * (math.prod(self.f_shape) + math.prod(self.out_shape)) < _SHORT
         self._kernel_gradient: KernelGradient | None = None
         self._gradient: list[tuple[Any, Any, tuple[Axis, ...], Convolution | None]] | None = None
 
@@ -172,11 +175,11 @@ class Step:
             if self._kernel_gradient is None:
                 self._kernel_gradient = KernelGradient(self.conv, self.pair.room)
             return self._kernel_gradient.tasks(d_out, feature, out)
-        flat, d_flat = feature.reshape(self.b, self.s, -1), d_out.reshape(self.b, self.n, -1)
         target = out.reshape(self.b, self.n, self.s)
         if self.n == 1 and self.s == 1:
-            return [lambda: np.einsum("bl,bl->b", d_flat[:, 0], flat[:, 0], out=target[:, 0, 0])]
-        return [lambda: np.matmul(d_flat, flat.swapaxes(1, 2), out=target)]
+            flat, d_flat = feature.reshape(self.b, -1), d_out.reshape(self.b, -1)
+            return [lambda: np.einsum("bl,bl->b", d_flat, flat, out=target[:, 0, 0])]
+        return [lambda: _products_of_rows(d_out, feature, target)]
 
 
 def _product_tasks(matrices: np.ndarray, feature: np.ndarray, out: np.ndarray, s: int) -> list[Task]:
@@ -185,16 +188,50 @@ def _product_tasks(matrices: np.ndarray, feature: np.ndarray, out: np.ndarray, s
     if s == 1:
         weights = matrices.reshape(b, n, *(1,) * (out.ndim - 2))
         return [lambda: np.multiply(weights, feature, out=out)]
-    flat = feature.reshape(b, s, -1)
-    target = view_as(out, (b, n, flat.shape[2]))
+    images, targets = _by_image(feature), _by_image(out)
+    flat = view_as(feature, (b, s, math.prod(feature.shape[2:])))
+    target = view_as(out, (b, n, math.prod(out.shape[2:])))
+    if (flat is None or target is None) and images is not None and targets is not None:
+        return _image_tasks(matrices, images, targets)
+    if flat is None:
+        flat = feature.reshape(b, s, -1)
     if target is None:
-        return [lambda: _through(matrices, flat, out)]
+        return [lambda f=flat: _through(matrices, f, out)]  # type: ignore[misc]
     columns = flat.shape[2]
     step = max(_NARROW, columns * _SPLIT // max(2 * b * n * s * columns, 1))
     if b == 1:
         matrices, flat, target = matrices[0], flat[0], target[0]
     pieces = [slice(start, start + step) for start in range(0, columns, step)]
     return [lambda p=p: np.matmul(matrices, flat[..., p], out=target[..., p]) for p in pieces]  # type: ignore[misc]
+
+
+def _by_image(array: np.ndarray) -> np.ndarray | None:
+    """(b, rows, images, *sizes) as (b, images, rows, columns), where that is a view."""
+    if array.ndim < 4:
+        return None
+    turned = array.swapaxes(1, 2)
+    return view_as(turned, (*turned.shape[:3], math.prod(turned.shape[3:])))
+
+
+def _image_tasks(matrices: np.ndarray, images: np.ndarray, targets: np.ndarray) -> list[Task]:
+    """Products image by image, in one call for many: nothing is copied where channels do not lie beside each other."""
+    count = images.shape[1]
+    work = 2 * matrices.size * images.shape[3]
+    step = max(1, _SPLIT // max(work, 1))
+    pieces = [slice(start, start + step) for start in range(0, count, step)]
+    return [lambda p=p: np.matmul(matrices[:, None], images[:, p], out=targets[:, p]) for p in pieces]  # type: ignore[misc]
+
+
+def _products_of_rows(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+    """Sum over all sizes of (b, n, *sizes) times (b, s, *sizes), into (b, n, s)."""
+    images, others = _by_image(left), _by_image(right)
+    if images is not None and others is not None and 4 * out[0].size < images.shape[2] * images.shape[3]:
+        parts = borrow("products", (out.shape[0], images.shape[1], *out.shape[1:]), out.dtype)
+        np.matmul(images, others.swapaxes(2, 3), out=parts)
+        np.sum(parts, axis=1, out=out)
+        return
+    flat, d_flat = right.reshape(*right.shape[:2], -1), left.reshape(*left.shape[:2], -1)
+    np.matmul(d_flat, flat.swapaxes(1, 2), out=out)
 
 
 def _through(matrices: np.ndarray, flat: np.ndarray, out: np.ndarray) -> None:

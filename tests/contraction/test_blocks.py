@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
 import pytest
 
-from growarray.contraction import Plan, blocks, plan
+from growarray.contraction import Plan, blocks, plan, programs
 from growarray.contraction.step import Step
 from growarray.errors import ShapeError
 from growarray.testing import assert_close
@@ -33,7 +34,12 @@ def made_for(layer: Layer, **options: Any) -> Plan:
 @pytest.fixture
 def blocked(monkeypatch):
     """Small work is cut and shared out as large work is."""
-    monkeypatch.setattr(blocks, "_TINY", 0)
+    cached = importlib.import_module("growarray.contraction.plan")._cached
+    for module, name in ((blocks, "_TINY"), (blocks, "_LIGHT"), (programs, "_CACHED")):
+        monkeypatch.setattr(module, name, 0)
+    cached.cache_clear()
+    yield
+    cached.cache_clear()
 
 
 def bits(made: Plan, arrays: list[np.ndarray]) -> list[np.ndarray]:
@@ -270,3 +276,21 @@ def test_only_what_is_asked_for_is_computed(xp, optimize, wrt, calls):
     assert sides == {half for pair in made.tree for half in pair if half & wanted}  # nothing else, and all of it
     if wrt == [0]:
         assert not any("kernel" in name for name, _ in calls)
+
+
+def test_small_partial_results_make_larger_blocks_of_half_the_batch_at_most():
+    def block(batch: int, rank: int, **options: Any) -> int:
+        equation, side = "n c y x, c r, r y, r x, o r -> n o y x | y, x", 32  # more positions than a block needs
+        shapes = ((batch, 64, side, side), (64, rank), (rank, 3), (rank, 3), (64, rank))
+        return plan(equation, *shapes, padding=1, optimize="factorized", **options).block
+
+    assert (block(8, 32), block(32, 32), block(8, 384)) == (4, 8, 1)  # 2^18 elements are 8 results of 32 x 32 x 32
+    assert block(8, 16, memory_limit=1 << 30) == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "least", "flops", "count"),
+    [(8, 4, 1 << 28, 2), (8, 4, 1 << 30, 4), (8, 8, 1 << 28, 1), (7, 2, 1 << 28, 4), (33, 4, 1 << 28, 8), (1, 1, 0, 1)],
+)
+def test_light_runs_have_two_blocks_where_heavy_ones_have_four(size, least, flops, count):
+    assert blocks.block_count(size, least, flops) == count

@@ -128,6 +128,7 @@ def test_blas_has_one_thread_inside_while_a_plan_runs(monkeypatch, backward):
 @pytest.mark.parametrize("name", ["tasks", "d_kernel_tasks"])
 def test_blocks_of_the_batch_run_side_by_side(monkeypatch, name):
     monkeypatch.setattr(blocks, "_TINY", 0)
+    monkeypatch.setattr(blocks, "_LIGHT", 0)
     monkeypatch.setenv("GROWARRAY_THREADS", "2")
     made = plan("n c x, o c x -> n o x | x", (6, 4, 1000), (5, 4, 3), dtype="float64")
     assert made.block == 1
