@@ -64,7 +64,7 @@ class Convolution:
             self.order, self.moved = tuple(range(len(self.axes))), self.axes
             self.depth = self.s * math.prod(a.taps for a in self.axes)
             outs = [a.out for a in self.axes]
-            self.cut = int(np.argmax(outs)) if outs else 0
+            self.cut = _cut(outs, -(-self.b * self.depth * math.prod(outs) // chunk))
             rest = math.prod(outs) // max(outs[self.cut], 1) if outs else 1
             wide = chunk // max(self.b * self.depth * rest, 1)
             self.chunks = _ranges(outs[self.cut] if outs else 1, wide, _COLUMNS[1], rest)
@@ -164,6 +164,12 @@ class Convolution:
                 np.matmul(kernel, windows, out=total)
         if target is None:
             piece[...] = total.reshape(piece.shape)
+
+
+def _cut(outs: Sequence[int], pieces: int) -> int:
+    """The axis to cut: the first with so many positions, which leaves rows of the others whole; else the longest."""
+    enough = [i for i, out in enumerate(outs) if out >= pieces]
+    return enough[0] if enough else int(np.argmax(outs)) if outs else 0
 
 
 def _slices(count: int, step: int) -> list[slice]:

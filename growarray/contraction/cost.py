@@ -10,9 +10,11 @@ from growarray.contraction.machine import Machine
 from growarray.contraction.problem import SPARE, Axis, Pair, Problem
 from growarray.contraction.winograd import tiles_at_once
 
-__all__ = ["DEPTH", "Costs", "StepCost", "is_heavy", "kernel_of", "rows_axis"]
+__all__ = ["DEPTH", "SHORT", "Costs", "StepCost", "is_heavy", "kernel_of", "rows_axis"]
 
 DEPTH = 48  # depth of a product from which im2col along the first axis does not pay any more
+SHORT = 1.5e-4  # seconds of a step below which to wake a second thread takes longer than it saves
+_STRIDED = 1.4  # what gradients of convolutions with strides take beside the model, measured
 _COLD = 1.2  # what products over gathered windows take beside those whose operands lie in the cache, measured
 
 
@@ -119,14 +121,15 @@ class Costs:
         kernel = kernel_of(pair, self.itemsize)
         f, k = problem.elements(pair.feature), problem.elements(pair.kernel)
         out = problem.elements(pair.feature | pair.kernel)
-        parallel = self._parallel(blocked, pair)
         forward = self._forward(kernel, pair, axes)
+        parallel = self._parallel(blocked, pair, forward)
         held, traffic = self.held(pair.feature | pair.kernel), self._traffic(pair) * self.machine.byte
         seconds = times * (forward / parallel + self.machine.step) + traffic + self._preparing(kernel, k)
         moved = item * (f + k + out)
         if not self.training:
             return StepCost(kernel, pair.flops, 0, moved, 0, held, seconds, 0.0)
         backward = self._feature_gradient(kernel, pair, axes) + self._kernel_gradient(kernel, pair, axes)
+        backward *= _STRIDED if kernel == "im2col" and any(a.stride > 1 for a in axes) else 1.0
         back_seconds = times * (backward / parallel + 2 * self.machine.step) + 2 * traffic + self._preparing(kernel, k)
         return StepCost(kernel, pair.flops, pair.backward_flops, moved, 2 * moved, held, seconds, back_seconds)
 
@@ -134,8 +137,11 @@ class Costs:
         """Seconds that a kernel is made ready in, once for all blocks, where they count."""
         return 3 * self.machine.gathered * elements if kernel == "winograd" else 0.0
 
-    def _parallel(self, blocked: bool, pair: Pair) -> float:
-        """Cores that share a step: what does not depend on the blocks is small, and runs before them in one piece."""
+    def _parallel(self, blocked: bool, pair: Pair, seconds: float) -> float:
+        """Cores that share a step: what does not depend on the blocks is small, and runs before them in one piece, and
+        so does a short step where there is one block."""
+        if blocked and self.blocks == 1 and seconds < SHORT:
+            return 1.0
         return self.machine.cores if blocked or (self.problem.block is None and pair.flops >= 1 << 22) else 1.0
 
     def _before_blocks(self, pair: Pair) -> bool:

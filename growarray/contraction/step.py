@@ -16,7 +16,7 @@ from growarray.contraction.convolve import (
     KernelGradient,
     gradient_parts,
 )
-from growarray.contraction.cost import is_heavy, kernel_of
+from growarray.contraction.cost import SHORT, is_heavy, kernel_of
 from growarray.contraction.problem import SPARE, Axis, Pair, Problem
 from growarray.contraction.scratch import borrow, view_as
 from growarray.contraction.windows import Task
@@ -25,7 +25,6 @@ from growarray.contraction.winograd import tiles_at_once
 __all__ = ["Step"]
 
 _SPLIT = 1 << 23  # operations of one piece of a plain product: about 0.1 ms
-_SHORT = 1.5e-4  # seconds of a step below which to wake a second thread takes longer than it saves
 _NARROW = 256  # columns a piece has at least
 
 
@@ -62,7 +61,7 @@ class Step:
         )
         self.heavy = FeatureGradient(pair.sizes, self.axes) if heavy else None
         # a guess at its time: products at 80 GFLOP/s, a nanosecond for every element read and written
-        self.short = pair.flops / 8e10 + 1e-9 * (math.prod(self.f_shape) + math.prod(self.out_shape)) < _SHORT
+        self.short = pair.flops / 8e10 + 1e-9 * (math.prod(self.f_shape) + math.prod(self.out_shape)) < SHORT
         self._kernel_gradient: KernelGradient | None = None
         self._gradient: list[tuple[Any, Any, tuple[Axis, ...], Convolution | None]] | None = None
 

@@ -30,7 +30,7 @@ _POINTS = np.kron(_G, _G)  # (16, 9): from taps to points
 _SIGNS = np.array([1, 1, 1, -1], np.float32)  # of the points that the gradient's transform leaves positive
 _TAPS = np.ascontiguousarray(np.kron(_SIGNS, _SIGNS)[:, None] * _POINTS)
 
-_WIDTH = 16  # channels of both sides below which the transforms cost more than they save
+_WIDTH = 32  # channels of both sides below which the transforms cost more than they save
 _TILES = (48, 224)  # of one piece: below, products are slow; above, points do not stay in the cache
 _CACHE = 1 << 19  # elements of the points of one piece
 _SHARE = 0.45  # of input, output and kernel together that the kernel's points and two threads' pieces may take
