@@ -91,7 +91,8 @@ class Band:
         places = [self._place(taps) for taps in itertools.product(*others)]
         # what the first product does not write, the others cannot be added to
         self.places = sorted(places, key=lambda place: not place.whole)
-        pieces = max(1, min(b, b * math.prod(self.outs) // _PIECE))
+        pieces = b * math.prod(self.outs) // _PIECE
+        pieces = max(1, min(b, pieces + pieces % 2 if pieces > 1 else pieces))  # an even number, for two threads
         self.pieces = [slice(b * i // pieces, b * (i + 1) // pieces) for i in range(pieces)]
 
     def _place(self, taps: Sequence[int]) -> _Place:

@@ -25,6 +25,7 @@ from growarray.contraction.winograd import tiles_at_once
 __all__ = ["Step"]
 
 _SPLIT = 1 << 23  # operations of one piece of a plain product: about 0.1 ms
+_FEW = 64  # rows that a piece of a gradient by the kernel has at least
 _NARROW = 256  # columns a piece has at least
 
 
@@ -178,7 +179,9 @@ class Step:
         if self.n == 1 and self.s == 1:
             flat, d_flat = feature.reshape(self.b, -1), d_out.reshape(self.b, -1)
             return [lambda: np.einsum("bl,bl->b", d_flat, flat, out=target[:, 0, 0])]
-        return [lambda: _products_of_rows(d_out, feature, target)]
+        step = max(_FEW, self.n * _SPLIT // max(self.pair.flops, 1))
+        pieces = [slice(start, start + step) for start in range(0, self.n, step)]
+        return [lambda p=p: _products_of_rows(d_out[:, p], feature, target[:, p]) for p in pieces]  # type: ignore[misc]
 
 
 def _product_tasks(matrices: np.ndarray, feature: np.ndarray, out: np.ndarray, s: int) -> list[Task]:
