@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -63,54 +63,58 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     """The threads of this process; a forked child makes its own."""
     with _lock:
         if _state.get("pool of") != (os.getpid(), workers):
-            _state["ids"] = []
-            _state["pool"] = ThreadPoolExecutor(workers, "growarray", _state_ids_append)
+            _state["ids"], _state["placed"] = [], {}
+            _state["pool"] = ThreadPoolExecutor(workers, "growarray", _enter, (_cores(),))
             _state["pool of"] = (os.getpid(), workers)
         pool: ThreadPoolExecutor = _state["pool"]
         return pool
 
 
-def _state_ids_append() -> None:
+def _enter(cores: frozenset[int]) -> None:
+    """A new thread of the pool may be anywhere: it is made by one that is kept on a core."""
+    if cores:
+        with suppress(OSError):
+            os.sched_setaffinity(0, cores)
     _state["ids"].append(threading.get_native_id())
 
 
-@contextmanager
-def _cores_of_their_own(count: int) -> Iterator[None]:
-    """Keep this thread, where it is, and those of the pool on different cores.
+def _cores() -> frozenset[int]:
+    """Those that this thread may run on; none where the system does not say."""
+    return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
 
-    Threads that pass the interpreter's lock to and fro are woken on the core of the one that wakes them, and stay there
-    while another core is idle: on two cores a third to a half of the runs went at the speed of one.
+
+@lru_cache(maxsize=1)
+def _asker() -> Callable[[], int]:
+    return ctypes.CDLL(None).sched_getcpu
+
+
+@contextmanager
+def _apart(count: int) -> Iterator[None]:
+    """Keep this thread, where it is, and those of the pool on different cores, where the system lets them be placed.
+
+    Threads that pass the interpreter's lock to and fro are woken on the core of the one that wakes them, and may stay
+    there while another core is idle: on two virtual cores a quarter of the runs went at the speed of one.
     """
+    allowed = _cores()
     try:
-        allowed = os.sched_getaffinity(0)
-        here = _current_core()
-        if here not in allowed or len(allowed) < count:
-            raise OSError
         cores = sorted(allowed)
-        at = cores.index(here)
+        at = cores.index(_asker()())
         cores = cores[at:] + cores[:at]
-        shares = [frozenset(cores[i::count]) for i in range(count)]
+        shares = [frozenset(cores[i::count]) for i in range(min(count, len(cores)))]
+        if len(shares) < count:
+            raise OSError("fewer cores than threads")
         for thread, share in zip(_state["ids"], shares[1:], strict=False):
-            if _state.setdefault("kept", {}).get(thread) != share:
+            if _state["placed"].get(thread) != share:
                 os.sched_setaffinity(thread, share)
-                _state["kept"][thread] = share
+                _state["placed"][thread] = share
         os.sched_setaffinity(0, shares[0])
-    except (AttributeError, OSError):  # no Linux, or not allowed: the system places threads as it likes
+    except (AttributeError, OSError, ValueError):  # no Linux, or not allowed: threads go where the system puts them
         yield
         return
     try:
         yield
     finally:
         os.sched_setaffinity(0, allowed)
-
-
-@lru_cache(maxsize=1)
-def _sched_getcpu() -> Any:
-    return ctypes.CDLL(None).sched_getcpu
-
-
-def _current_core() -> int:
-    return int(_sched_getcpu()())
 
 
 def run_tasks(tasks: Sequence[Callable[[], object]], *, long: bool = False) -> None:
@@ -141,7 +145,7 @@ def run_tasks(tasks: Sequence[Callable[[], object]], *, long: bool = False) -> N
             _inside.worker = False
 
     pool = _pool(threads() - 1)
-    with _cores_of_their_own(threads()) if long else nullcontext():
+    with _apart(threads()) if long else nullcontext():
         others = [pool.submit(contextvars.copy_context().run, work) for _ in range(workers - 1)]  # keeps np.errstate
         try:
             work()

@@ -11,6 +11,7 @@ import pytest
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from growarray.contraction import blocks, plan
+from growarray.contraction import threads as threads_module
 from growarray.contraction.machine import threads
 from growarray.contraction.step import Step
 from growarray.contraction.threads import run_tasks, single_threaded_blas
@@ -35,7 +36,7 @@ def test_without_a_number_every_core_is_used(monkeypatch, value):
         monkeypatch.delenv("GROWARRAY_THREADS", raising=False)
     else:
         monkeypatch.setenv("GROWARRAY_THREADS", value)
-    assert threads() == len(os.sched_getaffinity(0))
+    assert threads() == len(threads_module._cores())
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 40])
@@ -168,3 +169,64 @@ def test_callers_in_several_threads_do_not_disturb_one_another(monkeypatch):
     for one in callers:
         one.join()
     assert wrong == []
+
+
+def masks(count: int, **options: bool) -> dict[int, frozenset[int]]:
+    """On which cores each thread could be while it ran tasks."""
+    seen: dict[int, frozenset[int]] = {}
+
+    def task() -> None:
+        seen[threading.get_ident()] = threads_module._cores()
+        time.sleep(0.01)
+
+    run_tasks([task] * count, **options)
+    return seen
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_long_run_keeps_its_threads_apart_and_gives_the_cores_back(monkeypatch, failing):
+    monkeypatch.setenv("GROWARRAY_THREADS", "2")
+    monkeypatch.setattr(threads_module, "_state", {"users": 0})  # its first thread is made while this one is kept
+    cores = threads_module._cores()
+    first = masks(8, long=True)
+    assert len(first) == 2
+    assert threads_module._cores() == cores
+    again = list(masks(8, long=True).values())
+    assert len(again) == 2
+    if len(cores) > 1:
+        assert not again[0] & again[1]
+        assert again[0] | again[1] == cores
+    if failing:
+        with pytest.raises(ZeroDivisionError):
+            run_tasks([lambda: 1 / 0] * 4, long=True)
+    assert threads_module._cores() == cores
+
+
+def test_where_threads_may_not_be_placed_they_run_all_the_same(monkeypatch):
+    monkeypatch.setenv("GROWARRAY_THREADS", "2")
+    masks(8)
+
+    def refused(*args):
+        raise PermissionError("not here")
+
+    cores = threads_module._cores()
+    monkeypatch.setattr(os, "sched_setaffinity", refused, raising=False)
+    monkeypatch.setitem(threads_module._state, "placed", {})
+    done: list[int] = []
+    run_tasks([lambda k=k: done.append(k) for k in range(20)], long=True)
+    assert sorted(done) == list(range(20))
+    assert threads_module._cores() == cores
+
+
+def test_a_thread_that_comes_late_is_not_waited_for(monkeypatch):
+    monkeypatch.setenv("GROWARRAY_THREADS", "2")
+    release, held = threading.Event(), threading.Event()
+    pool = threads_module._pool(1)
+    blocker = pool.submit(lambda: (held.set(), release.wait(10)))  # the only other thread is busy
+    held.wait(10)
+    done: list[int] = []
+    run_tasks([lambda k=k: done.append(k) for k in range(5)])
+    assert done == list(range(5))
+    assert not blocker.done()
+    release.set()
+    blocker.result()
