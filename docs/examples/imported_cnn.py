@@ -31,7 +31,7 @@ from growarray.optim import Adam, cosine
 
 FILE = Path(__file__).parents[2] / "tests" / "corpus" / "data" / "good" / "onnx_resnet_bn.onnx"
 WIDTH, BUDGET = 8, 0.8
-BATCH, RATE, TUNING_RATE = 64, 1e-2, 5e-4
+BATCH, RATE, TUNING_RATE = 64, 1e-2, 1e-4
 SHAPE = (BATCH, 3, 16, 16)
 
 

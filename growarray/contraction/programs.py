@@ -97,4 +97,6 @@ def block_size(problem: Problem, tree: Sequence[tuple[int, int]] = ()) -> int:
     whole, holder = problem.size[problem.block], problem.holders[problem.block]
     results = [left | right for left, right in tree[:-1] if (left | right) & holder]
     largest = max((problem.elements(part) for part in results), default=0) / max(whole, 1)
+    if len(tree) == 1:  # a dense layer has work space of the size of its windows instead
+        largest = 4 * problem.elements(problem.everything) / max(whole, 1)
     return max(least, min(int(_CACHED / largest), -(-whole // 2))) if largest else least

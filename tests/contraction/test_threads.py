@@ -131,7 +131,7 @@ def test_blocks_of_the_batch_run_side_by_side(monkeypatch, name):
     monkeypatch.setattr(blocks, "_TINY", 0)
     monkeypatch.setattr(blocks, "_LIGHT", 0)
     monkeypatch.setenv("GROWARRAY_THREADS", "2")
-    made = plan("n c x, o c x -> n o x | x", (6, 4, 1000), (5, 4, 3), dtype="float64")
+    made = plan("n c x, o c x -> n o x | x", (6, 4, 20000), (5, 4, 3), dtype="float64")
     assert made.block == 1
     y, pullback = made.vjp(*random_arrays(made.shapes))
     original, seen = getattr(Step, name), []
