@@ -25,6 +25,7 @@ __all__ = [
     "ordered",
     "peak_elements",
     "random_tree",
+    "rivals",
     "search",
 ]
 
@@ -70,6 +71,14 @@ def find_tree(problem: Problem, costs: Costs, optimize: Any, minimize: str, limi
             f"the least any path needs is {peak_elements(costs, least)}, found by optimize='auto'"
         )
     return tree
+
+
+def rivals(problem: Problem, costs: Costs, optimize: Any, minimize: str) -> list[Tree]:
+    """Trees to hold against the one of ``'auto'`` once blocks are known: of fewest operations, and of the presets."""
+    if not (isinstance(optimize, str) and optimize == "auto" and minimize == "time"):
+        return []
+    presets = [_preset(problem, costs, name) for name in PRESETS] if problem.conv else []
+    return [ordered(costs, tree) for tree in (_auto(problem, costs, "flops", None), *presets)]
 
 
 def _auto(problem: Problem, costs: Costs, minimize: str, limit: int | None) -> Tree:

