@@ -119,7 +119,7 @@ class FactorizedSources(FactorizedKernel):
         >>> conv.stride, conv.rank, conv.number_of_parameters(), dense.number_of_parameters()
         ((2, 1), (12, 6, 2, 2), 556, 1168)
         >>> print(FactorizedConv.from_conv(dense, rank=0.5, factorization="tt", input_shape=(1, 8, 9, 9)).report.flops)
-        Change(before=103680, after=49248)
+        Change(before=103680, after=32064)
         """
         options = {
             "rank": rank, "implementation": implementation, "factorization": factorization,
