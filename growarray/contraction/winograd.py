@@ -164,10 +164,10 @@ class Winograd:
 
     def _at_depth(self, piece: _Piece, v: np.ndarray, tap: int) -> np.ndarray:
         """The inputs' points that one tap of the third axis reads: (16, b, tiles, s)."""
-        if self.z.taps == 1:
-            return v.reshape(16, self.b, -1, v.shape[-1])
-        layer = piece.rows * self.wide  # pieces are of one image: its layers follow each other
         flat = v.reshape(16, self.b, -1, v.shape[-1])
+        if self.z.taps == 1:
+            return flat
+        layer = piece.rows * self.wide  # pieces are of one image: its layers follow each other
         return flat[:, :, tap * layer : (tap + len(piece.depth)) * layer]
 
     def _input_points(self, piece: _Piece, source: np.ndarray) -> np.ndarray:

@@ -116,13 +116,19 @@ def test_extensions_of_two_sizes_are_refused_before_one_is_applied() -> None:
     assert unchanged(chain, weights)
 
 
-def test_a_merge_refuses_a_plan_for_other_widths_of_its_next_layer() -> None:
+def planned_merge() -> tuple[LinearGrowingModule, LinearGrowingModule, LinearMergeGrowingModule, LinearGrowingModule]:
+    """Two layers into a merge, the layer after it, and a plan of one neuron."""
     kind: dict[str, Any] = {"rng": np.random.default_rng(0), "dtype": np.float64}
     left, right = LinearGrowingModule(4, 2, **kind), LinearGrowingModule(4, 2, **kind)
     merge = LinearMergeGrowingModule(GELU(), [left, right], allow_growing=True, in_features=2, name="merge")
     head = LinearGrowingModule(2, 3, previous_module=merge, name="head", **kind)
     merge.set_next_modules([head])
     merge._plan(np.ones((1, 10)), np.ones((3, 1)), np.ones(1), linear=False)
+    return left, right, merge, head
+
+
+def test_a_merge_refuses_a_plan_for_other_widths_of_its_next_layer() -> None:
+    left, right, merge, head = planned_merge()
     with pytest.warns(UserWarning, match="its size changes"):
         head.add_parameters(None, None, added_out_features=1)
     with pytest.raises(ShapeError, match="head: the input extension was planned with shape"):
@@ -131,12 +137,7 @@ def test_a_merge_refuses_a_plan_for_other_widths_of_its_next_layer() -> None:
 
 
 def test_a_merge_s_change_is_applied_once_and_says_so() -> None:
-    kind: dict[str, Any] = {"rng": np.random.default_rng(0), "dtype": np.float64}
-    left, right = LinearGrowingModule(4, 2, **kind), LinearGrowingModule(4, 2, **kind)
-    merge = LinearMergeGrowingModule(GELU(), [left, right], allow_growing=True, in_features=2, name="merge")
-    head = LinearGrowingModule(2, 3, previous_module=merge, name="head", **kind)
-    merge.set_next_modules([head])
-    merge._plan(np.ones((1, 10)), np.ones((3, 1)), np.ones(1), linear=False)
+    left, right, merge, head = planned_merge()
     merge.apply_change(0.5)
     with pytest.raises(GrowthError, match="head: the planned change has been applied"):
         merge.apply_change(0.5)
