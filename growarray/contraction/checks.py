@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, is_array
-from growarray.errors import PlanError
+from growarray.backend import Array, is_array, namespace
+from growarray.errors import PlanError, ShapeError
 
-__all__ = ["check_arrays", "device_kind"]
+__all__ = ["check_arrays", "check_gradient", "check_out", "device_kind", "is_whole", "operands"]
+
+
+def is_whole(value: Any) -> bool:
+    """Whether ``value`` is a whole number of any library; a bool is none."""
+    try:
+        operator.index(value)  # arrays have the method and may refuse it
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
+
+
+def operands(option: str, chosen: Any, count: int) -> list[int]:
+    """Which of ``count`` operands an option names. Raises PlanError where it names something else."""
+    found = list(chosen) if isinstance(chosen, Iterable) else None
+    if found is None or not all(is_whole(i) and 0 <= i < count for i in found):
+        raise PlanError(
+            f"{option}: found {chosen if found is None else found!r}, expected operands from 0 to {count - 1}, "
+            "as a sequence of whole numbers"
+        )
+    return [operator.index(i) for i in found]
 
 
 def device_kind(device: Any) -> str:
@@ -25,11 +46,18 @@ def device_kind(device: Any) -> str:
 
 def check_arrays(equation: str, arrays: Sequence[Array]) -> None:
     """Raise TypeError unless all arrays are real floating and of one dtype."""
-    first = None
+    first = known = None
     for i, x in enumerate(arrays):
+        if known is not None and getattr(x, "dtype", None) is known and isinstance(x, np.ndarray):
+            continue  # the common case, at once
         if not is_array(x) or isinstance(x, np.generic):
             raise TypeError(
                 f"operand {i} of '{equation}' is {type(x).__name__}, expected an array; convert it with numpy.asarray"
+            )
+        if isinstance(x, np.matrix | np.ma.MaskedArray):
+            raise TypeError(
+                f"operand {i} of '{equation}' is {type(x).__name__}, whose mask or products have no meaning here; pass "
+                "x.filled(...) of a masked array, numpy.asarray(x) of a matrix"
             )
         name = str(getattr(x, "dtype", type(x).__name__)).rpartition(".")[2]
         if not name.startswith("float"):
@@ -38,4 +66,36 @@ def check_arrays(equation: str, arrays: Sequence[Array]) -> None:
             )
         if first is not None and name != first:
             raise TypeError(f"operand {i} of '{equation}' is {name}, operand 0 is {first}; convert one with astype")
-        first = name
+        first, known = name, getattr(x, "dtype", None)
+
+
+def check_out(out: Any, arrays: Sequence[np.ndarray], shape: tuple[int, ...]) -> None:
+    """Raise unless ``out`` can hold a result of this shape that is made from ``arrays``."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out is {type(out).__name__}, expected a NumPy array; leave it out to get a new one")
+    if out.shape != shape or out.dtype != arrays[0].dtype or not out.flags.writeable:
+        raise ShapeError(f"out is {out.dtype} {out.shape}, expected writeable {arrays[0].dtype} {shape}")
+    if any(np.may_share_memory(out, x) for x in arrays):
+        raise ShapeError("out shares memory with an operand; pass an array of its own")
+    reach = out.itemsize
+    for stride, size in sorted((abs(s), n) for s, n in zip(out.strides, out.shape, strict=True) if n > 1):
+        if stride < reach and out.size:
+            raise ShapeError(
+                f"out of shape {shape} with strides {out.strides} lies over itself; pass an array of its own"
+            )
+        reach += stride * (size - 1)
+
+
+def check_gradient(equation: str, dy: Any, y: Array) -> None:
+    """Raise unless ``dy`` is an array of the library, device, dtype and shape of the result ``y``."""
+    if not is_array(dy):
+        raise TypeError(
+            f"pullback of '{equation}': the gradient is {type(dy).__name__}, expected an array like the result; "
+            "convert it with asarray"
+        )
+    namespace(y, dy)
+    if tuple(dy.shape) != tuple(y.shape) or dy.dtype != y.dtype:
+        raise ShapeError(
+            f"pullback of '{equation}': the gradient is {dy.dtype} {tuple(dy.shape)}, the result was {y.dtype} "
+            f"{tuple(y.shape)}"
+        )

@@ -13,8 +13,10 @@ from growarray.contraction.winograd import tiles_at_once
 __all__ = ["DEPTH", "SHORT", "Costs", "StepCost", "is_heavy", "kernel_of", "rows_axis"]
 
 DEPTH = 48  # depth of a product from which im2col along the first axis does not pay any more
-SHORT = 1.5e-4  # seconds of a step below which to wake a second thread takes longer than it saves
+SHORT = 1.5e-3  # seconds of a step below which a second thread takes more than it saves: they share a cache and a lock
 _STRIDED = 1.4  # what gradients of convolutions with strides take beside the model, measured
+_GATHERED = 1.15  # what convolutions by gathered windows take beside the model, measured
+_SHARED = 0.4  # of a core that each further one adds to the steps of a single block, measured
 _COLD = 1.2  # what products over gathered windows take beside those whose operands lie in the cache, measured
 
 
@@ -122,7 +124,7 @@ class Costs:
         f, k = problem.elements(pair.feature), problem.elements(pair.kernel)
         out = problem.elements(pair.feature | pair.kernel)
         forward = self._forward(kernel, pair, axes)
-        parallel = self._parallel(blocked, pair, forward)
+        parallel = self._parallel(pair, forward)
         held, traffic = self.held(pair.feature | pair.kernel), self._traffic(pair) * self.machine.byte
         seconds = times * (forward / parallel + self.machine.step) + traffic + self._preparing(kernel, k)
         moved = item * (f + k + out)
@@ -137,12 +139,12 @@ class Costs:
         """Seconds that a kernel is made ready in, once for all blocks, where they count."""
         return 3 * self.machine.gathered * elements if kernel == "winograd" else 0.0
 
-    def _parallel(self, blocked: bool, pair: Pair, seconds: float) -> float:
+    def _parallel(self, pair: Pair, seconds: float) -> float:
         """Cores that share a step: what does not depend on the blocks is small, and runs before them in one piece, and
         so does a short step where there is one block."""
-        if blocked and self.blocks == 1 and seconds < SHORT:
+        if self._before_blocks(pair) or (self.blocks == 1 and seconds < SHORT):
             return 1.0
-        return self.machine.cores if blocked or (self.problem.block is None and pair.flops >= 1 << 22) else 1.0
+        return 1.0 + _SHARED * (self.machine.cores - 1) if self.blocks == 1 else self.machine.cores
 
     def _before_blocks(self, pair: Pair) -> bool:
         problem = self.problem
@@ -178,7 +180,7 @@ class Costs:
         chunks = max(1.0, b * s * taps * out * self.itemsize / m.cache / (axes[rows].taps if rows is not None else 1))
         if rows is None:
             work = b * s * taps * out * gather + padded + _COLD * m.product(b, n, s * taps, out, self.itemsize)
-            return work + chunks * taps * m.call
+            return _GATHERED * work + chunks * taps * m.call
         first = axes[rows]
         columns = out // max(first.out, 1) * (first.out + (first.taps - 1) * first.dilation)
         depth = s * taps // first.taps

@@ -27,6 +27,7 @@ __all__ = ["Step"]
 _SPLIT = 1 << 23  # operations of one piece of a plain product: about 0.1 ms
 _FEW = 64  # rows that a piece of a gradient by the kernel has at least
 _NARROW = 256  # columns a piece has at least
+_IMAGE = 32  # columns of one image below which to copy many of them into one product is faster than one for each
 
 
 class Step:
@@ -181,7 +182,14 @@ class Step:
             return [lambda: np.einsum("bl,bl->b", d_flat, flat, out=target[:, 0, 0])]
         step = max(_FEW, self.n * _SPLIT // max(self.pair.flops, 1))
         pieces = [slice(start, start + step) for start in range(0, self.n, step)]
-        return [lambda p=p: _products_of_rows(d_out[:, p], feature, target[:, p]) for p in pieces]  # type: ignore[misc]
+        images, others = _by_image(d_out), _by_image(feature)
+        if images is not None and others is not None and 4 * self.s < images.shape[3]:
+            return [lambda p=p: _image_products(images[:, :, p], others, target[:, p]) for p in pieces]  # type: ignore[misc]
+        flat = feature.reshape(self.b, self.s, -1)  # copied, where it is no view, once for all pieces
+        return [
+            lambda p=p: np.matmul(d_out[:, p].reshape(self.b, -1, flat.shape[2]), flat.swapaxes(1, 2), out=target[:, p])  # type: ignore[misc]
+            for p in pieces
+        ]
 
 
 def _product_tasks(matrices: np.ndarray, feature: np.ndarray, out: np.ndarray, s: int) -> list[Task]:
@@ -208,11 +216,12 @@ def _product_tasks(matrices: np.ndarray, feature: np.ndarray, out: np.ndarray, s
 
 
 def _by_image(array: np.ndarray) -> np.ndarray | None:
-    """(b, rows, images, *sizes) as (b, images, rows, columns), where that is a view."""
+    """(b, rows, images, *sizes) as (b, images, rows, columns), where that is a view of images large enough."""
     if array.ndim < 4:
         return None
     turned = array.swapaxes(1, 2)
-    return view_as(turned, (*turned.shape[:3], math.prod(turned.shape[3:])))
+    columns = math.prod(turned.shape[3:])
+    return view_as(turned, (*turned.shape[:3], columns)) if columns >= _IMAGE else None
 
 
 def _image_tasks(matrices: np.ndarray, images: np.ndarray, targets: np.ndarray) -> list[Task]:
@@ -224,16 +233,11 @@ def _image_tasks(matrices: np.ndarray, images: np.ndarray, targets: np.ndarray) 
     return [lambda p=p: np.matmul(matrices[:, None], images[:, p], out=targets[:, p]) for p in pieces]  # type: ignore[misc]
 
 
-def _products_of_rows(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
-    """Sum over all sizes of (b, n, *sizes) times (b, s, *sizes), into (b, n, s)."""
-    images, others = _by_image(left), _by_image(right)
-    if images is not None and others is not None and 4 * out[0].size < images.shape[2] * images.shape[3]:
-        parts = borrow("products", (out.shape[0], images.shape[1], *out.shape[1:]), out.dtype)
-        np.matmul(images, others.swapaxes(2, 3), out=parts)
-        np.sum(parts, axis=1, out=out)
-        return
-    flat, d_flat = right.reshape(*right.shape[:2], -1), left.reshape(*left.shape[:2], -1)
-    np.matmul(d_flat, flat.swapaxes(1, 2), out=out)
+def _image_products(images: np.ndarray, others: np.ndarray, out: np.ndarray) -> None:
+    """Sum over images and columns of (b, images, n, columns) times (b, images, s, columns), into (b, n, s)."""
+    parts = borrow("products", (out.shape[0], images.shape[1], *out.shape[1:]), out.dtype)
+    np.matmul(images, others.swapaxes(2, 3), out=parts)
+    np.sum(parts, axis=1, out=out)
 
 
 def _through(matrices: np.ndarray, flat: np.ndarray, out: np.ndarray) -> None:
