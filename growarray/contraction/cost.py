@@ -10,10 +10,11 @@ from growarray.contraction.machine import Machine
 from growarray.contraction.problem import SPARE, Axis, Pair, Problem
 from growarray.contraction.winograd import tiles_at_once
 
-__all__ = ["DEPTH", "SHORT", "Costs", "StepCost", "is_heavy", "kernel_of", "rows_axis"]
+__all__ = ["DEPTH", "Costs", "StepCost", "is_heavy", "is_short", "kernel_of", "rows_axis"]
 
 DEPTH = 48  # depth of a product from which im2col along the first axis does not pay any more
-SHORT = 1.5e-3  # seconds of a step below which a second thread takes more than it saves: they share a cache and a lock
+_SHORT = 1.5e-3  # seconds of a plain product below which a second thread costs more than it saves
+_SHORT_CALLS = 2  # times that for convolutions, whose calls are short: threads wait for the interpreter's lock at each
 _STRIDED = 1.4  # what gradients of convolutions with strides take beside the model, measured
 _GATHERED = 1.15  # what convolutions by gathered windows take beside the model, measured
 _SHARED = 0.4  # of a core that each further one adds to the steps of a single block, measured
@@ -71,6 +72,11 @@ def rows_axis(sizes: tuple[int, int, int], axes: tuple[Axis, ...], room: int) ->
         return None
     others = math.prod(a.taps for i, a in enumerate(axes) if i != convolved[0])
     return convolved[0] if depth * others >= DEPTH or (others == 1 and depth >= DEPTH // 3) else None
+
+
+def is_short(pair: Pair, seconds: float) -> bool:
+    """Whether a step of a single block, of so many seconds on one core, is left to one thread."""
+    return seconds < _SHORT * (_SHORT_CALLS if pair.is_conv else 1)
 
 
 class Costs:
@@ -142,7 +148,7 @@ class Costs:
     def _parallel(self, pair: Pair, seconds: float) -> float:
         """Cores that share a step: what does not depend on the blocks is small, and runs before them in one piece, and
         so does a short step where there is one block."""
-        if self._before_blocks(pair) or (self.blocks == 1 and seconds < SHORT):
+        if self._before_blocks(pair) or (self.blocks == 1 and is_short(pair, seconds)):
             return 1.0
         return 1.0 + _SHARED * (self.machine.cores - 1) if self.blocks == 1 else self.machine.cores
 

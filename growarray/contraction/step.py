@@ -16,7 +16,7 @@ from growarray.contraction.convolve import (
     KernelGradient,
     gradient_parts,
 )
-from growarray.contraction.cost import SHORT, is_heavy, kernel_of
+from growarray.contraction.cost import is_heavy, is_short, kernel_of
 from growarray.contraction.problem import SPARE, Axis, Pair, Problem
 from growarray.contraction.scratch import borrow, view_as
 from growarray.contraction.windows import Task
@@ -63,7 +63,8 @@ class Step:
         )
         self.heavy = FeatureGradient(pair.sizes, self.axes) if heavy else None
         # a guess at its time: products at 80 GFLOP/s, a nanosecond for every element read and written
-        self.short = pair.flops / 8e10 + 1e-9 * (math.prod(self.f_shape) + math.prod(self.out_shape)) < SHORT
+        seconds = pair.flops / 8e10 + 1e-9 * (math.prod(self.f_shape) + math.prod(self.out_shape))
+        self.short = is_short(pair, seconds)
         self._kernel_gradient: KernelGradient | None = None
         self._gradient: list[tuple[Any, Any, tuple[Axis, ...], Convolution | None]] | None = None
 

@@ -175,6 +175,17 @@ def test_a_slower_machine_takes_longer_and_more_cores_are_faster(equation, shape
     assert seconds(replace(CPU, cores=4)) <= seconds(CPU)
 
 
+@pytest.mark.parametrize(("images", "faster"), [(1, False), (32, True)])
+def test_the_short_steps_of_a_single_image_are_not_shared(images, faster):
+    problem = Problem(parse("n c y x, r c y x -> n r y x | y, x"), [(images, 16, 20, 20), (8, 16, 3, 3)], padding=1)
+
+    def seconds(cores: int) -> float:
+        machine = replace(CPU, cores=cores)
+        return Costs(problem, machine, itemsize=4, training=False, block=1).step(1, 2).seconds  # type: ignore
+
+    assert (seconds(4) < seconds(1)) == faster
+
+
 def test_the_objectives_differ():
     layer = cp(8, (64, 64), (56, 56), (3, 3), 28, weights=False)
     problem = Problem(parse(layer.equation), layer.shapes, padding=1)

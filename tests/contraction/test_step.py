@@ -182,6 +182,28 @@ def test_strided_views_are_taken_and_filled(name, pieces):
     assert np.isnan(wide[..., 1::2]).all()  # what lies between is not touched
 
 
+@pytest.mark.parametrize(("columns", "calls"), [(3, {"copied"}), (40, {"by image"})])
+def test_images_before_channels_are_multiplied_where_they_lie_unless_they_are_narrow(columns, calls, monkeypatch):
+    step = step_for("n s, s i x -> n i x", (7, 6), (6, 5, columns), {})
+    arrays = operands(step, "float64")
+    wanted = on_numpy(step, *arrays)
+    feature, kernel, d_out = arrays
+    feature, d_out, y, dx = (
+        np.ascontiguousarray(a.swapaxes(1, 2)).swapaxes(1, 2) for a in (feature, d_out, d_out, feature)
+    )
+    made = set()
+    for name, kind in {"_image_tasks": "by image", "_image_products": "by image", "_through": "copied"}.items():
+        original = getattr(step_module, name)
+        monkeypatch.setattr(step_module, name, lambda *a, f=original, k=kind: made.add(k) or f(*a))
+    run(step.tasks(feature, step.prepared(kernel), y), y)
+    run(step.d_feature_tasks(d_out, step.prepared_gradient(kernel), dx), dx)
+    dk = nothing(kernel.shape, kernel.dtype)
+    run(step.d_kernel_tasks(d_out, feature, dk), dk)
+    assert made == calls
+    for one, other in zip((y, dx, dk), wanted, strict=True):
+        assert_close(one, other, rtol=1e-13)
+
+
 @each_case
 def test_pieces_write_parts_of_their_own_in_any_order(name, tiny_pieces):
     step = step_for(*CASES[name])
