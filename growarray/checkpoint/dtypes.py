@@ -47,7 +47,8 @@ class DType:
         if self.native:
             return raw
         if ml_dtypes and self.name != "complex32":
-            return np.ascontiguousarray(raw).view(_ml_dtype(self.name))
+            typed: Array = np.ascontiguousarray(raw).view(_ml_dtype(self.name))
+            return typed.reshape(raw.shape)  # a contiguous array has an axis at least
         if self.name == "bfloat16":
             wide = raw.astype(np.uint32)
             wide <<= np.uint32(16)

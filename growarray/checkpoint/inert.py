@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,6 +93,8 @@ def unknown_global(module: object, name: object) -> Malformed:
     for part, what, remedy in _UNREAD:
         if part in full:
             return Malformed(f"{full!r} rebuilds {what}; that is not read: {remedy}")
+    if re.fullmatch(r"torch\.(q?u?int\d+(x2)?|bits\w+|b?float\d\w*)", full):
+        return Malformed(f"{full!r} is an element type that is not read; save tensor.view(torch.uint8) or a wider type")
     if full.startswith("torch.nn.modules."):
         return Malformed(f"{full!r}: a whole module was pickled, which is code; save its state_dict() in its place")
     return Malformed(

@@ -14,6 +14,7 @@ __all__ = ["kind_of"]
 _STRANGERS = (  # first bytes, what they are, what to do
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run 'git lfs pull'"),
     (b"<", "an HTML or XML page, not a checkpoint", "the download gave an error page; fetch the file again"),
+    (b"PK\x05\x06", "a zip archive without members", "it holds no array; write it again"),
     (b"\x1f\x8b", "compressed with gzip", "unpack it first"),
     (b"\xfd7zXZ", "compressed with xz", "unpack it first"),
     (b"BZh", "compressed with bzip2", "unpack it first"),

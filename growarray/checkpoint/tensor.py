@@ -68,7 +68,7 @@ class StoredTensor:
                 values = self.dtype.widen(_owned(raw, self.dtype), ml_dtypes=ml_dtypes)
             if self.conj:
                 values = np.conjugate(values)
-            return np.negative(values) if self.neg else values
+            return np.asarray(np.negative(values) if self.neg else values)  # of 0-d, NumPy's functions give a scalar
 
     def _elements(self) -> Array:
         """Stored elements in the shape of the tensor: possibly unaligned, overlapping or of the other byte order."""
@@ -143,6 +143,8 @@ def count_of(shape: object, *, itemsize: int, what: str = "shape") -> int:
 def check_geometry(numel: int, offset: object, shape: object, strides: object, itemsize: int) -> int:
     """Number of elements of a strided view into ``numel`` elements, all of which must lie inside.
 
+    A view without elements may begin anywhere: torch leaves ``empty(3, 0)[1:]`` the offset 1 in a storage of none.
+
     Raises Malformed for anything but plain ints >= 0, for more than 64 axes, and for a last element outside.
     """
     if type(shape) is not tuple or type(strides) is not tuple:
@@ -154,7 +156,7 @@ def check_geometry(numel: int, offset: object, shape: object, strides: object, i
         if type(value) is not int or not 0 <= value <= _MOST:
             raise Malformed(f"storage offset or stride is {quote(value)}; expected an integer from 0 to 2**63 - 1")
     first: Any = offset
-    last = first + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if count else first - 1
-    if last >= numel:
+    last = first + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    if count and last >= numel:
         raise Malformed(f"size {shape}, stride {strides}, offset {first} reach element {last} of a storage of {numel}")
     return count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ import numpy as np
 from growarray.backend import Array, to_device
 from growarray.datasets import Dataset, load_digits, load_table, standardise
 from growarray.datasets.dataset import Task, split_rows
+from growarray.errors import DataError
 
 __all__ = ["DIGITS", "RunData", "load_data"]
 
@@ -57,7 +59,10 @@ def load_data(
         data = load_digits(test_fraction=test_fraction, seed=seed, dtype=dtype)
     else:
         kind: dict[str, Any] = {"test_fraction": test_fraction, "seed": seed, "dtype": dtype}
-        data = load_table(source, labels=labels, label_column=label_column, task=cast(Task, task), **kind)
+        try:
+            data = load_table(source, labels=labels, label_column=label_column, task=cast(Task, task), **kind)
+        except (DataError, ValueError) as error:
+            raise type(error)(_as_options(source, str(error))) from error
     scaling = None
     if scaled:
         data, scaling = _scaled(data)
@@ -76,6 +81,20 @@ def load_data(
         for index, (x, y) in enumerate(parts)
     )
     return RunData(cast(Pair, train), validation, test, data.features, data.outputs, data.classes, scaling, digest)
+
+
+def _as_options(source: str, message: str) -> str:
+    """A message of the loader with the options of the command line in place of arguments; the file's name stays.
+
+    >>> _as_options("a.csv", "a.csv: real targets need task='regression', labels= a .npy file")
+    'a.csv: real targets need --task regression, --labels a .npy file'
+    """
+    start = source if message.startswith(source) else ""
+    text = re.sub(r"\btask='(\w+)'", r"--task \1", message.removeprefix(start)).replace(
+        "dtype=float64", "--dtype float64"
+    )
+    text = text.replace("label_column='", "--label-column '").replace("label_column=", "--label-column")
+    return start + text.replace("labels=", "--labels")
 
 
 def _scaled(data: Dataset) -> tuple[Dataset, dict[str, list[float]]]:

@@ -253,6 +253,11 @@ class Run:
             places = number_of_places(options.network, options.hidden_layers)
             if len(checkpoint.widths) != places:
                 raise ValueError(f"{len(checkpoint.widths)} widths for {places} places")
+            sizes = {size for value in checkpoint.weights.values() for size in value.shape}
+            if not sizes.issuperset(checkpoint.widths):  # before a network of that size is made
+                raise ValueError(f"the widths {checkpoint.widths} are not those of the weights")
+            if checkpoint.state["epoch"] > options.epochs:
+                raise ValueError(f"epoch {checkpoint.state['epoch']} of {options.epochs}")
         except ValueError as error:
             raise save.damaged(path, str(error)) from error
         run = cls(options, folder=folder, widths=checkpoint.widths)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import math
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,24 @@ _PLAIN = {
     "state": dict,
     "seconds": float,
     "numbers": dict,
+}
+_NUMBER = int | float
+_FIGURES = dict.fromkeys(("train_loss", "validation_loss", "validation_score"), _NUMBER)
+_TRAINED = {"epoch": int, "parameters": int, "widths": list, **_FIGURES}
+_GROWN = {
+    **_TRAINED,
+    "where": str,
+    "added": int,
+    **dict.fromkeys(("scaling", "predicted_change", "train_change"), _NUMBER),
+}
+_REFUSED = {"epoch": int, "refused": str}
+_RESULT = {
+    "score_name": str,
+    "test_score": _NUMBER | None,
+    "test_loss": _NUMBER | None,
+    "parameters": int,
+    "widths": list,
+    "seconds": _NUMBER,
 }
 
 
@@ -197,14 +217,17 @@ def _checkpoint(arrays: dict[str, np.ndarray]) -> Checkpoint:
     expected = {*_PLAIN, "final"}
     if set(plain) != expected:
         raise KeyError(f"the entry 'run' has other keys: {', '.join(sorted(set(plain) ^ expected))}")
-    for key, kind in _PLAIN.items():
-        if not isinstance(plain[key], kind):
-            raise TypeError(f"{key} is {type(plain[key]).__name__}, not {kind.__name__}")
-    if not isinstance(plain["final"], dict | None):
-        raise TypeError(f"final is {type(plain['final']).__name__}")
+    _check_kinds("run", plain, _PLAIN)
+    if not 0.0 <= plain["seconds"] < math.inf:
+        raise ValueError(f"the seconds are {plain['seconds']}")
     if not all(type(width) is int and width >= 0 for width in plain["widths"]):
         raise ValueError(f"the widths are {plain['widths']}")
-    _check_state(plain["state"])
+    _check_state(plain["state"], len(plain["widths"]))
+    final = plain["final"]
+    if final is not None:
+        _check_kinds("final", final, _RESULT)
+        if final.get("compare") is not None:
+            _check_kinds("compare", final["compare"], {key: _RESULT[key] for key in _RESULT if key != "score_name"})
     weights, slots = {}, plain.pop("numbers")
     for name, value in arrays.items():
         group, _, rest = name.partition("/")
@@ -218,12 +241,32 @@ def _checkpoint(arrays: dict[str, np.ndarray]) -> Checkpoint:
     return Checkpoint(**plain, weights=weights, slots=slots)
 
 
-def _check_state(state: dict[str, Any]) -> None:
+def _check_kinds(where: str, found: Any, kinds: Mapping[str, Any]) -> None:
+    """Raise unless every entry named in ``kinds`` is there and of its kind."""
+    if not isinstance(found, dict):
+        raise TypeError(f"{where} is {type(found).__name__}, not dict")
+    for key, kind in kinds.items():
+        if key not in found:
+            raise KeyError(f"{where} has no entry {key!r}")
+        if not isinstance(found[key], kind) or isinstance(found[key], bool):
+            raise TypeError(f"{key} of {where} is {type(found[key]).__name__}")
+
+
+def _check_state(state: dict[str, Any], places: int) -> None:
     if set(state) != _STATE:
         raise KeyError(f"the state has other keys: {', '.join(sorted(set(state) ^ _STATE))}")
     steps = state["history"]
     if not isinstance(steps, list) or not all(isinstance(s, dict) and "event" in s for s in steps):
         raise TypeError("the history is not a list of entries")
+    for number, step in enumerate(steps):
+        grown = _REFUSED if "refused" in step else _GROWN
+        _check_kinds(f"entry {number} of the history", step, _TRAINED if step["event"] == "train" else grown)
+        widths = step.get("widths", [0] * places)
+        if len(widths) != places or not all(type(width) is int and width >= 0 for width in widths):
+            raise ValueError(f"entry {number} of the history has the widths {widths}")
+    grown = sum(step["event"] == "growth" and "refused" not in step for step in steps)
+    if state["growths"] != grown or type(state["finished_growing"]) is not bool:
+        raise ValueError(f"the history has {grown} growths, the counter says {state['growths']}")
     trained = sum(step["event"] == "train" for step in steps)
     if trained != state["epoch"]:
         raise ValueError(f"the history has {trained} epochs, the counter says {state['epoch']}")
@@ -232,8 +275,17 @@ def _check_state(state: dict[str, Any]) -> None:
 def restore(path: Path, checkpoint: Checkpoint, loop: Growth) -> None:
     """Put weights, slots and state into a loop that was built with the checkpoint's options and widths."""
     parameters = dict(loop.network.named_parameters())
+    steps = checkpoint.state["epoch"] * math.ceil(loop.data[0].shape[0] / loop.settings.batch_size)
     try:
+        if checkpoint.state["steps"] != steps:
+            raise ValueError(f"{checkpoint.state['steps']} steps, expected {steps}")
         loop.network.load_state_dict(checkpoint.weights)
+        for name, value in checkpoint.weights.items():
+            if name in parameters and value.dtype != to_numpy(parameters[name].data).dtype:
+                raise TypeError(f"{name} has dtype {value.dtype}")
+            _check_values(name, value)
+        if len({frozenset(slots) for slots in checkpoint.slots.values() if slots}) > 1:
+            raise KeyError("a slot of a parameter is missing")
         if set(checkpoint.slots) != set(parameters):
             raise KeyError(f"slots of other parameters: {', '.join(sorted(set(checkpoint.slots) ^ set(parameters)))}")
         for name, slots in checkpoint.slots.items():
@@ -241,6 +293,7 @@ def restore(path: Path, checkpoint: Checkpoint, loop: Growth) -> None:
             for key, value in slots.items():
                 if not isinstance(value, np.ndarray) and type(value) not in (int, float):
                     raise TypeError(f"slot {key} of {name} is {type(value).__name__}")
+                _check_values(f"slot {key} of {name}", value)
                 if isinstance(value, np.ndarray) and value.shape != parameter.shape:
                     raise ValueError(f"slot {key} of {name} has shape {value.shape}, expected {parameter.shape}")
             parameter.slots = {
@@ -250,6 +303,15 @@ def restore(path: Path, checkpoint: Checkpoint, loop: Growth) -> None:
         loop.load_state(checkpoint.state)
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, str(error.args[0] if error.args else error)) from error
+
+
+def _check_values(name: str, value: Any) -> None:
+    """Raise where an array or number of a checkpoint is not real, or holds what no run goes on from."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} has dtype {array.dtype}")
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"{name} holds NaN or infinite values")
 
 
 # The weights.

@@ -209,7 +209,8 @@ def _along(d_out: np.ndarray, feature: np.ndarray, shift: int) -> np.ndarray:
     if shift < 0:
         d_out, feature, shift = feature, d_out, -shift
     length = max(rows * width - shift, 0)
-    flat = d_out.reshape(*lead, -1)[..., :length], feature.reshape(*lead, -1)[..., shift:]
+    long = (*lead, rows * width)  # not -1: a tap may read nothing but padding
+    flat = d_out.reshape(long)[..., :length], feature.reshape(long)[..., shift:]
     total: np.ndarray = np.einsum(flat[0], axes, flat[1], axes, axes[:1])
     if shift:
         met = d_out[..., :-1, width - shift :], feature[..., 1:, :shift]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from growarray.backend import Array, namespace
+from growarray.contraction.checks import operands
 from growarray.errors import PlanError, ShapeError
 
 if TYPE_CHECKING:
@@ -72,9 +73,9 @@ def factors_of(plan: Plan, factors: Mapping[int, Array] | Sequence[Array]) -> di
                 f"bind: {len(chosen)} arrays for the {len(plan.shapes) - 1} operands after the first of "
                 f"'{plan.equation}'; give a mapping from position to array to bind some of them"
             )
-    for i in chosen:
-        if not isinstance(i, int) or not 0 <= i < len(plan.shapes):
-            raise PlanError(f"bind: no operand {i!r}; '{plan.equation}' has operands 0 to {len(plan.shapes) - 1}")
+    chosen = dict(zip(operands("bind", chosen, len(plan.shapes)), chosen.values(), strict=True))
+    if not chosen:
+        raise PlanError(f"bind: no arrays are given; call the plan of '{plan.equation}' itself")
     if len(chosen) == len(plan.shapes):
         raise PlanError(f"bind: all {len(chosen)} operands are bound; leave at least one, or call the plan")
     return chosen

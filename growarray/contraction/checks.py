@@ -48,7 +48,7 @@ def check_arrays(equation: str, arrays: Sequence[Array]) -> None:
     """Raise TypeError unless all arrays are real floating and of one dtype."""
     first = known = None
     for i, x in enumerate(arrays):
-        if known is not None and getattr(x, "dtype", None) is known and isinstance(x, np.ndarray):
+        if known is not None and type(x) is np.ndarray and x.dtype is known:
             continue  # the common case, at once
         if not is_array(x) or isinstance(x, np.generic):
             raise TypeError(

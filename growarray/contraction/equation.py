@@ -32,7 +32,6 @@ class Equation:
         return f"{text} | {', '.join(self.convolved)}" if self.convolved else text
 
 
-@lru_cache(maxsize=1024)
 def parse(text: str) -> Equation:
     """Read an equation.
 
@@ -53,6 +52,11 @@ def parse(text: str) -> Equation:
     """
     if not isinstance(text, str):
         raise PlanError(f"equation: expected a string such as 'ij,jk->ik', found {type(text).__name__}")
+    return _parsed(text)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Equation:
     body, bar, tail = text.partition("|")
     left, arrow, right = body.partition("->")
     for mark, place in (("->", len(left) + 2 if arrow else -1), ("|", len(body) + 1 if bar else -1)):

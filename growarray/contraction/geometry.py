@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from growarray.contraction.checks import is_whole
 from growarray.errors import PlanError
 
 __all__ = ["PADDING_MODES", "ConvAxis", "conv_axes"]
@@ -17,6 +18,8 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 class ConvAxis:
     """One convolution mode: output position ``q`` and kernel position ``t`` read ``q stride + t dilation - before``.
 
+    Raises PlanError where a number is out of range, or there is no such padding mode.
+
     >>> ConvAxis(stride=2, before=1, after=1).output_size(56, 3)
     28
     """
@@ -26,6 +29,14 @@ class ConvAxis:
     after: int = 0
     dilation: int = 1
     padding_mode: str = "zeros"
+
+    def __post_init__(self) -> None:
+        for option, least in (("stride", 1), ("before", 0), ("after", 0), ("dilation", 1)):
+            value = getattr(self, option)
+            if not is_whole(value) or value < least:
+                raise PlanError(f"{option}: found {value!r}, expected a whole number of at least {least}")
+        if self.padding_mode not in PADDING_MODES:
+            raise PlanError(f"padding_mode: found {self.padding_mode!r}, expected one of {', '.join(PADDING_MODES)}")
 
     def output_size(self, size: int, kernel: int, name: str = "x") -> int:
         """Positions of the output for ``size`` positions of the feature map and ``kernel`` of the kernel.
@@ -74,6 +85,8 @@ def conv_axes(
     >>> [a.before for a in conv_axes(["y", "x"], [3, 5], padding="same")]
     [1, 2]
     """
+    if len(kernels) != len(names) or not all(map(is_whole, kernels)):
+        raise PlanError(f"kernels: found {list(kernels)}, expected one whole number for each of {list(names)}")
     strides = _each("stride", stride, names, 1)
     dilations = _each("dilation", dilation, names, 1)
     modes = _each("padding_mode", padding_mode, names, "zeros")
@@ -106,22 +119,20 @@ def _each(option: str, value: Any, names: Sequence[str], default: Any) -> list[A
                 "give one number, or one for each"
             )
         return list(value)
+    if not names and (isinstance(value, bool) or value != default):
+        raise PlanError(f"{option}: found {value!r} for an equation without convolution modes; name them after '|'")
     return [value] * len(names)
 
 
-def _is_int(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
-
-
 def _positive(option: str, name: str, value: Any) -> None:
-    if not _is_int(value) or value < 1:
+    if not is_whole(value) or value < 1:
         raise PlanError(f"{option} of {name!r}: found {value!r}, expected a whole number of at least 1")
 
 
 def _padding(name: str, value: Any, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    if value == "valid":
+    if isinstance(value, str) and value == "valid":
         return 0, 0
-    if value == "same":
+    if isinstance(value, str) and value == "same":
         if stride != 1:
             raise PlanError(
                 f"padding of {name!r}: 'same' needs stride 1, found {stride}; give numbers such as {kernel // 2}"
@@ -129,7 +140,7 @@ def _padding(name: str, value: Any, kernel: int, stride: int, dilation: int) -> 
         total = dilation * (kernel - 1)
         return total // 2, total - total // 2
     pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2 or not all(_is_int(p) and p >= 0 for p in pair):
+    if len(pair) != 2 or not all(is_whole(p) and p >= 0 for p in pair):
         raise PlanError(
             f"padding of {name!r}: found {value!r}, expected a number of at least 0, a pair, 'same' or 'valid'"
         )

@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from growarray.errors import PlanError
+
 __all__ = ["frozen"]
 
 
 def frozen(value: Any) -> Any:
-    """Lists and mappings as what can be a key."""
+    """Lists and mappings as what can be a key. Raises PlanError for what cannot be one, such as arrays and sets."""
     if isinstance(value, Mapping):
         return _Mapping({k: frozen(v) for k, v in value.items()})
-    return tuple(frozen(v) for v in value) if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return tuple(frozen(v) for v in value)
+    try:
+        hash(value)
+    except TypeError as error:
+        raise PlanError(
+            f"plan: found {type(value).__name__} {value!r} among the arguments, expected numbers, strings, "
+            "tuples, lists or mappings; convert it with tolist() or tuple()"
+        ) from error
+    return value
 
 
 class _Mapping(dict[str, Any]):

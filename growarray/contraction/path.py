@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import operator
 import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -77,17 +78,19 @@ def rivals(problem: Problem, costs: Costs, optimize: Any, minimize: str) -> list
     """Trees to hold against the one of ``'auto'`` once blocks are known: of fewest operations, and of the presets."""
     if not (isinstance(optimize, str) and optimize == "auto" and minimize == "time"):
         return []
-    presets = [_preset(problem, costs, name) for name in PRESETS] if problem.conv else []
-    return [ordered(costs, tree) for tree in (_auto(problem, costs, "flops", None), *presets)]
+    return [ordered(costs, _auto(problem, costs, "flops", None)), *_presets(problem, costs)]
+
+
+def _presets(problem: Problem, costs: Costs) -> list[Tree]:
+    """The presets, without those in which two convolution modes would meet the wrong way round."""
+    trees = [_preset(problem, costs, name) for name in PRESETS] if problem.conv else []
+    return [ordered(costs, tree) for tree in trees if all(costs.step(*pair) is not None for pair in tree)]
 
 
 def _auto(problem: Problem, costs: Costs, minimize: str, limit: int | None) -> Tree:
     """The search; above :data:`EXACT` operands, where it is not exact, the presets are looked at, too."""
     best = search(problem, costs, minimize, limit)
-    if len(problem) <= EXACT or not problem.conv:
-        return best
-    for name in PRESETS:
-        tree = ordered(costs, _preset(problem, costs, name))
+    for tree in _presets(problem, costs) if len(problem) > EXACT else ():
         if limit is not None and peak_elements(costs, tree) > limit:
             continue
         if _total(costs, tree, minimize) < _total(costs, best, minimize):
@@ -294,7 +297,7 @@ def _from_path(problem: Problem, path: Any) -> Tree:
     """A tree from opt_einsum's format; more than two at once are taken from the left."""
     parts, tree = [1 << i for i in range(len(problem))], []
     try:
-        steps = [tuple(int(i) for i in step) for step in path]
+        steps = [tuple(operator.index(i) for i in step) for step in path]
     except (TypeError, ValueError) as error:
         raise PlanError(f"optimize: expected 'auto', a name, or a path such as [(0, 1)], found {path!r}") from error
     for step in steps:
@@ -332,7 +335,7 @@ def _opt_einsum(problem: Problem, optimize: Any, limit: int | None) -> _OptEinsu
         except KeyError as error:
             known = [*PRESETS, "auto", "optimal", "dp", "greedy", "random-greedy", "branch-2"]
             raise PlanError(f"optimize: unknown {optimize!r}; expected a path or one of {known}") from error
-    inputs, sizes = [], dict(problem.size)
+    inputs, sizes = [], {name: max(size, 1) for name, size in problem.size.items()}  # 'dp' finds nothing at size 0
     for i, leaf in enumerate(problem.leaves):
         modes = set()
         for name in leaf.modes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from growarray.backend import Array, is_numpy, namespace
 from growarray.contraction import blocks, execute
 from growarray.contraction.bound import BoundPlan, factors_of
-from growarray.contraction.checks import check_arrays, device_kind
+from growarray.contraction.checks import check_arrays, check_gradient, check_out, device_kind, is_whole, operands
 from growarray.contraction.cost import Costs, StepCost
 from growarray.contraction.equation import parse
 from growarray.contraction.geometry import ConvAxis
@@ -20,7 +21,7 @@ from growarray.contraction.keys import frozen
 from growarray.contraction.machine import Machine, machine_for
 from growarray.contraction.path import MINIMIZE, Tree, find_tree, linear_path, peak_elements, rivals
 from growarray.contraction.problem import Problem, checked_shapes
-from growarray.contraction.programs import Programs, block_size
+from growarray.contraction.programs import Programs, binds_batch, block_size
 from growarray.contraction.table import plan_table
 from growarray.errors import PlanError, ShapeError
 
@@ -76,13 +77,14 @@ def plan(
         optimize, minimize, memory_limit, training, constants, dtype, device, stride, padding, dilation, padding_mode,
     )  # fmt: skip
     try:
-        return _cached(equation, shapes, options)
+        return _cached(equation, shapes, *options)
     except TypeError:  # a list or a mapping among them
-        return _cached(equation, frozen(shapes), frozen(options))
+        pass
+    return _cached(*frozen((equation, shapes, *options)))
 
 
-@lru_cache(maxsize=512)
-def _cached(equation: str, shapes: tuple[Any, ...], options: tuple[Any, ...]) -> Plan:
+@lru_cache(maxsize=512, typed=True)  # else True would be found where 1 is known
+def _cached(equation: str, shapes: tuple[Any, ...], *options: Any) -> Plan:
     return Plan(equation, shapes, *options)
 
 
@@ -116,20 +118,24 @@ class Plan:
     ) -> None:  # fmt: skip
         if minimize not in MINIMIZE:
             raise PlanError(f"minimize: found {minimize!r}, expected one of {', '.join(MINIMIZE)}")
-        if memory_limit is not None and not (hasattr(memory_limit, "__index__") and memory_limit >= 0):
+        if memory_limit is not None and not (is_whole(memory_limit) and memory_limit >= 0):
             raise PlanError(f"memory_limit: found {memory_limit!r}, expected a number of bytes or None")
+        if training not in (True, False):
+            raise PlanError(f"training: found {training!r}, expected True or False")
         self._parsed = parse(equation)
         self.equation, self.shapes = str(self._parsed), checked_shapes(self._parsed, shapes)
-        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        try:
+            self.dtype: np.dtype[Any] = np.dtype(dtype)
+        except (TypeError, ValueError) as error:
+            raise PlanError(f"dtype: found {dtype!r}, expected a real floating one such as float32") from error
         self.training, self.minimize = bool(training), minimize
         self.device = device_kind(device)
         if self.dtype.kind != "f":
             raise PlanError(f"dtype: found {self.dtype}, expected a real floating one such as float32")
-        self.geometry = dict(zip(_GEOMETRY, (stride, padding, dilation, padding_mode), strict=True))
-        self.optimize = optimize
-        self.constants = tuple(sorted(set(constants)))
-        if any(not 0 <= i < len(self.shapes) for i in self.constants):
-            raise PlanError(f"constants: found {list(constants)}, expected operands from 0 to {len(self.shapes) - 1}")
+        given = zip(_GEOMETRY, (stride, padding, dilation, padding_mode), strict=True)
+        self.geometry = MappingProxyType(dict(given))
+        self.optimize, self.memory_limit = optimize, memory_limit
+        self.constants = tuple(sorted(set(operands("constants", constants, len(self.shapes)))))
         self._problem = Problem(self._parsed, self.shapes, **self.geometry)
         self.machine: Machine = machine_for(self.device)
         limit = None if memory_limit is None else memory_limit // self.dtype.itemsize
@@ -145,6 +151,9 @@ class Plan:
         if "_made" in self.__dict__:
             raise AttributeError(f"{name}: a plan does not change; make another one with plan(...)")
         super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{name}: a plan does not change; make another one with plan(...)")
 
     def __eq__(self, other: object) -> bool:
         """Whether the other plan runs the same products on the same shapes, for the same dtype and device."""
@@ -162,7 +171,8 @@ class Plan:
         """The tree, and how many positions of the batch it runs at a time."""
         # the order, and so every bit of a result, must not depend on the cores of this machine
         machine = self.machine if limit is not None else replace(self.machine, cores=_CORES)
-        block = block_size(self._problem) if self.device == "cpu" else 0
+        whole = self.device != "cpu" or binds_batch(self._problem, self.constants)
+        block = 0 if whole else block_size(self._problem)
         costs = self._costs_of(machine, block)
         tree = find_tree(self._problem, costs, optimize, self.minimize, limit)
         if not block or limit is not None:
@@ -251,6 +261,7 @@ class Plan:
             "shapes": [list(shape) for shape in self.shapes],
             "path": [list(pair) for pair in self.path],
             "minimize": self.minimize,
+            "memory_limit": self.memory_limit,
             "training": self.training,
             "constants": list(self.constants),
             "dtype": str(self.dtype),
@@ -271,23 +282,25 @@ class Plan:
                 *(tuple(shape) for shape in data["shapes"]),
                 optimize=tuple(tuple(pair) for pair in data["path"]),
                 minimize=data["minimize"],
+                memory_limit=data.get("memory_limit"),
                 training=data["training"],
                 constants=tuple(data["constants"]),
                 dtype=data["dtype"],
-                device=None if data["device"] == "cpu" else "cuda",
+                device=data["device"],
                 stride=[a.stride for a in axes],
                 padding=[(a.before, a.after) for a in axes],
                 dilation=[a.dilation for a in axes],
                 padding_mode=[a.padding_mode for a in axes],
             )
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise PlanError(f"from_dict: not a plan ({type(error).__name__}: {error}); see Plan.to_dict") from error
 
     def bind(self, factors: Mapping[int, Array] | Sequence[Array]) -> BoundPlan:
         """This plan with operands that stay the same between calls, contracted among themselves once.
 
         factors : arrays by position, or a sequence of all operands after the first
-        The path of an ``'auto'`` plan is searched again, with products among bound operands free of cost.
+        The path of an ``'auto'`` plan is searched again, with products among bound operands free of cost and under the
+        same ``memory_limit``.
 
         Examples
         --------
@@ -301,7 +314,7 @@ class Plan:
         constants = tuple(sorted(chosen))
         again = plan(
             self.equation, *self.shapes, optimize="auto" if self.optimize == "auto" else self.path,
-            minimize=self.minimize, constants=constants, dtype=self.dtype,
+            minimize=self.minimize, memory_limit=self.memory_limit, constants=constants, dtype=self.dtype,
             device=None if self.device == "cpu" else "cuda", **self.geometry,
         )  # fmt: skip
         return BoundPlan(again, chosen)
@@ -321,7 +334,7 @@ class Plan:
                 raise TypeError("out= is for NumPy arrays; other libraries return a new array")
             return execute.forward_portable(xp, self.programs.of(arrays)(-1), arrays, folded)[0]
         if out is not None:
-            self._check_out(arrays, out)
+            check_out(out, arrays, self._shape_of(arrays))
         return blocks.forward(self.programs.of(arrays), arrays, self.block, out=out, folded=folded)[0]
 
     def vjp(self, *arrays: Array, wrt: Sequence[int] | None = None) -> tuple[Array, Pullback]:
@@ -343,19 +356,12 @@ class Plan:
         self, arrays: Sequence[Array], wrt: Sequence[int] | None, folded: dict[int, Array] | None
     ) -> tuple[Array, Pullback]:
         xp = self._checked(arrays)
-        chosen = range(len(arrays)) if wrt is None else wrt
-        if any(not 0 <= i < len(arrays) for i in chosen):
-            raise PlanError(f"wrt: found {list(chosen)}, expected operands from 0 to {len(arrays) - 1}")
+        chosen = range(len(arrays)) if wrt is None else operands("wrt", wrt, len(arrays))
         wanted = sum(1 << i for i in set(chosen))
         y, backward = self._kept(xp, arrays, wanted, folded)
 
         def pullback(dy: Array) -> tuple[Array | None, ...]:
-            namespace(y, dy)
-            if tuple(dy.shape) != tuple(y.shape) or dy.dtype != y.dtype:
-                raise ShapeError(
-                    f"pullback of '{self.equation}': the gradient is {dy.dtype} {tuple(dy.shape)}, the result was "
-                    f"{y.dtype} {tuple(y.shape)}"
-                )
+            check_gradient(self.equation, dy, y)
             gradients = backward(dy) if wanted else {}
             return tuple(gradients.get(1 << i) for i in range(len(arrays)))
 
@@ -388,13 +394,7 @@ class Plan:
                 )
         return namespace(*arrays)
 
-    def _check_out(self, arrays: Sequence[Array], out: Array) -> None:
-        size = self.programs.batch(arrays)
-        wanted = tuple(
-            size if m == self._problem.block else d
-            for m, d in zip(self._problem.output, self.output_shape, strict=True)
-        )
-        if tuple(out.shape) != wanted or out.dtype != arrays[0].dtype or not out.flags.writeable:
-            raise ShapeError(f"out is {out.dtype} {tuple(out.shape)}, expected writeable {arrays[0].dtype} {wanted}")
-        if any(np.may_share_memory(out, x) for x in arrays):
-            raise ShapeError("out shares memory with an operand; pass an array of its own")
+    def _shape_of(self, arrays: Sequence[Array]) -> tuple[int, ...]:
+        """Shape of the result for these arrays, whose batch may differ from the plan's."""
+        size, shape = self.programs.batch(arrays), zip(self._problem.output, self.output_shape, strict=True)
+        return tuple(size if m == self._problem.block else d for m, d in shape)

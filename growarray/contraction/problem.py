@@ -188,6 +188,8 @@ class Problem:
 
     def pair(self, left: int, right: int) -> Pair | None:
         """The product of two partial results; None where each is the feature map of a mode of the other."""
+        if right & -right < left & -left:  # where both may be the feature map, one tree is one product
+            left, right = right, left
         met = {
             name: conv
             for name, conv in self.conv.items()

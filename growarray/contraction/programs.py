@@ -13,7 +13,7 @@ from growarray.contraction.leaf import prepare
 from growarray.contraction.path import Tree
 from growarray.contraction.problem import Problem
 
-__all__ = ["Programs", "block_size"]
+__all__ = ["Programs", "binds_batch", "block_size"]
 
 _COLUMNS = 512  # positions that a block of the batch has at least, so that products stay wide
 _CACHED = 1 << 18  # elements of the largest partial result of a block
@@ -100,3 +100,9 @@ def block_size(problem: Problem, tree: Sequence[tuple[int, int]] = ()) -> int:
     if len(tree) == 1:  # a dense layer has work space of the size of its windows instead
         largest = 4 * problem.elements(problem.everything) / max(whole, 1)
     return max(least, min(int(_CACHED / largest), -(-whole // 2))) if largest else least
+
+
+def binds_batch(problem: Problem, constants: Sequence[int]) -> bool:
+    """Whether partial results of constant operands, which are kept whole, have the block mode: it is not cut then."""
+    holder = problem.holders[problem.block] if problem.block is not None else 0
+    return len(constants) > 1 and any(holder >> i & 1 for i in constants)

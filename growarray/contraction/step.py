@@ -186,9 +186,9 @@ class Step:
         images, others = _by_image(d_out), _by_image(feature)
         if images is not None and others is not None and 4 * self.s < images.shape[3]:
             return [lambda p=p: _image_products(images[:, :, p], others, target[:, p]) for p in pieces]  # type: ignore[misc]
-        flat = feature.reshape(self.b, self.s, -1)  # copied, where it is no view, once for all pieces
+        right = feature.reshape(self.b, self.s, -1).swapaxes(1, 2)  # copied, where it is no view, once for all pieces
         return [
-            lambda p=p: np.matmul(d_out[:, p].reshape(self.b, -1, flat.shape[2]), flat.swapaxes(1, 2), out=target[:, p])  # type: ignore[misc]
+            lambda p=p: np.matmul(d_out[:, p].reshape(self.b, -1, right.shape[1]), right, out=target[:, p])  # type: ignore[misc]
             for p in pieces
         ]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from growarray.backend import Array, device_of, namespace
+from growarray.backend import Array, device_of, is_array, namespace
+from growarray.contraction.checks import is_whole
 from growarray.contraction.plan import Plan
 from growarray.errors import PlanError, ShapeError
 
@@ -23,8 +24,10 @@ def transpose(plan: Plan, dy: Array, *others: Array, operand: int = 0) -> Array:
     >>> transpose(plan("i j, j k -> i k", (2, 3), (3, 4)), np.ones((2, 4)), np.ones((3, 4))).tolist()
     [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]
     """
-    if not 0 <= operand < len(plan.shapes):
+    if not is_whole(operand) or not 0 <= operand < len(plan.shapes):
         raise PlanError(f"operand: found {operand}, expected a number from 0 to {len(plan.shapes) - 1}")
+    if not is_array(dy):
+        raise TypeError(f"transpose of '{plan.equation}': the gradient is {type(dy).__name__}, expected an array")
     xp, programs, output = namespace(dy, *others), plan.programs, plan._problem.output
     shape = list(plan.shapes[operand])
     if programs.block is not None and programs._holder == operand and dy.ndim == len(output):

@@ -33,6 +33,7 @@ from growarray.decompose.whiten import unweight, weight
 
 __all__ = ["CP", "cp"]
 
+_EXACT = 1e-14  # relative error up to which components are exact but for rounding
 _TRIAL = 12  # sweeps after which the best of the starts goes on alone
 
 
@@ -87,7 +88,8 @@ def cp(
     tolerance : relative fall of the error below which the sweeps end
     rng : for the random starts; None is a generator with seed 0
     correct : replace degenerate components (:attr:`Degeneracy.severe`) by smaller ones whose error is at most
-        ``1 + slack`` times as large; a larger slack makes them much smaller, which fine-tuning is grateful for
+        ``1 + slack`` times as large; a larger slack makes them much smaller, which fine-tuning is grateful for; they
+        stay where rounding leaves no components within that bound, as beside an error of 1e-9
     weighted : second moment (size, size) by mode: minimises ``|(T - T') x_k S_k^(1/2)|`` and reports errors in that
         norm
 
@@ -121,8 +123,8 @@ def cp(
     ready = prepare(tensor, "cp")
     array, undo = weight(ready.array, moments)
     ready = Prepared(array, ready.scale, norm(array), ready.dtype, ready.xp)
-    kept = [k for k, n in enumerate(shape) if n > 1]
-    ready_core = ready.xp.reshape(array, tuple(shape[k] for k in kept) or (1,))
+    kept = [k for k, n in enumerate(shape) if n > 1] or [0]
+    ready_core = ready.xp.reshape(array, tuple(shape[k] for k in kept))
     if len(kept) < 3 or ready.norm == 0.0:
         fit = _matrix(ready, ready_core, rank)
     else:
@@ -183,7 +185,10 @@ def _corrected(ready: Prepared, array: Array, fit: Fit, slack: float) -> Fit:
     whole = Prepared(array, ready.scale, ready.norm, ready.dtype, xp)
     target = Target(core, ready.norm, lost_norm(whole, core, bases))
     inner = [f if t is None else t @ f for f, t in zip(fit.factors, transposed, strict=True)]
-    smaller, error = correct(target, inner, (1.0 + slack) * fit.errors[-1])
+    bound = (1.0 + slack) * fit.errors[-1]
+    smaller, error = correct(target, inner, bound)
+    if not error <= max(bound, _EXACT):  # beside so small an error what the correction is computed from is rounding
+        return fit
     factors = [f if b is None else mode_product(f, b, 0) for f, b in zip(smaller, bases, strict=True)]
     return Fit(balanced(factors), [*fit.errors, error], f"{fit.reason}; degenerate components corrected")
 

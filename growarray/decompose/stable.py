@@ -51,7 +51,8 @@ def correct(target: Target, factors: Sequence[Array], bound: float, limit: int =
 
     Mode after mode, with the other factors at unit columns: ``min |A|^2`` subject to ``|T - A K^T| <= bound``, whose
     solution is ``A = T K (G + mu I)^-1`` with the one mu >= 0 that meets the bound. The sum never rises.
-    Returns the factors and their relative error.
+    Returns the factors and their relative error, by the difference itself: beside a small bound the distances that the
+    solution is found from are rounding, and it may miss the bound.
 
     Source: Phan, Sobolev, Sozykin, Ermilov, Gusak, Tichavsky, Glukhov, Oseledets, Cichocki 2020, Stable low-rank
     tensor decomposition for compression of convolutional neural network, ECCV.
@@ -59,22 +60,23 @@ def correct(target: Target, factors: Sequence[Array], bound: float, limit: int =
     xp = target.xp
     allowed = (bound * target.norm) ** 2 - target.offset**2
     weights, units = normalised(factors)
-    total, error, factor = float(xp.sum(weights**2)), bound, units[-1] * weights[None, :]
+    total, factor = float(xp.sum(weights**2)), units[-1] * weights[None, :]
     for _ in range(limit):
         for left in (True, False):
             part = target.half(units, left)
             for k in target.modes(left):
                 gram = product_of([xp.matrix_transpose(u) @ u for u in units], k)
-                factor, square = _smallest(target, gram, target.mttkrp(part, units, k), allowed)
+                factor = _smallest(target, gram, target.mttkrp(part, units, k), allowed)
                 units[k] = normalised([factor])[1][0]
-        error, before, total = target.relative(square), total, float(xp.sum(factor**2))
+        before, total = total, float(xp.sum(factor**2))
         if before - total <= 1e-4 * total:
             break
-    return [*units[:-1], factor], error
+    found = [*units[:-1], factor]
+    return found, target.relative(target.distance(found))
 
 
-def _smallest(target: Target, gram: Array, product: Array, allowed: float) -> tuple[Array, float]:
-    """The smallest factor within the allowed squared distance, and the distance that it has."""
+def _smallest(target: Target, gram: Array, product: Array, allowed: float) -> Array:
+    """The smallest factor within the allowed squared distance."""
     xp = target.xp
     values, vectors = xp.linalg.eigh(gram)
     turned = product @ vectors
@@ -95,5 +97,4 @@ def _smallest(target: Target, gram: Array, product: Array, allowed: float) -> tu
         low, high = (float(grid[met - 1]) if met else 0.0), float(grid[min(met, 64)])
     scale = np.zeros(len(kept))
     scale[kept] = 1.0 / (g + low)
-    factor = (turned * asarray(scale, like=turned)[None, :]) @ xp.matrix_transpose(vectors)
-    return factor, least + float(excess(np.asarray([low]))[0])
+    return (turned * asarray(scale, like=turned)[None, :]) @ xp.matrix_transpose(vectors)

@@ -82,7 +82,7 @@ def tucker(
     method : 'hooi' refines the HOSVD, and its error never rises; 'hosvd' stops there
     weighted : second moment (size, size) by mode: minimises ``|(T - T') x_k S_k^(1/2)|`` and reports errors in that
         norm; the factors of weighted modes are not orthonormal
-    tolerance : change of the relative error below which the iterations end
+    tolerance : relative fall of the error below which the iterations end
 
     A mode that keeps its full rank has the identity as factor.
 
@@ -188,7 +188,7 @@ def _iterate(
             return core, factors, errors, "converged"
         core, factors = new_core, new_factors
         errors.append(new)
-        if errors[-2] - new <= tolerance:
+        if errors[-2] - new <= tolerance * new:
             return core, factors, errors, "converged"
     return core, factors, errors, "max_iterations"
 

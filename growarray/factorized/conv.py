@@ -139,9 +139,11 @@ class FactorizedConv(FactorizedSources):
         """Raise ValueError unless the engine takes it as a path: planned once, for the smallest input."""
         if isinstance(self.implementation, str) and self.implementation in ("auto", *PRESETS):
             return
-        sizes = [(k - 1) * d + 2 for k, d in zip(self.kernel_size, self.settings().dilation, strict=True)]
+        first = next(iter(self._settings))
+        axes = self._settings[first].axes
+        sizes = [(k - 1) * a.dilation + a.before + a.after + 2 for k, a in zip(self.kernel_size, axes, strict=True)]
         try:
-            self.plan((1, self.in_channels, *(s + max(sizes) for s in sizes)))
+            self.plan((1, self.in_channels, *(s + max(sizes) for s in sizes)), indices=first or 0)
         except (PlanError, TypeError) as error:
             raise ValueError(
                 f"FactorizedConv: implementation {self.implementation!r} cannot be used: {error}; expected 'auto', "
@@ -259,6 +261,11 @@ class FactorizedConv(FactorizedSources):
         size = whole_number("FactorizedConv.transduct", "kernel_size", kernel_size, 1)
         if not 0 <= whole_number("FactorizedConv.transduct", "mode", mode, 0) <= self.order:
             raise ValueError(f"FactorizedConv.transduct: mode {mode} is out of range, expected 0 to {self.order}")
+        if isinstance(self.implementation, tuple) and self.weight.name != "Dense":
+            raise ValueError(
+                f"FactorizedConv.transduct: implementation {self.implementation!r} is a path through "
+                f"{len(self.weight.parts()) + 1} operands, and there will be one more; make the layer with a named one"
+            )
         pair = (tuple(padding),) if isinstance(padding, tuple | list) else padding
         axis = ConvSettings.of((size,), stride, pair, dilation, self.padding_mode).axes[0]
         last = type(self.weight).output_last

@@ -87,7 +87,7 @@ def read_conv(layer: Any, where: str = "from_conv") -> DenseConv:
     Raises
     ------
     TypeError
-        The layer has no weight, or is a transposed convolution.
+        The layer has no weight, is a transposed convolution, or is factorized already.
     ShapeError
         The weight has no spatial axis.
     ValueError
@@ -102,6 +102,11 @@ def read_conv(layer: Any, where: str = "from_conv") -> DenseConv:
     name = type(layer).__name__
     if getattr(layer, "weight", None) is None:
         raise TypeError(f"{where}: {name} has no weight, expected a convolution layer")
+    if isinstance(layer.weight, FactorizedTensor):
+        raise TypeError(
+            f"{where}: {name} is factorized already; FactorizedConv.from_factorization takes its weight, and for "
+            "another format decompose its kernel()"
+        )
     if getattr(layer, "transposed", False) or name.startswith("ConvTranspose"):
         raise TypeError(f"{where}: {name} is a transposed convolution, which is not supported; give a convolution")
     weight = array_of(layer.weight)

@@ -9,6 +9,7 @@ import numpy as np
 
 from growarray.decompose.arguments import is_real
 from growarray.factorized.owner import factorized_tensor_of
+from growarray.factorized.settings import flag
 from growarray.nn.module import Module
 from growarray.ops.sizes import whole_number
 
@@ -39,7 +40,7 @@ class TensorDropout:
         self.rng: Any = np.random.default_rng() if rng is None else rng
         if not isinstance(self.rng, np.random.Generator):
             raise TypeError(f"tensor_dropout: rng={rng!r}, expected a numpy.random.Generator")
-        self.p, self.drop_test = float(p), bool(drop_test)
+        self.p, self.drop_test = float(p), flag("tensor_dropout", "drop_test", drop_test)
         self.min_dim = whole_number("tensor_dropout", "min_dim", min_dim, 0)
         self.min_values = whole_number("tensor_dropout", "min_values", min_values, 1)
 

@@ -11,6 +11,7 @@ from growarray.backend import Array, asarray, namespace, to_numpy
 from growarray.decompose.arguments import is_real
 from growarray.factorized.owner import factorized_tensor_of
 from growarray.factorized.parts import keep_entries
+from growarray.factorized.settings import flag
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Module, Parameter
 
@@ -36,6 +37,8 @@ class TensorLasso:
     ------
     ValueError
         The penalty or the threshold is negative or not finite.
+    TypeError
+        ``clamp_weights`` or ``normalize_loss`` is no flag.
 
     Source: TensorLy-Torch, ``tensor_lasso``, whose numbers for Tucker and tensor trains these are. Changed: its CP
     multiplies the penalty in twice, and its weights do not enter the tensor. It clamps in the forward pass, sums a loss
@@ -64,7 +67,8 @@ class TensorLasso:
             if not is_real(value) or not 0.0 <= value < float("inf"):
                 raise ValueError(f"TensorLasso: {option} must be a number of at least 0, found {value!r}")
         self.penalty, self.threshold = float(penalty), float(threshold)
-        self.clamp_weights, self.normalize_loss = bool(clamp_weights), bool(normalize_loss)
+        self.clamp_weights = flag("TensorLasso", "clamp_weights", clamp_weights)
+        self.normalize_loss = flag("TensorLasso", "normalize_loss", normalize_loss)
         self.tensors: list[FactorizedTensor] = []
 
     def apply(self, owner: _OwnerT) -> _OwnerT:

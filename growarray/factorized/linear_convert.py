@@ -14,6 +14,7 @@ from growarray.errors import ShapeError
 from growarray.factorized.convert import array_of, check_finite, listed, numpy_dtype
 from growarray.factorized.fit import checked_kwargs, warn_lowered
 from growarray.factorized.linear_plan import tensorize
+from growarray.factorized.settings import plain
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.ops.sizes import whole_number
 
@@ -130,6 +131,7 @@ def _features(
         )
     sizes = []
     for label, given, width in (("in", inner, shape[1]), ("out", outer, shape[0])):
+        given = plain(given)
         values = tuple(given) if isinstance(given, tuple | list) else (given,)
         values = tuple(whole_number("from_linear", f"{label}_tensorized_features", v, 1) for v in values)
         if math.prod(values) != width:

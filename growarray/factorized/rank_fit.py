@@ -58,6 +58,13 @@ class Goal:
         gram = xp.matmul(xp.matrix_transpose(q), xp.matmul(self.s, q))
         return float(xp.sum(xp.matmul(xp.matrix_transpose(p), p) * gram))
 
+    def measured(self, change: Array) -> tuple[float, float]:
+        """:meth:`overlap` and :meth:`square` of a change of the kernel (o, c, *kernel)."""
+        xp, (g, d, o) = namespace(self.s, change), self.m.shape
+        rows = xp.reshape(change, (g, o, d))
+        overlap = float(xp.sum(xp.matrix_transpose(self.m) * rows))
+        return overlap, float(xp.sum(xp.matmul(rows, self.s) * rows))
+
     def metric(self, q: Array) -> Array:
         """``(S + ridge I) Q`` (g, d, r)."""
         return namespace(q).matmul(self.s, q) + self.ridge * q

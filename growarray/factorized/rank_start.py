@@ -119,9 +119,11 @@ def _tt(
 ) -> Added:  # fmt: skip
     """A train of its own beside the old one; where bonds keep their rank it runs through the old cores.
 
-    Bonds that grow with others between them that do not make a change each; all but the first see what is left.
+    Bonds that grow with others between them that do not make a change each; all but the first see what is left, and
+    in the end all of them together get the best length.
     """
     del rng
+    asked = goal
     xp, ranks = namespace(*old), (1, *(c.shape[2] for c in old))
     edges = list(zip(old, pairwise(by), strict=True))
     shapes = [(a.shape[0] + before, a.shape[1], a.shape[2] + after) for a, (before, after) in edges]
@@ -137,6 +139,12 @@ def _tt(
         levers.append(last)
         step = increment.dense(goal.dense.shape)
         change, goal = change + step, goal.left(step)
+    if len(levers) > 1:  # the changes overlap: their decreases do not add up to the slope along the sum
+        overlap, square = asked.measured(change)
+        length = overlap / square if square > 0.0 else 0.0
+        for k in levers:
+            added[k] = added[k] * length
+        change, decrease = change * length, overlap * length
     return Added(added, tuple(levers), change, decrease)
 
 

@@ -14,7 +14,7 @@ from growarray.factorized.fit import checked_kwargs, warn_lowered
 from growarray.factorized.layer import FactorizedKernel
 from growarray.factorized.measure import conversion_report, probes_of
 from growarray.factorized.report import ConversionReport
-from growarray.factorized.settings import layers_of
+from growarray.factorized.settings import flag, layers_of
 from growarray.factorized.tensor import FactorizedTensor
 
 __all__ = ["FactorizedSources"]
@@ -107,8 +107,8 @@ class FactorizedSources(FactorizedKernel):
         Raises
         ------
         TypeError, ShapeError, ValueError
-            The layer is no convolution, or its weights are not finite; calibration data or shape do not fit it; the
-            factorization is unknown (the message lists those that exist).
+            The layer is no dense convolution, or its weights are not finite; calibration data or shape do not fit it;
+            the factorization is unknown (the message lists those that exist).
 
         Examples
         --------
@@ -162,15 +162,16 @@ class FactorizedSources(FactorizedKernel):
         options: Mapping[str, Any], judged: tuple[Any, Any, bool],
     ) -> Self:  # fmt: skip
         """The factorized layer with its report; ``judged`` are calibration, input_shape and measure."""
+        decompose, measure = flag("from_conv", "decompose_weights", decompose), flag("from_conv", "measure", judged[2])
         decomposition = checked_kwargs("from_conv", decomposition)
         if decomposition and not decompose:
             raise ValueError(
                 f"from_conv: decomposition_kwargs={decomposition!r} beside decompose_weights=False, which draws the "
                 "weights; leave one of both out"
             )
-        probes = probes_of(convs, *judged)
+        probes = probes_of(convs, *judged[:2], measure)
         layer, fit = layer_of(cls, convs, decompose, decomposition, options)
         if fit is not None:
             warn_lowered("from_conv", options["rank"], fit.asked, layer.rank, stacklevel=3)
-        layer.report = conversion_report(convs, layer, fit, probes, judged[2])
+        layer.report = conversion_report(convs, layer, fit, probes, measure)
         return layer

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from growarray.backend import Array, asarray, namespace, to_numpy
+from growarray.errors import ShapeError
 
 __all__ = [
     "INITIALISATIONS",
@@ -97,17 +98,26 @@ INITIALISATIONS: dict[str, Draw] = {
 
 
 def drawing(how: str | Draw) -> Draw:
-    """The function of this name, or the function itself; ValueError where the name is unknown."""
+    """The function of this name, or the function itself; ValueError where the name is unknown, TypeError otherwise."""
+    known = ", ".join(INITIALISATIONS)
     if isinstance(how, str) and how not in INITIALISATIONS:
-        raise ValueError(f"unknown initialisation {how!r}; known: {', '.join(INITIALISATIONS)}")
+        raise ValueError(f"unknown initialisation {how!r}; known: {known}")
+    if not isinstance(how, str) and not callable(how):
+        raise TypeError(f"initialisation: expected a function or one of {known}, found {how!r}")
     return INITIALISATIONS[how] if isinstance(how, str) else how
 
 
 def initial_values(
     how: str | Draw, shape: tuple[int, ...], reference: Array, inputs: int, rng: np.random.Generator
 ) -> Array:
-    """Values of ``shape`` by ``how``, in the library, device and dtype of ``reference``; ValueError if unknown."""
-    return asarray(drawing(how)(shape, reference, inputs, rng), like=reference, dtype=reference.dtype)
+    """Values of ``shape`` by ``how``, in the library, device and dtype of ``reference``; ValueError if unknown.
+
+    Raises ShapeError where a function of one's own draws another shape.
+    """
+    values = asarray(drawing(how)(shape, reference, inputs, rng), like=reference, dtype=reference.dtype)
+    if tuple(values.shape) != tuple(shape):
+        raise ShapeError(f"initialisation {how!r}: expected values of shape {shape}, found {tuple(values.shape)}")
+    return values
 
 
 def paired(values: Array, axis: int, sign: float) -> Array:
@@ -183,8 +193,8 @@ def normalisation_scales(
     """
     if how not in NORMALISATIONS or how == "gradmax_normalization":
         raise ValueError(f"unknown normalisation {how!r}; known: {', '.join(NORMALISATIONS)}")
-    if std_target is not None and std_target <= 0:
-        raise ValueError(f"{how}: std_target must be positive, found {std_target}")
+    if std_target is not None and not 0 < std_target < math.inf:
+        raise ValueError(f"{how}: std_target must be positive and finite, found {std_target}")
     target = std_target or spread(weight)
     if not target:
         if omega is None:
@@ -213,8 +223,8 @@ def gradmax_column_factors(weight: Array, omega: Array, scale: float = 1.0) -> n
 
     Columns that are zero keep factor 1; None where no existing weights give a norm to aim at.
     """
-    if scale <= 0:
-        raise ValueError(f"gradmax_normalization: gradmax_scale must be positive, found {scale}")
+    if not 0 < scale < math.inf:
+        raise ValueError(f"gradmax_normalization: gradmax_scale must be positive and finite, found {scale}")
     axes = tuple(axis for axis in range(weight.ndim) if axis != 1)
     norms = np.sqrt((to_numpy(weight).astype(np.float64) ** 2).sum(axis=axes))
     target = scale * float(norms.mean()) if norms.size else 0.0

@@ -21,9 +21,9 @@ from growarray.growing.extension import (
     rescaling_factors,
     spread,
 )
-from growarray.growing.module import GrowingModule
+from growarray.growing.module import GrowingModule, as_scalar
 from growarray.nn import Linear
-from growarray.ops.sizes import is_whole
+from growarray.ops.sizes import is_whole, whole_number
 
 __all__ = ["ExtensionMixin"]
 
@@ -60,18 +60,20 @@ class ExtensionMixin(GrowingModule):
         previous = self._layers("allocate_layer_extensions")
         outputs = extension_size if output_extension_size is None else output_extension_size
         inputs = extension_size if input_extension_size is None else input_extension_size
-        self._check_pairing(None, outputs, inputs)
+        self._check_drawing(None, outputs, inputs)
         self.create_layer_in_extension(inputs)
         previous.create_layer_out_extension(outputs)
 
     def create_layer_in_extension(self, extension_size: int) -> None:
         """Plan ``extension_size`` input columns of zeros."""
+        self._check_drawing(None, extension_size)
         weight = self.layer.weight.data
         shape = (weight.shape[0], extension_size, *weight.shape[2:])
         self.extended_input_layer = Linear.of(namespace(weight).zeros(shape, dtype=weight.dtype, device=weight.device))
 
     def create_layer_out_extension(self, extension_size: int) -> None:
         """Plan ``extension_size`` output rows of zeros."""
+        self._check_drawing(None, extension_size)
         weight = self.layer.weight.data
         xp = namespace(weight)
         rows = xp.zeros((extension_size, *weight.shape[1:]), dtype=weight.dtype, device=weight.device)
@@ -88,10 +90,11 @@ class ExtensionMixin(GrowingModule):
         rng: np.random.Generator | None = None,
     ) -> None:
         """Draw the values of extensions that exist; with pairing the first half, and the second from it."""
-        rng = np.random.default_rng() if rng is None else rng
         previous, inner = self._layers("initialize_extensions"), self._input_extension("initialize_extensions")
         outer = self._output_extension("initialize_extensions")
-        self._check_pairing(neuron_pairing, inner.weight.shape[1], outer.weight.shape[0])
+        sizes, inits = (inner.weight.shape[1], outer.weight.shape[0]), (output_extension_init, input_extension_init)
+        self._check_drawing(neuron_pairing, *sizes, inits=inits, noise_ratio=noise_ratio, rng=rng)
+        rng = np.random.default_rng() if rng is None else rng
         share = 2 if neuron_pairing else 1
         inputs, reads = fan_in(self.weight.data) + fan_in(inner.weight.data), fan_in(previous.weight.data)
         shape = inner.weight.shape
@@ -103,8 +106,8 @@ class ExtensionMixin(GrowingModule):
         drawn += [(outer.weight, 0, (half, *shape[1:]), previous.weight.data, reads, output_extension_init)]
         if outer.bias is not None and previous.bias is not None:
             drawn += [(outer.bias, 0, (half,), previous.bias.data, reads, output_extension_init)]
-        for parameter, axis, part, reference, count, how in drawn:
-            values = initial_values(how, part, reference, count, rng)
+        found = [initial_values(how, part, reference, count, rng) for *_, part, reference, count, how in drawn]
+        for (parameter, axis, *_), values in zip(drawn, found, strict=True):
             xp = namespace(values)
             parameter.data = values if share == 1 else xp.concat([values, xp.zeros_like(values)], axis=axis)
         self.apply_neuron_pairing(neuron_pairing, noise_ratio, rng=rng)
@@ -128,14 +131,27 @@ class ExtensionMixin(GrowingModule):
         """
         inner = extension_size if input_extension_size is None else input_extension_size
         outer = extension_size if output_extension_size is None else output_extension_size
-        self._check_pairing(neuron_pairing, inner, outer)
-        for how in (output_extension_init, input_extension_init):
-            drawing(how)  # an unknown name raises before anything changes
+        inits = (output_extension_init, input_extension_init)
+        self._check_drawing(neuron_pairing, inner, outer, inits=inits, noise_ratio=noise_ratio, rng=rng)
         self.apply_rescaling(rescaling, neuron_pairing, inner)
         self.allocate_layer_extensions(extension_size, output_extension_size, input_extension_size)
         self.initialize_extensions(output_extension_init, input_extension_init, neuron_pairing, noise_ratio, rng=rng)
 
-    def _check_pairing(self, pairing: str | None, *sizes: int) -> None:
+    def _check_drawing(
+        self,
+        pairing: str | None,
+        *sizes: int,
+        inits: tuple[str | Draw, ...] = (),
+        noise_ratio: float = 0.0,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        """Raise, before anything changes, what is wrong with the options of extensions that are drawn."""
+        for how in inits:
+            drawing(how)
+        if as_scalar(noise_ratio, f"{self.name}: noise_ratio") < 0.0:
+            raise ValueError(f"{self.name}: noise_ratio must not be negative, found {noise_ratio}")
+        if rng is not None and not isinstance(rng, np.random.Generator):
+            raise TypeError(f"{self.name}: rng is {rng!r}, expected a generator such as numpy.random.default_rng(0)")
         if pairing is not None and pairing not in PAIRINGS:
             raise ValueError(f"{self.name}: unknown neuron pairing {pairing!r}; known: {', '.join(PAIRINGS)}")
         for size in sizes:
@@ -154,11 +170,11 @@ class ExtensionMixin(GrowingModule):
         ``extension_size`` defaults to that of the planned input extension. See
         :func:`growarray.growing.extension.rescaling_factors`.
         """
-        self._check_pairing(neuron_pairing)
+        size = self.new_neurons if extension_size is None else extension_size
+        self._check_drawing(neuron_pairing, size)
         if rescaling is None:
             return
         previous, weight = self._layers("apply_rescaling"), self.layer.weight.data
-        size = self.new_neurons if extension_size is None else extension_size
         kernel = fan_in(weight) // weight.shape[1] if weight.shape[1] else 1
         alpha, beta = rescaling_factors(rescaling, previous.weight.data, weight, size * kernel)
         if weight.shape[1] == 0:
@@ -180,7 +196,8 @@ class ExtensionMixin(GrowingModule):
         if neuron_pairing is None:
             return
         outer, inner = self._output_extension("apply_neuron_pairing"), self._input_extension("apply_neuron_pairing")
-        self._check_pairing(neuron_pairing, outer.weight.shape[0], inner.weight.shape[1])
+        sizes = (outer.weight.shape[0], inner.weight.shape[1])
+        self._check_drawing(neuron_pairing, *sizes, noise_ratio=noise_ratio, rng=rng)
         outer.weight.data = paired(outer.weight.data, 0, 1.0)
         if outer.bias is not None:
             outer.bias.data = paired(outer.bias.data, 0, 1.0)
@@ -192,7 +209,8 @@ class ExtensionMixin(GrowingModule):
         inner.weight.data = weight
 
     def scale_parameter_update(self, scale: float) -> None:
-        """Scale the planned delta and the decrease that it promises."""
+        """Scale the planned delta and the decrease that it promises, by a finite number."""
+        scale = as_scalar(scale, f"{self.name}: scale")
         if self.optimal_delta_layer is not None:
             self.scale_layer(self.optimal_delta_layer, scale)
         if self.parameter_update_decrease is not None:
@@ -208,11 +226,18 @@ class ExtensionMixin(GrowingModule):
     def scale_layer_extension(
         self, scale: float | None = None, scale_output: float | None = None, scale_input: float | None = None
     ) -> None:
-        """Scale both planned extensions; singular values follow, so that the promised improvement stays right."""
+        """Scale both planned extensions; singular values follow, so that the promised improvement stays right.
+
+        Raises ValueError where a scale is missing or not finite, or the two have different signs: the neurons would
+        raise the loss, and their singular values would be the roots of negative numbers.
+        """
         outer = scale if scale_output is None else scale_output
         inner = scale if scale_input is None else scale_input
         if outer is None or inner is None:
             raise ValueError(f"{self.name}: pass scale, or both scale_output and scale_input")
+        outer, inner = (as_scalar(value, f"{self.name}: scale") for value in (outer, inner))
+        if outer * inner < 0.0:
+            raise ValueError(f"{self.name}: scale_output {outer} and scale_input {inner} must have the same sign")
         if self.extended_input_layer is None or getattr(self.previous_module, "extended_output_layer", None) is None:
             raise GrowthError(f"{self.name}: one of the two extensions is missing, so they cannot be scaled")
         self.scale_layer(self.extended_input_layer, inner)
@@ -264,6 +289,19 @@ class ExtensionMixin(GrowingModule):
             followed = factors if self._improvement_is_linear else np.sqrt(factors)
             values = self.eigenvalues_extension
             self.eigenvalues_extension = values * asarray(followed, like=values, dtype=values.dtype)
+
+    def missing_neurons(self) -> int:
+        """Input features that are missing to ``target_in_features``."""
+        if self.target_in_neurons is None:
+            raise GrowthError(f"{self.name}: target_in_features is not set; pass it to the constructor")
+        return self.target_in_neurons - self.layer.in_features
+
+    def number_of_neurons_to_add(self, method: str = "fixed_proportional", number_of_growth_steps: int = 1) -> int:
+        """Neurons for the next of ``number_of_growth_steps`` equal steps to the target, rounded down."""
+        if method != "fixed_proportional":
+            raise ValueError(f"{self.name}: unknown method {method!r}; known: 'fixed_proportional'")
+        whole_number(self.name, "number_of_growth_steps", number_of_growth_steps, 1)
+        return (self.missing_neurons() + self.layer.in_features - self._initial_in_neurons) // number_of_growth_steps
 
     def complete_growth(self, extension_kwargs: dict[str, Any] | None = None) -> None:
         """Add at once what is missing to ``target_in_features``, drawn by ``create_layer_extensions``' options.

@@ -12,9 +12,11 @@ from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.collect import CollectingLinear
 from growarray.growing.extension import fan_in, spread
+from growarray.growing.module import as_scalar
 from growarray.growing.rule import TINY, GrowthRule, rule_of
 from growarray.growing.update import added_neurons, neuron_goal, optimal_delta, shrink
 from growarray.nn import Linear, Module
+from growarray.ops.sizes import whole_number
 
 __all__ = ["LinearGrowingModule"]
 
@@ -170,7 +172,7 @@ class LinearGrowingModule(CollectingLinear):
             )
         self.extended_input_layer = Linear.of(namespace(omega).astype(omega, self.weight.data.dtype, copy=False))
         self.eigenvalues_extension, self._improvement_is_linear = values, linear
-        self._planned_m_prev, self._applied = None, False
+        self._planned_m_prev = None
 
     def sub_select_optimal_added_parameters(
         self,
@@ -185,6 +187,9 @@ class LinearGrowingModule(CollectingLinear):
 
         With ``zeros_if_not_enough`` all candidates stay, and the incoming (``zeros_fan_in``) or outgoing
         (``zeros_fan_out``) weights of those beyond the selection are set to zero, and so are their singular values.
+
+        Raises GrowthError without planned neurons; ValueError or TypeError for both or none of the two, a number of
+        neurons that is not whole or is negative, a threshold that is not finite; nothing has changed then.
         """
         values, extension = self.eigenvalues_extension, self.extended_input_layer
         if values is None or extension is None:
@@ -193,8 +198,9 @@ class LinearGrowingModule(CollectingLinear):
             raise ValueError(f"{self.name}: give either keep_neurons or threshold, found {keep_neurons}, {threshold}")
         total = self.new_neurons
         if keep_neurons is None:
-            keep_neurons = sum(float(value) >= float(threshold or 0.0) for value in values)
-        keep = min(max(int(keep_neurons), 0), total)
+            least = as_scalar(threshold, f"{self.name}: threshold")
+            keep_neurons = sum(float(value) >= least for value in values)
+        keep = min(whole_number(self.name, "keep_neurons", keep_neurons, 0), total)
         zeros = total - keep if zeros_if_not_enough else 0
         weight = extension.weight.data[:, : keep + zeros]
         if zeros and zeros_fan_out:

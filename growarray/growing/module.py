@@ -13,7 +13,6 @@ from growarray.errors import GrowthError, ShapeError
 from growarray.growing.neighbour import Neighbour, Recorder, require_neighbour
 from growarray.growing.update import activation_slope, neuron_slope
 from growarray.nn import Identity, Linear, Module, Parameter
-from growarray.ops.sizes import whole_number
 
 __all__ = ["GrowingModule", "as_scalar", "check_function"]
 
@@ -68,6 +67,7 @@ class GrowingModule(Recorder):
         "extended_input_layer",
         "extended_output_layer",
         "_function_of_extension",
+        "_applied",
     )
 
     def __init__(
@@ -107,7 +107,7 @@ class GrowingModule(Recorder):
         self.parameter_update_decrease: float | None = None
         self._improvement_is_linear = False
         self._planned_m_prev: Array | None = None
-        self._applied = False
+        self._applied: tuple[Linear, ...] = ()  # the planned parts that have been carried out
 
     @property
     def previous(self) -> Neighbour:
@@ -173,6 +173,12 @@ class GrowingModule(Recorder):
     def set_scaling_factor(self, factor: float) -> None:
         """Same as assigning ``scaling_factor``."""
         self.scaling_factor = factor
+
+    @property
+    def has_plan(self) -> bool:
+        """Whether a change is planned, be it one that leaves everything as it is."""
+        parts = (self.optimal_delta_layer, self.extended_input_layer, self.parameter_update_decrease)
+        return any(part is not None for part in parts)
 
     @property
     def new_neurons(self) -> int:
@@ -261,21 +267,23 @@ class GrowingModule(Recorder):
         """Carry the planned change out: ``W <- W - delta_scale dW``, new columns ``in_scale omega``, and with
         ``apply_previous`` the new rows ``out_scale alpha`` of the previous module. Optimizer state grows with it.
 
-        Scalings given here replace the stored ones; everything is checked before anything changes.
+        A part that the plan does not have is left out. Scalings given here replace the stored ones; everything is
+        checked before anything changes.
 
         Raises
         ------
         GrowthError
-            ``extension_size`` is not the size of the planned extension, or the extension has a bias.
+            Nothing is planned (the original does nothing then), a part has been applied already, ``extension_size`` is
+            not the size of the planned extension, or the extension has a bias.
         ShapeError
             This layer or the one before has changed its width since the change was planned.
         """
-        self.check_change(apply_delta, apply_extension)
         if extension_size is not None and extension_size != self.new_neurons:
             raise GrowthError(
                 f"{self.name}: extension_size={extension_size}, but the planned input extension has "
                 f"{self.new_neurons} neurons; compute or create the extension first"
             )
+        self.check_change(apply_delta, apply_extension)
         extension = self.extended_input_layer if apply_extension else None
         if extension is not None and extension.bias is not None:
             largest = namespace(extension.bias.data).max(namespace(extension.bias.data).abs(extension.bias.data))
@@ -304,21 +312,22 @@ class GrowingModule(Recorder):
             delta, scale = self.optimal_delta_layer, self.optimal_delta_scaling
             bias = None if delta.bias is None else -scale * delta.bias.data
             self.parameter_step(-scale * delta.weight.data, bias)
+            self._applied += (delta,)
         if extension is not None:
             self.layer_in_extension(self.input_extension_scaling * extension.weight.data)
             if previous is not None:
                 previous.apply_output_extension()
-            self._applied = True
+            self._applied += (extension,)
 
     def check_change(self, delta: bool = True, extension: bool = True) -> None:
-        """Raise ``GrowthError`` where the planned change has been applied, ``ShapeError`` where the layer's size is no
-        longer that which it was planned for.
-        """
-        if self._applied:
-            raise GrowthError(f"{self.name}: the planned change has been applied; call delete_update() and plan anew")
+        """Raise ``GrowthError`` where nothing is planned, or it was applied; ``ShapeError`` where it does not fit."""
+        if not self.has_plan:
+            raise GrowthError(f"{self.name}: no change is planned; call compute_optimal_updates() or create one first")
         shape = self.layer.weight.shape
         change = self.optimal_delta_layer if delta else None
         columns = self.extended_input_layer if extension else None
+        if any(part is done for part in (change, columns) for done in self._applied):
+            raise GrowthError(f"{self.name}: the planned change has been applied; call delete_update() and plan anew")
         planned = []
         if change is not None and change.weight.shape != shape:
             planned.append(("delta", change.weight.shape))
@@ -339,17 +348,24 @@ class GrowingModule(Recorder):
     ) -> None:
         """Forget the planned change: delta, input extension (the previous module's output extension with it).
 
-        ``delete_output`` drops this layer's own output extension, which belongs to the layer that follows.
+        ``delete_output`` drops this layer's own output extension, which belongs to the layer that follows. Scalings of
+        what is forgotten become 0 again, as in the original.
         """
         if delete_delta:
             self.optimal_delta_layer, self.parameter_update_decrease, self.delta_raw = None, None, None
+            self.optimal_delta_scaling = 0.0
         if delete_input:
             if self.extended_input_layer is not None and include_previous and self.previous_module is not None:
                 self.previous.set_output_extension(None)
+                self.previous.output_extension_scaling = 0.0
             self.extended_input_layer, self.eigenvalues_extension, self._planned_m_prev = None, None, None
-            self._applied = False
+            self.input_extension_scaling = 0.0
+        if delete_delta and delete_input:
+            self._scaling_factor = 0.0
         if delete_output:
-            self.extended_output_layer = None
+            self.extended_output_layer, self.output_extension_scaling = None, 0.0
+        held = (self.optimal_delta_layer, self.extended_input_layer)
+        self._applied = tuple(part for part in self._applied if any(part is one for one in held))
 
     @contextmanager
     def keeping_plan(self) -> Iterator[None]:
@@ -362,11 +378,13 @@ class GrowingModule(Recorder):
             raise
 
     def parameter_step(self, delta_weights: Array, delta_biases: Array | None = None) -> None:
-        """Add to the weights, and to the bias where one is given."""
-        weight = self.layer.weight
+        """Add to the weights, and to the bias where one is given; ShapeError where a change has another shape."""
+        weight, bias = self.layer.weight, self.layer.bias
+        for change, parameter in ((delta_weights, weight), (delta_biases, bias)):
+            if change is not None and parameter is not None and tuple(change.shape) != parameter.shape:
+                raise ShapeError(f"{self.name}: a step has shape {tuple(change.shape)}, expected {parameter.shape}")
         weight.data = weight.data + namespace(weight.data).astype(delta_weights, weight.data.dtype, copy=False)
-        if delta_biases is not None and self.layer.bias is not None:
-            bias = self.layer.bias
+        if delta_biases is not None and bias is not None:
             bias.data = bias.data + namespace(bias.data).astype(delta_biases, bias.data.dtype, copy=False)
 
     def layer_in_extension(self, weight: Array) -> None:
@@ -376,16 +394,3 @@ class GrowingModule(Recorder):
     def create_layer_out_extension(self, extension_size: int) -> None:
         """Plan output rows of zeros; each kind of layer says how."""
         raise NotImplementedError(f"{type(self).__name__} must define create_layer_out_extension(extension_size)")
-
-    def missing_neurons(self) -> int:
-        """Input features that are missing to ``target_in_features``."""
-        if self.target_in_neurons is None:
-            raise GrowthError(f"{self.name}: target_in_features is not set; pass it to the constructor")
-        return self.target_in_neurons - self.layer.in_features
-
-    def number_of_neurons_to_add(self, method: str = "fixed_proportional", number_of_growth_steps: int = 1) -> int:
-        """Neurons for the next of ``number_of_growth_steps`` equal steps to the target, rounded down."""
-        if method != "fixed_proportional":
-            raise ValueError(f"{self.name}: unknown method {method!r}; known: 'fixed_proportional'")
-        whole_number(self.name, "number_of_growth_steps", number_of_growth_steps, 1)
-        return (self.missing_neurons() + self.layer.in_features - self._initial_in_neurons) // number_of_growth_steps

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from growarray.ops.sizes import is_whole
 
 __all__ = ["FISHER", "GRADMAX", "TINY", "GrowthRule", "rule_of"]
@@ -46,6 +48,11 @@ class GrowthRule:
             raise ValueError(f"GrowthRule: max_new must be None or a whole number, found {self.max_new!r}")
         if self.max_new is not None and self.max_new < 0:
             raise ValueError(f"GrowthRule: max_new must be None or at least 0, found {self.max_new}")
+        for name, value in vars(self).items():
+            if isinstance(GrowthRule.__dataclass_fields__[name].default, bool) and not isinstance(
+                value, bool | np.bool_
+            ):
+                raise TypeError(f"GrowthRule: {name} must be True or False, found {value!r}")
         for name in ("numerical_threshold", "statistical_threshold"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"GrowthRule: {name} must be finite and at least 0, found {getattr(self, name)}")

@@ -17,6 +17,7 @@ from growarray.growing.rule import TINY, GrowthRule, rule_of
 from growarray.growing.stream import JoinedStream, Stream
 from growarray.growing.update import added_neurons, neuron_goal, neuron_slope
 from growarray.nn import Module
+from growarray.ops.sizes import whole_number
 
 __all__ = ["GrowthThroughMerge"]
 
@@ -109,6 +110,12 @@ class GrowthThroughMerge(MergeGrowingModule):
             self.covariance_loss_gradient.update()
         for module in self.next_modules:
             module.tensor_m.update()
+
+    def update_covariance_loss_gradient(self, count_samples: bool = True) -> None:
+        """Add the present gradients of the next layers to E once more, as a layer does; nothing where growth is off."""
+        if self.allow_growing:
+            value, samples = self._e_of_batch()
+            self.covariance_loss_gradient.update(value, samples, count_samples=count_samples)
 
     def _reset_growth(self) -> None:
         if self.allow_growing:
@@ -213,7 +220,7 @@ class GrowthThroughMerge(MergeGrowingModule):
         """Keep the first ``keep_neurons`` planned neurons, in every previous and next layer."""
         if self.eigenvalues_extension is None:
             raise GrowthError(f"{self.name}: no neurons are planned; call compute_optimal_updates() first")
-        keep = min(max(int(keep_neurons), 0), self.new_neurons)
+        keep = min(whole_number(self.name, "keep_neurons", keep_neurons, 0), self.new_neurons)
         self.keep_output_extension(keep)
         for module in self.next_modules:
             module.extended_input_layer.weight.data = module.extended_input_layer.weight.data[:, :keep]
@@ -296,15 +303,21 @@ class GrowthThroughMerge(MergeGrowingModule):
         self._declare_statistics()
 
     def apply_change(self, scaling_factor: Any = None) -> None:
-        """Carry the planned change out: next layers' deltas and new columns, previous layers' new rows."""
+        """Carry the planned change out: next layers' deltas and new columns, previous layers' new rows.
+
+        Raises ``GrowthError`` where nothing is planned, or it has been applied; nothing has changed then.
+        """
         self._check_growable()
-        for module in self.next_modules:
+        planned = [module for module in self.next_modules if module.has_plan]
+        if not planned:
+            raise GrowthError(f"{self.name}: no change is planned; call compute_optimal_updates() first")
+        for module in planned:
             module.check_change()
         if self.eigenvalues_extension is not None:
             self._check_extensions(self.new_neurons)
         if scaling_factor is not None:
             self.scaling_factor = scaling_factor
-        for module in self.next_modules:
+        for module in planned:
             module.apply_change(apply_previous=False)
         if self.eigenvalues_extension is not None:
             self.apply_output_extension()
@@ -333,9 +346,11 @@ class GrowthThroughMerge(MergeGrowingModule):
     def _delete_growth(self) -> None:
         if self.eigenvalues_extension is not None:
             self.set_output_extension(None)
+            self.output_extension_scaling = 0.0
             for module in self.next_modules:
                 module.delete_update(include_previous=False)
         self.eigenvalues_extension, self.new_neurons, self._planned_m_prev = None, 0, None
+        self._scaling_factor = 0.0
 
     def extended_forward(self, x: Array, x_ext: Array | None = None) -> tuple[Array, Array | None]:
         """Function of the branches' sum, and of the sum of their new outputs."""

@@ -126,7 +126,12 @@ def _is_definite(matrix: Array) -> bool:
 
 
 def shrink(e: Array, amount: float) -> Array:
-    """Ridge on a second moment: ``(1 - a) E + a tr(E)/o I``; ``amount`` 0 leaves E as it is."""
+    """Ridge on a second moment: ``(1 - a) E + a tr(E)/o I``; ``amount`` 0 leaves E as it is.
+
+    Raises ValueError where ``amount`` is outside [0, 1].
+    """
+    if not 0.0 <= amount <= 1.0:
+        raise ValueError(f"shrink: the amount must lie in [0, 1], found {amount}")
     xp = namespace(e)
     size = e.shape[0]
     mean = float(xp.linalg.trace(e)) / max(size, 1)

@@ -20,6 +20,7 @@ from growarray.factorized.linear import FactorizedLinear
 from growarray.factorized.measure import plan_figures, time_both, whole_shape
 from growarray.factorized.parts import real_array
 from growarray.factorized.report import Change, ConversionReport
+from growarray.factorized.settings import flag
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.networks.compress_candidates import Choice, candidates_of, cost_of, plans_of, weighted_error
 from growarray.networks.compress_layers import (
@@ -100,6 +101,7 @@ def compress(
     >>> small.parameters.ratio <= 0.5, small.network(np.ones((2, 8, 8, 8), dtype=np.float32)).shape
     (True, (2, 10))
     """
+    measure = flag("compress", "measure", measure)
     names = _checked(network, budget, by, formats, measure, input_shape, calibration)
     budget = int(budget) if is_int(budget) else float(budget)
     rng, options = check_rng(rng, "compress"), _options({} if decomposition is None else decomposition, names)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import namespace
+from growarray.backend import Array, asarray, namespace
+from growarray.errors import GrowthError
 from growarray.growing import LinearGrowingModule
 from growarray.networks.network import GrowingNetwork
 from growarray.networks.widths import listed_widths, sample_width
@@ -87,11 +88,25 @@ class GrowingMLP(GrowingNetwork):
         return self.layers[1:]
 
     def normalise(self) -> None:
-        """Rescale pairs of layers so that each hidden layer's weights have equal norms; needs ReLU-like activations.
+        """Rescale pairs of layers so that incoming and outgoing weights of each hidden neuron have equal norms.
 
         Neuron by neuron the incoming weights and bias are divided, the outgoing multiplied, by
-        ``sqrt(|incoming| / |outgoing|)``; a positively homogeneous activation makes the function unchanged.
+        ``sqrt(|incoming| / |outgoing|)``; a positively homogeneous activation, ``f(c x) = c f(x)`` for c > 0, leaves
+        the function unchanged.
+
+        Raises
+        ------
+        GrowthError
+            An activation is not positively homogeneous (the default, SELU, is not; ReLU, LeakyReLU and the identity
+            are). Nothing has changed then.
         """
+        for layer in self.layers[:-1]:
+            if not _is_homogeneous(layer.post_layer_function, layer.weight.data):
+                raise GrowthError(
+                    f"GrowingMLP.normalise: {layer.name} is followed by {layer.post_layer_function!r}, expected a "
+                    "positively homogeneous function such as ReLU() or LeakyReLU(): with another one rescaled weights "
+                    "compute something else; leave normalise() out"
+                )
         for first, second in itertools.pairwise(self.layers):
             w_in, w_out = first.weight.data, second.weight.data
             xp = namespace(w_in)
@@ -104,3 +119,22 @@ class GrowingMLP(GrowingNetwork):
             if first.layer.bias is not None:
                 first.layer.bias.data = first.layer.bias.data / factor
             second.layer.weight.data = w_out * factor[None, :]
+
+
+def _is_homogeneous(function: Module, weight: Array) -> bool:
+    """Whether ``f(c x) = c f(x)`` for factors c > 0, one for each neuron, in training and in evaluation mode.
+
+    Tried on copies, so that running averages and random numbers stay as they are; the factors are powers of two, so
+    that rounding makes no difference.
+    """
+    xp, neurons = namespace(weight), int(weight.shape[0])
+    if neurons == 0:
+        return True
+    values = np.stack([np.roll(np.geomspace(2.0**-6, 2.0**6, 13), i) for i in range(neurons)], axis=1)
+    x = asarray(np.concatenate([values, -values]), like=weight, dtype=weight.dtype)
+    c = asarray(2.0 ** (np.arange(neurons) % 5 + 1), like=weight, dtype=weight.dtype)
+    for training in (True, False):
+        small, large = (copy.deepcopy(function).train(training)(value) for value in (x, x * c))
+        if float(xp.max(xp.abs(large - small * c))) > 1e-6 * float(xp.max(xp.abs(large))):
+            return False
+    return True

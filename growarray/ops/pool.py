@@ -227,7 +227,8 @@ def _max_along(xp: Any, x: Array, axis: int, window: PoolAxis, out: int) -> tupl
 
     def vjp(dy: Array) -> Array:
         dx = _zeros(xp, dy, shape)
-        shares = (dy * xp.astype(winner == k, dy.dtype) for k in range(window.kernel))
+        nothing = xp.zeros((), dtype=dy.dtype, device=device_of(dy))  # not a product: 0 times infinity is not a number
+        shares = (xp.where(winner == k, dy, nothing) for k in range(window.kernel))
         _spread(dx, axis, window, out, shares)
         return dx
 

@@ -8,6 +8,8 @@ import pytest
 
 from growarray.checkpoint import load_checkpoint
 from growarray.checkpoint.dtypes import BY_NAME, float_table
+from growarray.checkpoint.source import Region, Source
+from growarray.checkpoint.tensor import PackedTensor
 from tests.checkpoint.files import entry, safetensors
 
 KNOWN = {  # codes and values by the OCP specifications
@@ -58,6 +60,20 @@ def test_ml_dtypes_on_request():
                 theirs = codes.view(getattr(ml_dtypes, name)).astype(np.float64)
                 ours = row.widen(codes).astype(np.float64)
             np.testing.assert_array_equal(ours, theirs, err_msg=name)
+
+
+def test_ml_dtypes_of_a_single_value():
+    """NumPy's ascontiguousarray gives an array without axes one."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    array = BY_NAME["bfloat16"].widen(np.array(0x3F80, np.uint16), ml_dtypes=True)
+    assert (array.shape, array.dtype, float(array)) == ((), ml_dtypes.bfloat16, 1.0)
+
+
+def test_a_single_4_bit_integer_is_an_array():
+    region = Region(Source.of_bytes(b"\x0f", "file"), "tensor", 0, 1)
+    found = PackedTensor(region, BY_NAME["int4"], ()).read()
+    assert isinstance(found, np.ndarray)
+    assert (found.shape, found.item()) == ((), -1)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ml_dtypes") is not None, reason="ml_dtypes is installed")

@@ -53,6 +53,7 @@ def tar():
                 "Git LFS pointer.*git lfs pull",
             ),
             "html": (b"\n<!DOCTYPE html><html>Not found</html>", "HTML or XML page.*fetch the file again"),
+            "empty zip": (b"PK\x05\x06" + bytes(18), "a zip archive without members; it holds no array"),
             "gzip": (gzip.compress(files.simple_zip()), "compressed with gzip; unpack"),
             "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file"),
             "gguf": (b"GGUF" + bytes(100), "a GGUF file"),

@@ -69,6 +69,8 @@ def test_what_is_refused_is_never_executed(tmp_path):
             "module": (glob("torch.nn.modules.linear", "Linear"), "save its state_dict"),
             "sparse": (glob("torch._utils", "_rebuild_sparse_tensor"), "save tensor.to_dense"),
             "quantized": (glob("torch._utils", "_rebuild_qtensor"), "save tensor.dequantize"),
+            "packed type": (glob("torch", "float4_e2m1fn_x2"), "element type that is not read; save tensor.view"),
+            "bits": (glob("torch", "bits8"), "element type that is not read; save tensor.view"),
             "inst": (b"(ios\nsystem\n", "opcode INST is not allowed"),
             "obj": (b"(" + glob("collections", "OrderedDict") + b"o", "opcode OBJ is not allowed"),
             "newobj": (glob("collections", "OrderedDict") + b")\x81", "opcode NEWOBJ is not allowed"),

@@ -57,7 +57,7 @@ def load(data, **options):
         (0, (1,) * 65, (1,) * 65, "65 axes; an array has at most 64"),
         (0, (2**32, 2**32), (0, 0), "larger than any array"),
         (0, (0, 2**62, 2**62), (0, 0, 0), "larger than any array"),
-        (7, (0,), (1,), "reach element 6"),
+        (2**63, (0,), (1,), "offset or stride is 9223372036854775808"),
         (0, (2**31,), (0,), "Limits.expanded"),
         (0, (2**20,) * 3, (0, 0, 0), "larger than any array|Limits.expanded"),
     ],
@@ -65,6 +65,13 @@ def load(data, **options):
 def test_geometry(offset, size, stride, message):
     with pytest.raises(CheckpointError, match=message):
         load(simple_zip(w=tensor(S, offset, size, stride)))
+
+
+@pytest.mark.parametrize(("offset", "size", "stride"), [(7, (0,), (1,)), (2, (5, 0, 3), (3, 3, 1))])
+def test_a_view_without_elements_may_begin_anywhere(offset, size, stride):
+    """As torch saves ``empty(6, 0, 3)[1:]``, and a slice that begins at the end."""
+    found = load(simple_zip(w=tensor(S, offset, size, stride)))["w"]
+    assert (found.shape, found.dtype) == (size, np.float32)
 
 
 def test_64_axes_are_allowed():
@@ -123,6 +130,15 @@ V3 = ("torch._utils", "_rebuild_tensor_v3")
 def test_arguments(value, message):
     with pytest.raises(CheckpointError, match=message):
         load(simple_zip(w=value))
+
+
+@pytest.mark.parametrize("flag", ["conj", "neg"])
+def test_a_single_value_is_an_array_that_can_be_written(flag):
+    """Of an array without axes, NumPy's functions give a scalar."""
+    found = load(simple_zip(w=tensor(S, 1, (), (), {flag: True})))["w"]
+    assert isinstance(found, np.ndarray)
+    found[...] = 3.0
+    assert found.item() == 3.0
 
 
 def test_tensors_of_very_old_files():

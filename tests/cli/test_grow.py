@@ -228,6 +228,25 @@ def test_missing_file_is_one_line(grow, tmp_path):
     assert "none.csv: no such file" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text", "option"),
+    [
+        ((), "1,2.5\n3,4.5\n", "real targets need --task regression"),
+        ((), "1,2,kind\n1,2,3\n4,5,6\n", "say so with --label-column 'kind'"),
+        ((), "1e300,0\n2,1\n", "use --dtype float64"),
+        (("--labels", "y.npy"), "1,2\n", "--labels belongs to .npy files"),
+    ],
+    ids=["task", "header", "dtype", "labels"],
+)
+def test_a_fault_of_the_data_names_options_of_the_command(grow, tmp_path, arguments, text, option):
+    path = tmp_path / "task=3.csv"
+    path.write_text(text)
+    result = grow("--data", path, *arguments)
+    assert result.exit_code == 2
+    assert option in result.stderr
+    assert "task=3.csv" in result.stderr
+
+
 def test_resume_without_output_is_refused(grow):
     result = grow("--resume")
     assert result.exit_code == 2

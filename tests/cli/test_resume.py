@@ -252,6 +252,11 @@ def edit_arrays(path, **changes):
     np.savez(path, **{key: value for key, value in {**kept, **changes}.items() if value is not None})
 
 
+def weight_like(path, value):
+    with np.load(path) as arrays:
+        return np.full_like(arrays[f"weights/{W}"], value)
+
+
 def flip(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
@@ -263,7 +268,26 @@ def save_one(path):
         np.save(stream, np.ones(3))
 
 
+def restated(path, number=None, **changes):
+    """Changes the state, or one entry of its history; what is None is taken out."""
+    state = save.read_checkpoint(path).state
+    target = state if number is None else state["history"][number]
+    target |= changes
+    for key in [key for key, value in changes.items() if value is None]:
+        del target[key]
+    rewritten(path, state=state)
+
+
 W = "layers.0.layer.weight"
+FINAL = {
+    "score_name": "accuracy",
+    "test_score": 1.0,
+    "test_loss": 0.1,
+    "parameters": 1,
+    "widths": [2],
+    "seconds": 1.0,
+    "compare": None,
+}
 DAMAGE = {
     "cut": lambda p: p.write_bytes(p.read_bytes()[:-200]),
     "halved": lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
@@ -293,6 +317,22 @@ DAMAGE = {
     "state": lambda p: rewritten(p, state={}),
     "epoch": lambda p: rewritten(p, state={**save.read_checkpoint(p).state, "epoch": 3}),
     "history": lambda p: rewritten(p, state={**save.read_checkpoint(p).state, "history": [1]}),
+    "weight_nan": lambda p: edit_arrays(p, **{f"weights/{W}": weight_like(p, np.nan)}),
+    "weight_dtype": lambda p: edit_arrays(p, **{f"weights/{W}": weight_like(p, 1.0).astype("f8")}),
+    "slot_infinite": lambda p: edit_arrays(p, **{f"slots/{W}/exp_avg": weight_like(p, np.inf)}),
+    "slot_complex": lambda p: edit_arrays(p, **{f"slots/{W}/exp_avg": weight_like(p, 1.0).astype("c8")}),
+    "slot_missing": lambda p: edit_arrays(p, **{f"slots/{W}/exp_avg": None}),
+    "steps": lambda p: restated(p, steps=-5),
+    "growths": lambda p: restated(p, growths=7),
+    "finished": lambda p: restated(p, finished_growing="no"),
+    "history_figure": lambda p: restated(p, 0, train_loss=None),
+    "history_text": lambda p: restated(p, 0, validation_loss="low"),
+    "history_widths": lambda p: restated(p, 0, widths=[]),
+    "width_huge": lambda p: rewritten(p, widths=[10**12]),
+    "seconds": lambda p: rewritten(p, seconds=float("nan")),
+    "final": lambda p: rewritten(p, final={}),
+    "final_text": lambda p: rewritten(p, final={**FINAL, "test_score": "good"}),
+    "compare": lambda p: rewritten(p, final={**FINAL, "compare": {}}),
     "generator": lambda p: rewritten(p, state={**save.read_checkpoint(p).state, "rng": {"state": 1}}),
 }
 

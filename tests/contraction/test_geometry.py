@@ -138,3 +138,19 @@ def test_the_largest_paddings_that_fit_are_taken():
     assert ConvAxis(before=3, after=3, padding_mode="circular").output_size(3, 1) == 9
     assert ConvAxis(before=9, after=9, padding_mode="replicate").output_size(1, 1) == 19
     assert PADDING_MODES == ("zeros", "reflect", "replicate", "circular")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("stride", 0), ("stride", True), ("before", -1), ("after", None), ("dilation", 1.5)], ids=str
+)
+def test_an_axis_that_makes_no_sense_is_not_made(option, value):
+    with pytest.raises(PlanError, match=f"{option}: found {value}, expected a whole number of at least"):
+        ConvAxis(**{option: value})
+    with pytest.raises(PlanError, match="padding_mode: found 'wrap', expected one of zeros, reflect"):
+        ConvAxis(padding_mode="wrap")
+
+
+def test_options_are_refused_where_there_is_no_convolution_mode():
+    assert conv_axes([], [], stride=1, padding=[], padding_mode="zeros") == ()
+    with pytest.raises(PlanError, match="dilation: found 2 for an equation without convolution modes"):
+        conv_axes([], [], dilation=2)

@@ -7,11 +7,12 @@ import random
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from opt_einsum import contract_path
 from opt_einsum.paths import PathOptimizer
 
-from growarray.contraction import path, plan
+from growarray.contraction import contract, path, plan
 from growarray.contraction.equation import parse
 from growarray.contraction.path import (
     MINIMIZE,
@@ -286,3 +287,42 @@ def test_above_eight_operands_a_limit_is_kept_or_refused_with_what_would_do():
         search(problem, costs, "time", 3)
     named = int(re.search(r"at least (\d+) bytes", str(raised.value)).group(1))  # type: ignore[union-attr]
     assert peak_elements(costs, search(problem, costs, "time", named // 4)) <= named // 4
+
+
+WRONG_WAYS = "p y q, y q p x r, q p x -> x r y p | x, y", ((2, 9, 3), (4, 3, 2, 9, 2), (3, 2, 3))
+
+
+def test_a_preset_that_is_no_path_of_the_equation_is_left_out():
+    """Its products would count as free, and the search would take it, or fail."""
+    equation, shapes = WRONG_WAYS
+    with pytest.raises(PlanError, match="the wrong way round"):
+        plan(equation, *shapes, optimize="reconstructed")
+    for options in ({}, {"minimize": "memory"}, {"training": True}):
+        assert len(plan(equation, *shapes, **options).path) == 2
+    more = ", k" * 7
+    nine = plan(equation.replace(" ->", more + " ->", 1), *shapes, *[(2,)] * 7)
+    assert len(nine.path) == 9
+    assert nine.output_shape == plan(equation, *shapes).output_shape
+
+
+@pytest.mark.parametrize("optimize", ["dp", "optimal", "greedy", "random-greedy", "branch-2", "auto"])
+def test_empty_modes_are_no_obstacle_to_any_optimizer(optimize):
+    shapes = (4, 4, 4), (3, 0, 1), (1, 4, 4, 1)
+    found = contract("bbb,...,cbbc->...", *(np.ones(shape) for shape in shapes), optimize=optimize)
+    assert found.shape == (3, 0, 1)
+
+
+def test_a_plan_read_again_runs_the_very_same_products():
+    """Also where both operands of a step are as large, and either may be turned."""
+    equation = "a b, x a c, c, b a, a x -> x | x"
+    shapes = (2, 2), (9, 2, 2), (2,), (2, 2), (2, 4)
+    rng = random.Random(3)
+    arrays = [np.random.default_rng(0).standard_normal(shape, np.float32) for shape in shapes]
+    for _ in range(30):
+        problem = plan(equation, *shapes)._problem
+        tree = random_tree(problem, rng)
+        turned = [(b, a) if rng.random() < 0.5 else (a, b) for a, b in tree]
+        for one, other in zip(tree, turned, strict=True):
+            assert problem.pair(*one) == problem.pair(*other)
+        one = plan(equation, *shapes, optimize=linear_path(problem, turned))
+        assert np.array_equal(one(*arrays), plan(equation, *shapes, optimize=one.path)(*arrays))

@@ -38,6 +38,12 @@ CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] =
     "band of many": ("b y x, b y x -> b y x | y, x", (16, 9, 17), (16, 3, 5), {"padding": (1, 2)}),
     "band between": ("b y i, b y -> b y i | y", (4, 30, 3), (4, 5), {"padding": 2, "stride": 2}),
     "band along many": ("b i x, b x -> b i x | x", (2, 5, 50), (2, 3), {"padding": 1}),
+    "band, a tap in the padding": (
+        "b z y x, b z y x -> b z y x | z, y, x",
+        (2, 1, 4, 4),
+        (2, 2, 1, 3),
+        {"stride": (2, 1, 1), "padding": (1, 0, 1)},
+    ),
     "rows": (DENSE_2, (1, 20, 9, 8), (1, 5, 20, 3, 3), {"padding": 1}),
     "rows batched": (DENSE_1, (3, 24, 9), (3, 4, 24, 3), {"padding": ((0, 2),)}),
     "rows dilated": (DENSE_2, (1, 20, 12, 9), (1, 5, 20, 3, 3), {"padding": 2, "dilation": (2, 1), "stride": (1, 2)}),

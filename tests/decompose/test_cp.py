@@ -45,6 +45,15 @@ def test_vector_and_zeros():
     assert zeros.errors == (0.0,)
 
 
+@pytest.mark.parametrize("order", [1, 2, 4])
+@pytest.mark.parametrize("weighted", [None, {0: np.eye(1) * 4.0}], ids=["plain", "weighted"])
+def test_one_entry_keeps_its_sign(order, weighted):
+    tensor = np.full((1,) * order, -3.0)
+    found = cp(tensor, 1, weighted=weighted)
+    np.testing.assert_allclose(found.reconstruct(), tensor, rtol=1e-14)
+    assert found.weights[0] > 0.0
+
+
 @pytest.mark.parametrize("init", ["svd", "random"])
 def test_errors_fall_and_are_true(init):
     tensor = gaussian(12, 10, 3, 3)
@@ -103,6 +112,26 @@ def test_correction_costs_little_error():
     assert corrected.errors[-1] <= 1.0005 * plain.errors[-1] * (1 + 1e-9)
     assert np.sum(corrected.weights**2) < 0.7 * np.sum(plain.weights**2)
     assert relative(corrected, tensor) == pytest.approx(corrected.errors[-1], rel=1e-9)
+
+
+def test_correction_of_an_exact_decomposition_keeps_it_exact():
+    """A border tensor of order five at its rank: beside an error of 1e-12 the distances of the correction are noise."""
+    a, b = np.random.default_rng(1).standard_normal((2, 4))
+    terms = [[b if k == place else a for k in range(4)] for place in range(4)]
+    tensor = sum(np.einsum("i,j,k,l->ijkl", *vectors) for vectors in terms)
+    plain, found = cp(tensor, 4, correct=False), cp(tensor, 4)
+    assert plain.degeneracy.severe
+    assert plain.errors[-1] < 1e-10
+    assert relative(found, tensor) <= 1.001 * max(plain.errors[-1], 1e-14)
+    assert relative(found, tensor) == pytest.approx(found.errors[-1], rel=1e-2, abs=1e-14)
+
+
+def test_a_correction_that_misses_its_bound_says_so():
+    factors = [np.stack([v, v + 1e-9 * gaussian(4, seed=k)], axis=1) for k, v in enumerate(gaussian(3, 4, seed=9))]
+    tensor = np.einsum("ir,jr,kr->ijk", *factors)
+    norm = float(np.linalg.norm(tensor))
+    found, reached = correct(Target(tensor, norm), factors, 1e-13)
+    assert reached == pytest.approx(np.linalg.norm(np.einsum("ir,jr,kr->ijk", *found) - tensor) / norm, abs=1e-15)
 
 
 def test_random_kernels_never_diverge():

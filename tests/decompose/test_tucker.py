@@ -95,6 +95,16 @@ def test_max_iterations_is_the_reason_when_it_ends_there():
     assert (len(found.errors), found.reason) == (2, "max_iterations")
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_small_errors_are_brought_to_their_end(seed):
+    """The tolerance is relative: beside an error of 1e-3 a fall by 1e-6 counts."""
+    exact = multilinear((14, 17, 3, 3), (2, 2, 2, 2), seed)
+    tensor = exact / np.linalg.norm(exact) + 1e-3 * gaussian(14, 17, 3, 3, seed=seed + 9) / np.sqrt(exact.size)
+    found = tucker(tensor, (8, 14, 2, 2))
+    best = tucker(tensor, (8, 14, 2, 2), tolerance=1e-12, max_iterations=500)
+    assert found.errors[-1] <= 1.0005 * best.errors[-1]
+
+
 def test_weighting_leaves_out_what_the_data_does_not_take():
     """Two of five input directions are never used: rank 3 is then exact where the data is."""
     basis = np.linalg.qr(gaussian(5, 5))[0]

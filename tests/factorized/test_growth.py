@@ -90,12 +90,14 @@ def test_ranks_rise_by_what_is_asked(name: str, rank: Any, by: Any, after: Any) 
     assert growth.first_order_decrease > 0
 
 
-def test_separate_bonds_of_a_train_keep_the_promise_to_first_order() -> None:
-    case = Case("TT", rank=2)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_separate_bonds_of_a_train_keep_the_promise_to_first_order(rank: int) -> None:
+    case = Case("TT", rank=rank)
     before = case.loss()
-    growth = case.conv.grow_rank(case.statistics(), by=(0, 1, 0, 1, 0), scaling=1e-5)
-    assert case.conv.rank == (1, 3, 2, 3, 1)
-    assert before - case.loss() == pytest.approx(1e-5 * growth.first_order_decrease, rel=1e-2)
+    growth = case.conv.grow_rank(case.statistics(), by=(0, 1, 0, 1, 0), scaling=1e-6)
+    assert case.conv.rank == (1, rank + 1, rank, rank + 1, 1)
+    assert before - case.loss() == pytest.approx(1e-6 * growth.first_order_decrease, rel=1e-4)
+    assert 0.0 < growth.share <= 1.0 + 1e-9
 
 
 @each_format

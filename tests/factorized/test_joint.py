@@ -163,3 +163,13 @@ def test_repr_has_a_line_for_each_convolution() -> None:
         "4, 4, kernel_size=(3,), factorization=TT, rank=(1, 2, 2, 1), groups=2, implementation='factorized', "
         "padding=same, bias=False"
     )
+
+
+@pytest.mark.parametrize("implementation", ["greedy", ((0, 1),) * 5], ids=["name", "path"])
+@pytest.mark.parametrize("n_layers", [(2, 2), (1, 2)], ids=str)
+def test_layers_along_several_modes_take_any_path(n_layers: Any, implementation: Any) -> None:
+    made = layer("CP", 2, 3, (3, 2), n_layers=n_layers, bias=True, implementation=implementation)
+    x = rng(5).standard_normal((2, 2, 6, 5))
+    assert_close(made(x, (0, 1)), dense_output(made, x, (0, 1)), rtol=1e-12)
+    with pytest.raises(ValueError, match=r"cannot be used.*operands are left over"):
+        layer("CP", 2, 3, (3, 2), n_layers=n_layers, implementation=((0, 1),))

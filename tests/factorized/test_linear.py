@@ -361,3 +361,11 @@ def test_cp_of_one_mode_each_is_the_truncated_svd_at_any_rank() -> None:
     u, s, vh = np.linalg.svd(weight, full_matrices=False)
     made = FactorizedLinear.from_linear(nn.Linear.of(weight), 280, n_tensorized_modes=1)
     np.testing.assert_allclose(made.matrix(), (u[:, :280] * s[:280]) @ vh[:280], atol=1e-9)
+
+
+def test_modes_may_be_arrays_of_numpy() -> None:
+    dense = nn.Linear(6, 4, rng=rng())
+    made = FactorizedLinear.from_linear(
+        dense, in_tensorized_features=np.asarray([2, 3]), out_tensorized_features=np.asarray([2, 2]), rank=8
+    )
+    assert (made.in_tensorized_features, made.out_tensorized_features) == ((2, 3), (2, 2))

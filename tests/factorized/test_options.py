@@ -12,7 +12,16 @@ import pytest
 
 from growarray import nn
 from growarray.errors import ShapeError
-from growarray.factorized import CPTensor, DenseTensor, FactorizedConv, FactorizedLinear, FactorizedTensor, TTTensor
+from growarray.factorized import (
+    CPTensor,
+    DenseTensor,
+    FactorizedConv,
+    FactorizedLinear,
+    FactorizedTensor,
+    TensorLasso,
+    TTTensor,
+    tensor_dropout,
+)
 from tests.conftest import frozen
 from tests.factorized.kernels import FACTORED, FORMATS, layer, rng
 
@@ -231,6 +240,12 @@ SINGLE = layer("CP", 4, 6, (3, 3))
             lambda: FactorizedConv.from_conv(SimpleNamespace(weight=KERNEL, bias=None, stride=None)),
             ValueError, "found None, expected a whole number",
         ),
+        (lambda: FactorizedConv.from_conv(SINGLE), TypeError, "is factorized already; .*from_factorization"),
+        (lambda: FactorizedConv.from_conv(dense(), 2, decompose_weights="no"), TypeError, "decompose_weights='no'"),
+        (lambda: FactorizedConv.from_conv(dense(), 2, calibration=X, measure="no"), TypeError, "measure='no'"),
+        (lambda: tensor_dropout(FactorizedTensor.new((4, 3), 2), 0.5, drop_test="no"), TypeError, "drop_test='no'"),
+        (lambda: TensorLasso(clamp_weights="no"), TypeError, "TensorLasso: clamp_weights='no'"),
+        (lambda: TensorLasso(normalize_loss=2), TypeError, "normalize_loss=2, expected True or False"),
         (lambda: FactorizedConv.from_conv(dense(), 2, calibration=X[:, :3]), ShapeError, r"has shape \(2, 3,"),
         (lambda: FactorizedConv.from_conv(dense(), 2, calibration=X * np.nan), ValueError, "data hold a NaN"),
     ],

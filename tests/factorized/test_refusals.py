@@ -149,6 +149,24 @@ def test_joint_tensor_trains_come_from_a_factorization() -> None:
     assert list(made.state_dict()) == [f"weight.factors.factor_{i}" for i in range(5)]
 
 
+def test_paths_are_taken_beside_any_padding() -> None:
+    """The input that a path is tried on holds the padding of 'reflect'."""
+    made = layer("CP", 2, 3, (3,), padding=10, padding_mode="reflect", implementation="greedy")
+    x = rng(1).standard_normal((2, 2, 14))
+    assert_close(made(x), dense_output(made, x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["CP", "Tucker", "TT"])
+def test_transduct_refuses_a_path_that_would_no_longer_fit(name: str) -> None:
+    steps = len(layer(name, 2, 3, (3,)).weight.parts())
+    made = layer(name, 2, 3, (3,), padding=1, implementation=((0, 1),) * steps)
+    with pytest.raises(ValueError, match=r"transduct: implementation .* is a path through .* operands"):
+        made.transduct(3)
+    x = rng(1).standard_normal((2, 2, 7))
+    assert made.kernel_size == (3,)
+    assert_close(made(x), dense_output(made, x), rtol=1e-12)
+
+
 def test_a_small_share_is_a_rank_of_one() -> None:
     assert FactorizedConv(3, 4, (3,), rank=0.01).rank == 1
 

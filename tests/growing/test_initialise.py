@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from growarray.backend import to_numpy
+from growarray.errors import ShapeError
 from growarray.growing.extension import INITIALISATIONS, initial_values, normalisation_scales, rescaling_factors
 from growarray.growing.norm import GrowingBatchNorm1d
 from growarray.nn import ReLU, Sequential, Tanh
 from tests.conftest import Library
-from tests.growing.pairs import Pair, layer
+from tests.growing.pairs import Junction, Pair, layer
 
 SEED = 10
 X = np.random.default_rng(SEED).standard_normal((50, 4))
@@ -330,6 +331,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "input_init": ({"extension_size": 2, "input_extension_init": "he"}, "unknown initialisation 'he'; known: copy_u"),
     "output_init": ({"extension_size": 2, "output_extension_init": "he"}, "unknown initialisation 'he'"),
     "negative": ({"extension_size": -1}, "extension sizes must not be negative, found -1"),
+    "no_function": (
+        {"extension_size": 2, "input_extension_init": 3},
+        "expected a function or one of copy_u.*, found 3",
+    ),
+    "no_generator": ({"extension_size": 2, "rng": 0}, "second: rng is 0, expected a generator such as"),
+    "negative_noise": ({"extension_size": 2, "noise_ratio": -0.1}, "noise_ratio must not be negative, found -0.1"),
+    "infinite_noise": ({"extension_size": 2, "noise_ratio": math.inf}, "noise_ratio: expected a finite number"),
 }
 
 
@@ -338,9 +346,58 @@ def test_a_refused_extension_changes_nothing(kind: str) -> None:
     options, message = REFUSED[kind]
     pair = Pair.of()
     before = state(pair)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         pair.second.create_layer_extensions(**{"rescaling": "default_vt", **options})
     assert all(now is then for now, then in zip(state(pair), before, strict=True))
+
+
+def test_a_drawing_of_another_shape_leaves_the_extensions_as_they_were() -> None:
+    pair = Pair.of()
+    pair.second.create_layer_extensions(2, rng=rng())
+    before = [part.copy() for part in parts(pair)]
+    draws: dict[str, Any] = {
+        "input_extension_init": "kaiming",
+        "output_extension_init": lambda shape, reference, inputs, rng: np.ones((3, *shape)),
+    }
+    with pytest.raises(ShapeError, match=r"expected values of shape \(2, 4\), found \(3, 2, 4\)"):
+        pair.second.initialize_extensions(**draws, rng=rng())
+    for part, old in zip(parts(pair), before, strict=True):
+        np.testing.assert_array_equal(part, old)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        ("scale_parameter_update", {"scale": math.nan}, "scale: expected a finite number, found nan"),
+        ("scale_layer_extension", {"scale": math.inf}, "scale: expected a finite number, found inf"),
+        ("scale_layer_extension", {"scale_output": -1.0, "scale_input": 1.0}, "must have the same sign"),
+        ("normalize_optimal_updates", {"std_target": math.nan}, "std_target must be positive and finite, found nan"),
+        ("normalize_optimal_updates", {"std_target": math.inf}, "std_target must be positive and finite, found inf"),
+        ("sub_select_optimal_added_parameters", {"threshold": math.nan}, "threshold: expected a finite number"),
+        ("sub_select_optimal_added_parameters", {"keep_neurons": -1}, "keep_neurons must be at least 0, found -1"),
+        ("sub_select_optimal_added_parameters", {"keep_neurons": 1.5}, "must be a whole number, found 1.5"),
+        ("apply_rescaling", {"rescaling": "default_vt", "extension_size": -1}, "must not be negative, found -1"),
+        ("apply_neuron_pairing", {"neuron_pairing": "vv_z_negz", "noise_ratio": math.nan}, "expected a finite number"),
+        ("parameter_step", {"delta_weights": np.ones((5, 4, 5))}, r"a step has shape \(5, 4, 5\), expected \(4, 5\)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.isidentifier() else "",
+)
+def test_a_number_that_would_spoil_the_plan_is_refused(method: str, arguments: dict[str, Any], message: str) -> None:
+    pair = planned()
+    before = [*state(pair), *parts(pair), pair.second.eigenvalues_extension]
+    with pytest.raises((ValueError, TypeError), match=message):
+        getattr(pair.second, method)(**arguments)
+    now = [*state(pair), *parts(pair), pair.second.eigenvalues_extension]
+    assert all(one is then for one, then in zip(now, before, strict=True))
+
+
+@pytest.mark.parametrize("keep", [-1, 1.5, math.nan])
+def test_a_merge_keeps_a_whole_number_of_neurons(keep: Any) -> None:
+    joint = Junction.of(bias=(True, False))
+    joint.merge._plan(np.ones((2, 8)), np.ones((2, 2)), np.ones(2), linear=False)
+    with pytest.raises((ValueError, TypeError), match="merge: keep_neurons must be"):
+        joint.merge.sub_select_optimal_added_parameters(keep)
+    assert joint.merge.new_neurons == joint.branches[0].extended_output_layer.out_features == 2
 
 
 def test_misuse_is_refused_by_name() -> None:
@@ -353,7 +410,7 @@ def test_misuse_is_refused_by_name() -> None:
         pair.second.normalize_optimal_updates(normalization_type="gradmax_normalization")
     with pytest.raises(ValueError, match="unknown normalisation 'best'; known: equalize_second_layer"):
         pair.second.normalize_optimal_updates(normalization_type="best")
-    with pytest.raises(ValueError, match="gradmax_scale must be positive, found -1"):
+    with pytest.raises(ValueError, match="gradmax_scale must be positive and finite, found -1"):
         planned().second.normalize_optimal_updates(normalization_type="gradmax_normalization", gradmax_scale=-1)
     for how in ("equalize_extensions", "match_extending_layer"):
         with pytest.raises(ValueError, match=f"{how} needs a growing layer before it, found None"):

@@ -339,3 +339,16 @@ def test_the_slope_is_the_modules_own_and_finite() -> None:
     broken._slope = float("nan")  # type: ignore[misc]
     with pytest.raises(GrowthError, match="Identity: slope_at_zero is nan; define a finite one"):
         activation_slope(broken)
+
+
+@pytest.mark.parametrize("amount", [-0.1, 1.5, np.nan])
+def test_a_ridge_outside_of_its_range_is_refused(amount: float) -> None:
+    with pytest.raises(ValueError, match=r"shrink: the amount must lie in \[0, 1\], found"):
+        shrink(np.eye(2), amount)
+
+
+@pytest.mark.parametrize("value", ["yes", np.nan, 1, None], ids=str)
+def test_a_switch_of_a_rule_is_true_or_false(value: Any) -> None:
+    with pytest.raises(TypeError, match="GrowthRule: use_fisher must be True or False, found"):
+        GrowthRule(use_fisher=value)
+    assert GrowthRule(use_fisher=np.True_).use_fisher  # type: ignore[arg-type]

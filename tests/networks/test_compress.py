@@ -303,6 +303,7 @@ X = {"calibration": data()}
         (network(), 0.5, {"by": "memory"}, ValueError, "by='memory', expected one of parameters, flops, time"),
         (network(), 0.5, {"by": "flops"}, ValueError, "by='flops' needs an input; pass input_shape="),
         (network(), 0.5, {"measure": True}, ValueError, "measure=True needs an input"),
+        (network(), 0.5, {"measure": "no", "input_shape": (1, 3, 11, 11)}, TypeError, "compress: measure='no'"),
         (network(), 0.5, {"formats": ["parafac"]}, ValueError, "unknown factorization 'parafac'; expected one of"),
         (network(), 0.5, {"formats": ["dense"]}, ValueError, "expected some of CP, Tucker, TT"),
         (network(), 0.5, {"formats": []}, ValueError, "expected some of CP, Tucker, TT"),

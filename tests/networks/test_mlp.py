@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import pytest
 
 from growarray.backend import to_numpy
+from growarray.errors import GrowthError
 from growarray.growing import FISHER, GRADMAX, TINY
 from growarray.networks import GrowingMLP
-from growarray.nn import GELU, ReLU
+from growarray.nn import (
+    GELU,
+    SELU,
+    BatchNorm1d,
+    Dropout,
+    Identity,
+    LayerNorm,
+    LeakyReLU,
+    Module,
+    ReLU,
+    ReLU6,
+    Sequential,
+    Softplus,
+    Tanh,
+)
 from growarray.ops import cross_entropy
 from tests.conftest import Library, frozen
 from tests.networks.checks import check_all_gradients, grown_weights
@@ -156,6 +172,38 @@ def test_normalising_balances_the_norms_and_keeps_the_function(xp: Library) -> N
     incoming = np.linalg.norm(to_numpy(network.layers[1].weight.data), axis=1)
     outgoing = np.linalg.norm(to_numpy(network.layers[2].weight.data), axis=0)
     np.testing.assert_allclose(incoming, outgoing)
+
+
+@pytest.mark.parametrize("function", [LeakyReLU(0.3), Sequential(ReLU(), Dropout(0.5)), Identity()], ids=repr)
+def test_normalising_takes_every_positively_homogeneous_activation(function: Module) -> None:
+    network = mlp(activation=function)
+    state = [copy.deepcopy(layer.post_layer_function) for layer in network.layers]
+    before = network.eval()(X)
+    network.normalise()
+    np.testing.assert_allclose(network(X), before, rtol=1e-10)
+    for layer, old in zip(network.train().layers, state, strict=True):  # the masks of dropout go on where they were
+        np.testing.assert_array_equal(layer.post_layer_function(X), old(X))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [SELU(), Tanh(), GELU(), ReLU6(), Softplus(), BatchNorm1d(3), Sequential(LayerNorm(3), ReLU())],
+    ids=lambda function: type(function).__name__,
+)
+def test_normalising_refuses_an_activation_that_is_not_homogeneous(function: Module) -> None:
+    network = GrowingMLP(4, 2, hidden_size=[3, 3], activation=function, rng=np.random.default_rng(0))
+    network.layers[0].post_layer_function = ReLU()  # the second place alone is at fault, and nothing is rescaled
+    before = network.state_dict()
+    with pytest.raises(GrowthError, match=rf"layers\.1 is followed by {type(function).__name__}\(.*homogeneous"):
+        network.normalise()
+    for name, value in network.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_normalising_takes_hidden_layers_without_neurons() -> None:
+    network = GrowingMLP(4, 2, hidden_size=[0, 2], activation=ReLU())
+    network.normalise()
+    assert network.widths == [0, 2]
 
 
 def test_targets_are_filled_by_drawing() -> None:

@@ -228,6 +228,12 @@ def test_nan_makes_the_maximum_nan_and_the_last_one_takes_the_gradient(xp: Libra
     assert dx.tolist() == [[[[0, 0], [1, 0]], [[0, 0], [0, 1]]]]
 
 
+def test_a_gradient_that_is_not_finite_goes_to_the_maximum_alone(xp: Library) -> None:
+    _, pullback = max_pool(xp.asarray(np.array([[[1.0, 3.0, 2.0, 5.0]]])), 2)
+    dx = to_numpy(pullback(xp.asarray(np.array([[[np.inf, np.nan]]]))))
+    np.testing.assert_array_equal(dx, [[[0.0, np.inf, 0.0, np.nan]]])
+
+
 def test_padding_never_wins_and_a_window_of_padding_is_minus_infinity() -> None:
     low = np.full((1, 1, 2, 2), -np.inf)
     y, pullback = max_pool(low, 2, padding=1)
