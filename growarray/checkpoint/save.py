@@ -97,7 +97,7 @@ def save_npz(arrays: Mapping[str, Any], path: str | os.PathLike[str]) -> tuple[s
     """Write ``arrays`` as an ``.npz`` archive that is not compressed, for ``numpy.load`` and for this library.
 
     The same rules as :func:`save_safetensors` has, but NumPy's own types alone: cast ``ml_dtypes`` arrays first.
-    Unlike ``numpy.savez`` it takes every name that makes a plain relative path, ``file`` too.
+    Unlike ``numpy.savez`` it takes every name that makes a plain relative path, ``file`` too, and refuses no arrays.
 
     >>> import tempfile, numpy as np
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -108,6 +108,8 @@ def save_npz(arrays: Mapping[str, Any], path: str | os.PathLike[str]) -> tuple[s
     """
     known = frozenset(row.name for row in NUMPY_NAMES.values())
     plans = _plans(arrays, "save_npz", known, "npz")
+    if not plans:
+        raise ValueError("save_npz: no arrays; an empty archive is what damaged files look like, and is not read again")
     for name in plans:
         if not is_safe_name(f"{name}.npy"):
             raise ValueError(f"save_npz: {name!r} is no plain relative path, as npz members are; rename it")

@@ -157,14 +157,20 @@ def trade_off(
     linear : layers that take one form only, in every curve    fixed : cost of what no candidate changes
     dense : cost of the dense network
     """
-    curves = {"best": _curve(offers, fixed, dense)}
+    alone: dict[str, tuple[Point, ...]] = {}
     for name in formats if len(formats) > 1 else ():
         own = {
             layer: [c for c in those if c.rank.format in (None, name) or layer in linear]
             for layer, those in offers.items()
         }
-        curves[name] = _curve(own, fixed, dense)
-    return curves
+        alone[name] = _curve(own, fixed, dense)
+    found = {"best": _curve(offers, fixed, dense), **alone}
+    # falling prices find corners alone: between two of all formats, those of one format may be better than the first
+    least: list[Point] = []
+    for point in sorted(point for points in found.values() for point in points):
+        if not least or point.error < least[-1].error:
+            least.append(point)
+    return {**found, "best": tuple(least)}
 
 
 def _curve(offers: Mapping[str, Sequence[Candidate]], fixed: float, dense: float) -> tuple[Point, ...]:

@@ -71,7 +71,10 @@ class Reshape(_Shape):
         if -1 in copied and known and not total % known:
             copied[copied.index(-1)] = total // known
         if -1 in copied or math.prod(copied) != total:
-            raise ShapeError(f"Reshape: input has shape {tuple(shape)}, which does not fit into {self.shape}")
+            raise ShapeError(
+                f"Reshape: input has shape {tuple(shape)}, which does not fit into {self.shape}; write -1 for the size "
+                "that varies (a graph that was exported for one batch size takes no other)"
+            )
         return tuple(copied)
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:

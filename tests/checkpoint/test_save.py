@@ -251,3 +251,9 @@ def test_nothing_to_write_is_a_file_too(tmp_path):
     save_safetensors({}, tmp_path / "w.safetensors")
     assert len(load_checkpoint(tmp_path / "w.safetensors")) == 0
     assert with_package(tmp_path / "w.safetensors") == {}
+
+
+def test_no_arrays_make_no_npz_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="save_npz: no arrays"):
+        save_npz({}, tmp_path / "w.npz")
+    assert not list(tmp_path.iterdir())

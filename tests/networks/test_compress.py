@@ -422,3 +422,13 @@ def test_a_curve_of_one_format_has_no_layers_in_another() -> None:
     assert [point.cost for point in curves["Tucker"]] == [10.0]
     assert [point.cost for point in curves["CP"]] == [4.0, 10.0]
     assert trade_off(offers, ["CP", "Tucker"], ["0"], 0.0, 10.0)["Tucker"] == curves["CP"]
+
+
+def test_the_curve_of_all_formats_is_never_above_that_of_one() -> None:
+    """What lies between two corners of all formats may be the corner of one."""
+    cheap, fair, dense = Choice("CP", 1), Choice("TT", 1), Choice(None)
+    offers = {"0": [Candidate(cheap, 4.0, 0.9), Candidate(fair, 7.0, 0.55), Candidate(dense, 10.0, 0.0)]}
+    curves = trade_off(offers, ["CP", "TT"], [], 0.0, 10.0)
+    assert [point.cost for point in curves["TT"]] == [7.0, 10.0]
+    assert [point.cost for point in curves["best"]] == [4.0, 7.0, 10.0]
+    assert [point.error for point in curves["best"]] == pytest.approx([0.9**0.5, 0.55**0.5, 0.0])
