@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -221,24 +222,26 @@ def outputs_of(network: Any, inputs: Any) -> list[Array]:
     return list(found) if isinstance(found, list | tuple) else [found]
 
 
-def _chunks(inputs: Any, limit: int | None = None) -> Iterator[Any]:
+def _chunks(inputs: Any, limit: int | None = None, step: int = _CHUNK) -> Iterator[Any]:
     """The inputs, a few samples at a time."""
     arrays = inputs if isinstance(inputs, Mapping) else {"": inputs}
     count = min(int(a.shape[0]) for a in arrays.values())
     count = count if limit is None else min(count, limit)
-    for start in range(0, count, _CHUNK):
-        part = {name: a[start : min(start + _CHUNK, count), ...] for name, a in arrays.items()}
+    for start in range(0, count, step):
+        part = {name: a[start : min(start + step, count), ...] for name, a in arrays.items()}
         yield part if isinstance(inputs, Mapping) else part[""]
 
 
-def _run(network: Module, probes: Sequence[_Probe], inputs: Any, limit: int | None = None) -> list[list[Array]]:
+def _run(
+    network: Module, probes: Sequence[_Probe], inputs: Any, limit: int | None = None, step: int = _CHUNK
+) -> list[list[Array]]:
     """Outputs of a copy of the network with probes in the place of layers, in evaluation mode; it shares parameters."""
     shared = {id(parameter): parameter for parameter in network.parameters()}
     probing = swapped(network, {**shared, **{id(p.target.layer): p for p in probes}})
     if isinstance(probing, Module):
         probing.eval()
     try:
-        return [outputs_of(probing, part) for part in _chunks(inputs, limit)]
+        return [outputs_of(probing, part) for part in _chunks(inputs, limit, step)]
     except ValueError as error:
         shapes = {k: tuple(a.shape) for k, a in inputs.items()} if isinstance(inputs, Mapping) else tuple(inputs.shape)
         raise ShapeError(f"compress: the network does not take an input of shape {shapes}: {error}") from error
@@ -249,7 +252,7 @@ def observe(network: Module, targets: Sequence[Target], sample: Any, data: Any) 
 
     Raises ShapeError where the network does not take them.
     """
-    _run(network, [_Probe(t) for t in targets], sample)
+    _run(network, [_Probe(t) for t in targets], sample, step=sys.maxsize)  # each use once: times are of the whole batch
     if data is None:
         return
     _run(network, [_Moment(t) for t in targets], data)

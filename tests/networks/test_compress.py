@@ -432,3 +432,12 @@ def test_the_curve_of_all_formats_is_never_above_that_of_one() -> None:
     assert [point.cost for point in curves["TT"]] == [7.0, 10.0]
     assert [point.cost for point in curves["best"]] == [4.0, 7.0, 10.0]
     assert [point.error for point in curves["best"]] == pytest.approx([0.9**0.5, 0.55**0.5, 0.0])
+
+
+def test_figures_are_those_of_the_whole_batch() -> None:
+    """Calibration runs a few samples at a time, the shapes of a batch are found in one run."""
+    net = nn.Sequential(nn.Conv2d(8, 16, 3, rng=np.random.default_rng(0)))
+    report = compress(net, 0.5, input_shape=(50, 8, 6, 6)).reports["0"]
+    assert report.input_shape == (50, 8, 6, 6)
+    assert report.predicted_time is not None
+    assert report.predicted_time.before == net[0].plan((50, 8, 6, 6)).seconds
