@@ -44,4 +44,4 @@ def view_as(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
         found = array.reshape(shape, **_NO_COPY)
     except ValueError:
         return None
-    return found if found.size == 0 or np.may_share_memory(found, array) else None
+    return found if _NO_COPY or found.size == 0 or np.may_share_memory(found, array) else None
