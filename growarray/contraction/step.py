@@ -92,11 +92,11 @@ class Step:
         """A gradient (b, s, *sizes) as the feature map is stored."""
         for place, axis in reversed(self.padded):
             gradient = leaf.unpad(xp, gradient, place, axis)
-        return xp.permute_dims(xp.reshape(gradient, self.f_sizes), self.f_back)
+        return _turned_back(xp, gradient, self.f_sizes, self.f_back)
 
     def d_kernel(self, xp: Any, gradient: Array) -> Array:
         """A gradient (b, n, s, *taps) as the kernel is stored."""
-        return xp.permute_dims(xp.reshape(gradient, self.k_sizes), self.k_back)
+        return _turned_back(xp, gradient, self.k_sizes, self.k_back)
 
     # The same three products for any array library.
 
@@ -198,6 +198,14 @@ def _turned(xp: Any, array: Array, order: tuple[int, ...], shape: tuple[int, ...
     """Axes in another order, in another shape; by NumPy's methods where that will do, at a third of the cost."""
     found: Array = (
         array.transpose(order).reshape(shape) if xp is np else xp.reshape(xp.permute_dims(array, order), shape)
+    )
+    return found
+
+
+def _turned_back(xp: Any, array: Array, shape: tuple[int, ...], order: tuple[int, ...]) -> Array:
+    """Another shape, its axes in another order."""
+    found: Array = (
+        array.reshape(shape).transpose(order) if xp is np else xp.permute_dims(xp.reshape(array, shape), order)
     )
     return found
 
