@@ -5,16 +5,9 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+from growarray.contraction.checks import is_whole
+
 __all__ = ["each_axis", "is_whole", "whole_number"]
-
-
-def is_whole(value: Any) -> bool:
-    """Whether ``value`` is a whole number of any library; a bool is none."""
-    try:
-        operator.index(value)  # arrays have the method and may refuse it
-    except TypeError:
-        return False
-    return not isinstance(value, bool)
 
 
 def whole_number(where: str, option: str, value: Any, least: int) -> int:
