@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from growarray.backend import Array, namespace
+from growarray.contraction.checks import is_whole
 from growarray.decompose import largest_cp_rank, largest_tt_rank, largest_tucker_rank
 from growarray.decompose.arguments import is_real
 from growarray.decompose.unfolding import fitting_threads
@@ -25,7 +26,6 @@ from growarray.factorized.rank_fit import Goal
 from growarray.factorized.rank_start import GROWABLE, Added, new_parts
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter
-from growarray.ops.sizes import is_whole
 
 __all__ = ["RankGrowth", "RankStatisticsLike", "grow_rank"]
 

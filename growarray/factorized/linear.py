@@ -10,6 +10,7 @@ import numpy as np
 
 from growarray.backend import Array, asarray, library, namespace
 from growarray.contraction import Plan
+from growarray.contraction.checks import is_whole
 from growarray.errors import PlanError, ShapeError
 from growarray.factorized.linear_convert import linear_layer_of, read_linears
 from growarray.factorized.linear_plan import NAMED_WAYS, linear_plan
@@ -17,7 +18,7 @@ from growarray.factorized.settings import flag, hashable, plain, planned_shape, 
 from growarray.factorized.tensor import FactorizedTensor, target_of
 from growarray.nn.linear import uniform
 from growarray.nn.module import Module, Parameter, Pullback
-from growarray.ops.sizes import is_whole, whole_number
+from growarray.ops.sizes import whole_number
 
 __all__ = ["FactorizedLinear", "SubFactorizedLinear"]
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from growarray.backend import Array, asarray, namespace
 from growarray.contraction import Plan
+from growarray.contraction.checks import is_whole
 from growarray.errors import ShapeError
 from growarray.factorized.convert import DenseConv
 from growarray.factorized.fit import Fit
@@ -19,7 +20,6 @@ from growarray.factorized.report import Change, ConversionReport
 from growarray.factorized.settings import places
 from growarray.nn.conv import ConvNd
 from growarray.nn.module import Module
-from growarray.ops.sizes import is_whole
 
 if TYPE_CHECKING:
     from growarray.factorized.sources import FactorizedSources

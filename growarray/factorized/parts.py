@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, asarray, namespace
+from growarray.contraction.checks import is_whole
 from growarray.decompose.inputs import check_real
 from growarray.errors import ShapeError
 from growarray.nn.module import Parameter
-from growarray.ops.sizes import is_whole, whole_number
+from growarray.ops.sizes import whole_number
 
 __all__ = [
     "check_mode",

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from growarray.contraction.checks import is_whole
 from growarray.contraction.geometry import ConvAxis
 from growarray.errors import ShapeError
 from growarray.ops.conv import conv_geometry
-from growarray.ops.sizes import each_axis, is_whole, whole_number
+from growarray.ops.sizes import each_axis, whole_number
 
 __all__ = [
     "ConvSettings",

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, namespace, to_numpy
+from growarray.contraction.checks import is_whole
 from growarray.errors import GrowthError, ShapeError
-from growarray.ops.sizes import is_whole
 
 __all__ = ["declared_shape", "real_array", "sample_count", "saved_statistic"]
 

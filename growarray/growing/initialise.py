@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import asarray, namespace
+from growarray.contraction.checks import is_whole
 from growarray.errors import GrowthError
 from growarray.growing.extension import (
     PAIRINGS,
@@ -23,7 +24,7 @@ from growarray.growing.extension import (
 )
 from growarray.growing.module import GrowingModule, as_scalar
 from growarray.nn import Linear
-from growarray.ops.sizes import is_whole, whole_number
+from growarray.ops.sizes import whole_number
 
 __all__ = ["ExtensionMixin"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.ops.sizes import is_whole
+from growarray.contraction.checks import is_whole
 
 __all__ = ["FISHER", "GRADMAX", "TINY", "GrowthRule", "rule_of"]
 

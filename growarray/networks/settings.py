@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from growarray.contraction.checks import is_whole
 from growarray.growing import TINY, GrowthRule
-from growarray.ops.sizes import is_whole, whole_number
+from growarray.ops.sizes import whole_number
 
 __all__ = ["GrowthSettings"]
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from growarray.ops.sizes import is_whole, whole_number
+from growarray.contraction.checks import is_whole
+from growarray.ops.sizes import whole_number
 
 __all__ = ["listed_widths", "sample_width"]
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, asarray, library, to_device
+from growarray.contraction.checks import is_whole
 from growarray.errors import ShapeError
 from growarray.nn.module import Module, Parameter, Pullback
 from growarray.ops.linear import linear
-from growarray.ops.sizes import is_whole
 
 __all__ = ["Linear", "uniform"]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from growarray.backend import Array, device_of, namespace
+from growarray.contraction.checks import is_whole
 from growarray.errors import ShapeError
 from growarray.nn.module import Module, Pullback
-from growarray.ops.sizes import is_whole
 
 __all__ = ["Gather", "Pad", "ReduceMean", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"]
 

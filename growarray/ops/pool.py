@@ -13,9 +13,10 @@ from itertools import repeat
 from typing import Any
 
 from growarray.backend import Array, device_of, namespace
+from growarray.contraction.checks import is_whole
 from growarray.errors import ShapeError
 from growarray.ops.gradient import chained, check_gradient
-from growarray.ops.sizes import each_axis, is_whole
+from growarray.ops.sizes import each_axis
 
 __all__ = ["PoolAxis", "adaptive_avg_pool", "adaptive_sizes", "avg_pool", "check_divisor", "max_pool", "pool_axes"]
 

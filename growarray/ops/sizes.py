@@ -7,7 +7,7 @@ from typing import Any
 
 from growarray.contraction.checks import is_whole
 
-__all__ = ["each_axis", "is_whole", "whole_number"]
+__all__ = ["each_axis", "whole_number"]
 
 
 def whole_number(where: str, option: str, value: Any, least: int) -> int:
