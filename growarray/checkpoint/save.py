@@ -97,7 +97,8 @@ def save_npz(arrays: Mapping[str, Any], path: str | os.PathLike[str]) -> tuple[s
     """Write ``arrays`` as an ``.npz`` archive that is not compressed, for ``numpy.load`` and for this library.
 
     The same rules as :func:`save_safetensors` has, but NumPy's own types alone: cast ``ml_dtypes`` arrays first.
-    Unlike ``numpy.savez`` it takes every name that makes a plain relative path, ``file`` too, and refuses no arrays.
+    Unlike ``numpy.savez`` it takes every name that makes a plain relative path, ``file`` too. Raises ValueError
+    where there are no arrays: an empty archive would not be read again.
 
     >>> import tempfile, numpy as np
     >>> with tempfile.TemporaryDirectory() as folder:
