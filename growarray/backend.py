@@ -8,6 +8,8 @@ code. Nothing here copies between host and device except :func:`to_numpy` and :f
 from __future__ import annotations
 
 import importlib
+import os
+import threading
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ __all__ = [
     "is_array",
     "is_numpy",
     "library",
+    "load",
     "namespace",
     "portable_erf",
     "to_device",
@@ -31,7 +34,21 @@ __all__ = [
 Array = Any
 """An array of any library that speaks the array API (a static type for it does not exist yet)."""
 
+_loading = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a child would wait for ever for an import that another thread was at
+    os.register_at_fork(before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_loading.release)
+
 _compat: dict[type, Any] = {}  # array type -> namespace, so that a lookup costs one dictionary access
+
+
+def load(name: str) -> Any:
+    """A module that is imported at its first use, because it takes long; ``os.fork`` waits until that is done.
+
+    >>> load("math").sqrt(4.0)
+    2.0
+    """
+    with _loading:
+        return importlib.import_module(name)
 
 
 def is_array(x: object) -> bool:
@@ -48,9 +65,9 @@ def _namespace_of(x: Any) -> Any:
     kind = type(x)
     if kind not in _compat:
         if isinstance(x, np.ndarray | np.generic):
-            _compat[kind] = importlib.import_module("array_api_compat.numpy")
+            _compat[kind] = load("array_api_compat.numpy")
         elif kind.__module__.split(".")[0] == "cupy":
-            _compat[kind] = importlib.import_module("array_api_compat.cupy")
+            _compat[kind] = load("array_api_compat.cupy")
         elif hasattr(x, "__array_namespace__"):
             _compat[kind] = x.__array_namespace__()
         else:
@@ -119,7 +136,7 @@ def library(device: str | None) -> Any:
     if name != "cuda" and not (name.startswith("cuda:") and name[5:].isdigit()):
         raise ValueError(f"unknown device {device!r}; expected None, 'cpu', 'cuda' or 'cuda:N'")
     try:
-        cupy = importlib.import_module("cupy")
+        cupy = load("cupy")
         count = int(cupy.cuda.runtime.getDeviceCount())
     except Exception as error:  # CuPy raises its own classes for a missing driver
         raise DeviceError(
@@ -129,7 +146,7 @@ def library(device: str | None) -> Any:
     index = int(name[5:] or 0) if ":" in name else 0
     if index >= count:
         raise DeviceError(f"device {device!r} does not exist; this machine has {count} GPU(s), counted from 0")
-    return importlib.import_module("array_api_compat.cupy")
+    return load("array_api_compat.cupy")
 
 
 def to_device(x: Array, device: Any) -> Array:
@@ -142,7 +159,7 @@ def to_device(x: Array, device: Any) -> Array:
     host = to_numpy(x)
     if device == "cpu":
         return host
-    cuda = importlib.import_module("cupy").cuda
+    cuda = load("cupy").cuda
     with cuda.Device(int(device[5:] or 0) if ":" in device else 0):
         return xp.asarray(host)
 
@@ -185,9 +202,9 @@ def accurate_dtype(xp: Any, x: Array) -> Any:
 def erf(x: Array) -> Array:
     """Error function: SciPy's on NumPy, cupyx's on CuPy, :func:`portable_erf` elsewhere."""
     if is_numpy(x):
-        return importlib.import_module("scipy.special").erf(x)
+        return load("scipy.special").erf(x)
     if type(x).__module__.split(".")[0] == "cupy":
-        return importlib.import_module("cupyx.scipy.special").erf(x)
+        return load("cupyx.scipy.special").erf(x)
     return portable_erf(x)
 
 

@@ -15,9 +15,10 @@ import numpy as np
 from scipy import optimize
 
 from growarray.backend import is_numpy, to_device
+from growarray.contraction.blas import single_threaded
 from growarray.contraction.machine import Machine
 from growarray.contraction.plan import plan
-from growarray.contraction.threads import run_tasks, single_threaded_blas
+from growarray.contraction.threads import run_tasks
 
 __all__ = ["Measurements", "fit", "measure"]
 
@@ -116,17 +117,15 @@ def measure(xp: Any, *, cores: int, seconds: float = 40.0, device: str | None = 
     def draw(*shape: int) -> Any:
         return to_device(rng.standard_normal(shape, _DTYPE), device)
 
-    with single_threaded_blas():
-        products = []
-        for m, k, n in shapes:
-            call = _product_call(xp, draw(m, k), draw(k, n))
-            products.append((m, k, n, _seconds(call, share)))
-        tiny = [_product_call(xp, draw(4, 4), draw(4, 4)), _pass_call(draw(4), draw(4))]
-        calls = [_seconds(call, share) for call in tiny]
-        passes = [(_PLANE * k, _seconds(_pass_call(draw(_PLANE * k), draw(_PLANE * k)), share)) for k in (1, 2)]
-        copies, gathers = (
-            [_window_sample(xp, draw, stride, channels, share) for channels in (16, 64)] for stride in (1, 2)
-        )
+    def timed(call: Call) -> float:
+        return single_threaded(lambda: _seconds(call, share))
+
+    products = [(m, k, n, timed(_product_call(xp, draw(m, k), draw(k, n)))) for m, k, n in shapes]
+    calls = [timed(_product_call(xp, draw(4, 4), draw(4, 4))), timed(_pass_call(draw(4), draw(4)))]
+    passes = [(_PLANE * k, timed(_pass_call(draw(_PLANE * k), draw(_PLANE * k)))) for k in (1, 2)]
+    copies, gathers = (
+        [_window_sample(xp, draw, stride, channels, share) for channels in (16, 64)] for stride in (1, 2)
+    )
     streams = [(3 * _STREAM, _seconds(_stream_call(xp, draw(_STREAM // _DTYPE.itemsize), cores), 4 * share))]
     chains = [(steps * _IMAGES, _seconds(_chain_call(draw, steps, device), 2 * share)) for steps in (2, 4, 6)]
     product = (_CHANNELS, _CHANNELS, _SIDE * _SIDE)

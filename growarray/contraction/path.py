@@ -5,13 +5,13 @@ A tree is a list of pairs of operand sets (bit masks), in the order in which the
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import operator
 import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from growarray.backend import load
 from growarray.contraction.cost import Costs
 from growarray.contraction.problem import Problem
 from growarray.errors import PlanError
@@ -329,7 +329,7 @@ def _opt_einsum(problem: Problem, optimize: Any, limit: int | None) -> _OptEinsu
         return []
     finder: Callable[..., _OptEinsumPath] = optimize
     if isinstance(optimize, str):
-        paths = importlib.import_module("opt_einsum.paths")
+        paths = load("opt_einsum.paths")
         try:
             finder = paths.get_path_fn(optimize)
         except KeyError as error:
