@@ -155,6 +155,12 @@ class Plan:
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"{name}: a plan does not change; make another one with plan(...)")
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "geometry": dict(self.geometry)}  # a mapping proxy can be neither pickled nor copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, geometry=MappingProxyType(state["geometry"]))
+
     def __eq__(self, other: object) -> bool:
         """Whether the other plan runs the same products on the same shapes, for the same dtype and device."""
         return self is other or (isinstance(other, Plan) and self._key() == other._key())

@@ -30,6 +30,9 @@ class Programs:
             self._holder = problem.holders[self.block].bit_length() - 1
             self._axis = problem.terms[self._holder].index(self.block)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_made": {}}  # they are made again sooner than sent
+
     def batch(self, arrays: Sequence[Array]) -> int:
         """Size of the block mode in these arrays; 1 where there is none."""
         return 1 if self.block is None else int(arrays[self._holder].shape[self._axis])

@@ -89,8 +89,8 @@ class _Job:
             self.left.put(None)
 
     def settle(self) -> None:
-        """Drop what is left and wait for workers, which write to the caller's arrays; an exception that a signal handler
-        raises meanwhile waits too."""
+        """Drop what is left and wait for workers, which write to the caller's arrays. An exception that a signal
+        handler raises meanwhile waits too."""
         late = None
         self.tasks.clear()
         while self.inside:

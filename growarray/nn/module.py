@@ -7,6 +7,8 @@ A module is found by walking its attributes, without registration: a :class:`Par
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -18,6 +20,10 @@ from growarray.nn.load_report import LoadReport
 from growarray.nn.load_state import Rename, check_strictly, match_state, values_for
 
 __all__ = ["Module", "Parameter"]
+
+_adding = threading.RLock()  # one for all: adding is a matter of memory bandwidth; a signal handler may add, too
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_adding.acquire, after_in_parent=_adding.release, after_in_child=_adding.release)
 
 Pullback = Callable[..., Any]
 ExtendedPullback = Callable[[Array | None, Array | None], tuple[Array | None, Array | None]]
@@ -54,14 +60,18 @@ class Parameter:
         return int(np.prod(self.shape, dtype=np.int64))
 
     def accumulate(self, gradient: Array) -> None:
-        """Add ``gradient`` to ``grad``, in the dtype of ``data``; the caller's array is never kept."""
+        """Add ``gradient`` to ``grad``, in the dtype of ``data``; the caller's array is never kept.
+
+        Several threads may add to one parameter at a time: nothing is lost.
+        """
         xp = namespace(self.data, gradient)
         if tuple(gradient.shape) != self.shape:
             raise ShapeError(f"gradient has shape {tuple(gradient.shape)}, parameter {self.shape}")
-        if self.grad is None:
-            self.grad = xp.astype(gradient, self.data.dtype, copy=True)
-        else:
-            self.grad = self.grad + xp.astype(gradient, self.data.dtype, copy=False)
+        with _adding:
+            if self.grad is None:
+                self.grad = xp.astype(gradient, self.data.dtype, copy=True)
+            else:
+                self.grad = self.grad + xp.astype(gradient, self.data.dtype, copy=False)
 
     def extend(self, axis: int, block: Array) -> None:
         """Append ``block`` along ``axis`` to the data; gradient and slots grow by zeros.
