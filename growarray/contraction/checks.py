@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, is_array, load, namespace
+from growarray.backend import Array, is_array, namespace
 from growarray.errors import PlanError, ShapeError
 
 __all__ = ["check_arrays", "check_gradient", "check_out", "device_kind", "is_whole", "operands"]
@@ -54,7 +54,8 @@ def check_arrays(equation: str, arrays: Sequence[Array]) -> None:
             raise TypeError(
                 f"operand {i} of '{equation}' is {type(x).__name__}, expected an array; convert it with numpy.asarray"
             )
-        if isinstance(x, np.matrix | load("numpy.ma").MaskedArray):
+        # only of a subclass is numpy.ma asked for, which NumPy imports when it is: a fork may come meanwhile
+        if type(x) is not np.ndarray and isinstance(x, np.matrix | np.ma.MaskedArray):
             raise TypeError(
                 f"operand {i} of '{equation}' is {type(x).__name__}, whose mask or products have no meaning here; pass "
                 "x.filled(...) of a masked array, numpy.asarray(x) of a matrix"

@@ -44,7 +44,6 @@ LATE = {
         "run()\ndef loop():\n    while True: made(*arrays)\n"
         "threading.Thread(target=loop, daemon=True).start(); time.sleep(0.2)"
     ),
-    "a finalizer at the very end": "class Last:\n    def __del__(self): run()\nlast = Last()",
 }
 
 
