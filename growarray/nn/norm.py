@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from growarray.backend import Array, asarray, device_of, library, namespace, to_device
+from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError
 from growarray.nn.module import ExtendedPullback, Module, Parameter, Pullback
 from growarray.ops.norm import NormVjp, batch_norm, batch_statistics, group_norm, layer_norm
@@ -122,7 +123,9 @@ class LayerNorm(_Norm):
         dtype: Any = None,
         device: str | None = None,
     ) -> None:
-        shape = (normalized_shape,) if isinstance(normalized_shape, int | np.integer) else tuple(normalized_shape)
+        if not is_whole(normalized_shape) and not is_ordered(normalized_shape):
+            raise TypeError(f"LayerNorm: normalized_shape must be whole numbers in order, found {normalized_shape!r}")
+        shape = (normalized_shape,) if is_whole(normalized_shape) else tuple(normalized_shape)
         if not shape or min(shape) < 0:
             raise ShapeError(f"LayerNorm: normalized_shape must name at least one axis, found {shape}")
         self.normalized_shape: tuple[int, ...] = shape
