@@ -10,6 +10,7 @@ import numpy as np
 from growarray.backend import asarray, namespace
 from growarray.contraction.checks import is_whole
 from growarray.errors import GrowthError
+from growarray.growing.checks import as_scalar
 from growarray.growing.extension import (
     PAIRINGS,
     Draw,
@@ -22,7 +23,6 @@ from growarray.growing.extension import (
     rescaling_factors,
     spread,
 )
-from growarray.growing.checks import as_scalar
 from growarray.growing.module import GrowingModule
 from growarray.nn import Linear
 from growarray.ops.sizes import whole_number

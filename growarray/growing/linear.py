@@ -10,9 +10,9 @@ import numpy as np
 
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, ShapeError
+from growarray.growing.checks import as_scalar
 from growarray.growing.collect import CollectingLinear
 from growarray.growing.extension import fan_in, spread
-from growarray.growing.checks import as_scalar
 from growarray.growing.rule import TINY, GrowthRule, rule_of
 from growarray.growing.update import added_neurons, neuron_goal, optimal_delta, shrink
 from growarray.nn import Linear, Module

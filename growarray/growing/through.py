@@ -9,9 +9,9 @@ import numpy as np
 
 from growarray.backend import Array, asarray, namespace
 from growarray.errors import GrowthError, ShapeError
+from growarray.growing.checks import as_scalar
 from growarray.growing.extension import gradmax_column_factors
 from growarray.growing.junction import MergeGrowingModule
-from growarray.growing.checks import as_scalar
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.rule import TINY, GrowthRule, rule_of
 from growarray.growing.stream import JoinedStream, Stream
