@@ -110,8 +110,8 @@ def whole_shape(where: str, shape: Any) -> tuple[int, ...]:
     >>> whole_shape("doc", np.asarray([2, 3]))
     (2, 3)
     """
-    sizes = list(shape) if is_ordered(shape) else [None]
-    if not all(map(is_whole, sizes)):
+    sizes = list(shape) if is_ordered(shape) else []
+    if not is_ordered(shape) or not all(map(is_whole, sizes)):
         raise TypeError(f"{where}={shape!r}, expected whole numbers (n, …)")
     if min(sizes, default=0) < 1:
         raise ShapeError(f"{where} is {tuple(map(int, sizes))}, expected sizes of at least 1")

@@ -333,7 +333,7 @@ class GrowingModule(Recorder):
         if delete_input:
             if self.extended_input_layer is not None and include_previous and self.previous_module is not None:
                 self.previous.set_output_extension(None)
-            if include_previous and getattr(self.previous_module, "output_extension_scaling", 0.0):
+            if include_previous and getattr(self.previous_module, "output_extension_scaling", False):
                 self.previous.output_extension_scaling = 0.0
             self._hold_input_extension(None)
             self.input_extension_scaling = 0.0

@@ -123,12 +123,13 @@ class LayerNorm(_Norm):
         dtype: Any = None,
         device: str | None = None,
     ) -> None:
-        if not is_whole(normalized_shape) and not is_ordered(normalized_shape):
+        sizes: Any = (normalized_shape,) if is_whole(normalized_shape) else normalized_shape
+        if not is_ordered(sizes):
             raise TypeError(f"LayerNorm: normalized_shape must be whole numbers in order, found {normalized_shape!r}")
-        shape = (normalized_shape,) if is_whole(normalized_shape) else tuple(normalized_shape)
+        shape: tuple[int, ...] = tuple(sizes)
         if not shape or min(shape) < 0:
             raise ShapeError(f"LayerNorm: normalized_shape must name at least one axis, found {shape}")
-        self.normalized_shape: tuple[int, ...] = shape
+        self.normalized_shape = shape
         self.eps = _check_eps("LayerNorm", eps)
         self.weight = Parameter(_filled(shape, 1.0, dtype, device)) if elementwise_affine else None
         self.bias = Parameter(_filled(shape, 0.0, dtype, device)) if elementwise_affine and bias else None

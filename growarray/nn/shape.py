@@ -17,8 +17,8 @@ _MODES = ("constant", "reflect", "edge", "wrap")
 
 
 def _numbers(where: str, option: str, values: Sequence[int]) -> tuple[int, ...]:
-    found = tuple(values) if is_ordered(values) else (None,)
-    if not all(is_whole(v) for v in found):
+    found = tuple(values) if is_ordered(values) else ()
+    if not is_ordered(values) or not all(is_whole(v) for v in found):
         raise TypeError(f"{where}: {option} must be whole numbers in order, found {values!r}")
     return tuple(int(v) for v in found)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from growarray.backend import namespace, to_numpy
 from growarray.errors import PlanError, ShapeError
 from growarray.ops import conv, conv_transpose
-from growarray.ops.conv import conv_plan, conv_transpose_plan
+from growarray.ops.conv import conv_plan
 from growarray.testing import assert_close, check_vjp
 from tests.conftest import Library, frozen
 
