@@ -5,6 +5,7 @@ A tree is a list of pairs of operand sets (bit masks), in the order in which the
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import operator
 import random
@@ -48,7 +49,7 @@ class _Entry(NamedTuple):
 
 
 def find_tree(problem: Problem, costs: Costs, optimize: Any, minimize: str, limit: int | None) -> Tree:
-    """The tree that ``optimize`` asks for: ``'auto'``, a preset, an optimizer of opt_einsum or an explicit path.
+    """The tree that ``optimize`` asks for: ``'auto'``, False (from the left), a preset, an optimizer or a path.
 
     limit : elements that partial results may hold at once, or None
 
@@ -61,6 +62,8 @@ def find_tree(problem: Problem, costs: Costs, optimize: Any, minimize: str, limi
         return ordered(costs, _auto(problem, costs, minimize, limit))
     if isinstance(optimize, str) and optimize in PRESETS:
         tree = _preset(problem, costs, optimize)
+    elif optimize is False:
+        tree = _from_left([1 << i for i in range(len(problem))])
     elif isinstance(optimize, str) or callable(optimize):
         tree = _from_path(problem, _opt_einsum(problem, optimize, limit))
     else:
@@ -347,9 +350,21 @@ def _opt_einsum(problem: Problem, optimize: Any, limit: int | None) -> _OptEinsu
                 sizes[name], sizes[f"{name}'"] = conv.out, conv.taps
         inputs.append(frozenset(modes))
     try:
-        return finder(inputs, frozenset(problem.output), sizes, limit)
+        limits = (limit,) if limit is not None or _takes(finder, 4) else ()
+        return finder(inputs, frozenset(problem.output), sizes, *limits)
     except Exception as error:  # an optimizer may be anyone's
         raise PlanError(f"optimize {optimize!r} failed on '{problem.equation}': {error}") from error
+
+
+def _takes(finder: Callable[..., Any], count: int) -> bool:
+    """Whether a function can be called with so many arguments by position: cotengra's optimizers take no limit."""
+    try:
+        inspect.signature(finder).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin tells nothing
+        pass
+    return True
 
 
 def _preset(problem: Problem, costs: Costs, name: str) -> Tree:
