@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, is_array, is_numpy, load, namespace
+from growarray.backend import Array, is_array, load, namespace
 from growarray.errors import PlanError, ShapeError
 
-__all__ = ["check_arrays", "check_gradient", "check_out", "device_kind", "is_ordered", "is_whole", "operands", "shapes_of"]
+__all__ = ["check_arrays", "check_gradient", "check_out", "device_kind", "is_ordered", "is_whole", "operands"]
 
 
 def is_whole(value: Any) -> bool:
@@ -47,15 +47,6 @@ def device_kind(device: Any) -> str:
     if name in ("gpu", "cuda") or (name.startswith("cuda:") and name[5:].isdigit()):
         return "gpu"
     raise PlanError(f"device: found {device!r}, expected None, 'cpu', 'cuda' or 'cuda:N'")
-
-
-def shapes_of(given: Sequence[Any], dtype: Any = None, device: Any = None) -> tuple[list[Any], Any, Any]:
-    """Shapes of the arrays among ``given``, and where those are None the dtype and the device that a plan takes."""
-    arrays = [x for x in given if is_array(x)]
-    if arrays:
-        dtype = str(arrays[0].dtype).rpartition(".")[2] if dtype is None else dtype
-        device = ("cpu" if all(map(is_numpy, arrays)) else "gpu") if device is None else device
-    return [tuple(x.shape) if is_array(x) else x for x in given], dtype, device
 
 
 def check_arrays(equation: str, arrays: Sequence[Array]) -> None:

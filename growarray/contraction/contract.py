@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from growarray.backend import Array
-from growarray.contraction.checks import check_arrays, shapes_of
+from growarray.contraction.checks import check_arrays
+from growarray.contraction.keys import shapes_of
 from growarray.contraction.plan import plan
 
 __all__ = ["contract"]

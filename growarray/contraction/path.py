@@ -5,15 +5,14 @@ A tree is a list of pairs of operand sets (bit masks), in the order in which the
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import operator
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from growarray.backend import load
 from growarray.contraction.cost import Costs
+from growarray.contraction.optimizers import optimizer_named, optimizer_path
 from growarray.contraction.problem import Problem
 from growarray.errors import PlanError
 
@@ -37,7 +36,6 @@ MINIMIZE = ("time", "flops", "memory")
 PRESETS = ("factorized", "mobilenet", "reconstructed")
 
 Tree = list[tuple[int, int]]
-_OptEinsumPath = Sequence[tuple[int, ...]]
 
 
 class _Entry(NamedTuple):
@@ -65,7 +63,8 @@ def find_tree(problem: Problem, costs: Costs, optimize: Any, minimize: str, limi
     elif optimize is False:
         tree = _from_left([1 << i for i in range(len(problem))])
     elif isinstance(optimize, str) or callable(optimize):
-        tree = _from_path(problem, _opt_einsum(problem, optimize, limit))
+        finder = optimizer_named(optimize, PRESETS) if isinstance(optimize, str) else optimize
+        tree = _from_path(problem, optimizer_path(problem, finder, limit))
     else:
         tree = _from_path(problem, optimize)
     if limit is not None and (peak := peak_elements(costs, tree)) > limit:
@@ -321,50 +320,6 @@ def _from_path(problem: Problem, path: Any) -> Tree:
     if len(parts) != 1:
         raise PlanError(f"path {path!r}: {len(parts)} operands are left over, expected one result")
     return tree
-
-
-def _opt_einsum(problem: Problem, optimize: Any, limit: int | None) -> _OptEinsumPath:
-    """A path of opt_einsum on the window view: a feature map has output and kernel positions in place of its own.
-
-    It charges a step before the convolution at the size of all windows, which is why ``'auto'`` is another search.
-    """
-    if len(problem) < 2:
-        return []
-    finder: Callable[..., _OptEinsumPath] = optimize
-    if isinstance(optimize, str):
-        paths = load("opt_einsum.paths")
-        try:
-            finder = paths.get_path_fn(optimize)
-        except KeyError as error:
-            known = [*PRESETS, "auto", "optimal", "dp", "greedy", "random-greedy", "branch-2"]
-            raise PlanError(f"optimize: unknown {optimize!r}; expected a path or one of {known}") from error
-    inputs, sizes = [], {name: max(size, 1) for name, size in problem.size.items()}  # 'dp' finds nothing at size 0
-    for i, leaf in enumerate(problem.leaves):
-        modes = set()
-        for name in leaf.modes:
-            conv = problem.conv.get(name)
-            if conv is None:
-                modes.add(name)
-            else:
-                modes |= {name, f"{name}'"} if conv.feature == i else {f"{name}'"}
-                sizes[name], sizes[f"{name}'"] = conv.out, conv.taps
-        inputs.append(frozenset(modes))
-    try:
-        limits = (limit,) if limit is not None or _takes(finder, 4) else ()
-        return finder(inputs, frozenset(problem.output), sizes, *limits)
-    except Exception as error:  # an optimizer may be anyone's
-        raise PlanError(f"optimize {optimize!r} failed on '{problem.equation}': {error}") from error
-
-
-def _takes(finder: Callable[..., Any], count: int) -> bool:
-    """Whether a function can be called with so many arguments by position: cotengra's optimizers take no limit."""
-    try:
-        inspect.signature(finder).bind(*[None] * count)
-    except TypeError:
-        return False
-    except ValueError:  # a builtin tells nothing
-        pass
-    return True
 
 
 def _preset(problem: Problem, costs: Costs, name: str) -> Tree:

@@ -13,19 +13,11 @@ import numpy as np
 from growarray.backend import Array, is_numpy, namespace
 from growarray.contraction import blocks, execute
 from growarray.contraction.bound import BoundPlan, factors_of
-from growarray.contraction.checks import (
-    check_arrays,
-    check_gradient,
-    check_out,
-    device_kind,
-    is_whole,
-    operands,
-    shapes_of,
-)
+from growarray.contraction.checks import check_arrays, check_gradient, check_out, device_kind, is_whole, operands
 from growarray.contraction.cost import Costs, StepCost
 from growarray.contraction.equation import parse
 from growarray.contraction.geometry import ConvAxis
-from growarray.contraction.keys import frozen
+from growarray.contraction.keys import frozen, shapes_of
 from growarray.contraction.machine import Machine, machine_for
 from growarray.contraction.path import MINIMIZE, Tree, find_tree, linear_path, peak_elements, rivals
 from growarray.contraction.problem import Problem, checked_shapes
