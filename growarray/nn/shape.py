@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from growarray.backend import Array, device_of, namespace
-from growarray.contraction.checks import is_whole
+from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError
 from growarray.nn.module import Module, Pullback
 
@@ -17,9 +17,9 @@ _MODES = ("constant", "reflect", "edge", "wrap")
 
 
 def _numbers(where: str, option: str, values: Sequence[int]) -> tuple[int, ...]:
-    found = tuple(values)
-    if not all(is_whole(v) for v in found):
-        raise TypeError(f"{where}: {option} must be whole numbers, found {values!r}")
+    found = tuple(values) if is_ordered(values) else ()
+    if not is_ordered(values) or not all(is_whole(v) for v in found):
+        raise TypeError(f"{where}: {option} must be whole numbers in order, found {values!r}")
     return tuple(int(v) for v in found)
 
 
