@@ -34,7 +34,6 @@ __all__ = [
     "sub",
 ]
 
-_LARGEST = float(np.finfo(np.float32).max)
 _SELU = (1.67326319217681884765625, 1.05070102214813232421875)  # what the operator's definition says
 
 
@@ -152,7 +151,7 @@ def _binary(kind: Any, *, trained: bool) -> Callable[[Builder, OpNode], None]:
         value: Any
         hint = builder.hint(node)
         if _single(fixed, live):
-            value = float(fixed.array.reshape(-1)[0])
+            value = builder.scalar(fixed, "operand")
         elif trained and fixed.trained:
             value, hint = builder.parameter(fixed, "operand"), builder.hint(node, fixed)
         else:
@@ -176,15 +175,28 @@ def power(builder: Builder, node: OpNode) -> None:
     builder.give(node, builder.step(more.Pow(exponent), [x], x.shape, builder.hint(node)))
 
 
+def _bound(end: float | None, sign: float, dtype: Any = np.float32) -> float | None:
+    """An end of a range; None where it is that of the type, or beyond."""
+    return None if end is None or sign * end >= float(np.finfo(dtype).max) else end
+
+
+def _end(builder: Builder, node: OpNode, index: int, what: str, sign: float) -> float | None:
+    """An end of ``Clip`` that is an input."""
+    value = builder.optional(node, index, what)
+    if value is None:
+        return None
+    if value.size != 1 or value.array.dtype.kind != "f":
+        raise Malformed(f"{what} has shape {value.shape} and type {value.array.dtype}; expected one float")
+    return _bound(float(value.array.reshape(-1)[0]), sign, builder.float_type(value.array.dtype))
+
+
 def clip(builder: Builder, node: OpNode) -> None:
     """``Clip``: its ends are inputs since opset 11, attributes before."""
     x = builder.live(node, 0)
     if builder.opset >= 11:
-        low, high = builder.number(node, 1, "min"), builder.number(node, 2, "max")
+        low, high = _end(builder, node, 1, "min", -1.0), _end(builder, node, 2, "max", 1.0)
     else:
-        low, high = node.get("min", "float"), node.get("max", "float")
-    low = None if low is None or low <= -_LARGEST else low
-    high = None if high is None or high >= _LARGEST else high
+        low, high = _bound(node.get("min", "float"), -1.0), _bound(node.get("max", "float"), 1.0)
     module = nn.ReLU6() if (low, high) == (0.0, 6.0) else more.Clip(low, high)
     builder.give(node, builder.step(module, [x], x.shape, builder.hint(node)))
 
