@@ -9,6 +9,7 @@ import numpy as np
 
 from growarray import nn
 from growarray.checkpoint.onnx_build import Builder, Constant, Live, broadcast, product
+from growarray.checkpoint.onnx_fold import cast_target
 from growarray.checkpoint.onnx_graph import OpNode
 from growarray.checkpoint.refusal import Malformed
 from growarray.nn import elementwise as more
@@ -202,14 +203,13 @@ def clip(builder: Builder, node: OpNode) -> None:
 
 
 def cast(builder: Builder, node: OpNode) -> None:
-    """``Cast`` between floats: half precision is computed in single."""
-    x, to = builder.live(node, 0), node.get("to", "int")
-    node.get("saturate", "int"), node.get("round_mode", "string")
-    kinds = {1: np.float32, 10: np.float32, 11: np.float64, 16: np.float32}
-    if to not in kinds:
+    """``Cast`` between floats; the values of half precision are computed with in single."""
+    x, to = builder.live(node, 0), cast_target(node)
+    if to not in ("float16", "float32", "float64", "bfloat16"):
         raise Malformed(f"to the type {to} is not supported for a value that depends on the input; floats are")
-    name = np.dtype(builder.float_type(kinds[to])).name
-    builder.give(node, builder.step(more.Cast(name), [x], x.shape, builder.hint(node)))
+    half = to if to.endswith("16") else None
+    name = np.dtype(builder.float_type(np.dtype("float32" if half else to))).name
+    builder.give(node, builder.step(more.Cast(name, half), [x], x.shape, builder.hint(node)))
 
 
 def dropout(builder: Builder, node: OpNode) -> None:

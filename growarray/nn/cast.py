@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import is_numpy, namespace, to_numpy
+from growarray.backend import device_of, is_numpy, namespace, to_numpy
 
-__all__ = ["RangeError", "cast", "dtype_name", "largest_rounding"]
+__all__ = ["RangeError", "cast", "dtype_name", "largest_rounding", "rounded"]
 
 Array = Any
 
@@ -101,6 +101,33 @@ def _of_integers(before: Array, after: Array, digits: int) -> float:
     long = np.abs(before.astype(np.float64)) >= 2.0**digits
     pairs = zip(before[long].tolist(), after[long].real.tolist(), strict=True)
     return max((abs(int(b) - a) / abs(a) for a, b in pairs), default=0.0)
+
+
+def rounded(values: Array, name: str) -> Array:
+    """The nearest values of the dtype ``name``, of few digits, in the dtype that ``values`` have; infinite beyond it.
+
+    Ties go to the even digit. ``'float16'`` and ``'bfloat16'`` are what libraries of the array API need not have.
+
+    >>> import numpy as np
+    >>> rounded(np.array([0.47892547, 1e6]), "float16").tolist(), rounded(np.array([0.1]), "bfloat16").tolist()
+    ([0.47900390625, inf], [0.10009765625])
+    """
+    xp = namespace(values)
+    known = getattr(xp, name, None)
+    if known is not None:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            return xp.astype(xp.astype(values, known), values.dtype)
+    digits, bits = _DIGITS[name]
+    most = 2 ** (bits - 1) - 1
+    powers = [2.0**exponent for exponent in range(1 - most, most + 2)]
+    wide = xp.reshape(xp.astype(values, xp.float64), (-1,))
+    table = xp.asarray(powers, dtype=xp.float64, device=None if is_numpy(values) else device_of(values))
+    place = xp.clip(xp.searchsorted(table, xp.abs(wide), side="right") - 1, 0, len(powers) - 1)
+    unit = xp.take(table, place) * 2.0 ** (1 - digits)
+    nearest = xp.round(wide / unit) * unit
+    infinite = xp.full_like(nearest, xp.inf)
+    nearest = xp.where(nearest >= powers[-1], infinite, xp.where(nearest <= -powers[-1], -infinite, nearest))
+    return xp.reshape(xp.astype(nearest, values.dtype), values.shape)
 
 
 def dtype_name(dtype: Any) -> str:

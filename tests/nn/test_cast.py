@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from growarray.backend import namespace, to_numpy
-from growarray.nn.cast import RangeError, cast, dtype_name, largest_rounding
+from growarray.nn.cast import RangeError, cast, dtype_name, largest_rounding, rounded
+from tests import doubles
 from tests.checkpoint.files import rows
 from tests.conftest import Library
 
@@ -94,6 +95,44 @@ def test_every_library_refuses_and_rounds(xp: Library) -> None:
 def test_the_largest_rounding(values: Any, dtype: str, expected: float) -> None:
     values = np.asarray(values)
     assert largest_rounding(values, values.astype(dtype)) == expected
+
+
+@pytest.mark.parametrize(("name", "digits"), [("float16", 11), ("bfloat16", 8)])
+def test_every_library_rounds_to_few_digits(xp: Library, name: str, digits: int) -> None:
+    unit = 2.0 ** (1 - digits)  # of the last digit of 1
+    largest = float(np.finfo(np.float16).max) if name == "float16" else (2.0 - unit) * 2.0**127
+    smallest = 2.0**-24 if name == "float16" else 2.0**-133
+    pairs = [
+        (1.0 + 0.5 * unit, 1.0),  # a tie goes to the even digit
+        (1.0 + 1.5 * unit, 1.0 + 2.0 * unit),
+        (1.0 + 0.5001 * unit, 1.0 + unit),
+        (largest * (1.0 + 0.24 * unit), largest),
+        (largest * (1.0 + 0.26 * unit), np.inf),
+        (-largest * 2.0, -np.inf),
+        (0.5 * smallest, 0.0),
+        (1.5 * smallest, 2.0 * smallest),
+        (-np.inf, -np.inf),
+        (-0.0, -0.0),
+    ]
+    values, expected = np.array(pairs).T
+    for array, wanted in ((values, expected), (np.append(values, np.nan)[None], np.append(expected, np.nan)[None])):
+        found = rounded(xp.asarray(array), name)
+        np.testing.assert_array_equal(to_numpy(found), wanted, strict=True)
+        assert np.array_equal(np.signbit(to_numpy(found)), np.signbit(wanted))
+    assert dtype_name(rounded(xp.asarray(np.float32([0.1])), name).dtype) == "float32"
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_all_values_between_two_of_few_digits_are_rounded_as_ml_dtypes_does(name: str) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    kind = np.dtype(np.float16 if name == "float16" else ml_dtypes.bfloat16)
+    codes = np.arange(2**16, dtype=np.uint16).view(kind).astype(np.float32)
+    with np.errstate(all="ignore"):
+        values = np.concatenate([codes, (codes[:-1].astype(float) + codes[1:].astype(float)) / 2]).astype(np.float32)
+        values = np.concatenate([values, np.nextafter(values, np.float32(np.inf)), np.nextafter(values, np.float32(0))])
+        expected = values.astype(kind).astype(np.float32)
+    for found in (rounded(values, name), to_numpy(rounded(doubles.xp.asarray(values), name))):
+        np.testing.assert_array_equal(found, expected, strict=True)
 
 
 def test_names_of_dtypes() -> None:
