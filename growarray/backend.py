@@ -167,18 +167,50 @@ def to_device(x: Array, device: Any) -> Array:
 def asarray(x: Any, *, like: Array | None = None, dtype: Any = None) -> Array:
     """``x`` as an array: of the library and on the device of ``like``, else NumPy (DLPack objects too).
 
-    Foreign arrays that speak DLPack (torch, jax) are taken without their library being imported.
+    Foreign arrays that speak DLPack (torch, jax) are taken without their library being imported; bfloat16 and float8,
+    which NumPy lacks, become float32 of the same value. Raises TypeError for one without values, on a device that is
+    out of reach, or that asks for a gradient.
     """
     if like is None:
         if is_array(x) and not isinstance(x, np.generic):
             return x if dtype is None else _namespace_of(x).astype(x, dtype, copy=False)
-        if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray | np.generic):
-            x = np.from_dlpack(x)
-        return np.asarray(x, dtype=dtype)
+        return np.asarray(_handed_over(x) if _is_foreign(x) else x, dtype=dtype)
     xp = _namespace_of(like)
-    if is_array(x) and _namespace_of(x) is not xp:
+    if _is_foreign(x):
+        x = _handed_over(x, None if is_numpy(like) else xp)
+    elif is_array(x) and _namespace_of(x) is not xp:
         x = to_numpy(x)
     return xp.asarray(x, dtype=dtype, device=None if is_numpy(like) else device_of(like))
+
+
+_WIDER = {"bfloat": "float", "float8": "float", "comple": "cfloat"}  # methods of torch, by the first letters of dtypes
+_AS_IT_IS = ("complex64", "complex128")
+
+
+def _is_foreign(x: object) -> bool:
+    """Whether ``x`` is an array of a library that has DLPack and not the array API, as torch."""
+    return hasattr(type(x), "__dlpack__") and not (isinstance(x, np.ndarray | np.generic) or is_array(x))
+
+
+def _handed_over(x: Any, xp: Any = None) -> Any:
+    """A foreign array as one of NumPy, or of ``xp`` where it lies on a GPU. Raises TypeError and says what to do."""
+    kind, device = f"{type(x).__module__}.{type(x).__qualname__}", str(getattr(x, "device", "cpu"))
+    if device == "meta" or "Uninitialized" in kind:
+        raise TypeError(f"a {kind} without values cannot be taken; load or initialize it first")
+    if getattr(x, "requires_grad", False):
+        raise TypeError(f"a {kind} that requires a gradient cannot be taken; pass x.detach()")
+    try:
+        for method in ("resolve_conj", "resolve_neg"):  # bits of torch that change values, of which DLPack is silent
+            x = getattr(x, method, lambda x=x: x)()
+        name = str(getattr(x, "dtype", "")).rpartition(".")[2]
+        if name[:6] in _WIDER and name not in _AS_IT_IS:
+            x = getattr(x, _WIDER[name[:6]])()
+        return np.from_dlpack(x) if xp is None or device == "cpu" else xp.from_dlpack(x)
+    except Exception as error:  # every library has its own, for layouts, devices and types that DLPack lacks
+        why = str(error).partition("\n")[0]
+        raise TypeError(
+            f"a {kind} on {device} cannot be taken by DLPack ({why}); pass a dense array in host memory, x.cpu()"
+        ) from error
 
 
 def to_numpy(x: Any) -> np.ndarray:
@@ -187,6 +219,8 @@ def to_numpy(x: Any) -> np.ndarray:
         return np.asarray(x)
     if type(x).__module__.split(".")[0] == "cupy":
         return np.asarray(x.get())
+    if _is_foreign(x):
+        return np.asarray(_handed_over(x))
     try:
         return np.from_dlpack(x)
     except (RuntimeError, BufferError, AttributeError, ValueError, TypeError):

@@ -23,6 +23,7 @@ from growarray.checkpoint.tensor import StoredTensor
 from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, Texts, limits_from, plain_errors
 from growarray.errors import CheckpointError
 from growarray.nn import Module, renamed
+from growarray.nn.cast import cast
 
 __all__ = ["convert"]
 
@@ -111,13 +112,7 @@ class _Arrays(Mapping[str, NDArray[Any]]):
         tensor = self.stored[name]
         if not self.casts(tensor):
             return tensor.read(ml_dtypes=self.known(tensor.dtype.name))
-        values = tensor.read()
-        with np.errstate(over="ignore"):
-            cast: NDArray[Any] = values.astype(_dtype(str(self.dtype)))
-        lost = int(np.count_nonzero(np.isfinite(values) & ~np.isfinite(cast)))
-        if lost:
-            raise ValueError(f"--dtype {self.dtype}: {lost} values of {name!r} are beyond its range; take a wider one")
-        return cast
+        return np.asarray(cast(tensor.read(), _dtype(str(self.dtype)), f"--dtype {self.dtype}: {name!r}"))
 
     def casts(self, tensor: StoredTensor) -> bool:
         """Whether ``--dtype`` changes the values' type: that of real numbers alone."""

@@ -115,6 +115,7 @@ class Module:
 
     _links: ClassVar[tuple[str, ...]] = ()
     _buffers: ClassVar[tuple[str, ...]] = ()
+    _since: ClassVar[Mapping[str, int]] = {}  # buffers that state dicts lacked before this version of their module
     training: bool = True
     is_identity: bool = False  # whether it hands its input on unchanged
 
@@ -279,8 +280,9 @@ class Module:
         rename : new names for those of ``state``, a mapping or a function, see :func:`renamed`.
 
         Returns a :class:`LoadReport`, a table when it is printed. With ``strict`` anything that does not fit raises
-        ``KeyError`` (names missing or unexpected), :class:`~growarray.errors.ShapeError` (shapes) or ``TypeError``
-        (casts that would lose more than precision); without, what fits is loaded. Every value is read before the
+        ``KeyError`` (names missing or unexpected), :class:`~growarray.errors.ShapeError` (shapes), ``TypeError``
+        (casts that would lose more than precision) or ``ValueError`` (a value beyond the range of the dtype); without,
+        what fits is loaded. Every value is read before the
         first is set, so where anything raises, nothing has changed.
 
         >>> from growarray.nn import Linear
@@ -290,10 +292,19 @@ class Module:
         """
         targets = {name: (holder, attribute) for name, holder, attribute in self._named_arrays()}
         arrays = {name: getattr(*target) for name, target in targets.items()}
-        report, found = match_state(arrays, state, rename)
+        since = {
+            name: holder._since[attribute]
+            for name, (holder, attribute) in targets.items()
+            if isinstance(holder, Module) and attribute in holder._since
+        }
+        report, found = match_state(arrays, state, rename, since)
         if strict:
             check_strictly(report, f"{type(self).__name__}.load_state_dict")
-        for name, value in values_for(arrays, state, found).items():
+        values = values_for(arrays, state, found)
+        report = report.with_values(values.rounded, values.beyond)
+        if strict:
+            check_strictly(report, f"{type(self).__name__}.load_state_dict")
+        for name, value in values.arrays.items():
             setattr(*targets[name], value)
         return report
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -175,6 +175,7 @@ class BatchNorm(_Norm):
     """
 
     _buffers = ("running_mean", "running_var", "num_batches_tracked")
+    _since: ClassVar[Mapping[str, int]] = {"num_batches_tracked": 2}
     _ndims: ClassVar[tuple[int, ...]] = ()
 
     def __init__(
