@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from growarray.backend import library
 from growarray.cli import bench_calibrate
@@ -21,6 +20,7 @@ from growarray.cli.bench_run import facts, measure_layer
 from growarray.cli.bench_show import csv_text, show_paths
 from growarray.cli.bench_suite import chosen_cases, run_case, show_suite, suite_summary
 from growarray.cli.save import check_writable
+from growarray.cli.terminal import say_interrupted, show_table, stderr_bar
 from growarray.errors import GrowArrayError
 from growarray.networks import write_atomically
 
@@ -90,9 +90,9 @@ def paths(
         name = _device(device)
         _ready(output)
         candidates = candidates_for(layer, count, seed=seed, training=training, device=name)
-        with _bar("round") as progress:
+        with stderr_bar("round", repeat) as bar:
             report = measure_layer(
-                layer, candidates, repeat=repeat, seed=seed, device=name, budget=seconds, progress=progress
+                layer, candidates, repeat=repeat, seed=seed, device=name, budget=seconds, progress=bar.update
             )
         _finish_paths(facts(name) | report, output, as_json=as_json, as_csv=as_csv)
 
@@ -104,9 +104,10 @@ def _finish_paths(report: Mapping[str, Any], output: Path | None, *, as_json: bo
     else:
         show_paths(_console(), report)
     if output is not None:
+        picture = draw_paths(report)  # it takes longest: what stops it leaves no file behind
         write_atomically(output / "paths.json", _json(report).encode())
         write_atomically(output / "paths.csv", csv_text(report).encode())
-        write_atomically(output / "paths.png", draw_paths(report))
+        write_atomically(output / "paths.png", picture)
         _written(output, "paths.json, paths.csv and paths.png")
 
 
@@ -126,10 +127,10 @@ def suite(
         name = _device(device)
         _ready(output)
         results = []
-        with _bar("case") as progress:
+        with stderr_bar("case", len(numbers)) as bar:
             for done, number in enumerate(numbers, start=1):
                 results.append(run_case(number, quick=quick, seed=seed, device=name))
-                progress(done, len(numbers))
+                bar.update(done)
         report = facts(name) | {"summary": suite_summary(results), "cases": results}
         if as_json:
             typer.echo(_json(report), nl=False)
@@ -158,9 +159,10 @@ def calibrate(
         if not dry_run:
             folder = bench_calibrate.calibration_file(name).parent
             folder.mkdir(parents=True, exist_ok=True)
-        machine = bench_calibrate.calibrated(name, seconds)
+        with stderr_bar("measuring") as bar:
+            machine = bench_calibrate.calibrated(name, seconds, progress=bar.update)
         default = bench_calibrate.default_machine(name)
-        _console().print(bench_calibrate.calibration_table(machine, default))
+        show_table(_console(), bench_calibrate.calibration_table(machine, default))
         if not dry_run:
             typer.echo(f"stored in {bench_calibrate.store(machine, name)}")
 
@@ -211,16 +213,6 @@ def _json(report: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, in a terminal alone."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description} {task.completed:.0f}/{task.total:.0f}"), BarColumn(bar_width=30))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@contextmanager
 def _plain_errors(command: str) -> Iterator[None]:
     """One line and exit code 2 for an error that is the user's to mend, 130 for Ctrl-C."""
     try:
@@ -232,5 +224,5 @@ def _plain_errors(command: str) -> Iterator[None]:
         typer.echo(f"growarray bench {command}: {text}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo(f"growarray bench {command}: interrupted; nothing was written", err=True)
+        say_interrupted(f"growarray bench {command}: interrupted; nothing was written")
         raise typer.Exit(130) from None

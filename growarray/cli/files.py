@@ -11,6 +11,7 @@ import typer
 
 from growarray.checkpoint import Limits
 from growarray.checkpoint.report import printable
+from growarray.cli.terminal import say_interrupted
 from growarray.errors import GrowArrayError
 
 __all__ = ["limits_from", "plain_errors"]
@@ -56,5 +57,5 @@ def plain_errors(command: str) -> Iterator[None]:
         typer.echo(f"growarray {command}: {printable(line)}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo(f"growarray {command}: interrupted", err=True)
+        say_interrupted(f"growarray {command}: interrupted; nothing was written")
         raise typer.Exit(130) from None

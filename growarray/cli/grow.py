@@ -15,6 +15,7 @@ from growarray import __version__
 from growarray.cli import save
 from growarray.cli.run import Run, RunOptions, open_run, options_from
 from growarray.cli.show import Show
+from growarray.cli.terminal import say_interrupted
 from growarray.errors import GrowArrayError
 from growarray.networks import History
 
@@ -151,5 +152,5 @@ def _plain_errors(folder: Path | None) -> Iterator[None]:
             if folder is None or not (folder / save.CHECKPOINT).is_file()
             else f"the run can be resumed: growarray grow --output {folder} --resume"
         )
-        typer.echo(f"growarray grow: interrupted; {how}", err=True)
+        say_interrupted(f"growarray grow: interrupted; {how}")
         raise typer.Exit(130) from None
