@@ -44,9 +44,10 @@ def main() -> None:
 def _application() -> Any:
     """The command with its sub-commands, all of which are imported here."""
     app = importlib.import_module("growarray.cli.grow").app
+    command = importlib.import_module("growarray.cli.help").Command
     app.add_typer(importlib.import_module("growarray.cli.bench").app, name="bench")
     for name in ("inspect", "convert", "compress"):
-        app.command(name)(getattr(importlib.import_module(f"growarray.cli.{name}"), name))
+        app.command(name, cls=command)(getattr(importlib.import_module(f"growarray.cli.{name}"), name))
     return app
 
 

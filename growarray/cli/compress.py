@@ -21,6 +21,7 @@ from growarray.checkpoint.report import printable
 from growarray.cli.compress_picture import draw
 from growarray.cli.compress_weights import Weights
 from growarray.cli.files import plain_errors
+from growarray.cli.help import choices, option
 from growarray.cli.save import check_writable
 from growarray.errors import DataError
 from growarray.networks import Compression, write_atomically
@@ -30,27 +31,30 @@ from growarray.nn.module import Module
 __all__ = ["compress"]
 
 _WEIGHTS, _GRAPH, _REPORT, _PICTURE = "compressed.safetensors", "compressed.onnx", "report.json", "tradeoff.png"
-_FORMATS = ("cp", "tucker", "tt")
+_FORMATS, _COSTS = ("cp", "tucker", "tt"), ("parameters", "flops", "time")
 
 Texts = list[str] | None
 
 
 def compress(
-    file: Annotated[Path, typer.Argument(help="an ONNX graph, or torch, safetensors or .npz weights")],
-    budget: Annotated[str, typer.Option(help="0.5 or 50% of the dense cost, or the cost itself as a whole number")],
-    by: Annotated[str, typer.Option(help="parameters, flops or time (microseconds, predicted)")] = "parameters",
-    formats: Annotated[Texts, typer.Option("--format", help="cp, tucker or tt; again for another; all of them")] = None,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="an ONNX graph, or torch, safetensors or .npz weights")],
+    budget: Annotated[str, option("NUMBER", "0.5 or 50% of the dense cost, or the cost itself as a whole number")],
+    by: Annotated[
+        str, option(choices(*_COSTS), "what the budget counts; time is predicted, in microseconds")
+    ] = "parameters",
+    formats: Annotated[Texts, option(choices(*_FORMATS), "again for another; default all of them", "--format")] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help=".npy with inputs (n, ...), or .npz with one array for each input of the graph")
+        Path | None,
+        option("FILE", ".npy with inputs (n, ...), or .npz with one array for each input of the graph"),
     ] = None,
     input_shape: Annotated[
-        str | None, typer.Option(help="3,32,32 or, with the batch, 1,3,32,32: of the graph's input")
+        str | None, option("SIZES", "3,32,32 or, with the batch, 1,3,32,32: of the graph's input")
     ] = None,
-    keep: Annotated[Texts, typer.Option(help="a layer that stays dense; again for another")] = None,
+    keep: Annotated[Texts, option("LAYER", "that stays dense; again for another")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="also time the layers, dense and factorized")] = False,
-    output: Annotated[Path | None, typer.Option(help="folder to write into; without it nothing is written")] = None,
+    output: Annotated[Path | None, option("FOLDER", "to write into; without it nothing is written")] = None,
     force: Annotated[bool, typer.Option("--force", help="replace what an earlier run wrote there")] = False,
-    seed: Annotated[int, typer.Option(help="of what is drawn at random", min=0)] = 0,
+    seed: Annotated[int, option("NUMBER", "of what is drawn at random", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="show JSON in place of the table")] = False,
 ) -> None:
     """Factorize convolutions and linear layers where a budget is spent best, and show what it costs in accuracy."""

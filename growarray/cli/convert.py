@@ -21,6 +21,7 @@ from growarray.checkpoint.report import printable
 from growarray.checkpoint.save import SAFETENSORS_TYPES, save_npz, save_safetensors
 from growarray.checkpoint.tensor import StoredTensor
 from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, Texts, limits_from, plain_errors
+from growarray.cli.help import choices, option
 from growarray.errors import CheckpointError
 from growarray.nn import Module, renamed
 
@@ -31,10 +32,12 @@ _KINDS = (".safetensors", ".npz", ".onnx")
 _MOST_LISTED = 8
 
 RenameOption = Annotated[
-    Texts, typer.Option("--rename", help="OLD=NEW: a name, or a prefix that ends in a dot; 'OLD.=' takes it off")
+    Texts,
+    option("OLD=NEW", "a name, or a prefix that ends in a dot; 'OLD.=' takes it off", "--rename"),
 ]
 ShapeOption = Annotated[
-    Texts, typer.Option("--input-shape", help="1,3,32,32: of an ONNX input whose file leaves it open; one for each")
+    Texts,
+    option("SIZES", "1,3,32,32: of an ONNX input whose file leaves it open; one for each", "--input-shape"),
 ]
 
 
@@ -44,7 +47,7 @@ def convert(
     select: SelectOption = None,
     prefix: PrefixOption = None,
     rename: RenameOption = None,
-    dtype: Annotated[str | None, typer.Option(help=f"of every real number: {', '.join(_DTYPES)}")] = None,
+    dtype: Annotated[str | None, option(choices(*_DTYPES), "of every real number")] = None,
     input_shape: ShapeOption = None,
     force: Annotated[bool, typer.Option("--force", help="replace OUT where it is there")] = False,
     limits: LimitsOption = None,

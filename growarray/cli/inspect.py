@@ -27,7 +27,7 @@ _MOST_USES = 4
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="torch, safetensors, ONNX, .npz, or an index of shards")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="torch, safetensors, ONNX, .npz, or an index of shards")],
     as_json: Annotated[bool, typer.Option("--json", help="show JSON in place of tables")] = False,
     select: SelectOption = None,
     prefix: PrefixOption = None,

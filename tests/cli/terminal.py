@@ -29,7 +29,7 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 _UNSET = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLORTERM")
-_CONTROL = re.compile(r"\x1b\[(\??)([\d;]*)([A-Za-z])|\r|\n|\x08|[^\x00-\x1f]")
+_CONTROL = re.compile(r"\x1b\[\??([\d;]*)([A-Za-z])|\r|\n|\x08|[^\x00-\x1f]")
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|4[0-7]|9\d)(?:;\d+)*m")
 
 
@@ -108,7 +108,7 @@ def screen(written: str, columns: int) -> list[str]:
     lines: list[list[str]] = [[]]
     row = column = 0
     for match in _CONTROL.finditer(written):
-        text, (private, number, kind) = match.group(), match.groups()
+        text, (number, kind) = match.group(), match.groups()
         if text == "\r":
             column = 0
         elif text == "\n":
