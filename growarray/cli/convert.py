@@ -211,9 +211,9 @@ def _check_graph(found: Inspection, target: Path, given: Mapping[str, Any], dtyp
             f"{target}: {found.source} is of the kind {found.kind}, which has weights and no graph; write .safetensors "
             "or .npz, or load it into a network and call growarray.checkpoint.to_onnx"
         )
-    for option, value in given.items():
+    for flag, value in given.items():
         if value:
-            raise ValueError(f"{option}: from ONNX to ONNX the whole graph is written; leave it out")
+            raise ValueError(f"{flag}: from ONNX to ONNX the whole graph is written; leave it out")
     if dtype == "bfloat16":
         raise ValueError("--dtype bfloat16: expected float16, float32 or float64 for a graph")
 

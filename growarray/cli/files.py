@@ -59,5 +59,5 @@ def plain_errors(command: str) -> Iterator[None]:
         typer.echo(f"growarray {command}: {printable(line)}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        say_interrupted(f"growarray {command}: interrupted; nothing was written")
+        say_interrupted(f"growarray {command}: interrupted")
         raise typer.Exit(130) from None
