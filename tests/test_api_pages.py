@@ -165,3 +165,11 @@ def test_a_base_class_and_an_exception_need_no_signature(tool):
     for name in ("growarray.nn.Module", "growarray.errors.PlanError"):
         page = CLEAN.replace("growarray.nn.Tanh", name).replace("doc-signature", "")
         assert tool("checks").problems(page) == []
+
+
+def test_the_build_tells_what_a_page_lacks(tool):
+    page = '<h2 id="growarray.testing.check_vjp"></h2>'
+    names = importlib.import_module("growarray.testing").__all__
+    lacking = [f"growarray.testing.{name} is not on the page" for name in names if name != "check_vjp"]
+    assert len(lacking) == len(names) - 1
+    assert tool("checks").absent(page, "growarray.testing") == lacking

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import re
 from typing import Any
@@ -21,8 +22,10 @@ CLASS = re.compile(
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> None:
-    """Warn of what no reader should see."""
-    for problem in problems(html):
+    """Warn of what no reader should see, and of what is not there."""
+    folder, _, name = page.file.src_uri.removesuffix(".md").rpartition("/")
+    missing = absent(html, f"growarray.{name}") if folder == "api" and name != "index" else []
+    for problem in problems(html) + missing:
         log.warning("%s: %s", page.file.src_uri, problem)
 
 
@@ -37,3 +40,9 @@ def problems(html: str) -> list[str]:
         if has_constructor(name) and "doc-signature" not in after:
             found.append(f"class without a signature: {name}")
     return found
+
+
+def absent(html: str, home: str) -> list[str]:
+    """Public names of a module that its page does not show."""
+    names = importlib.import_module(home).__all__
+    return [f"{home}.{name} is not on the page" for name in names if f'id="{home}.{name}"' not in html]

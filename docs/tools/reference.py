@@ -30,7 +30,8 @@ class Reference(griffe.Extension):
         """Classes first, because a link can only go to what a page shows."""
         if pkg.path != "growarray":
             return
-        public = {f"{home}.{name}": _target(pkg, f"{home}.{name}") for home in HOMES for name in _names(pkg, home)}
+        homes = [pkg.modules_collection[home] for home in HOMES]
+        public = {f"{home.path}.{name}": _exported(home, str(name)) for home in homes for name in home.exports or []}
         classes = {obj.path: obj for obj in public.values() if obj.is_class}
         changes = [(cls, _from_private_bases(cls, classes), _public_bases(cls, classes)) for cls in classes.values()]
         for cls, members, bases in changes:
@@ -49,12 +50,12 @@ class Reference(griffe.Extension):
                 )
 
 
-def _names(pkg: griffe.Module, home: str) -> list[str]:
-    return [str(name) for name in pkg.modules_collection[home].exports or []]
-
-
-def _target(pkg: griffe.Module, path: str) -> griffe.Object:
-    obj = pkg.modules_collection[path]
+def _exported(home: griffe.Module, name: str) -> griffe.Object:
+    """What a public name stands for; a function hides the submodule that it is from, where both have one name."""
+    obj = home.members[name]
+    if obj.is_module:
+        obj = obj.members[name]
+        home.members[f"{name}()"] = griffe.Alias(name, obj, parent=home)  # beside the submodule, which paths go through
     return obj.final_target if obj.is_alias else obj
 
 
@@ -108,7 +109,7 @@ def _identifiers(public: dict[str, griffe.Object]) -> dict[str, str]:
     """From the path of every object that a page shows to its identifier there."""
     found = {home: home for home in HOMES}
     for identifier, obj in public.items():
-        found[obj.path] = identifier
+        found[obj.path] = found[identifier] = identifier
         for name, member in obj.members.items() if obj.is_class else []:
             if member.has_docstring and not name.startswith("_"):
                 found[f"{obj.path}.{name}"] = f"{identifier}.{name}"
