@@ -14,6 +14,8 @@ import numpy as np
 
 from growarray.backend import Array, device_of, is_array, library, namespace, to_device
 from growarray.errors import ShapeError
+from growarray.nn.describe import describe
+from growarray.nn.inference import in_batches
 from growarray.nn.load_report import LoadReport
 from growarray.nn.load_state import Rename, check_strictly, match_state, values_for
 
@@ -27,7 +29,8 @@ class Parameter:
     """A trained array with its gradient and what an optimizer keeps for it.
 
     ``data`` is the array, ``grad`` its gradient or None, ``slots`` a dictionary of optimizer state:
-    arrays of the shape of ``data``, or numbers. :meth:`extend` grows all of them together.
+    arrays of the shape of ``data``, or numbers. :meth:`extend` grows all of them together. Where ``requires_grad``
+    is False the parameter is frozen: it takes no gradient, and no optimizer moves it.
 
     >>> import numpy as np
     >>> p = Parameter(np.ones((2, 3)))
@@ -36,11 +39,12 @@ class Parameter:
     (2, 4)
     """
 
-    __slots__ = ("data", "grad", "slots")
+    __slots__ = ("data", "grad", "requires_grad", "slots")
 
     def __init__(self, data: Array) -> None:
         self.data: Array = data
         self.grad: Array | None = None
+        self.requires_grad = True
         self.slots: dict[str, Any] = {}
 
     @property
@@ -53,8 +57,13 @@ class Parameter:
         """Number of entries of ``data``."""
         return int(np.prod(self.shape, dtype=np.int64))
 
-    def accumulate(self, gradient: Array) -> None:
-        """Add ``gradient`` to ``grad``, in the dtype of ``data``; the caller's array is never kept."""
+    def accumulate(self, gradient: Array | None) -> None:
+        """Add ``gradient`` to ``grad``, in the dtype of ``data``; the caller's array is never kept.
+
+        A frozen parameter takes none. None adds nothing: what a pullback gives of a parameter that was frozen before.
+        """
+        if gradient is None or not self.requires_grad:
+            return
         xp = namespace(self.data, gradient)
         if tuple(gradient.shape) != self.shape:
             raise ShapeError(f"gradient has shape {tuple(gradient.shape)}, parameter {self.shape}")
@@ -105,6 +114,7 @@ class Module:
 
     _links: ClassVar[tuple[str, ...]] = ()
     _buffers: ClassVar[tuple[str, ...]] = ()
+    _a_line_each: ClassVar[bool] = False  # whether repr gives each module inside its own line, however short
     training: bool = True
     is_identity: bool = False  # whether it hands its input on unchanged
 
@@ -137,11 +147,27 @@ class Module:
             else:
                 yield name, value
 
+    def named_modules(self) -> Iterator[tuple[str, Module]]:
+        """Name and module of this module, called ``''``, and of every module it owns, each once.
+
+        >>> from growarray.nn import Linear, ReLU, Sequential
+        >>> [name for name, _ in Sequential(Linear(2, 2), Sequential(ReLU())).named_modules()]
+        ['', '0', '1', '1.0']
+        """
+        waiting, seen = [("", self)], set[int]()
+        while waiting:
+            name, module = waiting.pop()
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+            yield name, module
+            dot = f"{name}." if name else ""
+            waiting += [(dot + inner, child) for inner, child in [*module.children()][::-1]]
+
     def modules(self) -> Iterator[Module]:
         """This module and every module it owns, each once."""
-        yield self
-        for _, child in self.children():
-            yield from child.modules()
+        for _, module in self.named_modules():
+            yield module
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         """Name and parameter, with the names that torch's state dict would have."""
@@ -232,6 +258,45 @@ class Module:
         for p in self.parameters():
             p.grad = None
 
+    def requires_grad_(self, requires_grad: bool = True) -> Module:
+        """Freeze every parameter here and below with False, train them again with True; returns self, as in torch.
+
+        A frozen parameter loses its gradient and takes no other, and no optimizer step or weight decay moves it.
+        Running statistics of normalisation are no parameters: :meth:`eval` holds those. Changes that are asked for by
+        name, such as ``load_state_dict`` and ``apply_change`` of a growing layer, are carried out.
+
+        >>> from growarray.nn import Linear
+        >>> [p.requires_grad for p in Linear(2, 2).requires_grad_(False).parameters()]
+        [False, False]
+        """
+        if not isinstance(requires_grad, bool):
+            raise TypeError(f"{type(self).__name__}.requires_grad_: expected True or False, found {requires_grad!r}")
+        for p in self.parameters():
+            p.requires_grad, p.grad = requires_grad, p.grad if requires_grad else None
+        return self
+
+    @property
+    def _needs_pullback(self) -> bool:
+        """Whether a pullback has something to do here or below, other than to give the input's gradient."""
+        return any(p.requires_grad for p in self.parameters()) or any(m._records for m in self.modules())
+
+    @property
+    def _records(self) -> bool:
+        """Whether the module keeps parts of what passes in a pullback."""
+        return False
+
+    def predict(self, *inputs: Array, batch_size: int = 4096) -> Any:
+        """Value in evaluation mode, in batches along the first axis; every module's own mode is put back afterwards.
+
+        Raises ValueError where ``batch_size`` is not positive, or there are no samples.
+
+        >>> import numpy as np
+        >>> from growarray.nn import Dropout
+        >>> Dropout(0.5).predict(np.ones((3, 1)), batch_size=2).tolist()
+        [[1.0], [1.0], [1.0]]
+        """
+        return in_batches(self, inputs, batch_size)
+
     def train(self, mode: bool = True) -> Module:
         """Set training mode here and below; matters for dropout and normalisation only."""
         for module in self.modules():
@@ -308,8 +373,8 @@ class Module:
         return "cpu" if first is None else device_of(first.data)
 
     def __repr__(self) -> str:
-        inner = ", ".join(f"{name}={child!r}" for name, child in self.children())
-        return f"{type(self).__name__}({self.extra_repr()}{', ' if self.extra_repr() and inner else ''}{inner})"
+        inner = [(name, repr(child)) for name, child in self.children()]
+        return describe(type(self).__name__, self.extra_repr(), inner, a_line_each=self._a_line_each)
 
     def extra_repr(self) -> str:
         """Options of the layer, for ``repr``."""
