@@ -17,7 +17,6 @@ from growarray.backend import library
 from growarray.cli import save
 from growarray.cli.build import NETWORKS, RULES, build_network, hidden_activation, number_of_places
 from growarray.cli.data import DIGITS, RunData, load_data
-from growarray.cli.picture import draw
 from growarray.errors import ResumeError
 from growarray.networks import (
     Growth,
@@ -27,6 +26,7 @@ from growarray.networks import (
     task_named,
     write_atomically,
 )
+from growarray.networks.picture import draw
 from growarray.ops import cross_entropy
 from growarray.optim import AdamW, cosine
 
