@@ -15,7 +15,7 @@ import numpy as np
 
 from growarray.backend import library
 from growarray.cli import save
-from growarray.cli.build import NETWORKS, RULES, build_network, hidden_activation, number_of_places
+from growarray.cli.build import RULES
 from growarray.cli.data import DIGITS, RunData, load_data
 from growarray.errors import ResumeError
 from growarray.networks import (
@@ -26,6 +26,7 @@ from growarray.networks import (
     task_named,
     write_atomically,
 )
+from growarray.networks.build import NETWORKS, build_network, hidden_activation, number_of_places
 from growarray.networks.picture import draw
 from growarray.ops import cross_entropy
 from growarray.optim import AdamW, cosine
@@ -126,7 +127,7 @@ class RunOptions:
                 f"--choose: expected first_order with the rule {self.rule}, whose new neurons start at zero and change "
                 "no loss, found 'validation'; leave it out"
             )
-        hidden_activation(self.activation)
+        hidden_activation(self.activation, where="--activation")
 
     def settings(self) -> GrowthSettings:
         """What the loop needs of the options."""

@@ -51,7 +51,7 @@ class History:
         return [entry for entry in self.steps if entry["event"] == event]
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """A matplotlib ``Figure`` of loss, figure of merit and widths over the epochs, growths marked; notebooks show it.
+        """A matplotlib ``Figure`` of loss, score and widths over the epochs, growths marked; notebooks show it.
 
         path : also write it there, in the format of the ending: ``.png``, ``.pdf``, ``.svg``
 
