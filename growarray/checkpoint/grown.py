@@ -51,13 +51,14 @@ class Grown:
     @property
     def features(self) -> int:
         """Features of one sample."""
-        return self._sizes[0]
+        network: Any = self.network
+        return int(network.in_features)
 
     @property
-    def _sizes(self) -> tuple[int, int]:
-        """Features and outputs of the network."""
+    def outputs(self) -> int:
+        """Classes, or values of one sample."""
         network: Any = self.network
-        return int(network.in_features), int(network.out_features)
+        return int(network.out_features)
 
     def model(self) -> Sequential:
         """The network between its scales, which shares its weights: features in, probabilities or values out."""
@@ -139,12 +140,12 @@ class Grown:
                 f"expected a finite number within {dtype}; mend it or leave the sample out"
             )
         if not len(rows):
-            return np.empty((0, self._sizes[1]), dtype=dtype)
+            return np.empty((0, self.outputs), dtype=dtype)
         outputs: np.ndarray = self.model().predict(rows)
         return outputs
 
     def __repr__(self) -> str:
-        what = f"{len(self.classes)} classes" if self.classes else f"{self._sizes[1]} value(s)"
+        what = f"{len(self.classes)} classes" if self.classes else f"{self.outputs} value(s)"
         widths = " ".join(map(str, self.network.widths))
         return f"Grown({self.task}, {self.features} features -> {what}, widths {widths})"
 
@@ -225,12 +226,12 @@ def _are_numbers(values: Any) -> bool:
 
 def _check(grown: Grown) -> None:
     """Raise ValueError where task, classes, scaling and network do not belong together."""
-    (features, outputs), scaling = grown._sizes, grown.scaling or {}
+    scaling = grown.scaling or {}
     if grown.task not in ("classification", "regression"):
         raise ValueError(f"the task is {grown.task!r}")
-    if len(grown.classes) != (outputs if grown.task == "classification" else 0):
-        raise ValueError(f"{len(grown.classes)} classes for {outputs} outputs")
-    sizes = {"feature": features, "target": outputs}
+    if len(grown.classes) != (grown.outputs if grown.task == "classification" else 0):
+        raise ValueError(f"{len(grown.classes)} classes for {grown.outputs} outputs")
+    sizes = {"feature": grown.features, "target": grown.outputs}
     for name in {key.partition("_")[0] for key in scaling}:
         pair = [scaling.get(f"{name}_offset"), scaling.get(f"{name}_factor")]
         if any(values is None or len(values) != sizes.get(name) for values in pair):

@@ -32,6 +32,6 @@ def main() -> None:
         raise SystemExit(2)
     app = importlib.import_module("growarray.cli.grow").app
     app.add_typer(importlib.import_module("growarray.cli.bench").app, name="bench")
-    for name in ("inspect", "convert", "compress"):
+    for name in ("predict", "inspect", "convert", "compress"):
         app.command(name)(getattr(importlib.import_module(f"growarray.cli.{name}"), name))
     app()

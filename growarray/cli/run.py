@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import library
+from growarray.checkpoint import Grown
 from growarray.cli import save
 from growarray.cli.build import RULES
 from growarray.cli.data import DIGITS, RunData, load_data
@@ -312,10 +313,16 @@ class Run:
         self.loop.history.final = final
         if self.folder is not None:
             save.write_weights(self.folder, self.loop.network)
+            self.grown().to_onnx(self.folder / save.MODEL)
             write_atomically(self.folder / save.PICTURE, draw(self.loop.history))
             self.loop.history.save(self.folder / save.HISTORY)
             self.save(final)  # last: a run that is killed before it writes the others again
         return final
+
+    def grown(self) -> Grown:
+        """The network as it is now, with what belongs to it."""
+        data, loop = self.data, self.loop
+        return Grown(loop.network, self.options.task, data.classes, data.scaling, loop.history)
 
     def _figures(self, loop: Growth, seconds: float) -> dict[str, Any]:
         """Test figures, size and time of a trained network."""
@@ -351,7 +358,8 @@ def open_run(folder: Path, given: Mapping[str, Any]) -> tuple[RunOptions, save.C
     Raises
     ------
     ResumeError
-        There is none, it is damaged, or an option in ``given`` that is not None differs from the run's.
+        There is none, it is damaged, or an option in ``given`` that is not None differs from the run's; more epochs
+        are no difference: the run goes on to them, and is no longer finished.
     """
     path = folder / save.CHECKPOINT
     checkpoint = save.read_checkpoint(path)
@@ -359,10 +367,18 @@ def open_run(folder: Path, given: Mapping[str, Any]) -> tuple[RunOptions, save.C
         options = RunOptions.from_json(checkpoint.options)
     except ValueError as error:
         raise save.damaged(path, str(error)) from error
-    for name, value in _plain(given).items():
-        if getattr(options, name) != value:
-            raise ResumeError(
-                f"{_flag(name)}: the run in {folder} has {getattr(options, name)!r}, the command line says {value!r}; "
-                "leave the option out to go on, or start another run with another --output"
-            )
+    changed = {name: value for name, value in _plain(given).items() if getattr(options, name) != value}
+    epochs = changed.pop("epochs", options.epochs)
+    if epochs < options.epochs:
+        raise ResumeError(
+            f"--epochs: the run in {folder} has {options.epochs}, the command line says {epochs}; more may be added, "
+            "none taken away"
+        )
+    for name, value in changed.items():
+        raise ResumeError(
+            f"{_flag(name)}: the run in {folder} has {getattr(options, name)!r}, the command line says {value!r}; "
+            "leave the option out to go on, or start another run with another --output"
+        )
+    if epochs > options.epochs:
+        options, checkpoint = replace(options, epochs=epochs), replace(checkpoint, final=None)
     return options, checkpoint
