@@ -46,7 +46,7 @@ def _application() -> Any:
     app = importlib.import_module("growarray.cli.grow").app
     command = importlib.import_module("growarray.cli.help").Command
     app.add_typer(importlib.import_module("growarray.cli.bench").app, name="bench")
-    for name in ("inspect", "convert", "compress"):
+    for name in ("predict", "inspect", "convert", "compress"):
         app.command(name, cls=command)(getattr(importlib.import_module(f"growarray.cli.{name}"), name))
     return app
 

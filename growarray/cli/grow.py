@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +15,14 @@ from rich.console import Console
 from growarray import __version__
 from growarray.cli import save
 from growarray.cli.help import Command, Group, choices, option
+from growarray.cli.lock import locked
 from growarray.cli.run import CHOICES, Run, RunOptions, open_run, options_from
 from growarray.cli.show import Show
 from growarray.cli.terminal import say_interrupted
 from growarray.errors import GrowArrayError
 from growarray.networks import History
 
-__all__ = ["app", "common", "grow"]
+__all__ = ["app", "closing_lines", "common", "grow"]
 
 app = typer.Typer(
     cls=Group, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=None
@@ -107,9 +109,13 @@ def grow(
             _resume(show, given, output)
         else:
             options = options_from(given)
-            if output is not None:
+            if output is None:
+                _finish(show, Run(options))
+                return
+            save.make_folder(output)
+            with locked(output):
                 save.new_folder(output)
-            _finish(show, Run(options, folder=output))
+                _finish(show, Run(options, folder=output))
 
 
 def _resume(show: Show, given: dict[str, Any], folder: Path | None) -> None:
@@ -120,11 +126,14 @@ def _resume(show: Show, given: dict[str, Any], folder: Path | None) -> None:
     if checkpoint.final is not None:
         show.line(f"the run in {folder} is finished; its result:")
         show.result(options, History(checkpoint.state["history"]), checkpoint.final)
+        for text in closing_lines(folder):
+            show.line(text)
         return
-    run = Run.resumed(options, checkpoint, folder)
-    save.check_writable(folder)
-    save.remove_leftovers(folder)
-    _finish(show, run)
+    with locked(folder):
+        run = Run.resumed(*open_run(folder, given), folder)  # read again: another run may have gone on until now
+        save.check_writable(folder)
+        save.remove_leftovers(folder)
+        _finish(show, run)
 
 
 def _finish(show: Show, run: Run) -> None:
@@ -136,8 +145,24 @@ def _finish(show: Show, run: Run) -> None:
             show.start_fixed(run.options)
         final = run.finish(show.entry)
     show.result(run.options, run.loop.history, final)
-    if run.folder is not None:
-        show.line(f"written into {run.folder}; see {save.PICTURE} and {save.HISTORY}")
+    for text in closing_lines(run.folder):
+        show.line(text)
+
+
+def closing_lines(folder: Path | None) -> list[str]:
+    """Where the result is and how to use it, or how to keep it.
+
+    >>> closing_lines(None)
+    ['nothing was written; add --output DIR to keep the network and its picture']
+    """
+    if folder is None:
+        return ["nothing was written; add --output DIR to keep the network and its picture"]
+    return [
+        f"written into {folder}; see {save.PICTURE} and {save.HISTORY}",
+        f"predict  growarray predict {shlex.quote(str(folder))} DATA",
+        f"Python   growarray.load({str(folder)!r}).predict(x)",
+        f"ONNX     {folder / save.MODEL}",
+    ]
 
 
 @contextmanager

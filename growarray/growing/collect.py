@@ -75,6 +75,7 @@ class CollectingLinear(ExtensionMixin):
         pre, back = linear(x, weight, None if self.layer.bias is None else self.layer.bias.data)
         y, back_post = self.post_layer_function.vjp(pre)
         keeps_input, keeps_gradient = self.wants("input"), self.wants("pre_activity")
+        wrt_w = self.layer.weight.requires_grad
         if keeps_input or keeps_gradient:
             self._input, self._pre_activity = x if keeps_input else None, pre if keeps_gradient else None
             self.pre_activity_grad, self._moment = None, None
@@ -87,7 +88,7 @@ class CollectingLinear(ExtensionMixin):
             check_gradient(self.name, d_pre, pre.shape)
             latest = self._pre_activity is pre
             if not (latest and self._input is x):
-                dx, dw, db = back(d_pre, wrt_x=wrt_x)
+                dx, dw, db = back(d_pre, wrt_x=wrt_x, wrt_w=wrt_w)
                 if latest:
                     self.pre_activity_grad = d_pre
             else:  # the weight gradient is M^T: one product, accurate in float64, serves both

@@ -247,7 +247,8 @@ def conv(
     padding : a number, one for each axis, a pair (before, after) for each axis, ``'same'`` or ``'valid'``
     padding_mode : ``'zeros'``, ``'reflect'``, ``'replicate'`` or ``'circular'``
     Returns y (n, o, *positions) and a pullback ``dy -> (dx, dw, db)``; db is None where b is. ``pullback(dy,
-    wrt_x=False)`` leaves dx out (None): the first layer of a network need not compute it.
+    wrt_x=False)`` leaves dx out (None): the first layer of a network need not compute it; ``wrt_w=False`` dw: a frozen
+    weight.
 
     Raises
     ------
@@ -274,11 +275,19 @@ def conv(
     y_shape = (x_shape[0], w_shape[0], *result.shape[2 - len(w_shape) :])
     y = _add_bias(xp, _shaped(xp, result, *y_shape), b)
 
-    def vjp(dy: Array, *, wrt_x: bool = True) -> tuple[Array | None, Array, Array | None]:
+    def vjp(dy: Array, *, wrt_x: bool = True, wrt_w: bool = True) -> tuple[Array | None, Array | None, Array | None]:
         _check_gradient("conv", dy, y_shape, x)
         d_result = _shaped(xp, dy, *todo.output_shape)
-        dx, dw = back(d_result) if wrt_x else (None, transpose(todo, d_result, feature, operand=1))
-        return None if dx is None else _shaped(xp, dx, *x_shape), _shaped(xp, dw, *w_shape), _d_bias(xp, dy, b)
+        if wrt_x and wrt_w:
+            dx, dw = back(d_result)
+        else:
+            dx = transpose(todo, d_result, kernel, operand=0) if wrt_x else None
+            dw = transpose(todo, d_result, feature, operand=1) if wrt_w else None
+        return (
+            None if dx is None else _shaped(xp, dx, *x_shape),
+            None if dw is None else _shaped(xp, dw, *w_shape),
+            _d_bias(xp, dy, b),
+        )
 
     return y, vjp
 
@@ -363,11 +372,11 @@ def conv_transpose(
     reached = tuple(slice(0, n) for n in (*y_shape[:2], *(max(axis.reached, 0) for axis in axes)))
     y = _add_bias(xp, _lengthened(xp, _shaped(xp, feature, *whole)[reached], y_shape), b)
 
-    def vjp(dy: Array, *, wrt_x: bool = True) -> tuple[Array | None, Array, Array | None]:
+    def vjp(dy: Array, *, wrt_x: bool = True, wrt_w: bool = True) -> tuple[Array | None, Array | None, Array | None]:
         _check_gradient("conv_transpose", dy, y_shape, x)
         d_feature = _shaped(xp, _lengthened(xp, dy[reached], whole), *todo.shapes[0])
         dx = _shaped(xp, todo(d_feature, kernel), *x_shape) if wrt_x else None
-        dw = transpose(todo, result, d_feature, operand=1)
-        return dx, _shaped(xp, dw, *w_shape), _d_bias(xp, dy, b)
+        dw = _shaped(xp, transpose(todo, result, d_feature, operand=1), *w_shape) if wrt_w else None
+        return dx, dw, _d_bias(xp, dy, b)
 
     return y, vjp

@@ -5,10 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
-from growarray.cli.picture import draw
 from growarray.cli.run import RunOptions
 from growarray.cli.show import Show, growth_table, result_table
 from growarray.networks import History
+from growarray.networks.picture import draw
 
 GROWN = {
     "epoch": 100,
