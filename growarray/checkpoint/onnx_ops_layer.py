@@ -14,6 +14,7 @@ from growarray.checkpoint.refusal import Malformed
 from growarray.nn.join import Add, MatMul, Mul, Value
 from growarray.nn.module import Module, Parameter
 from growarray.nn.shape import Transpose
+from growarray.nn.sized import GroupedNorm
 
 __all__ = ["batch_norm", "gemm", "group_norm", "instance_norm", "layer_norm", "matmul"]
 
@@ -181,9 +182,12 @@ def group_norm(builder: Builder, node: OpNode) -> None:
     node.get("stash_type", "int", 1)
     scale = _vector(builder, node, 1, "scale")
     bias = _vector(builder, node, 2, "bias", scale.shape[0])
-    channels: Any = scale.shape[0]
-    if x.shape is not None and len(x.shape) > 1 and isinstance(x.shape[1], int):
-        channels = x.shape[1]
+    known = None if x.shape is None or len(x.shape) < 2 else x.shape[1]
+    if builder.opset < 21 and scale.shape[0] == groups and groups and not isinstance(known, int):
+        grouped = GroupedNorm(builder.parameter(scale, "scale"), builder.parameter(bias, "bias"), eps)
+        builder.give(node, builder.step(grouped, [x], x.shape, builder.hint(node, scale)))
+        return
+    channels = known if isinstance(known, int) else scale.shape[0]
     if not isinstance(groups, int) or groups < 1 or channels % groups or scale.shape[0] not in (groups, channels):
         raise Malformed(f"num_groups {groups}, {channels} channels and a scale of {scale.shape[0]} do not fit")
     if builder.opset < 21 and scale.shape[0] == groups:

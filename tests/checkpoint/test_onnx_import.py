@@ -220,10 +220,6 @@ REFUSED: dict[str, tuple[Made, str]] = {
     "pads": (Made([node("Conv", "x", "w", pads=[0, 0, 0, 2**40])], IMAGE, fixed={"w": W}), "pads is"),
     "negative-pads": (Made([node("Conv", "x", "w", pads=[-1, 0, 0, 0])], IMAGE, fixed={"w": W}), "pads is"),
     "auto-pad": (Made([node("Conv", "x", "w", auto_pad="SAME")], IMAGE, fixed={"w": W}), "auto_pad is 'SAME'"),
-    "same-free": (
-        Made([node("Conv", "x", "w", auto_pad="SAME_UPPER", strides=[2, 2])], {"x": (1, 4, "h", "w")}, fixed={"w": W}),
-        "needs fixed spatial sizes",
-    ),
     "too-small": (Made([node("Conv", "x", "w")], {"x": (1, 4, 2, 2)}, fixed={"w": W}), "does not fit into 2"),
     "group": (Made([node("Conv", "x", "w", group=3)], IMAGE, fixed={"w": W}), "group is 3"),
     "training": (
