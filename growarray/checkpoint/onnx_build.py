@@ -99,6 +99,7 @@ class Builder:
         self._names: dict[str, int] = {}
         self._bases: dict[str, str] = {}
         self._titles: set[str] = set()
+        self._bare: set[str] = set()  # nodes called after a weight that no layer stands before, such as 'weight'
         self._shared: set[str] = set()  # names of values that more than the next node may take
         self._givers: dict[str, Node] = {}
         self._counter = 0
@@ -287,6 +288,8 @@ class Builder:
         if weight is None:
             return node_name(node)
         name = layer_name(weight.label)
+        if name in _LEAVES:
+            self._bare.add(name)
         if name not in ("", weight.label):
             self._titles.add(name)
         return name or node_name(node).removesuffix(f".{node.op}")
@@ -306,12 +309,18 @@ class Builder:
         return name
 
     def renamed(self, nodes: Sequence[Node]) -> list[Node]:
-        """The nodes of the network; a number comes off a name where the name itself has become free."""
+        """The nodes of the network; a number comes off a name where the name itself has become free.
+
+        A node alone with weights that name no layer has no name, so that they keep theirs.
+        """
         taken = {node.name for node in nodes}
+        bare = [node.name for node in nodes if self._bases.get(node.name, node.name) in self._bare]
         found = []
         for node in nodes:
             base = self._bases.get(node.name, node.name)
-            found.append(node if base in taken else replace(node, name=base))
+            found.append(
+                replace(node, name="") if bare == [node.name] else node if base in taken else replace(node, name=base)
+            )
             taken.add(base)
         return found
 

@@ -98,8 +98,9 @@ def _network(model: Model, builder: Builder) -> Graph:
     for info in inputs:
         with at(f"input {quote(info.name)}"):
             builder.define(info.name, _input(builder, info))
-    used = {name for node in model.nodes for name in node.inputs} | {info.name for info in model.outputs}
-    for node in model.nodes:
+    nodes = _needed(model)
+    used = {name for node in nodes for name in node.inputs} | {info.name for info in model.outputs}
+    for node in nodes:
         with at(node.place):
             _refuse(node, model)
             try:
@@ -109,6 +110,22 @@ def _network(model: Model, builder: Builder) -> Graph:
             except (ValueError, TypeError, OverflowError, IndexError) as fault:
                 raise Malformed(f"cannot be built: {_shortened(fault)}") from None
     return _graph(builder, [info.name for info in inputs], [info.name for info in model.outputs])
+
+
+def _needed(model: Model) -> list[OpNode]:
+    """The nodes that an output depends on; what the others are does not matter."""
+    givers: dict[str, list[OpNode]] = {}
+    for node in model.nodes:
+        for name in filter(None, node.outputs):
+            givers.setdefault(name, []).append(node)
+    found: set[int] = set()
+    waiting = [info.name for info in model.outputs]
+    while waiting:
+        for node in givers.pop(waiting.pop(), ()):
+            if node.index not in found:
+                found.add(node.index)
+                waiting += node.inputs
+    return [node for node in model.nodes if node.index in found]
 
 
 def _shortened(fault: Exception) -> str:

@@ -17,10 +17,19 @@ from growarray.errors import ShapeError
 from growarray.nn.load_report import LoadReport
 from growarray.nn.load_state import Rename, check_strictly, match_state, values_for
 
-__all__ = ["Module", "Parameter"]
+__all__ = ["Module", "Parameter", "below"]
 
 Pullback = Callable[..., Any]
 ExtendedPullback = Callable[[Array | None, Array | None], tuple[Array | None, Array | None]]
+
+
+def below(prefix: str, name: str) -> str:
+    """What stands before the names of a child's arrays: its name and a dot, nothing more for a child without a name.
+
+    >>> below("blocks.", "0"), below("blocks.", "")
+    ('blocks.0.', 'blocks.')
+    """
+    return f"{prefix}{name}." if name else prefix
 
 
 class Parameter:
@@ -150,7 +159,7 @@ class Module:
             if isinstance(value, Parameter):
                 yield prefix + name, value
             elif isinstance(value, Module):
-                yield from value.named_parameters(f"{prefix}{name}.")
+                yield from value.named_parameters(below(prefix, name))
 
     def parameters(self) -> list[Parameter]:
         """Every owned parameter, each once."""
@@ -251,7 +260,7 @@ class Module:
             elif name in self._buffers and value is not None:
                 yield prefix + name, self, name
             elif isinstance(value, Module):
-                yield from value._named_arrays(f"{prefix}{name}.")
+                yield from value._named_arrays(below(prefix, name))
 
     def state_dict(self) -> dict[str, Array]:
         """Copies of every parameter and buffer under torch's names."""
@@ -319,7 +328,7 @@ class Module:
         return "cpu" if first is None else device_of(first.data)
 
     def __repr__(self) -> str:
-        inner = ", ".join(f"{name}={child!r}" for name, child in self.children())
+        inner = ", ".join(f"{name}={child!r}" if name else repr(child) for name, child in self.children())
         return f"{type(self).__name__}({self.extra_repr()}{', ' if self.extra_repr() and inner else ''}{inner})"
 
     def extra_repr(self) -> str:
