@@ -27,6 +27,7 @@ Shape = tuple[Dim, ...] | None
 
 _LEAVES = ("weight", "bias", "kernel", "gamma", "beta", "scale", "running_mean", "running_var", "value", "alpha")
 _LONGEST_NAME = 200
+_LAYER = 40  # steps of the limits that making one takes as long as
 
 
 class Constant:
@@ -106,6 +107,8 @@ class Builder:
         self._parameters: dict[tuple[Any, ...], Parameter] = {}
         self._emitted: dict[str, Live] = {}
         self.layouts: dict[str, tuple[bool, float]] = {}
+        self.used: set[str] = set()  # names that a further node takes, or that are outputs
+        self._steps = limits.steps
 
     # values
 
@@ -240,6 +243,11 @@ class Builder:
     def step(self, module: Module, inputs: Sequence[Live], shape: Shape, hint: str) -> Live:
         """A further module of the network; ``hint`` is what it would like to be called."""
         self.check_size(shape)
+        self._steps -= _LAYER
+        if self._steps < 0:
+            raise Malformed(
+                f"network has more than {self.limits.steps // _LAYER} layers ({_LAYER} of Limits.steps each)"
+            )
         self._counter += 1
         live = Live(f"?{self._counter}", shape)
         self._append(Node(self._unique(hint), module, tuple(x.name for x in inputs), live.name))

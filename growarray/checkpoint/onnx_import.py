@@ -99,12 +99,12 @@ def _network(model: Model, builder: Builder) -> Graph:
         with at(f"input {quote(info.name)}"):
             builder.define(info.name, _input(builder, info))
     nodes = _needed(model)
-    used = {name for node in nodes for name in node.inputs} | {info.name for info in model.outputs}
+    builder.used = {name for node in nodes for name in node.inputs} | {info.name for info in model.outputs}
     for node in nodes:
         with at(node.place):
             _refuse(node, model)
             try:
-                _build(builder, node, used)
+                _build(builder, node)
             except Malformed as fault:
                 raise Malformed(_shortened(fault)) from None
             except (ValueError, TypeError, OverflowError, IndexError) as fault:
@@ -162,7 +162,7 @@ def _refuse(node: OpNode, model: Model) -> None:
         raise Malformed("has no output")
 
 
-def _build(builder: Builder, node: OpNode, used: set[str]) -> None:
+def _build(builder: Builder, node: OpNode) -> None:
     """Fold a node, or make its modules."""
     operator = OPERATORS.get(node.op)
     if operator is not None:
@@ -178,7 +178,7 @@ def _build(builder: Builder, node: OpNode, used: set[str]) -> None:
         operator.build(builder, node)
     node.refuse_others()
     for name in node.outputs[1:]:
-        if name in used and name not in builder.values:
+        if name in builder.used and name not in builder.values:
             raise Malformed(f"output {quote(name)} is taken by another node; only the first output is computed")
 
 

@@ -254,7 +254,7 @@ def split(builder: Builder, node: OpNode) -> None:
     start, hint = 0, builder.hint(node)
     for i, n in enumerate(given):
         shape = (*x.shape[:axis], n, *x.shape[axis + 1 :])
-        if node.outputs[i]:
+        if node.outputs[i] in builder.used:
             builder.give(node, builder.step(Slice((start,), (start + n,), (axis,)), [x], shape, hint), i)
         start += n
 
