@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import array_api_strict
 import numpy as np
 import pytest
 
 from growarray import decompose, growing, ops, optim
-from growarray.backend import asarray, kind_of, namespace, to_numpy
+from growarray.backend import namespace
 from growarray.contraction import Rows, contract, plan, row_products, transpose
-from growarray.factorized import FactorizedConv, FactorizedLinear, FactorizedTensor, TensorLasso
+from growarray.factorized import FactorizedConv, FactorizedLinear, FactorizedTensor
 from growarray.growing import LinearGrowingModule, LinearMergeGrowingModule, RankStatistics, Stream, TensorStatistic
 from growarray.networks import GrowingMLP, accuracy
-from growarray.nn import Hardtanh, Linear, Pad, Parameter
+from growarray.nn import Linear, Parameter
 from growarray.testing import check_vjp
 from tests.nn.layers import EXAMPLES
 

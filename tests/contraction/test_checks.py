@@ -107,7 +107,7 @@ def test_masked_arrays_and_matrices_are_refused() -> None:
             found = f"operand 0 of 'i j, j k -> i k': expected an array, found a {type(other).__name__}, whose"
             with pytest.raises(TypeError, match=found):
                 product()(other, w)
-        with pytest.raises(TypeError, match="operand 1 of .*, found a MaskedArray, .* as in x.filled"):
+        with pytest.raises(TypeError, match=r"operand 1 of .*, found a MaskedArray, .* as in x\.filled"):
             product()(x, np.ma.masked_less(w, 0.0))
 
 
