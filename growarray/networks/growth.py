@@ -16,8 +16,11 @@ from growarray.growing import GrowthRule
 from growarray.networks.data import Task, batches, task_named
 from growarray.networks.history import History
 from growarray.networks.line_search import LineSearch, line_search
-from growarray.networks.network import GrowingNetwork
+from growarray.networks.network import is_frozen
+from growarray.networks.part import as_growing
+from growarray.networks.progress import showing
 from growarray.networks.settings import GrowthSettings
+from growarray.nn import Module
 from growarray.optim import Optimizer, clip_gradients
 
 __all__ = ["Growth"]
@@ -26,9 +29,10 @@ Callback = Callable[["Growth", dict[str, Any]], None]
 
 
 class Growth:
-    """Trains a :class:`GrowingNetwork` and lets it grow; every epoch and every growth is an entry of ``history``.
+    """Trains a network with a growing part and lets it grow; every epoch and every growth is an entry of ``history``.
 
-    network, optimizer : the optimizer holds the network's parameters; its state grows with them
+    network : a :class:`GrowingNetwork`, or a module with one inside: a convolutional stem before a GrowingMLP
+    optimizer : it holds the network's parameters; its state grows with them
     data : (x, target) to train on;  validation : (x, target) for figures and choices, default the training data
     task : ``'classification'``, ``'regression'`` or a :class:`Task`
     schedule : learning rate by step, called with the number of optimizer steps done, or None to leave it
@@ -63,7 +67,7 @@ class Growth:
 
     def __init__(
         self,
-        network: GrowingNetwork,
+        network: Module,
         optimizer: Any,
         data: tuple[Array, Array],
         *,
@@ -74,6 +78,7 @@ class Growth:
         rng: np.random.Generator | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
+        network = as_growing(network)
         _check_trained(network, optimizer, task)
         for name, part in (("data", data), ("validation", validation)):
             if part is None:
@@ -103,13 +108,17 @@ class Growth:
 
     # The loop.
 
-    def run(self, until: int | None = None) -> History:
-        """Go on to epoch ``until``, by default to the last; returns the history."""
+    def run(self, until: int | None = None, *, progress: bool | Callable[[str], Any] = False) -> History:
+        """Go on to epoch ``until``, by default to the last; returns the history.
+
+        progress : True for a line on standard error after each entry, or a function that takes the lines
+        """
         last = self.settings.epochs if until is None else min(until, self.settings.epochs)
-        while self.epoch < last:
-            self.train_epoch()
-            if self.is_growth_due():
-                self.grow()
+        with showing(self, progress):
+            while self.epoch < last:
+                self.train_epoch()
+                if self.is_growth_due():
+                    self.grow()
         return self.history
 
     def is_growth_due(self) -> bool:
@@ -170,7 +179,10 @@ class Growth:
         rule = replace(self.settings.rule, max_new=self.settings.neurons)
         if not any(self.affordable(place) for place in self.network.growing_layers):
             self.finished_growing = True
-            refused = "the budget is used up" if self.network.growing_layers else "the network has no place to grow"
+            refused = "the network has no place to grow"
+            if self.network.growing_layers:
+                frozen = all(is_frozen(place) for place in self.network.growing_layers)
+                refused = "every place is frozen" if frozen else "the budget is used up"
             return self._record("growth", epoch=self.epoch, refused=refused, added=0)
         self._check_start(rule)
         samples, notes, place, search = self._plan(rule)
@@ -298,7 +310,9 @@ class Growth:
         return result
 
     def affordable(self, place: Any) -> int:
-        """Neurons that the budget still allows at ``place``, at most ``settings.neurons``."""
+        """Neurons that the budget still allows at ``place``, at most ``settings.neurons``; 0 where it is frozen."""
+        if is_frozen(place):
+            return 0
         settings, network, allowed = self.settings, self.network, self.settings.neurons
         if settings.max_parameters is not None:
             left = settings.max_parameters - network.number_of_parameters()
@@ -350,11 +364,6 @@ def _check_finite(where: str, array: Array) -> None:
 
 def _check_trained(network: Any, optimizer: Any, task: Any) -> None:
     """Raise where one is of another kind than the loop needs, or the optimizer would move nothing of the network."""
-    if not isinstance(network, GrowingNetwork):
-        raise TypeError(
-            f"Growth: network is a {type(network).__name__}, expected a GrowingNetwork such as GrowingMLP; "
-            "train other modules with their vjp and an optimizer"
-        )
     if not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
         raise TypeError(f"Growth: optimizer is a {type(optimizer).__name__}, expected one such as AdamW(network)")
     if not isinstance(task, str | Task):
