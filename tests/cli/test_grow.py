@@ -100,7 +100,9 @@ def test_compare_trains_a_fixed_network_of_the_final_widths(grow, tmp_path):
     result = grow(*FAST, "--compare", "--output", tmp_path / "run")
     assert result.exit_code == 0, result.output
     final = History.load(tmp_path / "run" / "history.json").final
-    assert set(final["compare"]) == {"test_accuracy", "test_score", "test_loss", "parameters", "widths", "seconds"}
+    figures = {"test_accuracy", "test_score", "test_loss", "parameters", "widths", "seconds"}
+    assert set(final["compare"]) == {*figures, "steps"}
+    assert [step["epoch"] for step in final["compare"]["steps"]] == [1, 2, 3, 4, 5]
     assert final["compare"]["widths"] == final["widths"]
     assert final["compare"]["parameters"] == final["parameters"]
     assert final["compare"]["test_accuracy"] > 0.5
