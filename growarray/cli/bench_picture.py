@@ -25,7 +25,8 @@ __all__ = ["draw_paths", "pareto_front", "short_label"]
 _COLOURS = {"forward": "#1f77b4", "training": "#d95f02"}
 _MARKERS = {"forward": "o", "training": "s"}
 _FRONT, _GREY, _PEER = "#2a9d4a", "#8c8c8c", "#7b3fa0"
-_STEPS = [(radius, angle) for radius in (9, 15, 23, 33, 45, 60, 78, 100, 125, 155) for angle in range(0, 360, 15)]
+_RADII = (9, 15, 23, 33, 45, 60, 78, 100, 125, 155, 190, 230)
+_STEPS = [(radius, angle) for radius in _RADII for angle in range(0, 360, 15)]
 _NEAR = 3.0  # pixels that a label keeps from a line
 
 Point = tuple[float, float]

@@ -14,11 +14,13 @@ from rich.console import Console
 from growarray import __version__
 from growarray.cli import save
 from growarray.cli.help import Command, Group, choices, option
+from growarray.cli.picture import draw
 from growarray.cli.run import CHOICES, Run, RunOptions, open_run, options_from
 from growarray.cli.show import Show
 from growarray.cli.terminal import say_interrupted
+from growarray.contraction.machine import cache_folder
 from growarray.errors import GrowArrayError
-from growarray.networks import History
+from growarray.networks import History, write_atomically
 
 __all__ = ["app", "common", "grow"]
 
@@ -138,6 +140,19 @@ def _finish(show: Show, run: Run) -> None:
     show.result(run.options, run.loop.history, final)
     if run.folder is not None:
         show.line(f"written into {run.folder}; see {save.PICTURE} and {save.HISTORY}")
+    elif not show.quiet:
+        show.line(_picture(run.loop.history))
+
+
+def _picture(history: History) -> str:
+    """Draw a run that is not kept, over the picture of the one before, and say where."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / save.PICTURE, draw(history))
+    except OSError as error:
+        return f"no picture: {folder} cannot be written to ({error.strerror}); --output names another folder"
+    return f"picture in {folder / save.PICTURE}"
 
 
 @contextmanager

@@ -19,23 +19,34 @@ from tests.cli.conftest import content
 FAST = ("--epochs", 5, "--test-fraction", 0.5)
 
 
-def test_digits_without_output_write_nothing(grow, tmp_path, monkeypatch):
+def test_digits_without_output_write_the_picture_alone_and_say_where(grow, cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = grow(*FAST)
     assert result.exit_code == 0, result.output
     assert list(tmp_path.iterdir()) == []
     assert result.stderr == ""
     assert "\x1b" not in result.stdout  # piped: no bar, no colour
-    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert list(content(cache)) == ["run.png"]
+    *lines, picture = result.stdout.splitlines()
+    assert picture == f"picture in {cache / 'run.png'}"
+    assert max(map(len, lines)) <= 80
     assert "growth steps" in result.stdout
     assert "layers.1" in result.stdout
-    last = result.stdout.splitlines()[-1]
-    assert last.startswith("test accuracy ")
-    assert float(last.split()[2].rstrip("%,")) > 80
+    assert lines[-1].startswith("test accuracy ")
+    assert float(lines[-1].split()[2].rstrip("%,")) > 80
 
 
-def test_quiet_shows_the_last_line_alone(grow):
+def test_a_picture_that_cannot_be_written_is_no_fault_of_the_run(grow, cache):
+    cache.write_text("a file")
+    result = grow("--epochs", 1)
+    assert result.exit_code == 0, result.output
+    said = f"no picture: {cache} cannot be written to (File exists); --output names another folder"
+    assert result.stdout.splitlines()[-1] == said
+
+
+def test_quiet_shows_the_last_line_alone(grow, cache):
     lines = grow(*FAST, "--quiet").stdout.splitlines()
+    assert not cache.exists()
     assert len(lines) == 1
     assert lines[0].startswith("test accuracy")
 
@@ -165,7 +176,7 @@ def test_regression_says_r2(grow, table, tmp_path):
 def test_without_test_or_validation_part(grow):
     result = grow("--epochs", 2, "--test-fraction", 0, "--validation-fraction", 0, "--growths", 0)
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-1].startswith("test accuracy no test part")
+    assert result.stdout.splitlines()[-2].startswith("test accuracy no test part")
 
 
 def test_splits_follow_the_seed_and_share_no_sample():
