@@ -343,7 +343,7 @@ class Run:
         options = replace(self.options, growths=0)
         loop = build_loop(options, self.data, list(self.loop.network.widths))
         loop.callbacks = [] if on_entry is None else [on_entry]
-        return self._figures(loop, _timed(loop, options.epochs))
+        return self._figures(loop, _timed(loop, options.epochs)) | {"steps": loop.history.of("train")}
 
 
 def _timed(loop: Growth, until: int) -> float:
