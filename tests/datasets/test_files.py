@@ -195,7 +195,10 @@ def test_csv_in_another_encoding(tmp_path):
 X = np.arange(6.0).reshape(3, 2)
 Y = np.array([0, 1, 0])
 NPZ_FAULTS = {
-    "names": ({"images": X, "y": Y}, "expected arrays 'x' and 'y', 'features' and 'labels', or 'data' and 'target'; found 'images'"),
+    "names": (
+        {"images": X, "y": Y},
+        "expected arrays 'x' and 'y', 'features' and 'labels', or 'data' and 'target'; found 'images'",
+    ),
     "half_a_test_part": ({"x": X, "y": Y, "x_test": X}, "found one of 'x_test' and 'y_test'"),
     "lengths": ({"x": X, "y": Y[:2]}, "x has 3 rows, y has 2; they must be of one length"),
     "nan": ({"x": np.where(X == 3, np.nan, X), "y": Y}, "x[1, 1] is nan, expected a finite number"),
