@@ -28,7 +28,8 @@ if TYPE_CHECKING:
         optim,
         testing,
     )
-    from growarray.checkpoint import Checkpoint, load_checkpoint
+    from growarray.checkpoint import Checkpoint, Grown, from_onnx, load_checkpoint, save_safetensors, to_onnx
+    from growarray.checkpoint.grown import load
     from growarray.factorized import FactorizedConv, FactorizedLinear, FactorizedTensor
     from growarray.growing import (
         FISHER,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         cross_moment,
     )
     from growarray.networks import GrowingMLP, GrowingResidualMLP, Growth
+    from growarray.networks.compress import compress
 
 __all__ = [
     "FISHER",
@@ -53,6 +55,7 @@ __all__ = [
     "FactorizedTensor",
     "GrowingMLP",
     "GrowingResidualMLP",
+    "Grown",
     "Growth",
     "GrowthRule",
     "LinearGrowingModule",
@@ -63,19 +66,24 @@ __all__ = [
     "__version__",
     "backend",
     "checkpoint",
+    "compress",
     "contraction",
     "cross_moment",
     "datasets",
     "decompose",
     "errors",
     "factorized",
+    "from_onnx",
     "growing",
+    "load",
     "load_checkpoint",
     "networks",
     "nn",
     "ops",
     "optim",
+    "save_safetensors",
     "testing",
+    "to_onnx",
 ]
 
 __version__ = "0.1.0"
@@ -109,14 +117,20 @@ _MODULE_OF = {
     "GrowingMLP": "growarray.networks",
     "GrowingResidualMLP": "growarray.networks",
     "Growth": "growarray.networks",
+    "Grown": "growarray.checkpoint",
     "GrowthRule": "growarray.growing",
     "LinearGrowingModule": "growarray.growing",
     "LinearMergeGrowingModule": "growarray.growing",
     "RankStatistics": "growarray.growing",
     "Stream": "growarray.growing",
     "TensorStatistic": "growarray.growing",
+    "compress": "growarray.networks",
     "cross_moment": "growarray.growing",
+    "from_onnx": "growarray.checkpoint",
+    "load": "growarray.checkpoint.grown",
     "load_checkpoint": "growarray.checkpoint",
+    "save_safetensors": "growarray.checkpoint",
+    "to_onnx": "growarray.checkpoint",
 }
 
 

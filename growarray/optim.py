@@ -10,10 +10,13 @@ Data is replaced, never changed in place. Learning-rate schedules are callables,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
-from growarray.backend import Array, accurate_dtype, is_array, namespace
+import numpy as np
+
+from growarray.backend import Array, accurate_dtype, asarray, is_array, namespace, to_numpy
+from growarray.errors import ShapeError
 from growarray.nn.module import Module, Parameter
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_gradients", "constant", "cosine", "warm_up"]
@@ -33,7 +36,8 @@ class Optimizer:
     """Base: the parameters, the learning rate, and a loop over the gradients that there are.
 
     ``parameters`` is an iterable of parameters, or a Module, which is asked at every step, so that parameters
-    which growth has added take part. ``lr`` may be set between steps. A subclass writes :meth:`update`.
+    which growth has added take part. ``lr`` may be set between steps. A frozen parameter is left as it is, by weight
+    decay too. A subclass writes :meth:`update`, and names its further options in ``_options``.
 
     Raises ValueError where there is no parameter or ``lr`` is negative, TypeError for what is no Parameter.
 
@@ -44,6 +48,8 @@ class Optimizer:
     >>> p.data.tolist()
     [0.5, 0.5]
     """
+
+    _options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, parameters: Module | Iterable[Parameter], lr: float) -> None:
         name = type(self).__name__
@@ -67,9 +73,9 @@ class Optimizer:
         return list({id(p): p for p in found}.values())
 
     def step(self) -> None:
-        """Move every parameter that has a gradient."""
+        """Move every parameter that has a gradient and is not frozen."""
         for parameter in self.parameters:
-            if parameter.grad is not None:
+            if parameter.grad is not None and parameter.requires_grad:
                 parameter.data = self.update(parameter, parameter.grad, float(self.lr))
 
     def zero_grad(self) -> None:
@@ -77,9 +83,90 @@ class Optimizer:
         for parameter in self.parameters:
             parameter.grad = None
 
+    def _named(self) -> dict[str, Parameter]:
+        """The parameters by their names in the module, or by their places in the list; a shared one by its first."""
+        named = dict(self._source.named_parameters() if isinstance(self._source, Module) else ())
+        named = named or {str(place): p for place, p in enumerate(self._source)}  # type: ignore[arg-type]
+        first = {id(p): name for name, p in reversed(named.items())}
+        return {name: p for name, p in named.items() if first[id(p)] == name}
+
+    def state_dict(self) -> dict[str, Array]:
+        """The options and what is kept for each parameter, as copies by name: ``lr``, ``0.weight.exp_avg``, ….
+
+        Numbers are arrays without axes, so that ``save_npz`` and ``save_safetensors`` write it as it is.
+
+        >>> p = Parameter(np.zeros(1))
+        >>> p.accumulate(np.ones(1))
+        >>> optimizer = SGD([p], lr=1.0, momentum=0.5)
+        >>> optimizer.step(), sorted(optimizer.state_dict())
+        (None, ['0.momentum_buffer', 'dampening', 'lr', 'momentum', 'nesterov', 'weight_decay'])
+        """
+        state: dict[str, Array] = {name: np.asarray(getattr(self, name)) for name in ("lr", *self._options)}
+        for name, parameter in self._named().items():
+            for slot, value in parameter.slots.items():
+                xp = namespace(value) if is_array(value) else np
+                state[f"{name}.{slot}"] = xp.asarray(value, copy=True)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave, on each parameter's device; what is kept now is forgotten.
+
+        Raises
+        ------
+        KeyError
+            An option is missing, or an entry belongs to no option and no parameter: another kind of optimizer, or
+            another network.
+        ShapeError
+            An entry has another shape than its parameter, which has grown since, or will.
+        TypeError
+            An entry is no real number or array of them. Where anything raises, nothing has changed.
+        """
+        where, named, options = f"{type(self).__name__}.load_state_dict", self._named(), ("lr", *self._options)
+        missing = [name for name in options if name not in state]
+        unknown = [name for name in state if name not in options and name.rpartition(".")[0] not in named]
+        if missing or unknown:
+            parts = [f"{what} {', '.join(names[:5])}" for what, names in (("missing", missing), ("unknown", unknown))
+                     if names]  # fmt: skip
+            raise KeyError(
+                f"{where}: {'; '.join(parts)}; expected the state of a {type(self).__name__} of this network"
+            )
+        found = {name: _real(f"{where}: {name}", state[name]) for name in state}
+        slots: dict[str, dict[str, Any]] = {name: {} for name in named}
+        for name in found.keys() - options:
+            holder, _, slot = name.rpartition(".")
+            slots[holder][slot] = _slot(f"{where}: {name}", found[name], named[holder])
+        taken = {name: _option(f"{where}: {name}", found[name], getattr(self, name)) for name in options}
+        vars(self).update(taken)
+        for name, parameter in named.items():
+            parameter.slots = slots[name]
+
     def update(self, parameter: Parameter, gradient: Array, lr: float) -> Array:
         """The new data; may set ``parameter.slots``."""
         raise NotImplementedError(f"{type(self).__name__} must define update(parameter, gradient, lr)")
+
+
+def _real(where: str, value: Any) -> np.ndarray:
+    """A number or an array as a NumPy array of real numbers; TypeError for anything else."""
+    array = to_numpy(value) if is_array(value) else np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{where}: found {type(value).__name__} of dtype {array.dtype}, expected real numbers")
+    return array
+
+
+def _option(where: str, value: np.ndarray, old: Any) -> Any:
+    """An option in the kind of the present one: a number, a flag, or a pair of numbers."""
+    if value.shape != np.shape(old):
+        raise ShapeError(f"{where}: found shape {value.shape}, expected {np.shape(old)}")
+    return tuple(value.tolist()) if isinstance(old, tuple) else type(old)(value.item())
+
+
+def _slot(where: str, value: np.ndarray, parameter: Parameter) -> Any:
+    """What a parameter keeps: a Python number, or an array of its shape, on its device and in its dtype."""
+    if value.ndim == 0 and (parameter.shape or value.dtype.kind in "iu"):
+        return value.item()
+    if value.shape != parameter.shape:
+        raise ShapeError(f"{where}: found shape {value.shape}, the parameter has shape {parameter.shape}")
+    return asarray(value, like=parameter.data, dtype=parameter.data.dtype)
 
 
 class SGD(Optimizer):
@@ -95,6 +182,8 @@ class SGD(Optimizer):
     >>> optimizer.step(), optimizer.step(), p.data.tolist()
     (None, None, [-2.5])
     """
+
+    _options = ("momentum", "dampening", "weight_decay", "nesterov")
 
     def __init__(
         self,
@@ -148,6 +237,8 @@ class Adam(Optimizer):
     >>> p.data.tolist(), p.slots["step"]
     ([-0.5], 1)
     """
+
+    _options = ("betas", "eps", "weight_decay", "amsgrad")
 
     def __init__(
         self,
@@ -266,7 +357,7 @@ def clip_gradients(parameters: Module | Parameter | Iterable[Parameter], max_nor
     _at_least_zero("clip_gradients", max_norm=max_norm)
     found = [parameters] if isinstance(parameters, Parameter) else parameters
     found = found.parameters() if isinstance(found, Module) else found
-    held = [(p, p.grad) for p in {id(p): p for p in found}.values() if p.grad is not None]
+    held = [(p, p.grad) for p in {id(p): p for p in found}.values() if p.grad is not None and p.requires_grad]
     squares: Any = 0.0
     for _, gradient in held:
         xp = namespace(gradient)

@@ -17,6 +17,7 @@ from growarray.checkpoint.load import load_checkpoint
 from growarray.checkpoint.save import save_npz, save_safetensors
 
 if TYPE_CHECKING:
+    from growarray.checkpoint.grown import Grown
     from growarray.checkpoint.onnx_export import to_onnx
     from growarray.checkpoint.onnx_import import from_onnx
     from growarray.checkpoint.onnx_lower import Edge, OnnxGraph, register_lowering
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoint",
     "Edge",
+    "Grown",
     "Inspection",
     "Limits",
     "OnnxGraph",
@@ -38,6 +40,7 @@ __all__ = [
 
 _MODULE_OF = {
     "Edge": "onnx_lower",
+    "Grown": "grown",
     "OnnxGraph": "onnx_lower",
     "from_onnx": "onnx_import",
     "register_lowering": "onnx_lower",

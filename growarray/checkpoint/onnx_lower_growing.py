@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from growarray.checkpoint.onnx_lower import Edge, Lowering, OnnxGraph
+from growarray.checkpoint.onnx_write import DATA_TYPES, Node
 from growarray.growing import LinearGrowingModule, MergeGrowingModule
 from growarray.networks import GrowingMLP, GrowingResidualMLP
 from growarray.networks.block import GrowingResidualBlock
 from growarray.networks.network import GrowingNetwork
+from growarray.networks.scale import Scale
 from growarray.nn.module import Module
 
 __all__ = ["GROWING"]
@@ -26,6 +30,17 @@ def _merge(graph: OnnxGraph, merge: MergeGrowingModule, x: Edge) -> Any:
 def _block(graph: OnnxGraph, block: GrowingResidualBlock, x: Edge) -> Any:
     branch = graph.lower("second", block.second, graph.lower("first", block.first, x))
     return graph.lower("merge", block.merge, graph.node("Add", branch, graph.lower("shortcut", block.shortcut, x)))
+
+
+def _scale(graph: OnnxGraph, scale: Scale, x: Edge) -> Any:
+    """In double precision, as the module computes it, whatever the dtype of the graph."""
+    own, wide = DATA_TYPES[graph.dtype.name], DATA_TYPES["float64"]
+    x = graph.node("Cast", x, to=wide)
+    for op, values in (("Sub", scale.offset), ("Mul", scale.factor)):
+        name = graph.unique(f"{x.name}/{op}/Constant")
+        graph.nodes.append(Node("Constant", [], [name], name, {"value": np.asarray(values, np.float64)}))
+        x = graph.node(op, x, Edge(name, tuple(values.shape), None))
+    return graph.node("Cast", x, to=own)
 
 
 def _network(graph: OnnxGraph, network: GrowingNetwork, x: Edge) -> Any:
@@ -46,5 +61,6 @@ GROWING: dict[type[Module], Lowering] = {
     GrowingNetwork: _network,
     LinearGrowingModule: _layer,
     MergeGrowingModule: _merge,
+    Scale: _scale,
 }
 """The function that writes each class of module."""

@@ -14,7 +14,7 @@ from growarray.datasets import Dataset, load_digits, load_table, standardise
 from growarray.datasets.dataset import Task, split_rows
 from growarray.errors import DataError
 
-__all__ = ["DIGITS", "RunData", "load_data"]
+__all__ = ["DIGITS", "RunData", "as_options", "load_data"]
 
 DIGITS = "digits"
 Pair = tuple[Array, Array]
@@ -62,7 +62,7 @@ def load_data(
         try:
             data = load_table(source, labels=labels, label_column=label_column, task=cast(Task, task), **kind)
         except (DataError, ValueError) as error:
-            raise type(error)(_as_options(source, str(error))) from error
+            raise type(error)(as_options(source, str(error))) from error
     scaling = None
     if scaled:
         data, scaling = _scaled(data)
@@ -83,10 +83,10 @@ def load_data(
     return RunData(cast(Pair, train), validation, test, data.features, data.outputs, data.classes, scaling, digest)
 
 
-def _as_options(source: str, message: str) -> str:
+def as_options(source: str, message: str) -> str:
     """A message of the loader with the options of the command line in place of arguments; the file's name stays.
 
-    >>> _as_options("a.csv", "a.csv: real targets need task='regression', labels= a .npy file")
+    >>> as_options("a.csv", "a.csv: real targets need task='regression', labels= a .npy file")
     'a.csv: real targets need --task regression, --labels a .npy file'
     """
     start = source if message.startswith(source) else ""

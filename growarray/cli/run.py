@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import library
+from growarray.checkpoint import Grown
 from growarray.cli import save
-from growarray.cli.build import NETWORKS, RULES, build_network, hidden_activation, number_of_places
+from growarray.cli.build import RULES
 from growarray.cli.data import DIGITS, RunData, load_data
-from growarray.cli.picture import draw
 from growarray.errors import ResumeError
 from growarray.networks import (
     Growth,
@@ -27,14 +27,16 @@ from growarray.networks import (
     task_named,
     write_atomically,
 )
+from growarray.networks.build import NETWORKS, build_network, hidden_activation, number_of_places
+from growarray.networks.picture import draw
 from growarray.ops import cross_entropy
 from growarray.optim import AdamW, cosine
 
-__all__ = ["Run", "RunOptions", "build_loop", "open_run", "options_from"]
+__all__ = ["CHOICES", "Run", "RunOptions", "build_loop", "open_run", "options_from"]
 
 OnEntry = Callable[[Growth, dict[str, Any]], None]
 
-_CHOICES = {
+CHOICES = {
     "task": ("classification", "regression"),
     "network": NETWORKS,
     "rule": tuple(RULES),
@@ -106,7 +108,7 @@ class RunOptions:
     compare: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in _CHOICES.items():
+        for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{_flag(name)}: expected {' or '.join(known)}, found {getattr(self, name)!r}")
         for name, least in _AT_LEAST.items():
@@ -131,7 +133,7 @@ class RunOptions:
                 f"--choose: expected first_order with the rule {self.rule}, whose new neurons start at zero and change "
                 "no loss, found 'validation'; leave it out"
             )
-        hidden_activation(self.activation)
+        hidden_activation(self.activation, where="--activation")
 
     def settings(self) -> GrowthSettings:
         """What the loop needs of the options."""
@@ -324,10 +326,16 @@ class Run:
         self.loop.history.final = final
         if self.folder is not None:
             save.write_weights(self.folder, self.loop.network)
+            self.grown().to_onnx(self.folder / save.MODEL)
             write_atomically(self.folder / save.PICTURE, draw(self.loop.history))
             self.loop.history.save(self.folder / save.HISTORY)
             self.save(final)  # last: a run that is killed before it writes the others again
         return final
+
+    def grown(self) -> Grown:
+        """The network as it is now, with what belongs to it."""
+        data, loop = self.data, self.loop
+        return Grown(loop.network, self.options.task, data.classes, data.scaling, loop.history)
 
     def _figures(self, loop: Growth, seconds: float) -> dict[str, Any]:
         """Test figures, size and time of a trained network."""
@@ -363,7 +371,8 @@ def open_run(folder: Path, given: Mapping[str, Any]) -> tuple[RunOptions, save.C
     Raises
     ------
     ResumeError
-        There is none, it is damaged, or an option in ``given`` that is not None differs from the run's.
+        There is none, it is damaged, or an option in ``given`` that is not None differs from the run's; more epochs
+        are no difference: the run goes on to them, and is no longer finished.
     """
     path = folder / save.CHECKPOINT
     checkpoint = save.read_checkpoint(path)
@@ -371,10 +380,18 @@ def open_run(folder: Path, given: Mapping[str, Any]) -> tuple[RunOptions, save.C
         options = RunOptions.from_json(checkpoint.options)
     except ValueError as error:
         raise save.damaged(path, str(error)) from error
-    for name, value in _plain(given).items():
-        if getattr(options, name) != value:
-            raise ResumeError(
-                f"{_flag(name)}: the run in {folder} has {getattr(options, name)!r}, the command line says {value!r}; "
-                "leave the option out to go on, or start another run with another --output"
-            )
+    changed = {name: value for name, value in _plain(given).items() if getattr(options, name) != value}
+    epochs = changed.pop("epochs", options.epochs)
+    if epochs < options.epochs:
+        raise ResumeError(
+            f"--epochs: the run in {folder} has {options.epochs}, the command line says {epochs}; more may be added, "
+            "none taken away"
+        )
+    for name, value in changed.items():
+        raise ResumeError(
+            f"{_flag(name)}: the run in {folder} has {getattr(options, name)!r}, the command line says {value!r}; "
+            "leave the option out to go on, or start another run with another --output"
+        )
+    if epochs > options.epochs:
+        options, checkpoint = replace(options, epochs=epochs), replace(checkpoint, final=None)
     return options, checkpoint

@@ -23,11 +23,13 @@ from growarray.networks import Best, GrowingNetwork, Growth, Judgement, Snapshot
 __all__ = [
     "CHECKPOINT",
     "HISTORY",
+    "MODEL",
     "PICTURE",
     "WEIGHTS",
     "Checkpoint",
     "check_writable",
     "damaged",
+    "make_folder",
     "new_folder",
     "read_checkpoint",
     "remove_leftovers",
@@ -38,6 +40,8 @@ __all__ = [
 ]
 
 CHECKPOINT, HISTORY, PICTURE, WEIGHTS = "checkpoint.npz", "history.json", "run.png", "weights"
+MODEL = "network.onnx"
+_FILES = (CHECKPOINT, HISTORY, PICTURE, f"{WEIGHTS}.safetensors", f"{WEIGHTS}.npz", MODEL)
 _FORMAT = 2
 _STATE = {"epoch", "steps", "growths", "failures", "finished_growing", "budget", "rng", "history"}
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError)
@@ -110,6 +114,17 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` where it is missing; ``OSError`` where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"--output {folder}: expected a folder, or a name that one can be made under ({error.strerror}); "
+            "name another folder"
+        ) from error
+
+
 def new_folder(folder: Path) -> None:
     """Make ``folder`` where it is missing, and see that files can be written and none would be overwritten.
 
@@ -120,15 +135,8 @@ def new_folder(folder: Path) -> None:
     OSError
         It cannot be made or written to.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"--output {folder}: expected a folder, or a name that one can be made under ({error.strerror}); "
-            "name another folder"
-        ) from error
-    names = [CHECKPOINT, HISTORY, PICTURE, f"{WEIGHTS}.safetensors", f"{WEIGHTS}.npz"]
-    found = [name for name in names if (folder / name).exists()]
+    make_folder(folder)
+    found = [name for name in _FILES if (folder / name).exists()]
     if found:
         raise ResumeError(
             f"--output {folder}: expected no run in the folder, found {', '.join(found)}; "
@@ -140,7 +148,7 @@ def new_folder(folder: Path) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete what a run that was killed while it wrote has left beside the files."""
-    for name in (CHECKPOINT, HISTORY, PICTURE, f"{WEIGHTS}.safetensors", f"{WEIGHTS}.npz"):
+    for name in _FILES:
         for path in folder.glob(f".{name}.*"):
             path.unlink(missing_ok=True)
 

@@ -2,6 +2,6 @@
 
 from growarray.datasets.dataset import Dataset, standardise
 from growarray.datasets.digits import load_digits
-from growarray.datasets.files import load_table
+from growarray.datasets.files import load_samples, load_table
 
-__all__ = ["Dataset", "load_digits", "load_table", "standardise"]
+__all__ = ["Dataset", "load_digits", "load_samples", "load_table", "standardise"]

@@ -20,15 +20,18 @@ _OFTEN = 5  # where every other label occurs so often, one that occurs in the fi
 
 @dataclass(frozen=True)
 class CsvTable:
-    """What a CSV file holds: ``features`` (n, d), ``labels`` (n,) still as text, and the file's line of each row."""
+    """What a CSV file holds: ``features`` (n, d), ``labels`` (n,) still as text, and the file's line of each row.
+
+    ``labels`` is empty where the file has none.
+    """
 
     features: np.ndarray
     labels: np.ndarray
     lines: tuple[int, ...]
 
 
-def read_csv(path: Path, *, label_column: str | None = None) -> CsvTable:
-    """Numbers and labels of a CSV file.
+def read_csv(path: Path, *, label_column: str | None = None, features: int | None = None) -> CsvTable:
+    """Numbers and labels of a CSV file; no labels where it has just as many columns as ``features``.
 
     The label is the column named ``label_column``, else the last one. The first line is a header when
     ``label_column`` is given, or when no cell of it is a number. A label that is empty, or a usual sign for it (NA,
@@ -47,13 +50,17 @@ def read_csv(path: Path, *, label_column: str | None = None) -> CsvTable:
         raise DataError(f"{path}: the file is empty; expected one line a sample, features first and the label last")
     header = rows[0][1] if label_column is not None or not any(map(_is_number, rows[0][1])) else None
     names = [f"column {i + 1}" + (f" {name!r}" if header else "") for i, name in enumerate(rows[0][1])]
-    label = len(names) - 1 if label_column is None else _position(path, rows[0][1], label_column)
-    if len(names) < 2:
+    bare = len(names) == features and label_column not in rows[0][1]
+    if bare:
+        label, header = len(names), rows[0][1] if not any(map(_is_number, rows[0][1])) else None
+    else:
+        label = len(names) - 1 if label_column is None else _position(path, rows[0][1], label_column)
+    if len(names) < 2 and not bare:
         raise DataError(f"{path}, line {rows[0][0]}: 1 column found; expected at least one feature and the label")
-    if not header:
+    if not (header or bare):
         _check_first_label(path, rows)
     rows = rows[1:] if header else rows
-    features = np.empty((len(rows), len(names) - 1))
+    table = np.empty((len(rows), len(names) - (not bare)))
     for row, (line, cells) in enumerate(rows):
         where = f"{path}, line {line}"
         if len(cells) != len(names):
@@ -61,11 +68,12 @@ def read_csv(path: Path, *, label_column: str | None = None) -> CsvTable:
                 f"{where}: {len(cells)} columns found, expected {len(names)} as in the first line; "
                 "add the missing cells or quote cells that contain the separator"
             )
-        if cells[label].lower() in _MISSING:
+        if not bare and cells[label].lower() in _MISSING:
             found = f" ({cells[label]})" if cells[label] else ""
             raise DataError(f"{where}, {names[label]}: the label is missing{found}; fill it in or remove the line")
-        features[row] = _numbers(cells[:label] + cells[label + 1 :], names[:label] + names[label + 1 :], where)
-    return CsvTable(features, np.array([cells[label] for _, cells in rows]), tuple(line for line, _ in rows))
+        table[row] = _numbers(cells[:label] + cells[label + 1 :], names[:label] + names[label + 1 :], where)
+    labels = np.array([cells[label] for _, cells in rows if not bare], dtype=np.str_)
+    return CsvTable(table, labels, tuple(line for line, _ in rows))
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,9 @@ from growarray.datasets.csv_file import read_csv
 from growarray.datasets.dataset import Dataset, Task, check_options, class_values, encode_classes, split_rows
 from growarray.errors import DataError
 
-__all__ = ["load_table"]
+__all__ = ["load_samples", "load_table"]
+
+_NAMES = (("x", "y"), ("X", "y"), ("features", "labels"), ("data", "target"))  # of the arrays of a .npz
 
 
 class _Part(NamedTuple):
@@ -67,14 +69,13 @@ def load_table(
     """
     check_options(task, test_fraction, dtype)
     path = Path(path)
-    readers = {".npz": _read_npz, ".npy": _read_npy, ".csv": _read_csv}
+    readers: dict[str, Callable[..., tuple[_Part, _Part | None]]] = {
+        ".npz": _read_npz,
+        ".npy": _read_npy,
+        ".csv": _read_csv,
+    }
     suffix = _existing(path).suffix.lower()
-    if suffix not in readers:
-        raise DataError(f"{path}: unknown kind of file {path.suffix!r}; expected .npz, .npy or .csv")
-    if labels is not None and suffix != ".npy":
-        raise ValueError(f"labels= belongs to .npy files, found {path.name}; put the labels into the file itself")
-    if label_column is not None and suffix != ".csv":
-        raise ValueError(f"label_column= belongs to .csv files, found {path.name}; leave it out")
+    _check_kind(path, suffix, readers, labels, label_column)
     train, test = readers[suffix](path, labels, label_column)
     y, classes = _targets(train, task, dtype)
     x = _cast(train.x, dtype, train.where_x)
@@ -88,6 +89,95 @@ def load_table(
         raise DataError(f"{path}: x_test has {test.x.shape[1]} features, x has {x.shape[1]}; they must agree")
     order = np.random.default_rng(seed).permutation(len(x))
     return Dataset(x[order], y[order], _cast(test.x, dtype, test.where_x), y_test, task, classes)
+
+
+def load_samples(
+    path: str | PathLike[str],
+    features: int,
+    *,
+    outputs: int = 0,
+    classes: tuple[str, ...] = (),
+    labels: str | PathLike[str] | None = None,
+    label_column: str | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Samples for a network of so many features: x (n, features) in float64, and the targets or None.
+
+    The files are those of :func:`load_table`, with targets or without: a table of ``features`` columns has none, one
+    of a column more has them in the last or in ``label_column``. Targets are numbers of ``classes``, or real (n,
+    outputs) where there are no classes. A fixed test part of a ``.npz`` is not read.
+
+    Raises DataError as :func:`load_table` does, and where the number of features or targets differs; ValueError for an
+    option that does not belong to this kind of file.
+
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "pets.csv"
+    ...     _ = path.write_text("4,1,cat\\n20,3,dog\\n")
+    ...     x, y = load_samples(path, 2, classes=("cat", "dog"))
+    >>> x.tolist(), y.tolist()
+    ([[4.0, 1.0], [20.0, 3.0]], [0, 1])
+    """
+    path = Path(path)
+    readers = {".npz": _npz_samples, ".npy": _npy_samples, ".csv": _csv_samples}
+    suffix = _existing(path).suffix.lower()
+    _check_kind(path, suffix, readers, labels, label_column)
+    part, has_targets = readers[suffix](path, features, labels, label_column)
+    if part.x.shape[1] != features:
+        raise DataError(
+            f"{path}: found {part.x.shape[1]} features, expected {features}, as many as the network was trained on; "
+            "bring the columns of its training data, without or with the target"
+        )
+    if not has_targets:
+        return part.x, None
+    task: Task = "classification" if classes else "regression"
+    return part.x, _test_targets(part, np.empty((0, outputs)), classes, task, np.float64)
+
+
+def _npz_samples(path: Path, _features: int, _labels: object, _label_column: object) -> tuple[_Part, bool]:
+    arrays = _load(path)
+    x_name, y_name = next((names for names in _NAMES if names[0] in arrays), _NAMES[0])
+    if x_name not in arrays:
+        raise DataError(
+            f"{path}: expected an array {' or '.join(repr(x) for x, _ in _NAMES)}; found "
+            f"{', '.join(sorted(map(repr, arrays))) or 'none'}; save it with numpy.savez(path, x=...)"
+        )
+    if y_name in arrays:
+        return _part(path, arrays, x_name, y_name, least=1), True
+    return _bare(path, x_name, arrays[x_name]), False
+
+
+def _npy_samples(
+    path: Path, features: int, labels: str | PathLike[str] | None, label_column: object
+) -> tuple[_Part, bool]:
+    table = _load(path).get("")
+    if labels is None and table is not None and (table.ndim != 2 or table.shape[1] != features + 1):
+        return _bare(path, "features", table), False
+    return _read_npy(path, labels, label_column, least=1)[0], True
+
+
+def _csv_samples(path: Path, features: int, _labels: object, label_column: str | None) -> tuple[_Part, bool]:
+    table = read_csv(path, label_column=label_column, features=features)
+
+    def where(row: int) -> str:
+        return f"{path}, line {table.lines[row]}"
+
+    _at_least(path, len(table.lines), 1)
+    return _Part(table.features, table.labels, where, where), bool(len(table.labels))
+
+
+def _bare(path: Path, name: str, x: np.ndarray) -> _Part:
+    """Features without targets, checked as those with."""
+    return _part(path, {name: x, "": np.zeros(x.shape[:1])}, name, "", least=1)
+
+
+def _check_kind(path: Path, suffix: str, known: Collection[str], labels: Any, label_column: Any) -> None:
+    """Raise where the kind of file is unknown, or an option does not belong to it."""
+    if suffix not in known:
+        raise DataError(f"{path}: unknown kind of file {path.suffix!r}; expected .npz, .npy or .csv")
+    if labels is not None and suffix != ".npy":
+        raise ValueError(f"labels= belongs to .npy files, found {path.name}; put the labels into the file itself")
+    if label_column is not None and suffix != ".csv":
+        raise ValueError(f"label_column= belongs to .csv files, found {path.name}; leave it out")
 
 
 def _existing(path: Path) -> Path:
@@ -113,7 +203,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
 
 def _read_npz(path: Path, _labels: object, _label_column: object) -> tuple[_Part, _Part | None]:
     arrays = _load(path)
-    for names in (("x", "y"), ("features", "labels"), ("X", "y"), ("data", "target")):
+    for names in _NAMES:
         if all(name in arrays for name in names):
             break
     else:
@@ -127,7 +217,9 @@ def _read_npz(path: Path, _labels: object, _label_column: object) -> tuple[_Part
     return train, _part(path, arrays, "x_test", "y_test", least=1) if "x_test" in arrays else None
 
 
-def _read_npy(path: Path, labels: str | PathLike[str] | None, _label_column: object) -> tuple[_Part, None]:
+def _read_npy(
+    path: Path, labels: str | PathLike[str] | None, _label_column: object, *, least: int = 2
+) -> tuple[_Part, None]:
     table = _load(path).get("")
     if table is None:
         raise DataError(f"{path}: the file holds several arrays; rename it to .npz")
@@ -136,13 +228,13 @@ def _read_npy(path: Path, labels: str | PathLike[str] | None, _label_column: obj
         target = _load(second).get("")
         if target is None or second.suffix.lower() != ".npy":
             raise DataError(f"{second}: expected labels in a .npy file, found {second.suffix!r}; use numpy.save")
-        return _part(path, {"features": table, "labels": target}, "features", "labels"), None
+        return _part(path, {"features": table, "labels": target}, "features", "labels", least=least), None
     if table.ndim != 2 or table.shape[1] < 2:
         raise DataError(
             f"{path}: an array of shape {table.shape} has no label column; expected (n, d + 1) with the label last, "
             "or labels= with a second .npy file"
         )
-    return _part(path, {"features": table[:, :-1], "labels": table[:, -1]}, "features", "labels"), None
+    return _part(path, {"features": table[:, :-1], "labels": table[:, -1]}, "features", "labels", least=least), None
 
 
 def _read_csv(path: Path, _labels: object, label_column: str | None) -> tuple[_Part, None]:
@@ -228,7 +320,9 @@ def _test_targets(test: _Part, y: np.ndarray, classes: tuple[str, ...], task: Ta
             raise DataError(f"{test.where(0)}: {targets.shape[1]} targets in testing, {y.shape[1]} in training")
         return targets
     number = {name: i for i, name in enumerate(classes)}
-    names = [str(v) for v in class_values(_column(test), where=test.where)]
+    column = _column(test)
+    known = column.dtype.kind == "U" and set(column.tolist()) <= set(number)  # in the spelling of the classes already
+    names = [str(v) for v in (column if known else class_values(column, where=test.where))]
     for row, name in enumerate(names):
         if name not in number:
             raise DataError(

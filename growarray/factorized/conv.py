@@ -187,8 +187,8 @@ class FactorizedConv(FactorizedSources):
         place = place_of(indices, self.layers_shape)
         parts, parts_back = self._parts(place)
         todo = self._plan(shape_of("FactorizedConv", x), parts, place, training=True)
-        own, frozen = self.weight.parts(), self._frozen
-        wanted = [i for i, part in enumerate(own, start=1) if part not in frozen]
+        own, lasso = self.weight.parts(), self.weight.lasso_weights  # whose gradients are made from those of the parts
+        wanted = [i for i, part in enumerate(own, start=1) if part.requires_grad or lasso]
         result, back = todo.vjp(*_operands(todo, x, parts), wrt=[0, *(range(1, 1 + len(parts)) if place else wanted)])
         inner = tuple(result.shape)
         y, x_shape = self._with_bias(result, place), tuple(x.shape)
@@ -201,10 +201,8 @@ class FactorizedConv(FactorizedSources):
             dx, *d_operands = back(xp.reshape(dy, inner))
             shaped = [d if d is None else xp.reshape(d, a.shape) for d, a in zip(d_operands, parts, strict=True)]
             for part, gradient in zip(own, parts_back(tuple(shaped)), strict=True):
-                if part not in frozen:
-                    part.accumulate(gradient)
-            if self.bias not in frozen:
-                self._accumulate_bias(dy, place)
+                part.accumulate(gradient)
+            self._accumulate_bias(dy, place)
             return xp.reshape(dx, x_shape)
 
         return y, pullback
@@ -219,7 +217,7 @@ class FactorizedConv(FactorizedSources):
         return y
 
     def _accumulate_bias(self, dy: Array, place: Place) -> None:
-        if self.bias is None or not self._settings[place].has_bias:
+        if self.bias is None or not (self.bias.requires_grad and self._settings[place].has_bias):
             return
         xp = namespace(dy)
         gradient = xp.zeros_like(self.bias.data)
@@ -274,7 +272,9 @@ class FactorizedConv(FactorizedSources):
         )
         self._settings = {place: old.with_axis(mode, axis) for place, old in self._settings.items()}
         if fine_tune_transduction_only:
-            self._frozen = frozenset(self.parameters()) - frozenset(new)
+            self.requires_grad_(False)
+            for part in new:
+                part.requires_grad = True
         return self
 
     def grow_rank(

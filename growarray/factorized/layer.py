@@ -33,7 +33,6 @@ class FactorizedKernel(Module):
     layers_shape: tuple[int, ...]
     groups: int
     _settings: dict[Place, ConvSettings]
-    _frozen: frozenset[Parameter] = frozenset()
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
@@ -141,11 +140,11 @@ class FactorizedKernel(Module):
     @property
     def frozen(self) -> tuple[str, ...]:
         """Names of the parameters whose gradient is not computed; an optimizer leaves them as they are."""
-        return tuple(name for name, parameter in self.named_parameters() if parameter in self._frozen)
+        return tuple(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
 
     def unfreeze(self) -> None:
-        """Train every parameter again."""
-        self._frozen = frozenset()
+        """Train every parameter again: ``requires_grad_(True)``."""
+        self.requires_grad_(True)
 
     def _take_bias(self, bias: Any) -> None:
         if bias is None or self.bias is None:

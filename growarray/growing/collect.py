@@ -75,6 +75,7 @@ class CollectingLinear(ExtensionMixin):
         pre, back = linear(x, weight, None if self.layer.bias is None else self.layer.bias.data)
         y, back_post = self.post_layer_function.vjp(pre)
         keeps_input, keeps_gradient = self.wants("input"), self.wants("pre_activity")
+        wrt_w = self.layer.weight.requires_grad
         if keeps_input or keeps_gradient:
             self._input, self._pre_activity = x if keeps_input else None, pre if keeps_gradient else None
             self.pre_activity_grad, self._moment = None, None
@@ -87,7 +88,7 @@ class CollectingLinear(ExtensionMixin):
             check_gradient(self.name, d_pre, pre.shape)
             latest = self._pre_activity is pre
             if not (latest and self._input is x):
-                dx, dw, db = back(d_pre, wrt_x=wrt_x)
+                dx, dw, db = back(d_pre, wrt_x=wrt_x, wrt_w=wrt_w)
                 if latest:
                     self.pre_activity_grad = d_pre
             else:  # the weight gradient is M^T: one product, accurate in float64, serves both
@@ -173,6 +174,7 @@ class CollectingLinear(ExtensionMixin):
         self.pre_activity_grad, self._moment = None, None
 
     def _declare_statistics(self) -> None:
+        self.delta_raw = None  # it was solved from the statistics that end here
         d, o = self.in_features + int(self.use_bias), self.out_features
         self._own_tensor_s = TensorStatistic((d, d), self.compute_s_update, name=f"S({self.name})", reuse=True)
         self.tensor_m = TensorStatistic(
@@ -257,7 +259,18 @@ class CollectingLinear(ExtensionMixin):
         return cross_moment(stream), stream.samples
 
     def compute_n_update(self) -> tuple[Array, int]:
-        """Sum of ``x^T v``, v what the next module's planned delta leaves undone; samples count every token."""
+        """Sum of ``x^T v``, v what the next module's planned delta leaves undone; samples count every token.
+
+        Raises
+        ------
+        TypeError
+            The next module is no growing layer.
+        """
+        if not hasattr(self.next_module, "moment_with"):
+            raise TypeError(
+                f"{self.name}: the next module is {type(self.next_module).__name__}, expected a growing layer, whose "
+                "planned delta says what is left to do; set next_module"
+            )
         goal = self.next_module.projected_v_goal(self.next_module.input)
         return cross_moment(Stream(self.input), Stream(goal)), math.prod(goal.shape[:-1])
 

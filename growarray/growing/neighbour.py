@@ -123,6 +123,10 @@ class Recorder(Module):
         return bool(self._wanted.get(what))
 
     @property
+    def _records(self) -> bool:
+        return any(self._wanted.values())
+
+    @property
     def store_input(self) -> int:
         """1 while the input of each batch is kept, else 0; may be set."""
         return int(self.wants("input"))

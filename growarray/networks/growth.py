@@ -13,12 +13,15 @@ from growarray.backend import Array, namespace
 from growarray.errors import GrowthError
 from growarray.networks.data import Task, batches, task_named
 from growarray.networks.history import History
-from growarray.networks.network import GrowingNetwork
+from growarray.networks.network import is_frozen
+from growarray.networks.part import as_growing
 from growarray.networks.planner import GrowthPlanner
+from growarray.networks.progress import showing
 from growarray.networks.requirements import check_data, check_trained
 from growarray.networks.settings import GrowthSettings
 from growarray.networks.snapshot import Snapshot
 from growarray.networks.stopping import Best, Judgement, default_budget, judge
+from growarray.nn import Module
 from growarray.optim import clip_gradients
 
 __all__ = ["Growth"]
@@ -27,9 +30,10 @@ Callback = Callable[["Growth", dict[str, Any]], None]
 
 
 class Growth(GrowthPlanner):
-    """Trains a :class:`GrowingNetwork` and lets it grow; every epoch and every growth is an entry of ``history``.
+    """Trains a network with a growing part and lets it grow; every epoch and every growth is an entry of ``history``.
 
-    network, optimizer : the optimizer holds the network's parameters; its state grows with them
+    network : a :class:`GrowingNetwork`, or a module with one inside: a convolutional stem before a GrowingMLP
+    optimizer : it holds the network's parameters; its state grows with them
     data : (x, target) to train on
     validation : (x, target) to judge by, in figures, in growth and at the end. Without it the training data are judged
         by, on which growth that only learns them by heart looks well: give some, a tenth will do
@@ -71,7 +75,7 @@ class Growth(GrowthPlanner):
 
     def __init__(
         self,
-        network: GrowingNetwork,
+        network: Module,
         optimizer: Any,
         data: tuple[Array, Array],
         *,
@@ -82,6 +86,7 @@ class Growth(GrowthPlanner):
         rng: np.random.Generator | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
+        network = as_growing(network)
         check_trained(network, optimizer, task)
         check_data(data, validation)
         self.network, self.optimizer, self.data = network, optimizer, data
@@ -103,15 +108,19 @@ class Growth(GrowthPlanner):
 
     # The loop.
 
-    def run(self, until: int | None = None) -> History:
-        """Go on to epoch ``until``, by default to the last, which ends with the best network; returns the history."""
+    def run(self, until: int | None = None, *, progress: bool | Callable[[str], Any] = False) -> History:
+        """Go on to epoch ``until``, by default to the last, which ends with the best network; returns the history.
+
+        progress : True for a line on standard error after each entry, or a function that takes the lines
+        """
         last = self.settings.epochs if until is None else min(until, self.settings.epochs)
-        while self.epoch < last:
-            self.train_epoch()
-            if self.is_growth_due():
-                self.grow()
-            if self.epoch == self.settings.epochs:
-                self._stop("training", f"epoch {self.epoch} is the last")
+        with showing(self, progress):
+            while self.epoch < last:
+                self.train_epoch()
+                if self.is_growth_due():
+                    self.grow()
+                if self.epoch == self.settings.epochs:
+                    self._stop("training", f"epoch {self.epoch} is the last")
         return self.history
 
     def is_growth_due(self) -> bool:
@@ -184,7 +193,11 @@ class Growth(GrowthPlanner):
         """
         rule = replace(self.settings.rule, max_new=self.settings.neurons)
         if not any(self.affordable(place) for place in self.network.growing_layers):
-            refused = "the budget is used up" if self.network.growing_layers else "the network has no place to grow"
+            refused = "the network has no place to grow"
+            if self.network.growing_layers:
+                frozen = all(is_frozen(place) for place in self.network.growing_layers)
+                refused = "every place is frozen" if frozen else "the budget is used up"
+            self.finished_growing = True
             entry = self._record("growth", epoch=self.epoch, refused=refused, added=0)
             self._stop("growing", refused, go_back=False)
             return entry
@@ -241,12 +254,12 @@ class Growth(GrowthPlanner):
         self.failures += 1
         recorded = self._record("growth", **entry, added=0)
         if self.failures == self.settings.patience:
+            self.finished_growing = True
             self._stop("growing", f"{self.failures} growths in a row came to nothing")
         return recorded
 
     def _stop(self, what: str, reason: str, *, go_back: bool = True) -> None:
         """End ``'growing'`` or ``'training'`` and say why; ``go_back`` to the best network where this one is worse."""
-        self.finished_growing = True
         best, judgement, epoch = self.best, self._judge(), self.epoch
         if go_back and best is not None and judgement.is_worse(best.judgement):
             best.snapshot.restore(self.network)

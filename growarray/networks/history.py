@@ -50,6 +50,27 @@ class History:
         """All entries of one kind."""
         return [entry for entry in self.steps if entry["event"] == event]
 
+    def plot(self, path: str | Path | None = None) -> Any:
+        """A matplotlib ``Figure`` of loss, score and widths over the epochs, growths marked; notebooks show it.
+
+        path : also write it there, in the format of the ending: ``.png``, ``.pdf``, ``.svg``
+
+        Raises ImportError where matplotlib is missing, ValueError where no epoch has been trained.
+
+        >>> history = History()
+        >>> history.add("train", epoch=1, train_loss=2.0, validation_loss=2.1, validation_score=0.3, widths=[2])
+        >>> len(history.plot().axes)
+        3
+        """
+        try:
+            from growarray.networks.picture import figure_of
+        except ImportError as error:
+            raise ImportError(f'History.plot: {error}; install it with: pip install "growarray[cli]"') from error
+        figure = figure_of(self)
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
     def to_json(self) -> str:
         """The entries and the summary as JSON text."""
         return json.dumps({"steps": self.steps, "final": self.final}, indent=1, allow_nan=True)

@@ -12,7 +12,13 @@ from growarray.growing import TINY, GrowthRule
 from growarray.nn import Module
 from growarray.nn.module import Pullback
 
-__all__ = ["GrowingNetwork"]
+__all__ = ["GrowingNetwork", "is_frozen"]
+
+
+def is_frozen(place: Any) -> bool:
+    """Whether growth of a place would change a frozen parameter: of the layers before it, or of those after."""
+    layers = [place, place.previous_module] if hasattr(place, "layer") else [*place.layers_before, *place.next_modules]
+    return any(not parameter.requires_grad for layer in layers for parameter in layer.parameters())
 
 
 class GrowingNetwork(Module):
@@ -75,7 +81,16 @@ class GrowingNetwork(Module):
         return [int(place.in_features) for place in self.growing_layers]
 
     def flops_per_sample(self) -> int:
-        """Multiplications and additions of one forward pass of one sample, those of the weights alone."""
+        """Multiplications and additions of one forward pass of one sample, those of the weights alone.
+
+        Raises GrowthError where a weight is a kernel, whose FLOPs depend on the size of the sample.
+        """
+        kernel = next((name for name, p in self.named_parameters() if p.data.ndim > 2), None)
+        if kernel is not None:
+            raise GrowthError(
+                f"the FLOPs of {kernel!r} depend on the size of the samples, so max_flops= is only for networks of "
+                "linear layers; use max_parameters="
+            )
         return 2 * sum(p.size for name, p in self.named_parameters() if name.endswith("weight") and p.data.ndim > 1)
 
     def init_computation(self, *, trace_precision: float | None = None) -> None:

@@ -12,7 +12,7 @@ from growarray.errors import GrowthError
 from growarray.growing import GrowthRule
 from growarray.networks.data import Task, batches
 from growarray.networks.line_search import LineSearch, line_search
-from growarray.networks.network import GrowingNetwork
+from growarray.networks.network import GrowingNetwork, is_frozen
 from growarray.networks.settings import GrowthSettings
 
 __all__ = ["GrowthPlanner"]
@@ -119,7 +119,9 @@ class GrowthPlanner:
         return result
 
     def affordable(self, place: Any) -> int:
-        """Neurons that the budget still allows at ``place``, at most ``settings.neurons``."""
+        """Neurons that the budget still allows at ``place``, at most ``settings.neurons``; 0 where it is frozen."""
+        if is_frozen(place):
+            return 0
         settings, network, allowed = self.settings, self.network, self.settings.neurons
         if self.budget is not None:
             left = self.budget - network.number_of_parameters()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Snapshot:
         return cls(
             network.state_dict(),
             {name: {key: _copy(value) for key, value in p.slots.items()} for name, p in network.named_parameters()},
-            {path: sizes for path, module in _named_modules(network) if (sizes := _sizes(module))},
+            {path: sizes for path, module in network.named_modules() if (sizes := _sizes(module))},
         )
 
     def restore(self, network: Module) -> None:
@@ -47,7 +47,7 @@ class Snapshot:
 
         Gradients are forgotten; statistics and planned changes, which fit other widths, start anew.
         """
-        for path, module in _named_modules(network):
+        for path, module in network.named_modules():
             for name, value in self.sizes.get(path, {}).items():
                 setattr(module, name, tuple(value) if isinstance(value, list | tuple) else value)
         for name, holder, attribute in network._named_arrays():
@@ -63,12 +63,6 @@ class Snapshot:
 
 def _copy(value: Any) -> Any:
     return namespace(value).asarray(value, copy=True) if is_array(value) else value
-
-
-def _named_modules(module: Module, path: str = "") -> Iterator[tuple[str, Module]]:
-    yield path, module
-    for name, child in module.children():
-        yield from _named_modules(child, f"{path}.{name}" if path else name)
 
 
 def _sizes(module: Module) -> dict[str, Any]:

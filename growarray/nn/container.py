@@ -9,6 +9,7 @@ from typing import Any
 from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.nn.module import ExtendedPullback, Module, Pullback
+from growarray.nn.pullback import for_parameters
 
 __all__ = ["Flatten", "Sequential"]
 
@@ -20,9 +21,17 @@ class Sequential(Module):
 
     >>> from growarray.nn.activation import ReLU
     >>> from growarray.nn.linear import Linear
-    >>> [name for name, _ in Sequential(Linear(2, 3), ReLU()).named_parameters()]
+    >>> net = Sequential(Linear(2, 3), ReLU())
+    >>> [name for name, _ in net.named_parameters()]
     ['0.weight', '0.bias']
+    >>> net
+    Sequential(
+      (0): Linear(2, 3, bias=True)
+      (1): ReLU()
+    )
     """
+
+    _a_line_each = True
 
     def __init__(self, *modules: Module) -> None:
         for index, module in enumerate(modules):
@@ -50,16 +59,23 @@ class Sequential(Module):
         return x
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """Value of the last module, and a pullback through all of them."""
-        backs = []
-        for layer in self.layers:
+        """Value of the last module, and a pullback through all of them.
+
+        ``pullback(dy, wrt_x=False)`` returns None, and goes back no further than to the first module that is trained.
+        """
+        layers, backs = list(self.layers), []
+        for layer in layers:
             x, back = layer.vjp(x)
             backs.append(back)
 
-        def pullback(dy: Array) -> Array:
-            for back in reversed(backs):
-                dy = back(dy)
-            return dy
+        def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
+            first = 0 if wrt_x else next((i for i, layer in enumerate(layers) if layer._needs_pullback), len(layers))
+            for index in reversed(range(first, len(layers))):
+                if index == first and not wrt_x:
+                    for_parameters(backs[index], dy)
+                else:
+                    dy = backs[index](dy)
+            return dy if wrt_x else None
 
         return x, pullback
 

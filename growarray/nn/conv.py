@@ -101,13 +101,14 @@ class _Conv(Module):
         raise NotImplementedError(f"{type(self).__name__} must define _apply(x, w, b)")
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """Value and pullback; the pullback adds to ``weight.grad`` and ``bias.grad``."""
+        """Value and pullback, which adds to ``weight.grad`` and ``bias.grad``; with ``wrt_x=False`` it returns None."""
         y, back = self._apply(x, self.weight.data, None if self.bias is None else self.bias.data)
+        wrt_w = self.weight.requires_grad
 
-        def pullback(dy: Array) -> Array:
-            dx, dw, db = back(dy)
+        def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
+            dx, dw, db = back(dy, wrt_x=wrt_x, wrt_w=wrt_w)
             self.weight.accumulate(dw)
-            if self.bias is not None and db is not None:
+            if self.bias is not None:
                 self.bias.accumulate(db)
             return dx
 
@@ -279,7 +280,7 @@ class _Transpose(_Conv):
         paddings = each_axis(name, "padding", padding, self.axes, 0)
         self._set_geometry(stride, paddings, dilation, groups, "zeros")
         self.output_padding = each_axis(name, "output_padding", output_padding, self.axes, 0)
-        for options in zip(self.output_padding, self.stride, self.dilation, paddings, strict=True):
+        for options in zip(self.output_padding, self.stride, self.dilation, strict=True):
             check_output_padding(name, *options)
 
     @classmethod

@@ -92,11 +92,12 @@ class Linear(Module):
         return int(self.weight.shape[0])
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """Value and pullback; the pullback adds to ``weight.grad`` and ``bias.grad``."""
+        """Value and pullback, which adds to ``weight.grad`` and ``bias.grad``; with ``wrt_x=False`` it returns None."""
         y, back = linear(x, self.weight.data, None if self.bias is None else self.bias.data)
+        wrt_w = self.weight.requires_grad
 
-        def pullback(dy: Array) -> Array:
-            dx, dw, db = back(dy)
+        def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
+            dx, dw, db = back(dy, wrt_x=wrt_x, wrt_w=wrt_w)
             self.weight.accumulate(dw)
             if self.bias is not None:
                 self.bias.accumulate(db)

@@ -19,7 +19,7 @@ def linear(x: Array, w: Array, b: Array | None = None) -> tuple[Array, LinearVjp
 
     x : (..., d)    w : (o, d)    b : (o,) or None
     Returns y (..., o) and a pullback ``dy -> (dx, dw, db)``; db is None where b is. ``pullback(dy, wrt_x=False)``
-    leaves dx out (None): the first layer of a network need not compute it.
+    leaves dx out (None): the first layer of a network need not compute it; ``wrt_w=False`` dw: a frozen weight.
 
     Raises
     ------
@@ -43,11 +43,11 @@ def linear(x: Array, w: Array, b: Array | None = None) -> tuple[Array, LinearVjp
     if b is not None:
         y = y + b
 
-    def vjp(dy: Array, *, wrt_x: bool = True) -> tuple[Array, Array, Array | None]:
+    def vjp(dy: Array, *, wrt_x: bool = True, wrt_w: bool = True) -> tuple[Array, Array, Array | None]:
         check_gradient("linear", dy, y.shape)
         n = math.prod(x.shape[:-1])
         rows, d_rows = xp.reshape(x, (n, x.shape[-1])), xp.reshape(dy, (n, dy.shape[-1]))
-        dw = xp.matrix_transpose(d_rows) @ rows
+        dw = xp.matrix_transpose(d_rows) @ rows if wrt_w else None
         db = None if b is None else xp.sum(d_rows, axis=0)
         return dy @ w if wrt_x else None, dw, db
 

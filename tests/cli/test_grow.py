@@ -29,9 +29,10 @@ def test_digits_without_output_write_nothing(grow, tmp_path, monkeypatch):
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "growth steps" in result.stdout
     assert "layers.1" in result.stdout
-    last = result.stdout.splitlines()[-1]
-    assert last.startswith("test accuracy ")
-    assert float(last.split()[2].rstrip("%,")) > 80
+    figure, last = result.stdout.splitlines()[-2:]
+    assert figure.startswith("test accuracy ")
+    assert float(figure.split()[2].rstrip("%,")) > 80
+    assert last == "nothing was written; add --output DIR to keep the network and its picture"
 
 
 def test_quiet_shows_the_last_line_alone(grow):
@@ -55,7 +56,19 @@ def test_output_holds_history_picture_weights_and_checkpoint(grow, tmp_path):
     folder = tmp_path / "deep" / "run"
     result = grow(*FAST, "--output", folder)
     assert result.exit_code == 0, result.output
-    assert set(content(folder)) == {"checkpoint.npz", "history.json", "run.png", "weights.safetensors"}
+    assert set(content(folder)) == {
+        "checkpoint.npz",
+        "history.json",
+        "network.onnx",
+        "run.png",
+        "weights.safetensors",
+    }
+    assert result.stdout.splitlines()[-4:] == [
+        f"written into {folder}; see run.png and history.json",
+        f"predict  growarray predict {folder} DATA",
+        f"Python   growarray.load({str(folder)!r}).predict(x)",
+        f"ONNX     {folder / 'network.onnx'}",
+    ]
     history = json.loads((folder / "history.json").read_text())
     growths = [step for step in history["steps"] if step["event"] == "growth"]
     assert [step["epoch"] for step in history["steps"] if step["event"] == "train"] == [1, 2, 3, 4, 5]
@@ -152,7 +165,7 @@ def test_npy_with_labels_in_a_second_file(grow, tmp_path):
 def test_regression_says_r2(grow, table, tmp_path):
     result = grow("--data", table, "--task", "regression", "--epochs", 40, "--lr", 0.02, "--output", tmp_path / "run")
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-2].startswith("test R2 0.9")
+    assert result.stdout.splitlines()[-5].startswith("test R2 0.9")
     final = History.load(tmp_path / "run" / "history.json").final
     assert "test_accuracy" not in final
     assert final["score_name"] == "r2"
@@ -163,7 +176,7 @@ def test_regression_says_r2(grow, table, tmp_path):
 def test_without_test_or_validation_part(grow):
     result = grow("--epochs", 2, "--test-fraction", 0, "--validation-fraction", 0, "--growths", 0)
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-1].startswith("test accuracy no test part")
+    assert result.stdout.splitlines()[-2].startswith("test accuracy no test part")
 
 
 def test_splits_follow_the_seed_and_share_no_sample():

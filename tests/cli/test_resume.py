@@ -104,11 +104,11 @@ def test_a_regression_in_pieces(tmp_path, table):
     assert_same(go_on(tmp_path / "run"), whole)
 
 
-# Files are written in this order: checkpoints of epochs 0 to 4, weights, picture, history, last checkpoint.
+# Files are written in this order: checkpoints of epochs 0 to 4, weights, ONNX, picture, history, last checkpoint.
 @pytest.mark.parametrize(
     ("call", "count"),
-    [("replace", 1), ("fsync", 3), ("replace", 5), ("fsync", 6), ("fsync", 8), ("fsync", 9)],
-    ids=["started", "writing_epoch_2", "trained", "writing_weights", "writing_history", "writing_the_last"],
+    [("replace", 1), ("fsync", 3), ("replace", 5), ("fsync", 6), ("fsync", 7), ("fsync", 9), ("fsync", 10)],
+    ids=["started", "writing_epoch_2", "trained", "weights", "writing_onnx", "writing_history", "writing_the_last"],
 )
 def test_a_killed_run_goes_on_bit_for_bit(grow, tmp_path, whole, call, count):
     folder = tmp_path / "run"
@@ -118,7 +118,13 @@ def test_a_killed_run_goes_on_bit_for_bit(grow, tmp_path, whole, call, count):
     assert any(name.startswith(".") for name in content(folder)) == (call == "fsync")
     result = grow("--output", folder, "--resume", *ARGUMENTS)
     assert result.exit_code == 0, result.output
-    assert set(content(folder)) == {"checkpoint.npz", "history.json", "run.png", "weights.safetensors"}
+    assert set(content(folder)) == {
+        "checkpoint.npz",
+        "history.json",
+        "network.onnx",
+        "run.png",
+        "weights.safetensors",
+    }
     checkpoint = save.read_checkpoint(folder / save.CHECKPOINT)
     for name, value in whole.loop.network.state_dict().items():
         np.testing.assert_array_equal(checkpoint.weights[name], value, strict=True)
@@ -201,6 +207,31 @@ def test_another_option_is_refused_and_the_same_is_not(grow, folder):
     )
     assert content(folder) == before
     assert grow("--output", folder, "--resume", "--lr", RunOptions().lr, "--epochs", 4).exit_code == 0
+
+
+def test_a_finished_run_goes_on_to_more_epochs(grow, folder):
+    assert grow("--output", folder, "--resume").exit_code == 0
+    first = History.load(folder / save.HISTORY)
+    result = grow("--output", folder, "--resume", "--epochs", 6)
+    assert result.exit_code == 0, result.output
+    assert "resumed  after epoch 4 of 6" in result.stdout
+    history = History.load(folder / save.HISTORY)
+    assert [step["epoch"] for step in history.of("train")] == [1, 2, 3, 4, 5, 6]
+    assert history.steps[: len(first.steps)] == first.steps
+    assert history.final["epochs"] == history.final["options"]["epochs"] == 6
+    rates = [step["lr"] for step in history.of("train")]
+    assert rates[4] > rates[3]  # along the cosine of six epochs
+    assert rates[5] == pytest.approx(0.0, abs=1e-6)
+    again = grow("--output", folder, "--resume")
+    assert "is finished" in again.stdout
+
+
+def test_epochs_are_not_taken_away(grow, folder):
+    before = content(folder)
+    result = grow("--output", folder, "--resume", "--epochs", 3)
+    assert result.exit_code == 2
+    assert f"--epochs: the run in {folder} has 4, the command line says 3; more may be added" in result.stderr
+    assert content(folder) == before
 
 
 def test_a_finished_run_shows_its_result(grow, folder):

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from growarray.networks import History
+if TYPE_CHECKING:
+    from growarray.networks.history import History
 
-__all__ = ["draw"]
+__all__ = ["draw", "figure_of"]
 
 _TRAIN, _VALIDATION, _GROWTH, _REFUSED = "#1f77b4", "#d95f02", "#8c8c8c", "#c0392b"
 
 
 def draw(history: History) -> bytes:
-    """A PNG with three panels over one axis of epochs.
+    """A PNG of :func:`figure_of`.
 
+    >>> from growarray.networks import History
     >>> history = History()
     >>> history.add("train", epoch=1, train_loss=2.0, validation_loss=2.1, validation_score=0.3, widths=[2])
     >>> draw(history)[1:4]
     b'PNG'
     """
+    stream = io.BytesIO()
+    figure_of(history).savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def figure_of(history: History) -> Figure:
+    """Three panels over one axis of epochs; ``ValueError`` where no epoch has been trained."""
+    if not history.of("train"):
+        raise ValueError("History.plot: the history holds no epoch, so there is nothing to draw; train first")
     figure = Figure(figsize=(8.0, 8.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)  # no window, whatever matplotlib's own setting is
     loss, score, width = figure.subplots(3, 1, sharex=True)
@@ -38,9 +49,7 @@ def draw(history: History) -> bytes:
         panel.legend(loc="best", fontsize=9, framealpha=0.9)
     width.set_xlabel("epoch")
     width.xaxis.set_major_locator(MaxNLocator(integer=True))
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
+    return figure
 
 
 def _loss(panel: Axes, entries: list[dict[str, Any]]) -> None:
@@ -56,7 +65,7 @@ def _loss(panel: Axes, entries: list[dict[str, Any]]) -> None:
 
 def _score(panel: Axes, history: History) -> None:
     entries, final = history.of("train"), history.final or {}
-    name = final.get("score_name", "accuracy")
+    name = final.get("score_name", "score")
     epochs, scores = [e["epoch"] for e in entries], [e["validation_score"] for e in entries]
     panel.plot(epochs, scores, color=_VALIDATION, label="validation", marker=".", markersize=4)
     tested = final.get("test_score")

@@ -1,0 +1,176 @@
+"""``growarray predict``: a grown network on data, as a short table, a file, and a figure where there are targets."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from growarray.checkpoint import Grown
+from growarray.checkpoint.grown import load
+from growarray.cli.data import DIGITS, as_options
+from growarray.cli.files import plain_errors
+from growarray.datasets import load_digits, load_samples
+from growarray.errors import DataError
+from growarray.networks import task_named, write_atomically
+
+__all__ = ["figure", "predict", "predictions_of"]
+
+_SHOWN = 10  # rows of the table
+
+
+def predict(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="what growarray grow --output DIR wrote")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="'digits', or a .npz, .npy or .csv file")],
+    labels: Annotated[Path | None, typer.Option("--labels", help="second .npy file, with the targets")] = None,
+    label_column: Annotated[
+        str | None, typer.Option("--label-column", help="CSV column with the targets", show_default="as in training")
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="show the probability of the class, and write those of all")
+    ] = False,
+    output: Annotated[Path | None, typer.Option("--output", help=".csv or .npz file to write into")] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace that file where it is there")] = False,
+) -> None:
+    """Predict with a grown network. Data may have targets or not; with them, say how right it is."""
+    with plain_errors("predict"):
+        if output is not None:
+            _check_output(output, force)
+        grown = load(folder)
+        if probabilities and grown.task != "classification":
+            raise ValueError("--probabilities: a regression has none; leave the option out")
+        x, targets = _samples(grown, data, labels, label_column)
+        columns = predictions_of(grown, x, targets, probabilities=probabilities)
+        if output is not None:
+            write_atomically(output, _content(output, grown, columns))
+        console = Console()
+        for line in _lines(grown, columns, targets, output):
+            console.print(line, markup=False, highlight=False, soft_wrap=isinstance(line, str))
+
+
+def predictions_of(
+    grown: Grown, x: np.ndarray, targets: np.ndarray | None, *, probabilities: bool = False
+) -> dict[str, np.ndarray]:
+    """What is written, by name: ``prediction``, ``probabilities`` where asked for, ``target`` where there are some.
+
+    targets : numbers of classes (n,), or values (n, t)
+    """
+    columns: dict[str, np.ndarray] = {"prediction": grown.predict(x)}
+    if probabilities:
+        columns["probabilities"] = grown.predict_proba(x)
+    if targets is not None:
+        values = targets[:, 0] if targets.ndim == 2 and targets.shape[1] == 1 else targets
+        columns["target"] = grown.labels[targets] if grown.task == "classification" else values
+    return columns
+
+
+def figure(grown: Grown, columns: dict[str, np.ndarray]) -> str:
+    """How right the predictions are: accuracy, or R2.
+
+    >>> from growarray.networks import GrowingMLP
+    >>> grown = Grown(GrowingMLP(2, 2, hidden_size=1), "classification", ("no", "yes"))
+    >>> figure(grown, {"prediction": np.array(["no", "no"]), "target": np.array(["no", "yes"])})
+    'accuracy 50.00% of 2 samples'
+    """
+    prediction, target = columns["prediction"], columns["target"]
+    count = f"of {len(target)} sample{'s' if len(target) > 1 else ''}"
+    if grown.task == "classification":
+        return f"accuracy {float(np.mean(prediction == target)):.2%} {count}"
+    rows = prediction.reshape(len(target), -1).astype(np.float64), target.reshape(len(target), -1)
+    return f"R2 {task_named('regression').score(*rows):.4f} {count}"
+
+
+def _samples(
+    grown: Grown, data: str, labels: Path | None, label_column: str | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Features and targets from a file, or the digits; the CSV column of the targets is by default that of the run."""
+    if data == DIGITS:
+        digits = load_digits(test_fraction=0.0)
+        if (grown.features, grown.classes) != (digits.features, digits.classes):
+            raise DataError(
+                f"digits: found {digits.features} features and {digits.outputs} classes, the network has "
+                f"{grown.features} and {len(grown.classes)}; name a file with the columns of its training data"
+            )
+        return digits.x_train, digits.y_train
+    if label_column is None and Path(data).suffix.lower() == ".csv":
+        column = grown.history.final["options"].get("label_column") if grown.history.final else None
+        label_column = column if isinstance(column, str) else None
+    try:
+        return load_samples(
+            data, grown.features, outputs=grown.outputs, classes=grown.classes, labels=labels, label_column=label_column
+        )
+    except (DataError, ValueError) as error:
+        raise type(error)(as_options(data, str(error))) from error
+
+
+def _check_output(path: Path, force: bool) -> None:
+    """Raise before anything is computed where the file is of another kind, or there already."""
+    if path.suffix.lower() not in (".csv", ".npz"):
+        raise ValueError(f"--output {path}: expected a .csv or .npz file")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"--output {path}: there is no folder {path.parent}; make it first")
+    if path.is_dir() or (path.exists() and not force):
+        raise FileExistsError(f"--output {path}: is there already; name another file, or add --force to replace it")
+
+
+def _named_columns(grown: Grown, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Columns of one number or text a row, as a table has them."""
+    found: dict[str, np.ndarray] = {}
+    for name, values in columns.items():
+        if values.ndim == 1:
+            found[name] = values
+            continue
+        ends = grown.classes if name == "probabilities" else [str(i + 1) for i in range(values.shape[1])]
+        start = "probability of" if name == "probabilities" else name
+        found |= {f"{start} {end}": values[:, i] for i, end in enumerate(ends)}
+    return found
+
+
+def _content(path: Path, grown: Grown, columns: dict[str, np.ndarray]) -> bytes:
+    """The bytes of the file to write: a table, or arrays by name."""
+    if path.suffix.lower() == ".npz":
+        stream = io.BytesIO()
+        classes = {"classes": grown.labels} if "probabilities" in columns else {}
+        np.savez(stream, **columns, **classes)  # type: ignore[arg-type]
+        return stream.getvalue()
+    table, text = _named_columns(grown, columns), io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table)
+    writer.writerows(zip(*(map(str, values) for values in table.values()), strict=True))
+    return text.getvalue().encode()
+
+
+def _lines(grown: Grown, columns: dict[str, np.ndarray], targets: np.ndarray | None, output: Path | None) -> list[Any]:
+    """What is shown: the first rows, how many more there are, the file, and the figure last."""
+    shown = {name: values for name, values in columns.items() if name != "probabilities"}
+    if "probabilities" in columns:
+        best = columns["probabilities"].max(axis=1)
+        shown = {"prediction": shown.pop("prediction"), "probability": best, **shown}
+    shown = _named_columns(grown, shown)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in ("row", *shown):
+        table.add_column(name, justify="right", overflow="fold")
+    count = len(columns["prediction"])
+    for row in range(min(count, _SHOWN)):
+        cells = [_cell(name, values[row]) for name, values in shown.items()]
+        table.add_row(str(row + 1), *cells)
+    lines: list[Any] = [table]
+    if count > _SHOWN:
+        rest = "" if output is not None else "; --output FILE.csv writes them all"
+        lines.append(f"{count - _SHOWN} more{rest}")
+    if output is not None:
+        lines.append(f"{count} predictions written into {output}")
+    return lines if targets is None else [*lines, figure(grown, columns)]
+
+
+def _cell(name: str, value: Any) -> str:
+    if name == "probability":
+        return f"{value:.2%}"
+    return f"{value:.6g}" if isinstance(value, np.floating) else escape(str(value))
