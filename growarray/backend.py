@@ -8,6 +8,8 @@ code. Nothing here copies between host and device except :func:`to_numpy` and :f
 from __future__ import annotations
 
 import importlib
+import os
+import threading
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ __all__ = [
     "is_array",
     "is_numpy",
     "library",
+    "load",
     "namespace",
     "portable_erf",
     "to_device",
@@ -31,7 +34,21 @@ __all__ = [
 Array = Any
 """An array of any library that speaks the array API (a static type for it does not exist yet)."""
 
+_loading = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a child would wait for ever for an import that another thread was at
+    os.register_at_fork(before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_loading.release)
+
 _compat: dict[type, Any] = {}  # array type -> namespace, so that a lookup costs one dictionary access
+
+
+def load(name: str) -> Any:
+    """A module that is imported at its first use, because it takes long; ``os.fork`` waits until that is done.
+
+    >>> load("math").sqrt(4.0)
+    2.0
+    """
+    with _loading:
+        return importlib.import_module(name)
 
 
 def is_array(x: object) -> bool:
@@ -48,9 +65,9 @@ def _namespace_of(x: Any) -> Any:
     kind = type(x)
     if kind not in _compat:
         if isinstance(x, np.ndarray | np.generic):
-            _compat[kind] = importlib.import_module("array_api_compat.numpy")
+            _compat[kind] = load("array_api_compat.numpy")
         elif kind.__module__.split(".")[0] == "cupy":
-            _compat[kind] = importlib.import_module("array_api_compat.cupy")
+            _compat[kind] = load("array_api_compat.cupy")
         elif hasattr(x, "__array_namespace__"):
             _compat[kind] = x.__array_namespace__()
         else:
@@ -119,7 +136,7 @@ def library(device: str | None) -> Any:
     if name != "cuda" and not (name.startswith("cuda:") and name[5:].isdigit()):
         raise ValueError(f"unknown device {device!r}; expected None, 'cpu', 'cuda' or 'cuda:N'")
     try:
-        cupy = importlib.import_module("cupy")
+        cupy = load("cupy")
         count = int(cupy.cuda.runtime.getDeviceCount())
     except Exception as error:  # CuPy raises its own classes for a missing driver
         raise DeviceError(
@@ -129,7 +146,7 @@ def library(device: str | None) -> Any:
     index = int(name[5:] or 0) if ":" in name else 0
     if index >= count:
         raise DeviceError(f"device {device!r} does not exist; this machine has {count} GPU(s), counted from 0")
-    return importlib.import_module("array_api_compat.cupy")
+    return load("array_api_compat.cupy")
 
 
 def to_device(x: Array, device: Any) -> Array:
@@ -142,7 +159,7 @@ def to_device(x: Array, device: Any) -> Array:
     host = to_numpy(x)
     if device == "cpu":
         return host
-    cuda = importlib.import_module("cupy").cuda
+    cuda = load("cupy").cuda
     with cuda.Device(int(device[5:] or 0) if ":" in device else 0):
         return xp.asarray(host)
 
@@ -150,18 +167,50 @@ def to_device(x: Array, device: Any) -> Array:
 def asarray(x: Any, *, like: Array | None = None, dtype: Any = None) -> Array:
     """``x`` as an array: of the library and on the device of ``like``, else NumPy (DLPack objects too).
 
-    Foreign arrays that speak DLPack (torch, jax) are taken without their library being imported.
+    Foreign arrays that speak DLPack (torch, jax) are taken without their library being imported; bfloat16 and float8,
+    which NumPy lacks, become float32 of the same value. Raises TypeError for one without values, on a device that is
+    out of reach, or that asks for a gradient.
     """
     if like is None:
         if is_array(x) and not isinstance(x, np.generic):
             return x if dtype is None else _namespace_of(x).astype(x, dtype, copy=False)
-        if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray | np.generic):
-            x = np.from_dlpack(x)
-        return np.asarray(x, dtype=dtype)
+        return np.asarray(_handed_over(x) if _is_foreign(x) else x, dtype=dtype)
     xp = _namespace_of(like)
-    if is_array(x) and _namespace_of(x) is not xp:
+    if _is_foreign(x):
+        x = _handed_over(x, None if is_numpy(like) else xp)
+    elif is_array(x) and _namespace_of(x) is not xp:
         x = to_numpy(x)
     return xp.asarray(x, dtype=dtype, device=None if is_numpy(like) else device_of(like))
+
+
+_WIDER = {"bfloat": "float", "float8": "float", "comple": "cfloat"}  # methods of torch, by the first letters of dtypes
+_AS_IT_IS = ("complex64", "complex128")
+
+
+def _is_foreign(x: object) -> bool:
+    """Whether ``x`` is an array of a library that has DLPack and not the array API, as torch."""
+    return hasattr(type(x), "__dlpack__") and not (isinstance(x, np.ndarray | np.generic) or is_array(x))
+
+
+def _handed_over(x: Any, xp: Any = None) -> Any:
+    """A foreign array as one of NumPy, or of ``xp`` where it lies on a GPU. Raises TypeError and says what to do."""
+    kind, device = f"{type(x).__module__}.{type(x).__qualname__}", str(getattr(x, "device", "cpu"))
+    if device == "meta" or "Uninitialized" in kind:
+        raise TypeError(f"a {kind} without values cannot be taken; load or initialize it first")
+    if getattr(x, "requires_grad", False):
+        raise TypeError(f"a {kind} that requires a gradient cannot be taken; pass x.detach()")
+    try:
+        for method in ("resolve_conj", "resolve_neg"):  # bits of torch that change values, of which DLPack is silent
+            x = getattr(x, method, lambda x=x: x)()
+        name = str(getattr(x, "dtype", "")).rpartition(".")[2]
+        if name[:6] in _WIDER and name not in _AS_IT_IS:
+            x = getattr(x, _WIDER[name[:6]])()
+        return np.from_dlpack(x) if xp is None or device == "cpu" else xp.from_dlpack(x)
+    except Exception as error:  # every library has its own, for layouts, devices and types that DLPack lacks
+        why = str(error).partition("\n")[0]
+        raise TypeError(
+            f"a {kind} on {device} cannot be taken by DLPack ({why}); pass a dense array in host memory, x.cpu()"
+        ) from error
 
 
 def to_numpy(x: Any) -> np.ndarray:
@@ -170,6 +219,8 @@ def to_numpy(x: Any) -> np.ndarray:
         return np.asarray(x)
     if type(x).__module__.split(".")[0] == "cupy":
         return np.asarray(x.get())
+    if _is_foreign(x):
+        return np.asarray(_handed_over(x))
     try:
         return np.from_dlpack(x)
     except (RuntimeError, BufferError, AttributeError, ValueError, TypeError):
@@ -185,9 +236,9 @@ def accurate_dtype(xp: Any, x: Array) -> Any:
 def erf(x: Array) -> Array:
     """Error function: SciPy's on NumPy, cupyx's on CuPy, :func:`portable_erf` elsewhere."""
     if is_numpy(x):
-        return importlib.import_module("scipy.special").erf(x)
+        return load("scipy.special").erf(x)
     if type(x).__module__.split(".")[0] == "cupy":
-        return importlib.import_module("cupyx.scipy.special").erf(x)
+        return load("cupyx.scipy.special").erf(x)
     return portable_erf(x)
 
 

@@ -1,4 +1,10 @@
-"""Exceptions of growarray: each is also the built-in exception a caller would expect."""
+"""Exceptions of growarray: each is also the built-in exception a caller would expect; and how they show a value."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any
 
 __all__ = [
     "CheckpointError",
@@ -9,6 +15,7 @@ __all__ = [
     "PlanError",
     "ResumeError",
     "ShapeError",
+    "shown",
 ]
 
 
@@ -42,3 +49,34 @@ class CheckpointError(GrowArrayError, ValueError):
 
 class PlanError(GrowArrayError, ValueError):
     """A contraction cannot be planned: its equation, its shapes or its options do not allow it."""
+
+
+class _Shown(reprlib.Repr):
+    """Arrays by kind, dtype and shape, at any depth; what is long is cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = 12
+        self.maxstring = self.maxother = self.maxlong = 120
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        if getattr(x, "shape", None) and hasattr(x, "dtype"):
+            return f"{type(x).__name__} of {x.dtype} and shape {tuple(x.shape)}"
+        if isinstance(x, Mapping):
+            return f"{type(x).__name__}({self.repr_dict(dict(x), level)})"
+        if isinstance(x, tuple | list):
+            return f"{type(x).__name__}({self.repr_list(list(x), level)})"
+        return super().repr_instance(x, level)
+
+
+def shown(value: Any) -> str:
+    """A value as a message has it: its ``repr``, but an array by its shape, and nothing at length.
+
+    >>> import numpy as np
+    >>> shown([2, "a", np.ones((3, 4))])
+    "[2, 'a', ndarray of float64 and shape (3, 4)]"
+    """
+    return _SHOWN.repr(value)
+
+
+_SHOWN = _Shown()

@@ -15,6 +15,7 @@ from growarray.errors import DeviceError
 from growarray.testing import assert_close
 from tests import doubles
 from tests.conftest import LIBRARIES, Library, frozen
+from tests.foreign import Tensor, Uninitialized
 
 STRICT = LIBRARIES["array_api_strict"]
 DOUBLE = LIBRARIES["double"]
@@ -84,6 +85,26 @@ def test_asarray_takes_foreign_arrays_by_dlpack() -> None:
             return np.arange(3.0).__dlpack_device__()
 
     assert backend.asarray(Foreign()).tolist() == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("take", [backend.asarray, backend.to_numpy, lambda x: backend.asarray(x, like=np.ones(1))])
+def test_foreign_types_that_numpy_lacks_become_single_precision(take: Any) -> None:
+    for dtype in ("bfloat16", "float8_e4m3fn"):
+        found = take(Tensor(np.float32([1.0, -2.5]), dtype))
+        assert (found.tolist(), found.dtype) == ([1.0, -2.5], np.float32)
+    assert take(Tensor(np.float32([1.0, -2.5]), neg=True)).tolist() == [-1.0, 2.5]
+
+
+@pytest.mark.parametrize("take", [backend.asarray, backend.to_numpy, lambda x: backend.asarray(x, like=np.ones(1))])
+def test_foreign_arrays_that_cannot_be_taken_say_why(take: Any) -> None:
+    with pytest.raises(TypeError, match=r"requires a gradient cannot be taken; pass x\.detach\(\)"):
+        take(Tensor(np.ones(1), grad=True))
+    with pytest.raises(TypeError, match=r"Tensor without values cannot be taken; load or initialize it first"):
+        take(Tensor(np.ones(1), device="meta"))
+    with pytest.raises(TypeError, match=r"Uninitialized without values cannot be taken"):
+        take(Uninitialized(np.ones(1)))
+    with pytest.raises(TypeError, match=r"on cpu cannot be taken by DLPack \(Unsupported tensor\); pass a dense array"):
+        take(Tensor(np.ones(1), "qint8"))
 
 
 def test_devices_of_the_cpu() -> None:

@@ -1,4 +1,4 @@
-"""The Python blocks of the README and of the documentation run, in order, one namespace a file."""
+"""Every Python block of the README and of the documentation runs alone, as someone copies it into a new file."""
 
 import re
 from pathlib import Path
@@ -15,14 +15,21 @@ def name(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text(encoding="utf-8"))], ids=name)
-def test_python_blocks_run(page, tmp_path, monkeypatch):
+def blocks() -> list:
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for block in BLOCK.finditer(text):
+            line = text.count("\n", 0, block.start(1))
+            code = "\n" * line + block.group(1)  # so that a traceback names the line of the page
+            found.append(pytest.param(page, code, id=f"{name(page)}:{line + 1}"))
+    return found
+
+
+@pytest.mark.parametrize(("page", "code"), blocks())
+def test_a_python_block_runs_alone(page, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = page.read_text(encoding="utf-8")
-    namespace: dict[str, object] = {"__name__": "__main__"}
-    for block in BLOCK.finditer(text):
-        line = text.count("\n", 0, block.start(1))  # so that a traceback names the line of the page
-        exec(compile("\n" * line + block.group(1), str(page), "exec"), namespace)
+    exec(compile(code, str(page), "exec"), {"__name__": "__main__"})
 
 
 def test_every_python_block_is_found():

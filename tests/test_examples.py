@@ -119,3 +119,12 @@ def test_an_imported_network_is_compressed_to_a_time_and_exported() -> None:
     assert points["widened"].accuracy > 0.93
     assert points["trained on"].accuracy > max(0.9, points["compressed"].accuracy - 0.03)
     assert story.agreement < 1e-5
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_of_all_orders_of_a_contraction_the_automatic_one_is_near_the_fastest() -> None:
+    example = load("landing")
+    times = example.every_order()
+    assert len(times) == 945  # 9 * 7 * 5 * 3: ways to join six operands two by two
+    assert times[0] <= example.seconds("auto") <= 1.05 * times[0]
+    assert times[0] < example.seconds("optimal") < example.seconds("reconstructed") < times[-1]

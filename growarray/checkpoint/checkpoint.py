@@ -36,6 +36,7 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         tied: tuple[tuple[str, ...], ...],
         aliases: dict[str, str],
         prefix: str,
+        paths: dict[str, str],
         notes: tuple[str, ...],
         ml_dtypes: bool,
     ) -> None:
@@ -57,6 +58,7 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
         """What was chosen or left out, a sentence each."""
         self._tree = tree
         self._rest = rest
+        self._paths = paths
         self._ml_dtypes = ml_dtypes
 
     def __getitem__(self, name: str) -> NDArray[Any]:
@@ -77,6 +79,15 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
 
     def __str__(self) -> str:
         return table(self.stored, title=f"{self.source} ({self.kind})", tied=self.tied, notes=self.notes)
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """Versions of torch's modules by the path of their tensors, as far as :attr:`metadata` tells."""
+        return {
+            path: entry["version"]
+            for path, key in self._paths.items()
+            if type(entry := self.metadata.get(key)) is dict and type(entry.get("version")) is int
+        }
 
     @cached_property
     def tree(self) -> Any:

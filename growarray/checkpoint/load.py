@@ -128,6 +128,7 @@ def _checkpoint(
         tied=_tied(stored, {renamed[alias]: kept for alias, kept in aliases.items()}),
         aliases=aliases,
         prefix=taken,
+        paths={new.rpartition(".")[0]: old.rpartition(".")[0] for old, new in renamed.items()} if metadata else {},
         notes=tuple(notes),
         ml_dtypes=ml,
     )

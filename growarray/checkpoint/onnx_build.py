@@ -14,6 +14,7 @@ from growarray.checkpoint.limits import Limits
 from growarray.checkpoint.onnx_graph import OpNode
 from growarray.checkpoint.refusal import Malformed, quote
 from growarray.checkpoint.tensor import StoredTensor
+from growarray.nn.cast import RangeError, cast
 from growarray.nn.graph import Node
 from growarray.nn.join import Value
 from growarray.nn.module import Module, Parameter
@@ -172,7 +173,12 @@ class Builder:
             return None
         if value.size != 1 or value.array.dtype.kind not in "fiub":
             raise Malformed(f"{what} has shape {value.shape} and type {value.array.dtype}; expected one number")
-        return float(value.array.reshape(-1)[0])
+        return self.scalar(value, what)
+
+    def scalar(self, value: Constant, what: str) -> float:
+        """A constant of one entry as a number, which the float type of the network holds."""
+        entry = value.array.reshape(())
+        return float(self._cast(entry, f"{what} {quote(value.label)}") if entry.dtype.kind == "f" else entry)
 
     def account(self, nbytes: int) -> None:
         """Count the bytes of a folded constant, or of one more copy of a weight, before it is made."""
@@ -192,11 +198,17 @@ class Builder:
         found = value.array
         if found.dtype.kind != "f":
             raise Malformed(f"{what} {quote(value.label)} is of the type {found.dtype}; expected floats")
-        kind = np.dtype(self.float_type(found.dtype))
         if value.derived or value.key in self._copied:
-            self.account(kind.itemsize * value.size)
+            self.account(np.dtype(self.float_type(found.dtype)).itemsize * value.size)
         self._copied.add(value.key)
-        return np.array(found, dtype=kind, order="C")
+        return np.ascontiguousarray(self._cast(found, f"{what} {quote(value.label)}")).reshape(found.shape)
+
+    def _cast(self, array: Array, what: str) -> Array:
+        """A copy in the float type of the network."""
+        try:
+            return np.asarray(cast(array, self.float_type(array.dtype), what, "pass dtype='float64'", copy=True))
+        except RangeError as fault:
+            raise Malformed(str(fault)) from None
 
     def float_type(self, dtype: Any) -> Any:
         """The float type in which the network computes what the file has in ``dtype``: half becomes single."""

@@ -70,7 +70,8 @@ def to_onnx(
         A module is of a class that is not written (see :func:`register_lowering`), or what it computes cannot be; the
         message says where in the network it is.
     ShapeError, PlanError, TypeError, ValueError
-        An option makes no sense, or a layer refuses the shape that it gets: its own message, with its place.
+        An option makes no sense, a layer refuses the shape that it gets (its own message, with its place), or a weight
+        is beyond the range of ``dtype``.
     OSError
         ``path`` is a folder, or cannot be written.
 

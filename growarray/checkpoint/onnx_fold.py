@@ -11,16 +11,29 @@ from numpy.typing import NDArray
 
 from growarray.checkpoint.onnx_build import Builder, Constant, Live
 from growarray.checkpoint.onnx_graph import OpNode
+from growarray.checkpoint.onnx_tensor import TYPE_NAMES
 from growarray.checkpoint.refusal import Malformed, quote
+from growarray.nn.cast import rounded
+from growarray.nn.positions import positions
 
-__all__ = ["FOLDERS", "axes_of", "fold", "slice_options"]
+__all__ = ["FOLDERS", "axes_of", "cast_target", "fold", "slice_options"]
 
 Array = NDArray[Any]
 
-_CAST = {
-    1: np.float32, 2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16, 6: np.int32, 7: np.int64, 9: np.bool_,
-    10: np.float32, 11: np.float64, 12: np.uint32, 13: np.uint64, 16: np.float32,
-}  # fmt: skip
+_HELD = (
+    "float16",
+    "float32",
+    "float64",
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+)
 
 
 def fold(builder: Builder, node: OpNode) -> bool:
@@ -158,11 +171,10 @@ def _sliced(builder: Builder, node: OpNode) -> Array | None:
     value = _array(builder, node, 0)
     index: list[slice] = [slice(None)] * value.ndim
     for axis, start, end, step in zip(*slice_options(builder, node), strict=True):
-        if not -value.ndim <= axis < value.ndim or step == 0:
-            raise Malformed(f"axis {axis} with step {step} of a value with {value.ndim} axes")
-        index[axis] = slice(*slice(start, end, step).indices(value.shape[axis]))
-        if step < 0 and index[axis].stop < 0:
-            index[axis] = slice(index[axis].start, None, step)
+        if not -value.ndim <= axis < value.ndim or step == 0 or index[axis] != slice(None):
+            raise Malformed(f"axis {axis} with step {step} of a value with {value.ndim} axes, each of them once")
+        places = positions(value.shape[axis], start, end, step)
+        index[axis] = slice(places.start, places.stop if places.stop >= 0 else None, step) if places else slice(0, 0)
     builder.account(value.nbytes)
     return _narrowed(value[tuple(index)])
 
@@ -220,15 +232,24 @@ def _transposed(builder: Builder, node: OpNode) -> Array:
     return np.transpose(_array(builder, node, 0), node.get("perm", "ints"))
 
 
+def cast_target(node: OpNode) -> str:
+    """The name of the type that a ``Cast`` gives."""
+    to = node.get("to", "int")
+    node.get("saturate", "int"), node.get("round_mode", "string")  # of 8-bit floats alone
+    return TYPE_NAMES.get(to, f"number {to}")
+
+
 def _cast(builder: Builder, node: OpNode) -> Array | None:
-    value, to = _array(builder, node, 0), node.get("to", "int")
-    node.get("saturate", "int"), node.get("round_mode", "string")
-    if to not in _CAST:
-        raise Malformed(f"type {to} is not supported")
+    value, to = _array(builder, node, 0), cast_target(node)
+    if to == "bfloat16":
+        builder.account(value.size * 4)
+        return np.asarray(rounded(value.astype(np.float64), to)).astype(np.float32)
+    if to not in _HELD:
+        raise Malformed(f"to the type {to} is not supported")
     if value.dtype == object:
-        return value if np.dtype(_CAST[to]).kind in "iu" else None
-    builder.account(value.size * np.dtype(_CAST[to]).itemsize)
-    return value.astype(_CAST[to])
+        return value if np.dtype(to).kind in "iu" else None
+    builder.account(value.size * np.dtype(to).itemsize)
+    return value.astype(to)
 
 
 def _same_kind(builder: Builder, *values: Array) -> None:

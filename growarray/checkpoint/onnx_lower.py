@@ -12,6 +12,7 @@ import numpy as np
 from growarray.backend import asarray, to_numpy
 from growarray.checkpoint.onnx_write import DATA_TYPES, Node, Tensor
 from growarray.errors import GrowArrayError
+from growarray.nn.cast import cast
 from growarray.nn.module import Module, Parameter
 
 __all__ = ["Edge", "Lowering", "OnnxGraph", "add_lowerings", "register_lowering"]
@@ -181,7 +182,8 @@ class OnnxGraph:
 
     def parameter(self, name: str, value: Any) -> Edge:
         """A weight as an initializer under its name in the state dict: the present layer's prefix and ``name``."""
-        full, array = self.prefix + name, self._host(value.data if isinstance(value, Parameter) else value)
+        full = self.prefix + name
+        array = self._host(value.data if isinstance(value, Parameter) else value, f"to_onnx: weight {full!r}")
         known = self.initializers.get(full)
         if known is None:
             if full in self._names:
@@ -192,17 +194,18 @@ class OnnxGraph:
             raise ValueError(f"to_onnx: {self.where}: two weights are called {full!r}; name the modules differently")
         return Edge(full, array.shape, None)
 
-    def _host(self, value: Any) -> np.ndarray:
+    def _host(self, value: Any, what: str, *, nonzero: bool = False) -> np.ndarray:
         array = to_numpy(value)
         if array.dtype.kind == "f":
-            return array.astype(self.dtype, copy=False)
+            return np.asarray(cast(array, self.dtype, what, nonzero=nonzero))
         if array.dtype.name not in DATA_TYPES:
             raise self.refuse(f"an array of dtype {array.dtype} is not written; expected real floats or int64")
         return array
 
     def constant(self, value: Any) -> Edge:
         """A fixed array as a node, not a weight. Floats get the dtype of the graph, and equal arrays are one node."""
-        array = self._host(np.asarray(value))
+        given = np.asarray(value)
+        array = self._host(given, f"to_onnx: {self.where}: a constant", nonzero=given.size == 1)
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self._constants:
             name = self.unique("/".join(["", *self._place, "Constant"]))
@@ -228,6 +231,10 @@ class OnnxGraph:
                 f"onnxruntime has no {op} in float64; pass dtype='float32', or dtype='float64' to write it all the same"
             )
         name = self.unique("/".join(["", *self._place, op]))
+        for key, value in attributes.items():
+            if isinstance(value, float):
+                what = f"to_onnx: {self.where}: {key} of {op}"
+                cast(np.asarray(value), np.float32, what, "attributes of ONNX are float32", nonzero=True)
         names = ["" if x is None else x.name for x in inputs]
         while names and not names[-1]:
             names.pop()

@@ -81,10 +81,12 @@ def _conv(graph: OnnxGraph, layer: Any, x: Edge) -> Edge:
 def _conv_transpose(graph: OnnxGraph, layer: Any, x: Edge) -> Edge:
     graph.check_batch(x)
     shape = graph.shape_after(layer, x)
-    weight = graph.parameter("weight", layer.weight)
-    bias = None if layer.bias is None else graph.parameter("bias", layer.bias)
     pads = each_axis("ConvTranspose", "padding", layer.padding, layer.axes, 0)
     pairs = list(zip(pads, layer.output_padding, strict=True))
+    if any(extra - pad >= step for (pad, extra), step in zip(pairs, layer.stride, strict=True)):
+        return _beyond_reach(graph, layer, x, pairs)
+    weight = graph.parameter("weight", layer.weight)
+    bias = None if layer.bias is None else graph.parameter("bias", layer.bias)
     options = {
         "kernel_shape": layer.kernel_size,
         "strides": layer.stride,
@@ -95,6 +97,21 @@ def _conv_transpose(graph: OnnxGraph, layer: Any, x: Edge) -> Edge:
         "group": layer.groups,
     }
     return graph.node("ConvTranspose", x, weight, bias, shape=shape, **options)
+
+
+def _beyond_reach(graph: OnnxGraph, layer: Any, x: Edge, pairs: list[tuple[int, int]]) -> Edge:
+    """A transposed convolution whose output padding is more than a stride: zeros after all that an input reaches."""
+    options: dict[str, Any] = {"kernel_shape": layer.kernel_size, "strides": layer.stride}
+    geometry = zip(x.shape[2:], layer.stride, layer.dilation, layer.kernel_size, strict=True)
+    sizes = [(size - 1) * step + spread * (taps - 1) + 1 for size, step, spread, taps in geometry]
+    y = graph.node(
+        "ConvTranspose", x, graph.parameter("weight", layer.weight), shape=[x.shape[0], layer.out_channels, *sizes],
+        dilations=layer.dilation, group=layer.groups, **options,
+    )  # fmt: skip
+    y = padded(graph, y, {axis: ConvAxis(after=extra) for axis, (_, extra) in enumerate(pairs, start=2)})
+    for axis, (pad, _) in enumerate(pairs, start=2):
+        y = _slice(graph, y, axis, pad, y.shape[axis] - pad) if pad else y
+    return y if layer.bias is None else graph.node("Add", y, graph.spread(graph.parameter("bias", layer.bias), y.ndim))
 
 
 CONVOLUTIONS: dict[type[Module], Lowering] = {

@@ -10,6 +10,7 @@ import numpy as np
 from growarray.checkpoint.onnx_lower import Edge, Lowering, OnnxGraph
 from growarray.checkpoint.onnx_lower_conv import padded
 from growarray.checkpoint.onnx_lower_layers import one_operator
+from growarray.checkpoint.onnx_write import DATA_TYPES
 from growarray.contraction.geometry import ConvAxis
 from growarray.nn import elementwise, join, shape
 from growarray.nn.graph import Graph
@@ -214,8 +215,11 @@ def _prelu(graph: OnnxGraph, layer: elementwise.PReLU, x: Edge) -> Edge:
     return graph.node("PRelu", x, graph.reshape(slope, (*slope.shape, *thin)))
 
 
-def _cast(graph: OnnxGraph, layer: Module, x: Edge) -> Edge:
-    return x  # every float in the file has one dtype
+def _cast(graph: OnnxGraph, layer: elementwise.Cast, x: Edge) -> Edge:
+    if layer.through in (None, graph.dtype.name):
+        return x  # every float in the file has one dtype
+    half = graph.node("Cast", x, to={"float16": 10, "bfloat16": 16}[layer.through])
+    return graph.node("Cast", half, to=DATA_TYPES[graph.dtype.name])
 
 
 GRAPHS: dict[type[Module], Lowering] = {

@@ -9,6 +9,7 @@ import numpy as np
 
 from growarray import nn
 from growarray.checkpoint.onnx_build import Builder, Constant, Live, broadcast, product
+from growarray.checkpoint.onnx_fold import cast_target
 from growarray.checkpoint.onnx_graph import OpNode
 from growarray.checkpoint.refusal import Malformed
 from growarray.nn import elementwise as more
@@ -34,7 +35,6 @@ __all__ = [
     "sub",
 ]
 
-_LARGEST = float(np.finfo(np.float32).max)
 _SELU = (1.67326319217681884765625, 1.05070102214813232421875)  # what the operator's definition says
 
 
@@ -152,7 +152,7 @@ def _binary(kind: Any, *, trained: bool) -> Callable[[Builder, OpNode], None]:
         value: Any
         hint = builder.hint(node)
         if _single(fixed, live):
-            value = float(fixed.array.reshape(-1)[0])
+            value = builder.scalar(fixed, "operand")
         elif trained and fixed.trained:
             value, hint = builder.parameter(fixed, "operand"), builder.hint(node, fixed)
         else:
@@ -176,28 +176,40 @@ def power(builder: Builder, node: OpNode) -> None:
     builder.give(node, builder.step(more.Pow(exponent), [x], x.shape, builder.hint(node)))
 
 
+def _bound(end: float | None, sign: float, dtype: Any = np.float32) -> float | None:
+    """An end of a range; None where it is that of the type, or beyond."""
+    return None if end is None or sign * end >= float(np.finfo(dtype).max) else end
+
+
+def _end(builder: Builder, node: OpNode, index: int, what: str, sign: float) -> float | None:
+    """An end of ``Clip`` that is an input."""
+    value = builder.optional(node, index, what)
+    if value is None:
+        return None
+    if value.size != 1 or value.array.dtype.kind != "f":
+        raise Malformed(f"{what} has shape {value.shape} and type {value.array.dtype}; expected one float")
+    return _bound(float(value.array.reshape(-1)[0]), sign, builder.float_type(value.array.dtype))
+
+
 def clip(builder: Builder, node: OpNode) -> None:
     """``Clip``: its ends are inputs since opset 11, attributes before."""
     x = builder.live(node, 0)
     if builder.opset >= 11:
-        low, high = builder.number(node, 1, "min"), builder.number(node, 2, "max")
+        low, high = _end(builder, node, 1, "min", -1.0), _end(builder, node, 2, "max", 1.0)
     else:
-        low, high = node.get("min", "float"), node.get("max", "float")
-    low = None if low is None or low <= -_LARGEST else low
-    high = None if high is None or high >= _LARGEST else high
+        low, high = _bound(node.get("min", "float"), -1.0), _bound(node.get("max", "float"), 1.0)
     module = nn.ReLU6() if (low, high) == (0.0, 6.0) else more.Clip(low, high)
     builder.give(node, builder.step(module, [x], x.shape, builder.hint(node)))
 
 
 def cast(builder: Builder, node: OpNode) -> None:
-    """``Cast`` between floats: half precision is computed in single."""
-    x, to = builder.live(node, 0), node.get("to", "int")
-    node.get("saturate", "int"), node.get("round_mode", "string")
-    kinds = {1: np.float32, 10: np.float32, 11: np.float64, 16: np.float32}
-    if to not in kinds:
+    """``Cast`` between floats; the values of half precision are computed with in single."""
+    x, to = builder.live(node, 0), cast_target(node)
+    if to not in ("float16", "float32", "float64", "bfloat16"):
         raise Malformed(f"to the type {to} is not supported for a value that depends on the input; floats are")
-    name = np.dtype(builder.float_type(kinds[to])).name
-    builder.give(node, builder.step(more.Cast(name), [x], x.shape, builder.hint(node)))
+    half = to if to.endswith("16") else None
+    name = np.dtype(builder.float_type(np.dtype("float32" if half else to))).name
+    builder.give(node, builder.step(more.Cast(name, half), [x], x.shape, builder.hint(node)))
 
 
 def dropout(builder: Builder, node: OpNode) -> None:

@@ -11,6 +11,7 @@ from growarray.checkpoint.onnx_fold import axes_of, slice_options
 from growarray.checkpoint.onnx_graph import OpNode
 from growarray.checkpoint.refusal import Malformed
 from growarray.nn.join import Concat
+from growarray.nn.positions import positions
 from growarray.nn.shape import Gather, Pad, ReduceMean, Reshape, Slice, Squeeze, Transpose, Unsqueeze
 
 __all__ = [
@@ -209,7 +210,7 @@ def slice_(builder: Builder, node: OpNode) -> None:
         for axis, *part in zip(_positive(axes, len(found)), starts, ends, steps, strict=True):
             size = found[axis]
             if isinstance(size, int):
-                found[axis] = len(range(*slice(*part).indices(size)))
+                found[axis] = len(positions(size, *part))
             elif (part[0], part[2]) != (0, 1) or part[1] < 2**31 - 1:
                 found[axis] = builder.fresh()
         shape = tuple(found)

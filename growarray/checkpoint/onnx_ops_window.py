@@ -143,6 +143,11 @@ def conv_transpose(builder: Builder, node: OpNode) -> None:
     group = _group(node, x, weight, weight.shape[0])
     count, channels = len(windows.kernel), weight.shape[1] * group
     extra = _options(node, "output_padding", [0] * count, 0)
+    if any(e >= max(steps) for e, *steps in zip(extra, windows.stride, windows.dilation, strict=True)):
+        raise Malformed(
+            f"output_padding {extra} with strides {windows.stride} and dilations {windows.dilation}; expected less "
+            "than the larger of both on each axis"
+        )
     pads = _transposed_pads(node, windows, extra)
     spatial = [
         (size - 1) * stride + reach + e - before - after if isinstance(size, int) else builder.fresh()
@@ -159,9 +164,6 @@ def conv_transpose(builder: Builder, node: OpNode) -> None:
         builder.parameter(weight, "weight").data,
         stride=windows.stride, padding=padding, output_padding=extra, groups=group, dilation=windows.dilation,
     )  # fmt: skip
-    for e, pad, stride, dilation in zip(extra, padding, windows.stride, windows.dilation, strict=True):
-        if e >= max(stride, min(dilation, pad + stride)):
-            raise Malformed(f"output_padding {extra} with pads {pads} and strides {windows.stride} is not supported")
     _fill(builder, node, layer, weight, channels)
     lead: tuple[Dim, ...] = (x.shape[0] if x.shape is not None else builder.fresh(), channels)
     hint = builder.hint(node, weight)

@@ -26,7 +26,7 @@ from growarray.checkpoint.refusal import Malformed, at, quote
 from growarray.checkpoint.source import Region, Source
 from growarray.checkpoint.tensor import PackedTensor, StoredTensor, count_of
 
-__all__ = ["TensorFields", "read_tensor_fields", "stored_tensor"]
+__all__ = ["TYPE_NAMES", "TensorFields", "read_tensor_fields", "stored_tensor"]
 
 _FLOAT, _INT32, _STRING, _INT64, _RAW, _DOUBLE, _UINT64 = 4, 5, 6, 7, 9, 10, 11
 
@@ -58,6 +58,8 @@ _TYPES = {  # data_type: name, and the typed field that may hold its values
     26: ("int2", _INT32),
 }
 _UNREAD = {0: "UNDEFINED", 8: "STRING"}
+TYPE_NAMES = {number: name for number, (name, _) in _TYPES.items()} | {8: "string"}
+"""Name of every element type by its number."""
 _WIRES = {_FLOAT: FIXED32, _DOUBLE: FIXED64, _INT32: VARINT, _INT64: VARINT, _UINT64: VARINT}
 _FIELD_NAMES = {
     _FLOAT: "float_data",

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 __all__ = ["main"]
 
@@ -23,15 +29,45 @@ def _missing() -> list[str]:
 
 def main() -> None:
     """Run the command line; a missing extra is said in one line, with exit code 2."""
-    missing = _missing()
-    if missing:
-        sys.stderr.write(
-            f"growarray: the command needs {', '.join(_NEEDED)}, not found: {', '.join(missing)}; "
-            'install them with: pip install "growarray[cli]"\n'
-        )
-        raise SystemExit(2)
+    with _stops_at_once():
+        missing = _missing()
+        if missing:
+            sys.stderr.write(
+                f"growarray: the command needs {', '.join(_NEEDED)}, not found: {', '.join(missing)}; "
+                'install them with: pip install "growarray[cli]"\n'
+            )
+            raise SystemExit(2)
+        app = _application()
+    app()
+
+
+def _application() -> Any:
+    """The command with its sub-commands, all of which are imported here."""
     app = importlib.import_module("growarray.cli.grow").app
+    command = importlib.import_module("growarray.cli.help").Command
     app.add_typer(importlib.import_module("growarray.cli.bench").app, name="bench")
     for name in ("predict", "inspect", "convert", "compress"):
-        app.command(name)(getattr(importlib.import_module(f"growarray.cli.{name}"), name))
-    app()
+        app.command(name, cls=command)(getattr(importlib.import_module(f"growarray.cli.{name}"), name))
+    return app
+
+
+@contextmanager
+def _stops_at_once() -> Iterator[None]:
+    """Ctrl-C ends the process on the spot, with exit code 130.
+
+    Nothing is open yet, and an exception that appears inside an import is shown, changed or swallowed by others.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    mine = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if mine:
+        signal.signal(signal.SIGINT, _stop)
+    try:
+        yield
+    finally:
+        if mine:
+            signal.signal(signal.SIGINT, before)
+
+
+def _stop(*_: object) -> None:
+    os.write(2, b"\rgrowarray: interrupted\n" if os.isatty(2) else b"growarray: interrupted\n")
+    os._exit(130)

@@ -3,70 +3,82 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from growarray.backend import library
 from growarray.cli import bench_calibrate
-from growarray.cli.bench_layer import layer_from, read_layer
+from growarray.cli.bench_layer import DTYPES, FORMATS, layer_from, read_layer
 from growarray.cli.bench_paths import candidates_for
 from growarray.cli.bench_picture import draw_paths
 from growarray.cli.bench_run import facts, measure_layer
 from growarray.cli.bench_show import csv_text, show_paths
 from growarray.cli.bench_suite import chosen_cases, run_case, show_suite, suite_summary
+from growarray.cli.help import Command, Group, choices, option
 from growarray.cli.save import check_writable
+from growarray.cli.terminal import say_interrupted, show_table, stderr_bar
 from growarray.errors import GrowArrayError
 from growarray.networks import write_atomically
 
 __all__ = ["app", "calibrate", "paths", "suite"]
 
-app = typer.Typer(help="Measure contraction paths, the suite of layers, and this machine.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group,
+    help="Measure contraction paths, the suite of layers, and this machine.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 _WIDTH = 100  # columns of a table where it is not shown in a terminal
 _L, _M, _O = "Layer", "Measuring", "Output"
 
 Text = str | None
-Output = Annotated[Path | None, typer.Option(help="folder to write into", rich_help_panel=_O)]
+Output = Annotated[Path | None, option("FOLDER", "folder to write into", panel=_O)]
 AsJson = Annotated[bool, typer.Option("--json", help="show JSON in place of tables", rich_help_panel=_O)]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N", rich_help_panel=_M)]
-Seed = Annotated[int, typer.Option(help="of the numbers in the arrays, and of what is drawn", rich_help_panel=_M)]
+Device = Annotated[str, option("NAME", "cpu, cuda or cuda:N", panel=_M)]
+Seed = Annotated[int, option("NUMBER", "of the numbers in the arrays, and of what is drawn", panel=_M)]
 
 
-def _layer_option(text: str, *flags: str) -> Any:
-    return typer.Option(*flags, help=text, rich_help_panel=_L, show_default=False)
+def _layer_option(text: str, *flags: str, takes: str = "SIZES") -> Any:
+    return option(takes, text, *flags, panel=_L, show_default=False)
 
 
-@app.command()
+@app.command(cls=Command)
 def paths(
     file: Annotated[
-        Path | None, typer.Argument(help="JSON or TOML file with the layer's options", show_default=False)
+        Path | None,
+        typer.Argument(help="JSON or TOML file with the layer's options", metavar="FILE", show_default=False),
     ] = None,
-    kind: Annotated[Text, _layer_option("cp, tucker, tt or dense; default cp", "--format")] = None,
-    in_channels: Annotated[Text, _layer_option("channels of the input; default 64", "--in")] = None,
-    out_channels: Annotated[Text, _layer_option("channels of the output; default 64", "--out")] = None,
+    kind: Annotated[Text, _layer_option("of the kernel; default cp", "--format", takes=choices(*FORMATS))] = None,
+    in_channels: Annotated[Text, _layer_option("channels of the input; default 64", "--in", takes="NUMBER")] = None,
+    out_channels: Annotated[Text, _layer_option("channels of the output; default 64", "--out", takes="NUMBER")] = None,
     kernel: Annotated[Text, _layer_option("size of the kernel, any number of axes; default 3x3")] = None,
     size: Annotated[Text, _layer_option("size of the input; default 56x56")] = None,
-    batch: Annotated[Text, _layer_option("inputs at a time; default 8")] = None,
+    batch: Annotated[Text, _layer_option("inputs at a time; default 8", takes="NUMBER")] = None,
     stride: Annotated[Text, _layer_option("one number, or one for each axis; default 1")] = None,
     padding: Annotated[Text, _layer_option("numbers, half (of the kernel), same or valid; default half")] = None,
     dilation: Annotated[Text, _layer_option("one number, or one for each axis; default 1")] = None,
     rank: Annotated[
-        Text, _layer_option("28, one a mode such as 16x16x3x3, or 0.1 of the dense parameters; default 0.1")
+        Text,
+        _layer_option("28, one a mode such as 16x16x3x3, or 0.1 of the dense parameters; default 0.1", takes="RANK"),
     ] = None,
-    dtype: Annotated[Text, _layer_option("float32 or float64; default float32")] = None,
+    dtype: Annotated[Text, _layer_option("of the arrays; default float32", takes=choices(*DTYPES))] = None,
     training: Annotated[
-        bool, typer.Option("--training/--no-training", help="measure forward + backward too", rich_help_panel=_M)
+        bool,
+        typer.Option(
+            "--training/--no-training", help="measure forward + backward too; default yes", rich_help_panel=_M
+        ),
     ] = True,
-    count: Annotated[int, typer.Option("--paths", help="orders that are compared", rich_help_panel=_M)] = 16,
-    repeat: Annotated[int, typer.Option(help="rounds in which each has a turn", rich_help_panel=_M)] = 9,
+    count: Annotated[int, option("NUMBER", "orders that are compared", "--paths", panel=_M)] = 16,
+    repeat: Annotated[int, option("NUMBER", "rounds in which each has a turn", panel=_M)] = 9,
     seconds: Annotated[
-        float, typer.Option(help="after which no round starts, once there were three", rich_help_panel=_M)
+        float,
+        option("NUMBER", "after which no round starts, once there were three", panel=_M),
     ] = 20.0,
     device: Device = "cpu",
     seed: Seed = 0,
@@ -90,9 +102,9 @@ def paths(
         name = _device(device)
         _ready(output)
         candidates = candidates_for(layer, count, seed=seed, training=training, device=name)
-        with _bar("round") as progress:
+        with stderr_bar("round", repeat) as bar:
             report = measure_layer(
-                layer, candidates, repeat=repeat, seed=seed, device=name, budget=seconds, progress=progress
+                layer, candidates, repeat=repeat, seed=seed, device=name, budget=seconds, progress=bar.update
             )
         _finish_paths(facts(name) | report, output, as_json=as_json, as_csv=as_csv)
 
@@ -104,16 +116,17 @@ def _finish_paths(report: Mapping[str, Any], output: Path | None, *, as_json: bo
     else:
         show_paths(_console(), report)
     if output is not None:
+        picture = draw_paths(report)  # it takes longest: what stops it leaves no file behind
         write_atomically(output / "paths.json", _json(report).encode())
         write_atomically(output / "paths.csv", csv_text(report).encode())
-        write_atomically(output / "paths.png", draw_paths(report))
+        write_atomically(output / "paths.png", picture)
         _written(output, "paths.json, paths.csv and paths.png")
 
 
-@app.command()
+@app.command(cls=Command)
 def suite(
     quick: Annotated[bool, typer.Option("--quick", help="a few cases, fewer rounds", rich_help_panel=_M)] = False,
-    cases: Annotated[Text, typer.Option(help="numbers of cases such as 3,7", rich_help_panel=_M)] = None,
+    cases: Annotated[Text, option("NUMBERS", "numbers of cases such as 3,7", panel=_M)] = None,
     device: Device = "cpu",
     seed: Seed = 0,
     output: Output = None,
@@ -126,10 +139,10 @@ def suite(
         name = _device(device)
         _ready(output)
         results = []
-        with _bar("case") as progress:
+        with stderr_bar("case", len(numbers)) as bar:
             for done, number in enumerate(numbers, start=1):
                 results.append(run_case(number, quick=quick, seed=seed, device=name))
-                progress(done, len(numbers))
+                bar.update(done)
         report = facts(name) | {"summary": suite_summary(results), "cases": results}
         if as_json:
             typer.echo(_json(report), nl=False)
@@ -140,10 +153,10 @@ def suite(
             _written(output, "suite.json")
 
 
-@app.command()
+@app.command(cls=Command)
 def calibrate(
     device: Device = "cpu",
-    seconds: Annotated[float, typer.Option(help="about so long", rich_help_panel=_M)] = 40.0,
+    seconds: Annotated[float, option("NUMBER", "about so long", panel=_M)] = 40.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the result alone", rich_help_panel=_O)] = False,
     forget: Annotated[bool, typer.Option("--forget", help="remove what is stored", rich_help_panel=_O)] = False,
 ) -> None:
@@ -158,9 +171,10 @@ def calibrate(
         if not dry_run:
             folder = bench_calibrate.calibration_file(name).parent
             folder.mkdir(parents=True, exist_ok=True)
-        machine = bench_calibrate.calibrated(name, seconds)
+        with stderr_bar("measuring") as bar:
+            machine = bench_calibrate.calibrated(name, seconds, progress=bar.update)
         default = bench_calibrate.default_machine(name)
-        _console().print(bench_calibrate.calibration_table(machine, default))
+        show_table(_console(), bench_calibrate.calibration_table(machine, default))
         if not dry_run:
             typer.echo(f"stored in {bench_calibrate.store(machine, name)}")
 
@@ -211,16 +225,6 @@ def _json(report: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, in a terminal alone."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description} {task.completed:.0f}/{task.total:.0f}"), BarColumn(bar_width=30))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@contextmanager
 def _plain_errors(command: str) -> Iterator[None]:
     """One line and exit code 2 for an error that is the user's to mend, 130 for Ctrl-C."""
     try:
@@ -232,5 +236,5 @@ def _plain_errors(command: str) -> Iterator[None]:
         typer.echo(f"growarray bench {command}: {text}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo(f"growarray bench {command}: interrupted; nothing was written", err=True)
+        say_interrupted(f"growarray bench {command}: interrupted; nothing was written")
         raise typer.Exit(130) from None

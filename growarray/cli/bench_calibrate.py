@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -43,13 +44,13 @@ def calibration_file(device: str | None) -> Path:
     return cache_folder() / f"machine-{_kind(device)}.json"
 
 
-def calibrated(device: str | None, seconds: float) -> Machine:
-    """The machine model fitted to this machine, measured in about so many seconds."""
+def calibrated(device: str | None, seconds: float, progress: Callable[[int, int], None] | None = None) -> Machine:
+    """The machine model fitted to this machine, measured in about so many seconds; ``progress`` as for ``measure``."""
     if seconds <= 0:
         raise ValueError(f"--seconds: expected more than 0, found {seconds:g}")
     base = default_machine(device)
     cores = threads() if device is None else 1
-    found = measure(library(device), cores=cores, seconds=seconds, device=device)
+    found = measure(library(device), cores=cores, seconds=seconds, device=device, progress=progress)
     return fit(found, base, cores=cores, name=f"{_kind(device)}, calibrated")
 
 

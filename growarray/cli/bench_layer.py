@@ -19,9 +19,9 @@ import numpy as np
 from growarray.contraction import Plan, contract, plan
 from growarray.errors import PlanError
 
-__all__ = ["FORMATS", "HALF", "Layer", "equation_for", "layer_from", "ranks_for", "read_layer"]
+__all__ = ["DTYPES", "FORMATS", "HALF", "Layer", "equation_for", "layer_from", "ranks_for", "read_layer"]
 
-FORMATS = ("cp", "tucker", "tt", "dense")
+FORMATS, DTYPES = ("cp", "tucker", "tt", "dense"), ("float32", "float64")
 HALF = "half"
 """Padding of half the kernel: with stride 1 the output has the size of the input, for an odd kernel."""
 
@@ -263,7 +263,7 @@ def layer_from(given: Mapping[str, Any]) -> Layer:
     if values["format"] not in FORMATS:
         raise ValueError(f"--format: expected {', '.join(FORMATS)}, found {values['format']!r}")
     dtype = values["dtype"]
-    if dtype not in ("float32", "float64"):
+    if dtype not in DTYPES:
         raise ValueError(f"--dtype: expected float32 or float64, found {dtype!r}")
     kernel, size = _numbers("kernel", values["kernel"]), _numbers("size", values["size"])
     order = max(len(kernel), len(size))

@@ -1,4 +1,4 @@
-"""What ``growarray bench paths`` shows and writes: tables of 100 columns, CSV."""
+"""What ``growarray bench paths`` shows and writes: tables of 80 columns and more, CSV."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from growarray.cli.bench_run import KINDS
+from growarray.cli.terminal import show_line, show_table
 from growarray.contraction.table import quantity, seconds
 
 __all__ = ["csv_text", "paths_table", "peers_table", "show_paths"]
@@ -28,19 +29,19 @@ _FIELDS = (
 
 def show_paths(console: Console, report: Mapping[str, Any]) -> None:
     """The whole report of one layer."""
-    console.print(report["description"], markup=False, highlight=False, soft_wrap=True)
+    show_line(console, report["description"])
     machine = report["machine"]
     cores = f", {machine['cores']} core{'s' if machine['cores'] > 1 else ''}" if report["device"] == "cpu" else ""
     text = f"{report['device']}{cores}, {report['clock']} time, machine model: {machine['name']}"
-    console.print(text, markup=False, highlight=False)
+    show_line(console, text)
     for kind in KINDS:
         if kind in report["summary"]:
             console.print()
-            console.print(paths_table(report, kind))
-            console.print(_verdict(report["summary"][kind]), markup=False, highlight=False, soft_wrap=True)
+            show_table(console, paths_table(report, kind))
+            show_line(console, _verdict(report["summary"][kind]))
     if report["peers"]:
         console.print()
-        console.print(peers_table(report))
+        show_table(console, peers_table(report))
     charges = [
         f"{name}: opt_einsum counts {quantity(charged, 'FLOP')} for the order {row['order']}, "
         f"run here it takes {quantity(row['forward']['flops'], 'FLOP')}"
@@ -50,7 +51,7 @@ def show_paths(console: Console, report: Mapping[str, Any]) -> None:
     if charges or report["remarks"]:
         console.print()
     for line in (*charges, *report["remarks"]):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        show_line(console, line)
 
 
 def _verdict(summary: Mapping[str, Any]) -> str:
@@ -62,7 +63,7 @@ def _verdict(summary: Mapping[str, Any]) -> str:
 
 
 def _new_table(title: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title=title)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, title=title)
     table.title_justify = "left"
     return table
 

@@ -15,6 +15,7 @@ from growarray.cli.bench_layer import Layer, layer_from
 from growarray.cli.bench_measure import clock_for, interleaved, median_ratio, synchronised
 from growarray.cli.bench_paths import Candidate, candidates_for
 from growarray.cli.bench_run import measure_layer
+from growarray.cli.terminal import show_line, show_table
 from growarray.contraction.table import seconds
 
 __all__ = ["CASES", "CLOSE", "QUICK", "Case", "chosen_cases", "run_case", "show_suite", "suite_summary"]
@@ -193,7 +194,7 @@ def show_suite(console: Console, results: Sequence[dict[str, Any]]) -> None:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, title="suite, forward, float32")
     table.title_justify = "left"
     table.add_column("\n#", justify="right")
-    table.add_column("\nlayer", overflow="fold", min_width=50)
+    table.add_column("\nlayer", overflow="fold", min_width=24)
     for header in ("auto", "fastest", "auto\nbehind", "rank\ncorr."):
         table.add_column(header if "\n" in header else f"\n{header}", justify="right", no_wrap=True)
     table.add_column("\nfastest path", overflow="fold")
@@ -209,11 +210,11 @@ def show_suite(console: Console, results: Sequence[dict[str, Any]]) -> None:
             escape("auto" if case["auto_behind"] <= 0 else case["fastest"]),
             style=None if case["auto_behind"] <= CLOSE else "yellow",
         )
-    console.print(table)
+    show_table(console, table)
     found = suite_summary(results)
     texts = [f"auto within {CLOSE:.0%} of the fastest path: {found['close']} of {found['cases']} cases"]
     texts[0] += f" ({found['close_share']:.0%}), at worst {found['worst_behind']:.1%} behind"
     if found["mean_spearman"] is not None:
         texts.append(f"rank correlation: mean {found['mean_spearman']:.3f}, least {found['least_spearman']:.3f}")
     for text in (*texts, *(remark for case in results for remark in case["remarks"])):
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        show_line(console, text)

@@ -7,10 +7,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
+from rich.console import Console
 
 from growarray.backend import to_numpy
 from growarray.checkpoint import Checkpoint, load_checkpoint, save_safetensors
@@ -18,11 +19,15 @@ from growarray.checkpoint.inspect import inspect
 from growarray.checkpoint.onnx_export import to_onnx
 from growarray.checkpoint.onnx_import import from_onnx
 from growarray.checkpoint.report import printable
+from growarray.cli.compress_data import accuracy, labelled
 from growarray.cli.compress_picture import draw
 from growarray.cli.compress_weights import Weights
 from growarray.cli.files import plain_errors
+from growarray.cli.help import choices, option
 from growarray.cli.save import check_writable
+from growarray.cli.terminal import show_line, stderr_bar
 from growarray.errors import DataError
+from growarray.factorized.report import Change
 from growarray.networks import Compression, write_atomically
 from growarray.networks.compress import compress as compress_network
 from growarray.nn.module import Module
@@ -30,30 +35,37 @@ from growarray.nn.module import Module
 __all__ = ["compress"]
 
 _WEIGHTS, _GRAPH, _REPORT, _PICTURE = "compressed.safetensors", "compressed.onnx", "report.json", "tradeoff.png"
-_FORMATS = ("cp", "tucker", "tt")
+_FORMATS, _COSTS = ("cp", "tucker", "tt"), ("parameters", "flops", "time")
 
 Texts = list[str] | None
 
 
 def compress(
-    file: Annotated[Path, typer.Argument(help="an ONNX graph, or torch, safetensors or .npz weights")],
-    budget: Annotated[str, typer.Option(help="0.5 or 50% of the dense cost, or the cost itself as a whole number")],
-    by: Annotated[str, typer.Option(help="parameters, flops or time (microseconds, predicted)")] = "parameters",
-    formats: Annotated[Texts, typer.Option("--format", help="cp, tucker or tt; again for another; all of them")] = None,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="an ONNX graph, or torch, safetensors or .npz weights")],
+    budget: Annotated[str, option("NUMBER", "0.5 or 50% of the dense cost, or the cost itself as a whole number")],
+    by: Annotated[
+        str, option(choices(*_COSTS), "what the budget counts; time is predicted, in microseconds")
+    ] = "parameters",
+    formats: Annotated[Texts, option(choices(*_FORMATS), "again for another; default all of them", "--format")] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help=".npy with inputs (n, ...), or .npz with one array for each input of the graph")
+        Path | None,
+        option("FILE", ".npy with inputs (n, ...), or .npz with one array for each input of the graph"),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        option("FILE", "samples and their classes, .npz with x and y: measure the accuracy before and after"),
     ] = None,
     input_shape: Annotated[
-        str | None, typer.Option(help="3,32,32 or, with the batch, 1,3,32,32: of the graph's input")
+        str | None, option("SIZES", "3,32,32 or, with the batch, 1,3,32,32: of the graph's input")
     ] = None,
-    keep: Annotated[Texts, typer.Option(help="a layer that stays dense; again for another")] = None,
+    keep: Annotated[Texts, option("LAYER", "that stays dense; again for another")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="also time the layers, dense and factorized")] = False,
-    output: Annotated[Path | None, typer.Option(help="folder to write into; without it nothing is written")] = None,
+    output: Annotated[Path | None, option("FOLDER", "to write into; without it nothing is written")] = None,
     force: Annotated[bool, typer.Option("--force", help="replace what an earlier run wrote there")] = False,
-    seed: Annotated[int, typer.Option(help="of what is drawn at random", min=0)] = 0,
+    seed: Annotated[int, option("NUMBER", "of what is drawn at random", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="show JSON in place of the table")] = False,
 ) -> None:
-    """Factorize convolutions and linear layers where a budget is spent best, and show what it costs in accuracy."""
+    """Factorize convolutions and linear layers where a budget is spent best; show what it saves and what it costs."""
     with plain_errors("compress"):
         options: dict[str, Any] = {
             "budget": _budget(budget), "by": by, "formats": formats or _FORMATS, "keep": keep or (),
@@ -63,20 +75,41 @@ def compress(
         graph = checkpoint.kind == "onnx"
         if output is not None:
             _folder(output, force)
-        found, state, shapes = (
-            _graph(file, options, calibration, input_shape)
-            if graph
-            else _weights(checkpoint, options, calibration, input_shape)
-        )
-        typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else _printable_lines(str(found)))
+        with stderr_bar("compressing") as bar:
+            options["progress"] = bar.update
+            made = (
+                _graph(file, options, calibration, data, input_shape)
+                if graph
+                else _weights(checkpoint, options, {"--calibration": calibration, "--data": data}, input_shape)
+            )
+        report, console = json.dumps(made.to_dict(), indent=1), Console()
+        if as_json:
+            typer.echo(report)
+        for line in () if as_json else (*str(made.found).splitlines(), *_accuracy(made, data)):
+            show_line(console, printable(line))  # names come from a file: they cannot move the cursor
         if output is not None:
-            names = _write(output, found, state, shapes)
-            typer.echo(f"written into {output}: {', '.join(names)}", err=as_json)
+            names = _write(output, made, report)
+            show_line(Console(stderr=True) if as_json else console, f"written into {output}: {', '.join(names)}")
 
 
-def _printable_lines(text: str) -> str:
-    """Lines whose names, which come from a file, cannot move the cursor."""
-    return "\n".join(map(printable, text.splitlines()))
+class Made(NamedTuple):
+    """A compression, its state dict, the shape of each input of a graph, and the accuracy where it was measured."""
+
+    found: Compression
+    state: Mapping[str, Any]
+    shapes: dict[str, tuple[int, ...]] | None = None
+    accuracy: Change | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return self.found.to_dict() | ({} if self.accuracy is None else {"accuracy": self.accuracy._asdict()})
+
+
+def _accuracy(made: Made, data: Path | None) -> list[str]:
+    """What is known of the accuracy of a graph."""
+    if made.accuracy is not None:
+        return [f"accuracy {made.accuracy.before:.2%} dense, {made.accuracy.after:.2%} compressed, on {data}"]
+    return [] if made.shapes is None else ["accuracy not measured; --data FILE, samples and their classes, does"]
 
 
 def _budget(text: str) -> float:
@@ -118,18 +151,23 @@ def _compressed(network: Module, options: Mapping[str, Any]) -> Compression:
 
 # A graph.
 
-Found = tuple[Compression, Mapping[str, Any], dict[str, tuple[int, ...]] | None]
 
-
-def _graph(file: Path, options: dict[str, Any], calibration: Path | None, input_shape: str | None) -> Found:
-    """The compressed graph, its state dict, and the shape of each input."""
+def _graph(
+    file: Path, options: dict[str, Any], calibration: Path | None, data: Path | None, input_shape: str | None
+) -> Made:
+    """The compressed graph."""
     network = from_onnx(file)
-    data = None if calibration is None else _calibration(calibration, network.inputs)
-    shapes = _shapes(file, network.inputs, input_shape, data)
+    inputs = None if calibration is None else _calibration(calibration, network.inputs)
+    shapes = _shapes(file, network.inputs, input_shape, inputs)
     sample = shapes if len(shapes) > 1 else next(iter(shapes.values()))
-    given = None if data is None else data if len(shapes) > 1 else next(iter(data.values()))
+    given = None if inputs is None else inputs if len(shapes) > 1 else next(iter(inputs.values()))
+    if data is not None and len(shapes) > 1:
+        raise ValueError(f"--data: expected a graph with one input, found {', '.join(shapes)}; leave it out")
+    labels = None if data is None else labelled(data, next(iter(shapes.values())))
+    before = None if labels is None else accuracy(network, *labels)  # what is wrong with the data is said at once
     found = _compressed(network, {**options, "calibration": given, "input_shape": sample})
-    return found, found.network.state_dict(), shapes
+    change = None if labels is None or before is None else Change(before, accuracy(found.network, *labels))
+    return Made(found, found.network.state_dict(), shapes, change)
 
 
 def _shapes(
@@ -193,8 +231,8 @@ def _calibration(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _weights(
-    checkpoint: Checkpoint, options: dict[str, Any], calibration: Path | None, input_shape: str | None
-) -> Found:
+    checkpoint: Checkpoint, options: dict[str, Any], files: Mapping[str, Path | None], input_shape: str | None
+) -> Made:
     """Factors of the tensors of a state dict."""
     if options["by"] != "parameters" or options["measure"]:
         what = "--measure" if options["by"] == "parameters" else f"--by {options['by']}"
@@ -202,30 +240,30 @@ def _weights(
             f"{what} needs a graph, and {checkpoint.source} is of the kind {checkpoint.kind}, weights alone: the order "
             "and the inputs of its layers are not known; give an ONNX file, or use --by parameters"
         )
-    for option, value in (("--calibration", calibration), ("--input-shape", input_shape)):
+    for flag, value in {**files, "--input-shape": input_shape}.items():
         if value is not None:
-            raise ValueError(f"{option}: weights alone cannot be run; give an ONNX file, or leave it out")
+            raise ValueError(f"{flag}: weights alone cannot be run; give an ONNX file, or leave it out")
     weights = Weights(checkpoint)
     for (name, wide), count in Counter((t.dtype.name, t.dtype.wide) for t in checkpoint.stored.values()).items():
         if name.startswith(("bfloat", "float8")):
             wider = np.dtype(wide).name
             typer.echo(f"growarray compress: note: {count} tensors are {name} and are written as {wider}", err=True)
     found = _compressed(weights, options)
-    return found, found.network.state(), None
+    return Made(found, found.network.state())
 
 
-def _write(
-    folder: Path, found: Compression, state: Mapping[str, Any], shapes: dict[str, tuple[int, ...]] | None
-) -> list[str]:
-    """Write everything, each file whole or not at all; what was written."""
-    names = [_WEIGHTS, _REPORT, _PICTURE]
-    if shapes is not None:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".compress") as beside:
-            to_onnx(found.network, Path(beside) / _GRAPH, shapes)  # refused before anything of the rest is there
-            for path in Path(beside).iterdir():
-                path.replace(folder / path.name)
-        names.insert(1, _GRAPH)
-    save_safetensors({name: np.asarray(to_numpy(value), order="C") for name, value in state.items()}, folder / _WEIGHTS)
-    write_atomically(folder / _REPORT, json.dumps(found.to_dict(), indent=1).encode())
-    write_atomically(folder / _PICTURE, draw(found))
+def _write(folder: Path, made: Made, report: str) -> list[str]:
+    """Write everything beside, then move it into place: all of it or nothing; what was written."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".compress") as name:
+        beside = Path(name)
+        arrays = {name: np.asarray(to_numpy(value), order="C") for name, value in made.state.items()}
+        save_safetensors(arrays, beside / _WEIGHTS)
+        names = [_WEIGHTS, _REPORT, _PICTURE]
+        if made.shapes is not None:
+            to_onnx(made.found.network, beside / _GRAPH, made.shapes)
+            names.insert(1, _GRAPH)
+        write_atomically(beside / _REPORT, report.encode())
+        write_atomically(beside / _PICTURE, draw(made.found))
+        for path in beside.iterdir():
+            path.replace(folder / path.name)
     return names

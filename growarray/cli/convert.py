@@ -21,8 +21,10 @@ from growarray.checkpoint.report import printable
 from growarray.checkpoint.save import SAFETENSORS_TYPES, save_npz, save_safetensors
 from growarray.checkpoint.tensor import StoredTensor
 from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, Texts, limits_from, plain_errors
+from growarray.cli.help import choices, option
 from growarray.errors import CheckpointError
 from growarray.nn import Module, renamed
+from growarray.nn.cast import cast
 
 __all__ = ["convert"]
 
@@ -31,10 +33,12 @@ _KINDS = (".safetensors", ".npz", ".onnx")
 _MOST_LISTED = 8
 
 RenameOption = Annotated[
-    Texts, typer.Option("--rename", help="OLD=NEW: a name, or a prefix that ends in a dot; 'OLD.=' takes it off")
+    Texts,
+    option("OLD=NEW", "a name, or a prefix that ends in a dot; 'OLD.=' takes it off", "--rename"),
 ]
 ShapeOption = Annotated[
-    Texts, typer.Option("--input-shape", help="1,3,32,32: of an ONNX input whose file leaves it open; one for each")
+    Texts,
+    option("SIZES", "1,3,32,32: of an ONNX input whose file leaves it open; one for each", "--input-shape"),
 ]
 
 
@@ -44,7 +48,7 @@ def convert(
     select: SelectOption = None,
     prefix: PrefixOption = None,
     rename: RenameOption = None,
-    dtype: Annotated[str | None, typer.Option(help=f"of every real number: {', '.join(_DTYPES)}")] = None,
+    dtype: Annotated[str | None, option(choices(*_DTYPES), "of every real number")] = None,
     input_shape: ShapeOption = None,
     force: Annotated[bool, typer.Option("--force", help="replace OUT where it is there")] = False,
     limits: LimitsOption = None,
@@ -111,13 +115,7 @@ class _Arrays(Mapping[str, NDArray[Any]]):
         tensor = self.stored[name]
         if not self.casts(tensor):
             return tensor.read(ml_dtypes=self.known(tensor.dtype.name))
-        values = tensor.read()
-        with np.errstate(over="ignore"):
-            cast: NDArray[Any] = values.astype(_dtype(str(self.dtype)))
-        lost = int(np.count_nonzero(np.isfinite(values) & ~np.isfinite(cast)))
-        if lost:
-            raise ValueError(f"--dtype {self.dtype}: {lost} values of {name!r} are beyond its range; take a wider one")
-        return cast
+        return np.asarray(cast(tensor.read(), _dtype(str(self.dtype)), f"--dtype {self.dtype}: {name!r}"))
 
     def casts(self, tensor: StoredTensor) -> bool:
         """Whether ``--dtype`` changes the values' type: that of real numbers alone."""
@@ -208,9 +206,9 @@ def _check_graph(found: Inspection, target: Path, given: Mapping[str, Any], dtyp
             f"{target}: {found.source} is of the kind {found.kind}, which has weights and no graph; write .safetensors "
             "or .npz, or load it into a network and call growarray.checkpoint.to_onnx"
         )
-    for option, value in given.items():
+    for flag, value in given.items():
         if value:
-            raise ValueError(f"{option}: from ONNX to ONNX the whole graph is written; leave it out")
+            raise ValueError(f"{flag}: from ONNX to ONNX the whole graph is written; leave it out")
     if dtype == "bfloat16":
         raise ValueError("--dtype bfloat16: expected float16, float32 or float64 for a graph")
 

@@ -11,15 +11,18 @@ import typer
 
 from growarray.checkpoint import Limits
 from growarray.checkpoint.report import printable
+from growarray.cli.help import option
+from growarray.cli.terminal import say_interrupted
 from growarray.errors import GrowArrayError
 
 __all__ = ["limits_from", "plain_errors"]
 
 Texts = list[str] | None
-SelectOption = Annotated[Texts, typer.Option("--select", help="key of the part to take; again for a key inside it")]
-PrefixOption = Annotated[Texts, typer.Option("--prefix", help="take this prefix off the names; '' keeps all names")]
+SelectOption = Annotated[Texts, option("KEY", "key of the part to take; again for a key inside it", "--select")]
+PrefixOption = Annotated[Texts, option("PREFIX", "take this prefix off the names; '' keeps all names", "--prefix")]
 LimitsOption = Annotated[
-    Texts, typer.Option("--limits", help="a bound on what the file may ask for, such as depth=200")
+    Texts,
+    option("FIELD=NUMBER", "a bound on what the file may ask for, such as depth=200", "--limits"),
 ]
 LinksOption = Annotated[bool, typer.Option("--follow-links", help="read links that leave the model's folder")]
 
@@ -56,5 +59,5 @@ def plain_errors(command: str) -> Iterator[None]:
         typer.echo(f"growarray {command}: {printable(line)}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo(f"growarray {command}: interrupted", err=True)
+        say_interrupted(f"growarray {command}: interrupted")
         raise typer.Exit(130) from None

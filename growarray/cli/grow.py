@@ -14,15 +14,19 @@ from rich.console import Console
 
 from growarray import __version__
 from growarray.cli import save
+from growarray.cli.help import Command, Group, choices, option
 from growarray.cli.lock import locked
-from growarray.cli.run import Run, RunOptions, open_run, options_from
+from growarray.cli.run import CHOICES, Run, RunOptions, open_run, options_from
 from growarray.cli.show import Show
+from growarray.cli.terminal import say_interrupted
 from growarray.errors import GrowArrayError
 from growarray.networks import History
 
 __all__ = ["app", "closing_lines", "common", "grow"]
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+app = typer.Typer(
+    cls=Group, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=None
+)
 
 _DEFAULTS = RunOptions()
 
@@ -35,37 +39,44 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def common(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="show it")] = False,
 ) -> None:
     """Neural networks that grow, on NumPy and CuPy."""
 
 
-def _option(name: str, text: str, panel: str, *flags: str, none: str = "") -> Any:
+def _option(name: str, text: str, panel: str, *flags: str, none: str = "", takes: str = "NUMBER") -> Any:
     """An option that is None unless it is given: its default stands in :class:`RunOptions`, and in the help."""
     default = none or str(getattr(_DEFAULTS, name))
-    return typer.Option(*flags, help=f"{text}; default {default}", rich_help_panel=panel, show_default=False)
+    metavar = choices(*CHOICES[name]) if name in CHOICES else takes
+    return option(metavar, f"{text}; default {default}", *flags, panel=panel, show_default=False)
 
 
 _D, _N, _G, _T, _O = "Data", "Network", "Growth", "Training", "Output"
 
 
-@app.command()
+@app.command(cls=Command)
 def grow(
-    data: Annotated[str | None, _option("data", "'digits', or a .npz, .npy or .csv file", _D)] = None,
-    labels: Annotated[str | None, _option("labels", "second .npy file with the labels", _D, none="none")] = None,
-    label_column: Annotated[str | None, _option("label_column", "CSV column with them", _D, none="the last")] = None,
-    task: Annotated[str | None, _option("task", "classification or regression", _D)] = None,
+    data: Annotated[str | None, _option("data", "'digits', or a .npz, .npy or .csv file", _D, takes="FILE")] = None,
+    labels: Annotated[
+        str | None, _option("labels", "second .npy file with the labels", _D, none="none", takes="FILE")
+    ] = None,
+    label_column: Annotated[
+        str | None, _option("label_column", "CSV column with them", _D, none="the last", takes="NAME")
+    ] = None,
+    task: Annotated[str | None, _option("task", "what the labels are for", _D)] = None,
     standardise: Annotated[
         bool | None, _option("standardise", "mean 0, deviation 1", _D, none="no for digits, yes for files")
     ] = None,
     validation_fraction: Annotated[float | None, _option("validation_fraction", "of the training part", _D)] = None,
     test_fraction: Annotated[float | None, _option("test_fraction", "of all samples", _D)] = None,
-    network: Annotated[str | None, _option("network", "mlp or residual", _N)] = None,
+    network: Annotated[str | None, _option("network", "layers in a row, or blocks that meet in sums", _N)] = None,
     hidden_layers: Annotated[int | None, _option("hidden_layers", "hidden layers, or residual blocks", _N)] = None,
     width: Annotated[int | None, _option("width", "neurons of each at the start", _N)] = None,
-    activation: Annotated[str | None, _option("activation", "relu, gelu, selu, tanh, ...", _N)] = None,
-    rule: Annotated[str | None, _option("rule", "tiny, gradmax or fisher", _G)] = None,
-    choose: Annotated[str | None, _option("choose", "place to grow by first_order or validation", _G)] = None,
+    activation: Annotated[str | None, _option("activation", "relu, gelu, selu, tanh, ...", _N, takes="NAME")] = None,
+    rule: Annotated[str | None, _option("rule", "how new neurons are computed", _G)] = None,
+    choose: Annotated[
+        str | None, _option("choose", "the place to grow by promised change, or by the loss after it", _G)
+    ] = None,
     neurons: Annotated[int | None, _option("neurons", "most that one growth adds", _G)] = None,
     every: Annotated[int | None, _option("every", "epochs from growth to growth", _G)] = None,
     first: Annotated[int | None, _option("first", "epochs before the first growth", _G)] = None,
@@ -81,14 +92,14 @@ def grow(
     weight_decay: Annotated[float | None, _option("weight_decay", "of AdamW", _T)] = None,
     label_smoothing: Annotated[float | None, _option("label_smoothing", "of the cross entropy", _T)] = None,
     seed: Annotated[int | None, _option("seed", "of splits, weights and batches", _T)] = None,
-    dtype: Annotated[str | None, _option("dtype", "float32 or float64", _T)] = None,
-    device: Annotated[str | None, _option("device", "cpu, cuda or cuda:N", _T)] = None,
+    dtype: Annotated[str | None, _option("dtype", "of data and weights", _T)] = None,
+    device: Annotated[str | None, _option("device", "cpu, cuda or cuda:N", _T, takes="NAME")] = None,
     compare: Annotated[bool | None, _option("compare", "train a fixed network too", _O, "--compare", none="no")] = None,
-    output: Annotated[Path | None, _option("", "folder to write into", _O, none="none: nothing is written")] = None,
+    output: Annotated[Path | None, _option("", "folder to write into", _O, none="none", takes="FOLDER")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --output.", rich_help_panel=_O)
+        bool, typer.Option("--resume", help="go on with the run in --output", rich_help_panel=_O)
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show the last line alone.", rich_help_panel=_O)] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="show the last line alone", rich_help_panel=_O)] = False,
 ) -> None:
     """Grow a network while it trains, and show what each growth promised and what came of it."""
     given = {name: value for name, value in locals().items() if name not in ("output", "resume", "quiet")}
@@ -176,5 +187,5 @@ def _plain_errors(folder: Path | None) -> Iterator[None]:
             if folder is None or not (folder / save.CHECKPOINT).is_file()
             else f"the run can be resumed: growarray grow --output {folder} --resume"
         )
-        typer.echo(f"growarray grow: interrupted; {how}", err=True)
+        say_interrupted(f"growarray grow: interrupted; {how}")
         raise typer.Exit(130) from None

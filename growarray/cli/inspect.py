@@ -18,6 +18,7 @@ from growarray.checkpoint.inspect import inspect as inspect_file
 from growarray.checkpoint.onnx_uses import GraphOutline, Port, Use
 from growarray.checkpoint.report import printable, shape_text
 from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, limits_from, plain_errors
+from growarray.cli.terminal import show_line, show_table
 
 __all__ = ["inspect"]
 
@@ -26,7 +27,7 @@ _MOST_USES = 4
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="torch, safetensors, ONNX, .npz, or an index of shards")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="torch, safetensors, ONNX, .npz, or an index of shards")],
     as_json: Annotated[bool, typer.Option("--json", help="show JSON in place of tables")] = False,
     select: SelectOption = None,
     prefix: PrefixOption = None,
@@ -61,11 +62,11 @@ def _show(found: Inspection) -> None:
         console = Console(width=_UNWRAPPED)
 
     def line(text: str) -> None:
-        console.print(Text(printable(text)), soft_wrap=True)
+        show_line(console, printable(text))
 
     line(f"{found.source}: {found.kind}, {found.size or 0:,} bytes")
     if found.tensors:
-        console.print(_tensors(found))
+        show_table(console, _tensors(found))
     scalars = sum(math.prod(row.shape) for row in found.tensors)
     line(f"{len(found.tensors)} tensors, {scalars:,} values, {sum(row.nbytes for row in found.tensors):,} bytes")
     for number, group in enumerate(found.tied, start=1):
@@ -76,7 +77,7 @@ def _show(found: Inspection) -> None:
         _show_graph(console, found.graph, found.tensors)
     for title, extras in (("metadata", found.metadata), ("beside the weights", found.extras)):
         if extras:
-            console.print(_extras(title, extras))
+            show_table(console, _extras(title, extras))
     for note in found.notes:
         line(f"note: {note}")
 
@@ -107,13 +108,13 @@ def _show_graph(console: Console, graph: GraphOutline, tensors: Sequence[TensorR
     for what, ports in (("input", graph.inputs), ("output", graph.outputs)):
         for port in ports:
             _add(table, [what, port.name, _axes(port)])
-    console.print(table)
+    show_table(console, table)
     operators = sorted(graph.operators.items(), key=lambda item: (-item[1], item[0]))
     text = ", ".join(f"{count} {operator}" for operator, count in operators)
-    console.print(Text(printable(f"nodes: {text or 'none'}")), soft_wrap=True)
+    show_line(console, printable(f"nodes: {text or 'none'}"))
     unused = [row.name for row in tensors if not row.uses]
     if unused:
-        console.print(Text(printable(f"used by no node: {', '.join(unused)}")), soft_wrap=True)
+        show_line(console, printable(f"used by no node: {', '.join(unused)}"))
 
 
 def _axes(port: Port) -> str:

@@ -32,11 +32,11 @@ from growarray.networks.picture import draw
 from growarray.ops import cross_entropy
 from growarray.optim import AdamW, cosine
 
-__all__ = ["Run", "RunOptions", "build_loop", "open_run", "options_from"]
+__all__ = ["CHOICES", "Run", "RunOptions", "build_loop", "open_run", "options_from"]
 
 OnEntry = Callable[[Growth, dict[str, Any]], None]
 
-_CHOICES = {
+CHOICES = {
     "task": ("classification", "regression"),
     "network": NETWORKS,
     "rule": tuple(RULES),
@@ -103,7 +103,7 @@ class RunOptions:
     compare: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in _CHOICES.items():
+        for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{_flag(name)}: expected {' or '.join(known)}, found {getattr(self, name)!r}")
         for name, least in _AT_LEAST.items():

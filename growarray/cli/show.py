@@ -8,11 +8,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from growarray.cli.data import DIGITS, RunData
 from growarray.cli.run import RunOptions
+from growarray.cli.terminal import Bar, show_line, show_table
 from growarray.networks import Growth, History
 
 __all__ = ["Show", "growth_table", "result_table"]
@@ -43,28 +43,19 @@ class Show:
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self.console, self.quiet = console, quiet
-        self._bar = Progress(
-            TextColumn("{task.description} {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(bar_width=14),
-            TextColumn("{task.fields[figures]}", markup=False),
-            TimeRemainingColumn(),
-            console=console,
-            disable=quiet or not console.is_terminal,
-            transient=True,
-        )
-        self._task: TaskID | None = None
+        self._bar = Bar(console, hidden=quiet)
 
     def __enter__(self) -> Show:
-        self._bar.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._bar.stop()
+        self._bar.__exit__(kind, error, at)
 
     def line(self, text: str) -> None:
         """One line, left out when quiet."""
         if not self.quiet:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            show_line(self.console, text)
 
     def start(self, options: RunOptions, data: RunData, loop: Growth) -> None:
         """What is trained, on what."""
@@ -80,24 +71,19 @@ class Show:
         )
         if loop.epoch:
             self.line(f"resumed  after epoch {loop.epoch} of {options.epochs}")
-        self._new_task("epoch", options.epochs, loop.epoch)
+        self._bar.start("epoch", options.epochs, loop.epoch)
 
     def start_fixed(self, options: RunOptions) -> None:
         """From now on the entries are those of the fixed network."""
         self.line("training a fixed network of the same widths, from the start, to compare")
-        self._new_task("fixed", options.epochs, 0)
-
-    def _new_task(self, name: str, total: int, done: int) -> None:
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(name, total=total, completed=done, figures="")
+        self._bar.start("fixed", options.epochs)
 
     def entry(self, loop: Growth, entry: dict[str, Any]) -> None:
         """One entry of the history, as it comes."""
-        if entry["event"] == "train" and self._task is not None:
+        if entry["event"] == "train":
             score = _score(entry["validation_score"], loop.task.score_name)
             figures = f"loss {entry['train_loss']:.4f}  validation {score}  widths {_widths(entry['widths'])}"
-            self._bar.update(self._task, completed=entry["epoch"], figures=figures)
+            self._bar.update(entry["epoch"], figures=figures)
         elif entry["event"] == "growth":
             where = entry.get("where", "everywhere")
             if "refused" in entry:
@@ -112,14 +98,14 @@ class Show:
         """The tables, and one last line with the test figure."""
         if not self.quiet:
             self.console.print()
-            self.console.print(growth_table(history, final["score_name"]))
+            show_table(self.console, growth_table(history, final["score_name"]))
             for text in _remarks(history):
                 self.line(text)
             self.console.print()
-            self.console.print(result_table(options, final))
+            show_table(self.console, result_table(options, final))
         name, score = _score_name(final["score_name"]), _score(final["test_score"], final["score_name"])
         text = f"test {name} {score}, {final['parameters']} parameters, {final['seconds']:.1f} s"
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        show_line(self.console, text)
 
 
 def _remarks(history: History) -> list[str]:

@@ -1,11 +1,12 @@
 """Contraction engine: einsum with convolution modes, planned and run, forward and backward."""
 
 from growarray.contraction.bound import BoundPlan
+from growarray.contraction.contract import contract
 from growarray.contraction.equation import Equation, parse
 from growarray.contraction.geometry import ConvAxis, conv_axes
 from growarray.contraction.kernels import Rows, row_products
 from growarray.contraction.machine import Machine
-from growarray.contraction.plan import Plan, contract, plan
+from growarray.contraction.plan import Plan, plan
 from growarray.contraction.transpose import transpose
 
 __all__ = [

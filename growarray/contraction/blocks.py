@@ -6,8 +6,7 @@ fixed number of groups, so that no result depends on the number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +17,7 @@ from growarray.contraction.execute import Program
 from growarray.contraction.machine import threads
 from growarray.contraction.scratch import borrow, view_as
 from growarray.contraction.step import Step
-from growarray.contraction.threads import run_tasks, short_buffers, single_threaded_blas
+from growarray.contraction.threads import run_tasks, settled
 from growarray.contraction.windows import Task
 
 __all__ = ["Saved", "backward", "block_count", "forward"]
@@ -27,7 +26,6 @@ _GROUPS = 8  # sums over blocks that a backward pass keeps apart
 _EVEN = 4  # blocks come in multiples of it where there are enough positions
 _LIGHT = 1 << 29  # operations of a run below which two blocks are enough: more of them only wait for each other
 _TINY = 1 << 20  # operations below which a second thread costs more than it gives
-_LONG = 1 << 28  # operations above which a run takes milliseconds
 
 Each = Callable[[Step, Sequence[Task]], None]
 Values = dict[int, np.ndarray]
@@ -63,15 +61,6 @@ class _Layout:
         self.over_blocks = not self.tiny and len(self.ranges) > 1 and threads() > 1
         self.holder = problem.holders[problem.block] if problem.block is not None else problem.everything
 
-    @contextmanager
-    def settings(self) -> Iterator[None]:
-        """What NumPy and BLAS are set to during a run."""
-        if self.tiny:
-            yield
-            return
-        with single_threaded_blas(), short_buffers():
-            yield
-
     def each(self, step: Step, tasks: Sequence[Task]) -> None:
         """Run pieces of one step: side by side where blocks are not, and it is worth it."""
         if self.tiny or self.over_blocks or step.short:
@@ -83,7 +72,7 @@ class _Layout:
     def all(self, tasks: Sequence[Task]) -> None:
         """Run whole blocks, or groups of them."""
         if self.over_blocks:
-            run_tasks(tasks, long=self.whole.flops > _LONG)
+            run_tasks(tasks)
         else:
             for task in tasks:
                 task()
@@ -115,26 +104,29 @@ def forward(
     if not program.steps:
         y[...] = leaves[problem.everything].transpose(program.final)
         return y, Saved(leaves)
-    with layout.settings():
-        common = leaves | (folded or {})
-        for index in program.common:
-            step = program.steps[index]
-            if step.mask in common:
-                continue
-            common[step.mask] = np.empty(step.out_sizes, y.dtype)
-            _run(layout.each, step, common, common[step.mask])
-            for part in () if keep else (step.pair.feature, step.pair.kernel):
-                common.pop(part, None)
-        ready = {
-            index: step.prepared(step.kernel_array(np, common[step.pair.kernel]))
-            for index in program.blocked
-            if (step := program.steps[index]).mask not in common
-            and step.pair.kernel in common
-            and not step.pair.kernel & layout.holder
-        }
-        saved = Saved(common, [{} for _ in layout.ranges])
-        layout.all([lambda i=i: _forward_block(layout, i, saved, ready, y, keep) for i in range(len(layout.ranges))])  # type: ignore[misc]
+    saved = Saved(leaves | (folded or {}), [{} for _ in layout.ranges])
+    settled(lambda: _forward(layout, saved, y, keep), tiny=layout.tiny)
     return y, saved
+
+
+def _forward(layout: _Layout, saved: Saved, y: np.ndarray, keep: bool) -> None:
+    program, common = layout.whole, saved.common
+    for index in program.common:
+        step = program.steps[index]
+        if step.mask in common:
+            continue
+        common[step.mask] = np.empty(step.out_sizes, y.dtype)
+        _run(layout.each, step, common, common[step.mask])
+        for part in () if keep else (step.pair.feature, step.pair.kernel):
+            common.pop(part, None)
+    ready = {
+        index: step.prepared(step.kernel_array(np, common[step.pair.kernel]))
+        for index in program.blocked
+        if (step := program.steps[index]).mask not in common
+        and step.pair.kernel in common
+        and not step.pair.kernel & layout.holder
+    }
+    layout.all([lambda i=i: _forward_block(layout, i, saved, ready, y, keep) for i in range(len(layout.ranges))])  # type: ignore[misc]
 
 
 def _run(each: Each, step: Step, values: Values, target: np.ndarray) -> None:
@@ -200,39 +192,44 @@ def backward(
 ) -> Values:
     """Gradients by the operands in the mask ``wanted``."""
     layout = _Layout(programs, arrays, block)
-    program, problem = layout.whole, layout.whole.problem
+    program = layout.whole
     shapes = [x.shape for x in arrays]
     if not program.steps:
-        gradients = {problem.everything: dy.transpose(program.unfinal).copy()}
+        gradients = {program.problem.everything: dy.transpose(program.unfinal).copy()}
         return _to_operands(program, gradients, shapes, wanted)
-    with layout.settings():
-        results = {
-            1 << i: np.empty([problem.extent(m, 1 << i) for m in one.modes], dy.dtype)
-            for i, one in enumerate(problem.leaves)
-            if layout.mode in one.modes and wanted >> i & 1
-        }
-        ready = {
-            index: step.prepared_gradient(step.kernel_array(np, saved.common[step.pair.kernel]))
-            for index in program.blocked
-            if (step := program.steps[index]).pair.feature & wanted and not step.pair.kernel & layout.holder
-        }
-        count = min(len(layout.ranges), _GROUPS)
-        bounds = [len(layout.ranges) * g // count for g in range(count + 1)]
-        sums: list[Values] = [{} for _ in range(count)]
-
-        def group(g: int) -> None:
-            for i in range(bounds[g], bounds[g + 1]):
-                _backward_block(layout, i, saved, ready, dy, wanted, sums[g], results)
-
-        layout.all([lambda g=g: group(g) for g in range(count)])  # type: ignore[misc]
-        gradients = sums[0]
-        for more in sums[1:]:
-            for mask, value in more.items():
-                gradients[mask] += value
-        gradients |= results
-        for index in reversed(program.common):
-            _backward_step(layout.each, program.steps[index], saved.common, gradients, wanted, None)
+    gradients = settled(lambda: _backward(layout, saved, dy, wanted), tiny=layout.tiny)
     return _to_operands(program, gradients, shapes, wanted)
+
+
+def _backward(layout: _Layout, saved: Saved, dy: np.ndarray, wanted: int) -> Values:
+    program, problem = layout.whole, layout.whole.problem
+    results = {
+        1 << i: np.empty([problem.extent(m, 1 << i) for m in one.modes], dy.dtype)
+        for i, one in enumerate(problem.leaves)
+        if layout.mode in one.modes and wanted >> i & 1
+    }
+    ready = {
+        index: step.prepared_gradient(step.kernel_array(np, saved.common[step.pair.kernel]))
+        for index in program.blocked
+        if (step := program.steps[index]).pair.feature & wanted and not step.pair.kernel & layout.holder
+    }
+    count = min(len(layout.ranges), _GROUPS)
+    bounds = [len(layout.ranges) * g // count for g in range(count + 1)]
+    sums: list[Values] = [{} for _ in range(count)]
+
+    def group(g: int) -> None:
+        for i in range(bounds[g], bounds[g + 1]):
+            _backward_block(layout, i, saved, ready, dy, wanted, sums[g], results)
+
+    layout.all([lambda g=g: group(g) for g in range(count)])  # type: ignore[misc]
+    gradients = sums[0]
+    for more in sums[1:]:
+        for mask, value in more.items():
+            gradients[mask] += value
+    gradients |= results
+    for index in reversed(program.common):
+        _backward_step(layout.each, program.steps[index], saved.common, gradients, wanted, None)
+    return gradients
 
 
 def _to_operands(program: Program, gradients: Values, shapes: Sequence[tuple[int, ...]], wanted: int) -> Values:

@@ -15,9 +15,10 @@ import numpy as np
 from scipy import optimize
 
 from growarray.backend import is_numpy, to_device
+from growarray.contraction.blas import single_threaded
 from growarray.contraction.machine import Machine
 from growarray.contraction.plan import plan
-from growarray.contraction.threads import run_tasks, single_threaded_blas
+from growarray.contraction.threads import run_tasks
 
 __all__ = ["Measurements", "fit", "measure"]
 
@@ -30,6 +31,7 @@ _PLANE = 1 << 15  # elements of a pass: a few such arrays lie in the cache of a 
 _STREAM = 1 << 26  # bytes that are copied from memory into memory that is new, as a result is
 _SIDE = 23  # positions along an axis: 23 x 23 are enough for the engine to take one image at a time
 _IMAGES, _CHANNELS = 48, 8
+_OTHERS = 12  # measurements that are not products
 _DTYPE = np.dtype("float32")
 
 Call = Callable[[], object]
@@ -103,32 +105,45 @@ def _step(found: Measurements, machine: Machine) -> float:
     return max(more - own / machine.cores, machine.call / 10)
 
 
-def measure(xp: Any, *, cores: int, seconds: float = 40.0, device: str | None = None) -> Measurements:
+def measure(
+    xp: Any,
+    *,
+    cores: int,
+    seconds: float = 40.0,
+    device: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Measurements:
     """Measure this machine with arrays of one library, in about so many seconds.
 
     xp : NumPy, or the namespace of the arrays of a GPU    cores : streams that run side by side on a CPU
     device : as :func:`growarray.contraction.plan` takes it
+    progress : is told the measurements that are done, and how many there are
     """
     shapes = _product_shapes()
     share = seconds / (len(shapes) + 24)
     rng = np.random.default_rng(0)
+    done = itertools.count(1)
+
+    def timed(call: Call, shares: int = 1) -> float:
+        found = _seconds(call, shares * share)
+        if progress is not None:
+            progress(next(done), len(shapes) + _OTHERS)
+        return found
 
     def draw(*shape: int) -> Any:
         return to_device(rng.standard_normal(shape, _DTYPE), device)
 
-    with single_threaded_blas():
-        products = []
-        for m, k, n in shapes:
-            call = _product_call(xp, draw(m, k), draw(k, n))
-            products.append((m, k, n, _seconds(call, share)))
-        tiny = [_product_call(xp, draw(4, 4), draw(4, 4)), _pass_call(draw(4), draw(4))]
-        calls = [_seconds(call, share) for call in tiny]
-        passes = [(_PLANE * k, _seconds(_pass_call(draw(_PLANE * k), draw(_PLANE * k)), share)) for k in (1, 2)]
-        copies, gathers = (
-            [_window_sample(xp, draw, stride, channels, share) for channels in (16, 64)] for stride in (1, 2)
-        )
-    streams = [(3 * _STREAM, _seconds(_stream_call(xp, draw(_STREAM // _DTYPE.itemsize), cores), 4 * share))]
-    chains = [(steps * _IMAGES, _seconds(_chain_call(draw, steps, device), 2 * share)) for steps in (2, 4, 6)]
+    def alone(call: Call) -> float:
+        return single_threaded(lambda: timed(call))
+
+    products = [(m, k, n, alone(_product_call(xp, draw(m, k), draw(k, n)))) for m, k, n in shapes]
+    calls = [alone(_product_call(xp, draw(4, 4), draw(4, 4))), alone(_pass_call(draw(4), draw(4)))]
+    passes = [(_PLANE * k, alone(_pass_call(draw(_PLANE * k), draw(_PLANE * k)))) for k in (1, 2)]
+    copies, gathers = (
+        [_window_sample(xp, draw, stride, channels, alone) for channels in (16, 64)] for stride in (1, 2)
+    )
+    streams = [(3 * _STREAM, timed(_stream_call(xp, draw(_STREAM // _DTYPE.itemsize), cores), 4))]
+    chains = [(steps * _IMAGES, timed(_chain_call(draw, steps, device), 2)) for steps in (2, 4, 6)]
     product = (_CHANNELS, _CHANNELS, _SIDE * _SIDE)
     return Measurements(
         tuple(products),
@@ -163,7 +178,9 @@ def _pass_call(a: Any, b: Any) -> Call:
     return _waiting(lambda: a + b)
 
 
-def _window_sample(xp: Any, draw: Callable[..., Any], stride: int, channels: int, share: float) -> Sample:
+def _window_sample(
+    xp: Any, draw: Callable[..., Any], stride: int, channels: int, timed: Callable[[Call], float]
+) -> Sample:
     """Copying what one tap reads of some channels, as partial im2col does."""
     source, out = draw(channels, 58, 58), 56 // stride
     window = source[:, 1 : 1 + 56 : stride, 2 : 2 + 56 : stride]
@@ -171,7 +188,7 @@ def _window_sample(xp: Any, draw: Callable[..., Any], stride: int, channels: int
         call: Call = partial(np.copyto, np.empty((channels, out, out), source.dtype), window)
     else:
         call = _waiting(lambda: xp.asarray(window, copy=True))
-    return channels * out * out, _seconds(call, share)
+    return channels * out * out, timed(call)
 
 
 def _stream_call(xp: Any, source: Any, cores: int) -> Call:

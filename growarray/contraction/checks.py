@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from growarray.backend import Array, is_array, namespace
 from growarray.errors import PlanError, ShapeError
 
-__all__ = ["check_arrays", "check_gradient", "check_out", "device_kind", "is_whole", "operands"]
+__all__ = ["check_arrays", "check_gradient", "check_out", "device_kind", "is_ordered", "is_whole", "operands"]
 
 
 def is_whole(value: Any) -> bool:
@@ -21,6 +21,11 @@ def is_whole(value: Any) -> bool:
     except TypeError:
         return False
     return not isinstance(value, bool)
+
+
+def is_ordered(value: Any) -> bool:
+    """Whether ``value`` holds values in an order that counts: a sequence or an array, no word, no set, no mapping."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Set | Mapping)
 
 
 def operands(option: str, chosen: Any, count: int) -> list[int]:
@@ -54,7 +59,8 @@ def check_arrays(equation: str, arrays: Sequence[Array]) -> None:
             raise TypeError(
                 f"operand {i} of '{equation}' is {type(x).__name__}, expected an array; convert it with numpy.asarray"
             )
-        if isinstance(x, np.matrix | np.ma.MaskedArray):
+        # only of a subclass is numpy.ma asked for, which NumPy imports when it is: a fork may come meanwhile
+        if type(x) is not np.ndarray and isinstance(x, np.matrix | np.ma.MaskedArray):
             raise TypeError(
                 f"operand {i} of '{equation}' is {type(x).__name__}, whose mask or products have no meaning here; pass "
                 "x.filled(...) of a masked array, numpy.asarray(x) of a matrix"

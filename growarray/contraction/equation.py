@@ -12,7 +12,7 @@ from growarray.errors import PlanError
 __all__ = ["ELLIPSIS", "Equation", "parse"]
 
 ELLIPSIS = "..."
-_NAME = re.compile(r"[^\W\d]\w*|\.\.\.")
+_NAME = re.compile(r"[^\W\d]\w*|\.\.\.|[^\x00-\x7f\s]")  # opt_einsum.get_symbol gives signs such as × too
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,10 @@ def parse(text: str) -> Equation:
     """Read an equation.
 
     Modes are names separated by blanks (``"batch in, out in -> batch out"``). Where no term has a blank inside, every
-    letter is a mode, as in :func:`numpy.einsum` (``"ij,jk->ik"``). ``...`` stands for any number of leading, shared
-    modes. Without ``->`` the output is every mode that occurs once, in alphabetical order. After ``|`` come the
-    convolution modes: each is in two operands, the feature map first and the kernel second, and in the output.
+    letter is a mode, as in :func:`numpy.einsum` (``"ij,jk->ik"``), of any alphabet, as in opt_einsum. ``...`` stands
+    for any number of leading, shared modes. Without ``->`` the output is every mode that occurs once, in alphabetical
+    order. After ``|`` come the convolution modes: each is in two operands, the feature map first and the kernel second,
+    and in the output.
 
     Raises
     ------
@@ -92,7 +93,7 @@ def _modes(text: str, start: int, piece: str, named: bool) -> tuple[str, ...]:
         name = found.group()
         if not named and name != ELLIPSIS:
             name = piece[place]
-            if not name.isascii() or not name.isalpha():
+            if name.isascii() and not name.isalpha():
                 _fail(text, start + place, f"unexpected {name!r}; separate named modes by blanks")
         if name == ELLIPSIS and name in modes:
             _fail(text, start + place, "a second '...' in one term")

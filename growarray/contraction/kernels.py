@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, is_numpy, namespace
+from growarray.backend import Array, is_numpy, load, namespace
 from growarray.contraction.problem import Axis
 from growarray.errors import ShapeError
 
@@ -280,7 +279,7 @@ def depthwise(feature: Array, kernel: Array, axes: Sequence[Axis]) -> Array | No
     """out[b, 0, q] = sum over taps of kernel[b, 0, 0, tap] feature[b, 0, q + tap] in one pass; None if not on CuPy."""
     if type(feature).__module__.split(".")[0] != "cupy":
         return None
-    cupy = importlib.import_module("cupy")
+    cupy = load("cupy")
     out = cupy.empty((feature.shape[0], 1, *(a.out for a in axes)), feature.dtype)
     _compiled(tuple(axes))(feature, kernel, out)
     return out
@@ -288,7 +287,7 @@ def depthwise(feature: Array, kernel: Array, axes: Sequence[Axis]) -> Array | No
 
 @lru_cache(maxsize=256)
 def _compiled(axes: tuple[Axis, ...]) -> Any:
-    cupy = importlib.import_module("cupy")
+    cupy = load("cupy")
     return cupy.ElementwiseKernel("raw T x, raw T w", "T y", depthwise_source(axes), "growarray_depthwise")
 
 

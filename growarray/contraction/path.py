@@ -5,14 +5,14 @@ A tree is a list of pairs of operand sets (bit masks), in the order in which the
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import operator
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from growarray.contraction.cost import Costs
+from growarray.contraction.optimizers import optimizer_named, optimizer_path
 from growarray.contraction.problem import Problem
 from growarray.errors import PlanError
 
@@ -36,7 +36,6 @@ MINIMIZE = ("time", "flops", "memory")
 PRESETS = ("factorized", "mobilenet", "reconstructed")
 
 Tree = list[tuple[int, int]]
-_OptEinsumPath = Sequence[tuple[int, ...]]
 
 
 class _Entry(NamedTuple):
@@ -48,7 +47,7 @@ class _Entry(NamedTuple):
 
 
 def find_tree(problem: Problem, costs: Costs, optimize: Any, minimize: str, limit: int | None) -> Tree:
-    """The tree that ``optimize`` asks for: ``'auto'``, a preset, an optimizer of opt_einsum or an explicit path.
+    """The tree that ``optimize`` asks for: ``'auto'``, False (from the left), a preset, an optimizer or a path.
 
     limit : elements that partial results may hold at once, or None
 
@@ -61,8 +60,11 @@ def find_tree(problem: Problem, costs: Costs, optimize: Any, minimize: str, limi
         return ordered(costs, _auto(problem, costs, minimize, limit))
     if isinstance(optimize, str) and optimize in PRESETS:
         tree = _preset(problem, costs, optimize)
+    elif optimize is False:
+        tree = _from_left([1 << i for i in range(len(problem))])
     elif isinstance(optimize, str) or callable(optimize):
-        tree = _from_path(problem, _opt_einsum(problem, optimize, limit))
+        finder = optimizer_named(optimize, PRESETS) if isinstance(optimize, str) else optimize
+        tree = _from_path(problem, optimizer_path(problem, finder, limit))
     else:
         tree = _from_path(problem, optimize)
     if limit is not None and (peak := peak_elements(costs, tree)) > limit:
@@ -318,38 +320,6 @@ def _from_path(problem: Problem, path: Any) -> Tree:
     if len(parts) != 1:
         raise PlanError(f"path {path!r}: {len(parts)} operands are left over, expected one result")
     return tree
-
-
-def _opt_einsum(problem: Problem, optimize: Any, limit: int | None) -> _OptEinsumPath:
-    """A path of opt_einsum on the window view: a feature map has output and kernel positions in place of its own.
-
-    It charges a step before the convolution at the size of all windows, which is why ``'auto'`` is another search.
-    """
-    if len(problem) < 2:
-        return []
-    finder: Callable[..., _OptEinsumPath] = optimize
-    if isinstance(optimize, str):
-        paths = importlib.import_module("opt_einsum.paths")
-        try:
-            finder = paths.get_path_fn(optimize)
-        except KeyError as error:
-            known = [*PRESETS, "auto", "optimal", "dp", "greedy", "random-greedy", "branch-2"]
-            raise PlanError(f"optimize: unknown {optimize!r}; expected a path or one of {known}") from error
-    inputs, sizes = [], {name: max(size, 1) for name, size in problem.size.items()}  # 'dp' finds nothing at size 0
-    for i, leaf in enumerate(problem.leaves):
-        modes = set()
-        for name in leaf.modes:
-            conv = problem.conv.get(name)
-            if conv is None:
-                modes.add(name)
-            else:
-                modes |= {name, f"{name}'"} if conv.feature == i else {f"{name}'"}
-                sizes[name], sizes[f"{name}'"] = conv.out, conv.taps
-        inputs.append(frozenset(modes))
-    try:
-        return finder(inputs, frozenset(problem.output), sizes, limit)
-    except Exception as error:  # an optimizer may be anyone's
-        raise PlanError(f"optimize {optimize!r} failed on '{problem.equation}': {error}") from error
 
 
 def _preset(problem: Problem, costs: Costs, name: str) -> Tree:

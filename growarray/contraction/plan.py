@@ -17,7 +17,7 @@ from growarray.contraction.checks import check_arrays, check_gradient, check_out
 from growarray.contraction.cost import Costs, StepCost
 from growarray.contraction.equation import parse
 from growarray.contraction.geometry import ConvAxis
-from growarray.contraction.keys import frozen
+from growarray.contraction.keys import frozen, shapes_of
 from growarray.contraction.machine import Machine, machine_for
 from growarray.contraction.path import MINIMIZE, Tree, find_tree, linear_path, peak_elements, rivals
 from growarray.contraction.problem import Problem, checked_shapes
@@ -25,7 +25,7 @@ from growarray.contraction.programs import Programs, binds_batch, block_size
 from growarray.contraction.table import plan_table
 from growarray.errors import PlanError, ShapeError
 
-__all__ = ["Plan", "contract", "plan"]
+__all__ = ["Plan", "plan"]
 
 _MANY = 1 << 62  # operations, where they are not known yet
 _TIE = 1.05  # times the least predicted time: as good, for predictions are no better than that; fewer operations decide
@@ -37,13 +37,13 @@ Pullback = Callable[[Array], tuple[Array | None, ...]]
 
 def plan(
     equation: str,
-    *shapes: Sequence[int],
+    *shapes: Sequence[int] | Array,
     optimize: Any = "auto",
     minimize: str = "time",
     memory_limit: int | None = None,
     training: bool = False,
     constants: Sequence[int] = (),
-    dtype: Any = "float32",
+    dtype: Any = None,
     device: Any = None,
     stride: Any = 1,
     padding: Any = 0,
@@ -52,14 +52,16 @@ def plan(
 ) -> Plan:
     """Plan an einsum with convolution modes. Plans are cached: asking again for the same one costs microseconds.
 
-    equation : see :func:`growarray.contraction.parse`    shapes : one for each operand
-    optimize : ``'auto'`` (exact up to 8 operands, greedy above); a preset (``'factorized'``, ``'mobilenet'``,
-        ``'reconstructed'``); an optimizer of opt_einsum by name or instance; or a path such as ``[(0, 1), (0, 1)]``
+    equation : see :func:`growarray.contraction.parse`    shapes : one for each operand, or an array that has it
+    optimize : ``'auto'``, True or None (exact up to 8 operands, greedy above); False (as they come); a preset
+        (``'factorized'``, ``'mobilenet'``, ``'reconstructed'``); an optimizer of opt_einsum by name or instance, or any
+        other with its signature; or a path such as ``[(0, 1), (0, 1)]``
     minimize : ``'time'`` (predicted), ``'flops'`` or ``'memory'``, for ``'auto'``
     memory_limit : bytes that partial results and the output may hold at once
     training : count the backward pass, and that it keeps every partial result; gradients are not counted
     constants : operands that will be bound (:meth:`Plan.bind`): contracting them among themselves costs nothing
-    dtype, device : what the predictions are for; a plan runs any real floating dtype and library
+    dtype, device : what the predictions are for, by default those of the arrays, else float32 and the CPU; a plan runs
+        any real floating dtype and library
     stride, padding, dilation, padding_mode : see :func:`growarray.contraction.conv_axes`
 
     Raises
@@ -73,32 +75,21 @@ def plan(
     >>> p.output_shape, len(p.path)
     ((8, 16, 32), 3)
     """
+    optimize = "auto" if optimize is True or optimize is None else optimize
     options = (
         optimize, minimize, memory_limit, training, constants, dtype, device, stride, padding, dilation, padding_mode,
     )  # fmt: skip
     try:
         return _cached(equation, shapes, *options)
-    except TypeError:  # a list or a mapping among them
+    except TypeError:  # a list, a mapping or an array among them
         pass
-    return _cached(*frozen((equation, shapes, *options)))
+    sizes, dtype, device = shapes_of(shapes, dtype, device)
+    return _cached(*frozen((equation, sizes, *options[:5], dtype, device, *options[7:])))
 
 
 @lru_cache(maxsize=512, typed=True)  # else True would be found where 1 is known
 def _cached(equation: str, shapes: tuple[Any, ...], *options: Any) -> Plan:
     return Plan(equation, shapes, *options)
-
-
-def contract(equation: str, *arrays: Array, **options: Any) -> Array:
-    """Plan and run in one call; options as in :func:`plan`.
-
-    >>> import numpy as np
-    >>> contract("ij,jk->ik", np.ones((2, 3)), np.ones((3, 4))).shape
-    (2, 4)
-    """
-    check_arrays(equation, arrays)
-    dtype = str(arrays[0].dtype).rpartition(".")[2] if arrays else "float32"
-    device = "cpu" if all(is_numpy(x) for x in arrays) else "gpu"
-    return plan(equation, *(tuple(x.shape) for x in arrays), dtype=dtype, device=device, **options)(*arrays)
 
 
 class Plan:
@@ -125,7 +116,7 @@ class Plan:
         self._parsed = parse(equation)
         self.equation, self.shapes = str(self._parsed), checked_shapes(self._parsed, shapes)
         try:
-            self.dtype: np.dtype[Any] = np.dtype(dtype)
+            self.dtype: np.dtype[Any] = np.dtype("float32" if dtype is None else dtype)
         except (TypeError, ValueError) as error:
             raise PlanError(f"dtype: found {dtype!r}, expected a real floating one such as float32") from error
         self.training, self.minimize = bool(training), minimize
@@ -154,6 +145,12 @@ class Plan:
 
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"{name}: a plan does not change; make another one with plan(...)")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "geometry": dict(self.geometry)}  # a mapping proxy can be neither pickled nor copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, geometry=MappingProxyType(state["geometry"]))
 
     def __eq__(self, other: object) -> bool:
         """Whether the other plan runs the same products on the same shapes, for the same dtype and device."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,11 +25,13 @@ class Programs:
     def __init__(self, parsed: Equation, problem: Problem, geometry: Mapping[str, Any], tree: Tree) -> None:
         self._parsed, self._problem, self._geometry, self._tree = parsed, problem, dict(geometry), tree
         self._made: dict[tuple[int, int], Program] = {}
-        self._lock = threading.Lock()
         self.block = problem.block
         if self.block is not None:
             self._holder = problem.holders[self.block].bit_length() - 1
             self._axis = problem.terms[self._holder].index(self.block)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_made": {}}  # they are made again sooner than sent
 
     def batch(self, arrays: Sequence[Array]) -> int:
         """Size of the block mode in these arrays; 1 where there is none."""
@@ -50,8 +51,7 @@ class Programs:
 
     def sized(self, size: int, whole: int) -> Program:
         """The steps for one size of the block mode, a block of ``whole``."""
-        with self._lock:
-            found = self._made.get((size, whole))
+        found = self._made.get((size, whole))
         if found is not None:
             return found
         problem = self._problem
@@ -60,10 +60,8 @@ class Programs:
             shapes[self._holder][self._axis] = size
             problem = Problem(self._parsed, shapes, blocks=whole / max(size, 1), **self._geometry)
         made = Program.of(problem, self._tree)
-        with self._lock:
-            while len(self._made) >= _KEPT:
-                self._made.pop(next(iter(self._made)))
-            self._made[size, whole] = made
+        # replaced, not changed: without a lock, which an interrupt or a fork could leave held
+        self._made = dict([*self._made.items(), ((size, whole), made)][-_KEPT:])
         return made
 
     def fold(self, factors: Mapping[int, Array]) -> dict[int, Array]:

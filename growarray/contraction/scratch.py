@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["borrow", "release", "view_as"]
+__all__ = ["apart", "borrow", "release", "view_as"]
+
+T = TypeVar("T")
 
 _KEPT = 1 << 28  # bytes of one buffer above which it is not kept
 
@@ -31,6 +34,16 @@ def borrow(slot: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         buffer = slots[slot] = np.empty(size, np.uint8)
     array: np.ndarray = buffer[:size].view(dtype).reshape(shape)
     return array
+
+
+def apart(body: Callable[[], T]) -> T:
+    """``body()`` with buffers of its own: those of this thread are in use by what it interrupts."""
+    before = getattr(_local, "slots", None)
+    try:
+        _local.slots = {}
+        return body()
+    finally:
+        _local.slots = before
 
 
 def release() -> None:

@@ -1,158 +1,172 @@
 """One thread a core for the pieces of a contraction, with single-threaded BLAS inside.
 
-Pieces are cut by the plan, never by the number of threads, so that results do not depend on it.
+Pieces are cut by the plan, never by the number of threads, so that results do not depend on it. The caller offers its
+tasks to idle workers and works on them itself; who comes late finds none left. No lock is held and nothing is restored:
+a caller may be a signal handler in the middle of another run, a thread that outlives the main one, a forked child.
 """
 
 from __future__ import annotations
 
-import contextvars
-import ctypes
-import importlib
 import os
-import threading
+from _thread import start_new_thread
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
+from queue import SimpleQueue
+from threading import get_ident, local
+from typing import TypeVar
 
 import numpy as np
 
+from growarray.contraction import blas
+from growarray.contraction.blas import single_threaded
 from growarray.contraction.machine import threads
 
-__all__ = ["run_tasks", "short_buffers", "single_threaded_blas"]
+__all__ = ["run_tasks", "settled"]
+
+T = TypeVar("T")
 
 _BUFFER = 1024  # elements; NumPy copies what lies in runs shorter than its buffer, which halves the speed of a pass
 
-_lock = threading.Lock()
-_state: dict[str, Any] = {"users": 0}
-_inside = threading.local()
+_offers: SimpleQueue[tuple[_Job, Context]] = SimpleQueue()
+_workers: list[int] = []
+_jobs: dict[int, _Job] = {}  # by the thread that waits for it
+_local = local()
 
 
-@contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """BLAS with one thread while anyone is inside; the first one in sets it, the last one out restores it."""
-    with _lock:
-        if "controller" not in _state:
-            library = importlib.import_module("threadpoolctl")
-            _state["controller"] = library.ThreadpoolController().select(user_api="blas")
-        if _state["users"] == 0:
-            _state["limit"] = _state["controller"].limit(limits=1)
-        _state["users"] += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _state["users"] -= 1
-            if _state["users"] == 0:
-                _state.pop("limit").restore_original_limits()
+def settled(body: Callable[[], T], *, tiny: bool = False) -> T:
+    """``body()``, a run of a plan: BLAS with one thread, and NumPy's buffer at a size that leaves rows of a matrix
+    where they lie, in a context that is dropped afterwards.
 
-
-@contextmanager
-def short_buffers() -> Iterator[None]:
-    """NumPy's buffer for elementwise passes at a size that leaves rows of a matrix where they lie (8192 by default)."""
-    before = np.setbufsize(_BUFFER)
-    try:
-        yield
-    finally:
-        np.setbufsize(before)
-
-
-def _pool(workers: int) -> ThreadPoolExecutor:
-    """The threads of this process; a forked child makes its own."""
-    with _lock:
-        if _state.get("pool of") != (os.getpid(), workers):
-            _state["ids"], _state["placed"] = [], {}
-            _state["pool"] = ThreadPoolExecutor(workers, "growarray", _enter, (_cores(),))
-            _state["pool of"] = (os.getpid(), workers)
-        pool: ThreadPoolExecutor = _state["pool"]
-        return pool
-
-
-def _enter(cores: frozenset[int]) -> None:
-    """A new thread of the pool may be anywhere: it is made by one that is kept on a core."""
-    if cores:
-        with suppress(OSError):
-            os.sched_setaffinity(0, cores)
-    _state["ids"].append(threading.get_native_id())
-
-
-def _cores() -> frozenset[int]:
-    """Those that this thread may run on; none where the system does not say."""
-    return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
-
-
-@lru_cache(maxsize=1)
-def _asker() -> Callable[[], int]:
-    return ctypes.CDLL(None).sched_getcpu
-
-
-@contextmanager
-def _apart(count: int) -> Iterator[None]:
-    """Keep this thread, where it is, and those of the pool on different cores, where the system lets them be placed.
-
-    Threads that pass the interpreter's lock to and fro are woken on the core of the one that wakes them, and may stay
-    there while another core is idle: on two virtual cores a quarter of the runs went at the speed of one.
+    tiny : the run is too short for a buffer to matter
     """
-    allowed = _cores()
-    try:
-        cores = sorted(allowed)
-        at = cores.index(_asker()())
-        cores = cores[at:] + cores[:at]
-        shares = [frozenset(cores[i::count]) for i in range(min(count, len(cores)))]
-        if len(shares) < count:
-            raise OSError("fewer cores than threads")
-        for thread, share in zip(_state["ids"], shares[1:], strict=False):
-            if _state["placed"].get(thread) != share:
-                os.sched_setaffinity(thread, share)
-                _state["placed"][thread] = share
-        os.sched_setaffinity(0, shares[0])
-    except (AttributeError, OSError, ValueError):  # no Linux, or not allowed: threads go where the system puts them
-        yield
-        return
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)
+    return single_threaded(body if tiny else lambda: copy_context().run(_buffered, body))
 
 
-def run_tasks(tasks: Sequence[Callable[[], object]], *, long: bool = False) -> None:
-    """Run all tasks, this thread and the pool taking one after the other. The first exception is raised again.
+def _buffered(body: Callable[[], T]) -> T:
+    np.setbufsize(_BUFFER)
+    return body()
 
-    long : they take milliseconds, so that it pays to see to it that the threads are on different cores
-    """
-    workers = min(threads(), len(tasks)) if len(tasks) > 1 else 1
-    if workers <= 1 or getattr(_inside, "worker", False):
-        for task in tasks:
-            task()
-        return
-    waiting = deque(tasks)
 
-    def work() -> None:
-        _inside.worker = True
+class _Job:
+    """Tasks of one call, and who is at work on them."""
+
+    __slots__ = ("errors", "inside", "left", "tasks")
+
+    def __init__(self, tasks: Sequence[Callable[[], object]]) -> None:
+        self.tasks = deque(tasks)
+        self.inside: dict[int, None] = {}
+        self.left: SimpleQueue[None] = SimpleQueue()
+        self.errors: list[BaseException] = []
+
+    def work(self) -> None:
+        """Run one task after the other until there are none."""
+        _local.working = True
         try:
             while True:
                 try:
-                    task = waiting.popleft()
+                    task = self.tasks.popleft()
                 except IndexError:
                     return
                 task()
         except BaseException:
-            waiting.clear()
+            self.tasks.clear()
             raise
         finally:
-            _inside.worker = False
+            _local.working = False
 
-    pool = _pool(threads() - 1)
-    with _apart(threads()) if long else nullcontext():
-        others = [pool.submit(contextvars.copy_context().run, work) for _ in range(workers - 1)]  # keeps np.errstate
+    def help(self) -> None:
+        """What a worker does with it."""
+        me = get_ident()
+        self.inside[me] = None  # before it looks for tasks: the caller drops them, then waits for who is inside
         try:
-            work()
+            if self.tasks:
+                single_threaded(self.work)
+        except BaseException as error:
+            self.errors.append(error)
         finally:
-            # a thread that has not begun by now is not waited for: to wake one takes 0.1 ms
-            others = [other for other in others if not other.cancel()]
-            for other in others:
-                other.exception()
-    for other in others:
-        other.result()
+            del self.inside[me]
+            self.left.put(None)
+
+    def settle(self) -> None:
+        """Drop what is left and wait for workers, which write to the caller's arrays. An exception that a signal
+        handler raises meanwhile waits too."""
+        late = None
+        self.tasks.clear()
+        while self.inside:
+            try:
+                self.left.get()
+            except BaseException as error:
+                late = error
+        if late is not None:
+            raise late
+
+
+def run_tasks(tasks: Sequence[Callable[[], object]]) -> None:
+    """Run all tasks, this thread and idle workers taking one after the other. The first exception is raised again.
+
+    >>> done = []
+    >>> run_tasks([lambda k=k: done.append(k) for k in range(3)])
+    >>> sorted(done)
+    [0, 1, 2]
+    """
+    helpers = min(threads(), len(tasks)) - 1
+    if helpers < 1 or getattr(_local, "working", False) or not _hired(helpers):
+        for task in tasks:
+            task()
+        return
+    job, me = _Job(tasks), get_ident()
+    outer = _jobs.get(me)
+    try:
+        _jobs[me] = job
+        for _ in range(min(helpers, len(_workers) - _offers.qsize())):
+            _offers.put((job, copy_context()))  # a context keeps np.errstate
+        job.work()
+    finally:
+        try:
+            job.settle()
+        except BaseException:  # out of a signal handler, before the wait had begun
+            job.settle()
+            raise
+        finally:
+            if outer is None:
+                del _jobs[me]
+            else:
+                _jobs[me] = outer
+    if job.errors:
+        raise job.errors[0]
+
+
+def _hired(count: int) -> bool:
+    """Whether there is any worker; as many as ``count`` where the system gives them."""
+    while len(_workers) < count:
+        try:  # not threading.Thread: its start takes locks, and its end is waited for
+            _workers.append(start_new_thread(_serve, (_offers,)))
+        except RuntimeError:  # the interpreter is on its way out, or there are too many
+            break
+    return bool(_workers)
+
+
+def _serve(offers: SimpleQueue[tuple[_Job, Context]]) -> None:
+    while True:
+        job, context = offers.get()
+        context.run(job.help)
+        del job, context  # and with them the arrays
+
+
+def _forked() -> None:
+    """A child has no workers, nor what they were at."""
+    global _offers
+    blas.forked()
+    _offers = SimpleQueue()
+    _workers.clear()
+    mine = _jobs.get(get_ident())
+    _jobs.clear()
+    if mine is not None and mine.inside:
+        mine.errors.append(RuntimeError("os.fork in the middle of a run: the child lost pieces of it; run it again"))
+        mine.inside.clear()
+        mine.left.put(None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

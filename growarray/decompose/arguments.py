@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+from growarray.contraction.checks import is_ordered
 from growarray.errors import ShapeError
 
 __all__ = [
@@ -74,7 +75,7 @@ def check_sizes(shape: Any, where: str) -> tuple[int, ...]:
     TypeError, ShapeError
         Not whole numbers; no modes, or one without entries.
     """
-    if isinstance(shape, str) or not isinstance(shape, Iterable):
+    if not is_ordered(shape):
         raise TypeError(f"{where}: expected a shape, one whole number for each mode, found {shape!r}")
     sizes = tuple(shape)
     if not all(map(is_int, sizes)):
@@ -92,7 +93,7 @@ def check_modes(modes: Any, order: int, where: str, name: str = "modes") -> tupl
     TypeError, ShapeError
         Not whole numbers; an axis that is not there, or one that is named twice.
     """
-    if isinstance(modes, str) or not isinstance(modes, Iterable) or not all(map(is_int, found := tuple(modes))):
+    if not is_ordered(modes) or not all(map(is_int, found := tuple(modes))):
         raise TypeError(f"{where}: expected {name} as whole numbers, axes of {order} modes, found {modes!r}")
     counted = tuple(int(m) + order if m < 0 else int(m) for m in found)
     if len(set(counted)) != len(counted) or not set(counted) <= set(range(order)):

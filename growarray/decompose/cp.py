@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -128,9 +129,10 @@ def cp(
     if len(kept) < 3 or ready.norm == 0.0:
         fit = _matrix(ready, ready_core, rank)
     else:
-        with fitting_threads(array):
-            fit = _fit(ready, ready_core, rank, init, starts, max_iterations, tolerance, rng)
-            fit = _corrected(ready, ready_core, fit, slack) if correct else fit
+        start = partial(_fit, ready, ready_core, rank, init, starts, max_iterations, tolerance, rng)
+        fit = fitting_threads(array, start)
+        if correct:
+            fit = fitting_threads(array, partial(_corrected, ready, ready_core, fit, slack))
     ones = ready.xp.ones((1, rank), dtype=ready.xp.float64, device=array.device)
     factors = [fit.factors[kept.index(k)] if k in kept else ones for k in range(len(shape))]
     return _result(ready, unweight(factors, undo), fit, degeneracy(factors, ready.norm))

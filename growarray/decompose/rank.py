@@ -5,12 +5,12 @@ n_k sizes of the modes · N order · r rank; 'same' is the share 1.0
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from growarray.backend import load
 from growarray.decompose.arguments import (
     check_choice,
     check_count,
@@ -121,7 +121,7 @@ def _tucker_fraction(sizes: Sequence[int], share: float, fixed: Collection[int])
     def excess(x: float) -> float:
         return float(total * x**power + squares * x - share * total)
 
-    return float(importlib.import_module("scipy.optimize").brentq(excess, 0.0, max(share, 1.0)))
+    return float(load("scipy.optimize").brentq(excess, 0.0, max(share, 1.0)))
 
 
 def validate_tt_rank(

@@ -91,8 +91,7 @@ def tensor_train(
     ready = prepare(tensor, where)
     array, undo = weight(ready.array, moments)
     ready = Prepared(array, ready.scale, norm(array), ready.dtype, ready.xp)
-    with fitting_threads(array):
-        cores, lost = _sweep(ready, shape, ranks, bound)
+    cores, lost = fitting_threads(array, lambda: _sweep(ready, shape, ranks, bound))
     if lost <= 1e-6 * ready.norm:  # a sum of small singular values: the difference itself is more exact
         lost = norm(array - TensorTrain(tuple(cores), (), "").reconstruct())
     relative = ready.relative(lost)

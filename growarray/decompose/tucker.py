@@ -118,12 +118,8 @@ def tucker(
     ready = prepare(tensor, where)
     array, undo = weight(ready.array, moments)
     ready = Prepared(array, ready.scale, norm(array), ready.dtype, ready.xp)
-    with fitting_threads(array):
-        core, factors = sequential_hosvd(ready, chosen, ranks, bound)
-        errors = [ready.relative(lost_norm(ready, core, factors))]
-        reason = "converged"
-        if method == "hooi":
-            core, factors, errors, reason = _iterate(ready, core, factors, errors, max_iterations, tolerance)
+    limit = max_iterations if method == "hooi" else None
+    core, factors, errors, reason = fitting_threads(array, lambda: _fit(ready, chosen, ranks, bound, limit, tolerance))
     if bound is not None and errors[-1] <= bound:
         reason = "error bound met"
     full = unweight([f if f is not None else _identity(ready, n) for f, n in zip(factors, shape, strict=True)], undo)
@@ -131,6 +127,22 @@ def tucker(
         core = mode_product(core, undo[k], k)
     parts = tuple(ready.restore(full[k]) for k in chosen)
     return Tucker(ready.restore(core, scaled=True), parts, chosen, tuple(errors), reason)
+
+
+def _fit(
+    ready: Prepared,
+    modes: Sequence[int],
+    ranks: Mapping[int, int] | None,
+    bound: float | None,
+    limit: int | None,
+    tolerance: float,
+) -> tuple[Array, list[Array | None], list[float], str]:
+    """Core, factors, errors and reason of the HOSVD, and of the iterations after it, if any are wanted."""
+    core, factors = sequential_hosvd(ready, modes, ranks, bound)
+    errors = [ready.relative(lost_norm(ready, core, factors))]
+    if limit is None:
+        return core, factors, errors, "converged"
+    return _iterate(ready, core, factors, errors, limit, tolerance)
 
 
 def _identity(ready: Prepared, size: int) -> Array:

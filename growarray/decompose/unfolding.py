@@ -6,13 +6,13 @@ m rows of an unfolding · n its columns, as a rule many more · k vectors kept
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from growarray.backend import Array, asarray, is_numpy, namespace, to_numpy
-from growarray.contraction.threads import single_threaded_blas
+from growarray.contraction.blas import single_threaded
 
 __all__ = [
     "distance",
@@ -26,13 +26,15 @@ __all__ = [
     "unfold",
 ]
 
+T = TypeVar("T")
+
 _EPS = float(np.finfo(np.float64).eps)
 _BLOCK = 1 << 22  # entries of an unfolding that are brought to triangular form at a time: 32 MiB
 
 
-def fitting_threads(tensor: Array) -> AbstractContextManager[None]:
-    """One thread for the many small products and eigenproblems of a small tensor: starting more costs more."""
-    return single_threaded_blas() if is_numpy(tensor) and tensor.size < 1 << 20 else nullcontext()
+def fitting_threads(tensor: Array, body: Callable[[], T]) -> T:
+    """``body()`` with one thread for the many small products and eigenproblems of a small tensor: more cost more."""
+    return single_threaded(body) if is_numpy(tensor) and tensor.size < 1 << 20 else body()
 
 
 def norm(tensor: Array) -> float:

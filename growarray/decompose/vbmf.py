@@ -5,14 +5,13 @@ L rows, M columns, L <= M · g_h singular values · s2 variance of the noise · 
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from growarray.backend import Array
+from growarray.backend import Array, load
 from growarray.decompose.arguments import check_modes, is_real
 from growarray.decompose.inputs import check_bound, check_tensor, prepare
 from growarray.decompose.unfolding import fewest, fitting_threads, leading, unfold
@@ -59,8 +58,7 @@ def vbmf(matrix: Array, noise: float | None = None) -> VBMF:
         raise ValueError(f"vbmf: expected the variance of the noise above 0, found {noise!r}")
     ready = prepare(matrix, "vbmf")
     array = ready.array if matrix.shape[0] <= matrix.shape[1] else ready.xp.matrix_transpose(ready.array)
-    with fitting_threads(array):
-        _, values = leading(array, int(array.shape[0]))
+    _, values = fitting_threads(array, lambda: leading(array, int(array.shape[0])))
     rows, columns = (int(n) for n in array.shape)
     if ready.norm == 0.0:
         return VBMF(0, np.zeros(0), 0.0)
@@ -100,7 +98,7 @@ def _noise(values: np.ndarray, rows: int, columns: int) -> float:
     grid = np.linspace(math.log(low), math.log(high), 200)
     best = int(np.argmin([energy(v) for v in grid]))
     bounds = (float(grid[max(best - 1, 0)]), float(grid[min(best + 1, 199)]))
-    found = importlib.import_module("scipy.optimize").minimize_scalar(energy, bounds=bounds, method="bounded")
+    found = load("scipy.optimize").minimize_scalar(energy, bounds=bounds, method="bounded")
     return math.exp(float(found.x))
 
 

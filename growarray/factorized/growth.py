@@ -139,8 +139,7 @@ def grow_rank(
     if not any(by):
         return RankGrowth(before, before, 0.0, full, scaling)
     goal, column = _without_bias(conv, s, m)
-    with fitting_threads(goal.s):
-        added = new_parts(conv.weight, goal, by, conv.groups, rng)
+    added = fitting_threads(goal.s, lambda: new_parts(conv.weight, goal, by, conv.groups, rng))
     if not (math.isfinite(added.decrease) and added.decrease > _NOISE * full):
         raise GrowthError(f"{_WHERE}: no components were found that lower the loss; collect more samples, or train on")
     pieces = _extend(conv.weight, added, scaling)

@@ -11,7 +11,7 @@ import numpy as np
 
 from growarray.backend import Array, asarray, namespace
 from growarray.contraction import Plan
-from growarray.contraction.checks import is_whole
+from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError
 from growarray.factorized.convert import DenseConv
 from growarray.factorized.fit import Fit
@@ -110,8 +110,8 @@ def whole_shape(where: str, shape: Any) -> tuple[int, ...]:
     >>> whole_shape("doc", np.asarray([2, 3]))
     (2, 3)
     """
-    sizes = [shape] if isinstance(shape, str) or not hasattr(shape, "__iter__") else list(shape)
-    if not hasattr(shape, "__iter__") or not all(map(is_whole, sizes)):
+    sizes = list(shape) if is_ordered(shape) else []
+    if not is_ordered(shape) or not all(map(is_whole, sizes)):
         raise TypeError(f"{where}={shape!r}, expected whole numbers (n, …)")
     if min(sizes, default=0) < 1:
         raise ShapeError(f"{where} is {tuple(map(int, sizes))}, expected sizes of at least 1")

@@ -1,4 +1,4 @@
-"""What statistics refuse before they take it: counts of samples, shapes, saved states."""
+"""What growing modules and statistics refuse before they take it: numbers, functions, shapes, saved states."""
 
 from __future__ import annotations
 
@@ -8,13 +8,38 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, namespace, to_numpy
-from growarray.contraction.checks import is_whole
+from growarray.backend import Array, is_array, namespace, to_numpy
+from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import GrowthError, ShapeError
+from growarray.nn.module import Module
 
-__all__ = ["declared_shape", "real_array", "sample_count", "saved_statistic"]
+__all__ = ["as_scalar", "check_function", "declared_shape", "real_array", "sample_count", "saved_statistic"]
 
 _COUNTS = ("samples", "batches", "traced_batches")
+
+
+def as_scalar(value: Any, name: str) -> float:
+    """A number, or an array of one element, as a float; else ``TypeError`` or ``ValueError`` with what was found."""
+    if is_array(value):
+        if value.size != 1:
+            raise ValueError(f"{name}: expected one number, found an array of {value.size} elements")
+        value = float(namespace(value).reshape(value, ()))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected a number, found {type(value).__name__} {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, found {value}; nothing is changed")
+    return float(value)
+
+
+def check_function(function: Any, role: str, owner: str) -> None:
+    """Raise ``TypeError`` unless ``function`` is None or a module; a name is not looked up silently."""
+    if function is not None and not isinstance(function, Module):
+        raise TypeError(
+            f"{owner}: {role} is a {type(function).__name__}, expected a Module; "
+            f"use growarray.nn.activation({function!r})"
+            if isinstance(function, str)
+            else f"{owner}: {role} is a {type(function).__name__}, expected a Module such as growarray.nn.ReLU()"
+        )
 
 
 def declared_shape(name: str, shape: Any) -> tuple[int, ...] | None:
@@ -25,7 +50,7 @@ def declared_shape(name: str, shape: Any) -> tuple[int, ...] | None:
     """
     if shape is None:
         return None
-    if not isinstance(shape, Iterable) or not all(map(is_whole, sizes := tuple(shape))):
+    if not is_ordered(shape) or not all(map(is_whole, sizes := tuple(shape))):
         raise TypeError(f"{name}: the declared shape is {shape!r}, expected whole numbers such as (3, 3), or None")
     if any(n < 0 for n in sizes):
         raise ShapeError(f"{name}: declared shape {sizes} has a negative dimension")

@@ -174,6 +174,7 @@ class CollectingLinear(ExtensionMixin):
         self.pre_activity_grad, self._moment = None, None
 
     def _declare_statistics(self) -> None:
+        self.delta_raw = None  # it was solved from the statistics that end here
         d, o = self.in_features + int(self.use_bias), self.out_features
         self._own_tensor_s = TensorStatistic((d, d), self.compute_s_update, name=f"S({self.name})", reuse=True)
         self.tensor_m = TensorStatistic(
@@ -258,7 +259,18 @@ class CollectingLinear(ExtensionMixin):
         return cross_moment(stream), stream.samples
 
     def compute_n_update(self) -> tuple[Array, int]:
-        """Sum of ``x^T v``, v what the next module's planned delta leaves undone; samples count every token."""
+        """Sum of ``x^T v``, v what the next module's planned delta leaves undone; samples count every token.
+
+        Raises
+        ------
+        TypeError
+            The next module is no growing layer.
+        """
+        if not hasattr(self.next_module, "moment_with"):
+            raise TypeError(
+                f"{self.name}: the next module is {type(self.next_module).__name__}, expected a growing layer, whose "
+                "planned delta says what is left to do; set next_module"
+            )
         goal = self.next_module.projected_v_goal(self.next_module.input)
         return cross_moment(Stream(self.input), Stream(goal)), math.prod(goal.shape[:-1])
 

@@ -10,6 +10,7 @@ import numpy as np
 from growarray.backend import asarray, namespace
 from growarray.contraction.checks import is_whole
 from growarray.errors import GrowthError
+from growarray.growing.checks import as_scalar
 from growarray.growing.extension import (
     PAIRINGS,
     Draw,
@@ -22,7 +23,7 @@ from growarray.growing.extension import (
     rescaling_factors,
     spread,
 )
-from growarray.growing.module import GrowingModule, as_scalar
+from growarray.growing.module import GrowingModule
 from growarray.nn import Linear
 from growarray.ops.sizes import whole_number
 
@@ -70,7 +71,8 @@ class ExtensionMixin(GrowingModule):
         self._check_drawing(None, extension_size)
         weight = self.layer.weight.data
         shape = (weight.shape[0], extension_size, *weight.shape[2:])
-        self.extended_input_layer = Linear.of(namespace(weight).zeros(shape, dtype=weight.dtype, device=weight.device))
+        zeros = namespace(weight).zeros(shape, dtype=weight.dtype, device=weight.device)
+        self._hold_input_extension(Linear.of(zeros))
 
     def create_layer_out_extension(self, extension_size: int) -> None:
         """Plan ``extension_size`` output rows of zeros."""
@@ -108,6 +110,7 @@ class ExtensionMixin(GrowingModule):
         if outer.bias is not None and previous.bias is not None:
             drawn += [(outer.bias, 0, (half,), previous.bias.data, reads, output_extension_init)]
         found = [initial_values(how, part, reference, count, rng) for *_, part, reference, count, how in drawn]
+        self._hold_input_extension(inner)
         for (parameter, axis, *_), values in zip(drawn, found, strict=True):
             xp = namespace(values)
             parameter.data = values if share == 1 else xp.concat([values, xp.zeros_like(values)], axis=axis)
@@ -199,6 +202,7 @@ class ExtensionMixin(GrowingModule):
         outer, inner = self._output_extension("apply_neuron_pairing"), self._input_extension("apply_neuron_pairing")
         sizes = (outer.weight.shape[0], inner.weight.shape[1])
         self._check_drawing(neuron_pairing, *sizes, noise_ratio=noise_ratio, rng=rng)
+        self._hold_input_extension(inner)
         outer.weight.data = paired(outer.weight.data, 0, 1.0)
         if outer.bias is not None:
             outer.bias.data = paired(outer.bias.data, 0, 1.0)

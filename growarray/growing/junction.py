@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from growarray.backend import Array, library
+from growarray.contraction.checks import is_ordered
 from growarray.errors import GrowthError, ShapeError
-from growarray.growing.module import as_scalar, check_function
+from growarray.growing.checks import as_scalar, check_function
 from growarray.growing.moment import TensorStatistic
 from growarray.growing.neighbour import Recorder, require_neighbour
 from growarray.growing.update import activation_slope
@@ -228,7 +229,7 @@ class MergeGrowingModule(Recorder):
         self.next_modules = modules
 
     def _listed(self, modules: Iterable[Any], role: str) -> list[Any]:
-        if isinstance(modules, Module) or not isinstance(modules, Iterable):
+        if isinstance(modules, Module) or not is_ordered(modules):
             raise TypeError(
                 f"{self.name}: {role} is a {type(modules).__name__}, expected a list of modules; write [module] for one"
             )

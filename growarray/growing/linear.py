@@ -10,9 +10,9 @@ import numpy as np
 
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, ShapeError
+from growarray.growing.checks import as_scalar
 from growarray.growing.collect import CollectingLinear
 from growarray.growing.extension import fan_in, spread
-from growarray.growing.module import as_scalar
 from growarray.growing.rule import TINY, GrowthRule, rule_of
 from growarray.growing.update import added_neurons, neuron_goal, optimal_delta, shrink
 from growarray.nn import Linear, Module
@@ -145,9 +145,8 @@ class LinearGrowingModule(CollectingLinear):
                 rule=rule,
             )
             self.plan_input_extension(omega, values, linear=rule.ignore_singular_values)
-            if update_previous:
-                self._planned_m_prev = m_prev
-                previous.set_output_extension(alpha)
+            self._planned_m_prev = m_prev if update_previous else None
+            previous.set_output_extension(alpha if update_previous else None)
         width = alpha.shape[1] - int(self.previous_module.use_bias)
         return alpha[:, :width], alpha[:, -1] if self.previous_module.use_bias else None
 
@@ -170,9 +169,8 @@ class LinearGrowingModule(CollectingLinear):
             raise ShapeError(
                 f"{self.name}: omega has shape {tuple(omega.shape)}, expected ({self.out_features}, new neurons)"
             )
-        self.extended_input_layer = Linear.of(namespace(omega).astype(omega, self.weight.data.dtype, copy=False))
-        self.eigenvalues_extension, self._improvement_is_linear = values, linear
-        self._planned_m_prev = None
+        layer = Linear.of(namespace(omega).astype(omega, self.weight.data.dtype, copy=False))
+        self._hold_input_extension(layer, values, linear=linear)
 
     def sub_select_optimal_added_parameters(
         self,
@@ -188,7 +186,8 @@ class LinearGrowingModule(CollectingLinear):
         With ``zeros_if_not_enough`` all candidates stay, and the incoming (``zeros_fan_in``) or outgoing
         (``zeros_fan_out``) weights of those beyond the selection are set to zero, and so are their singular values.
 
-        Raises GrowthError without planned neurons; ValueError or TypeError for both or none of the two, a number of
+        Raises GrowthError without planned neurons, or where ``sub_select_previous`` finds no previous module with an
+        output extension; ValueError or TypeError for both or none of the two, a number of
         neurons that is not whole or is negative, a threshold that is not finite; nothing has changed then.
         """
         values, extension = self.eigenvalues_extension, self.extended_input_layer
@@ -201,6 +200,11 @@ class LinearGrowingModule(CollectingLinear):
             least = as_scalar(threshold, f"{self.name}: threshold")
             keep_neurons = sum(float(value) >= least for value in values)
         keep = min(whole_number(self.name, "keep_neurons", keep_neurons, 0), total)
+        if sub_select_previous and self.previous.output_extension.shape[0] != total:
+            raise ShapeError(
+                f"{self.name}: the previous module plans {self.previous.output_extension.shape[0]} neurons, this one "
+                f"{total}; plan or create both together"
+            )
         zeros = total - keep if zeros_if_not_enough else 0
         weight = extension.weight.data[:, : keep + zeros]
         if zeros and zeros_fan_out:
@@ -210,7 +214,7 @@ class LinearGrowingModule(CollectingLinear):
         extension.weight.data = weight
         xp = namespace(values)
         self.eigenvalues_extension = xp.concat([values[:keep], xp.zeros_like(values[keep : keep + zeros])])
-        if sub_select_previous and self.previous_module is not None:
+        if sub_select_previous:
             self.previous.keep_output_extension(keep + zeros, zeros if zeros_fan_in else 0)
 
     def layer_of_tensor(self, weight: Array, bias: Array | None = None, force_bias: bool = True) -> Linear:

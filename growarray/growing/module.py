@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from growarray.backend import Array, is_array, namespace
+from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, ShapeError
+from growarray.growing.checks import as_scalar, check_function
 from growarray.growing.neighbour import Neighbour, Recorder, require_neighbour
 from growarray.growing.update import activation_slope, neuron_slope
 from growarray.nn import Identity, Linear, Module, Parameter
 
-__all__ = ["GrowingModule", "as_scalar", "check_function"]
+__all__ = ["GrowingModule"]
 
 _PLAN = (
     "delta_raw",
@@ -26,30 +26,6 @@ _PLAN = (
     "_planned_m_prev",
     "_applied",
 )
-
-
-def as_scalar(value: Any, name: str) -> float:
-    """A number, or an array of one element, as a float; else ``TypeError`` or ``ValueError`` with what was found."""
-    if is_array(value):
-        if value.size != 1:
-            raise ValueError(f"{name}: expected one number, found an array of {value.size} elements")
-        value = float(namespace(value).reshape(value, ()))
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: expected a number, found {type(value).__name__} {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}: expected a finite number, found {value}; nothing is changed")
-    return float(value)
-
-
-def check_function(function: Any, role: str, owner: str) -> None:
-    """Raise ``TypeError`` unless ``function`` is None or a module; a name is not looked up silently."""
-    if function is not None and not isinstance(function, Module):
-        raise TypeError(
-            f"{owner}: {role} is a {type(function).__name__}, expected a Module; "
-            f"use growarray.nn.activation({function!r})"
-            if isinstance(function, str)
-            else f"{owner}: {role} is a {type(function).__name__}, expected a Module such as growarray.nn.ReLU()"
-        )
 
 
 class GrowingModule(Recorder):
@@ -357,8 +333,9 @@ class GrowingModule(Recorder):
         if delete_input:
             if self.extended_input_layer is not None and include_previous and self.previous_module is not None:
                 self.previous.set_output_extension(None)
+            if include_previous and getattr(self.previous_module, "output_extension_scaling", False):
                 self.previous.output_extension_scaling = 0.0
-            self.extended_input_layer, self.eigenvalues_extension, self._planned_m_prev = None, None, None
+            self._hold_input_extension(None)
             self.input_extension_scaling = 0.0
         if delete_delta and delete_input:
             self._scaling_factor = 0.0
@@ -366,6 +343,13 @@ class GrowingModule(Recorder):
             self.extended_output_layer, self.output_extension_scaling = None, 0.0
         held = (self.optimal_delta_layer, self.extended_input_layer)
         self._applied = tuple(part for part in self._applied if any(part is one for one in held))
+
+    def _hold_input_extension(
+        self, extension: Linear | None, values: Array | None = None, *, linear: bool = False
+    ) -> None:
+        """Hold new columns with what is known of them, and nothing that was known of the columns before."""
+        self.extended_input_layer, self.eigenvalues_extension = extension, values
+        self._improvement_is_linear, self._planned_m_prev = linear, None
 
     @contextmanager
     def keeping_plan(self) -> Iterator[None]:

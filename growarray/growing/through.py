@@ -9,9 +9,9 @@ import numpy as np
 
 from growarray.backend import Array, asarray, namespace
 from growarray.errors import GrowthError, ShapeError
+from growarray.growing.checks import as_scalar
 from growarray.growing.extension import gradmax_column_factors
 from growarray.growing.junction import MergeGrowingModule
-from growarray.growing.module import as_scalar
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.rule import TINY, GrowthRule, rule_of
 from growarray.growing.stream import JoinedStream, Stream
@@ -166,8 +166,11 @@ class GrowthThroughMerge(MergeGrowingModule):
         for module in self.next_modules:
             module.plan_input_extension(omega[start : start + module.out_features, :])
             start += module.out_features
-        self.eigenvalues_extension, self._improvement_is_linear = values, linear
-        self.new_neurons = int(values.shape[0])
+        self._hold_neurons(values, linear=linear)
+
+    def _hold_neurons(self, values: Array | None, *, linear: bool = False) -> None:
+        self.eigenvalues_extension, self.new_neurons = values, 0 if values is None else int(values.shape[0])
+        self._improvement_is_linear, self._planned_m_prev = linear, None
 
     @property
     def parameters_per_output(self) -> int:
@@ -253,7 +256,11 @@ class GrowthThroughMerge(MergeGrowingModule):
         self.eigenvalues_extension = values * asarray(followed, like=values, dtype=values.dtype)
 
     def set_output_extension(self, alpha: Array | None) -> None:
-        """Cut alpha (k, total_in_features) into the previous layers' output extensions; None drops them."""
+        """Cut alpha (k, total_in_features) into the previous layers' output extensions; None drops them.
+
+        What was known of the neurons before, their singular values say, goes with them.
+        """
+        self._hold_neurons(None)
         start = 0
         for module in self.layers_before:
             width = module.in_features + int(module.use_bias)
@@ -344,13 +351,14 @@ class GrowthThroughMerge(MergeGrowingModule):
         return float(deltas) - self.output_slope * neuron_slope(self._planned_m_prev, self.output_extension, omega)
 
     def _delete_growth(self) -> None:
-        if self.eigenvalues_extension is not None:
-            self.set_output_extension(None)
-            self.output_extension_scaling = 0.0
-            for module in self.next_modules:
-                module.delete_update(include_previous=False)
-        self.eigenvalues_extension, self.new_neurons, self._planned_m_prev = None, 0, None
         self._scaling_factor = 0.0
+        if not self.allow_growing:  # what the neighbours plan is their own
+            return
+        self.set_output_extension(None)
+        self.output_extension_scaling = 0.0
+        for module in self.next_modules:
+            if hasattr(module, "delete_update"):
+                module.delete_update(include_previous=False)
 
     def extended_forward(self, x: Array, x_ext: Array | None = None) -> tuple[Array, Array | None]:
         """Function of the branches' sum, and of the sum of their new outputs."""

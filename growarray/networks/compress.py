@@ -61,6 +61,7 @@ def compress(
     measure: bool = False,
     decomposition: Mapping[str, Mapping[str, Any]] | None = None,
     rng: np.random.Generator | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Compression:
     """A copy of the network whose convolutions and linear layers are factorized where the budget is spent best.
 
@@ -78,6 +79,8 @@ def compress(
     keep : names of layers that stay dense, or the name of one
     measure : also time every layer that was replaced, and its dense form
     decomposition : options for each format, for example ``{'cp': {'max_iterations': 100}}``
+    progress : is told the steps that are done, and how many there are at most: one for each layer whose errors are
+        estimated, and one for each decomposition
 
     The error of each candidate (layer, format, rank) is estimated from singular values, the budget is allocated, the
     chosen ones are decomposed, and the estimates are corrected by the errors found, a few times over; with calibration
@@ -113,7 +116,12 @@ def compress(
     for target in targets:
         target.influence = 1.0 / len(targets)
     plain = None if data is None else sensitivity(network, targets, data, rng)
-    offers = {target.name: candidates_of(target, names, by) for target in targets}
+    tell = _counted(progress, len(targets))
+    tell(0.0)
+    offers = {}
+    for done, target in enumerate(targets, start=1):
+        offers[target.name] = candidates_of(target, names, by)
+        tell(done / len(targets))
     fixed = network.number_of_parameters() - sum(cost_of(t, Choice(None), by) for t in targets)
     fixed = fixed if by == "parameters" else 0.0
     dense = fixed + sum(max(c.cost for c in those if c.rank.format is None) for those in offers.values())
@@ -127,7 +135,7 @@ def compress(
             return (*made[:2], target.influence * made[2])
         return (*made[:2], effect(network, target, made[0], data, plain))
 
-    chosen, offers = _spend(limit - fixed, offers, judge)
+    chosen, offers = _spend(limit - fixed, offers, judge, tell)
     layers = {id(t.layer): chosen[t.name][0] for t in targets if chosen[t.name][0] is not t.layer}
     small = swapped(network, layers)
     reports = {t.name: _judged(t, *chosen[t.name][:2], measure) for t in targets}
@@ -146,6 +154,13 @@ def compress(
         math.sqrt(sum(error for *_, error in chosen.values())),
         None if sample is None else _shapes(sample), left_alone(network, [t.layer for t in targets], stay),
     )  # fmt: skip
+
+
+def _counted(progress: Callable[[int, int], None] | None, layers: int) -> Callable[[float], None]:
+    """Tell the steps of so many turns through all layers: one of estimates, and those of :func:`_spend`."""
+    if progress is None:
+        return lambda turns: None
+    return lambda turns: progress(round(turns * layers), (1 + _ROUNDS) * layers)
 
 
 def _checked(
@@ -270,7 +285,10 @@ def _limit(budget: float, by: str, dense: float, least: float) -> float:
 
 
 def _spend(
-    budget: float, estimates: Mapping[str, Sequence[Candidate]], judge: Callable[[str, Choice], Made]
+    budget: float,
+    estimates: Mapping[str, Sequence[Candidate]],
+    judge: Callable[[str, Choice], Made],
+    tell: Callable[[float], None],
 ) -> tuple[dict[str, Made], dict[str, list[Candidate]]]:
     """Layer, report and squared error for each name: what the budget buys; and the candidates with better errors.
 
@@ -279,14 +297,16 @@ def _spend(
     """
     done: dict[str, dict[Choice, Made]] = {name: {} for name in estimates}
     offers = {name: list(those) for name, those in estimates.items()}
-    for _ in range(_ROUNDS):
+    for turn in range(1, _ROUNDS + 1):
         choices = {name: c.rank for name, c in allocate(budget, offers).choices.items()}
         new = [name for name in estimates if choices[name] not in done[name]]
         if not new:
             break
-        for name in new:
+        for place, name in enumerate(new, start=1):
             done[name][choices[name]] = judge(name, choices[name])
             offers[name] = _corrected(estimates[name], done[name])
+            tell(turn + place / len(new))
+    tell(1.0 + _ROUNDS)
     tried = {name: [c for c in those if c.rank in done[name]] for name, those in offers.items()}
     best = allocate(budget, tried).choices
     return {name: done[name][c.rank] for name, c in best.items()}, offers

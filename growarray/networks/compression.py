@@ -102,7 +102,8 @@ class Compression:
         }
 
     def __str__(self) -> str:
-        rows = [["layer", "format", "rank", "parameters", "", "FLOPs", "time", "error"]]
+        what = "weights" if self.output_error is None else "output"
+        rows = [["layer", "format", "rank", "parameters", "", "FLOPs", "time", f"{what} off"]]
         rows += [_row(name, report) for name, report in self.reports.items()]
         rows.append(["sum", "", "", *_totals(self.parameters, self.flops, self.predicted_time), ""])
         shown = [k for k in range(8) if any(row[k] for row in rows[1:])]
@@ -115,8 +116,11 @@ class Compression:
         lines.append(f"{self.by} {text}, {self.cost.ratio:.1%} of the dense network's")
         if self.input_shape is not None:
             lines.append(f"for an input of {self.input_shape}")
-        if self.output_error is not None:
-            lines.append(f"output off by {self.output_error:.3g} on the calibration data")
+        if self.output_error is None:
+            lines.append("weights off: norm of what a layer's weights differ by, over their own norm")
+        else:
+            lines.append("output off: norm of what a layer's output differs by, over its own norm")
+            lines.append(f"network: output off by {self.output_error:.3g} on the calibration data")
         for name in self.slower:
             found = self.reports[name].measured_time or self.reports[name].predicted_time
             lines.append(f"SLOWER than dense: {name}, {found.ratio if found else math.nan:.3g} times its time")

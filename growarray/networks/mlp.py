@@ -23,7 +23,8 @@ __all__ = ["GrowingMLP"]
 class GrowingMLP(GrowingNetwork):
     """Linear layers with an activation between them, each hidden width able to grow.
 
-    in_features : width of a sample, or its shape, which is flattened
+    in_features : width of a sample, or its shape
+    flatten : whether a sample of several axes is flattened; else the layers act on its last axis
     hidden_size : width of every hidden layer, or a sequence of widths (then ``number_hidden_layers`` follows from it)
     activation : copied for every hidden layer, default SELU as in the original; a Sequential with a norm will do
 
@@ -54,7 +55,7 @@ class GrowingMLP(GrowingNetwork):
         if number_hidden_layers is not None and len(hidden) != number_hidden_layers:
             raise ValueError(f"GrowingMLP: {len(hidden)} hidden sizes for {number_hidden_layers} hidden layers")
         rng = np.random.default_rng() if rng is None else rng
-        self.in_features = sample_width("GrowingMLP", in_features)
+        self.in_features = sample_width("GrowingMLP", in_features, flatten=flatten)
         self.out_features = whole_number("GrowingMLP", "out_features", out_features, 1)
         self.flatten = flatten
         sizes = [self.in_features, *hidden, self.out_features]

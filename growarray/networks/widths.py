@@ -6,19 +6,22 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from growarray.contraction.checks import is_whole
+from growarray.contraction.checks import is_ordered, is_whole
 from growarray.ops.sizes import whole_number
 
 __all__ = ["listed_widths", "sample_width"]
 
 
-def sample_width(where: str, in_features: int | Sequence[int]) -> int:
-    """Numbers that make up one sample, from its width or its shape.
+def sample_width(where: str, in_features: int | Sequence[int], *, flatten: bool = True) -> int:
+    """Numbers that one sample, or without ``flatten`` each of its last axes, is made of: from its width or its shape.
 
-    >>> sample_width("doc", (3, 4))
-    12
+    >>> sample_width("doc", (3, 4)), sample_width("doc", (3, 4), flatten=False)
+    (12, 4)
     """
-    return math.prod(listed_widths(where, "in_features", in_features, 1))
+    sizes = listed_widths(where, "in_features", in_features, 1)
+    if not sizes and not flatten:
+        raise ValueError(f"{where}: in_features is an empty shape; without flatten it needs a last axis")
+    return math.prod(sizes if flatten else sizes[-1:])
 
 
 def listed_widths(where: str, option: str, widths: Any, count: int) -> list[int]:
@@ -31,6 +34,6 @@ def listed_widths(where: str, option: str, widths: Any, count: int) -> list[int]
     """
     if is_whole(widths):
         return [whole_number(where, option, widths, 0)] * count
-    if isinstance(widths, str) or not hasattr(widths, "__iter__"):
+    if not is_ordered(widths):
         raise TypeError(f"{where}: {option} must be a whole number or a sequence of them, found {widths!r}")
     return [whole_number(where, f"{option}[{i}]", width, 0) for i, width in enumerate(widths)]

@@ -280,7 +280,7 @@ class _Transpose(_Conv):
         paddings = each_axis(name, "padding", padding, self.axes, 0)
         self._set_geometry(stride, paddings, dilation, groups, "zeros")
         self.output_padding = each_axis(name, "output_padding", output_padding, self.axes, 0)
-        for options in zip(self.output_padding, self.stride, self.dilation, paddings, strict=True):
+        for options in zip(self.output_padding, self.stride, self.dilation, strict=True):
             check_output_padding(name, *options)
 
     @classmethod

@@ -10,6 +10,7 @@ import numpy as np
 
 from growarray.backend import Array, asarray, erf, namespace, to_device
 from growarray.errors import ShapeError
+from growarray.nn.cast import rounded
 from growarray.nn.module import Module, Parameter, Pullback
 
 __all__ = [
@@ -277,22 +278,29 @@ class Pow(Module):
 class Cast(Module):
     """The input as floats of another dtype, given by its name; the gradient comes back in that of the input.
 
-    Raises ValueError for another dtype than ``'float32'`` and ``'float64'``.
+    through : ``'float16'`` or ``'bfloat16'``, to whose values the input is rounded first, beyond its range to infinity;
+        the gradient passes as if it were not
+    Raises ValueError for another dtype than ``'float32'`` and ``'float64'``, or another ``through``.
 
     >>> import numpy as np
     >>> Cast("float64")(np.ones(1, np.float32)).dtype
     dtype('float64')
+    >>> Cast("float32", "float16")(np.array([0.1, 1e6], np.float32)).tolist()
+    [0.0999755859375, inf]
     """
 
-    def __init__(self, dtype: str) -> None:
+    def __init__(self, dtype: str, through: str | None = None) -> None:
         if dtype not in ("float32", "float64"):
             raise ValueError(f"Cast: dtype is {dtype!r}, expected 'float32' or 'float64'")
-        self.dtype = dtype
+        if through not in (None, "float16", "bfloat16"):
+            raise ValueError(f"Cast: through is {through!r}, expected 'float16', 'bfloat16' or None")
+        self.dtype, self.through = dtype, through
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """The converted array; the pullback converts its gradient back."""
         xp = namespace(x)
-        return xp.astype(x, getattr(xp, self.dtype), copy=False), lambda dy: xp.astype(dy, x.dtype, copy=False)
+        y = x if self.through is None else rounded(x, self.through)
+        return xp.astype(y, getattr(xp, self.dtype), copy=False), lambda dy: xp.astype(dy, x.dtype, copy=False)
 
     @property
     def slope_at_zero(self) -> float:
@@ -300,8 +308,8 @@ class Cast(Module):
         return 1.0
 
     def extra_repr(self) -> str:
-        """The dtype."""
-        return repr(self.dtype)
+        """The dtypes."""
+        return repr(self.dtype) if self.through is None else f"{self.dtype!r}, {self.through!r}"
 
 
 class PReLU(Module):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from functools import cached_property
 from heapq import nlargest
 from itertools import takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["Cast", "LoadReport", "Misshapen", "nearest_names", "prefix_hint"]
 
@@ -86,13 +86,19 @@ class LoadReport:
     misshapen: tuple[Misshapen, ...] = ()
     """Names in both, of two shapes."""
     refused: tuple[Cast, ...] = ()
-    """Names in both whose values the module's dtype could not hold: complex to real, float to integer, text."""
+    """Names in both whose values the module's dtype could not hold: complex to real, float to integer, text, 1e39."""
     matched: tuple[str, ...] = ()
     """Names that fit."""
     casts: tuple[Cast, ...] = ()
     """Those of them whose dtype differs."""
     unused: tuple[str, ...] = ()
     """Entries of ``rename`` that apply to no name."""
+    rounded: Mapping[str, float] = field(default_factory=dict)
+    """Casts that lost digits: by name the largest change of a value, relative to it; 1 where one became zero."""
+    beyond: Mapping[str, Any] = field(default_factory=dict)
+    """Refused ones by name, with a value that is beyond the range of the module's dtype."""
+    kept: tuple[str, ...] = ()
+    """Buffers that a state of this version did not have yet; they keep their values, as in torch."""
     shapes: Mapping[str, Shape] = field(default_factory=dict, repr=False, compare=False)
     """Shapes of the missing and of the unexpected names, as far as they are known without reading."""
 
@@ -115,6 +121,17 @@ class LoadReport:
         """The ``rename`` that takes off, or puts on, one prefix and finds half of the missing names or more; or {}."""
         return prefix_hint(self.missing, self.unexpected)
 
+    def with_values(self, rounded: Mapping[str, float], beyond: Mapping[str, Any]) -> LoadReport:
+        """The report once the values have been read: those that do not fit are refused, too."""
+        return replace(
+            self,
+            matched=tuple(name for name in self.matched if name not in beyond),
+            casts=tuple(cast for cast in self.casts if cast.name not in beyond),
+            refused=(*self.refused, *(cast for cast in self.casts if cast.name in beyond)),
+            rounded=dict(rounded),
+            beyond=dict(beyond),
+        )
+
     def sentence(self) -> str:
         """What did not fit, in one line: a few names of each kind, and those that look like a missing one."""
         near = {name: f"{_printable(name)} (near: {_listed(found)})" for name, found in self.suggestions.items()}
@@ -122,13 +139,13 @@ class LoadReport:
             ("missing", [near.get(name, _printable(name)) for name in self.missing]),
             ("unexpected", [_printable(name) for name in self.unexpected]),
             ("misshapen", list(map(str, self.misshapen))),
-            ("refused casts", list(map(str, self.refused))),
+            ("refused casts", [_joined(str(entry), self._beyond(entry.name)) for entry in self.refused]),
         ]
         found = [f"{kind}: {_cut(texts)}" for kind, texts in parts if texts]
         return "; ".join(found + ([self._hint_text()] if self.hint else [])) or _ALL_WELL
 
     def __str__(self) -> str:
-        kinds = ("matched", "missing", "unexpected", "misshapen", "refused", "casts")
+        kinds = ("matched", "missing", "unexpected", "misshapen", "refused", "casts", "kept")
         counts = [f"{len(getattr(self, kind))} {kind}" for kind in kinds if getattr(self, kind) or kind == "matched"]
         rows = list(self._rows())
         lines = _aligned([("what", "name", "found", "expected", "remark"), *rows]) if rows else []
@@ -156,10 +173,20 @@ class LoadReport:
             yield "misshapen", _printable(entry.name), str(entry.found), str(entry.expected), remark
         yield from _more("misshapen", self.misshapen)
         for cast in self.refused[:_MOST_ROWS]:
-            yield "refused", _printable(cast.name), cast.found, cast.expected, "values would change: cast it yourself"
+            remark = self._beyond(cast.name) or "values would change: cast it yourself"
+            yield "refused", _printable(cast.name), cast.found, cast.expected, remark
         yield from _more("refused", self.refused)
         for (found, expected), names in _by_dtypes(self.casts).items():
-            yield "cast", _cut(names, 2), found, expected, ""
+            largest = max(names, key=lambda name: self.rounded.get(name, 0.0))
+            change = self.rounded.get(largest, 0.0)
+            remark = f"rounded by up to {change:.1e} of the value, in {_printable(largest)}" if change else ""
+            yield "cast", _cut([_printable(name) for name in names], 2), found, expected, remark
+        if self.kept:
+            yield "kept", _cut([_printable(name) for name in self.kept], 2), "", "", "the state is older than this name"
+
+    def _beyond(self, name: str) -> str:
+        """Why a value does not fit, and what to do; ``''`` for other names."""
+        return f"{self.beyond[name]!r} is beyond its range: take a wider dtype" if name in self.beyond else ""
 
 
 _ALL_WELL = "every name and shape agrees"
@@ -231,7 +258,7 @@ def _heads(name: str) -> Iterator[tuple[str, str]]:
 def _by_dtypes(casts: Sequence[Cast]) -> dict[tuple[str, str], list[str]]:
     groups: dict[tuple[str, str], list[str]] = {}
     for cast in casts:
-        groups.setdefault((cast.found, cast.expected), []).append(_printable(cast.name))
+        groups.setdefault((cast.found, cast.expected), []).append(cast.name)
     return groups
 
 
@@ -243,6 +270,10 @@ def _more(what: str, entries: Sequence[object]) -> Iterator[tuple[str, ...]]:
 def _cut(texts: Sequence[str], most: int = _MOST_LISTED) -> str:
     more = f" … and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
+
+
+def _joined(text: str, remark: str) -> str:
+    return f"{text} ({remark})" if remark else text
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from growarray.backend import asarray, is_numpy, namespace
+from growarray.backend import asarray, is_numpy
 from growarray.errors import ShapeError
+from growarray.nn.cast import RangeError, cast, dtype_name, largest_rounding
 from growarray.nn.load_report import Cast, LoadReport, Misshapen
 
-__all__ = ["Rename", "Renamed", "check_strictly", "match_state", "renamed", "values_for"]
+__all__ = ["Rename", "Renamed", "Values", "check_strictly", "match_state", "renamed", "values_for"]
 
 Array = Any
 Rename = Mapping[str, str | None] | Callable[[str], str | None]
@@ -113,9 +115,14 @@ class _Entry(NamedTuple):
 
 
 def match_state(
-    targets: Mapping[str, Array], state: Mapping[str, Any], rename: Rename | None = None
+    targets: Mapping[str, Array],
+    state: Mapping[str, Any],
+    rename: Rename | None = None,
+    since: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[LoadReport, dict[str, Any]]:
     """What of ``state`` fits the arrays ``targets``, and the entries to take the values from, by the target's name.
+
+    ``since`` has the targets that states of before this version of their module lack; they are not missing there.
 
     A state with an attribute ``stored``, shapes and dtypes by name as a checkpoint has it, is not read here; of any
     other mapping the values that the targets need are taken, each once. A name that a checkpoint gives as another one
@@ -136,14 +143,16 @@ def match_state(
         if entry.shape != tuple(target.shape):
             misshapen.append(Misshapen(name, entry.shape, tuple(target.shape)))
             continue
-        of, to = _dtype_name(entry.dtype), _dtype_name(target.dtype)
+        of, to = dtype_name(entry.dtype), dtype_name(target.dtype)
         if of != to:
             if not _holds(to, of):
                 refused.append(Cast(name, of, to))
                 continue
             casts.append(Cast(name, of, to))
         found[name] = entry
-    missing = tuple(name for name in targets if name not in names)
+    absent = [name for name in targets if name not in names]
+    kept = tuple(name for name in absent if name in since and _version(state, name, names) < since[name])
+    missing = tuple(name for name in absent if name not in kept)
     unexpected = tuple(name for name, key in names.items() if name not in targets and key not in aliases)
     shapes = {name: tuple(targets[name].shape) for name in missing}
     if unexpected:
@@ -156,34 +165,76 @@ def match_state(
         matched=tuple(found),
         casts=tuple(casts),
         unused=unused,
+        kept=kept,
         shapes=shapes,
     )
     return report, found
 
 
-def values_for(targets: Mapping[str, Array], state: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Array]:
+def _version(state: Mapping[str, Any], name: str, names: Mapping[str, str]) -> int:
+    """The version of the module of a target, by the name that the state gives to it; 0 where the state has none.
+
+    A checkpoint has ``versions``, a state dict of torch ``_metadata``.
+    """
+    path = name.rpartition(".")[0]
+    siblings = (key.rpartition(".")[0] for new, key in names.items() if new.rpartition(".")[0] == path)
+    old, metadata = next(siblings, path), getattr(state, "_metadata", None)
+    if isinstance(metadata, Mapping):
+        found = metadata.get(old)
+        version = found.get("version") if isinstance(found, Mapping) else None
+    else:
+        version = getattr(state, "versions", {}).get(old)
+    return version if type(version) is int else 0
+
+
+class Values(NamedTuple):
+    """Arrays by the target's name; those of them that were rounded, and the values that did not fit."""
+
+    arrays: dict[str, Array]
+    rounded: dict[str, float]
+    beyond: dict[str, Any]
+
+
+def values_for(targets: Mapping[str, Array], state: Mapping[str, Any], found: Mapping[str, Any]) -> Values:
     """Copies of the values, of the library, device and dtype of their targets; ``found`` as match_state gives it."""
-    values = {}
+    values = Values({}, {}, {})
     for name, entry in found.items():
         like = targets[name]
         try:
-            value = state[entry.key] if entry.value is None else entry.value
+            value = _value(state, entry, like)
             if tuple(value.shape) != tuple(like.shape):
                 raise ShapeError(f"{name} was read with shape {tuple(value.shape)}, expected {tuple(like.shape)}")
-            if is_numpy(value) and value.dtype.kind == "V":  # of ml_dtypes, which other libraries do not take
-                value = value.astype(_dtype_name(like.dtype))
-            value = value if type(value) is type(like) and is_numpy(like) else asarray(value, like=like)
-            values[name] = namespace(like).astype(value, like.dtype, copy=True)
+            result = cast(value, like.dtype, name, copy=True)
+            change = largest_rounding(value, result)
+            values.arrays[name] = result
+            if change:
+                values.rounded[name] = change
+        except RangeError as refusal:
+            values.beyond[name] = refusal.value
         except Exception as error:
             error.add_note(f"while {entry.key!r} was read for {name!r}; nothing has been changed")
             raise
     return values
 
 
-def check_strictly(report: LoadReport, where: str) -> None:
-    """Raise unless all fits: ``KeyError`` (names), ``ShapeError`` (shapes) or ``TypeError`` (dtypes).
+def _value(state: Mapping[str, Any], entry: _Entry, like: Array) -> Array:
+    """The array of an entry in its own dtype, where ``like`` lives; an error names the entry."""
+    value = state[entry.key] if entry.value is None else entry.value
+    if is_numpy(value) and value.dtype.kind == "V":  # of ml_dtypes, which other libraries do not take
+        value = value.astype(np.float32)
+    if type(value) is type(like) and is_numpy(like):
+        return value
+    try:
+        return asarray(value, like=like)
+    except TypeError as error:
+        raise TypeError(f"{entry.key!r}: {error}") from error
 
-    The message is one line; the table is a note of the exception, which tracebacks show.
+
+def check_strictly(report: LoadReport, where: str) -> None:
+    """Raise unless all fits: ``KeyError`` (names), ``ShapeError`` (shapes), ``TypeError`` (dtypes), ``ValueError``.
+
+    The last is for values beyond the range of a dtype that could hold others. The message is one line; the table is a
+    note of the exception, which tracebacks show.
     """
     if not report:
         return
@@ -192,6 +243,8 @@ def check_strictly(report: LoadReport, where: str) -> None:
         kind = KeyError
     elif report.misshapen:
         kind = ShapeError
+    elif all(entry.name in report.beyond for entry in report.refused):
+        kind = ValueError
     error = kind(f"{where}: {report.sentence()}; pass strict=False to load what fits")
     error.add_note(str(report))
     raise error
@@ -209,13 +262,20 @@ def _entry(state: Mapping[str, Any], stored: Any, key: str) -> _Entry:
         tensor = stored[key]
         return _Entry(key, tuple(tensor.shape), tensor.dtype.name, None)
     value = state[key]
-    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
-        try:
-            value = np.asarray(value)
-        except ValueError as error:
-            error.add_note(f"the value of {key!r} is a {type(value).__name__}; expected an array")
-            raise
-    return _Entry(key, tuple(value.shape), value.dtype, value)
+    what = f"the value of {key!r} is a {type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")
+    try:
+        plain = not hasattr(value, "shape") or not hasattr(value, "dtype")
+        shape, dtype = (None, None) if plain else (tuple(value.shape), value.dtype)
+    except Exception as error:  # of whichever library it is: a parameter of torch may not know its shape yet
+        raise TypeError(f"{what}; expected an array that has a shape and values") from error
+    if shape is not None:
+        return _Entry(key, shape, dtype, value)
+    try:
+        value = np.asarray(value)
+    except ValueError as error:
+        error.add_note(f"{what}; expected an array")
+        raise
+    return _Entry(key, value.shape, value.dtype, value)
 
 
 def _shapes(state: Mapping[str, Any], stored: Any, keys: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
@@ -226,17 +286,6 @@ def _shapes(state: Mapping[str, Any], stored: Any, keys: Mapping[str, str]) -> d
         return {}
     values = {name: state[key] for name, key in keys.items()}
     return {name: tuple(value.shape) for name, value in values.items() if hasattr(value, "shape")}
-
-
-def _dtype_name(dtype: Any) -> str:
-    """``'float32'`` for a dtype of any library, or for that name."""
-    return _numpy_name(dtype) if isinstance(dtype, np.dtype) else str(dtype).rpartition(".")[2]
-
-
-@lru_cache(maxsize=128)
-def _numpy_name(dtype: np.dtype[Any]) -> str:
-    """The name, which NumPy puts together at each access."""
-    return dtype.name
 
 
 @lru_cache(maxsize=256)

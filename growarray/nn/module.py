@@ -1,4 +1,4 @@
-"""Parameter and Module: values with gradients, and the contract that every layer fulfils.
+"""Module: the contract that every layer fulfils.
 
 A module is found by walking its attributes, without registration: a :class:`Parameter`, a
 :class:`Module`, and lists or dictionaries of them are owned; attributes named in ``_links``
@@ -13,96 +13,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from growarray.backend import Array, device_of, is_array, library, namespace, to_device
-from growarray.errors import ShapeError
 from growarray.nn.describe import describe
 from growarray.nn.inference import in_batches
 from growarray.nn.load_report import LoadReport
 from growarray.nn.load_state import Rename, check_strictly, match_state, values_for
+from growarray.nn.parameter import Parameter
 
 __all__ = ["Module", "Parameter"]
 
 Pullback = Callable[..., Any]
 ExtendedPullback = Callable[[Array | None, Array | None], tuple[Array | None, Array | None]]
-
-
-class Parameter:
-    """A trained array with its gradient and what an optimizer keeps for it.
-
-    ``data`` is the array, ``grad`` its gradient or None, ``slots`` a dictionary of optimizer state:
-    arrays of the shape of ``data``, or numbers. :meth:`extend` grows all of them together. Where ``requires_grad``
-    is False the parameter is frozen: it takes no gradient, and no optimizer moves it.
-
-    >>> import numpy as np
-    >>> p = Parameter(np.ones((2, 3)))
-    >>> p.extend(1, np.zeros((2, 1)))
-    >>> p.data.shape
-    (2, 4)
-    """
-
-    __slots__ = ("data", "grad", "requires_grad", "slots")
-
-    def __init__(self, data: Array) -> None:
-        self.data: Array = data
-        self.grad: Array | None = None
-        self.requires_grad = True
-        self.slots: dict[str, Any] = {}
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of ``data``."""
-        return tuple(self.data.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of entries of ``data``."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    def accumulate(self, gradient: Array | None) -> None:
-        """Add ``gradient`` to ``grad``, in the dtype of ``data``; the caller's array is never kept.
-
-        A frozen parameter takes none. None adds nothing: what a pullback gives of a parameter that was frozen before.
-        """
-        if gradient is None or not self.requires_grad:
-            return
-        xp = namespace(self.data, gradient)
-        if tuple(gradient.shape) != self.shape:
-            raise ShapeError(f"gradient has shape {tuple(gradient.shape)}, parameter {self.shape}")
-        if self.grad is None:
-            self.grad = xp.astype(gradient, self.data.dtype, copy=True)
-        else:
-            self.grad = self.grad + xp.astype(gradient, self.data.dtype, copy=False)
-
-    def extend(self, axis: int, block: Array) -> None:
-        """Append ``block`` along ``axis`` to the data; gradient and slots grow by zeros.
-
-        A slot that is a number (the step count of Adam) becomes an array, so that the new entries
-        count their own steps and get their own bias correction.
-
-        Raises
-        ------
-        ShapeError
-            ``block`` differs from ``data`` on another axis than ``axis``; nothing has changed then.
-        """
-        xp = namespace(self.data, block)
-        expected = [n for i, n in enumerate(self.shape) if i != axis % self.data.ndim]
-        found = [n for i, n in enumerate(block.shape) if i != axis % self.data.ndim]
-        if block.ndim != self.data.ndim or expected != found:
-            raise ShapeError(
-                f"extension along axis {axis} has shape {tuple(block.shape)}, parameter {self.shape}; "
-                "they may differ on that axis only"
-            )
-        old, new = self.data, xp.astype(block, self.data.dtype, copy=False)
-
-        def grown(values: Any) -> Array:
-            full = values if is_array(values) and values.ndim else xp.full_like(old, float(values))
-            return xp.concat([full, xp.zeros_like(new)], axis=axis)
-
-        gradient = None if self.grad is None else grown(self.grad)
-        slots = {name: grown(value) for name, value in self.slots.items()}
-        self.data, self.grad, self.slots = xp.concat([old, new], axis=axis), gradient, slots
-
-    def __repr__(self) -> str:
-        return f"Parameter(shape={self.shape}, dtype={self.data.dtype})"
 
 
 class Module:
@@ -114,6 +34,7 @@ class Module:
 
     _links: ClassVar[tuple[str, ...]] = ()
     _buffers: ClassVar[tuple[str, ...]] = ()
+    _since: ClassVar[Mapping[str, int]] = {}  # buffers that state dicts lacked before this version of their module
     _a_line_each: ClassVar[bool] = False  # whether repr gives each module inside its own line, however short
     training: bool = True
     is_identity: bool = False  # whether it hands its input on unchanged
@@ -334,8 +255,9 @@ class Module:
         rename : new names for those of ``state``, a mapping or a function, see :func:`renamed`.
 
         Returns a :class:`LoadReport`, a table when it is printed. With ``strict`` anything that does not fit raises
-        ``KeyError`` (names missing or unexpected), :class:`~growarray.errors.ShapeError` (shapes) or ``TypeError``
-        (casts that would lose more than precision); without, what fits is loaded. Every value is read before the
+        ``KeyError`` (names missing or unexpected), :class:`~growarray.errors.ShapeError` (shapes), ``TypeError``
+        (casts that would lose more than precision) or ``ValueError`` (a value beyond the range of the dtype); without,
+        what fits is loaded. Every value is read before the
         first is set, so where anything raises, nothing has changed.
 
         >>> from growarray.nn import Linear
@@ -345,10 +267,19 @@ class Module:
         """
         targets = {name: (holder, attribute) for name, holder, attribute in self._named_arrays()}
         arrays = {name: getattr(*target) for name, target in targets.items()}
-        report, found = match_state(arrays, state, rename)
+        since = {
+            name: holder._since[attribute]
+            for name, (holder, attribute) in targets.items()
+            if isinstance(holder, Module) and attribute in holder._since
+        }
+        report, found = match_state(arrays, state, rename, since)
         if strict:
             check_strictly(report, f"{type(self).__name__}.load_state_dict")
-        for name, value in values_for(arrays, state, found).items():
+        values = values_for(arrays, state, found)
+        report = report.with_values(values.rounded, values.beyond)
+        if strict:
+            check_strictly(report, f"{type(self).__name__}.load_state_dict")
+        for name, value in values.arrays.items():
             setattr(*targets[name], value)
         return report
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from growarray.backend import Array, asarray, device_of, library, namespace, to_device
+from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError
 from growarray.nn.module import ExtendedPullback, Module, Parameter, Pullback
 from growarray.ops.norm import NormVjp, batch_norm, batch_statistics, group_norm, layer_norm
@@ -122,10 +123,13 @@ class LayerNorm(_Norm):
         dtype: Any = None,
         device: str | None = None,
     ) -> None:
-        shape = (normalized_shape,) if isinstance(normalized_shape, int | np.integer) else tuple(normalized_shape)
+        sizes: Any = (normalized_shape,) if is_whole(normalized_shape) else normalized_shape
+        if not is_ordered(sizes):
+            raise TypeError(f"LayerNorm: normalized_shape must be whole numbers in order, found {normalized_shape!r}")
+        shape: tuple[int, ...] = tuple(sizes)
         if not shape or min(shape) < 0:
             raise ShapeError(f"LayerNorm: normalized_shape must name at least one axis, found {shape}")
-        self.normalized_shape: tuple[int, ...] = shape
+        self.normalized_shape = shape
         self.eps = _check_eps("LayerNorm", eps)
         self.weight = Parameter(_filled(shape, 1.0, dtype, device)) if elementwise_affine else None
         self.bias = Parameter(_filled(shape, 0.0, dtype, device)) if elementwise_affine and bias else None
@@ -171,6 +175,7 @@ class BatchNorm(_Norm):
     """
 
     _buffers = ("running_mean", "running_var", "num_batches_tracked")
+    _since: ClassVar[Mapping[str, int]] = {"num_batches_tracked": 2}
     _ndims: ClassVar[tuple[int, ...]] = ()
 
     def __init__(

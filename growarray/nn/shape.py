@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from growarray.backend import Array, device_of, namespace
-from growarray.contraction.checks import is_whole
+from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError
 from growarray.nn.module import Module, Pullback
+from growarray.nn.positions import positions
 
 __all__ = ["Gather", "Pad", "ReduceMean", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"]
 
@@ -17,9 +18,9 @@ _MODES = ("constant", "reflect", "edge", "wrap")
 
 
 def _numbers(where: str, option: str, values: Sequence[int]) -> tuple[int, ...]:
-    found = tuple(values)
-    if not all(is_whole(v) for v in found):
-        raise TypeError(f"{where}: {option} must be whole numbers, found {values!r}")
+    found = tuple(values) if is_ordered(values) else ()
+    if not is_ordered(values) or not all(is_whole(v) for v in found):
+        raise TypeError(f"{where}: {option} must be whole numbers in order, found {values!r}")
     return tuple(int(v) for v in found)
 
 
@@ -165,7 +166,7 @@ class Unsqueeze(_Shape):
 
 
 class Slice(_Shape):
-    """Every ``step``-th position from ``start`` to before ``end`` along each axis of ``axes``, as Python slices do.
+    """Every ``step``-th position from ``start`` to before ``end`` along each axis of ``axes``, see :func:`positions`.
 
     Axes are 0, 1, … and steps 1 unless given; steps may be negative.
 
@@ -198,7 +199,7 @@ class Slice(_Shape):
         """The positions that are taken of an input of ``shape``, by axis."""
         found = {}
         for axis, *part in zip(_axes("Slice", self.axes, len(shape)), self.starts, self.ends, self.steps, strict=True):
-            found[axis] = range(*slice(*part).indices(shape[axis]))
+            found[axis] = positions(shape[axis], *part)
         return found
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from growarray.backend import Array, is_numpy, namespace
+from growarray.backend import Array, device_of, is_numpy, namespace
 from growarray.contraction import Plan, plan
 from growarray.contraction.geometry import ConvAxis, conv_axes
+from growarray.contraction.keys import frozen
 from growarray.contraction.transpose import transpose
 from growarray.errors import ShapeError
 from growarray.ops.sizes import each_axis, whole_number
@@ -164,17 +165,61 @@ def _d_bias(xp: Any, dy: Array, b: Array | None) -> Array | None:
     return None if b is None else xp.sum(dy, axis=(0, *range(2, dy.ndim)))
 
 
-def check_output_padding(where: str, extra: int, stride: int, dilation: int, padding: int) -> None:
-    """Raise ``ValueError`` where ``extra`` positions at the end could not come from a convolution with these options.
+def check_output_padding(where: str, extra: int, stride: int, dilation: int) -> None:
+    """Raise ``ValueError`` unless ``extra`` positions at the end are fewer than the larger of stride and dilation.
 
-    >>> check_output_padding("doc", 1, stride=2, dilation=1, padding=0)
+    >>> check_output_padding("doc", 1, stride=1, dilation=2)
     """
-    most = max(stride, min(dilation, padding + stride)) - 1
+    most = max(stride, dilation) - 1
     if extra > most:
         raise ValueError(
-            f"{where}: output_padding {extra} with stride {stride}, dilation {dilation} and padding {padding}, "
-            f"expected at most {most}; pad the result instead"
+            f"{where}: output_padding {extra} with stride {stride} and dilation {dilation}, expected at most {most}; "
+            "pad the result instead"
         )
+
+
+class _TransposedAxis(NamedTuple):
+    """Positions of the result, how many from the start an input reaches, and the padding of the convolution back.
+
+    An output padding first gives back what the padding cuts off; then a convolution may leave less than a stride over.
+    What is more lies beyond every kernel. Where no position is reached, the convolution has one that is cut off.
+    """
+
+    size: int
+    reached: int
+    padding: tuple[int, int]
+
+
+@lru_cache(maxsize=512, typed=True)
+def _transposed_axes(
+    x_shape: Sequence[int], kernel: Sequence[int], stride: Any, padding: Any, output_padding: Any, dilation: Any
+) -> tuple[_TransposedAxis, ...]:
+    paddings = each_axis("conv_transpose", "padding", padding, len(kernel), 0)
+    extras = each_axis("conv_transpose", "output_padding", output_padding, len(kernel), 0)
+    axes = []
+    for axis, size, taps, extra, pad in zip(
+        conv_geometry(kernel, stride, paddings, dilation), x_shape[2:], kernel, extras, paddings, strict=True
+    ):
+        check_output_padding("conv_transpose", extra, axis.stride, axis.dilation)
+        whole = (size - 1) * axis.stride - 2 * pad + axis.dilation * (taps - 1) + 1 + extra
+        if whole < 1 or size < 1:
+            raise ShapeError(
+                f"conv_transpose: input of shape {tuple(x_shape)} gives {whole} positions on an axis with kernel "
+                f"{taps}, stride {axis.stride} and padding {pad}; expected at least 1: lessen the padding"
+            )
+        reached = whole - max(extra - pad - axis.stride + 1, 0)
+        before = pad - max(1 - reached, 0)
+        axes.append(_TransposedAxis(whole, reached, (before, max(before - extra, 0))))
+    return tuple(axes)
+
+
+def _lengthened(xp: Any, y: Array, shape: tuple[int, ...]) -> Array:
+    """``y`` with zeros at the end of the axes that are longer in ``shape``."""
+    for axis, (now, wanted) in enumerate(zip(tuple(y.shape), shape, strict=True)):
+        if now < wanted:
+            zeros = xp.zeros((*y.shape[:axis], wanted - now, *y.shape[axis + 1 :]), dtype=y.dtype, device=device_of(y))
+            y = xp.concat([y, zeros], axis=axis)
+    return y
 
 
 def _check_gradient(where: str, dy: Array, y_shape: tuple[int, ...], like: Array) -> None:
@@ -260,7 +305,8 @@ def conv_transpose_plan(
 ) -> Plan:
     """The convolution whose transpose :func:`conv_transpose` runs for these shapes.
 
-    Its feature map has the shape of the transposed convolution's result. Raises what :func:`conv_transpose` raises.
+    Its feature map has the shape of the transposed convolution's result, without the positions at the end that no
+    input reaches. Raises what :func:`conv_transpose` raises.
 
     >>> conv_transpose_plan((8, 4, 7, 7), (4, 6, 3, 3), stride=2, padding=1, output_padding=1).shapes[0]
     (8, 6, 14, 14)
@@ -273,23 +319,9 @@ def conv_transpose_plan(
         )
     if isinstance(padding, str):
         raise ValueError(f"conv_transpose: padding {padding!r} is not supported; give one number, or one for each axis")
-    kernel = w_shape[2:]
-    paddings = each_axis("conv_transpose", "padding", padding, len(kernel), 0)
-    extras = each_axis("conv_transpose", "output_padding", output_padding, len(kernel), 0)
-    sizes, pairs = [], []
-    for axis, size, taps, extra, pad in zip(
-        conv_geometry(kernel, stride, paddings, dilation), x_shape[2:], kernel, extras, paddings, strict=True
-    ):
-        check_output_padding("conv_transpose", extra, axis.stride, axis.dilation, pad)
-        sizes.append((size - 1) * axis.stride - 2 * pad + axis.dilation * (taps - 1) + 1 + extra)
-        pairs.append((pad, max(pad - extra, 0)))
-        if sizes[-1] < 1 or size < 1:
-            raise ShapeError(
-                f"conv_transpose: input of shape {tuple(x_shape)} gives {sizes[-1]} positions on an axis with kernel "
-                f"{taps}, stride {axis.stride} and padding {pad}; expected at least 1: lessen the padding"
-            )
-    shape = (x_shape[0], w_shape[1] * groups, *sizes)
-    geometry = {"stride": stride, "padding": tuple(pairs), "dilation": dilation}
+    axes = _transposed_axes(*frozen((x_shape, w_shape[2:], stride, padding, output_padding, dilation)))
+    shape = (x_shape[0], w_shape[1] * groups, *(max(axis.reached, 1) for axis in axes))
+    geometry = {"stride": stride, "padding": tuple(axis.padding for axis in axes), "dilation": dilation}
     return conv_plan(shape, w_shape, groups=groups, **geometry, **options)
 
 
@@ -316,7 +348,7 @@ def conv_transpose(
     ShapeError
         Axes or channels of input, weight and bias do not fit together, or the result would be empty.
     ValueError
-        An option does not make sense, such as an output_padding that is not below the stride.
+        An option does not make sense, such as an output_padding that is below neither stride nor dilation.
     TypeError
         The arrays are not real floats of one dtype, library and device.
 
@@ -334,12 +366,15 @@ def conv_transpose(
     _check_bias("conv_transpose", b, out_channels)
     result, kernel = _shaped(xp, x, *todo.output_shape), _shaped(xp, w, *todo.shapes[1])
     feature = transpose(todo, result, kernel)
-    y_shape = (x_shape[0], out_channels, *feature.shape[2 - len(w_shape) :])
-    y = _add_bias(xp, _shaped(xp, feature, *y_shape), b)
+    axes = _transposed_axes(*frozen((x_shape, w_shape[2:], stride, padding, output_padding, dilation)))
+    y_shape = (x_shape[0], out_channels, *(axis.size for axis in axes))
+    whole = (*y_shape[:2], *feature.shape[2 - len(w_shape) :])
+    reached = tuple(slice(0, n) for n in (*y_shape[:2], *(max(axis.reached, 0) for axis in axes)))
+    y = _add_bias(xp, _lengthened(xp, _shaped(xp, feature, *whole)[reached], y_shape), b)
 
     def vjp(dy: Array, *, wrt_x: bool = True, wrt_w: bool = True) -> tuple[Array | None, Array | None, Array | None]:
         _check_gradient("conv_transpose", dy, y_shape, x)
-        d_feature = _shaped(xp, dy, *todo.shapes[0])
+        d_feature = _shaped(xp, _lengthened(xp, dy[reached], whole), *todo.shapes[0])
         dx = _shaped(xp, todo(d_feature, kernel), *x_shape) if wrt_x else None
         dw = _shaped(xp, transpose(todo, result, d_feature, operand=1), *w_shape) if wrt_w else None
         return dx, dw, _d_bias(xp, dy, b)

@@ -60,6 +60,14 @@ LAYERS = {
         conv(2, 3, 3, kind=nn.ConvTranspose1d, stride=4, padding=1, output_padding=3),
         (2, 2, 5),
     ),
+    "transposed, output padding beyond reach": (
+        conv(2, 4, (3, 2), kind=nn.ConvTranspose2d, dilation=(3, 4), padding=(0, 1), output_padding=(2, 3), groups=2),
+        (2, 2, 4, 3),
+    ),
+    "transposed, nothing reached": (
+        conv(2, 3, 1, kind=nn.ConvTranspose1d, dilation=5, padding=2, output_padding=4, bias=False),
+        (2, 2, 1),
+    ),
     "transposed 3d": (conv(2, 3, 2, kind=nn.ConvTranspose3d, stride=(1, 2, 2)), (2, 2, 3, 4, 3)),
     "transposed, four axes": (nn.ConvTransposeNd(4, 2, 3, 2, rng=RNG), (2, 2, 2, 2, 3, 3)),
     "identity": (nn.Identity(), (2, 3)),

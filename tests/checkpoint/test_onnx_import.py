@@ -74,6 +74,20 @@ def test_gradients_by_inputs_and_parameters(name: str) -> None:
     check_vjp(function, *values, *[p.data for p in parameters], rtol=1e-6)
 
 
+def transposed(output_padding: int) -> Made:
+    node = ("ConvTranspose", ["x", "w"], ["y"], {"dilations": [3], "output_padding": [output_padding]})
+    return Made([node], {"x": (1, 1, 4)}, fixed={"w": np.ones((1, 1, 2), np.float32)})
+
+
+def test_an_output_padding_of_a_stride_or_more_is_zeros() -> None:
+    """ONNX asks for less than stride or dilation; neither onnxruntime nor the onnx package runs it."""
+    network = imported(transposed(2))
+    assert network.run({"x": np.float32([[[1, 2, 3, 4]]])})["y"].tolist() == [[[1, 2, 3, 5, 2, 3, 4, 0, 0]]]
+    message = r"output_padding \(3,\) with strides \(1,\) and dilations \(3,\); expected less than the larger"
+    with pytest.raises(CheckpointError, match=message):
+        imported(transposed(3))
+
+
 NAMES = {
     "linear-transposed": ["fc.weight"],
     "layernorm-decomposed": ["ln.weight", "ln.bias"],

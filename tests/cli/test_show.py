@@ -77,8 +77,15 @@ def test_tables_can_be_piped_where_there_is_only_ascii(history):
     assert "no test part" in rendered(result_table(RunOptions(), final), 80, "ascii")
 
 
+class Tty(io.StringIO):
+    """A stream that says to be a terminal."""
+
+    def isatty(self):
+        return True
+
+
 def test_a_terminal_gets_a_bar(history):
-    stream = io.StringIO()
+    stream = Tty()
     console = Console(file=stream, force_terminal=True, width=80)
     data = RunOptions().load()
     with Show(console) as show:

@@ -32,8 +32,8 @@ def arrays() -> list[np.ndarray]:
         ({"constants": 1}, "constants: found 1, expected operands from 0 to 1, as a sequence of whole numbers"),
         ({"constants": [1.0]}, "constants: found [1.0], expected operands from 0 to 1"),
         ({"constants": [1, "a"]}, "constants: found [1, 'a'], expected operands"),
-        ({"constants": {1}}, "plan: found set {1} among the arguments, expected numbers, strings, tuples, lists"),
-        ({"optimize": np.array([[0, 1]])}, "plan: found ndarray array([[0, 1]]) among the arguments"),
+        ({"constants": {1}}, "plan: found {1} among the arguments, expected numbers, strings, tuples, lists"),
+        ({"optimize": np.array([[0, 1]])}, "plan: found ndarray of int64 and shape (1, 2) among the arguments"),
         ({"optimize": [(0.9, 1.2)]}, "optimize: expected 'auto', a name, or a path such as [(0, 1)], found"),
         ({"optimize": ["01"]}, "optimize: expected 'auto', a name, or a path such as [(0, 1)], found"),
         ({"memory_limit": True}, "memory_limit: found True, expected a number of bytes or None"),
@@ -58,9 +58,9 @@ def test_what_equals_a_known_option_is_not_taken_for_it() -> None:
 
 
 def test_shapes_options_and_equations_that_cannot_be_keys_are_named() -> None:
-    with pytest.raises(PlanError, match=r"plan: found ndarray array\(\[2, 3\]\)"):
+    with pytest.raises(PlanError, match=r"expected a shape, or an array of real floats .*, found ndarray of int64 and"):
         plan("i j, j k -> i k", np.array([2, 3]), (3, 4))
-    with pytest.raises(PlanError, match=r"plan: found ndarray array\(\[2\]\)"):
+    with pytest.raises(PlanError, match=r"plan: found ndarray of int64 and shape \(1,\) among"):
         plan(CONV, *CONV_SHAPES, stride=np.array([2]))
     for read in (parse, lambda text: plan(text, (2, 3))):
         with pytest.raises(PlanError, match="equation: expected a string such as 'ij,jk->ik', found"):

@@ -227,7 +227,6 @@ def test_an_optimizer_that_fails_is_named():
     [
         ("best", "optimize: unknown 'best'; expected a path or one of ['factorized', 'mobilenet',"),
         (7, "expected 'auto', a name, or a path such as [(0, 1)], found 7"),
-        (None, "expected 'auto', a name, or a path such as [(0, 1)], found None"),
         ([(0, "a")], "expected 'auto', a name, or a path such as [(0, 1)], found"),
         ([(0, 1)], "2 operands are left over, expected one result"),
         ([], "3 operands are left over"),

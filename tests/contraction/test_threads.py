@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
+import weakref
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
-from growarray.contraction import blocks, plan
+from growarray.contraction import blas, blocks, plan
 from growarray.contraction import threads as threads_module
-from growarray.contraction.machine import threads
+from growarray.contraction.blas import single_threaded
+from growarray.contraction.machine import _cores, threads
+from growarray.contraction.scratch import borrow
 from growarray.contraction.step import Step
-from growarray.contraction.threads import run_tasks, single_threaded_blas
+from growarray.contraction.threads import run_tasks, settled
+from growarray.nn import Conv2d
 from tests.contraction.reference import random_arrays
 
 
@@ -36,7 +40,7 @@ def test_without_a_number_every_core_is_used(monkeypatch, value):
         monkeypatch.delenv("GROWARRAY_THREADS", raising=False)
     else:
         monkeypatch.setenv("GROWARRAY_THREADS", value)
-    assert threads() == len(threads_module._cores())
+    assert threads() == _cores()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 40])
@@ -93,15 +97,99 @@ def test_numpys_error_settings_hold_in_every_thread(several):
         run_tasks([overflow] * 6)
 
 
-def test_blas_has_one_thread_inside_and_its_own_number_again_after():
-    blas = ThreadpoolController().select(user_api="blas")
-    before = [module["num_threads"] for module in blas.info()]
-    with single_threaded_blas():
-        assert {m["num_threads"] for m in ThreadpoolController().select(user_api="blas").info()} <= {1}
-        with pytest.raises(RuntimeError), single_threaded_blas():
-            raise RuntimeError
-        assert {m["num_threads"] for m in ThreadpoolController().select(user_api="blas").info()} <= {1}
-    assert [m["num_threads"] for m in ThreadpoolController().select(user_api="blas").info()] == before
+def blas_threads() -> list[int]:
+    return [module["num_threads"] for module in ThreadpoolController().select(user_api="blas").info()]
+
+
+def numpys_blas() -> list[int]:
+    """Of the library that NumPy's products run in: a wheel of SciPy brings another one, which plans do not use."""
+    return [count.get() for count in blas._all]
+
+
+@pytest.mark.parametrize("outside", [1, 2])
+def test_blas_has_one_thread_inside_and_its_own_number_again_after(outside):
+    def failing() -> None:
+        raise RuntimeError("inside")
+
+    def nested() -> list[int]:
+        with pytest.raises(RuntimeError, match="inside"):
+            single_threaded(failing)
+        return numpys_blas()
+
+    with threadpool_limits(limits=outside, user_api="blas"):
+        before = numpys_blas()
+        assert set(before) == {outside}
+        assert set(single_threaded(nested)) == {1}
+        assert numpys_blas() == before
+        with pytest.raises(RuntimeError, match="inside"):
+            single_threaded(failing)
+        assert numpys_blas() == before
+
+
+def test_the_last_of_several_threads_puts_blas_back():
+    entered, leave = threading.Event(), threading.Event()
+    with threadpool_limits(limits=2, user_api="blas"):
+        other = threading.Thread(target=single_threaded, args=(lambda: (entered.set(), leave.wait(20)),))
+        other.start()
+        entered.wait(20)
+        assert set(single_threaded(numpys_blas)) == {1}
+        assert set(numpys_blas()) == {1}  # the other thread is still inside
+        leave.set()
+        other.join()
+        assert set(numpys_blas()) == {2}
+
+
+def test_a_limit_that_another_thread_holds_does_not_keep_plans_from_theirs():
+    held, leave = threading.Event(), threading.Event()
+
+    def holder() -> None:
+        threadpool_limits(limits=2, user_api="blas")  # not as a context: threadpoolctl 3.8 then listens to nobody else
+        held.set()
+        leave.wait(20)
+
+    with threadpool_limits(limits=2, user_api="blas"):
+        pass
+    other = threading.Thread(target=holder)
+    other.start()
+    held.wait(20)
+    try:
+        assert set(single_threaded(numpys_blas)) == {1}
+    finally:
+        leave.set()
+        other.join()
+
+
+def test_numpys_own_library_is_found():
+    assert blas._all, "no BLAS library whose threads can be counted was found beside NumPy"
+
+
+def test_a_second_thread_gets_the_same_bits():
+    layer = Conv2d(16, 24, 3, padding=1, rng=np.random.default_rng(1))
+    x = np.random.default_rng(0).standard_normal((8, 16, 32, 32)).astype(np.float32)
+    wanted, found = layer(x), []
+    other = threading.Thread(target=lambda: found.append(layer(x)))
+    other.start()
+    other.join()
+    np.testing.assert_array_equal(found[0], wanted)
+
+
+def test_numpys_buffer_is_short_inside_and_as_before_outside():
+    before = np.getbufsize()
+    assert settled(np.getbufsize) == threads_module._BUFFER
+    assert settled(np.getbufsize, tiny=True) == before
+    assert np.getbufsize() == before
+
+
+def test_a_run_inside_a_run_has_work_space_of_its_own():
+    def inner() -> np.ndarray:
+        return borrow("a", (4,), np.float64)
+
+    def outer() -> tuple[bool, bool]:
+        mine = borrow("a", (4,), np.float64)
+        theirs = single_threaded(inner)
+        return np.shares_memory(mine, theirs), np.shares_memory(mine, borrow("a", (4,), np.float64))
+
+    assert single_threaded(outer) == (False, True)
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
@@ -114,14 +202,14 @@ def test_blas_has_one_thread_inside_while_a_plan_runs(monkeypatch, backward):
     original = getattr(Step, name)
 
     def spied(self, *args):
-        seen.extend(m["num_threads"] for m in ThreadpoolController().select(user_api="blas").info())
+        seen.extend(numpys_blas())
         return original(self, *args)
 
     with threadpool_limits(limits=2, user_api="blas"):
         y, pullback = made.vjp(*arrays)
         monkeypatch.setattr(Step, name, spied)
         pullback(y) if backward else made(*arrays)
-        after = [m["num_threads"] for m in ThreadpoolController().select(user_api="blas").info()]
+        after = blas_threads()
     assert set(seen) == {1}
     assert set(after) == {2}
 
@@ -171,62 +259,51 @@ def test_callers_in_several_threads_do_not_disturb_one_another(monkeypatch):
     assert wrong == []
 
 
-def masks(count: int, **options: bool) -> dict[int, frozenset[int]]:
-    """On which cores each thread could be while it ran tasks."""
-    seen: dict[int, frozenset[int]] = {}
+def test_a_worker_that_comes_late_is_not_waited_for(monkeypatch):
+    monkeypatch.setenv("GROWARRAY_THREADS", "2")
+    run_tasks([lambda: None] * 2)  # there is a worker now
+    release, held = threading.Event(), threading.Event()
 
     def task() -> None:
-        seen[threading.get_ident()] = threads_module._cores()
-        time.sleep(0.01)
+        if threading.get_ident() == caller.ident:
+            held.wait(20)
+        else:  # the only worker is busy from now on
+            held.set()
+            release.wait(20)
 
-    run_tasks([task] * count, **options)
-    return seen
-
-
-@pytest.mark.parametrize("failing", [False, True])
-def test_a_long_run_keeps_its_threads_apart_and_gives_the_cores_back(monkeypatch, failing):
-    monkeypatch.setenv("GROWARRAY_THREADS", "2")
-    monkeypatch.setattr(threads_module, "_state", {"users": 0})  # its first thread is made while this one is kept
-    cores = threads_module._cores()
-    first = masks(8, long=True)
-    assert len(first) == 2
-    assert threads_module._cores() == cores
-    again = list(masks(8, long=True).values())
-    assert len(again) == 2
-    if len(cores) > 1:
-        assert not again[0] & again[1]
-        assert again[0] | again[1] == cores
-    if failing:
-        with pytest.raises(ZeroDivisionError):
-            run_tasks([lambda: 1 / 0] * 4, long=True)
-    assert threads_module._cores() == cores
-
-
-def test_where_threads_may_not_be_placed_they_run_all_the_same(monkeypatch):
-    monkeypatch.setenv("GROWARRAY_THREADS", "2")
-    masks(8)
-
-    def refused(*args):
-        raise PermissionError("not here")
-
-    cores = threads_module._cores()
-    monkeypatch.setattr(os, "sched_setaffinity", refused, raising=False)
-    monkeypatch.setitem(threads_module._state, "placed", {})
-    done: list[int] = []
-    run_tasks([lambda k=k: done.append(k) for k in range(20)], long=True)
-    assert sorted(done) == list(range(20))
-    assert threads_module._cores() == cores
-
-
-def test_a_thread_that_comes_late_is_not_waited_for(monkeypatch):
-    monkeypatch.setenv("GROWARRAY_THREADS", "2")
-    release, held = threading.Event(), threading.Event()
-    pool = threads_module._pool(1)
-    blocker = pool.submit(lambda: (held.set(), release.wait(10)))  # the only other thread is busy
-    held.wait(10)
+    monkeypatch.setattr(threads_module, "_workers", threads_module._workers[:1])
+    monkeypatch.setattr(threads_module, "_offers", SimpleQueue())
+    threads_module._workers[:] = []
+    caller = threading.Thread(target=run_tasks, args=([task, task],))
+    caller.start()
+    held.wait(20)
     done: list[int] = []
     run_tasks([lambda k=k: done.append(k) for k in range(5)])
     assert done == list(range(5))
-    assert not blocker.done()
+    assert caller.is_alive()
     release.set()
-    blocker.result()
+    caller.join()
+
+
+def test_without_more_threads_the_caller_does_it_all(monkeypatch):
+    def refused(*args: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setenv("GROWARRAY_THREADS", "2")
+    monkeypatch.setattr(threads_module, "_workers", [])
+    monkeypatch.setattr(threads_module, "start_new_thread", refused)
+    seen: list[int] = []
+    run_tasks([lambda: seen.append(threading.get_ident())] * 5)
+    assert seen == [threading.get_ident()] * 5
+
+
+def test_a_worker_holds_nothing_of_a_run_that_is_over(monkeypatch):
+    monkeypatch.setenv("GROWARRAY_THREADS", "2")
+    array = np.ones(3)
+    kept = weakref.ref(array)
+    run_tasks([lambda a=array: a.sum()] * 4)
+    del array
+    end = time.monotonic() + 20
+    while kept() is not None and time.monotonic() < end:
+        time.sleep(0.001)
+    assert kept() is None

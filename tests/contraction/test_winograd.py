@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Sequence
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -154,7 +155,8 @@ def test_what_is_not_finite_reaches_the_outputs_that_read_it_and_no_others(place
 @pytest.mark.parametrize(("channels", "side"), [(64, 56), (128, 28), (256, 14), (512, 7)])
 def test_a_dense_layer_needs_half_of_its_arrays_beside_them(monkeypatch, channels, side):
     monkeypatch.setenv("GROWARRAY_THREADS", "2")
-    monkeypatch.setattr(threads, "_state", {"users": 0})  # other threads, whose work space is still to be made
+    monkeypatch.setattr(threads, "_workers", [])  # others, whose work space is still to be made
+    monkeypatch.setattr(threads, "_offers", SimpleQueue())
     release()
     conv(np.ones((4, 8, 16, 16), np.float32), np.ones((8, 8, 3, 3), np.float32))  # what does not grow with the layer
     rng = np.random.default_rng(0)

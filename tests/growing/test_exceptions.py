@@ -54,6 +54,26 @@ def foreign() -> LinearGrowingModule:
     return layer(4, 3, previous_module=Linear(2, 4), name="second")
 
 
+def without_previous() -> LinearGrowingModule:
+    """A layer that lost the module before it after its neurons were planned."""
+    second = planned().second
+    second.previous_module = None
+    return second
+
+
+def without_alpha() -> LinearGrowingModule:
+    pair = planned()
+    pair.first.set_output_extension(None)
+    return pair.second
+
+
+def n_update(next_module: Any) -> Any:
+    module = layer(4, 3, next_module=next_module, name="first")
+    module.store_input = True
+    module.vjp(X)
+    return module.compute_n_update()
+
+
 def with_extension_bias() -> LinearGrowingModule:
     pair = planned()
     pair.second.extended_input_layer = Linear.of(np.ones((2, 2)), np.full(2, 0.5))
@@ -204,6 +224,31 @@ LAYER_CASES: dict[str, Case] = {
         lambda: Pair.of().second.sub_select_optimal_added_parameters(1),
         ValueError,
         "no neurons are planned; call compute_optimal_updates",
+    ),
+    "sub_select_without_previous": (
+        lambda: without_previous().sub_select_optimal_added_parameters(1),
+        ValueError,
+        "second: there is no previous module, so no neurons can be added before it",
+    ),
+    "sub_select_without_alpha": (
+        lambda: without_alpha().sub_select_optimal_added_parameters(1),
+        ValueError,
+        "first: there is no output extension; compute or create it first",
+    ),
+    "n_update_without_next": (
+        lambda: n_update(None),
+        TypeError,
+        "first: the next module is NoneType, expected a growing layer",
+    ),
+    "n_update_before_a_plain_layer": (
+        lambda: n_update(Linear(3, 2)),
+        TypeError,
+        "first: the next module is Linear, expected a growing layer",
+    ),
+    "n_update_before_a_merge": (
+        lambda: n_update(merge()),
+        TypeError,
+        "first: the next module is LinearMergeGrowingModule, expected a growing layer",
     ),
     "delta_before_stats": (lambda: layer(4, 3).compute_optimal_delta(), ValueError, "the mean of no samples"),
     "foi_before_delta": (

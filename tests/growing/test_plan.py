@@ -153,3 +153,100 @@ def test_e_of_a_merge_may_be_collected_over_several_passes() -> None:
     closed = Junction.of(allow_growing=False)
     closed.merge.update_covariance_loss_gradient()  # nothing to collect, as in the original
     assert closed.merge.covariance_loss_gradient.samples == 0
+
+
+def hand_made(pair: Pair) -> None:
+    """An extension of one's own, with singular values 2 and 1 and a delta that promises nothing."""
+    pair.second.create_layer_extensions(2, rng=np.random.default_rng(0))
+    pair.second.eigenvalues_extension = np.array([2.0, 1.0])
+    pair.second.parameter_update_decrease = 0.0
+
+
+@pytest.mark.parametrize("forget", [True, False], ids=["delete_update", "planned over"])
+def test_the_next_plan_does_not_take_the_singular_values_of_gradmax(forget: bool) -> None:
+    """They count once in GRADMAX, squared everywhere else."""
+    pair = planned(GRADMAX)
+    values = pair.second.eigenvalues_extension.copy()
+    assert pair.second.first_order_improvement == pytest.approx(values.sum(), rel=1e-14)
+    if forget:
+        pair.second.delete_update()
+    hand_made(pair)
+    assert pair.second.first_order_improvement == pytest.approx(5.0, rel=1e-14)
+
+
+def test_drawn_neurons_promise_nothing_that_computed_ones_did() -> None:
+    for draw in (
+        lambda pair: pair.second.create_layer_in_extension(2),
+        lambda pair: pair.second.initialize_extensions("zeros", "zeros"),
+        lambda pair: pair.second.apply_neuron_pairing("vv_z_negz", 0.0),
+    ):
+        pair = planned()
+        pair.second.compute_optimal_updates(TINY, max_new=2)
+        draw(pair)
+        assert pair.second.new_neurons == 2
+        assert pair.second.eigenvalues_extension is None
+        delta = pair.second.parameter_update_decrease
+        assert pair.second.first_order_improvement == pair.second.predicted_decrease == delta
+        with pytest.raises(GrowthError, match="second: no neurons are planned"):
+            pair.second.sub_select_optimal_added_parameters(1)
+
+
+def test_a_plan_without_the_previous_module_leaves_it_no_neurons_of_an_old_one() -> None:
+    pair = planned(GRADMAX)
+    pair.second.compute_optimal_updates(TINY, max_new=1, update_previous=False)
+    assert pair.first.extended_output_layer is None
+    assert pair.second.predicted_decrease == pair.second.parameter_update_decrease
+    with pytest.raises(GrowthError, match="first: there is no output extension to apply"):
+        pair.second.apply_change(scaling_factor=0.5)
+
+
+def test_the_scaling_of_a_delta_alone_is_forgotten_in_the_previous_module_too() -> None:
+    pair = Pair.of().collect(X, GRADIENT)
+    pair.second.compute_optimal_delta()
+    pair.second.scaling_factor = 0.7
+    pair.second.delete_update()
+    assert pair.first.output_extension_scaling == pair.second.scaling_factor == 0.0
+
+
+def test_a_delta_ends_with_the_statistics_it_was_solved_from() -> None:
+    pair = planned()
+    assert pair.second.tensor_n.shape == (5, 2)
+    pair.collect(X, GRADIENT)
+    with pytest.raises(GrowthError, match="second: the optimal delta is not computed"):
+        _ = pair.second.tensor_n
+    assert pair.second.has_plan  # the plan itself is kept until it is forgotten
+
+
+def test_a_merge_forgets_what_it_planned_and_what_its_readers_did() -> None:
+    joint = joined(plan=False)
+    joint.merge.compute_optimal_updates(GRADMAX, max_new=1)
+    linear = joint.merge.first_order_improvement
+    joint.merge.delete_update()
+    assert joint.merge.new_neurons == 0
+    assert [reader.has_plan for reader in joint.readers] == [False, False]
+    joint.merge.set_output_extension(np.ones((2, 8)))
+    joint.merge.eigenvalues_extension = np.array([2.0, 1.0])
+    assert joint.merge.first_order_improvement == pytest.approx(5.0, rel=1e-14) != linear
+
+
+def test_a_merge_whose_delta_was_applied_can_be_planned_anew() -> None:
+    joint = joined(plan=False)
+    joint.readers[0].compute_optimal_delta()
+    joint.merge.apply_change(scaling_factor=1.0)
+    joint.merge.delete_update()
+    assert not joint.readers[0].has_plan
+    assert joint.readers[0].scaling_factor == joint.merge.output_extension_scaling == 0.0
+    with pytest.raises(GrowthError, match="merge: no change is planned"):
+        joint.merge.apply_change()
+
+
+def test_a_reader_that_forgets_takes_the_neurons_of_its_merge_along() -> None:
+    joint = Junction.of(outputs=(2,), bias=(True, False))
+    rng = np.random.default_rng(1)
+    joint.collect([rng.standard_normal((30, 4)), rng.standard_normal((30, 3))], lambda ys: [y - T for y in ys])
+    joint.merge.compute_optimal_updates(max_new=1)
+    joint.readers[0].delete_update()
+    assert (joint.merge.new_neurons, joint.merge.new_neurons_fo_improvement) == (0, 0.0)
+    joint.readers[0].compute_optimal_delta()
+    joint.merge.apply_change(scaling_factor=0.5)  # the delta alone
+    assert joint.merge.in_features == 3

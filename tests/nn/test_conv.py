@@ -193,7 +193,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "back-output": (
         lambda: nn.ConvTranspose2d(3, 6, 3, stride=2, output_padding=2),
         ValueError,
-        "ConvTranspose2d: output_padding 2 with stride 2, dilation 1 and padding 0, expected at most 1",
+        "ConvTranspose2d: output_padding 2 with stride 2 and dilation 1, expected at most 1",
     ),
     "of": (
         lambda: nn.Conv2d.of(np.ones((3, 2, 3))),

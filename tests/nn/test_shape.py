@@ -27,9 +27,11 @@ def test_padding_is_that_of_numpy(mode: str, widths: list[tuple[int, int]]) -> N
 @given(
     st.integers(-6, 6), st.integers(-6, 6), st.sampled_from([-3, -2, -1, 1, 2, 3]), st.sampled_from([0, 1, 2, -1, -2])
 )
-def test_slices_are_those_of_python(start: int, end: int, step: int, axis: int) -> None:
+def test_slices_are_those_of_python_but_for_a_start_before_the_axis(start: int, end: int, step: int, axis: int) -> None:
     y, back = nn.Slice((start,), (end,), (axis,), (step,)).vjp(X)
     index = [slice(None)] * 3
+    if step < 0 and start < -X.shape[axis]:
+        start = 0  # ONNX begins at the first entry there
     index[axis] = slice(start, end, step)
     assert y.tolist() == X[tuple(index)].tolist()
     expected = np.zeros_like(X)
@@ -68,6 +70,7 @@ def test_an_input_of_zeros_in_the_shape_copies_axes() -> None:
         (lambda: nn.ReduceMean((0, -3))(X), ShapeError, "ReduceMean: axes"),
         (lambda: nn.Clip(1.0, 0.0), ValueError, "Clip: low is 1.0, expected at most high, 0.0"),
         (lambda: nn.Cast("int8"), ValueError, "expected 'float32' or 'float64'"),
+        (lambda: nn.Cast("float32", "float8"), ValueError, "expected 'float16', 'bfloat16' or None"),
         (lambda: nn.PReLU(5)(X), ShapeError, "expected 5 entries on axis 1"),
     ],
 )
@@ -88,3 +91,18 @@ def test_mish_and_hard_activations_far_from_zero() -> None:
     assert nn.HardSigmoid()(far).tolist() == [0.0, 1.0]
     assert nn.Softsign()(far)[1] < 1.0
     assert nn.HardSwish().vjp(far)[1](np.ones(2)).tolist() == [0.0, 1.0]
+
+
+def test_a_cast_through_half_precision_hands_the_gradient_on() -> None:
+    layer = nn.Cast("float32", through="float16")
+    y, back = layer.vjp(np.array([0.1, 1e6]))
+    assert (y.tolist(), y.dtype) == ([float(np.float16(0.1)), np.inf], np.float32)
+    dx = back(np.float32([3.0, 4.0]))
+    assert (dx.tolist(), dx.dtype) == ([3.0, 4.0], np.float64)
+    assert repr(layer) == "Cast('float32', 'float16')"
+
+
+def test_a_slice_backwards_from_before_the_beginning_has_the_first_entry() -> None:
+    y, back = nn.Slice((-5,), (-7,), steps=(-2,)).vjp(np.float32([7, 8, 9]))
+    assert y.tolist() == [7.0]
+    assert back(np.float32([2.0])).tolist() == [2.0, 0.0, 0.0]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from growarray.backend import namespace, to_numpy
 from growarray.errors import PlanError, ShapeError
 from growarray.ops import conv, conv_transpose
-from growarray.ops.conv import conv_plan, conv_transpose_plan
+from growarray.ops.conv import conv_plan
 from growarray.testing import assert_close, check_vjp
 from tests.conftest import Library, frozen
 
@@ -65,6 +65,17 @@ TRANSPOSED: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] =
         (1, 2, 3, 3),
         (2, 2, 2, 2),
         {"padding": 1, "output_padding": 1, "dilation": 2},
+    ),
+    "1d-output_padding-beyond-reach": ((2, 2, 3), (2, 2, 2), {"output_padding": 2, "dilation": 3}),
+    "2d-output_padding-beyond-reach": (
+        (2, 4, 2, 3),
+        (4, 3, 3, 2),
+        {"stride": (1, 2), "padding": (1, 0), "output_padding": (3, 2), "dilation": (4, 3), "groups": 2},
+    ),
+    "2d-nothing-reached": (
+        (1, 2, 1, 2),
+        (2, 3, 1, 2),
+        {"stride": (1, 2), "padding": (2, 1), "output_padding": (4, 1), "dilation": (5, 1)},
     ),
     "3d": ((1, 2, 2, 3, 2), (2, 2, 2, 1, 2), {"stride": (1, 2, 2), "padding": (1, 0, 0)}),
     "4d": ((1, 2, 2, 1, 2, 2), (2, 1, 2, 2, 1, 2), {"stride": 2, "groups": 2}),
@@ -298,6 +309,11 @@ TORCH_CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] 
     "depthwise-dilated": ((1, 3, 3, 2), (3, 1, 2, 2), {"stride": 2, "groups": 3, "dilation": (1, 3)}),
     "output_padding-below-dilation": ((1, 2, 3, 2), (2, 3, 2, 2), {"padding": 1, "output_padding": 1, "dilation": 2}),
     "3d": ((1, 2, 3, 2, 2), (2, 2, 2, 1, 2), {"stride": (1, 2, 2), "padding": (1, 0, 0), "output_padding": (0, 1, 0)}),
+    "output_padding-beyond-reach": (
+        (1, 4, 3, 2),
+        (4, 1, 2, 3),
+        {"stride": (1, 2), "padding": (0, 1), "output_padding": (2, 1), "dilation": (3, 1), "groups": 2},
+    ),
 }
 
 
@@ -307,8 +323,7 @@ def test_transposed_convolution_has_torch_s_numbers(name: str) -> None:
     with np.load(TORCH) as file:
         assert set(file.files) == set(TORCH_CASES)
         flat = file[name]
-    y_shape = conv_transpose_plan(x_shape, w_shape, **options).shapes[0]
-    y_shape = (1, w_shape[1] * options.get("groups", 1), *y_shape[2 - len(w_shape) :])
+    y_shape = conv_transpose(np.zeros(x_shape), np.zeros(w_shape), **options)[0].shape
     shapes = [x_shape, w_shape, y_shape[1:2], y_shape, y_shape, x_shape, w_shape, y_shape[1:2]]
     parts = np.split(flat, np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1])
     x, w, b, dy, *expected = (part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))

@@ -1,0 +1,137 @@
+"""What the commands do with a terminal: a bar while work goes on, tables at any width, a quiet end at Ctrl-C."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["Bar", "can_move_cursor", "say_interrupted", "show_line", "show_table", "stderr_bar"]
+
+_BETWEEN = 0.1  # seconds from one drawing of a bar to the next
+_NAME = 16  # columns that a long name is folded to where there is no room
+_WIDE = 70  # columns from which there is room for more than a count and figures
+
+
+def can_move_cursor(console: Console) -> bool:
+    """Whether somebody looks at a terminal that can draw over a line; colour may be forced where nobody does."""
+    return console.file.isatty() and console.is_interactive and not console.is_dumb_terminal
+
+
+class _Count(ProgressColumn):
+    """``name 3/10``, or the name alone as long as nobody knows of how many."""
+
+    def render(self, task: Task) -> Text:
+        count = "" if task.total is None else f" {task.completed:.0f}/{task.total:.0f}"
+        return Text(f"{task.description}{count}", no_wrap=True)
+
+
+class _Figures(ProgressColumn):
+    """A few words beside the bar, as many as there is room for."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
+
+
+class Bar:
+    """One line that is drawn over and gone in the end; nothing at all where the console is not a terminal.
+
+    It is drawn by :meth:`update` alone, a few times a second: no thread disturbs what is being measured.
+
+    >>> with Bar(Console(quiet=True)) as bar:
+    ...     bar.start("case")
+    ...     bar.update(1, 3)
+    """
+
+    def __init__(self, console: Console, *, hidden: bool = False) -> None:
+        wide = console.width >= _WIDE
+        self._progress = Progress(
+            _Count(),
+            *([BarColumn(bar_width=14)] if wide else []),
+            _Figures(),
+            *([TimeRemainingColumn()] if wide else []),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            disable=hidden or not can_move_cursor(console),
+        )
+        self._task: TaskID | None = None
+        self._drawn = 0.0
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def start(self, name: str, total: int | None = None, done: int = 0) -> None:
+        """A new count, in place of the one before; the total may be said later."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(name, total=total, completed=done, figures="")
+        self._draw(now=True)
+
+    def update(self, done: int, total: int | None = None, figures: str = "") -> None:
+        """So many are done, of ``total`` where it is said."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=done, total=total, figures=figures)
+            self._draw()
+
+    def _draw(self, *, now: bool = False) -> None:
+        if now or time.monotonic() - self._drawn >= _BETWEEN:
+            self._progress.refresh()
+            self._drawn = time.monotonic()
+
+
+def stderr_bar(name: str, total: int | None = None) -> Bar:
+    """A bar beside a result that goes to the standard output."""
+    bar = Bar(Console(stderr=True))
+    bar.start(name, total)
+    return bar
+
+
+def show_line(console: Console, text: str) -> None:
+    """Text as it is, without markup; broken between words in a terminal, and left whole for a file or a pipe."""
+    console.print(Text(text), soft_wrap=not console.is_terminal)
+
+
+def show_table(console: Console, table: Table) -> None:
+    """The table where its columns fit; else each row as ``header cell`` pairs, so that no figure is cut."""
+    if _least_width(table) <= console.width:
+        console.print(table)
+        return
+    if table.title:
+        console.print(Text(str(table.title)))
+    headers = [_plain(column.header).replace("-\n", "").replace("\n", " ").strip() for column in table.columns]
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        pairs = [(header, _plain(cell)) for header, cell in zip(headers, row, strict=True) if _plain(cell)]
+        console.print(Text("  ".join(" ".join(pair).strip() for pair in pairs)))
+
+
+def _least_width(table: Table) -> int:
+    """Columns that a table without a box, padded on the right, needs for its figures; a name may be folded."""
+    widths = []
+    for column in table.columns:
+        texts = [_plain(cell) for cell in (column.header, *column.cells)]
+        pieces = [piece for text in texts for piece in (text.splitlines() if column.no_wrap else text.split())]
+        longest = max(map(cell_len, pieces), default=1)
+        widths.append(max(min(longest, _NAME) if column.overflow == "fold" else longest, column.min_width or 1))
+    return sum(widths) + table.padding[1] * (len(widths) - 1)
+
+
+def _plain(cell: object) -> str:
+    return cell.plain if isinstance(cell, Text) else Text.from_markup(str(cell)).plain
+
+
+def say_interrupted(text: str) -> None:
+    """One line on the standard error; in a terminal over the ``^C`` that it shows."""
+    start = "\r" if sys.stderr.isatty() else ""
+    sys.stderr.write(f"{start}{text}\n")
+    sys.stderr.flush()

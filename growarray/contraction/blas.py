@@ -1,0 +1,110 @@
+"""BLAS with one thread while plans run, whoever calls and whatever interrupts.
+
+Blocks and pieces run one thread a core; products inside them must not start threads of their own, which would be slow
+and would round another way. NumPy's OpenBLAS counts its threads for the whole process, so a run has to lower that count
+and put it back: a product that another thread makes meanwhile, outside of plans, gets one thread too.
+
+An exception out of a signal handler can come after any call, at the top of any loop and at the entry of any Python
+function, but not between other operations (CPython looks at signals, and hands over the interpreter's lock, only
+there). So what must not be left half done is written here without calls in between, and works on iterators made before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import operator
+from collections.abc import Callable
+from pathlib import Path
+from threading import get_ident
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from growarray.contraction import scratch
+
+__all__ = ["forked", "single_threaded"]
+
+T = TypeVar("T")
+
+# how a library names reading and setting its number of threads; OpenBLAS adds a prefix and a suffix of the build
+_SYMBOLS = {
+    "openblas": ("openblas_get_num_threads", "openblas_set_num_threads"),
+    "mkl": ("MKL_Get_Max_Threads", "MKL_Set_Num_Threads"),
+    "blis": ("bli_thread_get_num_threads", "bli_thread_set_num_threads"),
+    "flexiblas": ("flexiblas_get_num_threads", "flexiblas_set_num_threads"),
+}
+
+
+class _Count(NamedTuple):
+    """Functions that read and set a number of threads: one call each that cannot be interrupted, as they keep the
+    interpreter's lock. ``own``: the number is that of the calling thread alone (OpenBLAS built on OpenMP)."""
+
+    get: Callable[[], int]
+    set: Callable[[int], object]
+    own: bool
+
+
+def _counts() -> list[_Count]:
+    """Those of the libraries that NumPy's products may run in: its own where its wheel brings one, else all."""
+    found = ThreadpoolController().select(user_api="blas").lib_controllers
+    folders = {Path(np.__file__).parent.parent / "numpy.libs", Path(np.__file__).parent / ".dylibs"}
+    mine = [library for library in found if Path(library.filepath).parent in folders]
+    made = (_count(library) for library in mine or found)
+    return [count for count in made if count is not None]
+
+
+def _count(library: Any) -> _Count | None:
+    # not by the library's own methods: from threadpoolctl 3.8 on they do nothing where another thread came first
+    names = _SYMBOLS.get(library.internal_api)
+    loaded = ctypes.PyDLL(library.filepath)
+    for before, after in itertools.product(("", "scipy_"), ("", "64_", "_64")):
+        get, put = (getattr(loaded, f"{before}{name}{after}", None) for name in names or ())
+        if get is not None and put is not None:
+            put.argtypes, put.restype = [ctypes.c_int], None
+            return _Count(get, put, getattr(library, "threading_layer", "") == "openmp")
+    return None
+
+
+_all = _counts()
+_get, _set, _ones = [c.get for c in _all if not c.own], [c.set for c in _all if not c.own], [1] * len(_all)
+_own_get, _own_set = [c.get for c in _all if c.own], [c.set for c in _all if c.own]
+_inside: dict[int, None] = {}  # threads in a run
+_normal: list[int] = []  # the counts that hold when no thread is
+
+
+def single_threaded(body: Callable[[], T]) -> T:
+    """``body()``, with BLAS in this thread, and where that is the process's affair in all threads, at one thread.
+
+    A body inside another one of the same thread (a signal handler that runs a plan) has work space of its own.
+
+    >>> single_threaded(lambda: 1 + 1)
+    2
+    """
+    me = get_ident()
+    if me in _inside:
+        return scratch.apart(body)
+    probe, lower = map(operator.call, _get), map(operator.call, _set + _own_set, _ones)
+    own = list(map(operator.call, _own_get))
+    back = map(operator.call, _own_set, own)
+    all_back = itertools.chain(back, map(operator.call, _set, _normal))
+    # from here on no operation but the last of each part is a call: see above
+    try:
+        if not _inside:
+            _normal[:] = probe
+        _inside[me] = None
+        list(lower)
+        return body()
+    finally:
+        del _inside[me]
+        list(back if _inside else all_back)
+
+
+def forked() -> None:
+    """For a forked child, which has no other threads: what those were inside of is over."""
+    me, before = get_ident(), set(_inside)
+    for other in before - {me}:
+        del _inside[other]
+    if before and not _inside:
+        list(map(operator.call, _set, _normal))

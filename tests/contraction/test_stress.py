@@ -1,0 +1,58 @@
+"""Plans among threads, forks, signals, at the interpreter's end: nothing hangs, no bit changes, nothing is left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.contraction import stress
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork and SIGALRM")
+
+TWO = {**os.environ, "GROWARRAY_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "amount"),
+    [("interrupts", 300), ("handlers", 60), ("forks", 40), ("first_use", 0.0), ("first_use", 0.05), ("shared", 2.0)],
+)
+def test_nothing_goes_wrong(kind, amount):
+    figures = stress.measured(kind, amount, environment=TWO)
+    faults = {name: value for name, value in figures.items() if name.split()[0] in ("wrong", "hung", "lost")}
+    assert faults
+    assert set(faults.values()) == {0}, figures
+    assert figures.get("calls", 1) > 0
+
+
+PREPARED = """
+import atexit, threading, time
+import numpy as np
+from growarray.contraction import plan
+made = plan("n c y x, o c y x -> n o y x | y, x", (8, 16, 32, 32), (24, 16, 3, 3))
+arrays = [np.ones((8, 16, 32, 32), "f4"), np.ones((24, 16, 3, 3), "f4")]
+def run():
+    print(float(made(*arrays).sum()), flush=True)
+"""
+LATE = {
+    "a thread that outlives the main one": "threading.Thread(target=lambda: (time.sleep(0.2), run())).start()",
+    "an atexit handler": "atexit.register(run)",
+    "an atexit handler, after runs": "run(); atexit.register(run)",
+    "a daemon thread that is at it": (
+        "run()\ndef loop():\n    while True: made(*arrays)\n"
+        "threading.Thread(target=loop, daemon=True).start(); time.sleep(0.2)"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_a_plan_runs_while_the_interpreter_ends(name):
+    code = PREPARED + LATE[name]
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=TWO, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert {float(line) for line in done.stdout.split()} == {8 * 24 * 30 * 30 * 16 * 9.0}
