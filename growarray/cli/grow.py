@@ -81,7 +81,13 @@ def grow(
     every: Annotated[int | None, _option("every", "epochs from growth to growth", _G)] = None,
     first: Annotated[int | None, _option("first", "epochs before the first growth", _G)] = None,
     growths: Annotated[int | None, _option("growths", "most of them", _G, none="no limit")] = None,
-    max_parameters: Annotated[int | None, _option("max_parameters", "budget; 0 for no limit", _G)] = None,
+    max_parameters: Annotated[
+        int | None, _option("max_parameters", "budget; 0 for no limit", _G, none="as the data allow")
+    ] = None,
+    least_gain: Annotated[
+        float | None, _option("least_gain", "fall of the validation loss for each parameter added", _G)
+    ] = None,
+    patience: Annotated[int | None, _option("patience", "growths in a row that may fail; 0 for no limit", _G)] = None,
     max_flops: Annotated[int | None, _option("max_flops", "of one sample forward; 0 for no limit", _G)] = None,
     relative_error: Annotated[
         float | None, _option("relative_error", "collect until statistics are this sure", _G, none="all samples")
