@@ -35,7 +35,7 @@ def draw(history: History) -> bytes:
 
 
 def figure_of(history: History) -> Figure:
-    """Three panels over one axis of epochs, dotted the fixed network if one was trained; ``ValueError`` where no epoch has been trained."""
+    """Three panels over one axis of epochs, dotted the fixed network; ``ValueError`` if no epoch has been trained."""
     if not history.of("train"):
         raise ValueError("History.plot: the history holds no epoch, so there is nothing to draw; train first")
     figure = Figure(figsize=(8.0, 8.5), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
