@@ -10,7 +10,7 @@ import numpy as np
 
 from growarray.backend import Array, asarray, device_of, library, namespace, to_device
 from growarray.contraction.checks import is_ordered, is_whole
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.nn.module import ExtendedPullback, Module, Parameter, Pullback
 from growarray.ops.norm import NormVjp, batch_norm, batch_statistics, group_norm, layer_norm
 
@@ -76,7 +76,9 @@ class _Norm(Module):
     def check_extend(self, by: int) -> None:
         """Raise ValueError unless ``by`` is a positive whole number."""
         if isinstance(by, bool) or not isinstance(by, int | np.integer) or by < 1:
-            raise ValueError(f"{type(self).__name__}: the number of features to add must be at least 1, found {by!r}")
+            raise ValueError(
+                f"{type(self).__name__}: the number of features to add must be at least 1, found {shown(by)}"
+            )
 
     def _blocks(self, shape: tuple[int, ...], **given: tuple[Array | None, Array | None, float]) -> list[Array | None]:
         """For each name (present array, block or None, default): the block to append, checked; None where absent."""
@@ -125,7 +127,9 @@ class LayerNorm(_Norm):
     ) -> None:
         sizes: Any = (normalized_shape,) if is_whole(normalized_shape) else normalized_shape
         if not is_ordered(sizes):
-            raise TypeError(f"LayerNorm: normalized_shape must be whole numbers in order, found {normalized_shape!r}")
+            raise TypeError(
+                f"LayerNorm: normalized_shape must be whole numbers in order, found {shown(normalized_shape)}"
+            )
         shape: tuple[int, ...] = tuple(sizes)
         if not shape or min(shape) < 0:
             raise ShapeError(f"LayerNorm: normalized_shape must name at least one axis, found {shape}")
