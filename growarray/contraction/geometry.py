@@ -88,8 +88,8 @@ def conv_axes(
     [1, 2]
     """
     if len(kernels) != len(names) or not all(map(is_whole, kernels)):
-        found, modes = shown(list(kernels)), shown(list(names))
-        raise PlanError(f"kernels: found {found}, expected one whole number for each of {modes}")
+        found, named = shown(list(kernels)), shown(list(names))
+        raise PlanError(f"kernels: found {found}, expected one whole number for each of {named}")
     strides = _each("stride", stride, names, 1)
     dilations = _each("dilation", dilation, names, 1)
     modes = _each("padding_mode", padding_mode, names, "zeros")

@@ -220,12 +220,12 @@ def flag(where: str, option: str, value: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """A NumPy array as the list or the number that it holds; anything else as it is.
+    """A NumPy array of whole numbers as the list or the number that it holds; anything else as it is.
 
     >>> plain(np.asarray([2, 3])), plain(4)
     ([2, 3], 4)
     """
-    return value.tolist() if isinstance(value, np.ndarray) else value
+    return value.tolist() if isinstance(value, np.ndarray) and value.dtype.kind in "iub" else value
 
 
 def shape_of(where: str, x: Any) -> tuple[int, ...]:

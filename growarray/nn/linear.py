@@ -13,7 +13,7 @@ from growarray.errors import ShapeError, shown
 from growarray.nn.module import Module, Parameter, Pullback
 from growarray.ops.linear import linear
 
-__all__ = ["Linear", "uniform"]
+__all__ = ["Linear", "real_dtype", "uniform"]
 
 
 def uniform(
@@ -27,10 +27,23 @@ def uniform(
         raise TypeError(
             f"rng: expected a numpy.random.Generator, found {shown(rng)}; use numpy.random.default_rng({shown(rng)})"
         )
-    if dtype is not None and np.dtype(dtype).kind in "biuc":
-        raise TypeError(f"dtype: expected a real floating one such as numpy.float32, found {np.dtype(dtype)}")
-    host = rng.uniform(-bound, bound, shape).astype(np.float32 if dtype is None else dtype)
+    host = rng.uniform(-bound, bound, shape).astype(real_dtype(dtype))
     return to_device(asarray(host), device)
+
+
+def real_dtype(dtype: Any) -> np.dtype[Any]:
+    """The dtype of new parameters, float32 for None; TypeError for one that is none of real numbers.
+
+    >>> real_dtype(None)
+    dtype('float32')
+    """
+    try:
+        found = np.dtype(np.float32 if dtype is None else dtype)
+    except TypeError:
+        found = None
+    if found is None or found.kind in "biucOSUmM":
+        raise TypeError(f"dtype: expected a real floating one such as numpy.float32, found {found or shown(dtype)}")
+    return found
 
 
 class Linear(Module):

@@ -11,6 +11,7 @@ import numpy as np
 from growarray.backend import Array, asarray, device_of, library, namespace, to_device
 from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError, shown
+from growarray.nn.linear import real_dtype
 from growarray.nn.module import ExtendedPullback, Module, Parameter, Pullback
 from growarray.ops.norm import NormVjp, batch_norm, batch_statistics, group_norm, layer_norm
 
@@ -19,7 +20,7 @@ __all__ = ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "GroupNorm", "LayerNorm"]
 
 def _filled(shape: tuple[int, ...], value: float, dtype: Any, device: str | None) -> Array:
     library(device)
-    return to_device(asarray(np.full(shape, value, dtype=np.float32 if dtype is None else dtype)), device)
+    return to_device(asarray(np.full(shape, value, dtype=real_dtype(dtype))), device)
 
 
 def _check_eps(where: str, eps: float) -> float:
@@ -203,7 +204,8 @@ class BatchNorm(_Norm):
         self.bias = Parameter(_filled(shape, 0.0, dtype, device)) if affine else None
         self.running_mean: Array | None = _filled(shape, 0.0, dtype, device) if track_running_stats else None
         self.running_var: Array | None = _filled(shape, 1.0, dtype, device) if track_running_stats else None
-        self.num_batches_tracked: Array | None = _filled((), 0, np.int64, device) if track_running_stats else None
+        count = to_device(asarray(np.zeros((), np.int64)), device)
+        self.num_batches_tracked: Array | None = count if track_running_stats else None
 
     @property
     def track_running_stats(self) -> bool:
