@@ -204,8 +204,9 @@ class BatchNorm(_Norm):
         self.bias = Parameter(_filled(shape, 0.0, dtype, device)) if affine else None
         self.running_mean: Array | None = _filled(shape, 0.0, dtype, device) if track_running_stats else None
         self.running_var: Array | None = _filled(shape, 1.0, dtype, device) if track_running_stats else None
-        count = to_device(asarray(np.zeros((), np.int64)), device)
-        self.num_batches_tracked: Array | None = count if track_running_stats else None
+        self.num_batches_tracked: Array | None = None
+        if track_running_stats:
+            self.num_batches_tracked = to_device(asarray(np.zeros((), np.int64)), device)
 
     @property
     def track_running_stats(self) -> bool:
