@@ -64,10 +64,10 @@ class GrowthSettings:
             object.__setattr__(self, name, whole_number("GrowthSettings", name, getattr(self, name), bound))
         if isinstance(self.max_parameters, str) and self.max_parameters != "auto":
             raise ValueError(
-                f"GrowthSettings: max_parameters must be a number, None or 'auto', found {self.max_parameters!r}"
+                f"GrowthSettings: max_parameters must be a number, None or 'auto', found {shown(self.max_parameters)}"
             )
         if not isinstance(self.keep_best, bool):
-            raise TypeError(f"GrowthSettings: keep_best must be True or False, found {self.keep_best!r}")
+            raise TypeError(f"GrowthSettings: keep_best must be True or False, found {shown(self.keep_best)}")
         for name in ("growths", "max_parameters", "max_flops", "least_gain"):
             value = getattr(self, name)
             if value is not None and value != "auto" and not value >= 0:
