@@ -73,10 +73,12 @@ class Optimizer:
         return list({id(p): p for p in found}.values())
 
     def step(self) -> None:
-        """Move every parameter that has a gradient and is not frozen."""
-        for parameter in self.parameters:
-            if parameter.grad is not None and parameter.requires_grad:
-                parameter.data = self.update(parameter, parameter.grad, float(self.lr))
+        """Move every parameter that has a gradient and is not frozen; none where a gradient is no array of numbers."""
+        moved = [(p, p.grad) for p in self.parameters if p.grad is not None and p.requires_grad]
+        for parameter, gradient in moved:
+            namespace(parameter.data, gradient, where=f"{type(self).__name__}: ")
+        for parameter, gradient in moved:
+            parameter.data = self.update(parameter, gradient, float(self.lr))
 
     def zero_grad(self) -> None:
         """Forget every gradient."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, is_array, namespace
+from growarray.backend import Array, is_array, library_of, namespace
 from growarray.errors import PlanError, ShapeError
 
 __all__ = ["check_arrays", "check_gradient", "check_out", "device_kind", "is_ordered", "is_whole", "operands"]
@@ -59,12 +59,10 @@ def check_arrays(equation: str, arrays: Sequence[Array]) -> None:
             raise TypeError(
                 f"operand {i} of '{equation}' is {type(x).__name__}, expected an array; convert it with numpy.asarray"
             )
-        # only of a subclass is numpy.ma asked for, which NumPy imports when it is: a fork may come meanwhile
-        if type(x) is not np.ndarray and isinstance(x, np.matrix | np.ma.MaskedArray):
-            raise TypeError(
-                f"operand {i} of '{equation}' is {type(x).__name__}, whose mask or products have no meaning here; pass "
-                "x.filled(...) of a masked array, numpy.asarray(x) of a matrix"
-            )
+        try:
+            library_of(x)
+        except TypeError as error:
+            raise TypeError(f"operand {i} of '{equation}': {error}") from None
         name = str(getattr(x, "dtype", type(x).__name__)).rpartition(".")[2]
         if not name.startswith("float"):
             raise TypeError(

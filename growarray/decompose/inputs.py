@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, is_array, namespace
+from growarray.backend import Array, is_array, kind_of, library_of, namespace
 from growarray.decompose.arguments import is_int, is_real
 from growarray.errors import ShapeError
 
@@ -53,9 +53,13 @@ def check_real(array: Any, what: str, where: str, kinds: str | tuple[str, ...] =
             f"{where}: expected an array as {what}, found {type(array).__name__}; convert it with "
             "growarray.backend.asarray(x)"
         )
-    if hasattr(array, "mask"):  # the decompositions would take the hidden entries for data
-        raise TypeError(f"{where}: {what} is a {type(array).__name__}; fill its masked entries, as in x.filled(0.0)")
-    if not namespace(array).isdtype(array.dtype, kinds):
+    if not isinstance(array, np.matrix):  # which the decompositions take as the array that it is
+        try:
+            library_of(array)
+        except TypeError as error:
+            raise TypeError(f"{where}: {what}: {error}") from None
+    letters = {"integral": "iu", "real floating": "f"}
+    if not any(kind_of(array) in letters[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds)):
         wanted = kinds if isinstance(kinds, str) else " or ".join(kinds)
         raise TypeError(
             f"{where}: expected {what} of a {wanted} dtype, found {array.dtype}; convert it, for example with "
@@ -92,9 +96,10 @@ def prepare(tensor: Array, where: str) -> Prepared:
     ValueError
         NaN or infinite entries.
     """
-    xp = namespace(tensor)
     shape = check_tensor(tensor, where)
-    array = xp.astype(xp.asarray(tensor), xp.float64, copy=True)  # asarray: a plain array of a subclass such as matrix
+    plain = np.asarray(tensor) if isinstance(tensor, np.matrix) else tensor
+    xp = namespace(plain)
+    array = xp.astype(xp.asarray(plain), xp.float64, copy=True)  # asarray: a plain array of any other subclass
     flat = xp.reshape(array, (-1,))
     scale = max(float(xp.max(flat)), -float(xp.min(flat)))
     if not math.isfinite(scale):

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, is_array, namespace, to_numpy
+from growarray.backend import is_array, namespace, to_numpy
 from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import GrowthError, ShapeError
 from growarray.nn.module import Module
 
-__all__ = ["as_scalar", "check_function", "declared_shape", "real_array", "sample_count", "saved_statistic"]
+__all__ = ["as_scalar", "check_function", "declared_shape", "sample_count", "saved_statistic"]
 
 _COUNTS = ("samples", "batches", "traced_batches")
 
@@ -68,14 +68,6 @@ def sample_count(name: str, samples: Any) -> int:
             f"{name}: found {samples!r} samples; give update(value, samples) a whole number of at least 0"
         )
     return int(samples)
-
-
-def real_array(name: str, array: Array) -> None:
-    """Raise ``TypeError`` for complex values, whose imaginary parts float64 sums would drop without a word."""
-    if namespace(array).isdtype(array.dtype, "complex floating"):
-        raise TypeError(
-            f"{name}: expected real numbers, found {array.dtype}; pass real and imaginary parts as features"
-        )
 
 
 def saved_statistic(name: str, state: Any, expected: Iterable[str], shape: tuple[int, ...] | None) -> dict[str, Any]:

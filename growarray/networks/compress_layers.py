@@ -21,7 +21,7 @@ from growarray.factorized.tensor import target_of
 from growarray.growing.module import GrowingModule
 from growarray.nn.conv import Conv1d, Conv2d, Conv3d, ConvNd
 from growarray.nn.linear import Linear
-from growarray.nn.module import Module, Parameter, Pullback
+from growarray.nn.module import Module, Parameter, Pullback, below
 
 __all__ = [
     "Target",
@@ -205,7 +205,7 @@ def _named(module: Module, prefix: str) -> Iterator[tuple[str, Module]]:
     """
     yield prefix.removesuffix(".") or type(module).__name__, module
     for name, child in () if isinstance(module, GrowingModule) else module.children():
-        yield from _named(child, f"{prefix}{name}.")
+        yield from _named(child, below(prefix, name))
 
 
 def swapped(network: Module, layers: Mapping[int, Any]) -> Any:

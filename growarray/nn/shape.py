@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from growarray.backend import Array, device_of, namespace
+from growarray.backend import Array, device_of, kind_of, namespace
 from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError
 from growarray.nn.module import Module, Pullback
@@ -290,7 +290,10 @@ class Pad(_Shape):
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """The padded array; the pullback adds the gradients of copies to what was copied."""
+        namespace(x)
         backs = []
+        if self.mode == "constant" and self.value % 1.0 and kind_of(x) != "f":
+            raise TypeError(f"Pad: input is {x.dtype}, which cannot hold value={self.value}; convert it with astype")
         if len(self.widths) > x.ndim:
             raise ShapeError(f"Pad: input has shape {tuple(x.shape)}, expected at least {len(self.widths)} axes")
         for axis, (before, after) in enumerate(self.widths, start=x.ndim - len(self.widths)):
@@ -319,12 +322,8 @@ class Pad(_Shape):
             return y, back
         middle = _part(x.ndim, axis, slice(before, before + size))
         if self.mode == "constant":
-            y = xp.full(
-                (*shape[:axis], before + size + after, *shape[axis + 1 :]),
-                self.value,
-                dtype=x.dtype,
-                device=device_of(x),
-            )
+            longer = (*shape[:axis], before + size + after, *shape[axis + 1 :])
+            y = xp.full(longer, self.value, dtype=x.dtype, device=device_of(x))
             y[middle] = x
             return y, lambda dy: dy[middle]
         copies = [_part(x.ndim, axis, part) for part in self._copied(size, before, after)]
