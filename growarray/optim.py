@@ -164,7 +164,7 @@ def _option(where: str, value: np.ndarray, old: Any) -> Any:
 
 def _slot(where: str, value: np.ndarray, parameter: Parameter) -> Any:
     """What a parameter keeps: a Python number, or an array of its shape, on its device and in its dtype."""
-    if value.ndim == 0 and (parameter.shape or value.dtype.kind in "iu"):
+    if value.ndim == 0:
         return value.item()
     if value.shape != parameter.shape:
         raise ShapeError(f"{where}: found shape {value.shape}, the parameter has shape {parameter.shape}")

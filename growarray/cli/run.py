@@ -51,6 +51,8 @@ _AT_LEAST = {
     "first": 0,
     "growths": 0,
     "max_parameters": 0,
+    "least_gain": 0.0,
+    "patience": 0,
     "max_flops": 0,
     "epochs": 1,
     "batch_size": 1,
@@ -66,7 +68,8 @@ class RunOptions:
     """The options of a run, and their defaults; what each means is said by ``growarray grow --help``.
 
     standardise : None is no for the digits, which lie in [0, 1], and yes for files
-    growths : None is no limit;  max_parameters, max_flops : 0 is no limit;  relative_error : None is all batches
+    growths : None is no limit;  relative_error : None is all batches
+    max_parameters : None is as many as the data can teach, 0 is no limit;  max_flops, patience : 0 is no limit
 
     >>> RunOptions(epochs=3).settings().epochs
     3
@@ -89,7 +92,9 @@ class RunOptions:
     every: int = 2
     first: int = 2
     growths: int | None = None
-    max_parameters: int = 8000
+    max_parameters: int | None = None
+    least_gain: float = 0.0
+    patience: int = 3
     max_flops: int = 0
     relative_error: float | None = None
     epochs: int = 100
@@ -140,7 +145,9 @@ class RunOptions:
             every=self.every,
             first=self.first,
             growths=self.growths,
-            max_parameters=self.max_parameters or None,
+            max_parameters="auto" if self.max_parameters is None else self.max_parameters or None,
+            least_gain=self.least_gain,
+            patience=self.patience or None,
             max_flops=self.max_flops or None,
             choose=self.choose,
             relative_error=self.relative_error,
@@ -253,11 +260,16 @@ class Run:
             if checkpoint.network != options.network:
                 raise ValueError(f"network {checkpoint.network!r}, option {options.network!r}")
             places = number_of_places(options.network, options.hidden_layers)
-            if len(checkpoint.widths) != places:
-                raise ValueError(f"{len(checkpoint.widths)} widths for {places} places")
-            sizes = {size for value in checkpoint.weights.values() for size in value.shape}
-            if not sizes.issuperset(checkpoint.widths):  # before a network of that size is made
-                raise ValueError(f"the widths {checkpoint.widths} are not those of the weights")
+            best = checkpoint.best
+            for widths, weights in (
+                (checkpoint.widths, checkpoint.weights),
+                *([] if best is None else [(best["widths"], best["weights"])]),
+            ):
+                if len(widths) != places:
+                    raise ValueError(f"{len(widths)} widths for {places} places")
+                sizes = {size for value in weights.values() for size in value.shape}
+                if not sizes.issuperset(widths):  # before a network of that size is made
+                    raise ValueError(f"the widths {widths} are not those of the weights")
             if checkpoint.state["epoch"] > options.epochs:
                 raise ValueError(f"epoch {checkpoint.state['epoch']} of {options.epochs}")
         except ValueError as error:
@@ -268,7 +280,8 @@ class Run:
                 f"--resume: {options.data} holds other data now than when the run in {folder} began; "
                 "bring the old data back, or start another run with another --output"
             )
-        save.restore(path, checkpoint, run.loop)
+        twin = None if best is None else build_loop(options, run.data, best["widths"])
+        save.restore(path, checkpoint, run.loop, twin)
         run.seconds = checkpoint.seconds
         return run
 
@@ -313,16 +326,13 @@ class Run:
         self.loop.history.final = final
         if self.folder is not None:
             save.write_weights(self.folder, self.loop.network)
-            self.grown().to_onnx(self.folder / save.MODEL)
+            data = self.data
+            result = Grown(self.loop.network, self.options.task, data.classes, data.scaling, self.loop.history)
+            result.to_onnx(self.folder / save.MODEL)
             write_atomically(self.folder / save.PICTURE, draw(self.loop.history))
             self.loop.history.save(self.folder / save.HISTORY)
             self.save(final)  # last: a run that is killed before it writes the others again
         return final
-
-    def grown(self) -> Grown:
-        """The network as it is now, with what belongs to it."""
-        data, loop = self.data, self.loop
-        return Grown(loop.network, self.options.task, data.classes, data.scaling, loop.history)
 
     def _figures(self, loop: Growth, seconds: float) -> dict[str, Any]:
         """Test figures, size and time of a trained network."""
@@ -343,7 +353,7 @@ class Run:
         options = replace(self.options, growths=0)
         loop = build_loop(options, self.data, list(self.loop.network.widths))
         loop.callbacks = [] if on_entry is None else [on_entry]
-        return self._figures(loop, _timed(loop, options.epochs))
+        return self._figures(loop, _timed(loop, options.epochs)) | {"steps": loop.history.of("train")}
 
 
 def _timed(loop: Growth, until: int) -> float:
@@ -380,5 +390,10 @@ def open_run(folder: Path, given: Mapping[str, Any]) -> tuple[RunOptions, save.C
             "leave the option out to go on, or start another run with another --output"
         )
     if epochs > options.epochs:
-        options, checkpoint = replace(options, epochs=epochs), replace(checkpoint, final=None)
+        ended = any(s["event"] == "stop" and s.get("what") == "growing" for s in checkpoint.state["history"])
+        state = {
+            **checkpoint.state,
+            "finished_growing": ended,
+        }  # the last epoch, which is the last no more, ended it too
+        options, checkpoint = replace(options, epochs=epochs), replace(checkpoint, state=state, final=None)
     return options, checkpoint

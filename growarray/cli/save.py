@@ -18,7 +18,7 @@ import numpy as np
 
 from growarray.backend import asarray, is_array, to_numpy
 from growarray.errors import ResumeError
-from growarray.networks import GrowingNetwork, Growth, write_atomically
+from growarray.networks import Best, GrowingNetwork, Growth, Judgement, Snapshot, write_atomically
 
 __all__ = [
     "CHECKPOINT",
@@ -42,8 +42,8 @@ __all__ = [
 CHECKPOINT, HISTORY, PICTURE, WEIGHTS = "checkpoint.npz", "history.json", "run.png", "weights"
 MODEL = "network.onnx"
 _FILES = (CHECKPOINT, HISTORY, PICTURE, f"{WEIGHTS}.safetensors", f"{WEIGHTS}.npz", MODEL)
-_FORMAT = 1
-_STATE = {"epoch", "steps", "growths", "finished_growing", "rng", "history"}
+_FORMAT = 2
+_STATE = {"epoch", "steps", "growths", "failures", "finished_growing", "budget", "rng", "history"}
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
@@ -53,6 +53,7 @@ class Checkpoint:
 
     network, widths : what the network is built from;  weights : its state dict;  state : of the loop
     slots : for each parameter what its optimizer keeps, arrays or numbers;  data : digest of the data
+    best : the same of the best network so far, its ``epoch``, and how it was judged; None before the first epoch
     """
 
     options: dict[str, Any]
@@ -62,6 +63,7 @@ class Checkpoint:
     state: dict[str, Any]
     seconds: float
     final: dict[str, Any] | None
+    best: dict[str, Any] | None
     weights: dict[str, np.ndarray]
     slots: dict[str, dict[str, Any]]
 
@@ -85,6 +87,9 @@ _GROWN = {
     **dict.fromkeys(("scaling", "predicted_change", "train_change"), _NUMBER),
 }
 _REFUSED = {"epoch": int, "refused": str}
+_STOPPED = {"epoch": int, "what": str, "reason": str, "kept": int, "parameters": int, "widths": list}
+_ENTRIES: dict[str, Mapping[str, Any]] = {"train": _TRAINED, "growth": _GROWN, "stop": _STOPPED}
+_BEST = {"epoch": int, "widths": list, "loss": _NUMBER, "score": _NUMBER, "parts": list, "numbers": dict}
 _RESULT = {
     "score_name": str,
     "test_score": _NUMBER | None,
@@ -155,7 +160,13 @@ def take_checkpoint(
     loop: Growth, *, options: dict[str, Any], data: str, kind: str, seconds: float, final: dict[str, Any] | None
 ) -> Checkpoint:
     """The state of ``loop`` and of its network, on the host."""
-    network = loop.network
+    network, best = loop.network, None
+    now = Snapshot.of(network)
+    if loop.best is not None:
+        judged = loop.best.judgement
+        best = {"epoch": loop.best.epoch, "widths": loop.best.widths, "loss": judged.loss, "score": judged.score}
+        best |= {"parts": list(judged.parts), "weights": _host(loop.best.snapshot.arrays)}
+        best |= {"slots": {name: _host(slots) for name, slots in loop.best.snapshot.slots.items()}}
     return Checkpoint(
         options,
         data,
@@ -164,26 +175,38 @@ def take_checkpoint(
         loop.state(),
         seconds,
         final,
-        {name: to_numpy(value) for name, value in network.state_dict().items()},
-        {
-            name: {key: to_numpy(v) if is_array(v) else v for key, v in parameter.slots.items()}
-            for name, parameter in network.named_parameters()
-        },
+        best,
+        _host(now.arrays),
+        {name: _host(slots) for name, slots in now.slots.items()},
     )
+
+
+def _host(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: to_numpy(value) if is_array(value) else value for name, value in values.items()}
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write atomically: arrays as they are, all else as JSON in the entry ``run``."""
-    arrays: dict[str, Any] = {f"weights/{name}": value for name, value in checkpoint.weights.items()}
-    numbers: dict[str, dict[str, Any]] = {}
-    for name, slots in checkpoint.slots.items():
-        numbers[name] = {key: value for key, value in slots.items() if not isinstance(value, np.ndarray)}
-        arrays |= {f"slots/{name}/{key}": value for key, value in slots.items() if isinstance(value, np.ndarray)}
-    plain = {key: value for key, value in vars(checkpoint).items() if key not in ("weights", "slots")}
-    text = json.dumps({"format": _FORMAT, **plain, "numbers": numbers})
+    arrays: dict[str, Any] = {}
+    plain = _split("", vars(checkpoint), arrays)
+    if checkpoint.best is not None:
+        plain["best"] = _split("best ", checkpoint.best, arrays)
+    text = json.dumps({"format": _FORMAT, **plain})
     stream = io.BytesIO()
     np.savez(stream, run=np.frombuffer(text.encode(), dtype=np.uint8), **arrays)
     write_atomically(path, stream.getvalue())
+
+
+def _split(prefix: str, state: Mapping[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
+    """Put the arrays of ``state`` among ``arrays``; returns what is left of it, the slots that are numbers too."""
+    numbers: dict[str, dict[str, Any]] = {}
+    arrays |= {f"{prefix}weights/{name}": value for name, value in state["weights"].items()}
+    for name, slots in state["slots"].items():
+        numbers[name] = {key: value for key, value in slots.items() if not isinstance(value, np.ndarray)}
+        arrays |= {
+            f"{prefix}slots/{name}/{key}": value for key, value in slots.items() if isinstance(value, np.ndarray)
+        }
+    return {key: value for key, value in state.items() if key not in ("weights", "slots")} | {"numbers": numbers}
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -222,7 +245,7 @@ def _checkpoint(arrays: dict[str, np.ndarray]) -> Checkpoint:
     plain = json.loads(arrays.pop("run").tobytes().decode())
     if not isinstance(plain, dict) or plain.pop("format", None) != _FORMAT:
         raise ValueError(f"the entry 'run' is not of format {_FORMAT}")
-    expected = {*_PLAIN, "final"}
+    expected = {*_PLAIN, "final", "best"}
     if set(plain) != expected:
         raise KeyError(f"the entry 'run' has other keys: {', '.join(sorted(set(plain) ^ expected))}")
     _check_kinds("run", plain, _PLAIN)
@@ -236,17 +259,27 @@ def _checkpoint(arrays: dict[str, np.ndarray]) -> Checkpoint:
         _check_kinds("final", final, _RESULT)
         if final.get("compare") is not None:
             _check_kinds("compare", final["compare"], {key: _RESULT[key] for key in _RESULT if key != "score_name"})
-    weights, slots = {}, plain.pop("numbers")
-    for name, value in arrays.items():
-        group, _, rest = name.partition("/")
+    best = plain.pop("best")
+    if best is not None:
+        _check_kinds("best", best, _BEST)
+        best |= _joined("best ", best.pop("numbers"), arrays)
+    state = _joined("", plain.pop("numbers"), arrays)
+    if arrays:
+        raise KeyError(f"unknown entry {next(iter(arrays))!r}")
+    return Checkpoint(**plain, best=best, **state)
+
+
+def _joined(prefix: str, slots: dict[str, dict[str, Any]], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Weights and slots from ``arrays``, from which they are taken out, and the slots that are numbers."""
+    weights = {}
+    for entry in [name for name in arrays if name.startswith((f"{prefix}weights/", f"{prefix}slots/"))]:
+        group, _, name = entry.removeprefix(prefix).partition("/")
         if group == "weights":
-            weights[rest] = value
-        elif group == "slots":
-            parameter, _, key = rest.rpartition("/")
-            slots.setdefault(parameter, {})[key] = value
+            weights[name] = arrays.pop(entry)
         else:
-            raise KeyError(f"unknown entry {name!r}")
-    return Checkpoint(**plain, weights=weights, slots=slots)
+            parameter, _, key = name.rpartition("/")
+            slots.setdefault(parameter, {})[key] = arrays.pop(entry)
+    return {"weights": weights, "slots": slots}
 
 
 def _check_kinds(where: str, found: Any, kinds: Mapping[str, Any]) -> None:
@@ -267,8 +300,10 @@ def _check_state(state: dict[str, Any], places: int) -> None:
     if not isinstance(steps, list) or not all(isinstance(s, dict) and "event" in s for s in steps):
         raise TypeError("the history is not a list of entries")
     for number, step in enumerate(steps):
-        grown = _REFUSED if "refused" in step else _GROWN
-        _check_kinds(f"entry {number} of the history", step, _TRAINED if step["event"] == "train" else grown)
+        if step["event"] not in _ENTRIES:
+            raise ValueError(f"entry {number} of the history is a {step['event']!r}")
+        kinds = _REFUSED if "refused" in step else _ENTRIES[step["event"]]
+        _check_kinds(f"entry {number} of the history", step, kinds)
         widths = step.get("widths", [0] * places)
         if len(widths) != places or not all(type(width) is int and width >= 0 for width in widths):
             raise ValueError(f"entry {number} of the history has the widths {widths}")
@@ -280,37 +315,51 @@ def _check_state(state: dict[str, Any], places: int) -> None:
         raise ValueError(f"the history has {trained} epochs, the counter says {state['epoch']}")
 
 
-def restore(path: Path, checkpoint: Checkpoint, loop: Growth) -> None:
-    """Put weights, slots and state into a loop that was built with the checkpoint's options and widths."""
-    parameters = dict(loop.network.named_parameters())
+def restore(path: Path, checkpoint: Checkpoint, loop: Growth, twin: Growth | None) -> None:
+    """Put weights, slots and state into a loop that was built with the checkpoint's options and widths.
+
+    twin : the same with the widths of the best network, None where there is none
+    """
     steps = checkpoint.state["epoch"] * math.ceil(loop.data[0].shape[0] / loop.settings.batch_size)
     try:
         if checkpoint.state["steps"] != steps:
             raise ValueError(f"{checkpoint.state['steps']} steps, expected {steps}")
-        loop.network.load_state_dict(checkpoint.weights)
-        for name, value in checkpoint.weights.items():
-            if name in parameters and value.dtype != to_numpy(parameters[name].data).dtype:
-                raise TypeError(f"{name} has dtype {value.dtype}")
-            _check_values(name, value)
-        if len({frozenset(slots) for slots in checkpoint.slots.values() if slots}) > 1:
-            raise KeyError("a slot of a parameter is missing")
-        if set(checkpoint.slots) != set(parameters):
-            raise KeyError(f"slots of other parameters: {', '.join(sorted(set(checkpoint.slots) ^ set(parameters)))}")
-        for name, slots in checkpoint.slots.items():
-            parameter = parameters[name]
-            for key, value in slots.items():
-                if not isinstance(value, np.ndarray) and type(value) not in (int, float):
-                    raise TypeError(f"slot {key} of {name} is {type(value).__name__}")
-                _check_values(f"slot {key} of {name}", value)
-                if isinstance(value, np.ndarray) and value.shape != parameter.shape:
-                    raise ValueError(f"slot {key} of {name} has shape {value.shape}, expected {parameter.shape}")
-            parameter.slots = {
-                key: asarray(value, like=parameter.data) if isinstance(value, np.ndarray) else value
-                for key, value in slots.items()
-            }
-        loop.load_state(checkpoint.state)
+        best = None
+        if checkpoint.best is not None and twin is not None:
+            found = checkpoint.best
+            _restore_network(twin.network, found["weights"], found["slots"])
+            judgement = Judgement(float(found["loss"]), float(found["score"]), tuple(map(float, found["parts"])))
+            best = Best(found["epoch"], found["widths"], judgement, Snapshot.of(twin.network))
+        _restore_network(loop.network, checkpoint.weights, checkpoint.slots)
+        loop.load_state(checkpoint.state, best)
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, str(error.args[0] if error.args else error)) from error
+
+
+def _restore_network(network: GrowingNetwork, weights: dict[str, np.ndarray], saved: dict[str, dict[str, Any]]) -> None:
+    """Weights and slots into a network of their widths; raises where something does not fit or is not finite."""
+    parameters = dict(network.named_parameters())
+    network.load_state_dict(weights)
+    for name, value in weights.items():
+        if name in parameters and value.dtype != to_numpy(parameters[name].data).dtype:
+            raise TypeError(f"{name} has dtype {value.dtype}")
+        _check_values(name, value)
+    if len({frozenset(slots) for slots in saved.values() if slots}) > 1:
+        raise KeyError("a slot of a parameter is missing")
+    if set(saved) != set(parameters):
+        raise KeyError(f"slots of other parameters: {', '.join(sorted(set(saved) ^ set(parameters)))}")
+    for name, slots in saved.items():
+        parameter = parameters[name]
+        for key, value in slots.items():
+            if not isinstance(value, np.ndarray) and type(value) not in (int, float):
+                raise TypeError(f"slot {key} of {name} is {type(value).__name__}")
+            _check_values(f"slot {key} of {name}", value)
+            if isinstance(value, np.ndarray) and value.shape != parameter.shape:
+                raise ValueError(f"slot {key} of {name} has shape {value.shape}, expected {parameter.shape}")
+        parameter.slots = {
+            key: asarray(value, like=parameter.data) if isinstance(value, np.ndarray) else value
+            for key, value in slots.items()
+        }
 
 
 def _check_values(name: str, value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from growarray.errors import DataError
 __all__ = ["CsvTable", "read_csv"]
 
 _MISSING = ("", "na", "n/a", "nan", "null")
+_OFTEN = 5  # where every other label occurs so often, one that occurs in the first line alone is a name
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ def read_csv(path: Path, *, label_column: str | None = None, features: int | Non
     ------
     DataError
         A cell is empty, text or not finite, a label is missing, a line is of another length, the label column does
-        not exist, or the label of the first line alone is text, as in a header whose other names are numbers; the
-        message names file, line and column.
+        not exist, or the first line looks like a header whose other names are numbers: its label alone is text, or
+        occurs never again where others do; the message names file, line and column.
     """
     rows = _rows(path)
     if not rows:
@@ -87,13 +89,27 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _check_first_label(path: Path, rows: list[tuple[int, list[str]]]) -> None:
-    """Refuse a header that passes for a sample: its names are numbers but for the label's."""
+    """Refuse a header that passes for a sample: its names are numbers but for the label's, which comes never again."""
     (line, first), *others = rows
-    if others and not _is_number(first[-1]) and all(_is_number(cells[-1]) for _, cells in others):
-        raise DataError(
-            f"{path}, line {line}: the label is {first[-1]!r}, those of all other lines are numbers; if this line is "
-            f"the header, say so with label_column={first[-1]!r}, else mend the label"
-        )
+    counts = Counter(cells[-1] for _, cells in others)
+    if not others or _is_number(first[-1]) or first[-1] in counts:
+        return
+    if all(map(_is_number, counts)):
+        found = "those of all other lines are numbers"
+    elif min(counts.values()) >= _OFTEN or _are_counted(first[:-1]):
+        found = "which no other line has"
+    else:
+        return
+    raise DataError(
+        f"{path}, line {line}: the label is {first[-1]!r}, {found}; if this line is the header, say so with "
+        f"label_column={first[-1]!r}, else mend the label or remove the line"
+    )
+
+
+def _are_counted(cells: list[str]) -> bool:
+    """Whether the cells are whole numbers one after another, as in a header of column numbers or of years."""
+    numbers = [int(cell) for cell in cells if cell.isdecimal()]
+    return len(numbers) == len(cells) > 1 and numbers == list(range(numbers[0], numbers[0] + len(cells)))
 
 
 def _is_number(cell: str) -> bool:

@@ -13,6 +13,7 @@ from growarray.errors import DataError
 __all__ = ["Dataset", "Task", "check_options", "class_values", "encode_classes", "split_rows", "standardise"]
 
 Task = Literal["classification", "regression"]
+_FEW_CLASSES, _LEAST_PER_CLASS = 20, 3  # more classes, of fewer samples on average, are none
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,7 +120,7 @@ def encode_classes(labels: np.ndarray, *, where: Callable[[int], str]) -> tuple[
     Raises
     ------
     DataError
-        A label is a number and not whole, or all labels are the same.
+        A label is a number and not whole, all labels are the same, or nearly all are different.
 
     >>> encode_classes(np.array(["9", "10", "9"]), where=str)[1]
     ('9', '10')
@@ -128,6 +129,17 @@ def encode_classes(labels: np.ndarray, *, where: Callable[[int], str]) -> tuple[
     if len(values) < 2:
         raise DataError(
             f"{where(0)}: all {len(labels)} labels are {str(values[0])!r}; classification needs at least 2 classes"
+        )
+    if len(values) > _FEW_CLASSES and len(labels) < _LEAST_PER_CLASS * len(values):
+        instead = (
+            "text labels that hardly occur twice are names of samples: name the column of the classes with "
+            "label_column="
+            if values.dtype.kind == "U"
+            else "numbers to predict need task='regression'"
+        )
+        raise DataError(
+            f"{where(0)}: {len(values)} different labels in {len(labels)} samples, expected classes of at least "
+            f"{_LEAST_PER_CLASS} samples on average; {instead}"
         )
     return numbers.reshape(-1).astype(np.int64), tuple(str(v) for v in values)
 

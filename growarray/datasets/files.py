@@ -17,7 +17,7 @@ from growarray.errors import DataError
 
 __all__ = ["load_samples", "load_table"]
 
-_NAMES = (("x", "y"), ("features", "labels"))  # of the arrays of a .npz
+_NAMES = (("x", "y"), ("X", "y"), ("features", "labels"), ("data", "target"))  # of the arrays of a .npz
 
 
 class _Part(NamedTuple):
@@ -41,17 +41,19 @@ def load_table(
 ) -> Dataset:
     """Data set from a file, split and shuffled with ``numpy.random.default_rng(seed)``.
 
-    ``.npz``: arrays ``x`` and ``y`` (or ``features`` and ``labels``), and where the test part is fixed ``x_test``
-    and ``y_test``. ``.npy``: the last column is the label, or ``labels`` names a second ``.npy``. ``.csv``: a header
-    or none; the label is the last column or the one called ``label_column``. Features of more than two axes are
-    flattened to (n, d). Classes become numbers 0 to k - 1 and keep their names; regression targets are (n, t).
+    ``.npz``: arrays ``x`` and ``y`` (or ``X`` and ``y``, ``features`` and ``labels``, ``data`` and ``target``), and
+    where the test part is fixed ``x_test`` and ``y_test``. ``.npy``: the last column is the label, or ``labels`` names
+    a second ``.npy``. ``.csv``: a header or none; the label is the last column or the one called ``label_column``.
+    Features of more than two axes are flattened to (n, d). Classes become numbers 0 to k - 1 and keep their names;
+    regression targets are (n, t).
     Pickled objects are never loaded.
 
     Raises
     ------
     DataError
         The file is missing, damaged or of an unknown kind, or its content cannot be trained on: empty, text or
-        non-finite cells, missing labels, different lengths, fewer than 2 samples or classes.
+        non-finite cells, missing labels, different lengths, fewer than 2 samples or classes, or over 20 classes of
+        fewer than 3 samples on average, which are real targets, or names of samples, and no classes.
     ValueError
         An option is out of its range or does not belong to this kind of file.
 
@@ -206,7 +208,7 @@ def _read_npz(path: Path, _labels: object, _label_column: object) -> tuple[_Part
             break
     else:
         raise DataError(
-            f"{path}: expected arrays 'x' and 'y', or 'features' and 'labels'; found "
+            f"{path}: expected arrays 'x' and 'y', 'features' and 'labels', or 'data' and 'target'; found "
             f"{', '.join(sorted(map(repr, arrays))) or 'none'}; save them with numpy.savez(path, x=..., y=...)"
         )
     if ("x_test" in arrays) != ("y_test" in arrays):

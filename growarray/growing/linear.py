@@ -14,7 +14,7 @@ from growarray.growing.checks import as_scalar
 from growarray.growing.collect import CollectingLinear
 from growarray.growing.extension import fan_in, spread
 from growarray.growing.rule import TINY, GrowthRule, rule_of
-from growarray.growing.update import added_neurons, neuron_goal, optimal_delta, shrink
+from growarray.growing.update import added_neurons, neuron_goal, optimal_delta, rounding_floor, shrink
 from growarray.nn import Linear, Module
 from growarray.ops.sizes import whole_number
 
@@ -99,7 +99,10 @@ class LinearGrowingModule(CollectingLinear):
             No statistics have been collected.
         """
         e = shrink(self.covariance_loss_gradient(), fisher_shrinkage) if use_fisher else None
-        delta, decrease = optimal_delta(self._own_s(), self.tensor_m(), e=e, pseudo_inverse=force_pseudo_inverse)
+        floor = rounding_floor(self.weight.data)
+        delta, decrease = optimal_delta(
+            self._own_s(), self.tensor_m(), e=e, pseudo_inverse=force_pseudo_inverse, floor=floor
+        )
         self.delta_raw = delta
         weight, bias = delta[:, : self.in_features], delta[:, -1] if self.use_bias else None
         if update:

@@ -12,7 +12,7 @@ from growarray.contraction.kernels import RunningSum
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.stream import Stream
 from growarray.growing.through import GrowthThroughMerge
-from growarray.growing.update import optimal_delta
+from growarray.growing.update import optimal_delta, rounding_floor
 
 __all__ = ["LinearMergeGrowingModule"]
 
@@ -138,7 +138,8 @@ class LinearMergeGrowingModule(GrowthThroughMerge):
         """
         s = self.growth_statistic()
         m = self.previous_tensor_m() if self.previous_tensor_m is not None else s
-        delta, self.parameter_update_decrease = optimal_delta(s, m, pseudo_inverse=force_pseudo_inverse)
+        floor = max((rounding_floor(module.weight.data) for module in self.layers_before), default=0.0)
+        delta, self.parameter_update_decrease = optimal_delta(s, m, pseudo_inverse=force_pseudo_inverse, floor=floor)
         deltas: list[tuple[Array, Array | None]] = []
         start = 0
         for module in self.layers_before:

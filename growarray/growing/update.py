@@ -30,6 +30,7 @@ __all__ = [
     "neuron_slope",
     "optimal_delta",
     "pseudo_inverse",
+    "rounding_floor",
     "shrink",
 ]
 
@@ -79,36 +80,36 @@ def inverse_sqrt(matrix: Array, threshold: float = 1e-5) -> Array:
     return (vectors * factors[None, :]) @ xp.matrix_transpose(vectors)
 
 
-def pseudo_inverse(matrix: Array) -> Array:
-    """Moore-Penrose inverse of a symmetric matrix: eigenvalues under ``d * eps`` of the largest count as zero."""
+def pseudo_inverse(matrix: Array, floor: float = float(np.finfo(np.float64).eps)) -> Array:
+    """Moore-Penrose inverse of a symmetric matrix: eigenvalues under ``d * floor`` of the largest count as zero."""
     xp = namespace(matrix)
     matrix = _square(matrix, "pseudo_inverse: the matrix")
     if matrix.shape[0] == 0:
         return matrix
     values, vectors = xp.linalg.eigh((matrix + xp.matrix_transpose(matrix)) / 2)
     size = xp.abs(values)
-    kept = size > matrix.shape[0] * float(np.finfo(np.float64).eps) * float(xp.max(size))
+    kept = size > matrix.shape[0] * floor * float(xp.max(size))
     factors = xp.where(kept, 1.0 / xp.where(kept, values, xp.ones_like(values)), xp.zeros_like(values))
     return (vectors * factors[None, :]) @ xp.matrix_transpose(vectors)
 
 
-def _solve(matrix: Array, right: Array, name: str, *, pseudo: bool) -> Array:
+def _solve(matrix: Array, right: Array, name: str, *, pseudo: bool, floor: float) -> Array:
     """``matrix^-1 right``, by Cholesky's verdict on the rank: a solve where it is full, else the pseudo-inverse."""
     xp = namespace(matrix, right)
     if matrix.shape[0] == 0:
         return right
     if not pseudo:
-        if _is_definite(matrix):
+        if _is_definite(matrix, floor):
             return xp.linalg.solve(matrix, right)
         warnings.warn(
             f"{name} is singular or indefinite: the pseudo-inverse gives the solution of minimum norm",
             UserWarning,
             stacklevel=3,
         )
-    return pseudo_inverse(matrix) @ right
+    return pseudo_inverse(matrix, floor) @ right
 
 
-def _is_definite(matrix: Array) -> bool:
+def _is_definite(matrix: Array, floor: float = float(np.finfo(np.float64).eps)) -> bool:
     """Whether a symmetric matrix is positive definite to working precision, whatever the scale of its features."""
     xp = namespace(matrix)
     diagonal = xp.linalg.diagonal(matrix)
@@ -122,7 +123,7 @@ def _is_definite(matrix: Array) -> bool:
     pivots = xp.linalg.diagonal(factor)
     if not bool(xp.all(xp.isfinite(pivots))):  # CuPy reports failure so
         return False
-    return bool(float(xp.min(pivots)) ** 2 > 100 * matrix.shape[0] * np.finfo(np.float64).eps)
+    return bool(float(xp.min(pivots)) ** 2 > 100 * matrix.shape[0] * floor)
 
 
 def shrink(e: Array, amount: float) -> Array:
@@ -138,7 +139,27 @@ def shrink(e: Array, amount: float) -> Array:
     return (1.0 - amount) * e + amount * mean * xp.eye(size, dtype=e.dtype, device=e.device)
 
 
-def optimal_delta(s: Array, m: Array, *, e: Array | None = None, pseudo_inverse: bool = False) -> tuple[Array, float]:
+def rounding_floor(features: Array) -> float:
+    """What rounding leaves of a second moment where there is nothing, relative to its size, for data like ``features``.
+
+    Moments are float64, but features of single precision that add up to zero do so to 6e-8 each, and their second
+    moment to the square of that, which is far above float64's own rounding and must not be inverted.
+
+    >>> import numpy as np
+    >>> rounding_floor(np.ones(1, np.float32)) > rounding_floor(np.ones(1)) == np.finfo(np.float64).eps
+    True
+    """
+    return max(float(np.finfo(np.float64).eps), 4.0 * float(namespace(features).finfo(features.dtype).eps) ** 2)
+
+
+def optimal_delta(
+    s: Array,
+    m: Array,
+    *,
+    e: Array | None = None,
+    pseudo_inverse: bool = False,
+    floor: float = float(np.finfo(np.float64).eps),
+) -> tuple[Array, float]:
     """Weight change that best follows the gradient: ``dW = (S^-1 M)^T``, or ``E^-1 M^T S^-1`` with ``e``.
 
     s : (d, d) second moment of the input    m : (d, o) input against gradient    e : (o, o) gradient or None
@@ -146,6 +167,7 @@ def optimal_delta(s: Array, m: Array, *, e: Array | None = None, pseudo_inverse:
 
     A singular S (two biased inputs of one merge always make one) is found by its Cholesky pivots and solved by the
     pseudo-inverse with a ``UserWarning``; the original's plain solve may return noise there without a word.
+    ``floor`` is the relative size below which S and E are rounding, times d; see :func:`rounding_floor`.
     A decrease that is negative (S is not positive semi-definite) or overflows is computed once more with the
     pseudo-inverse, then the update is zero, with a ``UserWarning``.
 
@@ -169,16 +191,16 @@ def optimal_delta(s: Array, m: Array, *, e: Array | None = None, pseudo_inverse:
     s, m = _square(s, "optimal_delta: S"), _finite(m, "optimal_delta: M")
     if m.ndim != 2 or m.shape[0] != s.shape[0]:
         raise ShapeError(f"optimal_delta: S has shape {tuple(s.shape)}, M {tuple(m.shape)}; their rows must agree")
-    delta = xp.matrix_transpose(_solve(s, m, "optimal_delta: S", pseudo=pseudo_inverse))
+    delta = xp.matrix_transpose(_solve(s, m, "optimal_delta: S", pseudo=pseudo_inverse, floor=floor))
     if e is not None:
         e = _square(e, "optimal_delta: E")
         if e.shape[0] != m.shape[1]:
             raise ShapeError(f"optimal_delta: E has shape {tuple(e.shape)}, M {tuple(m.shape)}; o must agree")
-        delta = _solve(e, delta, "optimal_delta: E", pseudo=pseudo_inverse)
+        delta = _solve(e, delta, "optimal_delta: E", pseudo=pseudo_inverse, floor=floor)
     decrease = float(xp.sum(m * xp.matrix_transpose(delta)))
     if not 0.0 <= decrease < math.inf:
         if not pseudo_inverse:
-            return optimal_delta(s, m, e=e, pseudo_inverse=True)
+            return optimal_delta(s, m, e=e, pseudo_inverse=True, floor=floor)
         warnings.warn(
             f"optimal_delta: the first-order decrease is {decrease:.3e}, so S is not positive semi-definite, or its "
             "inverse overflows; the update is set to zero",

@@ -10,8 +10,11 @@ from growarray.networks.line_search import LineSearch, line_search
 from growarray.networks.mlp import GrowingMLP
 from growarray.networks.network import GrowingNetwork
 from growarray.networks.settings import GrowthSettings
+from growarray.networks.snapshot import Snapshot
+from growarray.networks.stopping import Best, Judgement, default_budget
 
 __all__ = [
+    "Best",
     "Compression",
     "GrowingMLP",
     "GrowingNetwork",
@@ -20,12 +23,15 @@ __all__ = [
     "Growth",
     "GrowthSettings",
     "History",
+    "Judgement",
     "LineSearch",
     "Point",
+    "Snapshot",
     "Task",
     "accuracy",
     "batches",
     "compress",
+    "default_budget",
     "line_search",
     "task_named",
     "write_atomically",

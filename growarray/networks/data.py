@@ -40,12 +40,18 @@ def accuracy(logits: Array, labels: Array) -> float:
 
 def _r2(prediction: Array, target: Array) -> float:
     """1 - residual over total sum of squares: 1 is perfect, 0 the mean's."""
-    xp = namespace(prediction, target)
+    xp, target = namespace(prediction, target), _columns(target, prediction)
     total = float(xp.sum((target - xp.mean(target, axis=0)) ** 2))
     return 1.0 - float(xp.sum((prediction - target) ** 2)) / total if total else 0.0
 
 
+def _columns(target: Array, y: Array) -> Array:
+    """Targets (n,) as (n, 1) where there is one prediction a sample: its axis may be left out."""
+    return target[..., None] if target.ndim == y.ndim - 1 and y.shape[-1] == 1 else target
+
+
 def _mean_square(y: Array, target: Array) -> tuple[Any, Callable[..., Array]]:
+    target = _columns(target, y)
     if tuple(y.shape) != tuple(target.shape):
         raise ShapeError(f"targets have shape {tuple(target.shape)}, predictions {tuple(y.shape)}; make them (n, t)")
     return mse(y, target)
@@ -69,6 +75,8 @@ _TASKS = {
 
 def task_named(name: str) -> Task:
     """``'classification'`` (cross entropy, accuracy) or ``'regression'`` (mean squared error, R²).
+
+    Regression targets are (n, t), or (n,) where there is one a sample.
 
     >>> task_named("regression").score_name
     'r2'

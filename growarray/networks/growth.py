@@ -3,43 +3,51 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, is_array, namespace
-from growarray.errors import GrowthError, ShapeError
-from growarray.growing import GrowthRule
+from growarray.backend import Array, namespace
+from growarray.errors import GrowthError
 from growarray.networks.data import Task, batches, task_named
 from growarray.networks.history import History
-from growarray.networks.line_search import LineSearch, line_search
 from growarray.networks.network import is_frozen
 from growarray.networks.part import as_growing
+from growarray.networks.planner import GrowthPlanner
 from growarray.networks.progress import showing
+from growarray.networks.requirements import check_data, check_trained
 from growarray.networks.settings import GrowthSettings
+from growarray.networks.snapshot import Snapshot
+from growarray.networks.stopping import Best, Judgement, default_budget, judge
 from growarray.nn import Module
-from growarray.optim import Optimizer, clip_gradients
+from growarray.optim import clip_gradients
 
 __all__ = ["Growth"]
 
 Callback = Callable[["Growth", dict[str, Any]], None]
 
 
-class Growth:
+class Growth(GrowthPlanner):
     """Trains a network with a growing part and lets it grow; every epoch and every growth is an entry of ``history``.
 
     network : a :class:`GrowingNetwork`, or a module with one inside: a convolutional stem before a GrowingMLP
     optimizer : it holds the network's parameters; its state grows with them
-    data : (x, target) to train on;  validation : (x, target) for figures and choices, default the training data
+    data : (x, target) to train on
+    validation : (x, target) to judge by, in figures, in growth and at the end. Without it the training data are judged
+        by, on which growth that only learns them by heart looks well: give some, a tenth will do
     task : ``'classification'``, ``'regression'`` or a :class:`Task`
     schedule : learning rate by step, called with the number of optimizer steps done, or None to leave it
     callbacks : called with (loop, entry) after each entry
 
-    :meth:`run` may be stopped after any epoch and gone on with: :meth:`state` holds what is not in the network or
-    the optimizer's slots. A batch whose loss is NaN or infinite raises ``GrowthError`` before any weight moves.
+    A growth that raises the validation loss by more than chance is undone; several in a row, or a spent budget, end
+    growing, and after the last epoch the network is the best there was: see :class:`GrowthSettings`. The history says
+    each of it. ``best`` is the best network so far, ``budget`` the most parameters.
+
+    :meth:`run` may be stopped after any epoch and gone on with: :meth:`state` and ``best`` hold what is not in the
+    network or the optimizer's slots. A batch whose loss is NaN or infinite raises ``GrowthError`` before any weight
+    moves.
 
     Raises
     ------
@@ -79,20 +87,8 @@ class Growth:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         network = as_growing(network)
-        _check_trained(network, optimizer, task)
-        for name, part in (("data", data), ("validation", validation)):
-            if part is None:
-                continue
-            if len(part) != 2 or not all(is_array(array) for array in part):
-                raise TypeError(f"Growth: {name} must be a pair of arrays (x, target), found {type(part).__name__}")
-            if part[0].shape[0] != part[1].shape[0]:
-                raise ShapeError(f"Growth: {name} has {part[0].shape[0]} samples and {part[1].shape[0]} targets")
-            for what, array in zip(("features", "targets"), part, strict=True):
-                _check_finite(f"Growth: the {what} of {name}", array)
-        if data[0].shape[0] == 0:
-            raise GrowthError("Growth: there are no training samples")
-        if validation is not None and validation[0].shape[0] == 0:
-            raise GrowthError("Growth: there are no validation samples; leave validation out to use the training data")
+        check_trained(network, optimizer, task)
+        check_data(data, validation)
         self.network, self.optimizer, self.data = network, optimizer, data
         self.validation = data if validation is None else validation
         self.task = task_named(task) if isinstance(task, str) else task
@@ -104,12 +100,16 @@ class Growth:
         self.epoch = 0
         self.steps = 0
         self.growths = 0
+        self.failures = 0  # growths in a row that were refused or undone
         self.finished_growing = False
+        self.best: Best | None = None
+        limit = self.settings.max_parameters
+        self.budget = limit if not isinstance(limit, str) else default_budget(network, data[0], self.settings.neurons)
 
     # The loop.
 
     def run(self, until: int | None = None, *, progress: bool | Callable[[str], Any] = False) -> History:
-        """Go on to epoch ``until``, by default to the last; returns the history.
+        """Go on to epoch ``until``, by default to the last, which ends with the best network; returns the history.
 
         progress : True for a line on standard error after each entry, or a function that takes the lines
         """
@@ -119,6 +119,8 @@ class Growth:
                 self.train_epoch()
                 if self.is_growth_due():
                     self.grow()
+                if self.epoch == self.settings.epochs:
+                    self._stop("training", f"epoch {self.epoch} is the last")
         return self.history
 
     def is_growth_due(self) -> bool:
@@ -151,13 +153,13 @@ class Growth:
             total, count = total + value * int(x.shape[0]), count + int(x.shape[0])
             self.steps += 1
         self.epoch += 1
-        loss, score = self.evaluate(self.validation)
+        judgement = self._judge()
         return self._record(
             "train",
             epoch=self.epoch,
             train_loss=total / count,
-            validation_loss=loss,
-            validation_score=score,
+            validation_loss=judgement.loss,
+            validation_score=judgement.score,
             parameters=self.network.number_of_parameters(),
             widths=list(self.network.widths),
             lr=float(self.optimizer.lr),
@@ -165,163 +167,113 @@ class Growth:
 
     def evaluate(self, data: tuple[Array, Array], batch_size: int = 4096) -> tuple[float, float]:
         """Mean loss and score (accuracy or R²) on ``data``, in evaluation mode."""
+        y = self._outputs(data, batch_size)
+        return float(self.task.loss(y, data[1])[0]), self.task.score(y, data[1])
+
+    def _outputs(self, data: tuple[Array, Array], batch_size: int = 4096) -> Array:
         training = self.network.training
         self.network.eval()
         outputs = [self.network(x) for x, _ in batches(*data, batch_size)]
-        y = namespace(*outputs).concat(outputs, axis=0)
         self.network.train(training)
-        return float(self.task.loss(y, data[1])[0]), self.task.score(y, data[1])
+        return namespace(*outputs).concat(outputs, axis=0)
+
+    def _judge(self) -> Judgement:
+        """The network on the validation data; kept as the best there was where it is."""
+        judgement = judge(self.task, self._outputs(self.validation), self.validation[1])
+        if self.settings.keep_best and (self.best is None or judgement.loss < self.best.judgement.loss):
+            self.best = Best(self.epoch, list(self.network.widths), judgement, Snapshot.of(self.network))
+        return judgement
 
     # One growth.
 
     def grow(self) -> dict[str, Any]:
-        """Collect, plan, choose, search, grow; the entry says what was promised and what came of it."""
+        """Collect, plan, choose, search, grow, judge; the entry says what was promised and what came of it.
+
+        A growth that does not pay is undone, bit for bit; its entry says so under ``refused``.
+        """
         rule = replace(self.settings.rule, max_new=self.settings.neurons)
         if not any(self.affordable(place) for place in self.network.growing_layers):
-            self.finished_growing = True
             refused = "the network has no place to grow"
             if self.network.growing_layers:
                 frozen = all(is_frozen(place) for place in self.network.growing_layers)
                 refused = "every place is frozen" if frozen else "the budget is used up"
-            return self._record("growth", epoch=self.epoch, refused=refused, added=0)
+            entry = self._record("growth", epoch=self.epoch, refused=refused, added=0)
+            self._stop("growing", refused, go_back=False)
+            return entry
         self._check_start(rule)
         samples, notes, place, search = self._plan(rule)
         if place is None:
-            return self._record("growth", epoch=self.epoch, refused="no place has neurons to add", added=0)
+            return self._refuse(epoch=self.epoch, refused="no place has neurons to add")
         index = self.network.growing_layers.index(place)
-        entry: dict[str, Any] = {"epoch": self.epoch, "where": place.name, "place": index, "samples": samples}
-        entry["notes"] = notes
-        promised = place.first_order_improvement
-        first_order = place.predicted_decrease
-        train_before, before = self.evaluate(self.data)[0], self.evaluate(self.validation)[0]
+        entry = {"epoch": self.epoch, "where": place.name, "place": index, "samples": samples, "notes": notes}
+        entry |= {"promised": place.first_order_improvement, "slope": place.predicted_decrease}
         if search is not None and search.factor == 0.0:
             self.network.delete_update()
-            return self._record("growth", **entry, refused="no scaling lowers the loss", added=0, promised=promised)
-        factor = 1.0 if search is None else search.factor
-        added = place.new_neurons
+            return self._refuse(**entry, refused="no scaling lowers the loss")
+        entry |= {"scaling": 1.0 if search is None else search.factor}
+        entry |= {"predicted_change": -entry["slope"] * entry["scaling"] ** 2 / (1.0 if search is None else 2.0)}
+        return self._carry_out(index, place.new_neurons, entry)
+
+    def _carry_out(self, index: int, added: int, entry: dict[str, Any]) -> dict[str, Any]:
+        """Apply what is planned for one place, judge it, and undo it where it does not pay."""
+        before, train_before = self._judge(), self.evaluate(self.data)[0]
+        size, snapshot = self.network.number_of_parameters(), Snapshot.of(self.network)
         self.network.select_update(index)
-        self.network.apply_change(factor)
+        self.network.apply_change(entry["scaling"])
         self.network.delete_update()
-        self.growths += 1
-        train_after, (after, score) = self.evaluate(self.data)[0], self.evaluate(self.validation)
+        after, train_after = self._judge(), self.evaluate(self.data)[0]
+        figures = {
+            "train_change": train_after - train_before,
+            "validation_change": after.loss - before.loss,
+        }
+        gain = self.settings.least_gain * (self.network.number_of_parameters() - size)
+        if after.is_worse(before, gain):
+            snapshot.restore(self.network)
+            return self._refuse(**entry, **figures, refused=self._undone(before.loss, after.loss))
+        self.growths, self.failures = self.growths + 1, 0
         return self._record(
             "growth",
             **entry,
+            **figures,
             added=added,
-            scaling=factor,
-            promised=promised,
-            predicted_change=-first_order * factor**2,
-            train_change=train_after - train_before,
             train_loss=train_after,
-            validation_change=after - before,
-            validation_loss=after,
-            validation_score=score,
+            validation_loss=after.loss,
+            validation_score=after.score,
             parameters=self.network.number_of_parameters(),
             widths=list(self.network.widths),
         )
 
-    def _plan(self, rule: GrowthRule) -> tuple[int, list[str], Any, LineSearch | None]:
-        """Collect, plan and choose in evaluation mode: samples seen, notes, the place or None, its line search.
+    def _undone(self, before: float, after: float) -> str:
+        what = "training" if self.validation is self.data else "validation"
+        how = "raised" if not after < before else "did not lower enough"
+        return f"undone, it {how} the {what} loss, {before:.4f} -> {after:.4f}"
 
-        Without a place, and where something raises, no plan, request or gradient is left behind.
-        """
-        training, place = self.network.training, None
-        self.network.eval()
-        try:
-            samples = self.collect(fisher=rule.use_fisher)
-            with warnings.catch_warnings(record=True) as caught:  # a singular S is worth a note, not a stop
-                warnings.simplefilter("always")
-                self.network.compute_optimal_updates(rule)
-            place, search = self.choose(rule)
-        finally:
-            self.network.reset_computation()
-            self.network.zero_grad()
-            self.network.train(training)
-            if place is None:
-                self.network.delete_update()
-        return samples, sorted({str(warning.message) for warning in caught}), place, search
+    def _refuse(self, **entry: Any) -> dict[str, Any]:
+        """Record a growth that came to nothing; the last of ``settings.patience`` in a row ends growing."""
+        self.failures += 1
+        recorded = self._record("growth", **entry, added=0)
+        if self.failures == self.settings.patience:
+            self.finished_growing = True
+            self._stop("growing", f"{self.failures} growths in a row came to nothing")
+        return recorded
 
-    def _check_start(self, rule: GrowthRule) -> None:
-        """Refuse neurons that would start at zero behind a function that passes no gradient there."""
-        for place in self.network.growing_layers if rule.alpha_zero else ():
-            if not place.function_before.starts_at_zero:
-                raise GrowthError(
-                    f"{place.name}: neurons with zero incoming weights would never learn behind "
-                    f"{place.function_before!r}; use ReLU(at_zero=1.0) or a smooth activation"
-                )
-
-    def collect(self, *, fisher: bool = False) -> int:
-        """Collect statistics over the training data, or until precise enough; returns the samples seen.
-
-        The gradient is that of the sum of the sample losses, so that promised improvements are of their mean.
-        """
-        tolerance = self.settings.relative_error
-        self.network.init_computation(trace_precision=None if tolerance is None else 1e-3)
-        seen = 0
-        for x, target in batches(*self.data, self.settings.collect_batch, self.rng):
-            y, pullback = self.network.vjp(x)
-            pullback(self.task.loss(y, target)[1](float(x.shape[0])), wrt_x=False)
-            self.network.update_computation(update_covariance_loss_gradient=fisher)
-            seen += int(x.shape[0])
-            if tolerance is not None and self.network.relative_error() <= tolerance:
-                break
-        self.network.zero_grad()
-        return seen
-
-    def choose(self, rule: GrowthRule) -> tuple[Any, LineSearch | None]:
-        """The place to grow, or None, and the line search of its scaling.
-
-        Neurons that start at zero on one side change nothing at any scaling: without a delta there is nothing to search
-        (None), and their other side takes the mean norm of what exists.
-        """
-        for place in self.network.growing_layers:
-            place.sub_select_optimal_added_parameters(keep_neurons=self.affordable(place))
-        places = [place for place in self.network.growing_layers if place.new_neurons]
-        worth = {index: float(place.first_order_improvement) for index, place in enumerate(places)}
-        if rule.alpha_zero or rule.omega_zero:  # after the places were compared: each then has a scale of its own
-            for place in places:
-                place.normalize_optimal_updates(normalization_type="gradmax_normalization")
-        if not places:
-            return None, None
-        searches = not (rule.alpha_zero or rule.omega_zero) or rule.compute_delta
-        if self.settings.choose == "validation" and searches:
-            found = {index: self.search(place, self.validation) for index, place in enumerate(places)}
-            best = min(found, key=lambda index: found[index].loss)
-            return places[best], found[best]
-        place = places[max(worth, key=lambda index: worth[index])]
-        return place, self.search(place, self.data) if searches else None
-
-    def search(self, place: Any, data: tuple[Array, Array]) -> LineSearch:
-        """Line search of one place's scaling on samples from all over ``data``; all other places stand still."""
-        count, most = int(data[0].shape[0]), int(self.settings.search_samples)
-        x, target = data
-        if count > most:  # not the first ones: data that are sorted would show few classes
-            rows = asarray(np.arange(most) * count // most, like=x)
-            x, target = (namespace(array).take(array, rows, axis=0) for array in data)
-
-        def loss(factor: float) -> float:
-            self.network.set_scaling_factor(0.0)
-            place.scaling_factor = factor
-            return float(self.task.loss(self.network.extended_forward(x), target)[0])
-
-        self.network.eval()
-        result = line_search(loss)
-        self.network.set_scaling_factor(0.0)
-        return result
-
-    def affordable(self, place: Any) -> int:
-        """Neurons that the budget still allows at ``place``, at most ``settings.neurons``; 0 where it is frozen."""
-        if is_frozen(place):
-            return 0
-        settings, network, allowed = self.settings, self.network, self.settings.neurons
-        if settings.max_parameters is not None:
-            left = settings.max_parameters - network.number_of_parameters()
-            allowed = min(allowed, left // place.parameters_per_neuron)
-        if settings.max_flops is not None:
-            allowed = min(
-                allowed, (settings.max_flops - network.flops_per_sample()) // (2 * place.parameters_per_neuron)
-            )
-        return max(allowed, 0)
+    def _stop(self, what: str, reason: str, *, go_back: bool = True) -> None:
+        """End ``'growing'`` or ``'training'`` and say why; ``go_back`` to the best network where this one is worse."""
+        best, judgement, epoch = self.best, self._judge(), self.epoch
+        if go_back and best is not None and judgement.is_worse(best.judgement):
+            best.snapshot.restore(self.network)
+            judgement, epoch = best.judgement, best.epoch
+        self._record(
+            "stop",
+            epoch=self.epoch,
+            what=what,
+            reason=reason,
+            kept=epoch,
+            validation_loss=judgement.loss,
+            validation_score=judgement.score,
+            parameters=self.network.number_of_parameters(),
+            widths=list(self.network.widths),
+        )
 
     def _record(self, event: str, **figures: Any) -> dict[str, Any]:
         self.history.add(event, **figures)
@@ -333,41 +285,22 @@ class Growth:
     # Going on later.
 
     def state(self) -> dict[str, Any]:
-        """Plain data to go on from: counters, generator, history. Weights and slots are saved beside it."""
+        """Plain data to go on from: counters, generator, history. Weights, slots and ``best`` are saved beside it."""
         return {
             "epoch": self.epoch,
             "steps": self.steps,
             "growths": self.growths,
+            "failures": self.failures,
             "finished_growing": self.finished_growing,
+            "budget": self.budget,
             "rng": self.rng.bit_generator.state,
             "history": [dict(entry) for entry in self.history.steps],
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state` gave."""
-        epoch, steps, growths = (int(state[name]) for name in ("epoch", "steps", "growths"))
-        finished, history = bool(state["finished_growing"]), History(state["history"])
+    def load_state(self, state: dict[str, Any], best: Best | None = None) -> None:
+        """Take over what :meth:`state` gave, and the ``best`` of that moment."""
+        epoch, steps, growths, failures = (int(state[name]) for name in ("epoch", "steps", "growths", "failures"))
+        finished, history, budget = bool(state["finished_growing"]), History(state["history"]), state["budget"]
         self.rng.bit_generator.state = state["rng"]  # first: a state of another kind of generator raises
-        self.epoch, self.steps, self.growths = epoch, steps, growths
-        self.finished_growing, self.history = finished, history
-
-
-def _check_finite(where: str, array: Array) -> None:
-    """Raise where a sample holds NaN or infinite values: one is enough to spoil every weight."""
-    xp = namespace(array)
-    if not xp.isdtype(array.dtype, "real floating") or bool(xp.all(xp.isfinite(array))):
-        return
-    broken = xp.any(xp.reshape(~xp.isfinite(array), (array.shape[0], -1)), axis=1)
-    first = int(xp.argmax(xp.astype(broken, xp.int64)))
-    raise GrowthError(f"{where}: sample {first} holds NaN or infinite values; mend it or leave it out")
-
-
-def _check_trained(network: Any, optimizer: Any, task: Any) -> None:
-    """Raise where one is of another kind than the loop needs, or the optimizer would move nothing of the network."""
-    if not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
-        raise TypeError(f"Growth: optimizer is a {type(optimizer).__name__}, expected one such as AdamW(network)")
-    if not isinstance(task, str | Task):
-        raise TypeError(f"Growth: task is a {type(task).__name__}, expected 'classification', 'regression' or a Task")
-    held = {id(parameter) for parameter in getattr(optimizer, "parameters", ())}
-    if isinstance(optimizer, Optimizer) and not held & {id(parameter) for parameter in network.parameters()}:
-        raise GrowthError("Growth: the optimizer holds no parameter of the network; make it with AdamW(network)")
+        self.epoch, self.steps, self.growths, self.failures = epoch, steps, growths, failures
+        self.finished_growing, self.history, self.budget, self.best = finished, history, budget, best

@@ -22,7 +22,11 @@ def line_of(entry: dict[str, Any], epochs: int, score_name: str) -> str:
     start = f"epoch {entry['epoch']:>{len(str(epochs))}}/{epochs}"
     if "refused" in entry:
         return f"{start}  growth refused: {entry['refused']}"
+    if entry["event"] == "stop":
+        return f"{start}  {entry['what']} ends: {entry['reason']}; the network of epoch {entry['kept']} is kept"
     widths = " ".join(map(str, entry["widths"]))
+    if entry["event"] == "stop":
+        return f"{start}  {entry['what']} ends: {entry['reason']}; kept is epoch {entry['kept']}  widths {widths}"
     if entry["event"] == "growth":
         change = f"training loss {entry['train_loss'] - entry['train_change']:.4f} -> {entry['train_loss']:.4f}"
         return f"{start}  {entry['where']} grew by {entry['added']}  {change}  widths {widths}"

@@ -18,7 +18,12 @@ class GrowthSettings:
     epochs : passes over the training data in all;  batch_size : samples a step
     rule : how updates are computed;  neurons : most neurons a growth adds
     every : epochs between growths;  first : epochs before the first one;  growths : most growths, None for no limit
-    max_parameters, max_flops : budget of the grown network (FLOPs of one sample's forward pass), None for no limit
+    max_parameters : budget of the grown network, None for no limit, ``'auto'`` for one that the data can teach: see
+        :func:`default_budget`
+    max_flops : budget of one sample's forward pass, None for no limit
+    least_gain : what the validation loss must fall by at a growth, for each parameter that it adds
+    patience : growths in a row that are refused or undone before growing stops, None to go on for ever
+    keep_best : at the end go back to the network with the lowest validation loss, unless the last is as good
     choose : ``'first_order'`` by promised improvement, ``'validation'`` by the loss on validation data after growth
     relative_error : stop collecting when every M is known to it (at least two batches), None for all batches
     collect_batch : samples a batch while collecting
@@ -33,8 +38,11 @@ class GrowthSettings:
     every: int = 2
     first: int = 2
     growths: int | None = None
-    max_parameters: int | None = None
+    max_parameters: int | str | None = "auto"
     max_flops: int | None = None
+    least_gain: float = 0.0
+    patience: int | None = 3
+    keep_best: bool = True
     choose: str = "first_order"
     relative_error: float | None = None
     collect_batch: int = 1024
@@ -51,9 +59,18 @@ class GrowthSettings:
             if not is_whole(getattr(self, name)):
                 raise ValueError(f"GrowthSettings: {name} must be a whole number, found {getattr(self, name)!r}")
             object.__setattr__(self, name, whole_number("GrowthSettings", name, getattr(self, name), bound))
-        for name in ("growths", "max_parameters", "max_flops"):
-            if getattr(self, name) is not None and not getattr(self, name) >= 0:
-                raise ValueError(f"GrowthSettings: {name} must be at least 0, found {getattr(self, name)}")
+        if isinstance(self.max_parameters, str) and self.max_parameters != "auto":
+            raise ValueError(
+                f"GrowthSettings: max_parameters must be a number, None or 'auto', found {self.max_parameters!r}"
+            )
+        if not isinstance(self.keep_best, bool):
+            raise TypeError(f"GrowthSettings: keep_best must be True or False, found {self.keep_best!r}")
+        for name in ("growths", "max_parameters", "max_flops", "least_gain"):
+            value = getattr(self, name)
+            if value is not None and value != "auto" and not value >= 0:
+                raise ValueError(f"GrowthSettings: {name} must be at least 0, found {value}")
+        if self.patience is not None:
+            whole_number("GrowthSettings", "patience", self.patience, 1)
         for name in ("relative_error", "clip"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"GrowthSettings: {name} must be positive, found {getattr(self, name)}")

@@ -1,4 +1,5 @@
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -194,7 +195,10 @@ def test_csv_in_another_encoding(tmp_path):
 X = np.arange(6.0).reshape(3, 2)
 Y = np.array([0, 1, 0])
 NPZ_FAULTS = {
-    "names": ({"images": X, "y": Y}, "expected arrays 'x' and 'y', or 'features' and 'labels'; found 'images', 'y'"),
+    "names": (
+        {"images": X, "y": Y},
+        "expected arrays 'x' and 'y', 'features' and 'labels', or 'data' and 'target'; found 'images'",
+    ),
     "half_a_test_part": ({"x": X, "y": Y, "x_test": X}, "found one of 'x_test' and 'y_test'"),
     "lengths": ({"x": X, "y": Y[:2]}, "x has 3 rows, y has 2; they must be of one length"),
     "nan": ({"x": np.where(X == 3, np.nan, X), "y": Y}, "x[1, 1] is nan, expected a finite number"),
@@ -301,3 +305,65 @@ def test_options_that_do_not_fit_are_refused(tmp_path, options, message):
     np.savez(tmp_path / "t.npz", x=X, y=Y)
     with pytest.raises(ValueError, match=message):
         load_table(tmp_path / "t.npz", **options)
+
+
+@pytest.mark.parametrize("names", [("X", "y"), ("data", "target")], ids="-".join)
+def test_npz_under_the_names_of_scikit_learn(tmp_path, table, names):
+    x, y = table
+    np.savez(tmp_path / "t.npz", **dict(zip(names, (x, y), strict=True)))
+    assert np.array_equal(rows_of(load_table(tmp_path / "t.npz", dtype=np.float64)), expected_rows(x, y))
+
+
+@pytest.mark.parametrize(
+    ("labels", "remedy"),
+    [(np.arange(63) // 3 * 7 + np.arange(63) % 2, "numbers to predict need task='regression'"),
+     ([f"id{i // 2}" for i in range(63)], "name the column of the classes with label_column=")],
+    ids=["numbers", "names"],
+)  # fmt: skip
+def test_labels_that_hardly_occur_twice_are_no_classes(tmp_path, labels, remedy):
+    path = write_csv(tmp_path / "t.csv", np.zeros((63, 1)), labels)
+    found = len(set(labels))
+    message = (
+        f"t.csv, line 1: {found} different labels in 63 samples, expected classes of at least 3 samples on average"
+    )
+    with pytest.raises(DataError, match=f"{re.escape(message)}; .*{re.escape(remedy)}"):
+        load_table(path)
+
+
+def test_as_many_classes_as_samples_are_refused_before_anything_large_is_made(tmp_path):
+    labels = np.arange(20_000)
+    np.savez(tmp_path / "t.npz", x=np.zeros((20_000, 1)), y=labels)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="20000 different labels in 20000 samples"):
+        load_table(tmp_path / "t.npz")
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+
+
+def test_many_classes_of_three_samples_and_few_of_one_are_classes(tmp_path):
+    np.savez(tmp_path / "t.npz", x=np.zeros((63, 1)), y=np.arange(63) // 3)
+    assert load_table(tmp_path / "t.npz").outputs == 21
+    np.savez(tmp_path / "t.npz", x=np.zeros((20, 1)), y=np.arange(20))
+    assert load_table(tmp_path / "t.npz").outputs == 20
+
+
+HEADERS = {
+    "numbers_in_a_row": "2019,2020,kind\n1,2,cat\n3,4,dog\n5,1,cow\n",
+    "lone_label": "1.5,3,kind\n" + "1,2,cat\n3,4,dog\n" * 5,
+}
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_header_that_would_become_a_class_is_noticed(tmp_path, header):
+    (tmp_path / "t.csv").write_text(HEADERS[header])
+    message = (
+        "t.csv, line 1: the label is 'kind', which no other line has; if this line is the header, say so with label_"
+    )
+    with pytest.raises(DataError, match=message):
+        load_table(tmp_path / "t.csv")
+    assert load_table(tmp_path / "t.csv", label_column="kind").classes[0] in ("cat", "cow")
+
+
+def test_a_first_sample_of_a_rare_class_is_a_sample(tmp_path):
+    (tmp_path / "t.csv").write_text("1.5,3,cow\n" + "1,2,cat\n3,4,dog\n" * 3)
+    assert load_table(tmp_path / "t.csv").classes == ("cat", "cow", "dog")

@@ -23,7 +23,7 @@ from growarray.growing import (
     shrink,
 )
 from growarray.growing.rule import rule_of
-from growarray.growing.update import activation_slope
+from growarray.growing.update import activation_slope, rounding_floor
 from growarray.nn import Identity, ReLU, Sequential
 from tests.conftest import Library, frozen
 
@@ -352,3 +352,23 @@ def test_a_switch_of_a_rule_is_true_or_false(value: Any) -> None:
     with pytest.raises(TypeError, match="GrowthRule: use_fisher must be True or False, found"):
         GrowthRule(use_fisher=value)
     assert GrowthRule(use_fisher=np.True_).use_fisher  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("part", ["s", "e"])
+def test_what_single_precision_leaves_of_nothing_is_not_inverted(part: str) -> None:
+    """Features that add up to zero do so to 6e-8 in float32, and the second moment of that is no direction."""
+    rng = np.random.default_rng(4)
+    b, g = rng.standard_normal((2000, 6)), 0.1 * rng.standard_normal((2000, 10))
+    summed = b if part == "s" else g
+    summed -= summed.mean(axis=1, keepdims=True)
+    rounded = [np.asarray(a.astype(np.float32), np.float64) for a in (b, g)]
+    moments = [(x.T @ x / 2000, x.T @ y / 2000, y.T @ y / 2000) for x, y in ((b, g), rounded)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (exact, promise), (found, decrease) = (
+            optimal_delta(s, m, e=e if part == "e" else None, floor=rounding_floor(np.ones(1, np.float32)))
+            for s, m, e in moments
+        )
+    np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-5)
+    assert decrease == pytest.approx(promise, rel=1e-5)
+    assert np.abs(found.sum(axis=1 if part == "s" else 0)).max() < 1e-5

@@ -77,8 +77,18 @@ def test_the_losses_have_the_right_way_back() -> None:
         check_vjp(loss, rng.standard_normal((5, 3)))
 
 
+def test_targets_of_one_axis_are_one_a_sample(xp: Library) -> None:
+    task, rng = task_named("regression"), np.random.default_rng(0)
+    y, target = xp.asarray(rng.standard_normal((6, 1))), rng.standard_normal(6)
+    flat, column = xp.asarray(target), xp.asarray(target[:, None])
+    (loss, back), (expected, expected_back) = task.loss(y, flat), task.loss(y, column)
+    assert float(loss) == float(expected)
+    np.testing.assert_array_equal(to_numpy(back()), to_numpy(expected_back()))
+    assert task.score(y, flat) == task.score(y, column)
+
+
 def test_misuse_of_a_task_is_refused() -> None:
-    with pytest.raises(ShapeError, match=r"targets have shape \(5,\), predictions \(5, 1\); make them \(n, t\)"):
-        task_named("regression").loss(np.ones((5, 1)), np.ones(5))
+    with pytest.raises(ShapeError, match=r"targets have shape \(5,\), predictions \(5, 2\); make them \(n, t\)"):
+        task_named("regression").loss(np.ones((5, 2)), np.ones(5))
     with pytest.raises(ValueError, match="unknown task 'ranking'; known: classification, regression"):
         task_named("ranking")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from growarray.growing import FISHER, GRADMAX, TINY
-from growarray.networks import GrowingMLP, GrowthSettings, growth, task_named
+from growarray.networks import GrowingMLP, GrowthSettings, planner, task_named
 from growarray.networks.line_search import LineSearch
 from growarray.nn import Linear, ReLU, Sequential
 from growarray.ops import cross_entropy
@@ -81,7 +81,7 @@ def test_a_refused_growth_leaves_every_bit_alone(kind: str, monkeypatch: pytest.
     run.train_epoch()
     before, slots = weights(run.network), {n: dict(p.slots) for n, p in run.network.named_parameters()}
     loss = run.evaluate(run.data)
-    monkeypatch.setattr(growth, "line_search", lambda loss: LineSearch(0.0, loss(0.0), loss(0.0), ((1.0, loss(1.0)),)))
+    monkeypatch.setattr(planner, "line_search", lambda loss: LineSearch(0.0, loss(0.0), loss(0.0), ((1.0, loss(1.0)),)))
     entry = run.grow()
     assert (entry["refused"], entry["added"], run.growths) == ("no scaling lowers the loss", 0, 0)
     assert_same(weights(run.network), before)
@@ -175,7 +175,7 @@ def test_a_run_that_stopped_goes_on_bit_for_bit(stop: int, kind: str) -> None:
     first.run(until=stop)
     state = json.loads(json.dumps(first.state()))
     second = loop(kind, seed=99, network=first.network, optimizer=first.optimizer)
-    second.load_state(state)
+    second.load_state(state, first.best)
     second.run()
     assert_same(weights(second.network), weights(whole.network))
     assert second.history.steps == whole.history.steps
@@ -219,7 +219,7 @@ def test_schedule_clip_and_callbacks_are_heard() -> None:
     before = weights(run.network)
     history = run.run()
     assert asked == list(range(8))
-    assert seen == [("train", 0), ("train", 1)]
+    assert seen == [("train", 0), ("train", 1), ("stop", 2)]
     assert history.of("train")[0]["lr"] == 0.125
     for name, array in weights(run.network).items():
         assert np.abs(array - before[name]).max() <= 8 * 0.125 * 1e-9

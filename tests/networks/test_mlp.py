@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from growarray.backend import to_numpy
+from growarray.datasets import load_digits
 from growarray.errors import GrowthError
 from growarray.growing import FISHER, GRADMAX, TINY
-from growarray.networks import GrowingMLP
+from growarray.networks import GrowingMLP, batches
 from growarray.nn import (
     GELU,
     SELU,
@@ -28,6 +29,7 @@ from growarray.nn import (
     Tanh,
 )
 from growarray.ops import cross_entropy
+from growarray.optim import Adam
 from tests.conftest import Library, frozen
 from tests.networks.checks import check_all_gradients, grown_weights
 
@@ -215,3 +217,28 @@ def test_targets_are_filled_by_drawing() -> None:
     network.complete_growth({"rng": np.random.default_rng(0)})
     assert (network.widths, network.missing_neurons()) == ([6, 6], 0)
     assert network(X).shape == (40, 3)
+
+
+def test_the_fisher_delta_of_digits_leaves_what_softmax_does_not_see_alone() -> None:
+    """In float32 the gradients of a sample's logits add up to 1e-8, not 0; the pseudo-inverse must not follow that."""
+    data = load_digits(seed=0)
+    network = GrowingMLP(64, 10, hidden_size=8, activation=ReLU(), rng=np.random.default_rng(1))
+    optimizer = Adam(network, lr=5e-3)
+    for _ in range(6):
+        for x, y in batches(data.x_train, data.y_train, 64):
+            logits, back = network.vjp(x)
+            optimizer.zero_grad()
+            back(cross_entropy(logits, y)[1]())
+            optimizer.step()
+    network.init_computation()
+    logits, back = network.vjp(data.x_train)
+    back(cross_entropy(logits, data.y_train)[1](float(len(logits))))
+    network.update_computation()
+    with pytest.warns(UserWarning, match="S is singular"), pytest.warns(UserWarning, match="E is singular"):
+        network.compute_optimal_updates(FISHER, max_new=8)
+    (place,) = network.growing_layers
+    delta = place.delta_raw
+    assert np.abs(delta.mean(axis=0)).max() < 1e-4 * np.abs(delta).max() < 1e-2
+    loss = cross_entropy(logits, data.y_train)[0]
+    place.scaling_factor = 0.3
+    assert cross_entropy(network.extended_forward(data.x_train), data.y_train)[0] < 0.97 * loss
