@@ -23,7 +23,7 @@ def line_of(entry: dict[str, Any], epochs: int, score_name: str) -> str:
     """
     start = f"epoch {entry['epoch']:>{len(str(epochs))}}/{epochs}"
     if "refused" in entry:
-        return f"{start}  growth refused: {entry['refused']}"
+        return f"{start}  growth {'undone' if entry.get('undone') else 'refused'}: {entry['refused']}"
     if entry["event"] == "stop":
         return f"{start}  {entry['what']} ends: {entry['reason']}; the network of epoch {entry['kept']} is kept"
     widths = " ".join(map(str, entry["widths"]))
