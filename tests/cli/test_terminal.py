@@ -25,6 +25,11 @@ def console(stream: io.StringIO, width: int = 80, **options: bool) -> Console:
     return Console(file=stream, width=width, force_terminal=True, _environ={}, **options)
 
 
+def on_screen(stream: io.StringIO, width: int) -> list[str]:
+    """A terminal adds the carriage returns."""
+    return screen(stream.getvalue().replace("\n", "\r\n"), width)
+
+
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "_BETWEEN", 0.0)
@@ -64,7 +69,7 @@ def test_an_interrupted_bar_gives_the_terminal_back(capsys: pytest.CaptureFixtur
     bar = Bar(console(stream)).__enter__()
     bar.start("round", 3)
     say_interrupted("growarray: interrupted")
-    assert stream.getvalue().endswith("\x1b[?25h\r\x1b[1A\x1b[2K") or stream.getvalue().count("\x1b[?25h") == 1
+    assert stream.getvalue().count("\x1b[?25h") == 1  # the cursor is shown again
     assert capsys.readouterr().err == "growarray: interrupted\n"
     assert terminal._shown == []
 
@@ -82,7 +87,7 @@ def growths() -> Table:
 def shown(width: int) -> list[str]:
     stream = io.StringIO()
     show_table(console(stream, width, no_color=True), growths())
-    return screen(stream.getvalue(), width)
+    return on_screen(stream, width)
 
 
 def test_a_table_that_fits_is_a_table() -> None:
@@ -92,14 +97,11 @@ def test_a_table_that_fits_is_a_table() -> None:
 
 
 def test_a_table_that_does_not_fit_says_every_figure_with_its_header() -> None:
-    assert shown(26) == [
-        "steps",
-        "where layers.1  parameters",
-        "760  train loss 0.9698",
-        "where [red]a name from a",
-        "file, long enough to be",
-        "folded  train loss 1.0000",
-    ]
+    assert " ".join(shown(20)) == (
+        "steps where layers.1  parameters 760  train loss 0.9698 "
+        "where [red]a name from a file, long enough to be folded  train loss 1.0000"
+    )
+    assert max(map(len, shown(20))) <= 20
 
 
 def test_a_line_is_broken_between_words_in_a_terminal_alone() -> None:
@@ -107,5 +109,5 @@ def test_a_line_is_broken_between_words_in_a_terminal_alone() -> None:
     tty, pipe = Tty(), io.StringIO()
     show_line(console(tty, 20), text)
     show_line(Console(file=pipe, width=20, _environ={}), text)
-    assert screen(tty.getvalue(), 20) == ["growth [refused]:", "the budget is used", "up"]
+    assert on_screen(tty, 20) == ["growth [refused]:", "the budget is used", "up"]
     assert pipe.getvalue() == f"{text}\n"
