@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from growarray.networks import History
 
-__all__ = ["draw"]
+__all__ = ["draw", "drawn"]
 
 _TRAIN, _VALIDATION, _GROWTH, _REFUSED = "#1f77b4", "#d95f02", "#8c8c8c", "#c0392b"
 _FIXED: dict[str, Any] = {"linestyle": ":", "linewidth": 1.6}  # the network that does not grow, in the same colours
@@ -27,6 +27,13 @@ def draw(history: History) -> bytes:
     >>> draw(history)[1:4]
     b'PNG'
     """
+    stream = io.BytesIO()
+    drawn(history).savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def drawn(history: History) -> Figure:
+    """The three panels as a figure of matplotlib."""
     figure = Figure(figsize=(8.0, 8.5), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
     FigureCanvasAgg(figure)  # no window, whatever matplotlib's own setting is
     loss, score, width = figure.subplots(3, 1, sharex=True)
@@ -41,9 +48,7 @@ def draw(history: History) -> bytes:
         panel.legend(loc="best", fontsize=9, framealpha=0.9)
     width.set_xlabel("epoch")
     width.xaxis.set_major_locator(MaxNLocator(integer=True))
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
+    return figure
 
 
 def _loss(panel: Axes, entries: list[dict[str, Any]], fixed: list[dict[str, Any]]) -> None:
