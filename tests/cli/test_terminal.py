@@ -111,3 +111,9 @@ def test_a_line_is_broken_between_words_in_a_terminal_alone() -> None:
     show_line(Console(file=pipe, width=20, _environ={}), text)
     assert on_screen(tty, 20) == ["growth [refused]:", "the budget is used", "up"]
     assert pipe.getvalue() == f"{text}\n"
+
+
+def test_a_path_that_is_longer_than_the_terminal_stays_whole() -> None:
+    tty = Tty()
+    show_line(console(tty, 20), "picture in /home/somebody/.cache/growarray/run.png")
+    assert tty.getvalue() == "picture in /home/somebody/.cache/growarray/run.png\n"
