@@ -20,7 +20,7 @@ from matplotlib.transforms import Bbox
 from growarray.cli.bench_run import KINDS
 from growarray.contraction.table import quantity, seconds
 
-__all__ = ["draw_paths", "pareto_front", "short_label"]
+__all__ = ["draw_paths", "drawn_paths", "pareto_front", "short_label"]
 
 _COLOURS = {"forward": "#1f77b4", "training": "#d95f02"}
 _MARKERS = {"forward": "o", "training": "s"}
@@ -34,6 +34,13 @@ Point = tuple[float, float]
 
 def draw_paths(report: Mapping[str, Any]) -> bytes:
     """A PNG with two panels."""
+    stream = io.BytesIO()
+    drawn_paths(report).savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def drawn_paths(report: Mapping[str, Any]) -> Figure:
+    """The two panels as a figure of matplotlib, its labels where it has this size."""
     figure = Figure(figsize=(12.0, 6.2), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
     FigureCanvasAgg(figure)
     figure.suptitle(report["description"], fontsize=10)
@@ -47,9 +54,7 @@ def draw_paths(report: Mapping[str, Any]) -> bytes:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # labels are placed in pixels: nothing may move afterwards
     _place(right, labels, points)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
+    return figure
 
 
 def short_label(names: Sequence[str]) -> str:

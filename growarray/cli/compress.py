@@ -92,7 +92,7 @@ def compress(
             show_line(Console(stderr=True) if as_json else console, f"written into {output}: {', '.join(names)}")
 
 
-class Made(NamedTuple):
+class _Made(NamedTuple):
     """A compression, its state dict, the shape of each input of a graph, and the accuracy where it was measured."""
 
     found: Compression
@@ -105,7 +105,7 @@ class Made(NamedTuple):
         return self.found.to_dict() | ({} if self.accuracy is None else {"accuracy": self.accuracy._asdict()})
 
 
-def _accuracy(made: Made, data: Path | None) -> list[str]:
+def _accuracy(made: _Made, data: Path | None) -> list[str]:
     """What is known of the accuracy of a graph."""
     if made.accuracy is not None:
         return [f"accuracy {made.accuracy.before:.2%} dense, {made.accuracy.after:.2%} compressed, on {data}"]
@@ -154,7 +154,7 @@ def _compressed(network: Module, options: Mapping[str, Any]) -> Compression:
 
 def _graph(
     file: Path, options: dict[str, Any], calibration: Path | None, data: Path | None, input_shape: str | None
-) -> Made:
+) -> _Made:
     """The compressed graph."""
     network = from_onnx(file)
     inputs = None if calibration is None else _calibration(calibration, network.inputs)
@@ -167,7 +167,7 @@ def _graph(
     before = None if labels is None else accuracy(network, *labels)  # what is wrong with the data is said at once
     found = _compressed(network, {**options, "calibration": given, "input_shape": sample})
     change = None if labels is None or before is None else Change(before, accuracy(found.network, *labels))
-    return Made(found, found.network.state_dict(), shapes, change)
+    return _Made(found, found.network.state_dict(), shapes, change)
 
 
 def _shapes(
@@ -232,7 +232,7 @@ def _calibration(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 def _weights(
     checkpoint: Checkpoint, options: dict[str, Any], files: Mapping[str, Path | None], input_shape: str | None
-) -> Made:
+) -> _Made:
     """Factors of the tensors of a state dict."""
     if options["by"] != "parameters" or options["measure"]:
         what = "--measure" if options["by"] == "parameters" else f"--by {options['by']}"
@@ -249,10 +249,10 @@ def _weights(
             wider = np.dtype(wide).name
             typer.echo(f"growarray compress: note: {count} tensors are {name} and are written as {wider}", err=True)
     found = _compressed(weights, options)
-    return Made(found, found.network.state())
+    return _Made(found, found.network.state())
 
 
-def _write(folder: Path, made: Made, report: str) -> list[str]:
+def _write(folder: Path, made: _Made, report: str) -> list[str]:
     """Write everything beside, then move it into place: all of it or nothing; what was written."""
     with tempfile.TemporaryDirectory(dir=folder, prefix=".compress") as name:
         beside = Path(name)

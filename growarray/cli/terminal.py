@@ -109,8 +109,12 @@ def stderr_bar(name: str, total: int | None = None) -> Bar:
 
 
 def show_line(console: Console, text: str) -> None:
-    """Text as it is, without markup; broken between words in a terminal, and left whole for a file or a pipe."""
-    console.print(Text(text), soft_wrap=not console.is_terminal)
+    """Text as it is, without markup; broken between words in a terminal, and left whole for a file or a pipe.
+
+    A line with a path that is longer than the terminal is left to it, so that the path can be copied.
+    """
+    long = any(cell_len(word) > console.width for word in text.split())
+    console.print(Text(text), soft_wrap=long or not console.is_terminal)
 
 
 def show_table(console: Console, table: Table) -> None:

@@ -117,11 +117,7 @@ def compress(
         target.influence = 1.0 / len(targets)
     plain = None if data is None else sensitivity(network, targets, data, rng)
     tell = _counted(progress, len(targets))
-    tell(0.0)
-    offers = {}
-    for done, target in enumerate(targets, start=1):
-        offers[target.name] = candidates_of(target, names, by)
-        tell(done / len(targets))
+    offers = _offers(targets, names, by, tell)
     fixed = network.number_of_parameters() - sum(cost_of(t, Choice(None), by) for t in targets)
     fixed = fixed if by == "parameters" else 0.0
     dense = fixed + sum(max(c.cost for c in those if c.rank.format is None) for those in offers.values())
@@ -154,6 +150,18 @@ def compress(
         math.sqrt(sum(error for *_, error in chosen.values())),
         None if sample is None else _shapes(sample), left_alone(network, [t.layer for t in targets], stay),
     )  # fmt: skip
+
+
+def _offers(
+    targets: Sequence[Target], names: Sequence[str], by: str, tell: Callable[[float], None]
+) -> dict[str, list[Candidate]]:
+    """The candidates of every layer, with estimated errors."""
+    offers: dict[str, list[Candidate]] = {}
+    tell(0.0)
+    for done, target in enumerate(targets, start=1):
+        offers[target.name] = candidates_of(target, names, by)
+        tell(done / len(targets))
+    return offers
 
 
 def _counted(progress: Callable[[int, int], None] | None, layers: int) -> Callable[[float], None]:

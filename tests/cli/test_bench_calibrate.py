@@ -23,7 +23,7 @@ def calibrate(monkeypatch, tmp_path):
 def measured(monkeypatch):
     """A result without measuring."""
     machine = replace(CPU, name="cpu, calibrated", rate=1.23e10, step=4.56e-5)
-    monkeypatch.setattr(bench_calibrate, "calibrated", lambda device, seconds: machine)
+    monkeypatch.setattr(bench_calibrate, "calibrated", lambda device, seconds, progress: machine)
     return machine
 
 
@@ -90,7 +90,7 @@ def test_what_is_refused(calibrate, arguments, message):
 
 def test_a_cache_folder_that_cannot_be_made_is_said_before_anything_is_measured(calibrate, monkeypatch, tmp_path):
     (tmp_path / "cache").write_text("a file")
-    monkeypatch.setattr(bench_calibrate, "calibrated", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(bench_calibrate, "calibrated", lambda *_, **__: pytest.fail("measured"))
     result = calibrate()
     assert result.exit_code == 2
     assert str(tmp_path / "cache") in result.stderr

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.path import Path as MplPath
+from matplotlib.text import Text
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -19,7 +22,7 @@ from growarray.cli import bench_peers
 from growarray.cli.bench import app
 from growarray.cli.bench_layer import Layer, layer_from
 from growarray.cli.bench_paths import candidates_for, pattern_path, window_charge
-from growarray.cli.bench_picture import draw_paths, pareto_front
+from growarray.cli.bench_picture import draw_paths, drawn_paths, pareto_front
 from growarray.cli.bench_run import measure_layer
 
 TINY = ("--in", 4, "--out", 5, "--kernel", "3x3", "--size", "8x8", "--batch", 2, "--rank", 3, "--repeat", 1)
@@ -256,3 +259,35 @@ def test_an_order_that_torch_does_not_know_is_left_out(monkeypatch):
     peers, remarks = bench_peers.peers_for(layer, [], np.zeros(0), None)
     assert peers == []
     assert remarks == ["torch has no convolution of order 4: no comparison with it and TensorLy-Torch"]
+
+
+def crowded(peers: bool) -> dict:
+    """A report whose points lie close together, with the times of other libraries between them."""
+    layer = layer_from({"in": 3, "out": 3, "size": 5, "batch": 1, "rank": 2})
+    report = measure_layer(layer, candidates_for(layer, 12), repeat=1, peers=False, memory=False)
+    for place, row in enumerate(report["paths"]):
+        row["forward"] |= {"measured_seconds": 1e-3 * (1 + place), "measured_peak_bytes": 10**6 // (1 + place % 4)}
+    for place, name in enumerate(("torch conv, dense kernel", "TensorLy-Torch, factorized") if peers else ()):
+        report["peers"].append({"label": name, "forward": {"measured_seconds": 2.5e-3 * (1 + place)}})
+    return report
+
+
+@pytest.mark.parametrize("peers", [False, True], ids=["alone", "peers"])
+def test_no_line_goes_through_a_label_and_everything_has_a_margin(peers):
+    figure = drawn_paths(crowded(peers))
+    _, panel = figure.axes
+    figure.draw_without_rendering()
+    notes = [note for note in panel.texts if note.get_text()]
+    assert len(notes) >= 5
+    boxes = [Text.get_window_extent(note) for note in notes]  # without the line to the point
+    for line in panel.get_lines():
+        places = line.get_transform().transform_path(line.get_path())
+        stairs = line.get_drawstyle() == "steps-post"
+        for start, end in itertools.pairwise(places.vertices):
+            corner = [end[0], start[1]] if stairs else end
+            for piece in ([start, corner], [corner, end]):
+                assert not any(MplPath(piece).intersects_bbox(box, filled=False) for box in boxes)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    for axes in figure.axes:
+        box = axes.get_tightbbox()
+        assert box.x0 > 5 and box.y0 > 5 and box.x1 < figure.bbox.x1 - 5 and box.y1 < figure.bbox.y1 - 5  # noqa: PT018

@@ -8,7 +8,7 @@ from rich.console import Console
 from growarray.cli.run import RunOptions
 from growarray.cli.show import Show, growth_table, result_table
 from growarray.networks import History
-from growarray.networks.picture import draw
+from growarray.networks.picture import draw, figure_of
 
 GROWN = {
     "epoch": 100,
@@ -107,3 +107,26 @@ def test_a_terminal_gets_a_bar(history):
 def test_the_picture_takes_losses_over_decades_and_refusals(history):
     history.add("train", epoch=104, train_loss=0.01, validation_loss=0.02, validation_score=0.9, widths=[18, 2])
     assert draw(history).startswith(b"\x89PNG")
+
+
+def test_the_picture_shows_the_fixed_network_beside_the_grown_one(history):
+    steps = [
+        {
+            "epoch": epoch,
+            "train_loss": 1.0 / epoch,
+            "validation_loss": 1.5 / epoch,
+            "validation_score": 0.5,
+            "widths": [18, 2],
+        }
+        for epoch in (1, 2, 3)
+    ]
+    history.final = {"score_name": "accuracy", "test_score": 0.9, "compare": {"test_score": 0.8, "steps": steps}}
+    loss, score, width = figure_of(history).axes
+    lines = {line.get_label(): list(line.get_ydata()) for panel in (loss, score, width) for line in panel.get_lines()}
+    assert lines["training, fixed"] == [1.0, 0.5, 1.0 / 3]
+    assert lines["validation, fixed"] == [0.5, 0.5, 0.5]  # of the score, drawn last
+    assert lines["blocks.0.second, fixed"] == [18, 18, 18]
+    names = [text.get_text() for text in score.get_legend().get_texts()]
+    assert names[-2:] == ["test at the end, fixed: 80.00%", "test at the end: 90.00%"]
+    history.final["compare"] = None
+    assert not any("fixed" in str(line.get_label()) for panel in figure_of(history).axes for line in panel.get_lines())

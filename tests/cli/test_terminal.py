@@ -97,9 +97,9 @@ def test_a_table_that_fits_is_a_table() -> None:
 
 
 def test_a_table_that_does_not_fit_says_every_figure_with_its_header() -> None:
-    assert " ".join(shown(20)) == (
-        "steps where layers.1  parameters 760  train loss 0.9698 "
-        "where [red]a name from a file, long enough to be folded  train loss 1.0000"
+    assert " ".join(" ".join(shown(20)).split()) == (
+        "steps where layers.1 parameters 760 train loss 0.9698 "
+        "where [red]a name from a file, long enough to be folded train loss 1.0000"
     )
     assert max(map(len, shown(20))) <= 20
 
@@ -111,3 +111,9 @@ def test_a_line_is_broken_between_words_in_a_terminal_alone() -> None:
     show_line(Console(file=pipe, width=20, _environ={}), text)
     assert on_screen(tty, 20) == ["growth [refused]:", "the budget is used", "up"]
     assert pipe.getvalue() == f"{text}\n"
+
+
+def test_a_path_that_is_longer_than_the_terminal_stays_whole() -> None:
+    tty = Tty()
+    show_line(console(tty, 20), "picture in /home/somebody/.cache/growarray/run.png")
+    assert tty.getvalue() == "picture in /home/somebody/.cache/growarray/run.png\n"

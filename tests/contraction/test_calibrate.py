@@ -79,7 +79,12 @@ def test_measuring_gives_what_the_fit_reads(xp, monkeypatch):
     monkeypatch.setattr("growarray.contraction.calibrate._STREAM", 1 << 16)
     if xp is array_api_strict:
         monkeypatch.setattr("growarray.contraction.calibrate.to_device", lambda x, device: xp.asarray(x))
-    found = measure(xp, cores=2, seconds=0.05)
+    told: list[tuple[int, int]] = []
+    found = measure(xp, cores=2, seconds=0.05, progress=lambda done, total: told.append((done, total)))
+    count = sum(
+        map(len, (found.products, found.calls, found.passes, found.copies, found.gathers, found.streams, found.chains))
+    )
+    assert told == [(done, count) for done in range(1, count + 1)]
     assert len(found.products) >= 15
     for samples in (found.products, found.passes, found.copies, found.gathers, found.streams, found.chains):
         assert all(value > 0 for sample in samples for value in sample)

@@ -265,6 +265,29 @@ def test_the_curve_falls_and_the_table_has_every_layer() -> None:
     assert found.measured_time is not None
 
 
+@pytest.mark.parametrize("given", [{}, {"calibration": data(8)}], ids=["shape", "calibration"])
+def test_progress_begins_at_nothing_rises_and_ends_at_all(given: dict[str, Any]) -> None:
+    told: list[tuple[int, int]] = []
+    found = compress(network(), 0.4, input_shape=(1, 3, 11, 11), progress=lambda *step: told.append(step), **given)
+    done, totals = zip(*told, strict=True)
+    layers = len(found.reports)
+    assert set(totals) == {5 * layers}  # the estimates, and at most four turns of decompositions
+    assert list(done[: layers + 1]) == list(range(layers + 1))
+    assert list(done) == sorted(done)
+    assert done[-1] == 5 * layers
+    silent = compress(network(), 0.4, input_shape=(1, 3, 11, 11), **given)
+    assert str(silent) == str(found)
+
+
+def test_the_table_says_which_error_it_shows() -> None:
+    found = compress(network(), 0.4, input_shape=(1, 3, 11, 11))
+    assert str(found).splitlines()[0].endswith("  weights off")
+    assert "\nweights off: norm of what a layer's weights differ by, over their own norm\n" in str(found)
+    found = compress(network(), 0.4, calibration=data(8))
+    assert str(found).splitlines()[0].endswith("  output off")
+    assert f"\nnetwork: output off by {found.output_error:.3g} on the calibration data" in str(found)
+
+
 def test_the_same_seed_gives_the_same_network() -> None:
     nets = [compress(conv(8, 16), 0.4, calibration=np.ones((2, 8, 9, 9)), rng=rng(5), formats="cp") for _ in range(2)]
     states = [found.network.state_dict() for found in nets]
