@@ -326,9 +326,9 @@ class Run:
         self.loop.history.final = final
         if self.folder is not None:
             save.write_weights(self.folder, self.loop.network)
-            data = self.data
-            grown = Grown(self.loop.network, self.options.task, data.classes, data.scaling, self.loop.history)
-            grown.to_onnx(self.folder / save.MODEL)
+            data, task = self.data, self.options.task
+            result = Grown(self.loop.network, task, data.classes, data.scaling, self.loop.history)
+            result.to_onnx(self.folder / save.MODEL)
             write_atomically(self.folder / save.PICTURE, draw(self.loop.history))
             self.loop.history.save(self.folder / save.HISTORY)
             self.save(final)  # last: a run that is killed before it writes the others again

@@ -25,6 +25,7 @@ from growarray.factorized.layer import FactorizedKernel
 from growarray.factorized.rank_fit import Goal
 from growarray.factorized.rank_start import GROWABLE, Added, new_parts
 from growarray.factorized.tensor import FactorizedTensor
+from growarray.nn.describe import one_line
 from growarray.nn.module import Parameter
 
 __all__ = ["RankGrowth", "RankStatisticsLike", "grow_rank"]
@@ -241,7 +242,8 @@ def _check_statistics(conv: FactorizedKernel, statistics: RankStatisticsLike) ->
         )
     if statistics.layer is not conv:
         raise GrowthError(
-            f"{_WHERE}: the statistics are those of another layer, {statistics.layer!r}; this one is {conv!r}"
+            f"{_WHERE}: the statistics are those of another layer, {one_line(statistics.layer)}; this one is "
+            f"{one_line(conv)}"
         )
     if statistics.rank != conv.rank and statistics.samples:
         raise GrowthError(

@@ -14,6 +14,7 @@ from growarray.networks.data import Task, batches
 from growarray.networks.line_search import LineSearch, line_search
 from growarray.networks.network import GrowingNetwork, is_frozen
 from growarray.networks.settings import GrowthSettings
+from growarray.nn.describe import one_line
 
 __all__ = ["GrowthPlanner"]
 
@@ -56,7 +57,7 @@ class GrowthPlanner:
             if not place.function_before.starts_at_zero:
                 raise GrowthError(
                     f"{place.name}: neurons with zero incoming weights would never learn behind "
-                    f"{place.function_before!r}; use ReLU(at_zero=1.0) or a smooth activation"
+                    f"{one_line(place.function_before)}; use ReLU(at_zero=1.0) or a smooth activation"
                 )
 
     def collect(self, *, fisher: bool = False) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-__all__ = ["describe"]
+__all__ = ["describe", "one_line"]
 
 _WIDTH = 100
 
@@ -25,3 +25,17 @@ def describe(kind: str, options: str, inner: Sequence[tuple[str, str]], *, a_lin
         return line
     rows = [*first, *(f"({name}): {text}" for name, text in inner)]
     return "\n".join([f"{kind}(", *(textwrap.indent(row, "  ") for row in rows), ")"])
+
+
+def one_line(module: object) -> str:
+    """A module on one line, as messages name it.
+
+    >>> from growarray.nn.activation import ReLU
+    >>> from growarray.nn.container import Sequential
+    >>> one_line(Sequential(ReLU(), ReLU()))
+    'Sequential((0): ReLU(), (1): ReLU())'
+    """
+    first, *rest = [line.strip() for line in repr(module).splitlines()]
+    for line in rest:
+        first += line if first.endswith("(") or line == ")" else f", {line}"
+    return first
