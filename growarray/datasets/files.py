@@ -17,7 +17,7 @@ from growarray.errors import DataError
 
 __all__ = ["load_samples", "load_table"]
 
-_NAMES = (("x", "y"), ("features", "labels"), ("X", "y"), ("data", "target"))  # of the arrays of a .npz
+_NAMES = (("x", "y"), ("X", "y"), ("features", "labels"), ("data", "target"))  # of the arrays of a .npz
 
 
 class _Part(NamedTuple):

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, asarray, namespace
-from growarray.errors import GrowthError
+from growarray.errors import GrowthError, shown
 from growarray.growing import LinearGrowingModule
 from growarray.networks.network import GrowingNetwork
 from growarray.networks.widths import listed_widths, sample_width
 from growarray.nn import SELU, Module
-from growarray.nn.describe import one_line
 from growarray.ops.sizes import whole_number
 
 __all__ = ["GrowingMLP"]
@@ -105,9 +104,9 @@ class GrowingMLP(GrowingNetwork):
         for layer in self.layers[:-1]:
             if not _is_homogeneous(layer.post_layer_function, layer.weight.data):
                 raise GrowthError(
-                    f"GrowingMLP.normalise: {layer.name} is followed by {one_line(layer.post_layer_function)}, "
-                    "expected a positively homogeneous function such as ReLU() or LeakyReLU(): with another one "
-                    "rescaled weights compute something else; leave normalise() out"
+                    f"GrowingMLP.normalise: {layer.name} is followed by {shown(layer.post_layer_function)}, expected a "
+                    "positively homogeneous function such as ReLU() or LeakyReLU(): with another one rescaled weights "
+                    "compute something else; leave normalise() out"
                 )
         for first, second in itertools.pairwise(self.layers):
             w_in, w_out = first.weight.data, second.weight.data
