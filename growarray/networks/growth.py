@@ -201,6 +201,7 @@ class Growth(GrowthPlanner):
             if self.network.growing_layers:
                 frozen = all(is_frozen(place) for place in self.network.growing_layers)
                 refused = "every place is frozen" if frozen else "the budget is used up"
+            self.finished_growing = True
             entry = self._record("growth", epoch=self.epoch, refused=refused, added=0)
             self._stop("growing", refused, go_back=False)
             return entry
