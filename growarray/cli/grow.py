@@ -113,17 +113,19 @@ def grow(
     given = {name: value for name, value in locals().items() if name not in ("output", "resume", "quiet")}
     with _plain_errors(output):
         show = Show(Console(), quiet=quiet)
-        if resume:
-            _resume(show, given, output)
-        else:
-            options = options_from(given)
-            if output is None:
-                _finish(show, Run(options))
-                return
-            save.make_folder(output)
-            with locked(output):
-                save.new_folder(output)
-                _finish(show, Run(options, folder=output))
+        (_resume if resume else _start)(show, given, output)
+
+
+def _start(show: Show, given: dict[str, Any], folder: Path | None) -> None:
+    """A new run."""
+    options = options_from(given)
+    if folder is None:
+        _finish(show, Run(options))
+        return
+    save.make_folder(folder)
+    with locked(folder):
+        save.new_folder(folder)
+        _finish(show, Run(options, folder=folder))
 
 
 def _resume(show: Show, given: dict[str, Any], folder: Path | None) -> None:

@@ -73,7 +73,7 @@ def _curve(panel: Axes, entries: list[dict[str, Any]], key: str, **style: Any) -
 
 def _score(panel: Axes, history: History, fixed: list[dict[str, Any]]) -> None:
     entries, final = history.of("train"), history.final or {}
-    name = final.get("score_name", "accuracy")
+    name = final.get("score_name", "score")
     _curve(panel, entries, "validation_score", color=_VALIDATION, label="validation", marker=".", markersize=4)
     _curve(panel, fixed, "validation_score", color=_VALIDATION, label="validation, fixed", **_FIXED)
     for figures, those, label, fill in (

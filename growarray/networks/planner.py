@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, asarray, namespace
-from growarray.errors import GrowthError
+from growarray.errors import GrowthError, shown
 from growarray.growing import GrowthRule
 from growarray.networks.data import Task, batches
 from growarray.networks.line_search import LineSearch, line_search
@@ -56,7 +56,7 @@ class GrowthPlanner:
             if not place.function_before.starts_at_zero:
                 raise GrowthError(
                     f"{place.name}: neurons with zero incoming weights would never learn behind "
-                    f"{place.function_before!r}; use ReLU(at_zero=1.0) or a smooth activation"
+                    f"{shown(place.function_before)}; use ReLU(at_zero=1.0) or a smooth activation"
                 )
 
     def collect(self, *, fisher: bool = False) -> int:

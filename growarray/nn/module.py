@@ -18,9 +18,9 @@ from growarray.nn.describe import describe
 from growarray.nn.inference import in_batches
 from growarray.nn.load_report import LoadReport
 from growarray.nn.load_state import Rename, check_strictly, match_state, values_for
-from growarray.nn.parameter import Parameter
+from growarray.nn.parameter import Parameter as Parameter
 
-__all__ = ["Module", "Parameter", "below"]
+__all__ = ["Module", "below"]
 
 Pullback = Callable[..., Any]
 ExtendedPullback = Callable[[Array | None, Array | None], tuple[Array | None, Array | None]]

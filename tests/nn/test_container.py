@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from growarray import nn
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.testing import assert_close
 
 
@@ -118,6 +118,12 @@ def test_repr_has_a_line_for_each_layer() -> None:
         ")",
     ]
     assert repr(nn.Sequential()) == "Sequential()"
+
+
+def test_messages_name_a_module_on_one_line() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.ReLU(), nn.Dropout(0.5)))
+    expected = "Sequential( (0): Linear(2, 3, bias=True) (1): Sequential( (0): ReLU() (1): Dropout(p=0.5) ) )"
+    assert shown(net) == expected
 
 
 def test_other_modules_take_lines_where_they_do_not_fit_on_one() -> None:
