@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from growarray.backend import Array, device_of, is_array, library, namespace, to_device
+from growarray.backend import Array, asarray, device_of, is_array, library, namespace, to_device
 from growarray.errors import ShapeError
 from growarray.nn.load_report import LoadReport
 from growarray.nn.load_state import Rename, check_strictly, match_state, values_for
@@ -48,7 +48,7 @@ class Parameter:
     __slots__ = ("data", "grad", "slots")
 
     def __init__(self, data: Array) -> None:
-        self.data: Array = data
+        self.data: Array = data if is_array(data) else np.array(asarray(data))  # of torch a copy, not its memory
         self.grad: Array | None = None
         self.slots: dict[str, Any] = {}
 
