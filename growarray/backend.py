@@ -220,8 +220,12 @@ def asarray(x: Any, *, like: Array | None = None, dtype: Any = None) -> Array:
     return xp.asarray(x, dtype=dtype, device=None if is_numpy(like) else device_of(like))
 
 
-_WIDER = {"bfloat": "float", "float8": "float", "comple": "cfloat"}  # methods of torch, by the first letters of dtypes
-_AS_IT_IS = ("complex64", "complex128")
+_WIDER = {
+    "bfloat16": "float",
+    "float8": "float",
+    "complex32": "cfloat",
+}  # methods of torch, by how names of dtypes begin
+_HOST = 1  # device type of DLPack
 
 
 def _is_foreign(x: object) -> bool:
@@ -240,9 +244,10 @@ def _handed_over(x: Any, xp: Any = None) -> Any:
         for method in ("resolve_conj", "resolve_neg"):  # bits of torch that change values, of which DLPack is silent
             x = getattr(x, method, lambda x=x: x)()
         name = str(getattr(x, "dtype", "")).rpartition(".")[2]
-        if name[:6] in _WIDER and name not in _AS_IT_IS:
-            x = getattr(x, _WIDER[name[:6]])()
-        return np.from_dlpack(x) if xp is None or device == "cpu" else xp.from_dlpack(x)
+        for start, method in _WIDER.items():
+            if name.startswith(start):
+                x = getattr(x, method)()
+        return np.from_dlpack(x) if xp is None or x.__dlpack_device__()[0] == _HOST else xp.from_dlpack(x)
     except Exception as error:  # every library has its own, for layouts, devices and types that DLPack lacks
         why = str(error).partition("\n")[0]
         raise TypeError(

@@ -42,7 +42,8 @@ class _Inflated(StoredTensor):
         with naming(self.region.source.name), at(self.region.name):
             for piece in _pieces(self.region.view(), self.member.size):
                 crc = zlib.crc32(piece, crc)
-                if self.dtype.name == "bool" and max(memoryview(piece)[max(self.start - place, 0) :], default=0) > 1:
+                values = np.frombuffer(piece, np.uint8)[max(self.start - place, 0) :]
+                if self.dtype.name == "bool" and values.max(initial=0) > 1:
                     raise Malformed("a bool is stored as a byte other than 0 and 1")
                 place += len(piece)
             compare_crc(crc, self.member.crc, "bytes")

@@ -322,13 +322,12 @@ class Builder:
         A node alone with weights that name no layer has no name, so that they keep theirs.
         """
         taken = {node.name for node in nodes}
-        bare = [node.name for node in nodes if self._bases.get(node.name, node.name) in self._bare]
+        bases = [self._bases.get(node.name, node.name) for node in nodes]
+        bare = [base for base in bases if base in self._bare]
         found = []
-        for node in nodes:
-            base = self._bases.get(node.name, node.name)
-            found.append(
-                replace(node, name="") if bare == [node.name] else node if base in taken else replace(node, name=base)
-            )
+        for node, base in zip(nodes, bases, strict=True):
+            name = "" if bare == [base] else node.name if base in taken else base
+            found.append(replace(node, name=name))
             taken.add(base)
         return found
 

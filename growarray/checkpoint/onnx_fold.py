@@ -21,19 +21,9 @@ __all__ = ["FOLDERS", "axes_of", "cast_target", "fold", "slice_options"]
 Array = NDArray[Any]
 
 _HELD = (
-    "float16",
-    "float32",
-    "float64",
-    "bool",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-)
+    "float16", "float32", "float64", "bool",
+    "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+)  # fmt: skip
 
 
 def fold(builder: Builder, node: OpNode) -> bool:

@@ -232,10 +232,8 @@ def _fitted(graph: OnnxGraph, layer: sized.SamePad, x: Edge) -> Edge:
 def _grouped_norm(graph: OnnxGraph, layer: sized.GroupedNorm, x: Edge) -> Edge:
     graph.check_batch(x)
     graph.shape_after(layer, x)
-    (groups,), weights = (
-        layer.weight.shape,
-        [graph.parameter(name, getattr(layer, name)) for name in ("weight", "bias")],
-    )
+    weights = [graph.parameter(name, getattr(layer, name)) for name in ("weight", "bias")]
+    groups = weights[0].shape[0]
     rows = graph.reshape(x, (x.shape[0], groups, math.prod(x.shape[1:]) // groups))
     z = graph.node("InstanceNormalization", rows, *weights, epsilon=float(layer.eps))
     return graph.reshape(z, x.shape)

@@ -186,8 +186,8 @@ def _end(builder: Builder, node: OpNode, index: int, what: str, sign: float) -> 
     value = builder.optional(node, index, what)
     if value is None:
         return None
-    if value.size != 1 or value.array.dtype.kind != "f":
-        raise Malformed(f"{what} has shape {value.shape} and type {value.array.dtype}; expected one float")
+    if value.size != 1 or value.array.dtype.kind not in "fiub":
+        raise Malformed(f"{what} has shape {value.shape} and type {value.array.dtype}; expected one number")
     return _bound(float(value.array.reshape(-1)[0]), sign, builder.float_type(value.array.dtype))
 
 

@@ -117,8 +117,12 @@ def _vector(builder: Builder, node: OpNode, index: int, what: str, size: int | N
 
 def _neutral(scale: Constant, bias: Constant | None) -> bool:
     """Whether an exporter made up a scale of ones and a bias of zeros for a layer that has neither."""
-    made_up = not scale.trained or scale.label.startswith(("val_", "onnx::"))  # as torch names what is no weight
-    return made_up and bool((scale.array == 1).all()) and (bias is None or bool((bias.array == 0).all()))
+
+    def made_up(value: Constant, number: float) -> bool:
+        unnamed = not value.trained or value.label.startswith(("val_", "onnx::"))  # as torch names what is no weight
+        return unnamed and bool((value.array == number).all())
+
+    return made_up(scale, 1.0) and (bias is None or made_up(bias, 0.0))
 
 
 def _channels(x: Live, count: int) -> None:

@@ -86,14 +86,22 @@ def largest_rounding(values: Array, result: Array) -> float:
     before, after = xp.reshape(values, (-1,)), xp.reshape(result, (-1,))
     if found.startswith(("int", "uint")):
         return _of_integers(to_numpy(before), to_numpy(after), _DIGITS[expected][0])
-    largest, size = 0.0, int(before.shape[0])
-    for start in range(0, size, _BLOCK):
-        a, b = (xp.astype(part[start : min(start + _BLOCK, size)], wide) for part in (before, after))
-        finite, zero = xp.isfinite(a), xp.zeros_like(a)
-        gap = xp.abs(xp.where(finite, b, zero) - xp.where(finite, a, zero))
-        ratio = gap / xp.where(gap > 0.0, xp.abs(a), xp.ones_like(gap))
-        largest = max(largest, float(xp.max(ratio)))
-    return largest
+    size = int(before.shape[0])
+    blocks = ([part[i : min(i + _BLOCK, size)] for part in (before, after)] for i in range(0, size, _BLOCK))
+    wider = ([xp.astype(part, wide, copy=False) for part in block] for block in blocks)
+    return max((_relative(xp, *pair) for pair in wider), default=0.0)
+
+
+def _relative(xp: Any, before: Array, after: Array) -> float:
+    """The largest relative difference; of what is not finite there is none."""
+    if is_numpy(before):
+        with np.errstate(all="ignore"):
+            share = np.abs(after - before)
+            share /= np.abs(before)
+            return float(np.fmax.reduce(share, initial=0.0))
+    finite, zero = xp.isfinite(before), xp.zeros_like(before)
+    gap = xp.abs(xp.where(finite, after, zero) - xp.where(finite, before, zero))
+    return float(xp.max(gap / xp.where(gap > 0.0, xp.abs(before), xp.ones_like(gap))))
 
 
 def _of_integers(before: Array, after: Array, digits: int) -> float:

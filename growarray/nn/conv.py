@@ -65,6 +65,8 @@ class _Conv(Module):
         self.bias = Parameter(uniform((bias,), bound, rng, dtype, device)) if bias is not None else None
 
     def _hold(self, weight: Array, bias: Array | None) -> None:
+        self.weight, self.bias = Parameter(weight), None if bias is None else Parameter(bias)
+        weight = self.weight.data
         found, expected = weight.ndim - 2, getattr(type(self), "axes", max(weight.ndim - 2, 1))
         if found != expected:
             raise ShapeError(
@@ -72,7 +74,6 @@ class _Conv(Module):
                 "after the two of the channels; take the class for another number of axes"
             )
         self.axes = found
-        self.weight, self.bias = Parameter(weight), None if bias is None else Parameter(bias)
 
     def _set_geometry(self, stride: Any, padding: Any, dilation: Any, groups: int, padding_mode: str) -> None:
         axes = conv_geometry(self.kernel_size, stride, padding, dilation, padding_mode)

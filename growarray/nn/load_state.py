@@ -183,7 +183,8 @@ def _version(state: Mapping[str, Any], name: str, names: Mapping[str, str]) -> i
         found = metadata.get(old)
         version = found.get("version") if isinstance(found, Mapping) else None
     else:
-        version = getattr(state, "versions", {}).get(old)
+        versions = getattr(state, "versions", None)
+        version = versions.get(old) if isinstance(versions, Mapping) else None
     return version if type(version) is int else 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, is_array, namespace
+from growarray.backend import Array, asarray, is_array, namespace
 from growarray.errors import ShapeError
 
 __all__ = ["Parameter"]
@@ -35,7 +35,7 @@ class Parameter:
     __slots__ = ("data", "grad", "requires_grad", "slots")
 
     def __init__(self, data: Array) -> None:
-        self.data: Array = data
+        self.data: Array = data if is_array(data) else np.array(asarray(data))  # of torch a copy, not its memory
         self.grad: Array | None = None
         self.requires_grad = True
         self.slots: dict[str, Any] = {}

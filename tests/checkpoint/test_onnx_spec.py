@@ -130,3 +130,58 @@ def test_casts_to_other_types_are_refused_by_name(to: int, name: str) -> None:
     for made in (Made(nodes, {"x": ("n",)}), Made(nodes, {}, fixed={"x": np.ones(1, np.float32)})):
         with pytest.raises(CheckpointError, match=f"operator 'Cast' .*to the type {name} is not supported"):
             from_onnx(io.BytesIO(build(made).SerializeToString()))
+
+
+# Sizes that only the input tells.
+
+
+def named(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[int | str, ...]:
+    return tuple(n if rng.random() < 0.3 else f"axis{i}" for i, n in enumerate(shape))
+
+
+@pytest.mark.parametrize("opset", [18, 19, 20])
+@pytest.mark.parametrize("rest", [(), (4,), (3, 5)])
+def test_group_norms_take_any_channels_before_opset_21(opset: int, rest: tuple[int, ...], tmp_path: Any) -> None:
+    rng = np.random.default_rng(opset)
+    fixed = {name: rng.standard_normal(3).astype(np.float32) for name in ("norm.weight", "norm.bias")}
+    axes = ("n", "channels", *("height", "width")[: len(rest)])
+    node = ("GroupNormalization", ["x", *fixed], ["y"], {"num_groups": 3, "epsilon": 1e-3})
+    made = Made([node], {"x": axes}, fixed=fixed, opset=opset)
+    for channels in (3, 6, 12):
+        found, expected = both(made, x := rng.standard_normal((2, channels, *rest)).astype(np.float32))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, strict=True)
+        network = from_onnx(io.BytesIO(build(made).SerializeToString()))
+        assert list(network.state_dict()) == ["norm.weight", "norm.bias"]
+        to_onnx(network, tmp_path / "again.onnx", x.shape)
+        again = from_onnx(tmp_path / "again.onnx")(x)
+        np.testing.assert_allclose(again, expected, rtol=1e-5, atol=1e-5, strict=True)
+
+
+@pytest.mark.parametrize("op", ["Conv", "MaxPool", "AveragePool"])
+@pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER"])
+def test_windows_follow_a_size_that_has_a_name(op: str, auto: str, tmp_path: Any) -> None:
+    rng = np.random.default_rng(len(op) + len(auto))
+    for _ in range(12):
+        kernel = [int(n) for n in rng.integers(1, 5, 2)]
+        strides = [int(rng.integers(1, k + 1)) for k in kernel]  # onnxruntime knows no window below its stride
+        options: dict[str, Any] = {"kernel_shape": kernel, "strides": strides, "auto_pad": auto}
+        fixed = {"w": rng.standard_normal((4, 3, *kernel)).astype(np.float32)} if op == "Conv" else {}
+        if op == "AveragePool":
+            options["count_include_pad"] = int(rng.integers(2))
+        shape = (2, 3, *map(int, rng.integers(1, 9, 2)))
+        made = Made([(op, ["x", *fixed], ["y"], options)], {"x": ("n", 3, *named(shape[2:], rng))}, fixed=fixed)
+        found, expected = both(made, x := rng.standard_normal(shape).astype(np.float32))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, strict=True, err_msg=f"{shape} {options}")
+        to_onnx(from_onnx(io.BytesIO(build(made).SerializeToString())), tmp_path / "again.onnx", shape)
+        np.testing.assert_allclose(from_onnx(tmp_path / "again.onnx")(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("named_axes", [True, False])
+def test_a_window_larger_than_its_input_may_reach_over_the_end(named_axes: bool) -> None:
+    for size, kernel, stride in ((2, 3, 2), (1, 4, 4), (2, 5, 4), (3, 5, 4)):
+        options = {"kernel_shape": [kernel], "strides": [stride], "ceil_mode": 1}
+        made = Made([("MaxPool", ["x"], ["y"], options)], {"x": ("n", 1, "width" if named_axes else size)})
+        x = np.arange(1.0, size + 1, dtype=np.float32)[None, None]
+        found, expected = both(made, x)
+        np.testing.assert_array_equal(found, expected, strict=True)
+        assert found.tolist() == [[[float(size)]]]

@@ -175,3 +175,15 @@ def test_tensors_without_values_at_hand_are_refused_by_name(value: Any, message:
     with pytest.raises(TypeError, match=message):
         layer.load_state_dict({"weight": np.ones((2, 2)), "bias": value}, strict=strict)
     assert kept(layer, before)
+
+
+def test_a_parameter_of_a_foreign_tensor_is_an_array_of_its_own() -> None:
+    values = np.float32([[1.0, -2.5]])
+    layer = nn.Linear.of(Tensor(values), Tensor(np.float32([3.0]), "bfloat16"))
+    values[:] = 0.0
+    assert layer.weight.data.tolist() == [[1.0, -2.5]]
+    assert layer.weight.data.flags.writeable
+    assert layer(np.float32([[1.0, 1.0]])).tolist() == [[1.5]]
+    for make in (nn.Linear.of, nn.Conv2d.of, nn.Parameter):
+        with pytest.raises(TypeError, match="Uninitialized without values cannot be taken"):
+            make(Uninitialized(np.ones(1)))
