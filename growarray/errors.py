@@ -73,13 +73,13 @@ class _Shown(reprlib.Repr):
 
 
 def shown(value: Any) -> str:
-    """A value as a message has it: its ``repr``, but an array by its shape, and nothing at length.
+    """A value as a message has it: its ``repr`` on one line, but an array by its shape, and nothing at length.
 
     >>> import numpy as np
     >>> shown([2, "a", np.ones((3, 4))])
     "[2, 'a', ndarray of float64 and shape (3, 4)]"
     """
-    text = _SHOWN.repr(value)
+    text = " ".join(line.strip() for line in _SHOWN.repr(value).split("\n"))
     return text if len(text) <= _MOST else f"{text[:_MOST]}..."
 
 

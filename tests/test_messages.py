@@ -162,6 +162,7 @@ def test_a_value_is_shown_short() -> None:
     assert [shown(value) for value in (3, "a", None, [1, (2,)], {1}, np.float64(2.5))] == [
         "3", "'a'", "None", "[1, (2,)]", "{1}", "np.float64(2.5)",
     ]  # fmt: skip
+    assert shown(nn.Sequential(nn.ReLU(), nn.Tanh())) == "Sequential( (0): ReLU() (1): Tanh() )"
     assert shown(list(range(40))) == "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...]"
     assert len(shown("a" * 10_000)) < 130
     assert len(shown([["a" * 100] * 12] * 12)) < 210
