@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from growarray import backend, contraction, decompose, factorized, growing, networks, nn, ops, optim
+from growarray import (
+    backend,
+    checkpoint,
+    contraction,
+    datasets,
+    decompose,
+    factorized,
+    growing,
+    networks,
+    nn,
+    ops,
+    optim,
+)
 from growarray.errors import shown
 
 VALUE = 0.12345678
@@ -136,6 +148,9 @@ DOORS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Adam": with_defaults(optim.Adam, parameters=[parameter()], lr=0.1),
     "clip_gradients": (lambda max_norm: optim.clip_gradients([parameter()], max_norm), {"max_norm": 1.0}),
     "library": (backend.library, {"device": "cpu"}),
+    "register_lowering": (lambda kind: checkpoint.register_lowering(kind, len), {"kind": 1}),
+    "register_lowering with": (lambda made: checkpoint.register_lowering(nn.Module, made), {"made": 1}),
+    "load_table": (lambda task: datasets.load_table("none.csv", task=task), {"task": None}),
 }  # fmt: skip
 
 
