@@ -79,8 +79,7 @@ def shown(value: Any) -> str:
     >>> shown([2, "a", np.ones((3, 4))])
     "[2, 'a', ndarray of float64 and shape (3, 4)]"
     """
-    text = _SHOWN.repr(value)
-    text = " ".join(text.split()) if "\n" in text else text  # a module has a line for each layer
+    text = " ".join(line.strip() for line in _SHOWN.repr(value).split("\n"))
     return text if len(text) <= _MOST else f"{text[:_MOST]}..."
 
 

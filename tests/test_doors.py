@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import array_api_strict
 import numpy as np
 import pytest
 
 from growarray import decompose, growing, ops, optim
-from growarray.backend import namespace
+from growarray.backend import asarray, kind_of, library_of, namespace, to_numpy
 from growarray.contraction import Rows, contract, plan, row_products, transpose
 from growarray.factorized import FactorizedConv, FactorizedLinear, FactorizedTensor
 from growarray.growing import LinearGrowingModule, LinearMergeGrowingModule, RankStatistics, Stream, TensorStatistic
 from growarray.networks import GrowingMLP, accuracy
-from growarray.nn import Linear, Parameter
+from growarray.nn import Hardtanh, Linear, Pad, Parameter, ReLU6
 from growarray.testing import check_vjp
 from tests.nn.layers import EXAMPLES
 
@@ -152,3 +153,42 @@ def test_every_door_asks_what_an_array_is(door: str) -> None:
         with pytest.raises((TypeError, ValueError), match=found) as refusal:
             enter(spoil(good))
         assert len(str(refusal.value)) < 300, kind
+
+
+def test_whole_numbers_give_the_values_of_floats_or_are_refused() -> None:
+    x = np.array([-5, -1, 0, 1, 5])
+    assert Hardtanh(-0.9, 0.8)(x).tolist() == [-0.9, -0.9, 0.0, 0.8, 0.8]
+    assert ReLU6()(x).tolist() == [0, 0, 0, 1, 5]
+    assert ReLU6()(x).dtype == np.int64
+    assert Pad(((1, 0),), value=2.0)(x).tolist() == [2, *x]
+    with pytest.raises(TypeError, match=r"Pad: input is int64, which cannot hold value=0\.5; convert it with astype"):
+        Pad(((1, 0),), value=0.5)(x)
+
+
+def test_what_converts_takes_every_dtype_and_no_mask() -> None:
+    masked = np.ma.masked_array(X, mask=X > 0.8)
+    for convert in (asarray, to_numpy, library_of):
+        with pytest.raises(
+            TypeError, match=r"found a MaskedArray, whose mask would be lost; .* as in x\.filled\(0\.0\)"
+        ):
+            convert(masked)
+        convert(X + 1j)
+    assert asarray(masked.filled(0.0)).min() == 0.0
+
+
+def test_arrays_of_any_library_have_a_kind() -> None:
+    xp = array_api_strict
+    kinds = {xp.float32: "f", xp.int8: "i", xp.uint16: "u", xp.bool: "b", xp.complex64: "c"}
+    assert {dtype: kind_of(xp.ones(2, dtype=dtype)) for dtype in kinds} == kinds
+    with pytest.raises(
+        TypeError, match=r"Array of array_api_strict.complex64 and shape \(2,\); pass real and imaginary"
+    ):
+        namespace(xp.ones(2, dtype=xp.complex64))
+
+
+def test_no_parameter_moves_where_a_gradient_is_no_array_of_numbers() -> None:
+    good, bad = with_gradient(np.ones_like(X)), with_gradient(np.ma.masked_array(X, mask=X > 0.8))
+    with pytest.raises(TypeError, match="found a MaskedArray"):
+        optim.Adam([good, bad], 0.1).step()
+    np.testing.assert_array_equal(good.data, X)
+    assert not good.slots

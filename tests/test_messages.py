@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from growarray import backend, contraction, decompose, factorized, growing, networks, nn, ops, optim
+from growarray import (
+    backend,
+    checkpoint,
+    contraction,
+    datasets,
+    decompose,
+    factorized,
+    growing,
+    networks,
+    nn,
+    ops,
+    optim,
+)
 from growarray.errors import shown
 
 VALUE = 0.12345678
@@ -136,6 +148,9 @@ DOORS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Adam": with_defaults(optim.Adam, parameters=[parameter()], lr=0.1),
     "clip_gradients": (lambda max_norm: optim.clip_gradients([parameter()], max_norm), {"max_norm": 1.0}),
     "library": (backend.library, {"device": "cpu"}),
+    "register_lowering": (lambda kind: checkpoint.register_lowering(kind, len), {"kind": 1}),
+    "register_lowering with": (lambda made: checkpoint.register_lowering(nn.Module, made), {"made": 1}),
+    "load_table": (lambda task: datasets.load_table("none.csv", task=task), {"task": None}),
 }  # fmt: skip
 
 
@@ -162,6 +177,7 @@ def test_a_value_is_shown_short() -> None:
     assert [shown(value) for value in (3, "a", None, [1, (2,)], {1}, np.float64(2.5))] == [
         "3", "'a'", "None", "[1, (2,)]", "{1}", "np.float64(2.5)",
     ]  # fmt: skip
+    assert shown(nn.Sequential(nn.ReLU(), nn.Tanh())) == "Sequential( (0): ReLU() (1): Tanh() )"
     assert shown(list(range(40))) == "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...]"
     assert len(shown("a" * 10_000)) < 130
     assert len(shown([["a" * 100] * 12] * 12)) < 210

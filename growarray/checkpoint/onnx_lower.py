@@ -11,7 +11,7 @@ import numpy as np
 
 from growarray.backend import asarray, to_numpy
 from growarray.checkpoint.onnx_write import DATA_TYPES, Node, Tensor
-from growarray.errors import GrowArrayError
+from growarray.errors import GrowArrayError, shown
 from growarray.nn.cast import cast
 from growarray.nn.module import Module, Parameter
 
@@ -60,9 +60,11 @@ def register_lowering(kind: type[Module], function: Lowering) -> None:
     >>> register_lowering(Swap, lambda graph, layer, x: graph.node("Neg", x))
     """
     if not (isinstance(kind, type) and issubclass(kind, Module)):
-        raise TypeError(f"register_lowering: found {kind!r}, expected a subclass of growarray.nn.Module")
+        raise TypeError(f"register_lowering: found {shown(kind)}, expected a subclass of growarray.nn.Module")
     if not callable(function):
-        raise TypeError(f"register_lowering: the function for {kind.__name__} is {function!r}, which is not callable")
+        raise TypeError(
+            f"register_lowering: found {shown(function)} for {kind.__name__}, expected a function that writes it"
+        )
     _TABLE[kind] = function
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from growarray.errors import DataError
+from growarray.errors import DataError, shown
 
 __all__ = ["Dataset", "Task", "check_options", "class_values", "encode_classes", "split_rows", "standardise"]
 
@@ -78,7 +78,7 @@ def standardise(dataset: Dataset) -> Dataset:
 def check_options(task: str, test_fraction: float, dtype: Any) -> None:
     """Raise ``ValueError`` unless the three options that every loader shares can be used."""
     if task not in get_args(Task):
-        raise ValueError(f"unknown task {task!r}; expected 'classification' or 'regression'")
+        raise ValueError(f"unknown task {shown(task)}; expected 'classification' or 'regression'")
     if not 0.0 <= test_fraction < 1.0:
         raise ValueError(f"test_fraction must lie in [0, 1), found {test_fraction}; 0.2 keeps a fifth for testing")
     if np.dtype(dtype).kind != "f":

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, namespace
+from growarray.backend import Array, asarray, kind_of, namespace
 from growarray.contraction.checks import is_whole
 from growarray.decompose.inputs import check_real
 from growarray.errors import ShapeError, shown
@@ -130,10 +130,9 @@ def real_array(where: str, value: Any, like: Array) -> Array:
     """
     try:
         found = asarray(value, like=like)
-        real = namespace(found).isdtype(found.dtype, ("bool", "integral", "real floating"))
     except (TypeError, ValueError) as error:
         raise TypeError(f"{where} is {type(value).__name__}, expected an array of real numbers ({error})") from error
-    if not real:
+    if kind_of(found) not in "biuf":
         raise TypeError(f"{where} holds {found.dtype}, expected real numbers")
     return namespace(found).astype(found, like.dtype, copy=False)
 

@@ -152,7 +152,10 @@ class LinearMergeGrowingModule(GrowthThroughMerge):
         return deltas if return_deltas else None
 
     def delete_update(self, include_previous: bool = False) -> None:
-        """Forget planned deltas; with ``include_previous`` those of the previous layers and their extensions too."""
+        """Forget the planned deltas, and where the merge may grow its new neurons and what its next layers plan.
+
+        With ``include_previous`` the deltas and extensions of the previous layers too.
+        """
         self.parameter_update_decrease = None
         self._delete_growth()
         for module in self.layers_before if include_previous else ():

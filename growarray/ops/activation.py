@@ -241,7 +241,8 @@ def hardtanh(x: Array, low: float = -1.0, high: float = 1.0) -> tuple[Array, Vjp
     if not low < high:
         raise ValueError(f"hardtanh: low must be below high, found {low} and {high}")
     xp = namespace(x)
-    if kind_of(x) != "f":  # a whole number cannot hold every bound
+    kind = kind_of(x)
+    if kind != "f" and (kind != "i" or low % 1.0 or high % 1.0):  # whole numbers cannot hold such bounds
         x = xp.astype(x, xp.float64)
     under, over = x <= low, x >= high
     y = xp.where(under, xp.full_like(x, low), xp.where(over, xp.full_like(x, high), x))
