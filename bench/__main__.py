@@ -14,6 +14,7 @@ from bench.timing import show, use_threads, write_json
 SUITES = (
     "merge_statistics",
     "growth_cycle",
+    "growth_defaults",
     "import_time",
     "kernels",
     "convolution",

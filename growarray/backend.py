@@ -170,18 +170,18 @@ def library(device: str | None) -> Any:
         return library_of(np.empty(0))
     name = str(device)
     if name != "cuda" and not (name.startswith("cuda:") and name[5:].isdigit()):
-        raise ValueError(f"unknown device {device!r}; expected None, 'cpu', 'cuda' or 'cuda:N'")
+        raise ValueError(f"unknown device {shown(device)}; expected None, 'cpu', 'cuda' or 'cuda:N'")
     try:
         cupy = load("cupy")
         count = int(cupy.cuda.runtime.getDeviceCount())
     except Exception as error:  # CuPy raises its own classes for a missing driver
         raise DeviceError(
-            f"device {device!r} needs CuPy and an NVIDIA GPU ({type(error).__name__}: {error}); "
+            f"device {shown(device)} needs CuPy and an NVIDIA GPU ({type(error).__name__}: {error}); "
             'install one of the extras: pip install "growarray[cuda12]" or "growarray[cuda13]"'
         ) from error
     index = int(name[5:] or 0) if ":" in name else 0
     if index >= count:
-        raise DeviceError(f"device {device!r} does not exist; this machine has {count} GPU(s), counted from 0")
+        raise DeviceError(f"device {shown(device)} does not exist; this machine has {count} GPU(s), counted from 0")
     return load("array_api_compat.cupy")
 
 

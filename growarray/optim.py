@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from growarray.backend import Array, accurate_dtype, asarray, is_array, namespace, to_numpy
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.nn.module import Module, Parameter
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_gradients", "constant", "cosine", "warm_up"]
@@ -27,7 +27,7 @@ Schedule = Callable[[int], float]
 def _at_least_zero(where: str, **options: float) -> None:
     for name, value in options.items():
         if not hasattr(value, "__float__"):
-            raise TypeError(f"{where}: {name} must be a number, found {value!r}")
+            raise TypeError(f"{where}: {name} must be a number, found {shown(value)}")
         if not value >= 0.0:
             raise ValueError(f"{where}: {name} must not be negative, found {value}")
 
@@ -255,7 +255,7 @@ class Adam(Optimizer):
         name = type(self).__name__
         _at_least_zero(name, eps=eps, weight_decay=weight_decay)
         if not isinstance(betas, tuple | list) or len(betas) != 2:
-            raise ValueError(f"{name}: betas must be a pair of numbers, found {betas!r}")
+            raise ValueError(f"{name}: betas must be a pair of numbers, found {shown(betas)}")
         for index, beta in enumerate(betas):
             if not 0.0 <= beta < 1.0:
                 raise ValueError(f"{name}: betas[{index}] must be at least 0 and below 1, found {beta}")

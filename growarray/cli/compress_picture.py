@@ -15,7 +15,7 @@ from growarray.contraction.table import quantity, seconds
 from growarray.factorized.report import Change, ConversionReport
 from growarray.networks import Compression
 
-__all__ = ["draw"]
+__all__ = ["draw", "drawn"]
 
 _COLOURS = {"CP": "#1f77b4", "Tucker": "#d95f02", "TT": "#2a9d5c", "Dense": "#8c8c8c"}
 _STYLES = {"CP": "-", "Tucker": "--", "TT": ":"}  # curves may lie on each other
@@ -34,6 +34,13 @@ def draw(found: Compression) -> bytes:
     >>> draw(compress(net, 0.5))[1:4]
     b'PNG'
     """
+    stream = io.BytesIO()
+    drawn(found).savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def drawn(found: Compression) -> Figure:
+    """The two panels as a figure of matplotlib."""
     shown = _largest(found)
     height = max(4.6, 2.0 + 0.24 * len(shown))
     figure = Figure(figsize=(11.0, height), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15))
@@ -45,9 +52,7 @@ def draw(found: Compression) -> bytes:
     for panel in (left, right):
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(loc="upper center", bbox_to_anchor=below, ncols=2, fontsize=9, frameon=False)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
+    return figure
 
 
 def _trade_off(panel: Axes, found: Compression) -> None:

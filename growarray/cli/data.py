@@ -37,6 +37,10 @@ class RunData:
     scaling: dict[str, list[float]] | None
     digest: str
 
+    def parts(self) -> list[tuple[str, Pair | None]]:
+        """Name and pair of each part."""
+        return [("training", self.train), ("validation", self.validation), ("test", self.test)]
+
 
 def load_data(
     source: str,

@@ -16,17 +16,11 @@ import numpy as np
 from growarray.backend import library
 from growarray.checkpoint import Grown
 from growarray.cli import save
+from growarray.cli.budget import check_room
 from growarray.cli.build import RULES
 from growarray.cli.data import DIGITS, RunData, load_data
 from growarray.errors import ResumeError
-from growarray.networks import (
-    Growth,
-    GrowthSettings,
-    Task,
-    accuracy,
-    task_named,
-    write_atomically,
-)
+from growarray.networks import Growth, GrowthSettings, Task, accuracy, task_named, write_atomically
 from growarray.networks.build import NETWORKS, build_network, hidden_activation, number_of_places
 from growarray.networks.picture import draw
 from growarray.ops import cross_entropy
@@ -250,6 +244,8 @@ class Run:
         self.options, self.folder = options, folder
         self.data = options.load()
         self.loop = build_loop(options, self.data, widths)
+        if widths is None:
+            check_room(self.loop)
         self.seconds = 0.0
 
     @classmethod
@@ -260,11 +256,8 @@ class Run:
             if checkpoint.network != options.network:
                 raise ValueError(f"network {checkpoint.network!r}, option {options.network!r}")
             places = number_of_places(options.network, options.hidden_layers)
-            best = checkpoint.best
-            for widths, weights in (
-                (checkpoint.widths, checkpoint.weights),
-                *([] if best is None else [(best["widths"], best["weights"])]),
-            ):
+            best, kept = checkpoint.best, [(checkpoint.widths, checkpoint.weights)]
+            for widths, weights in kept if best is None else [*kept, (best["widths"], best["weights"])]:
                 if len(widths) != places:
                     raise ValueError(f"{len(widths)} widths for {places} places")
                 sizes = {size for value in weights.values() for size in value.shape}
@@ -314,7 +307,8 @@ class Run:
         final = {
             "score_name": self.loop.task.score_name,
             **self._figures(self.loop, self.seconds),
-            "places": [place.name for place in self.loop.network.growing_layers],
+            "places": [place.widens for place in self.loop.network.growing_layers],
+            "samples": {part: 0 if pair is None else int(pair[0].shape[0]) for part, pair in self.data.parts()},
             "epochs": self.loop.epoch,
             "growths": self.loop.growths,
             "refused": sum("refused" in entry for entry in grown),
@@ -337,8 +331,8 @@ class Run:
     def _figures(self, loop: Growth, seconds: float) -> dict[str, Any]:
         """Test figures, size and time of a trained network."""
         loss, score = None, None
-        if self.data.test is not None:  # in one batch: the mean of the R2 of two batches is not that of both
-            loss, score = loop.evaluate(self.data.test, batch_size=self.data.test[0].shape[0])
+        if self.data.test is not None:
+            loss, score = loop.evaluate(self.data.test, task=task_named(self.options.task))  # labels as they are
         return {
             **({"test_accuracy": score} if self.options.task == "classification" else {}),
             "test_score": score,

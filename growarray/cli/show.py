@@ -59,8 +59,7 @@ class Show:
 
     def start(self, options: RunOptions, data: RunData, loop: Growth) -> None:
         """What is trained, on what."""
-        parts = [("training", data.train), ("validation", data.validation), ("test", data.test)]
-        sizes = ", ".join(f"{pair[0].shape[0]} {name}" for name, pair in parts if pair is not None)
+        sizes = ", ".join(f"{pair[0].shape[0]} {name}" for name, pair in data.parts() if pair is not None)
         source = "digits" if options.data == DIGITS else options.data
         kind = f"{data.outputs} classes" if data.classes else f"{data.outputs} real target(s)"
         self.line(f"data     {source}, {data.features} features, {kind}")
@@ -81,25 +80,27 @@ class Show:
     def entry(self, loop: Growth, entry: dict[str, Any]) -> None:
         """One entry of the history, as it comes."""
         if entry["event"] == "train":
+            part = "training" if loop.validation is loop.data else "validation"
             score = _score(entry["validation_score"], loop.task.score_name)
-            figures = f"loss {entry['train_loss']:.4f}  validation {score}  widths {_widths(entry['widths'])}"
+            figures = f"loss {entry['train_loss']:.4f}  {part} {score}  widths {_widths(entry['widths'])}"
             self._bar.update(entry["epoch"], figures=figures)
         elif entry["event"] == "growth":
-            where = entry.get("where", "everywhere")
+            start = f"epoch {entry['epoch']:>3}  {entry.get('widens', 'everywhere'):<14}"
             if "refused" in entry:
-                self.line(f"epoch {entry['epoch']:>3}  {where:<14} growth refused: {entry['refused']}")
+                self.line(f"{start} growth {_came_to(entry)}: {entry['refused']}")
                 return
+            after = entry["train_loss"]
             self.line(
-                f"epoch {entry['epoch']:>3}  {where:<14} +{entry['added']} -> {entry['parameters']} parameters, "
-                f"loss {_change(entry['train_change'])}"
+                f"{start} +{entry['added']} -> {entry['parameters']} parameters, "
+                f"training loss {after - entry['train_change']:.4f} -> {after:.4f}"
             )
 
     def result(self, options: RunOptions, history: History, final: dict[str, Any]) -> None:
         """The tables, and one last line with the test figure."""
         if not self.quiet:
             self.console.print()
-            show_table(self.console, growth_table(history, final["score_name"]))
-            for text in _remarks(history):
+            show_table(self.console, growth_table(history, final))
+            for text in (*_remarks(history), *_endings(options, history)):
                 self.line(text)
             self.console.print()
             show_table(self.console, result_table(options, final))
@@ -108,46 +109,81 @@ class Show:
         show_line(self.console, text)
 
 
+def _came_to(entry: dict[str, Any]) -> str:
+    return "undone" if entry.get("undone") else "refused"
+
+
 def _remarks(history: History) -> list[str]:
-    """One line for each reason why growths were refused, and for each note on how they were computed."""
+    """One line for each reason why growths came to nothing, and for each note on how they were computed."""
     epochs: dict[str, list[str]] = {}
     for entry in history.of("growth"):
-        refused = [f"growth refused, {entry['refused']}"] if "refused" in entry else []
-        for text in (*refused, *entry.get("notes", ())):
+        reasons = [f"growth {_came_to(entry)}, {entry['refused']}"] if "refused" in entry else []
+        notes = dict.fromkeys(_SINGULAR if "singular" in note else note for note in entry.get("notes", ()))
+        for text in (*reasons, *notes):
             epochs.setdefault(text, []).append(str(entry["epoch"]))
     return [f"after epoch {', '.join(those)}: {text}" for text, those in epochs.items()]
 
 
-def growth_table(history: History, score_name: str) -> Table:
+_SINGULAR = (
+    "some inputs of the grown layer are always zero or follow from others, so that several changes are equally good; "
+    "the smallest was taken"
+)
+
+
+def _endings(options: RunOptions, history: History) -> list[str]:
+    """Why growing and training ended, and which network is kept.
+
+    >>> history = History()
+    >>> history.add("stop", what="training", epoch=9, reason="epoch 9 is the last", kept=7, validation_loss=0.25)
+    >>> _endings(RunOptions(), history)
+    ['training ended after epoch 9: epoch 9 is the last; back to the better network of epoch 7, validation loss 0.2500']
+    """
+    lines = []
+    for entry in history.of("stop"):
+        text = f"{entry['what']} ended after epoch {entry['epoch']}: {entry['reason']}"
+        if entry["kept"] < entry["epoch"]:
+            part = "validation" if options.validation_fraction else "training"
+            text += f"; back to the better network of epoch {entry['kept']}, {part} loss {entry['validation_loss']:.4f}"
+        elif "budget" in entry["reason"]:
+            text += "; a larger --max-parameters lets it go on"
+        lines.append(text)
+    return lines
+
+
+def growth_table(history: History, final: dict[str, Any]) -> Table:
     """One row for each growth step. Fits 80 columns.
 
-    first order : the change of the training loss that the derivatives promise at the scaling taken
-    change : what the growth did to the training loss;  loss, score : after the growth, before it is trained further
+    widens : the layer that got wider;  scale : how far the line search went along what was planned
+    promised : the change of the training loss that the slope at the start promises for that scale, on a parabola
+    came : what the growth did to it;  loss, score : after the growth, before it is trained further
     """
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, title="growth steps")
+    options, score_name = final.get("options", {}), final["score_name"]
+    smoothing = options.get("label_smoothing", 0.0)
+    title = "growth steps" + (f" (losses of labels smoothed by {smoothing})" if smoothing else "")
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, title=title)
     table.title_justify = "left"
     table.add_column("after\nepoch", justify="right")
-    table.add_column("where", overflow="fold")
-    for header in ("new", "param-\neters", "scale", "first\norder", "real\nchange", "train\nloss", "valid.\nloss"):
+    table.add_column("widens", overflow="fold")
+    held_out = final.get("samples", {}).get("validation", 1)
+    score = "acc." if score_name == "accuracy" else _score_name(score_name)
+    judged = ["valid.\nloss", f"valid.\n{score}"] if held_out else [f"train\n{score}"]
+    for header in ("new", "param-\neters", "scale", "change\nprom.", "change\ncame", "train\nloss", *judged):
         table.add_column(header, justify="right", no_wrap=True)
-    table.add_column(
-        "valid.\n" + ("acc." if score_name == "accuracy" else _score_name(score_name)), justify="right", no_wrap=True
-    )
     for entry in history.of("growth"):
-        start = [str(entry["epoch"]), escape(entry.get("where", "everywhere"))]
+        start = [str(entry["epoch"]), escape(entry.get("widens", "everywhere"))]
+        changes = [_change(entry[key]) if key in entry else "-" for key in ("predicted_change", "train_change")]
         if "refused" in entry:
-            promised = _change(-entry["promised"]) if "promised" in entry else "-"
-            table.add_row(*start, "0", "-", "refused", promised, *("-" * 4), style="yellow")
+            table.add_row(*start, "0", "-", _came_to(entry), *changes, "-", *("-" * len(judged)), style="yellow")
             continue
+        figures = [f"{entry['validation_loss']:.4f}"] if held_out else []
         table.add_row(
             *start,
             f"+{entry['added']}",
             str(entry["parameters"]),
             f"{entry['scaling']:.3g}",
-            _change(entry["predicted_change"]),
-            _change(entry["train_change"]),
+            *changes,
             f"{entry['train_loss']:.4f}",
-            f"{entry['validation_loss']:.4f}",
+            *figures,
             _score(entry["validation_score"], score_name),
         )
     return table

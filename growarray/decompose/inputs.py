@@ -11,7 +11,7 @@ import numpy as np
 
 from growarray.backend import Array, is_array, kind_of, library_of, namespace
 from growarray.decompose.arguments import is_int, is_real
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 
 __all__ = [
     "Prepared",
@@ -126,7 +126,7 @@ def check_rank(rank: Any, limits: Sequence[int], where: str, names: str = "modes
     if not single and not many:
         expected = f"an int or {len(limits)} ints" if names else "an int"
         raise TypeError(
-            f"{where}: expected rank as {expected}, found {rank!r}; fractions of the parameters become ranks by "
+            f"{where}: expected rank as {expected}, found {shown(rank)}; fractions of the parameters become ranks by "
             "growarray.decompose.validate_cp_rank, validate_tucker_rank or validate_tt_rank"
         )
     ranks = (int(rank),) * len(limits) if single else tuple(map(int, rank))
@@ -135,7 +135,7 @@ def check_rank(rank: Any, limits: Sequence[int], where: str, names: str = "modes
                          f"{len(limits)} {names}")  # fmt: skip
     low = [r for r in ranks if r < 1]
     if low:
-        raise ValueError(f"{where}: rank {rank!r} has entry {low[0]}, expected at least 1")
+        raise ValueError(f"{where}: rank {shown(rank)} has entry {low[0]}, expected at least 1")
     if single and rank > max(limits):
         raise ValueError(f"{where}: rank {rank} is above {max(limits)}, the largest possible; lower it")
     if single:
@@ -150,40 +150,42 @@ def check_rank(rank: Any, limits: Sequence[int], where: str, names: str = "modes
 def check_bound(error: Any, where: str, name: str = "a relative error bound") -> float:
     """A relative error bound: a number from 0 up to, but not including, 1."""
     if not is_real(error) or not 0.0 <= error < 1.0:
-        raise ValueError(f"{where}: expected {name} 0 <= error < 1, found {error!r}")
+        raise ValueError(f"{where}: expected {name} 0 <= error < 1, found {shown(error)}")
     return float(error)
 
 
 def check_tolerance(value: Any, where: str) -> float:
     """A finite number of at least 0."""
     if not is_real(value) or not 0.0 <= value < math.inf:
-        raise ValueError(f"{where}: expected tolerance as a finite number of at least 0, found {value!r}")
+        raise ValueError(f"{where}: expected tolerance as a finite number of at least 0, found {shown(value)}")
     return float(value)
 
 
 def check_rng(rng: Any, where: str) -> np.random.Generator:
     """The generator, or one with seed 0 for None."""
     if rng is not None and not isinstance(rng, np.random.Generator):
-        raise TypeError(f"{where}: expected rng as a numpy.random.Generator, found {rng!r}; make one of a seed with "
-                        "numpy.random.default_rng(seed)")  # fmt: skip
+        raise TypeError(
+            f"{where}: expected rng as a numpy.random.Generator, found {shown(rng)}; make one of a seed with "
+            "numpy.random.default_rng(seed)"
+        )
     return np.random.default_rng(0) if rng is None else rng
 
 
 def rank_or_bound(rank: Any, error: Any, where: str) -> None:
     """Exactly one of the two says how much to keep."""
     if (rank is None) == (error is None):
-        found = "neither" if rank is None else f"rank={rank!r} and error={error!r}"
+        found = "neither" if rank is None else f"rank={shown(rank)} and error={shown(error)}"
         raise ValueError(f"{where}: expected either rank= or error=, found {found}; give one of them")
 
 
 def check_weights(weighted: Mapping[int, Array] | None, shape: Sequence[int], where: str) -> dict[int, Array]:
     """Second moments by mode, each square of the mode's size; negative modes count from the end."""
     if weighted is not None and not isinstance(weighted, Mapping):
-        raise TypeError(f"{where}: expected weighted as a mapping {{mode: second moment}}, found {weighted!r}")
+        raise TypeError(f"{where}: expected weighted as a mapping {{mode: second moment}}, found {shown(weighted)}")
     moments: dict[int, Array] = {}
     for mode, moment in (weighted or {}).items():
         if not is_int(mode):
-            raise TypeError(f"{where}: weighted names mode {mode!r}, expected a whole number")
+            raise TypeError(f"{where}: weighted names mode {shown(mode)}, expected a whole number")
         k = int(mode) + len(shape) if mode < 0 else int(mode)
         if not 0 <= k < len(shape):
             raise ShapeError(f"{where}: weighted names mode {mode}, the tensor has {len(shape)} modes")

@@ -129,6 +129,11 @@ class GrowingModule(Recorder):
         return self.previous.output_function
 
     @property
+    def widens(self) -> str:
+        """Name of the module whose output new neurons widen: the previous one."""
+        return self.previous.name
+
+    @property
     def activation_gradient(self) -> float:
         """Derivative of ``function_before`` at zero from above."""
         return self.previous.output_slope

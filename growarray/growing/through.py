@@ -330,6 +330,11 @@ class GrowthThroughMerge(MergeGrowingModule):
             self.apply_output_extension()
 
     @property
+    def widens(self) -> str:
+        """Name of the module that new neurons widen: the merge itself."""
+        return self.name
+
+    @property
     def function_before(self) -> Module:
         """The function behind which new neurons stand: ``post_merge_function``."""
         return self.post_merge_function

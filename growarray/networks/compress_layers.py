@@ -15,7 +15,7 @@ import numpy as np
 from growarray.backend import Array, asarray, namespace
 from growarray.contraction import Plan
 from growarray.decompose.whiten import roots
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.factorized.linear_plan import linear_plan
 from growarray.factorized.tensor import target_of
 from growarray.growing.module import GrowingModule
@@ -188,7 +188,7 @@ def find_targets(network: Module) -> list[Target]:
             xp = None if held is None else namespace(held.data)
             if xp is not None and not bool(xp.all(xp.isfinite(held.data))):
                 raise ValueError(
-                    f"compress: {label} of layer {name!r} holds a NaN or an infinity; clean the network first"
+                    f"compress: {label} of layer {shown(name)} holds a NaN or an infinity; clean the network first"
                 )
         found[id(module)] = Target(name, layer)
     return list(found.values())

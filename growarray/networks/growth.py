@@ -11,6 +11,7 @@ import numpy as np
 
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError
+from growarray.growing import GrowthRule
 from growarray.networks.data import Task, batches, task_named
 from growarray.networks.history import History
 from growarray.networks.network import is_frozen
@@ -165,10 +166,12 @@ class Growth(GrowthPlanner):
             lr=float(self.optimizer.lr),
         )
 
-    def evaluate(self, data: tuple[Array, Array], batch_size: int = 4096) -> tuple[float, float]:
-        """Mean loss and score (accuracy or R²) on ``data``, in evaluation mode."""
-        y = self._outputs(data, batch_size)
-        return float(self.task.loss(y, data[1])[0]), self.task.score(y, data[1])
+    def evaluate(
+        self, data: tuple[Array, Array], batch_size: int = 4096, *, task: Task | None = None
+    ) -> tuple[float, float]:
+        """Mean loss and score (accuracy or R²) on ``data``, in evaluation mode, by the loop's task or another."""
+        y, task = self._outputs(data, batch_size), task or self.task
+        return float(task.loss(y, data[1])[0]), task.score(y, data[1])
 
     def _outputs(self, data: tuple[Array, Array], batch_size: int = 4096) -> Array:
         training = self.network.training
@@ -189,7 +192,8 @@ class Growth(GrowthPlanner):
     def grow(self) -> dict[str, Any]:
         """Collect, plan, choose, search, grow, judge; the entry says what was promised and what came of it.
 
-        A growth that does not pay is undone, bit for bit; its entry says so under ``refused``.
+        A growth that does not pay is undone, bit for bit, and tried once more without a change of the weights that
+        exist (``delta`` False in its entry); where that does not pay either, ``refused`` says why.
         """
         rule = replace(self.settings.rule, max_new=self.settings.neurons)
         if not any(self.affordable(place) for place in self.network.growing_layers):
@@ -197,56 +201,64 @@ class Growth(GrowthPlanner):
             if self.network.growing_layers:
                 frozen = all(is_frozen(place) for place in self.network.growing_layers)
                 refused = "every place is frozen" if frozen else "the budget is used up"
+            self.finished_growing = True
             entry = self._record("growth", epoch=self.epoch, refused=refused, added=0)
             self._stop("growing", refused, go_back=False)
             return entry
         self._check_start(rule)
+        entry = self._attempt(rule)
+        if "undone" in entry and rule.compute_delta:  # the new neurons alone may do no harm
+            second = self._attempt(replace(rule, compute_delta=False))
+            entry = entry if "refused" in second else second
+        if "refused" in entry:
+            return self._refuse(**entry)
+        self.growths, self.failures = self.growths + 1, 0
+        return self._record("growth", **entry)
+
+    def _attempt(self, rule: GrowthRule) -> dict[str, Any]:
+        """Plan by ``rule``, and carry it out where it pays; the entry, with ``refused`` where it does not."""
+        entry: dict[str, Any] = {"epoch": self.epoch, "delta": bool(rule.compute_delta)}
         samples, notes, place, search = self._plan(rule)
         if place is None:
-            return self._refuse(epoch=self.epoch, refused="no place has neurons to add")
+            return {**entry, "refused": "no place has neurons to add"}
         index = self.network.growing_layers.index(place)
-        entry = {"epoch": self.epoch, "where": place.name, "place": index, "samples": samples, "notes": notes}
+        entry |= {"where": place.name, "widens": place.widens, "place": index, "samples": samples, "notes": notes}
         entry |= {"promised": place.first_order_improvement, "slope": place.predicted_decrease}
         if search is not None and search.factor == 0.0:
             self.network.delete_update()
-            return self._refuse(**entry, refused="no scaling lowers the loss")
-        entry |= {"scaling": 1.0 if search is None else search.factor}
-        entry |= {"predicted_change": -entry["slope"] * entry["scaling"] ** 2 / (1.0 if search is None else 2.0)}
-        return self._carry_out(index, place.new_neurons, entry)
+            return {**entry, "refused": "no scaling lowers the loss"}
+        entry["scaling"] = 1.0 if search is None else search.factor
+        # A parabola with this slope at the start and its lowest point where the search ended falls by half the way.
+        entry["predicted_change"] = -entry["slope"] * entry["scaling"] ** 2 / (1.0 if search is None else 2.0)
+        return entry | self._carry_out(index, place.new_neurons, entry["scaling"])
 
-    def _carry_out(self, index: int, added: int, entry: dict[str, Any]) -> dict[str, Any]:
+    def _carry_out(self, index: int, added: int, scaling: float) -> dict[str, Any]:
         """Apply what is planned for one place, judge it, and undo it where it does not pay."""
         before, train_before = self._judge(), self.evaluate(self.data)[0]
         size, snapshot = self.network.number_of_parameters(), Snapshot.of(self.network)
         self.network.select_update(index)
-        self.network.apply_change(entry["scaling"])
+        self.network.apply_change(scaling)
         self.network.delete_update()
         after, train_after = self._judge(), self.evaluate(self.data)[0]
-        figures = {
-            "train_change": train_after - train_before,
-            "validation_change": after.loss - before.loss,
-        }
+        figures = {"train_change": train_after - train_before, "validation_change": after.loss - before.loss}
         gain = self.settings.least_gain * (self.network.number_of_parameters() - size)
         if after.is_worse(before, gain):
             snapshot.restore(self.network)
-            return self._refuse(**entry, **figures, refused=self._undone(before.loss, after.loss))
-        self.growths, self.failures = self.growths + 1, 0
-        return self._record(
-            "growth",
-            **entry,
+            return {**figures, "undone": True, "refused": self._why(before.loss, after.loss)}
+        return {
             **figures,
-            added=added,
-            train_loss=train_after,
-            validation_loss=after.loss,
-            validation_score=after.score,
-            parameters=self.network.number_of_parameters(),
-            widths=list(self.network.widths),
-        )
+            "added": added,
+            "train_loss": train_after,
+            "validation_loss": after.loss,
+            "validation_score": after.score,
+            "parameters": self.network.number_of_parameters(),
+            "widths": list(self.network.widths),
+        }
 
-    def _undone(self, before: float, after: float) -> str:
+    def _why(self, before: float, after: float) -> str:
         what = "training" if self.validation is self.data else "validation"
-        how = "raised" if not after < before else "did not lower enough"
-        return f"undone, it {how} the {what} loss, {before:.4f} -> {after:.4f}"
+        how = "raised" if not after < before else "hardly lowered"
+        return f"it {how} the {what} loss, {before:.4f} -> {after:.4f}"
 
     def _refuse(self, **entry: Any) -> dict[str, Any]:
         """Record a growth that came to nothing; the last of ``settings.patience`` in a row ends growing."""

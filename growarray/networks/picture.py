@@ -101,7 +101,7 @@ def _score(panel: Axes, history: History, fixed: list[dict[str, Any]]) -> None:
 def _widths(panel: Axes, history: History, fixed: list[dict[str, Any]]) -> None:
     """Every width as a stair: it is that of the epoch's end until a growth at that end raises it."""
     known = [step for step in history.steps if "widths" in step]
-    names = {step["place"]: step["where"] for step in history.of("growth") if "place" in step}
+    names = {step["place"]: step.get("widens", step["where"]) for step in history.of("growth") if "place" in step}
     names |= dict(enumerate((history.final or {}).get("places", [])))
     epochs = [step["epoch"] for step in known]
     for place in range(len(known[0]["widths"])):

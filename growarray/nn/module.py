@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from growarray.backend import Array, device_of, is_array, library, namespace, to_device
+from growarray.errors import shown
 from growarray.nn.describe import describe
 from growarray.nn.inference import in_batches
 from growarray.nn.load_report import LoadReport
@@ -200,7 +201,9 @@ class Module:
         [False, False]
         """
         if not isinstance(requires_grad, bool):
-            raise TypeError(f"{type(self).__name__}.requires_grad_: expected True or False, found {requires_grad!r}")
+            raise TypeError(
+                f"{type(self).__name__}.requires_grad_: expected True or False, found {shown(requires_grad)}"
+            )
         for p in self.parameters():
             p.requires_grad, p.grad = requires_grad, p.grad if requires_grad else None
         return self

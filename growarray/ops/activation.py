@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from growarray.backend import Array, kind_of, namespace
 from growarray.backend import erf as error_function
+from growarray.errors import shown
 
 __all__ = [
     "elu",
@@ -134,7 +135,7 @@ def gelu(x: Array, *, approximate: str = "none") -> tuple[Array, Vjp]:
         below = 0.5 * (1.0 + bend)
         slope = below + 0.5 * x * (1.0 - bend * bend) * root * (1.0 + 3 * 0.044715 * x * x)
     else:
-        raise ValueError(f"gelu: approximate must be 'none' or 'tanh', found {approximate!r}")
+        raise ValueError(f"gelu: approximate must be 'none' or 'tanh', found {shown(approximate)}")
     return x * below, lambda dy: dy * slope
 
 

@@ -69,8 +69,8 @@ def test_nothing_is_cut_and_colour_is_the_users_choice(
 BAR = ("-m", "growarray", "grow", "--epochs", "3", "--growths", "0")
 
 
-def test_a_bar_moves_in_a_terminal_and_leaves_nothing_behind() -> None:
-    ended = Terminal(*BAR).end()
+def test_a_bar_moves_in_a_terminal_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    ended = Terminal(*BAR, GROWARRAY_CACHE=str(tmp_path)).end()
     assert "epoch 0/3" in ended.written
     assert "\x1b[2K" in ended.written
     assert not any("0/3" in line for line in ended.screen)

@@ -95,7 +95,7 @@ def test_a_gradient_is_an_array(dy: Any) -> None:
 
 @pytest.mark.parametrize("operand", ["a", 0.0, True], ids=str)
 def test_the_operand_of_a_transpose_is_a_whole_number(operand: Any) -> None:
-    with pytest.raises(PlanError, match=f"operand: found {operand}, expected a number from 0 to 1"):
+    with pytest.raises(PlanError, match=f"operand: found {operand!r}, expected a number from 0 to 1"):
         transpose(product(), np.ones((2, 4)), arrays()[1], operand=operand)
 
 
