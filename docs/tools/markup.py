@@ -17,6 +17,7 @@ NAMES = rf"{NAME}(?:, {NAME})*"
 FIELD = re.compile(rf"{NAMES} : \S")
 ROLE = re.compile(r":(?:class|meth|func|mod|attr|data|exc|obj):`(~?)([^`]+)`")
 CODE = re.compile(r"(``.+?``|`[^`]+`)", re.DOTALL)
+STAR = re.compile(r"(?<![\w*\\])\*(?=\w+[,)\] ])")  # (n, *spatial), not *emphasis*
 WITHOUT_CONSTRUCTOR = frozenset(  # bases to derive from, and a protocol: nobody makes one
     {
         "growarray.factorized.FactorizedTensor",
@@ -25,7 +26,6 @@ WITHOUT_CONSTRUCTOR = frozenset(  # bases to derive from, and a protocol: nobody
         "growarray.nn.Module",
     }
 )
-STAR = re.compile(r"(?<![\w*\\])\*(?=\w+[,)\] ])")  # (n, *spatial), not *emphasis*
 
 Link = Callable[[str], str | None]
 
@@ -42,7 +42,7 @@ def markdown(docstring: str, link: Link, imports: Callable[[str], list[str]]) ->
         if line.startswith(">>>"):
             at, found = _until_blank(lines, at)
             out += ["", *_example(found, imports), ""]
-        elif line in ("Raises", "Examples") and at + 1 < len(lines) and set(lines[at + 1]) == {"-"}:
+        elif _is_heading(lines, at):
             at += 2
             if line == "Raises":
                 at, found = _raises(lines, at)
@@ -69,8 +69,11 @@ def has_constructor(identifier: str) -> bool:
 
 def _special(lines: list[str], at: int) -> bool:
     line = lines[at]
-    heading = line in ("Raises", "Examples") and at + 1 < len(lines) and set(lines[at + 1]) == {"-"}
-    return heading or line.startswith(">>>") or line.endswith("::") or _is_fields(line)
+    return line.startswith(">>>") or line.endswith("::") or _is_heading(lines, at) or _is_fields(line)
+
+
+def _is_heading(lines: list[str], at: int) -> bool:
+    return lines[at] in ("Raises", "Examples") and at + 1 < len(lines) and set(lines[at + 1]) == {"-"}
 
 
 def _until_blank(lines: list[str], at: int) -> tuple[int, list[str]]:
