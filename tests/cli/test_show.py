@@ -34,7 +34,12 @@ def history():
     history.add("train", epoch=99, train_loss=2.0, validation_loss=2.0, validation_score=0.5, widths=[2, 2])
     history.add("growth", **GROWN)
     history.add(
-        "growth", epoch=102, refused="no scaling lowers the loss", added=0, where="blocks.0.merge", widens="blocks.0.merge"
+        "growth",
+        epoch=102,
+        refused="no scaling lowers the loss",
+        added=0,
+        where="blocks.0.merge",
+        widens="blocks.0.merge",
     )
     history.add("growth", epoch=104, refused="the budget is used up", added=0)
     return history
