@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import threading
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from growarray.errors import DeviceError
+from growarray.errors import DeviceError, shown
 
 __all__ = [
     "accurate_dtype",
@@ -23,7 +24,9 @@ __all__ = [
     "erf",
     "is_array",
     "is_numpy",
+    "kind_of",
     "library",
+    "library_of",
     "load",
     "namespace",
     "portable_erf",
@@ -61,9 +64,13 @@ def is_numpy(x: object) -> bool:
     return isinstance(x, np.ndarray)
 
 
-def _namespace_of(x: Any) -> Any:
+def library_of(x: Any) -> Any:
+    """Namespace of one array, whatever its dtype: for what stores and converts, and does not compute."""
     kind = type(x)
     if kind not in _compat:
+        _refuse_masked(x)
+        if isinstance(x, np.matrix):
+            raise TypeError("expected an array, found a matrix, whose * is another product; pass numpy.asarray(x)")
         if isinstance(x, np.ndarray | np.generic):
             _compat[kind] = load("array_api_compat.numpy")
         elif kind.__module__.split(".")[0] == "cupy":
@@ -78,18 +85,45 @@ def _namespace_of(x: Any) -> Any:
     return _compat[kind]
 
 
+def _refuse_masked(x: Any) -> None:
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())  # where nobody imported it, there is none
+    if isinstance(x, masked):
+        raise TypeError(
+            f"expected an array, found a {type(x).__name__}, whose mask would be lost; fill what it hides, as in "
+            "x.filled(0.0), or leave those samples out"
+        )
+
+
+def kind_of(x: Array) -> str:
+    """NumPy's letter for the kind of dtype, of any library: ``'f'``, ``'i'``, ``'u'``, ``'b'``, ``'c'`` for complex.
+
+    >>> kind_of(np.ones(2)), kind_of(np.ones(2, dtype=object))
+    ('f', 'O')
+    """
+    known = getattr(x.dtype, "kind", None)
+    return known or str(x.dtype).rpartition(".")[2][:1]  # float32, int8, uint8, bool, complex64
+
+
+def _refuse_kind(x: Array, where: str) -> NoReturn:
+    remedy = "real and imaginary parts as features" if kind_of(x) == "c" else "numbers, as in x.astype(numpy.float64)"
+    raise TypeError(f"{where}expected an array of real numbers, found {shown(x)}; pass {remedy}")
+
+
 def device_of(x: Array) -> Any:
     """Device on which ``x`` lives: ``'cpu'`` for NumPy, the library's own object elsewhere."""
     return "cpu" if isinstance(x, np.ndarray | np.generic) else x.device
 
 
-def namespace(*arrays: Any) -> Any:
+def namespace(*arrays: Any, where: str = "") -> Any:
     """Array-API namespace that all ``arrays`` share; ``None`` and Python numbers are passed over.
+
+    Whatever computes with arrays asks here first, so here it is said what an array must be.
 
     Raises
     ------
     TypeError
-        The arrays belong to two libraries or two devices, or there is no array among them.
+        The arrays belong to two libraries or two devices, or there is no array among them; one is masked, a matrix, or
+        holds something else than real numbers.
 
     Examples
     --------
@@ -102,7 +136,9 @@ def namespace(*arrays: Any) -> Any:
     for x in arrays:
         if x is None or isinstance(x, int | float):
             continue
-        other = _namespace_of(x)
+        other = library_of(x)
+        if (x.dtype.kind if type(x) is np.ndarray else kind_of(x)) not in "fiub":
+            _refuse_kind(x, where)
         if xp is None:
             first, xp = x, other
         elif other is not xp:
@@ -131,21 +167,21 @@ def library(device: str | None) -> Any:
         The device name is unknown.
     """
     if device in (None, "cpu"):
-        return _namespace_of(np.empty(0))
+        return library_of(np.empty(0))
     name = str(device)
     if name != "cuda" and not (name.startswith("cuda:") and name[5:].isdigit()):
-        raise ValueError(f"unknown device {device!r}; expected None, 'cpu', 'cuda' or 'cuda:N'")
+        raise ValueError(f"unknown device {shown(device)}; expected None, 'cpu', 'cuda' or 'cuda:N'")
     try:
         cupy = load("cupy")
         count = int(cupy.cuda.runtime.getDeviceCount())
     except Exception as error:  # CuPy raises its own classes for a missing driver
         raise DeviceError(
-            f"device {device!r} needs CuPy and an NVIDIA GPU ({type(error).__name__}: {error}); "
+            f"device {shown(device)} needs CuPy and an NVIDIA GPU ({type(error).__name__}: {error}); "
             'install one of the extras: pip install "growarray[cuda12]" or "growarray[cuda13]"'
         ) from error
     index = int(name[5:] or 0) if ":" in name else 0
     if index >= count:
-        raise DeviceError(f"device {device!r} does not exist; this machine has {count} GPU(s), counted from 0")
+        raise DeviceError(f"device {shown(device)} does not exist; this machine has {count} GPU(s), counted from 0")
     return load("array_api_compat.cupy")
 
 
@@ -171,14 +207,15 @@ def asarray(x: Any, *, like: Array | None = None, dtype: Any = None) -> Array:
     which NumPy lacks, become float32 of the same value. Raises TypeError for one without values, on a device that is
     out of reach, or that asks for a gradient.
     """
+    _refuse_masked(x)
     if like is None:
         if is_array(x) and not isinstance(x, np.generic):
-            return x if dtype is None else _namespace_of(x).astype(x, dtype, copy=False)
+            return x if dtype is None else library_of(x).astype(x, dtype, copy=False)
         return np.asarray(_handed_over(x) if _is_foreign(x) else x, dtype=dtype)
-    xp = _namespace_of(like)
+    xp = library_of(like)
     if _is_foreign(x):
         x = _handed_over(x, None if is_numpy(like) else xp)
-    elif is_array(x) and _namespace_of(x) is not xp:
+    elif is_array(x) and library_of(x) is not xp:
         x = to_numpy(x)
     return xp.asarray(x, dtype=dtype, device=None if is_numpy(like) else device_of(like))
 
@@ -216,6 +253,7 @@ def _handed_over(x: Any, xp: Any = None) -> Any:
 def to_numpy(x: Any) -> np.ndarray:
     """``x`` as a NumPy array: the one explicit copy from device to host."""
     if isinstance(x, np.ndarray | np.generic | int | float | list | tuple):
+        _refuse_masked(x)
         return np.asarray(x)
     if type(x).__module__.split(".")[0] == "cupy":
         return np.asarray(x.get())
@@ -224,7 +262,7 @@ def to_numpy(x: Any) -> np.ndarray:
     try:
         return np.from_dlpack(x)
     except (RuntimeError, BufferError, AttributeError, ValueError, TypeError):
-        xp = _namespace_of(x)  # a device that DLPack cannot reach: go through the library's own first one
+        xp = library_of(x)  # a device that DLPack cannot reach: go through the library's own first one
         return np.from_dlpack(x.to_device(xp.__array_namespace_info__().devices()[0]))
 
 

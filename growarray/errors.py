@@ -51,6 +51,9 @@ class PlanError(GrowArrayError, ValueError):
     """A contraction cannot be planned: its equation, its shapes or its options do not allow it."""
 
 
+_MOST = 200  # characters of a value
+
+
 class _Shown(reprlib.Repr):
     """Arrays by kind, dtype and shape, at any depth; what is long is cut."""
 
@@ -76,7 +79,8 @@ def shown(value: Any) -> str:
     >>> shown([2, "a", np.ones((3, 4))])
     "[2, 'a', ndarray of float64 and shape (3, 4)]"
     """
-    return _SHOWN.repr(value)
+    text = _SHOWN.repr(value)
+    return text if len(text) <= _MOST else f"{text[:_MOST]}..."
 
 
 _SHOWN = _Shown()

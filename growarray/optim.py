@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from growarray.backend import Array, accurate_dtype, asarray, is_array, namespace, to_numpy
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.nn.module import Module, Parameter
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_gradients", "constant", "cosine", "warm_up"]
@@ -27,7 +27,7 @@ Schedule = Callable[[int], float]
 def _at_least_zero(where: str, **options: float) -> None:
     for name, value in options.items():
         if not hasattr(value, "__float__"):
-            raise TypeError(f"{where}: {name} must be a number, found {value!r}")
+            raise TypeError(f"{where}: {name} must be a number, found {shown(value)}")
         if not value >= 0.0:
             raise ValueError(f"{where}: {name} must not be negative, found {value}")
 
@@ -73,10 +73,12 @@ class Optimizer:
         return list({id(p): p for p in found}.values())
 
     def step(self) -> None:
-        """Move every parameter that has a gradient and is not frozen."""
-        for parameter in self.parameters:
-            if parameter.grad is not None and parameter.requires_grad:
-                parameter.data = self.update(parameter, parameter.grad, float(self.lr))
+        """Move every parameter that has a gradient and is not frozen; none where a gradient is no array of numbers."""
+        moved = [(p, p.grad) for p in self.parameters if p.grad is not None and p.requires_grad]
+        for parameter, gradient in moved:
+            namespace(parameter.data, gradient, where=f"{type(self).__name__}: ")
+        for parameter, gradient in moved:
+            parameter.data = self.update(parameter, gradient, float(self.lr))
 
     def zero_grad(self) -> None:
         """Forget every gradient."""
@@ -162,7 +164,7 @@ def _option(where: str, value: np.ndarray, old: Any) -> Any:
 
 def _slot(where: str, value: np.ndarray, parameter: Parameter) -> Any:
     """What a parameter keeps: a Python number, or an array of its shape, on its device and in its dtype."""
-    if value.ndim == 0 and (parameter.shape or value.dtype.kind in "iu"):
+    if value.ndim == 0:
         return value.item()
     if value.shape != parameter.shape:
         raise ShapeError(f"{where}: found shape {value.shape}, the parameter has shape {parameter.shape}")
@@ -253,7 +255,7 @@ class Adam(Optimizer):
         name = type(self).__name__
         _at_least_zero(name, eps=eps, weight_decay=weight_decay)
         if not isinstance(betas, tuple | list) or len(betas) != 2:
-            raise ValueError(f"{name}: betas must be a pair of numbers, found {betas!r}")
+            raise ValueError(f"{name}: betas must be a pair of numbers, found {shown(betas)}")
         for index, beta in enumerate(betas):
             if not 0.0 <= beta < 1.0:
                 raise ValueError(f"{name}: betas[{index}] must be at least 0 and below 1, found {beta}")

@@ -110,6 +110,18 @@ def test_a_line_without_four_blanks_goes_on_and_a_sentence_ends_the_list(tool):
     assert tool("markup").markdown(text, {}.get, list) == "- `a`: one that goes on\n\nThen a sentence."
 
 
+def test_an_example_imports_what_it_does_not_bind(tool):
+    code = "try:\n    p = plan(np.ones)\nexcept PlanError as error:\n    print([error for e in p], lambda a: a, len)\n"
+    module = importlib.import_module("growarray.contraction.plan")
+    assert tool("markup").import_lines(code, module, HOMES) == [
+        "import numpy as np",
+        "from growarray.contraction import plan",
+        "from growarray.errors import PlanError",
+    ]
+    with pytest.raises(NameError, match="an example uses nowhere, which the module does not have"):
+        tool("markup").import_lines("nowhere", module, HOMES)
+
+
 @pytest.mark.parametrize("name", modules())
 def test_nothing_of_a_docstring_is_left_as_text(tool, name):
     markup, module = tool("markup"), importlib.import_module(name)

@@ -108,8 +108,8 @@ def inspect(
 ) -> Inspection:
     """What is in a file, of any kind that :func:`load_checkpoint` opens, with the same arguments; no tensor is read.
 
-    check : read every tensor too, one at a time, so that checksums and values are checked; the reason why one is
-        refused stands in its row.
+    check : go through the bytes of every tensor too, so that checksums and values are checked, compressed ones a
+        megabyte at a time; the reason why one is refused stands in its row.
 
     A file that is refused is a result too: its ``refused`` says why.
 
@@ -154,7 +154,7 @@ def _inspection(checkpoint: Checkpoint, size: int | None, check: bool) -> Inspec
         fault = None
         if check:
             try:
-                checkpoint[name]
+                tensor.check()
             except CheckpointError as refusal:
                 fault = str(refusal)
         nbytes = (math.prod(tensor.shape) * tensor.dtype.bits + 7) // 8

@@ -6,6 +6,7 @@ import re
 
 from growarray.checkpoint.limits import Limits
 from growarray.checkpoint.onnx_file import looks_like_onnx
+from growarray.checkpoint.plain_pickle import compressed_pickle, is_torch_legacy, looks_like_pickle, plain_pickle
 from growarray.checkpoint.refusal import Malformed, quote
 from growarray.checkpoint.source import Source
 
@@ -19,6 +20,7 @@ _STRANGERS = (  # first bytes, what they are, what to do
     (b"\xfd7zXZ", "compressed with xz", "unpack it first"),
     (b"BZh", "compressed with bzip2", "unpack it first"),
     (b"\x28\xb5\x2f\xfd", "compressed with Zstandard", "unpack it first"),
+    (b"\x04\x22\x4d\x18", "compressed with LZ4, as joblib does", "unpack it first"),
     (b"\x89HDF", "an HDF5 file", "load it with Keras or h5py, and save .npz or .safetensors"),
     (b"GGUF", "a GGUF file", "convert it to .safetensors"),
     (b"\x93NUMPY", "a single .npy array", "load it with numpy.load"),
@@ -37,10 +39,17 @@ def kind_of(source: Source, limits: Limits) -> str:
         raise Malformed(f"is empty; {_REMEDY}")
     if head.startswith(b"PK\x03\x04"):
         return "npz" if _is_npz(head) else "torch-zip"
-    if head[8:9] == b"{" and (head[4:8] == bytes(4) or not (head[:1] == b"{" or looks_like_onnx(data))):
+    if head[8:9] == b"{" and head[4:8] == bytes(4):
         return "safetensors"
-    if head[:1] == b"\x80" or head.startswith(b"L119547037146038801333356L"):
+    packed = compressed_pickle(data, limits)
+    if packed is not None:
+        raise packed
+    if head[8:9] == b"{" and not (head[:1] == b"{" or looks_like_onnx(data)):
+        return "safetensors"  # whose length is wrong
+    if is_torch_legacy(data):
         return "torch-legacy"
+    if head[0] == 0x80 and looks_like_pickle(data):
+        raise plain_pickle(data, limits)
     if head.lstrip()[:1] == b"{":
         return "index"
     for start, what, remedy in _STRANGERS:
@@ -55,6 +64,8 @@ def kind_of(source: Source, limits: Limits) -> str:
         head[:1] == b"\x08" and source.name.endswith(".onnx")
     ):  # the latter to say what is wrong
         return "onnx"
+    if looks_like_pickle(data):
+        raise plain_pickle(data, limits)
     raise Malformed(
         f"is not a checkpoint that is recognised: it starts with {quote(head[:16])}; {_REMEDY}{_hint(source)}"
     )

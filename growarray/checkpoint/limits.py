@@ -23,7 +23,8 @@ class Limits:
     items: int = 10_000_000
     """Leaves of the structure; a container that is used twice counts twice."""
     steps: int = 2_000_000
-    """Opcodes of a pickle, and one more for each 16 bytes of its file; fields of an ONNX model.
+    """Opcodes of a pickle, and one more for each 16 bytes of its file; fields of an ONNX model, of whose layers each
+    that is made counts as 40.
 
     A tensor takes about 40 opcodes and 10 more for its rebuilding, a number in a list takes 1. This is what bounds the
     time until a file is refused: about a second for one of 10 MB, whatever is in it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 from growarray.checkpoint.contents import Contents
 from growarray.checkpoint.dtypes import NUMPY_NAMES, DType
 from growarray.checkpoint.limits import Limits
-from growarray.checkpoint.refusal import Malformed, at, quote
-from growarray.checkpoint.source import Region, Source, check_crc
+from growarray.checkpoint.refusal import Malformed, at, naming, quote
+from growarray.checkpoint.source import Region, Source, check_crc, compare_crc
 from growarray.checkpoint.tensor import StoredTensor, count_of
 from growarray.checkpoint.zip_index import DEFLATED, STORED, Member, read_index
 
@@ -21,6 +22,7 @@ __all__ = ["read_npz"]
 
 _MAGIC = b"\x93NUMPY"
 _MOST_HEADER = 10_000
+_PIECE = 2**20  # bytes that are inflated at a time
 _MOST_RATIO = 1100  # DEFLATE cannot do better than 1032
 _HEADER = re.compile(
     r"\{'descr': '([^']{1,20})', 'fortran_order': (True|False), 'shape': \(((?:\d{1,19}, ?)*(?:\d{1,19})?,?)\), ?\}\s*"
@@ -33,6 +35,17 @@ class _Inflated(StoredTensor):
     __slots__ = ("member",)
 
     member: Member
+
+    def check(self) -> None:
+        """Inflate the member piece by piece, for its size, its CRC-32 and bools alone; none of it is kept."""
+        crc, place = 0, 0
+        with naming(self.region.source.name), at(self.region.name):
+            for piece in _pieces(self.region.view(), self.member.size):
+                crc = zlib.crc32(piece, crc)
+                if self.dtype.name == "bool" and max(memoryview(piece)[max(self.start - place, 0) :], default=0) > 1:
+                    raise Malformed("a bool is stored as a byte other than 0 and 1")
+                place += len(piece)
+            compare_crc(crc, self.member.crc, "bytes")
 
     def _elements(self) -> NDArray[Any]:
         code = np.dtype(self.dtype.raw).newbyteorder(">" if self.region.big_endian else "<")
@@ -122,19 +135,30 @@ def _inflate_head(data: memoryview) -> bytes:
 
 def _inflate(data: memoryview, size: int) -> bytearray:
     """All bytes of a member, at most ``size`` of them, and exactly so many."""
-    out = bytearray(size)
+    out, filled = bytearray(size), 0
+    for piece in _pieces(data, size):
+        out[filled : filled + len(piece)] = piece
+        filled += len(piece)
+    return out
+
+
+def _pieces(data: memoryview, size: int) -> Iterator[bytes]:
+    """The bytes of a member, a megabyte at a time; refused unless they are exactly ``size``."""
     machine = zlib.decompressobj(-zlib.MAX_WBITS)
-    filled, pending = 0, data
+    filled = taken = 0
+    pending: bytes | memoryview = b""
     try:
         while not machine.eof:
-            piece = machine.decompress(pending, min(2**20, size - filled + 1))
-            if filled + len(piece) > size or not (piece or machine.unconsumed_tail or machine.eof):
+            if not pending:  # what one call leaves over is copied, so it gets little
+                pending = data[taken : taken + _PIECE]
+                taken += len(pending)
+            piece = machine.decompress(pending, min(_PIECE, size - filled + 1))
+            if filled + len(piece) > size or not (piece or pending or machine.eof):
                 break
-            out[filled : filled + len(piece)] = piece
+            yield piece
             filled += len(piece)
-            pending = memoryview(machine.unconsumed_tail)
+            pending = machine.unconsumed_tail
     except zlib.error as fault:
         raise Malformed(f"cannot be inflated: {fault}") from None
-    if filled != size or not machine.eof or machine.unused_data:
+    if filled != size or not machine.eof or machine.unused_data or taken != len(data):
         raise Malformed(f"does not inflate to the {size} bytes that the directory says")
-    return out

@@ -27,6 +27,7 @@ Shape = tuple[Dim, ...] | None
 
 _LEAVES = ("weight", "bias", "kernel", "gamma", "beta", "scale", "running_mean", "running_var", "value", "alpha")
 _LONGEST_NAME = 200
+_LAYER = 40  # steps of the limits that making one takes as long as
 
 
 class Constant:
@@ -99,12 +100,15 @@ class Builder:
         self._names: dict[str, int] = {}
         self._bases: dict[str, str] = {}
         self._titles: set[str] = set()
+        self._bare: set[str] = set()  # nodes called after a weight that no layer stands before, such as 'weight'
         self._shared: set[str] = set()  # names of values that more than the next node may take
         self._givers: dict[str, Node] = {}
         self._counter = 0
         self._parameters: dict[tuple[Any, ...], Parameter] = {}
         self._emitted: dict[str, Live] = {}
         self.layouts: dict[str, tuple[bool, float]] = {}
+        self.used: set[str] = set()  # names that a further node takes, or that are outputs
+        self._steps = limits.steps
 
     # values
 
@@ -239,6 +243,11 @@ class Builder:
     def step(self, module: Module, inputs: Sequence[Live], shape: Shape, hint: str) -> Live:
         """A further module of the network; ``hint`` is what it would like to be called."""
         self.check_size(shape)
+        self._steps -= _LAYER
+        if self._steps < 0:
+            raise Malformed(
+                f"network has more than {self.limits.steps // _LAYER} layers ({_LAYER} of Limits.steps each)"
+            )
         self._counter += 1
         live = Live(f"?{self._counter}", shape)
         self._append(Node(self._unique(hint), module, tuple(x.name for x in inputs), live.name))
@@ -287,6 +296,8 @@ class Builder:
         if weight is None:
             return node_name(node)
         name = layer_name(weight.label)
+        if name in _LEAVES:
+            self._bare.add(name)
         if name not in ("", weight.label):
             self._titles.add(name)
         return name or node_name(node).removesuffix(f".{node.op}")
@@ -306,12 +317,18 @@ class Builder:
         return name
 
     def renamed(self, nodes: Sequence[Node]) -> list[Node]:
-        """The nodes of the network; a number comes off a name where the name itself has become free."""
+        """The nodes of the network; a number comes off a name where the name itself has become free.
+
+        A node alone with weights that name no layer has no name, so that they keep theirs.
+        """
         taken = {node.name for node in nodes}
+        bare = [node.name for node in nodes if self._bases.get(node.name, node.name) in self._bare]
         found = []
         for node in nodes:
             base = self._bases.get(node.name, node.name)
-            found.append(node if base in taken else replace(node, name=base))
+            found.append(
+                replace(node, name="") if bare == [node.name] else node if base in taken else replace(node, name=base)
+            )
             taken.add(base)
         return found
 

@@ -126,9 +126,11 @@ class _Fuser:
         kind, value = type(node.module), getattr(node.module, "value", None)
         inner = self._giver(node.inputs[0], nn.GroupNorm) if value is not None and kind in (Mul, Add) else None
         layer: Any = None if inner is None else inner.module
-        if value is None or inner is None or value.shape[:1] != (layer.num_channels,) or value.size != value.shape[0]:
+        if value is None or inner is None or value.size != layer.num_channels:
             return None
-        if self._axes.get(inner.inputs[0]) != len(value.shape) + 1 or len(value.shape) < 2:
+        axes = self._axes.get(inner.inputs[0])
+        shape = value.shape[1:] if len(value.shape) == axes and value.shape[0] == 1 else value.shape
+        if shape[:1] != (layer.num_channels,) or axes != len(shape) + 1:
             return None
         if layer.bias is not None or (layer.weight is None) != (kind is Mul):
             return None

@@ -98,17 +98,34 @@ def _network(model: Model, builder: Builder) -> Graph:
     for info in inputs:
         with at(f"input {quote(info.name)}"):
             builder.define(info.name, _input(builder, info))
-    used = {name for node in model.nodes for name in node.inputs} | {info.name for info in model.outputs}
-    for node in model.nodes:
+    nodes = _needed(model)
+    builder.used = {name for node in nodes for name in node.inputs} | {info.name for info in model.outputs}
+    for node in nodes:
         with at(node.place):
             _refuse(node, model)
             try:
-                _build(builder, node, used)
+                _build(builder, node)
             except Malformed as fault:
                 raise Malformed(_shortened(fault)) from None
             except (ValueError, TypeError, OverflowError, IndexError) as fault:
                 raise Malformed(f"cannot be built: {_shortened(fault)}") from None
     return _graph(builder, [info.name for info in inputs], [info.name for info in model.outputs])
+
+
+def _needed(model: Model) -> list[OpNode]:
+    """The nodes that an output depends on; what the others are does not matter."""
+    givers: dict[str, list[OpNode]] = {}
+    for node in model.nodes:
+        for name in filter(None, node.outputs):
+            givers.setdefault(name, []).append(node)
+    found: set[int] = set()
+    waiting = [info.name for info in model.outputs]
+    while waiting:
+        for node in givers.pop(waiting.pop(), ()):
+            if node.index not in found:
+                found.add(node.index)
+                waiting += node.inputs
+    return [node for node in model.nodes if node.index in found]
 
 
 def _shortened(fault: Exception) -> str:
@@ -145,7 +162,7 @@ def _refuse(node: OpNode, model: Model) -> None:
         raise Malformed("has no output")
 
 
-def _build(builder: Builder, node: OpNode, used: set[str]) -> None:
+def _build(builder: Builder, node: OpNode) -> None:
     """Fold a node, or make its modules."""
     operator = OPERATORS.get(node.op)
     if operator is not None:
@@ -161,7 +178,7 @@ def _build(builder: Builder, node: OpNode, used: set[str]) -> None:
         operator.build(builder, node)
     node.refuse_others()
     for name in node.outputs[1:]:
-        if name in used and name not in builder.values:
+        if name in builder.used and name not in builder.values:
             raise Malformed(f"output {quote(name)} is taken by another node; only the first output is computed")
 
 

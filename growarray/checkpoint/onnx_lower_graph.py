@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from growarray.checkpoint.onnx_lower_conv import padded
 from growarray.checkpoint.onnx_lower_layers import one_operator
 from growarray.checkpoint.onnx_write import DATA_TYPES
 from growarray.contraction.geometry import ConvAxis
-from growarray.nn import elementwise, join, shape
+from growarray.nn import elementwise, join, shape, sized
 from growarray.nn.graph import Graph
 from growarray.nn.module import Module
 
@@ -222,6 +223,24 @@ def _cast(graph: OnnxGraph, layer: elementwise.Cast, x: Edge) -> Edge:
     return graph.node("Cast", half, to=DATA_TYPES[graph.dtype.name])
 
 
+def _fitted(graph: OnnxGraph, layer: sized.SamePad, x: Edge) -> Edge:
+    """Padding that follows the input's size is written for the size that it has here."""
+    fitted: Edge = graph.lower("", layer.fitted(x.shape), x)
+    return fitted
+
+
+def _grouped_norm(graph: OnnxGraph, layer: sized.GroupedNorm, x: Edge) -> Edge:
+    graph.check_batch(x)
+    graph.shape_after(layer, x)
+    (groups,), weights = (
+        layer.weight.shape,
+        [graph.parameter(name, getattr(layer, name)) for name in ("weight", "bias")],
+    )
+    rows = graph.reshape(x, (x.shape[0], groups, math.prod(x.shape[1:]) // groups))
+    z = graph.node("InstanceNormalization", rows, *weights, epsilon=float(layer.eps))
+    return graph.reshape(z, x.shape)
+
+
 GRAPHS: dict[type[Module], Lowering] = {
     Graph: _graph,
     elementwise.Abs: one_operator("Abs"),
@@ -254,5 +273,8 @@ GRAPHS: dict[type[Module], Lowering] = {
     shape.Squeeze: _squeeze,
     shape.Transpose: _transpose,
     shape.Unsqueeze: _unsqueeze,
+    sized.GroupedNorm: _grouped_norm,
+    sized.SamePad: _fitted,
+    sized.SamePool: _fitted,
 }
 """The function that writes each class of module."""

@@ -14,6 +14,7 @@ from growarray.checkpoint.refusal import Malformed
 from growarray.nn.join import Add, MatMul, Mul, Value
 from growarray.nn.module import Module, Parameter
 from growarray.nn.shape import Transpose
+from growarray.nn.sized import GroupedNorm
 
 __all__ = ["batch_norm", "gemm", "group_norm", "instance_norm", "layer_norm", "matmul"]
 
@@ -114,6 +115,12 @@ def _vector(builder: Builder, node: OpNode, index: int, what: str, size: int | N
     return value
 
 
+def _neutral(scale: Constant, bias: Constant | None) -> bool:
+    """Whether an exporter made up a scale of ones and a bias of zeros for a layer that has neither."""
+    made_up = not scale.trained or scale.label.startswith(("val_", "onnx::"))  # as torch names what is no weight
+    return made_up and bool((scale.array == 1).all()) and (bias is None or bool((bias.array == 0).all()))
+
+
 def _channels(x: Live, count: int) -> None:
     if x.shape is not None and (len(x.shape) < 2 or (isinstance(x.shape[1], int) and x.shape[1] != count)):
         raise Malformed(f"input has shape {x.shape}; expected {count} channels")
@@ -134,9 +141,11 @@ def batch_norm(builder: Builder, node: OpNode) -> None:
     kinds: dict[int, Any] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}
     kind = nn.BatchNorm if x.shape is None else kinds.get(len(x.shape), nn.BatchNorm)
     layer = kind(count, eps, round(momentum, 6), affine=False)
-    layer.weight, layer.bias = builder.parameter(scale, "scale"), builder.parameter(others[0], "bias")
+    neutral = _neutral(scale, others[0])
+    if not neutral:
+        layer.weight, layer.bias = builder.parameter(scale, "scale"), builder.parameter(others[0], "bias")
     layer.running_mean, layer.running_var = (builder.floats(value, "statistics") for value in others[1:])
-    builder.give(node, builder.step(layer, [x], x.shape, builder.hint(node, scale)))
+    builder.give(node, builder.step(layer, [x], x.shape, builder.hint(node, others[1] if neutral else scale)))
 
 
 def layer_norm(builder: Builder, node: OpNode) -> None:
@@ -156,8 +165,9 @@ def layer_norm(builder: Builder, node: OpNode) -> None:
         raise Malformed(f"normalises axes of sizes {axes}; expected fixed sizes")
     whole = scale.shape == tuple(axes) and (bias is None or bias.shape == scale.shape)
     layer = nn.LayerNorm(tuple(int(n) for n in axes), eps, elementwise_affine=False)
-    hint = builder.hint(node, scale)
-    if whole:
+    neutral = whole and _neutral(scale, bias)
+    hint = builder.hint(node, None if neutral else scale)
+    if whole and not neutral:
         layer.weight = builder.parameter(scale, "scale")
         layer.bias = None if bias is None else builder.parameter(bias, "bias")
     y = builder.step(layer, [x], x.shape, hint)
@@ -181,9 +191,14 @@ def group_norm(builder: Builder, node: OpNode) -> None:
     node.get("stash_type", "int", 1)
     scale = _vector(builder, node, 1, "scale")
     bias = _vector(builder, node, 2, "bias", scale.shape[0])
-    channels: Any = scale.shape[0]
-    if x.shape is not None and len(x.shape) > 1 and isinstance(x.shape[1], int):
-        channels = x.shape[1]
+    known = None if x.shape is None or len(x.shape) < 2 else x.shape[1]
+    if builder.opset < 21 and scale.shape[0] == groups and groups and not isinstance(known, int):
+        grouped = GroupedNorm(builder.parameter(scale, "scale"), builder.parameter(bias, "bias"), eps)
+        builder.give(node, builder.step(grouped, [x], x.shape, builder.hint(node, scale)))
+        return
+    weight: Parameter | None
+    shift: Parameter | None
+    channels = known if isinstance(known, int) else scale.shape[0]
     if not isinstance(groups, int) or groups < 1 or channels % groups or scale.shape[0] not in (groups, channels):
         raise Malformed(f"num_groups {groups}, {channels} channels and a scale of {scale.shape[0]} do not fit")
     if builder.opset < 21 and scale.shape[0] == groups:
@@ -193,10 +208,12 @@ def group_norm(builder: Builder, node: OpNode) -> None:
             for v in (scale, bias)
         )
     else:
-        weight, shift = builder.parameter(scale, "scale"), builder.parameter(bias, "bias")
-    _channels(x, weight.shape[0])
-    layer = _group_layer(groups, weight.shape[0], eps, weight, shift)
-    builder.give(node, builder.step(layer, [x], x.shape, builder.hint(node, scale)))
+        weight, shift = (
+            (None, None) if _neutral(scale, bias) else (builder.parameter(v, "scale") for v in (scale, bias))
+        )
+    _channels(x, channels)
+    layer = _group_layer(groups, channels, eps, weight, shift)
+    builder.give(node, builder.step(layer, [x], x.shape, builder.hint(node, None if weight is None else scale)))
 
 
 def instance_norm(builder: Builder, node: OpNode) -> None:
@@ -206,8 +223,7 @@ def instance_norm(builder: Builder, node: OpNode) -> None:
     count = scale.shape[0]
     bias = _vector(builder, node, 2, "bias", count)
     _channels(x, count)
-    made_up = not scale.trained or scale.label.startswith(("val_", "onnx::"))  # as torch names what is no weight
-    neutral = made_up and bool((scale.array == 1).all() and (bias.array == 0).all())
+    neutral = _neutral(scale, bias)
     weight, shift = (None, None) if neutral else (builder.parameter(scale, "scale"), builder.parameter(bias, "bias"))
     layer = _group_layer(count, count, eps, weight, shift)
     builder.give(node, builder.step(layer, [x], x.shape, builder.hint(node, None if neutral else scale)))

@@ -64,15 +64,19 @@ def reshape(builder: Builder, node: OpNode) -> None:
 
 def _grouped(builder: Builder, x: Live, asked: tuple[Dim, ...]) -> Live | None:
     """A group norm that the exporter wrote as ``Reshape``, ``InstanceNormalization`` and this ``Reshape`` back."""
-    norm, cut = builder.giver(x.name, nn.GroupNorm), None
-    if norm is not None and norm.module.weight is None and norm.module.num_groups == norm.module.num_channels:
-        cut = builder.giver(norm.inputs[0], Reshape)
-    if norm is None or cut is None or cut.module.shape != (0, norm.module.num_groups, -1):
+    norm = builder.giver(x.name, nn.GroupNorm)
+    if norm is None or norm.module.weight is not None or norm.module.num_groups != norm.module.num_channels:
         return None
-    source = builder.lives[cut.inputs[0]]
-    channels = None if source.shape is None or len(source.shape) < 2 else source.shape[1]
-    given = source.shape is not None and tuple(n or source.shape[i] for i, n in enumerate(asked)) == source.shape
-    if not given or not isinstance(channels, int) or channels % norm.module.num_groups:
+    cut = builder.giver(norm.inputs[0], Reshape)
+    source = None if cut is None else builder.lives[cut.inputs[0]]
+    if source is None or source.shape is None or len(source.shape) < 2 or len(asked) != len(source.shape):
+        return None
+    groups, channels, rows = norm.module.num_groups, source.shape[1], builder.lives[norm.inputs[0]].shape
+    if not isinstance(channels, int) or channels % groups or asked.count(-1) > 1:
+        return None
+    back = tuple(have if n in (0, -1) else n for n, have in zip(asked, source.shape, strict=True)) == source.shape
+    size = product(builder, (channels // groups, *source.shape[2:]))
+    if not back or (cut.module.shape != (0, groups, -1) and rows != (source.shape[0], groups, size)):
         return None
     layer = nn.GroupNorm(norm.module.num_groups, channels, norm.module.eps, affine=False)
     return builder.step(layer, [source], source.shape, norm.name)
@@ -250,7 +254,7 @@ def split(builder: Builder, node: OpNode) -> None:
     start, hint = 0, builder.hint(node)
     for i, n in enumerate(given):
         shape = (*x.shape[:axis], n, *x.shape[axis + 1 :])
-        if node.outputs[i]:
+        if node.outputs[i] in builder.used:
             builder.give(node, builder.step(Slice((start,), (start + n,), (axis,)), [x], shape, hint), i)
         start += n
 

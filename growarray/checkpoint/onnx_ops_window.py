@@ -11,6 +11,7 @@ from growarray.checkpoint.onnx_graph import OpNode
 from growarray.checkpoint.refusal import Malformed, quote
 from growarray.nn.module import Module
 from growarray.nn.shape import Pad, ReduceMean
+from growarray.nn.sized import SamePad, SamePool, same_pads
 
 __all__ = ["average_pool", "conv", "conv_transpose", "global_average_pool", "max_pool"]
 
@@ -45,17 +46,18 @@ class _Windows:
         small, large = total // 2, total - total // 2
         return (small, large) if self.auto == "SAME_UPPER" else (large, small)
 
+    @property
+    def open(self) -> bool:
+        """Whether the padding follows sizes that only the input tells."""
+        named = any(stride > 1 and not isinstance(n, int) for n, stride in zip(self.sizes, self.stride, strict=True))
+        return named and self.auto.startswith("SAME")
+
     def pads(self) -> Pairs:
         """Padding of each axis; for SAME as many outputs as the input's size over the stride, rounded up."""
         if not self.auto.startswith("SAME"):
             return self.given
-        pairs = []
-        for size, reach, stride in zip(self.sizes, self.reach, self.stride, strict=True):
-            if stride > 1 and not isinstance(size, int):
-                raise Malformed(f"auto_pad {self.auto} with stride {stride} needs fixed spatial sizes of the input")
-            steps = stride * ((size + stride - 1) // stride - 1) - size if isinstance(size, int) else -1
-            pairs.append(self.halves(max(steps + reach, 0)))
-        return pairs
+        sizes = [n if isinstance(n, int) else 1 for n in self.sizes]  # with stride 1 no size matters
+        return list(same_pads(sizes, self.reach, self.stride, lower=self.auto == "SAME_LOWER"))
 
     def outputs(self, builder: Builder, pads: Pairs) -> tuple[Dim, ...]:
         """Positions of the result on each axis."""
@@ -69,7 +71,7 @@ class _Windows:
             out = (room + (stride - 1 if self.ceil_mode else 0)) // stride + 1
             if self.ceil_mode and (out - 1) * stride >= size + before:
                 out -= 1
-            if room < 0 or out < 1:
+            if out < 1:
                 raise Malformed(
                     f"a window of {reach} positions does not fit into {size} with padding {before}, {after}"
                 )
@@ -115,11 +117,6 @@ def _fill(builder: Builder, node: OpNode, layer: Any, weight: Constant, channels
     return layer
 
 
-def _plain(pairs: Pairs) -> Any:
-    """A number for each axis where both sides agree, else the pairs."""
-    return tuple(b if b == a else (b, a) for b, a in pairs)
-
-
 def conv(builder: Builder, node: OpNode) -> None:
     """``Conv``: a convolution layer of as many axes as the weight has."""
     x, weight = builder.live(node, 0), _weight(builder, node)
@@ -127,6 +124,10 @@ def conv(builder: Builder, node: OpNode) -> None:
     group = _group(node, x, weight, weight.shape[1])
     pads = windows.pads()
     shape = (x.shape[0] if x.shape is not None else builder.fresh(), weight.shape[0], *windows.outputs(builder, pads))
+    if windows.open:
+        before = SamePad(windows.reach, windows.stride, lower=windows.auto == "SAME_LOWER")
+        x = builder.step(before, [x], None, f"{builder.hint(node, weight)}.padded")
+        pads = [(0, 0)] * len(pads)
     kinds: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
     layer = kinds.get(len(windows.kernel), nn.ConvNd).of(
         builder.parameter(weight, "weight").data,
@@ -208,14 +209,17 @@ def _pool(builder: Builder, node: OpNode, kinds: dict[int, Any], dilated: bool, 
     windows.ceil_mode = node.flag("ceil_mode")
     pads = windows.pads()
     usual = all(before == after and 2 * before <= k for (before, after), k in zip(pads, kernel, strict=True))
+    padding: Any = 0 if windows.open else tuple(before for before, _ in pads) if usual else tuple(pads)
     module: Module = kinds[len(kernel)](
         windows.kernel,
         windows.stride,
-        tuple(before for before, _ in pads) if usual else tuple(pads),
+        padding,
         dilation=windows.dilation,
         ceil_mode=windows.ceil_mode,
         **options,
     )
+    if windows.open:
+        module = SamePool(module, windows.reach, windows.stride, lower=windows.auto == "SAME_LOWER")
     lead: tuple[Dim, ...] = (builder.fresh(), builder.fresh()) if x.shape is None else x.shape[:2]
     shape = (*lead, *windows.outputs(builder, pads))
     builder.give(node, builder.step(module, [x], shape, builder.hint(node)))

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from growarray.checkpoint.crc import crc32
-from growarray.checkpoint.refusal import Malformed, at
+from growarray.checkpoint.refusal import Malformed
 
-__all__ = ["Region", "Source", "check_crc", "source_name"]
+__all__ = ["Region", "Source", "check_crc", "compare_crc", "source_name"]
 
 
 class Source:
@@ -161,7 +161,12 @@ class Region:
 
 def check_crc(data: memoryview | bytes | bytearray, expected: int, name: str) -> None:
     """Refuse bytes whose CRC-32 is not the recorded one."""
-    with at(name):
-        found = crc32(data)
-        if found != expected:
-            raise Malformed(f"CRC-32 is {found:08x}, the file records {expected:08x}; it is damaged, fetch it again")
+    compare_crc(crc32(data), expected, name)
+
+
+def compare_crc(found: int, expected: int, name: str) -> None:
+    """Refuse a CRC-32 that is not the recorded one."""
+    if found != expected:
+        raise Malformed(
+            f"{name}: CRC-32 is {found:08x}, the file records {expected:08x}; it is damaged, fetch it again"
+        )

@@ -70,6 +70,13 @@ class StoredTensor:
                 values = np.conjugate(values)
             return np.asarray(np.negative(values) if self.neg else values)  # of 0-d, NumPy's functions give a scalar
 
+    def check(self) -> None:
+        """Raise what :meth:`read` would raise for damaged bytes, without making the array where that can be."""
+        with naming(self.region.source.name):
+            raw = self._elements()
+            with at(self.region.name):
+                _check_bools(raw, self.dtype)
+
     def _elements(self) -> Array:
         """Stored elements in the shape of the tensor: possibly unaligned, overlapping or of the other byte order."""
         code = np.dtype(self.dtype.raw)
@@ -99,14 +106,18 @@ class PackedTensor(StoredTensor):
 
 def _owned(raw: Array, dtype: DType) -> Array:
     """The same elements in native byte order, aligned, writable, and with no element in two places."""
-    if dtype.name == "bool" and raw.size and raw.view(np.uint8).max() > 1:
-        raise Malformed("a bool is stored as a byte other than 0 and 1")
+    _check_bools(raw, dtype)
     if dtype.name == "complex32" and not raw.dtype.isnative:
         return _swap_halves(raw)
     if not dtype.native and raw.dtype.isnative:
         return raw  # widening copies anyway
     good = raw.dtype.isnative and raw.flags.aligned and raw.flags.writeable and not _overlaps(raw)
     return raw if good else raw.astype(raw.dtype.newbyteorder("="), order="C", copy=True)
+
+
+def _check_bools(raw: Array, dtype: DType) -> None:
+    if dtype.name == "bool" and raw.size and raw.view(np.uint8).max() > 1:
+        raise Malformed("a bool is stored as a byte other than 0 and 1")
 
 
 def _swap_halves(raw: Array) -> Array:

@@ -14,6 +14,7 @@ from growarray.checkpoint.contents import Contents
 from growarray.checkpoint.inert import Global
 from growarray.checkpoint.limits import Limits
 from growarray.checkpoint.pickle_machine import PickleMachine
+from growarray.checkpoint.plain_pickle import MAGIC
 from growarray.checkpoint.rebuild import Rebuild, Storage, check_storage_id
 from growarray.checkpoint.refusal import Malformed, at, quote
 from growarray.checkpoint.source import Region, Source
@@ -21,7 +22,6 @@ from growarray.checkpoint.tree import check_tree
 
 __all__ = ["read_torch_legacy"]
 
-_MAGIC = 0x1950A86A20F9469CFC6C
 _VERSION = 1001
 _COUNT = struct.Struct("<q")
 
@@ -128,8 +128,8 @@ def read_torch_legacy(source: Source, limits: Limits) -> Contents:
     reader = _Reader(source, limits)
     with at("magic number"):
         magic = reader.pickle({})
-        if type(magic) is not int or magic != _MAGIC:
-            raise Malformed(f"is {quote(magic)}, expected {_MAGIC:#x}: the file is a pickle, but not one of torch.save")
+        if magic != MAGIC:
+            raise Malformed(f"is {quote(magic)}, expected {MAGIC:#x}")
     with at("protocol version"):
         version = reader.pickle({})
         if type(version) is not int or version != _VERSION:

@@ -8,9 +8,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
@@ -23,14 +25,16 @@ __all__ = ["draw_paths", "pareto_front", "short_label"]
 _COLOURS = {"forward": "#1f77b4", "training": "#d95f02"}
 _MARKERS = {"forward": "o", "training": "s"}
 _FRONT, _GREY, _PEER = "#2a9d4a", "#8c8c8c", "#7b3fa0"
-_STEPS = [(radius, angle) for radius in (9, 15, 23, 33, 45, 60, 78) for angle in range(0, 360, 30)]
+_RADII = (9, 15, 23, 33, 45, 60, 78, 100, 125, 155, 190, 230)
+_STEPS = [(radius, angle) for radius in _RADII for angle in range(0, 360, 15)]
+_NEAR = 3.0  # pixels that a label keeps from a line
 
 Point = tuple[float, float]
 
 
 def draw_paths(report: Mapping[str, Any]) -> bytes:
     """A PNG with two panels."""
-    figure = Figure(figsize=(12.0, 6.2), dpi=100, layout="constrained")
+    figure = Figure(figsize=(12.0, 6.2), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
     FigureCanvasAgg(figure)
     figure.suptitle(report["description"], fontsize=10)
     left, right = figure.subplots(1, 2)
@@ -184,25 +188,65 @@ def _axis(axis: Any, low: float, high: float, text: Any) -> None:
 
 
 def _place(panel: Axes, labels: Sequence[tuple[Point, str, str]], points: Sequence[Point]) -> None:
-    """Write each label at the nearest place where it covers no other label and no point."""
+    """Write each label at the nearest place where it covers no other label, point or line, nor is crossed by one."""
     inside, scale = panel.get_window_extent(), panel.figure.dpi / 72.0
-    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in panel.transData.transform(points)]
+    marks = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in panel.transData.transform(points)]
+    taken, written = [*marks, *_lines(panel)], list[Bbox]()
     for place, text, colour in sorted(labels, key=lambda label: label[0]):
-        note = panel.annotate(
-            text, place, (0, 0), textcoords="offset points", fontsize=9, color=colour, va="center", zorder=5,
-            path_effects=[withStroke(linewidth=2.5, foreground="white")],
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4},
-        )  # fmt: skip
-        size = note.get_window_extent()
+        trial = panel.text(0, 0, text, fontsize=9)
+        size = trial.get_window_extent()
+        trial.remove()
         x, y = panel.transData.transform(place)
-        for radius, angle in itertools.chain(_STEPS, [(0, 0)]):
+        others = [mark for mark in marks if not mark.contains(x, y)]
+        for strict, (radius, angle) in [*itertools.product((True, False), _STEPS), (False, (0, 0))]:
             dx, dy = radius * math.cos(math.radians(angle)), radius * math.sin(math.radians(angle))
             side: Literal["left", "center", "right"] = "left" if dx > 1 else "right" if dx < -1 else "center"
             start = x + dx * scale - {"left": 0.0, "center": size.width / 2, "right": size.width}[side]
             box = Bbox.from_bounds(start - 2, y + dy * scale - size.height / 2 - 1, size.width + 4, size.height + 2)
             fits = box.x0 >= inside.x0 and box.x1 <= inside.x1 and box.y0 >= inside.y0 and box.y1 <= inside.y1
-            if (fits and not any(box.overlaps(other) for other in taken)) or radius == 0:
-                note.set_horizontalalignment(side)
-                note.set_position((dx, dy))
-                taken.append(box)
+            leader = _leader((x, y), (x + dx * scale, y + dy * scale))
+            free = not any(box.overlaps(other) for other in taken)
+            crossed = strict and any(piece.overlaps(other) for piece in leader for other in (*written, *others))
+            if (fits and free and not crossed) or radius == 0:
+                _note(panel, text, place, (dx, dy), side, colour)
+                written.append(box)
+                taken += [box, *leader]
                 break
+
+
+def _note(
+    panel: Axes, text: str, place: Point, offset: Point, side: Literal["left", "center", "right"], colour: str
+) -> None:
+    """The label, and a thin line from its near edge to the point."""
+    edge = {"left": (0.0, 0.5), "right": (1.0, 0.5), "center": (0.5, 0.0 if offset[1] > 0 else 1.0)}[side]
+    panel.annotate(
+        text, place, offset, textcoords="offset points", fontsize=9, color=colour, ha=side, va="center", zorder=5,
+        path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        arrowprops={
+            "arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4, "relpos": edge,
+        },
+    )  # fmt: skip
+
+
+def _lines(panel: Axes) -> list[Bbox]:
+    """Where the straight pieces of a panel's lines are, in pixels; stairs turn at right angles."""
+    found = []
+    for line in panel.get_lines():
+        places = line.get_transform().transform(line.get_xydata())
+        if line.get_drawstyle() == "steps-post":
+            turns = [((ax, ay), (bx, ay), (bx, by)) for (ax, ay), (bx, by) in itertools.pairwise(places)]
+            places = np.array([corner for three in turns for corner in three])
+        for (ax, ay), (bx, by) in itertools.pairwise(places):
+            edges = (min(ax, bx) - _NEAR, min(ay, by) - _NEAR, max(ax, bx) + _NEAR, max(ay, by) + _NEAR)
+            found.append(Bbox.from_extents(*edges))
+    return found
+
+
+def _leader(start: Point, end: Point) -> list[Bbox]:
+    """The line from a point to its label, as small boxes."""
+    pieces = max(2, int(math.dist(start, end) / 4))
+    steps = [
+        (start[0] + k / pieces * (end[0] - start[0]), start[1] + k / pieces * (end[1] - start[1]))
+        for k in range(pieces)
+    ]
+    return [Bbox.from_extents(x - 1, y - 1, x + 1, y + 1) for x, y in steps]

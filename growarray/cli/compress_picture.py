@@ -8,15 +8,20 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from growarray.contraction.table import quantity, seconds
+from growarray.factorized.report import Change, ConversionReport
 from growarray.networks import Compression
 
-__all__ = ["draw"]
+__all__ = ["draw", "drawn"]
 
 _COLOURS = {"CP": "#1f77b4", "Tucker": "#d95f02", "TT": "#2a9d5c", "Dense": "#8c8c8c"}
+_STYLES = {"CP": "-", "Tucker": "--", "TT": ":"}  # curves may lie on each other
 _WORDS = {"parameters": "parameters", "flops": "FLOPs", "time": "predicted time"}
 _MOST = 40  # layers that have a bar of their own
+_DECADES = 20.0  # ratio of two errors from which the axis is logarithmic
 
 
 def draw(found: Compression) -> bytes:
@@ -29,18 +34,25 @@ def draw(found: Compression) -> bytes:
     >>> draw(compress(net, 0.5))[1:4]
     b'PNG'
     """
+    stream = io.BytesIO()
+    drawn(found).savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def drawn(found: Compression) -> Figure:
+    """The two panels as a figure of matplotlib."""
     shown = _largest(found)
-    height = max(4.2, 1.6 + 0.24 * len(shown))
-    figure = Figure(figsize=(11.0, height), dpi=120, layout="constrained")
+    height = max(4.6, 2.0 + 0.24 * len(shown))
+    figure = Figure(figsize=(11.0, height), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15))
     FigureCanvasAgg(figure)  # no window, whatever matplotlib's own setting is
     left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.15))
     _trade_off(left, found)
-    _layers(right, shown, hidden=len(found.reports) - len(shown))
+    _layers(right, found.by, shown, hidden=len(found.reports) - len(shown))
+    below = (0.5, -0.14 * 4.6 / height)  # where no line goes through a legend
     for panel in (left, right):
         panel.spines[["top", "right"]].set_visible(False)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
+        panel.legend(loc="upper center", bbox_to_anchor=below, ncols=2, fontsize=9, frameon=False)
+    return figure
 
 
 def _trade_off(panel: Axes, found: Compression) -> None:
@@ -49,7 +61,9 @@ def _trade_off(panel: Axes, found: Compression) -> None:
         best = name == "best"
         xs, ys = [p.cost / dense for p in points], [p.error for p in points]
         style: dict[str, Any] = (
-            {"color": "black", "linewidth": 4.0, "alpha": 0.3} if best else {"color": _COLOURS[name]}
+            {"color": "black", "linewidth": 4.0, "alpha": 0.3}
+            if best
+            else {"color": _COLOURS[name], "linestyle": _STYLES[name]}
         )
         label = "best of all formats" if best and len(found.curves) > 1 else "estimate" if best else f"{name} alone"
         # steps: between two points there is nothing to choose but the smaller one
@@ -60,40 +74,58 @@ def _trade_off(panel: Axes, found: Compression) -> None:
         text = f"output, measured: {found.output_error:.3g}"
         panel.plot([share], [found.output_error], "D", color="#c0392b", markersize=7, zorder=5, label=text)
     panel.axvline(found.budget / dense, color="#8c8c8c", linestyle="--", linewidth=0.9, zorder=1, label="budget")
-    panel.set_xlim(0.0, 1.02)
-    panel.set_ylim(bottom=0.0)
+    _error_axis(panel, found)
+    panel.set_xlim(-0.04, 1.04)
     panel.xaxis.set_major_formatter(PercentFormatter(1.0))
     panel.set_xlabel(f"{_WORDS[found.by]}, share of the dense network")
     panel.set_ylabel("relative error of the weights" if found.output_error is None else "relative error of the output")
     panel.grid(alpha=0.3)
-    panel.legend(fontsize=9, framealpha=0.9, loc="upper right")
 
 
-def _largest(found: Compression) -> list[tuple[str, Any]]:
-    """The layers with most parameters, in their order."""
-    most = sorted(found.reports, key=lambda name: -found.reports[name].parameters.before)[:_MOST]
+def _error_axis(panel: Axes, found: Compression) -> None:
+    """From 0, with room below it for a marker; logarithmic where what was chosen would lie on the axis."""
+    shown = [e for e in (found.error, found.output_error) if e]
+    highest = max([point.error for points in found.curves.values() for point in points] + shown, default=0.0)
+    if shown and highest > _DECADES * min(shown):
+        panel.set_yscale("log")
+        panel.set_ylim(min(shown) / 3.0, highest * 1.5)
+    elif highest:
+        panel.set_ylim(-0.04 * highest, 1.06 * highest)
+
+
+def _cost(report: ConversionReport, by: str) -> Change:
+    """Of one layer, before and after, in what the budget counts."""
+    found = {"parameters": report.parameters, "flops": report.flops, "time": report.predicted_time}[by]
+    return found if found is not None else Change(0.0, 0.0)
+
+
+def _largest(found: Compression) -> list[tuple[str, ConversionReport]]:
+    """The layers that cost most, in their order."""
+    most = sorted(found.reports, key=lambda name: -_cost(found.reports[name], found.by).before)[:_MOST]
     return [(name, report) for name, report in found.reports.items() if name in most]
 
 
-def _layers(panel: Axes, shown: list[tuple[str, Any]], hidden: int) -> None:
-    """Parameters before, as a frame, and after, in the colour of the format."""
+def _layers(panel: Axes, by: str, shown: list[tuple[str, ConversionReport]], hidden: int) -> None:
+    """What a layer cost before, as a frame, and costs after, in the colour of the format."""
     named: set[str] = set()
     for place, (_, report) in enumerate(shown):
-        panel.barh(place, report.parameters.before, height=0.72, color="#ececec", edgecolor="#bdbdbd", linewidth=0.6)
+        cost = _cost(report, by)
+        panel.barh(place, cost.before, height=0.72, color="#ececec", edgecolor="#bdbdbd", linewidth=0.6)
         label = None if report.format in named else "stays dense" if report.format == "Dense" else report.format
         named.add(report.format)
-        panel.barh(place, report.parameters.after, height=0.72, color=_COLOURS[report.format], label=label)
+        panel.barh(place, cost.after, height=0.72, color=_COLOURS[report.format], label=label)
         if report.format != "Dense":
-            text = f" {report.parameters.ratio:.0%}" + (", slower" if report.slower else "")
+            text = f" {cost.ratio:.0%}" + (", slower" if report.slower else "")
             colour = "#c0392b" if report.slower else "black"
-            panel.text(report.parameters.before, place, text, va="center", fontsize=8, color=colour)
+            panel.text(max(cost), place, text, va="center", fontsize=8, color=colour)
     panel.set_yticks(range(len(shown)), [_short(name) for name, _ in shown], fontsize=8)
     panel.invert_yaxis()
-    panel.margins(x=0.12)
-    panel.set_xlim(left=0.0)
+    widest = max((max(_cost(report, by)) for _, report in shown), default=0.0)
+    panel.set_xlim(0.0, 1.2 * widest or 1.0)  # room for a text beside the widest bar
+    panel.xaxis.set_major_locator(MaxNLocator(6))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: seconds(x) if by == "time" else quantity(x)))
     more = f" (the {hidden} smallest layers are left out)" if hidden else ""
-    panel.set_xlabel(f"parameters before and after{more}")
-    panel.legend(fontsize=9, framealpha=0.9, loc="best")
+    panel.set_xlabel(f"{_WORDS[by]} before (frame) and after{more}")
 
 
 def _short(name: str) -> str:

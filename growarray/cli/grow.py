@@ -19,8 +19,10 @@ from growarray.cli.lock import locked
 from growarray.cli.run import CHOICES, Run, RunOptions, open_run, options_from
 from growarray.cli.show import Show
 from growarray.cli.terminal import say_interrupted
+from growarray.contraction.machine import cache_folder
 from growarray.errors import GrowArrayError
-from growarray.networks import History
+from growarray.networks import History, write_atomically
+from growarray.networks.picture import draw
 
 __all__ = ["app", "closing_lines", "common", "grow"]
 
@@ -151,6 +153,8 @@ def _finish(show: Show, run: Run) -> None:
             show.start_fixed(run.options)
         final = run.finish(show.entry)
     show.result(run.options, run.loop.history, final)
+    if run.folder is None and not show.quiet:
+        show.line(_picture(run.loop.history))
     for text in closing_lines(run.folder):
         show.line(text)
 
@@ -159,16 +163,27 @@ def closing_lines(folder: Path | None) -> list[str]:
     """Where the result is and how to use it, or how to keep it.
 
     >>> closing_lines(None)
-    ['nothing was written; add --output DIR to keep the network and its picture']
+    ['the network was not kept; add --output DIR to keep it']
     """
     if folder is None:
-        return ["nothing was written; add --output DIR to keep the network and its picture"]
+        return ["the network was not kept; add --output DIR to keep it"]
     return [
         f"written into {folder}; see {save.PICTURE} and {save.HISTORY}",
         f"predict  growarray predict {shlex.quote(str(folder))} DATA",
         f"Python   growarray.load({str(folder)!r}).predict(x)",
         f"ONNX     {folder / save.MODEL}",
     ]
+
+
+def _picture(history: History) -> str:
+    """Draw a run that is not kept, over the picture of the one before, and say where."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / save.PICTURE, draw(history))
+    except OSError as error:
+        return f"no picture: {folder} cannot be written to ({error.strerror}); --output names another folder"
+    return f"picture in {folder / save.PICTURE}"
 
 
 @contextmanager

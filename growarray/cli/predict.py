@@ -17,6 +17,8 @@ from growarray.checkpoint import Grown
 from growarray.checkpoint.grown import load
 from growarray.cli.data import DIGITS, as_options
 from growarray.cli.files import plain_errors
+from growarray.cli.help import option
+from growarray.cli.terminal import show_line, show_table
 from growarray.datasets import load_digits, load_samples
 from growarray.errors import DataError
 from growarray.networks import task_named, write_atomically
@@ -29,14 +31,14 @@ _SHOWN = 10  # rows of the table
 def predict(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="what growarray grow --output DIR wrote")],
     data: Annotated[str, typer.Argument(metavar="DATA", help="'digits', or a .npz, .npy or .csv file")],
-    labels: Annotated[Path | None, typer.Option("--labels", help="second .npy file, with the targets")] = None,
+    labels: Annotated[Path | None, option("FILE", "second .npy file, with the targets", "--labels")] = None,
     label_column: Annotated[
-        str | None, typer.Option("--label-column", help="CSV column with the targets", show_default="as in training")
+        str | None, option("NAME", "CSV column with the targets; default as in training", "--label-column")
     ] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="show the probability of the class, and write those of all")
     ] = False,
-    output: Annotated[Path | None, typer.Option("--output", help=".csv or .npz file to write into")] = None,
+    output: Annotated[Path | None, option("FILE", ".csv or .npz file to write into", "--output")] = None,
     force: Annotated[bool, typer.Option("--force", help="replace that file where it is there")] = False,
 ) -> None:
     """Predict with a grown network. Data may have targets or not; with them, say how right it is."""
@@ -51,8 +53,9 @@ def predict(
         if output is not None:
             write_atomically(output, _content(output, grown, columns))
         console = Console()
-        for line in _lines(grown, columns, targets, output):
-            console.print(line, markup=False, highlight=False, soft_wrap=isinstance(line, str))
+        show_table(console, _table(grown, columns))
+        for line in _lines(grown, columns, output):
+            show_line(console, line)
 
 
 def predictions_of(
@@ -147,8 +150,8 @@ def _content(path: Path, grown: Grown, columns: dict[str, np.ndarray]) -> bytes:
     return text.getvalue().encode()
 
 
-def _lines(grown: Grown, columns: dict[str, np.ndarray], targets: np.ndarray | None, output: Path | None) -> list[Any]:
-    """What is shown: the first rows, how many more there are, the file, and the figure last."""
+def _table(grown: Grown, columns: dict[str, np.ndarray]) -> Table:
+    """The first rows; of the probabilities that of the class."""
     shown = {name: values for name, values in columns.items() if name != "probabilities"}
     if "probabilities" in columns:
         best = columns["probabilities"].max(axis=1)
@@ -157,17 +160,19 @@ def _lines(grown: Grown, columns: dict[str, np.ndarray], targets: np.ndarray | N
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in ("row", *shown):
         table.add_column(name, justify="right", overflow="fold")
-    count = len(columns["prediction"])
-    for row in range(min(count, _SHOWN)):
-        cells = [_cell(name, values[row]) for name, values in shown.items()]
-        table.add_row(str(row + 1), *cells)
-    lines: list[Any] = [table]
+    for row in range(min(len(columns["prediction"]), _SHOWN)):
+        table.add_row(str(row + 1), *(_cell(name, values[row]) for name, values in shown.items()))
+    return table
+
+
+def _lines(grown: Grown, columns: dict[str, np.ndarray], output: Path | None) -> list[str]:
+    """What follows the table: how many rows more there are, the file, and the figure last."""
+    count, lines = len(columns["prediction"]), []
     if count > _SHOWN:
-        rest = "" if output is not None else "; --output FILE.csv writes them all"
-        lines.append(f"{count - _SHOWN} more{rest}")
+        lines.append(f"{count - _SHOWN} more{'' if output is not None else '; --output FILE.csv writes them all'}")
     if output is not None:
         lines.append(f"{count} predictions written into {output}")
-    return lines if targets is None else [*lines, figure(grown, columns)]
+    return [*lines, figure(grown, columns)] if "target" in columns else lines
 
 
 def _cell(name: str, value: Any) -> str:

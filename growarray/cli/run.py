@@ -320,16 +320,13 @@ class Run:
         self.loop.history.final = final
         if self.folder is not None:
             save.write_weights(self.folder, self.loop.network)
-            self.grown().to_onnx(self.folder / save.MODEL)
+            data = self.data
+            result = Grown(self.loop.network, self.options.task, data.classes, data.scaling, self.loop.history)
+            result.to_onnx(self.folder / save.MODEL)
             write_atomically(self.folder / save.PICTURE, draw(self.loop.history))
             self.loop.history.save(self.folder / save.HISTORY)
             self.save(final)  # last: a run that is killed before it writes the others again
         return final
-
-    def grown(self) -> Grown:
-        """The network as it is now, with what belongs to it."""
-        data, loop = self.data, self.loop
-        return Grown(loop.network, self.options.task, data.classes, data.scaling, loop.history)
 
     def _figures(self, loop: Growth, seconds: float) -> dict[str, Any]:
         """Test figures, size and time of a trained network."""
@@ -350,7 +347,7 @@ class Run:
         options = replace(self.options, growths=0)
         loop = build_loop(options, self.data, list(self.loop.network.widths))
         loop.callbacks = [] if on_entry is None else [on_entry]
-        return self._figures(loop, _timed(loop, options.epochs))
+        return self._figures(loop, _timed(loop, options.epochs)) | {"steps": loop.history.of("train")}
 
 
 def _timed(loop: Growth, until: int) -> float:
@@ -387,5 +384,10 @@ def open_run(folder: Path, given: Mapping[str, Any]) -> tuple[RunOptions, save.C
             "leave the option out to go on, or start another run with another --output"
         )
     if epochs > options.epochs:
-        options, checkpoint = replace(options, epochs=epochs), replace(checkpoint, final=None)
+        ended = any(s["event"] == "stop" and s.get("what") == "growing" for s in checkpoint.state["history"])
+        state = {
+            **checkpoint.state,
+            "finished_growing": ended,
+        }  # the last epoch, which is the last no more, ended it too
+        options, checkpoint = replace(options, epochs=epochs), replace(checkpoint, state=state, final=None)
     return options, checkpoint

@@ -65,11 +65,18 @@ class Bar:
         self._drawn = 0.0
 
     def __enter__(self) -> Bar:
+        _shown.append(self)
         self._progress.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the terminal as it was; a second time changes nothing."""
         self._progress.stop()
+        if self in _shown:
+            _shown.remove(self)
 
     def start(self, name: str, total: int | None = None, done: int = 0) -> None:
         """A new count, in place of the one before; the total may be said later."""
@@ -88,6 +95,10 @@ class Bar:
         if now or time.monotonic() - self._drawn >= _BETWEEN:
             self._progress.refresh()
             self._drawn = time.monotonic()
+
+
+_shown: list[Bar] = []
+"""The bars that are drawn: Ctrl-C may come while one starts, where no ``with`` would end it."""
 
 
 def stderr_bar(name: str, total: int | None = None) -> Bar:
@@ -132,6 +143,8 @@ def _plain(cell: object) -> str:
 
 def say_interrupted(text: str) -> None:
     """One line on the standard error; in a terminal over the ``^C`` that it shows."""
+    for bar in tuple(_shown):
+        bar.stop()
     start = "\r" if sys.stderr.isatty() else ""
     sys.stderr.write(f"{start}{text}\n")
     sys.stderr.flush()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from growarray.backend import Array, namespace
 from growarray.contraction.checks import operands
-from growarray.errors import PlanError, ShapeError
+from growarray.errors import PlanError, ShapeError, shown
 
 if TYPE_CHECKING:
     from growarray.contraction.plan import Plan
@@ -39,7 +39,7 @@ class BoundPlan:
 
     def _whole(self, arrays: Sequence[Array]) -> list[Array]:
         if len(arrays) != len(self.free):
-            raise ShapeError(f"{self!r} takes {len(self.free)} arrays, found {len(arrays)}")
+            raise ShapeError(f"{shown(self)} takes {len(self.free)} arrays, found {len(arrays)}")
         given = dict(zip(self.free, arrays, strict=True))
         return [given[i] if i in given else self._factors[i] for i in range(len(self.plan.shapes))]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, is_array, namespace
-from growarray.errors import PlanError, ShapeError
+from growarray.backend import Array, is_array, library_of, namespace
+from growarray.errors import PlanError, ShapeError, shown
 
 __all__ = ["check_arrays", "check_gradient", "check_out", "device_kind", "is_ordered", "is_whole", "operands"]
 
@@ -33,7 +33,7 @@ def operands(option: str, chosen: Any, count: int) -> list[int]:
     found = list(chosen) if isinstance(chosen, Iterable) else None
     if found is None or not all(is_whole(i) and 0 <= i < count for i in found):
         raise PlanError(
-            f"{option}: found {chosen if found is None else found!r}, expected operands from 0 to {count - 1}, "
+            f"{option}: found {shown(chosen if found is None else found)}, expected operands from 0 to {count - 1}, "
             "as a sequence of whole numbers"
         )
     return [operator.index(i) for i in found]
@@ -46,7 +46,7 @@ def device_kind(device: Any) -> str:
         return name
     if name in ("gpu", "cuda") or (name.startswith("cuda:") and name[5:].isdigit()):
         return "gpu"
-    raise PlanError(f"device: found {device!r}, expected None, 'cpu', 'cuda' or 'cuda:N'")
+    raise PlanError(f"device: found {shown(device)}, expected None, 'cpu', 'cuda' or 'cuda:N'")
 
 
 def check_arrays(equation: str, arrays: Sequence[Array]) -> None:
@@ -59,12 +59,10 @@ def check_arrays(equation: str, arrays: Sequence[Array]) -> None:
             raise TypeError(
                 f"operand {i} of '{equation}' is {type(x).__name__}, expected an array; convert it with numpy.asarray"
             )
-        # only of a subclass is numpy.ma asked for, which NumPy imports when it is: a fork may come meanwhile
-        if type(x) is not np.ndarray and isinstance(x, np.matrix | np.ma.MaskedArray):
-            raise TypeError(
-                f"operand {i} of '{equation}' is {type(x).__name__}, whose mask or products have no meaning here; pass "
-                "x.filled(...) of a masked array, numpy.asarray(x) of a matrix"
-            )
+        try:
+            library_of(x)
+        except TypeError as error:
+            raise TypeError(f"operand {i} of '{equation}': {error}") from None
         name = str(getattr(x, "dtype", type(x).__name__)).rpartition(".")[2]
         if not name.startswith("float"):
             raise TypeError(

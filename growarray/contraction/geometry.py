@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from growarray.contraction.checks import is_whole
-from growarray.errors import PlanError
+from growarray.errors import PlanError, shown
 
 __all__ = ["PADDING_MODES", "ConvAxis", "conv_axes"]
 
@@ -34,9 +34,11 @@ class ConvAxis:
         for option, least in (("stride", 1), ("before", 0), ("after", 0), ("dilation", 1)):
             value = getattr(self, option)
             if not is_whole(value) or value < least:
-                raise PlanError(f"{option}: found {value!r}, expected a whole number of at least {least}")
+                raise PlanError(f"{option}: found {shown(value)}, expected a whole number of at least {least}")
         if self.padding_mode not in PADDING_MODES:
-            raise PlanError(f"padding_mode: found {self.padding_mode!r}, expected one of {', '.join(PADDING_MODES)}")
+            raise PlanError(
+                f"padding_mode: found {shown(self.padding_mode)}, expected one of {', '.join(PADDING_MODES)}"
+            )
 
     def output_size(self, size: int, kernel: int, name: str = "x") -> int:
         """Positions of the output for ``size`` positions of the feature map and ``kernel`` of the kernel.
@@ -44,18 +46,18 @@ class ConvAxis:
         Raises PlanError where the kernel does not fit, or the padding mode needs more positions than there are.
         """
         if kernel < 1:
-            raise PlanError(f"convolution mode {name!r}: the kernel has {kernel} positions, expected at least 1")
+            raise PlanError(f"convolution mode {shown(name)}: the kernel has {kernel} positions, expected at least 1")
         padded, reach = size + self.before + self.after, self.dilation * (kernel - 1) + 1
         if reach > padded:
             raise PlanError(
-                f"convolution mode {name!r}: a kernel of {kernel} with dilation {self.dilation} spans {reach} "
+                f"convolution mode {shown(name)}: a kernel of {kernel} with dilation {self.dilation} spans {reach} "
                 f"positions, the padded input has {padded}; add padding of {reach - padded} or shrink the kernel"
             )
         pad = max(self.before, self.after)
         most = {"reflect": size - 1, "circular": size}.get(self.padding_mode, pad if size else 0)
         if pad > most:
             raise PlanError(
-                f"convolution mode {name!r}: {self.padding_mode} padding of {pad} needs more than the {size} "
+                f"convolution mode {shown(name)}: {self.padding_mode} padding of {pad} needs more than the {size} "
                 f"positions there are; pad at most {max(most, 0)}"
             )
         return (padded - reach) // self.stride + 1
@@ -86,7 +88,8 @@ def conv_axes(
     [1, 2]
     """
     if len(kernels) != len(names) or not all(map(is_whole, kernels)):
-        raise PlanError(f"kernels: found {list(kernels)}, expected one whole number for each of {list(names)}")
+        found, named = shown(list(kernels)), shown(list(names))
+        raise PlanError(f"kernels: found {found}, expected one whole number for each of {named}")
     strides = _each("stride", stride, names, 1)
     dilations = _each("dilation", dilation, names, 1)
     modes = _each("padding_mode", padding_mode, names, "zeros")
@@ -98,7 +101,9 @@ def conv_axes(
         _positive("stride", name, s)
         _positive("dilation", name, d)
         if mode not in PADDING_MODES:
-            raise PlanError(f"padding_mode of {name!r}: found {mode!r}, expected one of {', '.join(PADDING_MODES)}")
+            raise PlanError(
+                f"padding_mode of {shown(name)}: found {shown(mode)}, expected one of {', '.join(PADDING_MODES)}"
+            )
         before, after = _padding(name, p, k, s, d)
         axes.append(ConvAxis(int(s), before, after, int(d), mode))
     return tuple(axes)
@@ -109,7 +114,7 @@ def _each(option: str, value: Any, names: Sequence[str], default: Any) -> list[A
         for name in value:
             if name not in names:
                 raise PlanError(
-                    f"{option}: {name!r} is not a convolution mode of this equation; there are {list(names)}"
+                    f"{option}: {shown(name)} is not a convolution mode of this equation; there are {list(names)}"
                 )
         return [value.get(name, default) for name in names]
     if isinstance(value, tuple | list):
@@ -120,13 +125,15 @@ def _each(option: str, value: Any, names: Sequence[str], default: Any) -> list[A
             )
         return list(value)
     if not names and (isinstance(value, bool) or value != default):
-        raise PlanError(f"{option}: found {value!r} for an equation without convolution modes; name them after '|'")
+        raise PlanError(
+            f"{option}: found {shown(value)} for an equation without convolution modes; name them after '|'"
+        )
     return [value] * len(names)
 
 
 def _positive(option: str, name: str, value: Any) -> None:
     if not is_whole(value) or value < 1:
-        raise PlanError(f"{option} of {name!r}: found {value!r}, expected a whole number of at least 1")
+        raise PlanError(f"{option} of {shown(name)}: found {shown(value)}, expected a whole number of at least 1")
 
 
 def _padding(name: str, value: Any, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
@@ -135,13 +142,14 @@ def _padding(name: str, value: Any, kernel: int, stride: int, dilation: int) -> 
     if isinstance(value, str) and value == "same":
         if stride != 1:
             raise PlanError(
-                f"padding of {name!r}: 'same' needs stride 1, found {stride}; give numbers such as {kernel // 2}"
+                f"padding of {shown(name)}: 'same' needs stride 1, found {stride}; give numbers such as {kernel // 2}"
             )
         total = dilation * (kernel - 1)
         return total // 2, total - total // 2
     pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(pair) != 2 or not all(is_whole(p) and p >= 0 for p in pair):
         raise PlanError(
-            f"padding of {name!r}: found {value!r}, expected a number of at least 0, a pair, 'same' or 'valid'"
+            f"padding of {shown(name)}: found {shown(value)}, expected a number of at least 0, a pair, 'same' or "
+            "'valid'"
         )
     return int(pair[0]), int(pair[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from growarray.backend import is_array, is_numpy
+from growarray.backend import is_array, is_numpy, kind_of, namespace
 from growarray.errors import PlanError, shown
 
 __all__ = ["frozen", "shapes_of"]
@@ -30,10 +30,11 @@ def frozen(value: Any) -> Any:
 def shapes_of(given: Sequence[Any], dtype: Any = None, device: Any = None) -> tuple[list[Any], Any, Any]:
     """Shapes of the arrays among ``given``, and where those are None the dtype and the device that a plan takes."""
     arrays = [x for x in given if is_array(x)]
-    for x in arrays:
-        if not str(x.dtype).rpartition(".")[2].startswith("float"):
-            raise PlanError(f"plan: expected a shape, or an array of real floats that has it, found {shown(x)}")
     if arrays:
+        namespace(*arrays, where="plan: ")
+        for x in arrays:
+            if kind_of(x) != "f":
+                raise PlanError(f"plan: expected a shape, or an array of real floats that has it, found {shown(x)}")
         dtype = str(arrays[0].dtype).rpartition(".")[2] if dtype is None else dtype
         device = ("cpu" if all(map(is_numpy, arrays)) else "gpu") if device is None else device
     return [tuple(x.shape) if is_array(x) else x for x in given], dtype, device

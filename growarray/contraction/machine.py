@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from growarray.errors import PlanError
+from growarray.errors import PlanError, shown
 
 __all__ = ["CPU", "GPU", "Machine", "cache_folder", "from_dict", "machine_for", "threads", "to_dict"]
 
@@ -132,7 +132,7 @@ def from_dict(values: dict[str, Any]) -> Machine:
     machine = Machine(**values)
     for key, value in asdict(machine).items():
         if key != "name" and not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
-            raise ValueError(f"{key} is {value!r}, expected a positive number")
+            raise ValueError(f"{key} is {shown(value)}, expected a positive number")
     return machine
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from growarray.backend import load
 from growarray.contraction.problem import Problem
-from growarray.errors import PlanError
+from growarray.errors import PlanError, shown
 
 __all__ = ["optimizer_named", "optimizer_path"]
 
@@ -21,7 +21,7 @@ def optimizer_named(name: str, others: Sequence[str]) -> Optimizer:
         finder: Optimizer = load("opt_einsum.paths").get_path_fn(name)
     except KeyError as error:
         known = [*others, "auto", "auto-hq", "optimal", "dp", "greedy", "random-greedy", "branch-2"]
-        raise PlanError(f"optimize: unknown {name!r}; expected a path or one of {known}") from error
+        raise PlanError(f"optimize: unknown {shown(name)}; expected a path or one of {known}") from error
     return finder
 
 
@@ -47,7 +47,7 @@ def optimizer_path(problem: Problem, finder: Optimizer, limit: int | None) -> Se
         limits = (limit,) if _takes(finder, 4) else ()  # the path is held against the limit in any case
         return finder(inputs, frozenset(problem.output), sizes, *limits)
     except Exception as error:  # an optimizer may be anyone's
-        raise PlanError(f"optimize {finder!r} failed on '{problem.equation}': {error}") from error
+        raise PlanError(f"optimize {shown(finder)} failed on '{problem.equation}': {error}") from error
 
 
 def _takes(finder: Callable[..., Any], count: int) -> bool:

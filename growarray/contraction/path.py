@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from growarray.contraction.cost import Costs
 from growarray.contraction.optimizers import optimizer_named, optimizer_path
 from growarray.contraction.problem import Problem
-from growarray.errors import PlanError
+from growarray.errors import PlanError, shown
 
 __all__ = [
     "EXACT",
@@ -70,7 +70,7 @@ def find_tree(problem: Problem, costs: Costs, optimize: Any, minimize: str, limi
     if limit is not None and (peak := peak_elements(costs, tree)) > limit:
         least = search(problem, costs, "memory", None)
         raise PlanError(
-            f"memory_limit: the path {optimize!r} holds {peak} elements at once, allowed are {limit}; "
+            f"memory_limit: the path {shown(optimize)} holds {peak} elements at once, allowed are {limit}; "
             f"the least any path needs is {peak_elements(costs, least)}, found by optimize='auto'"
         )
     return tree
@@ -301,24 +301,26 @@ def _from_path(problem: Problem, path: Any) -> Tree:
     try:
         steps = [tuple(operator.index(i) for i in step) for step in path]
     except (TypeError, ValueError) as error:
-        raise PlanError(f"optimize: expected 'auto', a name, or a path such as [(0, 1)], found {path!r}") from error
+        raise PlanError(
+            f"optimize: expected 'auto', a name, or a path such as [(0, 1)], found {shown(path)}"
+        ) from error
     for step in steps:
         if len(set(step)) != len(step) or not all(0 <= i < len(parts) for i in step) or not step:
-            raise PlanError(f"path {path!r}: step {step} does not name distinct ones of {len(parts)} operands")
+            raise PlanError(f"path {shown(path)}: step {step} does not name distinct ones of {len(parts)} operands")
         chosen = [parts[i] for i in step]
         parts = [p for p in parts if p not in chosen]
         whole = chosen[0]
         for other in chosen[1:]:
             if problem.pair(whole, other) is None:
                 raise PlanError(
-                    f"path {path!r}: at step {step} two convolution modes meet, one with its kernel on the left and "
-                    "one with its kernel on the right; contract one of them before"
+                    f"path {shown(path)}: at step {step} two convolution modes meet, one with its kernel on the "
+                    "left and one with its kernel on the right; contract one of them before"
                 )
             tree.append((whole, other))
             whole |= other
         parts.append(whole)
     if len(parts) != 1:
-        raise PlanError(f"path {path!r}: {len(parts)} operands are left over, expected one result")
+        raise PlanError(f"path {shown(path)}: {len(parts)} operands are left over, expected one result")
     return tree
 
 
@@ -330,7 +332,7 @@ def _preset(problem: Problem, costs: Costs, name: str) -> Tree:
     core, not on the feature map's own modes (Tucker), are joined with it first, as in TensorLy-Torch.
     """
     if not problem.conv:
-        raise PlanError(f"optimize={name!r} needs a convolution mode; '{problem.equation}' has none, use 'auto'")
+        raise PlanError(f"optimize={shown(name)} needs a convolution mode; '{problem.equation}' has none, use 'auto'")
     feature = 1 << next(iter(problem.conv.values())).feature
     others = [1 << i for i in range(len(problem)) if 1 << i != feature]
     if name == "reconstructed":

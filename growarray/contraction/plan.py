@@ -23,7 +23,7 @@ from growarray.contraction.path import MINIMIZE, Tree, find_tree, linear_path, p
 from growarray.contraction.problem import Problem, checked_shapes
 from growarray.contraction.programs import Programs, binds_batch, block_size
 from growarray.contraction.table import plan_table
-from growarray.errors import PlanError, ShapeError
+from growarray.errors import PlanError, ShapeError, shown
 
 __all__ = ["Plan", "plan"]
 
@@ -108,17 +108,17 @@ class Plan:
         stride: Any, padding: Any, dilation: Any, padding_mode: Any,
     ) -> None:  # fmt: skip
         if minimize not in MINIMIZE:
-            raise PlanError(f"minimize: found {minimize!r}, expected one of {', '.join(MINIMIZE)}")
+            raise PlanError(f"minimize: found {shown(minimize)}, expected one of {', '.join(MINIMIZE)}")
         if memory_limit is not None and not (is_whole(memory_limit) and memory_limit >= 0):
-            raise PlanError(f"memory_limit: found {memory_limit!r}, expected a number of bytes or None")
+            raise PlanError(f"memory_limit: found {shown(memory_limit)}, expected a number of bytes or None")
         if training not in (True, False):
-            raise PlanError(f"training: found {training!r}, expected True or False")
+            raise PlanError(f"training: found {shown(training)}, expected True or False")
         self._parsed = parse(equation)
         self.equation, self.shapes = str(self._parsed), checked_shapes(self._parsed, shapes)
         try:
             self.dtype: np.dtype[Any] = np.dtype("float32" if dtype is None else dtype)
         except (TypeError, ValueError) as error:
-            raise PlanError(f"dtype: found {dtype!r}, expected a real floating one such as float32") from error
+            raise PlanError(f"dtype: found {shown(dtype)}, expected a real floating one such as float32") from error
         self.training, self.minimize = bool(training), minimize
         self.device = device_kind(device)
         if self.dtype.kind != "f":
@@ -384,7 +384,7 @@ class Plan:
             raise ShapeError(f"'{self.equation}' has {len(self.shapes)} operands, found {len(arrays)} arrays")
         for i, (x, shape) in enumerate(zip(arrays, self.shapes, strict=True)):
             if x.shape != shape and not self.programs.fits(i, x.shape):
-                free = f"only {self._problem.block!r} may differ: " if self._problem.block else ""
+                free = f"only {shown(self._problem.block)} may differ: " if self._problem.block else ""
                 raise ShapeError(
                     f"operand {i} of '{self.equation}' has shape {tuple(x.shape)}, the plan was made for {shape}; "
                     f"{free}plan again for these shapes"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from growarray.contraction.equation import ELLIPSIS, Equation
 from growarray.contraction.geometry import ConvAxis, conv_axes
-from growarray.errors import PlanError
+from growarray.errors import PlanError, shown
 
 __all__ = ["SPARE", "Axis", "Conv", "Leaf", "Pair", "Problem", "checked_shapes"]
 
@@ -252,7 +252,7 @@ def checked_shapes(equation: Equation, shapes: Sequence[Sequence[int]]) -> tuple
     try:
         found = tuple(tuple(operator.index(d) for d in shape) for shape in shapes)
     except TypeError as error:
-        raise PlanError(f"'{equation}': expected shapes of whole numbers, found {list(shapes)}") from error
+        raise PlanError(f"'{equation}': expected shapes of whole numbers, found {shown(list(shapes))}") from error
     if any(d < 0 for shape in found for d in shape):
         raise PlanError(f"'{equation}': shapes must not be negative, found {list(found)}")
     return found
@@ -308,7 +308,7 @@ def _sizes(
                 pairs[name].append(size)
             elif axis not in dropped[i] and sizes.setdefault(name, size) != size:
                 raise PlanError(
-                    f"'{equation}': mode {name!r} has size {sizes[name]} in operand {holder[name]} and {size} in "
+                    f"'{equation}': mode {shown(name)} has size {sizes[name]} in operand {holder[name]} and {size} in "
                     f"operand {i}; shapes are {[tuple(s) for s in shapes]}"
                 )
             holder.setdefault(name, i)

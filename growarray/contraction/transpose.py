@@ -5,7 +5,7 @@ from __future__ import annotations
 from growarray.backend import Array, device_of, is_array, namespace
 from growarray.contraction.checks import is_whole
 from growarray.contraction.plan import Plan
-from growarray.errors import PlanError, ShapeError
+from growarray.errors import PlanError, ShapeError, shown
 
 __all__ = ["transpose"]
 
@@ -25,7 +25,7 @@ def transpose(plan: Plan, dy: Array, *others: Array, operand: int = 0) -> Array:
     [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]
     """
     if not is_whole(operand) or not 0 <= operand < len(plan.shapes):
-        raise PlanError(f"operand: found {operand}, expected a number from 0 to {len(plan.shapes) - 1}")
+        raise PlanError(f"operand: found {shown(operand)}, expected a number from 0 to {len(plan.shapes) - 1}")
     if not is_array(dy):
         raise TypeError(f"transpose of '{plan.equation}': the gradient is {type(dy).__name__}, expected an array")
     xp, programs, output = namespace(dy, *others), plan.programs, plan._problem.output

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from growarray.decompose.arguments import is_real
+from growarray.errors import shown
 
 __all__ = ["Allocation", "Candidate", "allocate"]
 
@@ -91,7 +92,7 @@ def _check_budget(budget: Any, layers: Any) -> None:
     if not layers:
         raise ValueError("allocate: expected at least one layer with candidates, found none")
     if not is_real(budget):
-        raise TypeError(f"allocate: expected the budget as a number, found {budget!r}")
+        raise TypeError(f"allocate: expected the budget as a number, found {shown(budget)}")
     if math.isnan(budget):
         raise ValueError("allocate: the budget is NaN; expected a number of parameters, FLOPs or seconds")
 
@@ -100,16 +101,17 @@ def _checked(name: str, candidates: Any) -> list[Candidate]:
     """The candidates of a layer, each with a cost and an error that may be added."""
     those = list(candidates) if isinstance(candidates, Iterable) else []
     if not those:
-        raise ValueError(f"allocate: layer {name!r} has no candidates; offer at least one (rank, cost, error)")
+        raise ValueError(f"allocate: layer {shown(name)} has no candidates; offer at least one (rank, cost, error)")
     for one in those:
         if not isinstance(one, Sequence) or len(one) != 3 or not all(map(is_real, one[1:])):
             raise TypeError(
-                f"allocate: layer {name!r} has candidate {one!r}, expected (rank, cost, error), the last two numbers"
+                f"allocate: layer {shown(name)} has candidate {shown(one)}, expected (rank, cost, error), the last "
+                "two numbers"
             )
         rank, cost, error = one
         if not (0.0 <= cost < math.inf and 0.0 <= error < math.inf):
             raise ValueError(
-                f"allocate: layer {name!r}, rank {rank!r} has cost {cost!r} and error {error!r}; "
+                f"allocate: layer {shown(name)}, rank {shown(rank)} has cost {shown(cost)} and error {shown(error)}; "
                 "expected finite numbers of at least 0"
             )
     return [Candidate(*one) for one in those]

@@ -8,7 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from growarray.contraction.checks import is_ordered
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 
 __all__ = [
     "check_choice",
@@ -55,7 +55,7 @@ def is_share(rank: Any) -> bool:
 def check_count(value: Any, name: str, where: str, least: int = 0) -> int:
     """A whole number of at least ``least``."""
     if not is_int(value) or value < least:
-        raise ValueError(f"{where}: expected {name} as a whole number of at least {least}, found {value!r}")
+        raise ValueError(f"{where}: expected {name} as a whole number of at least {least}, found {shown(value)}")
     return int(value)
 
 
@@ -63,7 +63,7 @@ def check_choice(value: Any, choices: Sequence[str], name: str, where: str) -> s
     """One of some words."""
     if not isinstance(value, str) or value not in choices:
         *most, last = map(repr, choices)
-        raise ValueError(f"{where}: found {name} {value!r}, expected {', '.join(most)} or {last}")
+        raise ValueError(f"{where}: found {name} {shown(value)}, expected {', '.join(most)} or {last}")
     return value
 
 
@@ -76,10 +76,10 @@ def check_sizes(shape: Any, where: str) -> tuple[int, ...]:
         Not whole numbers; no modes, or one without entries.
     """
     if not is_ordered(shape):
-        raise TypeError(f"{where}: expected a shape, one whole number for each mode, found {shape!r}")
+        raise TypeError(f"{where}: expected a shape, one whole number for each mode, found {shown(shape)}")
     sizes = tuple(shape)
     if not all(map(is_int, sizes)):
-        raise TypeError(f"{where}: expected a shape of whole numbers, found {shape!r}")
+        raise TypeError(f"{where}: expected a shape of whole numbers, found {shown(shape)}")
     if not sizes or min(sizes) < 1:
         raise ShapeError(f"{where}: expected a shape of at least one mode with sizes of at least 1, found {sizes}")
     return tuple(map(int, sizes))
@@ -94,10 +94,12 @@ def check_modes(modes: Any, order: int, where: str, name: str = "modes") -> tupl
         Not whole numbers; an axis that is not there, or one that is named twice.
     """
     if not is_ordered(modes) or not all(map(is_int, found := tuple(modes))):
-        raise TypeError(f"{where}: expected {name} as whole numbers, axes of {order} modes, found {modes!r}")
+        raise TypeError(f"{where}: expected {name} as whole numbers, axes of {order} modes, found {shown(modes)}")
     counted = tuple(int(m) + order if m < 0 else int(m) for m in found)
     if len(set(counted)) != len(counted) or not set(counted) <= set(range(order)):
-        raise ShapeError(f"{where}: expected {name} as different axes of a tensor of order {order}, found {modes!r}")
+        raise ShapeError(
+            f"{where}: expected {name} as different axes of a tensor of order {order}, found {shown(modes)}"
+        )
     return counted
 
 
@@ -115,9 +117,9 @@ def options_of(function: Callable[..., Any], without: Collection[str] = ()) -> t
 def check_options(options: Any, known: Collection[str], where: str) -> dict[str, Any]:
     """Options by name; TypeError names one that does not exist, and lists those that do."""
     if not isinstance(options, Mapping):
-        raise TypeError(f"{where}: expected options as a mapping from their names, found {options!r}")
+        raise TypeError(f"{where}: expected options as a mapping from their names, found {shown(options)}")
     for name in options:
         if name not in known:
             there = f"it has {', '.join(known)}" if known else "it has none"
-            raise TypeError(f"{where}: unknown option {name!r}; {there}")
+            raise TypeError(f"{where}: unknown option {shown(name)}; {there}")
     return dict(options)

@@ -13,7 +13,7 @@ from growarray.decompose.rank import largest_cp_rank
 from growarray.decompose.tt import tensor_train
 from growarray.decompose.tucker import tucker
 from growarray.decompose.whiten import mode_moment, output_error
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 
 __all__ = ["rank_for_error", "rank_for_output_error"]
 
@@ -125,9 +125,9 @@ def _check_kind(
     kind: str, modes: Sequence[int] | None, options: Mapping[str, Any], where: str, own: Sequence[str]
 ) -> None:
     check_choice(kind, tuple(_DECOMPOSE), "kind", where)
-    check_options(options, options_of(_DECOMPOSE[kind], own), f"{where}: {kind!r}")
+    check_options(options, options_of(_DECOMPOSE[kind], own), f"{where}: {shown(kind)}")
     if modes is not None and kind != "tucker":
-        raise ValueError(f"{where}: modes= is for 'tucker' alone, found kind {kind!r}; leave it out")
+        raise ValueError(f"{where}: modes= is for 'tucker' alone, found kind {shown(kind)}; leave it out")
 
 
 def _smallest(met: Callable[[int], bool], largest: int) -> int:

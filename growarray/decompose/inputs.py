@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, is_array, namespace
+from growarray.backend import Array, is_array, kind_of, library_of, namespace
 from growarray.decompose.arguments import is_int, is_real
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 
 __all__ = [
     "Prepared",
@@ -53,9 +53,13 @@ def check_real(array: Any, what: str, where: str, kinds: str | tuple[str, ...] =
             f"{where}: expected an array as {what}, found {type(array).__name__}; convert it with "
             "growarray.backend.asarray(x)"
         )
-    if hasattr(array, "mask"):  # the decompositions would take the hidden entries for data
-        raise TypeError(f"{where}: {what} is a {type(array).__name__}; fill its masked entries, as in x.filled(0.0)")
-    if not namespace(array).isdtype(array.dtype, kinds):
+    if not isinstance(array, np.matrix):  # which the decompositions take as the array that it is
+        try:
+            library_of(array)
+        except TypeError as error:
+            raise TypeError(f"{where}: {what}: {error}") from None
+    letters = {"integral": "iu", "real floating": "f"}
+    if not any(kind_of(array) in letters[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds)):
         wanted = kinds if isinstance(kinds, str) else " or ".join(kinds)
         raise TypeError(
             f"{where}: expected {what} of a {wanted} dtype, found {array.dtype}; convert it, for example with "
@@ -92,9 +96,10 @@ def prepare(tensor: Array, where: str) -> Prepared:
     ValueError
         NaN or infinite entries.
     """
-    xp = namespace(tensor)
     shape = check_tensor(tensor, where)
-    array = xp.astype(xp.asarray(tensor), xp.float64, copy=True)  # asarray: a plain array of a subclass such as matrix
+    plain = np.asarray(tensor) if isinstance(tensor, np.matrix) else tensor
+    xp = namespace(plain)
+    array = xp.astype(xp.asarray(plain), xp.float64, copy=True)  # asarray: a plain array of any other subclass
     flat = xp.reshape(array, (-1,))
     scale = max(float(xp.max(flat)), -float(xp.min(flat)))
     if not math.isfinite(scale):
@@ -121,7 +126,7 @@ def check_rank(rank: Any, limits: Sequence[int], where: str, names: str = "modes
     if not single and not many:
         expected = f"an int or {len(limits)} ints" if names else "an int"
         raise TypeError(
-            f"{where}: expected rank as {expected}, found {rank!r}; fractions of the parameters become ranks by "
+            f"{where}: expected rank as {expected}, found {shown(rank)}; fractions of the parameters become ranks by "
             "growarray.decompose.validate_cp_rank, validate_tucker_rank or validate_tt_rank"
         )
     ranks = (int(rank),) * len(limits) if single else tuple(map(int, rank))
@@ -130,7 +135,7 @@ def check_rank(rank: Any, limits: Sequence[int], where: str, names: str = "modes
                          f"{len(limits)} {names}")  # fmt: skip
     low = [r for r in ranks if r < 1]
     if low:
-        raise ValueError(f"{where}: rank {rank!r} has entry {low[0]}, expected at least 1")
+        raise ValueError(f"{where}: rank {shown(rank)} has entry {low[0]}, expected at least 1")
     if single and rank > max(limits):
         raise ValueError(f"{where}: rank {rank} is above {max(limits)}, the largest possible; lower it")
     if single:
@@ -145,40 +150,42 @@ def check_rank(rank: Any, limits: Sequence[int], where: str, names: str = "modes
 def check_bound(error: Any, where: str, name: str = "a relative error bound") -> float:
     """A relative error bound: a number from 0 up to, but not including, 1."""
     if not is_real(error) or not 0.0 <= error < 1.0:
-        raise ValueError(f"{where}: expected {name} 0 <= error < 1, found {error!r}")
+        raise ValueError(f"{where}: expected {name} 0 <= error < 1, found {shown(error)}")
     return float(error)
 
 
 def check_tolerance(value: Any, where: str) -> float:
     """A finite number of at least 0."""
     if not is_real(value) or not 0.0 <= value < math.inf:
-        raise ValueError(f"{where}: expected tolerance as a finite number of at least 0, found {value!r}")
+        raise ValueError(f"{where}: expected tolerance as a finite number of at least 0, found {shown(value)}")
     return float(value)
 
 
 def check_rng(rng: Any, where: str) -> np.random.Generator:
     """The generator, or one with seed 0 for None."""
     if rng is not None and not isinstance(rng, np.random.Generator):
-        raise TypeError(f"{where}: expected rng as a numpy.random.Generator, found {rng!r}; make one of a seed with "
-                        "numpy.random.default_rng(seed)")  # fmt: skip
+        raise TypeError(
+            f"{where}: expected rng as a numpy.random.Generator, found {shown(rng)}; make one of a seed with "
+            "numpy.random.default_rng(seed)"
+        )
     return np.random.default_rng(0) if rng is None else rng
 
 
 def rank_or_bound(rank: Any, error: Any, where: str) -> None:
     """Exactly one of the two says how much to keep."""
     if (rank is None) == (error is None):
-        found = "neither" if rank is None else f"rank={rank!r} and error={error!r}"
+        found = "neither" if rank is None else f"rank={shown(rank)} and error={shown(error)}"
         raise ValueError(f"{where}: expected either rank= or error=, found {found}; give one of them")
 
 
 def check_weights(weighted: Mapping[int, Array] | None, shape: Sequence[int], where: str) -> dict[int, Array]:
     """Second moments by mode, each square of the mode's size; negative modes count from the end."""
     if weighted is not None and not isinstance(weighted, Mapping):
-        raise TypeError(f"{where}: expected weighted as a mapping {{mode: second moment}}, found {weighted!r}")
+        raise TypeError(f"{where}: expected weighted as a mapping {{mode: second moment}}, found {shown(weighted)}")
     moments: dict[int, Array] = {}
     for mode, moment in (weighted or {}).items():
         if not is_int(mode):
-            raise TypeError(f"{where}: weighted names mode {mode!r}, expected a whole number")
+            raise TypeError(f"{where}: weighted names mode {shown(mode)}, expected a whole number")
         k = int(mode) + len(shape) if mode < 0 else int(mode)
         if not 0 <= k < len(shape):
             raise ShapeError(f"{where}: weighted names mode {mode}, the tensor has {len(shape)} modes")

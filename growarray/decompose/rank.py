@@ -20,6 +20,7 @@ from growarray.decompose.arguments import (
     is_real,
     is_share,
 )
+from growarray.errors import shown
 
 __all__ = [
     "cp_parameters",
@@ -63,7 +64,7 @@ def validate_cp_rank(shape: Sequence[int], rank: Rank = "same", rounding: str = 
     if share is not None:
         return max(int(integer(math.prod(sizes) * share / sum(sizes))), 1)
     if not is_int(rank):
-        raise TypeError(f"{where}: expected 'same', a float or an int, found {rank!r}")
+        raise TypeError(f"{where}: expected 'same', a float or an int, found {shown(rank)}")
     return _positive((rank,), where)[0]
 
 
@@ -273,7 +274,7 @@ def factor_std(kind: str, order: int, rank: int | Sequence[int], std: float) -> 
     check_choice(kind, _KINDS, "kind", where)
     check_count(order, "order", where, least=1)
     if not is_real(std) or not 0.0 <= std < math.inf:
-        raise ValueError(f"{where}: expected std as a finite number of at least 0, found {std!r}")
+        raise ValueError(f"{where}: expected std as a finite number of at least 0, found {shown(std)}")
     terms = math.prod(_positive((rank,) if is_int(rank) else _sequence(rank, None, where), where))
     if kind == "cp":
         return float((std / math.sqrt(terms)) ** (1 / order))
@@ -292,12 +293,12 @@ def _share(rank: Rank, where: str) -> float | None:
         return None
     if isinstance(rank, str):
         if rank != "same":
-            raise ValueError(f"{where}: found rank {rank!r}, expected 'same', a share (float) or ranks (int)")
+            raise ValueError(f"{where}: found rank {shown(rank)}, expected 'same', a share (float) or ranks (int)")
         return 1.0
     share = float(rank)  # type: ignore[arg-type]
     if not 0.0 < share <= _LARGEST:
         raise ValueError(
-            f"{where}: found rank {rank!r}, expected a share of the parameters above 0 and at most {_LARGEST:g}"
+            f"{where}: found rank {shown(rank)}, expected a share of the parameters above 0 and at most {_LARGEST:g}"
         )
     return share
 
@@ -306,7 +307,7 @@ def _sequence(rank: Rank, length: int | None, where: str, also: str = "") -> tup
     """Ranks one by one, of a number that is known or not; ``also`` is what else would have been taken."""
     if isinstance(rank, str) or not isinstance(rank, Sequence) or not all(map(is_int, rank)):
         ints = "ints" if length is None else f"{length} ints"
-        raise TypeError(f"{where}: expected rank as {also}{ints}, found {rank!r}")
+        raise TypeError(f"{where}: expected rank as {also}{ints}, found {shown(rank)}")
     ranks = tuple(map(int, rank))
     if length is not None and len(ranks) != length:
         raise ValueError(f"{where}: rank {ranks} has {len(ranks)} entries, expected {length}")

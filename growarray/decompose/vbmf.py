@@ -15,7 +15,7 @@ from growarray.backend import Array, load
 from growarray.decompose.arguments import check_modes, is_real
 from growarray.decompose.inputs import check_bound, check_tensor, prepare
 from growarray.decompose.unfolding import fewest, fitting_threads, leading, unfold
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 
 __all__ = ["VBMF", "vbmf", "vbmf_rank"]
 
@@ -55,7 +55,7 @@ def vbmf(matrix: Array, noise: float | None = None) -> VBMF:
     if len(shape) != 2:
         raise ShapeError(f"vbmf: expected a matrix, found shape {shape}; unfold the tensor first")
     if noise is not None and not (is_real(noise) and 0.0 < noise < math.inf):
-        raise ValueError(f"vbmf: expected the variance of the noise above 0, found {noise!r}")
+        raise ValueError(f"vbmf: expected the variance of the noise above 0, found {shown(noise)}")
     ready = prepare(matrix, "vbmf")
     array = ready.array if matrix.shape[0] <= matrix.shape[1] else ready.xp.matrix_transpose(ready.array)
     _, values = fitting_threads(array, lambda: leading(array, int(array.shape[0])))

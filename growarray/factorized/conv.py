@@ -11,7 +11,7 @@ import numpy as np
 from growarray.backend import Array, asarray, library, namespace
 from growarray.contraction import Plan
 from growarray.contraction.path import PRESETS
-from growarray.errors import PlanError, ShapeError
+from growarray.errors import PlanError, ShapeError, shown
 from growarray.factorized.equation import conv_plan
 from growarray.factorized.growth import RankGrowth, RankStatisticsLike, grow_rank
 from growarray.factorized.settings import (
@@ -111,8 +111,8 @@ class FactorizedConv(FactorizedSources):
                 )
             if self.kernel_shape != sizes or factorization.shape[: len(self.layers_shape)] != self.layers_shape:
                 raise ShapeError(
-                    f"FactorizedConv: {factorization!r} does not hold kernels {sizes} for n_layers={self.n_layers}; "
-                    "from_factorization reads the sizes from it"
+                    f"FactorizedConv: {shown(factorization)} does not hold kernels {sizes} for "
+                    f"n_layers={self.n_layers}; from_factorization reads the sizes from it"
                 )
         else:
             self.weight = self._new_weight(sizes, factorization, rank, fixed_rank_modes, dtype, device, rng)
@@ -146,8 +146,8 @@ class FactorizedConv(FactorizedSources):
             self.plan((1, self.in_channels, *(s + max(sizes) for s in sizes)), indices=first or 0)
         except (PlanError, TypeError) as error:
             raise ValueError(
-                f"FactorizedConv: implementation {self.implementation!r} cannot be used: {error}; expected 'auto', "
-                f"{', '.join(map(repr, PRESETS))} or a path of growarray.contraction.plan"
+                f"FactorizedConv: implementation {shown(self.implementation)} cannot be used: {error}; expected "
+                f"'auto', {', '.join(map(repr, PRESETS))} or a path of growarray.contraction.plan"
             ) from error
 
     def _plan(self, shape: tuple[int, ...], parts: Arrays, place: Place, training: bool) -> Plan:
@@ -261,7 +261,7 @@ class FactorizedConv(FactorizedSources):
             raise ValueError(f"FactorizedConv.transduct: mode {mode} is out of range, expected 0 to {self.order}")
         if isinstance(self.implementation, tuple) and self.weight.name != "Dense":
             raise ValueError(
-                f"FactorizedConv.transduct: implementation {self.implementation!r} is a path through "
+                f"FactorizedConv.transduct: implementation {shown(self.implementation)} is a path through "
                 f"{len(self.weight.parts()) + 1} operands, and there will be one more; make the layer with a named one"
             )
         pair = (tuple(padding),) if isinstance(padding, tuple | list) else padding

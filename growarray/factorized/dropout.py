@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from growarray.decompose.arguments import is_real
+from growarray.errors import shown
 from growarray.factorized.owner import factorized_tensor_of
 from growarray.factorized.settings import flag
 from growarray.nn.module import Module
@@ -36,10 +37,10 @@ class TensorDropout:
         rng: np.random.Generator | None = None,
     ) -> None:
         if not is_real(p) or not 0.0 <= p < 1.0:
-            raise ValueError(f"tensor_dropout: p must be at least 0 and below 1, found {p!r}")
+            raise ValueError(f"tensor_dropout: p must be at least 0 and below 1, found {shown(p)}")
         self.rng: Any = np.random.default_rng() if rng is None else rng
         if not isinstance(self.rng, np.random.Generator):
-            raise TypeError(f"tensor_dropout: rng={rng!r}, expected a numpy.random.Generator")
+            raise TypeError(f"tensor_dropout: rng={shown(rng)}, expected a numpy.random.Generator")
         self.p, self.drop_test = float(p), flag("tensor_dropout", "drop_test", drop_test)
         self.min_dim = whole_number("tensor_dropout", "min_dim", min_dim, 0)
         self.min_values = whole_number("tensor_dropout", "min_values", min_values, 1)
@@ -110,7 +111,9 @@ def tensor_dropout(
     tensor = factorized_tensor_of(owner, "tensor_dropout")
     made = TensorDropout(p, min_dim=min_dim, min_values=min_values, drop_test=drop_test, rng=rng)
     if tensor.dropout is not None:
-        raise ValueError(f"tensor_dropout: {tensor!r} has {tensor.dropout!r}; call remove_tensor_dropout first")
+        raise ValueError(
+            f"tensor_dropout: {shown(tensor)} has {shown(tensor.dropout)}; call remove_tensor_dropout first"
+        )
     tensor.dropout = made
     return owner
 
@@ -125,6 +128,6 @@ def remove_tensor_dropout(owner: _OwnerT) -> _OwnerT:
     """
     tensor = factorized_tensor_of(owner, "remove_tensor_dropout")
     if tensor.dropout is None:
-        raise ValueError(f"remove_tensor_dropout: {tensor!r} has no tensor dropout")
+        raise ValueError(f"remove_tensor_dropout: {shown(tensor)} has no tensor dropout")
     tensor.dropout = None
     return owner

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from growarray.decompose import Degeneracy
 from growarray.decompose.arguments import check_options, is_share, options_of
+from growarray.errors import shown
 
 __all__ = ["Fit", "checked_kwargs", "fit_options", "warn_lowered"]
 
@@ -51,7 +52,7 @@ def checked_kwargs(where: str, kwargs: Any) -> dict[str, Any]:
     given = {} if kwargs is None else kwargs
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
         raise TypeError(
-            f"{where}: decomposition_kwargs={kwargs!r}, expected a mapping from names of options, such as "
+            f"{where}: decomposition_kwargs={shown(kwargs)}, expected a mapping from names of options, such as "
             "{'max_iterations': 100}"
         )
     return dict(given)

@@ -20,7 +20,7 @@ from growarray.contraction.checks import is_whole
 from growarray.decompose import largest_cp_rank, largest_tt_rank, largest_tucker_rank
 from growarray.decompose.arguments import is_real
 from growarray.decompose.unfolding import fitting_threads
-from growarray.errors import GrowthError
+from growarray.errors import GrowthError, shown
 from growarray.factorized.layer import FactorizedKernel
 from growarray.factorized.rank_fit import Goal
 from growarray.factorized.rank_start import GROWABLE, Added, new_parts
@@ -214,7 +214,7 @@ def _slabs(old: Sequence[int], new: Sequence[int]) -> list[tuple[int, tuple[slic
 
 def _checked_scaling(scaling: float) -> float:
     if not is_real(scaling) or not 0.0 <= scaling < math.inf:
-        raise ValueError(f"{_WHERE}: scaling={scaling!r}, expected a finite number of at least 0")
+        raise ValueError(f"{_WHERE}: scaling={shown(scaling)}, expected a finite number of at least 0")
     return float(scaling)
 
 
@@ -241,7 +241,7 @@ def _check_statistics(conv: FactorizedKernel, statistics: RankStatisticsLike) ->
         )
     if statistics.layer is not conv:
         raise GrowthError(
-            f"{_WHERE}: the statistics are those of another layer, {statistics.layer!r}; this one is {conv!r}"
+            f"{_WHERE}: the statistics are those of another layer, {shown(statistics.layer)}; this one is {shown(conv)}"
         )
     if statistics.rank != conv.rank and statistics.samples:
         raise GrowthError(
@@ -258,21 +258,21 @@ def _ranks_to_add(weight: FactorizedTensor, by: Any) -> tuple[int, ...]:
     single = is_whole(by)
     if not single and not (weight.name != "CP" and isinstance(by, tuple | list)):
         expected = "a whole number" if weight.name == "CP" else f"a whole number, or {len(ranks)} of them"
-        raise TypeError(f"{_WHERE}: by={by!r}, expected {expected} for a kernel in {weight.name} form")
+        raise TypeError(f"{_WHERE}: by={shown(by)}, expected {expected} for a kernel in {weight.name} form")
     asked = (int(by),) * len(ranks) if single else tuple(by)
     if len(asked) != len(ranks):
         raise ValueError(
-            f"{_WHERE}: by={by!r} has {len(asked)} numbers, expected {len(ranks)}, one for each of {ranks}"
+            f"{_WHERE}: by={shown(by)} has {len(asked)} numbers, expected {len(ranks)}, one for each of {ranks}"
         )
     if any(not is_whole(b) or b < 0 for b in asked) or not any(asked):
-        raise ValueError(f"{_WHERE}: by={by!r}, expected whole numbers of at least 0, and one at least of 1")
+        raise ValueError(f"{_WHERE}: by={shown(by)}, expected whole numbers of at least 0, and one at least of 1")
     asked = tuple(map(int, asked))
     found = tuple(map(min, asked, room))
     if weight.name == "TT":
         found = _passable(found, ranks, weight.shape)
     if (single and max(found) < by) or (not single and found != asked):
         warnings.warn(
-            f"{_WHERE}: by={by!r} is more than rank {weight.rank} of a kernel of shape {weight.shape} can gain, "
+            f"{_WHERE}: by={shown(by)} is more than rank {weight.rank} of a kernel of shape {weight.shape} can gain, "
             f"lowered to {found if len(found) > 1 else found[0]}",
             stacklevel=4,
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from growarray.backend import Array, namespace
+from growarray.errors import shown
 
 __all__ = ["Item", "full_index", "take"]
 
@@ -29,10 +30,10 @@ def full_index(index: Any, shape: Sequence[int]) -> tuple[Item, ...]:
     items = list(index) if isinstance(index, tuple) else [index]
     dots = [i for i, item in enumerate(items) if item is Ellipsis]
     if len(dots) > 1:
-        raise IndexError(f"index {index!r} has {len(dots)} ellipses, expected at most one")
+        raise IndexError(f"index {shown(index)} has {len(dots)} ellipses, expected at most one")
     missing = len(shape) - len(items) + len(dots)
     if missing < 0:
-        raise IndexError(f"index {index!r} has {len(items) - len(dots)} entries, the tensor {len(shape)} modes")
+        raise IndexError(f"index {shown(index)} has {len(items) - len(dots)} entries, the tensor {len(shape)} modes")
     at = dots[0] if dots else len(items)
     items[at : at + len(dots)] = [slice(None)] * missing
     return tuple(_item(item, mode, size) for mode, (item, size) in enumerate(zip(items, shape, strict=True)))
@@ -40,7 +41,7 @@ def full_index(index: Any, shape: Sequence[int]) -> tuple[Item, ...]:
 
 def _item(item: Any, mode: int, size: int) -> Item:
     if isinstance(item, bool):
-        raise IndexError(f"mode {mode}: found {item!r}, expected a whole number or a slice")
+        raise IndexError(f"mode {mode}: found {shown(item)}, expected a whole number or a slice")
     if isinstance(item, slice):
         try:
             start, stop, step = item.indices(size)
@@ -52,7 +53,7 @@ def _item(item: Any, mode: int, size: int) -> Item:
     try:
         place = operator.index(item)  # an array has __index__, and refuses unless it holds one number
     except TypeError as error:
-        raise IndexError(f"mode {mode}: found {item!r}, expected a whole number or a slice") from error
+        raise IndexError(f"mode {mode}: found {shown(item)}, expected a whole number or a slice") from error
     if not -size <= place < size:
         raise IndexError(f"mode {mode}: index {place} is out of range, there are {size} entries")
     return place % size

@@ -9,6 +9,7 @@ import numpy as np
 
 from growarray.backend import Array, asarray, namespace, to_numpy
 from growarray.decompose.arguments import is_real
+from growarray.errors import shown
 from growarray.factorized.owner import factorized_tensor_of
 from growarray.factorized.parts import keep_entries
 from growarray.factorized.settings import flag
@@ -65,7 +66,7 @@ class TensorLasso:
     ) -> None:
         for option, value in (("penalty", penalty), ("threshold", threshold)):
             if not is_real(value) or not 0.0 <= value < float("inf"):
-                raise ValueError(f"TensorLasso: {option} must be a number of at least 0, found {value!r}")
+                raise ValueError(f"TensorLasso: {option} must be a number of at least 0, found {shown(value)}")
         self.penalty, self.threshold = float(penalty), float(threshold)
         self.clamp_weights = flag("TensorLasso", "clamp_weights", clamp_weights)
         self.normalize_loss = flag("TensorLasso", "normalize_loss", normalize_loss)
@@ -78,7 +79,7 @@ class TensorLasso:
         """
         tensor = factorized_tensor_of(owner, "TensorLasso.apply")
         if tensor.lasso_weights:
-            raise ValueError(f"TensorLasso.apply: {tensor!r} has lasso weights already; remove takes them off")
+            raise ValueError(f"TensorLasso.apply: {shown(tensor)} has lasso weights already; remove takes them off")
         like = tensor.parts()[0].data
         tensor.lasso_weights = [
             Parameter(asarray(np.ones(size), like=like, dtype=like.dtype)) for size in tensor.rank_sizes()
@@ -89,7 +90,7 @@ class TensorLasso:
     def _held(self, owner: Module, where: str) -> FactorizedTensor:
         tensor = factorized_tensor_of(owner, where)
         if not any(tensor is held for held in self.tensors):
-            raise ValueError(f"{where}: this lasso was not applied to {tensor!r}")
+            raise ValueError(f"{where}: this lasso was not applied to {shown(tensor)}")
         return tensor
 
     def _weights(self) -> list[Parameter]:

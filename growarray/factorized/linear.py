@@ -11,7 +11,7 @@ import numpy as np
 from growarray.backend import Array, asarray, library, namespace
 from growarray.contraction import Plan
 from growarray.contraction.checks import is_whole
-from growarray.errors import PlanError, ShapeError
+from growarray.errors import PlanError, ShapeError, shown
 from growarray.factorized.linear_convert import linear_layer_of, read_linears
 from growarray.factorized.linear_plan import NAMED_WAYS, linear_plan
 from growarray.factorized.settings import flag, hashable, plain, planned_shape, shape_of
@@ -93,7 +93,7 @@ class FactorizedLinear(Module):
                     "leave them out"
                 )
             if given.shape != shape:
-                raise ShapeError(f"FactorizedLinear: {given!r} is given for a weight with modes {shape}")
+                raise ShapeError(f"FactorizedLinear: {shown(given)} is given for a weight with modes {shape}")
             self.weight = given
         else:
             self.weight = FactorizedTensor.new(shape, rank, kind.name, rng=rng, dtype=dtype, device=device)
@@ -113,8 +113,8 @@ class FactorizedLinear(Module):
             self.plan((1, self.in_features))
         except (PlanError, TypeError) as error:
             raise ValueError(
-                f"FactorizedLinear: implementation {self.implementation!r} cannot be used: {error}; expected 'auto', "
-                "'factorized', 'reconstructed' or a path of growarray.contraction.plan"
+                f"FactorizedLinear: implementation {shown(self.implementation)} cannot be used: {error}; expected "
+                "'auto', 'factorized', 'reconstructed' or a path of growarray.contraction.plan"
             ) from error
 
     def reset_parameters(self, rng: np.random.Generator | None = None) -> None:
@@ -147,7 +147,7 @@ class FactorizedLinear(Module):
         """The leading index of one layer: none where there is one only."""
         indices = plain(indices)
         if not is_whole(indices):
-            raise ValueError(f"FactorizedLinear: indices={indices!r}, expected a whole number")
+            raise ValueError(f"FactorizedLinear: indices={shown(indices)}, expected a whole number")
         at = int(indices)
         if not -self.n_layers <= at < self.n_layers:
             raise IndexError(f"FactorizedLinear: indices={at} is out of range, n_layers={self.n_layers}")

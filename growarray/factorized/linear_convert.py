@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from growarray.backend import Array, asarray, namespace
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.factorized.convert import array_of, check_finite, listed, numpy_dtype
 from growarray.factorized.fit import checked_kwargs, warn_lowered
 from growarray.factorized.linear_plan import tensorize
@@ -121,13 +121,13 @@ def _features(
         return tensorize(shape[1], shape[0], modes)
     if auto:
         raise ValueError(
-            f"from_linear: auto_tensorize=True with in_tensorized_features={inner!r} and "
-            f"out_tensorized_features={outer!r}; leave one of both out"
+            f"from_linear: auto_tensorize=True with in_tensorized_features={shown(inner)} and "
+            f"out_tensorized_features={shown(outer)}; leave one of both out"
         )
     if inner is None or outer is None:
         raise ValueError(
-            f"from_linear: in_tensorized_features={inner!r} and out_tensorized_features={outer!r}; give both, or "
-            "neither to have them found"
+            f"from_linear: in_tensorized_features={shown(inner)} and out_tensorized_features={shown(outer)}; give "
+            "both, or neither to have them found"
         )
     sizes = []
     for label, given, width in (("in", inner, shape[1]), ("out", outer, shape[0])):

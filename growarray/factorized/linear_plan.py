@@ -14,7 +14,7 @@ from typing import Any
 
 from growarray.contraction import Plan, plan
 from growarray.contraction.path import PRESETS
-from growarray.errors import PlanError
+from growarray.errors import PlanError, shown
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.ops.sizes import whole_number
 
@@ -88,7 +88,7 @@ def linear_plan(
     equation = linear_equation(name, len(inner), len(outer))
     if isinstance(optimize, str) and optimize in PRESETS:
         if optimize not in NAMED_WAYS:
-            raise PlanError(f"{optimize!r} is for convolutions; expected 'auto', 'factorized' or 'reconstructed'")
+            raise PlanError(f"{shown(optimize)} is for convolutions; expected 'auto', 'factorized' or 'reconstructed'")
         optimize = linear_path(name, len(inner), len(outer), optimize, shapes)
     elif isinstance(optimize, str) and optimize == "auto":
         rows = 1 << max(n - 1, 0).bit_length()

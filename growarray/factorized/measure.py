@@ -12,7 +12,7 @@ import numpy as np
 from growarray.backend import Array, asarray, namespace
 from growarray.contraction import Plan
 from growarray.contraction.checks import is_ordered, is_whole
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.factorized.convert import DenseConv
 from growarray.factorized.fit import Fit
 from growarray.factorized.parts import real_array
@@ -112,7 +112,7 @@ def whole_shape(where: str, shape: Any) -> tuple[int, ...]:
     """
     sizes = list(shape) if is_ordered(shape) else []
     if not is_ordered(shape) or not all(map(is_whole, sizes)):
-        raise TypeError(f"{where}={shape!r}, expected whole numbers (n, …)")
+        raise TypeError(f"{where}={shown(shape)}, expected whole numbers (n, …)")
     if min(sizes, default=0) < 1:
         raise ShapeError(f"{where} is {tuple(map(int, sizes))}, expected sizes of at least 1")
     return tuple(map(int, sizes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from growarray.errors import shown
 from growarray.factorized.tensor import FactorizedTensor
 
 __all__ = ["factorized_tensor_of"]
@@ -22,5 +23,5 @@ def factorized_tensor_of(owner: Any, where: str) -> FactorizedTensor:
             "FactorizedTensor, FactorizedConv or FactorizedLinear"
         )
     if not tensor.rank_axes(tensor.order):
-        raise ValueError(f"{where}: {tensor!r} has no rank")
+        raise ValueError(f"{where}: {shown(tensor)} has no rank")
     return tensor

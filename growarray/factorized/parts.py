@@ -11,7 +11,7 @@ import numpy as np
 from growarray.backend import Array, asarray, namespace
 from growarray.contraction.checks import is_whole
 from growarray.decompose.inputs import check_real
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.nn.module import Parameter
 from growarray.ops.sizes import whole_number
 
@@ -51,7 +51,7 @@ def factor_dict(factors: Sequence[Array | Parameter]) -> dict[str, Parameter]:
     ['factor_0', 'factor_1']
     """
     if not isinstance(factors, Iterable):
-        raise TypeError(f"FactorizedTensor: factors={factors!r}, expected a list of arrays, one for each mode")
+        raise TypeError(f"FactorizedTensor: factors={shown(factors)}, expected a list of arrays, one for each mode")
     return {f"factor_{i}": parameter(factor) for i, factor in enumerate(factors)}
 
 
@@ -75,7 +75,7 @@ def check_mode(where: str, new_size: int, mode: int, order: int, position: int |
     if whole_number(f"{where}.transduct", "new_size", new_size, 0) < 1:
         raise ShapeError(f"{where}.transduct: the new mode has {new_size} entries, expected at least 1")
     if not is_whole(mode) or not 0 <= mode <= order:
-        raise ValueError(f"{where}.transduct: mode {mode!r} is out of range, expected 0 to {order}")
+        raise ValueError(f"{where}.transduct: mode {shown(mode)} is out of range, expected 0 to {order}")
     if position is not None and (not is_whole(position) or not 0 <= position < new_size):
         raise ValueError(f"{where}.transduct: position {position} is out of range, the new mode has {new_size} entries")
 
@@ -93,7 +93,7 @@ def insertion(new_size: int, position: int | None, like: Array) -> Array:
 def no_fixed_modes(name: str, fixed: Any) -> None:
     """Raise ValueError where modes are to keep their size in a format whose ranks are not those of modes."""
     if fixed is not None:
-        raise ValueError(f"fixed_rank_modes={fixed!r} is for Tucker, found {name}; leave it out")
+        raise ValueError(f"fixed_rank_modes={shown(fixed)} is for Tucker, found {name}; leave it out")
 
 
 def keep_entries(value: Parameter, axis: int, kept: np.ndarray) -> None:
@@ -143,7 +143,9 @@ def trained_dtype(dtype: Any) -> np.dtype[Any]:
     try:
         found = np.dtype(np.float32 if dtype is None else dtype)
     except TypeError as error:
-        raise TypeError(f"FactorizedTensor.new: dtype={dtype!r} is none, expected one such as 'float32'") from error
+        raise TypeError(
+            f"FactorizedTensor.new: dtype={shown(dtype)} is none, expected one such as 'float32'"
+        ) from error
     if found.kind != "f":
         raise TypeError(f"FactorizedTensor.new: dtype {found} cannot be trained, expected one such as 'float32'")
     return found

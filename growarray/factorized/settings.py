@@ -12,7 +12,7 @@ import numpy as np
 
 from growarray.contraction.checks import is_whole
 from growarray.contraction.geometry import ConvAxis
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.ops.conv import conv_geometry
 from growarray.ops.sizes import each_axis, whole_number
 
@@ -123,18 +123,21 @@ def place_of(indices: Any, layers: Sequence[int]) -> tuple[int, ...]:
     indices = plain(indices)
     given = tuple(indices) if isinstance(indices, tuple | list) else (indices,)
     if any(isinstance(i, bool) or not hasattr(i, "__index__") for i in given):
-        raise ValueError(f"FactorizedConv: indices={indices!r}, expected whole numbers, one for each of {len(layers)}")
+        raise ValueError(
+            f"FactorizedConv: indices={shown(indices)}, expected whole numbers, one for each of {len(layers)}"
+        )
     if not layers:
         if any(int(i) != 0 for i in given) or len(given) > 1:
-            raise ValueError(f"FactorizedConv: holds one convolution, found indices={indices!r}; leave them out")
+            raise ValueError(f"FactorizedConv: holds one convolution, found indices={shown(indices)}; leave them out")
         return ()
     if len(given) != len(layers):
         raise ValueError(
-            f"FactorizedConv: indices={indices!r} has {len(given)} numbers, expected {len(layers)} for {tuple(layers)}"
+            f"FactorizedConv: indices={shown(indices)} has {len(given)} numbers, expected {len(layers)} for "
+            f"{tuple(layers)}"
         )
     for i, n in zip(given, layers, strict=True):
         if not -n <= int(i) < n:
-            raise IndexError(f"FactorizedConv: indices={indices!r} is out of range, n_layers={tuple(layers)}")
+            raise IndexError(f"FactorizedConv: indices={shown(indices)} is out of range, n_layers={tuple(layers)}")
     return tuple(int(i) % n for i, n in zip(given, layers, strict=True))
 
 
@@ -144,9 +147,13 @@ def flags_of(bias: Any, has_bias: Any, layers: tuple[int, ...]) -> dict[tuple[in
     try:
         flags = np.asarray(has_bias)
     except ValueError as error:
-        raise ValueError(f"FactorizedConv: has_bias={has_bias!r}, expected one entry for each of {layers}") from error
+        raise ValueError(
+            f"FactorizedConv: has_bias={shown(has_bias)}, expected one entry for each of {layers}"
+        ) from error
     if flags.dtype.kind not in "bi" or not np.isin(flags, (0, 1)).all():
-        raise TypeError(f"FactorizedConv: has_bias={has_bias!r}, expected True or False, or one for each of {layers}")
+        raise TypeError(
+            f"FactorizedConv: has_bias={shown(has_bias)}, expected True or False, or one for each of {layers}"
+        )
     if flags.ndim == 0:
         return dict.fromkeys(places(layers), bias or bool(flags))
     if flags.shape != layers:
@@ -167,7 +174,7 @@ def taps_of(kernel_size: Any, order: int | None) -> tuple[int, ...]:
     if order is None:
         if not isinstance(kernel_size, tuple | list):
             raise ValueError(
-                f"FactorizedConv: kernel_size={kernel_size!r} without order; give order=2 for images, or a tuple"
+                f"FactorizedConv: kernel_size={shown(kernel_size)} without order; give order=2 for images, or a tuple"
             )
         order = len(kernel_size)
     whole_number("FactorizedConv", "order", order, 1)
@@ -197,7 +204,7 @@ def fixed_modes_of(fixed: Any, lead: int, axes: int) -> Any:
     if not isinstance(fixed, str):
         return fixed
     if fixed != "spatial":
-        raise ValueError(f"FactorizedConv: fixed_rank_modes={fixed!r}, expected 'spatial' or a list of modes")
+        raise ValueError(f"FactorizedConv: fixed_rank_modes={shown(fixed)}, expected 'spatial' or a list of modes")
     return tuple(range(lead + 2, lead + 2 + axes))
 
 
@@ -208,17 +215,17 @@ def flag(where: str, option: str, value: Any) -> bool:
     True
     """
     if not isinstance(value, bool | np.bool_) and not (is_whole(value) and int(value) in (0, 1)):
-        raise TypeError(f"{where}: {option}={value!r}, expected True or False")
+        raise TypeError(f"{where}: {option}={shown(value)}, expected True or False")
     return bool(value)
 
 
 def plain(value: Any) -> Any:
-    """A NumPy array as the list or the number that it holds; anything else as it is.
+    """A NumPy array of whole numbers as the list or the number that it holds; anything else as it is.
 
     >>> plain(np.asarray([2, 3])), plain(4)
     ([2, 3], 4)
     """
-    return value.tolist() if isinstance(value, np.ndarray) else value
+    return value.tolist() if isinstance(value, np.ndarray) and value.dtype.kind in "iub" else value
 
 
 def shape_of(where: str, x: Any) -> tuple[int, ...]:
@@ -239,7 +246,7 @@ def planned_shape(where: str, shape: Any) -> tuple[int, ...]:
     """
     shape = plain(shape)
     if not isinstance(shape, tuple | list) or not all(map(is_whole, shape)):
-        raise TypeError(f"{where}: expected the shape of an input, whole numbers (n, …), found {shape!r}")
+        raise TypeError(f"{where}: expected the shape of an input, whole numbers (n, …), found {shown(shape)}")
     return tuple(map(int, shape))
 
 

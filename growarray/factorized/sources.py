@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.factorized.convert import DenseConv, layer_of, read_conv, read_convs
 from growarray.factorized.equation import kernel_sizes
 from growarray.factorized.fit import checked_kwargs, warn_lowered
@@ -64,7 +64,7 @@ class FactorizedSources(FactorizedKernel):
         sizes = kernel_sizes(type(factorization), factorization.shape[len(layers_of(n_layers)) :])
         if len(sizes) < 3:
             raise ShapeError(
-                f"from_factorization: {factorization!r} with n_layers={n_layers} leaves modes {sizes}, expected "
+                f"from_factorization: {shown(factorization)} with n_layers={n_layers} leaves modes {sizes}, expected "
                 "output, input and at least one spatial mode"
             )
         make: Any = cls
@@ -166,8 +166,8 @@ class FactorizedSources(FactorizedKernel):
         decomposition = checked_kwargs("from_conv", decomposition)
         if decomposition and not decompose:
             raise ValueError(
-                f"from_conv: decomposition_kwargs={decomposition!r} beside decompose_weights=False, which draws the "
-                "weights; leave one of both out"
+                f"from_conv: decomposition_kwargs={shown(decomposition)} beside decompose_weights=False, which "
+                "draws the weights; leave one of both out"
             )
         probes = probes_of(convs, *judged[:2], measure)
         layer, fit = layer_of(cls, convs, decompose, decomposition, options)

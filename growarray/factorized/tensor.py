@@ -17,7 +17,7 @@ from growarray.backend import Array, asarray, is_numpy, library, namespace, to_d
 from growarray.contraction import Plan, plan
 from growarray.decompose.arguments import check_sizes, is_real
 from growarray.decompose.inputs import check_rng
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.factorized.fit import Fit, warn_lowered
 from growarray.factorized.index import Item, full_index
 from growarray.factorized.parts import check_size, real_array, trained_dtype
@@ -172,7 +172,7 @@ class FactorizedTensor(Module):
     def kind(factorization: Any) -> type[FactorizedTensor]:
         """The class of a format, by its name in any case; ValueError lists those that exist."""
         if not isinstance(factorization, str) or factorization.lower() not in _FORMATS:
-            raise ValueError(f"unknown factorization {factorization!r}; expected one of {', '.join(formats())}")
+            raise ValueError(f"unknown factorization {shown(factorization)}; expected one of {', '.join(formats())}")
         return _FORMATS[factorization.lower()]
 
     @classmethod
@@ -182,7 +182,7 @@ class FactorizedTensor(Module):
         kind = own or FactorizedTensor.kind("CP") if factorization is None else FactorizedTensor.kind(factorization)
         if own is not None and not issubclass(own, kind):
             raise ValueError(
-                f"{cls.__name__} is not {factorization!r}; leave factorization out, or use FactorizedTensor"
+                f"{cls.__name__} is not {shown(factorization)}; leave factorization out, or use FactorizedTensor"
             )
         return own or kind
 
@@ -260,7 +260,7 @@ class FactorizedTensor(Module):
         if mean != 0.0:
             raise ValueError(f"{type(self).__name__}.normal_: mean is {mean}, only a mean of 0 can be drawn in factors")
         if not is_real(std) or not 0.0 <= std < math.inf:
-            raise ValueError(f"{type(self).__name__}.normal_: std is {std!r}, expected a number of at least 0")
+            raise ValueError(f"{type(self).__name__}.normal_: std is {shown(std)}, expected a number of at least 0")
         rng = np.random.default_rng() if rng is None else check_rng(rng, f"{type(self).__name__}.normal_")
         for part, own in zip(self.parts(), self.part_std(std), strict=True):
             host = np.ones(part.shape) if own is None else rng.normal(0.0, own, part.shape)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, is_array, namespace, to_numpy
+from growarray.backend import is_array, namespace, to_numpy
 from growarray.contraction.checks import is_ordered, is_whole
-from growarray.errors import GrowthError, ShapeError
+from growarray.errors import GrowthError, ShapeError, shown
 from growarray.nn.module import Module
 
-__all__ = ["as_scalar", "check_function", "declared_shape", "real_array", "sample_count", "saved_statistic"]
+__all__ = ["as_scalar", "check_function", "declared_shape", "sample_count", "saved_statistic"]
 
 _COUNTS = ("samples", "batches", "traced_batches")
 
@@ -25,7 +25,7 @@ def as_scalar(value: Any, name: str) -> float:
             raise ValueError(f"{name}: expected one number, found an array of {value.size} elements")
         value = float(namespace(value).reshape(value, ()))
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: expected a number, found {type(value).__name__} {value!r}")
+        raise TypeError(f"{name}: expected a number, found {type(value).__name__} {shown(value)}")
     if not math.isfinite(value):
         raise ValueError(f"{name}: expected a finite number, found {value}; nothing is changed")
     return float(value)
@@ -36,7 +36,7 @@ def check_function(function: Any, role: str, owner: str) -> None:
     if function is not None and not isinstance(function, Module):
         raise TypeError(
             f"{owner}: {role} is a {type(function).__name__}, expected a Module; "
-            f"use growarray.nn.activation({function!r})"
+            f"use growarray.nn.activation({shown(function)})"
             if isinstance(function, str)
             else f"{owner}: {role} is a {type(function).__name__}, expected a Module such as growarray.nn.ReLU()"
         )
@@ -51,7 +51,7 @@ def declared_shape(name: str, shape: Any) -> tuple[int, ...] | None:
     if shape is None:
         return None
     if not is_ordered(shape) or not all(map(is_whole, sizes := tuple(shape))):
-        raise TypeError(f"{name}: the declared shape is {shape!r}, expected whole numbers such as (3, 3), or None")
+        raise TypeError(f"{name}: the declared shape is {shown(shape)}, expected whole numbers such as (3, 3), or None")
     if any(n < 0 for n in sizes):
         raise ShapeError(f"{name}: declared shape {sizes} has a negative dimension")
     return tuple(int(n) for n in sizes)
@@ -65,17 +65,9 @@ def sample_count(name: str, samples: Any) -> int:
     """
     if not is_whole(samples) or samples < 0:
         raise GrowthError(
-            f"{name}: found {samples!r} samples; give update(value, samples) a whole number of at least 0"
+            f"{name}: found {shown(samples)} samples; give update(value, samples) a whole number of at least 0"
         )
     return int(samples)
-
-
-def real_array(name: str, array: Array) -> None:
-    """Raise ``TypeError`` for complex values, whose imaginary parts float64 sums would drop without a word."""
-    if namespace(array).isdtype(array.dtype, "complex floating"):
-        raise TypeError(
-            f"{name}: expected real numbers, found {array.dtype}; pass real and imaginary parts as features"
-        )
 
 
 def saved_statistic(name: str, state: Any, expected: Iterable[str], shape: tuple[int, ...] | None) -> dict[str, Any]:
@@ -90,7 +82,9 @@ def saved_statistic(name: str, state: Any, expected: Iterable[str], shape: tuple
     values = dict(state)
     for key in _COUNTS:
         if not is_whole(values[key]) or values[key] < 0:
-            raise GrowthError(f"{name}: {key} of the state is {values[key]!r}, expected a whole number of at least 0")
+            raise GrowthError(
+                f"{name}: {key} of the state is {shown(values[key])}, expected a whole number of at least 0"
+            )
         values[key] = int(values[key])
     try:
         values["computes_trace"] = bool(values["computes_trace"])

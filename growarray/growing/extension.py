@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from growarray.backend import Array, asarray, namespace, to_numpy
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 
 __all__ = [
     "INITIALISATIONS",
@@ -101,9 +101,9 @@ def drawing(how: str | Draw) -> Draw:
     """The function of this name, or the function itself; ValueError where the name is unknown, TypeError otherwise."""
     known = ", ".join(INITIALISATIONS)
     if isinstance(how, str) and how not in INITIALISATIONS:
-        raise ValueError(f"unknown initialisation {how!r}; known: {known}")
+        raise ValueError(f"unknown initialisation {shown(how)}; known: {known}")
     if not isinstance(how, str) and not callable(how):
-        raise TypeError(f"initialisation: expected a function or one of {known}, found {how!r}")
+        raise TypeError(f"initialisation: expected a function or one of {known}, found {shown(how)}")
     return INITIALISATIONS[how] if isinstance(how, str) else how
 
 
@@ -116,7 +116,7 @@ def initial_values(
     """
     values = asarray(drawing(how)(shape, reference, inputs, rng), like=reference, dtype=reference.dtype)
     if tuple(values.shape) != tuple(shape):
-        raise ShapeError(f"initialisation {how!r}: expected values of shape {shape}, found {tuple(values.shape)}")
+        raise ShapeError(f"initialisation {shown(how)}: expected values of shape {shape}, found {tuple(values.shape)}")
     return values
 
 
@@ -145,7 +145,7 @@ def rescaling_factors(how: str, previous_weight: Array, weight: Array, added_inp
     (1.0, 0.8660254037844386)
     """
     if how not in RESCALINGS:
-        raise ValueError(f"unknown rescaling {how!r}; known: {', '.join(RESCALINGS)}")
+        raise ValueError(f"unknown rescaling {shown(how)}; known: {', '.join(RESCALINGS)}")
     old = fan_in(weight)
     new = old + added_inputs
     if how == "default_vt":
@@ -192,7 +192,7 @@ def normalisation_scales(
     - ``match_extending_layer``: each to the deviation of the layer it changes; ``std_target`` is not used
     """
     if how not in NORMALISATIONS or how == "gradmax_normalization":
-        raise ValueError(f"unknown normalisation {how!r}; known: {', '.join(NORMALISATIONS)}")
+        raise ValueError(f"unknown normalisation {shown(how)}; known: {', '.join(NORMALISATIONS)}")
     if std_target is not None and not 0 < std_target < math.inf:
         raise ValueError(f"{how}: std_target must be positive and finite, found {std_target}")
     target = std_target or spread(weight)

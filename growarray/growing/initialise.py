@@ -9,7 +9,7 @@ import numpy as np
 
 from growarray.backend import asarray, namespace
 from growarray.contraction.checks import is_whole
-from growarray.errors import GrowthError
+from growarray.errors import GrowthError, shown
 from growarray.growing.checks import as_scalar
 from growarray.growing.extension import (
     PAIRINGS,
@@ -38,7 +38,7 @@ class ExtensionMixin(GrowingModule):
     def _layers(self, action: str) -> GrowingModule:
         previous = self.previous_module
         if previous is None or not hasattr(previous, "layer"):
-            raise GrowthError(f"{self.name}: {action} needs a growing layer before it, found {previous!r}")
+            raise GrowthError(f"{self.name}: {action} needs a growing layer before it, found {shown(previous)}")
         return previous  # type: ignore[no-any-return]
 
     def _input_extension(self, action: str) -> Linear:
@@ -155,12 +155,14 @@ class ExtensionMixin(GrowingModule):
         if as_scalar(noise_ratio, f"{self.name}: noise_ratio") < 0.0:
             raise ValueError(f"{self.name}: noise_ratio must not be negative, found {noise_ratio}")
         if rng is not None and not isinstance(rng, np.random.Generator):
-            raise TypeError(f"{self.name}: rng is {rng!r}, expected a generator such as numpy.random.default_rng(0)")
+            raise TypeError(
+                f"{self.name}: rng is {shown(rng)}, expected a generator such as numpy.random.default_rng(0)"
+            )
         if pairing is not None and pairing not in PAIRINGS:
-            raise ValueError(f"{self.name}: unknown neuron pairing {pairing!r}; known: {', '.join(PAIRINGS)}")
+            raise ValueError(f"{self.name}: unknown neuron pairing {shown(pairing)}; known: {', '.join(PAIRINGS)}")
         for size in sizes:
             if not is_whole(size):
-                raise TypeError(f"{self.name}: extension sizes must be whole numbers, found {size!r}")
+                raise TypeError(f"{self.name}: extension sizes must be whole numbers, found {shown(size)}")
             if size < 0:
                 raise ValueError(f"{self.name}: extension sizes must not be negative, found {size}")
             if pairing is not None and size % 2:
@@ -304,7 +306,7 @@ class ExtensionMixin(GrowingModule):
     def number_of_neurons_to_add(self, method: str = "fixed_proportional", number_of_growth_steps: int = 1) -> int:
         """Neurons for the next of ``number_of_growth_steps`` equal steps to the target, rounded down."""
         if method != "fixed_proportional":
-            raise ValueError(f"{self.name}: unknown method {method!r}; known: 'fixed_proportional'")
+            raise ValueError(f"{self.name}: unknown method {shown(method)}; known: 'fixed_proportional'")
         whole_number(self.name, "number_of_growth_steps", number_of_growth_steps, 1)
         return (self.missing_neurons() + self.layer.in_features - self._initial_in_neurons) // number_of_growth_steps
 

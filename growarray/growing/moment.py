@@ -12,7 +12,7 @@ import numpy as np
 from growarray.backend import Array, asarray, device_of, is_numpy, namespace, to_device, to_numpy
 from growarray.contraction.kernels import Rows, RunningSum, add_row_products, row_products
 from growarray.errors import GrowthError, ShapeError
-from growarray.growing.checks import declared_shape, real_array, sample_count, saved_statistic
+from growarray.growing.checks import declared_shape, sample_count, saved_statistic
 from growarray.growing.stream import Stream, StreamLike
 
 __all__ = ["TensorStatistic", "TensorStatisticWithEstimationError", "cross_moment"]
@@ -237,8 +237,7 @@ class TensorStatistic:
         if value is not None and value is self._total:  # it has been checked and added
             self.samples, self.updated = self.samples + (samples if count_samples else 0), True
             return self
-        xp = namespace(value)
-        real_array(self.name, value)
+        xp = namespace(value, where=f"{self.name}: ")
         known = self.shape if self._total is None else self._total.shape
         if known is not None and tuple(value.shape) != known:
             raise ShapeError(f"{self.name}: update has shape {tuple(value.shape)}, expected {known}; reset() first")

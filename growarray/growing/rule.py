@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from growarray.contraction.checks import is_whole
+from growarray.errors import shown
 
 __all__ = ["FISHER", "GRADMAX", "TINY", "GrowthRule", "rule_of"]
 
@@ -45,14 +46,14 @@ class GrowthRule:
 
     def __post_init__(self) -> None:
         if self.max_new is not None and not is_whole(self.max_new):
-            raise ValueError(f"GrowthRule: max_new must be None or a whole number, found {self.max_new!r}")
+            raise ValueError(f"GrowthRule: max_new must be None or a whole number, found {shown(self.max_new)}")
         if self.max_new is not None and self.max_new < 0:
             raise ValueError(f"GrowthRule: max_new must be None or at least 0, found {self.max_new}")
         for name, value in vars(self).items():
             if isinstance(GrowthRule.__dataclass_fields__[name].default, bool) and not isinstance(
                 value, bool | np.bool_
             ):
-                raise TypeError(f"GrowthRule: {name} must be True or False, found {value!r}")
+                raise TypeError(f"GrowthRule: {name} must be True or False, found {shown(value)}")
         for name in ("numerical_threshold", "statistical_threshold"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"GrowthRule: {name} must be finite and at least 0, found {getattr(self, name)}")
@@ -63,7 +64,7 @@ class GrowthRule:
 def rule_of(rule: GrowthRule, options: dict[str, Any]) -> GrowthRule:
     """``rule`` with single options replaced, under their own names or the original's ``maximum_added_neurons``."""
     if not isinstance(rule, GrowthRule):
-        raise TypeError(f"rule: expected a GrowthRule such as TINY, found {rule!r}; pass single options by name")
+        raise TypeError(f"rule: expected a GrowthRule such as TINY, found {shown(rule)}; pass single options by name")
     options = {"max_new" if key == "maximum_added_neurons" else key: value for key, value in options.items()}
     values = {**vars(rule), **options}
     unknown = set(options) - set(vars(rule))

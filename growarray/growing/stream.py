@@ -10,7 +10,6 @@ from typing import Protocol
 from growarray.backend import Array, namespace
 from growarray.contraction.kernels import Rows
 from growarray.errors import ShapeError
-from growarray.growing.checks import real_array
 
 __all__ = ["JoinedStream", "Stream", "StreamLike"]
 
@@ -48,7 +47,7 @@ class Stream:
     ready: Rows = field(init=False, repr=False)  # shared by every moment of this stream
 
     def __post_init__(self) -> None:
-        real_array("a stream", self.array)
+        namespace(self.array, where="a stream: ")
         if self.array.ndim < 2:
             raise ShapeError(
                 f"a stream needs shape (n, d) or (n, t, d), found {tuple(self.array.shape)}; add a batch axis"

@@ -146,7 +146,7 @@ def rounding_floor(features: Array) -> float:
     moment to the square of that, which is far above float64's own rounding and must not be inverted.
 
     >>> import numpy as np
-    >>> rounding_floor(np.ones(1, np.float32)) > rounding_floor(np.ones(1)) == np.finfo(np.float64).eps
+    >>> rounding_floor(np.ones(1, np.float32)) > rounding_floor(np.ones(1)) == float(np.finfo(np.float64).eps)
     True
     """
     return max(float(np.finfo(np.float64).eps), 4.0 * float(namespace(features).finfo(features.dtype).eps) ** 2)

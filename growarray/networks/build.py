@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from growarray.errors import shown
 from growarray.networks.block import GrowingResidualMLP
 from growarray.networks.mlp import GrowingMLP
 from growarray.networks.network import GrowingNetwork
@@ -30,7 +31,9 @@ def hidden_activation(name: str, *, where: str = "activation") -> Module:
     try:
         layer.slope_at_zero  # noqa: B018
     except NotImplementedError as error:
-        raise ValueError(f"{where}: expected a function of each neuron alone, found {name!r}; take relu") from error
+        raise ValueError(
+            f"{where}: expected a function of each neuron alone, found {shown(name)}; take relu"
+        ) from error
     return layer
 
 
@@ -73,9 +76,9 @@ def rebuild_network(
     4
     """
     if kind not in NETWORKS:
-        raise ValueError(f"network is {kind!r}, expected {' or '.join(NETWORKS)}")
+        raise ValueError(f"network is {shown(kind)}, expected {' or '.join(NETWORKS)}")
     if not widths or len(widths) % number_of_places(kind, 1):
-        raise ValueError(f"the widths {widths} are not those of a network of the kind {kind!r}")
+        raise ValueError(f"the widths {widths} are not those of a network of the kind {shown(kind)}")
     ends = {"mlp": ("layers.0", f"layers.{len(widths)}"), "residual": ("blocks.0.first", "head")}[kind]
     first, last = (np.shape(state[f"{name}.layer.weight"]) for name in ends)
     if len(first) != 2 or len(last) != 2 or not {n for v in state.values() for n in np.shape(v)}.issuperset(widths):

@@ -13,7 +13,7 @@ from growarray.backend import Array, asarray, is_array, namespace
 from growarray.decompose import Candidate, allocate, cp, tensor_train, tucker
 from growarray.decompose.arguments import is_int, is_real
 from growarray.decompose.inputs import check_rng
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.factorized.conv import FactorizedConv
 from growarray.factorized.fit import fit_options
 from growarray.factorized.linear import FactorizedLinear
@@ -170,15 +170,15 @@ def _checked(
     if not isinstance(network, Module):
         raise TypeError(f"compress: expected a Module, found {type(network).__name__}")
     if by not in _MEASURES:
-        raise ValueError(f"compress: by={by!r}, expected one of {', '.join(_MEASURES)}")
+        raise ValueError(f"compress: by={shown(by)}, expected one of {', '.join(_MEASURES)}")
     if input_shape is None and calibration is None and (measure or by != "parameters"):
-        what = "measure=True" if by == "parameters" else f"by={by!r}"
+        what = "measure=True" if by == "parameters" else f"by={shown(by)}"
         raise ValueError(f"compress: {what} needs an input; pass input_shape=(n, …) or calibration=")
     share = is_real(budget) and not is_int(budget)
     if not (is_int(budget) and budget > 0) and not (share and 0.0 < budget <= 1.0):
         raise ValueError(
-            f"compress: budget={budget!r}, expected a float in (0, 1], a fraction of the dense cost, or a positive "
-            "int, the cost itself"
+            f"compress: budget={shown(budget)}, expected a float in (0, 1], a fraction of the dense cost, or a "
+            "positive int, the cost itself"
         )
     for option, value in (("input_shape", input_shape), ("calibration", calibration)):
         if isinstance(value, Mapping) and not hasattr(network, "run"):
@@ -197,13 +197,15 @@ def _checked(
 def _options(decomposition: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     """Options of the decompositions by the name of the format, each of which is in use; CP is, by linear layers."""
     if not isinstance(decomposition, Mapping):
-        raise TypeError(f"compress: decomposition={decomposition!r}, expected a mapping from formats to their options")
+        raise TypeError(
+            f"compress: decomposition={shown(decomposition)}, expected a mapping from formats to their options"
+        )
     options = {FactorizedTensor.kind(name).name: value for name, value in decomposition.items()}
     for name, value in options.items():
         if name not in (*names, "CP"):
             raise ValueError(f"compress: decomposition has options for {name}, formats are {', '.join(names)}")
         if not isinstance(value, Mapping):
-            raise TypeError(f"compress: decomposition for {name} is {value!r}, expected a mapping of its options")
+            raise TypeError(f"compress: decomposition for {name} is {shown(value)}, expected a mapping of its options")
         fit_options(name, _DECOMPOSE[name], value)
     return options
 
@@ -228,7 +230,7 @@ def _names(keep: Any) -> tuple[str, ...]:
     """The names of layers that stay dense."""
     names = (keep,) if isinstance(keep, str) else tuple(keep) if isinstance(keep, Iterable) else (None,)
     if not all(isinstance(name, str) for name in names):
-        raise TypeError(f"compress: keep={keep!r}, expected the name of a layer, or a list of names")
+        raise TypeError(f"compress: keep={shown(keep)}, expected the name of a layer, or a list of names")
     return names
 
 
@@ -252,7 +254,7 @@ def _inputs(like: Array, input_shape: Any, calibration: Any) -> tuple[Any, Any]:
 def _each(value: Any, function: Any) -> Any:
     """A function of the one input, or of each of those with names."""
     if isinstance(value, Mapping):
-        return {name: function(f" {name!r}", item) for name, item in value.items()}
+        return {name: function(f" {shown(name)}", item) for name, item in value.items()}
     return function("", value)
 
 

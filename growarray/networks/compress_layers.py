@@ -15,13 +15,13 @@ import numpy as np
 from growarray.backend import Array, asarray, namespace
 from growarray.contraction import Plan
 from growarray.decompose.whiten import roots
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.factorized.linear_plan import linear_plan
 from growarray.factorized.tensor import target_of
 from growarray.growing.module import GrowingModule
 from growarray.nn.conv import Conv1d, Conv2d, Conv3d, ConvNd
 from growarray.nn.linear import Linear
-from growarray.nn.module import Module, Parameter, Pullback
+from growarray.nn.module import Module, Parameter, Pullback, below
 
 __all__ = [
     "Target",
@@ -188,7 +188,7 @@ def find_targets(network: Module) -> list[Target]:
             xp = None if held is None else namespace(held.data)
             if xp is not None and not bool(xp.all(xp.isfinite(held.data))):
                 raise ValueError(
-                    f"compress: {label} of layer {name!r} holds a NaN or an infinity; clean the network first"
+                    f"compress: {label} of layer {shown(name)} holds a NaN or an infinity; clean the network first"
                 )
         found[id(module)] = Target(name, layer)
     return list(found.values())
@@ -205,7 +205,7 @@ def _named(module: Module, prefix: str) -> Iterator[tuple[str, Module]]:
     """
     yield prefix.removesuffix(".") or type(module).__name__, module
     for name, child in () if isinstance(module, GrowingModule) else module.children():
-        yield from _named(child, f"{prefix}{name}.")
+        yield from _named(child, below(prefix, name))
 
 
 def swapped(network: Module, layers: Mapping[int, Any]) -> Any:

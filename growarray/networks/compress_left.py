@@ -20,7 +20,7 @@ from growarray.nn.conv import (
     ConvTransposeNd,
 )
 from growarray.nn.linear import Linear
-from growarray.nn.module import Module, Parameter
+from growarray.nn.module import Module, Parameter, below
 
 __all__ = ["left_alone"]
 
@@ -52,7 +52,7 @@ def _walk(module: Module, prefix: str, inside: str | None) -> Iterator[tuple[str
     if isinstance(module, GrowingModule):
         inside = type(module).__name__
     for name, child in module.children():
-        yield from _walk(child, f"{prefix}{name}.", inside)
+        yield from _walk(child, below(prefix, name), inside)
 
 
 def _has_matrices(module: Module) -> bool:

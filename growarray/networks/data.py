@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, asarray, namespace
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.ops import cross_entropy, mse
 
 __all__ = ["Task", "accuracy", "batches", "task_named"]
@@ -82,7 +82,7 @@ def task_named(name: str) -> Task:
     'r2'
     """
     if name not in _TASKS:
-        raise ValueError(f"unknown task {name!r}; known: {', '.join(_TASKS)}")
+        raise ValueError(f"unknown task {shown(name)}; known: {', '.join(_TASKS)}")
     return _TASKS[name]
 
 

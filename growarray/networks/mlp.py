@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, asarray, namespace
-from growarray.errors import GrowthError
+from growarray.errors import GrowthError, shown
 from growarray.growing import LinearGrowingModule
 from growarray.networks.network import GrowingNetwork
 from growarray.networks.widths import listed_widths, sample_width
@@ -104,7 +104,7 @@ class GrowingMLP(GrowingNetwork):
         for layer in self.layers[:-1]:
             if not _is_homogeneous(layer.post_layer_function, layer.weight.data):
                 raise GrowthError(
-                    f"GrowingMLP.normalise: {layer.name} is followed by {layer.post_layer_function!r}, expected a "
+                    f"GrowingMLP.normalise: {layer.name} is followed by {shown(layer.post_layer_function)}, expected a "
                     "positively homogeneous function such as ReLU() or LeakyReLU(): with another one rescaled weights "
                     "compute something else; leave normalise() out"
                 )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from growarray.backend import Array, namespace
-from growarray.errors import GrowthError
+from growarray.errors import GrowthError, shown
 from growarray.growing import TINY, GrowthRule
 from growarray.nn import Module
 from growarray.nn.module import Pullback
@@ -88,8 +88,8 @@ class GrowingNetwork(Module):
         kernel = next((name for name, p in self.named_parameters() if p.data.ndim > 2), None)
         if kernel is not None:
             raise GrowthError(
-                f"the FLOPs of {kernel!r} depend on the size of the samples, so max_flops= is only for networks of "
-                "linear layers; use max_parameters="
+                f"the FLOPs of {shown(kernel)} depend on the size of the samples, so max_flops= is only for "
+                "networks of linear layers; use max_parameters="
             )
         return 2 * sum(p.size for name, p in self.named_parameters() if name.endswith("weight") and p.data.ndim > 1)
 

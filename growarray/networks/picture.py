@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["draw", "figure_of"]
 
 _TRAIN, _VALIDATION, _GROWTH, _REFUSED = "#1f77b4", "#d95f02", "#8c8c8c", "#c0392b"
+_FIXED: dict[str, Any] = {"linestyle": ":", "linewidth": 1.6}  # the network that does not grow, in the same colours
 
 
 def draw(history: History) -> bytes:
@@ -33,15 +35,16 @@ def draw(history: History) -> bytes:
 
 
 def figure_of(history: History) -> Figure:
-    """Three panels over one axis of epochs; ``ValueError`` where no epoch has been trained."""
+    """Three panels over one axis of epochs, dotted the fixed network; ``ValueError`` if no epoch has been trained."""
     if not history.of("train"):
         raise ValueError("History.plot: the history holds no epoch, so there is nothing to draw; train first")
-    figure = Figure(figsize=(8.0, 8.5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(8.0, 8.5), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
     FigureCanvasAgg(figure)  # no window, whatever matplotlib's own setting is
     loss, score, width = figure.subplots(3, 1, sharex=True)
-    _loss(loss, history.of("train"))
-    _score(score, history)
-    _widths(width, history)
+    fixed = ((history.final or {}).get("compare") or {}).get("steps", [])
+    _loss(loss, history.of("train"), fixed)
+    _score(score, history, fixed)
+    _widths(width, history, fixed)
     for panel in (loss, score, width):
         _mark_growths(panel, history.of("growth"), named=panel is loss)
         panel.grid(axis="y", alpha=0.3)
@@ -52,32 +55,50 @@ def figure_of(history: History) -> Figure:
     return figure
 
 
-def _loss(panel: Axes, entries: list[dict[str, Any]]) -> None:
-    epochs = [entry["epoch"] for entry in entries]
-    panel.plot(epochs, [e["train_loss"] for e in entries], color=_TRAIN, label="training", marker=".", markersize=4)
-    validation = [e["validation_loss"] for e in entries]
-    panel.plot(epochs, validation, color=_VALIDATION, label="validation", marker=".", markersize=4)
-    values = [v for e in entries for v in (e["train_loss"], e["validation_loss"])]
+def _loss(panel: Axes, entries: list[dict[str, Any]], fixed: list[dict[str, Any]]) -> None:
+    for key, colour, label in (("train_loss", _TRAIN, "training"), ("validation_loss", _VALIDATION, "validation")):
+        _curve(panel, entries, key, color=colour, label=label, marker=".", markersize=4)
+        _curve(panel, fixed, key, color=colour, label=f"{label}, fixed", **_FIXED)
+    values = [v for e in (*entries, *fixed) for v in (e["train_loss"], e["validation_loss"])]
     if min(values) > 0 and max(values) > 20 * min(values):
         panel.set_yscale("log")
     panel.set_ylabel("loss")
 
 
-def _score(panel: Axes, history: History) -> None:
+def _curve(panel: Axes, entries: list[dict[str, Any]], key: str, **style: Any) -> None:
+    """One figure over the epochs; nothing where there are no entries."""
+    if entries:
+        panel.plot([entry["epoch"] for entry in entries], [entry[key] for entry in entries], **style)
+
+
+def _score(panel: Axes, history: History, fixed: list[dict[str, Any]]) -> None:
     entries, final = history.of("train"), history.final or {}
-    name = final.get("score_name", "score")
-    epochs, scores = [e["epoch"] for e in entries], [e["validation_score"] for e in entries]
-    panel.plot(epochs, scores, color=_VALIDATION, label="validation", marker=".", markersize=4)
-    tested = final.get("test_score")
-    if tested is not None:
-        text = f"{tested:.2%}" if name == "accuracy" else f"{tested:.4f}"
-        panel.plot(epochs[-1:], [tested], "D", color="black", markersize=6, label=f"test at the end: {text}")
+    name = final.get("score_name", "accuracy")
+    _curve(panel, entries, "validation_score", color=_VALIDATION, label="validation", marker=".", markersize=4)
+    _curve(panel, fixed, "validation_score", color=_VALIDATION, label="validation, fixed", **_FIXED)
+    for figures, those, label, fill in (
+        (final.get("compare") or {}, fixed, "test at the end, fixed", "none"),
+        (final, entries, "test at the end", "black"),
+    ):
+        tested = figures.get("test_score")
+        if tested is not None and those:
+            text = f"{label}: {tested:.2%}" if name == "accuracy" else f"{label}: {tested:.4f}"
+            panel.scatter(
+                [those[-1]["epoch"]],
+                [tested],
+                s=42,
+                marker="D",
+                facecolors=fill,
+                edgecolors="black",
+                zorder=3,
+                label=text,
+            )
     if name == "accuracy":
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     panel.set_ylabel("R2" if name == "r2" else name)
 
 
-def _widths(panel: Axes, history: History) -> None:
+def _widths(panel: Axes, history: History, fixed: list[dict[str, Any]]) -> None:
     """Every width as a stair: it is that of the epoch's end until a growth at that end raises it."""
     known = [step for step in history.steps if "widths" in step]
     names = {step["place"]: step.get("widens", step["where"]) for step in history.of("growth") if "place" in step}
@@ -86,7 +107,11 @@ def _widths(panel: Axes, history: History) -> None:
     for place in range(len(known[0]["widths"])):
         widths = [step["widths"][place] for step in known]
         label = names.get(place, f"place {place}")
-        panel.plot(epochs, widths, drawstyle="steps-post", label=label)
+        (line,) = panel.plot(epochs, widths, drawstyle="steps-post", label=label)
+        those = [step["widths"][place] for step in fixed]
+        if those:
+            dotted: dict[str, Any] = {"color": line.get_color(), "label": f"{label}, fixed", **_FIXED}
+            panel.plot([step["epoch"] for step in fixed], those, **dotted)
     panel.set_ylim(bottom=0)
     panel.yaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_ylabel("width")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from growarray.errors import shown
+
 __all__ = ["line_of", "showing"]
 
 
@@ -25,6 +27,8 @@ def line_of(entry: dict[str, Any], epochs: int, score_name: str) -> str:
     if entry["event"] == "stop":
         return f"{start}  {entry['what']} ends: {entry['reason']}; the network of epoch {entry['kept']} is kept"
     widths = " ".join(map(str, entry["widths"]))
+    if entry["event"] == "stop":
+        return f"{start}  {entry['what']} ends: {entry['reason']}; kept is epoch {entry['kept']}  widths {widths}"
     if entry["event"] == "growth":
         change = f"training loss {entry['train_loss'] - entry['train_change']:.4f} -> {entry['train_loss']:.4f}"
         return f"{start}  {entry['where']} grew by {entry['added']}  {change}  widths {widths}"
@@ -37,7 +41,9 @@ def line_of(entry: dict[str, Any], epochs: int, score_name: str) -> str:
 def showing(loop: Any, progress: bool | Callable[[str], Any]) -> Iterator[None]:
     """Within it every entry of the loop is a line on standard error, or is handed to a function as one."""
     if not (isinstance(progress, bool) or callable(progress)):
-        raise TypeError(f"Growth.run: progress is {progress!r}, expected True, False, or a function that takes a line")
+        raise TypeError(
+            f"Growth.run: progress is {shown(progress)}, expected True, False, or a function that takes a line"
+        )
     if progress is False:
         yield
         return

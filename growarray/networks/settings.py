@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from growarray.contraction.checks import is_whole
+from growarray.errors import shown
 from growarray.growing import TINY, GrowthRule
 from growarray.ops.sizes import whole_number
 
@@ -51,20 +52,22 @@ class GrowthSettings:
 
     def __post_init__(self) -> None:
         if self.choose not in ("first_order", "validation"):
-            raise ValueError(f"GrowthSettings: choose must be 'first_order' or 'validation', found {self.choose!r}")
+            raise ValueError(
+                f"GrowthSettings: choose must be 'first_order' or 'validation', found {shown(self.choose)}"
+            )
         if not isinstance(self.rule, GrowthRule):
-            raise TypeError(f"GrowthSettings: rule must be a GrowthRule such as TINY, found {self.rule!r}")
+            raise TypeError(f"GrowthSettings: rule must be a GrowthRule such as TINY, found {shown(self.rule)}")
         least = {"epochs": 1, "batch_size": 1, "neurons": 1, "every": 1, "first": 0, "collect_batch": 1}
         for name, bound in {**least, "search_samples": 1}.items():
             if not is_whole(getattr(self, name)):
-                raise ValueError(f"GrowthSettings: {name} must be a whole number, found {getattr(self, name)!r}")
+                raise ValueError(f"GrowthSettings: {name} must be a whole number, found {shown(getattr(self, name))}")
             object.__setattr__(self, name, whole_number("GrowthSettings", name, getattr(self, name), bound))
         if isinstance(self.max_parameters, str) and self.max_parameters != "auto":
             raise ValueError(
-                f"GrowthSettings: max_parameters must be a number, None or 'auto', found {self.max_parameters!r}"
+                f"GrowthSettings: max_parameters must be a number, None or 'auto', found {shown(self.max_parameters)}"
             )
         if not isinstance(self.keep_best, bool):
-            raise TypeError(f"GrowthSettings: keep_best must be True or False, found {self.keep_best!r}")
+            raise TypeError(f"GrowthSettings: keep_best must be True or False, found {shown(self.keep_best)}")
         for name in ("growths", "max_parameters", "max_flops", "least_gain"):
             value = getattr(self, name)
             if value is not None and value != "auto" and not value >= 0:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from growarray.contraction.checks import is_ordered, is_whole
+from growarray.errors import shown
 from growarray.ops.sizes import whole_number
 
 __all__ = ["listed_widths", "sample_width"]
@@ -35,5 +36,5 @@ def listed_widths(where: str, option: str, widths: Any, count: int) -> list[int]
     if is_whole(widths):
         return [whole_number(where, option, widths, 0)] * count
     if not is_ordered(widths):
-        raise TypeError(f"{where}: {option} must be a whole number or a sequence of them, found {widths!r}")
+        raise TypeError(f"{where}: {option} must be a whole number or a sequence of them, found {shown(widths)}")
     return [whole_number(where, f"{option}[{i}]", width, 0) for i, width in enumerate(widths)]

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import growarray.ops.activation as ops
 from growarray.backend import Array
+from growarray.errors import shown
 from growarray.nn.module import Module, Pullback
 
 __all__ = [
@@ -148,7 +149,7 @@ class GELU(_Elementwise):
 
     def __init__(self, approximate: str = "none") -> None:
         if approximate not in ("none", "tanh"):
-            raise ValueError(f"GELU: approximate must be 'none' or 'tanh', found {approximate!r}")
+            raise ValueError(f"GELU: approximate must be 'none' or 'tanh', found {shown(approximate)}")
         self.approximate = approximate
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
@@ -315,5 +316,5 @@ def activation(name: str) -> Module:
     ReLU()
     """
     if name not in _KNOWN:
-        raise ValueError(f"unknown activation {name!r}; known: {', '.join(_KNOWN)}")
+        raise ValueError(f"unknown activation {shown(name)}; known: {', '.join(_KNOWN)}")
     return _KNOWN[name]()

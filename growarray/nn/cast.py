@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import device_of, is_numpy, namespace, to_numpy
+from growarray.backend import device_of, is_numpy, library_of, to_numpy
 
 __all__ = ["RangeError", "cast", "dtype_name", "largest_rounding", "rounded"]
 
@@ -50,7 +50,7 @@ def cast(
     growarray.nn.cast.RangeError: weight: 100000.0 at (1,) is beyond the range of float16; take a wider dtype
     """
     found, expected = dtype_name(values.dtype), dtype_name(dtype)
-    xp: Any = np if is_numpy(values) else namespace(values)
+    xp: Any = np if is_numpy(values) else library_of(values)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         result = values.astype(dtype, copy=copy) if xp is np else xp.astype(values, dtype, copy=copy)
     if found == expected or _exact(found, expected) or not expected.startswith(_REALS):
@@ -81,7 +81,7 @@ def largest_rounding(values: Array, result: Array) -> float:
     found, expected = dtype_name(values.dtype), dtype_name(result.dtype)
     if found == expected or _exact(found, expected):
         return 0.0
-    xp = namespace(values)
+    xp = library_of(values)
     wide = xp.complex128 if "complex" in expected else xp.float64
     before, after = xp.reshape(values, (-1,)), xp.reshape(result, (-1,))
     if found.startswith(("int", "uint")):
@@ -112,7 +112,7 @@ def rounded(values: Array, name: str) -> Array:
     >>> rounded(np.array([0.47892547, 1e6]), "float16").tolist(), rounded(np.array([0.1]), "bfloat16").tolist()
     ([0.47900390625, inf], [0.10009765625])
     """
-    xp = namespace(values)
+    xp = library_of(values)
     known = getattr(xp, name, None)
     if known is not None:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):

@@ -10,7 +10,7 @@ import numpy as np
 
 from growarray.backend import Array, library
 from growarray.contraction import Plan
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.nn.linear import uniform
 from growarray.nn.module import Module, Parameter, Pullback
 from growarray.ops.conv import (
@@ -269,7 +269,9 @@ class _Transpose(_Conv):
         device: str | None = None,
     ) -> None:
         if padding_mode != "zeros":
-            raise ValueError(f"{type(self).__name__}: padding_mode {padding_mode!r} is not supported; take 'zeros'")
+            raise ValueError(
+                f"{type(self).__name__}: padding_mode {shown(padding_mode)} is not supported; take 'zeros'"
+            )
         self._check_channels(in_channels, out_channels, groups)
         lead = (in_channels, out_channels // groups)
         self._draw(lead, kernel_size, out_channels if bias else None, rng, dtype, device)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from growarray.backend import Array, asarray, erf, namespace, to_device
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.nn.cast import rounded
 from growarray.nn.module import Module, Parameter, Pullback
 
@@ -291,9 +291,9 @@ class Cast(Module):
 
     def __init__(self, dtype: str, through: str | None = None) -> None:
         if dtype not in ("float32", "float64"):
-            raise ValueError(f"Cast: dtype is {dtype!r}, expected 'float32' or 'float64'")
+            raise ValueError(f"Cast: dtype is {shown(dtype)}, expected 'float32' or 'float64'")
         if through not in (None, "float16", "bfloat16"):
-            raise ValueError(f"Cast: through is {through!r}, expected 'float16', 'bfloat16' or None")
+            raise ValueError(f"Cast: through is {shown(through)}, expected 'float16', 'bfloat16' or None")
         self.dtype, self.through = dtype, through
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from growarray.backend import Array, namespace
+from growarray.errors import shown
 from growarray.nn.module import Module, Parameter, Pullback
 
 __all__ = ["Graph", "Node"]
@@ -72,7 +73,7 @@ class Graph(Module):
             if node.name == name:
                 return index
         known = ", ".join(node.name for node in self.nodes[:12]) + (", …" if len(self.nodes) > 12 else "")
-        raise KeyError(f"Graph: there is no node {name!r}; nodes: {known}")
+        raise KeyError(f"Graph: there is no node {shown(name)}; nodes: {known}")
 
     def replace(self, name: str, module: Module) -> None:
         """Put ``module`` in the place of that of the node ``name``; it takes and gives the same values.
@@ -182,7 +183,7 @@ def _add(found: dict[str, Array], name: str, share: Array | None) -> None:
 
 def _check_module(name: str, module: Module) -> None:
     if not isinstance(module, Module):
-        raise TypeError(f"Graph: node {name!r} holds a {type(module).__name__}, expected a Module")
+        raise TypeError(f"Graph: node {shown(name)} holds a {type(module).__name__}, expected a Module")
 
 
 def _check(nodes: Sequence[Node], inputs: Sequence[str], outputs: Sequence[str]) -> None:
@@ -190,22 +191,22 @@ def _check(nodes: Sequence[Node], inputs: Sequence[str], outputs: Sequence[str])
     for what, names in (("inputs", inputs), ("outputs", outputs), ("nodes", [node.name for node in nodes])):
         twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
         if twice:
-            raise ValueError(f"Graph: the {what} have {sorted(twice)[0]!r} twice; names must differ")
+            raise ValueError(f"Graph: the {what} have {shown(sorted(twice)[0])} twice; names must differ")
     known = set(inputs)
     for node in nodes:
         _check_module(node.name, node.module)
         for name in node.inputs:
             if name not in known:
                 raise ValueError(
-                    f"Graph: node {node.name!r} takes {name!r}, which is no input and which no node before it gives; "
-                    "put nodes after those whose values they take"
+                    f"Graph: node {shown(node.name)} takes {shown(name)}, which is no input and which no node "
+                    "before it gives; put nodes after those whose values they take"
                 )
         if node.output in known:
-            raise ValueError(f"Graph: node {node.name!r} gives {node.output!r}, which is given already")
+            raise ValueError(f"Graph: node {shown(node.name)} gives {shown(node.output)}, which is given already")
         known.add(node.output)
     for name in outputs:
         if name not in known:
-            raise ValueError(f"Graph: output {name!r} is no input, and no node gives it")
+            raise ValueError(f"Graph: output {shown(name)} is no input, and no node gives it")
 
 
 def _last_uses(nodes: Sequence[Node], inputs: Sequence[str], outputs: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -9,11 +9,11 @@ import numpy as np
 
 from growarray.backend import Array, asarray, library, to_device
 from growarray.contraction.checks import is_whole
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.nn.module import Module, Parameter, Pullback
 from growarray.ops.linear import linear
 
-__all__ = ["Linear", "uniform"]
+__all__ = ["Linear", "real_dtype", "uniform"]
 
 
 def uniform(
@@ -24,11 +24,26 @@ def uniform(
     Raises ``TypeError`` where ``rng`` is no generator, or ``dtype`` none of real numbers: in integers all would be 0.
     """
     if not hasattr(rng, "uniform"):
-        raise TypeError(f"rng: expected a numpy.random.Generator, found {rng!r}; use numpy.random.default_rng({rng!r})")
-    if dtype is not None and np.dtype(dtype).kind in "biuc":
-        raise TypeError(f"dtype: expected a real floating one such as numpy.float32, found {np.dtype(dtype)}")
-    host = rng.uniform(-bound, bound, shape).astype(np.float32 if dtype is None else dtype)
+        raise TypeError(
+            f"rng: expected a numpy.random.Generator, found {shown(rng)}; use numpy.random.default_rng({shown(rng)})"
+        )
+    host = rng.uniform(-bound, bound, shape).astype(real_dtype(dtype))
     return to_device(asarray(host), device)
+
+
+def real_dtype(dtype: Any) -> np.dtype[Any]:
+    """The dtype of new parameters, float32 for None; TypeError for one that is none of real numbers.
+
+    >>> real_dtype(None)
+    dtype('float32')
+    """
+    try:
+        found = np.dtype(np.float32 if dtype is None else dtype)
+    except TypeError:
+        found = None
+    if found is None or found.kind in "biucOSUmM":
+        raise TypeError(f"dtype: expected a real floating one such as numpy.float32, found {found or shown(dtype)}")
+    return found
 
 
 class Linear(Module):
@@ -64,7 +79,9 @@ class Linear(Module):
         device: str | None = None,
     ) -> None:
         if not (is_whole(in_features) and is_whole(out_features)):
-            raise TypeError(f"Linear: features must be whole numbers, found {in_features!r} -> {out_features!r}")
+            raise TypeError(
+                f"Linear: features must be whole numbers, found {shown(in_features)} -> {shown(out_features)}"
+            )
         if in_features < 0 or out_features < 0:
             raise ShapeError(f"Linear: features must not be negative, found {in_features} -> {out_features}")
         library(device)

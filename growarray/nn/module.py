@@ -13,16 +13,26 @@ from typing import Any, ClassVar
 import numpy as np
 
 from growarray.backend import Array, device_of, is_array, library, namespace, to_device
+from growarray.errors import shown
 from growarray.nn.describe import describe
 from growarray.nn.inference import in_batches
 from growarray.nn.load_report import LoadReport
 from growarray.nn.load_state import Rename, check_strictly, match_state, values_for
 from growarray.nn.parameter import Parameter
 
-__all__ = ["Module", "Parameter"]
+__all__ = ["Module", "Parameter", "below"]
 
 Pullback = Callable[..., Any]
 ExtendedPullback = Callable[[Array | None, Array | None], tuple[Array | None, Array | None]]
+
+
+def below(prefix: str, name: str) -> str:
+    """What stands before the names of a child's arrays: its name and a dot, nothing more for a child without a name.
+
+    >>> below("blocks.", "0"), below("blocks.", "")
+    ('blocks.0.', 'blocks.')
+    """
+    return f"{prefix}{name}." if name else prefix
 
 
 class Module:
@@ -96,7 +106,7 @@ class Module:
             if isinstance(value, Parameter):
                 yield prefix + name, value
             elif isinstance(value, Module):
-                yield from value.named_parameters(f"{prefix}{name}.")
+                yield from value.named_parameters(below(prefix, name))
 
     def parameters(self) -> list[Parameter]:
         """Every owned parameter, each once."""
@@ -191,7 +201,9 @@ class Module:
         [False, False]
         """
         if not isinstance(requires_grad, bool):
-            raise TypeError(f"{type(self).__name__}.requires_grad_: expected True or False, found {requires_grad!r}")
+            raise TypeError(
+                f"{type(self).__name__}.requires_grad_: expected True or False, found {shown(requires_grad)}"
+            )
         for p in self.parameters():
             p.requires_grad, p.grad = requires_grad, p.grad if requires_grad else None
         return self
@@ -236,7 +248,7 @@ class Module:
             elif name in self._buffers and value is not None:
                 yield prefix + name, self, name
             elif isinstance(value, Module):
-                yield from value._named_arrays(f"{prefix}{name}.")
+                yield from value._named_arrays(below(prefix, name))
 
     def state_dict(self) -> dict[str, Array]:
         """Copies of every parameter and buffer under torch's names."""

@@ -10,7 +10,8 @@ import numpy as np
 
 from growarray.backend import Array, asarray, device_of, library, namespace, to_device
 from growarray.contraction.checks import is_ordered, is_whole
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
+from growarray.nn.linear import real_dtype
 from growarray.nn.module import ExtendedPullback, Module, Parameter, Pullback
 from growarray.ops.norm import NormVjp, batch_norm, batch_statistics, group_norm, layer_norm
 
@@ -19,7 +20,7 @@ __all__ = ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "GroupNorm", "LayerNorm"]
 
 def _filled(shape: tuple[int, ...], value: float, dtype: Any, device: str | None) -> Array:
     library(device)
-    return to_device(asarray(np.full(shape, value, dtype=np.float32 if dtype is None else dtype)), device)
+    return to_device(asarray(np.full(shape, value, dtype=real_dtype(dtype))), device)
 
 
 def _check_eps(where: str, eps: float) -> float:
@@ -76,7 +77,9 @@ class _Norm(Module):
     def check_extend(self, by: int) -> None:
         """Raise ValueError unless ``by`` is a positive whole number."""
         if isinstance(by, bool) or not isinstance(by, int | np.integer) or by < 1:
-            raise ValueError(f"{type(self).__name__}: the number of features to add must be at least 1, found {by!r}")
+            raise ValueError(
+                f"{type(self).__name__}: the number of features to add must be at least 1, found {shown(by)}"
+            )
 
     def _blocks(self, shape: tuple[int, ...], **given: tuple[Array | None, Array | None, float]) -> list[Array | None]:
         """For each name (present array, block or None, default): the block to append, checked; None where absent."""
@@ -125,7 +128,9 @@ class LayerNorm(_Norm):
     ) -> None:
         sizes: Any = (normalized_shape,) if is_whole(normalized_shape) else normalized_shape
         if not is_ordered(sizes):
-            raise TypeError(f"LayerNorm: normalized_shape must be whole numbers in order, found {normalized_shape!r}")
+            raise TypeError(
+                f"LayerNorm: normalized_shape must be whole numbers in order, found {shown(normalized_shape)}"
+            )
         shape: tuple[int, ...] = tuple(sizes)
         if not shape or min(shape) < 0:
             raise ShapeError(f"LayerNorm: normalized_shape must name at least one axis, found {shape}")
@@ -199,7 +204,9 @@ class BatchNorm(_Norm):
         self.bias = Parameter(_filled(shape, 0.0, dtype, device)) if affine else None
         self.running_mean: Array | None = _filled(shape, 0.0, dtype, device) if track_running_stats else None
         self.running_var: Array | None = _filled(shape, 1.0, dtype, device) if track_running_stats else None
-        self.num_batches_tracked: Array | None = _filled((), 0, np.int64, device) if track_running_stats else None
+        self.num_batches_tracked: Array | None = None
+        if track_running_stats:
+            self.num_batches_tracked = to_device(asarray(np.zeros((), np.int64)), device)
 
     @property
     def track_running_stats(self) -> bool:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from growarray.backend import Array, device_of, namespace
+from growarray.backend import Array, device_of, kind_of, namespace
 from growarray.contraction.checks import is_ordered, is_whole
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.nn.module import Module, Pullback
 from growarray.nn.positions import positions
 
@@ -20,7 +20,7 @@ _MODES = ("constant", "reflect", "edge", "wrap")
 def _numbers(where: str, option: str, values: Sequence[int]) -> tuple[int, ...]:
     found = tuple(values) if is_ordered(values) else ()
     if not is_ordered(values) or not all(is_whole(v) for v in found):
-        raise TypeError(f"{where}: {option} must be whole numbers in order, found {values!r}")
+        raise TypeError(f"{where}: {option} must be whole numbers in order, found {shown(values)}")
     return tuple(int(v) for v in found)
 
 
@@ -282,15 +282,18 @@ class Pad(_Shape):
 
     def __init__(self, widths: Sequence[Sequence[int]], mode: str = "constant", value: float = 0.0) -> None:
         if mode not in _MODES:
-            raise ValueError(f"Pad: mode is {mode!r}, expected one of {', '.join(_MODES)}")
+            raise ValueError(f"Pad: mode is {shown(mode)}, expected one of {', '.join(_MODES)}")
         pairs = tuple(_numbers("Pad", "widths", pair) for pair in widths)
         if any(len(pair) != 2 for pair in pairs):
-            raise ValueError(f"Pad: widths are {pairs}, expected a pair (before, after) for each axis")
+            raise ValueError(f"Pad: widths are {shown(pairs)}, expected a pair (before, after) for each axis")
         self.widths, self.mode, self.value = pairs, mode, float(value)
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """The padded array; the pullback adds the gradients of copies to what was copied."""
+        namespace(x)
         backs = []
+        if self.mode == "constant" and self.value % 1.0 and kind_of(x) != "f":
+            raise TypeError(f"Pad: input is {x.dtype}, which cannot hold value={self.value}; convert it with astype")
         if len(self.widths) > x.ndim:
             raise ShapeError(f"Pad: input has shape {tuple(x.shape)}, expected at least {len(self.widths)} axes")
         for axis, (before, after) in enumerate(self.widths, start=x.ndim - len(self.widths)):
@@ -319,12 +322,8 @@ class Pad(_Shape):
             return y, back
         middle = _part(x.ndim, axis, slice(before, before + size))
         if self.mode == "constant":
-            y = xp.full(
-                (*shape[:axis], before + size + after, *shape[axis + 1 :]),
-                self.value,
-                dtype=x.dtype,
-                device=device_of(x),
-            )
+            longer = (*shape[:axis], before + size + after, *shape[axis + 1 :])
+            y = xp.full(longer, self.value, dtype=x.dtype, device=device_of(x))
             y[middle] = x
             return y, lambda dy: dy[middle]
         copies = [_part(x.ndim, axis, part) for part in self._copied(size, before, after)]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from growarray.backend import Array, namespace
+from growarray.backend import Array, kind_of, namespace
 from growarray.backend import erf as error_function
+from growarray.errors import shown
 
 __all__ = [
     "elu",
@@ -45,6 +46,7 @@ def identity(x: Array) -> tuple[Array, Vjp]:
     >>> y is x, pullback(x) is x
     (True, True)
     """
+    namespace(x)  # what no function may be given, this one does not hand on either
     return x, lambda dy: dy
 
 
@@ -133,7 +135,7 @@ def gelu(x: Array, *, approximate: str = "none") -> tuple[Array, Vjp]:
         below = 0.5 * (1.0 + bend)
         slope = below + 0.5 * x * (1.0 - bend * bend) * root * (1.0 + 3 * 0.044715 * x * x)
     else:
-        raise ValueError(f"gelu: approximate must be 'none' or 'tanh', found {approximate!r}")
+        raise ValueError(f"gelu: approximate must be 'none' or 'tanh', found {shown(approximate)}")
     return x * below, lambda dy: dy * slope
 
 
@@ -239,6 +241,8 @@ def hardtanh(x: Array, low: float = -1.0, high: float = 1.0) -> tuple[Array, Vjp
     if not low < high:
         raise ValueError(f"hardtanh: low must be below high, found {low} and {high}")
     xp = namespace(x)
+    if kind_of(x) != "f":  # a whole number cannot hold every bound
+        x = xp.astype(x, xp.float64)
     under, over = x <= low, x >= high
     y = xp.where(under, xp.full_like(x, low), xp.where(over, xp.full_like(x, high), x))
     flat = under | over

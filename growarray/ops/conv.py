@@ -14,7 +14,7 @@ from growarray.contraction import Plan, plan
 from growarray.contraction.geometry import ConvAxis, conv_axes
 from growarray.contraction.keys import frozen
 from growarray.contraction.transpose import transpose
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.ops.sizes import each_axis, whole_number
 
 __all__ = [
@@ -318,7 +318,9 @@ def conv_transpose_plan(
             "the weight of a convolution back from these channels has them first"
         )
     if isinstance(padding, str):
-        raise ValueError(f"conv_transpose: padding {padding!r} is not supported; give one number, or one for each axis")
+        raise ValueError(
+            f"conv_transpose: padding {shown(padding)} is not supported; give one number, or one for each axis"
+        )
     axes = _transposed_axes(*frozen((x_shape, w_shape[2:], stride, padding, output_padding, dilation)))
     shape = (x_shape[0], w_shape[1] * groups, *(max(axis.reached, 1) for axis in axes))
     geometry = {"stride": stride, "padding": tuple(axis.padding for axis in axes), "dilation": dilation}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from growarray.backend import Array, asarray
+from growarray.backend import Array, asarray, namespace
 from growarray.errors import ShapeError
 
 __all__ = ["chained", "check_gradient", "loss_gradient"]
@@ -16,9 +16,12 @@ Vjp = Callable[[Array], Array]
 def check_gradient(where: str, dy: Array, shape: tuple[int, ...]) -> None:
     """Raise ``ShapeError`` unless ``dy`` has the shape of the result: another one may broadcast to a wrong gradient.
 
+    Raises ``TypeError`` where it is no array of real numbers.
+
     >>> import numpy as np
     >>> check_gradient("linear", np.ones((2, 3)), (2, 3))
     """
+    namespace(dy, where=f"pullback of {where}: ")
     if tuple(dy.shape) != tuple(shape):
         raise ShapeError(
             f"pullback of {where}: the gradient has shape {tuple(dy.shape)}, the result has {tuple(shape)}; "

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from growarray.backend import Array, asarray, device_of, namespace, to_numpy
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.ops.activation import log_softmax
 from growarray.ops.gradient import loss_gradient
 
@@ -23,7 +23,7 @@ _REDUCTIONS = ("mean", "sum", "none")
 
 def _check_reduction(where: str, reduction: str) -> None:
     if reduction not in _REDUCTIONS:
-        raise ValueError(f"{where}: reduction must be one of {', '.join(_REDUCTIONS)}, found {reduction!r}")
+        raise ValueError(f"{where}: reduction must be one of {', '.join(_REDUCTIONS)}, found {shown(reduction)}")
 
 
 def _one_hot(xp: Any, logits: Array, target: Array, ignore_index: int) -> tuple[Array, Array]:

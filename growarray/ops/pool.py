@@ -14,7 +14,7 @@ from typing import Any
 
 from growarray.backend import Array, device_of, namespace
 from growarray.contraction.checks import is_whole
-from growarray.errors import ShapeError
+from growarray.errors import ShapeError, shown
 from growarray.ops.gradient import chained, check_gradient
 from growarray.ops.sizes import each_axis
 
@@ -138,7 +138,7 @@ def check_divisor(where: str, divisor_override: int | None) -> None:
     >>> check_divisor("doc", 4)
     """
     if divisor_override is not None and not is_whole(divisor_override):
-        raise TypeError(f"{where}: divisor_override must be a whole number or None, found {divisor_override!r}")
+        raise TypeError(f"{where}: divisor_override must be a whole number or None, found {shown(divisor_override)}")
     if divisor_override == 0:
         raise ValueError(f"{where}: divisor_override must not be 0; None divides by the number of positions")
 

@@ -6,6 +6,7 @@ import operator
 from typing import Any
 
 from growarray.contraction.checks import is_whole
+from growarray.errors import shown
 
 __all__ = ["each_axis", "whole_number"]
 
@@ -17,9 +18,9 @@ def whole_number(where: str, option: str, value: Any, least: int) -> int:
     2
     """
     if not is_whole(value):
-        raise TypeError(f"{where}: {option} must be a whole number, found {value!r}")
+        raise TypeError(f"{where}: {option} must be a whole number, found {shown(value)}")
     if value < least:
-        raise ValueError(f"{where}: {option} must be at least {least}, found {value!r}")
+        raise ValueError(f"{where}: {option} must be at least {least}, found {shown(value)}")
     return operator.index(value)
 
 
@@ -34,11 +35,11 @@ def each_axis(where: str, option: str, value: Any, axes: int, least: int) -> tup
     values = tuple(value) if isinstance(value, tuple | list) else (value,) * axes
     if len(values) != axes:
         raise ValueError(
-            f"{where}: {option} has {len(values)} entries for {axes} spatial axes, found {value!r}; "
+            f"{where}: {option} has {len(values)} entries for {axes} spatial axes, found {shown(value)}; "
             "give one number, or one for each axis"
         )
     if not all(is_whole(v) for v in values):
-        raise TypeError(f"{where}: {option} must be one whole number, or one for each axis, found {value!r}")
+        raise TypeError(f"{where}: {option} must be one whole number, or one for each axis, found {shown(value)}")
     if any(v < least for v in values):
-        raise ValueError(f"{where}: {option} must be at least {least}, found {value!r}")
+        raise ValueError(f"{where}: {option} must be at least {least}, found {shown(value)}")
     return tuple(operator.index(v) for v in values)

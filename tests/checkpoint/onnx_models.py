@@ -105,6 +105,7 @@ CASES: dict[str, Case] = {
     "conv-same-upper": conv(IMAGE, (2, 4, 2, 3), auto_pad="SAME_UPPER", strides=[2, 2]),
     "conv-same-lower": conv(IMAGE, (2, 4, 4, 2), auto_pad="SAME_LOWER"),
     "conv-same-free": conv(("n", 4, "h", "w"), (2, 4, 4, 3), auto_pad="SAME_UPPER"),
+    "conv-same-stride-free": conv(("n", 4, "h", "w"), (2, 4, 4, 3), auto_pad="SAME_LOWER", strides=[2, 1], bias=2),
     "conv-opset9": conv(IMAGE, (2, 4, 1, 1), opset=9, kernel_shape=[1, 1]),
     "convtranspose-1d": conv(
         ("n", 3, 5), (3, 2, 3), op="ConvTranspose", bias=2, strides=[2], output_padding=[1], pads=[1, 1]
@@ -149,6 +150,7 @@ CASES: dict[str, Case] = {
     "layernorm-axis": one("LayerNormalization", ("n", 3, 5), 17, draw(3, 5), axis=1, epsilon=1e-2),
     "layernorm-spread": one("LayerNormalization", ("n", 3, 5), 17, draw(5), draw(5), axis=1),
     "groupnorm-21": one("GroupNormalization", IMAGE, 21, draw(4), draw(4), num_groups=2),
+    "groupnorm-18-free": one("GroupNormalization", ("n", "t", "h", "w"), 18, draw(2), draw(2), num_groups=2),
     "groupnorm-18": one("GroupNormalization", IMAGE, 18, draw(2), draw(2), num_groups=2),
     "instancenorm": one("InstanceNormalization", IMAGE, 17, draw(4), draw(4)),
     # pooling
@@ -158,6 +160,10 @@ CASES: dict[str, Case] = {
     "maxpool-ceil": one("MaxPool", ("n", 2, 8, 8), kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
     "maxpool-dilated": one("MaxPool", ("n", 2, 9, 9), kernel_shape=[3, 2], dilations=[2, 3], pads=[2, 1, 2, 1]),
     "maxpool-same": one("MaxPool", IMAGE, kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER"),
+    "maxpool-same-free": one(
+        "MaxPool", ("n", 2, "h", "w"), kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_LOWER"
+    ),
+    "maxpool-beyond": one("MaxPool", ("n", 2, 2, 7), kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
     "maxpool-same-lower": one("MaxPool", IMAGE, 9, kernel_shape=[2, 2], auto_pad="SAME_LOWER"),
     "avgpool": one("AveragePool", IMAGE, kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
     "avgpool-include": one("AveragePool", IMAGE, 11, kernel_shape=[3, 2], pads=[1, 1, 0, 0], count_include_pad=1),

@@ -1,6 +1,7 @@
 """``.npz`` archives: plain numbers in every layout, no objects, no bombs."""
 
 import io
+import tracemalloc
 import zipfile
 from dataclasses import replace
 
@@ -121,3 +122,61 @@ def test_damage_is_found_when_an_array_is_read():
     checkpoint = load(bytes(data))
     with pytest.raises(CheckpointError, match="CRC-32"):
         checkpoint["w"]
+
+
+def compressed(name, values, change=None):
+    """An archive of one compressed array, whose directory may be told another CRC-32 or size."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **{name: values})
+    data = bytearray(file.getvalue())
+    if change is not None:
+        for mark, field in ((b"PK\x01\x02", 16), (b"PK\x03\x04", 14)):
+            place = data.rindex(mark) + field
+            data[place] ^= change
+    return bytes(data)
+
+
+@pytest.mark.parametrize("writer", [np.savez, np.savez_compressed])
+def test_what_can_be_read_passes_the_check(writer):
+    file = io.BytesIO()
+    writer(file, **ARRAYS, many=np.random.default_rng(0).standard_normal(300_000))
+    for tensor in load(file.getvalue()).stored.values():
+        tensor.check()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    rows(
+        {
+            "another checksum": (compressed("w", np.arange(9.0), change=1), "CRC-32 is .*; it is damaged"),
+        }
+    ),
+)
+def test_the_check_refuses_what_reading_refuses(data, message):
+    checkpoint = load(data)
+    for look in (checkpoint.stored["w"].check, lambda: checkpoint["w"]):
+        with pytest.raises(CheckpointError, match=f"<BytesIO>: member 'w.npy': .*({message})"):
+            look()
+
+
+def test_a_bool_beyond_the_first_piece_is_refused():
+    values = np.zeros(3_000_000, np.uint8)
+    values[2_999_999] = 2
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w.npy", npy(header("'|b1'", "(3000000,)"), values.tobytes()))
+    tensor = load(file.getvalue()).stored["w"]
+    for look in (tensor.check, tensor.read):
+        with pytest.raises(CheckpointError, match=r"member 'w\.npy': a bool is stored as a byte other than 0 and 1"):
+            look()
+
+
+def test_a_check_holds_a_few_pieces_and_not_the_member():
+    tensor = load(compressed("w", np.zeros(2**23))).stored["w"]
+    tracemalloc.start()
+    try:
+        tensor.check()
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 8 * 2**20 < tensor.nbytes

@@ -16,7 +16,15 @@ Invoke = Callable[..., Any]
 
 
 @pytest.fixture
-def grow(monkeypatch: pytest.MonkeyPatch) -> Invoke:
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The user's cache folder for the time of a test."""
+    folder = tmp_path_factory.mktemp("cache") / "growarray"
+    monkeypatch.setenv("GROWARRAY_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def grow(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Invoke:
     """``grow("--epochs", 2)``: the result of the command, piped, 80 columns wide."""
     monkeypatch.setenv("COLUMNS", "80")
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):

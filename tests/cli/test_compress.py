@@ -16,9 +16,11 @@ from growarray import load_checkpoint, nn
 from growarray.checkpoint import save_safetensors
 from growarray.checkpoint.onnx_export import to_onnx
 from growarray.checkpoint.onnx_import import from_onnx
+from growarray.cli import compress_picture
 from growarray.cli.compress import compress
 from growarray.cli.compress_weights import Weights
 from growarray.factorized import CPTensor, FactorizedTensor, TuckerTensor
+from growarray.networks.compress import compress as compress_network
 
 Run = Callable[..., Any]
 
@@ -179,3 +181,92 @@ def test_refusals(
     assert result.exit_code == 2
     assert text in " ".join(result.output.split())
     assert result.output.startswith("growarray compress: ")
+
+
+# Accuracy, and what is drawn and said.
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """Samples whose class is the largest output of the dense network, but for the first ten."""
+    x = np.random.default_rng(2).standard_normal((40, 3, 10, 10)).astype(np.float32)
+    y = np.argmax(network()(x), axis=1)
+    y[:10] = np.where(y[:10] == 0, 1, 0)
+    path = tmp_path / "labelled.npz"
+    np.savez(path, x=x, y=y)
+    return path
+
+
+def test_accuracy_is_said_where_it_is_measured(run: Run, graph: Path, labelled: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    result = run(graph, "--budget", "0.5", "--data", labelled, "--output", folder)
+    assert result.exit_code == 0, result.output
+    with np.load(labelled) as arrays:
+        x, y = arrays["x"], arrays["y"]
+    after = float(np.mean(np.argmax(from_onnx(folder / "compressed.onnx")(x), axis=1) == y))
+    assert json.loads((folder / "report.json").read_text())["accuracy"] == {"before": 0.75, "after": after}
+    assert f"accuracy 75.00% dense, {after:.2%} compressed, on {labelled}" in result.output
+    without = run(graph, "--budget", "0.5")
+    assert "accuracy not measured; --data FILE, samples and their classes, does" in without.output
+    assert "accuracy" not in json.loads(run(graph, "--budget", "0.5", "--json").stdout)
+
+
+def test_the_two_errors_are_explained(run: Run, graph: Path, calibration: Path) -> None:
+    text = run(graph, "--budget", "0.5").output
+    assert text.splitlines()[0].endswith("weights off")
+    assert "weights off: norm of what a layer's weights differ by, over their own norm" in text
+    text = run(graph, "--budget", "0.5", "--calibration", calibration).output
+    assert text.splitlines()[0].endswith("output off")
+    assert "output off: norm of what a layer's output differs by, over its own norm" in text
+    assert "network: output off by 0." in text
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "text"),
+    [
+        ({"x": np.ones((4, 5)), "y": np.array([0, 1, 0, 1])}, [], "a sample has 5 values, the graph's input of shape"),
+        ({"x": np.ones((4, 3, 10, 10)), "y": np.array(["a", "b"] * 2)}, [], "expected the number of the right output"),
+        ({"x": np.ones((4, 3, 10, 10)), "y": np.array([0, 12] * 2)}, [], "one score for each of 13 classes or more"),
+        ({"z": np.ones(3)}, [], "expected arrays 'x' and 'y'"),
+    ],
+    ids=["shape", "names", "classes", "arrays"],
+)
+def test_data_that_cannot_be_measured_on_are_refused_before_anything_is_compressed(
+    run: Run, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrays: Any, options: list[str], text: str
+) -> None:
+    monkeypatch.setattr("growarray.cli.compress.compress_network", lambda *_, **__: pytest.fail("compressed"))
+    np.savez(tmp_path / "data.npz", **arrays)
+    result = run(graph, "--budget", "0.5", "--data", tmp_path / "data.npz", *options)
+    assert result.exit_code == 2
+    assert text in result.stderr
+
+
+def test_weights_alone_have_no_accuracy(run: Run, weights: Path, labelled: Path) -> None:
+    result = run(weights, "--budget", "0.5", "--data", labelled)
+    assert (result.exit_code, result.stderr) == (
+        2, "growarray compress: --data: weights alone cannot be run; give an ONNX file, or leave it out\n",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("by", "unit"), [("parameters", "parameters"), ("flops", "FLOPs"), ("time", "predicted time")])
+def test_the_picture_shows_what_the_budget_counts(by: str, unit: str) -> None:
+    found = compress_network(network(), 1.0, by=by, input_shape=(1, 3, 10, 10))
+    figure = compress_picture.drawn(found)
+    left, right = figure.axes
+    assert left.get_xlabel() == f"{unit}, share of the dense network"
+    assert right.get_xlabel() == f"{unit} before (frame) and after"
+    costs = [getattr(r, {"time": "predicted_time"}.get(by, by)).before for r in found.reports.values()]
+    frames = [bar.get_width() for bar in right.patches[::2]]
+    assert frames == pytest.approx(costs)
+    assert all(left.get_xlim()[0] < share < left.get_xlim()[1] for share in (0.0, 1.0))
+    assert right.get_xlim()[1] >= 1.15 * max(costs)
+    figure.draw_without_rendering()
+    for panel in (left, right):  # the legend is outside: no line goes through it
+        assert panel.get_legend().get_window_extent().y1 < panel.get_window_extent().y0
+    for panel in (left, right):
+        box = panel.get_tightbbox()
+        assert box is not None
+        assert box.x0 > 5
+        assert box.y0 > 5
+        assert box.x1 < figure.bbox.x1 - 5
+        assert box.y1 < figure.bbox.y1 - 5

@@ -19,24 +19,35 @@ from tests.cli.conftest import content
 FAST = ("--epochs", 5, "--test-fraction", 0.5)
 
 
-def test_digits_without_output_write_nothing(grow, tmp_path, monkeypatch):
+def test_digits_without_output_write_the_picture_alone_and_say_where(grow, cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = grow(*FAST)
     assert result.exit_code == 0, result.output
     assert list(tmp_path.iterdir()) == []
     assert result.stderr == ""
     assert "\x1b" not in result.stdout  # piped: no bar, no colour
-    assert max(map(len, result.stdout.splitlines())) <= 80
-    assert "growth steps" in result.stdout
-    assert "layers.1" in result.stdout
-    figure, last = result.stdout.splitlines()[-2:]
+    assert list(content(cache)) == ["run.png"]
+    *lines, figure, picture, last = result.stdout.splitlines()
     assert figure.startswith("test accuracy ")
     assert float(figure.split()[2].rstrip("%,")) > 80
-    assert last == "nothing was written; add --output DIR to keep the network and its picture"
+    assert picture == f"picture in {cache / 'run.png'}"
+    assert max(map(len, lines)) <= 80
+    assert "growth steps" in result.stdout
+    assert "layers.1" in result.stdout
+    assert last == "the network was not kept; add --output DIR to keep it"
 
 
-def test_quiet_shows_the_last_line_alone(grow):
+def test_a_picture_that_cannot_be_written_is_no_fault_of_the_run(grow, cache):
+    cache.write_text("a file")
+    result = grow("--epochs", 1)
+    assert result.exit_code == 0, result.output
+    said = f"no picture: {cache} cannot be written to (File exists); --output names another folder"
+    assert result.stdout.splitlines()[-2] == said
+
+
+def test_quiet_shows_the_last_line_alone(grow, cache):
     lines = grow(*FAST, "--quiet").stdout.splitlines()
+    assert not cache.exists()
     assert len(lines) == 1
     assert lines[0].startswith("test accuracy")
 
@@ -113,7 +124,9 @@ def test_compare_trains_a_fixed_network_of_the_final_widths(grow, tmp_path):
     result = grow(*FAST, "--compare", "--output", tmp_path / "run")
     assert result.exit_code == 0, result.output
     final = History.load(tmp_path / "run" / "history.json").final
-    assert set(final["compare"]) == {"test_accuracy", "test_score", "test_loss", "parameters", "widths", "seconds"}
+    figures = {"test_accuracy", "test_score", "test_loss", "parameters", "widths", "seconds"}
+    assert set(final["compare"]) == {*figures, "steps"}
+    assert [step["epoch"] for step in final["compare"]["steps"]] == [1, 2, 3, 4, 5]
     assert final["compare"]["widths"] == final["widths"]
     assert final["compare"]["parameters"] == final["parameters"]
     assert final["compare"]["test_accuracy"] > 0.5

@@ -111,7 +111,7 @@ def test_the_csv_that_is_written(classifier, predict, tmp_path):
     path = tmp_path / "out.csv"
     result = predict(classifier, tmp_path / "new.csv", "--probabilities", "--output", path)
     assert last(result).startswith("accuracy ")
-    rows = list(csv.DictReader(path.open()))
+    rows = list(csv.DictReader(path.read_text().splitlines()))
     loaded = growarray.load(classifier)
     assert list(rows[0]) == ["prediction", "probability of big", "probability of small", "target"]
     assert [row["prediction"] for row in rows] == loaded.predict(x).tolist()
@@ -140,7 +140,7 @@ def test_a_regression_in_the_units_of_its_targets(regression, predict, tmp_path)
     r2 = 1.0 - np.sum((values - y) ** 2) / np.sum((y - y.mean(axis=0)) ** 2)
     assert r2 > 0.9
     assert text == f"R2 {r2:.4f} of 40 samples"
-    rows = list(csv.reader((tmp_path / "out.csv").open()))
+    rows = list(csv.reader((tmp_path / "out.csv").read_text().splitlines()))
     assert rows[0] == ["prediction 1", "prediction 2", "target 1", "target 2"]
     np.testing.assert_allclose([[float(v) for v in row[:2]] for row in rows[1:]], values, rtol=1e-6)
 

@@ -222,6 +222,8 @@ def test_a_finished_run_goes_on_to_more_epochs(grow, folder):
     rates = [step["lr"] for step in history.of("train")]
     assert rates[4] > rates[3]  # along the cosine of six epochs
     assert rates[5] == pytest.approx(0.0, abs=1e-6)
+    assert [step["epoch"] for step in history.of("growth") if step["epoch"] > 4] == [5]  # it grows again, too
+    assert [step["epoch"] for step in history.of("stop") if step["what"] == "training"] == [4, 6]
     again = grow("--output", folder, "--resume")
     assert "is finished" in again.stdout
 

@@ -106,6 +106,5 @@ def test_shapes_are_taken_from_arrays() -> None:
     assert plan(equation, (2, 3), (3, 4)).dtype == np.float32
     other = plan(equation, *map(array_api_strict.asarray, arrays))
     assert (other.shapes, other.dtype, other.device) == (made.shapes, np.float64, "gpu")
-    for wrong in (np.arange(3), np.ones((2, 3), complex), np.full((2, 3), "a", object)):
-        with pytest.raises(PlanError, match=rf"found ndarray of {wrong.dtype} and shape \({wrong.shape[0]},"):
-            plan(equation, wrong, arrays[1])
+    with pytest.raises(PlanError, match=r"expected a shape, or an array .*, found ndarray of int64 and shape \(3,\)"):
+        plan(equation, np.arange(3), arrays[1])

@@ -146,7 +146,7 @@ def test_fixed_modes_that_are_no_axes_are_refused(fixed: Any) -> None:
         (lambda: tucker(CUBE, 2, modes=(0.0,)), TypeError, "expected modes as whole numbers"),
         (lambda: tucker(CUBE, 2, modes=(True,)), TypeError, "expected modes as whole numbers"),
         (lambda: tucker(CUBE, 2, modes=()), ValueError, "modes is empty"),
-        (lambda: tucker(np.ma.masked_array(CUBE, CUBE > 1), 2), TypeError, "MaskedArray; fill its masked entries"),
+        (lambda: tucker(np.ma.masked_array(CUBE, CUBE > 1), 2), TypeError, "expected an array, found a MaskedArray"),
         (lambda: rank_for_error(CUBE, 0.1, "tt", tolerance=1), TypeError, "unknown option 'tolerance'; it has"),
         (lambda: rank_for_error(CUBE, 0.1, tolerance=0.1), TypeError, "unknown option 'tolerance'; it has weighted"),
         (lambda: rank_for_error(CUBE, 0.1, method="hooi"), TypeError, "unknown option 'method'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from growarray.growing import (
     inverse_sqrt,
     optimal_delta,
 )
-from tests.golden.case import Case
+from tests.golden.case import RTOL, Case
 
 
 def check_tensor_statistic(case: Case) -> None:
@@ -56,6 +57,12 @@ def check_tensor_statistic(case: Case) -> None:
     case.check("out.log", log, rtol=1e-7)
 
 
+def solved_in_float32(*matrices: np.ndarray | None) -> float:
+    """How far a solve with these matrices in float32 may be off: the rounding times what it is multiplied by."""
+    conditions = [float(np.linalg.cond(matrix)) for matrix in matrices if matrix is not None and matrix.size]
+    return max(RTOL["float32"], 4.0 * float(np.finfo(np.float32).eps) * math.prod(conditions))
+
+
 def check_optimal_delta(case: Case) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -67,8 +74,9 @@ def check_optimal_delta(case: Case) -> None:
     case.check("out.raised", None)
     case.check("out.warned", sorted({w.category.__name__ for w in caught}))
     if "f32.delta" in case:  # the original's float32 solve; here every solve is float64
-        case.check("f32.delta", delta)
-        case.check("f32.decrease", decrease)
+        rtol = solved_in_float32(case["in.S"], case.get("in.E"))
+        case.check("f32.delta", delta, rtol=rtol)
+        case.check("f32.decrease", decrease, rtol=rtol)
 
 
 def check_added_parameters(case: Case) -> None:

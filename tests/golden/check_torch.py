@@ -44,6 +44,8 @@ def _build(case: Case) -> Module:
     name, _, has_bias = options.pop("class"), options.pop("has_weight"), options.pop("has_bias")
     if name == "Linear" or name.startswith("Conv"):
         options["bias"] = has_bias
+    if name == "LayerNorm" and options.get("elementwise_affine", True):
+        options["bias"] = has_bias
     if name != "Flatten" and not name.startswith(POOLING):
         options["dtype"] = np.float64
     layer = LAYERS[name](**options)

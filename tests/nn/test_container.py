@@ -104,3 +104,37 @@ def test_dropout_works_in_training_only() -> None:
     assert np.array_equal(layer.eval()(x), x)
     with pytest.raises(ValueError, match="p must be between 0 and 1, found 2"):
         nn.Dropout(2)
+
+
+def test_repr_has_a_line_for_each_layer() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.ReLU(), nn.Dropout(0.5)))
+    assert repr(net).splitlines() == [
+        "Sequential(",
+        "  (0): Linear(2, 3, bias=True)",
+        "  (1): Sequential(",
+        "    (0): ReLU()",
+        "    (1): Dropout(p=0.5)",
+        "  )",
+        ")",
+    ]
+    assert repr(nn.Sequential()) == "Sequential()"
+
+
+def test_other_modules_take_lines_where_they_do_not_fit_on_one() -> None:
+    class Pair(nn.Module):
+        def __init__(self, layer: nn.Module) -> None:
+            self.first, self.second = nn.ReLU(), layer
+
+        def extra_repr(self) -> str:
+            return "two of them"
+
+    assert repr(Pair(nn.Tanh())) == "Pair(two of them, first=ReLU(), second=Tanh())"
+    wide = nn.Conv2d(100, 100, 3, padding=1, groups=100, dilation=2, padding_mode="circular")
+    assert repr(Pair(wide)).splitlines() == [
+        "Pair(",
+        "  two of them",
+        "  (first): ReLU()",
+        f"  (second): {wide!r}",
+        ")",
+    ]
+    assert len(repr(Pair(nn.Sequential(nn.Tanh()))).splitlines()) == 7

@@ -162,3 +162,48 @@ def test_a_layer_trains_on_the_gpu() -> None:
 def test_a_module_without_vjp_says_so() -> None:
     with pytest.raises(NotImplementedError, match=r"Module must define vjp\(x\)"):
         Module()(np.ones(1))
+
+
+def test_modules_have_the_names_of_their_parameters() -> None:
+    tree = Tree()
+    named = dict(tree.named_modules())
+    assert list(named) == ["", "blocks.0", "blocks.1", "heads.a"]
+    assert named[""] is tree
+    assert named["heads.a"] is tree.heads["a"]
+    for name, parameter in tree.named_parameters():
+        holder, _, attribute = name.rpartition(".")
+        assert getattr(named[holder], attribute) is parameter
+    assert [id(module) for module in tree.modules()] == [id(module) for module in named.values()]
+
+
+def test_a_shared_module_is_named_once() -> None:
+    layer = nn.Linear(2, 2)
+    net = nn.Sequential(layer, nn.ReLU(), nn.Sequential(layer))
+    assert [name for name, _ in net.named_modules()] == ["", "0", "1", "2"]
+
+
+def test_predict_runs_in_evaluation_mode_in_batches_and_puts_modes_back() -> None:
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 2, rng=np.random.default_rng(0)))
+    net[2].eval()
+    x = np.random.default_rng(1).standard_normal((10, 3)).astype(np.float32)
+    before, modes = net.state_dict(), [module.training for module in net.modules()]
+    y = net.predict(x, batch_size=4)
+    assert [module.training for module in net.modules()] == modes
+    assert all(np.array_equal(value, before[name]) for name, value in net.state_dict().items())
+    assert_close(y, net.eval()(x), rtol=1e-6)
+
+
+def test_predict_of_a_graph_of_several_inputs_and_outputs() -> None:
+    nodes = [nn.Node("sum", nn.Add(), ("a", "b"), "s"), nn.Node("act", nn.ReLU(), ("s",), "r")]
+    a, b = np.ones((5, 2)), -2.0 * np.ones((5, 2))
+    total, active = nn.Graph(nodes, ["a", "b"], ["s", "r"]).predict(a, b, batch_size=2)
+    assert total.tolist() == (a + b).tolist()
+    assert active.tolist() == np.zeros((5, 2)).tolist()
+
+
+@pytest.mark.parametrize(("shape", "size"), [((0, 3), 4), ((5, 3), 0)], ids=["no_samples", "no_batch"])
+def test_predict_of_nothing_is_refused(shape: tuple[int, ...], size: int) -> None:
+    net = nn.Linear(3, 2)
+    with pytest.raises(ValueError, match=f"Linear.predict: found {shape[0]} samples and batch_size={size}"):
+        net.predict(np.ones(shape, np.float32), batch_size=size)
+    assert net.training
