@@ -116,7 +116,7 @@ def test_the_picture_takes_losses_over_decades_and_refusals(history):
 def test_an_undone_growth_shows_what_was_promised_and_what_came(history):
     undone = {"undone": True, "refused": "it raised the validation loss, 0.5000 -> 0.6000", "widens": "layers.0"}
     history.add("growth", epoch=106, added=0, predicted_change=-0.25, train_change=-0.125, **undone)
-    rows = rendered(growth_table(history, {"score_name": "accuracy"}), 80).splitlines()
+    rows = rendered(growth_table(history, {"score_name": "accuracy"}), 80).rstrip().splitlines()
     assert rows[-1].split() == ["106", "layers.0", "0", "-", "undone", "-0.2500", "-0.1250", "-", "-", "-"]
 
 
@@ -124,4 +124,4 @@ def test_without_validation_data_no_column_says_so(history):
     final = {"score_name": "accuracy", "samples": {"validation": 0}}
     text = rendered(growth_table(history, final), 80)
     assert "valid." not in text
-    assert "2.3456" not in text
+    assert " 2.3456" not in text
