@@ -106,7 +106,7 @@ def _row(
     error = float(np.std(scores, ddof=1)) / math.sqrt(len(scores))
     difference = row["grown"] - row["fixed"]
     row |= {"name": name, "size": f"{x.shape[0]} x {x.shape[1]}", "score": "accuracy" if "class" in task else "R2"}
-    return row | {"difference": difference, "error": error, "passes": difference >= -error, "runs": results}
+    return row | {"difference": difference, "error": error, "passes": difference >= -error - 1e-9, "runs": results}
 
 
 def run(

@@ -155,6 +155,7 @@ class Growth(GrowthPlanner):
             self.steps += 1
         self.epoch += 1
         judgement = self._judge()
+        self._keep(judgement)
         return self._record(
             "train",
             epoch=self.epoch,
@@ -181,19 +182,20 @@ class Growth(GrowthPlanner):
         return namespace(*outputs).concat(outputs, axis=0)
 
     def _judge(self) -> Judgement:
-        """The network on the validation data; kept as the best there was where it is."""
-        judgement = judge(self.task, self._outputs(self.validation), self.validation[1])
+        """The network as it is, on the validation data."""
+        return judge(self.task, self._outputs(self.validation), self.validation[1])
+
+    def _keep(self, judgement: Judgement) -> None:
+        """Keep the network as the best so far, where it is."""
         if self.settings.keep_best and (self.best is None or judgement.loss < self.best.judgement.loss):
             self.best = Best(self.epoch, list(self.network.widths), judgement, Snapshot.of(self.network))
-        return judgement
 
     # One growth.
 
     def grow(self) -> dict[str, Any]:
         """Collect, plan, choose, search, grow, judge; the entry says what was promised and what came of it.
 
-        A growth that does not pay is undone, bit for bit, and tried once more without a change of the weights that
-        exist (``delta`` False in its entry); where that does not pay either, ``refused`` says why.
+        A growth that does not pay is undone, bit for bit, and ``refused`` says why.
         """
         rule = replace(self.settings.rule, max_new=self.settings.neurons)
         if not any(self.affordable(place) for place in self.network.growing_layers):
@@ -207,9 +209,6 @@ class Growth(GrowthPlanner):
             return entry
         self._check_start(rule)
         entry = self._attempt(rule)
-        if "undone" in entry and rule.compute_delta:  # the new neurons alone may do no harm
-            second = self._attempt(replace(rule, compute_delta=False))
-            entry = entry if "refused" in second else second
         if "refused" in entry:
             return self._refuse(**entry)
         self.growths, self.failures = self.growths + 1, 0
@@ -217,7 +216,7 @@ class Growth(GrowthPlanner):
 
     def _attempt(self, rule: GrowthRule) -> dict[str, Any]:
         """Plan by ``rule``, and carry it out where it pays; the entry, with ``refused`` where it does not."""
-        entry: dict[str, Any] = {"epoch": self.epoch, "delta": bool(rule.compute_delta)}
+        entry: dict[str, Any] = {"epoch": self.epoch}
         samples, notes, place, search = self._plan(rule)
         if place is None:
             return {**entry, "refused": "no place has neurons to add"}
@@ -245,6 +244,7 @@ class Growth(GrowthPlanner):
         if after.is_worse(before, gain):
             snapshot.restore(self.network)
             return {**figures, "undone": True, "refused": self._why(before.loss, after.loss)}
+        self._keep(after)
         return {
             **figures,
             "added": added,

@@ -135,10 +135,32 @@ def test_compare_trains_a_fixed_network_of_the_final_widths(grow, tmp_path):
 
 
 def test_a_refused_growth_is_shown_with_its_reason(grow):
-    result = grow(*FAST, "--max-parameters", 170)
+    result = grow(*FAST, "--max-parameters", 240)
     assert result.exit_code == 0
     assert "refused" in result.stdout
-    assert "after epoch 2: growth refused, the budget is used up" in result.stdout
+    assert "after epoch 4: growth refused, the budget is used up" in result.stdout
+    assert (
+        "growing ended after epoch 4: the budget is used up; a larger --max-parameters lets it go on" in result.stdout
+    )
+
+
+def test_a_budget_that_leaves_nothing_to_grow_is_refused(grow):
+    result = grow(*FAST, "--max-parameters", 170)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "growarray grow: --max-parameters: the network starts with 160 parameters and one more neuron costs 75, so "
+        "nothing could grow within 170; allow at least 235, or leave the option out\n"
+    )
+    assert grow(*FAST, "--max-parameters", 170, "--growths", 0).exit_code == 0
+
+
+def test_a_wide_table_grows_by_default(grow, tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "wide.npz", X=rng.standard_normal((60, 1200)), y=np.arange(60) % 2)
+    result = grow("--data", tmp_path / "wide.npz", "--epochs", 4, "--output", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    history = History.load(tmp_path / "run" / "history.json")
+    assert any("predicted_change" in entry for entry in history.of("growth"))  # a growth was tried, not refused unseen
 
 
 # Files.

@@ -84,7 +84,7 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_no_bar_and_no_colour(tmp_pa
 
 
 def test_colour_can_be_forced_into_a_pipe_but_no_bar(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "growarray", "grow", "--epochs", "3", "--max-parameters", "170"]
+    command = [sys.executable, "-m", "growarray", "grow", "--epochs", "5", "--max-parameters", "240"]
     settings = environment(FORCE_COLOR="1", GROWARRAY_CACHE=str(tmp_path))
     done = subprocess.run(command, env=settings, capture_output=True, text=True, check=True)
     assert COLOUR.search(done.stdout)

@@ -54,32 +54,35 @@ def rendered(shown, width, encoding="utf-8"):
 
 def test_reasons_and_notes_are_said_once(history):
     history.add("growth", epoch=106, refused="the budget is used up", added=0)
-    history.add("growth", **{**GROWN, "epoch": 108, "notes": ["S is singular"]})
+    history.add(
+        "growth", **{**GROWN, "epoch": 108, "notes": ["optimal_delta: S is singular", "optimal_delta: E is singular"]}
+    )
     stream = io.StringIO()
     figures = {"test_score": 0.5, "test_loss": 0.1, "parameters": 3, "widths": [1], "seconds": 1.0}
     Show(Console(file=stream, width=80)).result(RunOptions(), history, {**figures, "score_name": "r2"})
-    assert "after epoch 104, 106: growth refused, the budget is used up\nafter epoch 108: S is singular\n" in (
-        stream.getvalue()
+    assert (
+        "after epoch 104, 106: growth refused, the budget is used up\nafter epoch 108: some inputs" in stream.getvalue()
     )
+    assert stream.getvalue().count("some inputs of the grown layer are always zero or follow from others") == 1
 
 
 @pytest.mark.parametrize("score_name", ["accuracy", "r2"])
 @pytest.mark.parametrize("width", [80, 120])
 def test_growth_table_has_one_line_a_step(history, width, score_name):
-    lines = [line.rstrip() for line in rendered(growth_table(history, score_name), width).splitlines()]
+    lines = [line.rstrip() for line in rendered(growth_table(history, {"score_name": score_name}), width).splitlines()]
     assert max(map(len, lines)) <= width
     rows = [line.split() for line in lines if line.strip()][-3:]
     score = "100.00%" if score_name == "accuracy" else "1.0000"
-    figures = ["100", "blocks.0.second", "+16", "123456", "0.0123", "-12.3456", "-1.0e-05", "1.2346", "2.3456", score]
+    figures = ["100", "blocks.0.first", "+16", "123456", "0.0123", "-12.3456", "-1.0e-05", "1.2346", "2.3456", score]
     assert rows[0] == figures
-    assert rows[1] == ["102", "blocks.0.merge", "0", "-", "refused", "-0.5000", "-", "-", "-", "-"]
+    assert rows[1] == ["102", "blocks.0.merge", "0", "-", "refused", "-", "-", "-", "-", "-"]
     assert rows[2][1:5] == ["everywhere", "0", "-", "refused"]
 
 
 def test_tables_can_be_piped_where_there_is_only_ascii(history):
     figures = {"test_score": None, "test_loss": None, "parameters": 3, "widths": [1], "seconds": 1.0}
     final = {**figures, "score_name": "r2", "compare": figures}
-    assert "blocks.0.second" in rendered(growth_table(history, "accuracy"), 80, "ascii")
+    assert "blocks.0.first" in rendered(growth_table(history, {"score_name": "accuracy"}), 80, "ascii")
     assert "no test part" in rendered(result_table(RunOptions(), final), 80, "ascii")
 
 
@@ -96,6 +99,7 @@ def test_a_terminal_gets_a_bar(history):
     data = RunOptions().load()
     with Show(console) as show:
         from_run = type("Loop", (), {"epoch": 0, "task": type("Task", (), {"score_name": "accuracy"})})
+        from_run.data, from_run.validation = data.train, data.validation
         from_run.network = type("Network", (), {"widths": [2], "number_of_parameters": lambda: 160})
         show.start(RunOptions(), data, from_run)
         for entry in history.steps:
@@ -130,3 +134,17 @@ def test_the_picture_shows_the_fixed_network_beside_the_grown_one(history):
     assert names[-2:] == ["test at the end, fixed: 80.00%", "test at the end: 90.00%"]
     history.final["compare"] = None
     assert not any("fixed" in str(line.get_label()) for panel in figure_of(history).axes for line in panel.get_lines())
+
+
+def test_an_undone_growth_shows_what_was_promised_and_what_came(history):
+    undone = {"undone": True, "refused": "it raised the validation loss, 0.5000 -> 0.6000", "widens": "layers.0"}
+    history.add("growth", epoch=106, added=0, predicted_change=-0.25, train_change=-0.125, **undone)
+    rows = rendered(growth_table(history, {"score_name": "accuracy"}), 80).rstrip().splitlines()
+    assert rows[-1].split() == ["106", "layers.0", "0", "-", "undone", "-0.2500", "-0.1250", "-", "-", "-"]
+
+
+def test_without_validation_data_no_column_says_so(history):
+    final = {"score_name": "accuracy", "samples": {"validation": 0}}
+    text = rendered(growth_table(history, final), 80)
+    assert "valid." not in text
+    assert " 2.3456" not in text
