@@ -167,8 +167,9 @@ def layer_of(
     dtype = numpy_dtype(first.weight) if options["dtype"] is None else options["dtype"]
     asked = None
     if decompose:
-        asked, rank = _ranks(convs, options)
-        options = {**options, "rank": rank, "fixed_rank_modes": None}
+        asked, blank = _blank(convs, options, dtype)
+        options = {**options, "factorization": blank, "rank": "same", "fixed_rank_modes": None}
+        dtype = None
     make: Any = kind
     layer: _LayerT = make(
         inner * first.groups, out, taps, bias=any(flags), has_bias=flags if len(flags) > 1 else flags[0],
@@ -190,14 +191,14 @@ def layer_of(
     return layer, fit._replace(asked=asked)
 
 
-def _ranks(convs: Sequence[DenseConv], options: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The rank that is asked for, and what of it the kernel can use: parts of the first might not fit in memory."""
+def _blank(convs: Sequence[DenseConv], options: Mapping[str, Any], dtype: Any) -> tuple[Any, FactorizedTensor]:
+    """The rank that is asked for, and parts of zeros of what the kernel can use: those of the first might not fit."""
     kind, fixed = FactorizedTensor.kind(options["factorization"]), options["fixed_rank_modes"]
     shape, axes = tuple(_stacked(convs, kind.output_last).shape), convs[0].weight.ndim - 2
     if kind.name == "Tucker":
         fixed = fixed_modes_of(fixed, len(shape) - axes - 2, axes)
     asked = kind.validate_rank(shape, options["rank"], fixed)
-    return asked, kind.usable_rank(shape, asked)
+    return asked, FactorizedTensor.new(shape, kind.usable_rank(shape, asked), kind.name, std=None, dtype=dtype)
 
 
 def fitted(kind: type[FactorizedTensor], tensor: Array, rank: Any, options: Mapping[str, Any]) -> tuple[Arrays, Fit]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.factorized.equation import kernel_sizes
+from growarray.factorized.initial import start
 from growarray.factorized.parts import real_array
 from growarray.factorized.settings import ConvSettings, nested, place_of
 from growarray.factorized.tensor import FactorizedTensor
@@ -106,9 +108,13 @@ class FactorizedKernel(Module):
         dense = kind.of(self._parts(place, drop=False)[0]).to_tensor()
         return namespace(dense).moveaxis(dense, -1, 0) if kind.output_last else dense
 
-    def reset_parameters(self, std: float = 0.02, rng: np.random.Generator | None = None) -> None:
-        """Draw the kernel anew, its entries with standard deviation ``std``, and set the bias to zero."""
-        self.weight.normal_(0.0, std, rng)
+    def reset_parameters(self, std: float | str | None = None, rng: np.random.Generator | None = None) -> None:
+        """Draw the kernel anew, and set the bias to zero.
+
+        std : of the kernel's entries; None for a dense layer's, ``1 / sqrt(3 fan_in)``, ``'original'`` for 0.02 with
+            the formulas of TensorLy-Torch; see :meth:`FactorizedTensor.draw_` and :meth:`FactorizedTensor.normal_`
+        """
+        start("FactorizedConv", self.weight, std, math.prod(self.kernel_shape[1:]), 0.02, rng)
         if self.bias is not None:
             self.bias.data = namespace(self.bias.data).zeros_like(self.bias.data)
 

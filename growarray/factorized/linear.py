@@ -12,6 +12,7 @@ from growarray.backend import Array, asarray, library, namespace
 from growarray.contraction import Plan
 from growarray.contraction.checks import is_whole
 from growarray.errors import PlanError, ShapeError, shown
+from growarray.factorized.initial import start
 from growarray.factorized.linear_convert import linear_layer_of, read_linears
 from growarray.factorized.linear_plan import NAMED_WAYS, linear_plan
 from growarray.factorized.settings import flag, hashable, plain, planned_shape, shape_of
@@ -42,8 +43,9 @@ class FactorizedLinear(Module):
         :func:`growarray.contraction.plan` takes
     n_layers : layers that share one factorization, in any format but ``'blocktt'``; ``layer(x, i)`` is one of them
 
-    Weights and bias start with the size that those of :class:`growarray.nn.Linear` have, 1 / sqrt(3 in_features) for
-    the entries of W; the original's are sqrt(15) times larger.
+    std : of the entries of W at the start. None is that of :class:`growarray.nn.Linear`, ``1 / sqrt(3 in_features)``,
+        in every format; ``'original'`` is the ``sqrt(5 / in_features)`` of TensorLy-Torch, by its formulas except for
+        ``'blocktt'``, where W has that size. The bias is drawn as that of ``Linear``.
 
     Raises
     ------
@@ -70,13 +72,13 @@ class FactorizedLinear(Module):
         device: str | None = None,
         dtype: Any = None,
         rng: np.random.Generator | None = None,
+        std: float | str | None = None,
     ) -> None:
         library(device)
         bias = flag("FactorizedLinear", "bias", bias)
         self.in_tensorized_features = _sizes("in_tensorized_features", in_tensorized_features)
         self.out_tensorized_features = _sizes("out_tensorized_features", out_tensorized_features)
         self.n_layers = whole_number("FactorizedLinear", "n_layers", n_layers, 1)
-        rng = np.random.default_rng() if rng is None else rng
         lead = (self.n_layers,) if self.n_layers > 1 else ()
         shape = (*lead, *self.out_tensorized_features, *self.in_tensorized_features)
         given = factorization if isinstance(factorization, FactorizedTensor) else None
@@ -87,23 +89,23 @@ class FactorizedLinear(Module):
                 "use 'cp', 'tucker' or 'tt'"
             )
         if given is not None:
-            if (device, dtype) != (None, None) or not isinstance(rank, str) or rank != "same":
+            if (device, dtype, std) != (None, None, None) or not isinstance(rank, str) or rank != "same":
                 raise ValueError(
-                    "FactorizedLinear: rank, device and dtype are those of the tensor that is given as factorization; "
-                    "leave them out"
+                    "FactorizedLinear: rank, std, device and dtype are those of the tensor that is given as "
+                    "factorization; leave them out"
                 )
             if given.shape != shape:
                 raise ShapeError(f"FactorizedLinear: {shown(given)} is given for a weight with modes {shape}")
             self.weight = given
         else:
-            self.weight = FactorizedTensor.new(shape, rank, kind.name, rng=rng, dtype=dtype, device=device)
+            self.weight = FactorizedTensor.new(shape, rank, kind.name, std=None, dtype=dtype, device=device)
         like = self.weight.parts()[0].data
         zeros = np.zeros((*lead, self.out_features))
         self.bias = Parameter(asarray(zeros, like=like, dtype=like.dtype)) if bias else None
         self.implementation = hashable(implementation)
         self._check_implementation()
         if given is None:
-            self.reset_parameters(rng)
+            self.reset_parameters(rng, std=std)
 
     def _check_implementation(self) -> None:
         """Raise ValueError unless the engine takes it as a path; the search of ``'auto'`` waits for an input."""
@@ -117,15 +119,13 @@ class FactorizedLinear(Module):
                 "'auto', 'factorized', 'reconstructed' or a path of growarray.contraction.plan"
             ) from error
 
-    def reset_parameters(self, rng: np.random.Generator | None = None) -> None:
-        """Draw weight and bias anew, with the size that those of a dense layer start with."""
+    def reset_parameters(self, rng: np.random.Generator | None = None, *, std: float | str | None = None) -> None:
+        """Draw weight and bias anew; ``std`` as in the constructor."""
         rng = np.random.default_rng() if rng is None else rng
-        bound = 1.0 / math.sqrt(self.in_features)
-        std = bound / math.sqrt(3.0)
-        # The formula of a tensor train gives entries that are smaller by this root: with six modes nearly zero.
-        self.weight.normal_(0.0, std * math.sqrt(math.prod(self.rank)) if self.weight.name == "TT" else std, rng)
+        width = self.in_features
+        start("FactorizedLinear", self.weight, std, width, math.sqrt(5.0 / width), rng)
         if self.bias is not None:
-            old = self.bias.data
+            bound, old = 1.0 / math.sqrt(width), self.bias.data
             self.bias.data = asarray(uniform(self.bias.shape, bound, rng, np.float64), like=old, dtype=old.dtype)
 
     @property

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
 from growarray.backend import Array, asarray, namespace
 from growarray.errors import ShapeError, shown
 from growarray.factorized.convert import array_of, check_finite, listed, numpy_dtype
@@ -96,10 +94,9 @@ def linear_layer_of(
     lead = (len(found),) if len(found) > 1 else ()
     # Parts of a rank that the weight cannot use might not fit in memory.
     asked = weights.validate_rank((*lead, *outer, *inner), options["rank"])
-    options = {**options, "rank": weights.usable_rank((*lead, *outer, *inner), asked)}
-    # The weights drawn here are replaced below; a seed spares the system's entropy, and the result is the same.
-    rng = np.random.default_rng(0)
-    layer = kind(inner, outer, biased, n_layers=len(found), rng=rng, **{**options, "dtype": dtype})
+    rank = weights.usable_rank((*lead, *outer, *inner), asked)
+    blank = FactorizedTensor.new((*lead, *outer, *inner), rank, weights.name, std=None, dtype=dtype)
+    layer = kind(inner, outer, biased, blank, implementation=options["implementation"], n_layers=len(found))
     for parameter in layer.parameters():
         parameter.data = asarray(parameter.data, like=first)
     xp = namespace(*(one.weight for one in found))

@@ -15,11 +15,11 @@ import numpy as np
 
 from growarray.backend import Array, asarray, is_numpy, library, namespace, to_device
 from growarray.contraction import Plan, plan
-from growarray.decompose.arguments import check_sizes, is_real
-from growarray.decompose.inputs import check_rng
+from growarray.decompose.arguments import check_sizes
 from growarray.errors import ShapeError, shown
 from growarray.factorized.fit import Fit, warn_lowered
 from growarray.factorized.index import Item, full_index
+from growarray.factorized.initial import drawn_parts, normal_parts
 from growarray.factorized.parts import check_size, real_array, trained_dtype
 from growarray.factorized.ranks import RankAxes, masked_parts
 from growarray.nn.module import Module, Parameter
@@ -194,12 +194,12 @@ class FactorizedTensor(Module):
         factorization: str | None = None,
         *,
         fixed_rank_modes: Sequence[int] | None = None,
-        std: float = 0.02,
+        std: float | None = 0.02,
         rng: np.random.Generator | None = None,
         dtype: Any = None,
         device: str | None = None,
     ) -> FactorizedTensor:
-        """A random tensor whose entries have standard deviation ``std``.
+        """A random tensor whose entries have standard deviation ``std``, see :meth:`draw_`; parts of zeros for None.
 
         factorization : name of a format; by default that of the class it is called on, CP on ``FactorizedTensor``
         rank : ``'same'`` (as many parameters as the dense tensor), a float (that fraction of them), an int or a tuple
@@ -219,7 +219,7 @@ class FactorizedTensor(Module):
         shapes = kind.part_shapes(sizes, rank)
         check_size(sizes, rank, shapes, kind.usable_rank(sizes, rank))
         tensor = kind.of([to_device(np.zeros(s, dtype), device) for s in shapes])
-        return tensor.normal_(0.0, std, rng)
+        return tensor if std is None else tensor.draw_(std, rng)
 
     @classmethod
     def from_tensor(
@@ -255,15 +255,19 @@ class FactorizedTensor(Module):
         self._reset_lasso()
         return self
 
+    def draw_(self, std: float = 0.02, rng: np.random.Generator | None = None) -> Self:
+        """Draw the parts so that the entries of the tensor have mean zero and standard deviation ``std``.
+
+        One part is small, of half that size, so that the tensor trains about as fast as a dense one.
+        """
+        return self._fill(drawn_parts(self, std, rng))
+
     def normal_(self, mean: float = 0.0, std: float = 1.0, rng: np.random.Generator | None = None) -> Self:
-        """Draw the parts so that the entries of the tensor have mean zero and standard deviation ``std``."""
-        if mean != 0.0:
-            raise ValueError(f"{type(self).__name__}.normal_: mean is {mean}, only a mean of 0 can be drawn in factors")
-        if not is_real(std) or not 0.0 <= std < math.inf:
-            raise ValueError(f"{type(self).__name__}.normal_: std is {shown(std)}, expected a number of at least 0")
-        rng = np.random.default_rng() if rng is None else check_rng(rng, f"{type(self).__name__}.normal_")
-        for part, own in zip(self.parts(), self.part_std(std), strict=True):
-            host = np.ones(part.shape) if own is None else rng.normal(0.0, own, part.shape)
+        """Draw the parts as the original does: normal, equal, and in a tensor train smaller than ``std`` asks for."""
+        return self._fill(normal_parts(self, mean, std, rng))
+
+    def _fill(self, arrays: Sequence[np.ndarray]) -> Self:
+        for part, host in zip(self.parts(), arrays, strict=True):
             part.data = asarray(host, like=part.data, dtype=part.data.dtype)
         self._reset_lasso()
         return self

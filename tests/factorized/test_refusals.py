@@ -182,7 +182,7 @@ def test_an_exact_rank_is_met_exactly() -> None:
 def test_reset_draws_anew_and_clears_the_bias() -> None:
     made = layer("Tucker", 16, 16, (3, 3), rank=8, bias=True)
     made.reset_parameters(rng=rng(5))
-    assert np.std(made.kernel()) == pytest.approx(0.02, rel=0.2)
+    assert np.std(made.kernel()) == pytest.approx(1 / np.sqrt(3 * 16 * 9), rel=0.2)
     assert not made.bias.data.any()  # type: ignore[union-attr]
 
 
