@@ -36,7 +36,7 @@ CASES = {
     "grow_unknown_option": "grow --epoch 3",
     "grow_there_already": "grow --output run",
     "predict": "predict run digits",
-    "predict_without_a_run": "predict none digits",
+    "predict_missing": "predict none digits",
     "inspect": "inspect net.onnx",
     "inspect_missing": "inspect none.onnx",
     "convert": "convert net.onnx net.npz",
