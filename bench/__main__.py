@@ -20,6 +20,7 @@ SUITES = (
     "factorized",
     "checkpoint",
     "decomposition",
+    "from_scratch",
 )
 
 
