@@ -21,7 +21,11 @@ SUITES = (
     "factorized",
     "checkpoint",
     "decomposition",
+<<<<<<< HEAD
     "stress",
+=======
+    "from_scratch",
+>>>>>>> init
 )
 
 
