@@ -21,11 +21,8 @@ SUITES = (
     "factorized",
     "checkpoint",
     "decomposition",
-<<<<<<< HEAD
     "stress",
-=======
     "from_scratch",
->>>>>>> init
 )
 
 
