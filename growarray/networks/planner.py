@@ -98,7 +98,7 @@ class GrowthPlanner:
             best = min(found, key=lambda index: found[index].loss)
             return places[best], found[best]
         place = places[max(worth, key=lambda index: worth[index])]
-        return place, self.search(place, self.data) if searches else None
+        return place, self.search(place, self.validation) if searches else None
 
     def search(self, place: Any, data: tuple[Array, Array]) -> LineSearch:
         """Line search of one place's scaling on samples from all over ``data``; all other places stand still."""
