@@ -36,7 +36,7 @@ def history():
     history.add(
         "growth",
         epoch=102,
-        refused="no scaling lowers the loss",
+        refused="no scaling lowers the validation loss",
         added=0,
         where="blocks.0.merge",
         widens="blocks.0.merge",

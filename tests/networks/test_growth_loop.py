@@ -83,7 +83,7 @@ def test_a_refused_growth_leaves_every_bit_alone(kind: str, monkeypatch: pytest.
     loss = run.evaluate(run.data)
     monkeypatch.setattr(planner, "line_search", lambda loss: LineSearch(0.0, loss(0.0), loss(0.0), ((1.0, loss(1.0)),)))
     entry = run.grow()
-    assert (entry["refused"], entry["added"], run.growths) == ("no scaling lowers the loss", 0, 0)
+    assert (entry["refused"], entry["added"], run.growths) == ("no scaling lowers the training loss", 0, 0)
     assert_same(weights(run.network), before)
     for name, parameter in run.network.named_parameters():
         assert all(parameter.slots[key] is value for key, value in slots[name].items())
