@@ -22,6 +22,7 @@ SUITES = (
     "checkpoint",
     "decomposition",
     "stress",
+    "from_scratch",
 )
 
 

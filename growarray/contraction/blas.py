@@ -26,7 +26,7 @@ from growarray.contraction import scratch
 
 __all__ = ["forked", "single_threaded"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 # how a library names reading and setting its number of threads; OpenBLAS adds a prefix and a suffix of the build
 _SYMBOLS = {
@@ -74,7 +74,7 @@ _inside: dict[int, None] = {}  # threads in a run
 _normal: list[int] = []  # the counts that hold when no thread is
 
 
-def single_threaded(body: Callable[[], T]) -> T:
+def single_threaded(body: Callable[[], _T]) -> _T:
     """``body()``, with BLAS in this thread, and where that is the process's affair in all threads, at one thread.
 
     A body inside another one of the same thread (a signal handler that runs a plan) has work space of its own.

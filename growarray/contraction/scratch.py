@@ -11,7 +11,7 @@ import numpy as np
 
 __all__ = ["apart", "borrow", "release", "view_as"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _KEPT = 1 << 28  # bytes of one buffer above which it is not kept
 
@@ -36,7 +36,7 @@ def borrow(slot: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return array
 
 
-def apart(body: Callable[[], T]) -> T:
+def apart(body: Callable[[], _T]) -> _T:
     """``body()`` with buffers of its own: those of this thread are in use by what it interrupts."""
     before = getattr(_local, "slots", None)
     try:

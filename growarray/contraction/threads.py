@@ -24,7 +24,7 @@ from growarray.contraction.machine import threads
 
 __all__ = ["run_tasks", "settled"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _BUFFER = 1024  # elements; NumPy copies what lies in runs shorter than its buffer, which halves the speed of a pass
 
@@ -34,7 +34,7 @@ _jobs: dict[int, _Job] = {}  # by the thread that waits for it
 _local = local()
 
 
-def settled(body: Callable[[], T], *, tiny: bool = False) -> T:
+def settled(body: Callable[[], _T], *, tiny: bool = False) -> _T:
     """``body()``, a run of a plan: BLAS with one thread, and NumPy's buffer at a size that leaves rows of a matrix
     where they lie, in a context that is dropped afterwards.
 
@@ -43,7 +43,7 @@ def settled(body: Callable[[], T], *, tiny: bool = False) -> T:
     return single_threaded(body if tiny else lambda: copy_context().run(_buffered, body))
 
 
-def _buffered(body: Callable[[], T]) -> T:
+def _buffered(body: Callable[[], _T]) -> _T:
     np.setbufsize(_BUFFER)
     return body()
 

@@ -26,13 +26,13 @@ __all__ = [
     "unfold",
 ]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _EPS = float(np.finfo(np.float64).eps)
 _BLOCK = 1 << 22  # entries of an unfolding that are brought to triangular form at a time: 32 MiB
 
 
-def fitting_threads(tensor: Array, body: Callable[[], T]) -> T:
+def fitting_threads(tensor: Array, body: Callable[[], _T]) -> _T:
     """``body()`` with one thread for the many small products and eigenproblems of a small tensor: more cost more."""
     return single_threaded(body) if is_numpy(tensor) and tensor.size < 1 << 20 else body()
 

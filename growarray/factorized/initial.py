@@ -85,7 +85,8 @@ def start(
     size: Any = 1.0 / math.sqrt(3.0 * fan_in) if std is None else std
     if not is_real(size) or not 0.0 <= size < math.inf:
         raise ValueError(
-            f"{where}: std is {shown(std)}, expected a number of at least 0, 'original', or None for that of a dense layer"
+            f"{where}: std is {shown(std)}, expected a number of at least 0, 'original', or None for that of a "
+            "dense layer"
         )
     tensor.draw_(size, rng)
 

@@ -35,6 +35,8 @@ CASES = {
     "grow_refused_option": "grow --rule best",
     "grow_unknown_option": "grow --epoch 3",
     "grow_there_already": "grow --output run",
+    "predict": "predict run digits",
+    "predict_missing": "predict none digits",
     "inspect": "inspect net.onnx",
     "inspect_missing": "inspect none.onnx",
     "convert": "convert net.onnx net.npz",
@@ -48,7 +50,11 @@ CASES = {
     "bench_calibrate": "bench calibrate",
     "bench_calibrate_forget": "bench calibrate --forget",
 }
-MASKED = ("grow", "compress")  # commands whose figures are those of a training or a fit: digits are shown as #
+MASKED = (
+    "grow",
+    "compress",
+    "predict",
+)  # commands whose figures are those of a training or a fit: digits are shown as #
 
 # Runs all commands in one process, one after the other, with the figures that a clock would give replaced.
 PROGRAM = """
@@ -151,7 +157,9 @@ def masked(name: str, screen: str) -> str:
     """The screen without the figures that another machine would have otherwise."""
     screen = screen.replace(growarray.__version__, "VERSION")
     if name.startswith(MASKED) and not name.endswith("help"):
-        screen = re.sub(r"\d+\.\d+(e-\d+)?", lambda match: re.sub(r"\d", "#", match.group()), screen)
+        # a column is as wide as before, whether 0.480 or 0.48 stands in it
+        screen = re.sub(r" *\d+\.\d+(e-\d+)?", lambda match: "#.#".rjust(len(match.group())), screen)
+        screen = re.sub(r"(?m)^( +\d+ +)\d( +\d)$", r"\1#\2", screen)  # a class that was predicted
     return screen
 
 

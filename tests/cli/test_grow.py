@@ -33,7 +33,7 @@ def test_digits_without_output_write_the_picture_alone_and_say_where(grow, cache
     assert picture == f"picture in {cache / 'run.png'}"
     assert max(map(len, lines)) <= 80
     assert "growth steps" in result.stdout
-    assert "layers.1" in result.stdout
+    assert "layers.0" in result.stdout
     assert last == "the network was not kept; add --output DIR to keep it"
 
 
@@ -211,7 +211,7 @@ def test_regression_says_r2(grow, table, tmp_path):
 def test_without_test_or_validation_part(grow):
     result = grow("--epochs", 2, "--test-fraction", 0, "--validation-fraction", 0, "--growths", 0)
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-2].startswith("test accuracy no test part")
+    assert result.stdout.splitlines()[-3].startswith("test accuracy no test part")
 
 
 def test_splits_follow_the_seed_and_share_no_sample():

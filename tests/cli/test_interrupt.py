@@ -103,7 +103,7 @@ WRITING: dict[str, tuple[str, str, str, list[str]]] = {
     "grow": (
         "growarray.cli.run.draw", "grow --epochs 1 --output out",
         RESUME,
-        ["checkpoint.npz", "weights.safetensors"],
+        ["checkpoint.npz", "network.onnx", "weights.safetensors"],
     ),
     "grow_picture": (
         "growarray.cli.grow.draw", "grow --epochs 1",

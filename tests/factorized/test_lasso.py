@@ -164,21 +164,24 @@ def test_it_finds_the_rank_of_a_weight_that_has_less() -> None:
     generator = rng(0)
     x = generator.standard_normal((128, 8))
     target = x @ (generator.standard_normal((8, 2)) @ generator.standard_normal((2, 6)))
-    net = FactorizedLinear(8, 6, bias=False, factorization="cp", rank=6, rng=rng(3), dtype=np.float64)
-    lasso = TensorLasso(penalty=1.0, normalize_loss=False, threshold=1e-2)
-    lasso.apply(net)
-    optimizer = Adam(net.parameters(), lr=0.02)
-    for _ in range(400):
-        net.zero_grad()
-        y, pullback = net.vjp(x)
-        pullback(2 * (y - target) / len(x))
-        lasso.vjp()[1]()
-        optimizer.step()
-        lasso.project()
-    assert lasso.prune(net) >= 3
-    y = net(x)
-    assert 2 <= net.rank <= 3
-    assert float(np.mean((y - target) ** 2)) < 0.05 * float(np.mean(target**2))
+    ranks = []
+    for seed in (3, 4, 5):
+        net = FactorizedLinear(8, 6, bias=False, factorization="cp", rank=6, rng=rng(seed), dtype=np.float64)
+        lasso = TensorLasso(penalty=1.0, normalize_loss=False, threshold=1e-2)
+        lasso.apply(net)
+        optimizer = Adam(net.parameters(), lr=0.02)
+        for _ in range(400):
+            net.zero_grad()
+            y, pullback = net.vjp(x)
+            pullback(2 * (y - target) / len(x))
+            lasso.vjp()[1]()
+            optimizer.step()
+            lasso.project()
+        assert lasso.prune(net) == 6 - net.rank
+        assert float(np.mean((net(x) - target) ** 2)) < 0.05 * float(np.mean(target**2))
+        ranks.append(net.rank)
+    assert min(ranks) >= 2
+    assert sorted(ranks)[1] <= 3  # of most starts; another one may end with components that share the work
 
 
 @each_format

@@ -106,7 +106,7 @@ def test_in_place_of_the_layer_in_a_network() -> None:
     assert statistics.samples == 5
     assert watched.parameters() == net.parameters()
     statistics.reset()
-    assert repr(statistics).startswith("RankStatistics(samples=0, layer=FactorizedConv(")
+    assert repr(statistics).startswith("RankStatistics(\n  samples=0\n  (layer): FactorizedConv(\n")
 
 
 @pytest.mark.parametrize("library", ["numpy", "array_api_strict", "double"])

@@ -331,7 +331,7 @@ X = {"calibration": data()}
         (network(), 0.5, {"formats": ["dense"]}, ValueError, "expected some of CP, Tucker, TT"),
         (network(), 0.5, {"formats": []}, ValueError, "expected some of CP, Tucker, TT"),
         (network(), "0.5", {}, ValueError, "budget='0.5'"),
-        (network(), np.array([0.5, 0.2]), {}, ValueError, "budget=array"),
+        (network(), np.array([0.5, 0.2]), {}, ValueError, r"budget=ndarray of float64 and shape \(2,\)"),
         (network(), 0.5, {"formats": 3}, ValueError, "unknown factorization 3"),
         (network(), 0.5, {"keep": 3}, TypeError, "keep=3, expected the name of a layer, or a list of names"),
         (network(), 0.5, {"rng": 3}, TypeError, "compress: expected rng as a numpy.random.Generator"),
