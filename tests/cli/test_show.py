@@ -113,6 +113,17 @@ def test_the_picture_takes_losses_over_decades_and_refusals(history):
     assert draw(history).startswith(b"\x89PNG")
 
 
+def test_the_picture_calls_figures_of_the_training_data_so(history):
+    names = [[text.get_text() for text in panel.get_legend().get_texts()] for panel in figure_of(history).axes]
+    assert "validation" in names[0]
+    assert names[1] == ["validation"]
+    for entry in history.of("train"):
+        entry["judged_by"] = "training"
+    names = [[text.get_text() for text in panel.get_legend().get_texts()] for panel in figure_of(history).axes]
+    assert names[0][:2] == ["training", "training, after each epoch"]
+    assert names[1] == ["training"]
+
+
 def test_the_picture_shows_the_fixed_network_beside_the_grown_one(history):
     steps = [
         {

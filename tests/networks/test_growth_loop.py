@@ -332,6 +332,22 @@ def test_a_loss_that_is_not_finite_moves_no_weight(value: float) -> None:
     assert run.epoch == 0
 
 
+def test_the_scaling_is_that_of_the_lowest_validation_loss() -> None:
+    labels = 1 - (VALIDATION[:, 0] * VALIDATION[:, 1] > 0).astype(np.int64)  # the opposite of what is taught
+    assert loop().grow()["added"] > 0
+    run = loop(validation=(VALIDATION, labels))
+    twin = loop(validation=(VALIDATION, labels))
+    twin.collect()
+    twin.network.eval()
+    twin.network.compute_optimal_updates(replace(TINY, max_new=2))
+    place = max(twin.network.growing_layers, key=lambda one: one.first_order_improvement)
+    on_training, on_validation = twin.search(place, twin.data), twin.search(place, twin.validation)
+    assert on_validation.factor < on_training.factor
+    entry = run.grow()
+    assert entry.get("scaling", 0.0) == pytest.approx(on_validation.factor, rel=1e-9)
+    assert (entry.get("refused") == "no scaling lowers the validation loss") == (on_validation.factor == 0.0)
+
+
 def test_a_line_search_of_few_samples_runs_on_every_library(xp: Library) -> None:
     run = loop(network=xp.adopt(network(dtype=np.float64)), data=(xp.asarray(X), xp.asarray(LABELS)), search_samples=20)
     assert run.grow()["added"] > 0
