@@ -111,7 +111,12 @@ def _row(
     row = {key: float(np.mean([result[key] for result in results])) for key in results[0]}
     differences = [result["grown"] - result["fixed"] for result in results]
     difference, error = float(np.mean(differences)), float(np.std(differences, ddof=1)) / math.sqrt(len(results))
-    row |= {"name": name, "seeds": len(results), "size": f"{x.shape[0]} x {x.shape[1]}", "score": "accuracy" if "class" in task else "R2"}
+    row |= {
+        "name": name,
+        "seeds": len(results),
+        "size": f"{x.shape[0]} x {x.shape[1]}",
+        "score": "accuracy" if "class" in task else "R2",
+    }
     return row | {"difference": difference, "error": error, "passes": difference >= -error - 1e-9, "runs": results}
 
 
