@@ -4,8 +4,8 @@ scikit-learn ships the data or makes them. Every seed splits, draws and shuffles
 widths of the grown one and is trained in the same way on the same parts, its best epoch kept too; the linear model is
 scikit-learn's logistic or ridge regression on the same training part, its penalty chosen on the same validation part.
 
-Grown and fixed network of one seed have the same split, so they are compared seed by seed: the standard error is that of
-the mean of the five differences. A data set passes where that mean is at most one standard error below 0. Where two
+Grown and fixed network of one seed have the same split, so they are compared seed by seed: the standard error is that
+of the mean of the five differences. A data set passes where that mean is at most one standard error below 0. Where two
 networks are equally good, about one set in five fails by chance; so one that fails is run with twenty other seeds, and
 both rows are shown.
 """

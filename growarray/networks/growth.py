@@ -42,8 +42,8 @@ class Growth(GrowthPlanner):
     schedule : learning rate by step, called with the number of optimizer steps done, or None to leave it
     callbacks : called with (loop, entry) after each entry
 
-    A growth is planned on the training data and goes as far as lowers the validation loss most. One that lowers it at no
-    scaling is refused, one that raises it by more than chance is undone; several in a row, or a spent budget, end
+    A growth is planned on the training data and goes as far as lowers the validation loss most. One that lowers it at
+    no scaling is refused, one that raises it by more than chance is undone; several in a row, or a spent budget, end
     growing, and after the last epoch the network is the best there was: see :class:`GrowthSettings`. The history says
     each of it. ``best`` is the best network so far, ``budget`` the most parameters.
 
@@ -229,8 +229,7 @@ class Growth(GrowthPlanner):
             self.network.delete_update()
             return {**entry, "refused": f"no scaling lowers the {self._judged_by} loss"}
         entry["scaling"] = 1.0 if search is None else search.factor
-        # A parabola with this slope at the start and its lowest point where the search ended falls by half the way. The
-        # slope is that of the training loss, the search that of the validation loss, which ends sooner where they differ.
+        # A parabola with this slope at the start and its lowest point where the search ended falls by half the way.
         entry["predicted_change"] = -entry["slope"] * entry["scaling"] ** 2 / (1.0 if search is None else 2.0)
         return entry | self._carry_out(index, place.new_neurons, entry["scaling"])
 
