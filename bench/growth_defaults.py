@@ -40,7 +40,7 @@ COLUMNS = {
     "passes": "passes",
     "parameters": "parameters:.0f",
     "growths": "growths:.1f",
-    "undone": "undone:.1f",
+    "refused": "refused:.1f",
     "seconds_grown": "grown s:.1f",
     "seconds_fixed": "fixed s:.1f",
 }
@@ -94,7 +94,7 @@ def _one(path: Path, task: str, seed: int, options: Mapping[str, Any]) -> dict[s
         "linear": _linear(run_.data, task),
         "parameters": final["parameters"],
         "growths": final["growths"],
-        "undone": final["refused"],
+        "refused": final["refused"],
         "seconds_grown": final["seconds"],
         "seconds_fixed": final["compare"]["seconds"],
     }
