@@ -3,7 +3,11 @@
 scikit-learn ships the data or makes them. Every seed splits, draws and shuffles anew; the fixed network has the final
 widths of the grown one and is trained in the same way on the same parts, its best epoch kept too; the linear model is
 scikit-learn's logistic or ridge regression on the same training part, its penalty chosen on the same validation part.
-A data set passes where the grown network's mean score is at most one standard error below the fixed one's.
+
+Grown and fixed network of one seed have the same split, so they are compared seed by seed: the standard error is that
+of the mean of the five differences. A data set passes where that mean is at most one standard error below 0. Where two
+networks are equally good, about one set in five fails by chance; so one that fails is run with twenty other seeds, and
+both rows are shown.
 """
 
 from __future__ import annotations
@@ -17,13 +21,15 @@ from typing import Any
 import numpy as np
 
 from bench.timing import show, table, use_threads
+from growarray.cli.data import DIGITS
 
 __all__ = ["report", "run"]
 
-SEEDS = range(5)
+SEEDS, OTHERS = range(5), range(5, 25)
 PENALTIES = np.geomspace(1e-3, 1e3, 13)
 COLUMNS = {
     "name": "data",
+    "seeds": "seeds:.0f",
     "size": "samples x features",
     "score": "score",
     "grown": "grown:.4f",
@@ -34,7 +40,7 @@ COLUMNS = {
     "passes": "passes",
     "parameters": "parameters:.0f",
     "growths": "growths:.1f",
-    "undone": "undone:.1f",
+    "refused": "refused:.1f",
     "seconds_grown": "grown s:.1f",
     "seconds_fixed": "fixed s:.1f",
 }
@@ -79,7 +85,7 @@ def _linear(data: Any, task: str) -> float:
 def _one(path: Path, task: str, seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
     from growarray.cli.run import Run, options_from
 
-    run_ = Run(options_from({"data": path, "task": task, "seed": seed, "compare": True, **options}))
+    run_ = Run(options_from({"data": str(path), "task": task, "seed": seed, "compare": True, **options}))
     run_.train()
     final = run_.finish()
     return {
@@ -88,7 +94,7 @@ def _one(path: Path, task: str, seed: int, options: Mapping[str, Any]) -> dict[s
         "linear": _linear(run_.data, task),
         "parameters": final["parameters"],
         "growths": final["growths"],
-        "undone": final["refused"],
+        "refused": final["refused"],
         "seconds_grown": final["seconds"],
         "seconds_fixed": final["compare"]["seconds"],
     }
@@ -100,12 +106,17 @@ def _row(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "data.npz"
         np.savez(path, data=x, target=y)
+        path = path if name != DIGITS else Path(DIGITS)  # as they come with the command: not standardised
         results = [_one(path, task, seed, options) for seed in seeds]
     row = {key: float(np.mean([result[key] for result in results])) for key in results[0]}
-    scores = [result["fixed"] for result in results]
-    error = float(np.std(scores, ddof=1)) / math.sqrt(len(scores))
-    difference = row["grown"] - row["fixed"]
-    row |= {"name": name, "size": f"{x.shape[0]} x {x.shape[1]}", "score": "accuracy" if "class" in task else "R2"}
+    differences = [result["grown"] - result["fixed"] for result in results]
+    difference, error = float(np.mean(differences)), float(np.std(differences, ddof=1)) / math.sqrt(len(results))
+    row |= {
+        "name": name,
+        "seeds": len(results),
+        "size": f"{x.shape[0]} x {x.shape[1]}",
+        "score": "accuracy" if "class" in task else "R2",
+    }
     return row | {"difference": difference, "error": error, "passes": difference >= -error - 1e-9, "runs": results}
 
 
@@ -119,6 +130,8 @@ def run(
         if quick and name not in ("iris", "wine", "diabetes"):
             continue
         rows.append(_row(name, task, x, y, options or {}, range(2) if quick else SEEDS))
+        if not rows[-1]["passes"] and not quick:
+            rows.append(_row(name, task, x, y, options or {}, OTHERS))
         show(f"{name:14} grown {rows[-1]['grown']:.4f}, fixed {rows[-1]['fixed']:.4f}")
         if progress is not None:
             progress({"rows": rows})
@@ -126,7 +139,7 @@ def run(
 
 
 def report(results: Mapping[str, Any]) -> str:
-    """The table, and how many data sets pass."""
+    """The table, and how many data sets pass with the first seeds."""
     rows = [{**row, "passes": "yes" if row["passes"] else "no"} for row in results["rows"]]
-    passed = sum(row["passes"] for row in results["rows"])
-    return f"{table(rows, COLUMNS)}\n\n{passed} of {len(rows)} pass"
+    first = [row["passes"] for row in results["rows"] if row["seeds"] <= len(SEEDS)]
+    return f"{table(rows, COLUMNS)}\n\n{sum(first)} of {len(first)} data sets pass with the first seeds"

@@ -42,7 +42,8 @@ class Growth(GrowthPlanner):
     schedule : learning rate by step, called with the number of optimizer steps done, or None to leave it
     callbacks : called with (loop, entry) after each entry
 
-    A growth that raises the validation loss by more than chance is undone; several in a row, or a spent budget, end
+    A growth is planned on the training data and goes as far as lowers the validation loss most. One that lowers it at
+    no scaling is refused, one that raises it by more than chance is undone; several in a row, or a spent budget, end
     growing, and after the last epoch the network is the best there was: see :class:`GrowthSettings`. The history says
     each of it. ``best`` is the best network so far, ``budget`` the most parameters.
 
@@ -162,6 +163,7 @@ class Growth(GrowthPlanner):
             train_loss=total / count,
             validation_loss=judgement.loss,
             validation_score=judgement.score,
+            judged_by=self._judged_by,
             parameters=self.network.number_of_parameters(),
             widths=list(self.network.widths),
             lr=float(self.optimizer.lr),
@@ -225,7 +227,7 @@ class Growth(GrowthPlanner):
         entry |= {"promised": place.first_order_improvement, "slope": place.predicted_decrease}
         if search is not None and search.factor == 0.0:
             self.network.delete_update()
-            return {**entry, "refused": "no scaling lowers the loss"}
+            return {**entry, "refused": f"no scaling lowers the {self._judged_by} loss"}
         entry["scaling"] = 1.0 if search is None else search.factor
         # A parabola with this slope at the start and its lowest point where the search ended falls by half the way.
         entry["predicted_change"] = -entry["slope"] * entry["scaling"] ** 2 / (1.0 if search is None else 2.0)
@@ -256,9 +258,12 @@ class Growth(GrowthPlanner):
         }
 
     def _why(self, before: float, after: float) -> str:
-        what = "training" if self.validation is self.data else "validation"
         how = "raised" if not after < before else "hardly lowered"
-        return f"it {how} the {what} loss, {before:.4f} -> {after:.4f}"
+        return f"it {how} the {self._judged_by} loss, {before:.4f} -> {after:.4f}"
+
+    @property
+    def _judged_by(self) -> str:
+        return "training" if self.validation is self.data else "validation"
 
     def _refuse(self, **entry: Any) -> dict[str, Any]:
         """Record a growth that came to nothing; the last of ``settings.patience`` in a row ends growing."""

@@ -56,13 +56,19 @@ def figure_of(history: History) -> Figure:
 
 
 def _loss(panel: Axes, entries: list[dict[str, Any]], fixed: list[dict[str, Any]]) -> None:
-    for key, colour, label in (("train_loss", _TRAIN, "training"), ("validation_loss", _VALIDATION, "validation")):
+    judged = _judged_by(entries, after=", after each epoch")
+    for key, colour, label in (("train_loss", _TRAIN, "training"), ("validation_loss", _VALIDATION, judged)):
         _curve(panel, entries, key, color=colour, label=label, marker=".", markersize=4)
         _curve(panel, fixed, key, color=colour, label=f"{label}, fixed", **_FIXED)
     values = [v for e in (*entries, *fixed) for v in (e["train_loss"], e["validation_loss"])]
     if min(values) > 0 and max(values) > 20 * min(values):
         panel.set_yscale("log")
     panel.set_ylabel("loss")
+
+
+def _judged_by(entries: list[dict[str, Any]], after: str = "") -> str:
+    """What the figures called validation were measured on: without such data the training data."""
+    return "validation" if entries[0].get("judged_by") != "training" else f"training{after}"
 
 
 def _curve(panel: Axes, entries: list[dict[str, Any]], key: str, **style: Any) -> None:
@@ -74,8 +80,9 @@ def _curve(panel: Axes, entries: list[dict[str, Any]], key: str, **style: Any) -
 def _score(panel: Axes, history: History, fixed: list[dict[str, Any]]) -> None:
     entries, final = history.of("train"), history.final or {}
     name = final.get("score_name", "score")
-    _curve(panel, entries, "validation_score", color=_VALIDATION, label="validation", marker=".", markersize=4)
-    _curve(panel, fixed, "validation_score", color=_VALIDATION, label="validation, fixed", **_FIXED)
+    judged = _judged_by(entries)
+    _curve(panel, entries, "validation_score", color=_VALIDATION, label=judged, marker=".", markersize=4)
+    _curve(panel, fixed, "validation_score", color=_VALIDATION, label=f"{judged}, fixed", **_FIXED)
     for figures, those, label, fill in (
         (final.get("compare") or {}, fixed, "test at the end, fixed", "none"),
         (final, entries, "test at the end", "black"),

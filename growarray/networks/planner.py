@@ -80,6 +80,9 @@ class GrowthPlanner:
     def choose(self, rule: GrowthRule) -> tuple[Any, LineSearch | None]:
         """The place to grow, or None, and the line search of its scaling.
 
+        The search looks at the validation data. On few samples an update fits what is chance in the training data too,
+        and the scaling that the training loss likes best goes too far for all others.
+
         Neurons that start at zero on one side change nothing at any scaling: without a delta there is nothing to search
         (None), and their other side takes the mean norm of what exists.
         """
@@ -98,7 +101,7 @@ class GrowthPlanner:
             best = min(found, key=lambda index: found[index].loss)
             return places[best], found[best]
         place = places[max(worth, key=lambda index: worth[index])]
-        return place, self.search(place, self.data) if searches else None
+        return place, self.search(place, self.validation) if searches else None
 
     def search(self, place: Any, data: tuple[Array, Array]) -> LineSearch:
         """Line search of one place's scaling on samples from all over ``data``; all other places stand still."""

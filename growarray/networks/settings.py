@@ -28,7 +28,7 @@ class GrowthSettings:
     choose : ``'first_order'`` by promised improvement, ``'validation'`` by the loss on validation data after growth
     relative_error : stop collecting when every M is known to it (at least two batches), None for all batches
     collect_batch : samples a batch while collecting
-    search_samples : most samples that a line search looks at, spread evenly over the data
+    search_samples : most samples that a line search looks at, spread evenly over the validation data
     clip : largest gradient norm, None for no clipping
     """
 

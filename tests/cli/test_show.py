@@ -36,7 +36,7 @@ def history():
     history.add(
         "growth",
         epoch=102,
-        refused="no scaling lowers the loss",
+        refused="no scaling lowers the validation loss",
         added=0,
         where="blocks.0.merge",
         widens="blocks.0.merge",
@@ -111,6 +111,17 @@ def test_a_terminal_gets_a_bar(history):
 def test_the_picture_takes_losses_over_decades_and_refusals(history):
     history.add("train", epoch=104, train_loss=0.01, validation_loss=0.02, validation_score=0.9, widths=[18, 2])
     assert draw(history).startswith(b"\x89PNG")
+
+
+def test_the_picture_calls_figures_of_the_training_data_so(history):
+    names = [[text.get_text() for text in panel.get_legend().get_texts()] for panel in figure_of(history).axes]
+    assert "validation" in names[0]
+    assert names[1] == ["validation"]
+    for entry in history.of("train"):
+        entry["judged_by"] = "training"
+    names = [[text.get_text() for text in panel.get_legend().get_texts()] for panel in figure_of(history).axes]
+    assert names[0][:2] == ["training", "training, after each epoch"]
+    assert names[1] == ["training"]
 
 
 def test_the_picture_shows_the_fixed_network_beside_the_grown_one(history):

@@ -83,7 +83,7 @@ def test_a_refused_growth_leaves_every_bit_alone(kind: str, monkeypatch: pytest.
     loss = run.evaluate(run.data)
     monkeypatch.setattr(planner, "line_search", lambda loss: LineSearch(0.0, loss(0.0), loss(0.0), ((1.0, loss(1.0)),)))
     entry = run.grow()
-    assert (entry["refused"], entry["added"], run.growths) == ("no scaling lowers the loss", 0, 0)
+    assert (entry["refused"], entry["added"], run.growths) == ("no scaling lowers the training loss", 0, 0)
     assert_same(weights(run.network), before)
     for name, parameter in run.network.named_parameters():
         assert all(parameter.slots[key] is value for key, value in slots[name].items())
@@ -330,6 +330,22 @@ def test_a_loss_that_is_not_finite_moves_no_weight(value: float) -> None:
         run.train_epoch()
     assert_same(weights(run.network), before)
     assert run.epoch == 0
+
+
+def test_the_scaling_is_that_of_the_lowest_validation_loss() -> None:
+    labels = 1 - (VALIDATION[:, 0] * VALIDATION[:, 1] > 0).astype(np.int64)  # the opposite of what is taught
+    assert loop().grow()["added"] > 0
+    run = loop(validation=(VALIDATION, labels))
+    twin = loop(validation=(VALIDATION, labels))
+    twin.collect()
+    twin.network.eval()
+    twin.network.compute_optimal_updates(replace(TINY, max_new=2))
+    place = max(twin.network.growing_layers, key=lambda one: one.first_order_improvement)
+    on_training, on_validation = twin.search(place, twin.data), twin.search(place, twin.validation)
+    assert on_validation.factor < on_training.factor
+    entry = run.grow()
+    assert entry.get("scaling", 0.0) == pytest.approx(on_validation.factor, rel=1e-9)
+    assert (entry.get("refused") == "no scaling lowers the validation loss") == (on_validation.factor == 0.0)
 
 
 def test_a_line_search_of_few_samples_runs_on_every_library(xp: Library) -> None:
