@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import io
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -54,11 +54,9 @@ def conv(**options: Any) -> factorized.FactorizedConv:
     return factorized.FactorizedConv(3, 2, (3, 3), rank=2, dtype=np.float64, rng=rng(), **options)
 
 
-def saved() -> io.BytesIO:
-    """A network as ONNX."""
-    file = io.BytesIO()
-    checkpoint.to_onnx(nn.Linear(3, 2, rng=rng()), file, input_shape=(1, 3))
-    return io.BytesIO(file.getvalue())
+FOLDER = tempfile.TemporaryDirectory()
+SAVED = f"{FOLDER.name}/network.onnx"
+checkpoint.to_onnx(nn.Linear(3, 2, rng=rng()), SAVED, input_shape=(1, 3))
 
 
 def product() -> contraction.Plan:
@@ -161,15 +159,15 @@ DOORS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "register_lowering": (lambda kind: checkpoint.register_lowering(kind, len), {"kind": 1}),
     "register_lowering with": (lambda made: checkpoint.register_lowering(nn.Module, made), {"made": 1}),
     "to_onnx": (
-        lambda **options: checkpoint.to_onnx(nn.Linear(3, 2, rng=rng()), io.BytesIO(), **options),
+        lambda **options: checkpoint.to_onnx(nn.Linear(3, 2, rng=rng()), SAVED + "2", **options),
         {"input_shape": (1, 3), "opset": 20, "dtype": None, "input_names": "x", "output_names": "y", "metadata": None},
     ),
-    "from_onnx": (lambda **options: checkpoint.from_onnx(saved(), **options), {"dtype": None}),
+    "from_onnx": (lambda **options: checkpoint.from_onnx(SAVED, **options), {"dtype": None}),
     "save_safetensors": (
         lambda metadata: checkpoint.save_safetensors({"w": X}, "unwritable/w.safetensors", metadata),
         {"metadata": None},
     ),
-    "load_checkpoint": (lambda **options: checkpoint.load_checkpoint(saved(), **options), {"select": None}),
+    "load_checkpoint": (lambda **options: checkpoint.load_checkpoint(SAVED, **options), {"select": None}),
     "load_table": (lambda task: datasets.load_table("none.csv", task=task), {"task": None}),
 }  # fmt: skip
 
