@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,8 @@ from growarray import (
     ops,
     optim,
 )
+from growarray.checkpoint.names import select_state
+from growarray.checkpoint.refusal import Malformed
 from growarray.errors import shown
 
 VALUE = 0.12345678
@@ -49,6 +52,11 @@ def layer(width: int = 4, **options: Any) -> growing.LinearGrowingModule:
 
 def conv(**options: Any) -> factorized.FactorizedConv:
     return factorized.FactorizedConv(3, 2, (3, 3), rank=2, dtype=np.float64, rng=rng(), **options)
+
+
+FOLDER = tempfile.TemporaryDirectory()
+SAVED = f"{FOLDER.name}/network.onnx"
+checkpoint.to_onnx(nn.Linear(3, 2, rng=rng()), SAVED, input_shape=(1, 3))
 
 
 def product() -> contraction.Plan:
@@ -150,6 +158,16 @@ DOORS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "library": (backend.library, {"device": "cpu"}),
     "register_lowering": (lambda kind: checkpoint.register_lowering(kind, len), {"kind": 1}),
     "register_lowering with": (lambda made: checkpoint.register_lowering(nn.Module, made), {"made": 1}),
+    "to_onnx": (
+        lambda **options: checkpoint.to_onnx(nn.Linear(3, 2, rng=rng()), SAVED + "2", **options),
+        {"input_shape": (1, 3), "opset": 20, "dtype": None, "input_names": "x", "output_names": "y", "metadata": None},
+    ),
+    "from_onnx": (lambda **options: checkpoint.from_onnx(SAVED, **options), {"dtype": None}),
+    "save_safetensors": (
+        lambda metadata: checkpoint.save_safetensors({"w": X}, "unwritable/w.safetensors", metadata),
+        {"metadata": None},
+    ),
+    "load_checkpoint": (lambda **options: checkpoint.load_checkpoint(SAVED, **options), {"select": None}),
     "load_table": (lambda task: datasets.load_table("none.csv", task=task), {"task": None}),
 }  # fmt: skip
 
@@ -181,3 +199,8 @@ def test_a_value_is_shown_short() -> None:
     assert shown(list(range(40))) == "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...]"
     assert len(shown("a" * 10_000)) < 130
     assert len(shown([["a" * 100] * 12] * 12)) < 210
+
+
+def test_a_part_that_is_not_there_is_named_without_its_array() -> None:
+    with pytest.raises(Malformed, match=r"select=\('a', ndarray of .*\): there is no 'a'; keys there: 'model'"):
+        select_state({"model": {}}, ("a", ARRAY))  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from growarray.checkpoint.tensor import StoredTensor
 from growarray.checkpoint.torch_legacy import read_torch_legacy
 from growarray.checkpoint.torch_zip import read_torch_zip
 from growarray.checkpoint.tree import check_tree, full_parts, resolve
+from growarray.errors import shown
 
 __all__ = ["load_checkpoint"]
 
@@ -107,7 +108,7 @@ def _checkpoint(
         rest = _rest(contents.tree, chosen, leaves)
         metadata = _versions(chosen, limits)
     elif select is not None:
-        raise Malformed(f"select={select!r}: files of the kind {contents.kind} have no parts; leave select out")
+        raise Malformed(f"select={shown(select)}: files of the kind {contents.kind} have no parts; leave select out")
     else:
         chosen, stored, rest, metadata = Selection(None), contents.flat(), {}, contents.metadata
     renamed, taken = strip_prefixes(list(stored), prefix, aliases=list(contents.aliases))
@@ -116,7 +117,7 @@ def _checkpoint(
     if taken:
         notes.append(f"the prefix {taken!r} was taken off the names")
     elif prefix:
-        notes.append(f"prefix={prefix!r}: no name begins with it")
+        notes.append(f"prefix={shown(prefix)}: no name begins with it")
     aliases = {alias: renamed[kept] for alias, kept in contents.aliases.items()}
     return Checkpoint(
         source=source.name,

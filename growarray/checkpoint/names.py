@@ -9,6 +9,7 @@ from typing import Any
 from growarray.checkpoint.refusal import Malformed, quote
 from growarray.checkpoint.tensor import StoredTensor
 from growarray.checkpoint.tree import CONTAINERS, as_tensor, full_parts
+from growarray.errors import shown
 
 __all__ = ["PREFIXES", "Select", "Selection", "flatten", "select_state", "strip_prefixes"]
 
@@ -76,11 +77,11 @@ def _follow(root: Any, keys: tuple[Any, ...]) -> Selection:
             key = int(key)  # a command line has no other way to say it
         if key not in known:
             names = ", ".join(quote(name) for name in known[:12]) or "none"
-            raise Malformed(f"select={keys!r}: there is no {key!r}; keys there: {names}")
+            raise Malformed(f"select={shown(keys)}: there is no {shown(key)}; keys there: {names}")
         node = node[key]
         found.append(key)
     if type(node) not in CONTAINERS and as_tensor(node) is None:
-        raise Malformed(f"select={keys!r}: there is {quote(node)}, no part with tensors; extras hold plain values")
+        raise Malformed(f"select={shown(keys)}: there is {quote(node)}, no part with tensors; extras hold plain values")
     return Selection(node, tuple(found))
 
 

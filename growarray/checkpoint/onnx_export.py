@@ -21,6 +21,7 @@ from growarray.checkpoint.onnx_lower_growing import GROWING
 from growarray.checkpoint.onnx_lower_layers import LAYERS
 from growarray.checkpoint.onnx_lower_pool import POOLS
 from growarray.checkpoint.onnx_write import DATA_TYPES, Model, Node, Port, write_model
+from growarray.errors import shown
 from growarray.nn.graph import Graph
 from growarray.nn.module import Module
 
@@ -88,8 +89,8 @@ def to_onnx(
     if not isinstance(network, Module):
         raise TypeError(f"to_onnx: network is a {type(network).__name__}, expected a growarray.nn.Module")
     target = _target(path)
-    if opset not in OPSETS:
-        raise ValueError(f"to_onnx: opset is {opset!r}, expected {OPSETS.start} to {OPSETS.stop - 1}")
+    if not isinstance(opset, (int, np.integer)) or opset not in OPSETS:
+        raise ValueError(f"to_onnx: opset is {shown(opset)}, expected {OPSETS.start} to {OPSETS.stop - 1}")
     kind, strict = _dtype(network, dtype)
     shapes, inputs = _inputs(network, input_shape, input_names)
     outputs = _names("output_names", output_names)
@@ -137,11 +138,11 @@ def _dtype(network: Module, dtype: Any) -> tuple[np.dtype[Any], bool]:
     own = "float32" if first is None else str(first.dtype).rpartition(".")[2]
     try:
         found = np.dtype(own if dtype is None else dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         found = None
     if found is None or found.kind != "f" or found.name not in DATA_TYPES:
         what = f"the network is {own}, dtype is" if dtype is None else "dtype is"
-        raise TypeError(f"to_onnx: {what} {dtype!r}; expected 'float16', 'float32' or 'float64'")
+        raise TypeError(f"to_onnx: {what} {shown(dtype)}; expected 'float16', 'float32' or 'float64'")
     return found, dtype is None and found == np.float64
 
 
@@ -170,7 +171,9 @@ def _shape(value: Any) -> Shape:
     try:
         shape = tuple(operator.index(size) for size in value)
     except TypeError:
-        raise TypeError(f"to_onnx: input_shape is {value!r}, expected whole numbers such as (1, 3, 32, 32)") from None
+        raise TypeError(
+            f"to_onnx: input_shape is {shown(value)}, expected whole numbers such as (1, 3, 32, 32)"
+        ) from None
     if any(size < 1 for size in shape):
         raise ValueError(f"to_onnx: input_shape is {shape}, expected sizes of at least 1, that of the batch too")
     return shape
@@ -181,15 +184,19 @@ def _names(option: str, names: Any) -> tuple[str, ...] | None:
         return None
     found = (names,) if isinstance(names, str) else tuple(names)
     if not all(isinstance(name, str) and name for name in found) or len(set(found)) < len(found):
-        raise ValueError(f"to_onnx: {option} is {names!r}, expected names that differ")
+        raise ValueError(f"to_onnx: {option} is {shown(names)}, expected names that differ")
     return found
 
 
 def _metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    if not (metadata is None or isinstance(metadata, Mapping)):
+        raise TypeError(f"to_onnx: metadata is {shown(metadata)}, expected a mapping of strings")
     found = dict(metadata or {})
     for key, value in found.items():
         if not (isinstance(key, str) and isinstance(value, str)):
-            raise TypeError(f"to_onnx: metadata has {key!r}: {value!r}, expected strings; json.dumps makes one")
+            raise TypeError(
+                f"to_onnx: metadata has {shown(key)}: {shown(value)}, expected strings; json.dumps makes one"
+            )
     return found
 
 

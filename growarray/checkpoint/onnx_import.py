@@ -18,6 +18,7 @@ from growarray.checkpoint.onnx_ops import OPERATORS
 from growarray.checkpoint.onnx_wire import ValueInfo
 from growarray.checkpoint.refusal import Malformed, at, naming, quote
 from growarray.checkpoint.source import Source, source_name
+from growarray.errors import shown
 from growarray.nn.activation import Identity
 from growarray.nn.elementwise import Cast
 from growarray.nn.graph import Graph
@@ -63,9 +64,12 @@ def from_onnx(
     >>> network.run({"x": np.array([-1.0, 2.0], np.float32)})["y"].tolist()
     [0.0, 2.0]
     """
-    chosen = None if dtype is None else np.dtype(dtype)
+    try:
+        chosen = None if dtype is None else np.dtype(dtype)
+    except (TypeError, ValueError):  # whose text may hold an array
+        raise TypeError(f"from_onnx: dtype is {shown(dtype)}, expected 'float32', 'float64' or None") from None
     if chosen is not None and chosen not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise ValueError(f"from_onnx: dtype is {dtype!r}, expected 'float32', 'float64' or None")
+        raise ValueError(f"from_onnx: dtype is {shown(dtype)}, expected 'float32', 'float64' or None")
     limits, name = limits_or_default(limits), source_name(path)
     with naming(name):
         source = Source.of(path, name=name, mapped=mmap)

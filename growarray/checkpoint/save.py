@@ -19,6 +19,7 @@ from growarray.backend import to_numpy
 from growarray.checkpoint.dtypes import NUMPY_NAMES
 from growarray.checkpoint.safetensors import DTYPES
 from growarray.checkpoint.zip_index import is_safe_name
+from growarray.errors import shown
 
 __all__ = ["SAFETENSORS_TYPES", "replacing", "save_npz", "save_safetensors"]
 
@@ -66,9 +67,13 @@ def save_safetensors(
     [[1.0, 0.0], [0.0, 1.0]] {'epoch': '3'}
     """
     plans = _plans(arrays, "save_safetensors", SAFETENSORS_TYPES, "safetensors")
+    if not (metadata is None or isinstance(metadata, Mapping)):
+        raise TypeError(f"save_safetensors: metadata is {shown(metadata)}, expected a mapping of strings")
     for key, text in (metadata or {}).items():
         if not isinstance(key, str) or not isinstance(text, str):
-            raise TypeError(f"save_safetensors: metadata holds {key!r}: {text!r}; expected strings, such as str(value)")
+            raise TypeError(
+                f"save_safetensors: metadata holds {shown(key)}: {shown(text)}; expected strings, such as str(value)"
+            )
         _check_text(key, "save_safetensors: metadata")
         _check_text(text, f"save_safetensors: metadata {key!r}")
     if "__metadata__" in plans:
@@ -128,7 +133,7 @@ def _plans(arrays: Mapping[str, Any], where: str, known: frozenset[str], format_
     plans = {}
     for name in arrays:
         if not isinstance(name, str):
-            raise TypeError(f"{where}: expected strings as names, found {name!r}")
+            raise TypeError(f"{where}: expected strings as names, found {shown(name)}")
         _check_text(name, f"{where}: name")
         array = _array(arrays[name], where, name)
         if array.dtype.name not in known:

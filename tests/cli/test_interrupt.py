@@ -117,6 +117,7 @@ WRITING: dict[str, tuple[str, str, str, list[str]]] = {
         "growarray.cli.compress.draw", "compress net.onnx --budget 0.95 --format tt --output out",
         "growarray compress: interrupted", [],
     ),
+    "predict": ("growarray.cli.predict.load", "predict out digits", "growarray predict: interrupted", []),
     "convert": ("growarray.cli.convert.to_onnx", "convert net.onnx out/net.onnx", "growarray convert: interrupted", []),
 }  # fmt: skip
 
