@@ -7,6 +7,7 @@ and put it back: a product that another thread makes meanwhile, outside of plans
 An exception out of a signal handler can come after any call, at the top of any loop and at the entry of any Python
 function, but not between other operations (CPython looks at signals, and hands over the interpreter's lock, only
 there). So what must not be left half done is written here without calls in between, and works on iterators made before.
+A free-threaded Python has no such lock, and is not supported.
 """
 
 from __future__ import annotations

@@ -160,8 +160,10 @@ def _forked() -> None:
     blas.forked()
     _offers = SimpleQueue()
     _workers.clear()
-    mine = _jobs.get(get_ident())
-    _jobs.clear()
+    me = get_ident()
+    mine = _jobs.get(me)
+    for other in set(_jobs) - {me}:
+        del _jobs[other]
     if mine is not None and mine.inside:
         mine.errors.append(RuntimeError("os.fork in the middle of a run: the child lost pieces of it; run it again"))
         mine.inside.clear()

@@ -27,6 +27,40 @@ def test_nothing_goes_wrong(kind, amount):
     assert figures.get("calls", 1) > 0
 
 
+FORKED = """
+import os, threading, time
+from growarray.contraction.threads import run_tasks
+caller, begun, child = threading.get_ident(), threading.Event(), None
+def task():
+    global child
+    if threading.get_ident() != caller:
+        begun.set()
+        time.sleep(0.2)
+    elif child is None:
+        begun.wait(20)
+        child = os.fork()
+said = "whole"
+try:
+    run_tasks([task] * 6)
+except RuntimeError as error:
+    said = str(error)
+again = []
+run_tasks([lambda k=k: again.append(k) for k in range(5)])
+print("child" if child == 0 else "parent", said, sorted(again), flush=True)
+if child:
+    os.waitpid(child, 0)
+"""
+
+
+def test_a_fork_in_the_middle_of_ones_own_run_is_said_in_the_child():
+    command = [sys.executable, "-c", FORKED]
+    done = subprocess.run(command, env=TWO, capture_output=True, text=True, timeout=60, check=True)
+    assert sorted(done.stdout.splitlines()) == [
+        "child os.fork in the middle of a run: the child lost pieces of it; run it again [0, 1, 2, 3, 4]",
+        "parent whole [0, 1, 2, 3, 4]",
+    ]
+
+
 PREPARED = """
 import atexit, threading, time
 import numpy as np
