@@ -17,7 +17,7 @@ from tests.contraction.stress import measured
 
 __all__ = ["report", "run"]
 
-AMOUNTS = {"interrupts": 10_000, "handlers": 500, "forks": 1_000, "shared": 60}
+AMOUNTS = {"interrupts": 10_000, "handlers": 200, "forks": 1_000, "shared": 60}
 FIRST = [0.01 * i for i in range(40)]  # seconds after the beginning of the first run at which the process forks
 COLUMNS = {"kind": "what", "amount": "how often, or seconds:g", "faults": "faults:d", "seconds": "took s:.0f",
            "more": "figures"}  # fmt: skip
