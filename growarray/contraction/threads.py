@@ -26,6 +26,8 @@ __all__ = ["run_tasks", "settled"]
 
 _T = TypeVar("_T")
 
+_MOST_OFFERS = 8  # a worker; an offer outlives a short job until a worker wakes, and must not keep the next job from one
+
 _BUFFER = 1024  # elements; NumPy copies what lies in runs shorter than its buffer, which halves the speed of a pass
 
 _offers: SimpleQueue[tuple[_Job, Context]] = SimpleQueue()
@@ -119,7 +121,7 @@ def run_tasks(tasks: Sequence[Callable[[], object]]) -> None:
     outer = _jobs.get(me)
     try:
         _jobs[me] = job
-        for _ in range(min(helpers, len(_workers) - _offers.qsize())):
+        for _ in range(min(helpers, _MOST_OFFERS * len(_workers) - _offers.qsize())):
             _offers.put((job, copy_context()))  # a context keeps np.errstate
         job.work()
     finally:

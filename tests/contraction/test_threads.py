@@ -59,6 +59,13 @@ def test_as_many_threads_as_there_are_work_at_once(monkeypatch):
     assert 1 < len(seen) <= 3
 
 
+def test_an_offer_that_nobody_has_taken_yet_costs_the_next_run_no_worker(monkeypatch):
+    monkeypatch.setenv("GROWARRAY_THREADS", "2")
+    for _ in range(50):
+        run_tasks([int] * 2)  # over before a worker wakes
+        run_tasks([threading.Barrier(2, timeout=20).wait] * 2)
+
+
 @pytest.mark.parametrize("failing", [0, 5, 19])
 def test_the_first_error_comes_out_and_the_rest_is_dropped(several, failing):
     started: list[int] = []
