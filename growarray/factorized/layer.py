@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, namespace
+from growarray.backend import Array, assign, namespace
 from growarray.errors import ShapeError
 from growarray.factorized.equation import kernel_sizes
 from growarray.factorized.initial import start
@@ -138,9 +138,7 @@ class FactorizedKernel(Module):
                 raise ShapeError(
                     f"FactorizedConv.set: bias has shape {tuple(row.shape)}, expected ({self.out_channels},)"
                 )
-            new = namespace(old).asarray(old, copy=True)
-            new[(*place, ...)] = row
-            self.bias.data = new
+            self.bias.data = assign(namespace(old).asarray(old, copy=True), (*place, ...), row)
         self._settings[place] = settings
 
     @property

@@ -7,6 +7,7 @@ What is maximised is ``2 <M, E^T> - tr(E S E^T)``, which is ``|D|_S^2 - |D - E|_
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -176,7 +177,7 @@ def _conjugate_gradients(curve: Callable[[Array], Array], rhs: Array) -> Array:
     x, r, v = xp.zeros_like(rhs), rhs, rhs
     square = start = float(xp.sum(r * r))
     steepest = 0.0
-    for _ in range(min(_STEPS, rhs.size)):
+    for _ in range(min(_STEPS, math.prod(rhs.shape))):
         if square <= 1e-24 * start:
             break
         bent = curve(v)

@@ -59,7 +59,7 @@ def spread(array: Array | None) -> float:
     >>> round(spread(np.array([1.0, 3.0])), 4), spread(None)
     (1.4142, 0.0)
     """
-    if array is None or array.size < 2:
+    if array is None or math.prod(array.shape) < 2:
         return 0.0
     xp = namespace(array)
     values = xp.astype(array, xp.float64, copy=False)
@@ -168,7 +168,7 @@ class Scales(NamedTuple):
 
 def _deviation(weight: Array | None) -> float | None:
     """Standard deviation of weights, ``1 / sqrt(fan_in)`` where it is zero, None where there are none."""
-    if weight is None or weight.size == 0:
+    if weight is None or 0 in weight.shape:
         return None
     return spread(weight) or 1.0 / math.sqrt(fan_in(weight))
 

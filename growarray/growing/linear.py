@@ -348,7 +348,7 @@ class LinearGrowingModule(CollectingLinear):
 
 
 def _describe(array: Array) -> dict[str, float]:
-    if array.size == 0:
+    if 0 in array.shape:
         return dict.fromkeys(("min", "max", "mean", "std"), float("nan"))
     xp = namespace(array)
     return {

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from growarray.backend import Array, device_of, kind_of, namespace
+from growarray.backend import Array, assign, device_of, kind_of, namespace
 from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError, shown
 from growarray.nn.module import Module, Pullback
@@ -205,18 +205,22 @@ class Slice(_Shape):
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """The part; the pullback puts its gradient among zeros."""
         xp, shape = namespace(x), tuple(x.shape)
-        index: list[slice] = [slice(None)] * x.ndim
+        index, backwards = [slice(None)] * x.ndim, []
         for axis, places in self.ranges(shape).items():
-            stop: int | None = places.stop if places.stop >= 0 else None
-            index[axis] = slice(places.start, stop, places.step) if len(places) else slice(0, 0)
+            if places.step < 0:  # taken forwards and flipped: not every library has slices that go back
+                places = places[::-1]
+                backwards.append(axis)
+            index[axis] = slice(places.start, places.stop, places.step) if len(places) else slice(0, 0)
         part = tuple(index)
+
+        def flipped(values: Array) -> Array:
+            return xp.flip(values, axis=tuple(backwards)) if backwards else values
 
         def pullback(dy: Array) -> Array:
             dx = xp.zeros(shape, dtype=dy.dtype, device=device_of(dy))
-            dx[part] = dy
-            return dx
+            return assign(dx, part, flipped(dy))
 
-        return x[part], pullback
+        return flipped(x[part]), pullback
 
     def extra_repr(self) -> str:
         """Every option."""
@@ -256,7 +260,7 @@ class Gather(_Shape):
             dx = xp.zeros(shape, dtype=dy.dtype, device=device_of(dy))
             for i, place in enumerate(places):
                 here = _part(x.ndim, axis, place)
-                dx[here] = dx[here] + (dy if single else dy[_part(x.ndim, axis, i)])
+                dx = assign(dx, here, dy if single else dy[_part(x.ndim, axis, i)], add=True)
             return dx
 
         return y, pullback
@@ -324,8 +328,7 @@ class Pad(_Shape):
         if self.mode == "constant":
             longer = (*shape[:axis], before + size + after, *shape[axis + 1 :])
             y = xp.full(longer, self.value, dtype=x.dtype, device=device_of(x))
-            y[middle] = x
-            return y, lambda dy: dy[middle]
+            return assign(y, middle, x), lambda dy: dy[middle]
         copies = [_part(x.ndim, axis, part) for part in self._copied(size, before, after)]
         starts = (0, before + size)
         added = [_part(x.ndim, axis, slice(start, start + n)) for start, n in zip(starts, (before, after), strict=True)]
@@ -343,7 +346,7 @@ class Pad(_Shape):
                 share = dy[there]
                 if self.mode == "edge":
                     share = xp.sum(share, axis=axis, keepdims=True)
-                dx[here] = dx[here] + (xp.flip(share, axis=axis) if flip else share)
+                dx = assign(dx, here, xp.flip(share, axis=axis) if flip else share, add=True)
             return dx
 
         return xp.concat([pieces[0], x, pieces[1]], axis=axis), pullback
