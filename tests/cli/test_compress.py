@@ -19,8 +19,8 @@ from growarray.checkpoint.onnx_import import from_onnx
 from growarray.cli import compress_picture
 from growarray.cli.compress import compress
 from growarray.cli.compress_weights import Weights
+from growarray.compression import compress as compress_network
 from growarray.factorized import CPTensor, FactorizedTensor, TuckerTensor
-from growarray.networks.compress import compress as compress_network
 
 Run = Callable[..., Any]
 
