@@ -28,5 +28,6 @@ assert isinstance(growarray.compression, types.ModuleType)
 
 @pytest.mark.parametrize("lines", IMPORTS.values(), ids=IMPORTS)
 def test_compress_is_the_function_in_every_order_of_imports(lines):
-    done = subprocess.run([sys.executable, "-c", f"{lines}\n{PROGRAM}"], env=ENVIRONMENT, capture_output=True, text=True)
+    program = [sys.executable, "-c", f"{lines}\n{PROGRAM}"]
+    done = subprocess.run(program, env=ENVIRONMENT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
