@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors, what _NAMES_OF says at run time
     from growarray import backend as backend
     from growarray import checkpoint as checkpoint
+    from growarray import compression as compression
     from growarray import contraction as contraction
     from growarray import datasets as datasets
     from growarray import decompose as decompose
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # for type checkers and editors, what _NAMES_OF says at run t
     from growarray.checkpoint import save_safetensors as save_safetensors
     from growarray.checkpoint import to_onnx as to_onnx
     from growarray.checkpoint.grown import load as load
+    from growarray.compression import compress as compress
     from growarray.factorized import FactorizedConv as FactorizedConv
     from growarray.factorized import FactorizedLinear as FactorizedLinear
     from growarray.factorized import FactorizedTensor as FactorizedTensor
@@ -49,7 +51,6 @@ if TYPE_CHECKING:  # for type checkers and editors, what _NAMES_OF says at run t
     from growarray.networks import GrowingMLP as GrowingMLP
     from growarray.networks import GrowingResidualMLP as GrowingResidualMLP
     from growarray.networks import Growth as Growth
-    from growarray.networks.compress import compress as compress
 
 __version__ = "0.1.0"
 
@@ -57,6 +58,7 @@ _NAMES_OF = {
     "backend": "",
     "checkpoint": "Checkpoint Grown from_onnx load_checkpoint save_safetensors to_onnx",
     "checkpoint.grown": "load",
+    "compression": "compress",
     "contraction": "",
     "datasets": "",
     "decompose": "",
@@ -65,7 +67,6 @@ _NAMES_OF = {
     "growing": "FISHER GRADMAX TINY GrowthRule LinearGrowingModule LinearMergeGrowingModule RankStatistics Stream "
     "TensorStatistic cross_moment",
     "networks": "GrowingMLP GrowingResidualMLP Growth",
-    "networks.compress": "compress",
     "nn": "",
     "ops": "",
     "optim": "",

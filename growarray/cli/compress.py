@@ -24,10 +24,11 @@ from growarray.cli.files import plain_errors
 from growarray.cli.help import choices, option
 from growarray.cli.save import check_writable
 from growarray.cli.terminal import show_line, stderr_bar
+from growarray.compression import Compression
+from growarray.compression import compress as compress_network
 from growarray.errors import DataError
 from growarray.factorized.report import Change
-from growarray.networks import Compression, write_atomically
-from growarray.networks.compress import compress as compress_network
+from growarray.networks import write_atomically
 from growarray.nn.module import Module
 from growarray.onnx.export import to_onnx
 from growarray.onnx.read import from_onnx

@@ -17,8 +17,8 @@ from growarray.checkpoint import save_safetensors
 from growarray.cli import compress_picture
 from growarray.cli.compress import compress
 from growarray.cli.compress_weights import Weights
+from growarray.compression import compress as compress_network
 from growarray.factorized import CPTensor, FactorizedTensor, TuckerTensor
-from growarray.networks.compress import compress as compress_network
 from growarray.onnx.export import to_onnx
 from growarray.onnx.read import from_onnx
 

@@ -13,8 +13,8 @@ from onnx import helper
 
 from growarray import nn
 from growarray.checkpoint import Limits, from_onnx, load_checkpoint, to_onnx
+from growarray.compression import compress
 from growarray.errors import CheckpointError
-from growarray.networks import compress
 from growarray.nn.module import Module
 from tests.checkpoint.files import rows
 from tests.onnx.models import Made, build, feeds, ints

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from growarray.backend import Array, asarray, namespace, to_numpy
+from growarray.compression.observe import Shape, Target, dense_plan
 from growarray.contraction import Plan
 from growarray.decompose import Candidate, largest_cp_rank
 from growarray.decompose.unfolding import mode_product, unfold
@@ -21,7 +22,6 @@ from growarray.factorized.equation import conv_plan
 from growarray.factorized.linear_plan import linear_plan
 from growarray.factorized.settings import ConvSettings
 from growarray.factorized.tensor import FactorizedTensor, target_of
-from growarray.networks.compress_layers import Shape, Target, dense_plan
 
 __all__ = ["Choice", "Tail", "candidates_of", "cost_of", "plans_of", "weighted_error", "weighted_kernel"]
 

@@ -10,13 +10,14 @@ import pytest
 
 from growarray import nn
 from growarray.backend import Array, to_numpy
+from growarray.compression import compress
+from growarray.compression.candidates import Choice, candidates_of, cost_of, weighted_error
+from growarray.compression.observe import find_targets, observe, swapped
+from growarray.compression.report import trade_off
 from growarray.decompose import Candidate
 from growarray.errors import ShapeError
 from growarray.factorized import FactorizedConv, FactorizedLinear
-from growarray.networks import GrowingMLP, compress
-from growarray.networks.compress_candidates import Choice, candidates_of, cost_of, weighted_error
-from growarray.networks.compress_layers import find_targets, observe, swapped
-from growarray.networks.compression import trade_off
+from growarray.networks import GrowingMLP
 from growarray.nn.graph import Graph, Node
 from growarray.nn.join import Add
 from growarray.nn.module import Module

@@ -10,6 +10,18 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, asarray, is_array, namespace
+from growarray.compression.candidates import Choice, candidates_of, cost_of, plans_of, weighted_error
+from growarray.compression.left import left_alone
+from growarray.compression.observe import (
+    Target,
+    compare_outputs,
+    effect,
+    find_targets,
+    observe,
+    sensitivity,
+    swapped,
+)
+from growarray.compression.report import Compression, trade_off
 from growarray.decompose import Candidate, allocate, cp, tensor_train, tucker
 from growarray.decompose.arguments import is_int, is_real
 from growarray.decompose.inputs import check_rng
@@ -22,18 +34,6 @@ from growarray.factorized.parts import real_array
 from growarray.factorized.report import Change, ConversionReport
 from growarray.factorized.settings import flag
 from growarray.factorized.tensor import FactorizedTensor
-from growarray.networks.compress_candidates import Choice, candidates_of, cost_of, plans_of, weighted_error
-from growarray.networks.compress_layers import (
-    Target,
-    compare_outputs,
-    effect,
-    find_targets,
-    observe,
-    sensitivity,
-    swapped,
-)
-from growarray.networks.compress_left import left_alone
-from growarray.networks.compression import Compression, trade_off
 from growarray.nn.module import Module
 
 __all__ = ["compress"]

@@ -7,9 +7,10 @@ import json
 import numpy as np
 
 from growarray import nn
+from growarray.compression import compress
 from growarray.factorized import FactorizedConv
-from growarray.networks import GrowingMLP, compress
-from tests.networks.test_compress import Twice, conv, network, rng
+from growarray.networks import GrowingMLP
+from tests.compression.test_compress import Twice, conv, network, rng
 
 
 class Own(nn.Linear):
