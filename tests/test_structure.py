@@ -59,7 +59,9 @@ def public_definitions(tree: ast.Module) -> tuple[set[str], set[str]]:
 
 
 def exported(tree: ast.Module) -> list[str]:
-    """The list ``__all__`` of a module, empty where there is none."""
+    """The list ``__all__`` of a module, empty if there is none."""
+    if tree is TREES[ROOT / "__init__.py"]:
+        return list(growarray.__all__)  # the one that is computed
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if any(isinstance(t, ast.Name) and t.id == "__all__" for t in targets):
@@ -128,14 +130,45 @@ def test_every_exported_name_resolves(path):
     assert [name for name in exported(TREES[path]) if not hasattr(module, name)] == []
 
 
-def test_lazy_names_are_those_of_all():
-    lazy = {*growarray._SUBMODULES, *growarray._MODULE_OF}
-    assert lazy | {"__version__"} == set(growarray.__all__)
+def test_names_for_type_checkers_are_those_at_run_time():
+    (block,) = (node for node in TREES[ROOT / "__init__.py"].body if isinstance(node, ast.If))
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    homes = {}
+    for node in block.body:
+        for alias in node.names:  # type: ignore[attr-defined]
+            assert alias.asname == alias.name  # else a strict type checker does not see it as exported
+            homes[alias.name] = node.module  # type: ignore[attr-defined]
+    assert homes.keys() | {"__version__"} == set(growarray.__all__)
+    for name, home in homes.items():
+        assert getattr(growarray, name) is getattr(importlib.import_module(home), name)
 
 
 def test_unknown_names_are_refused_with_the_public_ones():
-    with pytest.raises(AttributeError, match="no attribute 'grow'; public names: FISHER"):
+    with pytest.raises(AttributeError, match="no attribute 'grow'; public names: Checkpoint, FISHER"):
         growarray.grow  # noqa: B018
+
+
+def dependencies() -> dict[str, set[str]]:
+    """For each module those that it names in an import: at its top, for type checkers, or within a function."""
+    names = {module_name(path) for path in FILES}
+    found = {}
+    for path, tree in TREES.items():
+        mentioned = set(imported(tree))
+        homes = {name if name in names else name.rpartition(".")[0] for name in mentioned}
+        found[module_name(path)] = (homes & names) - {module_name(path)}
+    del found["growarray"]  # its imports are for type checkers and lazy: it may name everything
+    return {name: needed for name, needed in found.items() if name.split(".")[1] not in {"contraction", "factorized"}}
+
+
+def test_imports_run_in_no_circle():
+    needed = dependencies()
+    while leaves := [name for name, others in needed.items() if not others & needed.keys()]:
+        for name in leaves:
+            del needed[name]
+    way = [min(needed)] if needed else []  # every module that is left needs another one: walk until one comes again
+    while needed and (following := min(needed[way[-1]] & needed.keys())) not in way:
+        way.append(following)
+    assert way == [], f"a circle of imports: {' -> '.join([*way[way.index(following) :], following])}"
 
 
 @each_file

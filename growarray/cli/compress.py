@@ -16,8 +16,6 @@ from rich.console import Console
 from growarray.backend import to_numpy
 from growarray.checkpoint import Checkpoint, load_checkpoint, save_safetensors
 from growarray.checkpoint.inspect import inspect
-from growarray.checkpoint.onnx_export import to_onnx
-from growarray.checkpoint.onnx_import import from_onnx
 from growarray.checkpoint.report import printable
 from growarray.cli.compress_data import accuracy, labelled
 from growarray.cli.compress_picture import draw
@@ -26,11 +24,14 @@ from growarray.cli.files import plain_errors
 from growarray.cli.help import choices, option
 from growarray.cli.save import check_writable
 from growarray.cli.terminal import show_line, stderr_bar
+from growarray.compression import Compression
+from growarray.compression import compress as compress_network
 from growarray.errors import DataError
 from growarray.factorized.report import Change
-from growarray.networks import Compression, write_atomically
-from growarray.networks.compress import compress as compress_network
+from growarray.networks import write_atomically
 from growarray.nn.module import Module
+from growarray.onnx.export import to_onnx
+from growarray.onnx.read import from_onnx
 
 __all__ = ["compress"]
 

@@ -1,8 +1,7 @@
 """Networks that grow, and the loop that trains them."""
 
+from growarray.compression import Compression, Point, compress  # they were documented under this name first
 from growarray.networks.block import GrowingResidualBlock, GrowingResidualMLP
-from growarray.networks.compress import compress
-from growarray.networks.compression import Compression, Point
 from growarray.networks.data import Task, accuracy, batches, task_named
 from growarray.networks.growth import Growth
 from growarray.networks.history import History, write_atomically

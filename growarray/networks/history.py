@@ -66,7 +66,7 @@ class History:
             from growarray.networks.picture import figure_of
         except ImportError as error:
             raise ImportError(f'History.plot: {error}; install it with: pip install "growarray[cli]"') from error
-        figure = figure_of(self)
+        figure = figure_of(self.steps, self.final)
         if path is not None:
             figure.savefig(path)
         return figure

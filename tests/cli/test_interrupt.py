@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from growarray import nn
-from growarray.checkpoint.onnx_export import to_onnx
+from growarray.onnx.export import to_onnx
 from tests.cli.terminal import Ended, Terminal, environment
 
 # Interrupts itself when a module is about to be imported, as a Ctrl-C in the first second does.
