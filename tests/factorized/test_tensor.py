@@ -266,7 +266,6 @@ def test_transductions_that_make_no_sense_are_refused(name: str, arguments: Any,
         (lambda: FactorizedTensor.new((), 1), "at least one mode"),
         (lambda: FactorizedTensor.new((3, 0), 1), "sizes of at least 1"),
     ],
-    ids=str,
 )
 def test_parts_that_do_not_fit_are_refused(make: Any, message: str) -> None:
     with pytest.raises(ShapeError, match=message):
