@@ -252,7 +252,7 @@ def _targets(part: _Part, task: Task, dtype: Any) -> tuple[np.ndarray, tuple[str
     """Class numbers (n,) and names, or real targets (n, t) and no names."""
     if task == "classification":
         return encode_classes(_column(part), where=part.where)
-    y = np.reshape(part.y, (len(part.x), -1))
+    y = np.asarray(part.y).reshape(len(part.x), -1)
     try:
         values = y.astype(np.float64)
     except ValueError:
