@@ -194,7 +194,9 @@ def _plan(
     product = machine.product(1, f, _DEEP, g, 8) / _DEEP if f * g > 1 else machine.element
     seconds = stored * sizes[0] * 2 * machine.copied
     seconds += half * rows * columns * spread * sizes[0] * product / machine.cores
-    seconds += half * blocks * (calls * _CALLS * machine.call + sums * f * g * 4 * machine.element)
+    seconds += half * blocks * (calls * _CALLS * machine.call + sums * (machine.call + f * g * 4 * machine.element))
+    pairs = math.prod(left[i].taps * right[i].taps for i in lagged)
+    seconds += pairs * (_CALLS * machine.call + f * g * 2 * machine.gathered)
     return MomentPlan(lagged, outer, inner, size, images, seconds)
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,109 +20,16 @@ from growarray.contraction.problem import Axis
 from growarray.contraction.threads import run_tasks, settled
 from growarray.contraction.windows import window
 from growarray.errors import ShapeError, shown
-from growarray.ops.conv import conv_geometry
-from growarray.ops.lags import Lag, LaggedAxis, MomentPlan, Pairs, Run, moment_plan, orders, reads_all
-from growarray.ops.sizes import each_axis
+from growarray.ops.lags import Lag, MomentPlan, Pairs, Run, moment_plan, orders, reads_all
+from growarray.ops.windows import Windows
 
-__all__ = ["Windows", "window_moment", "windows"]
+__all__ = ["window_moment"]
 
 _LARGEST = 1 << 25  # bytes in float64 from which on an image is taken in pieces
 _SHARED = 3  # products from which on each has one thread; fewer are left to the threads of BLAS
 
 Maps = dict[tuple[int, int], Array]
 Totals = dict[tuple[int, int, int, int], Array]
-
-
-@dataclass(frozen=True, eq=False)
-class Windows:
-    """What a kernel sees at each output position, as a stream of features that is not put together.
-
-    array : (n, c, *sizes)    axes : one of each spatial axis: taps, outputs, and which positions they read
-    bias : whether one more feature, the last, is 1 everywhere
-    Features are (c, *kernel), flattened. Made by :func:`windows`.
-    """
-
-    array: Array
-    axes: tuple[Axis, ...]
-    bias: bool = False
-
-    @property
-    def width(self) -> int:
-        """Number of features, that of the bias included."""
-        return int(self.array.shape[1]) * math.prod(axis.taps for axis in self.axes) + int(self.bias)
-
-    @property
-    def samples(self) -> int:
-        """Number of images."""
-        return int(self.array.shape[0])
-
-    @property
-    def positions(self) -> tuple[int, ...]:
-        """Outputs along each axis."""
-        return tuple(axis.out for axis in self.axes)
-
-    def cropped(self, outputs: Sequence[slice]) -> Windows:
-        """The windows of some outputs: those from ``start`` to ``stop`` along each axis."""
-        axes = (
-            axis._replace(out=max(part.stop - part.start, 0), before=axis.before - part.start * axis.stride)
-            for axis, part in zip(self.axes, outputs, strict=True)
-        )
-        return replace(self, axes=tuple(axes))
-
-    def read_by(self, axes: Sequence[Axis], taps: Sequence[int]) -> tuple[Windows, tuple[slice, ...]]:
-        """Windows whose outputs one tap of a following convolution reads, and its outputs that read any.
-
-        axes : those of the windows of the following convolution, over the outputs of this one    taps : one for each
-
-        >>> first = windows(np.ones((1, 1, 5)), (3,), padding=1)
-        >>> following = windows(np.ones((1, 1, 5)), (3,), padding=1)
-        >>> first.read_by(following.axes, (0,))[1]
-        (slice(1, 5, None),)
-        """
-        found, outputs = [], []
-        for mine, after, tap in zip(self.axes, axes, taps, strict=True):
-            low, high, _ = window(after._replace(size=mine.out), tap, 0, after.out)
-            start = low * after.stride + tap * after.dilation - after.before
-            before = mine.before - start * mine.stride
-            found.append(mine._replace(out=high - low, stride=mine.stride * after.stride, before=before))
-            outputs.append(slice(low, high))
-        return replace(self, axes=tuple(found)), tuple(outputs)
-
-
-def windows(
-    array: Array, kernel: Sequence[int], *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, bias: bool = False
-) -> Windows:
-    """The windows of a convolution's input (n, c, *sizes), zeros around it; options as for :func:`ops.conv`.
-
-    Raises
-    ------
-    ShapeError
-        The array has not one spatial axis for each number of the kernel.
-    PlanError
-        An option does not make sense, or the kernel is larger than the padded input.
-    TypeError
-        The array is none, or does not hold real numbers.
-
-    Examples
-    --------
-    >>> w = windows(np.ones((8, 3, 16, 16)), (3, 3), stride=2, padding=1, bias=True)
-    >>> w.width, w.positions
-    (28, (8, 8))
-    """
-    namespace(array, where="windows: ")
-    shape = tuple(array.shape)
-    if len(shape) != len(kernel) + 2 or not len(kernel):
-        raise ShapeError(
-            f"windows: the input has shape {shape}, expected (n, c) and one more axis for each number of the kernel "
-            f"{shown(tuple(kernel))}; add a batch axis with x[None, ...] if it is missing"
-        )
-    taps = each_axis("windows", "kernel", tuple(kernel), len(kernel), 1)
-    geometry = conv_geometry(taps, stride, padding, dilation)
-    axes = (
-        Axis(str(i), size, k, a.output_size(size, k, f"axis {i}"), a.stride, a.before, a.dilation)
-        for i, (size, k, a) in enumerate(zip(shape[2:], taps, geometry, strict=True))
-    )
-    return Windows(array, tuple(axes), bias)
 
 
 def window_moment(left: Windows, right: Windows | None = None, *, lagged: Sequence[int] | None = None) -> Array:
@@ -145,6 +51,7 @@ def window_moment(left: Windows, right: Windows | None = None, *, lagged: Sequen
 
     Examples
     --------
+    >>> from growarray.ops.windows import windows
     >>> x = np.arange(3.0).reshape(1, 1, 3)
     >>> window_moment(windows(x, (2,), bias=True)).tolist()
     [[1.0, 2.0, 1.0], [2.0, 5.0, 3.0], [1.0, 3.0, 2.0]]
@@ -298,26 +205,31 @@ def _assembled(
     """Blocks of pairs of taps as one matrix, features (c, *taps) on both sides."""
     shapes = [(int(w.array.shape[1]), *(axis.taps for axis in w.axes)) for w in (left, right)]
     out = xp.zeros((*shapes[0], *shapes[1]), dtype=xp.float64, device=device_of(left.array))
+    places: list[dict[tuple[int, ...], tuple[Any, ...]]] = []
+    for w in (left, right):
+        taps = itertools.product(*(range(w.axes[i].taps) for i in lagged))
+        places.append({})
+        for chosen in taps:
+            at = dict(zip(lagged, chosen, strict=True))
+            place = (slice(None), *(at.get(i, slice(None)) for i in range(len(w.axes))))
+            places[-1][(*chosen, 0, 0)[:2]] = place
+    blocks = [tuple(n for i, n in enumerate(shape) if i - 1 not in lagged) for shape in shapes]
     for key in list(totals):
-        block = totals.pop(key)
-        for (s, u, t, v), one in ((key, block), ((*key[2:], *key[:2]), xp.matrix_transpose(block))):
-            places = []
-            for shape, taps in zip(shapes, ((s, u), (t, v)), strict=True):
-                at = dict(zip(lagged, taps, strict=False))
-                places += [slice(None), *(at.get(i, slice(None)) for i in range(len(shape) - 1))]
-            view = out[tuple(places)]
-            out[tuple(places)] = xp.reshape(one, view.shape)
-            if not symmetric:
-                break
+        block, one, other = totals.pop(key), key[:2], key[2:]
+        out[(*places[0][one], *places[1][other])] = xp.reshape(block, (*blocks[0], *blocks[1]))
+        if symmetric and one != other:
+            mirrored = xp.reshape(xp.matrix_transpose(block), (*blocks[1], *blocks[0]))
+            out[(*places[1][other], *places[0][one])] = mirrored
     return xp.reshape(out, (math.prod(shapes[0]), math.prod(shapes[1])))
 
 
 def _bordered(xp: Any, moment: Array, left: Windows, right: Windows) -> Array:
     """The moment with what the columns of ones have with every feature."""
-    if right.bias:
-        moment = xp.concat([moment, _sums(xp, left)[:, None]], axis=1)
+    column = _sums(xp, left) if right.bias else None
+    if column is not None:
+        moment = xp.concat([moment, column[:, None]], axis=1)
     if left.bias:
-        row = _sums(xp, right)
+        row = column if column is not None and left is right else _sums(xp, right)
         if right.bias:
             count = asarray(np.full(1, float(right.samples * math.prod(right.positions))), like=row)
             row = xp.concat([row, count])
