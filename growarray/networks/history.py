@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from growarray.errors import DataError
+from growarray.networks.picture import figure_of
 
 __all__ = ["History", "write_atomically"]
 
@@ -55,17 +56,13 @@ class History:
 
         path : also write it there, in the format of the ending: ``.png``, ``.pdf``, ``.svg``
 
-        Raises ImportError where matplotlib is missing, ValueError where no epoch has been trained.
+        Raises ImportError if matplotlib is missing, ValueError if no epoch has been trained.
 
         >>> history = History()
         >>> history.add("train", epoch=1, train_loss=2.0, validation_loss=2.1, validation_score=0.3, widths=[2])
         >>> len(history.plot().axes)
         3
         """
-        try:
-            from growarray.networks.picture import figure_of
-        except ImportError as error:
-            raise ImportError(f'History.plot: {error}; install it with: pip install "growarray[cli]"') from error
         figure = figure_of(self.steps, self.final)
         if path is not None:
             figure.savefig(path)
