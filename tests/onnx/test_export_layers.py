@@ -178,6 +178,7 @@ FUNCTIONS = {
     "clip": (elementwise.Clip(-0.5, 0.5), None),
     "clip below": (elementwise.Clip(low=0.1), None),
     "clip above": (elementwise.Clip(high=0.1), None),
+    "cos": (elementwise.Cos(), None),
     "erf": (elementwise.Erf(), None),
     "exp": (elementwise.Exp(), None),
     "hard sigmoid": (elementwise.HardSigmoid(0.3, 0.4), None),
@@ -189,6 +190,7 @@ FUNCTIONS = {
     "prelu": (elementwise.PReLU(3), None),
     "prelu of one slope": (elementwise.PReLU(1, 0.4), None),
     "reciprocal": (elementwise.Reciprocal(), lambda size: RNG.uniform(0.5, 2.0, size)),
+    "sin": (elementwise.Sin(), None),
     "softsign": (elementwise.Softsign(), None),
     "sqrt": (elementwise.Sqrt(), RNG.random),
 }
