@@ -12,137 +12,77 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from growarray import (
-        backend,
-        checkpoint,
-        contraction,
-        datasets,
-        decompose,
-        errors,
-        factorized,
-        growing,
-        networks,
-        nn,
-        ops,
-        optim,
-        testing,
-    )
-    from growarray.checkpoint import Checkpoint, Grown, from_onnx, load_checkpoint, save_safetensors, to_onnx
-    from growarray.checkpoint.grown import load
-    from growarray.factorized import FactorizedConv, FactorizedLinear, FactorizedTensor
-    from growarray.growing import (
-        FISHER,
-        GRADMAX,
-        TINY,
-        GrowthRule,
-        LinearGrowingModule,
-        LinearMergeGrowingModule,
-        Stream,
-        TensorStatistic,
-        cross_moment,
-    )
-    from growarray.networks import GrowingMLP, GrowingResidualMLP, Growth
-    from growarray.networks.compress import compress
-
-__all__ = [
-    "FISHER",
-    "GRADMAX",
-    "TINY",
-    "Checkpoint",
-    "FactorizedConv",
-    "FactorizedLinear",
-    "FactorizedTensor",
-    "GrowingMLP",
-    "GrowingResidualMLP",
-    "Grown",
-    "Growth",
-    "GrowthRule",
-    "LinearGrowingModule",
-    "LinearMergeGrowingModule",
-    "RankStatistics",
-    "Stream",
-    "TensorStatistic",
-    "__version__",
-    "backend",
-    "checkpoint",
-    "compress",
-    "contraction",
-    "cross_moment",
-    "datasets",
-    "decompose",
-    "errors",
-    "factorized",
-    "from_onnx",
-    "growing",
-    "load",
-    "load_checkpoint",
-    "networks",
-    "nn",
-    "ops",
-    "optim",
-    "save_safetensors",
-    "testing",
-    "to_onnx",
-]
+if TYPE_CHECKING:  # for type checkers and editors, what _NAMES_OF says at run time
+    from growarray import backend as backend
+    from growarray import checkpoint as checkpoint
+    from growarray import compression as compression
+    from growarray import contraction as contraction
+    from growarray import datasets as datasets
+    from growarray import decompose as decompose
+    from growarray import errors as errors
+    from growarray import factorized as factorized
+    from growarray import growing as growing
+    from growarray import networks as networks
+    from growarray import nn as nn
+    from growarray import ops as ops
+    from growarray import optim as optim
+    from growarray import testing as testing
+    from growarray.checkpoint import Checkpoint as Checkpoint
+    from growarray.checkpoint import Grown as Grown
+    from growarray.checkpoint import from_onnx as from_onnx
+    from growarray.checkpoint import load_checkpoint as load_checkpoint
+    from growarray.checkpoint import save_safetensors as save_safetensors
+    from growarray.checkpoint import to_onnx as to_onnx
+    from growarray.checkpoint.grown import load as load
+    from growarray.compression import compress as compress
+    from growarray.factorized import FactorizedConv as FactorizedConv
+    from growarray.factorized import FactorizedLinear as FactorizedLinear
+    from growarray.factorized import FactorizedTensor as FactorizedTensor
+    from growarray.growing import FISHER as FISHER
+    from growarray.growing import GRADMAX as GRADMAX
+    from growarray.growing import TINY as TINY
+    from growarray.growing import GrowthRule as GrowthRule
+    from growarray.growing import LinearGrowingModule as LinearGrowingModule
+    from growarray.growing import LinearMergeGrowingModule as LinearMergeGrowingModule
+    from growarray.growing import RankStatistics as RankStatistics
+    from growarray.growing import Stream as Stream
+    from growarray.growing import TensorStatistic as TensorStatistic
+    from growarray.growing import cross_moment as cross_moment
+    from growarray.networks import GrowingMLP as GrowingMLP
+    from growarray.networks import GrowingResidualMLP as GrowingResidualMLP
+    from growarray.networks import Growth as Growth
 
 __version__ = "0.1.0"
 
-_SUBMODULES = frozenset(
-    [
-        "backend",
-        "checkpoint",
-        "contraction",
-        "datasets",
-        "decompose",
-        "errors",
-        "factorized",
-        "growing",
-        "networks",
-        "nn",
-        "ops",
-        "optim",
-        "testing",
-    ]
-)
-
-_MODULE_OF = {
-    "Checkpoint": "growarray.checkpoint",
-    "FISHER": "growarray.growing",
-    "GRADMAX": "growarray.growing",
-    "TINY": "growarray.growing",
-    "FactorizedConv": "growarray.factorized",
-    "FactorizedLinear": "growarray.factorized",
-    "FactorizedTensor": "growarray.factorized",
-    "GrowingMLP": "growarray.networks",
-    "GrowingResidualMLP": "growarray.networks",
-    "Growth": "growarray.networks",
-    "Grown": "growarray.checkpoint",
-    "GrowthRule": "growarray.growing",
-    "LinearGrowingModule": "growarray.growing",
-    "LinearMergeGrowingModule": "growarray.growing",
-    "RankStatistics": "growarray.growing",
-    "Stream": "growarray.growing",
-    "TensorStatistic": "growarray.growing",
-    "compress": "growarray.networks",
-    "cross_moment": "growarray.growing",
-    "from_onnx": "growarray.checkpoint",
-    "load": "growarray.checkpoint.grown",
-    "load_checkpoint": "growarray.checkpoint",
-    "save_safetensors": "growarray.checkpoint",
-    "to_onnx": "growarray.checkpoint",
+_NAMES_OF = {
+    "backend": "",
+    "checkpoint": "Checkpoint Grown from_onnx load_checkpoint save_safetensors to_onnx",
+    "checkpoint.grown": "load",
+    "compression": "compress",
+    "contraction": "",
+    "datasets": "",
+    "decompose": "",
+    "errors": "",
+    "factorized": "FactorizedConv FactorizedLinear FactorizedTensor",
+    "growing": "FISHER GRADMAX TINY GrowthRule LinearGrowingModule LinearMergeGrowingModule RankStatistics Stream "
+    "TensorStatistic cross_moment",
+    "networks": "GrowingMLP GrowingResidualMLP Growth",
+    "nn": "",
+    "ops": "",
+    "optim": "",
+    "testing": "",
 }
+_MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names.split()}
+
+__all__ = sorted({"__version__", *(module for module in _NAMES_OF if "." not in module), *_MODULE_OF})
 
 
 def __getattr__(name: str) -> Any:
     """Load the module that a public name comes from (PEP 562), once."""
-    if name in _SUBMODULES:
-        return importlib.import_module(f"growarray.{name}")
-    if name in _MODULE_OF:
-        value = getattr(importlib.import_module(_MODULE_OF[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'growarray' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    if name not in __all__:
+        raise AttributeError(f"module 'growarray' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    module = importlib.import_module(f"growarray.{_MODULE_OF.get(name, name)}")
+    return globals().setdefault(name, getattr(module, name) if name in _MODULE_OF else module)
 
 
 def __dir__() -> list[str]:

@@ -23,9 +23,9 @@ import numpy as np
 
 from growarray import nn
 from growarray.checkpoint import from_onnx, to_onnx
+from growarray.compression import Compression, compress
 from growarray.datasets import load_digits
 from growarray.factorized.report import Change
-from growarray.networks import Compression, compress
 from growarray.ops import cross_entropy
 from growarray.optim import Adam, cosine
 

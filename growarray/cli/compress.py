@@ -16,21 +16,21 @@ from rich.console import Console
 from growarray.backend import to_numpy
 from growarray.checkpoint import Checkpoint, load_checkpoint, save_safetensors
 from growarray.checkpoint.inspect import inspect
-from growarray.checkpoint.onnx_export import to_onnx
-from growarray.checkpoint.onnx_import import from_onnx
 from growarray.checkpoint.report import printable
 from growarray.cli.compress_data import accuracy, labelled
-from growarray.cli.compress_picture import draw
 from growarray.cli.compress_weights import Weights
 from growarray.cli.files import plain_errors
 from growarray.cli.help import choices, option
 from growarray.cli.save import check_writable
 from growarray.cli.terminal import show_line, stderr_bar
+from growarray.compression import Compression
+from growarray.compression import compress as compress_network
 from growarray.errors import DataError
 from growarray.factorized.report import Change
-from growarray.networks import Compression, write_atomically
-from growarray.networks.compress import compress as compress_network
+from growarray.networks import write_atomically
 from growarray.nn.module import Module
+from growarray.onnx.export import to_onnx
+from growarray.onnx.read import from_onnx
 
 __all__ = ["compress"]
 
@@ -254,6 +254,8 @@ def _weights(
 
 def _write(folder: Path, made: _Made, report: str) -> list[str]:
     """Write everything beside, then move it into place: all of it or nothing; what was written."""
+    from growarray.cli.compress_picture import draw  # matplotlib takes half a second to import
+
     with tempfile.TemporaryDirectory(dir=folder, prefix=".compress") as name:
         beside = Path(name)
         arrays = {name: np.asarray(to_numpy(value), order="C") for name, value in made.state.items()}

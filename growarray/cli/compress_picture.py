@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from growarray.compression import Compression
 from growarray.contraction.table import quantity, seconds
 from growarray.factorized.report import Change, ConversionReport
-from growarray.networks import Compression
 
 __all__ = ["draw", "drawn"]
 
@@ -29,7 +29,7 @@ def draw(found: Compression) -> bytes:
 
     >>> import numpy as np
     >>> from growarray import nn
-    >>> from growarray.networks.compress import compress
+    >>> from growarray.compression import compress
     >>> net = nn.Sequential(nn.Linear(30, 40, rng=np.random.default_rng(0)))
     >>> draw(compress(net, 0.5))[1:4]
     b'PNG'

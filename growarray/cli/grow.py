@@ -182,7 +182,7 @@ def _picture(history: History) -> str:
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / save.PICTURE, draw(history))
+        write_atomically(folder / save.PICTURE, draw(history.steps, history.final))
     except OSError as error:
         return f"no picture: {folder} cannot be written to ({error.strerror}); --output names another folder"
     return f"picture in {folder / save.PICTURE}"

@@ -323,7 +323,7 @@ class Run:
             data = self.data
             result = Grown(self.loop.network, self.options.task, data.classes, data.scaling, self.loop.history)
             result.to_onnx(self.folder / save.MODEL)
-            write_atomically(self.folder / save.PICTURE, draw(self.loop.history))
+            write_atomically(self.folder / save.PICTURE, draw(self.loop.history.steps, self.loop.history.final))
             self.loop.history.save(self.folder / save.HISTORY)
             self.save(final)  # last: a run that is killed before it writes the others again
         return final

@@ -26,7 +26,7 @@ __all__ = ["run_tasks", "settled"]
 
 _T = TypeVar("_T")
 
-_MOST_OFFERS = 8  # a worker; an offer outlives a short job until a worker wakes, and must not keep the next job from one
+_MOST_OFFERS = 8  # a worker; an offer outlives a short job until a worker wakes, and must not cost the next job one
 
 _BUFFER = 1024  # elements; NumPy copies what lies in runs shorter than its buffer, which halves the speed of a pass
 

@@ -5,14 +5,9 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator, PercentFormatter
-
-if TYPE_CHECKING:
-    from growarray.networks.history import History
+if TYPE_CHECKING:  # matplotlib takes as long to import as the library: only who draws waits for it
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["draw", "figure_of"]
 
@@ -20,42 +15,60 @@ _TRAIN, _VALIDATION, _GROWTH, _REFUSED = "#1f77b4", "#d95f02", "#8c8c8c", "#c039
 _FIXED: dict[str, Any] = {"linestyle": ":", "linewidth": 1.6}  # the network that does not grow, in the same colours
 
 
-def draw(history: History) -> bytes:
-    """A PNG of :func:`figure_of`.
+Entries = list[dict[str, Any]]  # of a history: its steps, or those of one event
 
-    >>> from growarray.networks import History
-    >>> history = History()
-    >>> history.add("train", epoch=1, train_loss=2.0, validation_loss=2.1, validation_score=0.3, widths=[2])
-    >>> draw(history)[1:4]
+
+def draw(steps: Entries, final: dict[str, Any] | None) -> bytes:
+    """The picture as a PNG; the arguments are those of :func:`figure_of`.
+
+    >>> entry = {"event": "train", "epoch": 1, "train_loss": 2.0, "validation_loss": 2.1, "widths": [2]}
+    >>> draw([{**entry, "validation_score": 0.3}], None)[1:4]
     b'PNG'
     """
     stream = io.BytesIO()
-    figure_of(history).savefig(stream, format="png")
+    figure_of(steps, final).savefig(stream, format="png")
     return stream.getvalue()
 
 
-def figure_of(history: History) -> Figure:
-    """Three panels over one axis of epochs, dotted the fixed network; ``ValueError`` if no epoch has been trained."""
-    if not history.of("train"):
+def figure_of(steps: Entries, final: dict[str, Any] | None) -> Figure:
+    """Three panels over one axis of epochs, from the entries and the summary of a history; the fixed network dotted.
+
+    Raises ImportError if matplotlib is missing, ValueError if no epoch has been trained.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+        from matplotlib.ticker import MaxNLocator
+    except ImportError as error:
+        raise ImportError(f'History.plot: {error}; install it with: pip install "growarray[cli]"') from error
+    trained, grown = _of(steps, "train"), _of(steps, "growth")
+    if not trained:
         raise ValueError("History.plot: the history holds no epoch, so there is nothing to draw; train first")
     figure = Figure(figsize=(8.0, 8.5), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
     FigureCanvasAgg(figure)  # no window, whatever matplotlib's own setting is
     loss, score, width = figure.subplots(3, 1, sharex=True)
-    fixed = ((history.final or {}).get("compare") or {}).get("steps", [])
-    _loss(loss, history.of("train"), fixed)
-    _score(score, history, fixed)
-    _widths(width, history, fixed)
+    summary = final or {}
+    fixed = (summary.get("compare") or {}).get("steps", [])
+    _loss(loss, trained, fixed)
+    _score(score, trained, summary, fixed)
+    _widths(width, steps, summary, fixed)
     for panel in (loss, score, width):
-        _mark_growths(panel, history.of("growth"), named=panel is loss)
+        _mark_growths(panel, grown, named=panel is loss)
         panel.grid(axis="y", alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(loc="best", fontsize=9, framealpha=0.9)
     width.set_xlabel("epoch")
-    width.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axis in (width.xaxis, width.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
-def _loss(panel: Axes, entries: list[dict[str, Any]], fixed: list[dict[str, Any]]) -> None:
+def _of(steps: Entries, event: str) -> Entries:
+    return [entry for entry in steps if entry["event"] == event]
+
+
+def _loss(panel: Axes, entries: Entries, fixed: Entries) -> None:
     judged = _judged_by(entries, after=", after each epoch")
     for key, colour, label in (("train_loss", _TRAIN, "training"), ("validation_loss", _VALIDATION, judged)):
         _curve(panel, entries, key, color=colour, label=label, marker=".", markersize=4)
@@ -66,19 +79,18 @@ def _loss(panel: Axes, entries: list[dict[str, Any]], fixed: list[dict[str, Any]
     panel.set_ylabel("loss")
 
 
-def _judged_by(entries: list[dict[str, Any]], after: str = "") -> str:
+def _judged_by(entries: Entries, after: str = "") -> str:
     """What the figures called validation were measured on: without such data the training data."""
     return "validation" if entries[0].get("judged_by") != "training" else f"training{after}"
 
 
-def _curve(panel: Axes, entries: list[dict[str, Any]], key: str, **style: Any) -> None:
+def _curve(panel: Axes, entries: Entries, key: str, **style: Any) -> None:
     """One figure over the epochs; nothing where there are no entries."""
     if entries:
         panel.plot([entry["epoch"] for entry in entries], [entry[key] for entry in entries], **style)
 
 
-def _score(panel: Axes, history: History, fixed: list[dict[str, Any]]) -> None:
-    entries, final = history.of("train"), history.final or {}
+def _score(panel: Axes, entries: Entries, final: dict[str, Any], fixed: Entries) -> None:
     name = final.get("score_name", "score")
     judged = _judged_by(entries)
     _curve(panel, entries, "validation_score", color=_VALIDATION, label=judged, marker=".", markersize=4)
@@ -101,15 +113,17 @@ def _score(panel: Axes, history: History, fixed: list[dict[str, Any]]) -> None:
                 label=text,
             )
     if name == "accuracy":
+        from matplotlib.ticker import PercentFormatter
+
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     panel.set_ylabel("R2" if name == "r2" else name)
 
 
-def _widths(panel: Axes, history: History, fixed: list[dict[str, Any]]) -> None:
+def _widths(panel: Axes, steps: Entries, final: dict[str, Any], fixed: Entries) -> None:
     """Every width as a stair: it is that of the epoch's end until a growth at that end raises it."""
-    known = [step for step in history.steps if "widths" in step]
-    names = {step["place"]: step.get("widens", step["where"]) for step in history.of("growth") if "place" in step}
-    names |= dict(enumerate((history.final or {}).get("places", [])))
+    known = [step for step in steps if "widths" in step]
+    names = {step["place"]: step.get("widens", step["where"]) for step in _of(steps, "growth") if "place" in step}
+    names |= dict(enumerate(final.get("places", [])))
     epochs = [step["epoch"] for step in known]
     for place in range(len(known[0]["widths"])):
         widths = [step["widths"][place] for step in known]
@@ -120,11 +134,10 @@ def _widths(panel: Axes, history: History, fixed: list[dict[str, Any]]) -> None:
             dotted: dict[str, Any] = {"color": line.get_color(), "label": f"{label}, fixed", **_FIXED}
             panel.plot([step["epoch"] for step in fixed], those, **dotted)
     panel.set_ylim(bottom=0)
-    panel.yaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_ylabel("width")
 
 
-def _mark_growths(panel: Axes, entries: list[dict[str, Any]], *, named: bool) -> None:
+def _mark_growths(panel: Axes, entries: Entries, *, named: bool) -> None:
     done = [entry["epoch"] for entry in entries if "refused" not in entry]
     refused = [entry["epoch"] for entry in entries if "refused" in entry]
     for epochs, colour, style, label in (

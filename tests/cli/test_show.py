@@ -8,7 +8,7 @@ from rich.console import Console
 from growarray.cli.run import RunOptions
 from growarray.cli.show import Show, growth_table, result_table
 from growarray.networks import History
-from growarray.networks.picture import draw, figure_of
+from growarray.networks.picture import draw
 
 GROWN = {
     "epoch": 100,
@@ -110,16 +110,16 @@ def test_a_terminal_gets_a_bar(history):
 
 def test_the_picture_takes_losses_over_decades_and_refusals(history):
     history.add("train", epoch=104, train_loss=0.01, validation_loss=0.02, validation_score=0.9, widths=[18, 2])
-    assert draw(history).startswith(b"\x89PNG")
+    assert draw(history.steps, history.final).startswith(b"\x89PNG")
 
 
 def test_the_picture_calls_figures_of_the_training_data_so(history):
-    names = [[text.get_text() for text in panel.get_legend().get_texts()] for panel in figure_of(history).axes]
+    names = [[text.get_text() for text in panel.get_legend().get_texts()] for panel in history.plot().axes]
     assert "validation" in names[0]
     assert names[1] == ["validation"]
     for entry in history.of("train"):
         entry["judged_by"] = "training"
-    names = [[text.get_text() for text in panel.get_legend().get_texts()] for panel in figure_of(history).axes]
+    names = [[text.get_text() for text in panel.get_legend().get_texts()] for panel in history.plot().axes]
     assert names[0][:2] == ["training", "training, after each epoch"]
     assert names[1] == ["training"]
 
@@ -136,7 +136,7 @@ def test_the_picture_shows_the_fixed_network_beside_the_grown_one(history):
         for epoch in (1, 2, 3)
     ]
     history.final = {"score_name": "accuracy", "test_score": 0.9, "compare": {"test_score": 0.8, "steps": steps}}
-    loss, score, width = figure_of(history).axes
+    loss, score, width = history.plot().axes
     lines = {line.get_label(): list(line.get_ydata()) for panel in (loss, score, width) for line in panel.get_lines()}
     assert lines["training, fixed"] == [1.0, 0.5, 1.0 / 3]
     assert lines["validation, fixed"] == [0.5, 0.5, 0.5]  # of the score, drawn last
@@ -144,7 +144,7 @@ def test_the_picture_shows_the_fixed_network_beside_the_grown_one(history):
     names = [text.get_text() for text in score.get_legend().get_texts()]
     assert names[-2:] == ["test at the end, fixed: 80.00%", "test at the end: 90.00%"]
     history.final["compare"] = None
-    assert not any("fixed" in str(line.get_label()) for panel in figure_of(history).axes for line in panel.get_lines())
+    assert not any("fixed" in str(line.get_label()) for panel in history.plot().axes for line in panel.get_lines())
 
 
 def test_an_undone_growth_shows_what_was_promised_and_what_came(history):

@@ -1,0 +1,130 @@
+"""What it would cost to factorize a layer at each rank, and about what error it would make, without decomposing it.
+
+The errors are those of the formats, see ``factorized/spectra.py``: relative and squared, in the norm of the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from growarray.backend import Array, asarray, namespace
+from growarray.compression.observe import Shape, Target, dense_plan
+from growarray.contraction import Plan
+from growarray.decompose import Candidate
+from growarray.decompose.unfolding import mode_product
+from growarray.factorized import CPTensor
+from growarray.factorized.equation import conv_plan, stored_sizes
+from growarray.factorized.linear_plan import linear_plan
+from growarray.factorized.settings import ConvSettings
+from growarray.factorized.spectra import WIDEST, Spectra, Tail, geometric
+from growarray.factorized.tensor import FactorizedTensor, target_of
+
+__all__ = ["MATRIX", "Choice", "candidates_of", "cost_of", "plans_of", "weighted_error", "weighted_kernel"]
+
+_PLANNED = 10  # of each format where every candidate is planned
+MATRIX = CPTensor
+"""The format of a linear layer's weight: with one mode a side it is a product of two matrices."""
+
+
+class Choice(NamedTuple):
+    """A format and a rank; format None leaves the layer as it is."""
+
+    format: str | None
+    rank: Any = None
+
+
+def weighted_kernel(target: Target) -> Array:
+    """The kernel in float64, its input channels times the root of their second moment where that is known."""
+    xp = namespace(target.kernel)
+    kernel = xp.astype(target.kernel, xp.float64)
+    return kernel if target.root is None else mode_product(kernel, target.root, 1)
+
+
+def weighted_error(target: Target, kernel: Array) -> float:
+    """Squared relative error of another kernel in the norm of the candidates."""
+    xp = namespace(kernel)
+    gap, own = xp.astype(kernel, xp.float64) - xp.astype(target.kernel, xp.float64), weighted_kernel(target)
+    gap = gap if target.root is None else mode_product(gap, target.root, 1)
+    size = float(xp.sum(own * own))
+    return float(xp.sum(gap * gap)) / size if size else 0.0
+
+
+def candidates_of(target: Target, formats: Sequence[str], by: str) -> list[Candidate]:
+    """All ways to factorize the layer that cost less than it does, and the layer itself.
+
+    formats : of convolutions; a linear layer becomes a product of two matrices, CP of one mode each
+    by : 'parameters', 'flops' or 'time'
+    """
+    kernel = weighted_kernel(target)
+    dense = Candidate(Choice(None), cost_of(target, Choice(None), by), 0.0)
+    if target.is_linear:
+        found = list(_low_rank(kernel))
+    else:
+        spectra = Spectra(kernel)
+        found = [c for name in formats for c in _thinned(_choices(name, spectra), by)]
+    costed = (Candidate(choice, cost_of(target, choice, by), target.influence * error) for choice, error in found)
+    return [dense, *(c for c in costed if c.cost < dense.cost)]
+
+
+def _choices(name: str, spectra: Spectra) -> list[tuple[Choice, float]]:
+    return [(Choice(name, rank), error) for rank, error in FactorizedTensor.kind(name).candidates(spectra)]
+
+
+def _thinned(found: list[tuple[Choice, float]], by: str) -> list[tuple[Choice, float]]:
+    """Every rank once, of those that may lose everything the smallest; where each has to be planned only some."""
+    least = min(found, key=lambda pair: np.sum(pair[0].rank))
+    unique = sorted(dict([least, *(pair for pair in found if pair[1] < 1.0)]).items(), key=lambda pair: pair[1])
+    if by == "parameters" or len(unique) <= _PLANNED:
+        return unique
+    return [unique[i] for i in sorted({round(k) for k in np.linspace(0, len(unique) - 1, _PLANNED)})]
+
+
+def _low_rank(matrix: Array) -> Iterator[tuple[Choice, float]]:
+    o, i = matrix.shape
+    if min(o, i) > WIDEST:  # few of very many: the norm alone is not enough to judge, so take a sketch of the rows
+        matrix = _sketch(matrix)
+    tail = Tail(matrix)
+    for rank in geometric(min(o, i, max(1, o * i // (o + i + 1)), len(tail.values) - 1)):
+        yield Choice(MATRIX.name, rank), tail.at(rank)
+
+
+def _sketch(matrix: Array) -> Array:
+    """Random sums of rows: their singular values are about those of the matrix (with fewer of them)."""
+    draw = np.random.default_rng(0).standard_normal((WIDEST, matrix.shape[0])) / math.sqrt(WIDEST)
+    return asarray(draw, like=matrix) @ matrix
+
+
+def plans_of(target: Target, choice: Choice) -> list[Plan]:
+    """The contraction of each use of the layer."""
+    if choice.format is None:
+        return [dense_plan(target, shape) for shape in target.shapes]
+    factors, place = _factor_shapes(target, choice), target_of(target.kernel)
+    if target.is_linear:
+        (out, inner), name = target.kernel.shape, choice.format
+        return [
+            linear_plan(name, math.prod(shape[:-1]), (inner,), (out,), factors, "auto", False, *place)
+            for shape in target.shapes
+        ]
+    layer = target.layer
+    settings = ConvSettings.of(layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.padding_mode)
+    return [
+        conv_plan(choice.format, shape, factors, layer.groups, settings, "auto", False, *place)
+        for shape in target.shapes
+    ]
+
+
+def _factor_shapes(target: Target, choice: Choice) -> tuple[Shape, ...]:
+    kind = FactorizedTensor.kind(choice.format)
+    return kind.factor_shapes(stored_sizes(kind, tuple(map(int, target.kernel.shape))), choice.rank)
+
+
+def cost_of(target: Target, choice: Choice, by: str) -> float:
+    """Parameters, FLOPs or predicted seconds of the layer in a form."""
+    if by == "parameters":
+        shapes = [tuple(target.kernel.shape)] if choice.format is None else _factor_shapes(target, choice)
+        return float(sum(map(math.prod, shapes)) + target.bias_size)
+    return float(sum(p.flops if by == "flops" else p.seconds for p in plans_of(target, choice)))

@@ -1,0 +1,345 @@
+"""The layers of a network that can be factorized, and what reaches them when the network runs."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import Array, asarray, namespace
+from growarray.contraction import Plan
+from growarray.decompose.whiten import roots
+from growarray.errors import ShapeError, shown
+from growarray.factorized import DenseTensor
+from growarray.factorized.linear_plan import linear_plan
+from growarray.factorized.tensor import target_of
+from growarray.growing.module import GrowingModule
+from growarray.nn.conv import Conv1d, Conv2d, Conv3d, ConvNd
+from growarray.nn.linear import Linear
+from growarray.nn.module import Module, Parameter, Pullback, below
+
+__all__ = [
+    "Target",
+    "compare_outputs",
+    "dense_plan",
+    "effect",
+    "find_targets",
+    "observe",
+    "outputs_of",
+    "sensitivity",
+    "swapped",
+]
+
+_CONVOLUTIONS = (Conv1d, Conv2d, Conv3d, ConvNd)
+_CHUNK = 32  # samples that are run at a time
+_WIDEST = 2048  # input features above which no second moment is kept: its root would take half a minute
+_UNKNOWN = 0.9  # share of the identity in a shrunk moment above which it says too little to be used
+_NOISE = 0.1  # size of the disturbance, relative to the weights of a layer, by which its influence is measured
+_SAMPLES = 16  # of the calibration data, for that
+
+Shape = tuple[int, ...]
+
+
+class Target:
+    """A layer that may be replaced: its name, its input shapes (one for each use), and what the data did there.
+
+    moment : second moment (c, c) of the channels of the input (of one group), None where it is not known
+    rows : of which it is the sum
+    influence : squared relative change of the network's output for that of this layer's output
+    """
+
+    def __init__(self, name: str, layer: Any) -> None:
+        self.name, self.layer = name, layer
+        self.shapes: list[Shape] = []
+        self.moment: Array | None = None
+        self.rows = 0
+        self.influence = 1.0
+        self.is_linear = type(layer) is Linear
+
+    @cached_property
+    def root(self) -> Array | None:
+        """Root of the moment, which weights the input channels of the kernel; read when the moment is complete."""
+        return None if self.moment is None else roots(self.moment)[0]
+
+    @property
+    def kernel(self) -> Array:
+        """The weight, (out, in / groups, *kernel)."""
+        return self.layer.weight.data
+
+    @property
+    def bias_size(self) -> int:
+        """Parameters of the bias, which stays as it is."""
+        return 0 if self.layer.bias is None else int(self.layer.bias.size)
+
+
+class _Probe(Module):
+    """Stands in the place of a layer while the network runs; each use of it calls :meth:`seen`."""
+
+    _links = ("target",)
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def seen(self, x: Array, y: Array) -> Array:
+        """The value to hand on."""
+        self.target.shapes.append(tuple(x.shape))
+        return y
+
+    def forward(self, x: Array) -> Array:
+        """The value of the layer, as :meth:`seen` hands it on."""
+        return self.seen(x, self.target.layer.forward(x))
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """For networks that know no other way forward; there is no way back."""
+
+        def pullback(dy: Array) -> Array:
+            raise NotImplementedError("compress runs a network forwards only")
+
+        return self.forward(x), pullback
+
+
+class _Moment(_Probe):
+    """Adds to the second moment of the channels of the input."""
+
+    def seen(self, x: Array, y: Array) -> Array:
+        """Take the moment of the input."""
+        xp, layer = namespace(x), self.target.layer
+        width = self.target.kernel.shape[1]
+        if 1 < width <= _WIDEST:
+            last = x if self.target.is_linear else xp.moveaxis(x, 1, -1)
+            rows = xp.reshape(xp.astype(last, xp.float64), (-1, 1 if self.target.is_linear else layer.groups, width))
+            columns = xp.permute_dims(rows, (1, 2, 0))
+            found = xp.sum(columns @ xp.matrix_transpose(columns), axis=0)
+            self.target.rows += int(rows.shape[0])
+            self.target.moment = found if self.target.moment is None else self.target.moment + found
+        return y
+
+
+class _Gap(_Probe):
+    """Compares the layer with another one, both at the same input."""
+
+    def __init__(self, target: Target, other: Module) -> None:
+        super().__init__(target)
+        self.other = other
+        self.gap = self.size = 0.0
+
+    def compare(self, x: Array, y: Array) -> Array:
+        """Sum up the squares; the value of the other layer."""
+        z = self.other(x)
+        gap, size = _squares(z, y)
+        self.gap, self.size = self.gap + gap, self.size + size
+        return z
+
+    def seen(self, x: Array, y: Array) -> Array:
+        """The value of the dense layer."""
+        self.compare(x, y)
+        return y
+
+
+class _Other(_Gap):
+    """Hands on what the other layer gives."""
+
+    def seen(self, x: Array, y: Array) -> Array:
+        """The value of the other layer."""
+        return self.compare(x, y)
+
+
+class _Noise(_Other):
+    """Hands on what the layer gives with disturbed weights.
+
+    Not a disturbed output: noise that differs from place to place would be lost where places are averaged, while a
+    kernel that is off is off everywhere alike.
+    """
+
+    def __init__(self, target: Target, rng: np.random.Generator) -> None:
+        noisy, kernel = swapped(target.layer, {}), target.kernel
+        xp = namespace(kernel)
+        size = _NOISE * math.sqrt(float(xp.mean(xp.astype(kernel, xp.float64) ** 2)))
+        drawn = asarray(rng.normal(0.0, size, tuple(kernel.shape)), like=kernel, dtype=kernel.dtype)
+        noisy.weight.data = kernel + drawn
+        super().__init__(target, noisy)
+
+
+def find_targets(network: Module) -> list[Target]:
+    """Convolutions and linear layers whose weight is theirs alone, each once, under its first name.
+
+    Raises ValueError where a weight or a bias holds a NaN or an infinity.
+    """
+    owners = Counter(id(p) for m in {id(m): m for m in network.modules()}.values() for p in _own(m))
+    found: dict[int, Target] = {}
+    for name, module in _named(network, ""):
+        kind = type(module)
+        if not (kind is Linear or kind in _CONVOLUTIONS) or id(module) in found:
+            continue
+        layer: Any = module
+        weight = layer.weight
+        if (
+            owners[id(weight)] > 1
+            or weight.size == 0
+            or not namespace(weight.data).isdtype(weight.data.dtype, "real floating")
+        ):
+            continue
+        for label, held in (("weight", weight), ("bias", layer.bias)):
+            xp = None if held is None else namespace(held.data)
+            if xp is not None and not bool(xp.all(xp.isfinite(held.data))):
+                raise ValueError(
+                    f"compress: {label} of layer {shown(name)} holds a NaN or an infinity; clean the network first"
+                )
+        found[id(module)] = Target(name, layer)
+    return list(found.values())
+
+
+def _own(module: Module) -> Iterator[Parameter]:
+    return (value for _, value in module._fields() if isinstance(value, Parameter))
+
+
+def _named(module: Module, prefix: str) -> Iterator[tuple[str, Module]]:
+    """Modules and their names, that of the network itself being its class; not those inside of growing modules.
+
+    A growing module computes with the weight of its layer as it is, and extends it.
+    """
+    yield prefix.removesuffix(".") or type(module).__name__, module
+    for name, child in () if isinstance(module, GrowingModule) else module.children():
+        yield from _named(child, below(prefix, name))
+
+
+def swapped(network: Module, layers: Mapping[int, Any]) -> Any:
+    """A copy of the network with other objects in the place of those whose id is named, wherever they are held."""
+    memo: dict[int, Any] = dict(layers)
+    return copy.deepcopy(network, memo)
+
+
+def outputs_of(network: Any, inputs: Any) -> list[Array]:
+    """All outputs of a network, for an array or for a mapping from the names of its inputs."""
+    found = network.run(inputs) if isinstance(inputs, Mapping) else network(inputs)
+    if isinstance(found, Mapping):
+        return list(found.values())
+    return list(found) if isinstance(found, list | tuple) else [found]
+
+
+def _chunks(inputs: Any, limit: int | None = None, step: int = _CHUNK) -> Iterator[Any]:
+    """The inputs, a few samples at a time."""
+    arrays = inputs if isinstance(inputs, Mapping) else {"": inputs}
+    count = min(int(a.shape[0]) for a in arrays.values())
+    count = count if limit is None else min(count, limit)
+    for start in range(0, count, step):
+        part = {name: a[start : min(start + step, count), ...] for name, a in arrays.items()}
+        yield part if isinstance(inputs, Mapping) else part[""]
+
+
+def _run(
+    network: Module, probes: Sequence[_Probe], inputs: Any, limit: int | None = None, step: int = _CHUNK
+) -> list[list[Array]]:
+    """Outputs of a copy of the network with probes in the place of layers, in evaluation mode; it shares parameters."""
+    shared = {id(parameter): parameter for parameter in network.parameters()}
+    probing = swapped(network, {**shared, **{id(p.target.layer): p for p in probes}})
+    if isinstance(probing, Module):
+        probing.eval()
+    try:
+        return [outputs_of(probing, part) for part in _chunks(inputs, limit, step)]
+    except ValueError as error:
+        shapes = {k: tuple(a.shape) for k, a in inputs.items()} if isinstance(inputs, Mapping) else tuple(inputs.shape)
+        raise ShapeError(f"compress: the network does not take an input of shape {shapes}: {error}") from error
+
+
+def observe(network: Module, targets: Sequence[Target], sample: Any, data: Any) -> None:
+    """Run the network on ``sample`` for the shapes, and on calibration ``data``, if any, for the moments.
+
+    Raises ShapeError where the network does not take them.
+    """
+    _run(network, [_Probe(t) for t in targets], sample, step=sys.maxsize)  # each use once: times are of the whole batch
+    if data is None:
+        return
+    _run(network, [_Moment(t) for t in targets], data)
+    for target in targets:
+        target.moment = _shrunk(target)
+
+
+def _shrunk(target: Target) -> Array | None:
+    """The moment drawn towards a multiple of the identity, the more the fewer rows there are for its entries."""
+    if target.moment is None:
+        return None
+    xp, d = namespace(target.moment), target.moment.shape[0]
+    share, size = d / (d + target.rows), float(xp.linalg.trace(target.moment)) / d
+    if share > _UNKNOWN or size == 0.0:
+        return None
+    eye = xp.eye(d, dtype=xp.float64, device=target.moment.device)
+    return (1.0 - share) * target.moment + share * size * eye
+
+
+def sensitivity(network: Module, targets: Sequence[Target], data: Any, rng: np.random.Generator) -> list[list[Array]]:
+    """Measure the influence of each layer: disturb its weights, and see how far its and the network's output move.
+
+    Returns the outputs without a disturbance.
+    """
+    plain = _run(network, [], data, _SAMPLES)
+    if not all(math.isfinite(_squares(y, y)[1]) for part in plain for y in part):
+        raise ValueError(
+            "compress: the output of the network on the calibration data is not finite; see what it is fed"
+        )
+    for target in targets:
+        noise = _Noise(target, rng)
+        gap, size = _distance(_run(network, [noise], data, _SAMPLES), plain)
+        target.influence = gap / size / (noise.gap / noise.size) if size and noise.gap and noise.size else 0.0
+    return plain
+
+
+def effect(network: Module, target: Target, layer: Module, data: Any, plain: Sequence[Sequence[Array]]) -> float:
+    """Squared relative change of the network's output when this layer alone is in the target's place.
+
+    plain : what :func:`sensitivity` returned
+    """
+    gap, size = _distance(_run(network, [_Other(target, layer)], data, _SAMPLES), plain)
+    return gap / size if size else 0.0
+
+
+def compare_outputs(
+    network: Module, small: Module, replaced: Mapping[str, tuple[Target, Module]], data: Any
+) -> tuple[float, dict[str, float]]:
+    """Relative error of the output of the compressed network on ``data``, and that of each layer by itself."""
+    probes = {name: _Gap(target, layer) for name, (target, layer) in replaced.items()}
+    plain = _run(network, list(probes.values()), data)
+    found = _run(small, [], data)
+    return _root(*_distance(found, plain)), {name: _root(p.gap, p.size) for name, p in probes.items()}
+
+
+def _squares(found: Array, expected: Array) -> tuple[float, float]:
+    """Squared distance, and squared norm of what is expected."""
+    xp = namespace(found, expected)
+    wide = xp.astype(expected, xp.float64)
+    return float(xp.sum((xp.astype(found, xp.float64) - wide) ** 2)), float(xp.sum(wide * wide))
+
+
+def _distance(found: Sequence[Sequence[Array]], expected: Sequence[Sequence[Array]]) -> tuple[float, float]:
+    """:func:`_squares` of all outputs."""
+    gaps = [_squares(a, b) for x, y in zip(found, expected, strict=True) for a, b in zip(x, y, strict=True)]
+    gap, size = map(sum, zip(*gaps, strict=True))
+    return gap, size
+
+
+def _root(gap: float, size: float) -> float:
+    return math.sqrt(gap / size) if size else 0.0 if gap == 0.0 else math.inf
+
+
+def dense_plan(target: Target, shape: Shape) -> Plan:
+    """What the dense layer does for an input of this shape."""
+    if not target.is_linear:
+        found: Plan = target.layer.plan(shape)
+        return found
+    out, width = target.kernel.shape
+    return linear_plan(
+        DenseTensor.name,
+        math.prod(shape[:-1]),
+        (width,),
+        (out,),
+        ((out, width),),
+        "auto",
+        False,
+        *target_of(target.kernel),
+    )

@@ -1,0 +1,373 @@
+"""Compress a network: factorize its convolutions and linear layers under one budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import Array, asarray, is_array, namespace
+from growarray.compression.candidates import MATRIX, Choice, candidates_of, cost_of, plans_of, weighted_error
+from growarray.compression.left import left_alone
+from growarray.compression.observe import (
+    Target,
+    compare_outputs,
+    effect,
+    find_targets,
+    observe,
+    sensitivity,
+    swapped,
+)
+from growarray.compression.report import Compression, trade_off
+from growarray.decompose import Candidate, allocate
+from growarray.decompose.arguments import is_int, is_real
+from growarray.decompose.inputs import check_rng
+from growarray.errors import ShapeError, shown
+from growarray.factorized import DenseTensor
+from growarray.factorized.conv import FactorizedConv
+from growarray.factorized.linear import FactorizedLinear
+from growarray.factorized.measure import plan_figures, time_both, whole_shape
+from growarray.factorized.parameters import real_array
+from growarray.factorized.report import Change, ConversionReport
+from growarray.factorized.settings import flag
+from growarray.factorized.tensor import FactorizedTensor, kinds
+from growarray.nn.module import Module
+
+__all__ = ["compress"]
+
+_MEASURES = ("parameters", "flops", "time")
+_SHOWN = 5  # layers that an error tells of
+_ROUNDS = 4  # of choosing, decomposing what is chosen, and correcting the estimates by what came of it
+
+Made = tuple[Any, ConversionReport, float]
+
+
+def compress(
+    network: Module,
+    budget: float,
+    *,
+    by: str = "parameters",
+    input_shape: Any = None,
+    calibration: Any = None,
+    formats: Sequence[str] = ("cp", "tucker", "tt"),
+    keep: Sequence[str] = (),
+    measure: bool = False,
+    decomposition: Mapping[str, Mapping[str, Any]] | None = None,
+    rng: np.random.Generator | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Compression:
+    """A copy of the network whose convolutions and linear layers are factorized where the budget is spent best.
+
+    network : any module; layers are found and replaced wherever they are held, in lists and graphs too. What is inside
+        a growing module stays, as do transposed convolutions and layers that share their weight with another: what
+        stays, and why, is in the result's ``left``.
+    budget : a float in (0, 1] is a fraction of what the dense network costs; an int is the number itself: of
+        parameters (of the whole network), of FLOPs, or with ``by='time'`` of microseconds
+    by : 'parameters', 'flops' or 'time' (predicted); those of a forward pass, of convolutions and linear layers alone
+    input_shape : of the network's input, batch included, for which FLOPs, times and memory are counted; by default
+        that of one calibration sample. A network with named inputs takes a mapping, as for ``calibration``.
+    calibration : inputs (n, …) of the network; errors are then those of the outputs on these data, each layer's
+        weighted by what of it reaches the network's output
+    formats : that convolutions may take; a linear layer becomes a product of two matrices
+    keep : names of layers that stay dense, or the name of one
+    measure : also time every layer that was replaced, and its dense form
+    decomposition : options for each format, for example ``{'cp': {'max_iterations': 100}}``
+    progress : is told the steps that are done, and how many there are at most: one for each layer whose errors are
+        estimated, and one for each decomposition
+
+    The error of each candidate (layer, format, rank) is estimated from singular values, the budget is allocated, the
+    chosen ones are decomposed, and the estimates are corrected by the errors found, a few times over; with calibration
+    data those are errors of the network's output, measured on up to 16 samples with that layer alone replaced. The
+    time that CP takes is bounded; more sweeps, or fine-tuning, improve its factors.
+
+    Raises
+    ------
+    ValueError
+        The budget cannot be met (the message gives the least), an option makes no sense, a weight or the calibration
+        data are not finite, or no layer can be factorized.
+    ShapeError
+        The network does not take the calibration data, or an input of that shape.
+
+    Examples
+    --------
+    >>> from growarray import nn
+    >>> rng = np.random.default_rng(0)
+    >>> net = nn.Sequential(nn.Conv2d(8, 16, 3, rng=rng), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10, rng=rng))
+    >>> small = compress(net, 0.5, input_shape=(1, 8, 8, 8))
+    >>> small.parameters.ratio <= 0.5, small.network(np.ones((2, 8, 8, 8), dtype=np.float32)).shape
+    (True, (2, 10))
+    """
+    measure = flag("compress", "measure", measure)
+    names = _checked(network, budget, by, formats, measure, input_shape, calibration)
+    budget = int(budget) if is_int(budget) else float(budget)
+    rng, options = check_rng(rng, "compress"), _options({} if decomposition is None else decomposition, names)
+    stay = _names(keep)
+    targets = _targets(network, stay)
+    sample, data = _inputs(targets[0].kernel, input_shape, calibration)
+    if sample is not None:
+        observe(network, targets, sample, data)
+    for target in targets:
+        target.influence = 1.0 / len(targets)
+    plain = None if data is None else sensitivity(network, targets, data, rng)
+    tell = _counted(progress, len(targets))
+    offers = _offers(targets, names, by, tell)
+    fixed = network.number_of_parameters() - sum(cost_of(t, Choice(None), by) for t in targets)
+    fixed = fixed if by == "parameters" else 0.0
+    dense = fixed + sum(max(c.cost for c in those if c.rank.format is None) for those in offers.values())
+    limit = _limit(budget, by, dense, fixed + sum(min(c.cost for c in those) for those in offers.values()))
+    named = {target.name: target for target in targets}
+
+    def judge(name: str, choice: Choice) -> Made:
+        target = named[name]
+        made = _made(target, choice, options.get(choice.format or "", {}), rng)
+        if plain is None or choice.format is None:
+            return (*made[:2], target.influence * made[2])
+        return (*made[:2], effect(network, target, made[0], data, plain))
+
+    chosen, offers = _spend(limit - fixed, offers, judge, tell)
+    layers = {id(t.layer): chosen[t.name][0] for t in targets if chosen[t.name][0] is not t.layer}
+    small = swapped(network, layers)
+    reports = {t.name: _judged(t, *chosen[t.name][:2], measure) for t in targets}
+    output_error = None
+    if data is not None:
+        pairs = {t.name: (t, chosen[t.name][0]) for t in targets if id(t.layer) in layers}
+        output_error, errors = compare_outputs(network, small, pairs, data)
+        reports |= {name: replace(reports[name], output_error=error) for name, error in errors.items()}
+    for name, (layer, *_) in chosen.items():
+        if isinstance(layer, FactorizedConv):
+            layer.report = reports[name]
+    return Compression(
+        small, by, limit, reports,
+        Change(network.number_of_parameters(), small.number_of_parameters()),
+        trade_off(offers, names, [t.name for t in targets if t.is_linear], fixed, dense), output_error,
+        math.sqrt(sum(error for *_, error in chosen.values())),
+        None if sample is None else _shapes(sample), left_alone(network, [t.layer for t in targets], stay),
+    )  # fmt: skip
+
+
+def _offers(
+    targets: Sequence[Target], names: Sequence[str], by: str, tell: Callable[[float], None]
+) -> dict[str, list[Candidate]]:
+    """The candidates of every layer, with estimated errors."""
+    offers: dict[str, list[Candidate]] = {}
+    tell(0.0)
+    for done, target in enumerate(targets, start=1):
+        offers[target.name] = candidates_of(target, names, by)
+        tell(done / len(targets))
+    return offers
+
+
+def _counted(progress: Callable[[int, int], None] | None, layers: int) -> Callable[[float], None]:
+    """Tell the steps of so many turns through all layers: one of estimates, and those of :func:`_spend`."""
+    if progress is None:
+        return lambda turns: None
+    return lambda turns: progress(round(turns * layers), (1 + _ROUNDS) * layers)
+
+
+def _checked(
+    network: Any, budget: Any, by: str, formats: Sequence[str], measure: bool, input_shape: Any, calibration: Any
+) -> list[str]:
+    """Names of the formats; everything else that can be told without work."""
+    if not isinstance(network, Module):
+        raise TypeError(f"compress: expected a Module, found {type(network).__name__}")
+    if by not in _MEASURES:
+        raise ValueError(f"compress: by={shown(by)}, expected one of {', '.join(_MEASURES)}")
+    if input_shape is None and calibration is None and (measure or by != "parameters"):
+        what = "measure=True" if by == "parameters" else f"by={shown(by)}"
+        raise ValueError(f"compress: {what} needs an input; pass input_shape=(n, …) or calibration=")
+    share = is_real(budget) and not is_int(budget)
+    if not (is_int(budget) and budget > 0) and not (share and 0.0 < budget <= 1.0):
+        raise ValueError(
+            f"compress: budget={shown(budget)}, expected a float in (0, 1], a fraction of the dense cost, or a "
+            "positive int, the cost itself"
+        )
+    for option, value in (("input_shape", input_shape), ("calibration", calibration)):
+        if isinstance(value, Mapping) and not hasattr(network, "run"):
+            raise TypeError(
+                f"compress: {option} is a mapping, and {type(network).__name__} has no named inputs; give that of its "
+                "one input"
+            )
+    those = [formats] if isinstance(formats, str) or not isinstance(formats, Iterable) else formats
+    names = [FactorizedTensor.kind(name).name for name in those]
+    known = [kind.name for kind in kinds() if kind.decomposition is not None]
+    if not names or not set(names) <= set(known):
+        raise ValueError(f"compress: formats={list(formats)}, expected some of {', '.join(known)}")
+    return list(dict.fromkeys(names))
+
+
+def _options(decomposition: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """Options of the decompositions by name of the format, which is in use; that of linear layers always is."""
+    if not isinstance(decomposition, Mapping):
+        raise TypeError(
+            f"compress: decomposition={shown(decomposition)}, expected a mapping from formats to their options"
+        )
+    options = {FactorizedTensor.kind(name).name: value for name, value in decomposition.items()}
+    for name, value in options.items():
+        if name not in (*names, MATRIX.name):
+            raise ValueError(f"compress: decomposition has options for {name}, formats are {', '.join(names)}")
+        if not isinstance(value, Mapping):
+            raise TypeError(f"compress: decomposition for {name} is {shown(value)}, expected a mapping of its options")
+        FactorizedTensor.kind(name).fit_options(value)
+    return options
+
+
+def _targets(network: Module, names: Sequence[str]) -> list[Target]:
+    found = find_targets(network)
+    known = [target.name for target in found]
+    unknown = sorted({*names} - {*known})
+    if unknown:
+        raise ValueError(f"compress: keep names {', '.join(unknown)}, expected some of {', '.join(known)}")
+    kept = [target for target in found if target.name not in names]
+    if not kept:
+        left = [f"{name}: {why}" for name, why in left_alone(network, [], names).items()]
+        raise ValueError(
+            f"compress: {type(network).__name__} has no convolution or linear layer that may be replaced"
+            + "".join(f"; {line}" for line in [*left[:_SHOWN], *(["…"] if len(left) > _SHOWN else [])])
+        )
+    return kept
+
+
+def _names(keep: Any) -> tuple[str, ...]:
+    """The names of layers that stay dense."""
+    names = (keep,) if isinstance(keep, str) else tuple(keep) if isinstance(keep, Iterable) else (None,)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"compress: keep={shown(keep)}, expected the name of a layer, or a list of names")
+    return names
+
+
+def _inputs(like: Array, input_shape: Any, calibration: Any) -> tuple[Any, Any]:
+    """An input of the shape that costs are counted for, and the calibration data, in the network's library."""
+    data, sample = None, None
+    if calibration is not None:
+        data = _each(calibration, lambda name, x: _finite(name, real_array(f"compress: calibration{name}", x, like)))
+        sample = _each(data, lambda _, x: x[:1, ...])
+    if input_shape is not None:
+        rng = np.random.default_rng(0)
+        sample = _each(
+            input_shape,
+            lambda name, shape: asarray(
+                rng.standard_normal(whole_shape(f"compress: input_shape{name}", shape)), like=like, dtype=like.dtype
+            ),
+        )
+    return sample, data
+
+
+def _each(value: Any, function: Any) -> Any:
+    """A function of the one input, or of each of those with names."""
+    if isinstance(value, Mapping):
+        return {name: function(f" {shown(name)}", item) for name, item in value.items()}
+    return function("", value)
+
+
+def _finite(name: str, x: Array) -> Array:
+    xp = namespace(x)
+    if x.ndim < 2 or x.shape[0] < 1:
+        raise ShapeError(
+            f"compress: calibration{name} has shape {tuple(x.shape)}, expected (n, …) with at least one sample"
+        )
+    if not bool(xp.all(xp.isfinite(x))):
+        raise ValueError(f"compress: calibration{name} holds a NaN or an infinity; leave those samples out")
+    return x
+
+
+def _shapes(sample: Any) -> Any:
+    return tuple(sample.shape) if is_array(sample) else {name: tuple(x.shape) for name, x in sample.items()}
+
+
+def _limit(budget: float, by: str, dense: float, least: float) -> float:
+    """The budget as a cost, which the cheapest choice must meet."""
+    scale = 1e-6 if by == "time" else 1.0
+    limit = budget * dense if isinstance(budget, float) else min(budget, 1 << 1000) * scale
+    if least > limit * (1.0 + 1e-12):
+        unit = " microseconds" if by == "time" else f" {by}" if by == "parameters" else " FLOPs"
+        raise ValueError(
+            f"compress: the budget of {limit / scale:,.0f}{unit} cannot be met; the least is "
+            f"{math.ceil(least / scale):,}, {least / dense:.1%} of the dense network"
+        )
+    return limit
+
+
+def _spend(
+    budget: float,
+    estimates: Mapping[str, Sequence[Candidate]],
+    judge: Callable[[str, Choice], Made],
+    tell: Callable[[float], None],
+) -> tuple[dict[str, Made], dict[str, list[Candidate]]]:
+    """Layer, report and squared error for each name: what the budget buys; and the candidates with better errors.
+
+    What is chosen is decomposed, by ``judge``, and has the error found; the other ranks of its format have their
+    estimates changed by the same factor. In the end the best choice among all that was decomposed is taken.
+    """
+    done: dict[str, dict[Choice, Made]] = {name: {} for name in estimates}
+    offers = {name: list(those) for name, those in estimates.items()}
+    for turn in range(1, _ROUNDS + 1):
+        choices = {name: c.rank for name, c in allocate(budget, offers).choices.items()}
+        new = [name for name in estimates if choices[name] not in done[name]]
+        if not new:
+            break
+        for place, name in enumerate(new, start=1):
+            done[name][choices[name]] = judge(name, choices[name])
+            offers[name] = _corrected(estimates[name], done[name])
+            tell(turn + place / len(new))
+    tell(1.0 + _ROUNDS)
+    tried = {name: [c for c in those if c.rank in done[name]] for name, those in offers.items()}
+    best = allocate(budget, tried).choices
+    return {name: done[name][c.rank] for name, c in best.items()}, offers
+
+
+def _corrected(estimates: Sequence[Candidate], done: Mapping[Choice, Made]) -> list[Candidate]:
+    """The errors that were found, and for the other ranks of a format estimates times the factor found last."""
+    factors: dict[str | None, float] = {}
+    for c in sorted(estimates, key=lambda c: list(done).index(c.rank) if c.rank in done else -1):
+        if c.rank in done and c.error > 0.0:
+            factors[c.rank.format] = done[c.rank][2] / c.error
+    return [
+        c._replace(error=done[c.rank][2] if c.rank in done else factors.get(c.rank.format, 1.0) * c.error)
+        for c in estimates
+    ]
+
+
+def _made(target: Target, choice: Choice, options: Mapping[str, Any], rng: np.random.Generator) -> Made:
+    """The layer in a form, what is known of it without an input, and its squared error."""
+    dense, kernel = target.layer, target.kernel
+    size = dense.number_of_parameters()
+    if choice.format is None:
+        return dense, ConversionReport(DenseTensor.name, None, tuple(kernel.shape), Change(size, size), 0.0), 0.0
+    kind, xp = FactorizedTensor.kind(choice.format), namespace(kernel)
+    weights = {} if target.moment is None else {"weighted": {0 if kind.output_last else 1: target.moment}}
+    if target.is_linear:
+        made: Any = FactorizedLinear.from_linear(
+            dense,
+            choice.rank,
+            n_tensorized_modes=1,
+            factorization=kind.name,
+            decomposition_kwargs={**weights, **options},
+        )
+        gap = xp.astype(made.matrix() - kernel, xp.float64)
+        error = math.sqrt(float(xp.sum(gap * gap)) / max(float(xp.sum(xp.astype(kernel, xp.float64) ** 2)), 1e-300))
+        change = Change(size, made.number_of_parameters())
+        report = ConversionReport(kind.name, made.rank, tuple(kernel.shape), change, error, 1, "converged")
+        return made, report, weighted_error(target, made.matrix())
+    options = {**kind.search_options(math.prod(kernel.shape), choice.rank, rng), **options}
+    made = FactorizedConv.from_conv(
+        dense, choice.rank, factorization=choice.format, decomposition_kwargs={**weights, **options}, rng=rng
+    )
+    return made, made.report, weighted_error(target, made.kernel())
+
+
+def _judged(target: Target, layer: Any, report: ConversionReport, measure: bool) -> ConversionReport:
+    """The report with FLOPs, times and memory, where the input of the layer is known."""
+    if not target.shapes:
+        return report
+    dense = plans_of(target, Choice(None))
+    small = dense if layer is target.layer else [layer.plan(shape) for shape in target.shapes]
+    figures: dict[str, Any] = {**plan_figures(zip(dense, small, strict=True)), "input_shape": target.shapes[0]}
+    if measure and layer is not target.layer:
+        draw = np.random.default_rng(0).standard_normal
+        inputs = [asarray(draw(s), like=target.kernel, dtype=target.kernel.dtype) for s in target.shapes]
+        times = [time_both(target.layer, layer, x) for x in inputs]
+        figures["measured_time"] = Change(sum(t.before for t in times), sum(t.after for t in times))
+    return replace(report, **figures)
