@@ -75,7 +75,7 @@ class Slice(Moved):
             if places.step < 0:  # taken forwards and flipped: not every library has slices that go back
                 places = places[::-1]
                 backwards.append(axis)
-            index[axis] = slice(places.start, places.stop, places.step) if len(places) else slice(0, 0)
+            index[axis] = slice(places[0], places[-1] + 1, places.step) if len(places) else slice(0, 0)
         part = tuple(index)
 
         def flipped(values: Array) -> Array:
