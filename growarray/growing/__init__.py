@@ -2,8 +2,8 @@
 
 from growarray.growing.change import GrowthUpdate
 from growarray.growing.layer import GrowingModule
-from growarray.growing.linear import LinearGrowingModule
-from growarray.growing.merge import LinearMergeGrowingModule, MergeGrowingModule
+from growarray.growing.linear import LinearGrowingModule, LinearMergeGrowingModule
+from growarray.growing.merge import MergeGrowingModule
 from growarray.growing.moment import TensorStatistic, TensorStatisticWithEstimationError, cross_moment
 from growarray.growing.neighbour import Neighbour
 from growarray.growing.rank import RankStatistics

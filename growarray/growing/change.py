@@ -112,7 +112,7 @@ class GrowthUpdate(Generic[Part]):
         )  # fmt: skip
 
     def with_neurons(self, extension: Part | None, keep: int, zeros: int = 0) -> GrowthUpdate[Part]:
-        """``extension`` in the place of the input extension: the first ``keep`` neurons, then ``zeros`` worth nothing."""
+        """This plan with its first ``keep`` neurons, then ``zeros`` worth nothing; their weights are ``extension``."""
 
         def cut(values: Array | None) -> Array | None:
             if values is None:
@@ -124,9 +124,9 @@ class GrowthUpdate(Generic[Part]):
         return replace(self, input_extension=extension, singular_values=values, slopes=slopes)
 
     def times(self, extension: Part | None, factors: float | np.ndarray) -> GrowthUpdate[Part]:
-        """``extension`` in the place of the input extension: what the neurons promise is ``factors`` times what it was.
+        """This plan with neurons that promise ``factors`` times what they did; their weights are ``extension``.
 
-        The singular values follow by the square root, or by the factor itself where they count linearly.
+        The singular values follow by the square root, or by the factor itself if they count linearly.
         """
 
         def follow(values: Array | None, by: Any) -> Array | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, ShapeError, shown
-from growarray.growing import apply, draw, scale
+from growarray.growing import draw, layer_change, merge_change, scale
 from growarray.growing.change import like
 from growarray.growing.layer import GrowingModule
 from growarray.growing.moment import cross_moment
@@ -91,13 +91,16 @@ class LayerNames(BatchNames):
     activation_gradient = _at("previous.output_slope", "Derivative of ``function_before`` at zero from above.")
 
     # The planned change.
-    compute_optimal_delta = apply.compute_optimal_delta
-    compute_optimal_updates = apply.compute_optimal_updates
-    sub_select_optimal_added_parameters = apply.select_neurons
-    extended_forward = apply.extended_forward
-    check_change = apply.check_change
-    apply_change = apply.apply_change
-    delete_update = apply.delete_update
+    compute_optimal_delta = layer_change.compute_optimal_delta
+    compute_optimal_updates = layer_change.compute_optimal_updates
+    sub_select_optimal_added_parameters = layer_change.select_neurons
+    extended_forward = layer_change.extended_forward
+    check_change = layer_change.check_change
+    apply_change = layer_change.apply_change
+    delete_update = layer_change.delete_update
+    new_neurons_fo_improvement = property(layer_change.new_neurons_fo_improvement)
+    first_order_improvement = property(layer_change.first_order_improvement)
+    predicted_decrease = property(layer_change.predicted_decrease)
     delta_raw = _at("update.solution", "The optimal delta as it was solved for, (o, d) float64.")
     layer_in_extension = GrowingModule.append_columns
     layer_out_extension = GrowingModule.append_rows
@@ -282,6 +285,18 @@ class MergeNames(BatchNames):
     compute_previous_m_update = _at("statistics.previous_m_of_batch", "Previous M of the last batch.")
     number_of_successors = property(lambda merge: len(merge.next_modules), doc="Number of next modules.")
     number_of_predecessors = property(lambda merge: len(merge.previous_modules), doc="Number of previous modules.")
+
+    compute_optimal_delta = merge_change.compute_optimal_delta
+    compute_optimal_updates = merge_change.compute_optimal_updates
+    take = merge_change.take
+    sub_select_optimal_added_parameters = merge_change.select_neurons
+    normalize_optimal_updates = merge_change.normalise_update
+    apply_change = merge_change.apply_change
+    delete_update = merge_change.delete_update
+    new_neurons = property(merge_change.new_neurons)
+    new_neurons_fo_improvement = property(merge_change.new_neurons_fo_improvement)
+    first_order_improvement = property(merge_change.first_order_improvement)
+    predicted_decrease = property(merge_change.predicted_decrease)
 
     def sum_out_features(self: Any) -> int:
         """Sum of the next modules' output widths."""

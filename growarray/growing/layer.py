@@ -24,9 +24,9 @@ __all__ = ["GrowingModule", "layer_before"]
 class GrowingModule(Module):
     """A layer with its function, its neighbours, and what is planned for it; each kind of layer is a subclass.
 
-    It holds a recorder of the last batch, ``recorder``, its ``statistics``, and the planned change ``update``, a
-    :class:`GrowthUpdate` that is replaced and never altered. The outgoing weights of new neurons are a part of this value;
-    their incoming weights are held by the module before, as ``extended_output_layer``, since they become its rows.
+    It holds a ``recorder`` of the last batch, its ``statistics``, and the planned change ``update``, a
+    :class:`GrowthUpdate` that is replaced and never altered: with it goes all that was known of it. The incoming weights
+    of new neurons are held by the module before, as ``extended_output_layer``, since they become its rows.
     ``extended_forward`` computes with the plan, ``apply_change`` carries it out, ``delete_update`` forgets it.
     """
 
@@ -70,8 +70,6 @@ class GrowingModule(Module):
         self.extended_output_layer: Any = None
         self.recorder = BatchRecorder()
         self.statistics = LayerStatistics(self)
-
-    # Neighbours.
 
     @property
     def previous(self) -> Neighbour:
@@ -170,8 +168,6 @@ class GrowingModule(Module):
         """Name of the module whose output new neurons widen: the previous one."""
         return self.previous.name
 
-    # The last batch, and statistics.
-
     def request(self, what: str, by: object) -> None:
         """Keep ``what`` of every batch until ``by`` releases it; S of inputs that a merge gives needs its activity."""
         self.recorder.request(what, by)
@@ -251,8 +247,7 @@ class GrowingModule(Module):
     def update_computation(self, update_covariance_loss_gradient: bool = True) -> None:
         """Add the last batch to every statistic; a second call for the same batch changes nothing.
 
-        After a merge that is S and M; the merge collects what growth through it needs. A batch with NaN or infinite
-        values raises ``GrowthError`` and is left out of all of them.
+        A batch with NaN or infinite values raises ``GrowthError`` and is left out of all of them.
         """
         self.statistics.update(update_covariance_loss_gradient)
 
@@ -267,8 +262,6 @@ class GrowingModule(Module):
         elif self.previous_module is not None:
             self.previous.release("input", self)
             self.previous.growth_statistic.reset()
-
-    # The planned change.
 
     def part_of(self, rows: Array) -> Any:
         """Rows over the features of ``input_stream`` (r, d) as a layer of this kind and dtype."""
@@ -307,7 +300,7 @@ class GrowingModule(Module):
         """A change of this layer, its matrices as layers of this kind; alpha is for the module before."""
         deltas, omega = tuple(self.part_of(delta) for delta in change.deltas), change.input_extension
         columns = None if omega is None else self.columns_of(omega)
-        return replace(change, deltas=deltas, input_extension=columns, output_extension=None)  # type: ignore[arg-type]
+        return replace(change, deltas=deltas, input_extension=columns, output_extension=None)
 
     @property
     def has_plan(self) -> bool:
@@ -321,37 +314,6 @@ class GrowingModule(Module):
         return 0 if planned is None else int(planned.weight.shape[1])
 
     @property
-    def new_neurons_fo_improvement(self) -> float:
-        """First-order improvement by the new neurons: ``sigma'(0+) sum(s^2)``, or ``sum(s)`` if s is ignored."""
-        return 0.0 if self.update.singular_values is None else self.update.improvement(self.previous.output_slope)
-
-    @property
-    def _decrease(self) -> float:
-        decrease = self.update.decrease
-        if decrease is None:
-            raise GrowthError(f"{self.name}: no update is planned; call compute_optimal_updates() first")
-        return decrease
-
-    @property
-    def first_order_improvement(self) -> float:
-        """Decrease of the loss that the planned change promises to first order, at scaling 1.
-
-        Statistics of gradients of the *sum* of the sample losses make it the decrease of their mean.
-        """
-        return self._decrease + self.new_neurons_fo_improvement
-
-    @property
-    def predicted_decrease(self) -> float:
-        """Exact first-order decrease of the loss by the planned change, per squared scaling factor.
-
-        ``tr(M dW) - sigma'(0+) <M_prev, (omega alpha)^T>``: the derivative itself, for activations that are smooth and
-        zero at zero. ``first_order_improvement`` is the original's figure, which leaves out what delta and new neurons
-        have in common; the two agree without projection, and nearly so if the activation is nearly linear.
-        """
-        decrease = self._decrease
-        return decrease if self.update.slopes is None else self.update.predicted(self.previous.output_slope)
-
-    @property
     def scaling_factor(self) -> float:
         """The single factor g: the delta is scaled by g², both extensions by g (the previous module's too)."""
         return self.common_scaling
@@ -363,8 +325,6 @@ class GrowingModule(Module):
             self.previous.output_extension_scaling = factor
         self.common_scaling = factor
         self.optimal_delta_scaling, self.input_extension_scaling = factor**2, factor
-
-    # New rows, which the layer after has planned.
 
     @property
     def output_extension(self) -> Array:
@@ -391,9 +351,7 @@ class GrowingModule(Module):
         self.extended_output_layer = kept_rows(self.extended_output_layer, keep - zeros, zeros)
 
     def check_output_extension(self, size: int | None = None) -> None:
-        """Raise ``GrowthError`` without an output extension, ``ShapeError`` if it no longer fits or has not ``size``
-        neurons, or what the function after the layer has against it.
-        """
+        """Raise if there is no output extension, it no longer fits or has not ``size`` neurons, or the function does."""
         extension = self.extended_output_layer
         if extension is None:
             raise GrowthError(f"{self.name}: there is no output extension to apply; compute or create it first")

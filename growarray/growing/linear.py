@@ -1,4 +1,4 @@
-"""LinearGrowingModule: a linear layer that collects statistics and grows."""
+"""Linear layers that collect statistics and grow, and merges of them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, namespace
-from growarray.growing.compat import LayerNames
+from growarray.growing.compat import LayerNames, MergeNames
 from growarray.growing.layer import GrowingModule
+from growarray.growing.merge import MergeGrowingModule
 from growarray.growing.moment import cross_moment
 from growarray.nn import Linear, Module
 from growarray.nn.module import Pullback
 from growarray.ops import linear
 from growarray.ops.gradient import check_gradient
 
-__all__ = ["LinearGrowingModule"]
+__all__ = ["LinearGrowingModule", "LinearMergeGrowingModule"]
 
 
 class LinearGrowingModule(LayerNames, GrowingModule):
@@ -117,3 +118,23 @@ class LinearGrowingModule(LayerNames, GrowingModule):
             return dx
 
         return y, pullback
+
+
+class LinearMergeGrowingModule(MergeNames, MergeGrowingModule):
+    """A merge of linear layers: ``post_merge_function(sum of the previous modules' outputs)``.
+
+    Signature and names are the original's. Statistics run over the *full activity* ``(B_1 | … | B_k)`` of the previous
+    layers; one solve gives the joint optimal delta of all of them. A merge among the previous modules contributes
+    nothing to the full activity (it has no weights of its own to update), as in the original.
+
+    ``allow_growing=True`` lets the merge itself widen, which the original refuses: new neurons read every previous
+    layer's input, and every next layer reads them; see :meth:`compute_optimal_updates`.
+
+    Differs from the original: arrays have the data's dtype; the singular previous S of two biased branches is always
+    solved by the pseudo-inverse; a next layer without bias works; requests replace counters that went negative.
+
+    >>> a, b = LinearGrowingModule(3, 2), LinearGrowingModule(4, 2, use_bias=False)
+    >>> merge = LinearMergeGrowingModule(previous_modules=[a, b], in_features=2)
+    >>> merge.total_in_features, merge.number_of_predecessors
+    (8, 2)
+    """

@@ -1,11 +1,11 @@
 """What growing modules ask of each other: a small protocol that a layer and a merge both fulfil.
 
-No module asks what class its neighbour has. A further kind of layer, a convolution say, is one file with one subclass of
-:class:`growarray.growing.layer.GrowingModule`. It writes its value and pullback, its widths, the streams of its input and
-of the gradient at its output (of a convolution: unfolded, or with moments that need no unfolding), and how rows over the
-features of a stream become a layer of its kind and back (``part_of``, ``rows_of``). Statistics, planning, scaling,
-selecting, drawing and applying are the same for every kind: they know streams, and weights (out, in, *kernel). A merge
-into a layer of another kind needs nothing more, since it cuts matrices by the widths of its neighbours' streams.
+No module asks what class its neighbour has. A further kind of layer, a convolution say, is one file with a subclass of
+:class:`growarray.growing.layer.GrowingModule`: its value and pullback, and the streams of its input and of the gradient
+at its output (of a convolution: unfolded, or with moments that need no unfolding). Statistics, planning, scaling,
+selecting, drawing and applying are the same for every kind: they know streams, and weights (out, in, *kernel), whose
+rows are what one output reads of a stream. A merge into a layer of another kind needs nothing more, since it cuts
+matrices by the widths of its neighbours' streams.
 """
 
 from __future__ import annotations

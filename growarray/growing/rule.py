@@ -1,6 +1,6 @@
 """Rules: from the statistics of a place to the planned change, and the neurons that it adds.
 
-A rule is anything with ``plan(statistics) -> GrowthUpdate``; :class:`GrowthRule` is the library's own, with named presets.
+A rule is anything with ``plan(statistics) -> GrowthUpdate``; :class:`GrowthRule` is the library's own, with presets.
 Sources: Verbockhaven et al. 2024 (TINY), Evci et al. 2022 (GradMax).
 """
 
@@ -63,7 +63,7 @@ class LayerMeans:
     pseudo_inverse: bool = False
 
     def optimal_delta(self, *, fisher: bool = False, shrinkage: float = 0.0) -> tuple[Array, float]:
-        """The optimal delta (o, d) and its first-order decrease; ``fisher`` takes E in, with a ridge of ``shrinkage``."""
+        """The optimal delta (o, d) and its first-order decrease; ``fisher`` takes E in, with this ridge."""
         e = shrink(self.e(), shrinkage) if fisher else None
         return optimal_delta(self.s(), self.m(), e=e, pseudo_inverse=self.pseudo_inverse, floor=self.floor)
 
@@ -195,7 +195,7 @@ def _no_rule(found: Any) -> TypeError:
 def planned(rule: Rule, statistics: PlaceMeans) -> GrowthUpdate[Array]:
     """What ``rule`` plans, with what it promises to first order.
 
-    Raises TypeError or ShapeError for what a rule of one's own returns, if it is no update, or not one for these layers.
+    Raises TypeError or ShapeError if what a rule of one's own returns is no update, or not one for these layers.
     """
     update, layers = rule.plan(statistics), statistics.layers
     if not isinstance(update, GrowthUpdate):

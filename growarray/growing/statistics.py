@@ -40,7 +40,7 @@ class BatchRecorder:
         self._requests.setdefault(what, set()).add(by)
 
     def release(self, what: str, by: object, *derived: str) -> bool:
-        """``by`` no longer needs ``what``; whether nobody does, and it is forgotten with what was ``derived`` from it."""
+        """``by`` no longer needs ``what``; if nobody does, forget it with what is ``derived`` from it, and return True."""
         self._requests.get(what, set()).discard(by)
         if self.wants(what):
             return False
@@ -176,8 +176,8 @@ class LayerStatistics:
 class MergeStatistics:
     """Statistics of a merge: of its activity, of the full activity before it, and what growth through it needs.
 
-    s : activity with ones    previous_s, previous_m : full activity, with itself and the gradient at the sum, None while
-    nothing comes before    m_prev, p, e : over the gradients of all next layers side by side
+    s : of the activity with ones    previous_s, previous_m : of the full activity, None if nothing comes before
+    m_prev, p, e : over the gradients of all next layers side by side
     """
 
     def __init__(self, merge: Any, device: Any) -> None:

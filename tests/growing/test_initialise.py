@@ -12,8 +12,8 @@ from growarray.backend import to_numpy
 from growarray.errors import ShapeError
 from growarray.growing import GrowthUpdate
 from growarray.growing.draw import INITIALISATIONS, initial_values
-from growarray.growing.scale import normalisation_scales, rescaling_factors
 from growarray.growing.norm import GrowingBatchNorm1d
+from growarray.growing.scale import normalisation_scales, rescaling_factors
 from growarray.nn import ReLU, Sequential, Tanh
 from tests.conftest import Library
 from tests.growing.pairs import Junction, Pair, layer

@@ -25,6 +25,9 @@ __all__ = [
     "compute_optimal_updates",
     "delete_update",
     "extended_forward",
+    "first_order_improvement",
+    "new_neurons_fo_improvement",
+    "predicted_decrease",
     "select_neurons",
 ]
 
@@ -240,6 +243,37 @@ def select_neurons(
     module.update = update.with_neurons(columns, keep, zeros)
     if sub_select_previous:
         module.previous.keep_output_extension(keep + zeros, zeros if zeros_fan_in else 0)
+
+
+def new_neurons_fo_improvement(module: GrowingModule) -> float:
+    """First-order improvement by the new neurons: ``sigma'(0+) sum(s^2)``, or ``sum(s)`` if s is ignored."""
+    return 0.0 if module.update.singular_values is None else module.update.improvement(module.previous.output_slope)
+
+
+def _decrease(module: GrowingModule) -> float:
+    decrease = module.update.decrease
+    if decrease is None:
+        raise GrowthError(f"{module.name}: no update is planned; call compute_optimal_updates() first")
+    return decrease
+
+
+def first_order_improvement(module: GrowingModule) -> float:
+    """Decrease of the loss that the planned change promises to first order, at scaling 1.
+
+    Statistics of gradients of the *sum* of the sample losses make it the decrease of their mean.
+    """
+    return _decrease(module) + new_neurons_fo_improvement(module)
+
+
+def predicted_decrease(module: GrowingModule) -> float:
+    """Exact first-order decrease of the loss by the planned change, per squared scaling factor.
+
+    ``tr(M dW) - sigma'(0+) <M_prev, (omega alpha)^T>``: the derivative itself, for activations that are smooth and
+    zero at zero. ``first_order_improvement`` is the original's figure, which leaves out what delta and new neurons
+    have in common; the two agree without projection, and nearly so if the activation is nearly linear.
+    """
+    decrease = _decrease(module)
+    return decrease if module.update.slopes is None else module.update.predicted(module.previous.output_slope)
 
 
 def extended_forward(
