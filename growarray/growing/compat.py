@@ -56,6 +56,8 @@ def _one(value: Any) -> tuple[Any, ...]:
 class BatchNames:
     """Names of the last batch and of widths, which layers and merges share."""
 
+    input = property(lambda module: module.recorder.need("input"), doc="Input of the last batch.")
+    pre_activity_grad = property(lambda module: module.recorder.get("gradient"), doc="Its gradient in the last batch.")
     store_input = _stored("input")
     input_volume = _at("in_features", "Same as ``in_features``.")
     output_volume = _at("out_features", "Same as ``out_features``.")
@@ -66,6 +68,14 @@ class BatchNames:
         "update.decrease", "First-order decrease by the planned delta, None without one.", _planned(decreases=_one)
     )
 
+    @property
+    def _records(self: Any) -> bool:
+        return bool(self.recorder.is_active)
+
+    def clear_pre_activity_grad(self: Any) -> None:
+        """Forget the gradient of the last batch."""
+        self.recorder.forget("gradient", "moment")
+
 
 class LayerNames(BatchNames):
     """Names of a growing layer."""
@@ -74,7 +84,8 @@ class LayerNames(BatchNames):
     statistics: Any
     previous: Any
 
-    # Statistics.
+    # The last batch, and statistics.
+    pre_activity = property(lambda layer: layer.recorder.need("pre_activity"), doc="Output before the function.")
     in_neurons = _at("in_features", "Same as ``in_features``.")
     store_pre_activity = _stored("pre_activity")
     tensor_s = _at("statistics.s", "S; after a merge the merge's own.")
@@ -153,10 +164,6 @@ class LayerNames(BatchNames):
     def input_extended(self: Any) -> Array:
         """Input of the last batch with its column of ones if there is a bias."""
         return self.input_stream.materialise()
-
-    def clear_pre_activity_grad(self: Any) -> None:
-        """Forget the gradient of the last batch."""
-        self.recorder.forget("gradient", "moment")
 
     def update_covariance_loss_gradient(self: Any, count_samples: bool = True) -> None:
         """Add the present gradient to E, whether or not it was added before (several passes over one batch)."""
@@ -273,6 +280,8 @@ class LayerNames(BatchNames):
 class MergeNames(BatchNames):
     """Names of a merge."""
 
+    pre_activity = BatchNames.input
+    activity = property(lambda merge: merge.recorder.need("activity"), doc="Output of the last batch.")
     store_activity = _stored("activity")
     tensor_s = _at("statistics.s", "Second moment of the activity with its ones.")
     previous_tensor_s = _at("statistics.previous_s", "Second moment of the full activity, None if there is none.")
@@ -298,6 +307,23 @@ class MergeNames(BatchNames):
     first_order_improvement = property(merge_change.first_order_improvement)
     predicted_decrease = property(merge_change.predicted_decrease)
 
+    def add_previous_module(self: Any, module: Any) -> None:
+        """Append one previous module."""
+        self.set_previous_modules([*self.previous_modules, module])
+
+    def add_next_module(self: Any, module: Any) -> None:
+        """Append one next module."""
+        self.set_next_modules([*self.next_modules, module])
+
+    def grow(self: Any) -> None:
+        """Check all neighbours again, after they grew; call :meth:`update_size` before."""
+        self.set_next_modules(self.next_modules)
+        self.set_previous_modules(self.previous_modules)
+
+    def sum_in_features(self: Any, with_bias: bool = False) -> int:
+        """Sum of the previous layers' input widths, with a column of ones for each bias if ``with_bias``."""
+        return sum(m.in_features + int(with_bias and m.use_bias) for m in self.layers_before)
+
     def sum_out_features(self: Any) -> int:
         """Sum of the next modules' output widths."""
         return sum(int(module.out_features) for module in self.next_modules)
@@ -305,10 +331,6 @@ class MergeNames(BatchNames):
     def construct_full_activity(self: Any) -> Array:
         """The full activity of the last batch, put together: (n, total_in_features). Statistics never need it."""
         return self.input_stream.materialise()
-
-    def clear_pre_activity_grad(self: Any) -> None:
-        """Forget the gradient of the last batch."""
-        self.recorder.forget("gradient")
 
     def update_covariance_loss_gradient(self: Any, count_samples: bool = True) -> None:
         """Add the present gradients of the next layers to E once more, as a layer does; nothing if growth is off."""
@@ -321,7 +343,7 @@ class MergeNames(BatchNames):
 
         Deltas of the layers behind a previous merge are taken off too, as in the original.
         """
-        goal = self.kept("gradient")
+        goal = self.recorder.need("gradient")
         for layer in (layer for module in self.previous_modules for layer in module.layers_before):
             if layer.update.delta is None:
                 raise TypeError(f"{self.name}: {layer.name} has no optimal delta; call compute_optimal_delta()")

@@ -25,8 +25,8 @@ class GrowingModule(Module):
     """A layer with its function, its neighbours, and what is planned for it; each kind of layer is a subclass.
 
     It holds a ``recorder`` of the last batch, its ``statistics``, and the planned change ``update``, a
-    :class:`GrowthUpdate` that is replaced and never altered: with it goes all that was known of it. The incoming weights
-    of new neurons are held by the module before, as ``extended_output_layer``, since they become its rows.
+    :class:`GrowthUpdate` that is replaced and never altered: what was known of a plan goes with it. The incoming
+    weights of new neurons are held by the module before, as ``extended_output_layer``, since they become its rows.
     ``extended_forward`` computes with the plan, ``apply_change`` carries it out, ``delete_update`` forgets it.
     """
 
@@ -68,7 +68,7 @@ class GrowingModule(Module):
         self.common_scaling = 0.0
         self.update: GrowthUpdate[Any] = GrowthUpdate()
         self.extended_output_layer: Any = None
-        self.recorder = BatchRecorder()
+        self.recorder = BatchRecorder(self.name, gradient=("pre_activity",), moment=("pre_activity", "input"))
         self.statistics = LayerStatistics(self)
 
     @property
@@ -176,52 +176,25 @@ class GrowingModule(Module):
 
     def release(self, what: str, by: object) -> None:
         """``by`` no longer needs ``what``; what nobody needs is not kept."""
-        derived = ("gradient", "moment") if what == "pre_activity" else ("moment",)
-        if self.recorder.release(what, by, *derived) and what == "input" and self.shared_statistic is not None:
+        self.recorder.release(what, by)
+        if what == "input" and not self.recorder.wants("input") and self.shared_statistic is not None:
             self.previous.release("activity", self)
-
-    @property
-    def _records(self) -> bool:
-        return self.recorder.is_active
-
-    def _kept(self, what: str, kind: str, name: str) -> Array:
-        part = self.recorder.get(what) if self.recorder.wants(kind) else None
-        if part is None:
-            hint = "run a forward pass and its pullback"
-            hint = hint if self.recorder.wants(kind) else f"set store_{kind} or call init_computation()"
-            raise GrowthError(f"{self.name}: no {name} is kept; {hint} first")
-        return part
-
-    @property
-    def input(self) -> Array:
-        """Input of the last batch."""
-        return self._kept("input", "input", "input")
-
-    @property
-    def pre_activity(self) -> Array:
-        """Output of the layer before ``post_layer_function``, last batch."""
-        return self._kept("pre_activity", "pre_activity", "pre_activity")
-
-    @property
-    def pre_activity_grad(self) -> Array | None:
-        """Gradient at the pre-activity in the last batch, None if there is none."""
-        return self.recorder.get("gradient")
 
     @property
     def input_stream(self) -> Stream:
         """Input of the last batch as a stream."""
-        return self.recorder.stream("input", self.input, bias=self.use_bias)
+        return self.recorder.stream("input", self.recorder.need("input"), bias=self.use_bias)
 
     def gradient_stream(self, desired_activation: Array | None = None) -> Stream:
         """Gradient at the pre-activity in the last batch, or what is wanted in its place, as a stream."""
         if desired_activation is not None:
             return Stream(desired_activation)
-        return self.recorder.stream("gradient", self._kept("gradient", "pre_activity", "pre_activity gradient"))
+        return self.recorder.stream("gradient", self.recorder.need("gradient"))
 
     def moment_with(self, gradient: Array) -> Array:
         """Sum of ``B^T gradient`` over the last batch: the pullback's own product if the gradient is the same."""
         made = self.recorder.get("moment")
-        if made is not None and gradient is self.pre_activity_grad:
+        if made is not None and gradient is self.recorder.get("gradient"):
             return made
         return cross_moment(self.input_stream, Stream(gradient))
 
@@ -351,7 +324,7 @@ class GrowingModule(Module):
         self.extended_output_layer = kept_rows(self.extended_output_layer, keep - zeros, zeros)
 
     def check_output_extension(self, size: int | None = None) -> None:
-        """Raise if there is no output extension, it no longer fits or has not ``size`` neurons, or the function does."""
+        """Raise if there is no output extension, it does not fit or has not ``size`` neurons, or the function raises."""
         extension = self.extended_output_layer
         if extension is None:
             raise GrowthError(f"{self.name}: there is no output extension to apply; compute or create it first")

@@ -58,7 +58,7 @@ class MergeGrowingModule(Module):
         self.next_modules: list[Any] = []
         self.common_scaling = 0.0
         self.update: GrowthUpdate[Any] = GrowthUpdate()
-        self.recorder = BatchRecorder()
+        self.recorder = BatchRecorder(self.name, gradient=("input",))
         self.statistics = MergeStatistics(self, device)
         self.set_previous_modules([] if previous_modules is None else previous_modules)
         self.set_next_modules([] if next_modules is None else next_modules)
@@ -73,7 +73,7 @@ class MergeGrowingModule(Module):
 
         def pullback(dy: Array) -> Array:
             dx = back(dy)
-            if keeps and recorder.is_latest(x):
+            if keeps and recorder.is_latest(x) and recorder.wants("input"):
                 recorder.add("gradient", dx)
             return dx
 
@@ -89,37 +89,7 @@ class MergeGrowingModule(Module):
 
     def release(self, what: str, by: object) -> None:
         """``by`` no longer needs ``what``; what nobody needs is not kept."""
-        self.recorder.release(what, by, *(("gradient",) if what == "input" else ()))
-
-    @property
-    def _records(self) -> bool:
-        return self.recorder.is_active
-
-    def kept(self, what: str) -> Array:
-        """A part of the last batch; GrowthError if it is not kept."""
-        part = self.recorder.get(what)
-        if part is None:
-            hint = "run a forward pass and its pullback" if self.recorder.is_active else "call init_computation()"
-            name = "pre_activity gradient" if what == "gradient" else what
-            raise GrowthError(f"{self.name}: no {name} is kept; {hint} first")
-        return part
-
-    @property
-    def input(self) -> Array:
-        """Sum of the branches in the last batch."""
-        return self.kept("input")
-
-    pre_activity = input
-
-    @property
-    def activity(self) -> Array:
-        """Output of the last batch."""
-        return self.kept("activity")
-
-    @property
-    def pre_activity_grad(self) -> Array | None:
-        """Gradient at the sum in the last batch, None if there is none."""
-        return self.recorder.get("gradient")
+        self.recorder.release(what, by)
 
     def declare_statistics(self) -> None:
         """Start statistics anew, for the present widths."""
@@ -182,11 +152,7 @@ class MergeGrowingModule(Module):
     @property
     def total_in_features(self) -> int:
         """Width of the full activity: the inputs of all previous layers with their ones columns."""
-        return self.sum_in_features(with_bias=True)
-
-    def sum_in_features(self, with_bias: bool = False) -> int:
-        """Sum of the previous layers' input widths, with a column of ones for each bias where asked for."""
-        return sum(m.in_features + int(with_bias and m.use_bias) for m in self.layers_before)
+        return sum(module.stream_width for module in self.layers_before)
 
     @property
     def output_function(self) -> Module:
@@ -251,19 +217,6 @@ class MergeGrowingModule(Module):
                     "call reset_computation() first",
                     stacklevel=3,
                 )
-
-    def add_previous_module(self, module: Any) -> None:
-        """Append one previous module."""
-        self.set_previous_modules([*self.previous_modules, module])
-
-    def add_next_module(self, module: Any) -> None:
-        """Append one next module."""
-        self.set_next_modules([*self.next_modules, module])
-
-    def grow(self) -> None:
-        """Check all neighbours again, after they grew; call :meth:`update_size` before."""
-        self.set_next_modules(self.next_modules)
-        self.set_previous_modules(self.previous_modules)
 
     def update_size(self) -> None:
         """Take the width of the previous modules over, and declare statistics for it."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from growarray.backend import Array, is_numpy, namespace
 from growarray.contraction.kernels import RunningSum
+from growarray.errors import GrowthError
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.stream import JoinedStream, Stream
 
@@ -20,16 +21,18 @@ class BatchRecorder:
     """Parts of the last batch, each kept for as long as somebody asks for it.
 
     Requests are kept by requester, so that one module's reset never takes away what another still needs
-    (the original counts with mixed booleans and integers, and its counters go negative).
+    (the original counts with mixed booleans and integers, and its counters go negative). ``derived`` says of parts that
+    nobody asks for by name with which others they are kept.
 
-    >>> recorder = BatchRecorder()
+    >>> recorder = BatchRecorder("layer", gradient=("pre_activity",))
     >>> recorder.request("input", by="me")
-    >>> recorder.start("a batch", input=1.0, activity=2.0)
-    >>> recorder.get("input"), recorder.get("activity")
+    >>> recorder.start("a batch", input=1.0, pre_activity=2.0)
+    >>> recorder.get("input"), recorder.get("pre_activity")
     (1.0, None)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, **derived: tuple[str, ...]) -> None:
+        self.name, self._derived = name, derived
         self._requests: dict[str, set[Any]] = {}
         self._batch: Any = None
         self._kept: dict[str, Any] = {}
@@ -39,13 +42,11 @@ class BatchRecorder:
         """Keep ``what`` of every batch until ``by`` releases it."""
         self._requests.setdefault(what, set()).add(by)
 
-    def release(self, what: str, by: object, *derived: str) -> bool:
-        """``by`` no longer needs ``what``; if nobody does, forget it with what is ``derived`` from it, and return True."""
+    def release(self, what: str, by: object) -> None:
+        """``by`` no longer needs ``what``; what nobody needs is forgotten."""
         self._requests.get(what, set()).discard(by)
-        if self.wants(what):
-            return False
-        self.forget(what, *derived)
-        return True
+        if not self.wants(what):
+            self.forget(what, *(part for part, sources in self._derived.items() if what in sources))
 
     def wants(self, what: str) -> bool:
         """Whether anybody asked for ``what``."""
@@ -72,6 +73,16 @@ class BatchRecorder:
     def get(self, what: str) -> Any:
         """A part of the last batch, None if it is not kept."""
         return self._kept.get(what)
+
+    def need(self, what: str) -> Any:
+        """A part of the last batch; ``GrowthError`` with what to do if it is not kept."""
+        part, kind = self.get(what), self._derived.get(what, (what,))[0]
+        if part is None or not self.wants(kind):
+            hint = "run a forward pass and its pullback"
+            hint = hint if self.wants(kind) else f"set store_{kind} or call init_computation()"
+            name = f"pre_activity {what}" if what == "gradient" else what
+            raise GrowthError(f"{self.name}: no {name} is kept; {hint} first")
+        return part
 
     def forget(self, *parts: str) -> None:
         """Drop these parts, and what was made of any."""
@@ -150,7 +161,7 @@ class LayerStatistics:
         """Sum of ``B_prev^T B``, (p, d); after a merge B is without its ones, as in the original."""
         stream, own = self.layer.previous.input_stream, self.layer.input_stream
         return cross_moment(
-            stream, own if self.layer.shared_statistic is None else Stream(self.layer.input)
+            stream, own if self.layer.shared_statistic is None else Stream(self.layer.recorder.need("input"))
         ), stream.samples
 
     def e_of_batch(self) -> tuple[Array, int]:
@@ -214,7 +225,7 @@ class MergeStatistics:
 
     def s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``B^T B`` of the activity with ones, (d + 1, d + 1)."""
-        stream = Stream(self.merge.activity, bias=True)
+        stream = Stream(self.merge.recorder.need("activity"), bias=True)
         return cross_moment(stream, out=out), stream.samples
 
     def previous_s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
@@ -227,7 +238,7 @@ class MergeStatistics:
 
         Each layer's block is its weight gradient, which its pullback has computed already.
         """
-        gradient = self.merge.kept("gradient")
+        gradient = self.merge.recorder.need("gradient")
         blocks = [layer.moment_with(gradient) for layer in self.merge.layers_before]
         return _stacked(blocks, out), int(gradient.shape[0])
 
@@ -242,7 +253,7 @@ class MergeStatistics:
     def p_of_batch(self) -> tuple[Array, int]:
         """Sum of ``B_prev^T B``, full activity against the activity with ones."""
         stream = self.merge.input_stream
-        return cross_moment(stream, Stream(self.merge.activity, bias=True)), stream.samples
+        return cross_moment(stream, Stream(self.merge.recorder.need("activity"), bias=True)), stream.samples
 
     def e_of_batch(self) -> tuple[Array, int]:
         """Sum of ``dA^T dA`` over the gradients of all next layers."""
