@@ -15,7 +15,6 @@ from growarray.backend import library
 from growarray.cli import bench_calibrate
 from growarray.cli.bench_layer import DTYPES, FORMATS, layer_from, read_layer
 from growarray.cli.bench_paths import candidates_for
-from growarray.cli.bench_picture import draw_paths
 from growarray.cli.bench_run import facts, measure_layer
 from growarray.cli.bench_show import csv_text, show_paths
 from growarray.cli.bench_suite import chosen_cases, run_case, show_suite, suite_summary
@@ -116,6 +115,8 @@ def _finish_paths(report: Mapping[str, Any], output: Path | None, *, as_json: bo
     else:
         show_paths(_console(), report)
     if output is not None:
+        from growarray.cli.bench_picture import draw_paths  # matplotlib takes half a second to import
+
         picture = draw_paths(report)  # it takes longest: what stops it leaves no file behind
         write_atomically(output / "paths.json", _json(report).encode())
         write_atomically(output / "paths.csv", csv_text(report).encode())

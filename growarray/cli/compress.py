@@ -16,11 +16,8 @@ from rich.console import Console
 from growarray.backend import to_numpy
 from growarray.checkpoint import Checkpoint, load_checkpoint, save_safetensors
 from growarray.checkpoint.inspect import inspect
-from growarray.checkpoint.onnx_export import to_onnx
-from growarray.checkpoint.onnx_import import from_onnx
 from growarray.checkpoint.report import printable
 from growarray.cli.compress_data import accuracy, labelled
-from growarray.cli.compress_picture import draw
 from growarray.cli.compress_weights import Weights
 from growarray.cli.files import plain_errors
 from growarray.cli.help import choices, option
@@ -32,6 +29,8 @@ from growarray.errors import DataError
 from growarray.factorized.report import Change
 from growarray.networks import write_atomically
 from growarray.nn.module import Module
+from growarray.onnx.export import to_onnx
+from growarray.onnx.read import from_onnx
 
 __all__ = ["compress"]
 
@@ -255,6 +254,8 @@ def _weights(
 
 def _write(folder: Path, made: _Made, report: str) -> list[str]:
     """Write everything beside, then move it into place: all of it or nothing; what was written."""
+    from growarray.cli.compress_picture import draw  # matplotlib takes half a second to import
+
     with tempfile.TemporaryDirectory(dir=folder, prefix=".compress") as name:
         beside = Path(name)
         arrays = {name: np.asarray(to_numpy(value), order="C") for name, value in made.state.items()}

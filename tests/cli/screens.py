@@ -19,8 +19,8 @@ import typer
 import growarray
 from growarray import nn
 from growarray.checkpoint import save_safetensors
-from growarray.checkpoint.onnx_export import to_onnx
 from growarray.cli import _application
+from growarray.onnx.export import to_onnx
 from tests.cli.terminal import Terminal
 
 FOLDER = Path(__file__).parent / "screens"

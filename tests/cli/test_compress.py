@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from growarray import load_checkpoint, nn
 from growarray.checkpoint import save_safetensors
-from growarray.checkpoint.onnx_export import to_onnx
-from growarray.checkpoint.onnx_import import from_onnx
 from growarray.cli import compress_picture
 from growarray.cli.compress import compress
 from growarray.cli.compress_weights import Weights
 from growarray.compression import compress as compress_network
 from growarray.factorized import CPTensor, FactorizedTensor, TuckerTensor
+from growarray.onnx.export import to_onnx
+from growarray.onnx.read import from_onnx
 
 Run = Callable[..., Any]
 

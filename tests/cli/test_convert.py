@@ -12,9 +12,9 @@ import typer
 from typer.testing import CliRunner
 
 from growarray.checkpoint import inspect, load_checkpoint, save_npz, save_safetensors
-from growarray.checkpoint.onnx_import import from_onnx
-from growarray.checkpoint.onnx_uses import Port
 from growarray.cli.convert import convert
+from growarray.onnx.outline import Port
+from growarray.onnx.read import from_onnx
 from tests.checkpoint.files import (
     FLOATS,
     SIX,

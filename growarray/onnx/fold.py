@@ -1,0 +1,66 @@
+"""Folding: a node whose inputs are all known is computed at import, such as the shapes that exporters compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from growarray.files.errors import Malformed
+from growarray.onnx.build import Array, Builder, Constant, Dynamic
+from growarray.onnx.graph import OpNode
+
+__all__ = ["axes_of", "constant_array", "fold", "narrowed", "positive_axes"]
+
+
+def fold(builder: Builder, node: OpNode, operation: Callable[[Builder, OpNode], Array | None], *, moves: bool) -> bool:
+    """Compute a node now if all its inputs are known and ``operation`` can; says whether it did.
+
+    moves : the result has the entries of the first input in other places, so that a weight stays a weight
+    """
+    given = [builder.known(node, i) for i, name in enumerate(node.inputs) if name]
+    if any(isinstance(value, Dynamic) for value in given):
+        return False
+    result = operation(builder, node)
+    if result is None:
+        return False
+    first = next((value for value in given if isinstance(value, Constant)), None) if moves else None
+    builder.give(
+        node,
+        Constant(
+            node.outputs[0],
+            np.asarray(result),
+            trained=first is not None and first.trained,
+            derived=node.op != "Constant",
+            label=node.outputs[0] if first is None else first.label,
+        ),
+    )
+    return True
+
+
+def constant_array(builder: Builder, node: OpNode, index: int) -> Array:
+    """The values of an input that is a constant."""
+    return builder.constant(node, index, "input").array
+
+
+def narrowed(array: Array) -> Array:
+    """A shape whose axes are all known, as whole numbers."""
+    if array.dtype == object and all(type(n) is int for n in array.reshape(-1).tolist()):
+        return array.astype(np.int64)
+    return array
+
+
+def axes_of(builder: Builder, node: OpNode, since: int) -> tuple[int, ...] | None:
+    """The option ``axes``: an input from opset ``since`` on, an attribute before; None if it is left out."""
+    if builder.opset >= since:
+        return builder.whole(node, 1, "axes") if builder.has(node, 1) else None
+    axes = node.get("axes", "ints")
+    return None if axes is None else tuple(axes)
+
+
+def positive_axes(axes: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """Axes counted from the first. Raises Malformed if one is not among ``count``, or is named twice."""
+    found = tuple(axis + count if axis < 0 else axis for axis in axes)
+    if any(not 0 <= axis < count for axis in found) or len(set(found)) < len(found):
+        raise Malformed(f"axes are {axes}; expected different ones of {count}")
+    return found
