@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 DELTA, INPUT = "delta", "input extension"
-Part = TypeVar("Part")
+_Part = TypeVar("_Part")
 
 
 class Weighted(Protocol):
@@ -34,11 +34,11 @@ class Weighted(Protocol):
     bias: Parameter | None
 
 
-P = TypeVar("P", bound=Weighted)
+_P = TypeVar("_P", bound=Weighted)
 
 
 @dataclass(frozen=True, eq=False)
-class GrowthUpdate(Generic[Part]):
+class GrowthUpdate(Generic[_Part]):
     """What is planned for a place; another plan is another value, and forgetting it forgets all that was known of it.
 
     A rule gives the parts as float64 matrices, whose columns are the features of a stream (the ones of a bias last). A
@@ -55,9 +55,9 @@ class GrowthUpdate(Generic[Part]):
     applied : the parts that have been carried out
     """
 
-    deltas: tuple[Part, ...] = ()
-    input_extension: Part | None = None
-    output_extension: Part | None = None
+    deltas: tuple[_Part, ...] = ()
+    input_extension: _Part | None = None
+    output_extension: _Part | None = None
     singular_values: Array | None = None
     linear: bool = False
     solutions: tuple[Array, ...] = ()
@@ -66,7 +66,7 @@ class GrowthUpdate(Generic[Part]):
     applied: frozenset[str] = frozenset()
 
     @property
-    def delta(self) -> Part | None:
+    def delta(self) -> _Part | None:
         """The delta of the only layer, or None."""
         return self.deltas[0] if self.deltas else None
 
@@ -97,21 +97,21 @@ class GrowthUpdate(Generic[Part]):
         new = 0.0 if self.slopes is None else float(namespace(self.slopes).sum(self.slopes))
         return (self.decrease or 0.0) + slope * new
 
-    def with_delta(self, delta: Part | None, decrease: float | None) -> GrowthUpdate[Part]:
+    def with_delta(self, delta: _Part | None, decrease: float | None) -> GrowthUpdate[_Part]:
         """This plan with another delta, which has not been applied."""
         deltas, decreases = () if delta is None else (delta,), () if decrease is None else (decrease,)
         return replace(self, deltas=deltas, decreases=decreases, applied=self.applied - {DELTA})
 
     def with_input(
-        self, extension: Part | None, values: Array | None = None, *, linear: bool = False, slopes: Array | None = None
-    ) -> GrowthUpdate[Part]:
+        self, extension: _Part | None, values: Array | None = None, *, linear: bool = False, slopes: Array | None = None
+    ) -> GrowthUpdate[_Part]:
         """This plan with other new neurons, which have not been applied, and nothing that was known of the old ones."""
         return replace(
             self, input_extension=extension, singular_values=values, linear=linear, slopes=slopes,
             applied=self.applied - {INPUT},
         )  # fmt: skip
 
-    def with_neurons(self, extension: Part | None, keep: int, zeros: int = 0) -> GrowthUpdate[Part]:
+    def with_neurons(self, extension: _Part | None, keep: int, zeros: int = 0) -> GrowthUpdate[_Part]:
         """This plan with its first ``keep`` neurons, then ``zeros`` worth nothing; their weights are ``extension``."""
 
         def cut(values: Array | None) -> Array | None:
@@ -123,7 +123,7 @@ class GrowthUpdate(Generic[Part]):
         values, slopes = cut(self.singular_values), cut(self.slopes)
         return replace(self, input_extension=extension, singular_values=values, slopes=slopes)
 
-    def times(self, extension: Part | None, factors: float | np.ndarray) -> GrowthUpdate[Part]:
+    def times(self, extension: _Part | None, factors: float | np.ndarray) -> GrowthUpdate[_Part]:
         """This plan with neurons that promise ``factors`` times what they did; their weights are ``extension``.
 
         The singular values follow by the square root, or by the factor itself if they count linearly.
@@ -137,26 +137,26 @@ class GrowthUpdate(Generic[Part]):
         return replace(self, input_extension=extension, singular_values=values, slopes=follow(self.slopes, by))
 
 
-def like(part: P, weight: Array, bias: Array | None = None) -> P:
+def like(part: _P, weight: Array, bias: Array | None = None) -> _P:
     """A layer of the kind of ``part`` with these weights and biases."""
     layer = copy.copy(part)
     layer.weight, layer.bias = Parameter(weight), None if bias is None else Parameter(bias)
     return layer
 
 
-def scaled(part: P, factor: float) -> P:
+def scaled(part: _P, factor: float) -> _P:
     """A layer like ``part`` with weights and biases times ``factor``."""
     return like(part, part.weight.data * factor, None if part.bias is None else part.bias.data * factor)
 
 
-def scaled_columns(part: P, factors: np.ndarray) -> P:
+def scaled_columns(part: _P, factors: np.ndarray) -> _P:
     """A layer like ``part`` with the weights of each input times its factor."""
     weight = part.weight.data
     shape = (1, -1, *(1 for _ in weight.shape[2:]))
     return like(part, weight * asarray(factors.reshape(shape), like=weight, dtype=weight.dtype))
 
 
-def kept_rows(part: P, keep: int, zeros: int = 0) -> P:
+def kept_rows(part: _P, keep: int, zeros: int = 0) -> _P:
     """A layer like ``part`` with its first ``keep`` outputs, and after them ``zeros`` more that are zero."""
 
     def cut(array: Array) -> Array:
@@ -166,7 +166,7 @@ def kept_rows(part: P, keep: int, zeros: int = 0) -> P:
     return like(part, cut(part.weight.data), None if part.bias is None else cut(part.bias.data))
 
 
-def kept_columns(part: P, keep: int, zeros: int = 0) -> P:
+def kept_columns(part: _P, keep: int, zeros: int = 0) -> _P:
     """A layer like ``part`` with its first ``keep`` inputs, and after them ``zeros`` more that have zero weights."""
     weight, xp = part.weight.data[:, : keep + zeros, ...], namespace(part.weight.data)
     if zeros:

@@ -324,7 +324,7 @@ class GrowingModule(Module):
         self.extended_output_layer = kept_rows(self.extended_output_layer, keep - zeros, zeros)
 
     def check_output_extension(self, size: int | None = None) -> None:
-        """Raise if there is no output extension, it does not fit or has not ``size`` neurons, or the function raises."""
+        """Raise if there is no output extension, it does not fit, has not ``size`` neurons, or the function refuses."""
         extension = self.extended_output_layer
         if extension is None:
             raise GrowthError(f"{self.name}: there is no output extension to apply; compute or create it first")
