@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-def rows_of_next(merge: MergeGrowingModule) -> list[tuple[Any, slice]]:
+def _rows_of_next(merge: MergeGrowingModule) -> list[tuple[Any, slice]]:
     """The next layers, and for each its rows where the outputs of all stand one above the other."""
     ends = [0, *itertools.accumulate(module.out_features for module in merge.next_modules)]
     return [(module, slice(*at)) for module, at in zip(merge.next_modules, itertools.pairwise(ends), strict=True)]
@@ -83,7 +83,7 @@ def compute_optimal_updates(
             e=lambda: held.e()[rows, rows], pseudo_inverse=force_pseudo_inverse,
         )  # fmt: skip
 
-    layers = tuple(means(module, rows) for module, rows in rows_of_next(merge))
+    layers = tuple(means(module, rows) for module, rows in _rows_of_next(merge))
     change = planned(rule, PlaceMeans(layers, held.e, merge.growth_statistic))
     take(merge, change)
     return change.output_extension, change.input_extension
@@ -92,7 +92,7 @@ def compute_optimal_updates(
 def take(merge: MergeGrowingModule, change: GrowthUpdate[Array]) -> None:
     """Hold a change of matrices as the plan: its parts go to the layers around the merge."""
     omega, parts = change.input_extension, []
-    for i, (module, rows) in enumerate(rows_of_next(merge)):
+    for i, (module, rows) in enumerate(_rows_of_next(merge)):
         one = slice(i, i + 1)
         part = GrowthUpdate(
             change.deltas[one], None if omega is None else omega[rows, ...],
