@@ -13,6 +13,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,16 @@ from growarray.contraction.machine import threads
 from growarray.contraction.scratch import release
 from growarray.contraction.threads import run_tasks
 
-__all__ = ["clock_for", "interleaved", "median_ratio", "peak_bytes", "pullback_call", "spearman", "synchronised"]
+__all__ = [
+    "Peer",
+    "clock_for",
+    "interleaved",
+    "median_ratio",
+    "peak_bytes",
+    "pullback_call",
+    "spearman",
+    "synchronised",
+]
 
 _TURN = 0.03  # seconds of calls in one turn, where a call is shorter than that
 _MOST = 50  # calls in one turn
@@ -31,6 +41,16 @@ _PAUSE = 0.04  # seconds after a library whose idle threads go on spinning
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One way to run the layer in another library: calls that give the result, and all gradients."""
+
+    name: str
+    forward: Callable[[], Any]
+    training: Callable[[], Any]
+    result: Callable[[], np.ndarray]
 
 
 def clock_for(device: str | None) -> Clock:

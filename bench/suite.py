@@ -6,15 +6,15 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from growarray.cli.bench_layer import Layer, layer_from
+from growarray.cli.bench_measure import clock_for, interleaved, median_ratio, synchronised
+from growarray.cli.bench_paths import Candidate, candidates_for
+from growarray.cli.bench_run import measure_layer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from growarray.backend import to_device
-from growarray.cli.bench_layer import Layer, layer_from
-from growarray.cli.bench_measure import clock_for, interleaved, median_ratio, synchronised
-from growarray.cli.bench_paths import Candidate, candidates_for
-from growarray.cli.bench_run import measure_layer
 from growarray.cli.terminal import show_line, show_table
 from growarray.contraction.table import seconds
 

@@ -6,27 +6,17 @@ import contextlib
 import importlib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from growarray.cli.bench_layer import Layer
+from growarray.cli.bench.layer import Layer
+from growarray.cli.bench.measure import Peer
 from growarray.contraction.machine import threads
 
-__all__ = ["Peer", "peers_for"]
+__all__ = ["peers_for"]
 
 _ORDERS = 3  # spatial axes that torch's convolutions know
-
-
-@dataclass(frozen=True)
-class Peer:
-    """One way to run the layer in another library: calls that give the result, and all gradients."""
-
-    name: str
-    forward: Callable[[], Any]
-    training: Callable[[], Any]
-    result: Callable[[], np.ndarray]
 
 
 def _libraries() -> tuple[Any, Any]:
