@@ -1,4 +1,4 @@
-"""torch and TensorLy-Torch on the same layer, where they are installed: the package itself needs neither."""
+"""torch and TensorLy-Torch on the same layer, if they are installed."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ from growarray import (
     optim,
 )
 from growarray.checkpoint.names import select_state
-from growarray.checkpoint.refusal import Malformed
 from growarray.errors import shown
+from growarray.files.errors import Malformed
 
 VALUE = 0.12345678
 ARRAY = np.full((40, 40), VALUE)

@@ -173,8 +173,6 @@ def test_imports_run_in_no_circle():
 
 @each_file
 def test_no_peer_is_imported(path):
-    if path.relative_to(ROOT).as_posix() == "cli/bench_peers.py":
-        return  # the one place that runs them, inside a command, where they are installed
     assert {name for name in imported(TREES[path]) if name.split(".")[0] in PEERS} == set()
 
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from growarray.checkpoint.checkpoint import Checkpoint
 from growarray.checkpoint.inspect import Inspection, inspect
-from growarray.checkpoint.limits import Limits
 from growarray.checkpoint.load import load_checkpoint
 from growarray.checkpoint.save import save_npz, save_safetensors
+from growarray.files.limits import Limits
 
 if TYPE_CHECKING:
     from growarray.checkpoint.grown import Grown
-    from growarray.checkpoint.onnx_export import to_onnx
-    from growarray.checkpoint.onnx_import import from_onnx
-    from growarray.checkpoint.onnx_lower import Edge, OnnxGraph, register_lowering
+    from growarray.onnx.export import to_onnx
+    from growarray.onnx.lower import Edge, OnnxGraph, register_lowering
+    from growarray.onnx.read import from_onnx
 
 __all__ = [
     "Checkpoint",
@@ -39,12 +39,12 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "Edge": "onnx_lower",
-    "Grown": "grown",
-    "OnnxGraph": "onnx_lower",
-    "from_onnx": "onnx_import",
-    "register_lowering": "onnx_lower",
-    "to_onnx": "onnx_export",
+    "Edge": "onnx.lower",
+    "Grown": "checkpoint.grown",
+    "OnnxGraph": "onnx.lower",
+    "from_onnx": "onnx.read",
+    "register_lowering": "onnx.lower",
+    "to_onnx": "onnx.export",
 }
 
 
@@ -52,6 +52,6 @@ def __getattr__(name: str) -> Any:
     """Load what knows networks at first use (PEP 562): reading weights alone needs none of it."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'growarray.checkpoint' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"growarray.checkpoint.{_MODULE_OF[name]}"), name)
+    value = getattr(importlib.import_module(f"growarray.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value

@@ -8,10 +8,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from growarray.checkpoint.refusal import naming
 from growarray.checkpoint.report import table
-from growarray.checkpoint.tensor import StoredTensor
-from growarray.checkpoint.tree import resolve
+from growarray.checkpoint.torch.tree import resolve
+from growarray.files.errors import naming
+from growarray.files.tensor import StoredTensor
 
 __all__ = ["Checkpoint"]
 

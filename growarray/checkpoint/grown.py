@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from growarray.checkpoint.load import load_checkpoint
-from growarray.checkpoint.onnx_export import to_onnx
 from growarray.errors import CheckpointError, DataError, GrowArrayError, ShapeError
 from growarray.networks.build import rebuild_network
 from growarray.networks.history import History
 from growarray.networks.network import GrowingNetwork
 from growarray.networks.scale import Scale
 from growarray.nn import Sequential, Softmax
+from growarray.onnx.export import to_onnx
 
 __all__ = ["Grown", "load"]
 

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from growarray.checkpoint.checkpoint import Checkpoint
-from growarray.checkpoint.inert import Global
 from growarray.checkpoint.kinds import kind_of
-from growarray.checkpoint.limits import Limits, limits_or_default
 from growarray.checkpoint.load import load_checkpoint
 from growarray.checkpoint.names import Select
-from growarray.checkpoint.onnx_uses import GraphOutline, Use, outline_graph
-from growarray.checkpoint.refusal import Malformed, naming, quote
 from growarray.checkpoint.report import shape_text
-from growarray.checkpoint.source import Source
-from growarray.checkpoint.tree import CONTAINERS, as_tensor
+from growarray.checkpoint.torch.allowlist import Global
+from growarray.checkpoint.torch.tree import CONTAINERS, as_tensor
 from growarray.errors import CheckpointError
+from growarray.files.errors import Malformed, naming, quote
+from growarray.files.limits import Limits, limits_or_default
+from growarray.files.source import Source
+from growarray.onnx.outline import GraphOutline, Use, outline_graph
 
 __all__ = ["Extra", "Inspection", "TensorRow", "inspect", "outline_extras"]
 

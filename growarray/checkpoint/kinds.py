@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from growarray.checkpoint.limits import Limits
-from growarray.checkpoint.onnx_file import looks_like_onnx
-from growarray.checkpoint.plain_pickle import compressed_pickle, is_torch_legacy, looks_like_pickle, plain_pickle
-from growarray.checkpoint.refusal import Malformed, quote
-from growarray.checkpoint.source import Source
+from growarray.checkpoint.torch.plain_pickle import compressed_pickle, is_torch_legacy, looks_like_pickle, plain_pickle
+from growarray.files.errors import Malformed, quote
+from growarray.files.limits import Limits
+from growarray.files.source import Source
+from growarray.onnx.initializers import looks_like_onnx
 
 __all__ = ["kind_of"]
 

@@ -7,24 +7,24 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, BinaryIO
 
-from growarray.checkpoint.beside import Beside
 from growarray.checkpoint.checkpoint import Checkpoint
-from growarray.checkpoint.contents import Contents
-from growarray.checkpoint.inert import OrderedTree
 from growarray.checkpoint.kinds import kind_of
-from growarray.checkpoint.limits import Limits, limits_or_default
 from growarray.checkpoint.names import Select, Selection, flatten, select_state, strip_prefixes
 from growarray.checkpoint.npz import read_npz
-from growarray.checkpoint.onnx_file import read_onnx
-from growarray.checkpoint.refusal import Malformed, at, naming
 from growarray.checkpoint.safetensors import read_safetensors
 from growarray.checkpoint.shards import read_index_file
-from growarray.checkpoint.source import Source, source_name
-from growarray.checkpoint.tensor import StoredTensor
-from growarray.checkpoint.torch_legacy import read_torch_legacy
-from growarray.checkpoint.torch_zip import read_torch_zip
-from growarray.checkpoint.tree import check_tree, full_parts, resolve
+from growarray.checkpoint.torch.allowlist import OrderedTree
+from growarray.checkpoint.torch.archive import read_torch_zip
+from growarray.checkpoint.torch.legacy import read_torch_legacy
+from growarray.checkpoint.torch.tree import check_tree, full_parts, resolve
 from growarray.errors import shown
+from growarray.files.contents import Contents
+from growarray.files.errors import Malformed, at, naming
+from growarray.files.external import ExternalFiles
+from growarray.files.limits import Limits, limits_or_default
+from growarray.files.source import Source, source_name
+from growarray.files.tensor import StoredTensor
+from growarray.onnx.initializers import read_onnx
 
 __all__ = ["load_checkpoint"]
 
@@ -76,17 +76,17 @@ def load_checkpoint(
     with naming(name):
         source = Source.of(path, name=name, mapped=mmap)
         source.checksums = checksums
-        beside = Beside(source, limits, follow_links=follow_links, mapped=mmap)
-        contents = _read(source, limits, beside)
+        external = ExternalFiles(source, limits, follow_links=follow_links, mapped=mmap)
+        contents = _read(source, limits, external)
         return _checkpoint(contents, source, limits, select, prefix, ml_dtypes)
 
 
-def _read(source: Source, limits: Limits, beside: Beside) -> Contents:
+def _read(source: Source, limits: Limits, external: ExternalFiles) -> Contents:
     kind = kind_of(source, limits)
     if kind == "onnx":
-        return read_onnx(source, limits, beside)
+        return read_onnx(source, limits, external)
     if kind == "index":
-        return read_index_file(source, limits, beside, partial(_read_shard, limits))
+        return read_index_file(source, limits, external, partial(_read_shard, limits))
     return _READERS[kind](source, limits)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from growarray.checkpoint.refusal import Malformed, quote
-from growarray.checkpoint.tensor import StoredTensor
-from growarray.checkpoint.tree import CONTAINERS, as_tensor, full_parts
+from growarray.checkpoint.torch.tree import CONTAINERS, as_tensor, full_parts
 from growarray.errors import shown
+from growarray.files.errors import Malformed, quote
+from growarray.files.tensor import StoredTensor
 
 __all__ = ["PREFIXES", "Select", "Selection", "flatten", "select_state", "strip_prefixes"]
 

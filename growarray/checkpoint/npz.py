@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from growarray.checkpoint.contents import Contents
-from growarray.checkpoint.dtypes import NUMPY_NAMES, DType
-from growarray.checkpoint.limits import Limits
-from growarray.checkpoint.refusal import Malformed, at, naming, quote
-from growarray.checkpoint.source import Region, Source, check_crc, compare_crc
-from growarray.checkpoint.tensor import StoredTensor, count_of
 from growarray.checkpoint.zip_index import DEFLATED, STORED, Member, read_index
+from growarray.files.contents import Contents
+from growarray.files.dtypes import NUMPY_NAMES, DType
+from growarray.files.errors import Malformed, at, naming, quote
+from growarray.files.limits import Limits
+from growarray.files.source import Region, Source, check_crc, compare_crc
+from growarray.files.tensor import StoredTensor, count_of
 
 __all__ = ["read_npz"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from growarray.checkpoint.tensor import StoredTensor
+from growarray.files.tensor import StoredTensor
 
 __all__ = ["printable", "shape_text", "table"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
-from growarray.checkpoint.contents import Contents
-from growarray.checkpoint.dtypes import BY_NAME
-from growarray.checkpoint.limits import Limits
-from growarray.checkpoint.refusal import Malformed, at, quote
-from growarray.checkpoint.source import Region, Source
 from growarray.checkpoint.strict_json import expect_string, parse_json
-from growarray.checkpoint.tensor import StoredTensor, count_of
+from growarray.files.contents import Contents
+from growarray.files.dtypes import BY_NAME
+from growarray.files.errors import Malformed, at, quote
+from growarray.files.limits import Limits
+from growarray.files.source import Region, Source
+from growarray.files.tensor import StoredTensor, count_of
 
 __all__ = ["DTYPES", "read_safetensors"]
 

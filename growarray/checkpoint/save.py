@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from growarray.backend import to_numpy
-from growarray.checkpoint.dtypes import NUMPY_NAMES
 from growarray.checkpoint.safetensors import DTYPES
-from growarray.checkpoint.zip_index import is_safe_name
 from growarray.errors import shown
+from growarray.files.dtypes import NUMPY_NAMES
+from growarray.files.paths import is_safe_name, replacing
 
-__all__ = ["SAFETENSORS_TYPES", "replacing", "save_npz", "save_safetensors"]
+__all__ = ["SAFETENSORS_TYPES", "save_npz", "save_safetensors"]
 
 _CODES = {name: code for code, name in DTYPES.items()}
 SAFETENSORS_TYPES = frozenset(_CODES)
@@ -190,22 +188,3 @@ def _shared(arrays: Mapping[str, Any]) -> tuple[str, ...]:
         for names in groups.values()
         if len(names) > 1
     )
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the name ``path`` once it is whole and on disk, and is gone where anything raises."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: expected the name of a file, found a folder")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {path.parent}; make it first")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from growarray.checkpoint.beside import Beside
-from growarray.checkpoint.contents import Contents
-from growarray.checkpoint.limits import Limits
 from growarray.checkpoint.names import flatten
-from growarray.checkpoint.refusal import Malformed, at, quote
-from growarray.checkpoint.source import Source
 from growarray.checkpoint.strict_json import expect_string, parse_json
-from growarray.checkpoint.tensor import StoredTensor
+from growarray.files.contents import Contents
+from growarray.files.errors import Malformed, at, quote
+from growarray.files.external import ExternalFiles
+from growarray.files.limits import Limits
+from growarray.files.source import Source
+from growarray.files.tensor import StoredTensor
 
 __all__ = ["read_index_file"]
 
 Reader = Callable[[Source], Contents]
 
 
-def read_index_file(source: Source, limits: Limits, beside: Beside, read: Reader) -> Contents:
+def read_index_file(source: Source, limits: Limits, external: ExternalFiles, read: Reader) -> Contents:
     """All tensors that the index names, each still in its shard. ``read`` reads one shard, told by its content.
 
     Raises Malformed if a shard is missing, lies elsewhere, is of another kind, or lacks a tensor of the index.
@@ -40,7 +40,7 @@ def read_index_file(source: Source, limits: Limits, beside: Beside, read: Reader
         with at(f"weight_map {quote(name)}"):
             expect_string(location, "shard")
             if location not in shards:
-                contents = _read_shard(location, beside, read)
+                contents = _read_shard(location, external, read)
                 kinds.add(contents.kind.split("-")[0])
                 shards[location] = _flat(contents, limits, source)
                 notes += contents.notes
@@ -57,9 +57,9 @@ def read_index_file(source: Source, limits: Limits, beside: Beside, read: Reader
     return Contents(f"{kinds.pop()}-index", result, metadata=_metadata(index), notes=notes)
 
 
-def _read_shard(location: str, beside: Beside, read: Reader) -> Contents:
+def _read_shard(location: str, external: ExternalFiles, read: Reader) -> Contents:
     with at(f"shard {quote(location)}"):
-        contents = read(beside.find(location))
+        contents = read(external.find(location))
         if contents.kind not in ("safetensors", "torch-zip", "torch-legacy"):
             raise Malformed(f"is of the kind {contents.kind}; expected safetensors or a torch checkpoint")
         if location.endswith(".safetensors") and contents.kind != "safetensors":

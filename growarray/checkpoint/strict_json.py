@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-from growarray.checkpoint.refusal import Malformed, quote
+from growarray.files.errors import Malformed, quote
 
 __all__ = ["expect_string", "parse_json"]
 

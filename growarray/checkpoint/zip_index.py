@@ -6,14 +6,14 @@ encryption, no comment, the first member at byte 0, ZIP64 where sizes ask for it
 
 from __future__ import annotations
 
-import re
 import struct
 from dataclasses import dataclass
 
-from growarray.checkpoint.limits import Limits
-from growarray.checkpoint.refusal import Malformed, quote
+from growarray.files.errors import Malformed, quote
+from growarray.files.limits import Limits
+from growarray.files.paths import is_safe_name
 
-__all__ = ["DEFLATED", "STORED", "Member", "is_safe_name", "read_index"]
+__all__ = ["DEFLATED", "STORED", "Member", "read_index"]
 
 STORED, DEFLATED = 0, 8
 
@@ -230,14 +230,3 @@ def _name(raw: bytes) -> str:
     if not is_safe_name(name):
         raise Malformed("is not a plain relative name")
     return name
-
-
-def is_safe_name(name: str) -> bool:
-    """Whether a name is relative, printable and inside its folder on every system.
-
-    >>> [is_safe_name(name) for name in ("a/data.pkl", "../a", "/a", "a//b", "C:/a", "a\\\\b")]
-    [True, False, False, False, False, False]
-    """
-    if not name or len(name) > 4096 or "\\" in name or not name.isprintable() or re.match(r"[A-Za-z]:", name):
-        return False
-    return all(part not in ("", ".", "..") for part in name.split("/"))

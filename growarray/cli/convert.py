@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from growarray.checkpoint import Checkpoint, load_checkpoint
 from growarray.checkpoint.inspect import Inspection, inspect, outline_extras
-from growarray.checkpoint.onnx_export import to_onnx
-from growarray.checkpoint.onnx_import import from_onnx
 from growarray.checkpoint.report import printable
 from growarray.checkpoint.save import SAFETENSORS_TYPES, save_npz, save_safetensors
-from growarray.checkpoint.tensor import StoredTensor
 from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, Texts, limits_from
 from growarray.cli.options import choices, option, switch
 from growarray.errors import CheckpointError
+from growarray.files.tensor import StoredTensor
 from growarray.nn import Module, renamed
 from growarray.nn.cast import cast
+from growarray.onnx.export import to_onnx
+from growarray.onnx.read import from_onnx
 
 __all__ = ["convert"]
 

@@ -19,10 +19,10 @@ _BESIDE = 26  # columns that a text needs at least to stand beside its name
 def show_help(command: Any, ctx: Any, commands: Sequence[tuple[str, str]] = ()) -> None:
     """Usage, what the command does, and a section for arguments, each panel of options, and commands."""
     console = Console(highlight=False)
-    sections: dict[str, list[tuple[str, str]]] = {}
+    sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
     for parameter in command.get_params(ctx):
         if parameter.param_type_name == "argument":
-            sections.setdefault("Arguments", []).append((argument_name(parameter), _text(parameter)))
+            sections["Arguments"].append((argument_name(parameter), _text(parameter)))
         elif not getattr(parameter, "hidden", False):
             panel = getattr(parameter, "rich_help_panel", None) or "Options"
             sections.setdefault(panel, []).append((_name(parameter), _text(parameter)))
@@ -34,9 +34,10 @@ def show_help(command: Any, ctx: Any, commands: Sequence[tuple[str, str]] = ()) 
     console.print(Text(" ".join((command.help or "").split())))
     last = sections.pop("Options", [])  # --help, and what belongs to no panel
     for title, rows in (*sections.items(), ("Options", last)):
-        console.print()
-        console.print(Text(title, style="bold"))
-        _rows(console, rows)
+        if rows:
+            console.print()
+            console.print(Text(title, style="bold"))
+            _rows(console, rows)
 
 
 def argument_name(parameter: Any) -> str:

@@ -15,11 +15,11 @@ from rich.text import Text
 
 from growarray.checkpoint.inspect import Extra, Inspection, TensorRow
 from growarray.checkpoint.inspect import inspect as inspect_file
-from growarray.checkpoint.onnx_uses import GraphOutline, Port, Use
 from growarray.checkpoint.report import printable, shape_text
 from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, limits_from
 from growarray.cli.options import switch
 from growarray.cli.terminal import show_line, show_table
+from growarray.onnx.outline import GraphOutline, Port, Use
 
 __all__ = ["inspect"]
 

@@ -72,7 +72,7 @@ class Option:
 
     def check(self, name: str, value: Any) -> None:
         """Raise ``ValueError`` unless the value is one of the choices, or within the bounds."""
-        if self.choices and value not in self.choices:
+        if self.choices:
             is_known(flag_of(name), value, self.choices)
         bounded = self.least > -math.inf and value is not None
         if bounded and not self.least <= value < self.below:
@@ -93,7 +93,8 @@ def is_known(flag: str, value: Any, known: Iterable[str]) -> None:
     """Raise ``ValueError`` unless the value is one of those that are known."""
     names = tuple(known)
     if value not in names:
-        raise ValueError(f"{flag}: expected {' or '.join(names)}, found {shown(value)}")
+        expected = " or ".join(names) if len(names) < 3 else f"one of {', '.join(names)}"
+        raise ValueError(f"{flag}: expected {expected}, found {shown(value)}")
 
 
 def at_least(flag: str, value: float, least: float) -> None:

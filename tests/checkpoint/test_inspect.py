@@ -10,8 +10,8 @@ import pytest
 
 from growarray.checkpoint import Checkpoint, Limits, inspect, load_checkpoint, save_safetensors
 from growarray.checkpoint.inspect import Extra, outline_extras
-from growarray.checkpoint.onnx_uses import Port, Use
-from growarray.checkpoint.tensor import StoredTensor
+from growarray.files.tensor import StoredTensor
+from growarray.onnx.outline import Port, Use
 from tests.checkpoint.files import (
     FLOATS,
     SIX,

@@ -12,8 +12,8 @@ import pytest
 
 import growarray
 from growarray.checkpoint import Limits, from_onnx, load_checkpoint
-from growarray.checkpoint.source import Region
 from growarray.errors import CheckpointError
+from growarray.files.source import Region
 from tests.checkpoint.files import (
     FLOATS,
     SIX,

@@ -7,8 +7,8 @@ import pytest
 
 from growarray.checkpoint import Limits, load_checkpoint
 from growarray.checkpoint.names import strip_prefixes
-from growarray.checkpoint.refusal import Malformed
 from growarray.errors import CheckpointError
+from growarray.files.errors import Malformed
 from tests.checkpoint.files import SIX, WEIGHT, Raw, op, ordered, pickled, rows, simple_zip, torch_zip
 
 

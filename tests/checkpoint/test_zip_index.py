@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from growarray.checkpoint.limits import Limits
-from growarray.checkpoint.refusal import Malformed
 from growarray.checkpoint.zip_index import DEFLATED, STORED, read_index
+from growarray.files.errors import Malformed
+from growarray.files.limits import Limits
 from tests.checkpoint.files import rows, zipped
 
 FILES = {"m/a": b"alpha", "m/b": b"beta" * 10}

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from growarray.cli.bench_layer import FORMATS, equation_for, layer_from, ranks_for, read_layer
+from growarray.cli.bench.layer import FORMATS, equation_for, layer_from, ranks_for, read_layer
 from tests.contraction.reference import direct
 
 SMALL = {"in": 4, "out": 3, "kernel": 3, "size": 7, "batch": 2}
@@ -100,7 +100,7 @@ def test_files_that_are_refused(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"format": "cpd"}, "--format: expected cp, tucker, tt, dense, found 'cpd'"),
+        ({"format": "cpd"}, "--format: expected one of cp, tucker, tt, dense, found 'cpd'"),
         ({"dtype": "int32"}, "--dtype: expected float32 or float64, found 'int32'"),
         ({"rank": "0"}, "--rank: expected whole numbers of at least 1"),
         ({"rank": "0.0"}, "--rank: expected a fraction above 0"),

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from growarray.cli.run import RunOptions
-from growarray.cli.show import Show, growth_table, result_table
+from growarray.cli.grow.options import RunOptions
+from growarray.cli.grow.show import Show, growth_table, result_table
 from growarray.networks import History
 from growarray.networks.picture import draw
 

@@ -16,8 +16,6 @@ from rich.console import Console
 from growarray.backend import to_numpy
 from growarray.checkpoint import Checkpoint, load_checkpoint, save_safetensors
 from growarray.checkpoint.inspect import inspect
-from growarray.checkpoint.onnx_export import to_onnx
-from growarray.checkpoint.onnx_import import from_onnx
 from growarray.checkpoint.report import printable
 from growarray.cli.compress.data import accuracy, labelled
 from growarray.cli.compress.picture import draw
@@ -31,6 +29,8 @@ from growarray.errors import DataError
 from growarray.factorized.report import Change
 from growarray.networks import write_atomically
 from growarray.nn.module import Module
+from growarray.onnx.export import to_onnx
+from growarray.onnx.read import from_onnx
 
 __all__ = ["compress"]
 

@@ -1,0 +1,52 @@
+"""Further files that a model names: plain relative paths, inside the model's own folder, to regular files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from growarray.files.errors import Malformed, at, quote
+from growarray.files.limits import Limits
+from growarray.files.paths import is_safe_name
+from growarray.files.source import Source
+
+__all__ = ["ExternalFiles"]
+
+
+class ExternalFiles:
+    """Finds the files beside one model, each once."""
+
+    def __init__(self, model: Source, limits: Limits, *, follow_links: bool, mapped: bool) -> None:
+        self.model = model
+        self.limits = limits
+        self.follow_links = follow_links
+        self.mapped = mapped
+        self.nbytes = 0  # of all files found so far
+        self._found: dict[str, Source] = {}
+
+    def find(self, location: str) -> Source:
+        """The file at ``location``. Raises Malformed for a path that leaves the folder, by name or by a link."""
+        if location not in self._found:
+            if len(self._found) >= self.limits.files:
+                raise Malformed(f"more than {self.limits.files} further files (Limits.files)")
+            with at(f"file {quote(location)}"):
+                self._found[location] = found = self._open(location)
+                self.nbytes += found.size
+        return self._found[location]
+
+    def _open(self, location: str) -> Source:
+        folder = self.model.folder
+        if folder is None:
+            raise Malformed("lies beside the model, which was not given as a path; pass the path of the model")
+        location = "/".join(part for part in location.split("/") if part != ".")  # some writers begin with ./
+        if not is_safe_name(location) or "://" in location:
+            raise Malformed("is no plain relative path below the model's folder")
+        path = folder / location
+        real = Path(os.path.realpath(path))
+        if not self.follow_links and not real.is_relative_to(os.path.realpath(folder)):
+            raise Malformed("is a link that leaves the model's folder; pass follow_links=True if you trust it")
+        if not real.exists():
+            raise Malformed("is missing; fetch it, and put it beside the model")
+        source = Source.of_file(real, name=str(path), mapped=self.mapped)
+        source.checksums = self.model.checksums
+        return source

@@ -1,0 +1,386 @@
+"""Building a network from the nodes of an ONNX graph: what is known of each value, and the modules made so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from growarray.files.errors import Malformed, quote
+from growarray.files.limits import Limits
+from growarray.files.tensor import StoredTensor
+from growarray.nn.cast import RangeError, cast
+from growarray.nn.graph import Node
+from growarray.nn.join import Value
+from growarray.nn.module import Module, Parameter
+from growarray.onnx.graph import OpNode
+
+__all__ = ["Builder", "Constant", "Dynamic", "Unsupported", "broadcast", "layer_name", "node_name", "product"]
+
+Array = NDArray[Any]
+Dim = int | str
+Shape = tuple[Dim, ...] | None
+
+_LEAVES = ("weight", "bias", "kernel", "gamma", "beta", "scale", "running_mean", "running_var", "value", "alpha")
+_LONGEST_NAME = 200
+_LAYER = 40  # steps of the limits that making one takes as long as
+
+
+class Constant:
+    """A value that the file fixes; it is read when ``array`` is first asked for.
+
+    key : name of the value, one for each parameter    label : name in the file, for readable names of layers
+    trained : whether it is an initializer, which fine-tuning may change    derived : whether it is computed from others
+    An array of objects is a shape: whole numbers, and names of axes whose size the input tells.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        values: Array | StoredTensor,
+        *,
+        trained: bool = False,
+        derived: bool = False,
+        label: str | None = None,
+    ) -> None:
+        self.key, self.trained, self.derived = key, trained, derived
+        self.label = key if label is None else label
+        self._values = values
+
+    @property
+    def array(self) -> Array:
+        """The values."""
+        if isinstance(self._values, StoredTensor):
+            self._values = self._values.read()
+        return self._values
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size of each axis."""
+        return tuple(self._values.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """A value that depends on the inputs: its name in the network, and its axes as far as they are known."""
+
+    name: str
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A value that cannot be used, and why."""
+
+    reason: str
+
+
+Known = Constant | Dynamic | Unsupported
+
+
+class Builder:
+    """The values and modules made so far. ``opset`` is the version of the default domain, ``dtype`` None or forced."""
+
+    def __init__(self, opset: int, limits: Limits, nbytes: int, dtype: Any) -> None:
+        self.opset, self.limits, self.dtype = opset, limits, dtype
+        self.values: dict[str, Known] = {}
+        self.dynamics: dict[str, Dynamic] = {}  # by the name in the network
+        self.nodes: list[Node] = []
+        self._budget = limits.expanded // 2 + 2 * nbytes  # of constants and copies, beyond one of each initializer
+        self._copied: set[str] = set()
+        self._names: dict[str, int] = {}
+        self._bases: dict[str, str] = {}
+        self._titles: set[str] = set()
+        self._bare: set[str] = set()  # nodes called after a weight that no layer stands before, such as 'weight'
+        self._shared: set[str] = set()  # names of values that more than the next node may take
+        self._givers: dict[str, Node] = {}
+        self._counter = 0
+        self._parameters: dict[tuple[Any, ...], Parameter] = {}
+        self._emitted: dict[str, Dynamic] = {}
+        self.layouts: dict[str, tuple[bool, float]] = {}
+        self.used: set[str] = set()  # names that a further node takes, or that are outputs
+        self._steps = limits.steps
+
+    # values
+
+    def define(self, name: str, value: Known) -> None:
+        """Note a value; every name is given once."""
+        if name in self.values:
+            raise Malformed(f"value {quote(name)} is given twice")
+        self.values[name] = value
+        if isinstance(value, Dynamic):
+            self.dynamics[value.name] = value
+            self._shared.add(value.name)
+
+    def has(self, node: OpNode, index: int) -> bool:
+        """Whether an optional input is there."""
+        return index < len(node.inputs) and node.inputs[index] != ""
+
+    def known(self, node: OpNode, index: int) -> Constant | Dynamic:
+        """What is known of an input. Raises Malformed where nothing before the node gives it."""
+        name = node.inputs[index] if index < len(node.inputs) else ""
+        if not name:
+            raise Malformed(f"input {index} is missing")
+        if name not in self.values:
+            raise Malformed(f"input {quote(name)} is given by no node before it, and is no input of the graph")
+        value = self.values[name]
+        if isinstance(value, Unsupported):
+            raise Malformed(f"input {quote(name)} {value.reason}")
+        return value
+
+    def dynamic(self, node: OpNode, index: int) -> Dynamic:
+        """An input as a value of the network; a constant becomes a node of its own."""
+        value = self.known(node, index)
+        return value if isinstance(value, Dynamic) else self.emitted(value)
+
+    def constant(self, node: OpNode, index: int, what: str) -> Constant:
+        """An input that must be known now: ``what`` it is goes into the message."""
+        value = self.known(node, index)
+        if isinstance(value, Dynamic):
+            raise Malformed(f"{what} {quote(node.inputs[index])} depends on the input; expected a constant")
+        return value
+
+    def optional(self, node: OpNode, index: int, what: str) -> Constant | None:
+        """:meth:`constant`, or None where the input is left out."""
+        return self.constant(node, index, what) if self.has(node, index) else None
+
+    def whole(self, node: OpNode, index: int, what: str) -> tuple[int, ...]:
+        """An input of whole numbers, at most one axis, all known."""
+        found = self.dims(node, index, what)
+        if not all(isinstance(n, int) for n in found):
+            raise Malformed(f"{what} {quote(node.inputs[index])} depends on the size of the input; export fixed sizes")
+        return tuple(int(n) for n in found)
+
+    def dims(self, node: OpNode, index: int, what: str) -> tuple[Dim, ...]:
+        """An input of whole numbers, at most one axis, some of which the input of the network tells."""
+        value = self.constant(node, index, what)
+        if len(value.shape) > 1 or value.size > 1024:
+            raise Malformed(f"{what} has shape {value.shape}; expected one axis")
+        entries: list[Any] = value.array.reshape(-1).tolist()
+        if not all(type(n) is int or type(n) is str for n in entries):
+            raise Malformed(f"{what} holds {quote(entries[0])}; expected whole numbers")
+        return tuple(entries)
+
+    def number(self, node: OpNode, index: int, what: str) -> float | None:
+        """An optional input of one number; None where it is left out."""
+        value = self.optional(node, index, what)
+        if value is None:
+            return None
+        if value.size != 1 or value.array.dtype.kind not in "fiub":
+            raise Malformed(f"{what} has shape {value.shape} and type {value.array.dtype}; expected one number")
+        return self.scalar(value, what)
+
+    def scalar(self, value: Constant, what: str) -> float:
+        """A constant of one entry as a number, which the float type of the network holds."""
+        entry = value.array.reshape(())
+        return float(self._cast(entry, f"{what} {quote(value.label)}") if entry.dtype.kind == "f" else entry)
+
+    def account(self, nbytes: int) -> None:
+        """Count the bytes of a folded constant, or of one more copy of a weight, before it is made."""
+        self._budget -= nbytes
+        if self._budget < 0:
+            raise Malformed("constants need more bytes than half of Limits.expanded and twice the files")
+
+    def fresh(self) -> str:
+        """The name of an axis of unknown size."""
+        self._counter += 1
+        return f"?{self._counter}"
+
+    # arrays and parameters
+
+    def floats(self, value: Constant, what: str) -> Array:
+        """The values as floats of the network, in memory of their own. Raises Malformed where they are none."""
+        found = value.array
+        if found.dtype.kind != "f":
+            raise Malformed(f"{what} {quote(value.label)} is of the type {found.dtype}; expected floats")
+        if value.derived or value.key in self._copied:
+            self.account(np.dtype(self.float_type(found.dtype)).itemsize * value.size)
+        self._copied.add(value.key)
+        return np.ascontiguousarray(self._cast(found, f"{what} {quote(value.label)}")).reshape(found.shape)
+
+    def _cast(self, array: Array, what: str) -> Array:
+        """A copy in the float type of the network."""
+        try:
+            return np.asarray(cast(array, self.float_type(array.dtype), what, "pass dtype='float64'", copy=True))
+        except RangeError as fault:
+            raise Malformed(str(fault)) from None
+
+    def float_type(self, dtype: Any) -> Any:
+        """The float type in which the network computes what the file has in ``dtype``: half becomes single."""
+        if self.dtype is not None:
+            return self.dtype
+        return np.float64 if dtype == np.float64 else np.float32
+
+    def parameter(
+        self,
+        value: Constant,
+        what: str,
+        form: Any = (),
+        change: Callable[[Array], Array] = lambda x: x,
+        size: int = 0,
+    ) -> Parameter:
+        """The parameter for a constant: one for all nodes that take it in the same ``form``.
+
+        ``size`` is how many entries ``change`` makes, where they are more than the constant has.
+        """
+        key = (value.key, form)
+        if key not in self._parameters:
+            self.account(8 * size if size > value.size else 0)
+            self._parameters[key] = Parameter(np.ascontiguousarray(change(self.floats(value, what))))
+        return self._parameters[key]
+
+    # modules
+
+    def step(self, module: Module, inputs: Sequence[Dynamic], shape: Shape, hint: str) -> Dynamic:
+        """A further module of the network; ``hint`` is what it would like to be called."""
+        self.check_size(shape)
+        self._steps -= _LAYER
+        if self._steps < 0:
+            raise Malformed(
+                f"network has more than {self.limits.steps // _LAYER} layers ({_LAYER} of Limits.steps each)"
+            )
+        self._counter += 1
+        dynamic = Dynamic(f"?{self._counter}", shape)
+        self._append(Node(self._unique(hint), module, tuple(x.name for x in inputs), dynamic.name))
+        self.dynamics[dynamic.name] = dynamic
+        return dynamic
+
+    def _append(self, node: Node) -> None:
+        self.nodes.append(node)
+        self._givers[node.output] = node
+
+    def giver(self, name: str, kind: type[Module]) -> Any:
+        """The node that gives a value of the network, if its module is of this kind; else None."""
+        node = self._givers.get(name)
+        return node if node is not None and type(node.module) is kind else None
+
+    def give(self, node: OpNode, value: Known, output: int = 0) -> None:
+        """Note the result of a node; the module that gives it gives it under the name of the file."""
+        name = node.outputs[output]
+        fresh = isinstance(value, Dynamic) and value.name not in self._shared
+        if isinstance(value, Dynamic) and fresh and self.nodes and self.nodes[-1].output == value.name:
+            self._append(replace(self.nodes.pop(), output=name))
+            value = Dynamic(name, value.shape)
+        self.define(name, value)
+
+    def emitted(self, value: Constant) -> Dynamic:
+        """A constant as a node of the network, made once."""
+        if value.key not in self._emitted:
+            if value.array.dtype.kind != "f":
+                raise Malformed(
+                    f"constant {quote(value.label)} of type {value.array.dtype} meets a value of the network"
+                )
+            held = self.parameter(value, "constant") if value.trained else self.floats(value, "constant")
+            hint = layer_name(value.label) or "constant"
+            self._emitted[value.key] = self.step(Value(held), (), value.shape, hint)
+            self._shared.add(self._emitted[value.key].name)
+        return self._emitted[value.key]
+
+    def check_size(self, shape: Shape) -> None:
+        """Refuse a value that alone takes more bytes than a file may be inflated to; unknown axes count as 1."""
+        known = math.prod(n for n in shape or () if isinstance(n, int))
+        if 4 * known > self.limits.inflated:
+            raise Malformed(f"result of shape {shape} takes more than {self.limits.inflated} bytes (Limits.inflated)")
+
+    def hint(self, node: OpNode, weight: Constant | None = None) -> str:
+        """What the module of a node would like to be called: as its weight, as the node, or as the operator."""
+        if weight is None:
+            return node_name(node)
+        name = layer_name(weight.label)
+        if name in _LEAVES:
+            self._bare.add(name)
+        if name not in ("", weight.label):
+            self._titles.add(name)
+        return name or node_name(node).removesuffix(f".{node.op}")
+
+    def titled(self, name: str) -> bool:
+        """Whether a node is called after the layer that its weight names, which is the best of names."""
+        return self._bases.get(name, name) in self._titles
+
+    def _unique(self, hint: str) -> str:
+        name = hint if 0 < len(hint) <= _LONGEST_NAME and hint.isprintable() else "node"
+        base = name
+        while name in self._names:
+            self._names[base] += 1
+            name = f"{base}_{self._names[base]}"
+            self._bases[name] = base
+        self._names[name] = 0
+        return name
+
+    def renamed(self, nodes: Sequence[Node]) -> list[Node]:
+        """The nodes of the network; a number comes off a name where the name itself has become free.
+
+        A node alone with weights that name no layer has no name, so that they keep theirs.
+        """
+        taken = {node.name for node in nodes}
+        bases = [self._bases.get(node.name, node.name) for node in nodes]
+        bare = [base for base in bases if base in self._bare]
+        found = []
+        for node, base in zip(nodes, bases, strict=True):
+            name = "" if bare == [base] else node.name if base in taken else base
+            found.append(replace(node, name=name))
+            taken.add(base)
+        return found
+
+
+def layer_name(label: str) -> str:
+    """The layer that a weight of this name belongs to, ``''`` where the name does not tell.
+
+    >>> layer_name("features.0.weight"), layer_name("onnx::Conv_17")
+    ('features.0', '')
+    """
+    label = label.partition(":")[0] if not label.startswith("onnx::") else ""
+    for mark in "./":
+        layer, _, leaf = label.rpartition(mark)
+        if layer and leaf in _LEAVES:
+            return layer.strip("/").replace("/", ".")
+    computed = label.startswith(("/", "val_"))  # as exporters of torch call what they computed
+    return "" if computed or not label.replace("_", "").replace(".", "").isalnum() else label
+
+
+def node_name(node: OpNode) -> str:
+    """The scope that an exporter writes into the name of a node, or the operator and a number.
+
+    >>> node_name(OpNode(op="Relu", name="/layer1/layer1.0/relu/Relu"))
+    'layer1.0.relu'
+    """
+    parts = [part for part in node.name.split("/") if part]
+    if len(parts) > 1 and parts[-1].startswith(node.op) and parts[-2].rpartition(".")[2].lower() == node.op.lower():
+        parts.pop()
+    kept = [part for part, after in zip(parts, [*parts, ""][1:], strict=True) if not after.startswith(f"{part}.")]
+    return ".".join(kept) or f"{node.op}_{node.index}"
+
+
+def broadcast(builder: Builder, a: Shape, b: Shape) -> Shape:
+    """The shape of arithmetic on two values; raises Malformed where sizes differ and neither is 1."""
+    if a is None or b is None:
+        return None
+    short, long = sorted((a, b), key=len)
+    result: list[Dim] = list(long[: len(long) - len(short)])
+    for m, n in zip(short, long[len(long) - len(short) :], strict=True):
+        if isinstance(m, int) and isinstance(n, int) and m != n and 1 not in (m, n):
+            raise Malformed(f"operands have shapes {a} and {b}, which do not fit")
+        if m == n or m == 1:
+            result.append(n)
+        elif n == 1 or isinstance(m, int):
+            result.append(m)
+        else:
+            result.append(n if isinstance(n, int) else builder.fresh())
+    return tuple(result)
+
+
+def product(builder: Builder, dims: Sequence[Dim]) -> Dim:
+    """The number of entries of axes; a name where one is unknown."""
+    if all(isinstance(n, int) for n in dims):
+        return math.prod(int(n) for n in dims)
+    rest = [n for n in dims if n != 1]
+    return rest[0] if len(rest) == 1 else builder.fresh()

@@ -1,0 +1,242 @@
+"""Networks of this library as ONNX models, written without the onnx package."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from growarray import __version__
+from growarray.errors import shown
+from growarray.nn.graph import Graph
+from growarray.nn.module import Module
+from growarray.onnx.lower import Edge, OnnxGraph, add_lowerings
+from growarray.onnx.model import DATA_TYPES, Model, Node, Port, write_model
+from growarray.onnx.operators.conv_write import CONVOLUTIONS
+from growarray.onnx.operators.factorized import FACTORIZED
+from growarray.onnx.operators.graph_write import GRAPHS
+from growarray.onnx.operators.growing import GROWING
+from growarray.onnx.operators.layers_write import LAYERS
+from growarray.onnx.operators.pool_write import POOLS
+
+__all__ = ["OPSETS", "to_onnx"]
+
+OPSETS = range(17, 23)
+_BATCH = "n"  # the symbol of the batch
+
+for _table in (LAYERS, CONVOLUTIONS, POOLS, FACTORIZED, GRAPHS, GROWING):
+    add_lowerings(_table)
+
+Shape = tuple[int, ...]
+
+
+def to_onnx(
+    network: Module,
+    path: str | os.PathLike[str],
+    input_shape: Any,
+    *,
+    opset: int = 21,
+    dynamic_batch: bool = True,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    dtype: Any = None,
+    external_data: bool | None = None,
+) -> None:
+    """Write what ``network`` computes in inference to an ONNX model; dropout and training statistics are left out.
+
+    input_shape : of the input, batch included; for several inputs a sequence of shapes, or a mapping from name to shape
+    opset : version of the operator set, 17 to 22; 21 has group normalization and GELU as operators of their own
+    dynamic_batch : the size of the first axis is free in the file; inputs whose first axis has another size than that
+        of the first input keep theirs
+    input_names, output_names : by default those of a :class:`growarray.nn.graph.Graph`, else ``'input'``, ``'output'``
+    metadata : strings by key, kept in the model's ``metadata_props``
+    dtype : ``'float16'``, ``'float32'`` or ``'float64'``, of every float in the file; by default the network's own
+    external_data : weights in ``<path>.data`` beside the model; by default only where it would have over 2 GiB
+
+    Weights keep the names that they have in the state dict, so that :func:`load_checkpoint` reads it back, without
+    what inference does not use, such as ``num_batches_tracked``. A factorized layer is written as the products of
+    ``layer.plan(input_shape)``, those among its factors computed beforehand: what is left of them are weights named
+    ``<layer>.path.0``, …. The file appears at once and whole, or not at all.
+
+    Raises
+    ------
+    NotImplementedError
+        A module is of a class that is not written (see :func:`register_lowering`), or what it computes cannot be; the
+        message says where in the network it is.
+    ShapeError, PlanError, TypeError, ValueError
+        An option makes no sense, a layer refuses the shape that it gets (its own message, with its place), or a weight
+        is beyond the range of ``dtype``.
+    OSError
+        ``path`` is a folder, or cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from growarray import load_checkpoint, nn
+    >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     to_onnx(network, f"{folder}/network.onnx", (1, 4))
+    ...     print(list(load_checkpoint(f"{folder}/network.onnx")))
+    ['0.weight', '0.bias', '2.weight', '2.bias']
+    """
+    if not isinstance(network, Module):
+        raise TypeError(f"to_onnx: network is a {type(network).__name__}, expected a growarray.nn.Module")
+    target = _target(path)
+    if not isinstance(opset, (int, np.integer)) or opset not in OPSETS:
+        raise ValueError(f"to_onnx: opset is {shown(opset)}, expected {OPSETS.start} to {OPSETS.stop - 1}")
+    kind, strict = _dtype(network, dtype)
+    shapes, inputs = _inputs(network, input_shape, input_names)
+    outputs = _names("output_names", output_names)
+    known = network.outputs if outputs is None and isinstance(network, Graph) else outputs or ()
+    graph = OnnxGraph(network, opset, kind, strict, [*inputs, *known])
+    first = shapes[0][:1] if dynamic_batch else None
+    edges = [Edge(name, shape, 0 if shape[:1] == first else None) for name, shape in zip(inputs, shapes, strict=True)]
+    with _evaluating(network):
+        found = graph.lower("", network, *edges)
+    results = list(found) if isinstance(found, tuple | list) else [found]
+    names = known or (("output",) if len(results) == 1 else tuple(f"output_{i}" for i in range(len(results))))
+    if len(names) != len(results):
+        raise ValueError(f"to_onnx: output_names has {len(names)} names, the network {len(results)} outputs")
+    graph.prune([edge.name for edge in results])
+    results = _named(graph, inputs, results, names)
+    model = Model(
+        name=type(network).__name__,
+        dtype=kind,
+        opset=opset,
+        producer=("growarray", __version__),
+        nodes=graph.nodes,
+        initializers=list(graph.initializers.values()),
+        inputs=[_port(edge, first) for edge in edges],
+        outputs=[_port(edge, first) for edge in results],
+        metadata=_metadata(metadata),
+    )
+    write_model(target, model, external=external_data)
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    """The path, where a file may be made."""
+    target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(f"to_onnx: {target} is a folder; give the path of a file in it, such as model.onnx")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"to_onnx: {target} cannot be written: there is no folder {target.parent}; make it first"
+        )
+    return target
+
+
+def _dtype(network: Module, dtype: Any) -> tuple[np.dtype[Any], bool]:
+    """The dtype of the file, and whether operators that onnxruntime lacks in it are refused."""
+    first = next((p.data for p in network.parameters()), None)
+    own = "float32" if first is None else str(first.dtype).rpartition(".")[2]
+    try:
+        found = np.dtype(own if dtype is None else dtype)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or found.kind != "f" or found.name not in DATA_TYPES:
+        what = f"the network is {own}, dtype is" if dtype is None else "dtype is"
+        raise TypeError(f"to_onnx: {what} {shown(dtype)}; expected 'float16', 'float32' or 'float64'")
+    return found, dtype is None and found == np.float64
+
+
+def _inputs(network: Module, given: Any, names: Sequence[str] | None) -> tuple[list[Shape], tuple[str, ...]]:
+    """Shape and name of every input."""
+    known = network.inputs if isinstance(network, Graph) else ()
+    if isinstance(given, Mapping):
+        if names is not None:
+            raise ValueError("to_onnx: input_shape names the inputs already; leave input_names out")
+        if known and set(given) != set(known):
+            raise ValueError(
+                f"to_onnx: input_shape has {', '.join(map(repr, given))}; the inputs are {', '.join(known)}"
+            )
+        order = known or tuple(given)
+        return [_shape(given[name]) for name in order], _names("input_shape", order) or ()
+    several = isinstance(given, tuple | list) and any(isinstance(part, tuple | list) for part in given)
+    shapes = [_shape(part) for part in given] if several else [_shape(given)]
+    default = known or (("input",) if len(shapes) == 1 else tuple(f"input_{i}" for i in range(len(shapes))))
+    found = _names("input_names", names) or default
+    if len(found) != len(shapes):
+        raise ValueError(f"to_onnx: {len(shapes)} input shapes for the inputs {', '.join(found)}; give one for each")
+    return shapes, found
+
+
+def _shape(value: Any) -> Shape:
+    try:
+        shape = tuple(operator.index(size) for size in value)
+    except TypeError:
+        raise TypeError(
+            f"to_onnx: input_shape is {shown(value)}, expected whole numbers such as (1, 3, 32, 32)"
+        ) from None
+    if any(size < 1 for size in shape):
+        raise ValueError(f"to_onnx: input_shape is {shape}, expected sizes of at least 1, that of the batch too")
+    return shape
+
+
+def _names(option: str, names: Any) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    found = (names,) if isinstance(names, str) else tuple(names)
+    if not all(isinstance(name, str) and name for name in found) or len(set(found)) < len(found):
+        raise ValueError(f"to_onnx: {option} is {shown(names)}, expected names that differ")
+    return found
+
+
+def _metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    if not (metadata is None or isinstance(metadata, Mapping)):
+        raise TypeError(f"to_onnx: metadata is {shown(metadata)}, expected a mapping of strings")
+    found = dict(metadata or {})
+    for key, value in found.items():
+        if not (isinstance(key, str) and isinstance(value, str)):
+            raise TypeError(
+                f"to_onnx: metadata has {shown(key)}: {shown(value)}, expected strings; json.dumps makes one"
+            )
+    return found
+
+
+@contextmanager
+def _evaluating(network: Module) -> Iterator[None]:
+    """Evaluation mode inside, every module's own mode afterwards."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _named(graph: OnnxGraph, inputs: Sequence[str], results: list[Edge], names: Sequence[str]) -> list[Edge]:
+    """The outputs under their names: the node that makes one is renamed, or its value copied where that cannot be."""
+    made = {name: node for node in graph.nodes for name in node.outputs if node.op != "Constant"}
+    renamed: dict[str, str] = {}
+    found = []
+    for edge, name in zip(results, names, strict=True):
+        if edge.name == name:  # an input that is handed on
+            found.append(edge)
+            continue
+        if name in inputs or name in graph.initializers:
+            raise ValueError(f"to_onnx: output {name!r} has the name of an input or a weight; pass output_names=")
+        if edge.name in made and edge.name not in renamed:
+            renamed[edge.name] = name
+        else:
+            graph.nodes.append(Node("Identity", [edge.name], [name], graph.unique(f"/{name}/Identity"), {}))
+        found.append(replace(edge, name=name))
+    for node in graph.nodes:
+        node.inputs = [renamed.get(name, name) for name in node.inputs]
+        node.outputs = [renamed.get(name, name) for name in node.outputs]
+    return found
+
+
+def _port(edge: Edge, first: Shape | None) -> Port:
+    """A value's shape in the file: the batch is a symbol, a multiple of it is unknown."""
+    sizes: list[int | str | None] = list(edge.shape)
+    if edge.batch is not None and first is not None:
+        sizes[edge.batch] = _BATCH if edge.shape[edge.batch] == first[0] else None
+    return Port(edge.name, tuple(sizes))

@@ -1,0 +1,213 @@
+"""From an ONNX graph to a trainable network of this library's layers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from growarray.errors import shown
+from growarray.files.errors import Malformed, at, naming, quote
+from growarray.files.external import ExternalFiles
+from growarray.files.limits import Limits, limits_or_default
+from growarray.files.source import Source, source_name
+from growarray.nn.activation import Identity
+from growarray.nn.elementwise import Cast
+from growarray.nn.graph import Graph
+from growarray.onnx.build import Builder, Constant, Dynamic, Unsupported
+from growarray.onnx.fold import FOLDERS, fold
+from growarray.onnx.fuse import fuse
+from growarray.onnx.graph import Model, OpNode, read_model
+from growarray.onnx.operators.table import OPERATORS
+from growarray.onnx.wire import ValueInfo
+
+__all__ = ["from_onnx"]
+
+_FIRST, _LAST = 7, 28  # opsets whose operators mean what is written here
+_LONGEST = 1000  # characters of a message
+_FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
+
+
+def from_onnx(
+    path: str | os.PathLike[str] | BinaryIO,
+    *,
+    dtype: Any = None,
+    limits: Limits | None = None,
+    follow_links: bool = False,
+    mmap: bool = True,
+) -> Graph:
+    """A network of this library's layers from an ONNX graph, to run, fine-tune, compress and grow.
+
+    ``net.run({input: array})`` gives every output by name, and the network is a
+    :class:`~growarray.nn.graph.Graph` with forward, vjp and a state dict. It comes in evaluation mode, which is what
+    the file computes: ``net.train()`` turns dropout on, and makes batch normalisation take statistics of the batch.
+
+    dtype : float type of the parameters, ``'float32'`` or ``'float64'``; None keeps that of the file, and widens half
+        precision to float32
+    limits, follow_links, mmap : as in :func:`~growarray.checkpoint.load.load_checkpoint`
+
+    Weights, and initializers of more than one entry that are added, subtracted or multiplied, become parameters; an
+    initializer that several nodes take in the same form is one parameter. Layers are called after their weights
+    (``conv1.weight`` is the weight of node ``conv1``), else after the nodes of the file. Shapes and what is computed
+    from constants are folded; layers that exporters take apart are put together again.
+
+    Raises CheckpointError, which names the file, the operator and the node: for an operator or attribute that is not
+    supported, and for what :func:`~growarray.checkpoint.load.load_checkpoint` refuses. Raises ValueError for another
+    ``dtype``.
+
+    >>> import io
+    >>> import numpy as np
+    >>> relu = "08083a1e0a0c0a0178120179220452656c755a090a017812040a02080162030a017942021011"  # y = Relu(x)
+    >>> network = from_onnx(io.BytesIO(bytes.fromhex(relu)))
+    >>> network.run({"x": np.array([-1.0, 2.0], np.float32)})["y"].tolist()
+    [0.0, 2.0]
+    """
+    try:
+        chosen = None if dtype is None else np.dtype(dtype)
+    except (TypeError, ValueError):  # whose text may hold an array
+        raise TypeError(f"from_onnx: dtype is {shown(dtype)}, expected 'float32', 'float64' or None") from None
+    if chosen is not None and chosen not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"from_onnx: dtype is {shown(dtype)}, expected 'float32', 'float64' or None")
+    limits, name = limits_or_default(limits), source_name(path)
+    with naming(name):
+        source = Source.of(path, name=name, mapped=mmap)
+        external = ExternalFiles(source, limits, follow_links=follow_links, mapped=mmap)
+        model = read_model(source, limits, external)
+        builder = Builder(_opset(model), limits, source.size + external.nbytes, None if chosen is None else chosen.type)
+        with np.errstate(all="ignore"):
+            network = _network(model, builder)
+    network.eval()
+    return network
+
+
+def _opset(model: Model) -> int:
+    """The version of the default domain."""
+    found = model.opset.get("", model.opset.get("ai.onnx", 0))
+    if not found:
+        raise Malformed("opset_import does not name the default domain; the meaning of its operators is not known")
+    if not _FIRST <= found <= _LAST:
+        raise Malformed(f"opset is {found}; supported are {_FIRST} to {_LAST}")
+    return found
+
+
+def _network(model: Model, builder: Builder) -> Graph:
+    if not model.nodes and not model.outputs:
+        raise Malformed("graph has no nodes and no outputs; growarray.load_checkpoint reads its initializers")
+    for name, stored in model.initializers.items():
+        trained = not name.startswith("/")  # such a name is that of a value that an exporter computed
+        builder.define(name, Constant(name, stored, trained=trained))
+    inputs = [info for info in model.inputs if info.name not in model.initializers]
+    for info in inputs:
+        with at(f"input {quote(info.name)}"):
+            builder.define(info.name, _input(builder, info))
+    nodes = _needed(model)
+    builder.used = {name for node in nodes for name in node.inputs} | {info.name for info in model.outputs}
+    for node in nodes:
+        with at(node.place):
+            _refuse(node, model)
+            try:
+                _build(builder, node)
+            except Malformed as fault:
+                raise Malformed(_shortened(fault)) from None
+            except (ValueError, TypeError, OverflowError, IndexError) as fault:
+                raise Malformed(f"cannot be built: {_shortened(fault)}") from None
+    return _graph(builder, [info.name for info in inputs], [info.name for info in model.outputs])
+
+
+def _needed(model: Model) -> list[OpNode]:
+    """The nodes that an output depends on; what the others are does not matter."""
+    givers: dict[str, list[OpNode]] = {}
+    for node in model.nodes:
+        for name in filter(None, node.outputs):
+            givers.setdefault(name, []).append(node)
+    found: set[int] = set()
+    waiting = [info.name for info in model.outputs]
+    while waiting:
+        for node in givers.pop(waiting.pop(), ()):
+            if node.index not in found:
+                found.add(node.index)
+                waiting += node.inputs
+    return [node for node in model.nodes if node.index in found]
+
+
+def _shortened(fault: Exception) -> str:
+    """The message of a fault without line breaks, cut where it quotes a long list of the file."""
+    text = " ".join(str(fault).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _input(builder: Builder, info: ValueInfo) -> Dynamic | Unsupported:
+    """An input of the network, as floats."""
+    if info.element not in _FLOATS:
+        return Unsupported(f"is an input of the type {info.element}; a network takes floats")
+    shape = info.shape
+    if shape is not None:
+        shape = tuple(builder.fresh() if str(n).startswith("?") else n for n in shape)
+    dynamic = Dynamic(info.name, shape)
+    builder.check_size(shape)
+    if info.element not in (10, 16):
+        return dynamic
+    name = np.dtype(builder.float_type(np.float32)).name
+    return builder.step(Cast(name), [dynamic], shape, f"{info.name}.cast")
+
+
+def _refuse(node: OpNode, model: Model) -> None:
+    """Raise Malformed for a node of another domain, of a function, or of an unknown operator."""
+    if node.domain not in ("", "ai.onnx"):
+        raise Malformed(f"is of the domain {quote(node.domain)}; only operators of the default domain are supported")
+    if (node.domain, node.op) in model.functions or ("", node.op) in model.functions:
+        raise Malformed("is a function that the model defines itself, which is not supported")
+    if node.op not in OPERATORS and node.op not in FOLDERS:
+        supported = ", ".join(sorted({*OPERATORS, *FOLDERS}))
+        raise Malformed(f"is not supported; supported: {supported}")
+    if not node.outputs or not node.outputs[0]:
+        raise Malformed("has no output")
+
+
+def _build(builder: Builder, node: OpNode) -> None:
+    """Fold a node, or make its modules."""
+    operator = OPERATORS.get(node.op)
+    if operator is not None:
+        if not operator.least <= len(node.inputs) <= operator.most:
+            raise Malformed(f"has {len(node.inputs)} inputs; expected {operator.least} to {operator.most}")
+        if len(node.outputs) > operator.outputs:
+            raise Malformed(f"has {len(node.outputs)} outputs; expected at most {operator.outputs}")
+    elif len(node.outputs) != 1:
+        raise Malformed(f"has {len(node.outputs)} outputs; expected 1")
+    if not fold(builder, node):
+        if operator is None:
+            raise Malformed("is supported for constants only, and an input depends on that of the network")
+        operator.build(builder, node)
+    node.refuse_others()
+    for name in node.outputs[1:]:
+        if name in builder.used and name not in builder.values:
+            raise Malformed(f"output {quote(name)} is taken by another node; only the first output is computed")
+
+
+def _graph(builder: Builder, inputs: list[str], outputs: list[str]) -> Graph:
+    """The network: what reaches no output is left out, and outputs have their names."""
+    for name in outputs:
+        with at(f"output {quote(name)}"):
+            value = builder.values.get(name)
+            if value is None:
+                raise Malformed("is given by no node")
+            if isinstance(value, Unsupported):
+                raise Malformed(value.reason)
+            dynamic = builder.emitted(value) if isinstance(value, Constant) else value
+            if dynamic.name != name and name not in inputs:
+                builder.step(Identity(), [dynamic], dynamic.shape, f"{name}.output")
+                builder.nodes[-1] = replace(builder.nodes[-1], output=name)
+    if not outputs:
+        raise Malformed("graph has no outputs")
+    axes = {name: None if dynamic.shape is None else len(dynamic.shape) for name, dynamic in builder.dynamics.items()}
+    needed, kept = set(outputs), []
+    for node in reversed(fuse(builder.nodes, outputs, axes, builder.titled)):
+        if node.output in needed:
+            kept.append(node)
+            needed.update(node.inputs)
+    try:
+        return Graph(builder.renamed(kept[::-1]), inputs, outputs)
+    except ValueError as fault:
+        raise Malformed(str(fault)) from None

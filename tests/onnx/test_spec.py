@@ -1,0 +1,187 @@
+"""Operators over many random options, beside onnxruntime: what the file computes is what the network computes."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto
+
+from growarray.checkpoint import from_onnx, to_onnx
+from growarray.errors import CheckpointError
+from tests.checkpoint.files import rows
+from tests.onnx.models import Made, build, ints
+
+onnxruntime.set_default_logger_severity(4)
+FLOATS = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.DOUBLE: "float64"}
+
+
+def both(made: Made, x: np.ndarray, result: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """What the network gives and what onnxruntime does, which is told to leave the graph as it is."""
+    model = build(made)
+    if result:
+        model.graph.output[0].type.tensor_type.elem_type = result
+    data, options = model.SerializeToString(), onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return from_onnx(io.BytesIO(data)).run({"x": x})["y"], session.run(None, {"x": x})[0]
+
+
+# Slice.
+
+
+def slicing(rng: np.random.Generator) -> tuple[tuple[int, ...], dict[str, list[int]], int]:
+    """A shape, the options of a slice of it, many of which reach over an end, and an opset."""
+    shape = tuple(map(int, rng.integers(0 if rng.random() < 0.1 else 1, 6, rng.integers(1, 4))))
+    axes = [int(axis) - (len(shape) if rng.random() < 0.5 else 0) for axis in rng.permutation(len(shape))]
+    axes = axes[: rng.integers(1, len(shape) + 1)]
+    found: dict[str, list[int]] = {"starts": [], "ends": [], "axes": axes, "steps": []}
+    for _ in axes:
+        step = int(rng.choice([-(2**62), -3, -2, -1, 1, 2, 3, 2**62], p=[0.02, *[0.16] * 6, 0.02]))
+        outside = [-(2**63), -(2**31)] + [2**31 - 1, 2**63 - 1] * (step > 0)  # backwards, onnxruntime reads these as -1
+        for name in ("starts", "ends"):
+            far = rng.random() < 0.1
+            found[name].append(int(rng.choice(outside)) if far else int(rng.integers(-9, 10)))
+        found["steps"].append(step)
+    return shape, found, int(rng.choice([10, 13, 17]))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_slices_reach_over_the_ends_as_onnxruntime_s_do(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(25):
+        shape, options, opset = slicing(rng)
+        fixed = {name: np.array(values, np.int64) for name, values in options.items()}
+        known = tuple(n if rng.random() < 0.6 else f"axis{i}" for i, n in enumerate(shape))
+        x = rng.standard_normal(shape).astype(np.float32)
+        found, expected = both(Made([("Slice", ["x", *fixed], ["y"], {})], {"x": known}, fixed=fixed, opset=opset), x)
+        np.testing.assert_array_equal(found, expected, strict=True, err_msg=f"{shape} {options}")
+        constant = [("Slice", ["c", *fixed], ["z"], {}), ("Add", ["x", "z"], ["y"], {})]
+        folded = Made(constant, {"x": ()}, fixed={"c": x, **fixed}, opset=opset)
+        np.testing.assert_array_equal(both(folded, np.zeros((), np.float32))[0], expected, strict=True)
+
+
+def test_a_start_before_the_beginning_is_the_beginning() -> None:
+    fixed = {name: ints(n) for name, n in {"starts": -5, "ends": -7, "axes": 0, "steps": -2}.items()}
+    made = Made([("Slice", ["x", *fixed], ["y"], {})], {"x": (3,)}, fixed=fixed)
+    assert from_onnx(io.BytesIO(build(made).SerializeToString())).run({"x": np.float32([7, 8, 9])})["y"].tolist() == [
+        7.0
+    ]
+
+
+def test_a_constant_is_cut_along_each_axis_once() -> None:
+    fixed = {"c": np.ones((2, 2), np.float32), "starts": ints(0, 1), "ends": ints(2, 2), "axes": ints(1, -1)}
+    made = Made([("Slice", list(fixed), ["z"], {}), ("Add", ["x", "z"], ["y"], {})], {"x": ("n", 2)}, fixed=fixed)
+    with pytest.raises(CheckpointError, match=r"axis -1 .* each of them once"):
+        from_onnx(io.BytesIO(build(made).SerializeToString()))
+
+
+# Cast.
+
+
+@pytest.mark.parametrize("given", FLOATS)
+@pytest.mark.parametrize("seed", range(4))
+def test_casts_round_as_onnxruntime_s_do(given: int, seed: int, tmp_path: Any) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(6):
+        x = (rng.standard_normal(40) * 10.0 ** rng.integers(-9, 5, 40)).astype(FLOATS[given])
+        path = [int(kind) for kind in rng.choice([1, 10, 11, 16], rng.integers(1, 4))]
+        path.append(int(rng.choice([TensorProto.FLOAT, TensorProto.DOUBLE])))
+        names = ["x", *(f"v{i}" for i in range(1, len(path))), "y"]
+        nodes = [("Cast", [names[i]], [names[i + 1]], {"to": kind}) for i, kind in enumerate(path)]
+        made = Made(nodes, {"x": ("n",)}, element=given)
+        found, expected = both(made, x, path[-1])
+        np.testing.assert_array_equal(found, expected, strict=True, err_msg=str(path))
+        if given == TensorProto.FLOAT:
+            to_onnx(from_onnx(io.BytesIO(build(made).SerializeToString())), tmp_path / "again.onnx", (40,))
+            again = from_onnx(tmp_path / "again.onnx").run({"x": x})["y"]
+            np.testing.assert_array_equal(again, expected.astype(np.float32), strict=True)
+        inner = [("Cast", ["c"], ["v"], {"to": path[0]}), ("Cast", ["v"], ["w"], {"to": path[-1]})]
+        folded = Made([*inner, ("Add", ["x", "w"], ["y"], {})], {"x": ("n",)}, fixed={"c": x}, element=path[-1])
+        np.testing.assert_array_equal(*both(folded, np.zeros(40, FLOATS[path[-1]])), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "to", "expected"),
+    rows(
+        {
+            "half": ("float32", TensorProto.FLOAT16, [0.47900390625, np.inf, -np.inf]),
+            "brain": ("float32", TensorProto.BFLOAT16, [0.478515625, 999424.0, -999424.0]),
+            "double to half": ("float64", TensorProto.FLOAT16, [0.47900390625, np.inf, -np.inf]),
+        }
+    ),
+)
+def test_a_cast_to_half_precision_rounds(kind: str, to: int, expected: Any) -> None:
+    made = Made([("Cast", ["x"], ["y"], {"to": to})], {"x": ("n",)}, element=1 if kind == "float32" else 11)
+    network = from_onnx(io.BytesIO(build(made).SerializeToString()))
+    found = network.run({"x": np.array([0.47892547, 1e6, -1e6], kind)})["y"]
+    assert (found.tolist(), found.dtype) == (expected, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [(TensorProto.FLOAT8E4M3FN, "float8_e4m3fn"), (TensorProto.INT4, "int4"), (8, "string"), (99, "number 99")],
+)
+def test_casts_to_other_types_are_refused_by_name(to: int, name: str) -> None:
+    nodes = [("Cast", ["x"], ["y"], {"to": to})]
+    for made in (Made(nodes, {"x": ("n",)}), Made(nodes, {}, fixed={"x": np.ones(1, np.float32)})):
+        with pytest.raises(CheckpointError, match=f"operator 'Cast' .*to the type {name} is not supported"):
+            from_onnx(io.BytesIO(build(made).SerializeToString()))
+
+
+# Sizes that only the input tells.
+
+
+def named(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[int | str, ...]:
+    return tuple(n if rng.random() < 0.3 else f"axis{i}" for i, n in enumerate(shape))
+
+
+@pytest.mark.parametrize("opset", [18, 19, 20])
+@pytest.mark.parametrize("rest", [(), (4,), (3, 5)])
+def test_group_norms_take_any_channels_before_opset_21(opset: int, rest: tuple[int, ...], tmp_path: Any) -> None:
+    rng = np.random.default_rng(opset)
+    fixed = {name: rng.standard_normal(3).astype(np.float32) for name in ("norm.weight", "norm.bias")}
+    axes = ("n", "channels", *("height", "width")[: len(rest)])
+    node = ("GroupNormalization", ["x", *fixed], ["y"], {"num_groups": 3, "epsilon": 1e-3})
+    made = Made([node], {"x": axes}, fixed=fixed, opset=opset)
+    for channels in (3, 6, 12):
+        found, expected = both(made, x := rng.standard_normal((2, channels, *rest)).astype(np.float32))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, strict=True)
+        network = from_onnx(io.BytesIO(build(made).SerializeToString()))
+        assert list(network.state_dict()) == ["norm.weight", "norm.bias"]
+        to_onnx(network, tmp_path / "again.onnx", x.shape)
+        again = from_onnx(tmp_path / "again.onnx")(x)
+        np.testing.assert_allclose(again, expected, rtol=1e-5, atol=1e-5, strict=True)
+
+
+@pytest.mark.parametrize("op", ["Conv", "MaxPool", "AveragePool"])
+@pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER"])
+def test_windows_follow_a_size_that_has_a_name(op: str, auto: str, tmp_path: Any) -> None:
+    rng = np.random.default_rng(len(op) + len(auto))
+    for _ in range(12):
+        kernel = [int(n) for n in rng.integers(1, 5, 2)]
+        strides = [int(rng.integers(1, k + 1)) for k in kernel]  # onnxruntime knows no window below its stride
+        options: dict[str, Any] = {"kernel_shape": kernel, "strides": strides, "auto_pad": auto}
+        fixed = {"w": rng.standard_normal((4, 3, *kernel)).astype(np.float32)} if op == "Conv" else {}
+        if op == "AveragePool":
+            options["count_include_pad"] = int(rng.integers(2))
+        shape = (2, 3, *map(int, rng.integers(1, 9, 2)))
+        made = Made([(op, ["x", *fixed], ["y"], options)], {"x": ("n", 3, *named(shape[2:], rng))}, fixed=fixed)
+        found, expected = both(made, x := rng.standard_normal(shape).astype(np.float32))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, strict=True, err_msg=f"{shape} {options}")
+        to_onnx(from_onnx(io.BytesIO(build(made).SerializeToString())), tmp_path / "again.onnx", shape)
+        np.testing.assert_allclose(from_onnx(tmp_path / "again.onnx")(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("named_axes", [True, False])
+def test_a_window_larger_than_its_input_may_reach_over_the_end(named_axes: bool) -> None:
+    for size, kernel, stride in ((2, 3, 2), (1, 4, 4), (2, 5, 4), (3, 5, 4)):
+        options = {"kernel_shape": [kernel], "strides": [stride], "ceil_mode": 1}
+        made = Made([("MaxPool", ["x"], ["y"], options)], {"x": ("n", 1, "width" if named_axes else size)})
+        x = np.arange(1.0, size + 1, dtype=np.float32)[None, None]
+        found, expected = both(made, x)
+        np.testing.assert_array_equal(found, expected, strict=True)
+        assert found.tolist() == [[[float(size)]]]
