@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import signal
 import sys
@@ -16,14 +17,8 @@ _NEEDED = ("typer", "rich", "matplotlib")
 
 
 def _missing() -> list[str]:
-    """The libraries of the extra that cannot be imported."""
-    missing = []
-    for name in _NEEDED:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            missing.append(name)
-    return missing
+    """The libraries of the extra that are not installed; matplotlib is imported where it draws, which takes long."""
+    return [name for name in _NEEDED if importlib.util.find_spec(name) is None]
 
 
 def main() -> None:

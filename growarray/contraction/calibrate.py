@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy import optimize
 
 from growarray.backend import is_numpy, to_device
 from growarray.contraction.blas import single_threaded
@@ -89,6 +88,8 @@ def _product_model(products: Sequence[tuple[int, int, int, float]], machine: Mac
     best = max(2.0 * math.prod(size) / seconds for size, seconds in zip(sizes, np.exp(logs), strict=True))
     start = np.log([1.2 * best, 4.0, 8.0, 8.0])
     low, high = (np.log([factor * best, *[half] * 3]) for factor, half in zip((0.2, 20.0), _HALF, strict=True))
+    from scipy import optimize  # slow to import, and only calibration needs it
+
     return of(optimize.least_squares(errors, start, bounds=(low, high), loss="soft_l1", f_scale=0.2).x)
 
 

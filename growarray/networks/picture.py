@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+if TYPE_CHECKING:  # matplotlib takes as long to import as the library: only who draws waits for it
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["draw", "figure_of"]
 
@@ -35,8 +33,15 @@ def draw(steps: Entries, final: dict[str, Any] | None) -> bytes:
 def figure_of(steps: Entries, final: dict[str, Any] | None) -> Figure:
     """Three panels over one axis of epochs, from the entries and the summary of a history; the fixed network dotted.
 
-    Raises ValueError if no epoch has been trained.
+    Raises ImportError if matplotlib is missing, ValueError if no epoch has been trained.
     """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+        from matplotlib.ticker import MaxNLocator
+    except ImportError as error:
+        raise ImportError(f'History.plot: {error}; install it with: pip install "growarray[cli]"') from error
     trained, grown = _of(steps, "train"), _of(steps, "growth")
     if not trained:
         raise ValueError("History.plot: the history holds no epoch, so there is nothing to draw; train first")
@@ -54,7 +59,8 @@ def figure_of(steps: Entries, final: dict[str, Any] | None) -> Figure:
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(loc="best", fontsize=9, framealpha=0.9)
     width.set_xlabel("epoch")
-    width.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axis in (width.xaxis, width.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -107,6 +113,8 @@ def _score(panel: Axes, entries: Entries, final: dict[str, Any], fixed: Entries)
                 label=text,
             )
     if name == "accuracy":
+        from matplotlib.ticker import PercentFormatter
+
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     panel.set_ylabel("R2" if name == "r2" else name)
 
@@ -126,7 +134,6 @@ def _widths(panel: Axes, steps: Entries, final: dict[str, Any], fixed: Entries) 
             dotted: dict[str, Any] = {"color": line.get_color(), "label": f"{label}, fixed", **_FIXED}
             panel.plot([step["epoch"] for step in fixed], those, **dotted)
     panel.set_ylim(bottom=0)
-    panel.yaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_ylabel("width")
 
 

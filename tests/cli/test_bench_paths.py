@@ -143,7 +143,7 @@ def test_a_dense_layer_has_one_path_and_no_rank_correlation(paths):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--format", "cpd"), "--format: expected one of cp, tucker, tt, dense, found 'cpd'"),
+        (("--format", "cpd"), "--format: expected one of cp, dense, tt, tucker, found 'cpd'"),
         (("--rank", "0"), "--rank: expected whole numbers of at least 1"),
         (
             ("--size", "2x2", "--padding", "0"),

@@ -122,7 +122,9 @@ def test_out_that_cannot_hold_the_result_is_refused_untouched() -> None:
         product()(*arrays(), out=[1.0])
 
 
-@pytest.mark.parametrize("turn", [lambda a: a, lambda a: a[::2, ::-3], lambda a: a.T[:4, :2].T], ids=str)
+@pytest.mark.parametrize(
+    "turn", [lambda a: a, lambda a: a[::2, ::-3], lambda a: a.T[:4, :2].T], ids=["whole", "strided", "transposed"]
+)
 def test_out_may_be_any_view_that_holds_the_result(turn: Any) -> None:
     whole = np.zeros((2, 4)) if turn(np.zeros((2, 4))).shape == (2, 4) else np.zeros((4, 12))
     out = turn(whole)

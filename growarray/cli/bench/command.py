@@ -14,7 +14,6 @@ from growarray.backend import library
 from growarray.cli.bench.candidates import candidates_for
 from growarray.cli.bench.layer import LAYER, Layer, layer_from, read_layer
 from growarray.cli.bench.measure import Peer
-from growarray.cli.bench.picture import draw_paths
 from growarray.cli.bench.report import facts, measure_layer
 from growarray.cli.bench.show import csv_text, show_paths
 from growarray.cli.command import Command
@@ -111,6 +110,8 @@ def _finish(report: Mapping[str, Any], output: Path | None, *, as_json: bool, as
     else:
         show_paths(bench_console(), report)
     if output is not None:
+        from growarray.cli.bench.picture import draw_paths  # matplotlib takes half a second to import
+
         picture = draw_paths(report)  # it takes longest: what stops it leaves no file behind
         write_atomically(output / "paths.json", text.encode())
         write_atomically(output / "paths.csv", csv_text(report).encode())

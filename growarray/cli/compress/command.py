@@ -18,7 +18,6 @@ from growarray.checkpoint import Checkpoint, load_checkpoint, save_safetensors
 from growarray.checkpoint.inspect import inspect
 from growarray.checkpoint.report import printable
 from growarray.cli.compress.data import accuracy, labelled
-from growarray.cli.compress.picture import draw
 from growarray.cli.compress.weights import Weights
 from growarray.cli.files import check_writable, make_folder
 from growarray.cli.options import choices, option, switch
@@ -250,6 +249,8 @@ def _weights(
 
 def _write(folder: Path, made: _Made, report: str) -> list[str]:
     """Write everything beside, then move it into place: all of it or nothing; what was written."""
+    from growarray.cli.compress.picture import draw  # matplotlib takes half a second to import
+
     with tempfile.TemporaryDirectory(dir=folder, prefix=".compress") as name:
         beside = Path(name)
         arrays = {name: np.asarray(to_numpy(value), order="C") for name, value in made.state.items()}
