@@ -32,7 +32,7 @@ def main() -> None:
             )
             raise SystemExit(2)
         app = importlib.import_module("growarray.cli.application").app
-    app()
+    app(prog_name="growarray")  # whatever started it: messages and hints name the command
 
 
 @contextmanager
