@@ -109,7 +109,7 @@ def _copy(value: Any) -> Any:
 
 
 def _sizes(module: Module) -> dict[str, Any]:
-    """Attributes that are whole numbers, or tuples of them: widths, where a layer keeps them beside its arrays."""
+    """Attributes that are whole numbers, or tuples of them: widths, if a layer keeps them beside its arrays."""
     return {name: value for name, value in vars(module).items() if _is_size(value)}
 
 

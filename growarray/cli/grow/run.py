@@ -65,7 +65,7 @@ def check_budget(loop: Growth) -> None:
     """Raise ``ValueError`` if the budget is spent before the first growth of a run that is to grow."""
     network, settings = loop.network, loop.settings
     layers = network.growing_layers
-    if settings.growths == 0 or any(loop.affordable(layer) for layer in layers):
+    if settings.growths == 0 or any(loop.planner.affordable(layer) for layer in layers):
         return
     cost, start = min(int(layer.parameters_per_neuron) for layer in layers), network.number_of_parameters()
     flag, found, unit = "--max-parameters", loop.budget, "parameters"
