@@ -99,7 +99,7 @@ class Snapshot:
             parameter.grad = None
             parameter.slots = {key: _copy(value) for key, value in self.slots[name].items()}
         for module in network.modules():
-            for method in ("delete_update", "_declare_statistics"):
+            for method in ("delete_update", "declare_statistics"):
                 if hasattr(module, method):
                     getattr(module, method)()
 
@@ -109,7 +109,7 @@ def _copy(value: Any) -> Any:
 
 
 def _sizes(module: Module) -> dict[str, Any]:
-    """Attributes that are whole numbers, or tuples of them: widths, where a layer keeps them beside its arrays."""
+    """Attributes that are whole numbers, or tuples of them: widths, if a layer keeps them beside its arrays."""
     return {name: value for name, value in vars(module).items() if _is_size(value)}
 
 
