@@ -99,7 +99,7 @@ class Snapshot:
             parameter.grad = None
             parameter.slots = {key: _copy(value) for key, value in self.slots[name].items()}
         for module in network.modules():
-            for method in ("delete_update", "_declare_statistics"):
+            for method in ("delete_update", "declare_statistics"):
                 if hasattr(module, method):
                     getattr(module, method)()
 

@@ -29,8 +29,7 @@ def evaluating(network: Module) -> Iterator[None]:
 
 def is_frozen(place: Any) -> bool:
     """Whether growth of a place would change a frozen parameter: of the layers before it, or of those after."""
-    layers = [place, place.previous_module] if hasattr(place, "layer") else [*place.layers_before, *place.next_modules]
-    return any(not parameter.requires_grad for layer in layers for parameter in layer.parameters())
+    return any(not parameter.requires_grad for layer in place.changed_layers for parameter in layer.parameters())
 
 
 class GrowingNetwork(Module):

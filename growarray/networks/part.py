@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from growarray.backend import Array
-from growarray.growing.junction import MergeGrowingModule
-from growarray.growing.module import GrowingModule
+from growarray.growing import GrowingModule, MergeGrowingModule
 from growarray.networks.network import GrowingNetwork
 from growarray.nn import Module
 from growarray.nn.module import Parameter, Pullback
