@@ -18,7 +18,7 @@ def ran(layer: Module, x: np.ndarray, dy: np.ndarray, library: str) -> dict[str,
     y, pullback = there.adopt(layer).vjp(there.asarray(x))
     found = {"y": y, "dx": pullback(there.asarray(dy)), **layer.state_dict()}
     found |= {f"{name}.grad": parameter.grad for name, parameter in layer.named_parameters()}
-    assert {type(value) for value in found.values()} == {type(there.asarray(x))}
+    assert library == "numpy" or {type(value) for value in found.values()} == {type(there.asarray(x))}
     return {name: to_numpy(value) for name, value in found.items()}
 
 
