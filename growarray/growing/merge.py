@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from growarray.backend import Array, library, namespace
 from growarray.contraction.checks import is_ordered
 from growarray.errors import GrowthError, ShapeError
+from growarray.growing import place
 from growarray.growing.change import GrowthUpdate
 from growarray.growing.checks import as_scalar, check_function
 from growarray.growing.moment import TensorStatistic
-from growarray.growing.neighbour import require_neighbour, weighted_layers
+from growarray.growing.neighbour import Neighbour, require_neighbour, weighted_layers
+from growarray.growing.rule import LayerMeans, PlaceMeans
 from growarray.growing.statistics import BatchRecorder, MergeStatistics
 from growarray.growing.stream import JoinedStream
 from growarray.growing.update import activation_slope
@@ -384,3 +387,62 @@ class MergeGrowingModule(Module):
     def function_before(self) -> Module:
         """The function behind which new neurons stand: ``post_merge_function``."""
         return self.post_merge_function
+
+    @property
+    def front(self) -> Neighbour:
+        """The module that new neurons widen: the merge itself."""
+        return self
+
+    @property
+    def readers(self) -> tuple[Any, ...]:
+        """The growing layers after the merge."""
+        return tuple(layer for module in self.next_modules for layer in weighted_layers(module))
+
+    @property
+    def new_neurons(self) -> int:
+        """Number of planned neurons."""
+        return 0 if self.update.singular_values is None else int(self.update.singular_values.shape[0])
+
+    @property
+    def widens_front(self) -> bool:
+        """Whether there are planned neurons."""
+        return self.update.singular_values is not None
+
+    def check_front(self) -> None:
+        """Raise if the previous layers cannot take the planned neurons in."""
+        self.check_extensions(self.new_neurons)
+
+    def means(self, pseudo_inverse: bool = False) -> PlaceMeans:
+        """What the statistics have collected, for a rule to plan from: of each next layer, and of the full activity."""
+        held, ends = self.statistics, [0, *itertools.accumulate(reader.out_features for reader in self.readers)]
+
+        def of_reader(reader: Any, rows: slice) -> LayerMeans:
+            own: LayerMeans = reader.layer_means()
+            return replace(
+                own, m_prev=lambda: held.m_prev()[:, rows], p=lambda: held.p()[:, : reader.stream_width],
+                e=lambda: held.e()[rows, rows], pseudo_inverse=pseudo_inverse,
+            )  # fmt: skip
+
+        rows = itertools.starmap(slice, itertools.pairwise(ends))
+        return PlaceMeans(tuple(map(of_reader, self.readers, rows)), held.e, self.growth_statistic)
+
+    compute_optimal_updates = place.compute_optimal_updates
+    new_neurons_fo_improvement = property(place.new_neurons_fo_improvement)
+    first_order_improvement = property(place.first_order_improvement)
+    predicted_decrease = property(place.predicted_decrease)
+    apply_change = place.apply_change
+
+    def delete_update(self, include_previous: bool = False) -> None:
+        """Forget the planned deltas, and if the merge may grow its new neurons and what its next layers plan.
+
+        With ``include_previous`` the deltas and extensions of the previous layers too.
+        """
+        self.update, self.common_scaling = replace(self.update, decreases=()), 0.0
+        if self.allow_growing:  # else what the neighbours plan is their own
+            self.set_output_extension(None)
+            self.output_extension_scaling = 0.0
+            for module in self.next_modules:
+                for layer in weighted_layers(module):
+                    layer.delete_update(include_previous=False)
+        for module in self.layers_before if include_previous else ():
+            module.delete_update(include_previous=False, delete_output=True)
