@@ -110,6 +110,9 @@ class LayerNames(BatchNames):
     apply_change = place.apply_change
     delete_update = layer_change.delete_update
     new_neurons_fo_improvement = property(place.new_neurons_fo_improvement)
+    parameters_per_neuron = property(place.parameters_per_neuron)
+    widens = property(place.widens)
+    function_before = property(place.function_before)
     first_order_improvement = property(place.first_order_improvement)
     predicted_decrease = property(place.predicted_decrease)
     delta_raw = _at("update.solution", "The optimal delta as it was solved for, (o, d) float64.")
@@ -311,6 +314,10 @@ class MergeNames(BatchNames):
 
     compute_optimal_delta = bottleneck.joint_delta
     projected_v_goal = bottleneck.projected_v_goal
+
+    def update_scaling_factor(self: Any, scaling_factor: Any) -> None:
+        """Same as assigning ``scaling_factor``."""
+        self.scaling_factor = scaling_factor
 
     def sum_in_features(self: Any, with_bias: bool = False) -> int:
         """Sum of the previous layers' input widths, with a column of ones for each bias if ``with_bias``."""

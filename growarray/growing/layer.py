@@ -143,12 +143,6 @@ class GrowingModule(Module):
         return self.layer.bias is not None
 
     @property
-    def parameters_per_neuron(self) -> int:
-        """Scalars that one more neuron before this layer costs: its incoming and outgoing weights, its bias."""
-        shape = self.weight.shape
-        return self.previous.parameters_per_output + shape[0] * math.prod(shape[2:])
-
-    @property
     def output_function(self) -> Module:
         """What is applied to the output: ``post_layer_function``."""
         return self.post_layer_function
@@ -157,16 +151,6 @@ class GrowingModule(Module):
     def output_slope(self) -> float:
         """Derivative at zero from above of ``post_layer_function``."""
         return activation_slope(self.post_layer_function)
-
-    @property
-    def function_before(self) -> Module:
-        """The function between the previous module and this one, behind which new neurons stand."""
-        return self.previous.output_function
-
-    @property
-    def widens(self) -> str:
-        """Name of the module whose output new neurons widen: the previous one."""
-        return self.previous.name
 
     def request(self, what: str, by: object) -> None:
         """Keep ``what`` of every batch until ``by`` releases it; S of inputs that a merge gives needs its activity."""

@@ -1,14 +1,15 @@
 """A place to grow: planning for it by a rule, cutting the plan down, carrying it out.
 
-A place has a ``front``, the module that new neurons widen, and ``readers``, the layers after it. A layer is a place with
-the module before as front and itself as reader; a merge is its own front, and every layer after it reads it. So growth
-through a merge needs nothing of its own: with ``B_prev`` what the front reads, and ``N`` what the updates of all readers
-leave undone, side by side, one SVD serves all. Functions here are methods of layers and merges.
+A place has a ``front``, the module that new neurons widen, and ``readers``, the layers after it. A layer is one with
+the module before as front and itself as reader; a merge is its own front, and all layers after it read it. So growth
+through a merge needs nothing of its own: with ``B_prev`` what the front reads, and ``N`` what the updates of all
+readers leave undone, side by side, one SVD serves all. Functions here are methods of layers and merges.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from growarray.growing.change import GrowthUpdate, kept_columns
 from growarray.growing.checks import as_scalar
 from growarray.growing.neighbour import Neighbour
 from growarray.growing.rule import TINY, PlaceMeans, Rule, planned, rule_of
+from growarray.nn import Module
 from growarray.ops.sizes import whole_number
 
 __all__ = [
@@ -25,10 +27,13 @@ __all__ = [
     "apply_change",
     "compute_optimal_updates",
     "first_order_improvement",
+    "function_before",
     "new_neurons_fo_improvement",
+    "parameters_per_neuron",
     "predicted_decrease",
     "select_neurons",
     "take",
+    "widens",
 ]
 
 
@@ -104,10 +109,27 @@ def take(place: Place, change: GrowthUpdate[Array], *, update_previous: bool = T
     place.update = replace(place.update, singular_values=change.singular_values, linear=change.linear, slopes=slopes)
 
 
+def parameters_per_neuron(place: Place) -> int:
+    """Scalars that one more neuron costs: its weights and bias at the front, and what the readers read of it."""
+    shapes = [reader.weight.shape for reader in place.readers]
+    reads = sum(shape[0] * math.prod(shape[2:]) for shape in shapes)
+    return _front(place).parameters_per_output + int(reads)
+
+
+def widens(place: Place) -> str:
+    """Name of the module that new neurons widen."""
+    return _front(place).name
+
+
+def function_before(place: Place) -> Module:
+    """The function behind which new neurons stand."""
+    return _front(place).output_function
+
+
 def new_neurons_fo_improvement(place: Place) -> float:
     """First-order improvement by the new neurons: ``sigma'(0+) sum(s^2)``, or ``sum(s)`` if s is ignored."""
-    known = place.front is not None and place.update.singular_values is not None
-    return place.update.improvement(place.front.output_slope) if known else 0.0  # type: ignore[union-attr]
+    known = place.update.singular_values is not None
+    return place.update.improvement(_front(place).output_slope) if known else 0.0
 
 
 def _decrease(place: Place) -> float:
@@ -132,8 +154,8 @@ def predicted_decrease(place: Place) -> float:
     zero at zero. ``first_order_improvement`` is the original's figure, which leaves out what delta and new neurons
     have in common; the two agree without projection, and nearly so if the activation is nearly linear.
     """
-    known = place.front is not None and place.update.slopes is not None
-    return _decrease(place) + (place.update.exact_improvement(place.front.output_slope) if known else 0.0)  # type: ignore[union-attr]
+    known = place.update.slopes is not None
+    return _decrease(place) + (place.update.exact_improvement(_front(place).output_slope) if known else 0.0)
 
 
 def select_neurons(
