@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from growarray.cli.bench_run import KINDS
+from growarray.cli.bench.report import KINDS
 from growarray.cli.terminal import show_line, show_table
 from growarray.contraction.table import quantity, seconds
 

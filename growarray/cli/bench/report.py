@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import is_numpy, to_device, to_numpy
-from growarray.cli.bench_layer import Layer
-from growarray.cli.bench_measure import (
+from growarray.cli.bench.candidates import Candidate
+from growarray.cli.bench.layer import Layer
+from growarray.cli.bench.measure import (
     Call,
+    Peer,
     clock_for,
     interleaved,
     peak_bytes,
@@ -23,8 +25,6 @@ from growarray.cli.bench_measure import (
     spearman,
     synchronised,
 )
-from growarray.cli.bench_paths import Candidate
-from growarray.cli.bench_peers import Peer, peers_for
 from growarray.contraction import Plan
 from growarray.contraction.machine import machine_for, to_dict
 
@@ -62,13 +62,14 @@ def measure_layer(
     repeat: int,
     seed: int = 0,
     device: str | None = None,
-    peers: bool = True,
+    beside: Any = None,
     memory: bool = True,
     budget: float = math.inf,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Figures of every candidate and of the peers, forward, and forward and backward where there is a plan for it.
+    """Figures of every candidate, forward, and forward and backward if there is a plan for it.
 
+    beside : gives other libraries on the same layer, to be measured in the same rounds, and remarks on them
     memory : measure the peak too, on a CPU, in calls of their own    budget : seconds, see :func:`interleaved`
     """
     host = layer.arrays(seed)
@@ -76,7 +77,7 @@ def measure_layer(
     reference = candidates[0].forward(*arrays)
     expected = to_numpy(reference)
     dy = np.random.default_rng([seed, 1]).standard_normal(expected.shape, expected.dtype)
-    others, remarks = peers_for(layer, host, dy, device) if peers else ([], [])
+    others, remarks = ([], []) if beside is None else beside(layer, host, dy, device)
     clock = clock_for(device)
     calls = _calls(candidates, others, arrays, to_device(dy, device))
     names = [f"{peer.name} {kind}" for peer in others for kind in KINDS]

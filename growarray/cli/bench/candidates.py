@@ -9,7 +9,7 @@ from typing import Any
 
 import opt_einsum
 
-from growarray.cli.bench_layer import Layer
+from growarray.cli.bench.layer import Layer
 from growarray.contraction import Plan
 from growarray.contraction.equation import parse
 from growarray.contraction.path import PRESETS, Tree, linear_path, random_tree

@@ -6,13 +6,12 @@ Where there is one thread, seconds are those of the processor: other processes t
 
 from __future__ import annotations
 
-import itertools
 import math
-import statistics
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,15 @@ from growarray.contraction.machine import threads
 from growarray.contraction.scratch import release
 from growarray.contraction.threads import run_tasks
 
-__all__ = ["clock_for", "interleaved", "median_ratio", "peak_bytes", "pullback_call", "spearman", "synchronised"]
+__all__ = [
+    "Peer",
+    "clock_for",
+    "interleaved",
+    "peak_bytes",
+    "pullback_call",
+    "spearman",
+    "synchronised",
+]
 
 _TURN = 0.03  # seconds of calls in one turn, where a call is shorter than that
 _MOST = 50  # calls in one turn
@@ -31,6 +38,16 @@ _PAUSE = 0.04  # seconds after a library whose idle threads go on spinning
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One way to run the layer in another library: calls that give the result, and all gradients."""
+
+    name: str
+    forward: Callable[[], Any]
+    training: Callable[[], Any]
+    result: Callable[[], np.ndarray]
 
 
 def clock_for(device: str | None) -> Clock:
@@ -108,15 +125,6 @@ def _timed(call: Call, clock: Clock) -> float:
     return clock() - start
 
 
-def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Median over rounds of ours over theirs: what slowed both down in one round does not count.
-
-    >>> median_ratio([1.0, 20.0, 1.0], [2.0, 40.0, 2.0])
-    0.5
-    """
-    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-
-
 def peak_bytes(call: Call) -> int:
     """Most bytes that one call allocates through Python at the same time: its result, partial results, work space.
 
@@ -150,23 +158,19 @@ def _release_everywhere() -> None:
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """Rank correlation, equal values sharing the mean of their ranks; NaN for fewer than 3 or where all are equal.
+    """Rank correlation, equal values sharing the mean of their ranks; NaN for fewer than 3 or if all are equal.
 
     >>> spearman([1, 2, 3, 4], [10, 20, 40, 30])
     0.8
     """
     if len(first) != len(second):
         raise ValueError(f"spearman: {len(first)} values against {len(second)}, expected equally many")
-    a, b = (ranks - ranks.mean() for ranks in (_ranks(first), _ranks(second)))
+    a, b = (ranks - ranks.mean() for ranks in map(_ranks, (first, second)))
     scale = math.sqrt(float(a @ a) * float(b @ b)) if len(first) > 2 else 0.0
     return round(float(a @ b) / scale, 12) if scale > 0 else math.nan
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray:
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    ranks, done = np.zeros(len(values)), 0
-    for _, equal in itertools.groupby(order, key=lambda i: values[i]):
-        places = list(equal)
-        ranks[places] = done + (len(places) - 1) / 2
-        done += len(places)
-    return ranks
+    _, places, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    means: np.ndarray = np.cumsum(counts) - (counts - 1) / 2
+    return means[places]

@@ -17,11 +17,10 @@ from growarray.backend import to_numpy
 from growarray.checkpoint import Checkpoint, load_checkpoint, save_safetensors
 from growarray.checkpoint.inspect import inspect
 from growarray.checkpoint.report import printable
-from growarray.cli.compress_data import accuracy, labelled
-from growarray.cli.compress_weights import Weights
-from growarray.cli.files import plain_errors
-from growarray.cli.help import choices, option
-from growarray.cli.save import check_writable
+from growarray.cli.compress.data import accuracy, labelled
+from growarray.cli.compress.weights import Weights
+from growarray.cli.files import check_writable, make_folder
+from growarray.cli.options import choices, option, switch
 from growarray.cli.terminal import show_line, stderr_bar
 from growarray.compression import Compression
 from growarray.compression import compress as compress_network
@@ -59,37 +58,36 @@ def compress(
         str | None, option("SIZES", "3,32,32 or, with the batch, 1,3,32,32: of the graph's input")
     ] = None,
     keep: Annotated[Texts, option("LAYER", "that stays dense; again for another")] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="also time the layers, dense and factorized")] = False,
+    measure: Annotated[bool, switch("--measure", "also time the layers, dense and factorized")] = False,
     output: Annotated[Path | None, option("FOLDER", "to write into; without it nothing is written")] = None,
-    force: Annotated[bool, typer.Option("--force", help="replace what an earlier run wrote there")] = False,
+    force: Annotated[bool, switch("--force", "replace what an earlier run wrote there")] = False,
     seed: Annotated[int, option("NUMBER", "of what is drawn at random", min=0)] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="show JSON in place of the table")] = False,
+    as_json: Annotated[bool, switch("--json", "print JSON in place of the table")] = False,
 ) -> None:
     """Factorize convolutions and linear layers where a budget is spent best; show what it saves and what it costs."""
-    with plain_errors("compress"):
-        options: dict[str, Any] = {
-            "budget": _budget(budget), "by": by, "formats": formats or _FORMATS, "keep": keep or (),
-            "measure": measure, "rng": np.random.default_rng(seed),
-        }  # fmt: skip
-        checkpoint = load_checkpoint(file)
-        graph = checkpoint.kind == "onnx"
-        if output is not None:
-            _folder(output, force)
-        with stderr_bar("compressing") as bar:
-            options["progress"] = bar.update
-            made = (
-                _graph(file, options, calibration, data, input_shape)
-                if graph
-                else _weights(checkpoint, options, {"--calibration": calibration, "--data": data}, input_shape)
-            )
-        report, console = json.dumps(made.to_dict(), indent=1), Console()
-        if as_json:
-            typer.echo(report)
-        for line in () if as_json else (*str(made.found).splitlines(), *_accuracy(made, data)):
-            show_line(console, printable(line))  # names come from a file: they cannot move the cursor
-        if output is not None:
-            names = _write(output, made, report)
-            show_line(Console(stderr=True) if as_json else console, f"written into {output}: {', '.join(names)}")
+    options: dict[str, Any] = {
+        "budget": _budget(budget), "by": by, "formats": formats or _FORMATS, "keep": keep or (),
+        "measure": measure, "rng": np.random.default_rng(seed),
+    }  # fmt: skip
+    checkpoint = load_checkpoint(file)
+    graph = checkpoint.kind == "onnx"
+    if output is not None:
+        _folder(output, force)
+    with stderr_bar("compressing") as bar:
+        options["progress"] = bar.update
+        made = (
+            _graph(file, options, calibration, data, input_shape)
+            if graph
+            else _weights(checkpoint, options, {"--calibration": calibration, "--data": data}, input_shape)
+        )
+    report, console = json.dumps(made.to_dict(), indent=1), Console()
+    if as_json:
+        typer.echo(report)
+    for line in () if as_json else (*str(made.found).splitlines(), *_accuracy(made, data)):
+        show_line(console, printable(line))  # names come from a file: they cannot move the cursor
+    if output is not None:
+        names = _write(output, made, report)
+        show_line(Console(stderr=True) if as_json else console, f"written into {output}: {', '.join(names)}")
 
 
 class _Made(NamedTuple):
@@ -131,10 +129,7 @@ def _budget(text: str) -> float:
 
 def _folder(output: Path, force: bool) -> None:
     """Make the folder, and see that files can be written and none is replaced by accident."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"--output {output}: expected a folder ({error.strerror}); name another one") from error
+    make_folder(output)
     check_writable(output)
     there = [name for name in (_WEIGHTS, _GRAPH, _REPORT, _PICTURE) if (output / name).exists()]
     if there and not force:
@@ -254,7 +249,7 @@ def _weights(
 
 def _write(folder: Path, made: _Made, report: str) -> list[str]:
     """Write everything beside, then move it into place: all of it or nothing; what was written."""
-    from growarray.cli.compress_picture import draw  # matplotlib takes half a second to import
+    from growarray.cli.compress.picture import draw  # matplotlib takes half a second to import
 
     with tempfile.TemporaryDirectory(dir=folder, prefix=".compress") as name:
         beside = Path(name)

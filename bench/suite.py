@@ -1,28 +1,47 @@
-"""The fixed suite: layers of many kinds, and whether ``auto`` finds the fastest path of each."""
+"""The fixed suite: layers of many kinds, and whether ``auto`` finds the fastest path of each.
+
+``python -m bench suite [--quick] [--cases 3,7] [--device cuda]``; the extra ``cli`` must be installed.
+"""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
+from bench.timing import show, table
 from growarray.backend import to_device
-from growarray.cli.bench_layer import Layer, layer_from
-from growarray.cli.bench_measure import clock_for, interleaved, median_ratio, synchronised
-from growarray.cli.bench_paths import Candidate, candidates_for
-from growarray.cli.bench_run import measure_layer
-from growarray.cli.terminal import show_line, show_table
+from growarray.cli.bench.candidates import Candidate, candidates_for
+from growarray.cli.bench.layer import Layer, layer_from
+from growarray.cli.bench.measure import clock_for, interleaved, synchronised
+from growarray.cli.bench.report import facts, measure_layer
 from growarray.contraction.table import seconds
 
-__all__ = ["CASES", "CLOSE", "QUICK", "Case", "chosen_cases", "run_case", "show_suite", "suite_summary"]
+__all__ = [
+    "CASES",
+    "CLOSE",
+    "QUICK",
+    "Case",
+    "chosen_cases",
+    "median_ratio",
+    "report",
+    "run",
+    "run_case",
+    "suite_summary",
+]
 
 CLOSE = 0.05
 """How much longer than the fastest path ``auto`` may take."""
 
+COLUMNS = {
+    "number": "#",
+    "case": "layer",
+    "auto_seconds": "auto",
+    "fastest_seconds": "fastest",
+    "auto_behind": "auto behind:.1%",
+    "spearman": "rank correlation:.2f",
+    "fastest": "fastest path",
+}
 _PATHS, _WITHIN = 12, 8.0  # paths of one layer, and how many times the best predicted time they may take
 _BUDGET = 6.0  # seconds of rounds of one case, and at most so many rounds
 _ROUNDS, _QUICK_ROUNDS = 9, 5
@@ -119,9 +138,7 @@ def run_case(number: int, *, quick: bool, seed: int = 0, device: str | None = No
     layer = case.layer()
     candidates = candidates_for(layer, _PATHS, seed=seed, training=False, device=device, within=_WITHIN)
     rounds = _QUICK_ROUNDS if quick else _ROUNDS
-    report = measure_layer(
-        layer, candidates, repeat=rounds, seed=seed, device=device, peers=False, memory=False, budget=_BUDGET
-    )
+    report = measure_layer(layer, candidates, repeat=rounds, seed=seed, device=device, memory=False, budget=_BUDGET)
     summary = report["summary"]["forward"]
     measured = [row["forward"]["measured_seconds"] for row in report["paths"]]
     auto = next(i for i, row in enumerate(report["paths"]) if row["label"] == summary["auto"])
@@ -175,6 +192,15 @@ def _behind(final: dict[int, list[float]], auto: int, labels: Sequence[str]) -> 
     }
 
 
+def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Median over rounds of ours over theirs: what slowed both down in one round does not count.
+
+    >>> median_ratio([1.0, 20.0, 1.0], [2.0, 40.0, 2.0])
+    0.5
+    """
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
 def suite_summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Share of the cases in which auto is close to the fastest path, and the mean rank correlation."""
     correlations = [case["spearman"] for case in results if case["spearman"] is not None]
@@ -189,32 +215,38 @@ def suite_summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def show_suite(console: Console, results: Sequence[dict[str, Any]]) -> None:
+def run(
+    *,
+    quick: bool = False,
+    progress: Callable[[Any], None] | None = None,
+    cases: str | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Measure the chosen cases; raises ``ValueError`` if one of them does not exist."""
+    results: list[dict[str, Any]] = []
+    for number in chosen_cases(cases, quick=quick):
+        results.append(run_case(number, quick=quick, device=None if device == "cpu" else device))
+        show(f"{number:>2}  {results[-1]['case']}: auto {results[-1]['auto_behind']:.1%} behind")
+        if progress is not None:
+            progress({"cases": results})
+    return facts(device) | {"summary": suite_summary(results), "cases": results}
+
+
+def report(results: Mapping[str, Any]) -> str:
     """One row for each case, and two lines that sum them up."""
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, title="suite, forward, float32")
-    table.title_justify = "left"
-    table.add_column("\n#", justify="right")
-    table.add_column("\nlayer", overflow="fold", min_width=24)
-    for header in ("auto", "fastest", "auto\nbehind", "rank\ncorr."):
-        table.add_column(header if "\n" in header else f"\n{header}", justify="right", no_wrap=True)
-    table.add_column("\nfastest path", overflow="fold")
-    for case in results:
-        correlation = case["spearman"]
-        table.add_row(
-            str(case["number"]),
-            escape(case["case"]),
-            seconds(case["auto_seconds"]),
-            seconds(case["fastest_seconds"]),
-            f"{case['auto_behind']:.1%}",
-            "-" if correlation is None else f"{correlation:.2f}",
-            escape("auto" if case["auto_behind"] <= 0 else case["fastest"]),
-            style=None if case["auto_behind"] <= CLOSE else "yellow",
-        )
-    show_table(console, table)
-    found = suite_summary(results)
+    rows = [
+        {
+            **case,
+            "auto_seconds": seconds(case["auto_seconds"]),
+            "fastest_seconds": seconds(case["fastest_seconds"]),
+            "fastest": "auto" if case["auto_behind"] <= 0 else case["fastest"],
+        }
+        for case in results["cases"]
+    ]
+    found = results["summary"]
     texts = [f"auto within {CLOSE:.0%} of the fastest path: {found['close']} of {found['cases']} cases"]
     texts[0] += f" ({found['close_share']:.0%}), at worst {found['worst_behind']:.1%} behind"
     if found["mean_spearman"] is not None:
         texts.append(f"rank correlation: mean {found['mean_spearman']:.3f}, least {found['least_spearman']:.3f}")
-    for text in (*texts, *(remark for case in results for remark in case["remarks"])):
-        show_line(console, text)
+    texts += [remark for case in results["cases"] for remark in case["remarks"]]
+    return f"{table(rows, COLUMNS)}\n\n" + "\n".join(texts)

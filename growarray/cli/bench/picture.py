@@ -17,7 +17,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from growarray.cli.bench_run import KINDS
+from growarray.cli.bench.report import KINDS
 from growarray.contraction.table import quantity, seconds
 
 __all__ = ["draw_paths", "drawn_paths", "pareto_front", "short_label"]

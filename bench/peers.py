@@ -1,4 +1,4 @@
-"""torch and TensorLy-Torch on the same layer, where they are installed: the package itself needs neither."""
+"""torch and TensorLy-Torch on the same layer, if they are installed."""
 
 from __future__ import annotations
 
@@ -6,27 +6,18 @@ import contextlib
 import importlib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from growarray.cli.bench_layer import Layer
+from growarray.cli.bench.layer import Layer
+from growarray.cli.bench.measure import Peer
 from growarray.contraction.machine import threads
 
-__all__ = ["Peer", "peers_for"]
+__all__ = ["peers_for"]
 
+_IMPLEMENTATIONS = {"cp": ("factorized", "mobilenet", "reconstructed")}  # of TensorLy-Torch
 _ORDERS = 3  # spatial axes that torch's convolutions know
-
-
-@dataclass(frozen=True)
-class Peer:
-    """One way to run the layer in another library: calls that give the result, and all gradients."""
-
-    name: str
-    forward: Callable[[], Any]
-    training: Callable[[], Any]
-    result: Callable[[], np.ndarray]
 
 
 def _libraries() -> tuple[Any, Any]:
@@ -59,11 +50,10 @@ def peers_for(
     peers = [side.conv()]
     if tltorch is None:
         return peers, ["TensorLy-Torch is not installed: no comparison with it"]
-    if layer.format == "dense":
+    if not layer.rank:
         return peers, []
-    names = ("factorized", "mobilenet", "reconstructed") if layer.format == "cp" else ("factorized", "reconstructed")
     lines = []
-    for name in names:
+    for name in _IMPLEMENTATIONS.get(layer.format, ("factorized", "reconstructed")):
         try:
             peers.append(side.factorized(tltorch, name))
         except Exception as error:  # whatever its release does not take
@@ -126,14 +116,14 @@ class _Side:
     def factorized(self, tltorch: Any, implementation: str) -> Peer:
         """TensorLy-Torch's layer with these factors."""
         layer = self.layer
-        rank: Any = layer.rank[0] if layer.format == "cp" else list(layer.rank)
+        rank = layer.kind.rank_of(layer.rank)
         padding = self._padded(self.tensors[0])[1]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = tltorch.FactorizedConv(
                 layer.in_channels, layer.out_channels, layer.kernel, stride=layer.stride, padding=tuple(padding),
                 dilation=layer.dilation, factorization=layer.format, implementation=implementation,
-                rank=[1, *rank, 1] if layer.format == "tt" else rank, dtype=self.kernel.dtype, device=self.device,
+                rank=list(rank) if isinstance(rank, tuple) else rank, dtype=self.kernel.dtype, device=self.device,
             )  # fmt: skip
         with self.torch.no_grad():
             for parameter, value in zip(module.weight.parameters(), self.tensors[1:], strict=True):

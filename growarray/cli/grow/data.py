@@ -10,21 +10,21 @@ from typing import Any, cast
 import numpy as np
 
 from growarray.backend import Array, to_device
+from growarray.cli.grow.options import DIGITS, RunOptions
 from growarray.datasets import Dataset, load_digits, load_table, standardise
-from growarray.datasets.dataset import Task, split_rows
+from growarray.datasets.dataset import split_rows
 from growarray.errors import DataError
 
-__all__ = ["DIGITS", "RunData", "as_options", "load_data"]
+__all__ = ["RunData", "as_options", "load_data"]
 
-DIGITS = "digits"
 Pair = tuple[Array, Array]
 
 
 @dataclass(frozen=True, eq=False)
 class RunData:
-    """Pairs (features, targets) to train on, to choose by and to test with; None where a part is empty.
+    """Pairs (features, targets) to train on, to choose by and to test with; None if a part is empty.
 
-    scaling : what was subtracted from features and targets and what they were multiplied by, None where nothing was
+    scaling : what was subtracted from features and targets and what they were multiplied by, None if nothing was
     digest : SHA-256 of every array, by which a run that goes on knows its data again
     """
 
@@ -42,38 +42,27 @@ class RunData:
         return [("training", self.train), ("validation", self.validation), ("test", self.test)]
 
 
-def load_data(
-    source: str,
-    *,
-    labels: str | None,
-    label_column: str | None,
-    task: str,
-    test_fraction: float,
-    validation_fraction: float,
-    seed: int,
-    dtype: str,
-    scaled: bool,
-    device: str,
-) -> RunData:
-    """``'digits'`` or a table from a file; ``scaled`` brings features, and real targets, to mean 0 and deviation 1.
+def load_data(options: RunOptions) -> RunData:
+    """The digits, or a table from a file, split in three.
 
-    The validation part is taken from the training part, by class for classification. Both splits follow ``seed``.
+    The validation part is taken from the training part, by class for classification. Both splits follow the seed.
     """
+    source, kind = options.data, {"test_fraction": options.test_fraction, "seed": options.seed, "dtype": options.dtype}
     if source == DIGITS:
-        data = load_digits(test_fraction=test_fraction, seed=seed, dtype=dtype)
+        data = load_digits(**kind)  # type: ignore[arg-type]
     else:
-        kind: dict[str, Any] = {"test_fraction": test_fraction, "seed": seed, "dtype": dtype}
+        names: Any = {"labels": options.labels, "label_column": options.label_column, "task": options.task}
         try:
-            data = load_table(source, labels=labels, label_column=label_column, task=cast(Task, task), **kind)
+            data = load_table(source, **names, **kind)  # type: ignore[arg-type]
         except (DataError, ValueError) as error:
             raise type(error)(as_options(source, str(error))) from error
     scaling = None
-    if scaled:
+    if source != DIGITS if options.standardise is None else options.standardise:
         data, scaling = _scaled(data)
     keep, held = np.arange(len(data.x_train)), np.arange(0)
-    if validation_fraction > 0:
-        classes = data.y_train if data.task == "classification" else None
-        keep, held = split_rows(len(keep), validation_fraction, np.random.default_rng([seed, 1]), classes=classes)
+    if options.validation_fraction > 0:
+        classes, rng = data.y_train if data.task == "classification" else None, np.random.default_rng([options.seed, 1])
+        keep, held = split_rows(len(keep), options.validation_fraction, rng, classes=classes)
     parts = [
         (data.x_train[keep], data.y_train[keep]),
         (data.x_train[held], data.y_train[held]),
@@ -81,7 +70,7 @@ def load_data(
     ]
     digest = _digest([array for part in parts for array in part])
     train, validation, test = (
-        (to_device(x, device), to_device(y, device)) if len(x) or index == 0 else None
+        (to_device(x, options.device), to_device(y, options.device)) if len(x) or index == 0 else None
         for index, (x, y) in enumerate(parts)
     )
     return RunData(cast(Pair, train), validation, test, data.features, data.outputs, data.classes, scaling, digest)

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from growarray.cli.data import DIGITS, RunData
-from growarray.cli.run import RunOptions
+from growarray.cli.grow.data import RunData
+from growarray.cli.grow.options import DIGITS, RunOptions
 from growarray.cli.terminal import Bar, show_line, show_table
 from growarray.networks import Growth, History
 

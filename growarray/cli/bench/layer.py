@@ -12,30 +12,34 @@ from typing import Any
 
 import numpy as np
 
+from growarray.cli.options import Option
 from growarray.contraction import Plan, plan
-from growarray.errors import PlanError
+from growarray.errors import PlanError, shown
 from growarray.factorized.equation import conv_equation, conv_shapes, dense_kernel, stored_sizes
 from growarray.factorized.tensor import FactorizedTensor, kinds
 
-__all__ = ["DTYPES", "FORMATS", "HALF", "Layer", "layer_from", "ranks_for", "read_layer"]
+__all__ = ["DTYPES", "FORMATS", "HALF", "LAYER", "Layer", "layer_from", "ranks_for", "read_layer"]
 
 FORMATS, DTYPES = tuple(kind.name.lower() for kind in kinds() if kind.takes_integers), ("float32", "float64")
 HALF = "half"
 """Padding of half the kernel: with stride 1 the output has the size of the input, for an odd kernel."""
 
-_DEFAULTS: dict[str, Any] = {
-    "format": "cp",
-    "in": 64,
-    "out": 64,
-    "kernel": "3x3",
-    "size": "56x56",
-    "batch": 8,
-    "stride": 1,
-    "padding": HALF,
-    "dilation": 1,
-    "rank": 0.1,
-    "dtype": "float32",
+_PANEL = "Layer"
+LAYER = {
+    "format": Option("cp", "of the kernel", _PANEL, choices=FORMATS),
+    "in": Option(64, "channels of the input", _PANEL, flag="--in"),
+    "out": Option(64, "channels of the output", _PANEL),
+    "kernel": Option("3x3", "size of the kernel, any number of axes", _PANEL, takes="SIZES"),
+    "size": Option("56x56", "size of the input", _PANEL, takes="SIZES"),
+    "batch": Option(8, "inputs at a time", _PANEL),
+    "stride": Option(1, "one number, or one for each axis", _PANEL, takes="SIZES"),
+    "padding": Option(HALF, "numbers, half (of the kernel), same or valid", _PANEL, takes="SIZES"),
+    "dilation": Option(1, "one number, or one for each axis", _PANEL, takes="SIZES"),
+    "rank": Option(0.1, "28, one a mode such as 16x16x3x3, or 0.1 of the dense parameters", _PANEL, takes="RANK"),
+    "dtype": Option("float32", "of the arrays", _PANEL, choices=DTYPES),
 }
+"""The options of a layer, by the names that a layer file has for them too."""
+
 _LARGEST = 1 << 28  # elements of one array: what is larger is a slip of the pen
 
 
@@ -195,9 +199,9 @@ def read_layer(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: expected an object with keys such as format, in and out, found {type(found).__name__}"
         )
-    unknown = sorted(set(found) - set(_DEFAULTS))
+    unknown = sorted(set(found) - set(LAYER))
     if unknown:
-        raise ValueError(f"{path}: unknown key(s) {', '.join(unknown)}; known are {', '.join(_DEFAULTS)}")
+        raise ValueError(f"{path}: unknown key(s) {', '.join(unknown)}; known are {', '.join(LAYER)}")
     return found
 
 
@@ -209,12 +213,9 @@ def layer_from(given: Mapping[str, Any]) -> Layer:
     >>> print(layer_from({"format": "tucker", "in": 8, "out": 4, "size": 12, "rank": "2x3x2x2"}))
     8 -> 4 channels, kernel 3x3, tucker, rank 2x3x2x2 (0.236 of the dense parameters), input 12x12, batch 8, float32
     """
-    values = _DEFAULTS | {key: value for key, value in given.items() if value is not None}
-    if values["format"] not in FORMATS:
-        raise ValueError(f"--format: expected {', '.join(FORMATS)}, found {values['format']!r}")
-    dtype = values["dtype"]
-    if dtype not in DTYPES:
-        raise ValueError(f"--dtype: expected float32 or float64, found {dtype!r}")
+    values = {key: given.get(key, row.default) for key, row in LAYER.items()}
+    for key in ("format", "dtype"):
+        LAYER[key].check(key, values[key])
     kernel, size = _numbers("kernel", values["kernel"]), _numbers("size", values["size"])
     order = max(len(kernel), len(size))
     kernel, size = _spread("kernel", kernel, order), _spread("size", size, order)
@@ -222,7 +223,7 @@ def layer_from(given: Mapping[str, Any]) -> Layer:
     (c,), (o,), (batch,) = (_spread(key, _numbers(key, values[key]), 1) for key in ("in", "out", "batch"))
     padding = _padding(values["padding"], kernel, stride, dilation)
     rank = ranks_for(values["format"], o, c, kernel, _rank(values["rank"]))
-    layer = Layer(values["format"], c, o, kernel, size, batch, stride, padding, dilation, rank, dtype)
+    layer = Layer(values["format"], c, o, kernel, size, batch, stride, padding, dilation, rank, values["dtype"])
     if max(math.prod(shape) for shape in (*layer.shapes, (o, c, *kernel))) > _LARGEST:
         raise ValueError(
             f"an array of this layer has more than {_LARGEST} elements; make batch, sizes or ranks smaller"
@@ -240,9 +241,11 @@ def _numbers(name: str, value: Any, least: int = 1) -> tuple[int, ...]:
     try:
         numbers = [int(str(part)) for part in (parts if isinstance(parts, list | tuple) else [parts])]
     except ValueError:
-        raise ValueError(f"--{name}: expected a number, or one for each axis such as 3x3, found {value!r}") from None
+        raise ValueError(
+            f"--{name}: expected a number, or one for each axis such as 3x3, found {shown(value)}"
+        ) from None
     if not numbers or min(numbers) < least:
-        raise ValueError(f"--{name}: expected whole numbers of at least {least}, found {value!r}")
+        raise ValueError(f"--{name}: expected whole numbers of at least {least}, found {shown(value)}")
     return tuple(numbers)
 
 
@@ -262,7 +265,7 @@ def _padding(
     if value == HALF or (value == "same" and set(stride) == {1}):
         return tuple((span // 2, span - span // 2 if value == "same" else span // 2) for span in spans)
     if value == "same":
-        raise ValueError(f"--padding: 'same' needs stride 1, found {_times(stride)}; take {HALF!r} or a number")
+        raise ValueError(f"--padding: 'same' needs stride 1, found {_times(stride)}; take '{HALF}' or a number")
     if value == "valid":
         value = 0
     if isinstance(value, list) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
@@ -273,7 +276,7 @@ def _padding(
 
 
 def _rank(value: Any) -> Any:
-    """A fraction where there is a decimal point, else whole numbers."""
+    """A fraction if there is a decimal point, else whole numbers."""
     try:
         if isinstance(value, float) or (isinstance(value, str) and "." in value):
             return float(value)
@@ -281,5 +284,5 @@ def _rank(value: Any) -> Any:
     except ValueError:
         raise ValueError(
             f"--rank: expected whole numbers of at least 1 such as 28 or 16x16x3x3, or with a decimal point a fraction "
-            f"such as 0.1, found {value!r}"
+            f"such as 0.1, found {shown(value)}"
         ) from None
