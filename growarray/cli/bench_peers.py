@@ -59,9 +59,9 @@ def peers_for(
     peers = [side.conv()]
     if tltorch is None:
         return peers, ["TensorLy-Torch is not installed: no comparison with it"]
-    if layer.format == "dense":
+    if not layer.rank:
         return peers, []
-    names = ("factorized", "mobilenet", "reconstructed") if layer.format == "cp" else ("factorized", "reconstructed")
+    names = ("factorized", "mobilenet", "reconstructed") if len(layer.rank) == 1 else ("factorized", "reconstructed")
     lines = []
     for name in names:
         try:
@@ -126,14 +126,14 @@ class _Side:
     def factorized(self, tltorch: Any, implementation: str) -> Peer:
         """TensorLy-Torch's layer with these factors."""
         layer = self.layer
-        rank: Any = layer.rank[0] if layer.format == "cp" else list(layer.rank)
+        rank = layer.kind.rank_of(layer.rank)
         padding = self._padded(self.tensors[0])[1]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = tltorch.FactorizedConv(
                 layer.in_channels, layer.out_channels, layer.kernel, stride=layer.stride, padding=tuple(padding),
                 dilation=layer.dilation, factorization=layer.format, implementation=implementation,
-                rank=[1, *rank, 1] if layer.format == "tt" else rank, dtype=self.kernel.dtype, device=self.device,
+                rank=list(rank) if isinstance(rank, tuple) else rank, dtype=self.kernel.dtype, device=self.device,
             )  # fmt: skip
         with self.torch.no_grad():
             for parameter, value in zip(module.weight.parameters(), self.tensors[1:], strict=True):

@@ -45,7 +45,7 @@ Rank = str | float | int | Sequence[int]
 """'same', a share of the dense parameters (float), one rank (int), or all of them; NumPy's numbers too."""
 
 _ROUNDING: dict[str, Callable[[float], float]] = {"round": round, "floor": math.floor, "ceil": math.ceil}
-_KINDS = ("cp", "tucker", "tt")
+_STD = {"cp": (0.5, 0), "tucker": (0.5, 1), "tt": (1.0, 0)}  # power of the product of ranks, factors beyond the modes
 _LARGEST = 1e6  # share of the parameters: far above any use, and far below where the powers of a share overflow
 
 
@@ -365,16 +365,13 @@ def factor_std(kind: str, order: int, rank: int | Sequence[int], std: float) -> 
     (0.3278, 0.2236)
     """
     where = "factor_std"
-    check_choice(kind, _KINDS, "kind", where)
+    check_choice(kind, tuple(_STD), "kind", where)
     check_count(order, "order", where, least=1)
     if not is_real(std) or not 0.0 <= std < math.inf:
         raise ValueError(f"{where}: expected std as a finite number of at least 0, found {shown(std)}")
     terms = math.prod(_positive((rank,) if is_int(rank) else _sequence(rank, None, where), where))
-    if kind == "cp":
-        return float((std / math.sqrt(terms)) ** (1 / order))
-    if kind == "tucker":
-        return float((std / math.sqrt(terms)) ** (1 / (order + 1)))
-    return float((std / terms) ** (1 / order))
+    power, more = _STD[kind]
+    return float((std / terms**power) ** (1 / (order + more)))
 
 
 def _rounding(rounding: str, where: str) -> Callable[[float], float]:
