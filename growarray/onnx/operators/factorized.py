@@ -23,9 +23,10 @@ from growarray.factorized import FactorizedConv, FactorizedLinear, SubFactorized
 from growarray.factorized.settings import layer_index_of
 from growarray.nn.module import Module
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
-from growarray.onnx.operators.conv_write import padded, window_options
+from growarray.onnx.operators.conv import window_options
+from growarray.onnx.operators.window import padded
 
-__all__ = ["FACTORIZED"]
+__all__ = ["WRITES"]
 
 Modes = tuple[str, ...]
 Place = tuple[int, ...]
@@ -242,7 +243,7 @@ def _sub_linear(graph: OnnxGraph, layer: SubFactorizedLinear, x: Edge) -> Edge:
     return _linear(graph, layer.main_linear, x, indices=layer.indices)
 
 
-FACTORIZED: dict[type[Module], Lowering] = {
+WRITES: dict[type[Module], Lowering] = {
     FactorizedConv: _conv,
     FactorizedLinear: _linear,
     SubFactorizedConv: _sub_conv,
