@@ -5,6 +5,7 @@ m0, m1, … modes of the tensor · b0, b1, … bonds: ``b0 m0 b1, b1 m1 b2, …,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, namespace
-from growarray.decompose.rank import balanced_pair, largest_mode, largest_tr_rank, usable_tr_rank, validate_tr_rank
+from growarray.decompose.rank import largest_mode, largest_tr_rank, usable_tr_rank, validate_tr_rank
 from growarray.decompose.ring import tensor_ring
 from growarray.factorized.equation import kernel_modes
 from growarray.factorized.fit import Fit
@@ -81,19 +82,23 @@ class TRTensor(ChainTensor):
 
     @classmethod
     def candidates(cls, spectra: Spectra) -> Iterator[tuple[tuple[int, ...], float]]:
-        """All cuts of the ring through one bond of the largest mode at one level, and that bond 1 or balanced."""
-        shape, start = spectra.shape, largest_mode(spectra.shape)
-        count = len(shape)
+        """Trains from the largest mode, all bonds at one level, and rings whose bonds are alike.
+
+        Between the tail that no ring can beat, of a cut through two bonds at their product, and the sum of the tails
+        that the other bonds reach alone.
+        """
+        shape, start, count = spectra.shape, largest_mode(spectra.shape), len(spectra.shape)
         modes = [(start + k) % count for k in range(count)]
         cuts = [spectra.tail(modes[:k]) for k in range(1, count)]
-        for level in LEVELS:
-            fewest = [tail.fewest(level / len(cuts)) for tail in cuts]
-            for first in {1, balanced_pair(fewest[0])[0]}:
-                ring = [first, *(-(-few // first) for few in fewest)]
-                ranks = [ring[(k - start) % count] for k in range(count)]
-                usable = usable_tr_rank(shape, (*ranks, ranks[0]))
-                held = [usable[start] * usable[(start + k) % count] for k in range(1, count)]
-                yield usable, min(1.0, sum(tail.at(r) for tail, r in zip(cuts, held, strict=True)))
+        asked = [[1, *(tail.fewest(level / len(cuts)) for tail in cuts)] for level in LEVELS]
+        asked += [[rank] * count for rank in range(2, math.isqrt(math.prod(shape) // sum(shape)) + 1)]
+        for ring in asked:
+            ranks = [ring[(k - start) % count] for k in range(count)]
+            usable = usable_tr_rank(shape, (*ranks, ranks[0]))
+            bonds = [usable[mode] for mode in modes]
+            least = max(tail.at(bonds[0] * bond) for tail, bond in zip(cuts, bonds[1:], strict=True))
+            most = sum(tail.at(bond) for tail, bond in zip(cuts, bonds[1:], strict=True))
+            yield usable, (least + min(1.0, most)) / 2
 
     @classmethod
     def initial_components(
