@@ -18,7 +18,7 @@ from tests.conftest import Library
 from tests.factorized.kernels import FACTORED, FORMATS, dense_output, layer, rng, tensor
 
 each_format = pytest.mark.parametrize("name", FORMATS)
-EXACT = dict.fromkeys(("CP", "TR"), {"tolerance": 1e-13, "max_iterations": 3000})
+EXACT = {name: {"tolerance": 1e-13, "max_iterations": 3000} for name in ("CP", "TR")}
 
 
 class Lent:
