@@ -31,7 +31,6 @@ __all__ = [
     "largest_tr_rank",
     "largest_tt_rank",
     "largest_tucker_rank",
-    "tr_parameters",
     "tt_parameters",
     "tucker_parameters",
     "usable_tr_rank",
@@ -322,24 +321,12 @@ def tucker_parameters(shape: Sequence[int], rank: Sequence[int]) -> int:
 
 
 def tt_parameters(shape: Sequence[int], rank: Sequence[int]) -> int:
-    """Number of parameters of a tensor train: the sum of ``r_k n_k r_k+1``, both ends of the ranks included.
+    """Number of parameters of a tensor train or ring: the sum of ``r_k n_k r_k+1``, both ends of the ranks included.
 
     >>> tt_parameters((4, 3, 3, 6), (1, 5, 4, 7, 1))
     206
     """
     where = "tt_parameters"
-    sizes = check_sizes(shape, where)
-    ranks = _positive(_sequence(rank, len(sizes) + 1, where), where)
-    return sum(r * n * s for r, n, s in zip(ranks, sizes, ranks[1:], strict=False))
-
-
-def tr_parameters(shape: Sequence[int], rank: Sequence[int]) -> int:
-    """Number of parameters of a tensor ring: the sum of ``r_k n_k r_k+1``, the first rank again at the end.
-
-    >>> tr_parameters((4, 3, 3, 6), (2, 5, 4, 7, 2))
-    268
-    """
-    where = "tr_parameters"
     sizes = check_sizes(shape, where)
     ranks = _positive(_sequence(rank, len(sizes) + 1, where), where)
     return sum(r * n * s for r, n, s in zip(ranks, sizes, ranks[1:], strict=False))

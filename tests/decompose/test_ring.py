@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from growarray.decompose import TensorRing, largest_tr_rank, tensor_ring, tensor_train, tr_parameters, validate_tr_rank
+from growarray.decompose import TensorRing, largest_tr_rank, tensor_ring, tensor_train, tt_parameters, validate_tr_rank
 from growarray.decompose.rank import usable_tr_rank
 from growarray.testing import assert_close
 from tests.conftest import Library
@@ -103,7 +103,7 @@ def test_ranks_from_a_share() -> None:
     assert validate_tr_rank(shape, 0.5, "floor") == (9,) * 5
     assert validate_tr_rank(shape, np.int64(4)) == (4,) * 5
     assert validate_tr_rank((7,), 0.5) == (1, 1)
-    assert tr_parameters(shape, (13,) * 5) == 169 * 102
+    assert tt_parameters(shape, (13,) * 5) == 169 * 102
     assert usable_tr_rank(shape, (13,) * 5) == (8, 8, 13, 13, 8)
 
 
