@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from growarray.contraction.machine import threads
-from growarray.contraction.scratch import release
 from growarray.contraction.threads import run_tasks
+from growarray.contraction.workspace import release
 
 __all__ = ["clock_for", "interleaved", "median_ratio", "peak_bytes", "pullback_call", "spearman", "synchronised"]
 

@@ -32,7 +32,7 @@ class BoundPlan:
                     f"bind: operand {i} of '{plan.equation}' has shape {tuple(array.shape)}, expected {plan.shapes[i]}"
                 )
         namespace(*factors.values())
-        self._folded = plan.programs.fold(self._factors)
+        self._folded = plan.fold(self._factors)
 
     def __repr__(self) -> str:
         return f"BoundPlan({self.plan.equation!r}, free={list(self.free)})"

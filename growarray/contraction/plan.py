@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, is_numpy, namespace
-from growarray.contraction import blocks, execute
+from growarray.contraction import operand, run, run_arrays
 from growarray.contraction.bound import BoundPlan, factors_of
 from growarray.contraction.checks import check_arrays, check_gradient, check_out, device_kind, is_whole, operands
 from growarray.contraction.cost import Costs, StepCost
@@ -19,9 +19,9 @@ from growarray.contraction.equation import parse
 from growarray.contraction.geometry import ConvAxis
 from growarray.contraction.keys import frozen, shapes_of
 from growarray.contraction.machine import Machine, machine_for
-from growarray.contraction.path import MINIMIZE, Tree, find_tree, linear_path, peak_elements, rivals
+from growarray.contraction.path import MINIMIZE, Tree, alternative_trees, find_tree, linear_path, peak_elements
 from growarray.contraction.problem import Problem, checked_shapes
-from growarray.contraction.programs import Programs, binds_batch, block_size
+from growarray.contraction.program import Programs, binds_batch, block_size
 from growarray.contraction.table import plan_table
 from growarray.errors import PlanError, ShapeError, shown
 
@@ -127,7 +127,7 @@ class Plan:
         self.geometry = MappingProxyType(dict(given))
         self.optimize, self.memory_limit = optimize, memory_limit
         self.constants = tuple(sorted(set(operands("constants", constants, len(self.shapes)))))
-        self._problem = Problem(self._parsed, self.shapes, **self.geometry)
+        self._problem = Problem(self._parsed, self.shapes, itemsize=self.dtype.itemsize, **self.geometry)
         self.machine: Machine = machine_for(self.device)
         limit = None if memory_limit is None else memory_limit // self.dtype.itemsize
         self._tree, self.block = self._search(optimize, limit)
@@ -136,6 +136,7 @@ class Plan:
         self.steps: tuple[StepCost, ...] = tuple(self._cost(*pair) for pair in self._tree)
         self.output_shape = tuple(self._problem.extent(m, self._problem.everything) for m in self._problem.output)
         self.programs = Programs(self._parsed, self._problem, self.geometry, self._tree)
+        self.schedules = run.Schedules(self.programs, self.block)
         self._made = True
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -175,7 +176,7 @@ class Plan:
         if not block or limit is not None:
             return tree, block
         found = []
-        for one in [tree, *rivals(self._problem, costs, optimize, self.minimize)]:
+        for one in [tree, *alternative_trees(self._problem, costs, optimize, self.minimize)]:
             block = block_size(self._problem, one)  # it depends on the tree, which was found with another
             known = self._costs_of(machine, block, one)
             steps = [step for pair in one if (step := known.step(*pair))]
@@ -189,9 +190,9 @@ class Plan:
         return Costs(
             self._problem,
             machine,
-            itemsize=self.dtype.itemsize,
             training=self.training,
-            block=-(-whole // blocks.block_count(whole, block, flops)) if block else max(whole, 1),
+            library="numpy" if self.device == "cpu" else "cupy",
+            block=-(-whole // run.block_count(whole, block, flops)) if block else max(whole, 1),
             constants=sum(1 << i for i in self.constants),
         )
 
@@ -241,7 +242,7 @@ class Plan:
         texts = []
         for left, right in self._tree:
             pair = self._problem.pair(left, right)
-            first, second = (left, right) if pair is None else (pair.feature, pair.kernel)
+            first, second = (left, right) if pair is None else (pair.feature_mask, pair.kernel_mask)
             texts.append(f"{' '.join(modes(first))} , {' '.join(modes(second))} -> {' '.join(modes(left | right))}")
         return tuple(texts)
 
@@ -325,14 +326,25 @@ class Plan:
         return self._run(arrays, out, None)
 
     def _run(self, arrays: Sequence[Array], out: Array | None, folded: dict[int, Array] | None) -> Array:
-        xp = self._checked(arrays)
-        if not is_numpy(arrays[0]):
+        schedule = self._schedule(arrays)
+        if schedule is None:
             if out is not None:
                 raise TypeError("out= is for NumPy arrays; other libraries return a new array")
-            return execute.forward_portable(xp, self.programs.of(arrays)(-1), arrays, folded)[0]
+            return run_arrays.forward(namespace(*arrays), self.programs.of(arrays), arrays, folded)[0]
         if out is not None:
-            check_out(out, arrays, self._shape_of(arrays))
-        return blocks.forward(self.programs.of(arrays), arrays, self.block, out=out, folded=folded)[0]
+            check_out(out, arrays, schedule.shape)
+        return run.forward(schedule, arrays, out=out, folded=folded)[0]
+
+    def _schedule(self, arrays: Sequence[Array]) -> run.Schedule | None:
+        """How a run over these arrays is cut, None if they are not NumPy's. Raises unless they fit the plan."""
+        try:
+            found = self.schedules.made.get(tuple(map(run.facts, arrays)))
+        except (AttributeError, TypeError):  # no arrays, or of another library
+            found = None
+        if found is None:
+            self._check(arrays)
+            found = self.schedules.make(arrays) if is_numpy(arrays[0]) else None
+        return found
 
     def vjp(self, *arrays: Array, wrt: Sequence[int] | None = None) -> tuple[Array, Pullback]:
         """The result, and the way back: ``pullback(dy)`` gives one gradient for each operand.
@@ -352,10 +364,10 @@ class Plan:
     def _vjp(
         self, arrays: Sequence[Array], wrt: Sequence[int] | None, folded: dict[int, Array] | None
     ) -> tuple[Array, Pullback]:
-        xp = self._checked(arrays)
+        schedule = self._schedule(arrays)
         chosen = range(len(arrays)) if wrt is None else operands("wrt", wrt, len(arrays))
         wanted = sum(1 << i for i in set(chosen))
-        y, backward = self._kept(xp, arrays, wanted, folded)
+        y, backward = self._kept(schedule, arrays, wanted, folded)
 
         def pullback(dy: Array) -> tuple[Array | None, ...]:
             check_gradient(self.equation, dy, y)
@@ -365,19 +377,17 @@ class Plan:
         return y, pullback
 
     def _kept(
-        self, xp: Any, arrays: Sequence[Array], wanted: int, folded: dict[int, Array] | None
+        self, schedule: run.Schedule | None, arrays: Sequence[Array], wanted: int, folded: dict[int, Array] | None
     ) -> tuple[Array, Callable[[Array], dict[int, Array]]]:
         """The result and a function from its gradient to those by the operands in ``wanted``, by mask."""
-        if is_numpy(arrays[0]):
-            programs = self.programs.of(arrays)
-            y, saved = blocks.forward(programs, arrays, self.block, keep=True, folded=folded)
-            return y, lambda dy: blocks.backward(programs, arrays, self.block, saved, dy, wanted)
-        program = self.programs.of(arrays)(-1)
-        y, values = execute.forward_portable(xp, program, arrays, folded)
-        shapes = [tuple(x.shape) for x in arrays]
-        return y, lambda dy: execute.backward_portable(xp, program, shapes, values, dy, wanted)
+        if schedule is not None:
+            y, saved = run.forward(schedule, arrays, keep=True, folded=folded)
+            return y, lambda dy: run.backward(schedule, arrays, saved, dy, wanted)
+        xp, program = namespace(*arrays), self.programs.of(arrays)
+        y, values = run_arrays.forward(xp, program, arrays, folded)
+        return y, lambda dy: run_arrays.backward(xp, program, arrays, values, dy, wanted)
 
-    def _checked(self, arrays: Sequence[Array]) -> Any:
+    def _check(self, arrays: Sequence[Array]) -> None:
         """Raise unless the arrays are of one library, device and real floating dtype, and of the plan's shapes."""
         check_arrays(self.equation, arrays)
         if len(arrays) != len(self.shapes):
@@ -389,9 +399,13 @@ class Plan:
                     f"operand {i} of '{self.equation}' has shape {tuple(x.shape)}, the plan was made for {shape}; "
                     f"{free}plan again for these shapes"
                 )
-        return namespace(*arrays)
+        namespace(*arrays)
 
-    def _shape_of(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        """Shape of the result for these arrays, whose batch may differ from the plan's."""
-        size, shape = self.programs.batch(arrays), zip(self._problem.output, self.output_shape, strict=True)
-        return tuple(size if m == self._problem.block else d for m, d in shape)
+    def fold(self, factors: Mapping[int, Array]) -> dict[int, Array]:
+        """Partial results among operands that are bound, by mask."""
+        like = next(iter(factors.values()))
+        whole = self._problem.size.get(self.programs.block or "", 1)
+        program = self.programs.sized(like, whole, whole)
+        xp = np if is_numpy(like) else namespace(*factors.values())
+        operands = {1 << i: operand.prepare(xp, x, program.problem.operands[i]) for i, x in factors.items()}
+        return run.fold(program, operands) if is_numpy(like) else run_arrays.fold(xp, program, operands)

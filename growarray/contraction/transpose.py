@@ -30,11 +30,11 @@ def transpose(plan: Plan, dy: Array, *others: Array, operand: int = 0) -> Array:
         raise TypeError(f"transpose of '{plan.equation}': the gradient is {type(dy).__name__}, expected an array")
     xp, programs, output = namespace(dy, *others), plan.programs, plan._problem.output
     shape = list(plan.shapes[operand])
-    if programs.block is not None and programs._holder == operand and dy.ndim == len(output):
-        shape[programs._axis] = dy.shape[output.index(programs.block)]
+    if programs.block is not None and programs.holder == operand and dy.ndim == len(output):
+        shape[programs.axis] = dy.shape[output.index(programs.block)]
     zero = xp.zeros((), dtype=dy.dtype, device=device_of(dy))
     arrays = (*others[:operand], xp.broadcast_to(zero, tuple(shape)), *others[operand:])
-    plan._checked(arrays)
+    schedule = plan._schedule(arrays)
     size = programs.batch(arrays)
     wanted = tuple(size if m == programs.block else d for m, d in zip(output, plan.output_shape, strict=True))
     if tuple(dy.shape) != wanted:
@@ -43,8 +43,8 @@ def transpose(plan: Plan, dy: Array, *others: Array, operand: int = 0) -> Array:
         )
     absent = {  # what needs the operand: no step of the way back reads it
         step.mask: xp.broadcast_to(zero, step.out_sizes)
-        for step in programs.sized(size, size).steps
+        for step in programs.of(arrays).steps
         if step.mask >> operand & 1
     }
-    _, backward = plan._kept(xp, arrays, 1 << operand, absent)
+    _, backward = plan._kept(schedule, arrays, 1 << operand, absent)
     return backward(dy)[1 << operand]

@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from growarray.cli.bench_measure import clock_for, interleaved, median_ratio, peak_bytes, spearman, synchronised
-from growarray.contraction.scratch import borrow
 from growarray.contraction.threads import run_tasks
+from growarray.contraction.workspace import workspace_array
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_the_peak_counts_work_space_that_threads_keep(monkeypatch):
 
     def task():
         together.wait(timeout=60)
-        borrow("test", (1 << 20,), np.uint8)
+        workspace_array("test", (1 << 20,), np.uint8)
 
     def both():
         run_tasks([task, task])
