@@ -1,11 +1,7 @@
-"""The layer that ``growarray bench`` looks at: a factorized convolution of any order as one equation with shapes.
-
-n batch · c, o channels in and out · z, y, x positions · ranks: r of CP · s, t, a, b, d of Tucker · p, q, w, v of TT
-"""
+"""The layer that ``growarray bench`` looks at: a factorized convolution of any order as one equation with shapes."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import tomllib
@@ -16,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from growarray.contraction import Plan, contract, plan
+from growarray.contraction import Plan, plan
 from growarray.errors import PlanError
+from growarray.factorized.equation import conv_equation, conv_shapes, dense_kernel, stored_sizes
+from growarray.factorized.tensor import FactorizedTensor, kinds
 
-__all__ = ["DTYPES", "FORMATS", "HALF", "Layer", "equation_for", "layer_from", "ranks_for", "read_layer"]
+__all__ = ["DTYPES", "FORMATS", "HALF", "Layer", "layer_from", "ranks_for", "read_layer"]
 
-FORMATS, DTYPES = ("cp", "tucker", "tt", "dense"), ("float32", "float64")
+FORMATS, DTYPES = tuple(kind.name.lower() for kind in kinds() if kind.takes_integers), ("float32", "float64")
 HALF = "half"
 """Padding of half the kernel: with stride 1 the output has the size of the input, for an odd kernel."""
 
@@ -71,21 +69,24 @@ class Layer:
     @property
     def equation(self) -> str:
         """The layer as one einsum with convolution modes."""
-        return equation_for(self.format, self.order)[0]
+        return conv_equation(self.kind.name, self.order, False)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of the input and of the factors."""
-        o, c, k, r = self.out_channels, self.in_channels, self.kernel, self.rank
-        if self.format == "cp":
-            factors = [r, *((d, r[0]) for d in (o, c, *k))]
-        elif self.format == "tucker":
-            factors = [r, *zip((o, c, *k), r, strict=True)]
-        elif self.format == "tt":
-            factors = [(c, r[0]), *((r[i], d, r[i + 1]) for i, d in enumerate(k)), (r[-1], o)]
-        else:
-            factors = [(o, c, *k)]
-        return ((self.batch, c, *self.size), *factors)
+        first = (self.batch, self.in_channels, *self.size)
+        return (first, *conv_shapes(self.kind.name, self.factor_shapes, self.order, 1))
+
+    @property
+    def kind(self) -> type[FactorizedTensor]:
+        """The class of the format."""
+        return FactorizedTensor.kind(self.format)
+
+    @property
+    def factor_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the factors as a layer holds them."""
+        shape = stored_sizes(self.kind, (self.out_channels, self.in_channels, *self.kernel))
+        return self.kind.factor_shapes(shape, self.kind.rank_of(self.rank))
 
     @property
     def geometry(self) -> dict[str, Any]:
@@ -121,13 +122,14 @@ class Layer:
 
     def dense_kernel(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
         """The kernel (out, in, *kernel) that the factors among ``arrays`` stand for."""
-        return np.asarray(contract(equation_for(self.format, self.order)[1], *arrays[1:]))
+        factors = [a.reshape(s) for a, s in zip(arrays[1:], self.factor_shapes, strict=True)]
+        return np.asarray(dense_kernel(self.kind.of(factors)))
 
     def __str__(self) -> str:
-        kind = self.format if self.format == "dense" else f"{self.format}, rank {_times(self.rank)}"
-        share = self.parameters / self.dense_parameters
-        lines = f"{self.in_channels} -> {self.out_channels} channels, kernel {_times(self.kernel)}, {kind}"
-        lines += "" if self.format == "dense" else f" ({share:.3g} of the dense parameters)"
+        lines = f"{self.in_channels} -> {self.out_channels} channels, kernel {_times(self.kernel)}, {self.format}"
+        if self.rank:
+            share = self.parameters / self.dense_parameters
+            lines += f", rank {_times(self.rank)} ({share:.3g} of the dense parameters)"
         geometry = [f"stride {_times(self.stride)}"] if set(self.stride) != {1} else []
         geometry += [f"dilation {_times(self.dilation)}"] if set(self.dilation) != {1} else []
         return ", ".join([lines, f"input {_times(self.size)}", f"batch {self.batch}", *geometry, self.dtype])
@@ -153,84 +155,32 @@ def _times(numbers: Sequence[int]) -> str:
     return "x".join(map(str, numbers))
 
 
-def _names(letters: str, count: int) -> list[str]:
-    """So many names: letters, or where they do not suffice the first one with numbers."""
-    return list(letters[:count]) if count <= len(letters) else [f"{letters[0]}{i}" for i in range(count)]
+def ranks_for(name: str, out_channels: int, in_channels: int, kernel: Sequence[int], rank: Any) -> tuple[int, ...]:
+    """The size of each rank of a format: CP has one, Tucker one a mode (out, in, kernel), a train one a bond.
 
-
-def equation_for(kind: str, order: int) -> tuple[str, str]:
-    """Equation of a layer of one format with so many spatial axes, and that of its dense kernel alone.
-
-    >>> equation_for("tt", 1)
-    ('n c x, c p, p x q, q o -> n o x | x', 'c p, p x q, q o -> o c x')
-    """
-    axes = list("zyx"[-order:]) if order <= 3 else _names("x", order + 1)[1:]
-    if kind == "cp":
-        terms = ["r", *(f"{m} r" for m in ("o", "c", *axes))]
-    elif kind == "tucker":
-        ranks = ["s", "t", *_names("abd", order)]
-        terms = [" ".join(ranks), *(f"{m} {r}" for m, r in zip(("o", "c", *axes), ranks, strict=True))]
-    elif kind == "tt":
-        ranks = _names("pqwv", order + 1)
-        terms = [f"c {ranks[0]}", *(f"{ranks[i]} {m} {ranks[i + 1]}" for i, m in enumerate(axes)), f"{ranks[-1]} o"]
-    else:
-        terms = [f"o c {' '.join(axes)}"]
-    factors, modes = ", ".join(terms), " ".join(axes)
-    return f"n c {modes}, {factors} -> n o {modes} | {', '.join(axes)}", f"{factors} -> o c {modes}"
-
-
-def ranks_for(kind: str, out_channels: int, in_channels: int, kernel: Sequence[int], rank: Any) -> tuple[int, ...]:
-    """Ranks of one format: CP one, Tucker one a mode (out, in, kernel), TT one between two modes (in, kernel, out).
-
-    rank : a whole number (of every mode, at most its size), one number for each, or with a decimal point a fraction of
-        the dense parameter count, turned into ranks as TensorLy does it
+    rank : a whole number (of every rank, at most what it can use), one number for each, or with a decimal point a
+        fraction of the dense parameter count
 
     >>> ranks_for("cp", 64, 64, (3, 3), 0.1), ranks_for("tt", 64, 64, (3, 3), 0.1)
     ((28,), (26, 2, 26))
     """
-    modes = (in_channels, *kernel, out_channels) if kind == "tt" else (out_channels, in_channels, *kernel)
-    count = {"cp": 1, "tucker": len(modes), "tt": len(modes) - 1, "dense": 0}[kind]
-    if kind == "dense":
+    kind = FactorizedTensor.kind(name)
+    shape = stored_sizes(kind, (out_channels, in_channels, *kernel))
+    count = len(kind.rank_axes(len(shape)))
+    if not count:
         return ()
     if isinstance(rank, float):
         if not 0 < rank < math.inf:
             raise ValueError(f"--rank: expected a fraction above 0 of the dense parameter count, found {rank:g}")
-        return _from_fraction(kind, modes, rank)
+        return kind.sizes_of(shape, kind.validate_rank(shape, rank))
     ranks = tuple(rank) if isinstance(rank, list | tuple) else (rank,)
     if any(r < 1 for r in ranks):
         raise ValueError(f"--rank: expected whole numbers of at least 1, found {_times(ranks)}")
     if len(ranks) == count:
         return ranks
     if len(ranks) > 1:
-        raise ValueError(f"--rank: {kind} of this layer has {count} rank(s), found {len(ranks)}: {_times(ranks)}")
-    return tuple(min(ranks[0], most) for most in _most(kind, modes))
-
-
-def _most(kind: str, modes: Sequence[int]) -> list[int]:
-    """The largest rank that is of use in each place."""
-    if kind == "tucker":
-        return list(modes)
-    return [min(math.prod(modes[: i + 1]), math.prod(modes[i + 1 :])) for i in range(len(modes) - 1)]
-
-
-def _from_fraction(kind: str, modes: Sequence[int], fraction: float) -> tuple[int, ...]:
-    """Ranks in proportion to the sizes of the modes that give this share of the dense parameters."""
-    wanted = fraction * math.prod(modes)
-    if kind == "cp":
-        return (max(round(wanted / sum(modes)), 1),)
-    if kind == "tucker":
-        sizes, squares = [float(m) for m in modes], sum(m * m for m in modes)
-        low, high = 0.0, max(fraction, 1.0)
-        for _ in range(100):
-            share = (low + high) / 2
-            over = math.prod(modes) * share ** len(modes) + squares * share > wanted
-            low, high = (low, share) if over else (share, high)
-    else:
-        sizes = [(a + b) / 2 for a, b in itertools.pairwise(modes)]
-        square = sum(sizes[i - 1] * modes[i] * sizes[i] for i in range(1, len(modes) - 1))
-        linear = modes[0] * sizes[0] + modes[-1] * sizes[-1]
-        low = (math.sqrt(linear**2 + 4 * square * wanted) - linear) / (2 * square)
-    return tuple(max(round(size * low), 1) for size in sizes)
+        raise ValueError(f"--rank: {name} of this layer has {count} rank(s), found {len(ranks)}: {_times(ranks)}")
+    return tuple(min(ranks[0], most) for most in kind.sizes_of(shape, kind.largest_rank(shape)))
 
 
 def read_layer(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,20 +11,17 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, namespace
-from growarray.errors import GrowthError
+from growarray.errors import GrowthError, shown
 from growarray.growing import GrowthRule
-from growarray.networks.data import Task, batches, task_named
-from growarray.networks.history import History
+from growarray.networks.data import Task, batches, check_data, task_named
+from growarray.networks.history import History, line_of
+from growarray.networks.judgement import Best, Judgement, Snapshot, judge
 from growarray.networks.network import is_frozen
 from growarray.networks.part import as_growing
-from growarray.networks.planner import GrowthPlanner
-from growarray.networks.progress import showing
-from growarray.networks.requirements import check_data, check_trained
+from growarray.networks.planner import GrowthPlanner, default_budget
 from growarray.networks.settings import GrowthSettings
-from growarray.networks.snapshot import Snapshot
-from growarray.networks.stopping import Best, Judgement, default_budget, judge
 from growarray.nn import Module
-from growarray.optim import clip_gradients
+from growarray.optim import Optimizer, clip_gradients
 
 __all__ = ["Growth"]
 
@@ -89,7 +87,7 @@ class Growth(GrowthPlanner):
         callbacks: Sequence[Callback] = (),
     ) -> None:
         network = as_growing(network)
-        check_trained(network, optimizer, task)
+        _check_trained(network, optimizer, task)
         check_data(data, validation)
         self.network, self.optimizer, self.data = network, optimizer, data
         self.validation = data if validation is None else validation
@@ -115,14 +113,24 @@ class Growth(GrowthPlanner):
 
         progress : True for a line on standard error after each entry, or a function that takes the lines
         """
+        if not (isinstance(progress, bool) or callable(progress)):
+            raise TypeError(
+                f"Growth.run: progress is {shown(progress)}, expected True, False, or a function that takes a line"
+            )
+        callbacks = self.callbacks
+        if progress is not False:
+            show = _on_standard_error if progress is True else progress
+            self.callbacks = [*callbacks, lambda _, e: show(line_of(e, self.settings.epochs, self.task.score_name))]
         last = self.settings.epochs if until is None else min(until, self.settings.epochs)
-        with showing(self, progress):
+        try:
             while self.epoch < last:
                 self.train_epoch()
                 if self.is_growth_due():
                     self.grow()
                 if self.epoch == self.settings.epochs:
                     self._stop("training", f"epoch {self.epoch} is the last")
+        finally:
+            self.callbacks = callbacks
         return self.history
 
     def is_growth_due(self) -> bool:
@@ -321,3 +329,18 @@ class Growth(GrowthPlanner):
         self.rng.bit_generator.state = state["rng"]  # first: a state of another kind of generator raises
         self.epoch, self.steps, self.growths, self.failures = epoch, steps, growths, failures
         self.finished_growing, self.history, self.budget, self.best = finished, history, budget, best
+
+
+def _check_trained(network: Any, optimizer: Any, task: Any) -> None:
+    """Raise if one is of another kind than the loop needs, or the optimizer would move nothing of the network."""
+    if not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
+        raise TypeError(f"Growth: optimizer is a {type(optimizer).__name__}, expected one such as AdamW(network)")
+    if not isinstance(task, str | Task):
+        raise TypeError(f"Growth: task is a {type(task).__name__}, expected 'classification', 'regression' or a Task")
+    held = {id(parameter) for parameter in getattr(optimizer, "parameters", ())}
+    if isinstance(optimizer, Optimizer) and not held & {id(parameter) for parameter in network.parameters()}:
+        raise GrowthError("Growth: the optimizer holds no parameter of the network; make it with AdamW(network)")
+
+
+def _on_standard_error(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -15,7 +16,7 @@ from growarray.networks.line_search import LineSearch, line_search
 from growarray.networks.network import GrowingNetwork, is_frozen
 from growarray.networks.settings import GrowthSettings
 
-__all__ = ["GrowthPlanner"]
+__all__ = ["GrowthPlanner", "default_budget"]
 
 
 class GrowthPlanner:
@@ -134,3 +135,30 @@ class GrowthPlanner:
                 allowed, (settings.max_flops - network.flops_per_sample()) // (2 * place.parameters_per_neuron)
             )
         return max(allowed, 0)
+
+
+def default_budget(network: GrowingNetwork, x: Array, neurons: int) -> int:
+    """Parameters that a network may grow to on the samples ``x``: one for every number that it is to learn.
+
+    These are samples times outputs of a sample. A network that has more from the start, because a sample is wide, may
+    still add one growth: ``neurons`` neurons where it is cheapest, and no more than there are samples.
+
+    >>> import numpy as np
+    >>> from growarray.networks import GrowingMLP
+    >>> network = GrowingMLP(4, 2, hidden_size=2, dtype=np.float64)
+    >>> default_budget(network, np.zeros((100, 4)), 8), default_budget(network, np.zeros((3, 4)), 8)
+    (200, 37)
+    """
+    samples = int(x.shape[0])
+    learnt = samples * math.prod(int(size) for size in _outputs(network, x[:1, ...]).shape[1:])
+    costs = [int(place.parameters_per_neuron) for place in network.growing_layers]
+    return max(learnt, network.number_of_parameters() + min(neurons, samples) * min(costs, default=0))
+
+
+def _outputs(network: GrowingNetwork, x: Array) -> Array:
+    training = network.training
+    network.eval()
+    try:
+        return network(x)
+    finally:
+        network.train(training)

@@ -19,7 +19,7 @@ from growarray.nn.join import Value
 from growarray.nn.module import Module, Parameter
 from growarray.onnx.graph import OpNode
 
-__all__ = ["Builder", "Constant", "Dynamic", "Unsupported", "broadcast", "layer_name", "node_name", "product"]
+__all__ = ["Array", "Builder", "Constant", "Dynamic", "Unsupported", "broadcast", "layer_name", "node_name", "product"]
 
 Array = NDArray[Any]
 Dim = int | str
@@ -175,9 +175,14 @@ class Builder:
         value = self.optional(node, index, what)
         if value is None:
             return None
+        self.single(value, what)
+        return self.scalar(value, what)
+
+    def single(self, value: Constant, what: str) -> Array:
+        """The array of a constant that has to be one number."""
         if value.size != 1 or value.array.dtype.kind not in "fiub":
             raise Malformed(f"{what} has shape {value.shape} and type {value.array.dtype}; expected one number")
-        return self.scalar(value, what)
+        return value.array
 
     def scalar(self, value: Constant, what: str) -> float:
         """A constant of one entry as a number, which the float type of the network holds."""
@@ -271,6 +276,12 @@ class Builder:
             self._append(replace(self.nodes.pop(), output=name))
             value = Dynamic(name, value.shape)
         self.define(name, value)
+
+    def result(
+        self, node: OpNode, module: Module, inputs: Sequence[Dynamic], shape: Shape, weight: Constant | None = None
+    ) -> None:
+        """Note that one module gives the first output of a node; it is called after ``weight``, or after the node."""
+        self.give(node, self.step(module, inputs, shape, self.hint(node, weight)))
 
     def emitted(self, value: Constant) -> Dynamic:
         """A constant as a node of the network, made once."""

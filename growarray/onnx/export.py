@@ -16,22 +16,14 @@ from growarray import __version__
 from growarray.errors import shown
 from growarray.nn.graph import Graph
 from growarray.nn.module import Module
-from growarray.onnx.lower import Edge, OnnxGraph, add_lowerings
+from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.model import DATA_TYPES, Model, Node, Port, write_model
-from growarray.onnx.operators.conv_write import CONVOLUTIONS
-from growarray.onnx.operators.factorized import FACTORIZED
-from growarray.onnx.operators.graph_write import GRAPHS
-from growarray.onnx.operators.growing import GROWING
-from growarray.onnx.operators.layers_write import LAYERS
-from growarray.onnx.operators.pool_write import POOLS
+from growarray.onnx.operators import OPERATORS, WRITES
 
 __all__ = ["OPSETS", "to_onnx"]
 
 OPSETS = range(17, 23)
 _BATCH = "n"  # the symbol of the batch
-
-for _table in (LAYERS, CONVOLUTIONS, POOLS, FACTORIZED, GRAPHS, GROWING):
-    add_lowerings(_table)
 
 Shape = tuple[int, ...]
 
@@ -95,7 +87,8 @@ def to_onnx(
     shapes, inputs = _inputs(network, input_shape, input_names)
     outputs = _names("output_names", output_names)
     known = network.outputs if outputs is None and isinstance(network, Graph) else outputs or ()
-    graph = OnnxGraph(network, opset, kind, strict, [*inputs, *known])
+    single = {name for name, row in OPERATORS.items() if not row.double} if strict else ()
+    graph = OnnxGraph(network, opset, kind, [*inputs, *known], WRITES, single)
     first = shapes[0][:1] if dynamic_batch else None
     edges = [Edge(name, shape, 0 if shape[:1] == first else None) for name, shape in zip(inputs, shapes, strict=True)]
     with _evaluating(network):

@@ -20,7 +20,7 @@ from pathlib import Path
 from growarray.cli.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -45,7 +45,7 @@ def test_a_second_run_is_refused_by_name(tmp_path):
 def test_a_killed_run_leaves_no_lock(tmp_path):
     with holder(tmp_path) as process:
         process.send_signal(signal.SIGKILL)
-        process.wait(timeout=20)
+        process.wait(timeout=120)
     assert (tmp_path / LOCK).exists()
     with locked(tmp_path):
         assert f"process {os.getpid()} on " in (tmp_path / LOCK).read_text()

@@ -178,7 +178,7 @@ def test_ctrl_c_says_how_to_go_on(grow, tmp_path):
     folder = tmp_path / "run"
     with started(folder, 1000) as process:
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert errors == (
         f"growarray grow: interrupted; the run can be resumed: growarray grow --output {folder} --resume\n"

@@ -11,8 +11,8 @@ import pytest
 from growarray.errors import GrowthError
 from growarray.growing import LinearGrowingModule
 from growarray.networks import GrowingMLP, GrowingResidualMLP, Growth, GrowthSettings, history
+from growarray.networks.history import line_of
 from growarray.networks.part import PartlyGrowing, as_growing
-from growarray.networks.progress import line_of
 from growarray.nn import (
     BatchNorm2d,
     Conv2d,

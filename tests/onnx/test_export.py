@@ -179,10 +179,10 @@ class Doubled(Module):
 
 @pytest.fixture
 def table():
-    before = dict(onnx_lower._TABLE)
+    before = dict(onnx_lower._REGISTERED)
     yield
-    onnx_lower._TABLE.clear()
-    onnx_lower._TABLE.update(before)
+    onnx_lower._REGISTERED.clear()
+    onnx_lower._REGISTERED.update(before)
 
 
 @pytest.mark.usefixtures("table")

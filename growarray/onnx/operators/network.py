@@ -1,4 +1,4 @@
-"""How growing layers, merges and networks are written to ONNX: what they compute, not what is planned for them."""
+"""Containers, and growing layers, merges and networks: what they compute, not what is planned for them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,36 @@ from typing import Any
 
 import numpy as np
 
+from growarray import nn
 from growarray.growing import LinearGrowingModule, MergeGrowingModule
 from growarray.networks import GrowingMLP, GrowingResidualMLP
 from growarray.networks.block import GrowingResidualBlock
 from growarray.networks.network import GrowingNetwork
 from growarray.networks.scale import Scale
+from growarray.nn.graph import Graph
 from growarray.nn.module import Module
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.model import DATA_TYPES, Node
 
-__all__ = ["GROWING"]
+__all__ = ["WRITES"]
+
+
+def _graph(graph: OnnxGraph, network: Graph, *inputs: Edge) -> Any:
+    if len(inputs) != len(network.inputs):
+        raise TypeError(
+            f"to_onnx: {graph.where} has the inputs {', '.join(network.inputs)}, found {len(inputs)} input shapes"
+        )
+    values = dict(zip(network.inputs, inputs, strict=True))
+    for node in network.nodes:
+        values[node.output] = graph.lower(node.name, node.module, *(values[name] for name in node.inputs))
+    found = tuple(values[name] for name in network.outputs)
+    return found[0] if len(found) == 1 else found
+
+
+def _sequential(graph: OnnxGraph, layer: nn.Sequential, x: Edge) -> Edge:
+    for name, child in zip((str(i) for i in range(len(layer))), layer, strict=True):
+        x = graph.lower(name, child, x)
+    return x
 
 
 def _layer(graph: OnnxGraph, layer: LinearGrowingModule, x: Edge) -> Any:
@@ -54,7 +74,8 @@ def _network(graph: OnnxGraph, network: GrowingNetwork, x: Edge) -> Any:
     return x
 
 
-GROWING: dict[type[Module], Lowering] = {
+WRITES: dict[type[Module], Lowering] = {
+    Graph: _graph,
     GrowingMLP: _network,
     GrowingResidualBlock: _block,
     GrowingResidualMLP: _network,
@@ -62,5 +83,6 @@ GROWING: dict[type[Module], Lowering] = {
     LinearGrowingModule: _layer,
     MergeGrowingModule: _merge,
     Scale: _scale,
+    nn.Sequential: _sequential,
 }
-"""The function that writes each class of module."""
+"""What writes each class of module that is made of others."""

@@ -1,15 +1,58 @@
-"""Snapshot: a network and its optimizer's state as they were at one moment, to go back to."""
+"""Judging a network: what was better on data held out, by how much that may be chance, and going back to it."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from growarray.backend import Array, is_array, namespace
+from growarray.networks.data import Task
 from growarray.nn import Module
 
-__all__ = ["Snapshot"]
+__all__ = ["Best", "Judgement", "Snapshot", "judge"]
+
+_PARTS = 16  # of the data: enough for a standard error, few enough to cost nothing
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Loss and score on some data, and the loss of each of up to 16 equal parts of them.
+
+    >>> before, after = Judgement(0.5, 0.0, (0.4, 0.6)), Judgement(0.6, 0.0, (0.5, 0.7))
+    >>> after.is_worse(before), before.is_worse(after), after.is_worse(after)
+    (True, False, False)
+    """
+
+    loss: float
+    score: float
+    parts: tuple[float, ...]
+
+    def is_worse(self, other: Judgement, gain: float = 0.0) -> bool:
+        """Whether the loss is not lower than ``other``'s, on the same data, by ``gain``, and that by more than chance.
+
+        Chance is one standard error of the mean of the parts' differences; with a single part there is none.
+        """
+        differences = np.subtract(self.parts, other.parts) + gain
+        rise, count = float(np.mean(differences)), len(differences)
+        error = float(np.std(differences, ddof=1)) / math.sqrt(count) if count > 1 else 0.0
+        noise = 1e-6 * abs(other.loss)  # what single precision leaves of a change that is none
+        return not rise <= max(error, noise)
+
+
+def judge(task: Task, y: Array, target: Array) -> Judgement:
+    """Loss and score of predictions ``y``, and the losses of their parts."""
+    count = int(y.shape[0])
+    parts = min(_PARTS, count)
+    cuts = [count * part // parts for part in range(parts + 1)]
+    losses = tuple(
+        float(task.loss(y[start:stop, ...], target[start:stop, ...])[0]) for start, stop in itertools.pairwise(cuts)
+    )
+    return Judgement(float(task.loss(y, target)[0]), float(task.score(y, target)), losses)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,3 +117,13 @@ def _is_size(value: Any) -> bool:
     if isinstance(value, tuple):
         return bool(value) and all(_is_size(part) for part in value)
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True, eq=False)
+class Best:
+    """The network with the lowest loss so far: after which epoch, how wide, how it was judged, and all that it was."""
+
+    epoch: int
+    widths: list[int]
+    judgement: Judgement
+    snapshot: Snapshot

@@ -9,14 +9,13 @@ from growarray.backend import Array, namespace
 from growarray.decompose.arguments import check_options
 from growarray.decompose.inputs import check_tensor
 from growarray.factorized.fit import Fit
+from growarray.factorized.format import Arrays
+from growarray.factorized.formats.bases import check_mode, insertion, no_fixed_modes, parameter
 from growarray.factorized.index import Item, take
-from growarray.factorized.parts import check_mode, insertion, no_fixed_modes, parameter
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter
 
 __all__ = ["DenseTensor"]
-
-Arrays = tuple[Array, ...]
 
 
 class DenseTensor(FactorizedTensor):
@@ -38,7 +37,7 @@ class DenseTensor(FactorizedTensor):
         (tensor,) = arrays
         return cls(tensor)
 
-    def parts(self) -> tuple[Parameter, ...]:
+    def all_factors(self) -> tuple[Parameter, ...]:
         """The tensor."""
         return (self.tensor,)
 
@@ -48,7 +47,11 @@ class DenseTensor(FactorizedTensor):
         return (tuple(modes),)
 
     @classmethod
-    def part_shapes(cls, shape: Sequence[int], rank: Any) -> tuple[tuple[int, ...], ...]:
+    def rank_of(cls, sizes: Sequence[int]) -> None:
+        """None."""
+
+    @classmethod
+    def factor_shapes(cls, shape: Sequence[int], rank: Any) -> tuple[tuple[int, ...], ...]:
         """The shape."""
         return (tuple(shape),)
 
@@ -56,6 +59,10 @@ class DenseTensor(FactorizedTensor):
     def validate_rank(cls, shape: Sequence[int], rank: Any, fixed_modes: Sequence[int] | None = None) -> None:
         """None: a dense tensor has no rank, whatever is asked for."""
         no_fixed_modes(cls.name, fixed_modes)
+
+    @classmethod
+    def usable_rank(cls, shape: Sequence[int], rank: Any) -> None:
+        """None."""
 
     @classmethod
     def fit(cls, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
@@ -68,7 +75,7 @@ class DenseTensor(FactorizedTensor):
 
     @classmethod
     def select(cls, arrays: Sequence[Array], items: Sequence[Item]) -> tuple[Arrays, Callable[[Arrays], Arrays]]:
-        """The part of the tensor."""
+        """The selected entries of the tensor."""
         (tensor,) = arrays
         backs, axis = [], 0
         for item in items:
@@ -76,8 +83,8 @@ class DenseTensor(FactorizedTensor):
             backs.append(back)
             axis += isinstance(item, slice)
 
-        def pullback(d_parts: Arrays) -> Arrays:
-            (gradient,) = d_parts
+        def pullback(d_factors: Arrays) -> Arrays:
+            (gradient,) = d_factors
             for back in reversed(backs):
                 gradient = back(gradient)
             return (gradient,)
@@ -97,7 +104,7 @@ class DenseTensor(FactorizedTensor):
         """A copy of the tensor."""
         return namespace(self.tensor.data).asarray(self.tensor.data, copy=True)
 
-    def part_std(self, std: float) -> tuple[float | None, ...]:
+    def factor_std(self, std: float) -> tuple[float | None, ...]:
         """Each entry is drawn by itself."""
         return (std,)
 

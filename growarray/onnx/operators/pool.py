@@ -1,4 +1,4 @@
-"""How pooling is written to ONNX: by its pools where they mean the same, else by padding, weights or a product."""
+"""Pools: the same operator if both mean the same, else padding, weights, or a product with a matrix."""
 
 from __future__ import annotations
 
@@ -9,12 +9,59 @@ import numpy as np
 
 from growarray import nn
 from growarray.contraction.geometry import ConvAxis
-from growarray.nn.module import Module
-from growarray.onnx.lower import Edge, Lowering, OnnxGraph
-from growarray.onnx.operators.conv_write import padded
+from growarray.files.errors import Malformed
+from growarray.nn.shape import ReduceMean
+from growarray.nn.sized import SamePool
+from growarray.onnx.build import Builder, Dim
+from growarray.onnx.graph import OpNode
+from growarray.onnx.lower import Edge, OnnxGraph
+from growarray.onnx.operators.row import Operator
+from growarray.onnx.operators.window import Windows, padded, write_fitted
 from growarray.ops.pool import PoolAxis, adaptive_sizes, pool_axes
 
-__all__ = ["POOLS"]
+__all__ = ["ROWS"]
+
+_MAX: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+_AVERAGE: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+_ADAPTIVE: dict[int, Any] = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
+
+
+def _read(builder: Builder, node: OpNode, kinds: dict[int, Any], **options: Any) -> None:
+    """A pooling layer; padding that torch does not allow is given as pairs."""
+    x = builder.dynamic(node, 0)
+    kernel = node.get("kernel_shape", "ints")
+    if not kernel or len(kernel) not in kinds:
+        raise Malformed(f"kernel_shape is {kernel}; expected 1, 2 or 3 numbers")
+    windows = Windows(node, x, kernel)
+    windows.ceil_mode = node.flag("ceil_mode")
+    pads = windows.pads()
+    usual = all(before == after and 2 * before <= k for (before, after), k in zip(pads, kernel, strict=True))
+    padding: Any = 0 if windows.open else tuple(before for before, _ in pads) if usual else tuple(pads)
+    options |= {"dilation": windows.dilation, "ceil_mode": windows.ceil_mode}
+    module = kinds[len(kernel)](windows.kernel, windows.stride, padding, **options)
+    if windows.open:
+        module = SamePool(module, windows.reach, windows.stride, lower=windows.lower)
+    lead: tuple[Dim, ...] = (builder.fresh(), builder.fresh()) if x.shape is None else x.shape[:2]
+    builder.result(node, module, [x], (*lead, *windows.outputs(builder, pads)))
+
+
+def _read_max_pool(builder: Builder, node: OpNode) -> None:
+    """The order of its indices does not matter, for they are not given."""
+    node.get("storage_order", "int")
+    _read(builder, node, _MAX)
+
+
+def _read_average_pool(builder: Builder, node: OpNode) -> None:
+    _read(builder, node, _AVERAGE, count_include_pad=node.flag("count_include_pad"))
+
+
+def _read_global_average(builder: Builder, node: OpNode) -> None:
+    x = builder.dynamic(node, 0)
+    if x.shape is None or len(x.shape) < 3:
+        raise Malformed("input has no known spatial axes; export the model with shapes")
+    count = len(x.shape) - 2
+    module = _ADAPTIVE[count](1) if count in _ADAPTIVE else ReduceMean(tuple(range(2, count + 2)))
+    builder.result(node, module, [x], (*x.shape[:2], *(1,) * count))
 
 
 def _missing(axes: tuple[PoolAxis, ...], sizes: tuple[int, ...], outs: tuple[int, ...]) -> list[int]:
@@ -40,7 +87,7 @@ def _narrow(axes: tuple[PoolAxis, ...], after: list[int]) -> bool:
     return all(max(a.padding, end) < a.kernel for a, end in zip(axes, after, strict=True))
 
 
-def _max_pool(graph: OnnxGraph, layer: Any, x: Edge) -> Edge:
+def _write_max_pool(graph: OnnxGraph, layer: Any, x: Edge) -> Edge:
     graph.check_batch(x)
     shape = graph.shape_after(layer, x)
     axes = pool_axes("MaxPool", x.ndim - 2, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
@@ -61,7 +108,7 @@ def _some_window_is_padding(axes: tuple[PoolAxis, ...], x: Edge, shape: tuple[in
     return False
 
 
-def _avg_pool(graph: OnnxGraph, layer: Any, x: Edge) -> Edge:
+def _write_average_pool(graph: OnnxGraph, layer: Any, x: Edge) -> Edge:
     graph.check_batch(x)
     shape = graph.shape_after(layer, x)
     axes = pool_axes("AvgPool", x.ndim - 2, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
@@ -92,7 +139,7 @@ def _corrections(layer: Any, axes: tuple[PoolAxis, ...], sizes: tuple[int, ...],
     return whole / divisor
 
 
-def _adaptive(graph: OnnxGraph, layer: Any, x: Edge) -> Edge:
+def _write_adaptive(graph: OnnxGraph, layer: Any, x: Edge) -> Edge:
     graph.check_batch(x)
     shape = graph.shape_after(layer, x)
     wanted = adaptive_sizes("AdaptiveAvgPool", x.ndim - 2, layer.output_size)
@@ -121,9 +168,16 @@ def _averaged(graph: OnnxGraph, x: Edge, axis: int, out: int) -> Edge:
     return graph.reshape(product, (*lead, out, *rest))
 
 
-POOLS: dict[type[Module], Lowering] = {
-    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), _adaptive),
-    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _avg_pool),
-    **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _max_pool),
-}
-"""The function that writes each class of layer."""
+ROWS = (
+    Operator(
+        "AveragePool",
+        _read_average_pool,
+        {**dict.fromkeys(_AVERAGE.values(), _write_average_pool), SamePool: write_fitted},
+        double=False,
+    ),
+    Operator(
+        "GlobalAveragePool", _read_global_average, dict.fromkeys(_ADAPTIVE.values(), _write_adaptive), double=False
+    ),
+    Operator("MaxPool", _read_max_pool, dict.fromkeys(_MAX.values(), _write_max_pool), outputs=2),
+)
+"""The operators of this family."""
