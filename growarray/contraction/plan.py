@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from types import MappingProxyType
@@ -10,20 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, is_numpy, namespace
-from growarray.contraction import operand, run, run_arrays
+from growarray.backend import Array
 from growarray.contraction.bound import BoundPlan, factors_of
-from growarray.contraction.checks import check_arrays, check_gradient, check_out, device_kind, is_whole, operands
+from growarray.contraction.checks import check_arrays, device_kind, is_whole, operands
 from growarray.contraction.cost import Costs, StepCost
 from growarray.contraction.equation import parse
+from growarray.contraction.execution import Execution, Pullback
 from growarray.contraction.geometry import ConvAxis
 from growarray.contraction.keys import frozen, shapes_of
 from growarray.contraction.machine import Machine, machine_for
 from growarray.contraction.path import MINIMIZE, Tree, alternative_trees, find_tree, linear_path, peak_elements
 from growarray.contraction.problem import Problem, checked_shapes
-from growarray.contraction.program import Programs, binds_batch, block_size
+from growarray.contraction.program import binds_batch, block_size
+from growarray.contraction.run import block_count
 from growarray.contraction.table import plan_table
-from growarray.errors import PlanError, ShapeError, shown
+from growarray.errors import PlanError, shown
 
 __all__ = ["Plan", "plan"]
 
@@ -31,8 +32,6 @@ _MANY = 1 << 62  # operations, where they are not known yet
 _TIE = 1.05  # times the least predicted time: as good, for predictions are no better than that; fewer operations decide
 _CORES = 2  # for which a path is searched
 _GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
-
-Pullback = Callable[[Array], tuple[Array | None, ...]]
 
 
 def plan(
@@ -135,8 +134,7 @@ class Plan:
         self.path = linear_path(self._problem, self._tree)
         self.steps: tuple[StepCost, ...] = tuple(self._cost(*pair) for pair in self._tree)
         self.output_shape = tuple(self._problem.extent(m, self._problem.everything) for m in self._problem.output)
-        self.programs = Programs(self._parsed, self._problem, self.geometry, self._tree)
-        self.schedules = run.Schedules(self.programs, self.block)
+        self.execution = Execution(self._parsed, self._problem, self.geometry, self._tree, self.block)
         self._made = True
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -192,7 +190,7 @@ class Plan:
             machine,
             training=self.training,
             library="numpy" if self.device == "cpu" else "cupy",
-            block=-(-whole // run.block_count(whole, block, flops)) if block else max(whole, 1),
+            block=-(-whole // block_count(whole, block, flops)) if block else max(whole, 1),
             constants=sum(1 << i for i in self.constants),
         )
 
@@ -323,28 +321,7 @@ class Plan:
         Raises ShapeError where a shape is not the plan's (the batch may differ), and TypeError for integer or mixed
         dtypes, or arrays of two libraries or devices.
         """
-        return self._run(arrays, out, None)
-
-    def _run(self, arrays: Sequence[Array], out: Array | None, folded: dict[int, Array] | None) -> Array:
-        schedule = self._schedule(arrays)
-        if schedule is None:
-            if out is not None:
-                raise TypeError("out= is for NumPy arrays; other libraries return a new array")
-            return run_arrays.forward(namespace(*arrays), self.programs.of(arrays), arrays, folded)[0]
-        if out is not None:
-            check_out(out, arrays, schedule.shape)
-        return run.forward(schedule, arrays, out=out, folded=folded)[0]
-
-    def _schedule(self, arrays: Sequence[Array]) -> run.Schedule | None:
-        """How a run over these arrays is cut, None if they are not NumPy's. Raises unless they fit the plan."""
-        try:
-            found = self.schedules.made.get(tuple(map(run.facts, arrays)))
-        except (AttributeError, TypeError):  # no arrays, or of another library
-            found = None
-        if found is None:
-            self._check(arrays)
-            found = self.schedules.make(arrays) if is_numpy(arrays[0]) else None
-        return found
+        return self.execution.value(arrays, out)
 
     def vjp(self, *arrays: Array, wrt: Sequence[int] | None = None) -> tuple[Array, Pullback]:
         """The result, and the way back: ``pullback(dy)`` gives one gradient for each operand.
@@ -359,53 +336,4 @@ class Plan:
         >>> [None if g is None else g.shape for g in pullback(y)]
         [None, (3, 4)]
         """
-        return self._vjp(arrays, wrt, None)
-
-    def _vjp(
-        self, arrays: Sequence[Array], wrt: Sequence[int] | None, folded: dict[int, Array] | None
-    ) -> tuple[Array, Pullback]:
-        schedule = self._schedule(arrays)
-        chosen = range(len(arrays)) if wrt is None else operands("wrt", wrt, len(arrays))
-        wanted = sum(1 << i for i in set(chosen))
-        y, backward = self._kept(schedule, arrays, wanted, folded)
-
-        def pullback(dy: Array) -> tuple[Array | None, ...]:
-            check_gradient(self.equation, dy, y)
-            gradients = backward(dy) if wanted else {}
-            return tuple(gradients.get(1 << i) for i in range(len(arrays)))
-
-        return y, pullback
-
-    def _kept(
-        self, schedule: run.Schedule | None, arrays: Sequence[Array], wanted: int, folded: dict[int, Array] | None
-    ) -> tuple[Array, Callable[[Array], dict[int, Array]]]:
-        """The result and a function from its gradient to those by the operands in ``wanted``, by mask."""
-        if schedule is not None:
-            y, saved = run.forward(schedule, arrays, keep=True, folded=folded)
-            return y, lambda dy: run.backward(schedule, arrays, saved, dy, wanted)
-        xp, program = namespace(*arrays), self.programs.of(arrays)
-        y, values = run_arrays.forward(xp, program, arrays, folded)
-        return y, lambda dy: run_arrays.backward(xp, program, arrays, values, dy, wanted)
-
-    def _check(self, arrays: Sequence[Array]) -> None:
-        """Raise unless the arrays are of one library, device and real floating dtype, and of the plan's shapes."""
-        check_arrays(self.equation, arrays)
-        if len(arrays) != len(self.shapes):
-            raise ShapeError(f"'{self.equation}' has {len(self.shapes)} operands, found {len(arrays)} arrays")
-        for i, (x, shape) in enumerate(zip(arrays, self.shapes, strict=True)):
-            if x.shape != shape and not self.programs.fits(i, x.shape):
-                free = f"only {shown(self._problem.block)} may differ: " if self._problem.block else ""
-                raise ShapeError(
-                    f"operand {i} of '{self.equation}' has shape {tuple(x.shape)}, the plan was made for {shape}; "
-                    f"{free}plan again for these shapes"
-                )
-        namespace(*arrays)
-
-    def fold(self, factors: Mapping[int, Array]) -> dict[int, Array]:
-        """Partial results among operands that are bound, by mask."""
-        like = next(iter(factors.values()))
-        whole = self._problem.size.get(self.programs.block or "", 1)
-        program = self.programs.sized(like, whole, whole)
-        xp = np if is_numpy(like) else namespace(*factors.values())
-        operands = {1 << i: operand.prepare(xp, x, program.problem.operands[i]) for i, x in factors.items()}
-        return run.fold(program, operands) if is_numpy(like) else run_arrays.fold(xp, program, operands)
+        return self.execution.vjp(arrays, wrt)

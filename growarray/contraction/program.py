@@ -1,4 +1,4 @@
-"""The steps of one tree for fixed sizes, made once for every batch size, dtype and library that a plan meets."""
+"""The steps of one tree for fixed sizes."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from growarray.backend import Array, is_numpy
+from growarray.backend import Array
 from growarray.contraction import operand
-from growarray.contraction.equation import Equation
 from growarray.contraction.path import Tree
 from growarray.contraction.problem import Problem
 from growarray.contraction.step import Step
 from growarray.errors import PlanError
 
-__all__ = ["Program", "Programs", "binds_batch", "block_size", "library_name"]
+__all__ = ["Program", "binds_batch", "block_size"]
 
 _COLUMNS = 512  # positions that a block of the batch has at least, so that products stay wide
 _CACHED = 1 << 18  # elements of the largest partial result of a block
-_KEPT = 16  # batch sizes whose steps are kept
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,8 @@ class Program:
     """The steps of one tree for fixed sizes, in order; ``common`` steps do not depend on the block mode.
 
     A single operand has no steps.    slots : which work space a blocked step writes to
-    final, unfinal : from the last result's axes to the output's, and back    plain : operands are used as they are
+    final, unfinal : from the last result's axes to the output's, and back
+    masks : of the operands, if all are used as they are, else None
     """
 
     problem: Problem
@@ -37,7 +36,7 @@ class Program:
     unfinal: tuple[int, ...]
     slots: dict[int, str]
     flops: int
-    plain: bool
+    masks: tuple[int, ...] | None
 
     @classmethod
     def of(cls, problem: Problem, tree: Tree, library: str = "numpy") -> Program:
@@ -63,16 +62,13 @@ class Program:
             operand.inverse(final),
             _slots(blocked),
             sum(step.pair.flops for step in steps),
-            all(one.is_plain for one in problem.operands),
+            tuple(stored)[: len(problem)] if all(one.is_plain for one in problem.operands) else None,
         )
 
     def prepared(self, xp: Any, arrays: Sequence[Array]) -> dict[int, Array]:
         """The operands by mask, every mode once."""
-        masks = [1 << i for i in range(len(arrays))]
-        if self.plain:
-            return dict(zip(masks, arrays, strict=True))
-        ready = (operand.prepare(xp, x, one) for x, one in zip(arrays, self.problem.operands, strict=True))
-        return dict(zip(masks, ready, strict=True))
+        pairs = zip(arrays, self.problem.operands, strict=True)
+        return {1 << i: operand.prepare(xp, x, one) for i, (x, one) in enumerate(pairs)}
 
     def unprepared(self, xp: Any, gradients: Mapping[int, Array], arrays: Sequence[Array]) -> dict[int, Array]:
         """Gradients by the operands from those by :meth:`prepared` ones."""
@@ -93,62 +89,6 @@ def _slots(blocked: Sequence[Step]) -> dict[int, str]:
         free += [held.pop(part) for part in (step.f, step.k) if part in held]
         held[step.mask] = slots[step.mask]
     return slots
-
-
-def library_name(array: Array) -> str:
-    """``'numpy'``, ``'cupy'``, or the package of another library's arrays, as routines are asked."""
-    return "numpy" if is_numpy(array) else type(array).__module__.partition(".")[0]
-
-
-class Programs:
-    """From the size of the block mode to the steps of one tree."""
-
-    def __init__(self, parsed: Equation, problem: Problem, geometry: Mapping[str, Any], tree: Tree) -> None:
-        self._parsed, self._problem, self._geometry, self._tree = parsed, problem, dict(geometry), tree
-        self._made: dict[tuple[int, int, int, str], Program] = {}
-        self.block = problem.block
-        if self.block is not None:
-            self.holder = problem.operands_with_mode[self.block].bit_length() - 1
-            self.axis = problem.terms[self.holder].index(self.block)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_made": {}}  # they are made again sooner than sent
-
-    def batch(self, arrays: Sequence[Array]) -> int:
-        """Size of the block mode in these arrays; 1 if there is none."""
-        return 1 if self.block is None else int(arrays[self.holder].shape[self.axis])
-
-    def fits(self, operand: int, shape: Sequence[int]) -> bool:
-        """Whether an operand may have this shape: that of the plan, but for the block mode."""
-        made_for = self._problem.shapes[operand]
-        if self.block is None or operand != self.holder or len(shape) != len(made_for):
-            return False
-        return all(axis == self.axis or a == b for axis, (a, b) in enumerate(zip(shape, made_for, strict=True)))
-
-    def of(self, arrays: Sequence[Array], size: int | None = None) -> Program:
-        """The steps for these arrays, or for a block of ``size`` of them."""
-        whole = self.batch(arrays)
-        return self.sized(arrays[0], whole, whole if size is None else size)
-
-    def sized(self, like: Array, whole: int, size: int) -> Program:
-        """The steps for arrays like one, for a block of ``size`` out of ``whole``."""
-        itemsize, library = _itemsize(like), library_name(like)
-        found = self._made.get((size, whole, itemsize, library))
-        if found is not None:
-            return found
-        shapes = [list(shape) for shape in self._problem.shapes]
-        if self.block is not None:
-            shapes[self.holder][self.axis] = size
-        blocks = whole / max(size, 1)
-        problem = Problem(self._parsed, shapes, blocks=blocks, itemsize=itemsize, **self._geometry)
-        made = Program.of(problem, self._tree, library)
-        # replaced, not changed: without a lock, which an interrupt or a fork could leave held
-        self._made = dict([*self._made.items(), ((size, whole, itemsize, library), made)][-_KEPT:])
-        return made
-
-
-def _itemsize(array: Array) -> int:
-    return int(getattr(array.dtype, "itemsize", 0)) or int(str(array.dtype).rpartition("float")[2] or 32) // 8
 
 
 def block_size(problem: Problem, tree: Sequence[tuple[int, int]] = ()) -> int:

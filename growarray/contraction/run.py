@@ -6,8 +6,7 @@ fixed number of groups, so that no result depends on the number of threads.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,18 +14,17 @@ import numpy as np
 
 from growarray.contraction.blas import settled, single_threaded
 from growarray.contraction.machine import threads
-from growarray.contraction.program import Program, Programs
+from growarray.contraction.program import Program
 from growarray.contraction.routines.protocol import Task
 from growarray.contraction.step import Step, contiguous
 from growarray.contraction.threads import run_tasks
 from growarray.contraction.workspace import here, view_as
 
-__all__ = ["Saved", "Schedule", "Schedules", "backward", "block_count", "facts", "fold", "forward"]
+__all__ = ["Saved", "Schedule", "backward", "block_count", "fold", "forward"]
 
 _GROUPS = 8  # sums over blocks that a backward pass keeps apart
 _EVEN = 4  # blocks come in multiples of it if there are enough positions
 _LIGHT = 1 << 29  # operations of a run below which two blocks are enough: more of them only wait for each other
-_KEPT = 16  # schedules of a plan
 _TINY = 1 << 20  # operations below which a second thread costs more than it gives
 
 Values = dict[int, np.ndarray]
@@ -48,13 +46,13 @@ def block_count(size: int, least: int, flops: int) -> int:
 class Schedule:
     """How a run over arrays of certain shapes is cut into blocks: everything that is known before their values.
 
-    programs : the steps of each block    cuts : for each block, which part of which operand is its own
+    program : steps for the whole batch    block : positions of it that run at a time    sized : steps for a block
+    cuts : for each block, which part of which operand is its own
     outs, direct : for each block its part of the result, and whether the last product can be written where it lies
     """
 
-    def __init__(self, programs: Programs, arrays: Sequence[np.ndarray], block: int) -> None:
-        self.program = program = programs.of(arrays)
-        problem = program.problem
+    def __init__(self, program: Program, block: int, sized: Callable[[int], Program]) -> None:
+        self.program, problem = program, program.problem
         mode = problem.block
         size = 1 if mode is None else problem.size[mode]
         self.tiny = program.flops < _TINY
@@ -62,7 +60,7 @@ class Schedule:
         self.holder = problem.everything if mode is None else problem.operands_with_mode[mode]
         count = block_count(size, block, program.flops) if mode is not None and block else 1
         ranges = [slice(size * i // count, size * (i + 1) // count) for i in range(count)]
-        self.programs = [program if count == 1 else programs.of(arrays, r.stop - r.start) for r in ranges]
+        self.programs = [program if count == 1 else sized(r.stop - r.start) for r in ranges]
         holders = {1 << i: one.modes.index(mode) for i, one in enumerate(problem.operands) if mode in one.modes}
         if mode is None or count == 1:
             self.cuts: list[dict[int, tuple[Any, ...]]] = [dict.fromkeys(holders, (...,))] * count
@@ -78,29 +76,6 @@ class Schedule:
         last = program.steps[-1]
         shape = last.out_shape if last.call is None else last.call.out
         return view_as(contiguous(self.shape)[self.outs[i]].transpose(program.unfinal), shape) is not None
-
-
-class Schedules:
-    """Those of one plan, by the classes, dtypes and shapes of the arrays, made once each."""
-
-    def __init__(self, programs: Programs, block: int) -> None:
-        self.programs, self.block = programs, block
-        self.made: dict[Any, Schedule] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "made": {}}
-
-    def make(self, arrays: Sequence[np.ndarray]) -> Schedule:
-        """A new one, for NumPy arrays that were checked; kept, unless they are of a subclass."""
-        made = Schedule(self.programs, arrays, self.block)
-        if all(type(x) is np.ndarray for x in arrays):
-            # replaced, not changed: without a lock, which an interrupt or a fork could leave held
-            self.made = dict([*self.made.items(), (tuple(map(facts, arrays)), made)][-_KEPT:])
-        return made
-
-
-facts = operator.attrgetter("__class__", "dtype", "shape")
-"""What a schedule depends on, of each array."""
 
 
 def _index(axis: int, piece: slice) -> tuple[Any, ...]:
@@ -129,7 +104,7 @@ def forward(
     folded : partial results of constant operands, by mask, which are not computed again
     """
     program = schedule.program
-    values = program.prepared(np, arrays)
+    values = dict(zip(program.masks, arrays, strict=True)) if program.masks else program.prepared(np, arrays)
     y = np.empty(schedule.shape, arrays[0].dtype) if out is None else out
     if not program.steps:
         y[...] = values[program.problem.everything].transpose(program.final)
