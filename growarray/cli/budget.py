@@ -11,7 +11,7 @@ def check_room(loop: Growth) -> None:
     """Raise ``ValueError`` where the budget is spent before the first growth of a run that is to grow."""
     network, settings = loop.network, loop.settings
     places = network.growing_layers
-    if settings.growths == 0 or any(loop.affordable(place) for place in places):
+    if settings.growths == 0 or any(loop.planner.affordable(place) for place in places):
         return
     cost, start = min(int(place.parameters_per_neuron) for place in places), network.number_of_parameters()
     flag, found, unit = "--max-parameters", loop.budget, "parameters"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from growarray.backend import Array, namespace
@@ -12,7 +13,18 @@ from growarray.growing import TINY, GrowthRule
 from growarray.nn import Module
 from growarray.nn.module import Pullback
 
-__all__ = ["GrowingNetwork", "is_frozen"]
+__all__ = ["GrowingNetwork", "evaluating", "is_frozen"]
+
+
+@contextmanager
+def evaluating(network: Module) -> Iterator[None]:
+    """Within it the network is in evaluation mode."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
 
 
 def is_frozen(place: Any) -> bool:

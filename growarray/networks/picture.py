@@ -122,7 +122,8 @@ def _score(panel: Axes, entries: Entries, final: dict[str, Any], fixed: Entries)
 def _widths(panel: Axes, steps: Entries, final: dict[str, Any], fixed: Entries) -> None:
     """Every width as a stair: it is that of the epoch's end until a growth at that end raises it."""
     known = [step for step in steps if "widths" in step]
-    names = {step["place"]: step.get("widens", step["where"]) for step in _of(steps, "growth") if "place" in step}
+    planned = [step for step in _of(steps, "growth") if "layer_index" in step]
+    names = {step["layer_index"]: step.get("widens", step["where"]) for step in planned}
     names |= dict(enumerate(final.get("places", [])))
     epochs = [step["epoch"] for step in known]
     for place in range(len(known[0]["widths"])):

@@ -14,7 +14,7 @@ GROWN = {
     "epoch": 100,
     "where": "blocks.0.second",
     "widens": "blocks.0.first",
-    "place": 0,
+    "layer_index": 0,
     "added": 16,
     "scaling": 0.012345,
     "promised": 1.0,

@@ -68,7 +68,7 @@ def operands_of(graph: OnnxGraph, layer: Any, inputs: Sequence[Edge]) -> list[Ed
 
 
 def batch_of(graph: OnnxGraph, operands: Sequence[Edge], ndim: int) -> int | None:
-    """The axis of a broadcast result that follows the batch; refused where sizes would differ."""
+    """The axis of a broadcast result that follows the batch; refused if sizes would differ."""
     places = {x.batch + ndim - x.ndim for x in operands if x.batch is not None}
     if not places:
         return None
@@ -99,7 +99,7 @@ def account_broadcast(builder: Builder, *values: Array) -> None:
 
 
 def _fold(operation: Callable[[Any, Any], Any], neutral: Callable[[Any, Any], Any] = lambda m, n: None) -> Fold:
-    """On two constants; ``neutral`` is what is left where one of two sizes changes nothing."""
+    """On two constants; ``neutral`` is what is left if one of two sizes changes nothing."""
 
     def fold(builder: Builder, node: OpNode) -> Array | None:
         a, b = constant_array(builder, node, 0), constant_array(builder, node, 1)

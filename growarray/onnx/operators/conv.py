@@ -148,7 +148,7 @@ def _cut_off(node: OpNode, windows: Windows, extra: Sequence[int]) -> Pairs:
         else:
             raise Malformed("output_shape needs fixed spatial sizes of the input")
         if total < 0:
-            raise Malformed(f"output_shape {shape} is larger than the whole result; give it by output_padding")
+            raise Malformed(f"output_shape {shape} is larger than the whole result; use output_padding")
         pairs.append(windows.halves(total))
     return pairs
 

@@ -91,7 +91,7 @@ def _read_prelu(builder: Builder, node: OpNode) -> None:
     x, slope = builder.dynamic(node, 0), builder.constant(node, 1, "slope")
     wide = [i for i, n in enumerate(slope.shape) if n != 1]
     if len(wide) > 1 or slope.size == 0:
-        raise Malformed(f"slope has shape {slope.shape}; expected one axis with more than one entry at most")
+        raise Malformed(f"slope has shape {slope.shape}; expected at most one axis with more than one entry")
     axis = wide[0] - len(slope.shape) if wide else 1
     if wide and x.shape is not None:
         axis += len(x.shape)
@@ -142,7 +142,7 @@ def _read_cast(builder: Builder, node: OpNode) -> None:
     """Between floats; the values of half precision are computed with in single."""
     x, to = builder.dynamic(node, 0), _cast_target(node)
     if to not in ("float16", "float32", "float64", "bfloat16"):
-        raise Malformed(f"to the type {to} is not supported for a value that depends on the input; floats are")
+        raise Malformed(f"to the type {to} is not supported for a value that depends on the input; only floats are")
     half = to if to.endswith("16") else None
     name = np.dtype(builder.float_type(np.dtype("float32" if half else to))).name
     builder.result(node, more.Cast(name, half), [x], x.shape)

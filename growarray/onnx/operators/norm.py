@@ -42,7 +42,7 @@ def _channels(x: Dynamic, count: int) -> None:
 
 
 def _weights(graph: OnnxGraph, layer: Any, shape: tuple[int, ...]) -> list[Edge]:
-    """Weight and bias of a layer, ones and zeros where it has none."""
+    """Weight and bias of a layer, ones and zeros if it has none."""
     return [
         graph.constant(np.full(shape, neutral)) if value is None else graph.parameter(name, value)
         for name, value, neutral in (("weight", layer.weight, 1.0), ("bias", layer.bias, 0.0))
