@@ -164,9 +164,9 @@ class Band:
 
     def _piece(self, bands: np.ndarray, feature: np.ndarray, out: np.ndarray) -> None:
         feature = _dense(feature, "feature")
-        whole = (
-            out if self.innermost else view_as(out, (*out.shape[: self.at + 2], math.prod(out.shape[self.at + 2 :])))
-        )
+        whole: np.ndarray | None = out
+        if not (self.innermost or out.flags.c_contiguous):
+            whole = view_as(out, (*out.shape[: self.at + 2], math.prod(out.shape[self.at + 2 :])))
         direct = whole is not None and _is_dense(whole)
         total = out if direct else here.arrays["total", out.shape, out.dtype]
         if not self.places[0].whole:

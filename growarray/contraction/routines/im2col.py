@@ -33,7 +33,8 @@ _STRIDED = 1.4  # what gradients of convolutions with strides take beside the mo
 
 def _columns(array: np.ndarray) -> np.ndarray | None:
     """(b, n, *rest) as a writable (b, n, columns) view, if its strides allow one."""
-    return view_as(array, (*array.shape[:2], math.prod(array.shape[2:])))
+    shape = (*array.shape[:2], math.prod(array.shape[2:]))
+    return array.reshape(shape) if array.flags.c_contiguous else view_as(array, shape)
 
 
 def _chunk(product: Product) -> int:

@@ -103,7 +103,7 @@ class Matmul:
         """Ranges of columns, or images if their channels do not lie beside each other."""
         ready = self.prepare(kernel) if ready is None else ready
         b, n, s = self.b, self.n, self.s
-        flat, target = view_as(feature, (b, s, self.columns)), view_as(out, (b, n, self.columns))
+        flat, target = _flat(feature, (b, s, self.columns)), _flat(out, (b, n, self.columns))
         if flat is None or target is None:
             images, targets = _by_image(feature), _by_image(out)
             if images is not None and targets is not None:
@@ -135,6 +135,11 @@ class Matmul:
             return [partial(_image_products, images[:, :, p], others, target[:, p]) for p in pieces]
         right = feature.reshape(self.b, self.s, -1).swapaxes(1, 2)  # copied, if it is no view, once for all pieces
         return [partial(_row_products, d_out[:, p], right, target[:, p]) for p in pieces]
+
+
+def _flat(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A view in another shape, None if there is none."""
+    return array.reshape(shape) if array.flags.c_contiguous else view_as(array, shape)
 
 
 def _row_products(d_out: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
