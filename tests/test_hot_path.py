@@ -60,7 +60,8 @@ LAYERS: dict[str, Callable[[], Module]] = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_no_file_is_entered_more_than_twice_and_twelve_are_touched(name):
     layer, x = LAYERS[name](), np.ones((1, 16, 9, 9), np.float32)
-    layer.forward(x)
+    for _ in range(2):  # the second finds work space for all steps
+        layer.forward(x)
     entries, _ = entries_and_calls(lambda: layer.forward(x))
     assert {file: count for file, count in entries.items() if count > 2} == {}
     assert len(entries) <= 12, sorted(entries)
@@ -69,6 +70,7 @@ def test_no_file_is_entered_more_than_twice_and_twelve_are_touched(name):
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_warm_call_makes_few_calls(name):
     layer, x = LAYERS[name](), np.ones((1, 16, 9, 9), np.float32)
-    layer.forward(x)
+    for _ in range(2):  # the second finds work space for all steps
+        layer.forward(x)
     _, calls = entries_and_calls(lambda: layer.forward(x))
     assert calls <= 90

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from growarray.backend import Array
+from growarray.backend import Array, assign
 from growarray.contraction.geometry import ConvAxis
 from growarray.contraction.problem import Operand
 
@@ -43,7 +43,7 @@ def unprepare(xp: Any, dx: Array, operand: Operand, shape: tuple[int, ...]) -> A
         size, order = before[first], _pair_last(len(before), first, second)
         dx = xp.moveaxis(dx, first, -1)
         spread = xp.zeros((*dx.shape[:-1], size * size), dtype=dx.dtype, device=dx.device)
-        spread[..., :: size + 1] = dx
+        spread = assign(spread, (..., slice(None, None, size + 1)), dx)
         dx = xp.permute_dims(xp.reshape(spread, (*dx.shape[:-1], size, size)), inverse(order))
     return xp.reshape(dx, shape)
 
@@ -58,7 +58,7 @@ def _at(axis: int, piece: slice) -> tuple[slice, ...]:
 
 
 def pad(xp: Any, x: Array, axis: int, by: ConvAxis) -> Array:
-    """One axis padded by reflection, repetition of the edge, or around the corner."""
+    """One axis padded by reflection, repetition of the edge, or circularly."""
     size, before, after = x.shape[axis], by.before, by.after
     rest = (Ellipsis,)
 
@@ -87,8 +87,8 @@ def unpad(xp: Any, dx: Array, axis: int, by: ConvAxis) -> Array:
     result = xp.asarray(part(before, before + size), copy=True)
 
     def add(start: int, count: int, piece: Array) -> None:
-        place = (*_at(axis, slice(start, start + count)), *rest)
-        result[place] = result[place] + piece
+        nonlocal result
+        result = assign(result, (*_at(axis, slice(start, start + count)), *rest), piece, add=True)
 
     front, back = part(0, before), part(before + size, before + size + after)
     if by.padding_mode == "reflect":

@@ -268,7 +268,7 @@ class Growth:
         return recorded
 
     def _stop(self, what: str, reason: str, *, go_back: bool = True) -> None:
-        """End ``'growing'`` or ``'training'`` and say why; ``go_back`` to the best network where this one is worse."""
+        """End ``'growing'`` or ``'training'`` and say why; ``go_back`` to the best network if this one is worse."""
         best, judgement, epoch = self.best, self._judge(), self.epoch
         if go_back and best is not None and judgement.is_worse(best.judgement):
             best.snapshot.restore(self.network)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from growarray.cli.bench_layer import FORMATS, layer_from, ranks_for, read_layer
+from growarray.cli.bench.layer import FORMATS, layer_from, ranks_for, read_layer
 from tests.contraction.reference import direct
 
 SMALL = {"in": 4, "out": 3, "kernel": 3, "size": 7, "batch": 2}
@@ -103,7 +103,7 @@ def test_files_that_are_refused(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"format": "cpd"}, "--format: expected cp, dense, tt, tucker, found 'cpd'"),
+        ({"format": "cpd"}, "--format: expected one of cp, dense, tt, tucker, found 'cpd'"),
         ({"dtype": "int32"}, "--dtype: expected float32 or float64, found 'int32'"),
         ({"rank": "0"}, "--rank: expected whole numbers of at least 1"),
         ({"rank": "0.0"}, "--rank: expected a fraction above 0"),

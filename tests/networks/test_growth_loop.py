@@ -142,10 +142,8 @@ def test_collection_stops_when_it_is_precise_enough() -> None:
     assert 20 <= early.planner.collect(early.data) < 200
     never = loop(collect_batch=10, relative_error=1e-9)
     assert never.planner.collect(never.data) == 200
-    assert (
-        loop(collect_batch=200, relative_error=1e9).planner.collect(loop(collect_batch=200, relative_error=1e9).data)
-        == 200
-    )  # one batch tells nothing of its error
+    single = loop(collect_batch=200, relative_error=1e9)
+    assert single.planner.collect(single.data) == 200  # one batch tells nothing of its error
 
 
 @pytest.mark.parametrize("kind", KINDS)

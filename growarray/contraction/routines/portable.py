@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from growarray.backend import Array
+from growarray.backend import Array, assign
 from growarray.contraction.machine import Machine
 from growarray.contraction.problem import Axis, Product
 from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
@@ -91,7 +91,7 @@ class Portable:
             part = type(self)(product).forward(xp, used, d_out)
             if all(a.stride == 1 for a in self.axes):
                 return part
-            result[(slice(None), slice(None), *place)] = part
+            result = assign(result, (slice(None), slice(None), *place), part)
         return result
 
     def d_kernel(self, xp: Any, d_out: Array, feature: Array) -> Array:
