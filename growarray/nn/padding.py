@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from growarray.backend import Array, assign, device_of, kind_of, namespace
 from growarray.contraction.geometry import ConvAxis
-from growarray.contraction.leaf import pad, unpad
+from growarray.contraction.operand import pad, unpad
 from growarray.errors import ShapeError, shown
 from growarray.nn.module import Pullback
 from growarray.nn.moved import Moved, at_axis, whole_numbers
@@ -24,7 +24,7 @@ class Pad(Moved):
     widths : a pair (before, after) for each axis of the input, or for its last axes
     mode : ``'constant'`` (``value``), ``'reflect'`` (without the edge), ``'edge'`` (repeats it), ``'wrap'`` (periodic)
 
-    Raises ValueError for an unknown mode or widths that are no pairs, ShapeError where the input has too few axes or
+    Raises ValueError for an unknown mode or widths that are no pairs, ShapeError if the input has too few axes or
     positions.
 
     >>> import numpy as np
