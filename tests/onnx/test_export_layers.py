@@ -11,7 +11,7 @@ import pytest
 from growarray import nn
 from growarray.checkpoint import to_onnx
 from growarray.errors import ShapeError
-from growarray.nn import elementwise, graph, join
+from growarray.nn import arithmetic, elementwise, graph
 from growarray.nn.module import Module, Parameter
 from growarray.onnx.operators import WRITES
 from tests.checkpoint.files import rows
@@ -206,8 +206,8 @@ FUNCTIONS = {
         for name in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Min", "Prod", "Sum", "SumSquare")
     },
     "expand": (nn.Expand((2, 1, 1, 1, 1)), None),
-    "maximum": (join.Maximum(0.1), None),
-    "minimum": (join.Minimum(0.1), None),
+    "maximum": (arithmetic.Maximum(0.1), None),
+    "minimum": (arithmetic.Minimum(0.1), None),
     "log": (elementwise.Log(), RNG.random),
     "mish": (elementwise.Mish(), None),
     "neg": (elementwise.Neg(), None),
@@ -236,7 +236,7 @@ ELEMENTWISE = {
 @pytest.mark.parametrize(("layer", "draw"), rows(ELEMENTWISE))
 def test_functions_in_double_precision_run_or_are_refused(layer, draw, tmp_path):
     path, x = tmp_path / "model.onnx", np.abs(np.asarray((draw or RNG.standard_normal)((2, 3, 5)))) + 0.5
-    network = nn.Sequential(join.Mul(Parameter(np.ones(1))), layer).eval()
+    network = nn.Sequential(arithmetic.Mul(Parameter(np.ones(1))), layer).eval()
     try:
         to_onnx(network, path, x.shape)
     except NotImplementedError as refusal:
@@ -292,9 +292,9 @@ BATCH = {
     "pad": (nn.Pad(((1, 0), (0, 0), (0, 0))), "it pads the batch"),
     "conv": (nn.Sequential(nn.Transpose((1, 0, 2)), conv(2, 4, 1, kind=nn.Conv1d)), "the batch is axis 1"),
     "linear": (nn.Sequential(nn.Transpose((1, 2, 0)), conv(2, 4, kind=nn.Linear)), "the axis of the features"),
-    "constant": (join.Add(np.ones((2, 1, 1), np.float32)), "fits one size of the batch"),
+    "constant": (arithmetic.Add(np.ones((2, 1, 1), np.float32)), "fits one size of the batch"),
     "product": (
-        nn.Sequential(nn.Transpose((1, 2, 0)), join.MatMul(np.ones((2, 5), np.float32))),
+        nn.Sequential(nn.Transpose((1, 2, 0)), arithmetic.MatMul(np.ones((2, 5), np.float32))),
         "sums over the batch",
     ),
 }
@@ -310,7 +310,7 @@ def test_what_fits_one_size_of_the_batch_is_refused_with_the_way_out(layer, mess
 
 
 def every_layer():
-    for module in (nn, elementwise, graph, join):
+    for module in (nn, elementwise, graph, arithmetic):
         for name in module.__all__:
             kind = getattr(module, name)
             if inspect.isclass(kind) and issubclass(kind, Module) and kind is not Module:
