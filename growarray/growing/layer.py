@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from growarray.backend import Array, namespace
@@ -36,6 +38,7 @@ class GrowingModule(Module):
         "extended_output_layer",
         "_function_of_extension",
     )
+    _records = property(attrgetter("recorder.is_active"))
     trace_precision: float | None = None  # makes M estimate its error, from the next init_computation on
 
     def __init__(
@@ -244,7 +247,9 @@ class GrowingModule(Module):
     def layer_means(self) -> LayerMeans:
         """What the statistics have collected of this layer."""
         held = self.statistics
-        return LayerMeans(held.mean_s, held.m, held.e, held.m_prev, held.p, rounding_floor(self.weight.data))
+        means = (held.mean_s, held.m, held.e, held.m_prev, held.p)
+        s, m, e, m_prev, p = (cache(mean) for mean in means)  # some are asked for twice
+        return LayerMeans(s, m, e, m_prev, p, rounding_floor(self.weight.data))
 
     def means(self, pseudo_inverse: bool = False) -> PlaceMeans:
         """What the statistics have collected, for a rule to plan from."""
