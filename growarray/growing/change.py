@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -138,7 +137,8 @@ class GrowthUpdate(Generic[_Part]):
 
 def like(part: _P, weight: Array, bias: Array | None = None) -> _P:
     """A layer of the kind of ``part`` with these weights and biases."""
-    layer = copy.copy(part)
+    layer = object.__new__(type(part))
+    vars(layer).update(vars(part))
     layer.weight, layer.bias = Parameter(weight), None if bias is None else Parameter(bias)
     return layer
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import cache
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -225,6 +224,9 @@ class GrowingModule(Module):
 
     def part_of(self, rows: Array) -> Any:
         """Rows over the features of ``input_stream`` (r, d) as a layer of this kind and dtype."""
+        if rows.ndim != 2 or rows.shape[1] != self.stream_width:
+            found = tuple(rows.shape)
+            raise ShapeError(f"{self.name}: rows have shape {found}, expected (rows, {self.stream_width})")
         shape = (rows.shape[0], *self.weight.shape[1:])
         xp, rows = namespace(rows), namespace(rows).astype(rows, self.weight.data.dtype, copy=True)
         count = math.prod(shape[1:])
@@ -247,9 +249,7 @@ class GrowingModule(Module):
     def layer_means(self) -> LayerMeans:
         """What the statistics have collected of this layer."""
         held = self.statistics
-        means = (held.mean_s, held.m, held.e, held.m_prev, held.p)
-        s, m, e, m_prev, p = (cache(mean) for mean in means)  # some are asked for twice
-        return LayerMeans(s, m, e, m_prev, p, rounding_floor(self.weight.data))
+        return LayerMeans(held.mean_s, held.m, held.e, held.m_prev, held.p, rounding_floor(self.weight.data))
 
     def means(self, pseudo_inverse: bool = False) -> PlaceMeans:
         """What the statistics have collected, for a rule to plan from."""

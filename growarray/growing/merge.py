@@ -6,7 +6,6 @@ import itertools
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import cache
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -356,21 +355,17 @@ class MergeGrowingModule(Module):
 
     def means(self, pseudo_inverse: bool = False) -> PlaceMeans:
         """What the statistics have collected, for a rule to plan from: of each next layer, and of the full activity."""
-        held = self.statistics
-        (m_prev, p, e), ends = (
-            map(cache, (held.m_prev, held.p, held.e)),
-            [0, *itertools.accumulate(reader.out_features for reader in self.readers)],
-        )
+        held, ends = self.statistics, [0, *itertools.accumulate(reader.out_features for reader in self.readers)]
 
         def of_reader(reader: Any, rows: slice) -> LayerMeans:
             own: LayerMeans = reader.layer_means()
             return replace(
-                own, m_prev=lambda: m_prev()[:, rows], p=lambda: p()[:, : reader.stream_width],
-                e=lambda: e()[rows, rows], pseudo_inverse=pseudo_inverse,
+                own, m_prev=lambda: held.m_prev()[:, rows], p=lambda: held.p()[:, : reader.stream_width],
+                e=lambda: held.e()[rows, rows], pseudo_inverse=pseudo_inverse,
             )  # fmt: skip
 
         rows = itertools.starmap(slice, itertools.pairwise(ends))
-        return PlaceMeans(tuple(map(of_reader, self.readers, rows)), e, self.growth_statistic)
+        return PlaceMeans(tuple(map(of_reader, self.readers, rows)), held.e, self.growth_statistic)
 
     compute_optimal_updates = place.compute_optimal_updates
     parameters_per_neuron = property(place.parameters_per_neuron)

@@ -207,14 +207,13 @@ def planned(rule: Rule, statistics: PlaceMeans) -> GrowthUpdate[Array]:
             "each layer"
         )
     computed, slopes = [0.0] * len(layers), None
-    for index, (layer, delta) in enumerate(zip(layers, update.deltas, strict=False)):
+    for index, (layer, delta) in enumerate(zip(layers, () if update.decreases else update.deltas, strict=False)):
         m, xp = layer.m(), namespace(delta)
         if tuple(delta.shape) != tuple(m.shape)[::-1]:
             raise ShapeError(
                 f"{type(rule).__name__}.plan: delta has shape {tuple(delta.shape)}, expected {tuple(m.shape)[::-1]}"
             )
-        if not update.decreases:
-            computed[index] = float(xp.sum(m * xp.matrix_transpose(delta)))
+        computed[index] = float(xp.sum(m * xp.matrix_transpose(delta)))
     alpha, omega = update.output_extension, update.input_extension
     if alpha is not None and omega is not None:
         m_prev = statistics.m_prev()
