@@ -190,8 +190,8 @@ def test_the_suite_says_where_it_is(paths):
     result = CliRunner().invoke(app, ["bench", "suite", "--cases", "3,7"])
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
-        "growarray bench suite: the suite is not part of the installed package; run it in a checkout of growarray: "
-        "python -m bench suite --cases 3,7\n"
+        "growarray bench suite: the suite is not part of the installed package; in a checkout of growarray run: "
+        "python -m bench suite\n"
     )
 
 

@@ -94,11 +94,10 @@ def paths_command(beside: Beside | None) -> Callable[..., None]:
 paths = paths_command(None)
 
 
-def suite(ctx: typer.Context) -> None:
+def suite() -> None:
     """Say where the suite of layers is."""
     raise ValueError(
-        "the suite is not part of the installed package; run it in a checkout of growarray: "
-        f"{' '.join(['python -m bench suite', *ctx.args])}"
+        "the suite is not part of the installed package; in a checkout of growarray run: python -m bench suite"
     )
 
 

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -26,6 +27,7 @@ from growarray.compression import Compression
 from growarray.compression import compress as compress_network
 from growarray.errors import DataError
 from growarray.factorized.report import Change
+from growarray.factorized.tensor import kinds
 from growarray.networks import write_atomically
 from growarray.nn.module import Module
 from growarray.onnx.export import to_onnx
@@ -34,7 +36,9 @@ from growarray.onnx.read import from_onnx
 __all__ = ["compress"]
 
 _WEIGHTS, _GRAPH, _REPORT, _PICTURE = "compressed.safetensors", "compressed.onnx", "report.json", "tradeoff.png"
-_FORMATS, _COSTS = ("cp", "tucker", "tt"), ("parameters", "flops", "time")
+_FORMATS = tuple(kind.name.lower() for kind in kinds() if kind.decomposition is not None)
+_DEFAULT = signature(compress_network).parameters["formats"].default
+_COSTS = ("parameters", "flops", "time")
 
 Texts = list[str] | None
 
@@ -45,7 +49,9 @@ def compress(
     by: Annotated[
         str, option(choices(*_COSTS), "what the budget counts; time is predicted, in microseconds")
     ] = "parameters",
-    formats: Annotated[Texts, option(choices(*_FORMATS), "again for another; default all of them", "--format")] = None,
+    formats: Annotated[
+        Texts, option(choices(*_FORMATS), f"again for another; default {', '.join(_DEFAULT)}", "--format")
+    ] = None,
     calibration: Annotated[
         Path | None,
         option("FILE", ".npy with inputs (n, ...), or .npz with one array for each input of the graph"),
@@ -66,7 +72,7 @@ def compress(
 ) -> None:
     """Factorize convolutions and linear layers where a budget is spent best; show what it saves and what it costs."""
     options: dict[str, Any] = {
-        "budget": _budget(budget), "by": by, "formats": formats or _FORMATS, "keep": keep or (),
+        "budget": _budget(budget), "by": by, "formats": formats or _DEFAULT, "keep": keep or (),
         "measure": measure, "rng": np.random.default_rng(seed),
     }  # fmt: skip
     checkpoint = load_checkpoint(file)

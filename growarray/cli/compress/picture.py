@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,12 +14,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from growarray.compression import Compression
 from growarray.contraction.table import quantity, seconds
+from growarray.factorized import DenseTensor
 from growarray.factorized.report import Change, ConversionReport
 
 __all__ = ["draw", "drawn"]
 
-_COLOURS = {"CP": "#1f77b4", "Tucker": "#d95f02", "TT": "#2a9d5c", "Dense": "#8c8c8c"}
-_STYLES = {"CP": "-", "Tucker": "--", "TT": ":"}  # curves may lie on each other
+_GREY = "#8c8c8c"
+_COLOURS = ("#1f77b4", "#d95f02", "#2a9d5c", "#7b3fa0", "#c0392b", "#a6761d")  # of formats, in the order of the curves
+_STYLES = ("-", "--", ":", "-.")  # curves may lie on each other
 _WORDS = {"parameters": "parameters", "flops": "FLOPs", "time": "predicted time"}
 _MOST = 40  # layers that have a bar of their own
 _DECADES = 20.0  # ratio of two errors from which the axis is logarithmic
@@ -47,7 +50,7 @@ def drawn(found: Compression) -> Figure:
     FigureCanvasAgg(figure)  # no window, whatever matplotlib's own setting is
     left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.15))
     _trade_off(left, found)
-    _layers(right, found.by, shown, hidden=len(found.reports) - len(shown))
+    _layers(right, found.by, shown, _colours(found), hidden=len(found.reports) - len(shown))
     below = (0.5, -0.14 * 4.6 / height)  # where no line goes through a legend
     for panel in (left, right):
         panel.spines[["top", "right"]].set_visible(False)
@@ -56,14 +59,14 @@ def drawn(found: Compression) -> Figure:
 
 
 def _trade_off(panel: Axes, found: Compression) -> None:
-    dense = found.cost.before
+    dense, colours, styles = found.cost.before, _colours(found), itertools.cycle(_STYLES)
     for name, points in found.curves.items():
         best = name == "best"
         xs, ys = [p.cost / dense for p in points], [p.error for p in points]
         style: dict[str, Any] = (
             {"color": "black", "linewidth": 4.0, "alpha": 0.3}
             if best
-            else {"color": _COLOURS[name], "linestyle": _STYLES[name]}
+            else {"color": colours[name], "linestyle": next(styles)}
         )
         label = "best of all formats" if best and len(found.curves) > 1 else "estimate" if best else f"{name} alone"
         # steps: between two points there is nothing to choose but the smaller one
@@ -73,7 +76,7 @@ def _trade_off(panel: Axes, found: Compression) -> None:
     if found.output_error is not None:
         text = f"output, measured: {found.output_error:.3g}"
         panel.plot([share], [found.output_error], "D", color="#c0392b", markersize=7, zorder=5, label=text)
-    panel.axvline(found.budget / dense, color="#8c8c8c", linestyle="--", linewidth=0.9, zorder=1, label="budget")
+    panel.axvline(found.budget / dense, color=_GREY, linestyle="--", linewidth=0.9, zorder=1, label="budget")
     _error_axis(panel, found)
     panel.set_xlim(-0.04, 1.04)
     panel.xaxis.set_major_formatter(PercentFormatter(1.0))
@@ -105,16 +108,26 @@ def _largest(found: Compression) -> list[tuple[str, ConversionReport]]:
     return [(name, report) for name, report in found.reports.items() if name in most]
 
 
-def _layers(panel: Axes, by: str, shown: list[tuple[str, ConversionReport]], hidden: int) -> None:
+def _colours(found: Compression) -> dict[str, str]:
+    """The colour of each format that there was to choose from, and of what stays dense."""
+    formats = [name for name in found.curves if name != "best"]
+    formats += sorted({report.format for report in found.reports.values()} - {*formats, DenseTensor.name})
+    return {**dict(zip(formats, itertools.cycle(_COLOURS))), DenseTensor.name: _GREY}
+
+
+def _layers(
+    panel: Axes, by: str, shown: list[tuple[str, ConversionReport]], colours: dict[str, str], hidden: int
+) -> None:
     """What a layer cost before, as a frame, and costs after, in the colour of the format."""
     named: set[str] = set()
     for place, (_, report) in enumerate(shown):
         cost = _cost(report, by)
         panel.barh(place, cost.before, height=0.72, color="#ececec", edgecolor="#bdbdbd", linewidth=0.6)
-        label = None if report.format in named else "stays dense" if report.format == "Dense" else report.format
+        dense = report.format == DenseTensor.name
+        label = None if report.format in named else "stays dense" if dense else report.format
         named.add(report.format)
-        panel.barh(place, cost.after, height=0.72, color=_COLOURS[report.format], label=label)
-        if report.format != "Dense":
+        panel.barh(place, cost.after, height=0.72, color=colours[report.format], label=label)
+        if not dense:
             text = f" {cost.ratio:.0%}" + (", slower" if report.slower else "")
             colour = "#c0392b" if report.slower else "black"
             panel.text(max(cost), place, text, va="center", fontsize=8, color=colour)
