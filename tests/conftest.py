@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; BLAS reads it once, when NumPy is imported
@@ -55,6 +56,24 @@ LIBRARIES = {
     ),
     "double": Library("double", lambda host: doubles.DoubleArray(frozen(host))),
     "cupy": Library("cupy", lambda host: library("cuda").asarray(np.asarray(host))),
+}
+
+
+def _jax(host: Any) -> Any:
+    jax = importlib.import_module("jax")
+    jax.config.update("jax_enable_x64", True)
+    return jax.numpy.asarray(np.asarray(host))
+
+
+def _torch(host: Any) -> Any:
+    return importlib.import_module("torch").asarray(np.array(host))
+
+
+OPTIONAL = {"jax": _jax, "torch": _torch}  # imported at the first array: a run without them stays light
+LIBRARIES |= {
+    name: Library(name, make)
+    for name, make in OPTIONAL.items()
+    if importlib.util.find_spec(name) and (name != "jax" or os.environ.get("GROWARRAY_JAX"))
 }
 
 

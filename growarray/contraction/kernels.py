@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, is_numpy, load, namespace
+from growarray.backend import Array, assign, is_numpy, load, namespace
 from growarray.contraction.problem import Axis
 from growarray.errors import ShapeError
 
@@ -182,9 +182,15 @@ class RunningSum:
             for start in range(0, a.shape[0], _STRIP):
                 stop = min(start + _STRIP, a.shape[0])
                 square = a[start:stop, start:stop]
-                a[start:stop, start:stop] = xp.triu(square) + xp.matrix_transpose(xp.triu(square, k=1))
-                a[stop:, start:stop] = xp.matrix_transpose(a[start:stop, stop:])
+                whole = xp.triu(square) + xp.matrix_transpose(xp.triu(square, k=1))
+                a = assign(a, (slice(start, stop), slice(start, stop)), whole)
+                a = assign(a, (slice(stop, None), slice(start, stop)), xp.matrix_transpose(a[start:stop, stop:]))
+            self._array = a
         return self._array
+
+    def add(self, values: Array) -> None:
+        """Add float64 ``values`` of the shape of the sum, in place if the library can."""
+        self._array = assign(self.array, ..., values, add=True)
 
 
 def portable_row_products(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from growarray.backend import Array
+from growarray.backend import Array, assign
 from growarray.contraction.geometry import ConvAxis
 from growarray.contraction.problem import Leaf
 
@@ -43,7 +43,7 @@ def unprepare(xp: Any, dx: Array, leaf: Leaf, shape: tuple[int, ...]) -> Array:
         size, order = before[first], _pair_last(len(before), first, second)
         dx = xp.moveaxis(dx, first, -1)
         spread = xp.zeros((*dx.shape[:-1], size * size), dtype=dx.dtype, device=dx.device)
-        spread[..., :: size + 1] = dx
+        spread = assign(spread, (..., slice(None, None, size + 1)), dx)
         dx = xp.permute_dims(xp.reshape(spread, (*dx.shape[:-1], size, size)), _inverse(order))
     return xp.reshape(dx, shape)
 
@@ -86,8 +86,8 @@ def unpad(xp: Any, dx: Array, axis: int, by: ConvAxis) -> Array:
     result = xp.asarray(part(before, before + size), copy=True)
 
     def add(start: int, count: int, piece: Array) -> None:
-        place = (*_at(axis, slice(start, start + count)), *rest)
-        result[place] = result[place] + piece
+        nonlocal result
+        result = assign(result, (*_at(axis, slice(start, start + count)), *rest), piece, add=True)
 
     front, back = part(0, before), part(before + size, before + size + after)
     if by.padding_mode == "reflect":

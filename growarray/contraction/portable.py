@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from growarray.backend import Array
+from growarray.backend import Array, assign
 from growarray.contraction.convolve import gradient_parts
 from growarray.contraction.kernels import depthwise
 from growarray.contraction.problem import Axis
@@ -98,7 +98,7 @@ def feature_gradient(xp: Any, d_out: Array, kernel: Array, axes: Sequence[Axis])
         part = convolve(xp, d_out, swapped, turned)
         if all(a.stride == 1 for a in axes):
             return part
-        result[(slice(None), slice(None), *place)] = part
+        result = assign(result, (slice(None), slice(None), *place), part)
     return result
 
 

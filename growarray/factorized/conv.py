@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from growarray.backend import Array, asarray, library, namespace
+from growarray.backend import Array, asarray, assign, library, namespace
 from growarray.contraction import Plan
 from growarray.contraction.path import PRESETS
 from growarray.errors import PlanError, ShapeError, shown
@@ -231,9 +231,8 @@ class FactorizedConv(FactorizedSources):
         if self.bias is None or not (self.bias.requires_grad and self._settings[layer_index].has_bias):
             return
         xp = namespace(dy)
-        gradient = xp.zeros_like(self.bias.data)
-        gradient[(*layer_index, ...)] = xp.sum(dy, axis=(0, *range(2, dy.ndim)))
-        self.bias.accumulate(gradient)
+        row = xp.sum(dy, axis=(0, *range(2, dy.ndim)))
+        self.bias.accumulate(assign(xp.zeros_like(self.bias.data), (*layer_index, ...), row))
 
     def get_conv(self, indices: Any) -> SubFactorizedConv:
         """One convolution as a layer of its own, which shares the parameters and their gradients."""

@@ -354,6 +354,9 @@ def _fix_signs(alpha: Array, omega: Array) -> tuple[Array, Array]:
     xp = namespace(alpha, omega)
     if omega.shape[0] == 0 or omega.shape[1] == 0:
         return alpha, omega
-    largest = xp.max(omega, axis=0) >= xp.max(-omega, axis=0)
-    sign = xp.where(largest, xp.ones_like(omega[0, :]), -xp.ones_like(omega[0, :]))
+    size = xp.abs(omega)
+    first = xp.argmax(xp.astype(size >= (1.0 - 1e-9) * xp.max(size, axis=0), xp.int8), axis=0)  # of equal ones
+    places = xp.arange(omega.shape[0], device=omega.device)[:, None]
+    value = xp.sum(xp.where(places == first, omega, xp.zeros_like(omega)), axis=0)
+    sign = xp.where(value < 0.0, -xp.ones_like(value), xp.ones_like(value))
     return alpha * sign[:, None], omega * sign[None, :]

@@ -60,7 +60,7 @@ def std(array: Array | None) -> float:
     >>> round(std(np.array([1.0, 3.0])), 4), std(None)
     (1.4142, 0.0)
     """
-    if array is None or array.size < 2:
+    if array is None or math.prod(array.shape) < 2:
         return 0.0
     xp = namespace(array)
     values = xp.astype(array, xp.float64, copy=False)
@@ -102,7 +102,7 @@ class Scales(NamedTuple):
 
 def _deviation(weight: Array | None) -> float | None:
     """Standard deviation of weights, ``1 / sqrt(fan_in)`` where it is zero, None where there are none."""
-    if weight is None or weight.size == 0:
+    if weight is None or 0 in weight.shape:
         return None
     return std(weight) or 1.0 / math.sqrt(fan_in(weight))
 
@@ -244,7 +244,7 @@ def normalise_update(
 
 def described(array: Array) -> dict[str, float]:
     """Least, largest, mean and standard deviation (n - 1) of an array; NaN if there is nothing."""
-    if array.size == 0:
+    if 0 in array.shape:
         return dict.fromkeys(("min", "max", "mean", "std"), math.nan)
     xp = namespace(array)
     return {**{name: float(getattr(xp, name)(array)) for name in ("min", "max", "mean")}, "std": std(array)}

@@ -55,6 +55,8 @@ from growarray.nn.load_report import LoadReport
 from growarray.nn.load_state import renamed
 from growarray.nn.module import Module, Parameter
 from growarray.nn.norm import BatchNorm, BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
+from growarray.nn.padding import Pad
+from growarray.nn.part import Gather, Slice
 from growarray.nn.pool import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -66,7 +68,8 @@ from growarray.nn.pool import (
     MaxPool2d,
     MaxPool3d,
 )
-from growarray.nn.shape import Gather, Pad, ReduceMean, Reshape, Slice, Squeeze, Transpose, Unsqueeze
+from growarray.nn.reduce import ReduceMean
+from growarray.nn.shape import Reshape, Squeeze, Transpose, Unsqueeze
 
 __all__ = [
     "ELU",

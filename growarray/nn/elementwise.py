@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from growarray.backend import Array, asarray, erf, namespace, to_device
+from growarray.backend import Array, asarray, namespace, to_device
 from growarray.errors import ShapeError, shown
 from growarray.nn.cast import rounded
 from growarray.nn.module import Module, Parameter, Pullback
+from growarray.ops.erf import erf
 
 __all__ = [
     "Abs",

@@ -10,7 +10,7 @@ from typing import Any
 from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.nn.module import Module, Parameter, Pullback
-from growarray.nn.shape import Pad
+from growarray.nn.padding import Pad
 from growarray.ops.norm import group_norm
 
 __all__ = ["GroupedNorm", "SamePad", "SamePool", "same_pads"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, device_of, is_numpy, namespace
+from growarray.backend import Array, asarray, assign, device_of, is_numpy, namespace
 from growarray.contraction.problem import Axis
 from growarray.contraction.threads import run_tasks, settled
 from growarray.contraction.windows import window
@@ -135,7 +135,7 @@ def _gathered(xp: Any, x: Array, axes: Sequence[Axis], plan: MomentPlan, phases:
         ]
         piece = source[(slice(None), *(part for _, _, part in found))]
         into = (slice(None), *chosen, *(slice(low, high) for low, high, _ in found))
-        target[into] = piece if is_numpy(piece) else xp.astype(piece, xp.float64)
+        target = assign(target, into, piece if is_numpy(piece) else xp.astype(piece, xp.float64))
     return xp.reshape(target, (x.shape[1] * math.prod(taps), plan.outer.count, -1, plan.inner.count))
 
 
@@ -172,10 +172,8 @@ def _left(xp: Any, maps: Array, run: Run) -> Array:
         return _strip(xp, maps, run.start, run.stop)
     if (run.start, run.stop) == (0, maps.shape[-1]):
         return maps
-    kept = xp.asarray(maps, copy=True)
-    kept[..., : run.start] = 0.0
-    kept[..., run.stop :] = 0.0
-    return kept
+    kept = assign(xp.asarray(maps, copy=True), (..., slice(0, run.start)), 0.0)
+    return assign(kept, (..., slice(run.stop, None)), 0.0)
 
 
 def _right(xp: Any, maps: Array, run: Run, lag: int) -> Array:
@@ -216,10 +214,10 @@ def _assembled(
     blocks = [tuple(n for i, n in enumerate(shape) if i - 1 not in lagged) for shape in shapes]
     for key in list(totals):
         block, one, other = totals.pop(key), key[:2], key[2:]
-        out[(*places[0][one], *places[1][other])] = xp.reshape(block, (*blocks[0], *blocks[1]))
+        out = assign(out, (*places[0][one], *places[1][other]), xp.reshape(block, (*blocks[0], *blocks[1])))
         if symmetric and one != other:
             mirrored = xp.reshape(xp.matrix_transpose(block), (*blocks[1], *blocks[0]))
-            out[(*places[1][other], *places[0][one])] = mirrored
+            out = assign(out, (*places[1][other], *places[0][one]), mirrored)
     return xp.reshape(out, (math.prod(shapes[0]), math.prod(shapes[1])))
 
 
