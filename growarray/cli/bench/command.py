@@ -42,7 +42,7 @@ class BenchCommand(Command):
 
 
 def paths_command(beside: Beside | None) -> Callable[..., None]:
-    """The command, with what is measured beside the paths: other libraries, where the program that asks knows some."""
+    """The command, with what is measured beside the paths: other libraries, or nothing."""
 
     @takes_options(LAYER)
     def paths(
@@ -95,7 +95,7 @@ paths = paths_command(None)
 
 
 def suite() -> None:
-    """Say where the suite of layers is."""
+    """Say how the suite of layers is run."""
     raise ValueError(
         "the suite is not part of the installed package; in a checkout of growarray run: python -m bench suite"
     )

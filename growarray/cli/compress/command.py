@@ -25,7 +25,7 @@ from growarray.cli.options import choices, option, switch
 from growarray.cli.terminal import show_line, stderr_bar
 from growarray.compression import Compression
 from growarray.compression import compress as compress_network
-from growarray.errors import DataError
+from growarray.errors import DataError, shown
 from growarray.factorized.report import Change
 from growarray.factorized.tensor import kinds
 from growarray.networks import write_atomically
@@ -70,7 +70,7 @@ def compress(
     seed: Annotated[int, option("NUMBER", "of what is drawn at random", min=0)] = 0,
     as_json: Annotated[bool, switch("--json", "print JSON in place of the table")] = False,
 ) -> None:
-    """Factorize convolutions and linear layers where a budget is spent best; show what it saves and what it costs."""
+    """Factorize convolutions and linear layers so that a budget is spent best; show what it saves and what it costs."""
     options: dict[str, Any] = {
         "budget": _budget(budget), "by": by, "formats": formats or _DEFAULT, "keep": keep or (),
         "measure": measure, "rng": np.random.default_rng(seed),
@@ -97,7 +97,7 @@ def compress(
 
 
 class _Made(NamedTuple):
-    """A compression, its state dict, the shape of each input of a graph, and the accuracy where it was measured."""
+    """A compression, its state dict, the shape of each input of a graph, and the accuracy if it was measured."""
 
     found: Compression
     state: Mapping[str, Any]
@@ -193,7 +193,7 @@ def _shapes(
             sizes = [1 if i == 0 and isinstance(n, str) else n for i, n in enumerate(known or ("",))]
             if known is None or any(isinstance(n, str) for n in sizes):
                 raise ValueError(
-                    f"input {name!r} has no fixed shape in the file ({known}); say it with --input-shape, "
+                    f"input {shown(name)} has no fixed shape in the file ({known}); say it with --input-shape, "
                     "or give --calibration"
                 )
             shapes[name] = tuple(int(n) for n in sizes)
@@ -219,12 +219,12 @@ def _calibration(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         arrays = {names[0]: next(iter(arrays.values()))}
     if set(arrays) != set(names):
         raise DataError(
-            f"--calibration {path}: holds {', '.join(map(repr, arrays))}, expected one array for each input: "
+            f"--calibration {path}: holds {', '.join(map(shown, arrays))}, expected one array for each input: "
             f"{', '.join(names)}"
         )
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub":
-            raise DataError(f"--calibration {path}: {name!r} is {array.dtype}, expected real numbers")
+            raise DataError(f"--calibration {path}: {shown(name)} is {array.dtype}, expected real numbers")
     return {name: arrays[name].astype(np.float32) if arrays[name].dtype.kind != "f" else arrays[name] for name in names}
 
 
