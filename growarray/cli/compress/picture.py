@@ -14,14 +14,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from growarray.compression import Compression
 from growarray.contraction.table import quantity, seconds
-from growarray.factorized import DenseTensor
+from growarray.factorized import formats
 from growarray.factorized.report import Change, ConversionReport
 
 __all__ = ["draw", "drawn"]
 
-_GREY = "#8c8c8c"
-_COLOURS = ("#1f77b4", "#d95f02", "#2a9d5c", "#7b3fa0", "#c0392b", "#a6761d")  # of formats, in the order of the curves
-_STYLES = ("-", "--", ":", "-.")  # curves may lie on each other
+_COLOURS = ("#7570b3", "#1f77b4", "#8c8c8c", "#e7298a", "#2a9d5c", "#d95f02")
+_STYLES = ("-.", "-", "-", "-.", ":", "--")  # curves may lie on each other
+_LOOKS = dict(zip(formats(), zip(itertools.cycle(_COLOURS), itertools.cycle(_STYLES), strict=False), strict=False))
 _WORDS = {"parameters": "parameters", "flops": "FLOPs", "time": "predicted time"}
 _MOST = 40  # layers that have a bar of their own
 _DECADES = 20.0  # ratio of two errors from which the axis is logarithmic
@@ -50,7 +50,7 @@ def drawn(found: Compression) -> Figure:
     FigureCanvasAgg(figure)  # no window, whatever matplotlib's own setting is
     left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.15))
     _trade_off(left, found)
-    _layers(right, found.by, shown, _colours(found), hidden=len(found.reports) - len(shown))
+    _layers(right, found.by, shown, hidden=len(found.reports) - len(shown))
     below = (0.5, -0.14 * 4.6 / height)  # so that no line goes through a legend
     for panel in (left, right):
         panel.spines[["top", "right"]].set_visible(False)
@@ -59,14 +59,14 @@ def drawn(found: Compression) -> Figure:
 
 
 def _trade_off(panel: Axes, found: Compression) -> None:
-    dense, colours, styles = found.cost.before, _colours(found), itertools.cycle(_STYLES)
+    dense = found.cost.before
     for name, points in found.curves.items():
         best = name == "best"
         xs, ys = [p.cost / dense for p in points], [p.error for p in points]
         style: dict[str, Any] = (
             {"color": "black", "linewidth": 4.0, "alpha": 0.3}
             if best
-            else {"color": colours[name], "linestyle": next(styles)}
+            else dict(zip(("color", "linestyle"), _LOOKS[name], strict=True))
         )
         label = "best of all formats" if best and len(found.curves) > 1 else "estimate" if best else f"{name} alone"
         # steps: between two points there is nothing to choose but the smaller one
@@ -76,7 +76,7 @@ def _trade_off(panel: Axes, found: Compression) -> None:
     if found.output_error is not None:
         text = f"output, measured: {found.output_error:.3g}"
         panel.plot([share], [found.output_error], "D", color="#c0392b", markersize=7, zorder=5, label=text)
-    panel.axvline(found.budget / dense, color=_GREY, linestyle="--", linewidth=0.9, zorder=1, label="budget")
+    panel.axvline(found.budget / dense, color="#8c8c8c", linestyle="--", linewidth=0.9, zorder=1, label="budget")
     _error_axis(panel, found)
     panel.set_xlim(-0.04, 1.04)
     panel.xaxis.set_major_formatter(PercentFormatter(1.0))
@@ -108,26 +108,16 @@ def _largest(found: Compression) -> list[tuple[str, ConversionReport]]:
     return [(name, report) for name, report in found.reports.items() if name in most]
 
 
-def _colours(found: Compression) -> dict[str, str]:
-    """The colour of each format that there was to choose from, and of what stays dense."""
-    formats = [name for name in found.curves if name != "best"]
-    formats += sorted({report.format for report in found.reports.values()} - {*formats, DenseTensor.name})
-    return {**dict(zip(formats, itertools.cycle(_COLOURS))), DenseTensor.name: _GREY}
-
-
-def _layers(
-    panel: Axes, by: str, shown: list[tuple[str, ConversionReport]], colours: dict[str, str], hidden: int
-) -> None:
+def _layers(panel: Axes, by: str, shown: list[tuple[str, ConversionReport]], hidden: int) -> None:
     """What a layer cost before, as a frame, and costs after, in the colour of the format."""
     named: set[str] = set()
     for place, (_, report) in enumerate(shown):
         cost = _cost(report, by)
         panel.barh(place, cost.before, height=0.72, color="#ececec", edgecolor="#bdbdbd", linewidth=0.6)
-        dense = report.format == DenseTensor.name
-        label = None if report.format in named else "stays dense" if dense else report.format
+        label = None if report.format in named else "stays dense" if report.rank is None else report.format
         named.add(report.format)
-        panel.barh(place, cost.after, height=0.72, color=colours[report.format], label=label)
-        if not dense:
+        panel.barh(place, cost.after, height=0.72, color=_LOOKS[report.format][0], label=label)
+        if report.rank is not None:
             text = f" {cost.ratio:.0%}" + (", slower" if report.slower else "")
             colour = "#c0392b" if report.slower else "black"
             panel.text(max(cost), place, text, va="center", fontsize=8, color=colour)
