@@ -78,9 +78,9 @@ def _check_target(source: Path, target: Path, force: bool) -> None:
         raise ValueError(f"{target}: expected a name that ends in {', '.join(_KINDS)}, found {shown(target.suffix)}")
     if target.exists():
         if source.exists() and target.samefile(source):
-            raise FileExistsError(f"{target}: is the file that is read; name another one")
+            raise FileExistsError(f"{target} is the file that is read; name another one")
         if not force:
-            raise FileExistsError(f"{target}: is there already; name another file, or add --force to replace it")
+            raise FileExistsError(f"{target} exists already; name another file, or add --force to replace it")
 
 
 def _rename(texts: Sequence[str] | None) -> dict[str, str | None]:
@@ -244,7 +244,7 @@ def _shapes(found: Inspection, texts: Sequence[str] | None) -> tuple[dict[str, t
         if known is None or not all(isinstance(axis, int) for axis in known):
             file = "unknown" if port.shape is None else "x".join(map(str, port.shape))
             raise ValueError(
-                f"input {shown(port.name)} has the shape {file} in the file; say it with --input-shape 1,3,32,32"
+                f"input {shown(port.name)} has the shape {file} in the file; pass it, for example --input-shape 1,3,32,32"
             )
         shapes[port.name] = tuple(axis for axis in known if isinstance(axis, int))
     return shapes, any(port.shape is None or any(isinstance(axis, str) for axis in port.shape[:1]) for port in ports)

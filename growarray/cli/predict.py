@@ -119,7 +119,7 @@ def _check_output(path: Path, force: bool) -> None:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"--output {path}: there is no folder {path.parent}; make it first")
     if path.is_dir() or (path.exists() and not force):
-        raise FileExistsError(f"--output {path}: is there already; name another file, or add --force to replace it")
+        raise FileExistsError(f"--output {path} exists already; name another file, or add --force to replace it")
 
 
 def _named_columns(grown: Grown, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

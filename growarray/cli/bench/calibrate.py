@@ -38,7 +38,7 @@ _UNITS = {
 
 def calibrate(
     device: Device = "cpu",
-    seconds: Annotated[float, option("NUMBER", "about so long", panel="Measuring")] = 40.0,
+    seconds: Annotated[float, option("NUMBER", "about how long to measure", panel="Measuring")] = 40.0,
     dry_run: Annotated[bool, switch("--dry-run", "print the result, store nothing", "Output")] = False,
     forget: Annotated[bool, switch("--forget", "remove what is stored", "Output")] = False,
 ) -> None:

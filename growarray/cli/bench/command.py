@@ -62,7 +62,7 @@ def paths_command(beside: Beside | None) -> Callable[..., None]:
         count: Annotated[int, option("NUMBER", "orders that are compared", "--paths", panel=_MEASURING)] = 16,
         repeat: Annotated[int, option("NUMBER", "rounds in which each has a turn", panel=_MEASURING)] = 9,
         seconds: Annotated[
-            float, option("NUMBER", "after which no round starts, once there were three", panel=_MEASURING)
+            float, option("NUMBER", "no round starts after so long, once there were three", panel=_MEASURING)
         ] = 20.0,
         device: Device = "cpu",
         seed: Annotated[int, option("NUMBER", "of the arrays, and of paths drawn at random", panel=_MEASURING)] = 0,

@@ -193,7 +193,7 @@ def _shapes(
             sizes = [1 if i == 0 and isinstance(n, str) else n for i, n in enumerate(known or ("",))]
             if known is None or any(isinstance(n, str) for n in sizes):
                 raise ValueError(
-                    f"input {shown(name)} has no fixed shape in the file ({known}); say it with --input-shape, "
+                    f"input {shown(name)} has no fixed shape in the file ({known}); pass it with --input-shape, "
                     "or give --calibration"
                 )
             shapes[name] = tuple(int(n) for n in sizes)
