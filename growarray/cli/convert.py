@@ -244,7 +244,8 @@ def _shapes(found: Inspection, texts: Sequence[str] | None) -> tuple[dict[str, t
         if known is None or not all(isinstance(axis, int) for axis in known):
             file = "unknown" if port.shape is None else "x".join(map(str, port.shape))
             raise ValueError(
-                f"input {shown(port.name)} has the shape {file} in the file; pass it, for example --input-shape 1,3,32,32"
+                f"input {shown(port.name)} has the shape {file} in the file; pass it, for example "
+                "--input-shape 1,3,32,32"
             )
         shapes[port.name] = tuple(axis for axis in known if isinstance(axis, int))
     return shapes, any(port.shape is None or any(isinstance(axis, str) for axis in port.shape[:1]) for port in ports)
