@@ -48,8 +48,9 @@ from growarray.nn.elementwise import (
     Softsign,
     Sqrt,
 )
+from growarray.nn.function import Function
 from growarray.nn.graph import Graph, Node
-from growarray.nn.join import Add, Concat, Div, MatMul, Mul, Sub
+from growarray.nn.join import Add, Concat, Div, MatMul, Maximum, Minimum, Mul, Sub
 from growarray.nn.linear import Linear
 from growarray.nn.load_report import LoadReport
 from growarray.nn.load_state import renamed
@@ -103,6 +104,7 @@ __all__ = [
     "Erf",
     "Exp",
     "Flatten",
+    "Function",
     "Gather",
     "Graph",
     "GroupNorm",
@@ -120,6 +122,8 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "Maximum",
+    "Minimum",
     "Mish",
     "Module",
     "Mul",

@@ -9,7 +9,7 @@ from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.nn.module import Module, Parameter, Pullback
 
-__all__ = ["Add", "Concat", "Div", "MatMul", "Mul", "Sub", "Value"]
+__all__ = ["Add", "Concat", "Div", "MatMul", "Maximum", "Minimum", "Mul", "Sub", "Value"]
 
 Halves = tuple[Callable[[Array], Array], Callable[[Array], Array]]
 
@@ -174,6 +174,49 @@ class Div(_Broadcast):
     def _compute(self, a: Any, b: Any) -> tuple[Array, Halves]:
         y = a / b
         return y, (lambda dy: dy / b, lambda dy: -dy * (y / b))
+
+
+class _Extreme(_Broadcast):
+    """The larger or the smaller of both operands; equal ones share the gradient evenly, as torch has it."""
+
+    _choose: ClassVar[str]
+
+    def _compute(self, a: Any, b: Any) -> tuple[Array, Halves]:
+        y = getattr(namespace(a, b), self._choose)(a, b)
+
+        def share(mine: Any, other: Any) -> Callable[[Array], Array]:
+            return lambda dy: dy * _share(y, mine, other)
+
+        return y, (share(a, b), share(b, a))
+
+
+def _share(y: Array, mine: Any, other: Any) -> Array:
+    """How much of the gradient goes to an operand: all, half or nothing."""
+    xp = namespace(y)
+    return xp.astype(y == mine, y.dtype) / (1.0 + xp.astype(mine == other, y.dtype))
+
+
+class Maximum(_Extreme):
+    """``y = max(a, b)``; inputs, ``value`` and errors as in :class:`Add`.
+
+    >>> import numpy as np
+    >>> y, pullback = Maximum().vjp(np.array([2.0, 1.0]), np.array([3.0, 1.0]))
+    >>> y.tolist(), [g.tolist() for g in pullback(np.ones(2))]
+    ([3.0, 1.0], [[0.0, 0.5], [1.0, 0.5]])
+    """
+
+    _sign, _choose = "max", "maximum"
+
+
+class Minimum(_Extreme):
+    """``y = min(a, b)``; inputs, ``value`` and errors as in :class:`Add`.
+
+    >>> import numpy as np
+    >>> Minimum(0.5)(np.array([0.0, 1.0])).tolist()
+    [0.0, 0.5]
+    """
+
+    _sign, _choose = "min", "minimum"
 
 
 class MatMul(_Pair):

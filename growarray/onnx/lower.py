@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
@@ -72,7 +72,7 @@ class OnnxGraph:
     """An ONNX graph under construction, as the functions of :func:`register_lowering` get it.
 
     opset : version of the operator set    dtype : of every float in the file
-    writes : by class of layer, this library's own functions    single : operators that are refused, for float32 only
+    writes : by class of layer, this library's own functions    missing : why an operator cannot be written, by name
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class OnnxGraph:
         dtype: Any,
         names: Sequence[str],
         writes: Mapping[type[Module], Lowering],
-        single: Collection[str] = (),
+        missing: Mapping[str, str],
     ) -> None:
-        self.opset, self.dtype, self._single = opset, np.dtype(dtype), single
+        self.opset, self.dtype, self._missing = opset, np.dtype(dtype), missing
         self._writes = {**writes, **_REGISTERED}
         self.nodes: list[Node] = []
         self.initializers: dict[str, Tensor] = {}
@@ -237,10 +237,8 @@ class OnnxGraph:
         shape, batch : of the output; by default those of the first input
         attributes : whole numbers, floats, strings, arrays, or sequences of whole numbers
         """
-        if op in self._single:
-            raise self.refuse(
-                f"onnxruntime has no {op} in float64; pass dtype='float32', or dtype='float64' to write it anyway"
-            )
+        if op in self._missing:
+            raise self.refuse(self._missing[op])
         name = self.unique("/".join(["", *self._place, op]))
         for key, value in attributes.items():
             if isinstance(value, float):

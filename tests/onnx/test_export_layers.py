@@ -12,6 +12,7 @@ from growarray import nn
 from growarray.checkpoint import to_onnx
 from growarray.errors import ShapeError
 from growarray.nn import elementwise, graph, join, shape
+from growarray.nn.function import Function
 from growarray.nn.module import Module, Parameter
 from growarray.onnx.operators import WRITES
 from tests.checkpoint.files import rows
@@ -183,6 +184,26 @@ FUNCTIONS = {
     "exp": (elementwise.Exp(), None),
     "hard sigmoid": (elementwise.HardSigmoid(0.3, 0.4), None),
     "hard swish": (elementwise.HardSwish(), None),
+    **{
+        f"function {name}": (Function(name), draw)
+        for name, draw in {
+            "Acos": RNG.random,
+            "Acosh": lambda size: RNG.uniform(1.5, 3.0, size),
+            "Asin": RNG.random,
+            "Asinh": None,
+            "Atan": None,
+            "Atanh": RNG.random,
+            "Ceil": None,
+            "Cosh": None,
+            "Floor": None,
+            "Round": None,
+            "Sign": None,
+            "Sinh": None,
+            "Tan": RNG.random,
+        }.items()
+    },
+    "maximum": (join.Maximum(0.1), None),
+    "minimum": (join.Minimum(0.1), None),
     "log": (elementwise.Log(), RNG.random),
     "mish": (elementwise.Mish(), None),
     "neg": (elementwise.Neg(), None),
