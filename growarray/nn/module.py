@@ -296,7 +296,10 @@ class Module:
         return report
 
     def to(self, device: Any) -> Module:
-        """Move every parameter, gradient, slot and buffer to ``device`` (``'cpu'``, ``'cuda'``, …); returns self."""
+        """Move every parameter, gradient, slot and buffer to ``device``; returns self.
+
+        device : ``'cpu'``, ``'cuda'``, …, or an array, to whose library and device they move
+        """
         if isinstance(device, str):
             library(device)
         for module in self.modules():
