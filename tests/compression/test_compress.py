@@ -19,8 +19,8 @@ from growarray.decompose import Candidate
 from growarray.errors import ShapeError
 from growarray.factorized import FactorizedConv, FactorizedLinear
 from growarray.networks import GrowingMLP
+from growarray.nn.arithmetic import Add
 from growarray.nn.graph import Graph, Node
-from growarray.nn.join import Add
 from growarray.nn.module import Module
 from tests.conftest import Library
 
