@@ -11,7 +11,7 @@ from growarray.errors import PlanError
 
 __all__ = ["alternatives", "columns", "plan_table", "quantity", "seconds"]
 
-P = TypeVar("P", bound=Planned)
+_PlanT = TypeVar("_PlanT", bound=Planned)
 
 
 def quantity(value: float, unit: str = "") -> str:
@@ -49,9 +49,9 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def alternatives(plan: P) -> dict[str, P]:
+def alternatives(plan: _PlanT) -> dict[str, _PlanT]:
     """The same problem along other paths: the presets, and the best of each search, one for each distinct order."""
-    found: dict[str, P] = {}
+    found: dict[str, _PlanT] = {}
     seen = {_order(plan)}
     for name in (*PRESETS, "greedy", *(["optimal"] if len(plan.shapes) <= EXACT else [])):
         try:
