@@ -17,8 +17,8 @@ from growarray.contraction import Plan
 from growarray.decompose.whiten import roots
 from growarray.errors import ShapeError, shown
 from growarray.factorized import DenseTensor
+from growarray.factorized.contracted import target_of
 from growarray.factorized.linear_plan import linear_plan
-from growarray.factorized.tensor import target_of
 from growarray.growing import GrowingModule
 from growarray.nn.conv import Conv1d, Conv2d, Conv3d, ConvNd
 from growarray.nn.linear import Linear

@@ -13,6 +13,7 @@ from growarray.backend import Array, asarray, assign, library, namespace
 from growarray.contraction import Plan
 from growarray.contraction.path import PRESETS
 from growarray.errors import PlanError, ShapeError, shown
+from growarray.factorized.contracted import target_of
 from growarray.factorized.equation import conv_plan, kernel_modes, stored_sizes
 from growarray.factorized.format import Arrays, Terms
 from growarray.factorized.growth import RankGrowth, RankStatisticsLike, grow_rank
@@ -31,7 +32,7 @@ from growarray.factorized.settings import (
 )
 from growarray.factorized.sources import FactorizedSources
 from growarray.factorized.sub import SubFactorizedConv
-from growarray.factorized.tensor import FactorizedTensor, target_of
+from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter, Pullback
 from growarray.ops.sizes import whole_number
 

@@ -12,11 +12,12 @@ from growarray.backend import Array, asarray, assign, library, namespace
 from growarray.contraction import Plan
 from growarray.contraction.checks import is_whole
 from growarray.errors import PlanError, ShapeError, shown
+from growarray.factorized.contracted import target_of
 from growarray.factorized.initial import draw_weight
 from growarray.factorized.linear_convert import linear_layer_of, read_linears
 from growarray.factorized.linear_plan import NAMED_WAYS, linear_plan
 from growarray.factorized.settings import flag, hashable, plain, planned_shape, shape_of
-from growarray.factorized.tensor import FactorizedTensor, target_of
+from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.linear import uniform
 from growarray.nn.module import Module, Parameter, Pullback
 from growarray.ops.sizes import whole_number

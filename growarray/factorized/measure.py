@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,14 +15,12 @@ from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError, shown
 from growarray.factorized.convert import DenseConv
 from growarray.factorized.fit import Fit
+from growarray.factorized.layer import FactorizedKernel
 from growarray.factorized.parameters import real_array
 from growarray.factorized.report import Change, ConversionReport
 from growarray.factorized.settings import layer_indices
 from growarray.nn.conv import ConvNd
 from growarray.nn.module import Module
-
-if TYPE_CHECKING:
-    from growarray.factorized.sources import FactorizedSources
 
 __all__ = [
     "Probe",
@@ -124,7 +122,7 @@ def _dense(conv: DenseConv) -> ConvNd:
 
 
 def conversion_report(
-    convs: Sequence[DenseConv], layer: FactorizedSources, fit: Fit | None, probes: Sequence[Probe], measure: bool
+    convs: Sequence[DenseConv], layer: FactorizedKernel, fit: Fit | None, probes: Sequence[Probe], measure: bool
 ) -> ConversionReport:
     """The report on ``layer``, made of ``convs``; ``probes`` has one for each of them, or is empty."""
     joint: Any = layer

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from growarray.backend import Array
 from growarray.contraction import Plan
-from growarray.nn.module import Module, Pullback
-
-if TYPE_CHECKING:
-    from growarray.factorized.conv import FactorizedConv
+from growarray.nn.module import Module, Parameter, Pullback
 
 __all__ = ["SubFactorizedConv"]
+
+
+class _Joint(Protocol):
+    """What is asked of the joint layer."""
+
+    bias: Parameter | None
+
+    def forward(self, x: Array, indices: Any) -> Array: ...
+    def vjp(self, x: Array, indices: Any) -> tuple[Array, Pullback]: ...
+    def plan(self, shape: Sequence[int], training: bool, indices: Any) -> Plan: ...
+    def kernel(self, indices: Any) -> Array: ...
+    def settings(self, indices: Any) -> Any: ...
 
 
 class SubFactorizedConv(Module):
@@ -30,7 +39,7 @@ class SubFactorizedConv(Module):
     ((1, 2, 5, 5), (4,))
     """
 
-    def __init__(self, main_conv: FactorizedConv, indices: tuple[int, ...]) -> None:
+    def __init__(self, main_conv: _Joint, indices: tuple[int, ...]) -> None:
         self.main_conv = main_conv
         self.indices = indices
 

@@ -13,10 +13,11 @@ from growarray.backend import Array, asarray, namespace
 from growarray.contraction.checks import is_whole
 from growarray.decompose.inputs import check_real
 from growarray.errors import ShapeError, shown
+from growarray.factorized.contracted import run_contraction
 from growarray.factorized.format import Arrays, Terms
 from growarray.factorized.index import Item, take
 from growarray.factorized.ranks import RankAxes
-from growarray.factorized.tensor import FactorizedTensor, run_contraction
+from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter
 from growarray.ops.sizes import whole_number
 
