@@ -27,6 +27,7 @@ from growarray.decompose.whiten import prepare_weighted, unweight
 
 __all__ = [
     "TensorRing",
+    "balanced_pair",
     "largest_mode",
     "largest_tr_rank",
     "tensor_ring",
