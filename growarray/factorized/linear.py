@@ -36,10 +36,10 @@ class FactorizedLinear(Module):
 
     in_tensorized_features, out_tensorized_features : sizes of the modes; a number stands for one mode
     factorization : ``'cp'``, ``'tucker'``, ``'tt'`` (a chain through the modes of the output, then the input),
-        ``'blocktt'`` (a chain of pairs, mode k of the output beside mode k of the input, as many for both),
-        ``'dense'``, or a :class:`FactorizedTensor`, which is then held
+        ``'ring'`` (the same chain, closed), ``'blocktt'`` (a chain of pairs, mode k of the output beside mode k of the
+        input, as many for both), ``'dense'``, or a :class:`FactorizedTensor`, which is then held
     rank : ``'same'`` (as many parameters as the dense weight), a float (a fraction of them), an int, or a tuple
-    implementation : ``'auto'`` (the path of least predicted time), ``'factorized'`` (the input goes through one part
+    implementation : ``'auto'`` (the path of least predicted time), ``'factorized'`` (the input goes through one factor
         after the other), ``'reconstructed'`` (the dense weight first), or any ``optimize`` that
         :func:`growarray.contraction.plan` takes
     n_layers : layers that share one factorization, in any format but ``'blocktt'``; ``layer(x, i)`` is one of them
