@@ -17,6 +17,7 @@ from growarray.nn.activation import (
     Tanh,
     activation,
 )
+from growarray.nn.arithmetic import Add, Concat, Div, MatMul, Maximum, Minimum, Mul, Sub
 from growarray.nn.container import Flatten, Sequential
 from growarray.nn.conv import (
     Conv1d,
@@ -50,7 +51,6 @@ from growarray.nn.elementwise import (
 )
 from growarray.nn.function import Function
 from growarray.nn.graph import Graph, Node
-from growarray.nn.join import Add, Concat, Div, MatMul, Maximum, Minimum, Mul, Sub
 from growarray.nn.linear import Linear
 from growarray.nn.load_report import LoadReport
 from growarray.nn.load_state import renamed
@@ -69,8 +69,8 @@ from growarray.nn.pool import (
     MaxPool2d,
     MaxPool3d,
 )
-from growarray.nn.reduce import ReduceMean
-from growarray.nn.shape import Reshape, Squeeze, Transpose, Unsqueeze
+from growarray.nn.reduce import Reduce, ReduceMean
+from growarray.nn.shape import Expand, Reshape, Squeeze, Transpose, Unsqueeze
 
 __all__ = [
     "ELU",
@@ -103,6 +103,7 @@ __all__ = [
     "Dropout",
     "Erf",
     "Exp",
+    "Expand",
     "Flatten",
     "Function",
     "Gather",
@@ -136,6 +137,7 @@ __all__ = [
     "ReLU",
     "ReLU6",
     "Reciprocal",
+    "Reduce",
     "ReduceMean",
     "Reshape",
     "Sequential",
