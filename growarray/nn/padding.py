@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from growarray.backend import Array, assign, device_of, kind_of, namespace
 from growarray.contraction.geometry import ConvAxis
-from growarray.contraction.leaf import pad, unpad
+from growarray.contraction.operand import pad, unpad
 from growarray.errors import ShapeError, shown
 from growarray.nn.module import Pullback
 from growarray.nn.moved import Moved, at_axis, whole_numbers

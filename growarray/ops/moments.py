@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, asarray, assign, device_of, is_numpy, namespace
+from growarray.contraction.blas import settled
 from growarray.contraction.problem import Axis
-from growarray.contraction.threads import run_tasks, settled
-from growarray.contraction.windows import window
+from growarray.contraction.routines.windows import window
+from growarray.contraction.threads import run_tasks
 from growarray.errors import ShapeError, shown
 from growarray.ops.lags import Lag, MomentPlan, Pairs, Run, moment_plan, orders, reads_all
 from growarray.ops.windows import Windows

@@ -40,7 +40,7 @@ def order_of(candidate):
     return frozenset((min(pair), max(pair)) for pair in candidate.forward.tree)
 
 
-@pytest.mark.parametrize("kind", ["cp", "tucker", "tt", "dense"])
+@pytest.mark.parametrize("kind", ["cp", "tucker", "tt", "tr", "dense"])
 def test_every_candidate_is_another_order_and_gives_the_same_result(kind):
     layer = layer_from({"format": kind, "in": 3, "out": 4, "size": 6, "batch": 2, "rank": 2, "dtype": "float64"})
     candidates = candidates_for(layer, 10)

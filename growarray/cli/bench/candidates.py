@@ -133,8 +133,8 @@ def _drawn(layer: Layer, draws: int, seed: int) -> Iterator[Path]:
 def window_charge(layer: Layer, path: Sequence[Sequence[int]]) -> int:
     """Operations that opt_einsum counts along a path on the window view: the input has output and kernel positions."""
     problem = Problem(parse(layer.equation), layer.shapes, **layer.geometry)
-    terms = [[f"{m}'" if m in problem.conv else m for m in leaf.modes] for leaf in problem.leaves]
-    terms[0] = [*problem.leaves[0].modes, *(f"{m}'" for m in problem.conv)]
+    terms = [[f"{m}'" if m in problem.conv else m for m in leaf.modes] for leaf in problem.operands]
+    terms[0] = [*problem.operands[0].modes, *(f"{m}'" for m in problem.conv)]
     sizes = problem.size | {m: conv.out for m, conv in problem.conv.items()}
     sizes |= {f"{m}'": conv.taps for m, conv in problem.conv.items()}
     return _contract(terms, list(problem.output), sizes, [tuple(step) for step in path])[1]
@@ -147,8 +147,8 @@ def pattern_path(layer: Layer) -> tuple[Path, int]:
     order without the patterns, and the operations that opt_einsum counts with them.
     """
     problem = Problem(parse(layer.equation), layer.shapes, **layer.geometry)
-    terms = [[f"{m}'" if m in problem.conv else m for m in leaf.modes] for leaf in problem.leaves]
-    terms[0] = [f"{m}''" if m in problem.conv else m for m in problem.leaves[0].modes]
+    terms = [[f"{m}'" if m in problem.conv else m for m in leaf.modes] for leaf in problem.operands]
+    terms[0] = [f"{m}''" if m in problem.conv else m for m in problem.operands[0].modes]
     sizes = dict(problem.size)
     for m, conv in problem.conv.items():
         sizes |= {m: conv.out, f"{m}'": conv.taps, f"{m}''": conv.size}

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from growarray.contraction.machine import threads
-from growarray.contraction.scratch import release
 from growarray.contraction.threads import run_tasks
+from growarray.contraction.workspace import release
 
 __all__ = [
     "Peer",

@@ -11,16 +11,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from growarray.contraction.problem import Axis
-from growarray.contraction.scratch import borrow, view_as
-from growarray.contraction.windows import Task, window
+from growarray.contraction.machine import Machine
+from growarray.contraction.problem import Axis, Product
+from growarray.contraction.routines.protocol import D_KERNEL, FORWARD, Task
+from growarray.contraction.routines.windows import window
+from growarray.contraction.workspace import here, view_as
 
-__all__ = ["Band", "Layout", "layout_of"]
+__all__ = ["Band"]
 
 _PIECE = 1 << 17  # elements of one piece
 _WIDE = 16  # outputs of one block along the innermost axis: the width of the product's own kernels
@@ -28,7 +31,7 @@ _FEW = 4  # rows below which blocks of the innermost axis are gathered, so that 
 _BLOCK = 5000  # outputs squared times columns, where the cost of one small call equals that of its zeros
 
 
-class Layout(NamedTuple):
+class _Layout(NamedTuple):
     """Which axis is banded, in blocks of how many outputs, and whether it is the innermost one."""
 
     at: int
@@ -36,16 +39,16 @@ class Layout(NamedTuple):
     innermost: bool
 
 
-def layout_of(axes: Sequence[Axis]) -> Layout:
+def _layout_of(axes: Sequence[Axis]) -> _Layout:
     """The innermost axis that is convolved: taps of the others then select whole rows."""
     convolved = [i for i, a in enumerate(axes) if not a.is_plain]
     at = convolved[-1] if convolved else len(axes) - 1
     out = axes[at].out
     if at == len(axes) - 1:
-        return Layout(at, max(out, 1) if out <= _WIDE * 3 // 2 else _WIDE, True)
+        return _Layout(at, max(out, 1) if out <= _WIDE * 3 // 2 else _WIDE, True)
     columns = math.prod(a.out for a in axes[at + 1 :])
     blocks = max(1, round(out / max(math.sqrt(_BLOCK / max(columns, 1)), 4.0)))
-    return Layout(at, max(-(-out // blocks), 1), False)
+    return _Layout(at, max(-(-out // blocks), 1), False)
 
 
 class _Run(NamedTuple):
@@ -79,10 +82,14 @@ def _runs(axis: Axis, block: int) -> list[_Run]:
 class Band:
     """out[b, q] = sum over taps of weights[b, tap] feature[b, q + tap], for fixed sizes."""
 
-    def __init__(self, b: int, axes: Sequence[Axis]) -> None:
-        self.b, self.axes = b, tuple(axes)
+    name: ClassVar[str] = "band"
+    ways: ClassVar[tuple[str, ...]] = (FORWARD, D_KERNEL)
+    call = None
+
+    def __init__(self, product: Product) -> None:
+        self.b, self.axes = b, axes = product.b, product.axes
         self.outs = tuple(a.out for a in axes)
-        self.at, self.block, self.innermost = layout_of(axes)
+        self.at, self.block, self.innermost = _layout_of(axes)
         self.axis = axis = self.axes[self.at]
         self.runs = _runs(axis, self.block)
         self.reach = (self.block - 1) * axis.stride + (axis.taps - 1) * axis.dilation + 1
@@ -94,6 +101,31 @@ class Band:
         pieces = b * math.prod(self.outs) // _PIECE
         pieces = max(1, min(b, pieces + pieces % 2 if pieces > 1 else pieces))  # an even number, for two threads
         self.pieces = [slice(b * i // pieces, b * (i + 1) // pieces) for i in range(pieces)]
+
+    @classmethod
+    def fits(cls, product: Product, library: str) -> bool:
+        """A convolution without a sum over channels."""
+        return library == "numpy" and product.s == product.n == 1 and product.is_conv
+
+    @classmethod
+    def seconds(cls, product: Product, machine: Machine, way: str) -> float:
+        """Small products with banded matrices, and passes over the outputs to add those of further taps."""
+        b, axes, out, item = product.b, product.axes, product.columns, product.itemsize / 4
+        if way == D_KERNEL:
+            return product.taps * (3 * b * out * machine.element * item + 6 * machine.call)
+        at, block, innermost = _layout_of(axes)
+        banded = axes[at]
+        reach = (block - 1) * banded.stride + (banded.taps - 1) * banded.dilation + 1
+        columns = (axes[at - 1].out if at else 1) if innermost else math.prod(a.out for a in axes[at + 1 :])
+        others = product.taps // banded.taps
+        each = machine.small + 2.0 * block * min(reach, banded.size) * columns * item / (0.55 * machine.rate)
+        added = (others - 1) * 4 * b * out * machine.element * item
+        return others * (b * out / max(block * columns, 1) * each + 3 * machine.call) + added
+
+    @classmethod
+    def preparing(cls, product: Product, machine: Machine) -> float:
+        """Bands are small."""
+        return 0.0
 
     def _place(self, taps: Sequence[int]) -> _Place:
         into: list[slice] = [slice(None)]
@@ -109,8 +141,9 @@ class Band:
         ]
         return _Place(tuple(into), tuple(read), flat, whole)
 
-    def prepare(self, weights: np.ndarray) -> np.ndarray:
-        """Weights (b, taps) as banded matrices, one set for each tap of the other axes."""
+    def prepare(self, kernel: np.ndarray) -> np.ndarray:
+        """Banded matrices, one set for each tap of the other axes."""
+        weights = kernel.reshape(self.b, math.prod(kernel.shape[1:]))
         bands = np.zeros((len(self.places), self.b, self.block, self.reach), weights.dtype)
         rows = np.arange(self.block)
         for band, place in zip(bands, self.places, strict=True):
@@ -118,17 +151,24 @@ class Band:
                 band[:, rows, rows * self.axis.stride + t * self.axis.dilation] = weights[:, index, None]
         return np.ascontiguousarray(bands.swapaxes(2, 3)) if self.innermost else bands
 
-    def tasks(self, feature: np.ndarray, bands: np.ndarray, out: np.ndarray) -> list[Task]:
-        """Pieces of ``out`` (b, *outs) from ``feature`` (b, *sizes); fast where the innermost axis lies densely."""
-        return [lambda p=p: self._piece(feature[p], bands[:, p], out[p]) for p in self.pieces]  # type: ignore[misc]
+    def forward(
+        self, kernel: np.ndarray, feature: np.ndarray, out: np.ndarray, ready: np.ndarray | None = None
+    ) -> Sequence[Task]:
+        """Some channels after others; fast if the innermost axis lies densely."""
+        ready = self.prepare(kernel) if ready is None else ready
+        feature, out = feature[:, 0], out[:, 0]
+        if len(self.pieces) == 1:
+            self._piece(ready, feature, out)
+            return ()
+        return [partial(self._piece, ready[:, p], feature[p], out[p]) for p in self.pieces]
 
-    def _piece(self, feature: np.ndarray, bands: np.ndarray, out: np.ndarray) -> None:
+    def _piece(self, bands: np.ndarray, feature: np.ndarray, out: np.ndarray) -> None:
         feature = _dense(feature, "feature")
-        whole = (
-            out if self.innermost else view_as(out, (*out.shape[: self.at + 2], math.prod(out.shape[self.at + 2 :])))
-        )
+        whole: np.ndarray | None = out
+        if not (self.innermost or out.flags.c_contiguous):
+            whole = view_as(out, (*out.shape[: self.at + 2], math.prod(out.shape[self.at + 2 :])))
         direct = whole is not None and _is_dense(whole)
-        total = out if direct else borrow("total", out.shape, out.dtype)
+        total = out if direct else here.arrays["total", out.shape, out.dtype]
         if not self.places[0].whole:
             total[...] = 0
         for index, (band, place) in enumerate(zip(bands, self.places, strict=True)):
@@ -139,7 +179,7 @@ class Band:
             if index == 0 and place.whole:
                 self._products(source, band, self._matrices(target))
             else:
-                part = borrow("part", target.shape, out.dtype)
+                part = here.arrays["part", target.shape, out.dtype]
                 self._products(source, band, self._matrices(part))
                 np.add(target, part, out=target)
         if total is not out:
@@ -177,9 +217,10 @@ class Band:
             return _view(array, -1, first, (*lead, rows, count, size), (*strides, down, step * along, along))
         return _view(array, -1, first, (*lead, count, rows, size), (*strides, step * along, down, along))
 
-    def gradient_tasks(self, d_out: np.ndarray, feature: np.ndarray, out: np.ndarray) -> list[Task]:
-        """The gradient by the weights, into ``out`` (b, taps), some channels after others."""
-        return [lambda p=p: self._gradient(d_out[p], feature[p], out[p]) for p in self.pieces]  # type: ignore[misc]
+    def d_kernel(self, d_out: np.ndarray, feature: np.ndarray, out: np.ndarray) -> Sequence[Task]:
+        """Some channels after others."""
+        d_out, feature, out = d_out[:, 0], feature[:, 0], out.reshape(self.b, math.prod(out.shape[1:]))
+        return [partial(self._gradient, d_out[p], feature[p], out[p]) for p in self.pieces]
 
     def _gradient(self, d_out: np.ndarray, feature: np.ndarray, out: np.ndarray) -> None:
         last = self.axes[-1]
@@ -247,13 +288,13 @@ def _is_dense(array: np.ndarray) -> bool:
 def _dense(array: np.ndarray, slot: str) -> np.ndarray:
     if _is_dense(array):
         return array
-    copy = borrow(slot, array.shape, array.dtype)
+    copy: np.ndarray = here.arrays[slot, array.shape, array.dtype]
     copy[...] = array
     return copy
 
 
 def _gathered(windows: np.ndarray) -> np.ndarray:
     """Overlapping blocks side by side, as products need them."""
-    copy = borrow("windows", windows.shape, windows.dtype)
+    copy = here.arrays["windows", windows.shape, windows.dtype]
     copy[...] = windows
     return copy

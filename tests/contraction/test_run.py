@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from growarray.contraction import Plan, blocks, plan, programs
+from growarray.contraction import Plan, plan, program, run
 from growarray.contraction.step import Step
 from growarray.errors import ShapeError
 from growarray.testing import assert_close
@@ -35,7 +35,7 @@ def made_for(layer: Layer, **options: Any) -> Plan:
 def blocked(monkeypatch):
     """Small work is cut and shared out as large work is."""
     cached = importlib.import_module("growarray.contraction.plan")._cached
-    for module, name in ((blocks, "_TINY"), (blocks, "_LIGHT"), (programs, "_CACHED")):
+    for module, name in ((run, "_TINY"), (run, "_LIGHT"), (program, "_CACHED")):
         monkeypatch.setattr(module, name, 0)
     cached.cache_clear()
     yield
@@ -246,15 +246,14 @@ def test_out_of_another_kind_is_refused_and_left_alone():
 def calls(monkeypatch):
     """Which products of the backward pass are run: by feature map, by kernel, on NumPy and elsewhere."""
     found: list[tuple[str, int]] = []
-    for name in ("d_feature_tasks", "d_kernel_tasks", "run_d_feature", "run_d_kernel"):
-        original = getattr(Step, name)
+    for name, side in (("by_feature", "f"), ("by_kernel", "k")):
+        original = getattr(Step, name).func
 
-        def spied(self: Step, *args: Any, _name: str = name, _original: Any = original) -> Any:
-            side = self.pair.feature if "feature" in _name else self.pair.kernel
-            found.append((_name, side))
-            return _original(self, *args)
+        def spied(self: Step, _name: str = name, _side: str = side, _original: Any = original) -> Any:
+            found.append((_name, getattr(self, _side)))
+            return _original(self)
 
-        monkeypatch.setattr(Step, name, spied)
+        monkeypatch.setattr(Step, name, property(spied))
     return found
 
 
@@ -293,4 +292,4 @@ def test_small_partial_results_make_larger_blocks_of_half_the_batch_at_most():
     [(8, 4, 1 << 28, 2), (8, 4, 1 << 30, 4), (8, 8, 1 << 28, 1), (7, 2, 1 << 28, 4), (33, 4, 1 << 28, 8), (1, 1, 0, 1)],
 )
 def test_light_runs_have_two_blocks_where_heavy_ones_have_four(size, least, flops, count):
-    assert blocks.block_count(size, least, flops) == count
+    assert run.block_count(size, least, flops) == count

@@ -1,21 +1,21 @@
-"""Windows of a convolution: which input positions one tap reads, and copying them."""
+"""Windows of a convolution: which input positions one tap reads, copying them, and the way back."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from growarray.contraction.problem import Axis
-from growarray.contraction.scratch import borrow
+from growarray.contraction.problem import AMONG_MANY, Axis, Product
+from growarray.contraction.workspace import here
 
-__all__ = ["Gather", "Task", "Window", "window"]
-
-Task = Callable[[], object]
-"""A piece of work that may run beside others."""
+__all__ = ["Gather", "Part", "Window", "transposed_parts", "window"]
 
 
 def window(axis: Axis, tap: int, start: int, stop: int) -> tuple[int, int, slice]:
@@ -45,11 +45,11 @@ class Window:
         self._zeros: list[tuple[slice, ...]] = []
         for i, (axis, tap) in enumerate(zip(axes, taps or (0,) * len(axes), strict=True)):
             low, high, piece = window(axis, tap, 0, axis.out)
-            here = (slice(None),) * (lead + i)
+            at = (slice(None),) * (lead + i)
             if low > 0:
-                self._zeros.append((*here, slice(0, low)))
+                self._zeros.append((*at, slice(0, low)))
             if high < axis.out:
-                self._zeros.append((*here, slice(high, None)))
+                self._zeros.append((*at, slice(high, None)))
             into.append(slice(low, high))
             read.append(piece)
         self._into, self._read = tuple(into), tuple(read)
@@ -84,7 +84,7 @@ class Gather:
         """The windows, in work space that the next call of this thread uses again."""
         b, s = feature.shape[:2]
         rows = (self.taps, s) if self.taps_first else (s, self.taps)
-        found = borrow("windows", (b, *rows, *self.outs), feature.dtype)
+        found = here.arrays["windows", (b, *rows, *self.outs), feature.dtype]
         if self.windows:
             by_tap = found.swapaxes(1, 2) if self.taps_first else found
             for index, one in enumerate(self.windows):
@@ -97,7 +97,7 @@ class Gather:
         b, s = feature.shape[:2]
         source = feature
         if not self.inside:
-            source = borrow("padded", (b, s, *self.reach), feature.dtype)
+            source = here.arrays["padded", (b, s, *self.reach), feature.dtype]
             self.padding.fill(source, feature)
         lead, inner = source.strides[:2], source.strides[2:]
         by_tap = [step * a.dilation for step, a in zip(inner, self.axes, strict=True)]
@@ -112,3 +112,38 @@ class Gather:
             found.reshape(b, *self.counts, s, *self.outs)[...] = view
         else:
             found.reshape(b, s, *self.counts, *self.outs)[...] = view
+
+
+class Part(NamedTuple):
+    """A phase of the strides: where it lies in the feature map, the taps it uses, last first, and their convolution of
+    the output's gradient, all of whose strides are 1; None if no tap reaches it, and its gradient is zero."""
+
+    place: tuple[slice, ...]
+    taps: tuple[slice, ...]
+    product: Product | None
+
+
+@lru_cache(maxsize=1024)
+def transposed_parts(product: Product) -> tuple[Part, ...]:
+    """The gradient by the feature map as products with the output's gradient: together they cost what forward does."""
+    parts = []
+    for phase in itertools.product(*(range(a.stride) for a in product.axes)):
+        place: list[slice] = []
+        taps: list[slice] = []
+        transposed: list[Axis] = []
+        for a, residue in zip(product.axes, phase, strict=True):
+            first = -((residue - a.before) // a.stride)  # smallest q with q stride + residue >= before
+            count = (a.size - 1 + a.before - residue) // a.stride - first + 1
+            used = [t for t in range(a.taps) if t * a.dilation % a.stride == residue]
+            start = first * a.stride + residue - a.before
+            place.append(slice(start, start + (count - 1) * a.stride + 1, a.stride) if count > 0 else slice(0, 0))
+            if used:
+                step = used[1] - used[0] if len(used) > 1 else 1
+                taps.append(slice(used[-1], used[0] - 1 if used[0] else None, -step))
+                furthest = (used[-1] * a.dilation - residue) // a.stride
+                spread = step * a.dilation // a.stride if len(used) > 1 else 1
+                transposed.append(Axis(a.name, a.out, len(used), max(count, 0), 1, furthest - first, spread))
+        reached = len(transposed) == len(product.axes)
+        swapped = replace(product, s=product.n, n=product.s, axes=tuple(transposed), workspace_factor=AMONG_MANY)
+        parts.append(Part(tuple(place), tuple(taps), swapped if reached else None))
+    return tuple(parts)

@@ -1,4 +1,4 @@
-"""One pairwise product: NumPy's kernels, in pieces of any size, against the portable ones and the definition."""
+"""NumPy's routines, in pieces of any size, against the portable one and the definition."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from growarray.contraction import band, convolve
-from growarray.contraction import step as step_module
+from growarray.contraction import plan
 from growarray.contraction.equation import parse
-from growarray.contraction.execute import Program
 from growarray.contraction.problem import Axis, Problem
+from growarray.contraction.program import Program
+from growarray.contraction.routines import band, im2col, product, scatter
+from growarray.contraction.routines.portable import Portable
 from growarray.contraction.step import Step
 from growarray.testing import assert_close
 
@@ -85,7 +86,7 @@ def shrunk(value: Any) -> Any:
 @pytest.fixture
 def tiny_pieces(monkeypatch):
     """Every limit on the size of a piece made so small that most cases are cut, many with a shorter last piece."""
-    for module in (band, convolve, step_module):
+    for module in (band, im2col, product, scatter):
         for name, value in vars(module).copy().items():
             if name[0] == "_" and name[1:].isupper():
                 monkeypatch.setattr(module, name, shrunk(value))
@@ -99,16 +100,17 @@ def pieces(request: pytest.FixtureRequest) -> bool:
     return request.param == "pieces"
 
 
-def step_for(equation: str, feature: tuple[int, ...], kernel: tuple[int, ...], options: dict[str, Any]) -> Step:
-    problem = Problem(parse(equation), (feature, kernel), **options)
+def step_for(
+    equation: str, feature: tuple[int, ...], kernel: tuple[int, ...], options: dict[str, Any], dtype: str = "float64"
+) -> Step:
+    problem = Problem(parse(equation), (feature, kernel), itemsize=int(dtype[5:]) // 8, **options)
     return Program.of(problem, [(1, 2)]).steps[0]
 
 
 def operands(step: Step, dtype: Any) -> list[np.ndarray]:
     """Feature, kernel and gradient of the output, as the products take them."""
     rng = np.random.default_rng(0)
-    sizes = (step.b, step.s, *(a.size for a in step.axes))
-    shapes = [sizes, step.k_shape, step.out_shape]
+    shapes = [step.feature_shape, step.k_shape, step.out_shape]
     return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
 
 
@@ -123,20 +125,34 @@ def nothing(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return np.full(shape, np.nan, dtype)
 
 
+def forward(step: Step, feature: np.ndarray, kernel: np.ndarray, y: np.ndarray) -> list[Any]:
+    """Pieces of the product; a small one is done."""
+    return list(step.forward.forward(kernel, feature, y))
+
+
+def d_feature_of(step: Step, kernel: np.ndarray, d_out: np.ndarray, out: np.ndarray) -> list[Any]:
+    return list(step.by_feature.d_feature(kernel, d_out, out))
+
+
+def d_kernel_of(step: Step, d_out: np.ndarray, feature: np.ndarray, out: np.ndarray) -> list[Any]:
+    return list(step.by_kernel.d_kernel(d_out, feature, out))
+
+
 def on_numpy(step: Step, feature: np.ndarray, kernel: np.ndarray, d_out: np.ndarray) -> list[np.ndarray]:
     """Result and gradients by feature map and kernel."""
     y, d_feature, d_kernel = (nothing(x.shape, x.dtype) for x in (d_out, feature, kernel))
-    run(step.tasks(feature, step.prepared(kernel), y), y)
-    run(step.d_feature_tasks(d_out, step.prepared_gradient(kernel), d_feature), d_feature)
-    run(step.d_kernel_tasks(d_out, feature, d_kernel), d_kernel)
+    run(forward(step, feature, kernel, y), y)
+    run(d_feature_of(step, kernel, d_out, d_feature), d_feature)
+    run(d_kernel_of(step, d_out, feature, d_kernel), d_kernel)
     return [y, d_feature, d_kernel]
 
 
 def portably(step: Step, feature: np.ndarray, kernel: np.ndarray, d_out: np.ndarray) -> list[np.ndarray]:
+    routine = Portable(step.pair.product)
     return [
-        step.run(xp, feature, kernel),
-        step.run_d_feature(xp, d_out, kernel),
-        step.run_d_kernel(xp, d_out, feature),
+        routine.forward(xp, kernel, feature),
+        routine.d_feature(xp, kernel, d_out),
+        routine.d_kernel(xp, d_out, feature),
     ]
 
 
@@ -154,7 +170,7 @@ def defined(feature: np.ndarray, kernel: np.ndarray, axes: tuple[Axis, ...]) -> 
 @each_dtype
 @each_case
 def test_numpy_is_the_portable_product_forward_and_backward(name, dtype, pieces):
-    step = step_for(*CASES[name])
+    step = step_for(*CASES[name], dtype=dtype)
     arrays = operands(step, dtype)
     for what, found, wanted in zip("ykf", on_numpy(step, *arrays), portably(step, *arrays), strict=True):
         assert found.dtype == dtype
@@ -166,7 +182,7 @@ def test_the_portable_product_is_the_definition(name):
     step = step_for(*CASES[name])
     feature, kernel, d_out = operands(step, "float64")
     y, d_feature, d_kernel = portably(step, feature, kernel, d_out)
-    assert_close(y, defined(feature, kernel, step.axes), rtol=1e-12)
+    assert_close(y, defined(feature, kernel, step.pair.product.axes), rtol=1e-12)
     value = float(np.sum(y * d_out))  # linear in both operands: <df, f> = <dk, k> = <dy, y>
     for gradient, operand in ((d_feature, feature), (d_kernel, kernel)):
         assert gradient.shape == operand.shape
@@ -183,7 +199,7 @@ def test_strided_views_are_taken_and_filled(name, pieces):
     for one, other in zip(found, wanted, strict=True):
         assert_close(one, other, rtol=1e-13)
     wide = nothing((*d_out.shape[:-1], 2 * d_out.shape[-1]), "float64")
-    run(step.tasks(feature, step.prepared(kernel), wide[..., ::2]), wide)
+    run(forward(step, feature, kernel, wide[..., ::2]), wide)
     assert_close(wide[..., ::2], wanted[0], rtol=1e-13)
     assert np.isnan(wide[..., 1::2]).all()  # what lies between is not touched
 
@@ -199,12 +215,12 @@ def test_images_before_channels_are_multiplied_where_they_lie_unless_they_are_na
     )
     made = set()
     for name, kind in {"_image_tasks": "by image", "_image_products": "by image", "_through": "copied"}.items():
-        original = getattr(step_module, name)
-        monkeypatch.setattr(step_module, name, lambda *a, f=original, k=kind: made.add(k) or f(*a))
-    run(step.tasks(feature, step.prepared(kernel), y), y)
-    run(step.d_feature_tasks(d_out, step.prepared_gradient(kernel), dx), dx)
+        original = getattr(product, name)
+        monkeypatch.setattr(product, name, lambda *a, f=original, k=kind: made.add(k) or f(*a))
+    run(forward(step, feature, kernel, y), y)
+    run(d_feature_of(step, kernel, d_out, dx), dx)
     dk = nothing(kernel.shape, kernel.dtype)
-    run(step.d_kernel_tasks(d_out, feature, dk), dk)
+    run(d_kernel_of(step, d_out, feature, dk), dk)
     assert made == calls
     for one, other in zip((y, dx, dk), wanted, strict=True):
         assert_close(one, other, rtol=1e-13)
@@ -216,16 +232,19 @@ def test_pieces_write_parts_of_their_own_in_any_order(name, tiny_pieces):
     feature, kernel, d_out = operands(step, "float64")
     wanted = on_numpy(step, feature, kernel, d_out)
     y, d_feature, d_kernel = (nothing(x.shape, x.dtype) for x in (d_out, feature, kernel))
-    run(step.tasks(feature, step.prepared(kernel), y)[::-1], y)
-    run(step.d_feature_tasks(d_out, step.prepared_gradient(kernel), d_feature)[::-1], d_feature)
-    run(step.d_kernel_tasks(d_out, feature, d_kernel)[::-1], d_kernel)
+    run(forward(step, feature, kernel, y)[::-1], y)
+    run(d_feature_of(step, kernel, d_out, d_feature)[::-1], d_feature)
+    run(d_kernel_of(step, d_out, feature, d_kernel)[::-1], d_kernel)
     for one, other in zip((y, d_feature, d_kernel), wanted, strict=True):
         assert np.array_equal(one, other)
 
 
-def test_the_cases_reach_every_kernel():
-    found = {step_for(*case).kernel for case in CASES.values()}
-    assert found == {"multiply", "matmul", "band", "winograd", "rows", "im2col"}
+def test_the_cases_reach_every_routine_each_way():
+    found = [step_for(*case, dtype="float32").routines for case in CASES.values()]
+    forward, by_feature, by_kernel = (set(names) for names in zip(*found, strict=True))
+    assert forward == {"multiply", "matmul", "band", "winograd", "rows", "im2col"}
+    assert by_feature == {"transposed", "scatter"}
+    assert by_kernel == {"matmul", "band", "winograd", "rows", "im2col"}
 
 
 def test_small_pieces_cut_most_cases(tiny_pieces):
@@ -233,7 +252,7 @@ def test_small_pieces_cut_most_cases(tiny_pieces):
     for name, case in CASES.items():
         step = step_for(*case)
         feature, kernel, d_out = operands(step, "float64")
-        if len(step.tasks(feature, step.prepared(kernel), d_out)) > 1:
+        if len(forward(step, feature, kernel, d_out)) > 1:
             several.append(name.split()[0].strip(","))
     assert set(several) >= {"matmul", "band", "rows", "im2col", "3"}
 
@@ -250,9 +269,10 @@ def test_nothing_to_sum_is_zero_and_nothing_to_write_is_nothing(name, mode):
         tuple(0 if m == mode else d for m, d in zip(term, shape, strict=True))
         for term, shape in zip(parsed.terms, (feature, kernel), strict=True)
     ]
-    step = step_for(equation, *shapes, options)
-    for found in on_numpy(step, *operands(step, "float64")):
-        assert np.array_equal(found, np.zeros(found.shape))
+    arrays = [np.ones(shape) for shape in shapes]
+    y, pullback = plan(equation, *shapes, dtype="float64", **options).vjp(*arrays)
+    for found, shape in zip((y, *pullback(y)), (y.shape, *shapes), strict=True):
+        assert np.array_equal(found, np.zeros(shape))
 
 
 @st.composite
@@ -278,7 +298,7 @@ def test_any_geometry_is_the_definition_forward_and_backward(case):
     step = step_for(*case)
     arrays = operands(step, "float64")
     wanted = portably(step, *arrays)
-    assert_close(wanted[0], defined(*arrays[:2], step.axes), rtol=1e-12)
+    assert_close(wanted[0], defined(*arrays[:2], step.pair.product.axes), rtol=1e-12)
     for found, other in zip(on_numpy(step, *arrays), wanted, strict=True):
         assert_close(found, other, rtol=1e-12)
     value = float(np.sum(wanted[0] * arrays[2]))

@@ -8,7 +8,7 @@ import pytest
 from growarray.backend import namespace, to_numpy
 from growarray.contraction.equation import parse
 from growarray.contraction.geometry import ConvAxis
-from growarray.contraction.leaf import pad, prepare, unpad, unprepare
+from growarray.contraction.operand import pad, prepare, unpad, unprepare
 from growarray.contraction.problem import Problem
 from growarray.testing import assert_close
 from tests.contraction.reference import NUMPY_MODES
@@ -29,36 +29,36 @@ OPERANDS = {
 
 @pytest.mark.parametrize(("equation", "shape", "modes"), OPERANDS.values(), ids=list(OPERANDS))
 def test_an_operand_is_prepared_as_einsum_does_and_back_by_the_adjoint(xp, equation, shape, modes):
-    leaf = Problem(parse(equation), [shape]).leaves[0]
-    assert leaf.modes == modes
-    assert leaf.is_plain == (equation == "ij->ij")
+    operand = Problem(parse(equation), [shape]).operands[0]
+    assert operand.modes == modes
+    assert operand.is_plain == (equation == "ij->ij")
     rng = np.random.default_rng(0)
     host = rng.standard_normal(shape)
     x = xp.asarray(host)
-    found = prepare(namespace(x), x, leaf)
+    found = prepare(namespace(x), x, operand)
     wanted = np.einsum(f"{equation.partition('->')[0]}->{''.join(modes)}", host)
     assert_close(found, wanted, rtol=1e-13)
     d_found = rng.standard_normal(wanted.shape)
-    dx = unprepare(namespace(x), xp.asarray(d_found), leaf, shape)
+    dx = unprepare(namespace(x), xp.asarray(d_found), operand, shape)
     assert tuple(dx.shape) == shape
     assert np.isclose(np.sum(to_numpy(dx) * host), np.sum(d_found * wanted), rtol=1e-12, atol=1e-12)
     assert np.array_equal(to_numpy(x), host)
 
 
 def test_the_gradient_of_a_diagonal_is_zero_beside_it(xp):
-    leaf = Problem(parse("iji->ij"), [(3, 2, 3)]).leaves[0]
+    operand = Problem(parse("iji->ij"), [(3, 2, 3)]).operands[0]
     d = xp.asarray(np.arange(1.0, 7.0).reshape(3, 2))
-    dx = to_numpy(unprepare(namespace(d), d, leaf, (3, 2, 3)))
+    dx = to_numpy(unprepare(namespace(d), d, operand, (3, 2, 3)))
     assert np.array_equal(np.einsum("iji->ij", dx), to_numpy(d))
     assert np.count_nonzero(dx) == 6
 
 
 def test_axes_that_others_broadcast_are_dropped_and_come_back(xp):
-    leaf = Problem(parse("...i,...i->...i"), [(1, 3), (4, 3)]).leaves[0]
-    assert leaf.dropped == (0,)
+    operand = Problem(parse("...i,...i->...i"), [(1, 3), (4, 3)]).operands[0]
+    assert operand.dropped == (0,)
     x = xp.asarray(np.ones((1, 3)))
-    assert tuple(prepare(namespace(x), x, leaf).shape) == (3,)
-    assert tuple(unprepare(namespace(x), xp.asarray(np.ones(3)), leaf, (1, 3)).shape) == (1, 3)
+    assert tuple(prepare(namespace(x), x, operand).shape) == (3,)
+    assert tuple(unprepare(namespace(x), xp.asarray(np.ones(3)), operand, (1, 3)).shape) == (1, 3)
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])

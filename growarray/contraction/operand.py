@@ -6,49 +6,50 @@ from typing import Any
 
 from growarray.backend import Array, assign
 from growarray.contraction.geometry import ConvAxis
-from growarray.contraction.problem import Leaf
+from growarray.contraction.problem import Operand
 
-__all__ = ["pad", "prepare", "unpad", "unprepare"]
+__all__ = ["inverse", "pad", "prepare", "unpad", "unprepare"]
 
 
-def prepare(xp: Any, x: Array, leaf: Leaf) -> Array:
+def prepare(xp: Any, x: Array, operand: Operand) -> Array:
     """The operand with every mode once, and only those that another operand or the output needs."""
-    if leaf.is_plain:
+    if operand.is_plain:
         return x
-    x = xp.reshape(x, tuple(d for axis, d in enumerate(x.shape) if axis not in leaf.dropped))
-    for first, second in leaf.diagonals:
+    x = xp.reshape(x, tuple(d for axis, d in enumerate(x.shape) if axis not in operand.dropped))
+    for first, second in operand.diagonals:
         size, order = x.shape[first], _pair_last(x.ndim, first, second)
         x = xp.permute_dims(x, order)
         x = xp.reshape(x, (*x.shape[:-2], size * size))[..., :: size + 1]
         x = xp.moveaxis(x, -1, first)
-    return xp.sum(x, axis=leaf.summed) if leaf.summed else x
+    return xp.sum(x, axis=operand.summed) if operand.summed else x
 
 
 def _pair_last(ndim: int, first: int, second: int) -> tuple[int, ...]:
     return (*(axis for axis in range(ndim) if axis not in (first, second)), first, second)
 
 
-def unprepare(xp: Any, dx: Array, leaf: Leaf, shape: tuple[int, ...]) -> Array:
+def unprepare(xp: Any, dx: Array, operand: Operand, shape: tuple[int, ...]) -> Array:
     """The gradient by the operand from the gradient by what :func:`prepare` made of it."""
-    if leaf.is_plain:
+    if operand.is_plain:
         return dx
-    shapes = [tuple(d for axis, d in enumerate(shape) if axis not in leaf.dropped)]
-    for _, second in leaf.diagonals:
+    shapes = [tuple(d for axis, d in enumerate(shape) if axis not in operand.dropped)]
+    for _, second in operand.diagonals:
         shapes.append((*shapes[-1][:second], *shapes[-1][second + 1 :]))
-    if leaf.summed:
-        for axis in sorted(leaf.summed):
+    if operand.summed:
+        for axis in sorted(operand.summed):
             dx = xp.expand_dims(dx, axis=axis)
         dx = xp.asarray(xp.broadcast_to(dx, shapes[-1]), copy=True)  # its own memory: callers may add to it
-    for (first, second), before in zip(reversed(leaf.diagonals), reversed(shapes[:-1]), strict=True):
+    for (first, second), before in zip(reversed(operand.diagonals), reversed(shapes[:-1]), strict=True):
         size, order = before[first], _pair_last(len(before), first, second)
         dx = xp.moveaxis(dx, first, -1)
         spread = xp.zeros((*dx.shape[:-1], size * size), dtype=dx.dtype, device=dx.device)
         spread = assign(spread, (..., slice(None, None, size + 1)), dx)
-        dx = xp.permute_dims(xp.reshape(spread, (*dx.shape[:-1], size, size)), _inverse(order))
+        dx = xp.permute_dims(xp.reshape(spread, (*dx.shape[:-1], size, size)), inverse(order))
     return xp.reshape(dx, shape)
 
 
-def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    """The order that takes axes back."""
     return tuple(sorted(range(len(order)), key=lambda axis: order[axis]))
 
 
@@ -57,7 +58,7 @@ def _at(axis: int, piece: slice) -> tuple[slice, ...]:
 
 
 def pad(xp: Any, x: Array, axis: int, by: ConvAxis) -> Array:
-    """One axis padded by reflection, repetition of the edge, or around the corner."""
+    """One axis padded by reflection, repetition of the edge, or circularly."""
     size, before, after = x.shape[axis], by.before, by.after
     rest = (Ellipsis,)
 

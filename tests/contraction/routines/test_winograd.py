@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from growarray.contraction import plan, threads
-from growarray.contraction.problem import Axis
-from growarray.contraction.scratch import release
-from growarray.contraction.winograd import Winograd, tiles_at_once
+from growarray.contraction.problem import Axis, Product
+from growarray.contraction.routines.winograd import Winograd, tiles_at_once
+from growarray.contraction.workspace import release
 from growarray.ops import conv
 
 # images (None: no such axis), channels in and out, sizes, taps, padding
@@ -55,9 +55,13 @@ def windows(feature: np.ndarray, axes: Sequence[Axis]) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(padded, [a.taps for a in axes], inner)
 
 
+def made(kernel: np.ndarray, axes: Sequence[Axis], tiles: int) -> Winograd:
+    return Winograd(Product(1, kernel.shape[2], kernel.shape[1], tuple(axes)), tiles)
+
+
 def run(winograd: Winograd, feature: np.ndarray, kernel: np.ndarray, out: np.ndarray) -> np.ndarray:
     out[...] = np.nan
-    for task in winograd.tasks(feature, winograd.prepare(kernel), out):
+    for task in winograd.forward(kernel, feature, out):
         task()
     return out
 
@@ -70,10 +74,10 @@ def test_value_and_gradient_are_those_of_the_definition(name, tiles):
     q, t = letters[: len(axes)], letters[4 : 4 + len(axes)]
     wanted = np.einsum(f"bc{q}{t},bnc{t}->bn{q}", d, kernel.astype(np.float64), optimize=True)
     d_kernel = np.einsum(f"bc{q}{t},bn{q}->bnc{t}", d, gradient.astype(np.float64), optimize=True)
-    winograd = Winograd((1, kernel.shape[2], kernel.shape[1]), axes, tiles)
+    winograd = made(kernel, axes, tiles)
     y = run(winograd, feature, kernel, np.empty_like(gradient))
     found = np.full_like(kernel, np.nan)
-    for task in winograd.gradient_tasks(gradient, feature, found):
+    for task in winograd.d_kernel(gradient, feature, found):
         task()
     # rounding grows with the root of what is summed, of random signs; the largest entries are five times the usual
     for one, other in ((y, wanted), (found, d_kernel)):
@@ -83,10 +87,10 @@ def test_value_and_gradient_are_those_of_the_definition(name, tiles):
 @each_case
 def test_pieces_may_run_in_any_order_and_twice(name):
     axes, feature, kernel, gradient = sample(name)
-    winograd = Winograd((1, kernel.shape[2], kernel.shape[1]), axes, 48)
+    winograd = made(kernel, axes, 48)
     wanted = run(winograd, feature, kernel, np.empty_like(gradient)).copy()
     out = np.empty_like(gradient)
-    tasks = winograd.tasks(feature, winograd.prepare(kernel), out)
+    tasks = winograd.forward(kernel, feature, out)
     assert len(tasks) == len(winograd.pieces)
     for task in [*tasks, *tasks[::-1]]:
         task()
@@ -95,7 +99,7 @@ def test_pieces_may_run_in_any_order_and_twice(name):
 
 def test_a_kernel_turned_round_has_the_points_of_its_copy():
     axes, _, kernel, _ = sample("three axes")
-    winograd = Winograd((1, kernel.shape[2], kernel.shape[1]), axes, 48)
+    winograd = made(kernel, axes, 48)
     turned = kernel[..., ::-1, ::-1]
     np.testing.assert_allclose(winograd.prepare(turned), winograd.prepare(turned.copy()), rtol=0, atol=4 * EPS)
 
@@ -117,20 +121,21 @@ REFUSED: dict[str, tuple[tuple[int, int, int], list[Axis], int]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_other_convolutions_are_left_to_the_direct_way(name):
-    assert tiles_at_once((1, 64, 64), EVEN, 10**8) > 0
-    assert tiles_at_once(*REFUSED[name]) == 0
+    sizes, axes, working_set = REFUSED[name]
+    assert tiles_at_once(Product(1, 64, 64, tuple(EVEN), 10**8)) > 0
+    assert tiles_at_once(Product(*sizes, tuple(axes), working_set)) == 0
 
 
 def test_only_single_precision_takes_it():
     equation, shapes = "n c y x, o c y x -> n o y x | y, x", [(2, 32, 16, 16), (32, 32, 3, 3)]
     kernels = {
-        dtype: [step.kernel for step in plan(equation, *shapes, padding=1, dtype=dtype).steps]
+        dtype: [step.routine for step in plan(equation, *shapes, padding=1, dtype=dtype).steps]
         for dtype in ("float32", "float64")
     }
     assert kernels == {"float32": ["winograd"], "float64": ["rows"]}
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal(shape) for shape in shapes)
-    # a plan for one dtype runs the other, along its own kernel
+    # a plan for one dtype runs the other, by the routine for it
     y = plan(equation, *shapes, padding=1, dtype="float32")(x, w)
     wanted = np.einsum("ncyxij,ocij->noyx", windows(x, axes_of(None, (16, 16), (3, 3), (1, 1))), w, optimize=True)
     assert np.abs(y - wanted).max() <= 100 * np.finfo(np.float64).eps * np.abs(wanted).max()
