@@ -14,16 +14,30 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from growarray.contraction.machine import Machine, machine_for
 from growarray.contraction.problem import Axis
+from growarray.contraction.windows import window
 
-__all__ = ["Lag", "LaggedAxis", "MomentPlan", "Run", "lagged_axis", "moment_plan", "orders", "reads_all"]
+__all__ = [
+    "DEEP",
+    "MIXED",
+    "Lag",
+    "LaggedAxis",
+    "MomentPlan",
+    "Run",
+    "lagged_axis",
+    "moment_plan",
+    "orders",
+    "reads_all",
+]
 
 _BLOCK = 1 << 22  # bytes of one block of images in float64, both sides: more of them would not stay in the cache
 
-_DEEP = 4096  # rows of a product that is long
+DEEP = 4096  # positions in one product in single precision, which is then added in double
+MIXED = 8  # images that are mixed together; see contraction.kernels
+_MIXING = 8  # gathered elements that mixing one costs
 _CALLS = 4  # calls into the library around one product
 
 Pairs = tuple[tuple[int, int], ...]
@@ -124,12 +138,14 @@ class MomentPlan:
     """How a moment is summed: the lagged axes, the outer one first; all others are unfolded. Holds no arrays.
 
     lagged : axes    outer, inner : their lags; those of a single position where an axis is not lagged
-    size : bytes of one image in float64    images : of one block    seconds : predicted for all of them
+    single : whether products are made in single precision, from images that are mixed    size : bytes of one image
+    images : of one block    seconds : predicted for all of them
     """
 
     lagged: tuple[int, ...]
     outer: LaggedAxis
     inner: LaggedAxis
+    single: bool
     size: int
     images: int
     seconds: float
@@ -155,18 +171,24 @@ def moment_plan(
     sizes: tuple[int, int, int],
     symmetric: bool,
     lagged: tuple[int, ...] | None = None,
+    single: bool = False,
     device: str = "cpu",
 ) -> MomentPlan:
-    """The cheapest choice of lagged axes, or the given one. ``sizes`` : images, channels left and right.
+    """The cheapest choice of lagged axes, or the given one, in single precision too if ``single`` allows it.
+
+    sizes : images, channels left and right
 
     >>> axes = (Axis("y", 56, 3, 54), Axis("x", 56, 3, 54))
     >>> moment_plan(axes, axes, (32, 64, 64), True).lagged
     (0, 1)
     """
     choices = orders(len(left)) if lagged is None else (lagged,)
-    return min(
-        (_plan(left, right, sizes, symmetric, one, machine_for(device)) for one in choices), key=lambda p: p.seconds
+    precisions = (False, True) if single and sizes[0] >= MIXED else (False,)
+    plans = (
+        _plan(left, right, sizes, symmetric, one, narrow, machine_for(device))
+        for one, narrow in itertools.product(choices, precisions)
     )
+    return min(plans, key=lambda plan: plan.seconds)
 
 
 def _plan(
@@ -175,6 +197,7 @@ def _plan(
     sizes: tuple[int, int, int],
     symmetric: bool,
     lagged: tuple[int, ...],
+    narrow: bool,
     machine: Machine,
 ) -> MomentPlan:
     single = lagged_axis(_SINGLE, _SINGLE)
@@ -185,19 +208,66 @@ def _plan(
     stored = f * len(outer.phases("left")) * len(inner.phases("left")) * (2 if len(lagged) == 2 else 1)
     stored += 0 if symmetric else g * len(outer.phases("right")) * len(inner.phases("right"))
     stored *= outer.count * inner.count * spread
-    size = 8 * max(stored, 1)
+    itemsize = 4 if narrow else 8
+    size = itemsize * max(stored, 1)
     images = max(1, min(sizes[0], _BLOCK // size))
+    if narrow:
+        images = min(max(images, 2 * MIXED), sizes[0]) // MIXED * MIXED
     blocks, half = -(-sizes[0] // images), 0.5 if symmetric else 1.0
     rows = sum(run.stop - run.start for lag in outer.lags for run in lag.runs)
     columns = sum(_depth(run, inner.count) for lag in inner.lags for run in lag.runs)
     calls, sums = (_each(outer, what) * _each(inner, what) for what in ("runs", "pairs"))
-    product = machine.product(1, f, _DEEP, g, 8) / _DEEP if f * g > 1 else machine.element
-    seconds = stored * sizes[0] * 2 * machine.copied
+    product = machine.product(1, f, DEEP, g, itemsize) / DEEP if f * g > 1 else machine.element
+    seconds = stored * sizes[0] * (1 if narrow else 2) * machine.copied / machine.cores
+    if narrow:
+        seconds += sum(sizes[1:]) / 2 * math.prod(axis.size for axis in left) * sizes[0] * _MIXING * machine.copied
+    product += _CALLS * machine.call / DEEP if narrow else 0.0
     seconds += half * rows * columns * spread * sizes[0] * product / machine.cores
     seconds += half * blocks * (calls * _CALLS * machine.call + sums * (machine.call + f * g * 4 * machine.element))
     pairs = math.prod(left[i].taps * right[i].taps for i in lagged)
     seconds += pairs * (_CALLS * machine.call + f * g * 2 * machine.gathered)
-    return MomentPlan(lagged, outer, inner, size, images, seconds)
+    return MomentPlan(lagged, outer, inner, narrow, size, images, seconds)
+
+
+class Copies(NamedTuple):
+    """How one phase is copied: the axes of (n, c, *sizes) in order, c first; taps of the unfolded axes; lengths of the
+    others, None for the images; and for each tap what goes where."""
+
+    order: tuple[int, ...]
+    taps: tuple[int, ...]
+    lengths: tuple[int | None, ...]
+    places: tuple[tuple[tuple[Any, ...], tuple[slice, ...]], ...]
+
+
+@lru_cache(maxsize=512)
+def copies(axes: tuple[Axis, ...], plan: MomentPlan, phases: tuple[int, int]) -> Copies:
+    """What a phase of the outer and of the inner axis copies: into (c, taps, rows, images, other outputs, columns).
+
+    Rows of all images lie together, so that what is summed one after the other is not alike.
+    """
+    read = list(axes)
+    for i, lagged, phase in zip(plan.lagged, (plan.outer, plan.inner), phases, strict=False):
+        before = axes[i].before - phase - lagged.first * axes[i].stride
+        read[i] = axes[i]._replace(taps=1, out=lagged.count, before=before, dilation=1)
+    rest = [i for i in range(len(axes)) if i not in plan.lagged]
+    order = [*plan.lagged[:1], *rest, *plan.lagged[1:]]
+    places = []
+    for chosen in itertools.product(*(range(read[i].taps) for i in rest)):
+        tap = dict(zip(rest, chosen, strict=True))
+        found = [window(read[i], tap.get(i, 0), 0, read[i].out) for i in order]
+        into = [slice(low, high) for low, high, _ in found]
+        source = [part for *_, part in found]
+        everything = slice(None)
+        places.append(
+            ((everything, *chosen, into[0], everything, *into[1:]), (everything, source[0], everything, *source[1:]))
+        )
+    lengths = [read[i].out for i in order]
+    return Copies(
+        (1, order[0] + 2, 0, *(i + 2 for i in order[1:])),
+        tuple(read[i].taps for i in rest),
+        (lengths[0], None, *lengths[1:]),
+        tuple(places),
+    )
 
 
 def reads_all(run: Run, count: int) -> bool:

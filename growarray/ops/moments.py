@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from growarray.backend import Array, asarray, device_of, is_numpy, namespace
-from growarray.contraction.problem import Axis
+from growarray.contraction.kernels import Rows
 from growarray.contraction.threads import run_tasks, settled
 from growarray.contraction.windows import window
 from growarray.errors import ShapeError, shown
-from growarray.ops.lags import Lag, MomentPlan, Pairs, Run, moment_plan, orders, reads_all
+from growarray.ops.lags import DEEP, MIXED, Copies, Lag, MomentPlan, Pairs, Run, copies, moment_plan, orders, reads_all
 from growarray.ops.windows import Windows
 
 __all__ = ["window_moment"]
 
 _LARGEST = 1 << 25  # bytes in float64 from which on an image is taken in pieces
-_SHARED = 3  # products from which on each has one thread; fewer are left to the threads of BLAS
+_SHARED = 3  # pieces of work from which on each has one thread
+_COPIED = 1 << 18  # elements that are copied, or mixed and copied, at a time
 
 Maps = dict[tuple[int, int], Array]
 Totals = dict[tuple[int, int, int, int], Array]
@@ -62,11 +63,11 @@ def window_moment(left: Windows, right: Windows | None = None, *, lagged: Sequen
     _check(left, right, lagged)
     totals: Totals = {}
     for one, other, plan in _pieces(left, right, symmetric, None if lagged is None else tuple(lagged)):
-        for start in range(0, left.samples, plan.images):
-            images = slice(start, start + plan.images)
-            maps = _maps(xp, one, images, plan, "left")
-            others = maps if symmetric else _maps(xp, other, images, plan, "right")
-            _add(xp, totals, maps, others, plan, symmetric)
+        for images in _blocks(left.samples, plan):
+            lefts = _maps(xp, one, images, plan, "left")
+            rights = lefts if symmetric else _maps(xp, other, images, plan, "right")
+            for maps, others in zip(lefts, rights, strict=True):
+                _add(xp, totals, maps, others, plan, symmetric)
     return _bordered(xp, _assembled(xp, totals, left, right, plan.lagged, symmetric), left, right)
 
 
@@ -93,7 +94,8 @@ def _pieces(
     """Both sides and their plan; in pieces along the axis with most outputs if an image is large."""
     sizes = (left.samples, int(left.array.shape[1]), int(right.array.shape[1]))
     device = "cpu" if is_numpy(left.array) else "gpu"
-    plan = moment_plan(left.axes, right.axes, sizes, symmetric, lagged, device)
+    single = all(is_numpy(w.array) and w.array.dtype == np.float32 for w in (left, right))
+    plan = moment_plan(left.axes, right.axes, sizes, symmetric, lagged, single, device)
     outs = left.positions
     longest = outs.index(max(outs))
     count = max(1, min(outs[longest], -(-plan.size // _LARGEST)))
@@ -102,41 +104,80 @@ def _pieces(
             cut = [slice(0, out) for out in outs]
             cut[longest] = slice(outs[longest] * i // count, outs[longest] * (i + 1) // count)
             one, other = left.cropped(cut), right.cropped(cut)
-            plan = moment_plan(one.axes, other.axes, sizes, symmetric, plan.lagged, device)
+            plan = moment_plan(one.axes, other.axes, sizes, symmetric, plan.lagged, plan.single, device)
         else:
             one, other = left, right
         yield one, other, plan
 
 
-def _maps(xp: Any, w: Windows, images: slice, plan: MomentPlan, side: str) -> Maps:
-    """The phases of the lagged axes that this side needs."""
+def _blocks(count: int, plan: MomentPlan) -> Iterator[slice]:
+    """Images taken together; those that are too few to be mixed are the last."""
+    mixable = count - count % MIXED if plan.single else count
+    for start in range(0, mixable, plan.images):
+        yield slice(start, min(start + plan.images, mixable))
+    if mixable < count:
+        yield slice(mixable, count)
+
+
+def _maps(xp: Any, w: Windows, images: slice, plan: MomentPlan, side: str) -> list[Maps]:
+    """The phases of the lagged axes that this side needs: in float64, or mixed in float32 and their mean in float64."""
     x = w.array[images, ...]
-    phases = itertools.product(plan.outer.phases(side), plan.inner.phases(side))
-    return {both: _gathered(xp, x, w.axes, plan, both) for both in phases}
+    mixed = plan.single and x.shape[0] % MIXED == 0
+    found: list[Maps] = []
+    kinds = [(x.shape[0], x.dtype), (1, xp.float64)] if mixed else [(x.shape[0], xp.float64)]
+    todo = {
+        phases: copies(w.axes, plan, phases)
+        for phases in itertools.product(plan.outer.phases(side), plan.inner.phases(side))
+    }
+    for count, dtype in kinds:
+        shapes = {
+            phases: (x.shape[1], *one.taps, *(count if n is None else n for n in one.lengths))
+            for phases, one in todo.items()
+        }
+        found.append({key: xp.zeros(shape, dtype=dtype, device=device_of(x)) for key, shape in shapes.items()})
+
+    def fill(channels: slice) -> None:
+        part = x[:, channels, ...]
+        for source, maps in zip(_mixed(part) if mixed else (part,), found, strict=True):
+            for phases, target in maps.items():
+                _copy(xp, target[channels, ...], source, todo[phases])
+
+    _run([partial(fill, channels) for channels in _channels(x)])
+    stored = (plan.outer.count, -1, plan.inner.count)
+    return [
+        {key: xp.reshape(one, (x.shape[1] * math.prod(todo[key].taps), *stored)) for key, one in maps.items()}
+        for maps in found
+    ]
 
 
-def _gathered(xp: Any, x: Array, axes: Sequence[Axis], plan: MomentPlan, phases: tuple[int, int]) -> Array:
-    """One phase in float64: (c and taps of the unfolded axes, rows, images and outputs of those axes, columns)."""
-    read = list(axes)
-    for i, lagged, phase in zip(plan.lagged, (plan.outer, plan.inner), phases, strict=False):
-        before = axes[i].before - phase - lagged.first * axes[i].stride
-        read[i] = axes[i]._replace(taps=1, out=lagged.count, before=before, dilation=1)
-    rest = [i for i in range(len(axes)) if i not in plan.lagged]
-    order = [*plan.lagged[:1], None, *rest, *plan.lagged[1:]]
-    source = xp.permute_dims(x, (1, *(0 if i is None else i + 2 for i in order)))
-    taps = [read[i].taps for i in rest]
-    outs = [x.shape[0] if i is None else read[i].out for i in order]
-    target = xp.zeros((x.shape[1], *taps, *outs), dtype=xp.float64, device=device_of(x))
-    for chosen in itertools.product(*map(range, taps)):
-        tap = dict(zip(rest, chosen, strict=True))
-        found = [
-            (0, outs[k], slice(None)) if i is None else window(read[i], tap.get(i, 0), 0, read[i].out)
-            for k, i in enumerate(order)
-        ]
-        piece = source[(slice(None), *(part for _, _, part in found))]
-        into = (slice(None), *chosen, *(slice(low, high) for low, high, _ in found))
-        target[into] = piece if is_numpy(piece) else xp.astype(piece, xp.float64)
-    return xp.reshape(target, (x.shape[1] * math.prod(taps), plan.outer.count, -1, plan.inner.count))
+def _mixed(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Float32 images with the same moments, whose values are not alike, and one in float64 that holds their mean."""
+    rows, _ = Rows(images.reshape(len(images), -1)).mixed(0, len(images))
+    mixed = rows.reshape(-1, *images.shape[1:])
+    return mixed[:-1], mixed[-1:].astype(np.float64)
+
+
+def _channels(x: Array) -> list[slice]:
+    """Channels that are copied together: all of them, or as many as stay in the cache."""
+    count = int(x.shape[1])
+    step = max(1, _COPIED * count // max(math.prod(x.shape), 1)) if is_numpy(x) else max(count, 1)
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def _run(tasks: Sequence[Callable[[], object]]) -> None:
+    """Side by side, one thread each, if there are several; one or two are left to the threads of BLAS."""
+    if len(tasks) >= _SHARED:
+        settled(partial(run_tasks, tasks))
+    else:
+        for task in tasks:
+            task()
+
+
+def _copy(xp: Any, target: Array, x: Array, todo: Copies) -> None:
+    source = xp.permute_dims(x, todo.order)
+    for into, read in todo.places:
+        piece = source[read]
+        target[into] = piece if is_numpy(piece) else xp.astype(piece, target.dtype)
 
 
 def _add(xp: Any, totals: Totals, maps: Maps, others: Maps, plan: MomentPlan, symmetric: bool) -> None:
@@ -159,11 +200,7 @@ def _add(xp: Any, totals: Totals, maps: Maps, others: Maps, plan: MomentPlan, sy
                         rights[outer.right] = _right(xp, others[outer.right, inner.right], run, inner.lag)
                     right = rights[outer.right]
                 tasks.append(partial(_products, xp, totals, left, right, outer, run.pairs, shift))
-            if len(tasks) >= _SHARED and is_numpy(left):
-                settled(partial(run_tasks, tasks))
-            else:
-                for task in tasks:
-                    task()
+            _run(tasks)
 
 
 def _left(xp: Any, maps: Array, run: Run) -> Array:
@@ -193,10 +230,20 @@ def _products(xp: Any, totals: Totals, left: Array, right: Array, outer: Lag, in
     a, b = (xp.reshape(x, (x.shape[0], -1)) for x in (left, right))
     for run in outer.runs:
         start, stop = max(run.start * width, -ahead), min(run.stop * width, a.shape[1] - ahead)
-        part = a[:, start:stop] @ xp.matrix_transpose(b[:, start + ahead : stop + ahead])
+        part = _product(xp, a[:, start:stop], b[:, start + ahead : stop + ahead])
         for (s, t), (u, v) in itertools.product(run.pairs, inner):
             held = totals.get((s, u, t, v))
             totals[s, u, t, v] = part if held is None else held + part
+
+
+def _product(xp: Any, a: Array, b: Array) -> Array:
+    """``a b^T`` in float64; in pieces if the product itself is made in single precision."""
+    if a.dtype == xp.float64:
+        return a @ xp.matrix_transpose(b)
+    total = xp.zeros((a.shape[0], b.shape[0]), dtype=xp.float64)
+    for start in range(0, a.shape[1], DEEP):
+        total += a[:, start : start + DEEP] @ xp.matrix_transpose(b[:, start : start + DEEP])
+    return total
 
 
 def _assembled(
@@ -239,10 +286,16 @@ def _bordered(xp: Any, moment: Array, left: Windows, right: Windows) -> Array:
 
 def _sums(xp: Any, w: Windows) -> Array:
     """Sum of each feature over images and outputs: of each position over the images, then of those that a tap reads."""
-    sums = xp.sum(w.array, axis=0, dtype=xp.float64)
-    for axis in w.axes:
-        reads = np.zeros((axis.size, axis.taps))
-        for tap in range(axis.taps):
-            reads[window(axis, tap, 0, axis.out)[2], tap] = 1.0
-        sums = xp.tensordot(sums, asarray(reads, like=sums), axes=((1,), (0,)))
-    return xp.reshape(sums, (-1,))
+    parts: dict[int, Array] = {}
+
+    def add(channels: slice) -> None:
+        sums = xp.sum(w.array[:, channels, ...], axis=0, dtype=xp.float64)
+        for axis in w.axes:
+            reads = np.zeros((axis.size, axis.taps))
+            for tap in range(axis.taps):
+                reads[window(axis, tap, 0, axis.out)[2], tap] = 1.0
+            sums = xp.tensordot(sums, asarray(reads, like=sums), axes=((1,), (0,)))
+        parts[channels.start] = xp.reshape(sums, (-1,))
+
+    _run([partial(add, channels) for channels in _channels(w.array)])
+    return xp.concat([parts[start] for start in sorted(parts)])
