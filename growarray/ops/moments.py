@@ -64,11 +64,8 @@ def window_moment(left: Windows, right: Windows | None = None, *, lagged: Sequen
     totals: Totals = {}
     for one, other, plan in _pieces(left, right, symmetric, None if lagged is None else tuple(lagged)):
         for images in _blocks(left.samples, plan):
-            lefts = _maps(xp, one, images, plan, "left")
-            rights = lefts if symmetric else _maps(xp, other, images, plan, "right")
-            for maps, others in zip(lefts, rights, strict=True):
-                _add(xp, totals, maps, others, plan, symmetric)
-    return _bordered(xp, _assembled(xp, totals, left, right, plan.lagged, symmetric), left, right)
+            _add_images(xp, totals, one, None if symmetric else other, images, plan)
+    return _assembled(xp, totals, left, right, plan.lagged, symmetric)
 
 
 def _check(left: Windows, right: Windows, lagged: Sequence[int] | None) -> None:
@@ -180,7 +177,14 @@ def _copy(xp: Any, target: Array, x: Array, todo: Copies) -> None:
         target[into] = piece if is_numpy(piece) else xp.astype(piece, target.dtype)
 
 
-def _add(xp: Any, totals: Totals, maps: Maps, others: Maps, plan: MomentPlan, symmetric: bool) -> None:
+def _add_images(xp: Any, totals: Totals, left: Windows, right: Windows | None, images: slice, plan: MomentPlan) -> None:
+    lefts = _maps(xp, left, images, plan, "left")
+    rights = lefts if right is None else _maps(xp, right, images, plan, "right")
+    for maps, others in zip(lefts, rights, strict=True):
+        _add(xp, totals, maps, others, plan, symmetric=right is None)
+
+
+def _add(xp: Any, totals: Totals, maps: Maps, others: Maps, plan: MomentPlan, *, symmetric: bool) -> None:
     """Add the products of one block of images; if both sides are one, of two mirrored lags only one."""
     for inner in plan.inner.lags:
         for run in inner.runs:
@@ -249,39 +253,40 @@ def _product(xp: Any, a: Array, b: Array) -> Array:
 def _assembled(
     xp: Any, totals: Totals, left: Windows, right: Windows, lagged: tuple[int, ...], symmetric: bool
 ) -> Array:
-    """Blocks of pairs of taps as one matrix, features (c, *taps) on both sides."""
+    """The blocks of all pairs of taps as one matrix, with what the columns of ones have with every feature."""
+    out = xp.zeros((left.width, right.width), dtype=xp.float64, device=device_of(left.array))
     shapes = [(int(w.array.shape[1]), *(axis.taps for axis in w.axes)) for w in (left, right)]
-    out = xp.zeros((*shapes[0], *shapes[1]), dtype=xp.float64, device=device_of(left.array))
-    places: list[dict[tuple[int, ...], tuple[Any, ...]]] = []
-    for w in (left, right):
-        taps = itertools.product(*(range(w.axes[i].taps) for i in lagged))
-        places.append({})
-        for chosen in taps:
-            at = dict(zip(lagged, chosen, strict=True))
-            place = (slice(None), *(at.get(i, slice(None)) for i in range(len(w.axes))))
-            places[-1][(*chosen, 0, 0)[:2]] = place
-    blocks = [tuple(n for i, n in enumerate(shape) if i - 1 not in lagged) for shape in shapes]
+    sizes = [math.prod(shape) for shape in shapes]
+    inside = (slice(sizes[0]), slice(sizes[1]))
+    whole = (*shapes[0], *shapes[1])
+    grid = np.reshape(out[inside], whole) if is_numpy(out) else xp.zeros(whole, dtype=out.dtype, device=out.device)
+    places = [_places(w, lagged) for w in (left, right)]
     for key in list(totals):
         block, one, other = totals.pop(key), key[:2], key[2:]
-        out[(*places[0][one], *places[1][other])] = xp.reshape(block, (*blocks[0], *blocks[1]))
+        both = [(one, other, block)]
         if symmetric and one != other:
-            mirrored = xp.reshape(xp.matrix_transpose(block), (*blocks[1], *blocks[0]))
-            out[(*places[1][other], *places[0][one])] = mirrored
-    return xp.reshape(out, (math.prod(shapes[0]), math.prod(shapes[1])))
-
-
-def _bordered(xp: Any, moment: Array, left: Windows, right: Windows) -> Array:
-    """The moment with what the columns of ones have with every feature."""
-    column = _sums(xp, left) if right.bias else None
-    if column is not None:
-        moment = xp.concat([moment, column[:, None]], axis=1)
+            both.append((other, one, xp.matrix_transpose(block)))
+        for row, column, found in both:
+            place = (*places[0][row], *places[1][column])
+            grid[place] = xp.reshape(found, grid[place].shape)
+    if not is_numpy(out):
+        out[inside] = xp.reshape(grid, (sizes[0], sizes[1]))
+    if right.bias:
+        out[: sizes[0], sizes[1]] = _sums(xp, left)
     if left.bias:
-        row = column if column is not None and left is right else _sums(xp, right)
-        if right.bias:
-            count = asarray(np.full(1, float(right.samples * math.prod(right.positions))), like=row)
-            row = xp.concat([row, count])
-        moment = xp.concat([moment, row[None, :]], axis=0)
-    return moment
+        out[sizes[0], : sizes[1]] = out[: sizes[0], sizes[1]] if symmetric else _sums(xp, right)
+    if left.bias and right.bias:
+        out[sizes[0], sizes[1]] = float(right.samples * math.prod(right.positions))
+    return out
+
+
+def _places(w: Windows, lagged: tuple[int, ...]) -> dict[tuple[int, ...], tuple[Any, ...]]:
+    """Where the features of a pair of lagged taps, or of one tap and 0, lie among (c, *taps)."""
+    places = {}
+    for chosen in itertools.product(*(range(w.axes[i].taps) for i in lagged)):
+        at = dict(zip(lagged, chosen, strict=True))
+        places[(*chosen, 0, 0)[:2]] = (slice(None), *(at.get(i, slice(None)) for i in range(len(w.axes))))
+    return places
 
 
 def _sums(xp: Any, w: Windows) -> Array:
