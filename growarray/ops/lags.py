@@ -231,12 +231,13 @@ def _plan(
 
 class Copies(NamedTuple):
     """How one phase is copied: the axes of (n, c, *sizes) in order, c first; taps of the unfolded axes; lengths of the
-    others, None for the images; and for each tap what goes where."""
+    others, None for the images; for each tap what goes where; and whether that is everywhere."""
 
     order: tuple[int, ...]
     taps: tuple[int, ...]
     lengths: tuple[int | None, ...]
     places: tuple[tuple[tuple[Any, ...], tuple[slice, ...]], ...]
+    full: bool
 
 
 @lru_cache(maxsize=512)
@@ -251,11 +252,12 @@ def copies(axes: tuple[Axis, ...], plan: MomentPlan, phases: tuple[int, int]) ->
         read[i] = axes[i]._replace(taps=1, out=lagged.count, before=before, dilation=1)
     rest = [i for i in range(len(axes)) if i not in plan.lagged]
     order = [*plan.lagged[:1], *rest, *plan.lagged[1:]]
-    places = []
+    places, full = [], True
     for chosen in itertools.product(*(range(read[i].taps) for i in rest)):
         tap = dict(zip(rest, chosen, strict=True))
         found = [window(read[i], tap.get(i, 0), 0, read[i].out) for i in order]
         into = [slice(low, high) for low, high, _ in found]
+        full &= all(high - low == read[i].out for i, (low, high, _) in zip(order, found, strict=True))
         source = [part for *_, part in found]
         everything = slice(None)
         places.append(
@@ -267,6 +269,7 @@ def copies(axes: tuple[Axis, ...], plan: MomentPlan, phases: tuple[int, int]) ->
         tuple(read[i].taps for i in rest),
         (lengths[0], None, *lengths[1:]),
         tuple(places),
+        full,
     )
 
 

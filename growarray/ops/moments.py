@@ -131,7 +131,12 @@ def _maps(xp: Any, w: Windows, images: slice, plan: MomentPlan, side: str) -> li
             phases: (x.shape[1], *one.taps, *(count if n is None else n for n in one.lengths))
             for phases, one in todo.items()
         }
-        found.append({key: xp.zeros(shape, dtype=dtype, device=device_of(x)) for key, shape in shapes.items()})
+        found.append(
+            {
+                key: (xp.empty if todo[key].full else xp.zeros)(shape, dtype=dtype, device=device_of(x))
+                for key, shape in shapes.items()
+            }
+        )
 
     def fill(channels: slice) -> None:
         part = x[:, channels, ...]
@@ -294,13 +299,13 @@ def _sums(xp: Any, w: Windows) -> Array:
     parts: dict[int, Array] = {}
 
     def add(channels: slice) -> None:
-        sums = xp.sum(w.array[:, channels, ...], axis=0, dtype=xp.float64)
-        for axis in w.axes:
-            reads = np.zeros((axis.size, axis.taps))
-            for tap in range(axis.taps):
-                reads[window(axis, tap, 0, axis.out)[2], tap] = 1.0
-            sums = xp.tensordot(sums, asarray(reads, like=sums), axes=((1,), (0,)))
-        parts[channels.start] = xp.reshape(sums, (-1,))
+        parts[channels.start] = xp.sum(w.array[:, channels, ...], axis=0, dtype=xp.float64)
 
     _run([partial(add, channels) for channels in _channels(w.array)])
-    return xp.concat([parts[start] for start in sorted(parts)])
+    sums = xp.concat([parts[start] for start in sorted(parts)])
+    for axis in w.axes:
+        reads = np.zeros((axis.size, axis.taps))
+        for tap in range(axis.taps):
+            reads[window(axis, tap, 0, axis.out)[2], tap] = 1.0
+        sums = xp.tensordot(sums, asarray(reads, like=sums), axes=((1,), (0,)))
+    return xp.reshape(sums, (-1,))

@@ -144,7 +144,7 @@ def test_blocks_of_images_and_pieces_of_an_image_change_nothing(monkeypatch, lag
     try:
         agree(window_moment(w, lagged=lagged), whole)
     finally:
-        moment_plan.cache_clear()
+        moment_plan.cache_clear()  # plans of blocks that small
 
 
 def test_a_moment_is_symmetric():
@@ -162,8 +162,9 @@ def test_a_huge_border_does_not_drown_the_inside():
         assert s[1, 1] == s[3, 3] == 25.0
 
 
-def test_only_a_block_of_windows_is_ever_there():
-    x = np.random.default_rng(5).standard_normal((64, 4, 32, 32))
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_only_a_block_of_windows_is_ever_there(dtype):
+    x = np.random.default_rng(5).standard_normal((64, 4, 32, 32)).astype(dtype)
     w = windows(x, (5, 5), padding=2)
     window_moment(w)
     tracemalloc.start()
@@ -171,17 +172,59 @@ def test_only_a_block_of_windows_is_ever_there():
         window_moment(w, lagged=lagged)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 3 * lags._BLOCK + 4 * 8 * w.width**2
-    assert 8 * w.samples * math.prod(w.positions) * w.width > 4 * peak
+    assert peak < 2 * lags._BLOCK + 4 * 8 * w.width**2
+    assert x.itemsize * w.samples * math.prod(w.positions) * w.width > 3 * peak
 
 
-def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
-    w = windows(np.random.default_rng(6).standard_normal((16, 12, 14, 14)), (3, 3), padding=1)
+RNG = np.random.default_rng(7)
+ALIKE = {
+    "constant": np.full((21, 16, 12, 12), 0.1),
+    "constant images": np.broadcast_to(RNG.random((21, 1, 1, 1)), (21, 16, 12, 12)),
+    "constant channels of an image": np.broadcast_to(RNG.random((21, 16, 1, 1)), (21, 16, 12, 12)),
+    "rows": np.broadcast_to(RNG.random((1, 16, 12, 1)), (21, 16, 12, 12)),
+    "binary": 0.1 * (RNG.random((21, 16, 12, 12)) < 0.3),
+    "bytes": RNG.integers(0, 256, (21, 16, 12, 12)) / 255,
+    "ordered": np.sort(RNG.random((21, 16, 12, 12)), axis=0),
+    "offset": 1000 + RNG.standard_normal((21, 16, 12, 12)),
+    "period of eight": np.broadcast_to((np.arange(21) % 8 / 7)[:, None, None, None], (21, 16, 12, 12)),
+    "one image": np.eye(21)[3][:, None, None, None] * np.full((1, 16, 12, 12), 0.3),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_single_precision_does_not_drift_where_values_are_alike(name, monkeypatch):
+    def single_if_allowed(left, right, sizes, symmetric, lagged, single, device):
+        return lags._plan(left, right, sizes, symmetric, lagged, single, lags.machine_for(device))
+
+    monkeypatch.setattr(moments, "moment_plan", single_if_allowed)
+    x = ALIKE[name].astype(np.float32)
+    z = np.ascontiguousarray(x[:, ::-1])
+    for lagged in orders(2):
+        w, v = (windows(a, (3, 3), stride=(1, 2), padding=1, bias=True) for a in (x, z))
+        wide, other = (windows(a.astype(np.float64), (3, 3), stride=(1, 2), padding=1, bias=True) for a in (x, z))
+        agree(window_moment(w, lagged=lagged), window_moment(wide, lagged=lagged), 1e-6)
+        agree(window_moment(w, v, lagged=lagged), window_moment(wide, other, lagged=lagged), 1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_results_do_not_depend_on_the_number_of_threads(monkeypatch, dtype):
+    x = np.random.default_rng(6).standard_normal((16, 12, 14, 14)).astype(dtype)
+    w = windows(x, (3, 3), padding=1)
     results = []
     for count in ("1", "2", "3"):
         monkeypatch.setenv("GROWARRAY_THREADS", count)
         results.append(window_moment(w, lagged=(0, 1)))
     assert all(np.array_equal(results[0], other) for other in results[1:])
+
+
+def test_single_precision_is_for_many_features_alone():
+    def single(n: int, c: int) -> bool:
+        axes = windows(np.zeros((n, c, 28, 28), np.float32), (3, 3), padding=1).axes
+        return moment_plan(axes, axes, (n, c, c), True, None, True).single
+
+    assert single(32, 64)
+    assert not single(32, 1)
+    assert not single(7, 64)
 
 
 def test_the_plan_unfolds_what_has_one_tap_and_lags_what_has_many():
