@@ -14,14 +14,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from growarray.contraction.machine import Machine, machine_for
 from growarray.contraction.problem import Axis
-from growarray.contraction.windows import window
 
 __all__ = [
     "DEEP",
+    "LARGEST",
     "MIXED",
     "Lag",
     "LaggedAxis",
@@ -33,8 +33,9 @@ __all__ = [
     "reads_all",
 ]
 
-_BLOCK = 1 << 22  # bytes of one block of images in float64, both sides: more of them would not stay in the cache
+_BLOCK = 1 << 22  # bytes of one block of images with what is made of them: more would not stay in the cache
 
+LARGEST = 1 << 25  # bytes of a block that is not taken in pieces, however large an image is
 DEEP = 4096  # positions in one product in single precision, which is then added in double
 MIXED = 8  # images that are mixed together; see contraction.kernels
 _MIXING = 8  # gathered elements that mixing one costs
@@ -138,8 +139,8 @@ class MomentPlan:
     """How a moment is summed: the lagged axes, the outer one first; all others are unfolded. Holds no arrays.
 
     lagged : axes    outer, inner : their lags; those of a single position where an axis is not lagged
-    single : whether products are made in single precision, from images that are mixed    size : bytes of one image
-    images : of one block    seconds : predicted for all of them
+    single : whether products are made in single precision, from images that are mixed
+    size : bytes of one image with what is made of it    images : of one block    seconds : predicted for all of them
     """
 
     lagged: tuple[int, ...]
@@ -151,7 +152,7 @@ class MomentPlan:
     seconds: float
 
 
-_SINGLE = Axis("", 1)
+_POINT = Axis("", 1)
 
 
 def orders(axes: int) -> Iterator[tuple[int, ...]]:
@@ -185,10 +186,10 @@ def moment_plan(
     choices = orders(len(left)) if lagged is None else (lagged,)
     precisions = (False, True) if single and sizes[0] >= MIXED else (False,)
     plans = (
-        _plan(left, right, sizes, symmetric, one, narrow, machine_for(device))
-        for one, narrow in itertools.product(choices, precisions)
+        _plan(left, right, sizes, symmetric, one, precision, machine_for(device))
+        for one, precision in itertools.product(choices, precisions)
     )
-    return min(plans, key=lambda plan: plan.seconds)
+    return min((p for p in plans if not p.single or p.size * p.images <= LARGEST), key=lambda plan: plan.seconds)
 
 
 def _plan(
@@ -197,80 +198,36 @@ def _plan(
     sizes: tuple[int, int, int],
     symmetric: bool,
     lagged: tuple[int, ...],
-    narrow: bool,
+    single: bool,
     machine: Machine,
 ) -> MomentPlan:
-    single = lagged_axis(_SINGLE, _SINGLE)
-    outer, inner = [*(lagged_axis(left[i], right[i]) for i in lagged), single, single][:2]
+    point = lagged_axis(_POINT, _POINT)
+    outer, inner = [*(lagged_axis(left[i], right[i]) for i in lagged), point, point][:2]
     rest = [i for i in range(len(left)) if i not in lagged]
     f, g = (n * math.prod(side[i].taps for i in rest) for n, side in zip(sizes[1:], (left, right), strict=True))
     spread = math.prod(left[i].out for i in rest)
     stored = f * len(outer.phases("left")) * len(inner.phases("left")) * (2 if len(lagged) == 2 else 1)
     stored += 0 if symmetric else g * len(outer.phases("right")) * len(inner.phases("right"))
     stored *= outer.count * inner.count * spread
-    itemsize = 4 if narrow else 8
+    itemsize = 4 if single else 8
     size = itemsize * max(stored, 1)
     images = max(1, min(sizes[0], _BLOCK // size))
-    if narrow:
+    if single:
         images = min(max(images, 2 * MIXED), sizes[0]) // MIXED * MIXED
     blocks, half = -(-sizes[0] // images), 0.5 if symmetric else 1.0
     rows = sum(run.stop - run.start for lag in outer.lags for run in lag.runs)
     columns = sum(_depth(run, inner.count) for lag in inner.lags for run in lag.runs)
     calls, sums = (_each(outer, what) * _each(inner, what) for what in ("runs", "pairs"))
     product = machine.product(1, f, DEEP, g, itemsize) / DEEP if f * g > 1 else machine.element
-    seconds = stored * sizes[0] * (1 if narrow else 2) * machine.copied / machine.cores
-    if narrow:
+    seconds = stored * sizes[0] * (1 if single else 2) * machine.copied / machine.cores
+    if single:
         seconds += sum(sizes[1:]) / 2 * math.prod(axis.size for axis in left) * sizes[0] * _MIXING * machine.copied
-    product += _CALLS * machine.call / DEEP if narrow else 0.0
+    product += _CALLS * machine.call / DEEP if single else 0.0
     seconds += half * rows * columns * spread * sizes[0] * product / machine.cores
     seconds += half * blocks * (calls * _CALLS * machine.call + sums * (machine.call + f * g * 4 * machine.element))
     pairs = math.prod(left[i].taps * right[i].taps for i in lagged)
     seconds += pairs * (_CALLS * machine.call + f * g * 2 * machine.gathered)
-    return MomentPlan(lagged, outer, inner, narrow, size, images, seconds)
-
-
-class Copies(NamedTuple):
-    """How one phase is copied: the axes of (n, c, *sizes) in order, c first; taps of the unfolded axes; lengths of the
-    others, None for the images; for each tap what goes where; and whether that is everywhere."""
-
-    order: tuple[int, ...]
-    taps: tuple[int, ...]
-    lengths: tuple[int | None, ...]
-    places: tuple[tuple[tuple[Any, ...], tuple[slice, ...]], ...]
-    full: bool
-
-
-@lru_cache(maxsize=512)
-def copies(axes: tuple[Axis, ...], plan: MomentPlan, phases: tuple[int, int]) -> Copies:
-    """What a phase of the outer and of the inner axis copies: into (c, taps, rows, images, other outputs, columns).
-
-    Rows of all images lie together, so that what is summed one after the other is not alike.
-    """
-    read = list(axes)
-    for i, lagged, phase in zip(plan.lagged, (plan.outer, plan.inner), phases, strict=False):
-        before = axes[i].before - phase - lagged.first * axes[i].stride
-        read[i] = axes[i]._replace(taps=1, out=lagged.count, before=before, dilation=1)
-    rest = [i for i in range(len(axes)) if i not in plan.lagged]
-    order = [*plan.lagged[:1], *rest, *plan.lagged[1:]]
-    places, full = [], True
-    for chosen in itertools.product(*(range(read[i].taps) for i in rest)):
-        tap = dict(zip(rest, chosen, strict=True))
-        found = [window(read[i], tap.get(i, 0), 0, read[i].out) for i in order]
-        into = [slice(low, high) for low, high, _ in found]
-        full &= all(high - low == read[i].out for i, (low, high, _) in zip(order, found, strict=True))
-        source = [part for *_, part in found]
-        everything = slice(None)
-        places.append(
-            ((everything, *chosen, into[0], everything, *into[1:]), (everything, source[0], everything, *source[1:]))
-        )
-    lengths = [read[i].out for i in order]
-    return Copies(
-        (1, order[0] + 2, 0, *(i + 2 for i in order[1:])),
-        tuple(read[i].taps for i in rest),
-        (lengths[0], None, *lengths[1:]),
-        tuple(places),
-        full,
-    )
+    return MomentPlan(lagged, outer, inner, single, size, images, seconds)
 
 
 def reads_all(run: Run, count: int) -> bool:

@@ -9,27 +9,23 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from growarray.backend import Array, asarray, device_of, is_numpy, namespace
-from growarray.contraction.kernels import Rows
-from growarray.contraction.threads import run_tasks, settled
 from growarray.contraction.windows import window
 from growarray.errors import ShapeError, shown
-from growarray.ops.lags import DEEP, MIXED, Copies, Lag, MomentPlan, Pairs, Run, copies, moment_plan, orders, reads_all
+from growarray.ops.lags import DEEP, LARGEST, MIXED, Lag, MomentPlan, Pairs, Run, moment_plan, orders, reads_all
+from growarray.ops.phases import Maps, channel_blocks, phase_maps, run_shared
 from growarray.ops.windows import Windows
 
 __all__ = ["window_moment"]
 
-_LARGEST = 1 << 25  # bytes in float64 from which on an image is taken in pieces
-_SHARED = 3  # pieces of work from which on each has one thread
-_COPIED = 1 << 18  # elements that are copied, or mixed and copied, at a time
+_SQUARES = (1e-20, 1e37)  # sums of squares between which products in single precision neither vanish nor overflow
 
-Maps = dict[tuple[int, int], Array]
 Totals = dict[tuple[int, int, int, int], Array]
 
 
@@ -37,9 +33,10 @@ def window_moment(left: Windows, right: Windows | None = None, *, lagged: Sequen
     """Sum over images and output positions of ``left^T right``, float64; ``right=None`` is ``left``.
 
     lagged : at most two axes that are not unfolded, the outer one first, ``()`` to unfold all; None for the cheapest
-    Returns (left.width, right.width), in float64 whatever the dtype of the arrays. All choices give the same, to
-    rounding: every product is made and summed in float64. A gradient (n, o, *positions) takes part as windows with a
-    kernel of ones: with it the moment is the gradient of the weight, transposed.
+    Returns (left.width, right.width) in float64 whatever the dtype of the arrays, and whatever the choice of axes:
+    exact to the rounding of float64, but for float32 arrays of NumPy to 1e-6 of the largest entry, as
+    :func:`growarray.growing.cross_moment` is. A gradient (n, o, *positions) takes part as windows with a kernel of
+    ones: with it the moment is the gradient of the weight, transposed.
 
     Raises
     ------
@@ -91,11 +88,13 @@ def _pieces(
     """Both sides and their plan; in pieces along the axis with most outputs if an image is large."""
     sizes = (left.samples, int(left.array.shape[1]), int(right.array.shape[1]))
     device = "cpu" if is_numpy(left.array) else "gpu"
-    single = all(is_numpy(w.array) and w.array.dtype == np.float32 for w in (left, right))
-    plan = moment_plan(left.axes, right.axes, sizes, symmetric, lagged, single, device)
+    narrow = all(is_numpy(w.array) and w.array.dtype == np.float32 for w in (left, right))
+    plan = moment_plan(left.axes, right.axes, sizes, symmetric, lagged, narrow, device)
+    if plan.single and not all(map(_is_moderate, (left.array,) if symmetric else (left.array, right.array))):
+        plan = moment_plan(left.axes, right.axes, sizes, symmetric, lagged, False, device)
     outs = left.positions
     longest = outs.index(max(outs))
-    count = max(1, min(outs[longest], -(-plan.size // _LARGEST)))
+    count = max(1, min(outs[longest], -(-plan.size * plan.images // LARGEST)))
     for i in range(count):
         if count > 1:
             cut = [slice(0, out) for out in outs]
@@ -107,6 +106,12 @@ def _pieces(
         yield one, other, plan
 
 
+def _is_moderate(x: np.ndarray) -> bool:
+    """Whether all values are finite, and their products neither vanish nor overflow in single precision."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(_SQUARES[0] < np.vdot(x, x) < _SQUARES[1])
+
+
 def _blocks(count: int, plan: MomentPlan) -> Iterator[slice]:
     """Images taken together; those that are too few to be mixed are the last."""
     mixable = count - count % MIXED if plan.single else count
@@ -116,75 +121,9 @@ def _blocks(count: int, plan: MomentPlan) -> Iterator[slice]:
         yield slice(mixable, count)
 
 
-def _maps(xp: Any, w: Windows, images: slice, plan: MomentPlan, side: str) -> list[Maps]:
-    """The phases of the lagged axes that this side needs: in float64, or mixed in float32 and their mean in float64."""
-    x = w.array[images, ...]
-    mixed = plan.single and x.shape[0] % MIXED == 0
-    found: list[Maps] = []
-    kinds = [(x.shape[0], x.dtype), (1, xp.float64)] if mixed else [(x.shape[0], xp.float64)]
-    todo = {
-        phases: copies(w.axes, plan, phases)
-        for phases in itertools.product(plan.outer.phases(side), plan.inner.phases(side))
-    }
-    for count, dtype in kinds:
-        shapes = {
-            phases: (x.shape[1], *one.taps, *(count if n is None else n for n in one.lengths))
-            for phases, one in todo.items()
-        }
-        found.append(
-            {
-                key: (xp.empty if todo[key].full else xp.zeros)(shape, dtype=dtype, device=device_of(x))
-                for key, shape in shapes.items()
-            }
-        )
-
-    def fill(channels: slice) -> None:
-        part = x[:, channels, ...]
-        for source, maps in zip(_mixed(part) if mixed else (part,), found, strict=True):
-            for phases, target in maps.items():
-                _copy(xp, target[channels, ...], source, todo[phases])
-
-    _run([partial(fill, channels) for channels in _channels(x)])
-    stored = (plan.outer.count, -1, plan.inner.count)
-    return [
-        {key: xp.reshape(one, (x.shape[1] * math.prod(todo[key].taps), *stored)) for key, one in maps.items()}
-        for maps in found
-    ]
-
-
-def _mixed(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 images with the same moments, whose values are not alike, and one in float64 that holds their mean."""
-    rows, _ = Rows(images.reshape(len(images), -1)).mixed(0, len(images))
-    mixed = rows.reshape(-1, *images.shape[1:])
-    return mixed[:-1], mixed[-1:].astype(np.float64)
-
-
-def _channels(x: Array) -> list[slice]:
-    """Channels that are copied together: all of them, or as many as stay in the cache."""
-    count = int(x.shape[1])
-    step = max(1, _COPIED * count // max(math.prod(x.shape), 1)) if is_numpy(x) else max(count, 1)
-    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
-
-
-def _run(tasks: Sequence[Callable[[], object]]) -> None:
-    """Side by side, one thread each, if there are several; one or two are left to the threads of BLAS."""
-    if len(tasks) >= _SHARED:
-        settled(partial(run_tasks, tasks))
-    else:
-        for task in tasks:
-            task()
-
-
-def _copy(xp: Any, target: Array, x: Array, todo: Copies) -> None:
-    source = xp.permute_dims(x, todo.order)
-    for into, read in todo.places:
-        piece = source[read]
-        target[into] = piece if is_numpy(piece) else xp.astype(piece, target.dtype)
-
-
 def _add_images(xp: Any, totals: Totals, left: Windows, right: Windows | None, images: slice, plan: MomentPlan) -> None:
-    lefts = _maps(xp, left, images, plan, "left")
-    rights = lefts if right is None else _maps(xp, right, images, plan, "right")
+    lefts = phase_maps(xp, left, images, plan, "left")
+    rights = lefts if right is None else phase_maps(xp, right, images, plan, "right")
     for maps, others in zip(lefts, rights, strict=True):
         _add(xp, totals, maps, others, plan, symmetric=right is None)
 
@@ -209,7 +148,7 @@ def _add(xp: Any, totals: Totals, maps: Maps, others: Maps, plan: MomentPlan, *,
                         rights[outer.right] = _right(xp, others[outer.right, inner.right], run, inner.lag)
                     right = rights[outer.right]
                 tasks.append(partial(_products, xp, totals, left, right, outer, run.pairs, shift))
-            _run(tasks)
+            run_shared(tasks)
 
 
 def _left(xp: Any, maps: Array, run: Run) -> Array:
@@ -236,7 +175,7 @@ def _products(xp: Any, totals: Totals, left: Array, right: Array, outer: Lag, in
     """The products of one lag, of each run of rows one, added to the totals of the pairs of taps that sum over it."""
     width = math.prod(left.shape[2:])
     ahead = outer.lag * width + shift
-    a, b = (xp.reshape(x, (x.shape[0], -1)) for x in (left, right))
+    a, b = (xp.reshape(x, (x.shape[0], math.prod(x.shape[1:]))) for x in (left, right))
     for run in outer.runs:
         start, stop = max(run.start * width, -ahead), min(run.stop * width, a.shape[1] - ahead)
         part = _product(xp, a[:, start:stop], b[:, start + ahead : stop + ahead])
@@ -301,7 +240,7 @@ def _sums(xp: Any, w: Windows) -> Array:
     def add(channels: slice) -> None:
         parts[channels.start] = xp.sum(w.array[:, channels, ...], axis=0, dtype=xp.float64)
 
-    _run([partial(add, channels) for channels in _channels(w.array)])
+    run_shared([partial(add, channels) for channels in channel_blocks(w.array)])
     sums = xp.concat([parts[start] for start in sorted(parts)])
     for axis in w.axes:
         reads = np.zeros((axis.size, axis.taps))

@@ -139,7 +139,7 @@ def test_blocks_of_images_and_pieces_of_an_image_change_nothing(monkeypatch, lag
     w = windows(rng.standard_normal((5, 2, 12, 11)), (3, 3), stride=(2, 1), padding=1, bias=True)
     whole = window_moment(w, lagged=lagged)
     monkeypatch.setattr(lags, "_BLOCK", 1)
-    monkeypatch.setattr(moments, "_LARGEST", 2000)
+    monkeypatch.setattr(moments, "LARGEST", 2000)
     moment_plan.cache_clear()
     try:
         agree(window_moment(w, lagged=lagged), whole)
@@ -234,6 +234,22 @@ def test_the_plan_unfolds_what_has_one_tap_and_lags_what_has_many():
 
     assert choice(64, 28, 1) == ()
     assert choice(64, 28, 3) == choice(32, 28, 5) == (0, 1)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_single_precision_is_left_where_products_would_vanish_or_overflow(size):
+    x = np.random.default_rng(8).standard_normal((16, 64, 14, 14))
+    wide = window_moment(windows(x, (3, 3)))
+    found = window_moment(windows((size * x).astype(np.float32), (3, 3))) / size**2
+    assert np.abs(found - wide).max() <= 1e-6 * np.abs(wide).max()
+
+
+def test_no_channels_leave_the_bias():
+    none = windows(np.ones((2, 0, 5, 4)), (3, 2), bias=True)
+    one = windows(np.ones((2, 1, 5, 4)), (3, 2))
+    for lagged in orders(2):
+        assert window_moment(none, lagged=lagged).tolist() == [[18.0]]
+        assert window_moment(none, one, lagged=lagged).tolist() == [[18.0] * 6]
 
 
 @pytest.mark.parametrize("n", [0, 2])
