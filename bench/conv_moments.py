@@ -137,7 +137,7 @@ def _row(index: int, *, quick: bool) -> dict[str, Any]:
     errors = [float(np.abs(np.asarray(side()) - exact).max() / np.abs(exact).max()) for side in (ours, theirs)]
     if errors[0] > 1e-6:
         raise AssertionError(f"{case}: ours differs from float64 by {errors[0]:.1e}")
-    found = compare(ours, theirs, repeat=7 if quick else 21, budget=2.0 if quick else 10.0)
+    found = compare(ours, theirs, repeat=7 if quick else 15, budget=2.0 if quick else 4.0)
     memory = [_peak(which, index) for which in ("ours", "theirs")]
     return {
         "name": case.name,

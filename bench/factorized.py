@@ -1,8 +1,8 @@
 """Factorized convolutions beside TensorLy-Torch: our layer against the fastest of its implementations, same factors.
 
-The cases are those of the fixed suite of ``growarray bench`` (:mod:`growarray.cli.bench_suite`, so the extra ``cli``
-must be there), float32. Both sides are layers: ours :class:`growarray.FactorizedConv`, theirs
-``tltorch.FactorizedConv`` in every implementation it has. Ratios are theirs over ours; above 1 ours is faster.
+The cases are those of the fixed suite (:mod:`bench.suite`, so the extra ``cli`` must be there), float32. Both sides
+are layers: ours :class:`growarray.FactorizedConv`, theirs ``tltorch.FactorizedConv`` in every implementation it has.
+Ratios are theirs over ours; above 1 ours is faster.
 
 forward : the value alone    both : value, then gradients of the input and of every factor for one given output gradient
 latency : forward of one image, every layer of the suite with batch 1
@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
+from bench.suite import CASES, Case
 from bench.timing import Comparison, compare, geometric_mean, measure, repository, show, table, use_threads
 from growarray import FactorizedConv
-from growarray.cli.bench_layer import Layer
-from growarray.cli.bench_suite import CASES, Case
+from growarray.cli.bench.layer import Layer
 
 __all__ = ["report", "run"]
 

@@ -19,7 +19,7 @@ from growarray.errors import ShapeError, shown
 from growarray.factorized import DenseTensor
 from growarray.factorized.linear_plan import linear_plan
 from growarray.factorized.tensor import target_of
-from growarray.growing.module import GrowingModule
+from growarray.growing import GrowingModule
 from growarray.nn.conv import Conv1d, Conv2d, Conv3d, ConvNd
 from growarray.nn.linear import Linear
 from growarray.nn.module import Module, Parameter, Pullback, below

@@ -16,6 +16,8 @@ import ctypes
 import itertools
 import operator
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from threading import get_ident
 from typing import Any, NamedTuple, TypeVar
@@ -23,11 +25,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from growarray.contraction import scratch
+from growarray.contraction import workspace
 
-__all__ = ["forked", "single_threaded"]
+__all__ = ["forked", "settled", "single_threaded"]
 
 _T = TypeVar("_T")
+
+_BUFFER = 1024  # elements; NumPy copies what lies in runs shorter than its buffer, which halves the speed of a pass
 
 # how a library names reading and setting its number of threads; OpenBLAS adds a prefix and a suffix of the build
 _SYMBOLS = {
@@ -85,7 +89,7 @@ def single_threaded(body: Callable[[], _T]) -> _T:
     """
     me = get_ident()
     if me in _inside:
-        return scratch.apart(body)
+        return workspace.apart(body)
     probe, lower = map(operator.call, _get), map(operator.call, _set + _own_set, _ones)
     own = list(map(operator.call, _own_get))
     back = map(operator.call, _own_set, own)
@@ -100,6 +104,17 @@ def single_threaded(body: Callable[[], _T]) -> _T:
     finally:
         del _inside[me]
         list(back if _inside else all_back)
+
+
+def settled(body: Callable[[], _T]) -> _T:
+    """:func:`single_threaded`, and NumPy's buffer at a size that leaves rows of a matrix where they lie, in a context
+    that is dropped afterwards."""
+    return single_threaded(partial(copy_context().run, _buffered, body))
+
+
+def _buffered(body: Callable[[], _T]) -> _T:
+    np.setbufsize(_BUFFER)
+    return body()
 
 
 def forked() -> None:

@@ -32,7 +32,7 @@ class BoundPlan:
                     f"bind: operand {i} of '{plan.equation}' has shape {tuple(array.shape)}, expected {plan.shapes[i]}"
                 )
         namespace(*factors.values())
-        self._folded = plan.programs.fold(self._factors)
+        self._folded = plan.execution.fold(self._factors)
 
     def __repr__(self) -> str:
         return f"BoundPlan({self.plan.equation!r}, free={list(self.free)})"
@@ -45,11 +45,11 @@ class BoundPlan:
 
     def __call__(self, *arrays: Array, out: Array | None = None) -> Array:
         """The result for the operands that are left."""
-        return self.plan._run(self._whole(arrays), out, self._folded)
+        return self.plan.execution.value(self._whole(arrays), out, self._folded)
 
     def vjp(self, *arrays: Array) -> tuple[Array, Callable[[Array], tuple[Array | None, ...]]]:
         """The result, and ``pullback(dy)`` with one gradient for each operand that is left."""
-        y, pullback = self.plan._vjp(self._whole(arrays), self.free, self._folded)
+        y, pullback = self.plan.execution.vjp(self._whole(arrays), self.free, self._folded)
 
         def back(dy: Array) -> tuple[Array | None, ...]:
             gradients = pullback(dy)

@@ -21,12 +21,12 @@ __all__ = [
     "MINIMIZE",
     "PRESETS",
     "Tree",
+    "alternative_trees",
     "find_tree",
     "linear_path",
     "ordered",
     "peak_elements",
     "random_tree",
-    "rivals",
     "search",
 ]
 
@@ -76,7 +76,7 @@ def find_tree(problem: Problem, costs: Costs, optimize: Any, minimize: str, limi
     return tree
 
 
-def rivals(problem: Problem, costs: Costs, optimize: Any, minimize: str) -> list[Tree]:
+def alternative_trees(problem: Problem, costs: Costs, optimize: Any, minimize: str) -> list[Tree]:
     """Trees to hold against the one of ``'auto'`` once blocks are known: of fewest operations, and of the presets."""
     if not (isinstance(optimize, str) and optimize == "auto" and minimize == "time"):
         return []
@@ -148,7 +148,7 @@ def _exact(problem: Problem, costs: Costs, minimize: str, limit: int | None, lea
         least = _exact(problem, costs, "memory", None, leaves).peak
         raise PlanError(
             f"memory_limit: no path holds fewer than {least} elements at once, allowed are {limit}; "
-            f"raise memory_limit to at least {least * costs.itemsize} bytes"
+            f"raise memory_limit to at least {least * costs.problem.itemsize} bytes"
         )
     return min(last, key=lambda entry: (entry.cost, entry.peak))
 
@@ -231,7 +231,7 @@ def _greedy_search(problem: Problem, costs: Costs, minimize: str, limit: int | N
     if best is None:
         raise PlanError(
             f"memory_limit: of {_TRIALS + 1} greedy paths none holds fewer than {least} elements at once, allowed are "
-            f"{limit}; raise memory_limit to at least {(least or 0) * costs.itemsize} bytes"
+            f"{limit}; raise memory_limit to at least {(least or 0) * costs.problem.itemsize} bytes"
         )
     return best[1]
 
@@ -343,7 +343,7 @@ def _preset(problem: Problem, costs: Costs, name: str) -> Tree:
     middle = [p for p in others if p in kernels]
     rest = [p for p in others if p not in first and p not in middle]
     hanging = {m for p in middle for m in problem.modes(p) if m not in problem.conv}
-    cores = [p for p in rest if any(problem.holders[m] in {p | q for q in middle} for m in problem.modes(p))]
+    cores = [p for p in rest if any(problem.operands_with_mode[m] in {p | q for q in middle} for m in problem.modes(p))]
     cores = [p for p in cores if hanging & set(problem.modes(p)) and not set(problem.output) & set(problem.modes(p))]
     rest = sorted((p for p in rest if p not in cores), key=lambda p: bool(set(problem.output) & set(problem.modes(p))))
     tree: Tree = []

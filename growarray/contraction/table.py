@@ -69,17 +69,17 @@ def _order(plan: Plan) -> frozenset[tuple[int, int]]:
 
 
 def plan_table(plan: Plan) -> str:
-    """Step, modes, kernel, operations, bytes, size of the result and predicted time; sums; peak; other paths."""
+    """Step, modes, routine, operations, bytes, size of the result and predicted time; sums; peak; other paths."""
     where = plan.device if plan.device != "cpu" else f"cpu, {plan.machine.cores} cores"
     kind = "forward + backward" if plan.training else "forward"
     block = f", blocks of {plan.block}" if plan.block else ""
-    rows = [["step", "product", "kernel", "FLOPs", "bytes", "result", "time"]]
+    rows = [["step", "product", "routine", "FLOPs", "bytes", "result", "time"]]
     for index, (step, text) in enumerate(zip(plan.steps, plan.products, strict=True), start=1):
         rows.append(
             [
                 str(index),
                 text,
-                step.kernel,
+                step.routine,
                 quantity(step.flops + step.backward_flops),
                 quantity(step.bytes + step.backward_bytes, "B"),
                 quantity(step.elements),

@@ -106,7 +106,7 @@ def prepare(tensor: Array, where: str) -> Prepared:
         raise ValueError(f"{where}: the tensor of shape {shape} holds NaN or infinite values; clean the weights first")
     if scale == 0.0:
         scale = 1.0
-    flat /= scale
+    flat = flat / scale
     norm = math.sqrt(float(flat @ flat))
     return Prepared(xp.reshape(flat, shape), scale, norm, tensor.dtype, xp)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 
-from growarray.backend import Array, asarray, library, namespace
+from growarray.backend import Array, asarray, assign, library, namespace
 from growarray.contraction import Plan
 from growarray.contraction.path import PRESETS
 from growarray.errors import PlanError, ShapeError, shown
@@ -37,6 +38,8 @@ from growarray.ops.sizes import whole_number
 __all__ = ["FactorizedConv"]
 
 LayerIndex = tuple[int, ...]
+
+_shape = operator.attrgetter("shape")
 
 
 class FactorizedConv(FactorizedSources):
@@ -160,14 +163,8 @@ class FactorizedConv(FactorizedSources):
             ) from error
 
     def _plan(self, shape: tuple[int, ...], factors: Arrays, layer_index: LayerIndex, training: bool) -> Plan:
-        sizes = self.kernel_shape
-        if len(shape) != len(sizes) or shape[1] != sizes[1] * self.groups:
-            raise ShapeError(
-                f"FactorizedConv: input has shape {shape}, expected (n, {self.in_channels}, and {self.order} "
-                "spatial axes); transduct adds an axis to the kernel"
-            )
         return conv_plan(
-            self.weight.name, shape, tuple(tuple(a.shape) for a in factors), self.groups, self._settings[layer_index],
+            self.weight.name, shape, tuple(map(tuple, map(_shape, factors))), self.groups, self._settings[layer_index],
             self.implementation, training, *target_of(factors[0]),
         )  # fmt: skip
 
@@ -187,7 +184,7 @@ class FactorizedConv(FactorizedSources):
     def forward(self, x: Array, indices: Any = 0) -> Array:
         """Value of one convolution."""
         layer_index = layer_index_of(indices, self.layers_shape)
-        factors, _ = self._factors(layer_index)
+        factors, _ = self.weight.factors_vjp(layer_index)
         todo = self._plan(shape_of("FactorizedConv", x), factors, layer_index, training=False)
         return self._with_bias(todo(*_operands(todo, x, factors)), layer_index)
 
@@ -220,20 +217,19 @@ class FactorizedConv(FactorizedSources):
 
     def _with_bias(self, result: Array, layer_index: LayerIndex) -> Array:
         """The fresh result of a contraction as (n, out_channels, *spatial), with the bias added in place."""
-        xp, y = namespace(result), result
+        y = result
         if self.groups > 1:
-            y = xp.reshape(result, (result.shape[0], self.out_channels, *result.shape[3:]))
+            y = namespace(y).reshape(result, (result.shape[0], self.out_channels, *result.shape[3:]))
         if self.bias is not None and self._settings[layer_index].has_bias:
-            y += xp.reshape(self.bias.data[(*layer_index, ...)], (-1, *(1,) * (y.ndim - 2)))
+            y += namespace(y).reshape(self.bias.data[(*layer_index, ...)], (-1, *(1,) * (y.ndim - 2)))
         return y
 
     def _accumulate_bias(self, dy: Array, layer_index: LayerIndex) -> None:
         if self.bias is None or not (self.bias.requires_grad and self._settings[layer_index].has_bias):
             return
         xp = namespace(dy)
-        gradient = xp.zeros_like(self.bias.data)
-        gradient[(*layer_index, ...)] = xp.sum(dy, axis=(0, *range(2, dy.ndim)))
-        self.bias.accumulate(gradient)
+        row = xp.sum(dy, axis=(0, *range(2, dy.ndim)))
+        self.bias.accumulate(assign(xp.zeros_like(self.bias.data), (*layer_index, ...), row))
 
     def get_conv(self, indices: Any) -> SubFactorizedConv:
         """One convolution as a layer of its own, which shares the parameters and their gradients."""
@@ -326,8 +322,10 @@ class FactorizedConv(FactorizedSources):
         return ", ".join(parts) + "".join(lines)
 
 
-def _operands(todo: Plan, x: Array, factors: Arrays) -> list[Array]:
+def _operands(todo: Plan, x: Array, factors: Arrays) -> Sequence[Array]:
     """Input and factors of the kernel in the shapes that the plan names; the batch is the input's."""
-    xp = namespace(x, *factors)
-    shapes = ((x.shape[0], *todo.shapes[0][1:]), *todo.shapes[1:])
-    return [a if tuple(a.shape) == s else xp.reshape(a, s) for a, s in zip((x, *factors), shapes, strict=True)]
+    given, shapes = (x, *factors), ((x.shape[0], *todo.shapes[0][1:]), *todo.shapes[1:])
+    if tuple(map(tuple, map(_shape, given))) == shapes:
+        return given
+    xp = namespace(*given)
+    return [xp.reshape(a, s) for a, s in zip(given, shapes, strict=True)]

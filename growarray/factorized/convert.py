@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from growarray.backend import Array, asarray, is_array, namespace
+from growarray.backend import Array, asarray, namespace, to_numpy
 from growarray.errors import ShapeError
 from growarray.factorized.fit import Fit
 from growarray.factorized.settings import fixed_modes_of, layer_indices
@@ -61,10 +61,11 @@ def array_of(value: Any) -> Array:
     >>> array_of(Parameter(np.ones(2)))
     array([1., 1.])
     """
-    value = value.data if isinstance(value, Parameter) else value
-    if not is_array(value):
-        for step in ("detach", "cpu"):  # torch lends no array that requires a gradient, nor one from another device
-            value = getattr(value, step, lambda same=value: same)()
+    if isinstance(value, Parameter):
+        value = value.data
+    elif hasattr(value, "detach"):  # torch lends no array that requires a gradient, nor one from another device
+        value = value.detach()
+        value = to_numpy(value.cpu() if hasattr(value, "cpu") else value)
     array = asarray(value)
     return namespace(array).asarray(array, copy=True)
 

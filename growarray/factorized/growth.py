@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from growarray.backend import Array, namespace
+from growarray.backend import Array, assign, namespace
 from growarray.contraction.checks import is_whole
 from growarray.decompose.arguments import is_real
 from growarray.decompose.unfolding import fitting_threads
@@ -111,7 +111,7 @@ class RankGrowth:
             now = namespace(piece.parameter.data).asarray(piece.parameter.data, copy=True)
             values = piece.values(t)
             for at in piece.regions:
-                now[at] = values[at]
+                now = assign(now, at, values[at])
             piece.parameter.data = now
         self.scaling = t
 

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from growarray.backend import Array, namespace
+from growarray.backend import Array, assign, namespace
 from growarray.errors import shown
 
 __all__ = ["Item", "full_index", "take"]
@@ -72,8 +72,6 @@ def take(array: Array, axis: int, item: Item) -> tuple[Array, Callable[[Array], 
     key = (*(slice(None),) * axis, item, ...)
 
     def pullback(d_part: Array) -> Array:
-        whole = namespace(array).zeros_like(array)
-        whole[key] = d_part
-        return whole
+        return assign(namespace(array).zeros_like(array), key, d_part)
 
     return array[key], pullback

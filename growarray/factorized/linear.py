@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from growarray.backend import Array, asarray, library, namespace
+from growarray.backend import Array, asarray, assign, library, namespace
 from growarray.contraction import Plan
 from growarray.contraction.checks import is_whole
 from growarray.errors import PlanError, ShapeError, shown
@@ -206,9 +206,8 @@ class FactorizedLinear(Module):
             for factor, gradient in zip(self.weight.all_factors(), factors_back(tuple(shaped)), strict=True):
                 factor.accumulate(gradient)
             if self.bias is not None:
-                gradient = xp.zeros_like(self.bias.data)
-                gradient[(*layer_index, ...)] = xp.sum(xp.reshape(dy, (-1, self.out_features)), axis=0)
-                self.bias.accumulate(gradient)
+                row = xp.sum(xp.reshape(dy, (-1, self.out_features)), axis=0)
+                self.bias.accumulate(assign(xp.zeros_like(self.bias.data), (*layer_index, ...), row))
             return xp.reshape(dx, x_shape)
 
         return y, pullback

@@ -120,6 +120,8 @@ def layer_index_of(indices: Any, layers: Sequence[int]) -> tuple[int, ...]:
     IndexError
         A number is out of range.
     """
+    if type(indices) is int and indices == 0 and not layers:
+        return ()
     indices = plain(indices)
     given = tuple(indices) if isinstance(indices, tuple | list) else (indices,)
     if any(isinstance(i, bool) or not hasattr(i, "__index__") for i in given):

@@ -6,6 +6,7 @@ A format, see ``format.py``, says which factors there are and how they are contr
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
@@ -32,6 +33,8 @@ __all__ = ["FactorizedTensor", "formats", "kinds", "run_contraction", "target_of
 _FORMATS: dict[str, type[FactorizedTensor]] = {}
 _DEFAULT = "CP"
 
+_data = operator.attrgetter("data")
+
 
 def kinds() -> list[type[FactorizedTensor]]:
     """The class of each format, sorted by name."""
@@ -42,7 +45,7 @@ def formats() -> tuple[str, ...]:
     """Names of the formats that exist.
 
     >>> formats()
-    ('BlockTT', 'CP', 'Dense', 'TT', 'Tucker')
+    ('BlockTT', 'CP', 'Dense', 'TR', 'TT', 'Tucker')
     """
     return tuple(kind.name for kind in kinds())
 
@@ -256,7 +259,7 @@ class FactorizedTensor(TensorFormat):
         return chosen, lambda gradients: back(choice(tuple(gradients)))
 
     def _scaled(self, drop: bool) -> tuple[Arrays, Callable[[Sequence[Any]], Sequence[Any]]]:
-        data = tuple(factor.data for factor in self.all_factors())
+        data = tuple(map(_data, self.all_factors()))
         if self.dropout is None and not self.lasso_weights:
             return data, lambda gradients: gradients
         axes = self.rank_axes(self.order)

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, is_array, namespace
+from growarray.growing import GrowingModule, MergeGrowingModule
 from growarray.networks.data import Task
+from growarray.networks.network import GrowingNetwork
 from growarray.nn import Module
 
 __all__ = ["Best", "Judgement", "Snapshot", "judge"]
@@ -98,10 +100,12 @@ class Snapshot:
         for name, parameter in network.named_parameters():
             parameter.grad = None
             parameter.slots = {key: _copy(value) for key, value in self.slots[name].items()}
-        for module in network.modules():
-            for method in ("delete_update", "_declare_statistics"):
-                if hasattr(module, method):
-                    getattr(module, method)()
+        growing = GrowingNetwork | GrowingModule | MergeGrowingModule
+        planned: list[Any] = [module for module in network.modules() if isinstance(module, growing)]
+        for module in planned:
+            module.delete_update()
+            if not isinstance(module, GrowingNetwork):
+                module.declare_statistics()
 
 
 def _copy(value: Any) -> Any:
@@ -109,7 +113,7 @@ def _copy(value: Any) -> Any:
 
 
 def _sizes(module: Module) -> dict[str, Any]:
-    """Attributes that are whole numbers, or tuples of them: widths, where a layer keeps them beside its arrays."""
+    """Attributes that are whole numbers, or tuples of them: widths, if a layer keeps them beside its arrays."""
     return {name: value for name, value in vars(module).items() if _is_size(value)}
 
 

@@ -50,7 +50,7 @@ def to_onnx(
     input_names, output_names : by default those of a :class:`growarray.nn.graph.Graph`, else ``'input'``, ``'output'``
     metadata : strings by key, kept in the model's ``metadata_props``
     dtype : ``'float16'``, ``'float32'`` or ``'float64'``, of every float in the file; by default the network's own
-    external_data : weights in ``<path>.data`` beside the model; by default only where it would have over 2 GiB
+    external_data : weights in ``<path>.data`` beside the model; by default only if it would have over 2 GiB
 
     Weights keep the names that they have in the state dict, so that :func:`load_checkpoint` reads it back, without
     what inference does not use, such as ``num_batches_tracked``. A factorized layer is written as the products of
@@ -87,8 +87,7 @@ def to_onnx(
     shapes, inputs = _inputs(network, input_shape, input_names)
     outputs = _names("output_names", output_names)
     known = network.outputs if outputs is None and isinstance(network, Graph) else outputs or ()
-    single = {name for name, row in OPERATORS.items() if not row.double} if strict else ()
-    graph = OnnxGraph(network, opset, kind, [*inputs, *known], WRITES, single)
+    graph = OnnxGraph(network, opset, kind, [*inputs, *known], WRITES, _missing(opset, strict))
     first = shapes[0][:1] if dynamic_batch else None
     edges = [Edge(name, shape, 0 if shape[:1] == first else None) for name, shape in zip(inputs, shapes, strict=True)]
     with _evaluating(network):
@@ -113,8 +112,23 @@ def to_onnx(
     write_model(target, model, external=external_data)
 
 
+def _missing(opset: int, strict: bool) -> dict[str, str]:
+    """Why operators cannot be written, by name; ``strict`` asks for those that onnxruntime has in float64."""
+    newer = {
+        name: f"{name} is in operator sets from {row.since} on, opset is {opset}"
+        for name, row in OPERATORS.items()
+        if row.since > opset
+    }
+    single = {
+        name: f"onnxruntime has no {name} in float64; pass dtype='float32', or dtype='float64' to write it anyway"
+        for name, row in OPERATORS.items()
+        if strict and not row.double
+    }
+    return newer | single
+
+
 def _target(path: str | os.PathLike[str]) -> Path:
-    """The path, where a file may be made."""
+    """The path, if a file may be made."""
     target = Path(path)
     if target.is_dir():
         raise IsADirectoryError(f"to_onnx: {target} is a folder; give the path of a file in it, such as model.onnx")
@@ -144,7 +158,7 @@ def _inputs(network: Module, given: Any, names: Sequence[str] | None) -> tuple[l
     known = network.inputs if isinstance(network, Graph) else ()
     if isinstance(given, Mapping):
         if names is not None:
-            raise ValueError("to_onnx: input_shape names the inputs already; leave input_names out")
+            raise ValueError("to_onnx: input_shape names the inputs already; do not pass input_names")
         if known and set(given) != set(known):
             raise ValueError(
                 f"to_onnx: input_shape has {', '.join(map(repr, given))}; the inputs are {', '.join(known)}"
@@ -168,7 +182,7 @@ def _shape(value: Any) -> Shape:
             f"to_onnx: input_shape is {shown(value)}, expected whole numbers such as (1, 3, 32, 32)"
         ) from None
     if any(size < 1 for size in shape):
-        raise ValueError(f"to_onnx: input_shape is {shape}, expected sizes of at least 1, that of the batch too")
+        raise ValueError(f"to_onnx: input_shape is {shape}, expected sizes of at least 1, the batch included")
     return shape
 
 
@@ -177,7 +191,7 @@ def _names(option: str, names: Any) -> tuple[str, ...] | None:
         return None
     found = (names,) if isinstance(names, str) else tuple(names)
     if not all(isinstance(name, str) and name for name in found) or len(set(found)) < len(found):
-        raise ValueError(f"to_onnx: {option} is {shown(names)}, expected names that differ")
+        raise ValueError(f"to_onnx: {option} is {shown(names)}, expected distinct names")
     return found
 
 
@@ -206,7 +220,7 @@ def _evaluating(network: Module) -> Iterator[None]:
 
 
 def _named(graph: OnnxGraph, inputs: Sequence[str], results: list[Edge], names: Sequence[str]) -> list[Edge]:
-    """The outputs under their names: the node that makes one is renamed, or its value copied where that cannot be."""
+    """The outputs under their names: the node that makes one is renamed, or else its value is copied."""
     made = {name: node for node in graph.nodes for name in node.outputs if node.op != "Constant"}
     renamed: dict[str, str] = {}
     found = []

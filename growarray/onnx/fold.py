@@ -62,5 +62,5 @@ def positive_axes(axes: tuple[int, ...], count: int) -> tuple[int, ...]:
     """Axes counted from the first. Raises Malformed if one is not among ``count``, or is named twice."""
     found = tuple(axis + count if axis < 0 else axis for axis in axes)
     if any(not 0 <= axis < count for axis in found) or len(set(found)) < len(found):
-        raise Malformed(f"axes are {axes}; expected different ones of {count}")
+        raise Malformed(f"axes are {axes}; expected distinct axes of {count}")
     return found

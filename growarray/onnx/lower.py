@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
@@ -46,7 +46,7 @@ def register_lowering(kind: type[Module], function: Lowering) -> None:
     function : takes an :class:`OnnxGraph`, the layer, and an :class:`Edge` for each input; returns an Edge, or a tuple
     A second registration replaces the first one, and one of this library's own.
 
-    Raises TypeError where ``kind`` is no subclass of Module, or ``function`` cannot be called.
+    Raises TypeError if ``kind`` is not a subclass of Module, or if ``function`` cannot be called.
 
     >>> from growarray import nn
     >>> class Swap(nn.Module):
@@ -72,7 +72,7 @@ class OnnxGraph:
     """An ONNX graph under construction, as the functions of :func:`register_lowering` get it.
 
     opset : version of the operator set    dtype : of every float in the file
-    writes : by class of layer, this library's own functions    single : operators that are refused, for float32 only
+    writes : by class of layer, this library's own functions    missing : why an operator cannot be written, by name
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class OnnxGraph:
         dtype: Any,
         names: Sequence[str],
         writes: Mapping[type[Module], Lowering],
-        single: Collection[str] = (),
+        missing: Mapping[str, str],
     ) -> None:
-        self.opset, self.dtype, self._single = opset, np.dtype(dtype), single
+        self.opset, self.dtype, self._missing = opset, np.dtype(dtype), missing
         self._writes = {**writes, **_REGISTERED}
         self.nodes: list[Node] = []
         self.initializers: dict[str, Tensor] = {}
@@ -110,7 +110,7 @@ class OnnxGraph:
     def lower(self, name: str, module: Module, *inputs: Edge) -> Any:
         """The output of a module that the present layer owns as ``name``; ``''`` for the present layer itself.
 
-        Raises NotImplementedError where nothing says how the module is written.
+        Raises NotImplementedError if nothing says how the module is written.
         """
         outside, self._kind = (list(self._place), self._kind), type(module).__name__
         self._place += [name] if name else []
@@ -131,7 +131,7 @@ class OnnxGraph:
             )
         if not _computes_alike(kind, known):
             raise NotImplementedError(
-                f"to_onnx: {self.where} computes something else than {known.__name__}, of which it is a subclass; "
+                f"to_onnx: {self.where} computes something other than {known.__name__}, of which it is a subclass; "
                 f"register_lowering({kind.__name__}, function) says how it is written"
             )
         return self._writes[known]
@@ -143,7 +143,7 @@ class OnnxGraph:
             raise TypeError(f"to_onnx: {self.where} does not take {len(inputs)} inputs") from None
 
     def refuse(self, why: str) -> NotImplementedError:
-        """The error to raise where the present layer cannot be written."""
+        """The error to raise if the present layer cannot be written."""
         return NotImplementedError(f"to_onnx: {self.where}: {why}")
 
     def shape_after(self, module: Module, *inputs: Edge) -> tuple[int, ...]:
@@ -175,7 +175,7 @@ class OnnxGraph:
     # What it is made of.
 
     def unique(self, name: str) -> str:
-        """The name, with a number where it is taken."""
+        """The name, with a number if it is taken."""
         found, count = name, 1
         while found in self._names:
             found, count = f"{name}_{count}", count + 1
@@ -234,13 +234,11 @@ class OnnxGraph:
     ) -> Edge:
         """One operator with one output; ``None`` is an input that is left out.
 
-        shape, batch : of the output; those of the first input where they are left out
+        shape, batch : of the output; by default those of the first input
         attributes : whole numbers, floats, strings, arrays, or sequences of whole numbers
         """
-        if op in self._single:
-            raise self.refuse(
-                f"onnxruntime has no {op} in float64; pass dtype='float32', or dtype='float64' to write it all the same"
-            )
+        if op in self._missing:
+            raise self.refuse(self._missing[op])
         name = self.unique("/".join(["", *self._place, op]))
         for key, value in attributes.items():
             if isinstance(value, float):

@@ -133,7 +133,7 @@ def _needed(model: Model) -> list[OpNode]:
 
 
 def _shortened(fault: Exception) -> str:
-    """The message of a fault without line breaks, cut where it quotes a long list of the file."""
+    """The message of a fault without line breaks, cut if it quotes a long list of the file."""
     text = " ".join(str(fault).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
@@ -175,12 +175,12 @@ def _build(builder: Builder, node: OpNode) -> None:
         raise Malformed(f"has {len(node.outputs)} outputs; expected at most {row.outputs}")
     if row.fold is None or not fold(builder, node, row.fold, moves=row.moves):
         if row.read is None:
-            raise Malformed("is supported for constants only, and an input depends on that of the network")
+            raise Malformed("is supported for constants only, but an input depends on that of the network")
         row.read(builder, node)
     node.refuse_others()
     for name in node.outputs[1:]:
         if name in builder.used and name not in builder.values:
-            raise Malformed(f"output {quote(name)} is taken by another node; only the first output is computed")
+            raise Malformed(f"output {quote(name)} is used by another node; only the first output is computed")
 
 
 def _graph(builder: Builder, inputs: list[str], outputs: list[str]) -> Graph:

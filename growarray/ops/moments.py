@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, device_of, is_numpy, namespace
-from growarray.contraction.windows import window
+from growarray.backend import Array, asarray, assign, device_of, is_numpy, namespace
+from growarray.contraction.routines.windows import window
 from growarray.errors import ShapeError, shown
 from growarray.ops.lags import DEEP, LARGEST, MIXED, Lag, MomentPlan, Pairs, Run, moment_plan, orders, reads_all
 from growarray.ops.phases import Maps, channel_blocks, phase_maps, run_shared
@@ -157,10 +157,8 @@ def _left(xp: Any, maps: Array, run: Run) -> Array:
         return _strip(xp, maps, run.start, run.stop)
     if (run.start, run.stop) == (0, maps.shape[-1]):
         return maps
-    kept = xp.asarray(maps, copy=True)
-    kept[..., : run.start] = 0.0
-    kept[..., run.stop :] = 0.0
-    return kept
+    kept = assign(xp.asarray(maps, copy=True), (..., slice(0, run.start)), 0.0)
+    return assign(kept, (..., slice(run.stop, None)), 0.0)
 
 
 def _right(xp: Any, maps: Array, run: Run, lag: int) -> Array:
@@ -212,15 +210,16 @@ def _assembled(
             both.append((other, one, xp.matrix_transpose(block)))
         for row, column, found in both:
             place = (*places[0][row], *places[1][column])
-            grid[place] = xp.reshape(found, grid[place].shape)
+            grid = assign(grid, place, xp.reshape(found, grid[place].shape))
     if not is_numpy(out):
-        out[inside] = xp.reshape(grid, (sizes[0], sizes[1]))
+        out = assign(out, inside, xp.reshape(grid, (sizes[0], sizes[1])))
     if right.bias:
-        out[: sizes[0], sizes[1]] = _sums(xp, left)
+        out = assign(out, (inside[0], sizes[1]), _sums(xp, left))
     if left.bias:
-        out[sizes[0], : sizes[1]] = out[: sizes[0], sizes[1]] if symmetric else _sums(xp, right)
+        row = out[inside[0], sizes[1]] if symmetric else _sums(xp, right)
+        out = assign(out, (sizes[0], inside[1]), row)
     if left.bias and right.bias:
-        out[sizes[0], sizes[1]] = float(right.samples * math.prod(right.positions))
+        out = assign(out, (sizes[0], sizes[1]), float(right.samples * math.prod(right.positions)))
     return out
 
 

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from growarray.backend import Array, device_of, is_numpy
+from growarray.backend import Array, assign, device_of, is_numpy
+from growarray.contraction.blas import settled
 from growarray.contraction.kernels import Rows
 from growarray.contraction.problem import Axis
-from growarray.contraction.threads import run_tasks, settled
-from growarray.contraction.windows import window
+from growarray.contraction.routines.windows import window
+from growarray.contraction.threads import run_tasks
 from growarray.ops.lags import MIXED, MomentPlan
 from growarray.ops.windows import Windows
 
@@ -100,7 +101,9 @@ def phase_maps(xp: Any, w: Windows, images: slice, plan: MomentPlan, side: str) 
         part = x[:, channels, ...]
         for source, maps in zip(_mixed(part) if mixed else (part,), found, strict=True):
             for phases, target in maps.items():
-                _copy(xp, target[channels, ...], source, todo[phases])
+                filled = _copy(xp, target[channels, ...], source, todo[phases])
+                if not is_numpy(filled):  # of NumPy it is a view of the target; others have all channels at once
+                    maps[phases] = filled
 
     run_shared([partial(fill, channels) for channels in channel_blocks(x)])
     return [{phases: _as_matrix(xp, one, todo[phases], plan) for phases, one in maps.items()} for maps in found]
@@ -127,11 +130,12 @@ def channel_blocks(x: Array) -> list[slice]:
     return [slice(start, min(start + step, count)) for start in range(0, max(count, 1), step)]
 
 
-def _copy(xp: Any, target: Array, x: Array, todo: Copies) -> None:
+def _copy(xp: Any, target: Array, x: Array, todo: Copies) -> Array:
     source = xp.permute_dims(x, todo.order)
     for into, read in todo.places:
         piece = source[read]
-        target[into] = piece if is_numpy(piece) else xp.astype(piece, target.dtype)
+        target = assign(target, into, piece if is_numpy(piece) else xp.astype(piece, target.dtype))
+    return target
 
 
 def run_shared(tasks: Sequence[Callable[[], object]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from growarray.backend import Array, namespace
 from growarray.contraction.problem import Axis
-from growarray.contraction.windows import window
+from growarray.contraction.routines.windows import window
 from growarray.errors import ShapeError, shown
 from growarray.ops.conv import conv_geometry
 from growarray.ops.sizes import each_axis

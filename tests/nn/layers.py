@@ -40,6 +40,11 @@ def same(build: Callable[[], Module], *shape: int) -> Example:
     return Example(build, shape, shape)
 
 
+def function(name: str, *before: Module) -> Example:
+    """A function of what other layers bring into its domain."""
+    return same(lambda: nn.Sequential(*before, nn.Function(name)) if before else nn.Function(name), 3, 4)
+
+
 def trained(*shape: int) -> Parameter:
     return Parameter(1.0 + 0.1 * rng().standard_normal(shape))
 
@@ -95,6 +100,12 @@ NEW: dict[str, Example] = {
     "Log": Example(nn.Log, (3, 4), (3, 4), positive=True),
     "Sqrt": Example(nn.Sqrt, (3, 4), (3, 4), positive=True),
     "Reciprocal": Example(nn.Reciprocal, (3, 4), (3, 4), positive=True),
+    **{f"Function-{name}": function(name) for name in ("Asinh", "Atan", "Ceil", "Cosh", "Floor", "Round", "Sign")},
+    **{f"Function-{name}": function(name) for name in ("Sinh", "Tan")},
+    **{f"Function-{name}": function(name, nn.Tanh()) for name in ("Acos", "Asin", "Atanh")},
+    "Function-Acosh": function("Acosh", nn.Exp(), nn.Exp()),
+    "Maximum": same(lambda: nn.Maximum(0.1), 3, 4),
+    "Minimum-parameter": Example(lambda: nn.Minimum(trained(4)), (3, 4), (3, 4)),
     "Sin": same(nn.Sin, 3, 4),
     "Cos": same(nn.Cos, 3, 4),
     "Erf": same(nn.Erf, 3, 4),

@@ -240,8 +240,25 @@ CASES: dict[str, Case] = {
             "Abs": {}, "Cos": {}, "Elu": {"alpha": 0.7}, "Erf": {}, "Exp": {}, "HardSigmoid": {}, "HardSwish": {},
             "LeakyRelu": {"alpha": 0.2}, "Mish": {}, "Neg": {}, "Relu": {}, "Selu": {}, "Sigmoid": {}, "Sin": {},
             "Softplus": {}, "Softsign": {}, "Tanh": {}, "Celu": {"alpha": 0.5}, "LogSoftmax": {},
+            "Asinh": {}, "Atan": {}, "Ceil": {}, "Cosh": {}, "Floor": {}, "Round": {}, "Sign": {}, "Sinh": {},
+            "Tan": {},
         }.items()
     },
+    **{
+        f"activation-{op}": chain(("n", 5), ("Tanh", ["x"], ["h"], {}), (op, ["h"], ["y"], {}))
+        for op in ("Acos", "Asin", "Atanh")
+    },
+    "activation-Acosh": chain(
+        ("n", 5), ("Exp", ["x"], ["h"], {}), ("Exp", ["h"], ["g"], {}), ("Acosh", ["g"], ["y"], {})
+    ),
+    **{
+        f"several-{op}": Case(
+            Made([(op, ["x", "c", "z", "s"], ["y"], {})], {"x": ("n", 3), "z": ("n", 1)},
+                 fixed={"c": draw(3), "s": np.array(0.2, np.float32)})
+        )
+        for op in ("Max", "Mean", "Min", "Sum")
+    },
+    "several-alone": one("Max", ("n", 3)),
     "gelu": one("Gelu", ("n", 5), 20),
     "gelu-tanh": one("Gelu", ("n", 5), 20, approximate="tanh"),
     "selu-other": one("Selu", ("n", 5), 18, alpha=1.5, gamma=1.1),

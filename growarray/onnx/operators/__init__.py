@@ -32,6 +32,7 @@ OPERATORS: dict[str, Operator] = {row.name: row for family in _FAMILIES for row 
 WRITES: dict[type[Module], Lowering] = {
     **{kind: write for row in OPERATORS.values() for kind, write in row.writes.items()},
     **arithmetic.WRITES,
+    **element.WRITES,
     **factorized.WRITES,
     **network.WRITES,
 }

@@ -42,7 +42,7 @@ def _fold_constant(builder: Builder, node: OpNode) -> Array | None:
             return np.asarray(node.get(name, kind), dtype=dtype)
     tensor = node.get("value", "tensor")
     if tensor is None:
-        raise Malformed("has no value of numbers; strings and sparse tensors are not read")
+        raise Malformed("has no numeric value; strings and sparse tensors are not read")
     builder.account(tensor.nbytes)
     values: Array = tensor.read()
     return values

@@ -9,7 +9,7 @@ from typing import Any
 from growarray import nn
 from growarray.contraction.geometry import ConvAxis
 from growarray.files.errors import Malformed
-from growarray.nn.shape import Pad
+from growarray.nn.padding import Pad
 from growarray.nn.sized import SamePad
 from growarray.onnx.build import Builder, Constant, Dim, Dynamic
 from growarray.onnx.graph import OpNode
@@ -148,7 +148,7 @@ def _cut_off(node: OpNode, windows: Windows, extra: Sequence[int]) -> Pairs:
         else:
             raise Malformed("output_shape needs fixed spatial sizes of the input")
         if total < 0:
-            raise Malformed(f"output_shape {shape} is larger than the whole result; give it by output_padding")
+            raise Malformed(f"output_shape {shape} is larger than the whole result; use output_padding")
         pairs.append(windows.halves(total))
     return pairs
 

@@ -10,18 +10,19 @@ import numpy as np
 from growarray import nn
 from growarray.files.errors import Malformed
 from growarray.nn import elementwise as more
+from growarray.nn.arithmetic import Div, Mul
 from growarray.nn.cast import rounded
-from growarray.nn.join import Div, Mul
+from growarray.nn.function import Function
 from growarray.nn.module import Module
 from growarray.onnx.build import Array, Builder, broadcast
 from growarray.onnx.fold import constant_array
 from growarray.onnx.graph import OpNode
-from growarray.onnx.lower import Edge, OnnxGraph
+from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.model import DATA_TYPES
 from growarray.onnx.operators.row import Operator, elementwise, folded, one_operator
 from growarray.onnx.tensor import TYPE_NAMES
 
-__all__ = ["ROWS", "same"]
+__all__ = ["ROWS", "WRITES", "same"]
 
 _SELU = (1.67326319217681884765625, 1.05070102214813232421875)  # what the operator's definition says
 _HELD = (
@@ -91,7 +92,7 @@ def _read_prelu(builder: Builder, node: OpNode) -> None:
     x, slope = builder.dynamic(node, 0), builder.constant(node, 1, "slope")
     wide = [i for i, n in enumerate(slope.shape) if n != 1]
     if len(wide) > 1 or slope.size == 0:
-        raise Malformed(f"slope has shape {slope.shape}; expected one axis with more than one entry at most")
+        raise Malformed(f"slope has shape {slope.shape}; expected at most one axis with more than one entry")
     axis = wide[0] - len(slope.shape) if wide else 1
     if wide and x.shape is not None:
         axis += len(x.shape)
@@ -142,7 +143,7 @@ def _read_cast(builder: Builder, node: OpNode) -> None:
     """Between floats; the values of half precision are computed with in single."""
     x, to = builder.dynamic(node, 0), _cast_target(node)
     if to not in ("float16", "float32", "float64", "bfloat16"):
-        raise Malformed(f"to the type {to} is not supported for a value that depends on the input; floats are")
+        raise Malformed(f"to the type {to} is not supported for a value that depends on the input; only floats are")
     half = to if to.endswith("16") else None
     name = np.dtype(builder.float_type(np.dtype("float32" if half else to))).name
     builder.result(node, more.Cast(name, half), [x], x.shape)
@@ -181,6 +182,15 @@ def _read_dropout(builder: Builder, node: OpNode) -> None:
     builder.result(node, nn.Dropout(0.5 if ratio is None else ratio), [x], x.shape)
 
 
+def _read_function(builder: Builder, node: OpNode) -> None:
+    x = builder.dynamic(node, 0)
+    builder.result(node, Function(node.op), [x], x.shape)
+
+
+def _write_function(graph: OnnxGraph, layer: Function, x: Edge) -> Edge:
+    return graph.node(layer.name, x)
+
+
 def _read_identity(builder: Builder, node: OpNode) -> None:
     """Another name for the same value."""
     builder.give(node, builder.known(node, 0))
@@ -214,5 +224,26 @@ ROWS = (
     elementwise("Softsign", more.Softsign, double=False),
     elementwise("Sqrt", more.Sqrt, fold=folded(np.sqrt)),
     elementwise("Tanh", nn.Tanh),
+    *(
+        Operator(name, _read_function, fold=folded(operation), double=double)
+        for name, operation, double in (
+            ("Acos", np.arccos, False),
+            ("Acosh", np.arccosh, False),
+            ("Asin", np.arcsin, False),
+            ("Asinh", np.arcsinh, False),
+            ("Atan", np.arctan, False),
+            ("Atanh", np.arctanh, False),
+            ("Ceil", np.ceil, True),
+            ("Cosh", np.cosh, False),
+            ("Floor", np.floor, True),
+            ("Round", np.rint, True),
+            ("Sign", np.sign, True),
+            ("Sinh", np.sinh, False),
+            ("Tan", np.tan, False),
+        )
+    ),
 )
 """The operators of this family."""
+
+WRITES: dict[Any, Lowering] = {Function: _write_function}
+"""A function is written as the operator of its name."""

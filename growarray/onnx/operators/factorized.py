@@ -142,7 +142,7 @@ class _Path:
         return _Map(self.graph.node("Gemm", x.edge, weight, bias, shape=shape, transB=1), kernel.new)
 
     def _last_bias(self, attached: bool) -> Edge | None:
-        """The bias, where the last operator can add it; it is then done with."""
+        """The bias, if the last operator can add it; it is then done with."""
         if not attached:
             return None
         bias, self.bias = self.bias, None

@@ -9,7 +9,7 @@ import numpy as np
 
 from growarray import nn
 from growarray.files.errors import Malformed
-from growarray.nn.join import Add, MatMul, Mul, Value
+from growarray.nn.arithmetic import Add, MatMul, Mul, Value
 from growarray.nn.shape import Transpose
 from growarray.onnx.build import Builder, Constant, Dynamic, Shape, broadcast
 from growarray.onnx.graph import OpNode
@@ -42,7 +42,7 @@ def _affine(builder: Builder, node: OpNode, x: Dynamic, weight: Constant, transp
 
 
 def _read_gemm(builder: Builder, node: OpNode) -> None:
-    """``alpha A' B' + beta C``; a linear layer where B and C are constants."""
+    """``alpha A' B' + beta C``; a linear layer if B and C are constants."""
     alpha, beta = node.get("alpha", "float", 1.0), node.get("beta", "float", 1.0)
     flip_a, flip_b = node.flag("transA"), node.flag("transB")
     x, weight = builder.dynamic(node, 0), builder.known(node, 1)
@@ -105,7 +105,7 @@ def _product(builder: Builder, node: OpNode, a: Dynamic, b: Dynamic) -> Dynamic:
 
 
 def _read_matmul(builder: Builder, node: OpNode) -> None:
-    """A linear layer without bias where the second operand is a constant matrix."""
+    """A linear layer without bias if the second operand is a constant matrix."""
     second = builder.known(node, 1)
     if isinstance(second, Constant) and len(second.shape) == 2:
         builder.give(node, _affine(builder, node, builder.dynamic(node, 0), second, False, 1.0))

@@ -9,7 +9,7 @@ import numpy as np
 
 from growarray import nn
 from growarray.files.errors import Malformed
-from growarray.nn.join import Add, Mul
+from growarray.nn.arithmetic import Add, Mul
 from growarray.nn.sized import GroupedNorm
 from growarray.onnx.build import Builder, Constant, Dynamic, broadcast
 from growarray.onnx.graph import OpNode
@@ -42,7 +42,7 @@ def _channels(x: Dynamic, count: int) -> None:
 
 
 def _weights(graph: OnnxGraph, layer: Any, shape: tuple[int, ...]) -> list[Edge]:
-    """Weight and bias of a layer, ones and zeros where it has none."""
+    """Weight and bias of a layer, ones and zeros if it has none."""
     return [
         graph.constant(np.full(shape, neutral)) if value is None else graph.parameter(name, value)
         for name, value, neutral in (("weight", layer.weight, 1.0), ("bias", layer.bias, 0.0))

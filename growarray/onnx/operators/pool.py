@@ -10,7 +10,7 @@ import numpy as np
 from growarray import nn
 from growarray.contraction.geometry import ConvAxis
 from growarray.files.errors import Malformed
-from growarray.nn.shape import ReduceMean
+from growarray.nn.reduce import ReduceMean
 from growarray.nn.sized import SamePool
 from growarray.onnx.build import Builder, Dim
 from growarray.onnx.graph import OpNode

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from growarray.nn.shape import ReduceMean
+from growarray.nn.reduce import ReduceMean
 from growarray.onnx.build import Builder, Shape
 from growarray.onnx.fold import axes_of, positive_axes
 from growarray.onnx.graph import OpNode

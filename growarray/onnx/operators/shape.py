@@ -189,7 +189,7 @@ def _read_squeeze(builder: Builder, node: OpNode) -> None:
 def _write_squeeze(graph: OnnxGraph, layer: Squeeze, x: Edge) -> Edge:
     sizes = graph.shape_after(layer, x)
     if layer.axes is None and x.batch is not None and x.shape[x.batch] == 1:
-        raise graph.refuse("without axes it takes a batch of one away; name the axes, or pass dynamic_batch=False")
+        raise graph.refuse("without axes it removes a batch of one; name the axes, or pass dynamic_batch=False")
     gone = [i for i, n in enumerate(x.shape) if n == 1] if layer.axes is None else [a % x.ndim for a in layer.axes]
     if x.batch in gone:
         raise graph.refuse(f"axes {layer.axes} name the batch; pass dynamic_batch=False")
