@@ -177,9 +177,12 @@ def _products(xp: Any, totals: Totals, left: Array, right: Array, outer: Lag, in
     for run in outer.runs:
         start, stop = max(run.start * width, -ahead), min(run.stop * width, a.shape[1] - ahead)
         part = _product(xp, a[:, start:stop], b[:, start + ahead : stop + ahead])
-        for (s, t), (u, v) in itertools.product(run.pairs, inner):
+        for index, ((s, t), (u, v)) in enumerate(itertools.product(run.pairs, inner)):
             held = totals.get((s, u, t, v))
-            totals[s, u, t, v] = part if held is None else held + part
+            if held is not None:
+                totals[s, u, t, v] = assign(held, ..., part, add=True)
+            else:  # each pair is added to apart from now on
+                totals[s, u, t, v] = xp.asarray(part, copy=True) if index else part
 
 
 def _product(xp: Any, a: Array, b: Array) -> Array:
