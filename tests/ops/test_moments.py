@@ -125,7 +125,7 @@ def test_every_library_read_only_and_in_float64(xp: Library, dtype):
     x, z = xp.asarray(host), xp.asarray(other)
     left, right = (windows(a, (3, 2), stride=(1, 2), padding=1, bias=True) for a in (x, z))
     a, b = unfolded(left), unfolded(right)
-    for lagged in (None, *orders(2)):
+    for lagged in ((), (0, 1)):  # JAX compiles each one
         found = window_moment(left, lagged=lagged)
         assert type(found) is type(x)
         agree(found, a.T @ a, tolerance(dtype))
