@@ -28,7 +28,7 @@ def frozen(value: Any) -> Any:
 
 
 def shapes_of(given: Sequence[Any], dtype: Any = None, device: Any = None) -> tuple[list[Any], Any, Any]:
-    """Shapes of the arrays among ``given``, and where those are None the dtype and the device that a plan takes."""
+    """Shapes of the arrays among ``given``, and if those are None the dtype and the device that a plan takes."""
     arrays = [x for x in given if is_array(x)]
     if arrays:
         namespace(*arrays, where="plan: ")

@@ -90,7 +90,7 @@ def _presets(problem: Problem, costs: Costs) -> list[Tree]:
 
 
 def _auto(problem: Problem, costs: Costs, minimize: str, limit: int | None) -> Tree:
-    """The search; above :data:`EXACT` operands, where it is not exact, the presets are looked at, too."""
+    """The search; above :data:`EXACT` operands, where it is not exact, it looks at the presets, too."""
     best = search(problem, costs, minimize, limit)
     for tree in _presets(problem, costs) if len(problem) > EXACT else ():
         if limit is not None and peak_elements(costs, tree) > limit:
@@ -111,7 +111,7 @@ def search(
 ) -> Tree:
     """The best tree over ``operands`` (default: all): exact up to :data:`EXACT` of them, greedy above.
 
-    With a limit, the best tree among those that keep it. Raises PlanError where none does.
+    With a limit, the best tree among those that keep it. Raises PlanError if none does.
     """
     leaves = [1 << i for i in range(len(problem))] if operands is None else list(operands)
     if len(leaves) > EXACT:

@@ -97,7 +97,7 @@ class Plan:
     Immutable, and holds no arrays. A plan runs any size of its block mode (the batch), and any real floating dtype.
 
     equation, shapes, output_shape    path : opt_einsum's linear format    block : batch that runs at a time on a CPU
-    flops, seconds : of a forward pass, and of the backward pass too where it is for training
+    flops, seconds : of a forward pass, and of the backward pass too if it is for training
     bytes : read and written by all steps    peak_bytes : what partial results and the output hold at once
     """
 
@@ -270,7 +270,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """A plan from what :meth:`to_dict` gave. Raises PlanError where something is missing or does not fit."""
+        """A plan from what :meth:`to_dict` gave. Raises PlanError if something is missing or does not fit."""
         try:
             axes = [ConvAxis(**axis) for axis in data["geometry"]]
             return plan(
@@ -316,9 +316,9 @@ class Plan:
         return BoundPlan(again, chosen)
 
     def __call__(self, *arrays: Array, out: Array | None = None) -> Array:
-        """The result for these arrays, in ``out`` where it is given (NumPy).
+        """The result for these arrays, in ``out`` if it is given (NumPy).
 
-        Raises ShapeError where a shape is not the plan's (the batch may differ), and TypeError for integer or mixed
+        Raises ShapeError if a shape is not the plan's (the batch may differ), and TypeError for integer or mixed
         dtypes, or arrays of two libraries or devices.
         """
         return self.execution.value(arrays, out)
