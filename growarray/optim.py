@@ -39,7 +39,7 @@ class Optimizer:
     which growth has added take part. ``lr`` may be set between steps. A frozen parameter is left as it is, by weight
     decay too. A subclass writes :meth:`update`, and names its further options in ``_options``.
 
-    Raises ValueError where there is no parameter or ``lr`` is negative, TypeError for what is no Parameter.
+    Raises ValueError if there is no parameter or ``lr`` is negative, TypeError for what is no Parameter.
 
     >>> import numpy as np
     >>> p = Parameter(np.ones(2))
@@ -320,7 +320,7 @@ def constant(lr: float) -> Schedule:
 def cosine(lr: float, steps: int, final: float = 0.0) -> Schedule:
     """From ``lr`` at step 0 along half a cosine to ``final`` at step ``steps``, and ``final`` from there on.
 
-    Raises ValueError where ``steps`` is less than 1.
+    Raises ValueError if ``steps`` is less than 1.
 
     >>> schedule = cosine(1.0, 10)
     >>> schedule(0), round(schedule(5), 6), schedule(10), schedule(11)
@@ -334,7 +334,7 @@ def cosine(lr: float, steps: int, final: float = 0.0) -> Schedule:
 def warm_up(schedule: Schedule, steps: int) -> Schedule:
     """Rise linearly to ``schedule(0)`` over the first ``steps`` steps, then follow ``schedule`` from its start.
 
-    Raises ValueError where ``steps`` is negative.
+    Raises ValueError if ``steps`` is negative.
 
     >>> rising = warm_up(constant(1.0), 4)
     >>> [rising(step) for step in (0, 1, 3, 4)]
@@ -348,7 +348,7 @@ def warm_up(schedule: Schedule, steps: int) -> Schedule:
 def clip_gradients(parameters: Module | Parameter | Iterable[Parameter], max_norm: float) -> float:
     """Scale all gradients by ``min(1, max_norm / (norm + 1e-6))``; returns the L2 norm of all of them before.
 
-    Raises ValueError where ``max_norm`` is negative.
+    Raises ValueError if ``max_norm`` is negative.
 
     >>> import numpy as np
     >>> p = Parameter(np.zeros(2))

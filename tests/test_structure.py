@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -203,6 +204,41 @@ def test_every_public_name_has_a_docstring():
         if not ast.get_docstring(node)  # type: ignore[arg-type]
     ]
     assert missing == []
+
+
+GROMO = "the interface of GroMo's growing modules and containers, on top of nn.Module's 28 names"
+TENSORLY = "the interface of TensorLy-Torch's factorized tensors and layers, on top of nn.Module's 28 names"
+MANY_NAMES = {  # classes above 40 public names, and those derived from them, each with the reason
+    "GrowingModule": GROMO,
+    "MergeGrowingModule": GROMO,
+    "LayerNames": GROMO,
+    "MergeNames": GROMO,
+    "GrowingNetwork": GROMO,
+    "FactorizedTensor": TENSORLY,
+    "TensorFormat": TENSORLY,
+    "FactorizedKernel": TENSORLY,
+    "FactorizedConv": TENSORLY,
+    "PickleMachine": "one method for each opcode of the pickle protocol",
+}
+
+
+def public_names(cls: type) -> set[str]:
+    """Public names of a class with what it inherits from the package: attributes, methods, declared fields."""
+    own = [base for base in cls.__mro__ if base.__module__.split(".")[0] == "growarray"]
+    return {name for base in own for name in (*vars(base), *inspect.get_annotations(base)) if name[0] != "_"}
+
+
+def test_no_class_has_more_than_40_public_names():
+    found = {}
+    for path in FILES:
+        if path.name == "__main__.py":
+            continue
+        module = importlib.import_module(module_name(path))
+        classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+        for cls in classes:
+            if not {base.__name__ for base in cls.__mro__} & set(MANY_NAMES):
+                found[cls.__qualname__] = len(public_names(cls))
+    assert {name: count for name, count in found.items() if count > 40} == {}
 
 
 def test_data_files_come_with_the_package():

@@ -23,14 +23,19 @@ from growarray.decompose.arguments import (
 from growarray.errors import shown
 
 __all__ = [
+    "balanced_pair",
     "cp_parameters",
     "factor_std",
     "largest_cp_rank",
+    "largest_mode",
+    "largest_tr_rank",
     "largest_tt_rank",
     "largest_tucker_rank",
     "tt_parameters",
     "tucker_parameters",
+    "usable_tr_rank",
     "validate_cp_rank",
+    "validate_tr_rank",
     "validate_tt_rank",
     "validate_tucker_rank",
 ]
@@ -39,7 +44,7 @@ Rank = str | float | int | Sequence[int]
 """'same', a share of the dense parameters (float), one rank (int), or all of them; NumPy's numbers too."""
 
 _ROUNDING: dict[str, Callable[[float], float]] = {"round": round, "floor": math.floor, "ceil": math.ceil}
-_KINDS = ("cp", "tucker", "tt")
+_STD = {"cp": (0.5, 0), "tucker": (0.5, 1), "tt": (1.0, 0)}  # power of the product of ranks, factors beyond the modes
 _LARGEST = 1e6  # share of the parameters: far above any use, and far below where the powers of a share overflow
 
 
@@ -186,6 +191,34 @@ def _tt_inner(sizes: Sequence[int], share: float, constant: bool) -> list[float]
     return [f * x for f in follow]
 
 
+def validate_tr_rank(shape: Sequence[int], rank: Rank = "same", rounding: str = "round") -> tuple[int, ...]:
+    """All ranks of a tensor ring, the first one again at the end: one for a share, ``sqrt(share * prod(n) / sum(n))``.
+
+    Raises
+    ------
+    ShapeError, ValueError, TypeError
+        The shape is empty; ranks are not positive, do not end with the first one, or are too many or few.
+
+    Source: TensorLy, ``validate_tr_rank``, which can return 0; a ring of one mode has ranks of 1.
+
+    Examples
+    --------
+    >>> validate_tr_rank((64, 32, 3, 3), 0.5), validate_tr_rank((4, 3, 3), (2, 3, 4, 2))
+    ((10, 10, 10, 10, 10), (2, 3, 4, 2))
+    """
+    where = "validate_tr_rank"
+    sizes, integer = check_sizes(shape, where), _rounding(rounding, where)
+    share = _share(rank, where)
+    if share is not None or is_int(rank):
+        root = math.sqrt(math.prod(sizes) * (share or 0.0) / sum(sizes))
+        single = max(int(integer(root)), 1) if share is not None else _positive((rank,), where)[0]
+        return (1, 1) if len(sizes) == 1 else (single,) * (len(sizes) + 1)
+    ranks = _positive(_sequence(rank, len(sizes) + 1, where, also="'same', a float, an int or "), where)
+    if ranks[0] != ranks[-1] or (len(sizes) == 1 and ranks[0] != 1):
+        raise ValueError(f"{where}: rank {ranks} must end with the number that it starts with, 1 for a single mode")
+    return ranks
+
+
 def largest_cp_rank(shape: Sequence[int]) -> int:
     """A rank that every tensor of this shape has at most: its size over that of its largest mode.
 
@@ -217,6 +250,54 @@ def largest_tt_rank(shape: Sequence[int]) -> tuple[int, ...]:
     return (1, *inner, 1)
 
 
+def largest_mode(shape: Sequence[int]) -> int:
+    """The first of the largest modes, from which TR-SVD starts.
+
+    >>> largest_mode((3, 8, 8))
+    1
+    """
+    return max(range(len(shape)), key=lambda k: (shape[k], -k))
+
+
+def balanced_pair(rank: int) -> tuple[int, int]:
+    """Two bonds whose product is at least this rank, as equal as can be.
+
+    >>> balanced_pair(12), balanced_pair(1)
+    ((4, 3), (1, 1))
+    """
+    first = math.isqrt(rank - 1) + 1
+    return first, -(-rank // first)
+
+
+def usable_tr_rank(shape: Sequence[int], rank: Sequence[int], mode: int | None = None) -> tuple[int, ...]:
+    """Ranks of a tensor ring lowered to what TR-SVD can use that starts from ``mode``, the largest for None.
+
+    >>> usable_tr_rank((4, 3, 3, 6), (5, 5, 5, 5, 5))
+    (2, 5, 5, 3, 2)
+    """
+    count, start = len(shape), largest_mode(shape) if mode is None else mode
+    if count == 1:
+        return (1, 1)
+    sizes, asked = [*shape[start:], *shape[:start]], [*rank[start:-1], *rank[:start]]
+    limit = min(sizes[0], math.prod(sizes[1:]))
+    first = min(asked[0], max(balanced_pair(limit)[0], -(-limit // asked[1])))
+    found = [first, min(asked[1], -(-limit // first))]
+    for k in range(2, count):
+        found.append(min(asked[k], found[-1] * sizes[k - 1], math.prod(sizes[k:]) * first))
+    ranks = (*found[count - start :], *found[: count - start])
+    return (*ranks, ranks[0])
+
+
+def largest_tr_rank(shape: Sequence[int], mode: int | None = None) -> tuple[int, ...]:
+    """Ranks with which TR-SVD from ``mode`` is exact, the first one again at the end; the largest mode for None.
+
+    >>> largest_tr_rank((4, 3, 3, 6))
+    (2, 8, 9, 3, 2)
+    """
+    sizes = check_sizes(shape, "largest_tr_rank")
+    return usable_tr_rank(sizes, (math.prod(sizes),) * (len(sizes) + 1), mode)
+
+
 def cp_parameters(shape: Sequence[int], rank: int) -> int:
     """Number of parameters of a CP decomposition, weights included: ``r (1 + sum(n))``.
 
@@ -240,7 +321,7 @@ def tucker_parameters(shape: Sequence[int], rank: Sequence[int]) -> int:
 
 
 def tt_parameters(shape: Sequence[int], rank: Sequence[int]) -> int:
-    """Number of parameters of a tensor train: the sum of ``r_k n_k r_k+1``, both ends of the ranks included.
+    """Number of parameters of a tensor train or ring: the sum of ``r_k n_k r_k+1``, both ends of the ranks included.
 
     >>> tt_parameters((4, 3, 3, 6), (1, 5, 4, 7, 1))
     206
@@ -271,16 +352,13 @@ def factor_std(kind: str, order: int, rank: int | Sequence[int], std: float) -> 
     (0.3278, 0.2236)
     """
     where = "factor_std"
-    check_choice(kind, _KINDS, "kind", where)
+    check_choice(kind, tuple(_STD), "kind", where)
     check_count(order, "order", where, least=1)
     if not is_real(std) or not 0.0 <= std < math.inf:
         raise ValueError(f"{where}: expected std as a finite number of at least 0, found {shown(std)}")
     terms = math.prod(_positive((rank,) if is_int(rank) else _sequence(rank, None, where), where))
-    if kind == "cp":
-        return float((std / math.sqrt(terms)) ** (1 / order))
-    if kind == "tucker":
-        return float((std / math.sqrt(terms)) ** (1 / (order + 1)))
-    return float((std / terms) ** (1 / order))
+    power, more = _STD[kind]
+    return float((std / terms**power) ** (1 / (order + more)))
 
 
 def _rounding(rounding: str, where: str) -> Callable[[float], float]:

@@ -24,7 +24,7 @@ from growarray.decompose.rank import largest_tt_rank
 from growarray.decompose.unfolding import fitting_threads, leading, norm
 from growarray.decompose.whiten import unweight, weight
 
-__all__ = ["TensorTrain", "tensor_train"]
+__all__ = ["TensorTrain", "sweep", "tensor_train"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ def tensor_train(
     ready = prepare(tensor, where)
     array, undo = weight(ready.array, moments)
     ready = Prepared(array, ready.scale, norm(array), ready.dtype, ready.xp)
-    cores, lost = fitting_threads(array, lambda: _sweep(ready, shape, ranks, bound))
+    inner, allowed = None if ranks is None else ranks[1:-1], 0.0 if bound is None else (bound * ready.norm) ** 2
+    cores, cut = fitting_threads(array, lambda: sweep(array, 1, shape, 1, inner, allowed))
+    lost = math.sqrt(cut)
     if lost <= 1e-6 * ready.norm:  # a sum of small singular values: the difference itself is more exact
         lost = norm(array - TensorTrain(tuple(cores), (), "").reconstruct())
     relative = ready.relative(lost)
@@ -117,21 +119,22 @@ def _ranks(rank: int | Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]
     return tuple(possible)
 
 
-def _sweep(
-    ready: Prepared, shape: tuple[int, ...], ranks: tuple[int, ...] | None, bound: float | None
+def sweep(
+    rest: Array, before: int, sizes: Sequence[int], last: int, ranks: Sequence[int] | None, allowed: float
 ) -> tuple[list[Array], float]:
-    """The cores, and the distance from the tensor: the norm of all that was cut off."""
-    xp = ready.xp
-    rest, before, lost = ready.array, 1, 0.0
-    allowed = 0.0 if bound is None else (bound * ready.norm) ** 2
-    cores = []
-    for k, size in enumerate(shape[:-1]):
+    """Cores of a chain by truncated SVDs from the first mode to the last, and the squared norm of what was cut off.
+
+    rest : the tensor, with ``before`` entries of a first bond and ``last`` entries of a last one at its ends
+    ranks : of the bonds between; or None for those that cut off a squared norm of ``allowed`` at most, in equal shares
+    """
+    xp, lost, cores = namespace(rest), 0.0, []
+    for k, size in enumerate(sizes[:-1]):
         matrix = xp.reshape(rest, (before * size, -1))
-        share = math.sqrt(max(allowed - lost, 0.0) / (len(shape) - 1 - k))
-        basis, values = leading(matrix, share if ranks is None else ranks[k + 1])
+        share = math.sqrt(max(allowed - lost, 0.0) / (len(sizes) - 1 - k))
+        basis, values = leading(matrix, share if ranks is None else ranks[k])
         keep = basis.shape[1]
         lost += float((values[keep:] ** 2).sum())
         cores.append(xp.reshape(basis, (before, size, keep)))
         rest, before = xp.matrix_transpose(basis) @ matrix, keep
-    cores.append(xp.reshape(rest, (before, shape[-1], 1)))
-    return cores, math.sqrt(lost)
+    cores.append(xp.reshape(rest, (before, sizes[-1], last)))
+    return cores, lost

@@ -2,7 +2,7 @@
 
 from growarray.factorized.conv import FactorizedConv
 from growarray.factorized.dropout import TensorDropout, remove_tensor_dropout, tensor_dropout
-from growarray.factorized.formats import BlockTTTensor, CPTensor, DenseTensor, TTTensor, TuckerTensor
+from growarray.factorized.formats import BlockTTTensor, CPTensor, DenseTensor, TRTensor, TTTensor, TuckerTensor
 from growarray.factorized.growth import RankGrowth
 from growarray.factorized.lasso import TensorLasso
 from growarray.factorized.linear import FactorizedLinear, SubFactorizedLinear
@@ -23,6 +23,7 @@ __all__ = [
     "RankGrowth",
     "SubFactorizedConv",
     "SubFactorizedLinear",
+    "TRTensor",
     "TTTensor",
     "TensorDropout",
     "TensorLasso",

@@ -45,7 +45,7 @@ def formats() -> tuple[str, ...]:
     """Names of the formats that exist.
 
     >>> formats()
-    ('BlockTT', 'CP', 'Dense', 'TT', 'Tucker')
+    ('BlockTT', 'CP', 'Dense', 'TR', 'TT', 'Tucker')
     """
     return tuple(kind.name for kind in kinds())
 

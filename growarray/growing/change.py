@@ -92,10 +92,9 @@ class GrowthUpdate(Generic[_Part]):
         values = self.singular_values
         return slope * float(namespace(values).sum(values if self.linear else values**2))
 
-    def predicted(self, slope: float) -> float:
-        """The derivative of the loss along the whole plan, behind a function of this slope."""
-        new = 0.0 if self.slopes is None else float(namespace(self.slopes).sum(self.slopes))
-        return (self.decrease or 0.0) + slope * new
+    def exact_improvement(self, slope: float) -> float:
+        """What the new neurons take off the loss to first order, next to the deltas, behind this slope."""
+        return 0.0 if self.slopes is None else slope * float(namespace(self.slopes).sum(self.slopes))
 
     def with_delta(self, delta: _Part | None, decrease: float | None) -> GrowthUpdate[_Part]:
         """This plan with another delta, which has not been applied."""

@@ -215,7 +215,14 @@ def planned(rule: Rule, statistics: PlaceMeans) -> GrowthUpdate[Array]:
         decreases[index] = float(xp.sum(m * xp.matrix_transpose(delta)))
     alpha, omega = update.output_extension, update.input_extension
     if alpha is not None and omega is not None:
-        slopes = neuron_slopes(statistics.m_prev(), alpha, omega)
+        m_prev = statistics.m_prev()
+        p, o = m_prev.shape
+        if alpha.shape[1:] != (p,) or omega.ndim != 2 or omega.shape != (o, alpha.shape[0]):
+            raise ShapeError(
+                f"{type(rule).__name__}.plan: found alpha {tuple(alpha.shape)} and omega {tuple(omega.shape)}, "
+                f"expected (k, {p}) and ({o}, k)"
+            )
+        slopes = neuron_slopes(m_prev, alpha, omega)
     return replace(update, solutions=update.solutions or update.deltas, decreases=tuple(decreases), slopes=slopes)
 
 

@@ -21,6 +21,7 @@ from growarray.growing.change import scaled, scaled_columns
 from growarray.growing.checks import as_scalar
 from growarray.growing.layer import GrowingModule, layer_before
 from growarray.growing.neighbour import weighted_layers
+from growarray.growing.place import Place
 
 __all__ = [
     "NORMALISATIONS",
@@ -30,6 +31,7 @@ __all__ = [
     "fan_in",
     "gradmax_column_factors",
     "normalisation_scales",
+    "normalise_columns",
     "normalise_update",
     "rescaling_factors",
     "scale_delta",
@@ -203,6 +205,32 @@ def scale_extensions(
     module.update = module.update.times(scaled(extension, inner), outer * inner)
 
 
+def normalise_columns(
+    place: Place, normalization_type: str = "gradmax_normalization", gradmax_scale: float = 1.0
+) -> None:
+    """Bring the planned outgoing weights to the mean norm of the existing ones, over all readers of a place together.
+
+    The only type for a merge is ``gradmax_normalization``; the others speak of one layer's deviation.
+    """
+    if normalization_type != "gradmax_normalization":
+        raise NotImplementedError(
+            f"{place.name}: {normalization_type} is not defined for a merge; supported: gradmax_normalization"
+        )
+    planned = [reader.update.input_extension for reader in place.readers]
+    if not planned or None in planned:
+        raise GrowthError(f"{place.name}: gradmax_normalization needs an input extension; compute the update first")
+    xp = namespace(planned[0].weight.data)
+    existing = xp.concat([reader.weight.data for reader in place.readers], axis=0)
+    factors = gradmax_column_factors(existing, xp.concat([p.weight.data for p in planned], axis=0), gradmax_scale)
+    if factors is None:
+        warnings.warn(f"{place.name}: gradmax_normalization has no norm to aim at; nothing is scaled", stacklevel=3)
+        return
+    for reader, part in zip(place.readers, planned, strict=True):
+        reader.update = reader.update.times(scaled_columns(part, factors), factors)
+    if place not in place.readers:
+        place.update = place.update.times(None, factors)
+
+
 def normalise_update(
     module: GrowingModule,
     std_target: float | None = None,
@@ -216,17 +244,7 @@ def normalise_update(
     """
     update = module.update
     if normalization_type == "gradmax_normalization":
-        if update.input_extension is None:
-            raise GrowthError(
-                f"{module.name}: gradmax_normalization needs an input extension; compute the update first"
-            )
-        factors = gradmax_column_factors(module.weight.data, update.input_extension.weight.data, gradmax_scale)
-        if factors is None:
-            warnings.warn(
-                f"{module.name}: gradmax_normalization has no norm to aim at; nothing is scaled", stacklevel=2
-            )
-        else:
-            module.update = update.times(scaled_columns(update.input_extension, factors), factors)
+        normalise_columns(module, normalization_type, gradmax_scale)
         return
     if normalization_type in ("equalize_extensions", "match_extending_layer"):
         layer_before(module, normalization_type)

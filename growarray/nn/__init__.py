@@ -17,6 +17,7 @@ from growarray.nn.activation import (
     Tanh,
     activation,
 )
+from growarray.nn.arithmetic import Add, Concat, Div, MatMul, Maximum, Minimum, Mul, Sub
 from growarray.nn.container import Flatten, Sequential
 from growarray.nn.conv import (
     Conv1d,
@@ -50,7 +51,6 @@ from growarray.nn.elementwise import (
 )
 from growarray.nn.function import Function
 from growarray.nn.graph import Graph, Node
-from growarray.nn.join import Add, Concat, Div, MatMul, Maximum, Minimum, Mul, Sub
 from growarray.nn.linear import Linear
 from growarray.nn.load_report import LoadReport
 from growarray.nn.load_state import renamed

@@ -39,7 +39,7 @@ def cast(
 ) -> Array:
     """``values`` in ``dtype``, rounded to the nearest; infinities and NaN stay what they are.
 
-    Raises RangeError, a ValueError, where a finite value would become infinite, with ``name``, the value and its place;
+    Raises RangeError, a ValueError, if a finite value would become infinite, with ``name``, the value and its place;
     with ``nonzero`` also where one would become zero.
 
     >>> import numpy as np

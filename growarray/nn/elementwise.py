@@ -245,7 +245,7 @@ class HardSigmoid(Module):
 class Clip(Module):
     """``y = min(max(x, low), high)``; None is no bound. The derivative is 1 at both ends, as torch's clamp has it.
 
-    Raises ValueError where ``low`` is above ``high``.
+    Raises ValueError if ``low`` is above ``high``.
 
     >>> import numpy as np
     >>> y, pullback = Clip(0.0).vjp(np.array([-1.0, 0.0, 2.0]))
@@ -340,7 +340,7 @@ class Cast(Module):
 class PReLU(Module):
     """``y = x`` where x > 0, else ``weight * x`` with a trained slope for all, or one for each entry of ``axis``.
 
-    Raises ShapeError where the input has not as many entries on ``axis`` as there are slopes.
+    Raises ShapeError if the input has not as many entries on ``axis`` as there are slopes.
 
     >>> import numpy as np
     >>> layer = PReLU(2, init=0.5)

@@ -21,7 +21,7 @@ def uniform(
 ) -> Array:
     """Uniform on ``[-bound, bound]``, drawn in NumPy and then moved, so that every library starts equal.
 
-    Raises ``TypeError`` where ``rng`` is no generator, or ``dtype`` none of real numbers: in integers all would be 0.
+    Raises ``TypeError`` if ``rng`` is no generator, or ``dtype`` none of real numbers: in integers all would be 0.
     """
     if not hasattr(rng, "uniform"):
         raise TypeError(

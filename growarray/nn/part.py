@@ -33,7 +33,7 @@ class Slice(Moved):
 
     Axes are 0, 1, … and steps 1 unless given; steps may be negative.
 
-    Raises ValueError where the options differ in length or a step is 0, ShapeError where an axis is not there.
+    Raises ValueError if the options differ in length or a step is 0, ShapeError if an axis is not there.
 
     >>> import numpy as np
     >>> y, pullback = Slice((1,), (3,), axes=(1,)).vjp(np.ones((1, 4)))

@@ -15,7 +15,7 @@ __all__ = ["ReduceMean"]
 class ReduceMean(Moved):
     """Mean over ``axes``, or over all; ``keepdims`` leaves them with size 1.
 
-    Raises ShapeError where an axis is not there or is named twice.
+    Raises ShapeError if an axis is not there or is named twice.
 
     >>> import numpy as np
     >>> y, pullback = ReduceMean((1,), keepdims=False).vjp(np.array([[1.0, 3.0]]))

@@ -37,7 +37,7 @@ class Reshape(_Reshaped):
 
     ``allow_zero`` takes 0 for an axis without entries instead.
 
-    Raises ValueError for a second -1 or a size below it, ShapeError where the input does not fit.
+    Raises ValueError for a second -1 or a size below it, ShapeError if the input does not fit.
 
     >>> import numpy as np
     >>> Reshape((0, -1))(np.ones((2, 3, 4))).shape
@@ -70,7 +70,7 @@ class Reshape(_Reshaped):
 
 
 class Squeeze(_Reshaped):
-    """Takes away axes of size 1: those in ``axes``, or all. Raises ShapeError where one has another size.
+    """Takes away axes of size 1: those in ``axes``, or all. Raises ShapeError if one has another size.
 
     >>> import numpy as np
     >>> Squeeze((-1,))(np.ones((2, 1, 1))).shape
@@ -93,7 +93,7 @@ class Squeeze(_Reshaped):
 
 
 class Unsqueeze(_Reshaped):
-    """Puts in axes of size 1, counted in the result. Raises ShapeError where one is not there or is named twice.
+    """Puts in axes of size 1, counted in the result. Raises ShapeError if one is not there or is named twice.
 
     >>> import numpy as np
     >>> Unsqueeze((0, -1))(np.ones(3)).shape

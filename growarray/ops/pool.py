@@ -92,7 +92,7 @@ def pool_axes(
     Each option is one number, or a sequence with one for each axis; ``where`` begins the messages. An entry of a
     sequence of paddings may be a pair (before, after), as ONNX has it.
 
-    Raises TypeError where an option is not a whole number, ValueError where one is out of range or has a wrong
+    Raises TypeError if an option is not a whole number, ValueError if one is out of range or has a wrong
     number of entries, where a padding is more than half of the kernel, or one of a pair as large as the window.
 
     >>> [axis.stride for axis in pool_axes("doc", 2, kernel_size=(2, 3))]
@@ -121,7 +121,7 @@ def pool_axes(
 def adaptive_sizes(where: str, axes: int, output_size: int | Sequence[int | None] | None) -> tuple[int | None, ...]:
     """One output size for each of ``axes`` spatial axes; None keeps the size of the input.
 
-    Raises TypeError where a size is not a whole number or None, ValueError where one is below 1 or their number
+    Raises TypeError if a size is not a whole number or None, ValueError if one is below 1 or their number
     is another than ``axes``.
 
     >>> adaptive_sizes("doc", 2, 7), adaptive_sizes("doc", 2, (None, 3))
@@ -153,7 +153,7 @@ def _check_input(where: str, x: Array) -> Any:
     if x.ndim < 3:
         raise ShapeError(
             f"{where}: input has shape {tuple(x.shape)}, expected (n, c, *spatial) with at least one spatial axis; "
-            "add a batch axis with x[None, ...] where it is missing"
+            "add a batch axis with x[None, ...] if it is missing"
         )
     if 0 in x.shape[2:]:
         raise ShapeError(
@@ -247,8 +247,8 @@ def max_pool(
     Returns y (n, c, *windows) and a pullback. As in torch padding never wins, the gradient goes to the first maximum
     of a window in reading order, and a NaN makes the maximum NaN; a window that holds padding only is -inf.
 
-    Raises ShapeError where ``x`` has no spatial axis, an empty one, or one on which no window fits; TypeError where
-    ``x`` does not hold real floats or an option is no whole number; ValueError where an option is out of range.
+    Raises ShapeError if ``x`` has no spatial axis, an empty one, or one on which no window fits; TypeError if
+    ``x`` does not hold real floats or an option is no whole number; ValueError if an option is out of range.
 
     >>> import numpy as np
     >>> y, pullback = max_pool(np.array([[[1.0, 3.0, 2.0, 2.0]]]), 2)
@@ -290,8 +290,8 @@ def avg_pool(
     Returns y (n, c, *windows) and a pullback. As in torch the sum is divided by ``divisor_override`` where that is
     given, else by the positions of the window: in the padded input, or without ``count_include_pad`` in the input.
 
-    Raises ShapeError where ``x`` has no spatial axis, an empty one, or one on which no window fits; TypeError where
-    ``x`` does not hold real floats or an option is no whole number; ValueError where an option is out of range.
+    Raises ShapeError if ``x`` has no spatial axis, an empty one, or one on which no window fits; TypeError if
+    ``x`` does not hold real floats or an option is no whole number; ValueError if an option is out of range.
 
     >>> import numpy as np
     >>> y, pullback = avg_pool(np.array([[[1.0, 3.0, 2.0, 2.0]]]), 2)
@@ -367,8 +367,8 @@ def adaptive_avg_pool(x: Array, output_size: int | Sequence[int | None] | None) 
     Returns y (n, c, *output_size) and a pullback. As in torch window i of o over L positions is floor(i L / o) to
     ceil((i + 1) L / o), so windows overlap where o does not divide L, and repeat positions where o > L.
 
-    Raises ShapeError where ``x`` has no spatial axis or an empty one; TypeError where ``x`` does not hold real floats
-    or a size is no whole number; ValueError where a size is below 1, or their number is not that of spatial axes.
+    Raises ShapeError if ``x`` has no spatial axis or an empty one; TypeError if ``x`` does not hold real floats
+    or a size is no whole number; ValueError if a size is below 1, or their number is not that of spatial axes.
 
     >>> import numpy as np
     >>> y, pullback = adaptive_avg_pool(np.array([[[1.0, 3.0, 5.0]]]), 2)

@@ -21,7 +21,7 @@ from growarray.testing import assert_close, check_vjp
 from tests.conftest import Library
 from tests.factorized.kernels import as_function, layer, rng, tensor
 
-RANKED = ("CP", "Tucker", "TT", "BlockTT")
+RANKED = ("CP", "Tucker", "TT", "TR", "BlockTT")
 each_format = pytest.mark.parametrize("name", RANKED)
 SHAPE = (4, 3, 4, 3)
 

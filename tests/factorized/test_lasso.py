@@ -16,9 +16,9 @@ from growarray.testing import assert_close, check_vjp
 from tests.conftest import Library
 from tests.factorized.kernels import as_function, layer, rng, tensor
 
-RANKED = ("CP", "Tucker", "TT", "BlockTT")
+RANKED = ("CP", "Tucker", "TT", "TR", "BlockTT")
 SHAPE = (4, 3, 4, 3)
-COUNT = {"CP": 1, "Tucker": 4, "TT": 3, "BlockTT": 1}
+COUNT = {"CP": 1, "Tucker": 4, "TT": 3, "TR": 4, "BlockTT": 1}
 each_format = pytest.mark.parametrize("name", RANKED)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from growarray import nn
+from growarray.nn.arithmetic import Value
 from growarray.nn.graph import Graph, Node
-from growarray.nn.join import Value
 from growarray.nn.module import Module, Parameter
 from growarray.testing import assert_close, check_vjp
 from tests.conftest import Library

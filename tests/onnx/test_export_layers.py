@@ -11,7 +11,7 @@ import pytest
 from growarray import nn
 from growarray.checkpoint import to_onnx
 from growarray.errors import ShapeError
-from growarray.nn import elementwise, graph, join, shape
+from growarray.nn import arithmetic, elementwise, graph, padding, part, reduce, shape
 from growarray.nn.function import Function
 from growarray.nn.module import Module, Parameter
 from growarray.onnx.operators import WRITES
@@ -202,8 +202,8 @@ FUNCTIONS = {
             "Tan": RNG.random,
         }.items()
     },
-    "maximum": (join.Maximum(0.1), None),
-    "minimum": (join.Minimum(0.1), None),
+    "maximum": (arithmetic.Maximum(0.1), None),
+    "minimum": (arithmetic.Minimum(0.1), None),
     "log": (elementwise.Log(), RNG.random),
     "mish": (elementwise.Mish(), None),
     "neg": (elementwise.Neg(), None),
@@ -232,7 +232,7 @@ ELEMENTWISE = {
 @pytest.mark.parametrize(("layer", "draw"), rows(ELEMENTWISE))
 def test_functions_in_double_precision_run_or_are_refused(layer, draw, tmp_path):
     path, x = tmp_path / "model.onnx", np.abs(np.asarray((draw or RNG.standard_normal)((2, 3, 5)))) + 0.5
-    network = nn.Sequential(join.Mul(Parameter(np.ones(1))), layer).eval()
+    network = nn.Sequential(arithmetic.Mul(Parameter(np.ones(1))), layer).eval()
     try:
         to_onnx(network, path, x.shape)
     except NotImplementedError as refusal:
@@ -257,16 +257,16 @@ SHAPES = {
     "squeeze all": (shape.Squeeze(), (2, 3, 1)),
     "unsqueeze": (shape.Unsqueeze((1, -1)), (2, 3)),
     "unsqueeze before the batch": (nn.Sequential(shape.Unsqueeze((0,)), shape.Squeeze((0,))), (2, 3)),
-    "slice": (shape.Slice((1, -1), (3, 0), (1, 2), (1, -1)), (2, 3, 4)),
-    "gather one": (shape.Gather(-1, axis=1), (2, 3, 4)),
-    "gather several": (shape.Gather((2, 2, 0), axis=2), (2, 3, 4)),
-    "pad": (shape.Pad(((1, 2), (0, 1)), value=0.5), (2, 3, 4)),
-    "pad, reflected and cut": (shape.Pad(((1, -1), (2, 0)), mode="reflect"), (2, 3, 4)),
-    "pad, edge": (shape.Pad(((1, 2),), mode="edge"), (2, 3, 4)),
-    "pad, cut": (shape.Pad(((-1, -1),)), (2, 3, 4)),
-    "mean": (shape.ReduceMean((1, -1)), (2, 3, 4)),
-    "mean without axes": (shape.ReduceMean((1,), keepdims=False), (2, 3, 4)),
-    "mean of all": (shape.ReduceMean(), (2, 3, 4)),
+    "slice": (part.Slice((1, -1), (3, 0), (1, 2), (1, -1)), (2, 3, 4)),
+    "gather one": (part.Gather(-1, axis=1), (2, 3, 4)),
+    "gather several": (part.Gather((2, 2, 0), axis=2), (2, 3, 4)),
+    "pad": (padding.Pad(((1, 2), (0, 1)), value=0.5), (2, 3, 4)),
+    "pad, reflected and cut": (padding.Pad(((1, -1), (2, 0)), mode="reflect"), (2, 3, 4)),
+    "pad, edge": (padding.Pad(((1, 2),), mode="edge"), (2, 3, 4)),
+    "pad, cut": (padding.Pad(((-1, -1),)), (2, 3, 4)),
+    "mean": (reduce.ReduceMean((1, -1)), (2, 3, 4)),
+    "mean without axes": (reduce.ReduceMean((1,), keepdims=False), (2, 3, 4)),
+    "mean of all": (reduce.ReduceMean(), (2, 3, 4)),
 }
 
 
@@ -278,19 +278,19 @@ def test_changes_of_shape(layer, size, opset, tmp_path):
 
 @pytest.mark.parametrize("opset", [17, 21])
 def test_periodic_padding(opset, tmp_path):
-    export(shape.Pad(((3, 1),), mode="wrap"), tmp_path / "model.onnx", (2, 3, 4), opset=opset)
+    export(padding.Pad(((3, 1),), mode="wrap"), tmp_path / "model.onnx", (2, 3, 4), opset=opset)
 
 
 BATCH = {
     "reshape": (shape.Reshape((2, 12)), "fits one size of the batch"),
-    "slice": (shape.Slice((0,), (1,)), "it cuts the batch"),
-    "gather": (shape.Gather(0), "it takes entries of the batch"),
-    "pad": (shape.Pad(((1, 0), (0, 0), (0, 0))), "it pads the batch"),
+    "slice": (part.Slice((0,), (1,)), "it cuts the batch"),
+    "gather": (part.Gather(0), "it takes entries of the batch"),
+    "pad": (padding.Pad(((1, 0), (0, 0), (0, 0))), "it pads the batch"),
     "conv": (nn.Sequential(shape.Transpose((1, 0, 2)), conv(2, 4, 1, kind=nn.Conv1d)), "the batch is axis 1"),
     "linear": (nn.Sequential(shape.Transpose((1, 2, 0)), conv(2, 4, kind=nn.Linear)), "the axis of the features"),
-    "constant": (join.Add(np.ones((2, 1, 1), np.float32)), "fits one size of the batch"),
+    "constant": (arithmetic.Add(np.ones((2, 1, 1), np.float32)), "fits one size of the batch"),
     "product": (
-        nn.Sequential(shape.Transpose((1, 2, 0)), join.MatMul(np.ones((2, 5), np.float32))),
+        nn.Sequential(shape.Transpose((1, 2, 0)), arithmetic.MatMul(np.ones((2, 5), np.float32))),
         "sums over the batch",
     ),
 }
@@ -306,7 +306,7 @@ def test_what_fits_one_size_of_the_batch_is_refused_with_the_way_out(layer, mess
 
 
 def every_layer():
-    for module in (nn, elementwise, graph, join, shape):
+    for module in (nn, elementwise, graph, arithmetic, shape, part, padding, reduce):
         for name in module.__all__:
             kind = getattr(module, name)
             if inspect.isclass(kind) and issubclass(kind, Module) and kind is not Module:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from growarray.files.errors import Malformed
-from growarray.nn import elementwise, join
+from growarray.nn import arithmetic, elementwise
 from growarray.onnx.build import Array, Builder, Constant, Dynamic, broadcast
 from growarray.onnx.fold import constant_array, narrowed
 from growarray.onnx.graph import OpNode
@@ -69,7 +69,7 @@ def _read_several(kind: Any, *, mean: bool = False) -> Read:
                 value = builder.scalar(x, "operand") if single else builder.floats(x, "operand")
                 y = builder.step(kind(value), [y], shape, hint)
         if mean:
-            y = builder.step(join.Div(float(len(node.inputs))), [y], y.shape, f"{hint}.mean")
+            y = builder.step(arithmetic.Div(float(len(node.inputs))), [y], y.shape, f"{hint}.mean")
         builder.give(node, y)
 
     return read
@@ -168,17 +168,17 @@ def _arithmetic(name: str, kind: Any, fold: Fold, *, trained: bool = True) -> Op
 
 
 ROWS = (
-    _arithmetic("Add", join.Add, _fold(lambda a, b: a + b)),
-    _arithmetic("Div", join.Div, _fold(_divided, lambda m, n: m if n == 1 else None), trained=False),
-    _arithmetic("Mul", join.Mul, _fold(lambda a, b: a * b, lambda m, n: m if n == 1 else n if m == 1 else None)),
-    Operator("Max", _read_several(join.Maximum), {join.Maximum: _write("Max")}, inputs=(1, ANY)),
-    Operator("Mean", _read_several(join.Add, mean=True), inputs=(1, ANY)),
-    Operator("Min", _read_several(join.Minimum), {join.Minimum: _write("Min")}, inputs=(1, ANY)),
+    _arithmetic("Add", arithmetic.Add, _fold(lambda a, b: a + b)),
+    _arithmetic("Div", arithmetic.Div, _fold(_divided, lambda m, n: m if n == 1 else None), trained=False),
+    _arithmetic("Mul", arithmetic.Mul, _fold(lambda a, b: a * b, lambda m, n: m if n == 1 else n if m == 1 else None)),
+    Operator("Max", _read_several(arithmetic.Maximum), {arithmetic.Maximum: _write("Max")}, inputs=(1, ANY)),
+    Operator("Mean", _read_several(arithmetic.Add, mean=True), inputs=(1, ANY)),
+    Operator("Min", _read_several(arithmetic.Minimum), {arithmetic.Minimum: _write("Min")}, inputs=(1, ANY)),
     Operator("Pow", _read_power, {elementwise.Pow: _write_power}, _fold(lambda a, b: a**b), (2, 2)),
-    _arithmetic("Sub", join.Sub, _fold(lambda a, b: a - b)),
-    Operator("Sum", _read_several(join.Add), inputs=(1, ANY)),
+    _arithmetic("Sub", arithmetic.Sub, _fold(lambda a, b: a - b)),
+    Operator("Sum", _read_several(arithmetic.Add), inputs=(1, ANY)),
 )
 """The operators of this family."""
 
-WRITES: dict[Any, Lowering] = {join.Value: _fixed}
+WRITES: dict[Any, Lowering] = {arithmetic.Value: _fixed}
 """A value that the network holds is an initializer."""

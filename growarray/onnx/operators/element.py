@@ -10,9 +10,9 @@ import numpy as np
 from growarray import nn
 from growarray.files.errors import Malformed
 from growarray.nn import elementwise as more
+from growarray.nn.arithmetic import Div, Mul
 from growarray.nn.cast import rounded
 from growarray.nn.function import Function
-from growarray.nn.join import Div, Mul
 from growarray.nn.module import Module
 from growarray.onnx.build import Array, Builder, broadcast
 from growarray.onnx.fold import constant_array

@@ -9,7 +9,7 @@ import numpy as np
 
 from growarray import nn
 from growarray.files.errors import Malformed
-from growarray.nn.join import Add, Mul
+from growarray.nn.arithmetic import Add, Mul
 from growarray.nn.sized import GroupedNorm
 from growarray.onnx.build import Builder, Constant, Dynamic, broadcast
 from growarray.onnx.graph import OpNode

@@ -6,7 +6,7 @@ import numpy as np
 
 from growarray.contraction.geometry import ConvAxis
 from growarray.files.errors import Malformed
-from growarray.nn.join import Concat
+from growarray.nn.arithmetic import Concat
 from growarray.nn.padding import Pad
 from growarray.nn.part import Gather, Slice, positions
 from growarray.nn.sized import SamePad

@@ -11,7 +11,7 @@ import pytest
 from growarray import nn
 from growarray.backend import to_numpy
 from growarray.errors import ShapeError
-from growarray.nn.join import Value
+from growarray.nn.arithmetic import Value
 from growarray.nn.module import Module, Parameter
 from growarray.testing import assert_close, check_vjp
 from tests.conftest import Library

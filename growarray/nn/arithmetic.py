@@ -44,7 +44,7 @@ class _Pair(Module):
 
     @property
     def operands(self) -> int:
-        """Number of inputs: 1 where there is a value, else 2."""
+        """Number of inputs: 1 if there is a value, else 2."""
         return 2 if self._fixed() is None else 1
 
     def _fixed(self) -> Any:
@@ -58,7 +58,7 @@ class _Pair(Module):
     def vjp(self, *inputs: Array) -> tuple[Array, Pullback]:
         """Value and pullback: the gradient of the input, or of both as a tuple; it adds to ``value.grad``.
 
-        Raises TypeError for another number of inputs, ShapeError where the shapes do not fit.
+        Raises TypeError for another number of inputs, ShapeError if the shapes do not fit.
         """
         fixed = self._fixed()
         if len(inputs) != self.operands:
@@ -85,7 +85,7 @@ class _Pair(Module):
         return self.forward(*inputs)
 
     def extra_repr(self) -> str:
-        """The value where there is one, as a formula."""
+        """The value if there is one, as a formula."""
         fixed = self._fixed()
         if fixed is None:
             return ""
@@ -118,7 +118,7 @@ class Add(_Broadcast):
     value : a Parameter (trained), an array (fixed) or a number; None takes two inputs
     Axes of size 1, and axes that are missing in front, are repeated; gradients are summed over them.
 
-    Raises ShapeError where the shapes do not fit, TypeError for a wrong number of inputs.
+    Raises ShapeError if the shapes do not fit, TypeError for a wrong number of inputs.
 
     >>> import numpy as np
     >>> y, pullback = Add().vjp(np.ones((2, 3)), np.ones(3))
@@ -225,7 +225,7 @@ class MatMul(_Pair):
     ``value`` and ``reverse`` as in :class:`Add`; a product with a trained matrix is
     :class:`~growarray.nn.linear.Linear`.
 
-    Raises ShapeError where the shapes do not fit, TypeError for a wrong number of inputs.
+    Raises ShapeError if the shapes do not fit, TypeError for a wrong number of inputs.
 
     >>> import numpy as np
     >>> y, pullback = MatMul().vjp(np.ones((5, 2, 3)), np.ones((3, 4)))
@@ -262,7 +262,7 @@ class MatMul(_Pair):
 class Concat(Module):
     """Joins its inputs along ``axis``; on every other axis they have one size.
 
-    Raises ShapeError where they do not, TypeError without an input.
+    Raises ShapeError if they do not, TypeError without an input.
 
     >>> import numpy as np
     >>> y, pullback = Concat(1).vjp(np.ones((2, 3)), np.ones((2, 1)))
@@ -274,7 +274,7 @@ class Concat(Module):
         self.axis = axis
 
     def vjp(self, *inputs: Array) -> tuple[Array, Pullback]:
-        """The joined array; the pullback cuts the gradient up again, into a tuple where there are several inputs."""
+        """The joined array; the pullback cuts the gradient up again, into a tuple if there are several inputs."""
         if not inputs:
             raise TypeError("Concat: no input was given, expected at least one")
         xp, shapes = namespace(*inputs), [tuple(x.shape) for x in inputs]
