@@ -125,3 +125,12 @@ def test_the_parts_of_a_gradient_cost_what_the_forward_product_does(stride):
     parts = [part for *_, part in transposed_parts(product) if part is not None]
     assert len(parts) == min(stride, 3) ** 2
     assert sum(p.columns * p.taps for p in parts) >= product.columns * product.taps
+
+
+def test_a_plan_for_a_gpu_is_priced_by_what_runs_there():
+    equation, shapes, options = CASES["cp"]
+    made = plan(equation, *shapes, optimize="factorized", training=True, device="cuda", **options)
+    names = [(step.routine, step.d_feature, step.d_kernel) for step in made.steps]
+    assert set(names) == {("portable",) * 3, ("depthwise",) * 3}
+    assert names.count(("depthwise",) * 3) == 2  # one axis after the other
+    assert all(step.seconds > 0 and step.backward_seconds > step.seconds for step in made.steps)
