@@ -67,7 +67,7 @@ class Machine:
 
 
 # Chosen on 2 cores of an AMD EPYC with AVX-512 and OpenBLAS 0.3.31 for the order that it gives the paths of
-# `growarray bench suite`, measured twice; single coefficients are good to a third.
+# `python -m bench suite`, measured twice; single coefficients are good to a third.
 CPU = Machine(
     "cpu",
     rate=1.1e11,
