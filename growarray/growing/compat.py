@@ -1,6 +1,7 @@
-"""GroMo's names (version 0.1.0) for what growing layers and merges hold elsewhere, so that its documentation applies.
+"""GroMo's names (version 0.1.0), mixed into growing layers and merges, so that its documentation applies.
 
-Nothing is computed here: each name says where its value or its function is.
+Most say where a value or a function is: statistics, the planned change, drawing and scaling have files of their own.
+What is written out here exists for that interface alone.
 """
 
 from __future__ import annotations
@@ -66,10 +67,6 @@ class BatchNames:
     parameter_update_decrease = _at(
         "update.decrease", "First-order decrease by the planned delta, None without one.", _planned(decreases=_one)
     )
-
-    @property
-    def _records(self: Any) -> bool:
-        return bool(self.recorder.is_active)
 
     def clear_pre_activity_grad(self: Any) -> None:
         """Forget the gradient of the last batch."""

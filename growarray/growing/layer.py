@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from growarray.backend import Array, namespace
@@ -36,6 +37,7 @@ class GrowingModule(Module):
         "extended_output_layer",
         "_function_of_extension",
     )
+    _records = property(attrgetter("recorder.is_active"))
     trace_precision: float | None = None  # makes M estimate its error, from the next init_computation on
 
     def __init__(
@@ -222,6 +224,9 @@ class GrowingModule(Module):
 
     def part_of(self, rows: Array) -> Any:
         """Rows over the features of ``input_stream`` (r, d) as a layer of this kind and dtype."""
+        if rows.ndim != 2 or rows.shape[1] != self.stream_width:
+            found = tuple(rows.shape)
+            raise ShapeError(f"{self.name}: rows have shape {found}, expected (rows, {self.stream_width})")
         shape = (rows.shape[0], *self.weight.shape[1:])
         xp, rows = namespace(rows), namespace(rows).astype(rows, self.weight.data.dtype, copy=True)
         count = math.prod(shape[1:])

@@ -38,6 +38,7 @@ class MergeGrowingModule(Module):
     """
 
     _links: ClassVar[tuple[str, ...]] = ("previous_modules", "next_modules")
+    _records = property(attrgetter("recorder.is_active"))
     use_bias = True
     weighted_layers: tuple[Any, ...] = ()  # a merge has no weights of its own
     out_features = property(attrgetter("in_features"), doc="Width of the output.")
@@ -103,11 +104,8 @@ class MergeGrowingModule(Module):
             self.check_growable()
             for module in self.next_modules:
                 module.declare_statistics()
-        for what in ("input", "activity"):
-            self.request(what, self)
-        for module in self._collecting:
-            module.request("input", self)
-            module.request("pre_activity", self)
+        for module, what in self._parts_to_keep():
+            module.request(what, self)
 
     def update_computation(self, update_covariance_loss_gradient: bool = True) -> None:
         """Add the last batch to every statistic; a second call for the same batch changes nothing."""
@@ -117,16 +115,13 @@ class MergeGrowingModule(Module):
         """End a collection: forget statistics, and keep nothing any longer for this merge's sake."""
         for statistic in self.statistics.all:
             statistic.reset()
-        for what in ("input", "activity"):
-            self.release(what, self)
-        for module in self._collecting:
-            module.release("input", self)
-            module.release("pre_activity", self)
+        for module, what in self._parts_to_keep():
+            module.release(what, self)
 
-    @property
-    def _collecting(self) -> list[Any]:
-        """The layers that keep parts of a batch for this merge: those that it joins, and if it grows those after it."""
-        return [*self.layers_before, *(self.readers if self.allow_growing else ())]
+    def _parts_to_keep(self) -> list[tuple[Any, str]]:
+        """What the merge, the layers that it joins, and if it grows those after it, keep of a batch for its sake."""
+        around = [*self.layers_before, *(self.readers if self.allow_growing else ())]
+        return [(self, "input"), (self, "activity"), *itertools.product(around, ("input", "pre_activity"))]
 
     @property
     def layers_before(self) -> list[Any]:
@@ -194,13 +189,9 @@ class MergeGrowingModule(Module):
         return list(modules)
 
     def _warn_if_used(self, *statistics: TensorStatistic | None) -> None:
-        for statistic in statistics:
-            if statistic is not None and statistic.samples:
-                warnings.warn(
-                    f"{self.name}: {statistic.name} holds {statistic.samples} samples of the old neighbours; "
-                    "call reset_computation() first",
-                    stacklevel=3,
-                )
+        for used in (statistic for statistic in statistics if statistic is not None and statistic.samples):
+            text = f"{self.name}: {used.name} holds {used.samples} samples of the old neighbours; "
+            warnings.warn(text + "call reset_computation() first", stacklevel=3)
 
     def update_size(self) -> None:
         """Take the width of the previous modules over, and declare statistics for it."""
@@ -318,9 +309,7 @@ class MergeGrowingModule(Module):
             module.check_output_extension()
         sizes = {module.extended_output_layer.weight.shape[0] for module in self.layers_before}
         if len(sizes) != 1:
-            raise GrowthError(
-                f"{self.name}: the previous layers' extensions have {sorted(sizes)} neurons; plan them anew"
-            )
+            raise GrowthError(f"{self.name}: the previous layers' extensions have {sorted(sizes)} neurons; plan anew")
         found = sizes.pop()
         if size is not None and found != size:
             raise ShapeError(

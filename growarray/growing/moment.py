@@ -104,7 +104,7 @@ def cross_moment(
 
 
 def _add_square(stream: StreamLike, total: RunningSum) -> bool:
-    """Add the moment of a stream with itself to ``total``; False, and ``total`` as before, where that cannot be."""
+    """Add the moment of a stream with itself to ``total``; False, and ``total`` as before, if that cannot be."""
     parts = stream.parts
     ready = {id(part.array): part.ready for part in parts}
     rows = parts[0].ready.array.shape[0]

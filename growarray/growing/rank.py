@@ -140,7 +140,7 @@ class RankStatistics(Module):
     def moments(self) -> tuple[Array, Array]:
         """S (groups, e, e) and M (groups, e, out_channels / groups), e = c * taps and one more for a bias.
 
-        Raises GrowthError where there are no samples, or the layer was :meth:`FactorizedConv.set` otherwise since.
+        Raises GrowthError if there are no samples, or the layer was :meth:`FactorizedConv.set` otherwise since.
         """
         self._check_settings()
         both = self._moments()

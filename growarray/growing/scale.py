@@ -56,7 +56,7 @@ def fan_in(weight: Array) -> int:
 
 
 def std(array: Array | None) -> float:
-    """Standard deviation with ``n - 1`` in the denominator; 0 where there are fewer than two entries, or all are equal.
+    """Standard deviation with ``n - 1`` in the denominator; 0 if there are fewer than two entries, or all are equal.
 
     >>> import numpy as np
     >>> round(std(np.array([1.0, 3.0])), 4), std(None)
@@ -103,7 +103,7 @@ class Scales(NamedTuple):
 
 
 def _deviation(weight: Array | None) -> float | None:
-    """Standard deviation of weights, ``1 / sqrt(fan_in)`` where it is zero, None where there are none."""
+    """Standard deviation of weights, ``1 / sqrt(fan_in)`` if it is zero, None if there are none."""
     if weight is None or 0 in weight.shape:
         return None
     return std(weight) or 1.0 / math.sqrt(fan_in(weight))
@@ -120,7 +120,7 @@ def normalisation_scales(
 ) -> Scales:
     """Factors that bring a planned change to the standard deviation of what it changes.
 
-    With s the target (default: that of ``weight``, ``1 / sqrt(new inputs)`` where there is none):
+    With s the target (default: that of ``weight``, ``1 / sqrt(new inputs)`` if there is none):
 
     - ``legacy_normalization``, ``weird_normalization``: delta to s; alpha by the factor that would bring omega to s
     - ``equalize_second_layer``: delta and omega to s; alpha by the ratio of the two factors
@@ -157,7 +157,7 @@ def normalisation_scales(
 def gradmax_column_factors(weight: Array, omega: Array, scale: float = 1.0) -> np.ndarray | None:
     """Factor for each new neuron's outgoing weights to the mean norm of the existing ones, times ``scale``.
 
-    Columns that are zero keep factor 1; None where no existing weights give a norm to aim at.
+    Columns that are zero keep factor 1; None if no existing weights give a norm to aim at.
     """
     if not 0 < scale < math.inf:
         raise ValueError(f"gradmax_normalization: gradmax_scale must be positive and finite, found {scale}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, shown
-from growarray.growing import TINY, GrowingModule, GrowthRule
+from growarray.growing import TINY, GrowingModule, Rule
 from growarray.nn import Module
 from growarray.nn.module import Pullback
 
@@ -129,7 +129,7 @@ class GrowingNetwork(Module):
             raise GrowthError("no M estimates its error; call init_computation(trace_precision=1e-3) first")
         return max(used)
 
-    def compute_optimal_updates(self, rule: GrowthRule = TINY, **options: Any) -> None:
+    def compute_optimal_updates(self, rule: Rule = TINY, **options: Any) -> None:
         """Plan updates for every growing layer by ``rule``; single options may be given by name."""
         self.selected = None
         for layer in self.growing_layers:

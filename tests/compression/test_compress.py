@@ -12,8 +12,9 @@ from growarray import nn
 from growarray.backend import Array, to_numpy
 from growarray.compression import compress
 from growarray.compression.candidates import Choice, candidates_of, cost_of, weighted_error
-from growarray.compression.observe import find_targets, observe, swapped
+from growarray.compression.observe import observe, swapped
 from growarray.compression.report import trade_off
+from growarray.compression.targets import find_targets
 from growarray.decompose import Candidate
 from growarray.errors import ShapeError
 from growarray.factorized import FactorizedConv, FactorizedLinear

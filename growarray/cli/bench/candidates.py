@@ -62,7 +62,7 @@ def candidates_for(
     device: str | None = None,
     within: float = _ABSURD,
 ) -> list[Candidate]:
-    """``count`` distinct orders where there are so many: those that searches and presets choose, then drawn ones.
+    """``count`` distinct orders if there are so many: those that searches and presets choose, then drawn ones.
 
     within : paths drawn at random that should take more than this many times the best are left out
     """
@@ -141,7 +141,7 @@ def window_charge(layer: Layer, path: Sequence[Sequence[int]]) -> int:
 
 
 def pattern_path(layer: Layer) -> tuple[Path, int]:
-    """What opt_einsum chooses where every convolution mode is an operand of its own, a pattern.
+    """What opt_einsum chooses if every convolution mode is an operand of its own, a pattern.
 
     A pattern P[input position, output position, kernel position] is one where the three belong together. Returns the
     order without the patterns, and the operations that opt_einsum counts with them.

@@ -42,7 +42,7 @@ class BenchCommand(Command):
 
 
 def paths_command(beside: Beside | None) -> Callable[..., None]:
-    """The command, with what is measured beside the paths: other libraries, where the program that asks knows some."""
+    """The command, with what is measured beside the paths: other libraries, or nothing."""
 
     @takes_options(LAYER)
     def paths(
@@ -62,7 +62,7 @@ def paths_command(beside: Beside | None) -> Callable[..., None]:
         count: Annotated[int, option("NUMBER", "orders that are compared", "--paths", panel=_MEASURING)] = 16,
         repeat: Annotated[int, option("NUMBER", "rounds in which each has a turn", panel=_MEASURING)] = 9,
         seconds: Annotated[
-            float, option("NUMBER", "after which no round starts, once there were three", panel=_MEASURING)
+            float, option("NUMBER", "no round starts after so long, once there were three", panel=_MEASURING)
         ] = 20.0,
         device: Device = "cpu",
         seed: Annotated[int, option("NUMBER", "of the arrays, and of paths drawn at random", panel=_MEASURING)] = 0,
@@ -94,11 +94,10 @@ def paths_command(beside: Beside | None) -> Callable[..., None]:
 paths = paths_command(None)
 
 
-def suite(ctx: typer.Context) -> None:
-    """Say where the suite of layers is."""
+def suite() -> None:
+    """Say how the suite of layers is run."""
     raise ValueError(
-        "the suite is not part of the installed package; run it in a checkout of growarray: "
-        f"{' '.join(['python -m bench suite', *ctx.args])}"
+        "the suite is not part of the installed package; in a checkout of growarray run: python -m bench suite"
     )
 
 

@@ -51,7 +51,7 @@ def drawn(found: Compression) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.15))
     _trade_off(left, found)
     _layers(right, found.by, shown, hidden=len(found.reports) - len(shown))
-    below = (0.5, -0.14 * 4.6 / height)  # where no line goes through a legend
+    below = (0.5, -0.14 * 4.6 / height)  # so that no line goes through a legend
     for panel in (left, right):
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(loc="upper center", bbox_to_anchor=below, ncols=2, fontsize=9, frameon=False)
@@ -86,7 +86,7 @@ def _trade_off(panel: Axes, found: Compression) -> None:
 
 
 def _error_axis(panel: Axes, found: Compression) -> None:
-    """From 0, with room below it for a marker; logarithmic where what was chosen would lie on the axis."""
+    """From 0, with room below it for a marker; logarithmic if what was chosen would lie on the axis."""
     shown = [e for e in (found.error, found.output_error) if e]
     highest = max([point.error for points in found.curves.values() for point in points] + shown, default=0.0)
     if shown and highest > _DECADES * min(shown):
