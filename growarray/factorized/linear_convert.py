@@ -67,7 +67,7 @@ def read_linear(where: str, layer: Any) -> DenseLinear:
 
 
 def read_linears(where: str, layers: Sequence[Any], bias: bool) -> list[DenseLinear]:
-    """Read layers that are to share one factorization, without their bias where ``bias`` is False."""
+    """Read layers that are to share one factorization, without their bias if ``bias`` is False."""
     found = [read_linear(where, layer) for layer in listed(where, layers)]
     for i, one in enumerate(found):
         if tuple(one.weight.shape) != tuple(found[0].weight.shape) or one.weight.dtype != found[0].weight.dtype:
@@ -117,7 +117,7 @@ def _features(
     if auto:
         raise ValueError(
             f"from_linear: auto_tensorize=True with in_tensorized_features={shown(inner)} and "
-            f"out_tensorized_features={shown(outer)}; leave one of both out"
+            f"out_tensorized_features={shown(outer)}; pass either the one or the others"
         )
     if inner is None or outer is None:
         raise ValueError(

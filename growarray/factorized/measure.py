@@ -48,7 +48,7 @@ class Probe(NamedTuple):
 
 
 def probes_of(convs: Sequence[DenseConv], calibration: Any, input_shape: Any, measure: bool) -> list[Probe]:
-    """One probe for each convolution, none where nothing was given; checked before anything is computed.
+    """One probe for each convolution, none if nothing was given; checked before anything is computed.
 
     A joint conversion takes one array or shape for all of its layers, or a list with one for each.
 
@@ -105,7 +105,7 @@ def _probe(conv: DenseConv, calibration: Any, input_shape: Any) -> Probe:
 
 
 def whole_shape(where: str, shape: Any) -> tuple[int, ...]:
-    """A shape as ints; raises TypeError where it is none, ValueError where a size is below 1.
+    """A shape as ints; raises TypeError if it is none, ValueError if a size is below 1.
 
     >>> whole_shape("doc", np.asarray([2, 3]))
     (2, 3)
@@ -196,7 +196,7 @@ def relative(gaps: Iterable[tuple[float, float]]) -> float:
 
 
 def _input(probe: Probe, like: Array) -> Array:
-    """An input of the shape that is judged: the data where they have it, else random numbers."""
+    """An input of the shape that is judged: the data if they have it, else random numbers."""
     if probe.data is not None and tuple(probe.data.shape) == probe.shape:
         return probe.data
     return asarray(np.random.default_rng(0).standard_normal(probe.shape), like=like, dtype=like.dtype)

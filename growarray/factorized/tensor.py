@@ -233,7 +233,7 @@ class FactorizedTensor(TensorFormat):
         return self.sizes_of(self.shape, self.rank)
 
     def refuse_lasso(self, where: str) -> None:
-        """Raise ValueError if there are lasso weights, which what ``where`` does would not fit."""
+        """Raise ValueError if there are lasso weights, which would not fit what ``where`` does."""
         if self.lasso_weights:
             raise ValueError(
                 f"{type(self).__name__}.{where}: there are lasso weights; TensorLasso.remove takes them off"

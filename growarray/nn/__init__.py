@@ -69,8 +69,8 @@ from growarray.nn.pool import (
     MaxPool2d,
     MaxPool3d,
 )
-from growarray.nn.reduce import ReduceMean
-from growarray.nn.shape import Reshape, Squeeze, Transpose, Unsqueeze
+from growarray.nn.reduce import Reduce, ReduceMean
+from growarray.nn.shape import Expand, Reshape, Squeeze, Transpose, Unsqueeze
 
 __all__ = [
     "ELU",
@@ -103,6 +103,7 @@ __all__ = [
     "Dropout",
     "Erf",
     "Exp",
+    "Expand",
     "Flatten",
     "Function",
     "Gather",
@@ -136,6 +137,7 @@ __all__ = [
     "ReLU",
     "ReLU6",
     "Reciprocal",
+    "Reduce",
     "ReduceMean",
     "Reshape",
     "Sequential",

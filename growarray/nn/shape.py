@@ -10,7 +10,7 @@ from growarray.errors import ShapeError
 from growarray.nn.module import Pullback
 from growarray.nn.moved import Moved, counted_axes, whole_numbers
 
-__all__ = ["Reshape", "Squeeze", "Transpose", "Unsqueeze"]
+__all__ = ["Expand", "Reshape", "Squeeze", "Transpose", "Unsqueeze"]
 
 
 class _Reshaped(Moved):
@@ -110,6 +110,39 @@ class Unsqueeze(_Reshaped):
         count, sizes = len(shape) + len(self.axes), iter(shape)
         new = counted_axes("Unsqueeze", self.axes, count)
         return tuple(1 if i in new else next(sizes) for i in range(count))
+
+
+class Expand(Moved):
+    """The input repeated along its axes of size 1, and along new ones in front, until it has ``shape``.
+
+    A 1 in ``shape`` leaves the axis of the input as it is. Raises ShapeError if both do not fit.
+
+    >>> import numpy as np
+    >>> y, pullback = Expand((2, 3)).vjp(np.ones((1, 3)))
+    >>> y.shape, pullback(y).tolist()
+    ((2, 3), [[2.0, 2.0, 2.0]])
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = whole_numbers("Expand", "shape", shape)
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """The repeated array; the pullback adds up the gradients of what was repeated."""
+        xp, shape, count = namespace(x), tuple(x.shape), max(x.ndim, len(self.shape))
+        own, asked = ((*(1,) * (count - len(s)), *s) for s in (shape, self.shape))
+        if any(m != n and 1 not in (m, n) for m, n in zip(own, asked, strict=True)):
+            raise ShapeError(f"Expand: input has shape {shape}, which does not expand to {self.shape}")
+        target = tuple(m if n == 1 else n for m, n in zip(own, asked, strict=True))
+        repeated = tuple(i for i, (m, n) in enumerate(zip(own, target, strict=True)) if m != n)
+
+        def pullback(dy: Array) -> Array:
+            return xp.reshape(xp.sum(dy, axis=repeated, keepdims=True) if repeated else dy, shape)
+
+        return xp.asarray(xp.broadcast_to(x, target), copy=True), pullback
+
+    def extra_repr(self) -> str:
+        """The shape."""
+        return f"{self.shape}"
 
 
 class Transpose(Moved):

@@ -286,14 +286,14 @@ class OnnxGraph:
         edge = self.node("Transpose", x, shape=[x.shape[i] for i in order], perm=tuple(order))
         return replace(edge, batch=None if x.batch is None else list(order).index(x.batch))
 
-    def reduce_mean(self, x: Edge, axes: Sequence[int], keepdims: bool = True) -> Edge:
-        """Mean over some axes, counted from the first."""
+    def reduce(self, op: str, x: Edge, axes: Sequence[int], keepdims: bool = True) -> Edge:
+        """A reduction, such as ``'ReduceMean'``, over some axes, counted from the first."""
         shape = [1 if i in axes else n for i, n in enumerate(x.shape)]
         kept = [i for i in range(x.ndim) if keepdims or i not in axes]
-        if self.opset >= 18:  # the axes became an input
-            edge = self.node("ReduceMean", x, self.integers(axes), keepdims=int(keepdims))
+        if self.opset >= 18 or op == "ReduceSum":  # the axes became an input
+            edge = self.node(op, x, self.integers(axes), keepdims=int(keepdims))
         else:
-            edge = self.node("ReduceMean", x, axes=tuple(axes), keepdims=int(keepdims))
+            edge = self.node(op, x, axes=tuple(axes), keepdims=int(keepdims))
         batch = None if x.batch is None or x.batch in axes else kept.index(x.batch)
         return Edge(edge.name, tuple(shape[i] for i in kept), batch)
 

@@ -88,6 +88,13 @@ NEW: dict[str, Example] = {
     "Pad-edge": Example(lambda: nn.Pad(((2, 0), (0, 4)), "edge"), (3, 2), (5, 6)),
     "Pad-wrap": Example(lambda: nn.Pad(((3, 1),), "wrap"), (2, 3), (2, 7)),
     "Pad-nothing": same(lambda: nn.Pad(((0, 0),), "edge"), 2, 3),
+    **{
+        f"Reduce-{name}": Example(lambda name=name: nn.Reduce(name, (0, -1)), (2, 3, 4), (1, 3, 1))
+        for name in ("L1", "L2", "LogSumExp", "Max", "Min", "Prod", "Sum", "SumSquare")
+    },
+    "Reduce-LogSum": Example(lambda: nn.Reduce("LogSum", (1,), keepdims=False), (2, 3), (2,), positive=True),
+    "Reduce-all": Example(lambda: nn.Reduce("L2", keepdims=False), (2, 3), ()),
+    "Expand": Example(lambda: nn.Expand((2, 1, 4)), (3, 1), (2, 3, 4)),
     "ReduceMean": Example(lambda: nn.ReduceMean((0, -1)), (2, 3, 4), (1, 3, 1)),
     "ReduceMean-all": Example(lambda: nn.ReduceMean(keepdims=False), (2, 3), ()),
     "Clip": same(lambda: nn.Clip(-0.4, 0.6), 3, 4),

@@ -258,6 +258,27 @@ CASES: dict[str, Case] = {
         )
         for op in ("Max", "Mean", "Min", "Sum")
     },
+    # reductions, repetitions, blocks
+    **{
+        f"reduce-{op}": one(f"Reduce{op}", ("n", 3, 4), 18, ints(-1, 1), keepdims=keep)
+        for op, keep in (
+            ("L1", 1), ("L2", 0), ("LogSumExp", 1), ("Max", 0), ("Min", 1), ("Prod", 0), ("Sum", 1), ("SumSquare", 0),
+        )
+    },
+    "reduce-log-sum": chain(
+        ("n", 3), ("Exp", ["x"], ["h"], {}), ("ReduceLogSum", ["h"], ["y"], {"axes": [1]}), opset=17
+    ),
+    "reduce-sum-attribute": one("ReduceSum", ("n", 3), 11, axes=[-1], keepdims=0),
+    "reduce-sum-all": one("ReduceSum", ("n", 3), 13),
+    "reduce-nothing": one("ReduceSum", ("n", 3), 13, noop_with_empty_axes=1),
+    "global-max-pool": one("GlobalMaxPool", IMAGE),
+    "expand": one("Expand", ("n", 1, 4), 13, ints(1, 3, 4)),
+    "expand-front": one("Expand", (3, 1), 13, ints(2, 1, 4)),
+    "tile": one("Tile", ("n", 2, 3), 13, ints(1, 2, 3)),
+    "tile-nothing": one("Tile", ("n", 2), 13, ints(1, 1)),
+    "depth-to-space": one("DepthToSpace", ("n", 8, 2, 3), 13, blocksize=2),
+    "depth-to-space-crd": one("DepthToSpace", ("n", 8, 2, 3), 13, blocksize=2, mode="CRD"),
+    "space-to-depth": one("SpaceToDepth", ("n", 2, 4, 6), 13, blocksize=2),
     "several-alone": one("Max", ("n", 3)),
     "gelu": one("Gelu", ("n", 5), 20),
     "gelu-tanh": one("Gelu", ("n", 5), 20, approximate="tanh"),

@@ -6,7 +6,7 @@ import pytest
 from growarray import GrowingMLP, GrowingResidualMLP, load_checkpoint, nn
 from growarray.checkpoint import from_onnx, to_onnx
 from growarray.factorized import FactorizedConv
-from growarray.nn import arithmetic, padding, reduce, shape
+from growarray.nn import arithmetic
 from growarray.nn.graph import Graph, Node
 from growarray.nn.module import Parameter
 from tests.checkpoint.files import rows
@@ -134,9 +134,9 @@ def convolutional():
 
 def reshaping():
     return nn.Sequential(
-        shape.Reshape((0, 3, -1)), shape.Transpose((0, 2, 1)), nn.Linear(3, 4, rng=RNG), nn.SELU(), nn.Softmax(1),
-        reduce.ReduceMean((1,), keepdims=False), shape.Unsqueeze((1,)), nn.BatchNorm1d(1), shape.Squeeze((1,)),
-        padding.Pad(((1, 1),), mode="reflect"), arithmetic.Mul(2.5),
+        nn.Reshape((0, 3, -1)), nn.Transpose((0, 2, 1)), nn.Linear(3, 4, rng=RNG), nn.SELU(), nn.Softmax(1),
+        nn.ReduceMean((1,), keepdims=False), nn.Unsqueeze((1,)), nn.BatchNorm1d(1), nn.Squeeze((1,)),
+        nn.Pad(((1, 1),), mode="reflect"), arithmetic.Mul(2.5),
     )  # fmt: skip
 
 

@@ -223,13 +223,13 @@ class ChainTensor(_WithFactors):
     def shape(self) -> tuple[int, ...]:
         """Size of each mode."""
         shapes = [core.shape for core in self.factors.values()]
-        return tuple(shape[1 + k] for k in range(self.width) for shape in shapes)
+        return tuple([shape[1 + k] for k in range(self.width) for shape in shapes])
 
     @property
     def rank(self) -> tuple[int, ...]:
         """Size of each bond, with those at both ends, which are one if the chain is open."""
         cores = self.all_factors()
-        return (cores[0].shape[0], *(core.shape[-1] for core in cores))
+        return (cores[0].shape[0], *[core.shape[-1] for core in cores])
 
     def factor_std(self, std: float) -> tuple[float | None, ...]:
         """The cores together make the tensor's entries ``std``; an entry is a sum of as many products as bonds have."""

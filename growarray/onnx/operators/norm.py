@@ -89,8 +89,8 @@ def _write_batch_norm(graph: OnnxGraph, layer: nn.BatchNorm, x: Edge) -> Edge:
         weights = _weights(graph, layer, (layer.num_features,))
         return graph.node("BatchNormalization", x, *weights, *running, epsilon=float(layer.eps))
     axes = (0, *range(2, x.ndim))
-    centred = graph.node("Sub", x, graph.reduce_mean(x, axes))
-    var = graph.reduce_mean(graph.node("Mul", centred, centred), axes)
+    centred = graph.node("Sub", x, graph.reduce("ReduceMean", x, axes))
+    var = graph.reduce("ReduceMean", graph.node("Mul", centred, centred), axes)
     deviation = graph.node("Sqrt", graph.node("Add", var, graph.constant(layer.eps)))
     return _scaled(graph, layer, graph.node("Div", centred, deviation))
 
