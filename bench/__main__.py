@@ -22,6 +22,7 @@ SUITES = (
     "import_time",
     "kernels",
     "convolution",
+    "conv_moments",
     "factorized",
     "checkpoint",
     "decomposition",

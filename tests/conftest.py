@@ -74,7 +74,7 @@ OPTIONAL = {"jax": _jax, "torch": _torch}  # imported at the first array: a run 
 LIBRARIES |= {name: Library(name, make) for name, make in OPTIONAL.items() if importlib.util.find_spec(name)}
 
 COMPILED_ELSEWHERE = {  # JAX compiles an operation for every shape: what the tests of layers run is not run again here
-    "contraction/test_blocks.py", "contraction/test_convolutions.py", "contraction/test_transpose.py",
+    "contraction/test_run.py", "contraction/test_convolutions.py", "contraction/test_transpose.py",
     "factorized/test_convert.py", "factorized/test_growth.py", "factorized/test_lasso.py", "factorized/test_report.py",
     "factorized/test_tensor.py", "nn/test_contract.py", "nn/test_freezing.py", "nn/test_sized.py", "ops/test_conv.py",
     "ops/test_pool.py",

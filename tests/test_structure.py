@@ -165,7 +165,7 @@ def dependencies() -> dict[str, set[str]]:
         homes = {name if name in names else name.rpartition(".")[0] for name in mentioned}
         found[module_name(path)] = (homes & names) - {module_name(path)}
     del found["growarray"]  # its imports are for type checkers and lazy: it may name everything
-    return {name: needed for name, needed in found.items() if name.split(".")[1] not in {"contraction", "factorized"}}
+    return found
 
 
 def test_imports_run_in_no_circle():

@@ -17,11 +17,12 @@ from growarray.contraction import Plan
 from growarray.decompose import Candidate
 from growarray.decompose.unfolding import mode_product
 from growarray.factorized import CPTensor, DenseTensor
+from growarray.factorized.contracted import target_of
 from growarray.factorized.equation import conv_plan, stored_sizes
 from growarray.factorized.linear_plan import linear_plan
 from growarray.factorized.settings import ConvSettings
 from growarray.factorized.spectra import WIDEST, Spectra, Tail, geometric
-from growarray.factorized.tensor import FactorizedTensor, target_of
+from growarray.factorized.tensor import FactorizedTensor
 
 __all__ = ["MATRIX", "Choice", "candidates_of", "cost_of", "plans_of", "weighted_error", "weighted_kernel"]
 

@@ -52,7 +52,7 @@ class _Count(NamedTuple):
 
 
 def _counts() -> list[_Count]:
-    """Those of the libraries that NumPy's products may run in: its own where its wheel brings one, else all."""
+    """Those of the libraries that NumPy's products may run in: its own if its wheel brings one, else all."""
     found = ThreadpoolController().select(user_api="blas").lib_controllers
     folders = {Path(np.__file__).parent.parent / "numpy.libs", Path(np.__file__).parent / ".dylibs"}
     mine = [library for library in found if Path(library.filepath).parent in folders]
@@ -61,7 +61,7 @@ def _counts() -> list[_Count]:
 
 
 def _count(library: Any) -> _Count | None:
-    # not by the library's own methods: from threadpoolctl 3.8 on they do nothing where another thread came first
+    # not by the library's own methods: from threadpoolctl 3.8 on they do nothing if another thread came first
     names = _SYMBOLS.get(library.internal_api)
     loaded = ctypes.PyDLL(library.filepath)
     for before, after in itertools.product(("", "scipy_"), ("", "64_", "_64")):
@@ -80,7 +80,7 @@ _normal: list[int] = []  # the counts that hold when no thread is
 
 
 def single_threaded(body: Callable[[], _T]) -> _T:
-    """``body()``, with BLAS in this thread, and where that is the process's affair in all threads, at one thread.
+    """``body()``, with BLAS in this thread, and if that is the process's affair in all threads, at one thread.
 
     A body inside another one of the same thread (a signal handler that runs a plan) has work space of its own.
 

@@ -29,7 +29,7 @@ def is_ordered(value: Any) -> bool:
 
 
 def operands(option: str, chosen: Any, count: int) -> list[int]:
-    """Which of ``count`` operands an option names. Raises PlanError where it names something else."""
+    """Which of ``count`` operands an option names. Raises PlanError if it names something else."""
     found = list(chosen) if isinstance(chosen, Iterable) else None
     if found is None or not all(is_whole(i) and 0 <= i < count for i in found):
         raise PlanError(

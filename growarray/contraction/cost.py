@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from growarray.contraction.machine import Machine
-from growarray.contraction.problem import Pair, Problem, Product
+from growarray.contraction.problem import Pair, Problem
 from growarray.contraction.routines.choice import choose
 from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
 
@@ -21,7 +21,7 @@ _FRESH = 8.0  # passes that writing to a new array is worth, whose pages come on
 class StepCost:
     """A pairwise product: forward, and the two products of the backward pass if a plan is for training.
 
-    routine, d_feature, d_kernel : names of what runs it, and its gradients by the feature map and by the kernel
+    routine : name of what runs it    d_feature, d_kernel : of what runs its gradients, if the plan is for training
     """
 
     routine: str
@@ -78,49 +78,46 @@ class Costs:
         return min(elements, -(-elements * self.block * self.machine.cores // max(problem.size[problem.block], 1)))
 
     def step(self, left: int, right: int) -> StepCost | None:
-        """Cost of the product of two partial results; None where there is no such product."""
+        """Cost of the product of two partial results; None if there is no such product."""
         key = (left, right) if left < right else (right, left)
         if key not in self._steps:
             pair = self.problem.pair(*key)
             self._steps[key] = None if pair is None else self._cost(pair)
             if pair is not None and not (left | right) & ~self.constants:
-                self._steps[key] = StepCost(*self._names(pair.product), 0, 0, 0, 0, self.held(left | right), 0.0, 0.0)
+                held, routine = self.held(left | right), choose(pair.product, FORWARD, self.library)
+                self._steps[key] = StepCost(routine.name, "", "", 0, 0, 0, 0, held, 0.0, 0.0)
         return self._steps[key]
 
     def _cost(self, pair: Pair) -> StepCost:
         problem, machine, product, times = self.problem, self.machine, pair.product, 1.0
         if not self._before_blocks(pair) and problem.block is not None:
             axes = [a._replace(size=self.block, out=self.block) if a.name == problem.block else a for a in product.axes]
-            product, times = replace(product, axes=tuple(axes)), self.blocks
-        forward, preparing = self._price(product, FORWARD)
+            product, times = product.over(tuple(axes)), self.blocks
+        routine = choose(product, FORWARD, self.library)
+        forward = routine.seconds(product, machine, FORWARD)
         if self._before_blocks(pair) and product.s == 1:
             forward += _FRESH * machine.element * product.b * product.n * product.columns
         parallel = self._parallel(pair, forward)
         held, traffic = self.held(pair.feature_mask | pair.kernel_mask), self._traffic(pair) * machine.byte
-        seconds = times * (forward / parallel + machine.step) + traffic + preparing
+        seconds = times * (forward / parallel + machine.step) + traffic + routine.preparing(product, machine)
         parts = (pair.feature_mask, pair.kernel_mask, pair.feature_mask | pair.kernel_mask)
         moved = self.problem.itemsize * sum(map(problem.elements, parts))
-        names = self._names(product)
         if not self.training:
-            return StepCost(*names, pair.flops, 0, moved, 0, held, seconds, 0.0)
-        by_feature, preparing = self._price(product, D_FEATURE)
-        by_kernel, _ = self._price(product.backward, D_KERNEL)
-        back_seconds = times * ((by_feature + by_kernel) / parallel + 2 * machine.step) + 2 * traffic + preparing
-        return StepCost(*names, pair.flops, pair.backward_flops, moved, 2 * moved, held, seconds, back_seconds)
-
-    def _names(self, product: Product) -> tuple[str, str, str]:
-        ways = ((product, FORWARD), (product, D_FEATURE), (product.backward, D_KERNEL))
-        forward, by_feature, by_kernel = (choose(sizes, way, self.library).name for sizes, way in ways)
-        return forward, by_feature, by_kernel
-
-    def _price(self, product: Product, way: str) -> tuple[float, float]:
-        """Seconds of a product on one core, and those once for all blocks: of the routine that will run it."""
-        routine = choose(product, way, self.library)
-        return routine.seconds(product, self.machine, way), routine.preparing(product, self.machine)
+            return StepCost(routine.name, "", "", pair.flops, 0, moved, 0, held, seconds, 0.0)
+        by_feature = choose(product, D_FEATURE, self.library)
+        again = product.backward
+        by_kernel = choose(again, D_KERNEL, self.library)
+        back = by_feature.seconds(product, machine, D_FEATURE) + by_kernel.seconds(again, machine, D_KERNEL)
+        back_seconds = times * (back / parallel + 2 * machine.step) + 2 * traffic
+        back_seconds += by_feature.preparing(product, machine)
+        return StepCost(
+            routine.name, by_feature.name, by_kernel.name, pair.flops, pair.backward_flops, moved, 2 * moved, held,
+            seconds, back_seconds,
+        )  # fmt: skip
 
     def _parallel(self, pair: Pair, seconds: float) -> float:
         """Cores that share a step: what does not depend on the blocks is small, and runs before them in one piece, and
-        so does a short step where there is one block."""
+        so does a short step if there is one block."""
         if self._before_blocks(pair) or (self.blocks == 1 and is_short(pair, seconds)):
             return 1.0
         return 1.0 + _SHARED * (self.machine.cores - 1) if self.blocks == 1 else self.machine.cores

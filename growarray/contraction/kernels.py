@@ -81,7 +81,7 @@ def row_products(
     into : float64 NumPy arrays, views too, that take the products of NumPy arrays in place of new ones
     Returns ``{(i, j): (d_i, d_j)}`` and ``{i: (d_i,)}``, exact to float64 rounding for float64 input, and to
     under 1e-6 of the largest entry for float32, however many rows there are and however alike they are.
-    Raises ShapeError where the arrays differ in rows.
+    Raises ShapeError if the arrays differ in rows.
 
     >>> import numpy as np
     >>> products, sums = row_products([np.full((1000, 1), 0.1, np.float32)], [(0, 0)], sums=[0])

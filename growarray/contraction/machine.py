@@ -112,7 +112,7 @@ def cache_folder() -> Path:
 def machine_for(device: str) -> Machine:
     """The calibrated model of this machine, or the default one. ``device`` is ``'cpu'`` or ``'gpu'``.
 
-    Raises PlanError where the stored calibration is damaged.
+    Raises PlanError if the stored calibration is damaged.
     """
     default = {"cpu": CPU, "gpu": GPU}[device]
     cores = threads() if device == "cpu" else 1

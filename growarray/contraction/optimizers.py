@@ -16,7 +16,7 @@ Optimizer = Callable[..., Sequence[tuple[int, ...]]]
 
 
 def optimizer_named(name: str, others: Sequence[str]) -> Optimizer:
-    """An optimizer of opt_einsum. Raises PlanError, which names ``others`` too, where there is none of this name."""
+    """An optimizer of opt_einsum. Raises PlanError, which names ``others`` too, if there is none of this name."""
     try:
         finder: Optimizer = load("opt_einsum.paths").get_path_fn(name)
     except KeyError as error:

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array
+from growarray.backend import Array, is_array, is_numpy, kind_of, namespace
 from growarray.contraction.bound import BoundPlan, factors_of
 from growarray.contraction.checks import check_arrays, device_kind, is_whole, operands
 from growarray.contraction.cost import Costs, StepCost
 from growarray.contraction.equation import parse
 from growarray.contraction.execution import Execution, Pullback
 from growarray.contraction.geometry import ConvAxis
-from growarray.contraction.keys import frozen, shapes_of
 from growarray.contraction.machine import Machine, machine_for
 from growarray.contraction.path import MINIMIZE, Tree, alternative_trees, find_tree, linear_path, peak_elements
 from growarray.contraction.problem import Problem, checked_shapes
@@ -26,7 +25,7 @@ from growarray.contraction.run import block_count
 from growarray.contraction.table import plan_table
 from growarray.errors import PlanError, shown
 
-__all__ = ["Plan", "plan"]
+__all__ = ["Plan", "frozen", "plan", "shapes_of"]
 
 _MANY = 1 << 62  # operations, where they are not known yet
 _TIE = 1.05  # times the least predicted time: as good, for predictions are no better than that; fewer operations decide
@@ -86,6 +85,42 @@ def plan(
     return _cached(*frozen((equation, sizes, *options[:5], dtype, device, *options[7:])))
 
 
+def frozen(value: Any) -> Any:
+    """Lists and mappings as what can be a key. Raises PlanError for what cannot be one, such as arrays and sets."""
+    if isinstance(value, Mapping):
+        return _Mapping({k: frozen(v) for k, v in value.items()})
+    if isinstance(value, list | tuple):
+        return tuple(frozen(v) for v in value)
+    try:
+        hash(value)
+    except TypeError as error:
+        raise PlanError(
+            f"plan: found {shown(value)} among the arguments, expected numbers, strings, "
+            "tuples, lists or mappings; convert it with tolist() or tuple()"
+        ) from error
+    return value
+
+
+def shapes_of(given: Sequence[Any], dtype: Any = None, device: Any = None) -> tuple[list[Any], Any, Any]:
+    """Shapes of the arrays among ``given``, and if those are None the dtype and the device that a plan takes."""
+    arrays = [x for x in given if is_array(x)]
+    if arrays:
+        namespace(*arrays, where="plan: ")
+        for x in arrays:
+            if kind_of(x) != "f":
+                raise PlanError(f"plan: expected a shape, or an array of real floats that has it, found {shown(x)}")
+        dtype = str(arrays[0].dtype).rpartition(".")[2] if dtype is None else dtype
+        device = ("cpu" if all(map(is_numpy, arrays)) else "gpu") if device is None else device
+    return [tuple(x.shape) if is_array(x) else x for x in given], dtype, device
+
+
+class _Mapping(dict[str, Any]):
+    """A mapping by mode that can be a key; nobody changes it."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+
 @lru_cache(maxsize=512, typed=True)  # else True would be found where 1 is known
 def _cached(equation: str, shapes: tuple[Any, ...], *options: Any) -> Plan:
     return Plan(equation, shapes, *options)
@@ -97,7 +132,7 @@ class Plan:
     Immutable, and holds no arrays. A plan runs any size of its block mode (the batch), and any real floating dtype.
 
     equation, shapes, output_shape    path : opt_einsum's linear format    block : batch that runs at a time on a CPU
-    flops, seconds : of a forward pass, and of the backward pass too where it is for training
+    flops, seconds : of a forward pass, and of the backward pass too if it is for training
     bytes : read and written by all steps    peak_bytes : what partial results and the output hold at once
     """
 
@@ -270,7 +305,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """A plan from what :meth:`to_dict` gave. Raises PlanError where something is missing or does not fit."""
+        """A plan from what :meth:`to_dict` gave. Raises PlanError if something is missing or does not fit."""
         try:
             axes = [ConvAxis(**axis) for axis in data["geometry"]]
             return plan(
@@ -316,9 +351,9 @@ class Plan:
         return BoundPlan(again, chosen)
 
     def __call__(self, *arrays: Array, out: Array | None = None) -> Array:
-        """The result for these arrays, in ``out`` where it is given (NumPy).
+        """The result for these arrays, in ``out`` if it is given (NumPy).
 
-        Raises ShapeError where a shape is not the plan's (the batch may differ), and TypeError for integer or mixed
+        Raises ShapeError if a shape is not the plan's (the batch may differ), and TypeError for integer or mixed
         dtypes, or arrays of two libraries or devices.
         """
         return self.execution.value(arrays, out)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from growarray.contraction.equation import ELLIPSIS, Equation
@@ -64,7 +63,7 @@ class Operand:
         return not (self.dropped or self.diagonals or self.summed)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Product:
     """The sizes of ``out[b, n, q] = sum over s, t of kernel[b, n, s, t] * feature[b, s, q stride + t ...]``.
 
@@ -72,6 +71,7 @@ class Product:
     working_set : elements of both sides and the result, of the whole batch
     workspace_factor : how often the usual share of the working set may be taken as work space
     itemsize : bytes of an element
+    columns, taps : positions of the result, of the kernel    is_conv : whether a kernel meets its feature map here
     """
 
     b: int
@@ -81,26 +81,32 @@ class Product:
     working_set: int = 1 << 22
     workspace_factor: int = 1
     itemsize: int = 4
+    columns: int = field(init=False, repr=False, compare=False)
+    taps: int = field(init=False, repr=False, compare=False)
+    is_conv: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        columns, taps, is_conv = 1, 1, False
+        for axis in self.axes:
+            columns, taps, is_conv = columns * axis.out, taps * axis.taps, is_conv or not axis.is_plain
+        for name, value in (("columns", columns), ("taps", taps), ("is_conv", is_conv)):
+            object.__setattr__(self, name, value)
+
+    def over(self, axes: tuple[Axis, ...]) -> Product:
+        """The product over other axes."""
+        factor, size = self.workspace_factor, self.itemsize
+        return Product(self.b, self.s, self.n, axes, self.working_set, factor, size)
+
+    def transposed(self, axes: tuple[Axis, ...]) -> Product:
+        """The product over other axes of a gradient and the kernel with its sides swapped."""
+        return Product(self.b, self.n, self.s, axes, self.working_set, AMONG_MANY, self.itemsize)
 
     @property
     def backward(self) -> Product:
         """The product as its gradients see it, which may take more work space."""
-        return replace(self, workspace_factor=AMONG_MANY)
-
-    @cached_property
-    def is_conv(self) -> bool:
-        """Whether a kernel meets its feature map here."""
-        return not all(a.is_plain for a in self.axes)
-
-    @cached_property
-    def columns(self) -> int:
-        """Positions of the result."""
-        return math.prod(a.out for a in self.axes)
-
-    @cached_property
-    def taps(self) -> int:
-        """Positions of the kernel."""
-        return math.prod(a.taps for a in self.axes)
+        if self.workspace_factor == AMONG_MANY:
+            return self
+        return Product(self.b, self.s, self.n, self.axes, self.working_set, AMONG_MANY, self.itemsize)
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -161,7 +167,7 @@ class Problem:
 
     blocks : how many times the block mode of these shapes goes into that of the whole batch
     itemsize : bytes of an element
-    Raises PlanError where shapes, equation and options do not fit together.
+    Raises PlanError if shapes, equation and options do not fit together.
     """
 
     def __init__(
@@ -242,8 +248,8 @@ class Problem:
         return found
 
     def pair(self, left: int, right: int) -> Pair | None:
-        """The product of two partial results; None where each is the feature map of a mode of the other."""
-        if right & -right < left & -left:  # where both may be the feature map, one tree is one product
+        """The product of two partial results; None if each is the feature map of a mode of the other."""
+        if right & -right < left & -left:  # if both may be the feature map, one tree is one product
             left, right = right, left
         met = {
             name: conv

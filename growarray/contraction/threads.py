@@ -119,7 +119,7 @@ def run_tasks(tasks: Sequence[Callable[[], object]]) -> None:
 
 
 def _hired(count: int) -> bool:
-    """Whether there is any worker; as many as ``count`` where the system gives them."""
+    """Whether there is any worker; as many as ``count`` if the system gives them."""
     while len(_workers) < count:
         try:  # not threading.Thread: its start takes locks, and its end is waited for
             _workers.append(start_new_thread(_serve, (_offers,)))

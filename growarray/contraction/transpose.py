@@ -17,7 +17,7 @@ def transpose(plan: Plan, dy: Array, *others: Array, operand: int = 0) -> Array:
     A contraction is linear in every operand, and this is the transposed map: of a convolution, by its feature map,
     the transposed convolution.
 
-    Raises PlanError where there is no such operand, ShapeError and TypeError as calling the plan does.
+    Raises PlanError if there is no such operand, ShapeError and TypeError as calling the plan does.
 
     >>> import numpy as np
     >>> from growarray.contraction import plan

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["apart", "here", "release", "view_as", "workspace_array"]
+__all__ = ["apart", "here", "release", "view_as"]
 
 _T = TypeVar("_T")
 
@@ -51,12 +51,7 @@ class _Here(threading.local):
 
 
 here = _Here()
-"""``here.arrays[slot, shape, dtype]`` is :func:`workspace_array` without a call, for what runs often."""
-
-
-def workspace_array(slot: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An uninitialised C-ordered array; the next one of the same slot in the same thread takes its memory back."""
-    return here.arrays[slot, shape, dtype]
+"""``here.arrays[slot, shape, dtype]``: the next array of the same slot in the same thread takes its memory back."""
 
 
 def apart(body: Callable[[], _T]) -> _T:

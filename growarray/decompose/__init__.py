@@ -7,17 +7,15 @@ from growarray.decompose.rank import (
     cp_parameters,
     factor_std,
     largest_cp_rank,
-    largest_tr_rank,
     largest_tt_rank,
     largest_tucker_rank,
     tt_parameters,
     tucker_parameters,
     validate_cp_rank,
-    validate_tr_rank,
     validate_tt_rank,
     validate_tucker_rank,
 )
-from growarray.decompose.ring import TensorRing, tensor_ring
+from growarray.decompose.ring import TensorRing, largest_tr_rank, tensor_ring, validate_tr_rank
 from growarray.decompose.stable import Degeneracy
 from growarray.decompose.tt import TensorTrain, tensor_train
 from growarray.decompose.tucker import Tucker, tucker

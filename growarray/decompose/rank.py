@@ -23,19 +23,19 @@ from growarray.decompose.arguments import (
 from growarray.errors import shown
 
 __all__ = [
-    "balanced_pair",
+    "Rank",
+    "all_ranks",
+    "at_least_one",
     "cp_parameters",
     "factor_std",
     "largest_cp_rank",
-    "largest_mode",
-    "largest_tr_rank",
     "largest_tt_rank",
     "largest_tucker_rank",
+    "rounding_of",
+    "share_of",
     "tt_parameters",
     "tucker_parameters",
-    "usable_tr_rank",
     "validate_cp_rank",
-    "validate_tr_rank",
     "validate_tt_rank",
     "validate_tucker_rank",
 ]
@@ -64,13 +64,13 @@ def validate_cp_rank(shape: Sequence[int], rank: Rank = "same", rounding: str = 
     (181, 90, 1)
     """
     where = "validate_cp_rank"
-    sizes, integer = check_sizes(shape, where), _rounding(rounding, where)
-    share = _share(rank, where)
+    sizes, integer = check_sizes(shape, where), rounding_of(rounding, where)
+    share = share_of(rank, where)
     if share is not None:
         return max(int(integer(math.prod(sizes) * share / sum(sizes))), 1)
     if not is_int(rank):
         raise TypeError(f"{where}: expected 'same', a float or an int, found {shown(rank)}")
-    return _positive((rank,), where)[0]
+    return at_least_one((rank,), where)[0]
 
 
 def validate_tucker_rank(
@@ -98,16 +98,16 @@ def validate_tucker_rank(
     ((47, 24, 2, 2), (37, 19, 3, 3))
     """
     where = "validate_tucker_rank"
-    sizes, integer = check_sizes(shape, where), _rounding(rounding, where)
+    sizes, integer = check_sizes(shape, where), rounding_of(rounding, where)
     fixed = set() if fixed_modes is None else set(check_modes(fixed_modes, len(sizes), where, "fixed_modes"))
-    share = _share(rank, where)
+    share = share_of(rank, where)
     if share is not None:
         x = _tucker_fraction(sizes, share, fixed)
         return tuple(n if k in fixed else max(int(integer(n * x)), 1) for k, n in enumerate(sizes))
     if is_int(rank):
-        single = _positive((rank,), where)[0]
+        single = at_least_one((rank,), where)[0]
         return tuple(n if k in fixed else single for k, n in enumerate(sizes))
-    ranks = _positive(_sequence(rank, len(sizes), where, also="'same', a float, an int or "), where)
+    ranks = at_least_one(all_ranks(rank, len(sizes), where, also="'same', a float, an int or "), where)
     for k in sorted(fixed):
         if ranks[k] != sizes[k]:
             raise ValueError(
@@ -155,15 +155,15 @@ def validate_tt_rank(
     ((1, 25, 9, 2, 1), (1, 3, 3, 1))
     """
     where = "validate_tt_rank"
-    sizes, integer = check_sizes(shape, where), _rounding(rounding, where)
-    share = _share(rank, where)
+    sizes, integer = check_sizes(shape, where), rounding_of(rounding, where)
+    share = share_of(rank, where)
     if share is not None:
         inner = _tt_inner(sizes, share, constant_rank)
         ranks = (1, *(max(int(integer(r)), 1) for r in inner), 1)
     elif is_int(rank):
-        ranks = (1, *_positive((rank,), where) * (len(sizes) - 1), 1)
+        ranks = (1, *at_least_one((rank,), where) * (len(sizes) - 1), 1)
     else:
-        ranks = _positive(_sequence(rank, len(sizes) + 1, where, also="'same', a float, an int or "), where)
+        ranks = at_least_one(all_ranks(rank, len(sizes) + 1, where, also="'same', a float, an int or "), where)
         if ranks[0] != 1 or ranks[-1] != 1:
             raise ValueError(f"{where}: rank {ranks} must start and end with 1")
     if allow_overparametrization:
@@ -189,34 +189,6 @@ def _tt_inner(sizes: Sequence[int], share: float, constant: bool) -> list[float]
         b = sizes[0] * follow[0] + sizes[-1] * follow[-1]
     x = goal / b if a == 0 else (-b + math.sqrt(b * b + 4 * a * goal)) / (2 * a)
     return [f * x for f in follow]
-
-
-def validate_tr_rank(shape: Sequence[int], rank: Rank = "same", rounding: str = "round") -> tuple[int, ...]:
-    """All ranks of a tensor ring, the first one again at the end: one for a share, ``sqrt(share * prod(n) / sum(n))``.
-
-    Raises
-    ------
-    ShapeError, ValueError, TypeError
-        The shape is empty; ranks are not positive, do not end with the first one, or are too many or few.
-
-    Source: TensorLy, ``validate_tr_rank``, which can return 0; a ring of one mode has ranks of 1.
-
-    Examples
-    --------
-    >>> validate_tr_rank((64, 32, 3, 3), 0.5), validate_tr_rank((4, 3, 3), (2, 3, 4, 2))
-    ((10, 10, 10, 10, 10), (2, 3, 4, 2))
-    """
-    where = "validate_tr_rank"
-    sizes, integer = check_sizes(shape, where), _rounding(rounding, where)
-    share = _share(rank, where)
-    if share is not None or is_int(rank):
-        root = math.sqrt(math.prod(sizes) * (share or 0.0) / sum(sizes))
-        single = max(int(integer(root)), 1) if share is not None else _positive((rank,), where)[0]
-        return (1, 1) if len(sizes) == 1 else (single,) * (len(sizes) + 1)
-    ranks = _positive(_sequence(rank, len(sizes) + 1, where, also="'same', a float, an int or "), where)
-    if ranks[0] != ranks[-1] or (len(sizes) == 1 and ranks[0] != 1):
-        raise ValueError(f"{where}: rank {ranks} must end with the number that it starts with, 1 for a single mode")
-    return ranks
 
 
 def largest_cp_rank(shape: Sequence[int]) -> int:
@@ -250,54 +222,6 @@ def largest_tt_rank(shape: Sequence[int]) -> tuple[int, ...]:
     return (1, *inner, 1)
 
 
-def largest_mode(shape: Sequence[int]) -> int:
-    """The first of the largest modes, from which TR-SVD starts.
-
-    >>> largest_mode((3, 8, 8))
-    1
-    """
-    return max(range(len(shape)), key=lambda k: (shape[k], -k))
-
-
-def balanced_pair(rank: int) -> tuple[int, int]:
-    """Two bonds whose product is at least this rank, as equal as can be.
-
-    >>> balanced_pair(12), balanced_pair(1)
-    ((4, 3), (1, 1))
-    """
-    first = math.isqrt(rank - 1) + 1
-    return first, -(-rank // first)
-
-
-def usable_tr_rank(shape: Sequence[int], rank: Sequence[int], mode: int | None = None) -> tuple[int, ...]:
-    """Ranks of a tensor ring lowered to what TR-SVD can use that starts from ``mode``, the largest for None.
-
-    >>> usable_tr_rank((4, 3, 3, 6), (5, 5, 5, 5, 5))
-    (2, 5, 5, 3, 2)
-    """
-    count, start = len(shape), largest_mode(shape) if mode is None else mode
-    if count == 1:
-        return (1, 1)
-    sizes, asked = [*shape[start:], *shape[:start]], [*rank[start:-1], *rank[:start]]
-    limit = min(sizes[0], math.prod(sizes[1:]))
-    first = min(asked[0], max(balanced_pair(limit)[0], -(-limit // asked[1])))
-    found = [first, min(asked[1], -(-limit // first))]
-    for k in range(2, count):
-        found.append(min(asked[k], found[-1] * sizes[k - 1], math.prod(sizes[k:]) * first))
-    ranks = (*found[count - start :], *found[: count - start])
-    return (*ranks, ranks[0])
-
-
-def largest_tr_rank(shape: Sequence[int], mode: int | None = None) -> tuple[int, ...]:
-    """Ranks with which TR-SVD from ``mode`` is exact, the first one again at the end; the largest mode for None.
-
-    >>> largest_tr_rank((4, 3, 3, 6))
-    (2, 8, 9, 3, 2)
-    """
-    sizes = check_sizes(shape, "largest_tr_rank")
-    return usable_tr_rank(sizes, (math.prod(sizes),) * (len(sizes) + 1), mode)
-
-
 def cp_parameters(shape: Sequence[int], rank: int) -> int:
     """Number of parameters of a CP decomposition, weights included: ``r (1 + sum(n))``.
 
@@ -316,7 +240,7 @@ def tucker_parameters(shape: Sequence[int], rank: Sequence[int]) -> int:
     """
     where = "tucker_parameters"
     sizes = check_sizes(shape, where)
-    ranks = _positive(_sequence(rank, len(sizes), where), where)
+    ranks = at_least_one(all_ranks(rank, len(sizes), where), where)
     return math.prod(ranks) + sum(n * r for n, r in zip(sizes, ranks, strict=True))
 
 
@@ -328,7 +252,7 @@ def tt_parameters(shape: Sequence[int], rank: Sequence[int]) -> int:
     """
     where = "tt_parameters"
     sizes = check_sizes(shape, where)
-    ranks = _positive(_sequence(rank, len(sizes) + 1, where), where)
+    ranks = at_least_one(all_ranks(rank, len(sizes) + 1, where), where)
     return sum(r * n * s for r, n, s in zip(ranks, sizes, ranks[1:], strict=False))
 
 
@@ -356,17 +280,18 @@ def factor_std(kind: str, order: int, rank: int | Sequence[int], std: float) -> 
     check_count(order, "order", where, least=1)
     if not is_real(std) or not 0.0 <= std < math.inf:
         raise ValueError(f"{where}: expected std as a finite number of at least 0, found {shown(std)}")
-    terms = math.prod(_positive((rank,) if is_int(rank) else _sequence(rank, None, where), where))
+    terms = math.prod(at_least_one((rank,) if is_int(rank) else all_ranks(rank, None, where), where))
     power, more = _STD[kind]
     return float((std / terms**power) ** (1 / (order + more)))
 
 
-def _rounding(rounding: str, where: str) -> Callable[[float], float]:
+def rounding_of(rounding: str, where: str) -> Callable[[float], float]:
+    """The function that makes whole numbers: 'round', 'floor' or 'ceil'."""
     return _ROUNDING[check_choice(rounding, tuple(_ROUNDING), "rounding", where)]
 
 
-def _share(rank: Rank, where: str) -> float | None:
-    """The share of the parameters, or None where the rank is given as such."""
+def share_of(rank: Rank, where: str) -> float | None:
+    """The share of the parameters, or None if the rank is given as such."""
     if not is_share(rank):
         return None
     if isinstance(rank, str):
@@ -381,7 +306,7 @@ def _share(rank: Rank, where: str) -> float | None:
     return share
 
 
-def _sequence(rank: Rank, length: int | None, where: str, also: str = "") -> tuple[int, ...]:
+def all_ranks(rank: Rank, length: int | None, where: str, also: str = "") -> tuple[int, ...]:
     """Ranks one by one, of a number that is known or not; ``also`` is what else would have been taken."""
     if isinstance(rank, str) or not isinstance(rank, Sequence) or not all(map(is_int, rank)):
         ints = "ints" if length is None else f"{length} ints"
@@ -392,7 +317,8 @@ def _sequence(rank: Rank, length: int | None, where: str, also: str = "") -> tup
     return ranks
 
 
-def _positive(ranks: Sequence[Any], where: str) -> tuple[int, ...]:
+def at_least_one(ranks: Sequence[Any], where: str) -> tuple[int, ...]:
+    """Ranks as ints; ValueError if one is below 1."""
     low = [r for r in ranks if r < 1]
     if low:
         raise ValueError(f"{where}: found rank {low[0]}, expected at least 1")

@@ -9,26 +9,31 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from growarray.backend import Array, namespace
-from growarray.decompose.arguments import check_choice, check_count, check_modes, is_int
+from growarray.backend import Array
+from growarray.decompose.arguments import check_choice, check_count, check_modes, check_sizes, is_int
 from growarray.decompose.inputs import (
     Prepared,
     check_bound,
     check_rank,
     check_tensor,
     check_tolerance,
-    check_weights,
-    prepare,
     rank_or_bound,
 )
-from growarray.decompose.rank import balanced_pair, largest_mode, largest_tr_rank, usable_tr_rank
+from growarray.decompose.rank import Rank, all_ranks, at_least_one, rounding_of, share_of
+from growarray.decompose.ring_als import iterate_ring, ring_distance, ring_product
 from growarray.decompose.tt import sweep
-from growarray.decompose.unfolding import fitting_threads, leading, norm
-from growarray.decompose.whiten import unweight, weight
+from growarray.decompose.unfolding import fitting_threads, leading
+from growarray.decompose.whiten import prepare_weighted, unweight
 
-__all__ = ["TensorRing", "tensor_ring"]
-
-_JITTER = 1e-13  # of the mean diagonal of the Gram matrix, on the step only: the fixed points stay where they are
+__all__ = [
+    "TensorRing",
+    "balanced_pair",
+    "largest_mode",
+    "largest_tr_rank",
+    "tensor_ring",
+    "usable_tr_rank",
+    "validate_tr_rank",
+]
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,7 @@ class TensorRing:
 
     def reconstruct(self) -> Array:
         """The dense tensor."""
-        *first, last = self.cores
-        xp, shape = namespace(last), tuple(core.shape[1] for core in self.cores)
-        chain = xp.eye(last.shape[2], dtype=last.dtype, device=last.device)[:, None, :]
-        for core in first:
-            flat = xp.reshape(chain, (-1, core.shape[0])) @ xp.reshape(core, (core.shape[0], -1))
-            chain = xp.reshape(flat, (chain.shape[0], -1, core.shape[2]))
-        rows = xp.reshape(xp.permute_dims(chain, (1, 2, 0)), (chain.shape[1], -1))
-        columns = xp.reshape(xp.permute_dims(last, (0, 2, 1)), (-1, last.shape[1]))
-        return xp.reshape(rows @ columns, shape)
+        return ring_product(self.cores)
 
 
 def tensor_ring(
@@ -106,15 +103,13 @@ def tensor_ring(
     rank_or_bound(rank, error, where)
     bound = None if error is None else check_bound(error, where)
     ranks = None if rank is None else _ranks(rank, shape, start)
-    moments = check_weights(weighted, shape, where)
-    ready = prepare(tensor, where)
-    array, undo = weight(ready.array, moments)
-    ready = Prepared(array, ready.scale, norm(array), ready.dtype, ready.xp)
+    ready, undo = prepare_weighted(tensor, weighted, where)
+    array = ready.array
 
     def fit() -> tuple[list[Array], list[float], str]:
         cores, lost = _split(ready, start, ranks, bound)
-        errors = [ready.relative(lost if lost > 1e-6 * ready.norm else _distance(array, cores))]
-        return _iterate(ready, cores, errors, limit if method == "als" else 0, tolerance)
+        errors = [ready.relative(lost if lost > 1e-6 * ready.norm else ring_distance(array, cores))]
+        return iterate_ring(ready, cores, errors, limit if method == "als" else 0, tolerance)
 
     cores, errors, reason = fitting_threads(array, fit)
     cores = unweight(cores, undo, axis=1)
@@ -170,79 +165,77 @@ def _split(
     return [cores[(k - start) % order] for k in range(order)], math.sqrt(lost + cut)
 
 
-def _distance(array: Array, cores: Sequence[Array]) -> float:
-    return norm(array - TensorRing(tuple(cores), (), "").reconstruct())
+def validate_tr_rank(shape: Sequence[int], rank: Rank = "same", rounding: str = "round") -> tuple[int, ...]:
+    """All ranks of a tensor ring, the first one again at the end: one for a share, ``sqrt(share * prod(n) / sum(n))``.
+
+    Raises
+    ------
+    ShapeError, ValueError, TypeError
+        The shape is empty; ranks are not positive, do not end with the first one, or are too many or few.
+
+    Source: TensorLy, ``validate_tr_rank``, which can return 0; a ring of one mode has ranks of 1.
+
+    Examples
+    --------
+    >>> validate_tr_rank((64, 32, 3, 3), 0.5), validate_tr_rank((4, 3, 3), (2, 3, 4, 2))
+    ((10, 10, 10, 10, 10), (2, 3, 4, 2))
+    """
+    where = "validate_tr_rank"
+    sizes, integer = check_sizes(shape, where), rounding_of(rounding, where)
+    share = share_of(rank, where)
+    if share is not None or is_int(rank):
+        root = math.sqrt(math.prod(sizes) * (share or 0.0) / sum(sizes))
+        single = max(int(integer(root)), 1) if share is not None else at_least_one((rank,), where)[0]
+        return (1, 1) if len(sizes) == 1 else (single,) * (len(sizes) + 1)
+    ranks = at_least_one(all_ranks(rank, len(sizes) + 1, where, also="'same', a float, an int or "), where)
+    if ranks[0] != ranks[-1] or (len(sizes) == 1 and ranks[0] != 1):
+        raise ValueError(f"{where}: rank {ranks} must end with the number that it starts with, 1 for a single mode")
+    return ranks
 
 
-def _iterate(
-    ready: Prepared, cores: list[Array], errors: list[float], limit: int, tolerance: float
-) -> tuple[list[Array], list[float], str]:
-    """Sweeps in which each core in turn is the best one for the others, while the error falls."""
-    if not limit or len(cores) == 1 or errors[-1] <= 1e-14:
-        return cores, errors, "converged"
-    for _ in range(limit):
-        found = list(cores)
-        for k in range(len(cores)):
-            product, gram = _product(ready.array, found, k), _gram(found, k)
-            found[k] = _solved(found[k], product, gram)
-        square = ready.norm**2 - 2.0 * _dot(product, found[-1]) + _dot(_applied(gram, found[-1]), found[-1])
-        lost = math.sqrt(max(square, 0.0))
-        error = ready.relative(lost if square > 1e-10 * ready.norm**2 else _distance(ready.array, found))
-        if not error < errors[-1]:  # rounding alone can do that: there is nothing left to gain
-            return cores, errors, "converged"
-        cores = found
-        errors.append(error)
-        if errors[-2] - error <= tolerance * error:
-            return cores, errors, "converged"
-    return cores, errors, "max_iterations"
+def largest_mode(shape: Sequence[int]) -> int:
+    """The first of the largest modes, from which TR-SVD starts.
+
+    >>> largest_mode((3, 8, 8))
+    1
+    """
+    return max(range(len(shape)), key=lambda k: (shape[k], -k))
 
 
-def _product(array: Array, cores: Sequence[Array], k: int) -> Array:
-    """The tensor times all cores but one, (r_k, size, r_{k+1}); the larger neighbour goes first."""
-    xp, order = namespace(array), array.ndim
-    forward = array.shape[(k + 1) % order] >= array.shape[k - 1]
-    modes = [(k + (j if forward else -j)) % order for j in range(1, order + 1)]
-    rest = xp.permute_dims(array, tuple(modes))
-    first, *others = [cores[m] if forward else xp.permute_dims(cores[m], (2, 1, 0)) for m in modes[:-1]]
-    outer, size, bond = first.shape
-    flat = xp.reshape(xp.permute_dims(first, (0, 2, 1)), (-1, size)) @ xp.reshape(rest, (size, -1))
-    state = xp.reshape(flat, (outer, bond, -1))
-    for core in others:
-        columns = xp.reshape(core, (-1, core.shape[2]))
-        state = xp.matrix_transpose(columns) @ xp.reshape(state, (outer, columns.shape[0], -1))
-    return xp.permute_dims(state, (1, 2, 0) if forward else (0, 2, 1))
+def balanced_pair(rank: int) -> tuple[int, int]:
+    """Two bonds whose product is at least this rank, as equal as can be.
+
+    >>> balanced_pair(12), balanced_pair(1)
+    ((4, 3), (1, 1))
+    """
+    first = math.isqrt(rank - 1) + 1
+    return first, -(-rank // first)
 
 
-def _gram(cores: Sequence[Array], k: int) -> Array:
-    """What the others make of a core and its copy, (r_k r_{k+1}) squared."""
-    xp, whole = namespace(*cores), None
-    for j in range(1, len(cores)):
-        core = cores[(k + j) % len(cores)]
-        a, n, b = core.shape
-        pair = xp.reshape(xp.permute_dims(core, (0, 2, 1)), (a * b, n))
-        pair = xp.reshape(pair @ xp.matrix_transpose(pair), (a, b, a, b))
-        step = xp.reshape(xp.permute_dims(pair, (0, 2, 1, 3)), (a * a, b * b))
-        whole = step if whole is None else whole @ step
-    a, b = cores[k].shape[0], cores[k].shape[2]
-    return xp.reshape(xp.permute_dims(xp.reshape(whole, (b, b, a, a)), (2, 0, 3, 1)), (a * b, a * b))
+def usable_tr_rank(shape: Sequence[int], rank: Sequence[int], mode: int | None = None) -> tuple[int, ...]:
+    """Ranks of a tensor ring lowered to what TR-SVD can use that starts from ``mode``, the largest for None.
+
+    >>> usable_tr_rank((4, 3, 3, 6), (5, 5, 5, 5, 5))
+    (2, 5, 5, 3, 2)
+    """
+    count, start = len(shape), largest_mode(shape) if mode is None else mode
+    if count == 1:
+        return (1, 1)
+    sizes, asked = [*shape[start:], *shape[:start]], [*rank[start:-1], *rank[:start]]
+    limit = min(sizes[0], math.prod(sizes[1:]))
+    first = min(asked[0], max(balanced_pair(limit)[0], -(-limit // asked[1])))
+    found = [first, min(asked[1], -(-limit // first))]
+    for k in range(2, count):
+        found.append(min(asked[k], found[-1] * sizes[k - 1], math.prod(sizes[k:]) * first))
+    ranks = (*found[count - start :], *found[: count - start])
+    return (*ranks, ranks[0])
 
 
-def _applied(gram: Array, core: Array) -> Array:
-    """The Gram matrix times a core (a, n, b), over both of its bonds."""
-    xp, (a, n, b) = namespace(core), core.shape
-    rows = gram @ xp.reshape(xp.permute_dims(core, (0, 2, 1)), (a * b, n))
-    return xp.permute_dims(xp.reshape(rows, (a, b, n)), (0, 2, 1))
+def largest_tr_rank(shape: Sequence[int], mode: int | None = None) -> tuple[int, ...]:
+    """Ranks with which TR-SVD from ``mode`` is exact, the first one again at the end; the largest mode for None.
 
-
-def _solved(core: Array, product: Array, gram: Array) -> Array:
-    """The core for which ``gram`` times it is ``product``, as a step from where it is."""
-    xp, (a, n, b) = namespace(core), core.shape
-    missing = xp.reshape(xp.permute_dims(product - _applied(gram, core), (0, 2, 1)), (a * b, n))
-    size = max(float(xp.linalg.trace(gram)) / (a * b), 1e-300)
-    eye = xp.eye(a * b, dtype=gram.dtype, device=gram.device)
-    step = xp.linalg.solve(gram + _JITTER * size * eye, missing)
-    return core + xp.permute_dims(xp.reshape(step, (a, b, n)), (0, 2, 1))
-
-
-def _dot(a: Array, b: Array) -> float:
-    return float(namespace(a, b).sum(a * b))
+    >>> largest_tr_rank((4, 3, 3, 6))
+    (2, 8, 9, 3, 2)
+    """
+    sizes = check_sizes(shape, "largest_tr_rank")
+    return usable_tr_rank(sizes, (math.prod(sizes),) * (len(sizes) + 1), mode)

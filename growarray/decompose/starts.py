@@ -17,7 +17,7 @@ __all__ = ["starting_points"]
 
 
 def starting_points(core: Array, rank: int, init: str, count: int, rng: np.random.Generator) -> Iterator[list[Array]]:
-    """Factors to start from: with init 'svd' the two algebraic ones where they exist, then ``count`` random ones."""
+    """Factors to start from: with init 'svd' the two algebraic ones if they exist, then ``count`` random ones."""
     shape = tuple(core.shape)
     if init == "svd":
         factors = [_padded(np.eye(n, min(n, rank)), rank, rng) for n in shape]
@@ -29,7 +29,7 @@ def starting_points(core: Array, rank: int, init: str, count: int, rng: np.rando
 
 
 def _padded(factor: np.ndarray, rank: int, rng: np.random.Generator) -> np.ndarray:
-    """Random columns where a mode has fewer singular vectors than components."""
+    """Random columns if a mode has fewer singular vectors than components."""
     n, columns = factor.shape
     return np.concatenate((factor, rng.standard_normal((n, rank - columns)) / math.sqrt(n)), axis=1)
 

@@ -12,17 +12,14 @@ from dataclasses import dataclass
 from growarray.backend import Array, namespace
 from growarray.decompose.arguments import is_int
 from growarray.decompose.inputs import (
-    Prepared,
     check_bound,
     check_rank,
     check_tensor,
-    check_weights,
-    prepare,
     rank_or_bound,
 )
 from growarray.decompose.rank import largest_tt_rank
 from growarray.decompose.unfolding import fitting_threads, leading, norm
-from growarray.decompose.whiten import unweight, weight
+from growarray.decompose.whiten import prepare_weighted, unweight
 
 __all__ = ["TensorTrain", "sweep", "tensor_train"]
 
@@ -87,10 +84,8 @@ def tensor_train(
     rank_or_bound(rank, error, where)
     bound = None if error is None else check_bound(error, where)
     ranks = None if rank is None else _ranks(rank, shape)
-    moments = check_weights(weighted, shape, where)
-    ready = prepare(tensor, where)
-    array, undo = weight(ready.array, moments)
-    ready = Prepared(array, ready.scale, norm(array), ready.dtype, ready.xp)
+    ready, undo = prepare_weighted(tensor, weighted, where)
+    array = ready.array
     inner, allowed = None if ranks is None else ranks[1:-1], 0.0 if bound is None else (bound * ready.norm) ** 2
     cores, cut = fitting_threads(array, lambda: sweep(array, 1, shape, 1, inner, allowed))
     lost = math.sqrt(cut)

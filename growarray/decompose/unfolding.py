@@ -44,7 +44,7 @@ def norm(tensor: Array) -> float:
 
 
 def unfold(tensor: Array, mode: int) -> Array:
-    """The mode-``mode`` unfolding, (size, all other modes in order); a view where the mode comes first."""
+    """The mode-``mode`` unfolding, (size, all other modes in order); a view if the mode comes first."""
     xp = namespace(tensor)
     order = (mode, *(i for i in range(tensor.ndim) if i != mode))
     return xp.reshape(tensor if mode == 0 else xp.permute_dims(tensor, order), (tensor.shape[mode], -1))
@@ -156,7 +156,7 @@ def _count(values: np.ndarray, keep: int | float) -> int:
 def improved(matrix: Array, basis: Array) -> Array:
     """An orthonormal basis (m, k) that catches at least as much of the matrix (m, n) as ``basis`` does.
 
-    The best one where that is cheap; for few of many vectors two steps of orthogonal iteration, which never lose
+    The best one if that is cheap; for few of many vectors two steps of orthogonal iteration, which never lose
     (the Gram matrix is positive semi-definite), at a fraction of the cost of a full eigenproblem.
     """
     xp = namespace(matrix, basis)

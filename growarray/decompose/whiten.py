@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from growarray.backend import Array, namespace
 from growarray.decompose.arguments import check_count
-from growarray.decompose.inputs import check_real
-from growarray.decompose.unfolding import mode_product
+from growarray.decompose.inputs import Prepared, check_real, check_weights, prepare
+from growarray.decompose.unfolding import mode_product, norm
 from growarray.errors import ShapeError
 
-__all__ = ["channel_moment", "mode_moment", "output_error", "roots", "unweight", "weight"]
+__all__ = ["channel_moment", "mode_moment", "output_error", "prepare_weighted", "roots", "unweight", "weight"]
 
 
 def roots(moment: Array) -> tuple[Array, Array]:
@@ -56,6 +57,16 @@ def weight(tensor: Array, moments: Mapping[int, Array]) -> tuple[Array, dict[int
     return tensor, undo
 
 
+def prepare_weighted(
+    tensor: Array, weighted: Mapping[int, Array] | None, where: str
+) -> tuple[Prepared, dict[int, Array]]:
+    """A tensor that is ready for work, weighted, and the matrices that undo it; raises as its checks do."""
+    moments = check_weights(weighted, tuple(tensor.shape), where)
+    ready = prepare(tensor, where)
+    array, undo = weight(ready.array, moments)
+    return replace(ready, array=array, norm=norm(array)), undo
+
+
 def unweight(factors: Sequence[Array], undo: Mapping[int, Array], axis: int = 0) -> list[Array]:
     """Factors of the weighted tensor as factors of the tensor; ``axis`` is where a factor has its mode."""
     return [mode_product(f, undo[k], axis) if k in undo else f for k, f in enumerate(factors)]
@@ -67,7 +78,7 @@ def channel_moment(moment: Array, channels: int) -> Array:
     moment : (channels * positions, channels * positions), channels first, as growth collects it
     Returns (channels, channels).
 
-    Weighting the input-channel mode with it is exact where the positions of a window are uncorrelated and alike,
+    Weighting the input-channel mode with it is exact if the positions of a window are uncorrelated and alike,
     always for 1x1 kernels; otherwise it is the best weighting of one mode alone.
 
     Raises

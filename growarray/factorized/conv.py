@@ -13,6 +13,7 @@ from growarray.backend import Array, asarray, assign, library, namespace
 from growarray.contraction import Plan
 from growarray.contraction.path import PRESETS
 from growarray.errors import PlanError, ShapeError, shown
+from growarray.factorized.contracted import target_of
 from growarray.factorized.equation import conv_plan, kernel_modes, stored_sizes
 from growarray.factorized.format import Arrays, Terms
 from growarray.factorized.growth import RankGrowth, RankStatisticsLike, grow_rank
@@ -31,7 +32,7 @@ from growarray.factorized.settings import (
 )
 from growarray.factorized.sources import FactorizedSources
 from growarray.factorized.sub import SubFactorizedConv
-from growarray.factorized.tensor import FactorizedTensor, target_of
+from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter, Pullback
 from growarray.ops.sizes import whole_number
 
@@ -49,7 +50,7 @@ class FactorizedConv(FactorizedSources):
     stride, padding, dilation, padding_mode : as in :class:`growarray.nn.Conv2d`; :meth:`set` changes them
     bias : whether there is one    has_bias : in a joint layer, which convolutions have one, as nested flags
     n_layers : convolutions that share one factorization: a number, or a tuple for several leading modes
-    factorization : ``'cp'``, ``'tucker'``, ``'tt'``, ``'dense'``, or a :class:`FactorizedTensor`, which is then held
+    factorization : ``'cp'``, ``'tucker'``, ``'tt'``, ``'ring'``, ``'dense'``, or a :class:`FactorizedTensor`, then held
     rank : ``'same'`` (as many parameters as the dense kernel), a float (a fraction of them), an int, or a tuple;
         a rank above what a kernel of this shape can use is kept as it is
     implementation : ``'auto'`` (the path of least predicted time), ``'factorized'`` (one mode after the other),
@@ -292,8 +293,9 @@ class FactorizedConv(FactorizedSources):
         """Add components that follow the gradient: the optimal change of the layer, in the low-rank form of its format.
 
         statistics : :class:`growarray.growing.RankStatistics` of this layer, collected since its rank last changed
-        by : components of a CP kernel; of Tucker and TT kernels a number for every rank, or one for each entry of
-            :attr:`rank`; what a kernel of this shape cannot use is left out, with a warning
+        by : components of a CP kernel; of the other formats a number for every rank, or one for each entry of
+            :attr:`rank` (the bonds of a ring grow together); what a kernel of this shape cannot use is left out, with a
+            warning
         scaling : of the change; :meth:`RankGrowth.rescale` changes it afterwards    rng : for random starts of CP
 
         Entries that are there stay as they are, with their gradients and optimizer state; the bias moves to where it is

@@ -94,7 +94,7 @@ def tensor_dropout(
         The tensor is dense, or has tensor dropout already, or an option makes no sense.
 
     Source: Kolbeinsson et al. 2021, "Tensor dropout for robust learning"; TensorLy-Torch. Changed: there, a rank that
-    is left alone is scaled as well, which makes the tensor too large in the mean, and ``min_values`` counts only where
+    is left alone is scaled as well, which makes the tensor too large in the mean, and ``min_values`` counts only if
     nothing else is left. In a joint layer ranks are dropped before one of its members is chosen, here.
 
     Examples
@@ -119,7 +119,7 @@ def tensor_dropout(
 
 
 def remove_tensor_dropout(owner: _OwnerT) -> _OwnerT:
-    """Take tensor dropout off again; ValueError where there is none. Returns ``owner``.
+    """Take tensor dropout off again; ValueError if there is none. Returns ``owner``.
 
     >>> from growarray.factorized import FactorizedTensor
     >>> tensor = tensor_dropout(FactorizedTensor.new((3, 4, 2), rank=5), 0.5)

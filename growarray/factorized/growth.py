@@ -82,7 +82,7 @@ class RankGrowth:
         return self.first_order_decrease / self.full_decrease if self.full_decrease > 0 else 0.0
 
     def predicted_decrease(self, scaling: float | None = None) -> float:
-        """``(t - t^2 / 2) first_order_decrease`` at scaling t: exact where the loss is half the squared error of the
+        """``(t - t^2 / 2) first_order_decrease`` at scaling t: exact if the loss is half the squared error of the
         layer's output, since the new components are the least-squares fit there; elsewhere the slope at 0 is.
 
         A tensor train with separate runs of bonds grown at once has terms in t^2 more.

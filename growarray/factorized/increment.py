@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from growarray.backend import Array, namespace
 from growarray.decompose.whiten import channel_moment
-from growarray.factorized.tensor import run_contraction
+from growarray.factorized.contracted import run_contraction
 
 __all__ = ["Added", "Goal", "Increment", "equal_norms", "fit", "padded"]
 

@@ -75,7 +75,7 @@ class TensorLasso:
     def apply(self, owner: _OwnerT) -> _OwnerT:
         """Give a tensor, or the weight of a layer, lasso weights of one; returns ``owner``.
 
-        Raises TypeError where there is no factorized tensor, ValueError where it is dense or has lasso weights.
+        Raises TypeError if there is no factorized tensor, ValueError if it is dense or has lasso weights.
         """
         tensor = factorized_tensor_of(owner, "TensorLasso.apply")
         if tensor.lasso_weights:
@@ -137,7 +137,7 @@ class TensorLasso:
     def remove(self, owner: _OwnerT) -> _OwnerT:
         """Multiply the weights into the factors, whose value stays, and forget them; returns ``owner``.
 
-        Gradients and optimizer state of the factors stay as they are; ValueError where the lasso was not applied.
+        Gradients and optimizer state of the factors stay as they are; ValueError if the lasso was not applied.
         """
         tensor = self._held(owner, "TensorLasso.remove")
         for factor, array in zip(tensor.all_factors(), tensor.arrays(), strict=True):
@@ -149,7 +149,7 @@ class TensorLasso:
     def prune(self, owner: Module) -> int:
         """Remove the components whose weight is zero, one of each rank excepted, with gradients and optimizer state.
 
-        The tensor's value stays. Returns how many were removed; ValueError where the lasso was not applied.
+        The tensor's value stays. Returns how many were removed; ValueError if the lasso was not applied.
         """
         tensor, removed = self._held(owner, "TensorLasso.prune"), 0
         factors = tensor.all_factors()

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.nn.module import Parameter
 
-__all__ = ["RankAxes", "as_tuple", "masked_factors", "scale_ranks"]
+__all__ = ["RankAxes", "RankMask", "as_tuple", "masked_factors", "scale_ranks"]
 
 RankAxes = tuple[tuple[tuple[int, int], ...], ...]
 """For each rank every (factor, axis) that has it; a vector is multiplied in at the first."""
 
 Maybe = Array | None
+
+
+class RankMask(Protocol):
+    """What tensor dropout is to a tensor: ``p`` of the components are dropped, in evaluation too if ``drop_test``."""
+
+    p: float
+    drop_test: bool
+
+    def draw(self, sizes: Sequence[int], training: bool) -> list[np.ndarray | None]:
+        """For each rank what its components are multiplied by; None for one that is left alone."""
 
 
 def as_tuple(rank: Any) -> tuple[int, ...]:

@@ -9,26 +9,24 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
-from growarray.backend import Array, asarray, is_numpy, library, namespace, to_device
-from growarray.contraction import Plan, plan
+from growarray.backend import Array, asarray, library, namespace, to_device
+from growarray.contraction import Plan
 from growarray.decompose.arguments import check_sizes
 from growarray.errors import ShapeError, shown
+from growarray.factorized.contracted import planned, target_of
 from growarray.factorized.fit import warn_lowered
 from growarray.factorized.format import Arrays, TensorFormat
 from growarray.factorized.index import full_index
 from growarray.factorized.initial import drawn_factors, normal_factors
 from growarray.factorized.parameters import check_size, real_array, trained_dtype
-from growarray.factorized.ranks import masked_factors
+from growarray.factorized.ranks import RankMask, masked_factors
 from growarray.nn.module import Parameter
 
-if TYPE_CHECKING:
-    from growarray.factorized.dropout import TensorDropout
-
-__all__ = ["FactorizedTensor", "formats", "kinds", "run_contraction", "target_of"]
+__all__ = ["FactorizedTensor", "formats", "kinds"]
 
 _FORMATS: dict[str, type[FactorizedTensor]] = {}
 _DEFAULT = "CP"
@@ -50,33 +48,6 @@ def formats() -> tuple[str, ...]:
     return tuple(kind.name for kind in kinds())
 
 
-def run_contraction(equation: str, arrays: Sequence[Array]) -> tuple[Array, Callable[[Array], Arrays]]:
-    """Value of an equation of :mod:`growarray.contraction`, and the way back to every array.
-
-    >>> import numpy as np
-    >>> y, pullback = run_contraction("a r, r -> a", [np.ones((2, 3)), np.ones(3)])
-    >>> y.tolist(), [d.shape for d in pullback(y)]
-    ([3.0, 3.0], [(2, 3), (3,)])
-    """
-    return _planned(equation, tuple(tuple(a.shape) for a in arrays), *target_of(arrays[0])).vjp(*arrays)
-
-
-@lru_cache(maxsize=512)
-def _planned(equation: str, shapes: tuple[tuple[int, ...], ...], dtype: str, device: str) -> Plan:
-    return plan(equation, *shapes, dtype=dtype, device=device)
-
-
-def target_of(array: Array) -> tuple[str, str]:
-    """Dtype and device of an array as a plan takes them; NumPy's letter for a dtype, its name takes 5 us to make.
-
-    >>> target_of(np.ones(2))
-    ('d', 'cpu')
-    """
-    if is_numpy(array):
-        return array.dtype.char, "cpu"
-    return str(array.dtype).rpartition(".")[2], "gpu"
-
-
 class FactorizedTensor(TensorFormat):
     """A tensor in a factorized format. Make one with :meth:`new`, :meth:`from_tensor`, or its format's class.
 
@@ -92,7 +63,7 @@ class FactorizedTensor(TensorFormat):
     (CPTensor(shape=(6, 4, 3), rank=2), (4, 2), 28)
     """
 
-    dropout: TensorDropout | None = None
+    dropout: RankMask | None = None
     lasso_weights: Sequence[Parameter] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -233,7 +204,7 @@ class FactorizedTensor(TensorFormat):
         return self.sizes_of(self.shape, self.rank)
 
     def refuse_lasso(self, where: str) -> None:
-        """Raise ValueError if there are lasso weights, which what ``where`` does would not fit."""
+        """Raise ValueError if there are lasso weights, which would not fit what ``where`` does."""
         if self.lasso_weights:
             raise ValueError(
                 f"{type(self).__name__}.{where}: there are lasso weights; TensorLasso.remove takes them off"
@@ -297,7 +268,7 @@ class FactorizedTensor(TensorFormat):
     def _plan(self) -> Plan:
         factors = self.all_factors()
         shapes = tuple(self.operand_shape(f.shape, i, len(factors)) for i, f in enumerate(factors))
-        return _planned(_tensor_equation(self.name, self.order), shapes, *target_of(factors[0].data))
+        return planned(_tensor_equation(self.name, self.order), shapes, *target_of(factors[0].data))
 
     def __getitem__(self, index: Any) -> Any:
         items = full_index(index, self.shape)

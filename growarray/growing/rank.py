@@ -12,8 +12,8 @@ from growarray.backend import Array, asarray, namespace
 from growarray.contraction import Plan, plan
 from growarray.errors import GrowthError, ShapeError
 from growarray.factorized import FactorizedConv
+from growarray.factorized.contracted import target_of
 from growarray.factorized.settings import ConvSettings
-from growarray.factorized.tensor import target_of
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.stream import Stream
 from growarray.growing.update import optimal_delta

@@ -24,7 +24,19 @@ def _sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:
     return gradient if tuple(gradient.shape) == shape else xp.reshape(gradient, shape)
 
 
-class _Pair(Module):
+class _Several(Module):
+    """A module of any number of inputs."""
+
+    def forward(self, *inputs: Array) -> Array:
+        """Value of the module alone."""
+        return self.vjp(*inputs)[0]
+
+    def __call__(self, *inputs: Array) -> Array:
+        """:meth:`forward`."""
+        return self.forward(*inputs)
+
+
+class _Pair(_Several):
     """An operation on two operands: two inputs, or one input and ``value``.
 
     ``value`` is a Parameter (trained), an array (fixed, kept in the state dict as ``constant``) or a number;
@@ -75,14 +87,6 @@ class _Pair(Module):
             return of_input(dy)
 
         return y, pullback
-
-    def forward(self, *inputs: Array) -> Array:
-        """Value of the operation alone."""
-        return self.vjp(*inputs)[0]
-
-    def __call__(self, *inputs: Array) -> Array:
-        """:meth:`forward`."""
-        return self.forward(*inputs)
 
     def extra_repr(self) -> str:
         """The value if there is one, as a formula."""
@@ -259,7 +263,7 @@ class MatMul(_Pair):
         return xp.reshape(full, kept), (first, second)
 
 
-class Concat(Module):
+class Concat(_Several):
     """Joins its inputs along ``axis``; on every other axis they have one size.
 
     Raises ShapeError if they do not, TypeError without an input.
@@ -292,20 +296,12 @@ class Concat(Module):
 
         return xp.concat(list(inputs), axis=axis), pullback
 
-    def forward(self, *inputs: Array) -> Array:
-        """The joined array."""
-        return self.vjp(*inputs)[0]
-
-    def __call__(self, *inputs: Array) -> Array:
-        """:meth:`forward`."""
-        return self.forward(*inputs)
-
     def extra_repr(self) -> str:
         """The axis."""
         return f"axis={self.axis}"
 
 
-class Value(Module):
+class Value(_Several):
     """A trained or fixed array as a value of its own, for a :class:`~growarray.nn.graph.Graph`: it takes no input.
 
     >>> import numpy as np
@@ -330,14 +326,6 @@ class Value(Module):
             return ()
 
         return self.constant if self.value is None else self.value.data, pullback
-
-    def forward(self, *inputs: Array) -> Array:
-        """The array."""
-        return self.vjp(*inputs)[0]
-
-    def __call__(self, *inputs: Array) -> Array:
-        """:meth:`forward`."""
-        return self.forward(*inputs)
 
     def extra_repr(self) -> str:
         """Shape, and whether it is trained."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from growarray.backend import Array, device_of, is_numpy, namespace
 from growarray.contraction import Plan, plan
 from growarray.contraction.geometry import ConvAxis, conv_axes
-from growarray.contraction.keys import frozen
+from growarray.contraction.plan import frozen
 from growarray.contraction.transpose import transpose
 from growarray.errors import ShapeError, shown
 from growarray.ops.sizes import each_axis, whole_number

@@ -16,7 +16,7 @@ from growarray.contraction import threads as threads_module
 from growarray.contraction.blas import settled, single_threaded
 from growarray.contraction.machine import _cores, threads
 from growarray.contraction.threads import run_tasks
-from growarray.contraction.workspace import workspace_array
+from growarray.contraction.workspace import here
 from growarray.nn import Conv2d
 from tests.contraction.reference import random_arrays
 
@@ -189,12 +189,12 @@ def test_numpys_buffer_is_short_inside_and_as_before_outside():
 
 def test_a_run_inside_a_run_has_work_space_of_its_own():
     def inner() -> np.ndarray:
-        return workspace_array("a", (4,), np.float64)
+        return here.arrays["a", (4,), np.float64]
 
     def outer() -> tuple[bool, bool]:
-        mine = workspace_array("a", (4,), np.float64)
+        mine = here.arrays["a", (4,), np.float64]
         theirs = single_threaded(inner)
-        return np.shares_memory(mine, theirs), np.shares_memory(mine, workspace_array("a", (4,), np.float64))
+        return np.shares_memory(mine, theirs), np.shares_memory(mine, here.arrays["a", (4,), np.float64])
 
     assert single_threaded(outer) == (False, True)
 

@@ -9,38 +9,38 @@ import numpy as np
 import pytest
 
 from growarray.contraction import plan, workspace
-from growarray.contraction.workspace import release, workspace_array
+from growarray.contraction.workspace import here, release
 from tests.contraction.reference import random_arrays
 
 
 def test_a_slot_is_taken_back_and_grows(monkeypatch):
     release()
-    first = workspace_array("a", (3, 4), np.float64)
+    first = here.arrays["a", (3, 4), np.float64]
     assert first.shape == (3, 4)
     assert first.dtype == np.float64
     assert first.flags.c_contiguous
     assert first.flags.writeable
-    smaller = workspace_array("a", (2, 5), np.float32)
+    smaller = here.arrays["a", (2, 5), np.float32]
     assert np.shares_memory(first, smaller)
-    assert not np.shares_memory(first, workspace_array("b", (3, 4), np.float64))
-    larger = workspace_array("a", (30, 4), np.float64)
+    assert not np.shares_memory(first, here.arrays["b", (3, 4), np.float64])
+    larger = here.arrays["a", (30, 4), np.float64]
     assert not np.shares_memory(first, larger)
-    assert np.shares_memory(larger, workspace_array("a", (3, 4), np.float64))
+    assert np.shares_memory(larger, here.arrays["a", (3, 4), np.float64])
     release()
-    assert not np.shares_memory(larger, workspace_array("a", (3, 4), np.float64))
+    assert not np.shares_memory(larger, here.arrays["a", (3, 4), np.float64])
     monkeypatch.setattr(workspace, "_KEPT", 64)
-    assert not np.shares_memory(workspace_array("a", (9,), np.float64), workspace_array("a", (9,), np.float64))
+    assert not np.shares_memory(here.arrays["a", (9,), np.float64], here.arrays["a", (9,), np.float64])
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3)])
 def test_scalars_and_nothing_may_be_borrowed(shape):
-    array = workspace_array("a", shape, np.float32)
+    array = here.arrays["a", shape, np.float32]
     assert array.shape == shape
 
 
 def test_another_thread_has_its_own():
-    mine, theirs = workspace_array("a", (4,), np.float64), []
-    thread = threading.Thread(target=lambda: theirs.append(workspace_array("a", (4,), np.float64)))
+    mine, theirs = here.arrays["a", (4,), np.float64], []
+    thread = threading.Thread(target=lambda: theirs.append(here.arrays["a", (4,), np.float64]))
     thread.start()
     thread.join()
     assert not np.shares_memory(mine, theirs[0])

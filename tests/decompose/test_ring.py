@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from growarray.decompose import TensorRing, largest_tr_rank, tensor_ring, tensor_train, tt_parameters, validate_tr_rank
-from growarray.decompose.rank import usable_tr_rank
+from growarray.decompose.ring import usable_tr_rank
 from growarray.testing import assert_close
 from tests.conftest import Library
 

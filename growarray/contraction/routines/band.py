@@ -186,7 +186,7 @@ class Band:
             out[...] = total
 
     def _matrices(self, array: np.ndarray) -> np.ndarray:
-        """(b, *axes) as (b, ..., rows, columns): the banded axis as rows, or as columns where it is innermost."""
+        """(b, *axes) as (b, ..., rows, columns): the banded axis as rows, or as columns if it is innermost."""
         if self.innermost:
             return array if array.ndim > 2 else array[:, None]
         return array.reshape(*array.shape[: self.at + 2], -1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,10 +14,11 @@ from growarray.contraction.routines.cupy import Depthwise
 from growarray.contraction.routines.im2col import Im2col, Rows
 from growarray.contraction.routines.portable import Portable
 from growarray.contraction.routines.product import Matmul, Multiply
-from growarray.contraction.routines.protocol import D_FEATURE, FORWARD, Routine, Task
+from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD, Routine, Task
 from growarray.contraction.routines.scatter import Scatter
 from growarray.contraction.routines.windows import transposed_parts
 from growarray.contraction.routines.winograd import Winograd
+from growarray.errors import PlanError
 
 __all__ = ["ROUTINES", "Transposed", "choose"]
 
@@ -33,11 +33,12 @@ class Transposed:
     ways: ClassVar[tuple[str, ...]] = (D_FEATURE,)
 
     def __init__(self, product: Product) -> None:
+        swapped = product.transposed(product.axes)
+        self.plain: Any = None if product.is_conv else choose(swapped, FORWARD)(swapped)
         self.parts: list[tuple[Any, Any, Any]] = [
             (place, taps, None if part is None else choose(part, FORWARD)(part))
-            for place, taps, part in transposed_parts(product)
+            for place, taps, part in (transposed_parts(product) if product.is_conv else ())
         ]
-        self.plain = None if product.is_conv else self.parts[0][2]
 
     @classmethod
     def fits(cls, product: Product, library: str) -> bool:
@@ -52,6 +53,8 @@ class Transposed:
     @classmethod
     def preparing(cls, product: Product, machine: Machine) -> float:
         """What its parts take."""
+        if not product.is_conv:
+            return 0.0
         return sum(routine.preparing(part, machine) for part, routine in _parts(product))
 
     def prepare(self, kernel: np.ndarray) -> Any:
@@ -78,8 +81,10 @@ class Transposed:
 
 
 def _parts(product: Product) -> list[tuple[Product, type[Routine]]]:
-    parts = [part for *_, part in transposed_parts(product) if part is not None]
-    return [(part, choose(part, FORWARD)) for part in parts]
+    if not product.is_conv:
+        swapped = product.transposed(product.axes)
+        return [(swapped, choose(swapped, FORWARD))]
+    return [(part, choose(part, FORWARD)) for *_, part in transposed_parts(product) if part is not None]
 
 
 ROUTINES: tuple[type[Routine], ...] = (
@@ -87,12 +92,16 @@ ROUTINES: tuple[type[Routine], ...] = (
 )  # fmt: skip
 """Those with conditions before those that run everything: the first that fits is taken."""
 
+_BY_WAY = {way: [one for one in ROUTINES if way in one.ways] for way in (FORWARD, D_FEATURE, D_KERNEL)}
 
-@lru_cache(maxsize=4096)
+
 def choose(product: Product, way: str, library: str = "numpy") -> Any:
     """The routine that runs a product in one way (``FORWARD``, ``D_FEATURE``, ``D_KERNEL``) on arrays of a library.
 
     >>> choose(Product(1, 8, 4, ()), FORWARD).name
     'matmul'
     """
-    return next(one for one in ROUTINES if way in one.ways and one.fits(product, library))
+    for routine in _BY_WAY[way]:
+        if routine.fits(product, library):
+            return routine
+    raise PlanError(f"no routine runs {product} {way} on arrays of {library}")

@@ -42,7 +42,7 @@ class Routine(Protocol):
 
     @classmethod
     def preparing(cls, product: Product, machine: Machine) -> float:
-        """Seconds that making a kernel ready takes, once for all blocks of a batch; zero where they do not count."""
+        """Seconds that making a kernel ready takes, once for all blocks of a batch; zero if they do not count."""
 
 
 class SingleCall(NamedTuple):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from growarray.contraction.problem import AMONG_MANY, Axis, Product
+from growarray.contraction.problem import Axis, Product
 from growarray.contraction.workspace import here
 
 __all__ = ["Gather", "Part", "Window", "transposed_parts", "window"]
@@ -143,7 +142,6 @@ def transposed_parts(product: Product) -> tuple[Part, ...]:
                 furthest = (used[-1] * a.dilation - residue) // a.stride
                 spread = step * a.dilation // a.stride if len(used) > 1 else 1
                 transposed.append(Axis(a.name, a.out, len(used), max(count, 0), 1, furthest - first, spread))
-        reached = len(transposed) == len(product.axes)
-        swapped = replace(product, s=product.n, n=product.s, axes=tuple(transposed), workspace_factor=AMONG_MANY)
-        parts.append(Part(tuple(place), tuple(taps), swapped if reached else None))
+        swapped = product.transposed(tuple(transposed)) if len(transposed) == len(product.axes) else None
+        parts.append(Part(tuple(place), tuple(taps), swapped))
     return tuple(parts)

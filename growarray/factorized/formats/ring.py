@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, namespace
-from growarray.decompose.rank import largest_mode, largest_tr_rank, usable_tr_rank, validate_tr_rank
-from growarray.decompose.ring import tensor_ring
+from growarray.decompose.ring import largest_mode, largest_tr_rank, tensor_ring, usable_tr_rank, validate_tr_rank
 from growarray.factorized.equation import kernel_modes
 from growarray.factorized.fit import Fit
 from growarray.factorized.format import Arrays

@@ -226,7 +226,8 @@ def _conv(graph: OnnxGraph, layer: FactorizedConv, x: Edge, *, indices: Place | 
 
 
 def _sub_conv(graph: OnnxGraph, layer: SubFactorizedConv, x: Edge) -> Edge:
-    return _conv(graph, layer.main_conv, x, indices=layer.indices)
+    joint: Any = layer.main_conv
+    return _conv(graph, joint, x, indices=layer.indices)
 
 
 def _linear(graph: OnnxGraph, layer: FactorizedLinear, x: Edge, *, indices: int = 0) -> Edge:
