@@ -246,14 +246,14 @@ class GrowingModule(Module):
             raise ShapeError(f"{self.name}: omega has shape {found}, expected ({expected})")
         return like(self.layer, namespace(omega).astype(omega, self.weight.data.dtype, copy=False))
 
-    def layer_means(self) -> LayerMeans:
+    def layer_means(self, pseudo_inverse: bool = False) -> LayerMeans:
         """What the statistics have collected of this layer."""
-        held = self.statistics
-        return LayerMeans(held.mean_s, held.m, held.e, held.m_prev, held.p, rounding_floor(self.weight.data))
+        held, floor = self.statistics, rounding_floor(self.weight.data)
+        return LayerMeans(held.mean_s, held.m, held.e, held.m_prev, held.p, floor, pseudo_inverse)
 
     def means(self, pseudo_inverse: bool = False) -> PlaceMeans:
         """What the statistics have collected, for a rule to plan from."""
-        own = replace(self.layer_means(), pseudo_inverse=pseudo_inverse)
+        own = self.layer_means(pseudo_inverse)
         return PlaceMeans((own,), own.e, None if self.front is None else self.front.growth_statistic)
 
     @property

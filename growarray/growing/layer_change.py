@@ -12,7 +12,7 @@ from typing import Any
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing import place
-from growarray.growing.change import DELTA, INPUT, scaled
+from growarray.growing.change import DELTA, INPUT, GrowthUpdate, scaled
 from growarray.growing.layer import GrowingModule
 from growarray.growing.neighbour import is_neighbour
 from growarray.growing.rule import TINY, Rule
@@ -41,7 +41,7 @@ def compute_optimal_delta(
     GrowthError
         No statistics have been collected.
     """
-    means = replace(module.layer_means(), pseudo_inverse=force_pseudo_inverse)
+    means = module.layer_means(force_pseudo_inverse)
     delta, decrease = means.optimal_delta(fisher=use_fisher, shrinkage=fisher_shrinkage)
     module.update = replace(module.update, solutions=(delta,))
     if update:
@@ -123,16 +123,20 @@ def delete_update(
     """
     update = module.update
     if delete_delta:
-        module.update, module.optimal_delta_scaling = replace(update.with_delta(None, None), solutions=()), 0.0
+        module.optimal_delta_scaling = 0.0
+        if not delete_input:
+            module.update = replace(update.with_delta(None, None), solutions=())
     if delete_input:
         previous = module.previous_module
         if include_previous and is_neighbour(previous):
             if update.input_extension is not None:
                 previous.set_output_extension(None)
             previous.output_extension_scaling = 0.0
-        module.update, module.input_extension_scaling = module.update.with_input(None), 0.0
+        module.input_extension_scaling = 0.0
+        if not delete_delta:
+            module.update = update.with_input(None)
     if delete_delta and delete_input:
-        module.common_scaling = 0.0
+        module.update, module.common_scaling = GrowthUpdate(), 0.0
     if delete_output:
         module.extended_output_layer, module.output_extension_scaling = None, 0.0
 
