@@ -98,7 +98,7 @@ def _in_double(xp: Any) -> Any:
 
 
 def _refuse_masked(x: Any) -> None:
-    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())  # where nobody imported it, there is none
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())  # none if nobody imported it
     if isinstance(x, masked):
         raise TypeError(
             f"expected an array, found a {type(x).__name__}, whose mask would be lost; fill what it hides, as in "

@@ -39,7 +39,7 @@ class Optimizer:
     which growth has added take part. ``lr`` may be set between steps. A frozen parameter is left as it is, by weight
     decay too. A subclass writes :meth:`update`, and names its further options in ``_options``.
 
-    Raises ValueError if there is no parameter or ``lr`` is negative, TypeError for what is no Parameter.
+    Raises ValueError if there is no parameter or ``lr`` is negative, TypeError for an entry that is not a Parameter.
 
     >>> import numpy as np
     >>> p = Parameter(np.ones(2))
@@ -73,7 +73,7 @@ class Optimizer:
         return list({id(p): p for p in found}.values())
 
     def step(self) -> None:
-        """Move every parameter that has a gradient and is not frozen; none where a gradient is no array of numbers."""
+        """Update every parameter that has a gradient and is not frozen; if a gradient is not an array, none."""
         moved = [(p, p.grad) for p in self.parameters if p.grad is not None and p.requires_grad]
         for parameter, gradient in moved:
             namespace(parameter.data, gradient, where=f"{type(self).__name__}: ")
@@ -86,9 +86,9 @@ class Optimizer:
             parameter.grad = None
 
     def _named(self) -> dict[str, Parameter]:
-        """The parameters by their names in the module, or by their places in the list; a shared one by its first."""
+        """The parameters by their names in the module, or by their positions in the list; a shared one by its first."""
         named = dict(self._source.named_parameters() if isinstance(self._source, Module) else ())
-        named = named or {str(place): p for place, p in enumerate(self._source)}  # type: ignore[arg-type]
+        named = named or {str(index): p for index, p in enumerate(self._source)}  # type: ignore[arg-type]
         first = {id(p): name for name, p in reversed(named.items())}
         return {name: p for name, p in named.items() if first[id(p)] == name}
 
@@ -121,7 +121,7 @@ class Optimizer:
         ShapeError
             An entry has another shape than its parameter, which has grown since, or will.
         TypeError
-            An entry is no real number or array of them. Where anything raises, nothing has changed.
+            An entry is not a real number or an array of them. If anything raises, nothing has changed.
         """
         where, named, options = f"{type(self).__name__}.load_state_dict", self._named(), ("lr", *self._options)
         missing = [name for name in options if name not in state]

@@ -82,7 +82,7 @@ def rank_for_output_error(
     Raises
     ------
     TypeError, ShapeError, ValueError
-        As the decompositions and :func:`output_error`; the channel is no mode of the input.
+        As the decompositions and :func:`output_error`; the channel is not a mode of the input.
 
     Examples
     --------
@@ -123,7 +123,7 @@ def _decomposition(kind: str, modes: Sequence[int] | None, where: str) -> tuple[
     own = options_of(decompose)
     if modes is not None and "modes" not in own:
         those = ", ".join(repr(name) for name, function in _KINDS.items() if "modes" in options_of(function))
-        raise ValueError(f"{where}: modes= is for {those} alone, found kind {shown(kind)}; leave it out")
+        raise ValueError(f"{where}: modes= is for {those} only, found kind {shown(kind)}; leave it out")
     return decompose, own
 
 

@@ -173,7 +173,7 @@ def _fit(
 
 
 def _corrected(ready: Prepared, array: Array, fit: Fit, slack: float) -> Fit:
-    """Components of least norm at nearly the same error, where they are degenerate; within the spans they have."""
+    """Components of least norm at nearly the same error, if they are degenerate, within the same spans."""
     if not degeneracy(fit.factors, ready.norm).severe:
         return fit
     xp = ready.xp

@@ -190,7 +190,7 @@ def check_weights(weighted: Mapping[int, Array] | None, shape: Sequence[int], wh
         if not 0 <= k < len(shape):
             raise ShapeError(f"{where}: weighted names mode {mode}, the tensor has {len(shape)} modes")
         if k in moments:
-            raise ValueError(f"{where}: weighted names mode {k} twice, as {k} and {k - len(shape)}; leave one out")
+            raise ValueError(f"{where}: weighted names mode {k} twice, as {k} and {k - len(shape)}; give it once")
         check_real(moment, f"the second moment of mode {mode}", where)
         if tuple(moment.shape) != (shape[k], shape[k]):
             raise ShapeError(

@@ -88,7 +88,7 @@ def validate_tucker_rank(
     ------
     ShapeError, ValueError, TypeError
         The shape is empty; ranks are not positive, of another number than the modes, or not the size of a mode that is
-        fixed; the fixed modes are no axes; the rounding is unknown.
+        fixed; the fixed modes are not axes; the rounding is unknown.
 
     Source: TensorLy, ``validate_tucker_rank``.
 
@@ -257,7 +257,7 @@ def tt_parameters(shape: Sequence[int], rank: Sequence[int]) -> int:
 
 
 def factor_std(kind: str, order: int, rank: int | Sequence[int], std: float) -> float:
-    """Standard deviation of the entries of all parts for which those of the dense tensor have ``std``.
+    """Standard deviation of the factors' entries that gives the dense tensor's entries ``std``.
 
     kind : 'cp', 'tucker' or 'tt'    order : number of modes    rank : as validated
     The formulas are the originals'; that of 'tt' makes the tensor smaller than asked, and is kept so that
@@ -266,7 +266,7 @@ def factor_std(kind: str, order: int, rank: int | Sequence[int], std: float) -> 
     Raises
     ------
     ValueError, TypeError
-        The kind is unknown; the order or a rank is not a whole number of at least 1; ``std`` is negative or no number.
+        The kind is unknown; the order or a rank is not a whole number above 0; ``std`` is negative or not a number.
 
     Source: TensorLy-Torch, ``normal_`` of each factorization.
 

@@ -57,12 +57,12 @@ def tensor_train(
     """Tensor train of a tensor, by one sweep of truncated SVDs from the first mode to the last.
 
     tensor : any shape, real floating; computed in float64, then rounded to its dtype (errors are those before)
-    rank : an int (at most what each place can use) or all ranks, end ranks 1 included; or ``error``, the largest
-        relative error allowed, which the places share
+    rank : an int (at most what each bond can use) or all ranks, end ranks 1 included; or ``error``, the largest
+        relative error allowed, which the bonds share
     weighted : second moment (size, size) by mode: minimises ``|(T - T') x_k S_k^(1/2)|`` and reports errors in that
         norm
 
-    All cores but the last are orthonormal, (r_k size, r_k+1), where their mode is not weighted.
+    All cores but the last are orthonormal, (r_k size, r_k+1), if their mode is not weighted.
 
     Raises
     ------
@@ -93,12 +93,12 @@ def tensor_train(
         lost = norm(array - TensorTrain(tuple(cores), (), "").reconstruct())
     relative = ready.relative(lost)
     cores = unweight(cores, undo, axis=1)
-    parts = (*(ready.restore(c) for c in cores[:-1]), ready.restore(cores[-1], scaled=True))
-    return TensorTrain(parts, (relative,), "converged" if bound is None else "error bound met")
+    factors = (*(ready.restore(c) for c in cores[:-1]), ready.restore(cores[-1], scaled=True))
+    return TensorTrain(factors, (relative,), "converged" if bound is None else "error bound met")
 
 
 def _ranks(rank: int | Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """All ranks, checked: what a place can use depends on the rank before it."""
+    """All ranks, checked: what a bond can use depends on the rank before it."""
     limits = largest_tt_rank(shape)
     ranks = check_rank(rank, limits, "tensor_train", "ranks, the two ends included")
     if ranks[0] != 1 or ranks[-1] != 1:
@@ -108,7 +108,7 @@ def _ranks(rank: int | Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]
         possible.append(min(r, possible[-1] * shape[k - 1]))
         if r > possible[-1] and not is_int(rank):
             raise ValueError(
-                f"tensor_train: rank {r} at place {k} is above {possible[-1]}, the rank {possible[-2]} before it "
+                f"tensor_train: rank {r} (entry {k}) is above {possible[-1]}, the rank {possible[-2]} before it "
                 f"times the size {shape[k - 1]}; lower it (validate_tt_rank does with allow_overparametrization=False)"
             )
     return tuple(possible)

@@ -60,9 +60,9 @@ def mode_product(tensor: Array, matrix: Array, mode: int) -> Array:
         product = xp.reshape(tensor, (before, shape[mode])) @ xp.matrix_transpose(matrix)
     elif before == 1 or after >= 16:
         product = matrix @ xp.reshape(tensor, (before, shape[mode], after))
-    else:  # many tiny products: one large one on a turned copy is faster
-        turned = xp.permute_dims(xp.reshape(tensor, (before, shape[mode], after)), (0, 2, 1))
-        flat = xp.reshape(turned, (before * after, shape[mode])) @ xp.matrix_transpose(matrix)
+    else:  # many tiny products: one large one on a transposed copy is faster
+        transposed = xp.permute_dims(xp.reshape(tensor, (before, shape[mode], after)), (0, 2, 1))
+        flat = xp.reshape(transposed, (before * after, shape[mode])) @ xp.matrix_transpose(matrix)
         product = xp.permute_dims(xp.reshape(flat, (before, after, matrix.shape[0])), (0, 2, 1))
     return xp.reshape(product, new_shape)
 

@@ -205,7 +205,7 @@ def _transposed_axes(
         if whole < 1 or size < 1:
             raise ShapeError(
                 f"conv_transpose: input of shape {tuple(x_shape)} gives {whole} positions on an axis with kernel "
-                f"{taps}, stride {axis.stride} and padding {pad}; expected at least 1: lessen the padding"
+                f"{taps}, stride {axis.stride} and padding {pad}; expected at least 1: use less padding"
             )
         reached = whole - max(extra - pad - axis.stride + 1, 0)
         before = pad - max(1 - reached, 0)

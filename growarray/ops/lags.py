@@ -67,7 +67,7 @@ class Lag(NamedTuple):
 
     @property
     def mirrored(self) -> tuple[int, int, int]:
-        """The key of the transposed products, where both sides are one."""
+        """The key of the transposed products, if both sides are the same."""
         return self.right, self.left, -self.lag
 
 

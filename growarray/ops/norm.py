@@ -184,7 +184,7 @@ def group_norm(
     axes, spread = _channel_axes("group_norm", x)
     n, c, *rest = x.shape
     if num_groups < 1 or c % num_groups:
-        raise ShapeError(f"group_norm: {c} channels cannot be cut into {num_groups} groups of equal size")
+        raise ShapeError(f"group_norm: {c} channels cannot be split into {num_groups} groups of equal size")
     _check_affine("group_norm", (c,), weight=weight, bias=bias)
     grouped = (n, num_groups, c // num_groups * math.prod(rest))
     rows, inverse = _standardise(xp, xp.reshape(x, grouped), (2,), eps)

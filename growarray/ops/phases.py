@@ -32,7 +32,7 @@ class Copies(NamedTuple):
     """How one phase is copied into (c, taps, rows, images, other outputs, columns).
 
     order : axes of (n, c, *sizes)    taps : of the unfolded axes    lengths : of what follows, None for the images
-    places : for each tap where what goes    full : whether that is everywhere
+    places : for each tap the slices written and read    full : whether they cover everything
     """
 
     order: tuple[int, ...]

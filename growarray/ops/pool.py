@@ -29,7 +29,7 @@ Padding = int | Sequence[int | Sequence[int]]
 class PoolAxis:
     """Windows along one axis: window ``i`` and tap ``k`` read the input at ``i stride + k dilation - padding``.
 
-    ``after`` is the padding behind the input where it is another than ``padding``, that in front of it.
+    ``after`` is the padding behind the input if it differs from ``padding``, that in front of it.
 
     >>> PoolAxis(kernel=3, stride=2, padding=1).output_size(56)
     28
@@ -52,7 +52,7 @@ class PoolAxis:
         return self.dilation * (self.kernel - 1) + 1
 
     def output_size(self, size: int, ceil_mode: bool = False) -> int:
-        """Number of windows over ``size`` positions; below 1 where not one fits.
+        """Number of windows over ``size`` positions; below 1 if none fits.
 
         With ``ceil_mode`` a last window may leave the padded input, if it starts in the input or the left padding.
         """
@@ -248,7 +248,7 @@ def max_pool(
     of a window in reading order, and a NaN makes the maximum NaN; a window that holds padding only is -inf.
 
     Raises ShapeError if ``x`` has no spatial axis, an empty one, or one on which no window fits; TypeError if
-    ``x`` does not hold real floats or an option is no whole number; ValueError if an option is out of range.
+    ``x`` does not hold real floats or an option is not a whole number; ValueError if an option is out of range.
 
     >>> import numpy as np
     >>> y, pullback = max_pool(np.array([[[1.0, 3.0, 2.0, 2.0]]]), 2)
@@ -291,7 +291,7 @@ def avg_pool(
     given, else by the positions of the window: in the padded input, or without ``count_include_pad`` in the input.
 
     Raises ShapeError if ``x`` has no spatial axis, an empty one, or one on which no window fits; TypeError if
-    ``x`` does not hold real floats or an option is no whole number; ValueError if an option is out of range.
+    ``x`` does not hold real floats or an option is not a whole number; ValueError if an option is out of range.
 
     >>> import numpy as np
     >>> y, pullback = avg_pool(np.array([[[1.0, 3.0, 2.0, 2.0]]]), 2)
@@ -368,7 +368,7 @@ def adaptive_avg_pool(x: Array, output_size: int | Sequence[int | None] | None) 
     ceil((i + 1) L / o), so windows overlap where o does not divide L, and repeat positions where o > L.
 
     Raises ShapeError if ``x`` has no spatial axis or an empty one; TypeError if ``x`` does not hold real floats
-    or a size is no whole number; ValueError if a size is below 1, or their number is not that of spatial axes.
+    or a size is not a whole number; ValueError if a size is below 1, or their number is not that of spatial axes.
 
     >>> import numpy as np
     >>> y, pullback = adaptive_avg_pool(np.array([[[1.0, 3.0, 5.0]]]), 2)

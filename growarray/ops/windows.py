@@ -81,11 +81,11 @@ def windows(
     Raises
     ------
     ShapeError
-        The array has not one spatial axis for each number of the kernel.
+        The number of spatial axes is not that of the kernel.
     PlanError
         An option does not make sense, or the kernel is larger than the padded input.
     TypeError
-        The array is none, or does not hold real numbers.
+        The input is not an array of real numbers.
 
     Examples
     --------
