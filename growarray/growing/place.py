@@ -92,7 +92,7 @@ def compute_optimal_updates(
 
 def take(place: Place, change: GrowthUpdate[Array], *, update_previous: bool = True) -> None:
     """Hold a change of matrices as the plan: the readers hold their parts of it, the front the new neurons' inputs."""
-    omega, parts, ends = change.input_extension, [], [0, *itertools.accumulate(r.out_features for r in place.readers)]
+    omega, parts, ends = change.input_extension, [], [0, *itertools.accumulate(r.goal_width for r in place.readers)]
     for i, (reader, rows) in enumerate(zip(place.readers, itertools.pairwise(ends), strict=True)):
         part = GrowthUpdate(
             tuple(reader.part_of(delta) for delta in change.deltas[i : i + 1]),

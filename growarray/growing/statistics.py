@@ -140,6 +140,11 @@ class LayerStatistics:
         d = self.layer.stream_width
         return self.s()[:d, :d]
 
+    @property
+    def s_prev(self) -> TensorStatistic:
+        """Second moment of what new neurons before the layer would read: the neighbour's own."""
+        return self.layer.previous.growth_statistic  # type: ignore[no-any-return]
+
     def s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``B^T B``, (d, d) with the ones last."""
         stream = self.layer.input_stream
@@ -175,9 +180,9 @@ class LayerStatistics:
         After a merge that is S, M and E; the merge collects what growth through it needs.
         """
         statistics, squares = [self.m], [self.s]  # first those of both ends: what is not finite raises there
-        if self.layer.previous_module is not None and self.layer.shared_statistic is None:
+        if self.layer.front is not None and self.layer.shared_statistic is None:
             statistics += [self.m_prev, self.p]
-            squares.append(self.layer.previous.growth_statistic)
+            squares.append(self.s_prev)
         if fisher:
             statistics.append(self.e)
         for statistic in statistics + squares:
