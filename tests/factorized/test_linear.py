@@ -286,7 +286,7 @@ def test_features_that_do_not_fit_are_refused() -> None:
     for features, message in (
         ({"in_tensorized_features": (3, 3), "out_tensorized_features": 8}, r"product 9, the layer has in_features=12"),
         ({"in_tensorized_features": (3, 4)}, "give both, or neither"),
-        ({"auto_tensorize": True, "out_tensorized_features": 8}, "pass either the one or the others"),
+        ({"auto_tensorize": True, "out_tensorized_features": 8}, "pass only one of the two ways"),
         ({"auto_tensorize": False}, "give both, or neither"),
     ):
         with pytest.raises(ValueError, match=message):
