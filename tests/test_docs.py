@@ -43,7 +43,7 @@ def test_readme_has_the_two_commands():
     commands = dict(COMMAND.findall((ROOT / "README.md").read_text(encoding="utf-8")))
     assert commands == {
         "grow": 'pip install ".[cli]" && growarray grow',
-        "test": 'pip install ".[test]" && pytest -q -n 2 --dist worksteal',
+        "test": 'pip install ".[test]" && pytest -q',
     }
 
 
