@@ -53,7 +53,7 @@ class Graph(Module):
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.nodes: tuple[Node, ...] = tuple(nodes)
         _check(self.nodes, self.inputs, self.outputs)
-        self._dead = _last_uses(self.nodes, self.inputs, self.outputs)
+        self._dead = _last_uses(self.nodes, self.outputs)
 
     def _fields(self) -> Iterator[tuple[str, Any]]:
         yield from ((node.name, node.module) for node in self.nodes)
@@ -209,7 +209,7 @@ def _check(nodes: Sequence[Node], inputs: Sequence[str], outputs: Sequence[str])
             raise ValueError(f"Graph: output {shown(name)} is neither an input nor given by a node")
 
 
-def _last_uses(nodes: Sequence[Node], inputs: Sequence[str], outputs: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def _last_uses(nodes: Sequence[Node], outputs: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """For each node the values that nothing needs after it."""
     last: dict[str, int] = {node.output: index for index, node in enumerate(nodes)}
     for index, node in enumerate(nodes):
