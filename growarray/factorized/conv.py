@@ -269,9 +269,9 @@ class FactorizedConv(FactorizedSources):
             raise ValueError(f"FactorizedConv.transduct: mode {mode} is out of range, expected 0 to {self.order}")
         if isinstance(self.implementation, tuple) and len(self._terms(self.order + 1)) > len(self._terms(self.order)):
             raise ValueError(
-                f"FactorizedConv.transduct: implementation {shown(self.implementation)} is a path through "
-                f"{len(self.weight.all_factors()) + 1} operands, and there will be one more; "
-                "make the layer with a named one"
+                f"FactorizedConv.transduct: implementation {shown(self.implementation)} is a path for "
+                f"{len(self.weight.all_factors()) + 1} operands, transduct adds one; "
+                "make the layer with a named implementation"
             )
         pair = (tuple(padding),) if isinstance(padding, tuple | list) else padding
         axis = ConvSettings.of((size,), stride, pair, dilation, self.padding_mode).axes[0]

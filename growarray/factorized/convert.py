@@ -146,7 +146,7 @@ def read_convs(layers: Sequence[Any]) -> list[DenseConv]:
 
 
 def listed(where: str, layers: Any) -> list[Any]:
-    """The layers of a list; raises TypeError if it is none, ValueError if it is empty."""
+    """The layers of a list; raises TypeError if it is not iterable, ValueError if it is empty."""
     if not isinstance(layers, Iterable):
         raise TypeError(f"{where}: expected a list of layers, found {type(layers).__name__}")
     found = list(layers)

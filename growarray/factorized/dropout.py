@@ -83,13 +83,13 @@ def tensor_dropout(
     Components are multiplied by zero, not cut out: all shapes stay, and with them the plan that was found for them.
 
     min_dim : ranks up to this size are left alone    min_values : components of a rank that stay at least
-    drop_test : drop in evaluation mode too, where what stays is not scaled
+    drop_test : drop in evaluation mode too, without scaling what stays
     Returns ``owner``.
 
     Raises
     ------
     TypeError
-        ``owner`` is no factorized tensor, and has none as its weight.
+        Neither ``owner`` nor its weight is a factorized tensor.
     ValueError
         The tensor is dense, or has tensor dropout already, or an option makes no sense.
 
@@ -119,7 +119,7 @@ def tensor_dropout(
 
 
 def remove_tensor_dropout(owner: _OwnerT) -> _OwnerT:
-    """Take tensor dropout off again; ValueError if there is none. Returns ``owner``.
+    """Remove tensor dropout and return ``owner``; raises ValueError if there is none.
 
     >>> from growarray.factorized import FactorizedTensor
     >>> tensor = tensor_dropout(FactorizedTensor.new((3, 4, 2), rank=5), 0.5)

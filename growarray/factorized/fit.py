@@ -31,7 +31,7 @@ class Fit(NamedTuple):
 
 
 def checked_kwargs(where: str, kwargs: Any) -> dict[str, Any]:
-    """``decomposition_kwargs`` as a dictionary; TypeError if they are no mapping from names.
+    """``decomposition_kwargs`` as a dictionary; TypeError if they are not a mapping from names.
 
     >>> checked_kwargs("doc", None)
     {}

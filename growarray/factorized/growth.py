@@ -222,7 +222,7 @@ def _check_layer(conv: FactorizedKernel) -> None:
     if conv.layers_shape:
         raise NotImplementedError(
             f"{_WHERE}: joint layers (n_layers={conv.layers_shape}) are not supported, since their convolutions share "
-            "components but not inputs; grow layers of their own"
+            "components but not inputs; grow separate layers"
         )
     if not conv.weight.growable:
         growable = ", ".join(kind.name for kind in kinds() if kind.growable)

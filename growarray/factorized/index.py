@@ -46,7 +46,7 @@ def _item(item: Any, mode: int, size: int) -> Item:
         try:
             start, stop, step = item.indices(size)
         except (TypeError, ValueError) as error:
-            raise IndexError(f"mode {mode}: {item} is no slice of {size} entries ({error})") from error
+            raise IndexError(f"mode {mode}: {item} is not a slice of {size} entries ({error})") from error
         if step < 1 or start >= stop:
             raise IndexError(f"mode {mode}: {item} selects nothing of {size} entries, or runs backwards")
         return slice(start, stop, step)

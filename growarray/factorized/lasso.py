@@ -39,7 +39,7 @@ class TensorLasso:
     ValueError
         The penalty or the threshold is negative or not finite.
     TypeError
-        ``clamp_weights`` or ``normalize_loss`` is no flag.
+        ``clamp_weights`` or ``normalize_loss`` is not a flag.
 
     Source: TensorLy-Torch, ``tensor_lasso``, whose numbers for Tucker and tensor trains these are. Changed: its CP
     multiplies the penalty in twice, and its weights do not enter the tensor. It clamps in the forward pass, sums a loss
@@ -79,7 +79,7 @@ class TensorLasso:
         """
         tensor = factorized_tensor_of(owner, "TensorLasso.apply")
         if tensor.lasso_weights:
-            raise ValueError(f"TensorLasso.apply: {shown(tensor)} has lasso weights already; remove takes them off")
+            raise ValueError(f"TensorLasso.apply: {shown(tensor)} has lasso weights already; call remove first")
         like = tensor.all_factors()[0].data
         tensor.lasso_weights = [
             Parameter(asarray(np.ones(size), like=like, dtype=like.dtype)) for size in tensor.rank_sizes()
@@ -96,7 +96,7 @@ class TensorLasso:
     def _weights(self) -> list[Parameter]:
         weights = [weight for tensor in self.tensors for weight in tensor.lasso_weights]
         if not weights:
-            raise ValueError("TensorLasso: it was applied to no tensor with a rank; call apply(layer) first")
+            raise ValueError("TensorLasso: not yet applied to a tensor with a rank; call apply(layer) first")
         return weights
 
     def vjp(self) -> tuple[Array, Callable[..., None]]:

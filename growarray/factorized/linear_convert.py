@@ -71,7 +71,7 @@ def read_linears(where: str, layers: Sequence[Any], bias: bool) -> list[DenseLin
         if tuple(one.weight.shape) != tuple(found[0].weight.shape) or one.weight.dtype != found[0].weight.dtype:
             raise ShapeError(
                 f"{where}: layer {i} has a weight {tuple(one.weight.shape)} of {one.weight.dtype}, layer 0 "
-                f"{tuple(found[0].weight.shape)} of {found[0].weight.dtype}; joint layers must agree in it"
+                f"{tuple(found[0].weight.shape)} of {found[0].weight.dtype}; joint layers need the same shape and dtype"
             )
     return found if bias else [DenseLinear(one.weight, None) for one in found]
 
@@ -116,12 +116,12 @@ def _features(
     if auto:
         raise ValueError(
             f"from_linear: auto_tensorize=True with in_tensorized_features={shown(inner)} and "
-            f"out_tensorized_features={shown(outer)}; pass either the one or the others"
+            f"out_tensorized_features={shown(outer)}; pass only one of the two ways"
         )
     if inner is None or outer is None:
         raise ValueError(
             f"from_linear: in_tensorized_features={shown(inner)} and out_tensorized_features={shown(outer)}; give "
-            "both, or neither to have them found"
+            "both or neither"
         )
     sizes = []
     for label, given, width in (("in", inner, shape[1]), ("out", outer, shape[0])):
@@ -130,8 +130,8 @@ def _features(
         values = tuple(whole_number("from_linear", f"{label}_tensorized_features", v, 1) for v in values)
         if math.prod(values) != width:
             raise ShapeError(
-                f"from_linear: {label}_tensorized_features {values} have the product {math.prod(values)}, the layer "
-                f"has {label}_features={width}; their product must be it"
+                f"from_linear: {label}_tensorized_features {values} have the product {math.prod(values)}, "
+                f"expected {width}, the {label}_features of the layer"
             )
         sizes.append(values)
     return sizes[0], sizes[1]

@@ -89,7 +89,7 @@ def _probe(conv: DenseConv, calibration: Any, input_shape: Any) -> Probe:
     found = {} if data is None else {"calibration": tuple(data.shape)}
     found |= {} if input_shape is None else {"input_shape": whole_shape("from_conv: input_shape", input_shape)}
     if not found:
-        raise ValueError("from_conv: calibration or input_shape has None for a layer, expected one for each")
+        raise ValueError("from_conv: calibration or input_shape has None for a layer; give one for each")
     for name, shape in found.items():
         if len(shape) != axes + 2 or shape[1] != channels or min(shape) < 1:
             raise ShapeError(
@@ -103,7 +103,7 @@ def _probe(conv: DenseConv, calibration: Any, input_shape: Any) -> Probe:
 
 
 def whole_shape(where: str, shape: Any) -> tuple[int, ...]:
-    """A shape as ints; raises TypeError if it is none, ValueError if a size is below 1.
+    """A shape as ints; raises TypeError if it is not a shape, ShapeError if a size is below 1.
 
     >>> whole_shape("doc", np.asarray([2, 3]))
     (2, 3)

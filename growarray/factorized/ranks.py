@@ -60,7 +60,7 @@ def scale_ranks(
             if tuple(vector.shape) != (arrays[factor].shape[axis],):
                 raise ShapeError(
                     f"lasso weights of shape {tuple(vector.shape)} for a rank of {arrays[factor].shape[axis]}; "
-                    "take them off with TensorLasso.remove before the rank changes"
+                    "call TensorLasso.remove before the rank changes"
                 )
             shape = tuple(-1 if i == axis else 1 for i in range(arrays[factor].ndim))
             wide[factor] = namespace(vector).reshape(vector, shape)

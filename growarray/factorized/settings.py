@@ -231,7 +231,7 @@ def plain(value: Any) -> Any:
 
 
 def shape_of(where: str, x: Any) -> tuple[int, ...]:
-    """Shape of an input or a gradient; raises TypeError if it is no array."""
+    """Shape of an input or a gradient; raises TypeError if it is not an array."""
     try:
         return tuple(x.shape)
     except AttributeError as error:
@@ -241,7 +241,7 @@ def shape_of(where: str, x: Any) -> tuple[int, ...]:
 
 
 def planned_shape(where: str, shape: Any) -> tuple[int, ...]:
-    """The shape of an input that is to be planned for; raises TypeError if it is none.
+    """The shape of an input to plan for; raises TypeError if it is not a shape.
 
     >>> planned_shape("doc", [1, 2])
     (1, 2)

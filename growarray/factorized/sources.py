@@ -107,7 +107,7 @@ class FactorizedSources(FactorizedKernel):
         Raises
         ------
         TypeError, ShapeError, ValueError
-            The layer is no dense convolution, or its weights are not finite; calibration data or shape do not fit it;
+            The layer is not a dense convolution, or its weights are not finite; the calibration does not fit it;
             the factorization is unknown (the message lists those that exist).
 
         Examples
@@ -166,7 +166,7 @@ class FactorizedSources(FactorizedKernel):
         decomposition = checked_kwargs("from_conv", decomposition)
         if decomposition and not decompose:
             raise ValueError(
-                f"from_conv: decomposition_kwargs={shown(decomposition)} beside decompose_weights=False, which "
+                f"from_conv: decomposition_kwargs={shown(decomposition)} with decompose_weights=False, which "
                 "draws the weights; pass only one"
             )
         probes = probes_of(convs, *judged[:2], measure)

@@ -207,7 +207,7 @@ class FactorizedTensor(TensorFormat):
         """Raise ValueError if there are lasso weights, which would not fit what ``where`` does."""
         if self.lasso_weights:
             raise ValueError(
-                f"{type(self).__name__}.{where}: there are lasso weights; TensorLasso.remove takes them off"
+                f"{type(self).__name__}.{where}: the tensor has lasso weights; call TensorLasso.remove first"
             )
 
     def _reset_lasso(self) -> None:

@@ -85,7 +85,7 @@ class ReLU(_Activation):
         return self.at_zero != 0.0
 
     def extra_repr(self) -> str:
-        """The derivative at 0 where it is not torch's."""
+        """The derivative at 0, if it is not torch's."""
         return f"at_zero={self.at_zero}" if self.at_zero else ""
 
 
@@ -247,7 +247,7 @@ class Hardtanh(_Activation):
 
     @property
     def slope_at_zero(self) -> float:
-        """1 where zero lies between the ends, 0 where the function is flat just above zero."""
+        """1 if zero lies between the ends, 0 if the function is flat just above zero."""
         return 1.0 if self.low <= 0.0 < self.high else 0.0
 
     def extra_repr(self) -> str:

@@ -40,7 +40,7 @@ Valued = tuple[Array, Callable[[], Array]]
 class _Function(Module):
     """A function without options: ``_function`` gives its value, and a function that computes its derivative.
 
-    The derivative may be infinite where the value is not (a root at 0), so that it waits for a pullback.
+    The derivative may be infinite at a finite value (a root at 0), so only a pullback computes it.
     """
 
     _function: ClassVar[Any]
@@ -243,7 +243,7 @@ class HardSigmoid(Module):
 
 
 class Clip(Module):
-    """``y = min(max(x, low), high)``; None is no bound. The derivative is 1 at both ends, as torch's clamp has it.
+    """``y = min(max(x, low), high)``; None means no bound. The derivative is 1 at both ends, as torch's clamp has it.
 
     Raises ValueError if ``low`` is above ``high``.
 

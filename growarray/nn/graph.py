@@ -53,7 +53,7 @@ class Graph(Module):
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.nodes: tuple[Node, ...] = tuple(nodes)
         _check(self.nodes, self.inputs, self.outputs)
-        self._dead = _last_uses(self.nodes, self.inputs, self.outputs)
+        self._dead = _last_uses(self.nodes, self.outputs)
 
     def _fields(self) -> Iterator[tuple[str, Any]]:
         yield from ((node.name, node.module) for node in self.nodes)
@@ -78,7 +78,7 @@ class Graph(Module):
     def replace(self, name: str, module: Module) -> None:
         """Put ``module`` in place of that of the node ``name``; it takes and gives the same values.
 
-        Raises KeyError if there is no such node, TypeError if ``module`` is no Module.
+        Raises KeyError if there is no such node, TypeError if ``module`` is not a Module.
 
         >>> from growarray.nn.activation import ReLU, Tanh
         >>> graph = Graph([Node("act", ReLU(), ("x",), "y")], ["x"], ["y"])
@@ -94,7 +94,7 @@ class Graph(Module):
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Every output by its name, from every input by its name.
 
-        Raises KeyError if an input is missing, or a name is none of the inputs.
+        Raises KeyError if an input is missing, or a name is not an input.
         """
         missing = [name for name in self.inputs if name not in feeds]
         unknown = [name for name in feeds if name not in self.inputs]
@@ -198,18 +198,18 @@ def _check(nodes: Sequence[Node], inputs: Sequence[str], outputs: Sequence[str])
         for name in node.inputs:
             if name not in known:
                 raise ValueError(
-                    f"Graph: node {shown(node.name)} takes {shown(name)}, which is no input and which no node "
-                    "before it gives; put nodes after those whose values they take"
+                    f"Graph: node {shown(node.name)} takes {shown(name)}, which is neither an input nor given by a "
+                    "node before it; put nodes after those whose values they take"
                 )
         if node.output in known:
             raise ValueError(f"Graph: node {shown(node.name)} gives {shown(node.output)}, which is given already")
         known.add(node.output)
     for name in outputs:
         if name not in known:
-            raise ValueError(f"Graph: output {shown(name)} is no input, and no node gives it")
+            raise ValueError(f"Graph: output {shown(name)} is neither an input nor given by a node")
 
 
-def _last_uses(nodes: Sequence[Node], inputs: Sequence[str], outputs: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def _last_uses(nodes: Sequence[Node], outputs: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """For each node the values that nothing needs after it."""
     last: dict[str, int] = {node.output: index for index, node in enumerate(nodes)}
     for index, node in enumerate(nodes):

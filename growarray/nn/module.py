@@ -193,7 +193,7 @@ class Module:
         """Freeze every parameter here and below with False, train them again with True; returns self, as in torch.
 
         A frozen parameter loses its gradient and takes no other, and no optimizer step or weight decay moves it.
-        Running statistics of normalisation are no parameters: :meth:`eval` holds those. Changes that are asked for by
+        Running statistics of normalisation are not parameters: :meth:`eval` freezes those. Changes asked for by
         name, such as ``load_state_dict`` and ``apply_change`` of a growing layer, are carried out.
 
         >>> from growarray.nn import Linear

@@ -339,7 +339,7 @@ class GroupNorm(_Norm):
 
     def _check_groups(self, channels: int, groups: int) -> None:
         if groups < 1 or channels < 0 or channels % groups:
-            raise ShapeError(f"{type(self).__name__}: {channels} channels cannot be cut into {groups} equal groups")
+            raise ShapeError(f"{type(self).__name__}: {channels} channels cannot be split into {groups} equal groups")
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value and pullback; the pullback adds to ``weight.grad`` and ``bias.grad``."""

@@ -24,7 +24,7 @@ class Pad(Moved):
     widths : a pair (before, after) for each axis of the input, or for its last axes
     mode : ``'constant'`` (``value``), ``'reflect'`` (without the edge), ``'edge'`` (repeats it), ``'wrap'`` (periodic)
 
-    Raises ValueError for an unknown mode or widths that are no pairs, ShapeError if the input has too few axes or
+    Raises ValueError for an unknown mode or widths that are not pairs, ShapeError if the input has too few axes or
     positions.
 
     >>> import numpy as np

@@ -16,7 +16,7 @@ __all__ = ["Gather", "Slice", "positions"]
 def positions(size: int, start: int, end: int, step: int) -> range:
     """Every ``step``-th position from ``start`` to before ``end`` of an axis; negative ones count from its end.
 
-    What lies outside is moved to the nearest position, so that a negative step begins at 0 where ``start`` is before
+    What lies outside is moved to the nearest position, so that a negative step begins at 0 if ``start`` is before
     the axis; there a Python slice is empty. Source: the operator Slice of ONNX.
 
     >>> list(positions(5, 1, 9, 2)), list(positions(3, -5, -7, -2)), list(range(3))[-5:-7:-2]
@@ -95,7 +95,7 @@ class Slice(Moved):
 class Gather(Moved):
     """The entries at ``indices`` along ``axis``: a number takes the axis away, a sequence may name one more than once.
 
-    Raises TypeError for indices that are no whole numbers, ShapeError for one that is not there.
+    Raises TypeError for indices that are not whole numbers, ShapeError for one out of range.
 
     >>> import numpy as np
     >>> y, pullback = Gather((2, 2, 0), axis=0).vjp(np.array([1.0, 2.0, 3.0]))

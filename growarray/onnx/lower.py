@@ -126,13 +126,13 @@ class OnnxGraph:
         known = next((base for base in kind.__mro__ if base in self._writes), None)
         if known is None:
             raise NotImplementedError(
-                f"to_onnx: {self.where} is of a class that is not written; "
-                f"register_lowering({kind.__name__}, function) says how it is"
+                f"to_onnx: {self.where} is of a class that cannot be exported; "
+                f"register_lowering({kind.__name__}, function) tells how to write it"
             )
         if not _computes_alike(kind, known):
             raise NotImplementedError(
                 f"to_onnx: {self.where} computes something other than {known.__name__}, of which it is a subclass; "
-                f"register_lowering({kind.__name__}, function) says how it is written"
+                f"register_lowering({kind.__name__}, function) tells how to write it"
             )
         return self._writes[known]
 
@@ -159,7 +159,7 @@ class OnnxGraph:
             raise type(error)(f"to_onnx: {self.where}: {error}") from error
 
     def check_batch(self, x: Edge) -> None:
-        """Raise unless the batch is axis 0, where the present layer expects it."""
+        """Raise unless the batch is axis 0, as the present layer expects."""
         if x.batch not in (0, None):
             raise self.refuse(f"the batch is axis {x.batch} of its input, expected 0; pass dynamic_batch=False")
 

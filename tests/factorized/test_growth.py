@@ -363,7 +363,7 @@ def test_layers_that_cannot_grow() -> None:
         joint.grow_rank(Case("CP").statistics())
     lasso = Case("TT")
     TensorLasso().apply(lasso.conv.weight)
-    with pytest.raises(ValueError, match=r"grow_rank: there are lasso weights; TensorLasso\.remove"):
+    with pytest.raises(ValueError, match=r"grow_rank: the tensor has lasso weights; call TensorLasso\.remove"):
         lasso.conv.grow_rank(RankStatistics(lasso.conv))
     video = Case("CP")
     video.conv.transduct(3, padding=1)

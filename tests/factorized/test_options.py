@@ -114,7 +114,7 @@ def test_options_that_are_no_mapping_are_refused(kwargs: Any) -> None:
 
 
 def test_options_beside_drawn_weights_are_refused() -> None:
-    with pytest.raises(ValueError, match="beside decompose_weights=False"):
+    with pytest.raises(ValueError, match="with decompose_weights=False"):
         FactorizedConv.from_conv(dense(), 2, decompose_weights=False, decomposition_kwargs={"starts": 1})
 
 
@@ -201,8 +201,8 @@ SINGLE = layer("CP", 4, 6, (3, 3))
         (lambda: CPTensor(np.ones(2, int), [np.ones((3, 2))]), TypeError, "real floating dtype, found int64"),
         (lambda: CPTensor(np.ones(2), None), TypeError, "expected a list of arrays"),
         (lambda: DenseTensor("a"), TypeError, "real floating"),
-        (lambda: TTTensor([np.ones((1, 3, 1))])["a":], IndexError, "is no slice of 3 entries"),
-        (lambda: TTTensor([np.ones((1, 3, 1))])[::0], IndexError, "is no slice"),
+        (lambda: TTTensor([np.ones((1, 3, 1))])["a":], IndexError, "is not a slice of 3 entries"),
+        (lambda: TTTensor([np.ones((1, 3, 1))])[::0], IndexError, "is not a slice"),
         (lambda: TTTensor([np.ones((1, 3, 1))])[np.asarray([1, 2])], IndexError, "expected a whole number or a slice"),
         (lambda: FactorizedTensor.new((4, 3), 2).transduct(2.5, 1), TypeError, "new_size must be a whole number"),
         (lambda: FactorizedTensor.new((4, 3), 2).transduct(True, 1), TypeError, "new_size must be a whole number"),

@@ -117,7 +117,7 @@ def test_places_in_graphs_are_named(at, tmp_path):
 
     inner = Graph([Node("odd", Odd(), ("h",), "o")], ["h"], ["o"])
     network = Graph([Node("first", inner, ("x",), "y")], ["x"], ["y"])
-    with pytest.raises(NotImplementedError, match=r"module 'first\.odd' \(Odd\) is of a class that is not written"):
+    with pytest.raises(NotImplementedError, match=r"module 'first\.odd' \(Odd\) is of a class that cannot be exported"):
         to_onnx([network, nn.Sequential(network)][0], tmp_path / "model.onnx", (2, 3))
 
 

@@ -28,7 +28,7 @@ _WIDTH = 100  # columns of a table that is not shown in a terminal
 _MEASURING, _OUTPUT = "Measuring", "Output"
 
 Device = Annotated[str, option("NAME", "cpu, cuda or cuda:N", panel=_MEASURING)]
-Beside = Callable[[Layer, Sequence[Any], Any, str | None], tuple[list[Peer], list[str]]]
+PeerTimings = Callable[[Layer, Sequence[Any], Any, str | None], tuple[list[Peer], list[str]]]
 
 
 class BenchCommand(Command):
@@ -41,7 +41,7 @@ class BenchCommand(Command):
         return "nothing was written"
 
 
-def paths_command(beside: Beside | None) -> Callable[..., None]:
+def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
     """The command, with what is measured beside the paths: other libraries, or nothing."""
 
     @takes_options(LAYER)

@@ -103,7 +103,7 @@ class Show:
             for text in (*_remarks(history), *_endings(options, history)):
                 self.line(text)
             self.console.print()
-            show_table(self.console, result_table(options, final))
+            show_table(self.console, result_table(final))
         name, score = _score_name(final["score_name"]), _score(final["test_score"], final["score_name"])
         text = f"test {name} {score}, {final['parameters']} parameters, {final['seconds']:.1f} s"
         show_line(self.console, text)
@@ -188,7 +188,7 @@ def growth_table(history: History, final: dict[str, Any]) -> Table:
     return table
 
 
-def result_table(options: RunOptions, final: dict[str, Any]) -> Table:
+def result_table(final: dict[str, Any]) -> Table:
     """The final figures, beside those of the fixed network if one was trained."""
     table = plain_table("result")
     columns = {"grown": final, **({"fixed": final["compare"]} if final.get("compare") else {})}

@@ -43,7 +43,7 @@ def factor_dict(where: str, factors: Any, ndim: int) -> dict[str, Parameter]:
         raise TypeError(f"FactorizedTensor: factors={shown(factors)}, expected a list of arrays, one for each mode")
     found = {f"factor_{i}": parameter(factor) for i, factor in enumerate(factors)}
     if not found:
-        raise ShapeError(f"{where}: found no factor, expected one for each mode")
+        raise ShapeError(f"{where}: found no factors, expected one for each mode")
     for name, factor in found.items():
         if len(factor.shape) != ndim:
             raise ShapeError(f"{where}: {name} has shape {factor.shape}, expected {ndim} axes")

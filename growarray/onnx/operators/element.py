@@ -111,7 +111,7 @@ def _write_prelu(graph: OnnxGraph, layer: more.PReLU, x: Edge) -> Edge:
 
 
 def _read_clip(builder: Builder, node: OpNode) -> None:
-    """Its ends are inputs since opset 11, attributes before; those of the type, or beyond, are none."""
+    """Its ends are inputs since opset 11, attributes before; limits of the type or beyond count as absent."""
     x = builder.dynamic(node, 0)
 
     def end(index: int, name: str, sign: float) -> float | None:

@@ -30,7 +30,9 @@ def _neutral(scale: Constant, bias: Constant | None) -> bool:
     """Whether an exporter made up a scale of ones and a bias of zeros for a layer that has neither."""
 
     def made_up(value: Constant, number: float) -> bool:
-        unnamed = not value.trained or value.label.startswith(("val_", "onnx::"))  # as torch names what is no weight
+        unnamed = not value.trained or value.label.startswith(
+            ("val_", "onnx::")
+        )  # torch's names for what is not a weight
         return unnamed and bool((value.array == number).all())
 
     return made_up(scale, 1.0) and (bias is None or made_up(bias, 0.0))
