@@ -52,6 +52,11 @@ class _ConvStatistics(LayerStatistics):
             )
         return [stream.read_by(own.axes, tap) for tap in layer.growth_taps]
 
+    @property
+    def sees_front(self) -> bool:
+        """Whether growth before the layer is planned from its own statistics: not if it counts no tap."""
+        return super().sees_front and bool(self.layer.growth_taps)
+
     def m_prev_of_batch(self, desired_activation: Array | None = None) -> tuple[Array, int]:
         """Sum of ``B_prev^T dA`` for each tap, (p, o * taps), those of one output side by side."""
         gradient = self.layer.gradient_stream(desired_activation)
@@ -109,7 +114,8 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
     target_in_channels : channels that :meth:`complete_growth` fills up to; the rest as in LinearGrowingModule
 
     The second moment of its windows is computed without unfolding them. Channels are added before it if it is a
-    :class:`RestrictedConv2dGrowingModule` or a :class:`FullConv2dGrowingModule`; this class plans its delta alone.
+    :class:`RestrictedConv2dGrowingModule` or a :class:`FullConv2dGrowingModule`; this class plans its delta alone, and
+    takes channels that are drawn.
 
     Differs from the original: statistics fit after a growth; sizes know of dilation; ``padding='same'`` works.
 
@@ -173,10 +179,10 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
         """Taps through which new channels are seen: here none."""
         return []
 
-    @property
-    def front(self) -> Any:
-        """The module that new channels widen: the previous one, if any tap sees them."""
-        return super().front if self.growth_taps else None
+    def means(self, pseudo_inverse: bool = False) -> PlaceMeans:
+        """What the statistics have collected, for a rule to plan from: without taps a delta alone."""
+        found = super().means(pseudo_inverse)
+        return found if self.growth_taps else replace(found, s_prev=None)
 
     def _geometry(self) -> dict[str, Any]:
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
@@ -311,7 +317,7 @@ class FullConv2dGrowingModule(Conv2dGrowingModule):
     @property
     def goal_width(self) -> int:
         """Columns of M_prev: outputs times taps."""
-        return int(self.out_features) * math.prod(self.kernel_size)
+        return int(self.out_features * math.prod(self.kernel_size))
 
     def means(self, pseudo_inverse: bool = False) -> PlaceMeans:
         """What the statistics have collected, for a rule to plan from; E once for each tap."""
@@ -347,5 +353,5 @@ class FullConv2dGrowingModule(Conv2dGrowingModule):
     @property
     def masked_unfolded_prev_input(self) -> Array:
         """Windows of the previous layer that each tap reads, (n, positions, taps, features), zeros in the padding."""
-        seen = self.statistics.seen()  # type: ignore[attr-defined]
+        seen = self.statistics.seen()
         return namespace(seen).permute_dims(seen, (1, 3, 0, 2))

@@ -141,6 +141,11 @@ class LayerStatistics:
         return self.s()[:d, :d]
 
     @property
+    def sees_front(self) -> bool:
+        """Whether growth before the layer is planned from its own statistics: not after a merge, which has them."""
+        return self.layer.front is not None and self.layer.shared_statistic is None
+
+    @property
     def s_prev(self) -> TensorStatistic:
         """Second moment of what new neurons before the layer would read: the neighbour's own."""
         return self.layer.previous.growth_statistic  # type: ignore[no-any-return]
@@ -180,7 +185,7 @@ class LayerStatistics:
         After a merge that is S, M and E; the merge collects what growth through it needs.
         """
         statistics, squares = [self.m], [self.s]  # first those of both ends: what is not finite raises there
-        if self.layer.front is not None and self.layer.shared_statistic is None:
+        if self.sees_front:
             statistics += [self.m_prev, self.p]
             squares.append(self.s_prev)
         if fisher:

@@ -10,7 +10,7 @@ from growarray.growing import Conv2dGrowingModule, FullConv2dGrowingModule, Rest
 from growarray.growing.norm import GrowingBatchNorm2d
 from growarray.nn import Sequential, activation
 from tests.golden.case import Case
-from tests.golden.check_growth import check_deltas, check_pair_growth, check_variant, loss_and_gradient
+from tests.golden.check_growth import check_deltas, check_pair_growth, check_variant, collect
 
 KINDS = {"restricted": RestrictedConv2dGrowingModule, "full": FullConv2dGrowingModule}
 
@@ -39,28 +39,7 @@ def check_conv_pair(case: Case) -> None:
     second = layer(KINDS[config["cls"]], case, "next", previous_module=first)
     first.next_module = second
     assert second.update_input_size(compute_from_previous=True) == first.output_size
-    second.init_computation()
-    for b in range(len(config["batches"])):
-        h, back_first = first.vjp(case[f"in.x{b}"])
-        y, back_second = second.vjp(h)
-        if f"out.y{b}" in case:
-            case.check(f"out.y{b}", y)
-        loss, dy = loss_and_gradient(config["loss"], y, case, str(b))
-        case.check(f"out.loss{b}", loss)
-        back_first(back_second(dy))
-        case.check(f"out.dA{b}", second.pre_activity_grad)
-        second.update_computation()
-    statistics = {
-        "S": second.tensor_s,
-        "M": second.tensor_m,
-        "E": second.covariance_loss_gradient,
-        "M_prev": second.tensor_m_prev,
-        "C": second.cross_covariance,
-        "S_growth": second.tensor_s_growth,
-    }
-    for name, statistic in statistics.items():
-        case.check(f"out.{name}", statistic())
-        case.check(f"out.{name}.samples", statistic.samples)
+    collect(case, first, second)
     check_geometry(case, first, second)
     check_deltas(case, first, second)
     for variant in config["variants"]:

@@ -99,13 +99,26 @@ def check_linear_pair(case: Case) -> None:
     bias = None if second.bias is None else second.bias.data
     if config["sizes"][1] == 0:  # the original drops the bias here; its recorded numbers were made without it
         second.layer.bias.data = np.zeros_like(bias)
+    collect(case, first, second)
+    check_deltas(case, first, second)
+    for variant in config["variants"]:
+        check_variant(case, variant, first, second)
+    if "grow" in config:
+        if config["sizes"][1] == 0:
+            second.layer.bias.data = bias
+        check_pair_growth(case, first, second)
+
+
+def collect(case: Case, first: Any, second: Any) -> None:
+    """All batches there and back; values, losses, gradients and statistics of the second layer are compared."""
+    config = case.config
     second.init_computation()
     for b in range(len(config["batches"])):
         h, back_first = first.vjp(case[f"in.x{b}"])
         y, back_second = second.vjp(h)
-        if f"out.h{b}" in case.arrays:
-            case.check(f"out.h{b}", h)
-            case.check(f"out.y{b}", y)
+        for name, value in ((f"out.h{b}", h), (f"out.y{b}", y)):
+            if name in case.arrays:
+                case.check(name, value)
         loss, dy = loss_and_gradient(config["loss"], y, case, str(b))
         case.check(f"out.loss{b}", loss)
         back_first(back_second(dy))
@@ -122,13 +135,6 @@ def check_linear_pair(case: Case) -> None:
     for name, statistic in statistics.items():
         case.check(f"out.{name}", statistic())
         case.check(f"out.{name}.samples", statistic.samples)
-    check_deltas(case, first, second)
-    for variant in config["variants"]:
-        check_variant(case, variant, first, second)
-    if "grow" in config:
-        if config["sizes"][1] == 0:
-            second.layer.bias.data = bias
-        check_pair_growth(case, first, second)
 
 
 def check_deltas(case: Case, first: LinearGrowingModule, second: LinearGrowingModule) -> None:

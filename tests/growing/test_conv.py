@@ -259,7 +259,7 @@ def test_sizes_know_of_dilation_and_of_padding_by_name() -> None:
     assert after.get_fan_in_from_layer(num_neurons=4) == 36 == after.get_fan_in_from_layer(Conv2dGrowingModule(4, 1, 3))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [Conv2dGrowingModule, *KINDS])
 def test_drawn_channels_are_selected_and_applied_without_a_bias_of_their_own(kind: Any) -> None:
     pair = Pair(kind)
     pair.second.create_layer_extensions(4)
@@ -280,7 +280,7 @@ def test_a_restricted_growth_uses_the_centre_and_a_full_one_every_tap(kind: Any)
     assert used[1, 1]
 
 
-def test_the_plain_convolution_takes_its_delta_and_no_channels() -> None:
+def test_the_plain_convolution_plans_its_delta_and_no_channels() -> None:
     pair = Pair(Conv2dGrowingModule)
     second = pair.collect()
     second.compute_optimal_updates()
