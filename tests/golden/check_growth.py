@@ -9,17 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from growarray.growing import GRADMAX, LinearGrowingModule, LinearMergeGrowingModule
-from growarray.growing.draw import initial_values, paired
-from growarray.growing.norm import GrowingBatchNorm1d
-from growarray.growing.scale import (
-    fan_in,
-    gradmax_column_factors,
-    normalisation_scales,
-    rescaling_factors,
-)
+from growarray.growing import GRADMAX, LinearGrowingModule, LinearMergeGrowingModule, RestrictedConv2dGrowingModule
+from growarray.growing.norm import GrowingBatchNorm1d, GrowingBatchNorm2d
 from growarray.networks import GrowingMLP
-from growarray.nn import BatchNorm2d, Sequential, activation
+from growarray.nn import Sequential, activation
 from growarray.ops import cross_entropy, mse
 from growarray.optim import SGD
 from tests.golden.case import Case
@@ -47,9 +40,13 @@ def exact_slope(module: LinearGrowingModule, recorded: float) -> float:
     return module.activation_gradient if abs(module.activation_gradient - recorded) <= SLOPE else recorded
 
 
-def layer(weight: np.ndarray, bias: np.ndarray | None, **options: Any) -> LinearGrowingModule:
-    """A growing layer that holds these values."""
-    module = LinearGrowingModule(weight.shape[1], weight.shape[0], bias is not None, dtype=np.float64, **options)
+def layer(weight: np.ndarray, bias: np.ndarray | None, **options: Any) -> Any:
+    """A growing layer that holds these values: linear, or a convolution if there is a kernel."""
+    options = {"use_bias": bias is not None, "dtype": np.float64, **options}
+    if weight.ndim > 2:
+        module: Any = RestrictedConv2dGrowingModule(weight.shape[1], weight.shape[0], weight.shape[2:], **options)
+    else:
+        module = LinearGrowingModule(weight.shape[1], weight.shape[0], **options)
     module.layer.weight.data = weight.copy()
     if module.layer.bias is not None:
         module.layer.bias.data = bias.copy()
@@ -536,9 +533,6 @@ def check_linear_merge_chain(case: Case) -> None:
 def check_normalize_updates(case: Case) -> None:
     config = case.config
     names = ("ext_out_w", "ext_out_b", "ext_in_w", "delta_w", "delta_b")
-    if case["in.next_w"].ndim > 2:
-        _check_normalize_conv(case)
-        return
     for run in config["runs"]:
         first = layer(case["in.prev_w"], case.get("in.prev_b"), post_layer_function=activation("identity"))
         second = layer(case["in.next_w"], case.get("in.next_b"), previous_module=first)
@@ -576,35 +570,6 @@ def _check_normalized_sums(case: Case, run: dict[str, Any], second: LinearGrowin
     np.testing.assert_allclose(second.first_order_improvement, case[f"out.{tag}.foi"], rtol=1e-9)
 
 
-def _check_normalize_conv(case: Case) -> None:
-    """The factors, on convolution weights: the free functions do not care about the order of the weights."""
-    omega, alpha, delta = case["in.ext_in_w"], case["in.ext_out_w"], case.get("in.delta_w")
-    for run in case.config["runs"]:
-        at, linear = f"out.{run['tag']}.", run.get("isv", False)
-        if run["normalization_type"] == "gradmax_normalization":
-            factors = gradmax_column_factors(case["in.next_w"], omega, run.get("gradmax_scale", 1.0))
-            scale_delta, scale_alpha, product = 1.0, 1.0, factors
-            scale_omega: Any = factors[None, :, None, None]
-        else:
-            target = run.get("std_target")
-            weights = (case["in.next_w"], delta, omega, alpha, case["in.prev_w"])
-            scale_delta, scale_omega, scale_alpha = normalisation_scales(run["normalization_type"], *weights, target)
-            product = scale_omega * scale_alpha
-        decrease = case["in.decrease"] * (1.0 if delta is None else scale_delta)
-        eig = case["in.eig"] * (product if linear else np.sqrt(product))
-        scaled = {"ext_in_w": scale_omega, "ext_out_w": scale_alpha, "ext_out_b": scale_alpha}
-        for name, scale in (scaled | {"delta_w": scale_delta, "delta_b": scale_delta}).items():
-            given = case.get(f"in.{name}")
-            case.check_any(at + name, None if given is None else given * scale)
-        case.check(at + "decrease", decrease)
-        improvement = float(eig.sum() if linear else (eig**2).sum())
-        if linear and run["normalization_type"] == "gradmax_normalization":
-            case.ignore(at + "eig", at + "foi")  # fact gradmax_normalization_ignores_linear_regime
-        else:
-            case.check(at + "eig", eig)
-            case.check(at + "foi", decrease + improvement)
-
-
 class RecordingGenerator(np.random.Generator):
     """Records what is drawn, as the golden file does, and draws it."""
 
@@ -624,8 +589,9 @@ class RecordingGenerator(np.random.Generator):
 def _pair(case: Case) -> tuple[Any, Any]:
     config = case.config
     function = activation(config.get("activation", "identity"))
-    if config.get("norm") == "batch1d":
-        norm = GrowingBatchNorm1d(config["sizes"][1], dtype=np.float64)
+    if "norm" in config:
+        kind = {"batch1d": GrowingBatchNorm1d, "batch2d": GrowingBatchNorm2d}[config["norm"]]
+        norm = kind(config["sizes"][1], dtype=np.float64)
         norm.running_mean, norm.running_var = case["in.bn_mean"].copy(), case["in.bn_var"].copy()
         function = Sequential(norm, function)
     first = layer(case["in.prev_w"], case.get("in.prev_b"), post_layer_function=function)
@@ -634,9 +600,6 @@ def _pair(case: Case) -> tuple[Any, Any]:
 
 def check_rescaling_pairing(case: Case) -> None:
     config = case.config
-    if "conv" in config:
-        _check_rescaling_conv(case)
-        return
     for how in ("default_vt", "vt_constraint_old_shape", "vt_constraint_new_shape"):
         first, second = _pair(case)
         second.apply_rescaling(how, extension_size=config["k"])
@@ -667,38 +630,6 @@ def check_rescaling_pairing(case: Case) -> None:
             noise_ratio=0.0,
             rng=rng,
         )
-        case.check(f"out.init.{output_init}.{input_init}.{pairing}.{rescaling}", rng.drawn)
-
-
-def _check_rescaling_conv(case: Case) -> None:
-    """Factors and draws on convolution weights, by the free functions; growing convolutions are not built yet."""
-    k = case.config["k"]
-    held = {name: case.get(f"in.{name}") for name in ("prev_w", "prev_b", "next_w", "next_b")}
-    previous, weight = case["in.prev_w"], case["in.next_w"]
-    kernel = fan_in(weight) // weight.shape[1]
-    for how in ("default_vt", "vt_constraint_old_shape", "vt_constraint_new_shape"):
-        alpha, beta = rescaling_factors(how, previous, weight, k * kernel)
-        for name, value in held.items():
-            scale = alpha if name.startswith("prev") else beta
-            case.check_any(f"out.{how}.{name}", None if value is None else value * scale)
-        if "in.bn_mean" in case:
-            norm = BatchNorm2d(previous.shape[0], dtype=np.float64)
-            norm.running_mean, norm.running_var = case["in.bn_mean"], case["in.bn_var"]
-            norm.rescale(alpha)
-            case.check(f"out.{how}.bn_mean", norm.running_mean)
-            case.check(f"out.{how}.bn_var", norm.running_var)
-    for name, axis, sign in (("ext_out_w", 0, 1.0), ("ext_out_b", 0, 1.0), ("ext_in_w", 1, -1.0)):
-        given = case.get(f"in.pair.{name}")
-        case.check_any(f"out.pair.{name}", None if given is None else paired(given, axis, sign))
-    case.check("out.fan_in", [fan_in(previous), fan_in(weight), k * kernel])
-    for output_init, input_init, pairing, rescaling in case.config["inits"]:
-        alpha, beta = (1.0, 1.0) if rescaling is None else rescaling_factors(rescaling, previous, weight, k * kernel)
-        rng, drawn = RecordingGenerator(), k // 2 if pairing else k
-        inner = (weight.shape[0], drawn, *weight.shape[2:])
-        initial_values(input_init, inner, weight * beta, fan_in(weight) + k * kernel, rng)
-        initial_values(output_init, (drawn, *previous.shape[1:]), previous * alpha, fan_in(previous), rng)
-        if held["prev_b"] is not None:
-            initial_values(output_init, (drawn,), held["prev_b"] * alpha, fan_in(previous), rng)
         case.check(f"out.init.{output_init}.{input_init}.{pairing}.{rescaling}", rng.drawn)
 
 
