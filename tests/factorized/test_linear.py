@@ -285,9 +285,9 @@ def test_features_that_do_not_fit_are_refused() -> None:
         layer[0]
     for features, message in (
         ({"in_tensorized_features": (3, 3), "out_tensorized_features": 8}, r"product 9, expected 12, the in_features"),
-        ({"in_tensorized_features": (3, 4)}, "give both, or neither"),
+        ({"in_tensorized_features": (3, 4)}, "give both or neither"),
         ({"auto_tensorize": True, "out_tensorized_features": 8}, "pass only one of the two ways"),
-        ({"auto_tensorize": False}, "give both, or neither"),
+        ({"auto_tensorize": False}, "give both or neither"),
     ):
         with pytest.raises(ValueError, match=message):
             FactorizedLinear.from_linear(dense(), **features)  # type: ignore[arg-type]
