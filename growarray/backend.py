@@ -31,6 +31,7 @@ __all__ = [
     "load",
     "namespace",
     "special_functions",
+    "target_of",
     "to_device",
     "to_numpy",
 ]
@@ -335,6 +336,17 @@ def cholesky(matrix: Array) -> Array | None:
             raise
         return None
     return factor if bool(xp.all(xp.isfinite(xp.linalg.diagonal(factor)))) else None
+
+
+def target_of(array: Array) -> tuple[str, str]:
+    """Dtype and device of an array as a plan takes them; NumPy's letter for a dtype, its name takes 5 us to make.
+
+    >>> target_of(np.ones(2))
+    ('d', 'cpu')
+    """
+    if is_numpy(array):
+        return array.dtype.char, "cpu"
+    return str(array.dtype).rpartition(".")[2], "gpu"
 
 
 def accurate_dtype(xp: Any, x: Array) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import array_api_strict
+import hypothesis
 import numpy as np
 import pytest
 
@@ -21,6 +22,9 @@ from growarray.backend import library, to_numpy
 from growarray.errors import DeviceError
 from growarray.nn.module import Module, Parameter
 from tests import doubles
+
+hypothesis.settings.register_profile("loaded", deadline=None)  # a busy machine is not a fault
+hypothesis.settings.load_profile("loaded")
 
 
 def frozen(array: Any) -> np.ndarray:

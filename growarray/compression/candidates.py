@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from growarray.backend import Array, asarray, namespace
+from growarray.backend import Array, asarray, namespace, target_of
 from growarray.compression.targets import Shape, Target
 from growarray.contraction import Plan
 from growarray.decompose import Candidate
 from growarray.decompose.unfolding import mode_product
 from growarray.factorized import CPTensor, DenseTensor
-from growarray.factorized.contracted import target_of
 from growarray.factorized.equation import conv_plan, stored_sizes
 from growarray.factorized.linear_plan import linear_plan
 from growarray.factorized.settings import ConvSettings

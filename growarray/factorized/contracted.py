@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from growarray.backend import Array, is_numpy
+from growarray.backend import Array, target_of
 from growarray.contraction import Plan, plan
 
-__all__ = ["planned", "run_contraction", "target_of"]
+__all__ = ["planned", "run_contraction"]
 
 Arrays = tuple[Array, ...]
 
@@ -28,14 +28,3 @@ def run_contraction(equation: str, arrays: Sequence[Array]) -> tuple[Array, Call
 def planned(equation: str, shapes: tuple[tuple[int, ...], ...], dtype: str, device: str) -> Plan:
     """The plan of an equation, looked up without its arguments being read again."""
     return plan(equation, *shapes, dtype=dtype, device=device)
-
-
-def target_of(array: Array) -> tuple[str, str]:
-    """Dtype and device of an array as a plan takes them; NumPy's letter for a dtype, its name takes 5 us to make.
-
-    >>> target_of(np.ones(2))
-    ('d', 'cpu')
-    """
-    if is_numpy(array):
-        return array.dtype.char, "cpu"
-    return str(array.dtype).rpartition(".")[2], "gpu"

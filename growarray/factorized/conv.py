@@ -9,11 +9,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from growarray.backend import Array, asarray, assign, library, namespace
+from growarray.backend import Array, asarray, assign, library, namespace, target_of
 from growarray.contraction import Plan
 from growarray.contraction.path import PRESETS
 from growarray.errors import PlanError, ShapeError, shown
-from growarray.factorized.contracted import target_of
 from growarray.factorized.equation import conv_plan, kernel_modes, stored_sizes
 from growarray.factorized.format import Arrays, Terms
 from growarray.factorized.growth import RankGrowth, RankStatisticsLike, grow_rank

@@ -8,11 +8,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from growarray.backend import Array, asarray, assign, library, namespace
+from growarray.backend import Array, asarray, assign, library, namespace, target_of
 from growarray.contraction import Plan
 from growarray.contraction.checks import is_whole
 from growarray.errors import PlanError, ShapeError, shown
-from growarray.factorized.contracted import target_of
 from growarray.factorized.initial import draw_weight
 from growarray.factorized.linear_convert import linear_layer_of, read_linears
 from growarray.factorized.linear_plan import NAMED_WAYS, linear_plan

@@ -13,11 +13,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from growarray.backend import Array, asarray, library, namespace, to_device
+from growarray.backend import Array, asarray, library, namespace, target_of, to_device
 from growarray.contraction import Plan
 from growarray.decompose.arguments import check_sizes
 from growarray.errors import ShapeError, shown
-from growarray.factorized.contracted import planned, target_of
+from growarray.factorized.contracted import planned
 from growarray.factorized.fit import warn_lowered
 from growarray.factorized.format import Arrays, TensorFormat
 from growarray.factorized.index import full_index

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, namespace
+from growarray.backend import Array, asarray, namespace, target_of
 from growarray.contraction import Plan, plan
 from growarray.errors import GrowthError, ShapeError
 from growarray.factorized import FactorizedConv
-from growarray.factorized.contracted import target_of
 from growarray.factorized.settings import ConvSettings
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.stream import Stream

@@ -102,7 +102,7 @@ class Windows:
 def windows(
     array: Array, kernel: Sequence[int], *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, bias: bool = False
 ) -> Windows:
-    """The windows of a convolution's input (n, c, *sizes), zeros around it; options as for :func:`ops.conv`.
+    """The windows of a convolution's input (n, c, *sizes), zeros around it; options as for :func:`growarray.ops.conv`.
 
     Raises
     ------

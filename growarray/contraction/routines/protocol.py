@@ -1,7 +1,7 @@
 """What a routine answers: whether it can run a product, how long that takes, and the product itself, each way.
 
 A class answers for sizes alone; an instance runs one product of fixed sizes. The plan prices, and a program runs, what
-:func:`choose` gives for the same product and the same way.
+:func:`growarray.contraction.routines.choice.choose` gives for the same product and the same way.
 """
 
 from __future__ import annotations
