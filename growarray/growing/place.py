@@ -80,7 +80,8 @@ def compute_optimal_updates(
 ) -> tuple[Array | None, Array | None]:
     """Plan deltas of the readers, and new neurons, by ``rule``; single options of it may be given by name.
 
-    Returns alpha (k, p) over what the front reads, and omega (o, k) over the outputs of all readers; None without them.
+    Returns alpha (k, p) over what the front reads, and omega (o, k) over the outputs of all readers, of a convolution
+    that counts every tap over outputs times taps; None without them.
     ``update_previous=False`` leaves the front without its output extension. If something raises, what was planned
     before stays planned.
     """

@@ -293,6 +293,25 @@ def test_the_plain_convolution_plans_its_delta_and_no_channels() -> None:
     assert second.predicted_decrease == pytest.approx(0.0, abs=1e-12)  # least squares are solved in one step
 
 
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_the_fisher_rule_whitens_the_outputs_of_every_tap(geometry: str) -> None:
+    pair = Pair(FullConv2dGrowingModule, geometry, "tanh", hidden=2)
+    second = pair.collect()
+    second.compute_optimal_updates(FISHER, statistical_threshold=0.0)
+    (s, e), n = (
+        [np.linalg.eigh(matrix) for matrix in (second.tensor_s_growth(), second.covariance_loss_gradient())],
+        second.tensor_m_prev(),
+    )
+    plain = second.compute_optimal_delta(update=False)[0].reshape(2, -1)
+    bias = second.compute_optimal_delta(update=False)[1][:, None]
+    taken = second.cross_covariance() @ np.concatenate([plain, bias], axis=1).T  # (taps, p, o)
+    goal = np.moveaxis(taken, 0, -1).reshape(n.shape) - n
+    roots = [vectors / np.sqrt(values) @ vectors.T for values, vectors in (s, e)]
+    whitened = np.einsum("pq,qot,oc->pct", roots[0], goal.reshape(len(n), 2, -1), roots[1]).reshape(n.shape)
+    values = np.linalg.svd(whitened, compute_uv=False)[: second.new_neurons]
+    np.testing.assert_allclose(second.eigenvalues_extension, values, rtol=1e-9, atol=1e-9 * values[0])
+
+
 def test_another_library_gives_the_same() -> None:
     pair, strict = (Pair(FullConv2dGrowingModule, "strides", "tanh") for _ in range(2))
     for module in (strict.first, strict.second):
