@@ -57,6 +57,10 @@ class _ConvStatistics(LayerStatistics):
         """Whether growth before the layer is planned from its own statistics: not if it counts no tap."""
         return super().sees_front and bool(self.layer.growth_taps)
 
+    def check_front(self) -> None:
+        """Raise ``GrowthError`` if the module before is no convolution, or works at other positions."""
+        self.views()
+
     def m_prev_of_batch(self, desired_activation: Array | None = None) -> tuple[Array, int]:
         """Sum of ``B_prev^T dA`` for each tap, (p, o * taps), those of one output side by side."""
         gradient = self.layer.gradient_stream(desired_activation)
@@ -143,7 +147,7 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
         stride: Sizes = 1,
         padding: Any = 0,
         dilation: Sizes = 1,
-        input_size: tuple[int, ...] | None = None,
+        input_size: Sizes | None = None,
         use_bias: bool = True,
         post_layer_function: Module | None = None,
         extended_post_layer_function: Module | None = None,
@@ -213,14 +217,14 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
         return self._input_size
 
     def update_input_size(
-        self, input_size: tuple[int, ...] | None = None, compute_from_previous: bool = False, force_update: bool = True
+        self, input_size: Sizes | None = None, compute_from_previous: bool = False, force_update: bool = True
     ) -> tuple[int, ...] | None:
         """Set the spatial sizes of the input, or take them from the previous convolution; returns them if known.
 
         ``force_update=False`` keeps sizes that are known. Each batch sets them anew.
         """
         if input_size is not None:
-            self._input_size = each_axis(self.name, "input_size", tuple(input_size), len(self.kernel_size), 1)
+            self._input_size = each_axis(self.name, "input_size", input_size, len(self.kernel_size), 1)
         elif compute_from_previous and (force_update or self._input_size is None):
             previous = self.previous_module
             if isinstance(previous, Conv2dGrowingModule) and previous.update_input_size(None, True, False) is not None:

@@ -334,9 +334,19 @@ def test_what_cannot_be_is_refused_with_what_to_do() -> None:
     back(y)
     with pytest.raises(GrowthError, match="previous module is a LinearGrowingModule, expected a growing conv"):
         second.update_computation()
+    assert second.tensor_m.samples == 0
+    head = LinearGrowingModule(6, 1, previous_module=Conv2dGrowingModule(1, 1, 1, dtype=np.float64), dtype=np.float64)
+    head.init_computation()
+    h, _ = head.previous_module.vjp(np.ones((2, 1, 3, 2)))
+    y, back = head.vjp(h.reshape(2, -1))
+    back(y)
+    with pytest.raises(GrowthError, match="is a convolution, and this layer reads features without positions"):
+        head.update_computation()
+    assert head.tensor_m.samples == 0
     pooled = Pair(FullConv2dGrowingModule, function=Sequential(activation("relu"), AvgPool2d(2)))
     with pytest.raises(GrowthError, match=r"gives images of \(8, 7\), this one reads \(4, 3\)"):
         pooled.collect()
+    assert pooled.second.tensor_m.samples == 0
     pair = Pair(FullConv2dGrowingModule)
     with pytest.raises(ShapeError, match=r"omega has shape \(2, 4\), expected \(18, new channels\)"):
         pair.second.plan_input_extension(np.ones((2, 4)))
