@@ -17,9 +17,9 @@ import numpy as np
 from growarray.backend import Array, asarray, assign, device_of, namespace
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.compat import LayerNames
+from growarray.growing.conv_statistics import ConvStatistics, FullConvStatistics
 from growarray.growing.layer import GrowingModule
 from growarray.growing.layer_vjp import layer_vjp
-from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.rule import PlaceMeans
 from growarray.growing.statistics import LayerStatistics
 from growarray.nn import Conv2d, Module
@@ -30,84 +30,6 @@ from growarray.ops.windows import Windows, windows
 __all__ = ["Conv2dGrowingModule", "FullConv2dGrowingModule", "RestrictedConv2dGrowingModule"]
 
 Sizes = int | tuple[int, ...]
-
-
-class _ConvStatistics(LayerStatistics):
-    """Statistics of a convolution: what it reads of the layer before, it reads tap by tap."""
-
-    def views(self) -> list[tuple[Windows, tuple[slice, ...]]]:
-        """For each tap that growth counts: the windows of the layer before that it reads, and the outputs that do."""
-        layer, own = self.layer, self.layer.input_stream
-        stream = layer.previous.input_stream
-        if not isinstance(stream, Windows):
-            raise GrowthError(
-                f"{layer.name}: the previous module is a {type(layer.previous).__name__}, expected a growing "
-                "convolution, whose windows new channels would read"
-            )
-        sizes = tuple(int(size) for size in own.array.shape[2:])
-        if stream.positions != sizes:
-            raise GrowthError(
-                f"{layer.name}: the previous module gives images of {stream.positions}, this one reads {sizes}; new "
-                "channels need the same positions on both sides: put what pools behind this layer"
-            )
-        return [stream.read_by(own.axes, tap) for tap in layer.growth_taps]
-
-    @property
-    def sees_front(self) -> bool:
-        """Whether growth before the layer is planned from its own statistics: not if it counts no tap."""
-        return super().sees_front and bool(self.layer.growth_taps)
-
-    def check_front(self) -> None:
-        """Raise ``GrowthError`` if the module before is no convolution, or works at other positions."""
-        self.views()
-
-    def m_prev_of_batch(self, desired_activation: Array | None = None) -> tuple[Array, int]:
-        """Sum of ``B_prev^T dA`` for each tap, (p, o * taps), those of one output side by side."""
-        gradient = self.layer.gradient_stream(desired_activation)
-        found = [cross_moment(stream, gradient.cropped(outputs)) for stream, outputs in self.views()]
-        joined = namespace(*found).stack(found, axis=-1)
-        return namespace(joined).reshape(joined, (joined.shape[0], -1)), gradient.samples
-
-    def p_of_batch(self) -> tuple[Array, int]:
-        """Sum of ``B_prev^T B``, (p, d); for each tap, (taps, p, d), if every tap counts."""
-        own = self.layer.input_stream
-        found = [cross_moment(stream, own.cropped(outputs)) for stream, outputs in self.views()]
-        return namespace(*found).stack(found, axis=0) if self.layer.every_tap else found[0], own.samples
-
-    def seen(self) -> Array:
-        """The windows of the layer before that each tap reads, (taps, n, p, positions), zeros in the padding."""
-        layer, xp = self.layer, namespace(self.layer.input)
-        parts, shape = [], layer.input_stream.positions
-        for stream, outputs in self.views():
-            x = stream.array
-            full = xp.zeros((stream.samples, *shape, stream.width), dtype=x.dtype, device=device_of(x))
-            full = assign(full, (slice(None), *outputs), stream.materialise())
-            parts.append(xp.matrix_transpose(xp.reshape(full, (stream.samples, math.prod(shape), stream.width))))
-        return xp.stack(parts, axis=0)
-
-
-class _FullStatistics(_ConvStatistics):
-    """Statistics in which every tap counts: S of what new channels read, summed over the taps, is the layer's own."""
-
-    def declare(self) -> None:
-        """Start anew, for the present widths."""
-        super().declare()
-        self.s_growth = TensorStatistic(None, self.s_growth_of_batch, name=f"S_growth({self.layer.name})")
-
-    @property
-    def all(self) -> tuple[TensorStatistic, ...]:
-        """Every statistic that is the layer's own."""
-        return (*super().all, self.s_growth)
-
-    @property
-    def s_prev(self) -> TensorStatistic:
-        """Second moment of what new neurons before the layer would read."""
-        return self.s_growth
-
-    def s_growth_of_batch(self) -> tuple[Array, int]:
-        """Sum of ``B_prev^T B_prev`` over all taps and the outputs that they serve, (p, p)."""
-        moments = [cross_moment(stream) for stream, _ in self.views()]
-        return sum(moments[1:], moments[0]), self.layer.input_stream.samples
 
 
 class Conv2dGrowingModule(LayerNames, GrowingModule):
@@ -129,7 +51,7 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
     ((2, 8, 16, 16), 27, 2048)
     """
 
-    _statistics_of: ClassVar[type[LayerStatistics]] = _ConvStatistics
+    _statistics_of: ClassVar[type[LayerStatistics]] = ConvStatistics
     every_tap: ClassVar[bool] = False
 
     in_channels = property(attrgetter("layer.in_channels"), doc="Channels of the input.")
@@ -226,9 +148,9 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
         if input_size is not None:
             self._input_size = each_axis(self.name, "input_size", input_size, len(self.kernel_size), 1)
         elif compute_from_previous and (force_update or self._input_size is None):
-            previous = self.previous_module
-            if isinstance(previous, Conv2dGrowingModule) and previous.update_input_size(None, True, False) is not None:
-                self._input_size = previous.output_size
+            known = getattr(self.previous_module, "update_input_size", None)
+            if known is not None and known(None, True, False) is not None:
+                self._input_size = self.previous_module.output_size
         return self._input_size
 
     @property
@@ -310,7 +232,7 @@ class FullConv2dGrowingModule(Conv2dGrowingModule):
     the windows that each reads. The Fisher rule, which the original refuses, whitens the outputs of each tap by E.
     """
 
-    _statistics_of: ClassVar[type[LayerStatistics]] = _FullStatistics
+    _statistics_of: ClassVar[type[LayerStatistics]] = FullConvStatistics
     every_tap: ClassVar[bool] = True
 
     @property
