@@ -212,7 +212,6 @@ MANY_NAMES = {  # classes above 40 public names, and those derived from them, ea
     "GrowingModule": GROMO,
     "MergeGrowingModule": GROMO,
     "LayerNames": GROMO,
-    "MergeNames": GROMO,
     "GrowingNetwork": GROMO,
     "FactorizedTensor": TENSORLY,
     "TensorFormat": TENSORLY,
@@ -229,16 +228,18 @@ def public_names(cls: type) -> set[str]:
 
 
 def test_no_class_has_more_than_40_public_names():
-    found = {}
+    counts, excused = {}, set()
     for path in FILES:
         if path.name == "__main__.py":
             continue
         module = importlib.import_module(module_name(path))
-        classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
-        for cls in classes:
-            if not {base.__name__ for base in cls.__mro__} & set(MANY_NAMES):
-                found[cls.__qualname__] = len(public_names(cls))
-    assert {name: count for name, count in found.items() if count > 40} == {}
+        for cls in vars(module).values():
+            if isinstance(cls, type) and cls.__module__ == module.__name__:
+                counts[cls.__qualname__] = len(public_names(cls))
+                if {base.__name__ for base in cls.__mro__} & set(MANY_NAMES):
+                    excused.add(cls.__qualname__)
+    assert {name: count for name, count in counts.items() if count > 40 and name not in excused} == {}
+    assert [name for name in MANY_NAMES if counts[name] <= 40] == []  # and no exception that nobody needs
 
 
 def test_data_files_come_with_the_package():

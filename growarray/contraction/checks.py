@@ -15,7 +15,7 @@ __all__ = ["check_arrays", "check_gradient", "check_out", "device_kind", "is_ord
 
 
 def is_whole(value: Any) -> bool:
-    """Whether ``value`` is a whole number of any library; a bool is none."""
+    """Whether ``value`` is a whole number of any library, which a bool is not."""
     try:
         operator.index(value)  # arrays have the method and may refuse it
     except TypeError:

@@ -115,7 +115,7 @@ def add_row_products(
     """Add each product of :func:`row_products` to the float64 views of its pair; returns the arrays' column sums.
 
     Of a pair (i, i) with a single view only the upper triangle is sure to be added; see :class:`RunningSum`.
-    Returns None, and adds nothing, where the arrays are not NumPy's, hold more rows than one block, or hold values
+    Returns None, and adds nothing, if the arrays are not NumPy's, hold more rows than one block, or hold values
     that are not finite or whose squares overflow single precision.
     """
     rows = arrays[0].array.shape[0]

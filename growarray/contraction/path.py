@@ -90,7 +90,7 @@ def _presets(problem: Problem, costs: Costs) -> list[Tree]:
 
 
 def _auto(problem: Problem, costs: Costs, minimize: str, limit: int | None) -> Tree:
-    """The search; above :data:`EXACT` operands, where it is not exact, it looks at the presets, too."""
+    """The search; above :data:`EXACT` operands it is not exact and looks at the presets, too."""
     best = search(problem, costs, minimize, limit)
     for tree in _presets(problem, costs) if len(problem) > EXACT else ():
         if limit is not None and peak_elements(costs, tree) > limit:

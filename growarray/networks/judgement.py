@@ -42,7 +42,7 @@ class Judgement:
         differences = np.subtract(self.parts, other.parts) + gain
         rise, count = float(np.mean(differences)), len(differences)
         error = float(np.std(differences, ddof=1)) / math.sqrt(count) if count > 1 else 0.0
-        noise = 1e-6 * abs(other.loss)  # what single precision leaves of a change that is none
+        noise = 1e-6 * abs(other.loss)  # what single precision leaves of no change
         return not rise <= max(error, noise)
 
 
