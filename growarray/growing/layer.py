@@ -75,6 +75,12 @@ class GrowingModule(Module):
         self.recorder = BatchRecorder(self.name, gradient=("pre_activity",), moment=("pre_activity", "input"))
         self.statistics = self._statistics_of(self)
 
+    _linked: ClassVar[tuple[str, ...]] = ("previous_module", "next_module", "allow_growing", "_initial_in_neurons")
+
+    def _saved(self) -> dict[str, Any]:
+        own = {"extended_post_layer_function": self._function_of_extension, "target_in_features": self.target_in_neurons}
+        return {"layer": self.layer, "post_layer_function": self.post_layer_function, "name": self.name, **own}
+
     @property
     def previous(self) -> Neighbour:
         """The previous module, which must answer the growth protocol."""

@@ -13,6 +13,7 @@ from growarray.contraction import Plan
 from growarray.errors import ShapeError, shown
 from growarray.nn.linear import uniform
 from growarray.nn.module import Module, Parameter, Pullback
+from growarray.nn.parameter import as_parameter
 from growarray.ops.conv import (
     Sizes,
     Vjp,
@@ -64,16 +65,27 @@ class _Conv(Module):
         self.weight = Parameter(uniform((*lead, *taps), bound, rng, dtype, device))
         self.bias = Parameter(uniform((bias,), bound, rng, dtype, device)) if bias is not None else None
 
-    def _hold(self, weight: Array, bias: Array | None) -> None:
-        self.weight, self.bias = Parameter(weight), None if bias is None else Parameter(bias)
-        weight = self.weight.data
-        found, expected = weight.ndim - 2, getattr(type(self), "axes", max(weight.ndim - 2, 1))
+    def _hold(self, weight: Array | Parameter, bias: Array | Parameter | None) -> None:
+        self.weight, self.bias = as_parameter(weight), None if bias is None else as_parameter(bias)
+        found = len(self.weight.shape) - 2
+        expected = getattr(type(self), "axes", max(found, 1))
         if found != expected:
             raise ShapeError(
-                f"{type(self).__name__}.of: weight has shape {tuple(weight.shape)}, expected {expected} spatial axes "
+                f"{type(self).__name__}.of: weight has shape {self.weight.shape}, expected {expected} spatial axes "
                 "after the two of the channels; take the class for another number of axes"
             )
-        self.axes = found
+        if not hasattr(type(self), "axes"):
+            self.axes = found
+
+    def _check_bias(self, out_channels: int) -> None:
+        if self.bias is not None and self.bias.shape != (out_channels,):
+            raise ShapeError(f"{type(self).__name__}.of: bias has shape {self.bias.shape}, expected {(out_channels,)}")
+
+    def _options(self) -> dict[str, Any]:
+        raise NotImplementedError(f"{type(self).__name__} must define _options()")
+
+    def _saved(self) -> dict[str, Any]:
+        return {"weight": self.weight, "bias": self.bias, **self._options()}
 
     def _set_geometry(self, stride: Any, padding: Any, dilation: Any, groups: int, padding_mode: str) -> None:
         axes = conv_geometry(self.kernel_size, stride, padding, dilation, padding_mode)
@@ -155,8 +167,8 @@ class _Forward(_Conv):
     @classmethod
     def of(
         cls,
-        weight: Array,
-        bias: Array | None = None,
+        weight: Array | Parameter,
+        bias: Array | Parameter | None = None,
         *,
         stride: Sizes = 1,
         padding: Any = 0,
@@ -168,8 +180,11 @@ class _Forward(_Conv):
         layer = cls.__new__(cls)
         layer._hold(weight, bias)
         layer._check_channels(weight.shape[1] * groups, weight.shape[0], groups)
+        layer._check_bias(weight.shape[0])
         layer._set_geometry(stride, padding, dilation, groups, padding_mode)
         return layer
+
+    _restored = of
 
     @property
     def in_channels(self) -> int:
@@ -289,8 +304,8 @@ class _Transpose(_Conv):
     @classmethod
     def of(
         cls,
-        weight: Array,
-        bias: Array | None = None,
+        weight: Array | Parameter,
+        bias: Array | Parameter | None = None,
         *,
         stride: Sizes = 1,
         padding: Sizes = 0,
@@ -302,8 +317,11 @@ class _Transpose(_Conv):
         layer = cls.__new__(cls)
         layer._hold(weight, bias)
         layer._check_channels(weight.shape[0], weight.shape[1] * groups, groups)
+        layer._check_bias(weight.shape[1] * groups)
         layer._set_options(stride, padding, output_padding, groups, dilation)
         return layer
+
+    _restored = of
 
     @property
     def in_channels(self) -> int:
