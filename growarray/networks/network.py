@@ -89,7 +89,7 @@ class GrowingNetwork(Module):
     @property
     def widths(self) -> list[int]:
         """Widths of everything that can grow, in the order of :attr:`growing_layers`."""
-        return [int(layer.in_features) for layer in self.growing_layers]
+        return [int(layer.in_neurons) for layer in self.growing_layers]
 
     def flops_per_sample(self) -> int:
         """Multiplications and additions of one forward pass of one sample, those of the weights alone.
