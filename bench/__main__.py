@@ -1,9 +1,13 @@
-"""Run benchmark suites: ``python -m bench [suite …] [--quick] [--json FILE]``."""
+"""Run benchmark suites: ``python -m bench [suite …] [--quick] [--json FILE]``.
+
+``python -m bench paths …`` is ``growarray bench paths …`` with torch and TensorLy-Torch in the same rounds.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -22,6 +26,7 @@ SUITES = (
     "checkpoint",
     "decomposition",
     "stress",
+    "suite",
     "from_scratch",
 )
 
@@ -33,6 +38,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")
     parser.add_argument("--json", metavar="FILE", help="write the results there")
     parser.add_argument("--threads", type=int, help="of each side; 1 counts processor seconds, not those of the wall")
+    parser.add_argument("--cases", metavar="NUMBERS", help="of the suite 'suite', such as 3,7")
+    parser.add_argument("--device", help="of the suite 'suite': cpu, cuda or cuda:N")
     chosen = parser.parse_args()
     unknown = set(chosen.suites) - set(SUITES)
     if unknown:
@@ -48,9 +55,12 @@ def main() -> None:
     for name in chosen.suites or SUITES:
         suite = importlib.import_module(f"bench.{name}")
         start = time.perf_counter()
-        keep(name, suite.run(quick=chosen.quick, progress=partial(keep, name)))
+        options = {"cases": chosen.cases, "device": chosen.device} if name == "suite" else {}
+        keep(name, suite.run(quick=chosen.quick, progress=partial(keep, name), **options))
         show(f"\n## {name} ({time.perf_counter() - start:.0f} s)\n\n{suite.report(results[name])}\n")
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["paths"]:
+        importlib.import_module("bench.paths").app(sys.argv[2:], prog_name="python -m bench paths")
     main()

@@ -1,8 +1,8 @@
 """Factorized convolutions beside TensorLy-Torch: our layer against the fastest of its implementations, same factors.
 
-The cases are those of the fixed suite of ``growarray bench`` (:mod:`growarray.cli.bench_suite`, so the extra ``cli``
-must be there), float32. Both sides are layers: ours :class:`growarray.FactorizedConv`, theirs
-``tltorch.FactorizedConv`` in every implementation it has. Ratios are theirs over ours; above 1 ours is faster.
+The cases are those of the fixed suite (:mod:`bench.suite`, so the extra ``cli`` must be there), float32. Both sides
+are layers: ours :class:`growarray.FactorizedConv`, theirs ``tltorch.FactorizedConv`` in every implementation it has.
+Ratios are theirs over ours; above 1 ours is faster.
 
 forward : the value alone    both : value, then gradients of the input and of every factor for one given output gradient
 latency : forward of one image, every layer of the suite with batch 1
@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
+from bench.suite import CASES, Case
 from bench.timing import Comparison, compare, geometric_mean, measure, repository, show, table, use_threads
-from growarray import FactorizedConv, FactorizedTensor
-from growarray.cli.bench_layer import Layer
-from growarray.cli.bench_suite import CASES, Case
+from growarray import FactorizedConv
+from growarray.cli.bench.layer import Layer
 
 __all__ = ["report", "run"]
 
@@ -115,17 +115,9 @@ def _sides(case: Case, only: str | None = None) -> Sides:
     return sides
 
 
-def _rank(layer: Layer) -> Any:
-    """The rank as both layers take it."""
-    return {"cp": layer.rank[0], "tucker": layer.rank, "tt": (1, *layer.rank, 1)}[layer.format]
-
-
 def _our_layer(layer: Layer, arrays: Arrays) -> FactorizedConv:
     """The layer that holds these factors."""
-    kind = FactorizedTensor.kind(layer.format)
-    sizes = (layer.out_channels, layer.in_channels, *layer.kernel)
-    shapes = kind.part_shapes((*sizes[1:], sizes[0]) if kind.output_last else sizes, _rank(layer))
-    weight = kind.of([a.reshape(s) for a, s in zip(arrays[1:], shapes, strict=True)])
+    weight = layer.kind.of([a.reshape(s) for a, s in zip(arrays[1:], layer.factor_shapes, strict=True)])
     return FactorizedConv.from_factorization(weight, stride=layer.stride, padding=layer.padding)
 
 
@@ -145,7 +137,7 @@ def _theirs(layer: Layer, arrays: Arrays, gradient: np.ndarray, implementation: 
     import tltorch
     import torch
 
-    rank = _rank(layer)
+    rank = layer.kind.rank_of(layer.rank)
     conv = tltorch.FactorizedConv(
         layer.in_channels,
         layer.out_channels,

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from bench.timing import show, table, use_threads
-from growarray.cli.data import DIGITS
+from growarray.cli.grow.options import DIGITS
 
 __all__ = ["report", "run"]
 
@@ -83,7 +83,8 @@ def _linear(data: Any, task: str) -> float:
 
 
 def _one(path: Path, task: str, seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
-    from growarray.cli.run import Run, options_from
+    from growarray.cli.grow.options import options_from
+    from growarray.cli.grow.run import Run
 
     run_ = Run(options_from({"data": str(path), "task": task, "seed": seed, "compare": True, **options}))
     run_.train()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; BLAS reads it once, when NumPy is imported
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +73,9 @@ def _gpu_missing() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    moving = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if moving:
+        raise pytest.UsageError(f"{moving[0]}: an address in a name; give ids= that are the same in every process")
     marked = [item for item in items if item.get_closest_marker("gpu")]
     reason = _gpu_missing() if marked else ""
     for item in marked if reason else ():

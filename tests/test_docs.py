@@ -42,5 +42,5 @@ def test_readme_has_the_two_commands():
     commands = dict(COMMAND.findall((ROOT / "README.md").read_text(encoding="utf-8")))
     assert commands == {
         "grow": 'pip install ".[cli]" && growarray grow',
-        "test": 'pip install ".[test]" && pytest -q',
+        "test": 'pip install ".[test]" && pytest -q -n 2 --dist worksteal',
     }

@@ -7,18 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import growarray
 
 HEAVY = ["scipy", "opt_einsum", "matplotlib", "typer", "rich", "cupy", "array_api_compat", "threadpoolctl", "onnx"]
-LIMIT_MS = 80.0
+LIMIT_MS = 80.0  # of the processor, which does not count what else the machine does
 
 PROGRAM = """
 import json, sys, time
 import numpy
 before = set(sys.modules)
-start = time.perf_counter()
+start = time.process_time()
 import growarray
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 print(json.dumps({"ms": 1000 * seconds, "file": growarray.__file__, "new": sorted(set(sys.modules) - before)}))
 """
 
@@ -32,13 +34,19 @@ def fresh_import(folder):
     return json.loads(done.stdout)
 
 
-def test_import_loads_nothing_heavy(tmp_path):
-    report = fresh_import(tmp_path)
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("elsewhere")
+    return [fresh_import(folder) for _ in range(5)]
+
+
+def test_import_loads_nothing_heavy(reports):
+    report = reports[0]
     assert report["file"] == growarray.__file__
     assert [name for name in report["new"] if name.split(".")[0] in HEAVY] == []
 
 
-def test_import_is_fast(tmp_path):
-    times = [fresh_import(tmp_path)["ms"] for _ in range(7)]
+def test_import_is_fast(reports):
+    times = [report["ms"] for report in reports]
     figures = ", ".join(f"{t:.1f}" for t in times)
     assert statistics.median(times) <= LIMIT_MS, f"import growarray took {figures} ms over NumPy; limit {LIMIT_MS} ms"

@@ -19,7 +19,7 @@ __all__ = ["Checkpoint"]
 class Checkpoint(Mapping[str, NDArray[Any]]):
     """A mapping from flat name to array, as :func:`load_checkpoint` returns it.
 
-    An array is read from the file at each access: a view of a private map where NumPy can hold the stored type, a
+    An array is read from the file at each access: a view of a private map if NumPy can hold the stored type, a
     copy elsewhere (bfloat16, float8, the other byte order, unaligned bytes). Arrays can be written to, the file never
     is. ``len``, ``in`` and the names cost nothing; :attr:`stored` has shapes and types without reading.
     """
@@ -101,7 +101,7 @@ class Checkpoint(Mapping[str, NDArray[Any]]):
 
     @cached_property
     def extras(self) -> Any:
-        """What the file holds beside the selected tensors: epoch, optimizer state, hyper-parameters."""
+        """What the file holds besides the selected tensors: epoch, optimizer state, hyper-parameters."""
         with naming(self.source):
             return resolve(self._rest, self._read)
 

@@ -33,7 +33,7 @@ class Grown:
     network : of scaled features, in evaluation mode    task : ``'classification'`` or ``'regression'``
     classes : their names in the order of the network's outputs, empty for a regression
     scaling : what features, and targets of a regression, had subtracted and were multiplied by: ``feature_offset``,
-        ``feature_factor``, ``target_offset``, ``target_factor``; None where nothing was
+        ``feature_factor``, ``target_offset``, ``target_factor``; None if nothing was
     history : of the run, with its figures in ``final``
 
     >>> from growarray.networks import GrowingMLP
@@ -73,11 +73,11 @@ class Grown:
         return Sequential(*parts)
 
     def predict(self, x: Any) -> np.ndarray:
-        """The class of each sample, as a whole number where all names are numbers; or its values, (n,) or (n, t).
+        """The class of each sample, as a whole number if all names are numbers; or its values, (n,) or (n, t).
 
         x : (n, features) as in the data, not scaled; further axes are flattened
 
-        Raises ShapeError for another number of features, TypeError or DataError where they are no finite numbers.
+        Raises ShapeError for another number of features, TypeError or DataError if they are not finite numbers.
         """
         outputs = self._outputs(x)
         if self.task == "classification":
@@ -95,7 +95,7 @@ class Grown:
 
     @property
     def labels(self) -> np.ndarray:
-        """The classes as :meth:`predict` gives them: whole numbers where all names are, else text."""
+        """The classes as :meth:`predict` gives them: whole numbers if all names are, else text."""
         names = np.array(self.classes, dtype=np.str_)
         if names.size and all(name.removeprefix("-").isdecimal() and str(int(name)) == name for name in self.classes):
             return names.astype(np.int64)
@@ -105,7 +105,7 @@ class Grown:
         """Write an ONNX model of features as they are in the data: scaling and probabilities are nodes of it.
 
         Input ``features`` (n, d), output ``probabilities`` (n, k) or ``values`` (n, t); ``classes`` is a JSON list in
-        its metadata. In float64 only where onnxruntime has all operators in it, else in float32.
+        its metadata. In float64 only if onnxruntime has all operators in it, else in float32.
         """
         output = "probabilities" if self.task == "classification" else "values"
         options: dict[str, Any] = {
@@ -137,7 +137,7 @@ class Grown:
             row, column = (int(i) for i in broken[0])
             raise DataError(
                 f"Grown.predict: feature {column} of sample {row} is {values.reshape(rows.shape)[row, column]}, "
-                f"expected a finite number within {dtype}; mend it or leave the sample out"
+                f"expected a finite number within {dtype}; fix it or drop the sample"
             )
         if not len(rows):
             return np.empty((0, self.outputs), dtype=dtype)
@@ -175,7 +175,7 @@ def load(folder: str | os.PathLike[str]) -> Grown:
         missing = "a run that is not finished" if unfinished else "no history.json"
         remedy = f"growarray grow --output {path}{' --resume finishes it' if unfinished else ' makes one'}"
         if history.is_file():
-            missing, remedy = f"neither {' nor '.join(_WEIGHTS)}", "bring the weights back"
+            missing, remedy = f"neither {' nor '.join(_WEIGHTS)}", "restore the weights"
         raise CheckpointError(f"{path}: expected the folder of a finished run, found {missing}; {remedy}")
     try:
         found = History.load(history)
@@ -191,7 +191,7 @@ def load(folder: str | os.PathLike[str]) -> Grown:
     except (GrowArrayError, KeyError, TypeError, ValueError, OSError) as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         raise CheckpointError(
-            f"{path}: expected what growarray grow wrote, found it damaged ({text}); bring the folder back or grow anew"
+            f"{path}: expected what growarray grow wrote, found it damaged ({text}); restore the folder or grow again"
         ) from error
     return grown
 
@@ -211,12 +211,12 @@ def _final(history: History) -> dict[str, Any]:
     if not all(type(width) is int and width >= 0 for width in final["widths"]):
         raise ValueError(f"history.json has the widths {final['widths']}")
     if not all(isinstance(name, str) for name in final["classes"]):
-        raise ValueError("history.json has classes that are no text")
+        raise ValueError("history.json has classes that are not strings")
     if final["options"]["dtype"] not in ("float32", "float64"):
         raise ValueError(f"history.json has the dtype {final['options']['dtype']!r}")
     scaling = final.get("scaling")
     if scaling is not None and not (isinstance(scaling, dict) and all(map(_are_numbers, scaling.values()))):
-        raise ValueError("history.json has a scaling that is no lists of finite numbers")
+        raise ValueError("history.json has a scaling that is not lists of finite numbers")
     return {**final, "scaling": scaling}
 
 
@@ -225,7 +225,7 @@ def _are_numbers(values: Any) -> bool:
 
 
 def _check(grown: Grown) -> None:
-    """Raise ValueError where task, classes, scaling and network do not belong together."""
+    """Raise ValueError if task, classes, scaling and network do not belong together."""
     scaling = grown.scaling or {}
     if grown.task not in ("classification", "regression"):
         raise ValueError(f"the task is {grown.task!r}")

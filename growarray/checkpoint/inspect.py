@@ -44,7 +44,7 @@ class TensorRow:
 
 @dataclass(frozen=True)
 class Extra:
-    """Something beside the weights, in short: its key, its type, and a value or what it holds."""
+    """Something besides the weights, in short: its key, its type, and a value or what it holds."""
 
     name: str
     kind: str

@@ -66,9 +66,7 @@ def kind_of(source: Source, limits: Limits) -> str:
         return "onnx"
     if looks_like_pickle(data):
         raise plain_pickle(data, limits)
-    raise Malformed(
-        f"is not a checkpoint that is recognised: it starts with {quote(head[:16])}; {_REMEDY}{_hint(source)}"
-    )
+    raise Malformed(f"is not a recognised checkpoint: it starts with {quote(head[:16])}; {_REMEDY}{_hint(source)}")
 
 
 def _is_npz(head: bytes) -> bool:

@@ -53,7 +53,7 @@ def load_checkpoint(
 
     select : key of the part to take (``'model'``), or keys from the outside in; by default the part that looks
         like a state dict. The rest is in ``extras``.
-    prefix : prefixes to take off the names; by default ``module.`` and ``_orig_mod.`` where every name has them;
+    prefix : prefixes to take off the names; by default ``module.`` and ``_orig_mod.`` if every name has them;
         ``()`` keeps the names of the file.
     limits : what the file may ask for, see :class:`Limits`.
     follow_links : read shards and external data through links that leave the model's folder.
@@ -62,8 +62,8 @@ def load_checkpoint(
     checksums : check the CRC-32 that zip archives record for a tensor when it is first read; that is about
         two thirds of the time to read a large file from the system's cache, and torch does not do it.
 
-    Raises CheckpointError, which names the file, the place, what was expected and what was found; TypeError where
-    ``path`` is no path and no open file, or ``limits`` no Limits.
+    Raises CheckpointError, which names the file, the place, what was expected and what was found; TypeError if
+    ``path`` is neither a path nor an open file, or ``limits`` no Limits.
 
     >>> import io, numpy as np
     >>> file = io.BytesIO()
@@ -108,7 +108,7 @@ def _checkpoint(
         rest = _rest(contents.tree, chosen, leaves)
         metadata = _versions(chosen, limits)
     elif select is not None:
-        raise Malformed(f"select={shown(select)}: files of the kind {contents.kind} have no parts; leave select out")
+        raise Malformed(f"select={shown(select)}: files of the kind {contents.kind} have no parts; do not pass select")
     else:
         chosen, stored, rest, metadata = Selection(None), contents.flat(), {}, contents.metadata
     renamed, taken = strip_prefixes(list(stored), prefix, aliases=list(contents.aliases))

@@ -33,7 +33,7 @@ class Selection:
 def select_state(root: Any, select: Select) -> Selection:
     """The part named by ``select`` (a key, or keys from the outside in), or the one that looks like a state dict.
 
-    A number may be given as text. Raises Malformed where a key is not there, or leads to a plain value.
+    A number may be given as text. Raises Malformed if a key is not there, or leads to a plain value.
 
     Without ``select``: the first of the usual keys (``'state_dict'``, ``'model'``, …) that has tensors below it; else
     the whole, if tensors lie in it directly; else the only part that has tensors; else the whole.
@@ -59,7 +59,7 @@ def select_state(root: Any, select: Select) -> Selection:
 
 
 def _unwrap(node: Any, parts: set[int]) -> tuple[tuple[Any, ...], Any]:
-    """Go on into ``{'state_dict': {…}}`` where that is all that has tensors."""
+    """Go on into ``{'state_dict': {…}}`` if that is all that has tensors."""
     keys: tuple[Any, ...] = ()
     while isinstance(node, dict) and not any(as_tensor(value) is not None for value in node.values()):
         full = [key for key, value in node.items() if isinstance(value, dict) and id(value) in parts]
@@ -81,7 +81,7 @@ def _follow(root: Any, keys: tuple[Any, ...]) -> Selection:
         node = node[key]
         found.append(key)
     if type(node) not in CONTAINERS and as_tensor(node) is None:
-        raise Malformed(f"select={shown(keys)}: there is {quote(node)}, no part with tensors; extras hold plain values")
+        raise Malformed(f"select={shown(keys)}: there is {quote(node)}, which has no tensors; extras hold plain values")
     return Selection(node, tuple(found))
 
 
@@ -137,8 +137,8 @@ def strip_prefixes(
 ) -> tuple[dict[str, str], str]:
     """New names by old ones, and the prefix that came off. ``aliases`` lose what the names lose.
 
-    ``prefix=None``: those of ``usual`` come off where every name has them, again and again, and ``_orig_mod.`` inside
-    names too. Otherwise the given ones come off wherever they stand first. Raises Malformed where two names would
+    ``prefix=None``: those of ``usual`` come off if every name has them, again and again, and ``_orig_mod.`` inside
+    names too. Otherwise the given ones come off wherever they stand first. Raises Malformed if two names would
     become one.
 
     >>> strip_prefixes(["module.a", "module.b"], None)

@@ -69,11 +69,11 @@ def read_npz(source: Source, limits: Limits) -> Contents:
     for member in members.values():
         with at(f"member {quote(member.name)}"):
             if not member.name.endswith(".npy"):
-                raise Malformed("is no .npy array")
+                raise Malformed("is not an .npy array")
             if member.method == DEFLATED:
                 inflated += member.size
                 if member.size > _MOST_RATIO * member.stored + 64:
-                    raise Malformed(f"says that {member.stored} bytes inflate to {member.size}, which none can")
+                    raise Malformed(f"says that {member.stored} bytes inflate to {member.size}, which is impossible")
                 if inflated > limits.inflated:
                     raise Malformed(
                         f"inflates to {member.size} bytes; the limit is {limits.inflated} for all (Limits.inflated)"
@@ -116,7 +116,7 @@ def _header(head: bytes) -> tuple[DType, bool, tuple[int, ...], tuple[int, ...] 
     code = found[1]
     dtype = NUMPY_NAMES.get(code.replace(">", "<").replace("=", "<"))
     if dtype is None:
-        raise Malformed(f"has the type {quote(code)}, which is not read; numbers are, objects and strings are not")
+        raise Malformed(f"has the type {quote(code)}, which is not read; only numbers are, not objects or strings")
     shape = tuple(int(n) for n in re.findall(r"\d+", found[3]))
     strides = None
     if found[2] == "True":

@@ -31,7 +31,7 @@ def shape_text(shape: tuple[int, ...]) -> str:
 
 
 def printable(name: str) -> str:
-    """A name as it is, or escaped where a terminal would obey it or show nothing.
+    """A name as it is, or escaped if a terminal would obey it or show nothing.
 
     >>> printable("a\\x1b[2J")
     'a\\\\x1b[2J'

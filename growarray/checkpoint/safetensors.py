@@ -42,7 +42,7 @@ _FIELDS = {"dtype", "shape", "data_offsets"}
 
 
 def read_safetensors(source: Source, limits: Limits) -> Contents:
-    """All tensors of a file, still in it. Raises Malformed where header and data do not fit exactly."""
+    """All tensors of a file, still in it. Raises Malformed if header and data do not fit exactly."""
     data = source.view
     length = int.from_bytes(data[:8], "little") if len(data) >= 8 else -1
     if not 2 <= length <= len(data) - 8:

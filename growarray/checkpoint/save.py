@@ -75,7 +75,7 @@ def save_safetensors(
         _check_text(key, "save_safetensors: metadata")
         _check_text(text, f"save_safetensors: metadata {key!r}")
     if "__metadata__" in plans:
-        raise ValueError("save_safetensors: '__metadata__' is no name for an array: the format keeps it; rename it")
+        raise ValueError("save_safetensors: '__metadata__' cannot name an array: the format reserves it; rename it")
     order = sorted(plans, key=lambda name: -plans[name].dtype.itemsize)  # large elements first: all are aligned
     places, place = {}, 0
     for name in order:
@@ -101,7 +101,7 @@ def save_npz(arrays: Mapping[str, Any], path: str | os.PathLike[str]) -> tuple[s
 
     The same rules as :func:`save_safetensors` has, but NumPy's own types alone: cast ``ml_dtypes`` arrays first.
     Unlike ``numpy.savez`` it takes every name that makes a plain relative path, ``file`` too. Raises ValueError
-    where there are no arrays: an empty archive would not be read again.
+    if there are no arrays: an empty archive would not be read again.
 
     >>> import tempfile, numpy as np
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -113,10 +113,14 @@ def save_npz(arrays: Mapping[str, Any], path: str | os.PathLike[str]) -> tuple[s
     known = frozenset(row.name for row in NUMPY_NAMES.values())
     plans = _plans(arrays, "save_npz", known, "npz")
     if not plans:
-        raise ValueError("save_npz: no arrays; an empty archive is what damaged files look like, and is not read again")
+        raise ValueError(
+            "save_npz: there are no arrays; an empty archive looks like a damaged file, so it would not be read"
+        )
     for name in plans:
         if not is_safe_name(f"{name}.npy"):
-            raise ValueError(f"save_npz: {name!r} is no plain relative path, as npz members are; rename it")
+            raise ValueError(
+                f"save_npz: {name!r} is not a plain relative path, as names of npz members must be; rename it"
+            )
     with replacing(Path(path)) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, plan in plans.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
@@ -172,7 +176,7 @@ def _check_text(text: str, where: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise ValueError(f"{where} {text!r} has half a character, which UTF-8 cannot hold") from None
+        raise ValueError(f"{where} {text!r} has a lone surrogate, which UTF-8 cannot encode") from None
 
 
 def _shared(arrays: Mapping[str, Any]) -> tuple[str, ...]:

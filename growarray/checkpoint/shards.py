@@ -72,7 +72,7 @@ def _flat(contents: Contents, limits: Limits, source: Source) -> dict[str, Store
         return contents.flat()
     tensors, rest = flatten(contents.tree, limits.memory + source.size)
     if rest:
-        raise Malformed(f"shard holds {quote(next(iter(rest)))} beside its tensors; expected a flat state dict")
+        raise Malformed(f"shard holds {quote(next(iter(rest)))} besides its tensors; expected a flat state dict")
     return tensors
 
 

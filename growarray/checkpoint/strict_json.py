@@ -54,7 +54,7 @@ def _integer(digits: str) -> int:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise Malformed(f"JSON has {name}, which is no JSON")
+    raise Malformed(f"JSON has {name}, which JSON does not allow")
 
 
 def expect_string(value: object, what: str) -> str:
@@ -64,5 +64,5 @@ def expect_string(value: object, what: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise Malformed(f"{what} {quote(value)} has half a character") from None
+        raise Malformed(f"{what} {quote(value)} has a lone surrogate") from None
     return value

@@ -1,7 +1,7 @@
 """The directory of a zip archive, read so strictly that every reader of the archive must see the same members.
 
 Nothing is extracted. Of the format (PKWARE APPNOTE 6.3.10) this takes what torch and NumPy write: one disk, no
-encryption, no comment, the first member at byte 0, ZIP64 where sizes ask for it.
+encryption, no comment, the first member at byte 0, ZIP64 if sizes ask for it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _Entry:
 
 
 def read_index(data: memoryview, limits: Limits, *, methods: tuple[int, ...] = (STORED,)) -> dict[str, Member]:
-    """All members by name. Raises Malformed where two readers could disagree about the content."""
+    """All members by name. Raises Malformed if two readers could disagree about the content."""
     start, end, count = _directory(data)
     if end - start > limits.metadata:
         raise Malformed(f"zip directory has {end - start} bytes; the limit is {limits.metadata} (Limits.metadata)")
@@ -193,7 +193,7 @@ def _local(data: memoryview, entry: _Entry, following: int) -> Member:
     later = bool(flags & 8)  # the true values follow the bytes
     for local, true in ((crc, entry.crc), (stored, entry.stored), (size, entry.size)):
         if local != true and not (later and local == 0):
-            raise Malformed(f"has {local} in its local header where the directory says {true}")
+            raise Malformed(f"has {local} in its local header, but the directory says {true}")
     return Member(entry.name, method, entry.crc, entry.stored, entry.size, start + name_size + extra_size)
 
 

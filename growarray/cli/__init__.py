@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 __all__ = ["main"]
 
@@ -32,18 +31,8 @@ def main() -> None:
                 'install them with: pip install "growarray[cli]"\n'
             )
             raise SystemExit(2)
-        app = _application()
-    app()
-
-
-def _application() -> Any:
-    """The command with its sub-commands, all of which are imported here."""
-    app = importlib.import_module("growarray.cli.grow").app
-    command = importlib.import_module("growarray.cli.help").Command
-    app.add_typer(importlib.import_module("growarray.cli.bench").app, name="bench")
-    for name in ("predict", "inspect", "convert", "compress"):
-        app.command(name, cls=command)(getattr(importlib.import_module(f"growarray.cli.{name}"), name))
-    return app
+        app = importlib.import_module("growarray.cli.application").app
+    app(prog_name="growarray")  # whatever started it: messages and hints name the command
 
 
 @contextmanager

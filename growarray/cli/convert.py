@@ -17,8 +17,8 @@ from growarray.checkpoint import Checkpoint, load_checkpoint
 from growarray.checkpoint.inspect import Inspection, inspect, outline_extras
 from growarray.checkpoint.report import printable
 from growarray.checkpoint.save import SAFETENSORS_TYPES, save_npz, save_safetensors
-from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, Texts, limits_from, plain_errors
-from growarray.cli.help import choices, option
+from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, Texts, limits_from
+from growarray.cli.options import choices, option, switch
 from growarray.errors import CheckpointError
 from growarray.files.tensor import StoredTensor
 from growarray.nn import Module, renamed
@@ -50,28 +50,27 @@ def convert(
     rename: RenameOption = None,
     dtype: Annotated[str | None, option(choices(*_DTYPES), "of every real number")] = None,
     input_shape: ShapeOption = None,
-    force: Annotated[bool, typer.Option("--force", help="replace OUT where it is there")] = False,
+    force: Annotated[bool, switch("--force", "replace OUT if it exists")] = False,
     limits: LimitsOption = None,
     follow_links: LinksOption = False,
 ) -> None:
     """Write the weights of IN into OUT, whose ending says what it becomes; from ONNX to ONNX the graph too."""
-    with plain_errors("convert"):
-        _check_target(source, target, force)
-        if dtype is not None and dtype not in _DTYPES:
-            raise ValueError(f"--dtype {dtype}: expected one of {', '.join(_DTYPES)}")
-        bounds = limits_from(limits)
-        if target.suffix == ".onnx":
-            found = inspect(source, limits=bounds, follow_links=follow_links)
-            _check_graph(found, target, {"--select": select, "--prefix": prefix, "--rename": rename}, dtype)
-            network = from_onnx(source, limits=bounds, follow_links=follow_links)
-            notes = _graph(network, found, target, dtype, input_shape)
-        elif input_shape:
-            raise ValueError(f"--input-shape: {target.suffix} files have no graph; leave it out")
-        else:
-            checkpoint = load_checkpoint(source, select=select, prefix=prefix, limits=bounds, follow_links=follow_links)
-            notes = _weights(checkpoint, target, _rename(rename), dtype)
-        for text in (f"written {target}: {target.stat().st_size:,} bytes", *notes):
-            typer.echo(printable(text))
+    _check_target(source, target, force)
+    if dtype is not None and dtype not in _DTYPES:
+        raise ValueError(f"--dtype {dtype}: expected one of {', '.join(_DTYPES)}")
+    bounds = limits_from(limits)
+    if target.suffix == ".onnx":
+        found = inspect(source, limits=bounds, follow_links=follow_links)
+        _check_graph(found, target, {"--select": select, "--prefix": prefix, "--rename": rename}, dtype)
+        network = from_onnx(source, limits=bounds, follow_links=follow_links)
+        notes = _graph(network, found, target, dtype, input_shape)
+    elif input_shape:
+        raise ValueError(f"--input-shape: {target.suffix} files have no graph; leave it out")
+    else:
+        checkpoint = load_checkpoint(source, select=select, prefix=prefix, limits=bounds, follow_links=follow_links)
+        notes = _weights(checkpoint, target, _rename(rename), dtype)
+    for text in (f"written {target}: {target.stat().st_size:,} bytes", *notes):
+        typer.echo(printable(text))
 
 
 def _check_target(source: Path, target: Path, force: bool) -> None:

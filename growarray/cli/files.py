@@ -1,30 +1,33 @@
-"""What the commands on files of weights share: their options, and one line for an error."""
+"""Files that commands read and write: the options on files of weights, and a folder that takes files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Annotated
-
-import typer
+from pathlib import Path
+from typing import Annotated, Any
 
 from growarray.checkpoint import Limits
-from growarray.checkpoint.report import printable
-from growarray.cli.help import option
-from growarray.cli.terminal import say_interrupted
-from growarray.errors import GrowArrayError
+from growarray.cli.command import Command
+from growarray.cli.options import option, switch
+from growarray.errors import shown
 
-__all__ = ["limits_from", "plain_errors"]
+__all__ = ["FileCommand", "check_writable", "limits_from", "make_folder"]
 
 Texts = list[str] | None
 SelectOption = Annotated[Texts, option("KEY", "key of the part to take; again for a key inside it", "--select")]
 PrefixOption = Annotated[Texts, option("PREFIX", "take this prefix off the names; '' keeps all names", "--prefix")]
 LimitsOption = Annotated[
-    Texts,
-    option("FIELD=NUMBER", "a bound on what the file may ask for, such as depth=200", "--limits"),
+    Texts, option("FIELD=NUMBER", "a bound on what the file may ask for, such as depth=200", "--limits")
 ]
-LinksOption = Annotated[bool, typer.Option("--follow-links", help="read links that leave the model's folder")]
+LinksOption = Annotated[bool, switch("--follow-links", "read links that leave the model's folder")]
+
+
+class FileCommand(Command):
+    """A command on files of weights, whose readers refuse a key or a type by these too."""
+
+    errors = (KeyError, TypeError)
 
 
 def limits_from(texts: Sequence[str] | None) -> Limits:
@@ -34,30 +37,35 @@ def limits_from(texts: Sequence[str] | None) -> Limits:
     200
     """
     known = [field.name for field in fields(Limits)]
-    changes = {}
+    changes: dict[str, Any] = {}
     for text in texts or ():
         name, _, number = text.partition("=")
         if name not in known:
-            raise ValueError(f"--limits {text}: expected a field of {', '.join(known)}, found {name!r}")
+            raise ValueError(f"--limits {text}: expected a field of {', '.join(known)}, found {shown(name)}")
         digits = number.replace("_", "")
         if not (digits.isascii() and digits.isdigit()):
-            raise ValueError(f"--limits {text}: expected {name}= and a number from 0, found {number!r}")
+            raise ValueError(f"--limits {text}: expected {name}= and a number from 0, found {shown(number)}")
         changes[name] = int(digits)
     return replace(Limits(), **changes)
 
 
-@contextmanager
-def plain_errors(command: str) -> Iterator[None]:
-    """One line and exit code 2 for an error that is the user's to mend, 130 for Ctrl-C."""
+def make_folder(folder: Path) -> None:
+    """Make the folder of ``--output`` if it is missing; ``OSError`` if it cannot be made."""
     try:
-        yield
-    except BrokenPipeError:
-        raise
-    except (GrowArrayError, ValueError, TypeError, KeyError, OSError, MemoryError, NotImplementedError) as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        line = " ".join(str(text).split()) or "not enough memory"
-        typer.echo(f"growarray {command}: {printable(line)}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        say_interrupted(f"growarray {command}: interrupted")
-        raise typer.Exit(130) from None
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"--output {folder}: expected a folder, or a name that one can be made under ({error.strerror}); "
+            "name another folder"
+        ) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raise ``OSError`` if no file can be made in ``folder``."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"--output {folder}: no file can be written there ({error.strerror}); name a folder that is yours"
+        ) from error

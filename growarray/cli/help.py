@@ -5,62 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
-from typer.core import TyperCommand, TyperGroup
 
-__all__ = ["Command", "Group", "choices", "option"]
+__all__ = ["argument_name", "show_help"]
 
 _WIDEST = 30  # columns of a name, beyond which its text begins a line below
-_ROOM = 26  # columns that a text needs at least to stand beside its name
+_BESIDE = 26  # columns that a text needs at least to stand beside its name
 
 
-def choices(*names: str) -> str:
-    """What an option shows that takes one of a few names.
-
-    >>> choices("cp", "tt")
-    '[cp|tt]'
-    """
-    return f"[{'|'.join(names)}]"
-
-
-def option(takes: str, text: str, *flags: str, panel: str | None = None, **more: Any) -> Any:
-    """An option that takes something: what it is called, and what it is for."""
-    return typer.Option(*flags, metavar=takes, help=text, rich_help_panel=panel, **more)
-
-
-class Command(TyperCommand):
-    """A command whose help has a section for each panel of its options."""
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """What follows the name of the command."""
-        arguments = [p for p in self.get_params(ctx) if p.param_type_name == "argument"]
-        return ["[OPTIONS]", *(_argument(p) if p.required else f"[{_argument(p)}]" for p in arguments)]
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help."""
-        _show(self, ctx, [])
-
-
-class Group(TyperGroup):
-    """A command of commands."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help."""
-        named = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
-        _show(self, ctx, [(name, command.help or "") for name, command in named if command is not None])
-
-
-def _show(command: Any, ctx: Any, commands: Sequence[tuple[str, str]]) -> None:
+def show_help(command: Any, ctx: Any, commands: Sequence[tuple[str, str]] = ()) -> None:
     """Usage, what the command does, and a section for arguments, each panel of options, and commands."""
     console = Console(highlight=False)
-    sections: dict[str, list[tuple[str, str]]] = {}
+    sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
     for parameter in command.get_params(ctx):
         if parameter.param_type_name == "argument":
-            sections.setdefault("Arguments", []).append((_argument(parameter), _text(parameter)))
+            sections["Arguments"].append((argument_name(parameter), _text(parameter)))
         elif not getattr(parameter, "hidden", False):
             panel = getattr(parameter, "rich_help_panel", None) or "Options"
             sections.setdefault(panel, []).append((_name(parameter), _text(parameter)))
@@ -72,12 +34,14 @@ def _show(command: Any, ctx: Any, commands: Sequence[tuple[str, str]]) -> None:
     console.print(Text(" ".join((command.help or "").split())))
     last = sections.pop("Options", [])  # --help, and what belongs to no panel
     for title, rows in (*sections.items(), ("Options", last)):
-        console.print()
-        console.print(Text(title, style="bold"))
-        _rows(console, rows)
+        if rows:
+            console.print()
+            console.print(Text(title, style="bold"))
+            _rows(console, rows)
 
 
-def _argument(parameter: Any) -> str:
+def argument_name(parameter: Any) -> str:
+    """What the usage and the help call an argument."""
     return str(parameter.metavar or parameter.name.upper())
 
 
@@ -89,16 +53,16 @@ def _name(parameter: Any) -> str:
 
 def _text(parameter: Any) -> str:
     """The help, and a default that it does not say itself."""
-    default = "" if parameter.default is None or not parameter.show_default else f"; default {parameter.default}"
-    flag = getattr(parameter, "is_flag", False)
-    return f"{parameter.help or ''}{'' if flag else default}{'; required' if parameter.required else ''}"
+    silent = parameter.default is None or not parameter.show_default or getattr(parameter, "is_flag", False)
+    default = "" if silent else f"; default {parameter.default}"
+    return f"{parameter.help or ''}{default}{'; required' if parameter.required else ''}"
 
 
 def _rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
-    """Names and texts side by side, or one below the other where a name is long or the terminal narrow."""
+    """Names and texts side by side; one below the other if a name is long or the terminal narrow."""
     rows = list(rows)
     width = max((len(name) for name, _ in rows if len(name) <= _WIDEST), default=0)
-    beside = console.width - width - 4 >= _ROOM
+    beside = console.width - width - 4 >= _BESIDE
     for name, text in rows:
         if beside and len(name) <= width:
             line = Table.grid(padding=(0, 2, 0, 0))

@@ -16,47 +16,47 @@ from rich.text import Text
 from growarray.checkpoint.inspect import Extra, Inspection, TensorRow
 from growarray.checkpoint.inspect import inspect as inspect_file
 from growarray.checkpoint.report import printable, shape_text
-from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, limits_from, plain_errors
+from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, limits_from
+from growarray.cli.options import switch
 from growarray.cli.terminal import show_line, show_table
 from growarray.onnx.outline import GraphOutline, Port, Use
 
 __all__ = ["inspect"]
 
-_UNWRAPPED = 100_000  # columns where nobody looks at a terminal: a line stays a line
+_UNWRAPPED = 100_000  # columns without a terminal: a line stays a line
 _MOST_USES = 4
 
 
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="torch, safetensors, ONNX, .npz, or an index of shards")],
-    as_json: Annotated[bool, typer.Option("--json", help="show JSON in place of tables")] = False,
+    as_json: Annotated[bool, switch("--json", "print JSON in place of tables")] = False,
     select: SelectOption = None,
     prefix: PrefixOption = None,
     limits: LimitsOption = None,
     follow_links: LinksOption = False,
-    check: Annotated[bool, typer.Option("--check", help="read every tensor too: checksums and values")] = False,
+    check: Annotated[bool, switch("--check", "read every tensor too: checksums and values")] = False,
 ) -> None:
     """Show the tensors of a file, what is beside them, and whether anything is refused. Nothing in it is run."""
-    with plain_errors("inspect"):
-        found = inspect_file(
-            file,
-            select=select,
-            prefix=prefix,
-            limits=limits_from(limits),
-            follow_links=follow_links,
-            check=check,
-        )
-        if as_json:
-            typer.echo(json.dumps(found.to_dict(), indent=1))
-        elif not found.refused:
-            _show(found)
-        for fault in found.faults:
-            typer.echo(f"growarray inspect: refused: {printable(' '.join(fault.split()))}", err=True)
-        if found.faults:
-            raise typer.Exit(2)
+    found = inspect_file(
+        file,
+        select=select,
+        prefix=prefix,
+        limits=limits_from(limits),
+        follow_links=follow_links,
+        check=check,
+    )
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=1))
+    elif not found.refused:
+        _show(found)
+    for fault in found.faults:
+        typer.echo(f"growarray inspect: refused: {printable(' '.join(fault.split()))}", err=True)
+    if found.faults:
+        raise typer.Exit(2)
 
 
 def _show(found: Inspection) -> None:
-    """Tables on the standard output, whole lines where it is no terminal."""
+    """Tables on the standard output, whole lines if it is no terminal."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=_UNWRAPPED)

@@ -15,9 +15,9 @@ from rich.table import Table
 
 from growarray.checkpoint import Grown
 from growarray.checkpoint.grown import load
-from growarray.cli.data import DIGITS, as_options
-from growarray.cli.files import plain_errors
-from growarray.cli.help import option
+from growarray.cli.grow.data import as_options
+from growarray.cli.grow.options import DIGITS
+from growarray.cli.options import option, switch
 from growarray.cli.terminal import show_line, show_table
 from growarray.datasets import load_digits, load_samples
 from growarray.errors import DataError
@@ -36,26 +36,25 @@ def predict(
         str | None, option("NAME", "CSV column with the targets; default as in training", "--label-column")
     ] = None,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="show the probability of the class, and write those of all")
+        bool, switch("--probabilities", "show the probability of the class, and write those of all")
     ] = False,
     output: Annotated[Path | None, option("FILE", ".csv or .npz file to write into", "--output")] = None,
-    force: Annotated[bool, typer.Option("--force", help="replace that file where it is there")] = False,
+    force: Annotated[bool, switch("--force", "replace that file if it exists")] = False,
 ) -> None:
     """Predict with a grown network. Data may have targets or not; with them, say how right it is."""
-    with plain_errors("predict"):
-        if output is not None:
-            _check_output(output, force)
-        grown = load(folder)
-        if probabilities and grown.task != "classification":
-            raise ValueError("--probabilities: a regression has none; leave the option out")
-        x, targets = _samples(grown, data, labels, label_column)
-        columns = predictions_of(grown, x, targets, probabilities=probabilities)
-        if output is not None:
-            write_atomically(output, _content(output, grown, columns))
-        console = Console()
-        show_table(console, _table(grown, columns))
-        for line in _lines(grown, columns, output):
-            show_line(console, line)
+    if output is not None:
+        _check_output(output, force)
+    grown = load(folder)
+    if probabilities and grown.task != "classification":
+        raise ValueError("--probabilities: a regression has none; leave the option out")
+    x, targets = _samples(grown, data, labels, label_column)
+    columns = predictions_of(grown, x, targets, probabilities=probabilities)
+    if output is not None:
+        write_atomically(output, _content(output, grown, columns))
+    console = Console()
+    show_table(console, _table(grown, columns))
+    for line in _lines(grown, columns, output):
+        show_line(console, line)
 
 
 def predictions_of(

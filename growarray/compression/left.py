@@ -8,7 +8,7 @@ from growarray.backend import namespace
 from growarray.factorized.conv import FactorizedConv
 from growarray.factorized.linear import FactorizedLinear
 from growarray.factorized.tensor import FactorizedTensor
-from growarray.growing.module import GrowingModule
+from growarray.growing import GrowingModule
 from growarray.nn.conv import (
     Conv1d,
     Conv2d,

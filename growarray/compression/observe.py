@@ -16,9 +16,10 @@ from growarray.backend import Array, asarray, namespace
 from growarray.contraction import Plan
 from growarray.decompose.whiten import roots
 from growarray.errors import ShapeError, shown
+from growarray.factorized import DenseTensor
 from growarray.factorized.linear_plan import linear_plan
 from growarray.factorized.tensor import target_of
-from growarray.growing.module import GrowingModule
+from growarray.growing import GrowingModule
 from growarray.nn.conv import Conv1d, Conv2d, Conv3d, ConvNd
 from growarray.nn.linear import Linear
 from growarray.nn.module import Module, Parameter, Pullback, below
@@ -333,5 +334,12 @@ def dense_plan(target: Target, shape: Shape) -> Plan:
         return found
     out, width = target.kernel.shape
     return linear_plan(
-        "Dense", math.prod(shape[:-1]), (width,), (out,), ((out, width),), "auto", False, *target_of(target.kernel)
+        DenseTensor.name,
+        math.prod(shape[:-1]),
+        (width,),
+        (out,),
+        ((out, width),),
+        "auto",
+        False,
+        *target_of(target.kernel),
     )

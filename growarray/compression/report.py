@@ -136,7 +136,7 @@ def _sum(changes: Sequence[Change | None]) -> Change | None:
 def _row(name: str, report: ConversionReport) -> list[str]:
     """The error is that of the output where it is known, else that of the weights."""
     error = report.weight_error if report.output_error is None else report.output_error
-    if report.format == "Dense":
+    if report.rank is None:  # it stays dense
         totals = _totals(report.parameters, None, None)
         return [name, "dense", "", totals[0], "", "", "", ""]
     rank = "x".join(map(str, report.rank)) if isinstance(report.rank, tuple) else str(report.rank)

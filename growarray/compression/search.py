@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, asarray, is_array, namespace
-from growarray.compression.candidates import Choice, candidates_of, cost_of, plans_of, weighted_error
+from growarray.compression.candidates import MATRIX, Choice, candidates_of, cost_of, plans_of, weighted_error
 from growarray.compression.left import left_alone
 from growarray.compression.observe import (
     Target,
@@ -22,29 +22,25 @@ from growarray.compression.observe import (
     swapped,
 )
 from growarray.compression.report import Compression, trade_off
-from growarray.decompose import Candidate, allocate, cp, tensor_train, tucker
+from growarray.decompose import Candidate, allocate
 from growarray.decompose.arguments import is_int, is_real
 from growarray.decompose.inputs import check_rng
 from growarray.errors import ShapeError, shown
+from growarray.factorized import DenseTensor
 from growarray.factorized.conv import FactorizedConv
-from growarray.factorized.fit import fit_options
 from growarray.factorized.linear import FactorizedLinear
 from growarray.factorized.measure import plan_figures, time_both, whole_shape
-from growarray.factorized.parts import real_array
+from growarray.factorized.parameters import real_array
 from growarray.factorized.report import Change, ConversionReport
 from growarray.factorized.settings import flag
-from growarray.factorized.tensor import FactorizedTensor
+from growarray.factorized.tensor import FactorizedTensor, kinds
 from growarray.nn.module import Module
 
 __all__ = ["compress"]
 
-_DECOMPOSE: dict[str, Callable[..., Any]] = {"CP": cp, "Tucker": tucker, "TT": tensor_train}
-_FORMATS = tuple(_DECOMPOSE)
 _MEASURES = ("parameters", "flops", "time")
 _SHOWN = 5  # layers that an error tells of
 _ROUNDS = 4  # of choosing, decomposing what is chosen, and correcting the estimates by what came of it
-_EFFORT = 1e9  # entries of the kernel times rank times sweeps that one CP decomposition may take: a few seconds
-_CORRECTED = 1e7  # entries times rank up to which degenerate components are corrected
 
 Made = tuple[Any, ConversionReport, float]
 
@@ -196,25 +192,25 @@ def _checked(
             )
     those = [formats] if isinstance(formats, str) or not isinstance(formats, Iterable) else formats
     names = [FactorizedTensor.kind(name).name for name in those]
-    wrong = [name for name in names if name not in _FORMATS]
-    if wrong or not names:
-        raise ValueError(f"compress: formats={list(formats)}, expected some of {', '.join(_FORMATS)}")
+    known = [kind.name for kind in kinds() if kind.decomposition is not None]
+    if not names or not set(names) <= set(known):
+        raise ValueError(f"compress: formats={list(formats)}, expected some of {', '.join(known)}")
     return list(dict.fromkeys(names))
 
 
 def _options(decomposition: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """Options of the decompositions by the name of the format, each of which is in use; CP is, by linear layers."""
+    """Options of the decompositions by name of the format, which is in use; that of linear layers always is."""
     if not isinstance(decomposition, Mapping):
         raise TypeError(
             f"compress: decomposition={shown(decomposition)}, expected a mapping from formats to their options"
         )
     options = {FactorizedTensor.kind(name).name: value for name, value in decomposition.items()}
     for name, value in options.items():
-        if name not in (*names, "CP"):
+        if name not in (*names, MATRIX.name):
             raise ValueError(f"compress: decomposition has options for {name}, formats are {', '.join(names)}")
         if not isinstance(value, Mapping):
             raise TypeError(f"compress: decomposition for {name} is {shown(value)}, expected a mapping of its options")
-        fit_options(name, _DECOMPOSE[name], value)
+        FactorizedTensor.kind(name).fit_options(value)
     return options
 
 
@@ -339,30 +335,27 @@ def _made(target: Target, choice: Choice, options: Mapping[str, Any], rng: np.ra
     dense, kernel = target.layer, target.kernel
     size = dense.number_of_parameters()
     if choice.format is None:
-        return dense, ConversionReport("Dense", None, tuple(kernel.shape), Change(size, size), 0.0), 0.0
-    weights = {} if target.moment is None else {"weighted": {0 if choice.format == "TT" else 1: target.moment}}
-    xp = namespace(kernel)
+        return dense, ConversionReport(DenseTensor.name, None, tuple(kernel.shape), Change(size, size), 0.0), 0.0
+    kind, xp = FactorizedTensor.kind(choice.format), namespace(kernel)
+    weights = {} if target.moment is None else {"weighted": {0 if kind.output_last else 1: target.moment}}
     if target.is_linear:
         made: Any = FactorizedLinear.from_linear(
-            dense, choice.rank, n_tensorized_modes=1, factorization="CP", decomposition_kwargs={**weights, **options}
+            dense,
+            choice.rank,
+            n_tensorized_modes=1,
+            factorization=kind.name,
+            decomposition_kwargs={**weights, **options},
         )
         gap = xp.astype(made.matrix() - kernel, xp.float64)
         error = math.sqrt(float(xp.sum(gap * gap)) / max(float(xp.sum(xp.astype(kernel, xp.float64) ** 2)), 1e-300))
         change = Change(size, made.number_of_parameters())
-        report = ConversionReport("CP", made.rank, tuple(kernel.shape), change, error, 1, "converged")
+        report = ConversionReport(kind.name, made.rank, tuple(kernel.shape), change, error, 1, "converged")
         return made, report, weighted_error(target, made.matrix())
-    if choice.format == "CP":
-        options = {**_effort(math.prod(kernel.shape) * choice.rank), "rng": rng, **options}
+    options = {**kind.search_options(math.prod(kernel.shape), choice.rank, rng), **options}
     made = FactorizedConv.from_conv(
         dense, choice.rank, factorization=choice.format, decomposition_kwargs={**weights, **options}, rng=rng
     )
     return made, made.report, weighted_error(target, made.kernel())
-
-
-def _effort(work: int) -> dict[str, Any]:
-    """Options of a CP decomposition of so much work a sweep."""
-    sweeps = int(min(max(_EFFORT // work, 4), 60))
-    return {"starts": int(sweeps == 60), "max_iterations": sweeps, "correct": work <= _CORRECTED}
 
 
 def _judged(target: Target, layer: Any, report: ConversionReport, measure: bool) -> ConversionReport:

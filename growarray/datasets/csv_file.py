@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from growarray.errors import DataError
+from growarray.errors import DataError, shown
 
-__all__ = ["CsvTable", "read_csv"]
+__all__ = ["CsvTable", "is_number", "read_csv"]
 
 _MISSING = ("", "na", "n/a", "nan", "null")
 _OFTEN = 5  # where every other label occurs so often, one that occurs in the first line alone is a name
@@ -22,7 +22,7 @@ _OFTEN = 5  # where every other label occurs so often, one that occurs in the fi
 class CsvTable:
     """What a CSV file holds: ``features`` (n, d), ``labels`` (n,) still as text, and the file's line of each row.
 
-    ``labels`` is empty where the file has none.
+    ``labels`` is empty if the file has none.
     """
 
     features: np.ndarray
@@ -31,12 +31,12 @@ class CsvTable:
 
 
 def read_csv(path: Path, *, label_column: str | None = None, features: int | None = None) -> CsvTable:
-    """Numbers and labels of a CSV file; no labels where it has just as many columns as ``features``.
+    """Numbers and labels of a CSV file; no labels if it has just as many columns as ``features``.
 
-    The label is the column named ``label_column``, else the last one. The first line is a header when
-    ``label_column`` is given, or when no cell of it is a number. A label that is empty, or a usual sign for it (NA,
-    N/A, NaN, null), is missing. The separator is the one of comma, semicolon
-    and tab that the first line has most of. Blank lines are passed over.
+    The label is the column named ``label_column``, else the last one. The first line is a header if
+    ``label_column`` is given, or if no cell of it is a number. A label that is empty, or a usual sign for it (NA,
+    N/A, NaN, null), is missing. The separator is the one of comma, semicolon and tab that the first line has most of.
+    Blank lines are passed over.
 
     Raises
     ------
@@ -48,11 +48,11 @@ def read_csv(path: Path, *, label_column: str | None = None, features: int | Non
     rows = _rows(path)
     if not rows:
         raise DataError(f"{path}: the file is empty; expected one line a sample, features first and the label last")
-    header = rows[0][1] if label_column is not None or not any(map(_is_number, rows[0][1])) else None
-    names = [f"column {i + 1}" + (f" {name!r}" if header else "") for i, name in enumerate(rows[0][1])]
+    header = rows[0][1] if label_column is not None or not any(map(is_number, rows[0][1])) else None
+    names = [f"column {i + 1}" + (f" {shown(name)}" if header else "") for i, name in enumerate(rows[0][1])]
     bare = len(names) == features and label_column not in rows[0][1]
     if bare:
-        label, header = len(names), rows[0][1] if not any(map(_is_number, rows[0][1])) else None
+        label, header = len(names), rows[0][1] if not any(map(is_number, rows[0][1])) else None
     else:
         label = len(names) - 1 if label_column is None else _position(path, rows[0][1], label_column)
     if len(names) < 2 and not bare:
@@ -92,17 +92,17 @@ def _check_first_label(path: Path, rows: list[tuple[int, list[str]]]) -> None:
     """Refuse a header that passes for a sample: its names are numbers but for the label's, which comes never again."""
     (line, first), *others = rows
     counts = Counter(cells[-1] for _, cells in others)
-    if not others or _is_number(first[-1]) or first[-1] in counts:
+    if not others or is_number(first[-1]) or first[-1] in counts:
         return
-    if all(map(_is_number, counts)):
+    if all(map(is_number, counts)):
         found = "those of all other lines are numbers"
     elif min(counts.values()) >= _OFTEN or _are_counted(first[:-1]):
         found = "which no other line has"
     else:
         return
     raise DataError(
-        f"{path}, line {line}: the label is {first[-1]!r}, {found}; if this line is the header, say so with "
-        f"label_column={first[-1]!r}, else mend the label or remove the line"
+        f"{path}, line {line}: the label is {shown(first[-1])}, {found}; if this line is the header, say so with "
+        f"label_column={shown(first[-1])}, else mend the label or remove the line"
     )
 
 
@@ -112,7 +112,8 @@ def _are_counted(cells: list[str]) -> bool:
     return len(numbers) == len(cells) > 1 and numbers == list(range(numbers[0], numbers[0] + len(cells)))
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Whether ``float`` reads the text."""
     try:
         float(cell)
     except ValueError:
@@ -123,8 +124,8 @@ def _is_number(cell: str) -> bool:
 def _position(path: Path, header: list[str], label_column: str) -> int:
     if header.count(label_column) != 1:
         raise DataError(
-            f"{path}, line 1: {header.count(label_column)} columns are called {label_column!r}, expected 1; "
-            f"the header names {', '.join(map(repr, header[:20]))}{' and more' if len(header) > 20 else ''}"
+            f"{path}, line 1: {header.count(label_column)} columns are called {shown(label_column)}, expected 1; "
+            f"the header names {', '.join(map(shown, header[:20]))}{' and more' if len(header) > 20 else ''}"
         )
     return header.index(label_column)
 
@@ -133,11 +134,11 @@ def _numbers(cells: list[str], names: list[str], where: str) -> list[float]:
     try:
         values = [float(cell) for cell in cells]
     except ValueError:
-        name, cell = next((n, c) for n, c in zip(names, cells, strict=True) if not _is_number(c))
+        name, cell = next((n, c) for n, c in zip(names, cells, strict=True) if not is_number(c))
         if cell == "":
             raise DataError(f"{where}, {name}: the cell is empty; fill it in or remove the line") from None
         raise DataError(
-            f"{where}, {name}: expected a number, found the text {cell!r}; write it as numbers, "
+            f"{where}, {name}: expected a number, found the text {shown(cell)}; write it as numbers, "
             "or name the label with label_column= if this line is the header or the label is not the last column"
         ) from None
     for name, value in zip(names, values, strict=True):

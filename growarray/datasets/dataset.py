@@ -86,7 +86,7 @@ def check_options(task: str, test_fraction: float, dtype: Any) -> None:
 
 
 def class_values(labels: np.ndarray, *, where: Callable[[int], str]) -> np.ndarray:
-    """Labels (n,) in one spelling: integers where all are whole numbers, written as numbers or as text, else text.
+    """Labels (n,) in one spelling: integers if all are whole numbers, written as numbers or as text, else text.
 
     ``where(i)`` names the place of label ``i`` in messages.
 
@@ -128,7 +128,7 @@ def encode_classes(labels: np.ndarray, *, where: Callable[[int], str]) -> tuple[
     values, numbers = np.unique(class_values(labels, where=where), return_inverse=True)
     if len(values) < 2:
         raise DataError(
-            f"{where(0)}: all {len(labels)} labels are {str(values[0])!r}; classification needs at least 2 classes"
+            f"{where(0)}: all {len(labels)} labels are {shown(str(values[0]))}; classification needs at least 2 classes"
         )
     if len(values) > _FEW_CLASSES and len(labels) < _LEAST_PER_CLASS * len(values):
         instead = (

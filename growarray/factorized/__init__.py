@@ -1,10 +1,8 @@
 """Factorized tensors, and layers whose kernel or weight is one."""
 
-from growarray.factorized.block_tt import BlockTTTensor
 from growarray.factorized.conv import FactorizedConv
-from growarray.factorized.cp import CPTensor
-from growarray.factorized.dense import DenseTensor
 from growarray.factorized.dropout import TensorDropout, remove_tensor_dropout, tensor_dropout
+from growarray.factorized.formats import BlockTTTensor, CPTensor, DenseTensor, TTTensor, TuckerTensor
 from growarray.factorized.growth import RankGrowth
 from growarray.factorized.lasso import TensorLasso
 from growarray.factorized.linear import FactorizedLinear, SubFactorizedLinear
@@ -12,8 +10,6 @@ from growarray.factorized.linear_plan import tensorize
 from growarray.factorized.report import Change, ConversionReport
 from growarray.factorized.sub import SubFactorizedConv
 from growarray.factorized.tensor import FactorizedTensor, formats
-from growarray.factorized.tt import TTTensor
-from growarray.factorized.tucker import TuckerTensor
 
 __all__ = [
     "BlockTTTensor",

@@ -12,7 +12,8 @@ from growarray.backend import Array, asarray, library, namespace
 from growarray.contraction import Plan
 from growarray.contraction.path import PRESETS
 from growarray.errors import PlanError, ShapeError, shown
-from growarray.factorized.equation import conv_plan
+from growarray.factorized.equation import conv_plan, kernel_modes, stored_sizes
+from growarray.factorized.format import Arrays, Terms
 from growarray.factorized.growth import RankGrowth, RankStatisticsLike, grow_rank
 from growarray.factorized.settings import (
     ConvSettings,
@@ -20,8 +21,8 @@ from growarray.factorized.settings import (
     fixed_modes_of,
     flags_of,
     hashable,
+    layer_index_of,
     layers_of,
-    place_of,
     plain,
     planned_shape,
     shape_of,
@@ -35,8 +36,7 @@ from growarray.ops.sizes import whole_number
 
 __all__ = ["FactorizedConv"]
 
-Place = tuple[int, ...]
-Arrays = tuple[Array, ...]
+LayerIndex = tuple[int, ...]
 
 
 class FactorizedConv(FactorizedSources):
@@ -103,7 +103,7 @@ class FactorizedConv(FactorizedSources):
         self.n_layers = tuple(plain(n_layers)) if isinstance(n_layers, tuple | list | np.ndarray) else n_layers
         flags = flags_of(bias, has_bias, self.layers_shape)
         base = ConvSettings.of(taps, stride, padding, dilation, padding_mode)
-        self._settings = {place: replace(base, has_bias=flag) for place, flag in flags.items()}
+        self._settings = {layer_index: replace(base, has_bias=flag) for layer_index, flag in flags.items()}
         sizes = (int(out_channels), int(in_channels) // self.groups, *taps)
         if isinstance(factorization, FactorizedTensor):
             self.weight = factorization
@@ -120,7 +120,7 @@ class FactorizedConv(FactorizedSources):
                 )
         else:
             self.weight = self._new_weight(sizes, factorization, rank, fixed_rank_modes, dtype, device)
-        like = self.weight.parts()[0].data
+        like = self.weight.all_factors()[0].data
         zeros = np.zeros((*self.layers_shape, out_channels))
         some = bool(bias) or any(flags.values())
         self.bias = Parameter(asarray(zeros, like=like, dtype=like.dtype)) if some else None
@@ -133,13 +133,16 @@ class FactorizedConv(FactorizedSources):
         self, sizes: tuple[int, ...], factorization: str, rank: Any, fixed: Any, dtype: Any, device: Any
     ) -> FactorizedTensor:
         kind, lead = FactorizedTensor.kind(factorization), len(self.layers_shape)
-        shape = (*sizes[1:], sizes[0]) if kind.output_last else sizes
-        if kind.name == "Tucker":
+        if kind.mode_ranks:
             fixed = fixed_modes_of(fixed, lead, len(sizes) - 2)
         return FactorizedTensor.new(
-            (*self.layers_shape, *shape), rank, factorization, fixed_rank_modes=fixed, std=None, dtype=dtype,
-            device=device,
+            (*self.layers_shape, *stored_sizes(kind, sizes)), rank, factorization, fixed_rank_modes=fixed, std=None,
+            dtype=dtype, device=device,
         )  # fmt: skip
+
+    def _terms(self, order: int) -> Terms:
+        """The modes of each factor of a kernel over so many axes."""
+        return self.weight.terms(kernel_modes(type(self.weight), order))
 
     def _check_implementation(self) -> None:
         """Raise ValueError unless the engine takes it as a path: planned once, for the smallest input."""
@@ -156,7 +159,7 @@ class FactorizedConv(FactorizedSources):
                 f"'auto', {', '.join(map(repr, PRESETS))} or a path of growarray.contraction.plan"
             ) from error
 
-    def _plan(self, shape: tuple[int, ...], parts: Arrays, place: Place, training: bool) -> Plan:
+    def _plan(self, shape: tuple[int, ...], factors: Arrays, layer_index: LayerIndex, training: bool) -> Plan:
         sizes = self.kernel_shape
         if len(shape) != len(sizes) or shape[1] != sizes[1] * self.groups:
             raise ShapeError(
@@ -164,8 +167,8 @@ class FactorizedConv(FactorizedSources):
                 "spatial axes); transduct adds an axis to the kernel"
             )
         return conv_plan(
-            self.weight.name, shape, tuple(tuple(a.shape) for a in parts), self.groups, self._settings[place],
-            self.implementation, training, *target_of(parts[0]),
+            self.weight.name, shape, tuple(tuple(a.shape) for a in factors), self.groups, self._settings[layer_index],
+            self.implementation, training, *target_of(factors[0]),
         )  # fmt: skip
 
     def plan(self, shape: Sequence[int], training: bool = False, indices: Any = 0) -> Plan:
@@ -173,9 +176,9 @@ class FactorizedConv(FactorizedSources):
 
         training : the plan of :meth:`vjp`, which counts the backward pass too
         """
-        place = place_of(indices, self.layers_shape)
+        layer_index = layer_index_of(indices, self.layers_shape)
         sizes = planned_shape("FactorizedConv.plan", shape)
-        return self._plan(sizes, self._parts(place, drop=False)[0], place, training)
+        return self._plan(sizes, self._factors(layer_index, drop=False)[0], layer_index, training)
 
     def __call__(self, x: Array, indices: Any = 0) -> Array:
         """:meth:`forward`."""
@@ -183,21 +186,23 @@ class FactorizedConv(FactorizedSources):
 
     def forward(self, x: Array, indices: Any = 0) -> Array:
         """Value of one convolution."""
-        place = place_of(indices, self.layers_shape)
-        parts, _ = self._parts(place)
-        todo = self._plan(shape_of("FactorizedConv", x), parts, place, training=False)
-        return self._with_bias(todo(*_operands(todo, x, parts)), place)
+        layer_index = layer_index_of(indices, self.layers_shape)
+        factors, _ = self._factors(layer_index)
+        todo = self._plan(shape_of("FactorizedConv", x), factors, layer_index, training=False)
+        return self._with_bias(todo(*_operands(todo, x, factors)), layer_index)
 
     def vjp(self, x: Array, indices: Any = 0) -> tuple[Array, Pullback]:
         """Value and pullback; the pullback adds to the gradients of the parameters that are not :attr:`frozen`."""
-        place = place_of(indices, self.layers_shape)
-        parts, parts_back = self._parts(place)
-        todo = self._plan(shape_of("FactorizedConv", x), parts, place, training=True)
-        own, lasso = self.weight.parts(), self.weight.lasso_weights  # whose gradients are made from those of the parts
-        wanted = [i for i, part in enumerate(own, start=1) if part.requires_grad or lasso]
-        result, back = todo.vjp(*_operands(todo, x, parts), wrt=[0, *(range(1, 1 + len(parts)) if place else wanted)])
+        layer_index = layer_index_of(indices, self.layers_shape)
+        factors, factors_back = self._factors(layer_index)
+        todo = self._plan(shape_of("FactorizedConv", x), factors, layer_index, training=True)
+        own, lasso = self.weight.all_factors(), self.weight.lasso_weights  # whose gradients come from all factors
+        wanted = [i for i, factor in enumerate(own, start=1) if factor.requires_grad or lasso]
+        result, back = todo.vjp(
+            *_operands(todo, x, factors), wrt=[0, *(range(1, 1 + len(factors)) if layer_index else wanted)]
+        )
         inner = tuple(result.shape)
-        y, x_shape = self._with_bias(result, place), tuple(x.shape)
+        y, x_shape = self._with_bias(result, layer_index), tuple(x.shape)
         y_shape = tuple(y.shape)
 
         def pullback(dy: Array) -> Array:
@@ -205,29 +210,29 @@ class FactorizedConv(FactorizedSources):
                 raise ShapeError(f"FactorizedConv: the gradient has shape {tuple(dy.shape)}, the result had {y_shape}")
             xp = namespace(dy)
             dx, *d_operands = back(xp.reshape(dy, inner))
-            shaped = [d if d is None else xp.reshape(d, a.shape) for d, a in zip(d_operands, parts, strict=True)]
-            for part, gradient in zip(own, parts_back(tuple(shaped)), strict=True):
-                part.accumulate(gradient)
-            self._accumulate_bias(dy, place)
+            shaped = [d if d is None else xp.reshape(d, a.shape) for d, a in zip(d_operands, factors, strict=True)]
+            for factor, gradient in zip(own, factors_back(tuple(shaped)), strict=True):
+                factor.accumulate(gradient)
+            self._accumulate_bias(dy, layer_index)
             return xp.reshape(dx, x_shape)
 
         return y, pullback
 
-    def _with_bias(self, result: Array, place: Place) -> Array:
+    def _with_bias(self, result: Array, layer_index: LayerIndex) -> Array:
         """The fresh result of a contraction as (n, out_channels, *spatial), with the bias added in place."""
         xp, y = namespace(result), result
         if self.groups > 1:
             y = xp.reshape(result, (result.shape[0], self.out_channels, *result.shape[3:]))
-        if self.bias is not None and self._settings[place].has_bias:
-            y += xp.reshape(self.bias.data[(*place, ...)], (-1, *(1,) * (y.ndim - 2)))
+        if self.bias is not None and self._settings[layer_index].has_bias:
+            y += xp.reshape(self.bias.data[(*layer_index, ...)], (-1, *(1,) * (y.ndim - 2)))
         return y
 
-    def _accumulate_bias(self, dy: Array, place: Place) -> None:
-        if self.bias is None or not (self.bias.requires_grad and self._settings[place].has_bias):
+    def _accumulate_bias(self, dy: Array, layer_index: LayerIndex) -> None:
+        if self.bias is None or not (self.bias.requires_grad and self._settings[layer_index].has_bias):
             return
         xp = namespace(dy)
         gradient = xp.zeros_like(self.bias.data)
-        gradient[(*place, ...)] = xp.sum(dy, axis=(0, *range(2, dy.ndim)))
+        gradient[(*layer_index, ...)] = xp.sum(dy, axis=(0, *range(2, dy.ndim)))
         self.bias.accumulate(gradient)
 
     def get_conv(self, indices: Any) -> SubFactorizedConv:
@@ -236,7 +241,7 @@ class FactorizedConv(FactorizedSources):
             raise ValueError(
                 "FactorizedConv: holds one convolution, which is the layer itself; get_conv is for joint ones"
             )
-        return SubFactorizedConv(self, place_of(indices, self.layers_shape))
+        return SubFactorizedConv(self, layer_index_of(indices, self.layers_shape))
 
     def __getitem__(self, indices: Any) -> SubFactorizedConv:
         return self.get_conv(indices)
@@ -265,10 +270,11 @@ class FactorizedConv(FactorizedSources):
         size = whole_number("FactorizedConv.transduct", "kernel_size", kernel_size, 1)
         if not 0 <= whole_number("FactorizedConv.transduct", "mode", mode, 0) <= self.order:
             raise ValueError(f"FactorizedConv.transduct: mode {mode} is out of range, expected 0 to {self.order}")
-        if isinstance(self.implementation, tuple) and self.weight.name != "Dense":
+        if isinstance(self.implementation, tuple) and len(self._terms(self.order + 1)) > len(self._terms(self.order)):
             raise ValueError(
                 f"FactorizedConv.transduct: implementation {shown(self.implementation)} is a path through "
-                f"{len(self.weight.parts()) + 1} operands, and there will be one more; make the layer with a named one"
+                f"{len(self.weight.all_factors()) + 1} operands, and there will be one more; "
+                "make the layer with a named one"
             )
         pair = (tuple(padding),) if isinstance(padding, tuple | list) else padding
         axis = ConvSettings.of((size,), stride, pair, dilation, self.padding_mode).axes[0]
@@ -276,11 +282,11 @@ class FactorizedConv(FactorizedSources):
         new = self.weight.transduct(
             size, len(self.layers_shape) + (1 if last else 2) + mode, None if last else size // 2
         )
-        self._settings = {place: old.with_axis(mode, axis) for place, old in self._settings.items()}
+        self._settings = {layer_index: old.with_axis(mode, axis) for layer_index, old in self._settings.items()}
         if fine_tune_transduction_only:
             self.requires_grad_(False)
-            for part in new:
-                part.requires_grad = True
+            for factor in new:
+                factor.requires_grad = True
         return self
 
     def grow_rank(
@@ -316,12 +322,12 @@ class FactorizedConv(FactorizedSources):
         parts += [f"implementation={self.implementation!r}"] if self.implementation != "auto" else []
         if not self.layers_shape:
             return ", ".join([*parts, *filter(None, [str(self.settings())])])
-        lines = [f"\n * Conv{place}: {settings}" for place, settings in self._settings.items()]
+        lines = [f"\n * Conv{layer_index}: {settings}" for layer_index, settings in self._settings.items()]
         return ", ".join(parts) + "".join(lines)
 
 
-def _operands(todo: Plan, x: Array, parts: Arrays) -> list[Array]:
-    """Input and parts of the kernel in the shapes that the plan names; the batch is the input's."""
-    xp = namespace(x, *parts)
+def _operands(todo: Plan, x: Array, factors: Arrays) -> list[Array]:
+    """Input and factors of the kernel in the shapes that the plan names; the batch is the input's."""
+    xp = namespace(x, *factors)
     shapes = ((x.shape[0], *todo.shapes[0][1:]), *todo.shapes[1:])
-    return [a if tuple(a.shape) == s else xp.reshape(a, s) for a, s in zip((x, *parts), shapes, strict=True)]
+    return [a if tuple(a.shape) == s else xp.reshape(a, s) for a, s in zip((x, *factors), shapes, strict=True)]

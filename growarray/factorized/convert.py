@@ -12,7 +12,7 @@ import numpy as np
 from growarray.backend import Array, asarray, is_array, namespace
 from growarray.errors import ShapeError
 from growarray.factorized.fit import Fit
-from growarray.factorized.settings import fixed_modes_of, places
+from growarray.factorized.settings import fixed_modes_of, layer_indices
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter
 from growarray.ops.sizes import whole_number
@@ -177,25 +177,25 @@ def layer_of(
     )  # fmt: skip
     for parameter in layer.parameters():
         parameter.data = asarray(parameter.data, like=first.weight)
-    for place, conv in zip(places(layer.layers_shape), convs, strict=True):
+    for index, conv in zip(layer_indices(layer.layers_shape), convs, strict=True):
         bias = conv.bias if decompose else None
-        layer.set(place, _plain(conv.stride), _plain(conv.padding), _plain(conv.dilation), bias)
+        layer.set(index, _plain(conv.stride), _plain(conv.padding), _plain(conv.dilation), bias)
     if not decompose:
         return layer, None
-    parts = layer.weight.parts()
-    like = parts[0].data
+    factors = layer.weight.all_factors()
+    like = factors[0].data
     dense = asarray(_stacked(convs, type(layer.weight).output_last), like=like, dtype=like.dtype)
     arrays, fit = fitted(type(layer.weight), dense, layer.rank, decomposition)
-    for part, array in zip(parts, arrays, strict=True):
-        part.data = asarray(array, like=like, dtype=like.dtype)
+    for factor, array in zip(factors, arrays, strict=True):
+        factor.data = asarray(array, like=like, dtype=like.dtype)
     return layer, fit._replace(asked=asked)
 
 
 def _blank(convs: Sequence[DenseConv], options: Mapping[str, Any], dtype: Any) -> tuple[Any, FactorizedTensor]:
-    """The rank that is asked for, and parts of zeros of what the kernel can use: those of the first might not fit."""
+    """The rank that is asked for, and factors of zeros of what the kernel can use: those of the first might not fit."""
     kind, fixed = FactorizedTensor.kind(options["factorization"]), options["fixed_rank_modes"]
     shape, axes = tuple(_stacked(convs, kind.output_last).shape), convs[0].weight.ndim - 2
-    if kind.name == "Tucker":
+    if kind.mode_ranks:
         fixed = fixed_modes_of(fixed, len(shape) - axes - 2, axes)
     asked = kind.validate_rank(shape, options["rank"], fixed)
     return asked, FactorizedTensor.new(shape, kind.usable_rank(shape, asked), kind.name, std=None, dtype=dtype)
@@ -206,8 +206,8 @@ def fitted(kind: type[FactorizedTensor], tensor: Array, rank: Any, options: Mapp
 
     Examples
     --------
-    >>> parts, fit = fitted(FactorizedTensor.kind("cp"), np.ones((4, 3, 2)), 1, {})
-    >>> [p.shape for p in parts], fit.error < 1e-12, fit.reason
+    >>> factors, fit = fitted(FactorizedTensor.kind("cp"), np.ones((4, 3, 2)), 1, {})
+    >>> [f.shape for f in factors], fit.error < 1e-12, fit.reason
     ([(1,), (4, 1), (3, 1), (2, 1)], True, 'converged')
     """
     arrays, fit = kind.fit(tensor, rank, **options)
@@ -215,7 +215,7 @@ def fitted(kind: type[FactorizedTensor], tensor: Array, rank: Any, options: Mapp
 
 
 def _distance(kind: type[FactorizedTensor], arrays: Arrays, tensor: Array) -> float:
-    """Relative Frobenius error of the parts, measured."""
+    """Relative Frobenius error of the factors, measured."""
     xp = namespace(tensor)
     wide = xp.astype(tensor, xp.float64)
     gap = xp.astype(kind.of(arrays).to_tensor(), xp.float64) - wide

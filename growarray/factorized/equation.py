@@ -8,7 +8,7 @@ ranks as the formats name them. For CP, Tucker and the tensor train in two dimen
     n c y x, c b1, b1 y b2, b2 x b3, b3 o -> n o y x | y, x
 
 With groups the channels split, ``n g c y x … g o r … -> n g o y x``: the kernel is stored as torch stores it,
-(out_channels, in_channels / groups, *kernel), and the part with the output channels is read as ``g o``.
+(out_channels, in_channels / groups, *kernel), and the factor with the output channels is read as ``g o``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,20 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from growarray.backend import Array, namespace
 from growarray.contraction import Plan, plan
 from growarray.factorized.settings import ConvSettings
 from growarray.factorized.tensor import FactorizedTensor
 
-__all__ = ["conv_equation", "conv_plan", "conv_shapes", "kernel_modes", "kernel_sizes"]
+__all__ = [
+    "conv_equation",
+    "conv_plan",
+    "conv_shapes",
+    "dense_kernel",
+    "kernel_modes",
+    "kernel_sizes",
+    "stored_sizes",
+]
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -53,23 +62,23 @@ def conv_equation(name: str, order: int, grouped: bool) -> str:
 
 @lru_cache(maxsize=512)
 def conv_plan(
-    name: str, x_shape: tuple[int, ...], part_shapes: Shapes, groups: int, settings: ConvSettings, optimize: Any,
+    name: str, x_shape: tuple[int, ...], factor_shapes: Shapes, groups: int, settings: ConvSettings, optimize: Any,
     training: bool, dtype: str, device: str,
 ) -> Plan:  # fmt: skip
-    """The plan of a convolution of an input of this shape by a kernel with parts of these shapes."""
+    """The plan of a convolution of an input of this shape by a kernel with factors of these shapes."""
     order, lead = len(x_shape) - 2, x_shape[:2] if groups == 1 else (x_shape[0], groups, x_shape[1] // groups)
     return plan(
-        conv_equation(name, order, groups > 1), (*lead, *x_shape[2:]), *conv_shapes(name, part_shapes, order, groups),
+        conv_equation(name, order, groups > 1), (*lead, *x_shape[2:]), *conv_shapes(name, factor_shapes, order, groups),
         optimize=optimize, training=training, dtype=dtype, device=device, **settings.options,
     )  # fmt: skip
 
 
-def conv_shapes(name: str, part_shapes: Shapes, order: int, groups: int) -> Shapes:
-    """Shapes of the parts of a kernel as :func:`conv_equation` names their modes."""
+def conv_shapes(name: str, factor_shapes: Shapes, order: int, groups: int) -> Shapes:
+    """Shapes of the factors of a kernel as :func:`conv_equation` names their modes."""
     kind = FactorizedTensor.kind(name)
     terms = kind.terms(kernel_modes(kind, order))
     shapes = []
-    for i, (shape, term) in enumerate(zip(part_shapes, terms, strict=True)):
+    for i, (shape, term) in enumerate(zip(factor_shapes, terms, strict=True)):
         sizes = list(kind.operand_shape(shape, i, len(terms)))
         if groups > 1 and "o" in term:
             at = term.index("o")
@@ -78,6 +87,17 @@ def conv_shapes(name: str, part_shapes: Shapes, order: int, groups: int) -> Shap
     return tuple(shapes)
 
 
+def stored_sizes(kind: type[FactorizedTensor], sizes: Sequence[int]) -> tuple[int, ...]:
+    """The sizes of :func:`kernel_modes` from those of a kernel (out, in, *kernel)."""
+    return (*sizes[1:], sizes[0]) if kind.output_last else tuple(sizes)
+
+
 def kernel_sizes(kind: type[FactorizedTensor], shape: Sequence[int]) -> tuple[int, ...]:
     """(out, in, *kernel) from the sizes of :func:`kernel_modes`."""
     return (shape[-1], *shape[:-1]) if kind.output_last else tuple(shape)
+
+
+def dense_kernel(weight: FactorizedTensor) -> Array:
+    """The kernel (out, in, *kernel) that a tensor with the modes of :func:`kernel_modes` stands for."""
+    dense = weight.to_tensor()
+    return namespace(dense).moveaxis(dense, -1, 0) if weight.output_last else dense

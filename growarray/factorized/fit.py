@@ -1,18 +1,16 @@
-"""How a decomposition into the parts of a format went, and the options that it takes."""
+"""How a decomposition into the factors of a format went."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from growarray.decompose import Degeneracy
-from growarray.decompose.arguments import check_options, is_share, options_of
+from growarray.decompose.arguments import is_share
 from growarray.errors import shown
 
-__all__ = ["Fit", "checked_kwargs", "fit_options", "warn_lowered"]
-
-_OWN = ("error", "modes")  # options of the decompositions in whose place a format has its rank
+__all__ = ["Fit", "checked_kwargs", "warn_lowered"]
 
 
 class Fit(NamedTuple):
@@ -30,17 +28,6 @@ class Fit(NamedTuple):
     reason: str | None = None
     degeneracy: Degeneracy | None = None
     asked: Any = None
-
-
-def fit_options(name: str, decompose: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options for the decomposition of a format; TypeError names one that it does not have, and lists those it has.
-
-    >>> from growarray.decompose import tensor_train
-    >>> fit_options("TT", tensor_train, {"sweeps": 3})
-    Traceback (most recent call last):
-    TypeError: TT, by growarray.decompose.tensor_train: unknown option 'sweeps'; it has weighted
-    """
-    return check_options(options, options_of(decompose, _OWN), f"{name}, by growarray.decompose.{decompose.__name__}")
 
 
 def checked_kwargs(where: str, kwargs: Any) -> dict[str, Any]:

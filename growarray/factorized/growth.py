@@ -17,14 +17,13 @@ import numpy as np
 
 from growarray.backend import Array, namespace
 from growarray.contraction.checks import is_whole
-from growarray.decompose import largest_cp_rank, largest_tt_rank, largest_tucker_rank
 from growarray.decompose.arguments import is_real
 from growarray.decompose.unfolding import fitting_threads
 from growarray.errors import GrowthError, shown
+from growarray.factorized.increment import Added, Goal
 from growarray.factorized.layer import FactorizedKernel
-from growarray.factorized.rank_fit import Goal
-from growarray.factorized.rank_start import GROWABLE, Added, new_parts
-from growarray.factorized.tensor import FactorizedTensor
+from growarray.factorized.ranks import as_tuple
+from growarray.factorized.tensor import FactorizedTensor, kinds
 from growarray.nn.module import Parameter
 
 __all__ = ["RankGrowth", "RankStatisticsLike", "grow_rank"]
@@ -48,15 +47,15 @@ class RankStatisticsLike(Protocol):
 
 
 class _Piece(NamedTuple):
-    """An array that the scaling moves: ``base - scaling * along``, at the given places of a parameter."""
+    """An array that the scaling moves: ``base - scaling * along``, in the given regions of a parameter."""
 
     parameter: Parameter
-    places: tuple[Any, ...]
+    regions: tuple[Any, ...]
     base: Array
     along: Array
 
     def values(self, scaling: float) -> Array:
-        """The whole parameter at a scaling, in its dtype; only what stands at the places counts."""
+        """The whole parameter at a scaling, in its dtype; only what is in the regions counts."""
         xp = namespace(self.base)
         return xp.astype(self.base - scaling * self.along, self.parameter.data.dtype)
 
@@ -106,12 +105,12 @@ class RankGrowth:
             now, xp = piece.parameter.data, namespace(piece.parameter.data)
             same = tuple(now.shape) == tuple(piece.base.shape)
             then = piece.values(self.scaling) if same else None
-            if then is None or not all(bool(xp.all(now[at] == then[at])) for at in piece.places):
+            if then is None or not all(bool(xp.all(now[at] == then[at])) for at in piece.regions):
                 raise GrowthError("RankGrowth.rescale: the layer changed since it grew; rescale before training on")
         for piece in self._pieces:
             now = namespace(piece.parameter.data).asarray(piece.parameter.data, copy=True)
             values = piece.values(t)
-            for at in piece.places:
+            for at in piece.regions:
                 now[at] = values[at]
             piece.parameter.data = now
         self.scaling = t
@@ -124,7 +123,7 @@ def grow_rank(
     """Grow the rank of a factorized convolution; see :meth:`growarray.factorized.FactorizedConv.grow_rank`.
 
     What is exact: S and M, and with them the promise; the length of the change, and the bias that is best with it;
-    for given other parts each part is the best there is (solved by conjugate gradients). What is a heuristic: which
+    for given other factors each one is the best there is (solved by conjugate gradients). What is a heuristic: which
     components are found, since the best approximation of given rank has no closed form in three modes or more. They
     start from the format's decomposition of D, weighted by the second moment of the input channels.
     """
@@ -139,7 +138,8 @@ def grow_rank(
     if not any(by):
         return RankGrowth(before, before, 0.0, full, scaling)
     goal, column = _without_bias(conv, s, m)
-    added = fitting_threads(goal.s, lambda: new_parts(conv.weight, goal, by, conv.groups, rng))
+    old = [namespace(a).astype(a, namespace(a).float64) for a in conv.weight.arrays()]
+    added = fitting_threads(goal.s, lambda: conv.weight.initial_components(old, goal, by, conv.groups, rng))
     if not (math.isfinite(added.decrease) and added.decrease > _NOISE * full):
         raise GrowthError(f"{_WHERE}: no components were found that lower the loss; collect more samples, or train on")
     pieces = _extend(conv.weight, added, scaling)
@@ -185,9 +185,9 @@ def _without_bias(conv: FactorizedKernel, s: Array, m: Array) -> tuple[Goal, _Co
 
 
 def _extend(weight: FactorizedTensor, added: Added, scaling: float) -> list[_Piece]:
-    """Grow every part, with its gradient and optimizer state; returns what the scaling moves."""
+    """Grow every factor, with its gradient and optimizer state; returns what the scaling moves."""
     pieces = []
-    for i, (parameter, new) in enumerate(zip(weight.parts(), added.arrays, strict=True)):
+    for i, (parameter, new) in enumerate(zip(weight.all_factors(), added.arrays, strict=True)):
         old = parameter.shape
         slabs = _slabs(old, new.shape)
         piece = _Piece(parameter, tuple(at for _, at in slabs), namespace(new).zeros_like(new), new)
@@ -224,10 +224,11 @@ def _check_layer(conv: FactorizedKernel) -> None:
             f"{_WHERE}: joint layers (n_layers={conv.layers_shape}) are not supported, since their convolutions share "
             "components but not inputs; grow layers of their own"
         )
-    if conv.weight.name not in GROWABLE:
+    if not conv.weight.growable:
+        growable = ", ".join(kind.name for kind in kinds() if kind.growable)
         raise NotImplementedError(
-            f"{_WHERE}: a kernel in {conv.weight.name} form has no rank that can grow; supported: "
-            f"{', '.join(GROWABLE)}, which FactorizedConv.from_conv makes of a dense layer"
+            f"{_WHERE}: a kernel in {conv.weight.name} form has no rank that can grow; supported: {growable}, "
+            "which FactorizedConv.from_conv makes of a dense layer"
         )
     conv.weight.refuse_lasso("grow_rank")
     if conv.frozen:
@@ -251,13 +252,11 @@ def _check_statistics(conv: FactorizedKernel, statistics: RankStatisticsLike) ->
 
 
 def _ranks_to_add(weight: FactorizedTensor, by: Any) -> tuple[int, ...]:
-    """One number for each rank, at most what a kernel of this shape can still use."""
-    ranks = weight.rank if isinstance(weight.rank, tuple) else (weight.rank,)
-    most = {"CP": lambda n: (largest_cp_rank(n),), "Tucker": largest_tucker_rank, "TT": largest_tt_rank}[weight.name]
-    room = tuple(max(limit - r, 0) for limit, r in zip(most(weight.shape), ranks, strict=True))
-    single = is_whole(by)
-    if not single and not (weight.name != "CP" and isinstance(by, tuple | list)):
-        expected = "a whole number" if weight.name == "CP" else f"a whole number, or {len(ranks)} of them"
+    """One number for each entry of the rank, at most what a kernel of this shape can still use."""
+    ranks, single = as_tuple(weight.rank), is_whole(by)
+    one = not isinstance(weight.rank, tuple)
+    if not single and (one or not isinstance(by, tuple | list)):
+        expected = "a whole number" if one else f"a whole number, or {len(ranks)} of them"
         raise TypeError(f"{_WHERE}: by={shown(by)}, expected {expected} for a kernel in {weight.name} form")
     asked = (int(by),) * len(ranks) if single else tuple(by)
     if len(asked) != len(ranks):
@@ -267,9 +266,7 @@ def _ranks_to_add(weight: FactorizedTensor, by: Any) -> tuple[int, ...]:
     if any(not is_whole(b) or b < 0 for b in asked) or not any(asked):
         raise ValueError(f"{_WHERE}: by={shown(by)}, expected whole numbers of at least 0, and one at least of 1")
     asked = tuple(map(int, asked))
-    found = tuple(map(min, asked, room))
-    if weight.name == "TT":
-        found = _passable(found, ranks, weight.shape)
+    found = weight.usable_growth(weight.shape, ranks, asked)
     if (single and max(found) < by) or (not single and found != asked):
         warnings.warn(
             f"{_WHERE}: by={shown(by)} is more than rank {weight.rank} of a kernel of shape {weight.shape} can gain, "
@@ -277,13 +274,3 @@ def _ranks_to_add(weight: FactorizedTensor, by: Any) -> tuple[int, ...]:
             stacklevel=4,
         )
     return found
-
-
-def _passable(by: tuple[int, ...], ranks: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """What bonds can add beside neighbours that add this much, or run through the old rank where they add nothing."""
-    found = list(by)
-    for k in range(1, len(shape)):
-        found[k] = min(found[k], (found[k - 1] or ranks[k - 1]) * shape[k - 1])
-    for k in range(len(shape) - 1, 0, -1):
-        found[k] = min(found[k], (found[k + 1] or ranks[k + 1]) * shape[k])
-    return tuple(found)

@@ -1,8 +1,8 @@
-"""How the parts of a factorized tensor are drawn: with the entries, and the speed of training, of a dense one.
+"""How the factors of a factorized tensor are drawn: with the entries, and the speed of training, of a dense one.
 
-K a tensor of n drawn parts, linear in each · s_p standard deviation of the entries of part p · R the product of the
+K a tensor of n drawn factors, linear in each · s_p standard deviation of the entries of factor p · R the product of the
 ranks, as many products as an entry of K sums: ``std^2 = R prod(s_p^2)``. A step of an optimizer moves every entry
-alike, and K by ``sum(1 / s_p^2)`` where it moves a dense tensor by 1: equal parts, entries of about 0.3, train slowly.
+alike, and K by ``sum(1 / s_p^2)`` where it moves a dense tensor by 1: equal factors, of about 0.3, train slowly.
 """
 
 from __future__ import annotations
@@ -19,65 +19,67 @@ from growarray.errors import shown
 if TYPE_CHECKING:
     from growarray.factorized.tensor import FactorizedTensor
 
-__all__ = ["drawn_parts", "normal_parts", "start"]
+__all__ = ["draw_weight", "drawn_factors", "normal_factors"]
 
-_SMALL = 0.5  # entries of the leading part over those of K; at 1 CP trains behind the decomposition of a dense layer
+_SMALL = 0.5  # entries of the leading factor over those of K; at 1 CP trains behind the decomposition of a dense layer
 
 
-def drawn_parts(tensor: FactorizedTensor, std: float, rng: np.random.Generator | None) -> list[np.ndarray]:
-    """Parts that give the entries of ``tensor`` the standard deviation ``std``, in every format and at every rank.
+def drawn_factors(tensor: FactorizedTensor, std: float, rng: np.random.Generator | None) -> list[np.ndarray]:
+    """Factors that give the entries of ``tensor`` the standard deviation ``std``, in every format and at every rank.
 
-    The leading part, that with most entries or the core of the output in a tensor train, is uniform as the weight of
-    a dense layer is, with half of ``std``. The columns of the others are orthogonal, or their rows where there are
+    The leading factor, that with most entries or the core of the output in a tensor train, is uniform as the weight of
+    a dense layer is, with half of ``std``. The columns of the others are orthogonal, or their rows if there are
     fewer, so that the size of K, and of what it makes of an input, varies little from draw to draw. The weights of CP
     are one.
     """
     rng = _checked(tensor, "draw_", std, rng)
-    parts, fixed = tensor.parts(), [own is None for own in tensor.part_std(1.0)]
-    sizes = [0 if one else part.size for part, one in zip(parts, fixed, strict=True)]
-    lead = len(parts) - 1 if tensor.output_last else int(np.argmax(sizes))
-    others = len(parts) - sum(fixed) - 1
+    factors, fixed = tensor.all_factors(), [own is None for own in tensor.factor_std(1.0)]
+    sizes = [0 if one else factor.size for factor, one in zip(factors, fixed, strict=True)]
+    lead = len(factors) - 1 if tensor.output_last else int(np.argmax(sizes))
+    others = len(factors) - sum(fixed) - 1
     small = _SMALL if others else 1.0
     scale = (1.0 / (small * math.sqrt(math.prod(tensor.rank_sizes())))) ** (1.0 / max(others, 1))
     drawn = []
-    for i, part in enumerate(parts):
+    for i, factor in enumerate(factors):
         if fixed[i]:
-            drawn.append(np.ones(part.shape))
+            drawn.append(np.ones(factor.shape))
         elif i == lead:
             bound = math.sqrt(3.0) * small * std
-            drawn.append(rng.uniform(-bound, bound, part.shape))
+            drawn.append(rng.uniform(-bound, bound, factor.shape))
         else:
-            drawn.append(scale * _orthogonal((math.prod(part.shape[:-1]), part.shape[-1]), rng).reshape(part.shape))
+            drawn.append(
+                scale * _orthogonal((math.prod(factor.shape[:-1]), factor.shape[-1]), rng).reshape(factor.shape)
+            )
     return drawn
 
 
 def _orthogonal(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A random matrix with orthogonal columns, or rows where there are fewer, whose entries have mean square one."""
+    """A random matrix with orthogonal columns, or rows if there are fewer, whose entries have mean square one."""
     rows, columns = max(shape), min(shape)
     basis = np.linalg.qr(rng.standard_normal((rows, columns)))[0] * math.sqrt(rows)
     return basis if shape[0] == rows else basis.T
 
 
-def normal_parts(
+def normal_factors(
     tensor: FactorizedTensor, mean: float, std: float, rng: np.random.Generator | None
 ) -> list[np.ndarray]:
-    """Normal parts with the standard deviations of :meth:`FactorizedTensor.part_std`, ones where it has None."""
+    """Normal factors with the standard deviations of :meth:`FactorizedTensor.factor_std`, ones if it has None."""
     name = type(tensor).__name__
     if mean != 0.0:
         raise ValueError(f"{name}.normal_: mean is {mean}, only a mean of 0 can be drawn in factors")
     rng = _checked(tensor, "normal_", std, rng)
-    own = zip(tensor.parts(), tensor.part_std(std), strict=True)
-    return [np.ones(part.shape) if s is None else rng.normal(0.0, s, part.shape) for part, s in own]
+    own = zip(tensor.all_factors(), tensor.factor_std(std), strict=True)
+    return [np.ones(factor.shape) if s is None else rng.normal(0.0, s, factor.shape) for factor, s in own]
 
 
-def start(
+def draw_weight(
     where: str, tensor: FactorizedTensor, std: float | str | None, fan_in: int, original: float,
     rng: np.random.Generator | None,
 ) -> None:  # fmt: skip
     """Draw the weight of a layer: as large as that of a dense one, ``1 / sqrt(3 fan_in)``, unless ``std`` says else.
 
     std : of the entries; ``'original'`` is ``original``, by :meth:`FactorizedTensor.normal_`
-    Raises ValueError where it is neither.
+    Raises ValueError if it is neither.
     """
     if isinstance(std, str) and std == "original":
         tensor.normal_(0.0, original, rng)
@@ -92,7 +94,7 @@ def start(
 
 
 def _checked(tensor: FactorizedTensor, method: str, std: Any, rng: Any) -> np.random.Generator:
-    """The generator, a fresh one for None; raises where ``std`` or ``rng`` makes no sense."""
+    """The generator, a fresh one for None; raises if ``std`` or ``rng`` makes no sense."""
     where = f"{type(tensor).__name__}.{method}"
     if not is_real(std) or not 0.0 <= std < math.inf:
         raise ValueError(f"{where}: std is {shown(std)}, expected a number of at least 0")

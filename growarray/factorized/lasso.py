@@ -11,7 +11,7 @@ from growarray.backend import Array, asarray, namespace, to_numpy
 from growarray.decompose.arguments import is_real
 from growarray.errors import shown
 from growarray.factorized.owner import factorized_tensor_of
-from growarray.factorized.parts import keep_entries
+from growarray.factorized.parameters import keep_entries
 from growarray.factorized.settings import flag
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Module, Parameter
@@ -80,7 +80,7 @@ class TensorLasso:
         tensor = factorized_tensor_of(owner, "TensorLasso.apply")
         if tensor.lasso_weights:
             raise ValueError(f"TensorLasso.apply: {shown(tensor)} has lasso weights already; remove takes them off")
-        like = tensor.parts()[0].data
+        like = tensor.all_factors()[0].data
         tensor.lasso_weights = [
             Parameter(asarray(np.ones(size), like=like, dtype=like.dtype)) for size in tensor.rank_sizes()
         ]
@@ -135,13 +135,13 @@ class TensorLasso:
             weight.data = values
 
     def remove(self, owner: _OwnerT) -> _OwnerT:
-        """Multiply the weights into the parts, whose value stays, and forget them; returns ``owner``.
+        """Multiply the weights into the factors, whose value stays, and forget them; returns ``owner``.
 
-        Gradients and optimizer state of the parts stay as they are; ValueError where the lasso was not applied.
+        Gradients and optimizer state of the factors stay as they are; ValueError where the lasso was not applied.
         """
         tensor = self._held(owner, "TensorLasso.remove")
-        for part, array in zip(tensor.parts(), tensor.arrays(), strict=True):
-            part.data = array
+        for factor, array in zip(tensor.all_factors(), tensor.arrays(), strict=True):
+            factor.data = array
         tensor.lasso_weights = ()
         self.tensors = [held for held in self.tensors if held is not tensor]
         return owner
@@ -152,15 +152,15 @@ class TensorLasso:
         The tensor's value stays. Returns how many were removed; ValueError where the lasso was not applied.
         """
         tensor, removed = self._held(owner, "TensorLasso.prune"), 0
-        parts = tensor.parts()
-        for weight, places in zip(tensor.lasso_weights, tensor.rank_axes(tensor.order), strict=True):
+        factors = tensor.all_factors()
+        for weight, axes in zip(tensor.lasso_weights, tensor.rank_axes(tensor.order), strict=True):
             kept = np.flatnonzero(to_numpy(weight.data))
             kept = kept if kept.size else np.zeros(1, dtype=np.int64)
             if kept.size < weight.size:
                 removed += weight.size - int(kept.size)
                 keep_entries(weight, 0, kept)
-                for part, axis in places:
-                    keep_entries(parts[part], axis, kept)
+                for factor, axis in axes:
+                    keep_entries(factors[factor], axis, kept)
         return removed
 
     def __repr__(self) -> str:

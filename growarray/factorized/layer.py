@@ -10,16 +10,16 @@ import numpy as np
 
 from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
-from growarray.factorized.equation import kernel_sizes
-from growarray.factorized.initial import start
-from growarray.factorized.parts import real_array
-from growarray.factorized.settings import ConvSettings, nested, place_of
+from growarray.factorized.equation import dense_kernel, kernel_sizes
+from growarray.factorized.initial import draw_weight
+from growarray.factorized.parameters import real_array
+from growarray.factorized.settings import ConvSettings, layer_index_of, nested
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Module, Parameter
 
 __all__ = ["FactorizedKernel"]
 
-Place = tuple[int, ...]
+LayerIndex = tuple[int, ...]
 Arrays = tuple[Array, ...]
 
 
@@ -34,7 +34,7 @@ class FactorizedKernel(Module):
     bias: Parameter | None
     layers_shape: tuple[int, ...]
     groups: int
-    _settings: dict[Place, ConvSettings]
+    _settings: dict[LayerIndex, ConvSettings]
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
@@ -92,21 +92,22 @@ class FactorizedKernel(Module):
         return next(iter(self._settings.values())).padding_mode
 
     def _each(self, option: str) -> Any:
-        return nested({place: getattr(s, option) for place, s in self._settings.items()}, self.layers_shape)
+        return nested({layer_index: getattr(s, option) for layer_index, s in self._settings.items()}, self.layers_shape)
 
     def settings(self, indices: Any = 0) -> ConvSettings:
         """Geometry and bias flag of one convolution."""
-        return self._settings[place_of(indices, self.layers_shape)]
+        return self._settings[layer_index_of(indices, self.layers_shape)]
 
-    def _parts(self, place: Place, drop: bool = True) -> tuple[Arrays, Callable[[Sequence[Any]], Sequence[Any]]]:
-        """:meth:`FactorizedTensor.parts_vjp` of the kernel."""
-        return self.weight.parts_vjp(place, drop=drop)
+    def _factors(
+        self, layer_index: LayerIndex, drop: bool = True
+    ) -> tuple[Arrays, Callable[[Sequence[Any]], Sequence[Any]]]:
+        """:meth:`FactorizedTensor.factors_vjp` of the kernel."""
+        return self.weight.factors_vjp(layer_index, drop=drop)
 
     def kernel(self, indices: Any = 0) -> Array:
         """The dense kernel (out_channels, in_channels / groups, *kernel) of one convolution."""
-        kind, place = type(self.weight), place_of(indices, self.layers_shape)
-        dense = kind.of(self._parts(place, drop=False)[0]).to_tensor()
-        return namespace(dense).moveaxis(dense, -1, 0) if kind.output_last else dense
+        layer_index = layer_index_of(indices, self.layers_shape)
+        return dense_kernel(self.weight.of(self._factors(layer_index, drop=False)[0]))
 
     def reset_parameters(self, std: float | str | None = None, rng: np.random.Generator | None = None) -> None:
         """Draw the kernel anew, and set the bias to zero.
@@ -114,7 +115,7 @@ class FactorizedKernel(Module):
         std : of the kernel's entries; None for a dense layer's, ``1 / sqrt(3 fan_in)``, ``'original'`` for 0.02 with
             the formulas of TensorLy-Torch; see :meth:`FactorizedTensor.draw_` and :meth:`FactorizedTensor.normal_`
         """
-        start("FactorizedConv", self.weight, std, math.prod(self.kernel_shape[1:]), 0.02, rng)
+        draw_weight("FactorizedConv", self.weight, std, math.prod(self.kernel_shape[1:]), 0.02, rng)
         if self.bias is not None:
             self.bias.data = namespace(self.bias.data).zeros_like(self.bias.data)
 
@@ -123,8 +124,8 @@ class FactorizedKernel(Module):
 
         bias : values (out_channels,), True or False to switch it on or off, or None to leave it as it is
         """
-        place = place_of(indices, self.layers_shape)
-        flag = self._settings[place].has_bias
+        layer_index = layer_index_of(indices, self.layers_shape)
+        flag = self._settings[layer_index].has_bias
         if bias is not None:
             flag = bool(bias) if isinstance(bias, bool | np.bool_) else True
         settings = ConvSettings.of(self.kernel_size, stride, padding, dilation, self.padding_mode, flag)
@@ -139,9 +140,9 @@ class FactorizedKernel(Module):
                     f"FactorizedConv.set: bias has shape {tuple(row.shape)}, expected ({self.out_channels},)"
                 )
             new = namespace(old).asarray(old, copy=True)
-            new[(*place, ...)] = row
+            new[(*layer_index, ...)] = row
             self.bias.data = new
-        self._settings[place] = settings
+        self._settings[layer_index] = settings
 
     @property
     def frozen(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from growarray.backend import Array, asarray, library, namespace
 from growarray.contraction import Plan
 from growarray.contraction.checks import is_whole
 from growarray.errors import PlanError, ShapeError, shown
-from growarray.factorized.initial import start
+from growarray.factorized.initial import draw_weight
 from growarray.factorized.linear_convert import linear_layer_of, read_linears
 from growarray.factorized.linear_plan import NAMED_WAYS, linear_plan
 from growarray.factorized.settings import flag, hashable, plain, planned_shape, shape_of
@@ -83,10 +83,10 @@ class FactorizedLinear(Module):
         shape = (*lead, *self.out_tensorized_features, *self.in_tensorized_features)
         given = factorization if isinstance(factorization, FactorizedTensor) else None
         kind = FactorizedTensor.kind(factorization) if given is None else type(given)
-        if lead and kind.name == "BlockTT":
+        if lead and not kind.takes_integers:
             raise NotImplementedError(
-                f"FactorizedLinear: n_layers={n_layers} with BlockTT, whose modes come in pairs, is not supported; "
-                "use 'cp', 'tucker' or 'tt'"
+                f"FactorizedLinear: n_layers={n_layers} with {kind.name}, whose modes come in pairs, is not supported; "
+                "use another format"
             )
         if given is not None:
             if (device, dtype, std) != (None, None, None) or not isinstance(rank, str) or rank != "same":
@@ -99,7 +99,7 @@ class FactorizedLinear(Module):
             self.weight = given
         else:
             self.weight = FactorizedTensor.new(shape, rank, kind.name, std=None, dtype=dtype, device=device)
-        like = self.weight.parts()[0].data
+        like = self.weight.all_factors()[0].data
         zeros = np.zeros((*lead, self.out_features))
         self.bias = Parameter(asarray(zeros, like=like, dtype=like.dtype)) if bias else None
         self.implementation = hashable(implementation)
@@ -123,7 +123,7 @@ class FactorizedLinear(Module):
         """Draw weight and bias anew; ``std`` as in the constructor."""
         rng = np.random.default_rng() if rng is None else rng
         width = self.in_features
-        start("FactorizedLinear", self.weight, std, width, math.sqrt(5.0 / width), rng)
+        draw_weight("FactorizedLinear", self.weight, std, width, math.sqrt(5.0 / width), rng)
         if self.bias is not None:
             bound, old = 1.0 / math.sqrt(width), self.bias.data
             self.bias.data = asarray(uniform(self.bias.shape, bound, rng, np.float64), like=old, dtype=old.dtype)
@@ -143,7 +143,7 @@ class FactorizedLinear(Module):
         """Rank of the factorization."""
         return self.weight.rank
 
-    def _place(self, indices: Any) -> tuple[int, ...]:
+    def _layer_index(self, indices: Any) -> tuple[int, ...]:
         """The leading index of one layer: none where there is one only."""
         indices = plain(indices)
         if not is_whole(indices):
@@ -153,17 +153,17 @@ class FactorizedLinear(Module):
             raise IndexError(f"FactorizedLinear: indices={at} is out of range, n_layers={self.n_layers}")
         return (at % self.n_layers,) if self.n_layers > 1 else ()
 
-    def _plan(self, shape: Sizes, parts: Arrays, training: bool) -> Plan:
+    def _plan(self, shape: Sizes, factors: Arrays, training: bool) -> Plan:
         if not shape or shape[-1] != self.in_features:
             raise ShapeError(
                 f"FactorizedLinear: input has shape {shape}, expected a last axis of {self.in_features} for modes "
                 f"{self.in_tensorized_features}; flatten the input"
             )
         kind = type(self.weight)
-        shapes = tuple(kind.operand_shape(a.shape, i, len(parts)) for i, a in enumerate(parts))
+        shapes = tuple(kind.operand_shape(a.shape, i, len(factors)) for i, a in enumerate(factors))
         return linear_plan(
             kind.name, math.prod(shape[:-1]), self.in_tensorized_features, self.out_tensorized_features, shapes,
-            self.implementation, training, *target_of(parts[0]),
+            self.implementation, training, *target_of(factors[0]),
         )  # fmt: skip
 
     def plan(self, shape: Sequence[int], training: bool = False, indices: Any = 0) -> Plan:
@@ -172,7 +172,7 @@ class FactorizedLinear(Module):
         training : the plan of :meth:`vjp`, which counts the backward pass too
         """
         sizes = planned_shape("FactorizedLinear.plan", shape)
-        return self._plan(sizes, self.weight.parts_vjp(self._place(indices), drop=False)[0], training)
+        return self._plan(sizes, self.weight.factors_vjp(self._layer_index(indices), drop=False)[0], training)
 
     def __call__(self, x: Array, indices: Any = 0) -> Array:
         """:meth:`forward`."""
@@ -180,19 +180,19 @@ class FactorizedLinear(Module):
 
     def forward(self, x: Array, indices: Any = 0) -> Array:
         """Value of one layer; x (..., in_features)."""
-        place = self._place(indices)
-        parts, _ = self.weight.parts_vjp(place)
-        todo = self._plan(shape_of("FactorizedLinear", x), parts, training=False)
-        return self._result(todo(*self._operands(x, parts)), x, place)
+        layer_index = self._layer_index(indices)
+        factors, _ = self.weight.factors_vjp(layer_index)
+        todo = self._plan(shape_of("FactorizedLinear", x), factors, training=False)
+        return self._result(todo(*self._operands(x, factors)), x, layer_index)
 
     def vjp(self, x: Array, indices: Any = 0) -> tuple[Array, Pullback]:
         """Value and pullback, which adds to the gradients of weight and bias."""
-        place = self._place(indices)
-        parts, parts_back = self.weight.parts_vjp(place)
-        todo = self._plan(shape_of("FactorizedLinear", x), parts, training=True)
-        result, back = todo.vjp(*self._operands(x, parts))
+        layer_index = self._layer_index(indices)
+        factors, factors_back = self.weight.factors_vjp(layer_index)
+        todo = self._plan(shape_of("FactorizedLinear", x), factors, training=True)
+        result, back = todo.vjp(*self._operands(x, factors))
         inner, x_shape = tuple(result.shape), tuple(x.shape)
-        y = self._result(result, x, place)
+        y = self._result(result, x, layer_index)
         y_shape = tuple(y.shape)
 
         def pullback(dy: Array) -> Array:
@@ -202,32 +202,32 @@ class FactorizedLinear(Module):
                 )
             xp = namespace(dy)
             dx, *d_operands = back(xp.reshape(dy, inner))
-            shaped = [xp.reshape(d, a.shape) for d, a in zip(d_operands, parts, strict=True)]
-            for part, gradient in zip(self.weight.parts(), parts_back(tuple(shaped)), strict=True):
-                part.accumulate(gradient)
+            shaped = [xp.reshape(d, a.shape) for d, a in zip(d_operands, factors, strict=True)]
+            for factor, gradient in zip(self.weight.all_factors(), factors_back(tuple(shaped)), strict=True):
+                factor.accumulate(gradient)
             if self.bias is not None:
                 gradient = xp.zeros_like(self.bias.data)
-                gradient[(*place, ...)] = xp.sum(xp.reshape(dy, (-1, self.out_features)), axis=0)
+                gradient[(*layer_index, ...)] = xp.sum(xp.reshape(dy, (-1, self.out_features)), axis=0)
                 self.bias.accumulate(gradient)
             return xp.reshape(dx, x_shape)
 
         return y, pullback
 
-    def _operands(self, x: Array, parts: Arrays) -> list[Array]:
-        xp = namespace(x, *parts)
+    def _operands(self, x: Array, factors: Arrays) -> list[Array]:
+        xp = namespace(x, *factors)
         rows = xp.reshape(x, (math.prod(x.shape[:-1]), *self.in_tensorized_features))
-        return [rows, *type(self.weight).operands(parts)]
+        return [rows, *type(self.weight).operands(factors)]
 
-    def _result(self, result: Array, x: Array, place: tuple[int, ...]) -> Array:
+    def _result(self, result: Array, x: Array, layer_index: tuple[int, ...]) -> Array:
         """The fresh result of a contraction as (..., out_features), with the bias added in place."""
         y = namespace(result).reshape(result, (*x.shape[:-1], self.out_features))
         if self.bias is not None:
-            y += self.bias.data[(*place, ...)]
+            y += self.bias.data[(*layer_index, ...)]
         return y
 
     def matrix(self, indices: Any = 0) -> Array:
         """The dense weight (out_features, in_features) of one layer."""
-        dense = type(self.weight).of(self.weight.parts_vjp(self._place(indices), drop=False)[0]).to_tensor()
+        dense = type(self.weight).of(self.weight.factors_vjp(self._layer_index(indices), drop=False)[0]).to_tensor()
         return namespace(dense).reshape(dense, (self.out_features, self.in_features))
 
     def get_linear(self, indices: Any) -> SubFactorizedLinear:
@@ -236,7 +236,7 @@ class FactorizedLinear(Module):
             raise ValueError(
                 "FactorizedLinear: holds one layer, which is the layer itself; get_linear is for joint ones"
             )
-        return SubFactorizedLinear(self, self._place(indices)[0])
+        return SubFactorizedLinear(self, self._layer_index(indices)[0])
 
     def __getitem__(self, indices: Any) -> SubFactorizedLinear:
         return self.get_linear(indices)

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["DenseLinear", "linear_layer_of", "read_linear", "read_linears"]
 
 _LayerT = TypeVar("_LayerT", bound="FactorizedLinear")
-_MANY = 256  # components above which the sweeps of a CP decomposition take minutes, each with a cubic solve
-_QUICK: dict[str, Any] = {"init": "random", "starts": 1, "max_iterations": 30, "correct": False}
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def linear_layer_of(
     dtype = numpy_dtype(first) if options["dtype"] is None else options["dtype"]
     given, weights = options["rank"], FactorizedTensor.kind(options["factorization"])
     lead = (len(found),) if len(found) > 1 else ()
-    # Parts of a rank that the weight cannot use might not fit in memory.
+    # Factors of a rank that the weight cannot use might not fit in memory.
     asked = weights.validate_rank((*lead, *outer, *inner), options["rank"])
     rank = weights.usable_rank((*lead, *outer, *inner), asked)
     blank = FactorizedTensor.new((*lead, *outer, *inner), rank, weights.name, std=None, dtype=dtype)
@@ -101,7 +99,7 @@ def linear_layer_of(
         parameter.data = asarray(parameter.data, like=first)
     xp = namespace(*(one.weight for one in found))
     whole = xp.stack([one.weight for one in found]) if len(found) > 1 else first
-    quick = _QUICK if layer.weight.name == "CP" and layer.rank > _MANY else {}
+    quick = weights.quick_options(layer.rank)
     layer.weight.init_from_tensor(xp.reshape(whole, layer.weight.shape), **{**quick, **decomposition})
     warn_lowered("from_linear", given, asked, layer.rank, stacklevel=3)
     if layer.bias is not None:

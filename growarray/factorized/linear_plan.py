@@ -33,17 +33,17 @@ def linear_equation(name: str, inner: int, outer: int) -> str:
     'n i0 i1, r, o0 r, i0 r, i1 r -> n o0'
     """
     rows, columns = [f"o{k}" for k in range(outer)], [f"i{k}" for k in range(inner)]
-    parts = ", ".join(" ".join(term) for term in FactorizedTensor.kind(name).terms([*rows, *columns]))
-    return f"n {' '.join(columns)}, {parts} -> n {' '.join(rows)}"
+    factors = ", ".join(" ".join(term) for term in FactorizedTensor.kind(name).terms([*rows, *columns]))
+    return f"n {' '.join(columns)}, {factors} -> n {' '.join(rows)}"
 
 
 @lru_cache(maxsize=512)
 def linear_path(name: str, inner: int, outer: int, way: str, shapes: Shapes) -> _Path:
     """``'factorized'`` or ``'reconstructed'`` as a path of :func:`growarray.contraction.plan`.
 
-    factorized : the input goes through one part after the other, those of its own modes first, in a chain from its end
+    factorized : the input goes through one factor after the other, those of its own modes first, in a chain the last
     reconstructed : the dense weight first, along its cheapest path
-    shapes : of the parts, as the equation names their modes
+    shapes : of the factors, as the equation names their modes
 
     >>> linear_path("CP", 1, 1, "factorized", ((4,), (3, 4), (2, 4)))
     ((0, 3), (0, 2), (0, 1))
@@ -57,14 +57,14 @@ def linear_path(name: str, inner: int, outer: int, way: str, shapes: Shapes) -> 
         pairs = plan(weight, *shapes, minimize="flops").path
         return (*((a + 1, b + 1) for a, b in pairs), (0, 1))
 
-    def turn(part: int) -> int:
-        return 0 if set(terms[part]) & set(columns) else 2 if set(terms[part]) & set(rows) else 1
+    def turn(factor: int) -> int:
+        return 0 if set(terms[factor]) & set(columns) else 2 if set(terms[factor]) & set(rows) else 1
 
     # The result of a step is appended last, so the input is first at the start and last ever after.
     left = list(range(len(terms)))
     path: list[tuple[int, int]] = []
-    for part in sorted(left, key=lambda part: (turn(part), -part)):
-        at = left.index(part)
+    for factor in sorted(left, key=lambda factor: (turn(factor), -factor)):
+        at = left.index(factor)
         path.append((at, len(left)) if path else (0, at + 1))
         left.pop(at)
     return tuple(path)
@@ -75,7 +75,7 @@ def linear_plan(
     name: str, n: int, inner: tuple[int, ...], outer: tuple[int, ...], shapes: Shapes, optimize: Any, training: bool,
     dtype: str, device: str,
 ) -> Plan:  # fmt: skip
-    """The plan for ``n`` rows of ``inner`` modes; ``shapes`` are those of the parts as the equation names their modes.
+    """The plan for ``n`` rows of ``inner`` modes; ``shapes`` are those of the factors, as in the equation.
 
     ``'auto'`` searches once for all n up to the next power of two: a search takes a quarter of a second for eight
     operands, and the last batch of a data set has a size of its own.

@@ -15,9 +15,9 @@ from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError, shown
 from growarray.factorized.convert import DenseConv
 from growarray.factorized.fit import Fit
-from growarray.factorized.parts import real_array
+from growarray.factorized.parameters import real_array
 from growarray.factorized.report import Change, ConversionReport
-from growarray.factorized.settings import places
+from growarray.factorized.settings import layer_indices
 from growarray.nn.conv import ConvNd
 from growarray.nn.module import Module
 
@@ -129,7 +129,7 @@ def conversion_report(
     """The report on ``layer``, made of ``convs``; ``probes`` has one for each of them, or is empty."""
     joint: Any = layer
     dense = [_dense(conv) for conv in convs]
-    small = [joint[place] for place in places(layer.layers_shape)] if layer.layers_shape else [joint]
+    small = [joint[index] for index in layer_indices(layer.layers_shape)] if layer.layers_shape else [joint]
     triples = list(zip(dense, small, probes, strict=True)) if probes else []
     figures: dict[str, Any] = {}
     if triples:

@@ -9,23 +9,32 @@ from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.nn.module import Parameter
 
-__all__ = ["RankAxes", "masked_parts", "scale_ranks"]
+__all__ = ["RankAxes", "as_tuple", "masked_factors", "scale_ranks"]
 
 RankAxes = tuple[tuple[tuple[int, int], ...], ...]
-"""For each rank every (part, axis) where it stands; a vector is multiplied in at the first."""
+"""For each rank every (factor, axis) that has it; a vector is multiplied in at the first."""
 
 Maybe = Array | None
+
+
+def as_tuple(rank: Any) -> tuple[int, ...]:
+    """A rank as a tuple, whatever its format.
+
+    >>> as_tuple(3), as_tuple((1, 2, 1))
+    ((3,), (1, 2, 1))
+    """
+    return rank if isinstance(rank, tuple) else (rank,)
 
 
 def scale_ranks(
     arrays: Sequence[Array], axes: RankAxes, vectors: Sequence[Maybe]
 ) -> tuple[tuple[Array, ...], Callable[[Sequence[Maybe]], tuple[list[Maybe], list[Maybe]]]]:
-    """Parts of a tensor with one vector, or None, multiplied into each rank, and the way back. Keeps the parts.
+    """Factors of a tensor with one vector, or None, multiplied into each rank, and the way back. Keeps the factors.
 
-    No two ranks stand first in the same part. The way back takes gradients of the parts, of which any may be None, and
-    gives those of the parts as they were and of the vectors; None where the gradient or the vector is.
+    No two ranks come first in the same factor. The way back takes gradients of the factors, of which any may be None,
+    and gives those of the factors as they were and of the vectors; None if the gradient or the vector is.
 
-    Raises ShapeError where a vector has another size than its rank.
+    Raises ShapeError if a vector has another size than its rank.
 
     >>> import numpy as np
     >>> (scaled, _), back = scale_ranks([np.ones(2), np.ones((3, 2))], (((0, 0), (1, 1)),), [np.asarray([2.0, 0.0])])
@@ -33,38 +42,38 @@ def scale_ranks(
     ([2.0, 0.0], ([array([2., 0.]), None], [array([1., 1.])]))
     """
     scaled, wide = list(arrays), {}
-    for places, vector in zip(axes, vectors, strict=True):
+    for axes_of, vector in zip(axes, vectors, strict=True):
         if vector is not None:
-            part, axis = places[0]
-            if tuple(vector.shape) != (arrays[part].shape[axis],):
+            factor, axis = axes_of[0]
+            if tuple(vector.shape) != (arrays[factor].shape[axis],):
                 raise ShapeError(
-                    f"lasso weights of shape {tuple(vector.shape)} for a rank of {arrays[part].shape[axis]}; "
+                    f"lasso weights of shape {tuple(vector.shape)} for a rank of {arrays[factor].shape[axis]}; "
                     "take them off with TensorLasso.remove before the rank changes"
                 )
-            shape = tuple(-1 if i == axis else 1 for i in range(arrays[part].ndim))
-            wide[part] = namespace(vector).reshape(vector, shape)
-            scaled[part] = arrays[part] * wide[part]
+            shape = tuple(-1 if i == axis else 1 for i in range(arrays[factor].ndim))
+            wide[factor] = namespace(vector).reshape(vector, shape)
+            scaled[factor] = arrays[factor] * wide[factor]
 
     def pullback(gradients: Sequence[Maybe]) -> tuple[list[Maybe], list[Maybe]]:
         d_vectors: list[Any] = []
-        for places, vector in zip(axes, vectors, strict=True):
-            part, axis = places[0]
-            gradient = None if vector is None else gradients[part]
+        for axes_of, vector in zip(axes, vectors, strict=True):
+            factor, axis = axes_of[0]
+            gradient = None if vector is None else gradients[factor]
             if gradient is not None:
                 others = tuple(i for i in range(gradient.ndim) if i != axis)
-                gradient = namespace(gradient).sum(gradient * arrays[part], axis=others)
+                gradient = namespace(gradient).sum(gradient * arrays[factor], axis=others)
             d_vectors.append(gradient)
         return [d * wide[i] if d is not None and i in wide else d for i, d in enumerate(gradients)], d_vectors
 
     return tuple(scaled), pullback
 
 
-def masked_parts(
+def masked_factors(
     arrays: Sequence[Array], axes: RankAxes, masks: Sequence[Maybe], lasso: Sequence[Parameter]
 ) -> tuple[tuple[Array, ...], Callable[[Sequence[Maybe]], Sequence[Maybe]]]:
-    """:func:`scale_ranks` by a mask, or None, for each rank, and by lasso weights where there are some.
+    """:func:`scale_ranks` by a mask, or None, for each rank, and by lasso weights if there are some.
 
-    The way back takes and gives gradients of the parts, and adds to those of the lasso weights.
+    The way back takes and gives gradients of the factors, and adds to those of the lasso weights.
     """
     vectors = list(masks)
     if lasso:
@@ -74,10 +83,10 @@ def masked_parts(
     scaled, back = scale_ranks(arrays, axes, vectors)
 
     def pullback(gradients: Sequence[Maybe]) -> Sequence[Maybe]:
-        d_parts, d_vectors = back(gradients)
+        d_factors, d_vectors = back(gradients)
         for weight, mask, d_vector in zip(lasso, masks, d_vectors, strict=False):
             if d_vector is not None:
                 weight.accumulate(d_vector if mask is None else d_vector * mask)
-        return d_parts
+        return d_factors
 
     return scaled, pullback

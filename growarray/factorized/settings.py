@@ -23,10 +23,10 @@ __all__ = [
     "flag",
     "flags_of",
     "hashable",
+    "layer_index_of",
+    "layer_indices",
     "layers_of",
     "nested",
-    "place_of",
-    "places",
     "plain",
     "planned_shape",
     "shape_of",
@@ -105,13 +105,13 @@ def layers_of(n_layers: Any) -> tuple[int, ...]:
     return () if count == 1 else (count,)
 
 
-def places(layers: Sequence[int]) -> list[tuple[int, ...]]:
+def layer_indices(layers: Sequence[int]) -> list[tuple[int, ...]]:
     """The index of every convolution."""
     return list(itertools.product(*(range(n) for n in layers)))
 
 
-def place_of(indices: Any, layers: Sequence[int]) -> tuple[int, ...]:
-    """The place of a convolution that a user names by a number, or by one number for each leading mode.
+def layer_index_of(indices: Any, layers: Sequence[int]) -> tuple[int, ...]:
+    """The index of a convolution that a user names by a number, or by one number for each leading mode.
 
     Raises
     ------
@@ -155,17 +155,17 @@ def flags_of(bias: Any, has_bias: Any, layers: tuple[int, ...]) -> dict[tuple[in
             f"FactorizedConv: has_bias={shown(has_bias)}, expected True or False, or one for each of {layers}"
         )
     if flags.ndim == 0:
-        return dict.fromkeys(places(layers), bias or bool(flags))
+        return dict.fromkeys(layer_indices(layers), bias or bool(flags))
     if flags.shape != layers:
         raise ValueError(f"FactorizedConv: has_bias has shape {flags.shape}, expected one entry for each of {layers}")
-    return {place: bool(flags[place]) for place in places(layers)}
+    return {index: bool(flags[index]) for index in layer_indices(layers)}
 
 
-def nested(values: Mapping[tuple[int, ...], Any], layers: Sequence[int], place: tuple[int, ...] = ()) -> Any:
-    """Values by place as nested tuples; the value itself where there is one convolution."""
-    if len(place) == len(layers):
-        return values[place]
-    return tuple(nested(values, layers, (*place, i)) for i in range(layers[len(place)]))
+def nested(values: Mapping[tuple[int, ...], Any], layers: Sequence[int], index: tuple[int, ...] = ()) -> Any:
+    """Values by index as nested tuples; the value itself if there is one convolution."""
+    if len(index) == len(layers):
+        return values[index]
+    return tuple(nested(values, layers, (*index, i)) for i in range(layers[len(index)]))
 
 
 def taps_of(kernel_size: Any, order: int | None) -> tuple[int, ...]:

@@ -1,7 +1,6 @@
 """Base of factorized tensors: a tensor held as the parameters of a small contraction.
 
-A format says which parameters there are and how they are contracted; everything else follows. Modes are named by the
-caller, ranks by the format, so that the same terms make the tensor here and a convolution in ``conv.py``.
+A format, see ``format.py``, says which factors there are and how they are contracted; everything else follows here.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -17,21 +16,26 @@ from growarray.backend import Array, asarray, is_numpy, library, namespace, to_d
 from growarray.contraction import Plan, plan
 from growarray.decompose.arguments import check_sizes
 from growarray.errors import ShapeError, shown
-from growarray.factorized.fit import Fit, warn_lowered
-from growarray.factorized.index import Item, full_index
-from growarray.factorized.initial import drawn_parts, normal_parts
-from growarray.factorized.parts import check_size, real_array, trained_dtype
-from growarray.factorized.ranks import RankAxes, masked_parts
-from growarray.nn.module import Module, Parameter
+from growarray.factorized.fit import warn_lowered
+from growarray.factorized.format import Arrays, TensorFormat
+from growarray.factorized.index import full_index
+from growarray.factorized.initial import drawn_factors, normal_factors
+from growarray.factorized.parameters import check_size, real_array, trained_dtype
+from growarray.factorized.ranks import masked_factors
+from growarray.nn.module import Parameter
 
 if TYPE_CHECKING:
     from growarray.factorized.dropout import TensorDropout
 
-__all__ = ["FactorizedTensor", "formats", "run_contraction", "target_of"]
+__all__ = ["FactorizedTensor", "formats", "kinds", "run_contraction", "target_of"]
 
-Arrays = tuple[Array, ...]
-Terms = tuple[tuple[str, ...], ...]
 _FORMATS: dict[str, type[FactorizedTensor]] = {}
+_DEFAULT = "CP"
+
+
+def kinds() -> list[type[FactorizedTensor]]:
+    """The class of each format, sorted by name."""
+    return sorted(set(_FORMATS.values()), key=lambda kind: kind.name.lower())
 
 
 def formats() -> tuple[str, ...]:
@@ -40,7 +44,7 @@ def formats() -> tuple[str, ...]:
     >>> formats()
     ('BlockTT', 'CP', 'Dense', 'TT', 'Tucker')
     """
-    return tuple(sorted((kind.name for kind in _FORMATS.values()), key=str.lower))
+    return tuple(kind.name for kind in kinds())
 
 
 def run_contraction(equation: str, arrays: Sequence[Array]) -> tuple[Array, Callable[[Array], Arrays]]:
@@ -70,12 +74,12 @@ def target_of(array: Array) -> tuple[str, str]:
     return str(array.dtype).rpartition(".")[2], "gpu"
 
 
-class FactorizedTensor(Module):
+class FactorizedTensor(TensorFormat):
     """A tensor in a factorized format. Make one with :meth:`new`, :meth:`from_tensor`, or its format's class.
 
     shape, rank : of the tensor and of its factorization    name : of the format
     Parameters carry the names that TensorLy-Torch gives them. ``tensor[index]`` takes integers, slices and ``...`` and
-    gives a tensor of the same format with copies, or an array without modes where every mode is an integer.
+    gives a tensor of the same format with copies, or an array without modes if every mode gets an integer.
 
     Examples
     --------
@@ -85,88 +89,13 @@ class FactorizedTensor(Module):
     (CPTensor(shape=(6, 4, 3), rank=2), (4, 2), 28)
     """
 
-    name: ClassVar[str]
-    output_last: ClassVar[bool] = False  # whether a convolution keeps its output channels as the last mode
     dropout: TensorDropout | None = None
     lasso_weights: Sequence[Parameter] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "name" in vars(cls):
-            _FORMATS[cls.name.lower()] = cls
-
-    # What a format defines.
-
-    @classmethod
-    def of(cls, arrays: Sequence[Array | Parameter]) -> Self:
-        """A tensor that holds these arrays, in the order of :meth:`parts`."""
-        raise NotImplementedError(f"{cls.__name__} must define of(arrays)")
-
-    def parts(self) -> tuple[Parameter, ...]:
-        """The parameters, in the order in which they are contracted."""
-        raise NotImplementedError(f"{type(self).__name__} must define parts()")
-
-    @classmethod
-    def terms(cls, modes: Sequence[str]) -> Terms:
-        """For each part the names of its modes, given those of the tensor; ranks have names of the format's own."""
-        raise NotImplementedError(f"{cls.__name__} must define terms(modes)")
-
-    @classmethod
-    def rank_axes(cls, order: int) -> RankAxes:
-        """For each rank every (part, axis) where it stands; what scales the rank is multiplied in at the first."""
-        return ()
-
-    @classmethod
-    def part_shapes(cls, shape: Sequence[int], rank: Any) -> tuple[tuple[int, ...], ...]:
-        """Shape of each part for a validated rank."""
-        raise NotImplementedError(f"{cls.__name__} must define part_shapes(shape, rank)")
-
-    @classmethod
-    def validate_rank(cls, shape: Sequence[int], rank: Any, fixed_modes: Sequence[int] | None = None) -> Any:
-        """The rank that ``'same'``, a fraction of the parameters, an int or a tuple stands for.
-
-        fixed_modes : modes that keep their size as rank, in the Tucker format; the others raise ValueError
-        """
-        raise NotImplementedError(f"{cls.__name__} must define validate_rank(shape, rank)")
-
-    @classmethod
-    def usable_rank(cls, shape: Sequence[int], rank: Any) -> Any:
-        """A validated rank, lowered to what a tensor of this shape can use."""
-        return rank
-
-    @classmethod
-    def fit(cls, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
-        """The parts of at most this rank that approximate ``tensor``, and how it went; options of the decomposition."""
-        raise NotImplementedError(f"{cls.__name__} must define fit(tensor, rank)")
-
-    @classmethod
-    def select(cls, arrays: Sequence[Array], items: Sequence[Item]) -> tuple[Arrays, Callable[[Arrays], Arrays]]:
-        """Parts of the tensor at one item for each mode, at least one of them a slice, and the way back."""
-        raise NotImplementedError(f"{cls.__name__} must define select(arrays, items)")
-
-    def part_std(self, std: float) -> tuple[float | None, ...]:
-        """Standard deviation of each part that gives the tensor's entries ``std``; None for a part of ones."""
-        raise NotImplementedError(f"{type(self).__name__} must define part_std(std)")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Size of each mode."""
-        raise NotImplementedError(f"{type(self).__name__} must define shape")
-
-    @property
-    def rank(self) -> Any:
-        """Rank of the factorization: None, a number, or one for each mode or bond."""
-        raise NotImplementedError(f"{type(self).__name__} must define rank")
-
-    def transduct(self, new_size: int, mode: int, position: int | None = None) -> tuple[Parameter, ...]:
-        """Insert a mode of ``new_size`` entries before ``mode``, in place.
-
-        The tensor is repeated along it; with ``position`` it stands there only, and the rest is zero.
-        Returns the parameters made for it; the others keep their gradients and optimizer state.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define transduct(new_size, mode)")
-
-    # What follows.
+            _FORMATS.update(dict.fromkeys(map(str.lower, (cls.name, *cls.aliases)), cls))
 
     @staticmethod
     def kind(factorization: Any) -> type[FactorizedTensor]:
@@ -179,7 +108,7 @@ class FactorizedTensor(Module):
     def _format(cls, factorization: str | None) -> type[FactorizedTensor]:
         """The class of a format; without a name that of the class itself, CP of the base."""
         own = cls if hasattr(cls, "name") else None
-        kind = own or FactorizedTensor.kind("CP") if factorization is None else FactorizedTensor.kind(factorization)
+        kind = own or FactorizedTensor.kind(_DEFAULT) if factorization is None else FactorizedTensor.kind(factorization)
         if own is not None and not issubclass(own, kind):
             raise ValueError(
                 f"{cls.__name__} is not {shown(factorization)}; leave factorization out, or use FactorizedTensor"
@@ -199,7 +128,7 @@ class FactorizedTensor(Module):
         dtype: Any = None,
         device: str | None = None,
     ) -> FactorizedTensor:
-        """A random tensor whose entries have standard deviation ``std``, see :meth:`draw_`; parts of zeros for None.
+        """A random tensor whose entries have standard deviation ``std``, see :meth:`draw_`; factors of zeros for None.
 
         factorization : name of a format; by default that of the class it is called on, CP on ``FactorizedTensor``
         rank : ``'same'`` (as many parameters as the dense tensor), a float (that fraction of them), an int or a tuple
@@ -216,7 +145,7 @@ class FactorizedTensor(Module):
         library(device)
         rank = kind.validate_rank(sizes, rank, fixed_rank_modes)
         dtype = trained_dtype(dtype)
-        shapes = kind.part_shapes(sizes, rank)
+        shapes = kind.factor_shapes(sizes, rank)
         check_size(sizes, rank, shapes, kind.usable_rank(sizes, rank))
         tensor = kind.of([to_device(np.zeros(s, dtype), device) for s in shapes])
         return tensor if std is None else tensor.draw_(std, rng)
@@ -228,7 +157,7 @@ class FactorizedTensor(Module):
     ) -> FactorizedTensor:  # fmt: skip
         """The decomposition of a dense tensor; options are those of the format's decomposition.
 
-        A rank above what the tensor can use is lowered to it, with a warning where it is given as such.
+        A rank above what the tensor can use is lowered to it, with a warning if it is given as such.
 
         Raises
         ------
@@ -246,29 +175,29 @@ class FactorizedTensor(Module):
 
         The parameters stay, without their gradients and optimizer state; a rank above what is of use is lowered.
         """
-        first = self.parts()[0].data
+        first = self.all_factors()[0].data
         dense = real_array("init_from_tensor: the tensor", tensor, first)
         if tuple(dense.shape) != self.shape:
             raise ShapeError(f"init_from_tensor: the tensor has shape {tuple(dense.shape)}, expected {self.shape}")
-        for part, array in zip(self.parts(), type(self).fit(dense, self.rank, **options)[0], strict=True):
-            part.data, part.grad, part.slots = asarray(array, like=first, dtype=first.dtype), None, {}
+        for factor, array in zip(self.all_factors(), type(self).fit(dense, self.rank, **options)[0], strict=True):
+            factor.data, factor.grad, factor.slots = asarray(array, like=first, dtype=first.dtype), None, {}
         self._reset_lasso()
         return self
 
     def draw_(self, std: float = 0.02, rng: np.random.Generator | None = None) -> Self:
-        """Draw the parts so that the entries of the tensor have mean zero and standard deviation ``std``.
+        """Draw the factors so that the entries of the tensor have mean zero and standard deviation ``std``.
 
-        One part is small, of half that size, so that the tensor trains about as fast as a dense one.
+        One factor is small, of half that size, so that the tensor trains about as fast as a dense one.
         """
-        return self._fill(drawn_parts(self, std, rng))
+        return self._fill(drawn_factors(self, std, rng))
 
     def normal_(self, mean: float = 0.0, std: float = 1.0, rng: np.random.Generator | None = None) -> Self:
-        """Draw the parts as the original does: normal, equal, and in a tensor train smaller than ``std`` asks for."""
-        return self._fill(normal_parts(self, mean, std, rng))
+        """Draw the factors as the original does: normal, equal, and in a tensor train smaller than ``std`` asks for."""
+        return self._fill(normal_factors(self, mean, std, rng))
 
     def _fill(self, arrays: Sequence[np.ndarray]) -> Self:
-        for part, host in zip(self.parts(), arrays, strict=True):
-            part.data = asarray(host, like=part.data, dtype=part.data.dtype)
+        for factor, host in zip(self.all_factors(), arrays, strict=True):
+            factor.data = asarray(host, like=factor.data, dtype=factor.data.dtype)
         self._reset_lasso()
         return self
 
@@ -290,30 +219,18 @@ class FactorizedTensor(Module):
     @property
     def dtype(self) -> Any:
         """Dtype of the parameters."""
-        return self.parts()[0].data.dtype
-
-    @classmethod
-    def operand_shape(cls, part_shape: Sequence[int], part: int, parts: int) -> tuple[int, ...]:
-        """Shape of a part as :meth:`terms` names it: without modes of one entry that a format keeps for symmetry."""
-        return tuple(part_shape)
-
-    @classmethod
-    def operands(cls, arrays: Sequence[Array]) -> list[Array]:
-        """The parts as :meth:`terms` names their modes."""
-        shapes = [cls.operand_shape(a.shape, i, len(arrays)) for i, a in enumerate(arrays)]
-        return [a if tuple(a.shape) == s else namespace(a).reshape(a, s) for a, s in zip(arrays, shapes, strict=True)]
+        return self.all_factors()[0].data.dtype
 
     def arrays(self) -> Arrays:
-        """Data of the parts, with the lasso weights multiplied in where there are some."""
+        """Data of the factors, with the lasso weights multiplied in if there are some."""
         return self._scaled(drop=False)[0]
 
     def rank_sizes(self) -> tuple[int, ...]:
         """Components of each rank of :meth:`rank_axes`."""
-        parts = self.parts()
-        return tuple(parts[places[0][0]].shape[places[0][1]] for places in self.rank_axes(self.order))
+        return self.sizes_of(self.shape, self.rank)
 
     def refuse_lasso(self, where: str) -> None:
-        """Raise ValueError where there are lasso weights, which what ``where`` does would not fit."""
+        """Raise ValueError if there are lasso weights, which what ``where`` does would not fit."""
         if self.lasso_weights:
             raise ValueError(
                 f"{type(self).__name__}.{where}: there are lasso weights; TensorLasso.remove takes them off"
@@ -323,23 +240,23 @@ class FactorizedTensor(Module):
         for weight in self.lasso_weights:
             weight.data, weight.grad, weight.slots = namespace(weight.data).ones_like(weight.data), None, {}
 
-    def parts_vjp(
-        self, place: Sequence[int] = (), *, drop: bool = True
+    def factors_vjp(
+        self, layer_index: Sequence[int] = (), *, drop: bool = True
     ) -> tuple[Arrays, Callable[[Sequence[Any]], Sequence[Any]]]:
-        """What is contracted: the parts at one entry of each of the first modes, and the way back to their gradients.
+        """What is contracted: the factors at one entry of each of the first modes, and the way back to their gradients.
 
         The lasso weights are multiplied in, and so is a mask of :func:`growarray.factorized.tensor_dropout`, unless
-        ``drop`` is False. The way back adds to the gradients of the lasso weights; without ``place`` a gradient that is
-        None stays None.
+        ``drop`` is False. The way back adds to the gradients of the lasso weights; without ``layer_index`` a
+        gradient that is None stays None.
         """
         arrays, back = self._scaled(drop)
-        if not place:
+        if not layer_index:
             return arrays, back
-        chosen, choice = self.select(arrays, (*place, *(slice(0, n, 1) for n in self.shape[len(place) :])))
+        chosen, choice = self.select(arrays, (*layer_index, *(slice(0, n, 1) for n in self.shape[len(layer_index) :])))
         return chosen, lambda gradients: back(choice(tuple(gradients)))
 
     def _scaled(self, drop: bool) -> tuple[Arrays, Callable[[Sequence[Any]], Sequence[Any]]]:
-        data = tuple(part.data for part in self.parts())
+        data = tuple(factor.data for factor in self.all_factors())
         if self.dropout is None and not self.lasso_weights:
             return data, lambda gradients: gradients
         axes = self.rank_axes(self.order)
@@ -347,7 +264,7 @@ class FactorizedTensor(Module):
         if drop and self.dropout is not None:
             drawn = self.dropout.draw(self.rank_sizes(), self.training)
             masks = [None if m is None else asarray(m, like=data[0], dtype=data[0].dtype) for m in drawn]
-        return masked_parts(data, axes, masks, self.lasso_weights)
+        return masked_factors(data, axes, masks, self.lasso_weights)
 
     def to_tensor(self) -> Array:
         """The dense tensor."""
@@ -364,20 +281,20 @@ class FactorizedTensor(Module):
         >>> pullback(value), t.factors["factor_1"].grad.shape
         (None, (2, 3, 2))
         """
-        arrays, parts_back = self.parts_vjp()
+        arrays, factors_back = self.factors_vjp()
         value, back = self._plan().vjp(*self.operands(arrays))
 
         def pullback(d_tensor: Array) -> None:
             shaped = [namespace(d).reshape(d, a.shape) for d, a in zip(back(d_tensor), arrays, strict=True)]
-            for part, gradient in zip(self.parts(), parts_back(shaped), strict=True):
-                part.accumulate(gradient)
+            for factor, gradient in zip(self.all_factors(), factors_back(shaped), strict=True):
+                factor.accumulate(gradient)
 
         return value, pullback
 
     def _plan(self) -> Plan:
-        parts = self.parts()
-        shapes = tuple(self.operand_shape(p.shape, i, len(parts)) for i, p in enumerate(parts))
-        return _planned(_tensor_equation(self.name, self.order), shapes, *target_of(parts[0].data))
+        factors = self.all_factors()
+        shapes = tuple(self.operand_shape(f.shape, i, len(factors)) for i, f in enumerate(factors))
+        return _planned(_tensor_equation(self.name, self.order), shapes, *target_of(factors[0].data))
 
     def __getitem__(self, index: Any) -> Any:
         items = full_index(index, self.shape)

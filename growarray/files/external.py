@@ -28,7 +28,7 @@ class ExternalFiles:
         """The file at ``location``. Raises Malformed for a path that leaves the folder, by name or by a link."""
         if location not in self._found:
             if len(self._found) >= self.limits.files:
-                raise Malformed(f"more than {self.limits.files} further files (Limits.files)")
+                raise Malformed(f"more than {self.limits.files} additional files (Limits.files)")
             with at(f"file {quote(location)}"):
                 self._found[location] = found = self._open(location)
                 self.nbytes += found.size
@@ -37,16 +37,16 @@ class ExternalFiles:
     def _open(self, location: str) -> Source:
         folder = self.model.folder
         if folder is None:
-            raise Malformed("lies beside the model, which was not given as a path; pass the path of the model")
+            raise Malformed("lies next to the model, but the model was not given as a path; pass its path")
         location = "/".join(part for part in location.split("/") if part != ".")  # some writers begin with ./
         if not is_safe_name(location) or "://" in location:
-            raise Malformed("is no plain relative path below the model's folder")
+            raise Malformed("is not a plain relative path inside the model's folder")
         path = folder / location
         real = Path(os.path.realpath(path))
         if not self.follow_links and not real.is_relative_to(os.path.realpath(folder)):
             raise Malformed("is a link that leaves the model's folder; pass follow_links=True if you trust it")
         if not real.exists():
-            raise Malformed("is missing; fetch it, and put it beside the model")
+            raise Malformed("is missing; fetch it and put it next to the model")
         source = Source.of_file(real, name=str(path), mapped=self.mapped)
         source.checksums = self.model.checksums
         return source

@@ -48,7 +48,7 @@ class Limits:
 
 
 def limits_or_default(limits: Limits | None) -> Limits:
-    """The given limits, or those that hold where none are given. Raises TypeError for anything else."""
+    """The given limits, or the default ones. Raises TypeError for anything else."""
     if limits is None:
         return Limits()
     if not isinstance(limits, Limits):

@@ -26,7 +26,7 @@ def is_safe_name(name: str) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the name ``path`` once it is whole and on disk, and is gone where anything raises."""
+    """A new file that takes the name ``path`` once it is whole and on disk, and is gone if anything raises."""
     if path.is_dir():
         raise IsADirectoryError(f"{path}: expected the name of a file, found a folder")
     if not path.parent.is_dir():

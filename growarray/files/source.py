@@ -44,7 +44,7 @@ class Source:
         try:
             found = os.stat(path)
         except ValueError as fault:
-            raise Malformed(f"is no path: {fault}") from None
+            raise Malformed(f"is not a path: {fault}") from None
         if stat.S_ISDIR(found.st_mode):
             raise Malformed(
                 "is a folder; pass the file of weights inside it, or the index (*.index.json) of its shards"

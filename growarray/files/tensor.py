@@ -58,7 +58,7 @@ class StoredTensor:
         return self.size * self.dtype.wide_size
 
     def read(self, *, ml_dtypes: bool = False) -> Array:
-        """The array: a view of the mapped file where that is possible, a copy where it is not.
+        """The array: a view of the mapped file if that is possible, else a copy.
 
         Either can be written to; the file stays as it is. Raises CheckpointError if the bytes are damaged.
         """
@@ -71,7 +71,7 @@ class StoredTensor:
             return np.asarray(np.negative(values) if self.neg else values)  # of 0-d, NumPy's functions give a scalar
 
     def check(self) -> None:
-        """Raise what :meth:`read` would raise for damaged bytes, without making the array where that can be."""
+        """Raise what :meth:`read` would raise for damaged bytes, without making the array if that is possible."""
         with naming(self.region.source.name):
             raw = self._elements()
             with at(self.region.name):

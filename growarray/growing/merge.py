@@ -1,176 +1,386 @@
-"""LinearMergeGrowingModule: the place where branches meet, which grows as one."""
+"""Merges: the places where branches add up, which grow as one."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import itertools
+import warnings
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
-import numpy as np
+from growarray.backend import Array, library, namespace
+from growarray.contraction.checks import is_ordered
+from growarray.errors import GrowthError, ShapeError
+from growarray.growing.change import GrowthUpdate
+from growarray.growing.checks import as_scalar, check_function
+from growarray.growing.moment import TensorStatistic
+from growarray.growing.neighbour import require_neighbour, weighted_layers
+from growarray.growing.statistics import BatchRecorder, MergeStatistics
+from growarray.growing.stream import JoinedStream
+from growarray.growing.update import activation_slope
+from growarray.nn import Identity, Module
+from growarray.nn.module import Pullback
+from growarray.ops.sizes import whole_number
 
-from growarray.backend import Array, is_numpy, namespace
-from growarray.contraction.kernels import RunningSum
-from growarray.growing.moment import TensorStatistic, cross_moment
-from growarray.growing.stream import Stream
-from growarray.growing.through import GrowthThroughMerge
-from growarray.growing.update import optimal_delta, rounding_floor
-
-__all__ = ["LinearMergeGrowingModule"]
+__all__ = ["MergeGrowingModule"]
 
 
-class LinearMergeGrowingModule(GrowthThroughMerge):
-    """A merge of linear layers: ``post_merge_function(sum of the previous modules' outputs)``.
+class MergeGrowingModule(Module):
+    """What every merge has: neighbours, the sum that the caller made, statistics of what flows in and out.
 
-    Signature and names are the original's. Statistics run over the *full activity* ``(B_1 | … | B_k)`` of the previous
-    layers; one solve gives the joint optimal delta of all of them. A merge among the previous modules contributes
-    nothing to the full activity (it has no weights of its own to update), as in the original.
-
-    ``allow_growing=True`` lets the merge itself widen, which the original refuses: new neurons read every previous
-    layer's input, and every next layer reads them; see :meth:`compute_optimal_updates`.
-
-    Differs from the original: arrays have the data's dtype; the singular previous S of two biased branches is always
-    solved by the pseudo-inverse; a next layer without bias works; requests replace counters that went negative.
-
-    >>> import numpy as np
-    >>> from growarray.growing import LinearGrowingModule
-    >>> a, b = LinearGrowingModule(3, 2), LinearGrowingModule(4, 2, use_bias=False)
-    >>> merge = LinearMergeGrowingModule(previous_modules=[a, b], in_features=2)
-    >>> merge.total_in_features, merge.number_of_predecessors
-    (8, 2)
+    The caller adds the branches; the merge takes the sum, applies ``post_merge_function`` and hands the result to its
+    next modules. It has no parameters of its own but those of the function. ``device`` is where its statistics are
+    kept, default where the data are. Its ``update`` holds what is known of planned neurons; their weights are held by
+    the layers around it.
     """
 
-    def _declare_statistics(self) -> None:
-        own, total = self.in_features + 1, self.total_in_features
-        super()._declare_statistics()
-        self.tensor_s = TensorStatistic((own, own), self.compute_s_update, self._device, f"S({self.name})", reuse=True)
-        if total > 0:
-            self.previous_tensor_s = TensorStatistic(
-                (total, total), self.compute_previous_s_update, self._device, f"S[-1]({self.name})", reuse=True
+    _links: ClassVar[tuple[str, ...]] = ("previous_modules", "next_modules")
+    use_bias = True
+
+    def __init__(
+        self,
+        post_merge_function: Module | None = None,
+        previous_modules: Iterable[Any] | None = None,
+        next_modules: Iterable[Any] | None = None,
+        allow_growing: bool = False,
+        in_features: int | None = None,
+        device: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        if in_features is None:
+            raise TypeError(f"{type(self).__name__}: in_features is required, the width of the branches' sum")
+        self.name = name or f"{type(self).__name__}_{id(self):x}"
+        check_function(post_merge_function, "post_merge_function", self.name)
+        self.post_merge_function = post_merge_function or Identity()
+        self.in_features = whole_number(type(self).__name__, "in_features", in_features, 0)
+        self.allow_growing = allow_growing
+        library(device)
+        self.previous_modules: list[Any] = []
+        self.next_modules: list[Any] = []
+        self.common_scaling = 0.0
+        self.update: GrowthUpdate[Any] = GrowthUpdate()
+        self.recorder = BatchRecorder(self.name, gradient=("input",))
+        self.statistics = MergeStatistics(self, device)
+        self.set_previous_modules([] if previous_modules is None else previous_modules)
+        self.set_next_modules([] if next_modules is None else next_modules)
+
+    def vjp(self, x: Array) -> tuple[Array, Pullback]:
+        """``post_merge_function`` of the branches' sum, and the way back; what is asked for is kept."""
+        y, back = self.post_merge_function.vjp(x)
+        recorder, keeps = self.recorder, self.recorder.is_active
+        if keeps:
+            recorder.start(x, input=x, activity=y)
+            self.statistics.expect()
+
+        def pullback(dy: Array) -> Array:
+            dx = back(dy)
+            if keeps and recorder.is_latest(x) and recorder.wants("input"):
+                recorder.add("gradient", dx)
+            return dx
+
+        return y, pullback
+
+    def extended_forward(self, x: Array, x_ext: Array | None = None) -> tuple[Array, Array | None]:
+        """Function of the branches' sum, and of the sum of their new outputs."""
+        return self.post_merge_function.extended_forward(x, x_ext)
+
+    def request(self, what: str, by: object) -> None:
+        """Keep ``what`` of every batch until ``by`` releases it."""
+        self.recorder.request(what, by)
+
+    def release(self, what: str, by: object) -> None:
+        """``by`` no longer needs ``what``; what nobody needs is not kept."""
+        self.recorder.release(what, by)
+
+    def declare_statistics(self) -> None:
+        """Start statistics anew, for the present widths."""
+        self.statistics.declare()
+
+    def init_computation(self) -> None:
+        """Start a collection: empty statistics; keep input and activity here, inputs and gradients around."""
+        self.reset_computation()
+        self.declare_statistics()
+        if self.allow_growing:
+            self.check_growable()
+            for module in self.next_modules:
+                module.declare_statistics()
+        for what in ("input", "activity"):
+            self.request(what, self)
+        for module in self._collecting:
+            module.request("input", self)
+            module.request("pre_activity", self)
+
+    def update_computation(self, update_covariance_loss_gradient: bool = True) -> None:
+        """Add the last batch to every statistic; a second call for the same batch changes nothing."""
+        self.statistics.update(update_covariance_loss_gradient)
+
+    def reset_computation(self) -> None:
+        """End a collection: forget statistics, and keep nothing any longer for this merge's sake."""
+        for statistic in self.statistics.all:
+            statistic.reset()
+        for what in ("input", "activity"):
+            self.release(what, self)
+        for module in self._collecting:
+            module.release("input", self)
+            module.release("pre_activity", self)
+
+    @property
+    def _collecting(self) -> list[Any]:
+        """The layers that keep parts of a batch for this merge: those that it joins, and if it grows those after it."""
+        after = self.next_modules if self.allow_growing else []
+        return [*self.layers_before, *(layer for module in after for layer in weighted_layers(module))]
+
+    @property
+    def layers_before(self) -> list[Any]:
+        """The previous modules that have weights: merges among them are left out, as in the original."""
+        return [layer for module in self.previous_modules for layer in module.weighted_layers]
+
+    @property
+    def weighted_layers(self) -> tuple[Any, ...]:
+        """None: a merge has no weights of its own."""
+        return ()
+
+    @property
+    def changed_layers(self) -> list[Any]:
+        """What growth at this place changes: the layers around it."""
+        return [*self.layers_before, *self.next_modules]
+
+    @property
+    def out_features(self) -> int:
+        """Width of the output."""
+        return self.in_features
+
+    @property
+    def total_in_features(self) -> int:
+        """Width of the full activity: the inputs of all previous layers with their ones columns."""
+        return sum(module.stream_width for module in self.layers_before)
+
+    @property
+    def output_function(self) -> Module:
+        """What is applied to the sum: ``post_merge_function``."""
+        return self.post_merge_function
+
+    @property
+    def output_slope(self) -> float:
+        """Derivative at zero from above of ``post_merge_function``."""
+        return activation_slope(self.post_merge_function)
+
+    def set_previous_modules(self, previous_modules: Iterable[Any]) -> None:
+        """Replace the previous modules; statistics of what flows in start anew.
+
+        Raises TypeError for a module that is neither a growing layer nor a merge, ShapeError for one whose output has
+        another width than this merge; nothing has changed then.
+        """
+        modules = self._listed(previous_modules, "previous_modules")
+        for module in modules:
+            require_neighbour(module, "previous", self.name)
+            if module.out_features != self.in_features:
+                raise ShapeError(
+                    f"{self.name}: previous module {module.name} has {module.out_features} outputs, the merge expects "
+                    f"{self.in_features}; give them the same width"
+                )
+        self._warn_if_used(self.statistics.previous_s, self.statistics.previous_m)
+        self.previous_modules = modules
+        self.declare_statistics()
+
+    def set_next_modules(self, next_modules: Iterable[Any]) -> None:
+        """Replace the next modules; any module with ``in_features`` will do, a plain layer too.
+
+        Raises TypeError for a module without, ShapeError for another width than this merge; nothing has changed then.
+        """
+        modules = self._listed(next_modules, "next_modules")
+        for module in modules:
+            width = getattr(module, "in_features", None)
+            if width is None:
+                raise TypeError(
+                    f"{self.name}: next module {type(module).__name__} has no in_features; expected a layer"
+                )
+            if int(width) != self.out_features:
+                raise ShapeError(
+                    f"{self.name}: next module {getattr(module, 'name', type(module).__name__)} has {width} inputs, "
+                    f"the merge has {self.out_features} outputs; give them the same width"
+                )
+        self._warn_if_used(self.statistics.s)
+        self.next_modules = modules
+
+    def _listed(self, modules: Iterable[Any], role: str) -> list[Any]:
+        if isinstance(modules, Module) or not is_ordered(modules):
+            raise TypeError(
+                f"{self.name}: {role} is a {type(modules).__name__}, expected a list of modules; write [module] for one"
             )
-            self.previous_tensor_m = TensorStatistic(
-                (total, self.in_features), self.compute_previous_m_update, self._device, f"M[-1]({self.name})",
-                reuse=True,
-            )  # fmt: skip
-        self._declare_growth_statistics()
+        return list(modules)
+
+    def _warn_if_used(self, *statistics: TensorStatistic | None) -> None:
+        for statistic in statistics:
+            if statistic is not None and statistic.samples:
+                warnings.warn(
+                    f"{self.name}: {statistic.name} holds {statistic.samples} samples of the old neighbours; "
+                    "call reset_computation() first",
+                    stacklevel=3,
+                )
+
+    def update_size(self) -> None:
+        """Take the width of the previous modules over, and declare statistics for it."""
+        if self.previous_modules:
+            self.in_features = int(self.previous_modules[0].out_features)
+        self.declare_statistics()
+
+    def update_scaling_factor(self, scaling_factor: Any) -> None:
+        """Scale the previous modules' output extensions and the next modules' changes by one factor.
+
+        Raises TypeError for a neighbour that is no growing layer, or what is no number; nothing has changed then.
+        """
+        factor = as_scalar(scaling_factor, f"{self.name}.update_scaling_factor")
+        for module in (*self.previous_modules, *self.next_modules):
+            if not weighted_layers(module):
+                raise TypeError(
+                    f"{self.name}: {type(module).__name__} is not a growing layer, so it has no scaling; "
+                    "scale a chain of merges one by one"
+                )
+        for module in self.previous_modules:
+            module.output_extension_scaling = factor
+        for module in self.next_modules:
+            module.scaling_factor = factor
+
+    @property
+    def input_stream(self) -> JoinedStream:
+        """Inputs of all previous layers side by side, with their ones; never put together."""
+        if not self.layers_before:
+            raise GrowthError(f"{self.name}: there are no previous layers; call set_previous_modules() first")
+        return JoinedStream(tuple(module.input_stream for module in self.layers_before))
+
+    @property
+    def growth_statistic(self) -> TensorStatistic:
+        """Second moment of the full activity."""
+        if self.statistics.previous_s is None:
+            raise GrowthError(f"{self.name}: there are no previous layers, so there is no full activity")
+        return self.statistics.previous_s
 
     @property
     def input_statistic_for_next(self) -> TensorStatistic:
         """Second moment of the activity, ones last, which all next layers share."""
-        return self.tensor_s
+        return self.statistics.s
 
-    def construct_full_activity(self) -> Array:
-        """The full activity of the last batch, put together: (n, total_in_features). Statistics never need it."""
-        return self.input_stream.materialise()
-
-    def compute_s_update(self, *, out: Array | None = None) -> tuple[Array, int]:
-        """Sum of ``B^T B`` of the merge's activity with ones, (d + 1, d + 1), last batch, and its samples."""
-        stream = Stream(self.activity, bias=True)
-        return cross_moment(stream, out=out), stream.samples
-
-    def compute_previous_s_update(self, *, out: Array | None = None) -> tuple[Array, int]:
-        """Sum of ``B^T B`` of the full activity, last batch; blocks that layers share are computed once."""
-        stream = self.input_stream
-        return cross_moment(stream, out=out), stream.samples
-
-    def compute_previous_m_update(self, *, out: Array | None = None) -> tuple[Array, int]:
-        """Sum of ``B^T dz``, full activity against the gradient at the merge, (total_in_features, in_features).
-
-        Each previous layer's block is its weight gradient, which its pullback has computed already.
-        """
-        gradient = self._kept("pre_activity gradient", self.pre_activity_grad)
-        blocks = [module.moment_with(gradient) for module in self.layers_before]
-        return _stacked(blocks, out), int(gradient.shape[0])
-
-    def projected_v_goal(self) -> Array:
-        """``dz - sum of dW_i B_i``: the part of the wanted change that no previous layer's delta makes, last batch.
-
-        Deltas of the layers behind a previous merge are taken off too, as in the original.
-        """
-        goal = self._kept("pre_activity gradient", self.pre_activity_grad)
+    def check_growable(self) -> None:
+        """Raise what stands in the way of new neurons: an option, neighbours that are missing or of another kind."""
+        if not self.allow_growing:
+            raise GrowthError(f"{self.name}: growth through the merge is off; construct it with allow_growing=True")
+        if not self.layers_before or not self.next_modules:
+            raise GrowthError(f"{self.name}: growth needs previous layers and next layers; set both first")
+        for module in (*self.previous_modules, *self.next_modules):
+            if not weighted_layers(module):
+                raise NotImplementedError(
+                    f"{self.name}: growth through a chain of merges ({getattr(module, 'name', module)!s}) is not "
+                    "supported; supported: linear growing layers before and after one merge"
+                )
         for module in self.previous_modules:
-            for layer in [module] if hasattr(module, "layer") else module.layers_before:
-                if layer.optimal_delta_layer is None:
-                    raise TypeError(f"{self.name}: {layer.name} has no optimal delta; call compute_optimal_delta()")
-                goal = goal - layer.optimal_delta_layer(layer.input)
-        return goal
+            if not module.output_function.is_identity:
+                raise NotImplementedError(
+                    f"{self.name}: previous layer {module.name} applies {type(module.output_function).__name__} before "
+                    "the sum; growth through a merge needs the function after the sum, as post_merge_function"
+                )
 
-    def init_computation(self) -> None:
-        """Start a collection: empty statistics; keep input and activity here, inputs and gradients before."""
-        self.reset_computation()
-        self._declare_statistics()
-        self.request("input", self)
-        self.request("activity", self)
+    def cut(self, rows: Array) -> list[Array]:
+        """Rows over the full activity, cut by previous layer."""
+        ends = [0, *itertools.accumulate(module.stream_width for module in self.layers_before)]
+        if rows.ndim != 2 or rows.shape[1] != ends[-1]:
+            raise ShapeError(f"{self.name}: alpha has shape {tuple(rows.shape)}, expected (new neurons, {ends[-1]})")
+        return [rows[:, start:stop] for start, stop in itertools.pairwise(ends)]
+
+    @property
+    def parameters_per_output(self) -> int:
+        """Scalars that one more output costs: in all previous layers, and its share of a normalisation."""
+        reads = sum(module.parameters_per_output for module in self.layers_before)
+        return int(reads) + self.post_merge_function.parameters_per_feature
+
+    @property
+    def parameters_per_neuron(self) -> int:
+        """Scalars that one more neuron of the merge costs, over all previous and next layers."""
+        return self.parameters_per_output + sum(int(module.out_features) for module in self.next_modules)
+
+    @property
+    def scaling_factor(self) -> float:
+        """The single factor g of the planned change: deltas by g², extensions by g."""
+        return self.common_scaling
+
+    @scaling_factor.setter
+    def scaling_factor(self, value: Any) -> None:
+        self.update_scaling_factor(value)
+        self.common_scaling = as_scalar(value, f"{self.name}.scaling_factor")
+
+    @property
+    def output_extension_scaling(self) -> float:
+        """Scaling of the previous layers' output extensions, which they share."""
+        return float(self.layers_before[0].output_extension_scaling) if self.layers_before else 0.0
+
+    @output_extension_scaling.setter
+    def output_extension_scaling(self, value: float) -> None:
         for module in self.layers_before:
-            module.request("input", self)
-            module.request("pre_activity", self)
-        self._init_growth()
+            module.output_extension_scaling = value
 
-    def update_computation(self, update_covariance_loss_gradient: bool = True) -> None:
-        """Add the last batch to every statistic; a second call for the same batch changes nothing."""
-        if self.previous_tensor_m is not None:  # first, as in a layer: a gradient that is not finite raises here
-            self.previous_tensor_m.update()
-        self._update_growth(update_covariance_loss_gradient)
-        for statistic in (self.tensor_s, self.previous_tensor_s):
-            if statistic is not None:
-                statistic.update()
+    @property
+    def output_extension(self) -> Array:
+        """The planned incoming weights over the full activity, (k, total_in_features)."""
+        parts = [module.output_extension for module in self.layers_before]
+        return namespace(*parts).concat(parts, axis=1)
 
-    def reset_computation(self) -> None:
-        """End a collection: forget statistics, and keep nothing any longer for this merge's sake."""
-        for statistic in self._statistics():
-            statistic.reset()
-        for what in ("input", "activity"):
-            self.release(what, self)
-        for module in self.layers_before:
-            module.release("input", self)
-            module.release("pre_activity", self)
-        self._reset_growth()
+    def set_output_extension(self, alpha: Array | None) -> None:
+        """Cut alpha (k, total_in_features) into the previous layers' output extensions; None drops them.
 
-    def compute_optimal_delta(
-        self, update: bool = True, return_deltas: bool = False, force_pseudo_inverse: bool = False
-    ) -> list[tuple[Array, Array | None]] | None:
-        """Joint optimal delta of all previous layers from one solve, cut into weights and biases.
-
-        With ``update`` each layer holds its part as ``optimal_delta_layer``; ``return_deltas`` returns them.
-
-        Raises
-        ------
-        GrowthError
-            There are no previous layers, or no samples.
+        What was known of the neurons before, their singular values say, goes with them.
         """
-        s = self.growth_statistic()
-        m = self.previous_tensor_m() if self.previous_tensor_m is not None else s
-        floor = max((rounding_floor(module.weight.data) for module in self.layers_before), default=0.0)
-        delta, self.parameter_update_decrease = optimal_delta(s, m, pseudo_inverse=force_pseudo_inverse, floor=floor)
-        deltas: list[tuple[Array, Array | None]] = []
-        start = 0
+        rows = [None for _ in self.layers_before] if alpha is None else self.cut(alpha)
+        self.update = self.update.with_input(None)
+        for module, part in zip(self.layers_before, rows, strict=True):
+            module.set_output_extension(part)
+
+    def keep_output_extension(self, keep: int, zeros: int = 0) -> None:
+        """Keep the first ``keep`` new neurons of every previous layer, the last ``zeros`` of them as zeros."""
         for module in self.layers_before:
-            stop = start + module.in_features
-            bias = delta[:, stop] if module.use_bias else None
-            deltas.append((delta[:, start:stop], bias))
-            if update:
-                module.optimal_delta_layer = module.layer_of_tensor(*deltas[-1])
-            start = stop + int(module.use_bias)
-        return deltas if return_deltas else None
+            module.keep_output_extension(keep, zeros)
 
-    def delete_update(self, include_previous: bool = False) -> None:
-        """Forget the planned deltas, and where the merge may grow its new neurons and what its next layers plan.
+    def check_output_extension(self, size: int | None = None) -> None:
+        """Raise ``GrowthError`` if several layers read the merge: they must widen together."""
+        if len(self.next_modules) > 1:
+            raise GrowthError(
+                f"{self.name}: {len(self.next_modules)} layers read this merge and must widen together; "
+                "call the merge's apply_change()"
+            )
+        self.check_extensions(size)
 
-        With ``include_previous`` the deltas and extensions of the previous layers too.
-        """
-        self.parameter_update_decrease = None
-        self._delete_growth()
-        for module in self.layers_before if include_previous else ():
-            module.delete_update(include_previous=False, delete_output=True)
+    def check_extensions(self, size: int | None = None) -> None:
+        """Raise unless the previous layers' output extensions fit, and have as many neurons as each other."""
+        for module in self.layers_before:
+            module.check_output_extension()
+        sizes = {module.extended_output_layer.weight.shape[0] for module in self.layers_before}
+        if len(sizes) != 1:
+            raise GrowthError(
+                f"{self.name}: the previous layers' extensions have {sorted(sizes)} neurons; plan them anew"
+            )
+        found = sizes.pop()
+        if size is not None and found != size:
+            raise ShapeError(
+                f"{self.name}: the previous layers' extensions have {found} neurons, those of the next layers {size}; "
+                "plan them anew"
+            )
+        if found:
+            self.post_merge_function.check_extend(found)
 
+    def apply_output_extension(self) -> None:
+        """Widen every previous layer by its output extension, then the merge and its function."""
+        self.check_extensions()
+        before = self.in_features
+        for module in self.layers_before:
+            module.apply_output_extension()
+        self.update_size()
+        if self.in_features > before:
+            self.post_merge_function.extend(self.in_features - before)
 
-def _stacked(blocks: Sequence[Array], out: Array | None) -> Array:
-    """Blocks (d_i, o) one above the other: added to the running sum ``out`` where that can be, else a new array."""
-    rows = sum(int(block.shape[0]) for block in blocks)
-    if not (isinstance(out, RunningSum) and out.shape == (rows, int(blocks[0].shape[1]))):
-        return namespace(*blocks).concat(list(blocks), axis=0)
-    if not all(is_numpy(x) for x in (*blocks, out.array)) or not all(math.isfinite(np.vdot(b, b)) for b in blocks):
-        return namespace(*blocks).concat(list(blocks), axis=0)  # whoever updates names what is not finite
-    start = 0
-    for block in blocks:
-        out.array[start : start + len(block)] += block
-        start += len(block)
-    return out
+    @property
+    def widens(self) -> str:
+        """Name of the module that new neurons widen: the merge itself."""
+        return self.name
+
+    @property
+    def function_before(self) -> Module:
+        """The function behind which new neurons stand: ``post_merge_function``."""
+        return self.post_merge_function

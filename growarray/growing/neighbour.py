@@ -1,18 +1,24 @@
 """What growing modules ask of each other: a small protocol that a layer and a merge both fulfil.
 
-No module asks what class its neighbour has; a neighbour that does not answer is refused by name.
+No module asks what class its neighbour has. A further kind of layer, a convolution say, is one file with a subclass of
+:class:`growarray.growing.layer.GrowingModule`: its value and pullback, and the streams of its input and of the gradient
+at its output (of a convolution: unfolded, or with moments that need no unfolding). Statistics, planning, scaling,
+selecting, drawing and applying are the same for every kind: they know streams, and weights (out, in, *kernel), whose
+rows are what one output reads of a stream. A merge into a layer of another kind needs nothing more, since it cuts
+matrices by the widths of its neighbours' streams.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeGuard
 
 from growarray.backend import Array
 from growarray.growing.moment import TensorStatistic
 from growarray.growing.stream import StreamLike
-from growarray.nn.module import Module
+from growarray.nn import Module
 
-__all__ = ["Neighbour", "Recorder", "require_neighbour"]
+__all__ = ["Neighbour", "is_neighbour", "require_neighbour", "weighted_layers"]
 
 
 class Neighbour(Protocol):
@@ -30,16 +36,24 @@ class Neighbour(Protocol):
         """Scalars that one more output costs: what it reads, its bias, and its share of a normalisation."""
 
     @property
-    def output_extension(self) -> Array:
-        """The planned incoming weights (k, width of ``input_stream``), biases included."""
+    def weighted_layers(self) -> Sequence[Any]:
+        """The layer itself; of a merge none, since a merge has no weights of its own."""
+
+    @property
+    def layers_before(self) -> Sequence[Any]:
+        """The layers whose weights make its output: itself, or those that a merge joins."""
 
     @property
     def input_stream(self) -> StreamLike:
-        """Everything that its neurons read, in the order of ``extend_output``'s columns."""
+        """Everything that its neurons read, in the order of the output extension's columns."""
 
     @property
     def growth_statistic(self) -> TensorStatistic:
         """Second moment of ``input_stream``."""
+
+    @property
+    def input_statistic_for_next(self) -> TensorStatistic | None:
+        """Second moment of what it hands on, ones last, if it keeps one for its next modules to share."""
 
     @property
     def output_function(self) -> Module:
@@ -50,11 +64,11 @@ class Neighbour(Protocol):
         """Derivative at zero from above of the function that follows it."""
 
     @property
-    def input_statistic_for_next(self) -> TensorStatistic | None:
-        """Second moment of what it hands on (ones column last), where it keeps one for its next modules to share."""
+    def output_extension(self) -> Array:
+        """The planned incoming weights of new neurons (k, width of ``input_stream``), biases included."""
 
     def request(self, what: str, by: object) -> None:
-        """Keep ``what`` (``'input'``, ``'pre_activity'``, ``'activity'``) of every batch until released."""
+        """Keep ``what`` (``'input'``, ``'pre_activity'``, ``'activity'``) of every batch until ``by`` releases it."""
 
     def release(self, what: str, by: object) -> None:
         """``by`` no longer needs ``what``."""
@@ -68,69 +82,34 @@ class Neighbour(Protocol):
     def check_output_extension(self, size: int | None = None) -> None:
         """Raise what :meth:`apply_output_extension`, asked for by one next layer alone, would spoil; change nothing.
 
-        ``size`` is the number of new neurons that the next layer is going to read, where it is to be the same.
+        ``size`` is the number of new neurons that the next layer is going to read, if it has to be the same.
         """
 
     def apply_output_extension(self) -> None:
         """Take the new neurons in, times ``output_extension_scaling``."""
 
+    def compute_optimal_updates(self, rule: Any = ..., **options: Any) -> tuple[Array | None, Array | None]:
+        """Plan for this place by a rule."""
 
-_ANSWERS = (
-    "input_stream",
-    "growth_statistic",
-    "output_slope",
-    "set_output_extension",
-    "check_output_extension",
-    "apply_output_extension",
-)
+
+_ASKED = [name for name in vars(Neighbour) if not name.startswith("_")]
+
+
+def is_neighbour(module: Any) -> TypeGuard[Neighbour]:
+    """Whether a module answers all that is asked of a neighbour."""
+    return all(hasattr(type(module), name) for name in _ASKED)  # on the class: a property may have nothing yet
 
 
 def require_neighbour(module: Any, role: str, owner: str) -> Neighbour:
-    """``module`` if its class answers the protocol, else ``TypeError`` naming it and what is expected."""
-    if not all(hasattr(type(module), name) for name in _ANSWERS):  # on the class: properties may have nothing yet
+    """``module`` if it answers the protocol, else ``TypeError`` with what it is and what is expected."""
+    if not is_neighbour(module):
         raise TypeError(
             f"{owner}: the {role} module is a {type(module).__name__}; expected a growing layer or a merge "
             "(LinearGrowingModule, LinearMergeGrowingModule)"
         )
-    return cast(Neighbour, module)
+    return module
 
 
-class Recorder(Module):
-    """A module that keeps parts of the last batch for as long as somebody asks for them.
-
-    Requests are kept by requester, so that one module's reset never takes away what another still needs
-    (the original counts with mixed booleans and integers, and its counters go negative).
-    """
-
-    def __init__(self) -> None:
-        self._wanted: dict[str, set[Any]] = {}
-
-    def request(self, what: str, by: object) -> None:
-        """Keep ``what`` of every batch until ``by`` releases it."""
-        self._wanted.setdefault(what, set()).add(by)
-
-    def release(self, what: str, by: object) -> None:
-        """``by`` no longer needs ``what``; what nobody needs is not kept."""
-        self._wanted.get(what, set()).discard(by)
-        if not self.wants(what):
-            self._forget(what)
-
-    def _forget(self, what: str) -> None:
-        """Drop what is kept under ``what``; each kind of module says what that is."""
-
-    def wants(self, what: str) -> bool:
-        """Whether anybody asked for ``what``."""
-        return bool(self._wanted.get(what))
-
-    @property
-    def _records(self) -> bool:
-        return any(self._wanted.values())
-
-    @property
-    def store_input(self) -> int:
-        """1 while the input of each batch is kept, else 0; may be set."""
-        return int(self.wants("input"))
-
-    @store_input.setter
-    def store_input(self, value: bool) -> None:
-        (self.request if value else self.release)("input", "user")
+def weighted_layers(module: Any) -> Sequence[Any]:
+    """The growing layer itself, if ``module`` is one: none for a merge, for another kind of module, for None."""
+    return module.weighted_layers if is_neighbour(module) else ()

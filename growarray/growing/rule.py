@@ -1,17 +1,96 @@
-"""GrowthRule: how updates and new neurons are computed, as one value with named presets."""
+"""Rules: from the statistics of a place to the planned change, and the neurons that it adds.
+
+A rule is anything with ``plan(statistics) -> GrowthUpdate``; :class:`GrowthRule` is the library's own, with presets.
+Sources: Verbockhaven et al. 2024 (TINY), Evci et al. 2022 (GradMax).
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
 
 import numpy as np
 
+from growarray.backend import Array, namespace
 from growarray.contraction.checks import is_whole
-from growarray.errors import shown
+from growarray.errors import ShapeError, shown
+from growarray.growing.change import GrowthUpdate
+from growarray.growing.update import (
+    finite,
+    inverse_sqrt,
+    is_definite,
+    neuron_goal,
+    neuron_slopes,
+    optimal_delta,
+    shrink,
+    square,
+)
 
-__all__ = ["FISHER", "GRADMAX", "TINY", "GrowthRule", "rule_of"]
+__all__ = [
+    "FISHER",
+    "GRADMAX",
+    "TINY",
+    "GrowthRule",
+    "LayerMeans",
+    "PlaceMeans",
+    "Rule",
+    "added_neurons",
+    "planned",
+    "rule_of",
+]
+
+_GRAM_FROM = 64  # size from which the leading singular vectors are taken from the Gram matrix
+Mean = Callable[[], Array]
+
+
+@dataclass(frozen=True)
+class LayerMeans:
+    """Statistics of a layer that reads a place. Each is a function: it is computed if it is called.
+
+    s : (d, d)    m : (d, o)    e : (o, o)    m_prev : (p, o)    p : (p, d); see :mod:`growarray.growing.update`
+    floor : what rounding leaves of S, relative to its size    pseudo_inverse : solve with it, whatever the rank of S
+    """
+
+    s: Mean
+    m: Mean
+    e: Mean
+    m_prev: Mean
+    p: Mean
+    floor: float = float(np.finfo(np.float64).eps)
+    pseudo_inverse: bool = False
+
+    def optimal_delta(self, *, fisher: bool = False, shrinkage: float = 0.0) -> tuple[Array, float]:
+        """The optimal delta (o, d) and its first-order decrease; ``fisher`` takes E in, with this ridge."""
+        e = shrink(self.e(), shrinkage) if fisher else None
+        return optimal_delta(self.s(), self.m(), e=e, pseudo_inverse=self.pseudo_inverse, floor=self.floor)
+
+
+@dataclass(frozen=True)
+class PlaceMeans:
+    """Statistics of a place, from which a rule plans.
+
+    layers : of each layer that reads it    e : (o, o) over the outputs of all of them, side by side
+    s_prev : (p, p) second moment of what new neurons would read; None if no neurons can be added
+    """
+
+    layers: tuple[LayerMeans, ...]
+    e: Mean
+    s_prev: Mean | None = None
+
+    def m_prev(self) -> Array:
+        """M_prev of all layers side by side, (p, o)."""
+        found = [layer.m_prev() for layer in self.layers]
+        return found[0] if len(found) == 1 else namespace(*found).concat(found, axis=1)
+
+
+class Rule(Protocol):
+    """Plans a change from statistics: one class with one method is a rule of one's own."""
+
+    def plan(self, statistics: PlaceMeans) -> GrowthUpdate[Array]:
+        """The planned change as matrices: deltas, input and output extension, and singular values."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +139,84 @@ class GrowthRule:
         if not 0.0 <= self.fisher_shrinkage <= 1.0:
             raise ValueError(f"GrowthRule: fisher_shrinkage must lie in [0, 1], found {self.fisher_shrinkage}")
 
+    def plan(self, statistics: PlaceMeans) -> GrowthUpdate[Array]:
+        """Deltas of the layers, and new neurons for what these leave undone."""
+        grows = statistics.s_prev is not None
+        solved = [self._solved(layer, grows) for layer in statistics.layers]
+        solutions = tuple(solution for solution, _ in solved if solution is not None)
+        deltas = solutions if self.compute_delta else ()
+        if statistics.s_prev is None:
+            return GrowthUpdate(deltas=deltas, solutions=solutions)
+        goals = [
+            neuron_goal(layer.m_prev(), None if taken is None else layer.p(), taken)
+            for layer, (_, taken) in zip(statistics.layers, solved, strict=True)
+        ]
+        alpha, omega, values = added_neurons(
+            statistics.s_prev() if self.use_covariance else None,
+            goals[0] if len(goals) == 1 else namespace(*goals).concat(goals, axis=1),
+            e=statistics.e() if self.use_fisher else None,
+            rule=self,
+        )
+        return GrowthUpdate(deltas, omega, alpha, values, self.ignore_singular_values, solutions)
 
-def rule_of(rule: GrowthRule, options: dict[str, Any]) -> GrowthRule:
-    """``rule`` with single options replaced, under their own names or the original's ``maximum_added_neurons``."""
+    def _solved(self, layer: LayerMeans, grows: bool) -> tuple[Array | None, Array | None]:
+        """The optimal delta, and the one that new neurons leave to the layer; None where the rule needs none."""
+        projects = grows and self.use_projection
+        plain = solution = None
+        if projects and self.use_fisher and not self.project_with_fisher:
+            plain = solution = layer.optimal_delta()[0]
+        if self.compute_delta or (projects and plain is None):
+            solution = layer.optimal_delta(fisher=self.use_fisher, shrinkage=self.fisher_shrinkage)[0]
+        taken = solution if plain is None else plain
+        return solution, taken if projects else None
+
+
+def rule_of(rule: Any, options: Mapping[str, Any]) -> Rule:
+    """``rule`` with single options replaced, under their own names or the original's ``maximum_added_neurons``.
+
+    Options are those of a :class:`GrowthRule`; a rule of another class takes none.
+    """
     if not isinstance(rule, GrowthRule):
-        raise TypeError(f"rule: expected a GrowthRule such as TINY, found {shown(rule)}; pass single options by name")
+        if not callable(getattr(type(rule), "plan", None)) or options:
+            raise _no_rule(rule)
+        return cast(Rule, rule)
     options = {"max_new" if key == "maximum_added_neurons" else key: value for key, value in options.items()}
-    values = {**vars(rule), **options}
     unknown = set(options) - set(vars(rule))
     if unknown:
         hint = "; updates are always float64" if "dtype" in unknown else ""
         raise TypeError(f"unknown growth options {sorted(unknown)}; known: {sorted(vars(rule))}{hint}")
-    return GrowthRule(**values)
+    return GrowthRule(**{**vars(rule), **options})
+
+
+def _no_rule(found: Any) -> TypeError:
+    return TypeError(f"rule: expected a GrowthRule such as TINY, found {shown(found)}; pass single options by name")
+
+
+def planned(rule: Rule, statistics: PlaceMeans) -> GrowthUpdate[Array]:
+    """What ``rule`` plans, with what it promises to first order.
+
+    Raises TypeError or ShapeError if what a rule of one's own returns is no update, or not one for these layers.
+    """
+    update, layers = rule.plan(statistics), statistics.layers
+    if not isinstance(update, GrowthUpdate):
+        raise TypeError(f"{type(rule).__name__}.plan: found {shown(update)}, expected a GrowthUpdate")
+    if update.deltas and len(update.deltas) != len(layers):
+        raise ShapeError(
+            f"{type(rule).__name__}.plan: found {len(update.deltas)} deltas, expected none, or {len(layers)}: one for "
+            "each layer"
+        )
+    decreases, slopes = [0.0] * len(layers), None
+    for index, (layer, delta) in enumerate(zip(layers, update.deltas, strict=False)):
+        m, xp = layer.m(), namespace(delta)
+        if tuple(delta.shape) != tuple(m.shape)[::-1]:
+            raise ShapeError(
+                f"{type(rule).__name__}.plan: delta has shape {tuple(delta.shape)}, expected {tuple(m.shape)[::-1]}"
+            )
+        decreases[index] = float(xp.sum(m * xp.matrix_transpose(delta)))
+    alpha, omega = update.output_extension, update.input_extension
+    if alpha is not None and omega is not None:
+        slopes = neuron_slopes(statistics.m_prev(), alpha, omega)
+    return replace(update, solutions=update.solutions or update.deltas, decreases=tuple(decreases), slopes=slopes)
 
 
 TINY = GrowthRule()
@@ -84,3 +229,131 @@ GRADMAX = GrowthRule(
 
 FISHER = GrowthRule(use_fisher=True, project_with_fisher=False)
 """TINY preconditioned by the empirical Fisher matrix of the output side, projected by the plain delta."""
+
+
+def added_neurons(
+    s: Array | None, n: Array, *, e: Array | None = None, rule: GrowthRule = TINY
+) -> tuple[Array, Array, Array]:
+    """New neurons that best serve ``n``: ``S^(-1/2) N [E^(-1/2)] = U diag(s) V^T``, cut to what matters.
+
+    s : (p, p) second moment of the incoming side, None for the identity    n : (p, o)    e : (o, o) or None
+    Returns alpha (k, p), omega (o, k) and the k singular values, float64, largest first.
+    ``alpha = sqrt(s) U^T S^(-1/2)``, ``omega = E^(-1/2) V sqrt(s)``, with sqrt(s) = 1 under ``ignore_singular_values``.
+
+    Kept are singular values ``>= min(statistical_threshold, largest)``, so at least one, at most ``rule.max_new``.
+    The sign of a neuron is free; here the largest entry of its outgoing weights is positive, on every library.
+    An S that is slightly skew is symmetrised with a ``UserWarning``.
+
+    Raises
+    ------
+    ShapeError, GrowthError
+        Shapes do not fit together, or a matrix holds NaN.
+    TypeError
+        ``rule`` is no GrowthRule.
+
+    Source: Verbockhaven et al. 2024, proposition 3.2; Evci et al. 2022, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> alpha, omega, values = added_neurons(np.eye(2), np.diag([4.0, 1.0]))
+    >>> (omega @ alpha).tolist(), values.tolist()
+    ([[4.0, 0.0], [0.0, 1.0]], [4.0, 1.0])
+    """
+    if not isinstance(rule, GrowthRule):
+        raise _no_rule(rule)
+    xp = namespace(s, n, e)
+    n = finite(n, "added_neurons: N")
+    if n.ndim != 2 or (s is not None and s.shape[0] != n.shape[0]) or (e is not None and e.shape[0] != n.shape[1]):
+        shapes = [None if a is None else tuple(a.shape) for a in (s, n, e)]
+        raise ShapeError(f"added_neurons: S, N, E have shapes {shapes}; expected (p, p), (p, o), (o, o)")
+    whitener = None if s is None else _whitener(_symmetric(s, "S"), rule.numerical_threshold)
+    target = n if whitener is None else whitener @ n
+    dewhitener = None
+    if e is not None:
+        ridge = rule.fisher_shrinkage
+        e = _symmetric(e, "E")
+        dewhitener = inverse_sqrt(shrink(e, ridge) if ridge else e, 0.0 if ridge else rule.numerical_threshold)
+        target = target @ dewhitener
+    u, values, v = _leading(target, rule)
+    weight = xp.ones_like(values) if rule.ignore_singular_values else xp.sqrt(values)
+    alpha = u if whitener is None else xp.matrix_transpose(whitener) @ u
+    alpha, omega = xp.matrix_transpose(alpha * weight[None, :]), v * weight[None, :]
+    if dewhitener is not None:
+        omega = dewhitener @ omega
+    alpha, omega = _fix_signs(alpha, omega)
+    if rule.alpha_zero:
+        alpha = xp.zeros_like(alpha)
+    if rule.omega_zero:
+        omega = xp.zeros_like(omega)
+    return alpha, omega, values
+
+
+def _whitener(s: Array, threshold: float) -> Array:
+    """W with ``W S W^T = I``: the inverse Cholesky factor, or ``S^(-1/2)`` where eigenvalues may have to be dropped.
+
+    The two differ by a rotation, which the singular vectors undo. ``1 / |L^-1|^2`` is a lower bound of the eigenvalues.
+    """
+    xp = namespace(s)
+    if s.shape[0] and is_definite(s):
+        inverse = xp.linalg.inv(xp.linalg.cholesky(s))
+        if 1.0 / float(xp.sum(inverse**2)) > threshold:
+            return inverse
+    return inverse_sqrt(s, threshold)
+
+
+def _leading(target: Array, rule: GrowthRule) -> tuple[Array, Array, Array]:
+    """Left vectors (p, k), singular values (k,) and right vectors (o, k) that the rule keeps, largest first.
+
+    Few of many come from the Gram matrix of the shorter side, which costs a fraction of all; its squared values are
+    exact to 1e-10 down to a thousandth of the largest, and below that all singular values are computed.
+    """
+    xp = namespace(target)
+    short = min(target.shape)
+    if rule.max_new is not None and 0 < 4 * rule.max_new <= short and short >= _GRAM_FROM:
+        wide = target.shape[0] <= target.shape[1]
+        flipped = xp.matrix_transpose(target)
+        squares, vectors = xp.linalg.eigh(target @ flipped if wide else flipped @ target)
+        values = xp.sqrt(xp.clip(xp.flip(squares[short - rule.max_new :]), 0.0, None))
+        if float(values[-1]) > 1e-3 * float(values[0]):
+            one = xp.flip(vectors[:, short - rule.max_new :], axis=1)
+            other = (flipped if wide else target) @ one / values[None, :]
+            count = _kept(values, rule)
+            u, v = (one, other) if wide else (other, one)
+            return u[:, :count], values[:count], v[:, :count]
+    u, values, vh = xp.linalg.svd(target, full_matrices=False)
+    count = _kept(values, rule)
+    return u[:, :count], values[:count], xp.matrix_transpose(vh[:count, :])
+
+
+def _kept(values: Array, rule: GrowthRule) -> int:
+    """How many singular values, sorted downwards, stay."""
+    xp = namespace(values)
+    if values.shape[0] == 0:
+        return 0
+    threshold = min(rule.statistical_threshold, float(values[0]))
+    count = int(xp.sum(xp.astype(values >= threshold, xp.int64)))
+    return count if rule.max_new is None else min(count, rule.max_new)
+
+
+def _symmetric(matrix: Array, name: str) -> Array:
+    xp = namespace(matrix)
+    matrix = square(matrix, f"added_neurons: {name}")
+    skew = float(xp.max(xp.abs(matrix - xp.matrix_transpose(matrix)))) if matrix.shape[0] else 0.0
+    if skew > 1e-5 * float(xp.max(xp.abs(matrix))) if matrix.shape[0] else False:
+        warnings.warn(
+            f"added_neurons: {name} is not symmetric (largest difference {skew:.2e}); its symmetric part is used",
+            UserWarning,
+            stacklevel=3,
+        )
+    return (matrix + xp.matrix_transpose(matrix)) / 2
+
+
+def _fix_signs(alpha: Array, omega: Array) -> tuple[Array, Array]:
+    """Make the largest entry of each neuron's outgoing weights positive: the SVD leaves the sign open."""
+    xp = namespace(alpha, omega)
+    if omega.shape[0] == 0 or omega.shape[1] == 0:
+        return alpha, omega
+    largest = xp.max(omega, axis=0) >= xp.max(-omega, axis=0)
+    sign = xp.where(largest, xp.ones_like(omega[0, :]), -xp.ones_like(omega[0, :]))
+    return alpha * sign[:, None], omega * sign[None, :]

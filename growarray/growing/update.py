@@ -20,32 +20,32 @@ import numpy as np
 
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, ShapeError
-from growarray.growing.rule import TINY, GrowthRule, rule_of
 
 __all__ = [
     "activation_slope",
-    "added_neurons",
+    "finite",
     "inverse_sqrt",
+    "is_definite",
     "neuron_goal",
-    "neuron_slope",
+    "neuron_slopes",
     "optimal_delta",
     "pseudo_inverse",
     "rounding_floor",
     "shrink",
+    "square",
 ]
 
 
-_GRAM_FROM = 64  # size from which the leading singular vectors are taken from the Gram matrix
-
-
-def _square(matrix: Array, name: str) -> Array:
+def square(matrix: Array, name: str) -> Array:
+    """A matrix as float64, if it is square and finite; else ``ShapeError`` or ``GrowthError`` with its name."""
     xp = namespace(matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ShapeError(f"{name} must be a square matrix, found shape {tuple(matrix.shape)}")
-    return _finite(xp.astype(matrix, xp.float64, copy=False), name)
+    return finite(xp.astype(matrix, xp.float64, copy=False), name)
 
 
-def _finite(matrix: Array, name: str) -> Array:
+def finite(matrix: Array, name: str) -> Array:
+    """An array as float64, if it is finite; else ``GrowthError`` with its name."""
     xp = namespace(matrix)
     if not bool(xp.all(xp.isfinite(matrix))):
         raise GrowthError(f"{name} holds NaN or infinite values; its statistic was updated with a broken batch")
@@ -69,7 +69,7 @@ def inverse_sqrt(matrix: Array, threshold: float = 1e-5) -> Array:
     [[0.5, 0.0], [0.0, 0.0]]
     """
     xp = namespace(matrix)
-    matrix = _square(matrix, "inverse_sqrt: the matrix")
+    matrix = square(matrix, "inverse_sqrt: the matrix")
     scale = float(xp.max(xp.abs(matrix))) if matrix.shape[0] else 0.0
     skew = float(xp.max(xp.abs(matrix - xp.matrix_transpose(matrix)))) if matrix.shape[0] else 0.0
     if skew > 1e-5 * scale:
@@ -83,7 +83,7 @@ def inverse_sqrt(matrix: Array, threshold: float = 1e-5) -> Array:
 def pseudo_inverse(matrix: Array, floor: float = float(np.finfo(np.float64).eps)) -> Array:
     """Moore-Penrose inverse of a symmetric matrix: eigenvalues under ``d * floor`` of the largest count as zero."""
     xp = namespace(matrix)
-    matrix = _square(matrix, "pseudo_inverse: the matrix")
+    matrix = square(matrix, "pseudo_inverse: the matrix")
     if matrix.shape[0] == 0:
         return matrix
     values, vectors = xp.linalg.eigh((matrix + xp.matrix_transpose(matrix)) / 2)
@@ -99,7 +99,7 @@ def _solve(matrix: Array, right: Array, name: str, *, pseudo: bool, floor: float
     if matrix.shape[0] == 0:
         return right
     if not pseudo:
-        if _is_definite(matrix, floor):
+        if is_definite(matrix, floor):
             return xp.linalg.solve(matrix, right)
         warnings.warn(
             f"{name} is singular or indefinite: the pseudo-inverse gives the solution of minimum norm",
@@ -109,7 +109,7 @@ def _solve(matrix: Array, right: Array, name: str, *, pseudo: bool, floor: float
     return pseudo_inverse(matrix, floor) @ right
 
 
-def _is_definite(matrix: Array, floor: float = float(np.finfo(np.float64).eps)) -> bool:
+def is_definite(matrix: Array, floor: float = float(np.finfo(np.float64).eps)) -> bool:
     """Whether a symmetric matrix is positive definite to working precision, whatever the scale of its features."""
     xp = namespace(matrix)
     diagonal = xp.linalg.diagonal(matrix)
@@ -188,12 +188,12 @@ def optimal_delta(
     ([[1.0, 1.0]], 6.0)
     """
     xp = namespace(s, m, e)
-    s, m = _square(s, "optimal_delta: S"), _finite(m, "optimal_delta: M")
+    s, m = square(s, "optimal_delta: S"), finite(m, "optimal_delta: M")
     if m.ndim != 2 or m.shape[0] != s.shape[0]:
         raise ShapeError(f"optimal_delta: S has shape {tuple(s.shape)}, M {tuple(m.shape)}; their rows must agree")
     delta = xp.matrix_transpose(_solve(s, m, "optimal_delta: S", pseudo=pseudo_inverse, floor=floor))
     if e is not None:
-        e = _square(e, "optimal_delta: E")
+        e = square(e, "optimal_delta: E")
         if e.shape[0] != m.shape[1]:
             raise ShapeError(f"optimal_delta: E has shape {tuple(e.shape)}, M {tuple(m.shape)}; o must agree")
         delta = _solve(e, delta, "optimal_delta: E", pseudo=pseudo_inverse, floor=floor)
@@ -220,140 +220,17 @@ def neuron_goal(m_prev: Array, p: Array | None = None, delta: Array | None = Non
     return -m_prev if p is None or delta is None else -m_prev + p @ xp.matrix_transpose(delta)
 
 
-def neuron_slope(m_prev: Array, alpha: Array, omega: Array) -> float:
-    """``<M_prev, (omega alpha)^T>``: change of the loss by new neurons to first order, for a unit activation slope.
+def neuron_slopes(m_prev: Array, alpha: Array, omega: Array) -> Array:
+    """``-<M_prev, (omega alpha)^T>``, neuron by neuron (k,): first-order decrease of the loss behind a slope of 1.
 
     m_prev : (p, o)    alpha : (k, p) incoming    omega : (o, k) outgoing
+
+    >>> import numpy as np
+    >>> neuron_slopes(np.eye(2), -np.eye(2), np.eye(2)).tolist()
+    [1.0, 1.0]
     """
     xp = namespace(m_prev, alpha, omega)
-    alpha, omega = (xp.astype(a, xp.float64, copy=False) for a in (alpha, omega))
-    return float(xp.sum((alpha @ m_prev) * xp.matrix_transpose(omega)))
-
-
-def added_neurons(
-    s: Array | None, n: Array, *, e: Array | None = None, rule: GrowthRule = TINY
-) -> tuple[Array, Array, Array]:
-    """New neurons that best serve ``n``: ``S^(-1/2) N [E^(-1/2)] = U diag(s) V^T``, cut to what matters.
-
-    s : (p, p) second moment of the incoming side, None for the identity    n : (p, o)    e : (o, o) or None
-    Returns alpha (k, p), omega (o, k) and the k singular values, float64, largest first.
-    ``alpha = sqrt(s) U^T S^(-1/2)``, ``omega = E^(-1/2) V sqrt(s)``, with sqrt(s) = 1 under ``ignore_singular_values``.
-
-    Kept are singular values ``>= min(statistical_threshold, largest)``, so at least one, at most ``rule.max_new``.
-    The sign of a neuron is free; here the largest entry of its outgoing weights is positive, on every library.
-    An S that is slightly skew is symmetrised with a ``UserWarning``.
-
-    Raises
-    ------
-    ShapeError, GrowthError
-        Shapes do not fit together, or a matrix holds NaN.
-    TypeError
-        ``rule`` is no GrowthRule.
-
-    Source: Verbockhaven et al. 2024, proposition 3.2; Evci et al. 2022, section 3.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> alpha, omega, values = added_neurons(np.eye(2), np.diag([4.0, 1.0]))
-    >>> (omega @ alpha).tolist(), values.tolist()
-    ([[4.0, 0.0], [0.0, 1.0]], [4.0, 1.0])
-    """
-    xp, rule = namespace(s, n, e), rule_of(rule, {})
-    n = _finite(n, "added_neurons: N")
-    if n.ndim != 2 or (s is not None and s.shape[0] != n.shape[0]) or (e is not None and e.shape[0] != n.shape[1]):
-        shapes = [None if a is None else tuple(a.shape) for a in (s, n, e)]
-        raise ShapeError(f"added_neurons: S, N, E have shapes {shapes}; expected (p, p), (p, o), (o, o)")
-    whitener = None if s is None else _whitener(_symmetric(s, "S"), rule.numerical_threshold)
-    target = n if whitener is None else whitener @ n
-    dewhitener = None
-    if e is not None:
-        ridge = rule.fisher_shrinkage
-        e = _symmetric(e, "E")
-        dewhitener = inverse_sqrt(shrink(e, ridge) if ridge else e, 0.0 if ridge else rule.numerical_threshold)
-        target = target @ dewhitener
-    u, values, v = _leading(target, rule)
-    weight = xp.ones_like(values) if rule.ignore_singular_values else xp.sqrt(values)
-    alpha = u if whitener is None else xp.matrix_transpose(whitener) @ u
-    alpha, omega = xp.matrix_transpose(alpha * weight[None, :]), v * weight[None, :]
-    if dewhitener is not None:
-        omega = dewhitener @ omega
-    alpha, omega = _fix_signs(alpha, omega)
-    if rule.alpha_zero:
-        alpha = xp.zeros_like(alpha)
-    if rule.omega_zero:
-        omega = xp.zeros_like(omega)
-    return alpha, omega, values
-
-
-def _whitener(s: Array, threshold: float) -> Array:
-    """W with ``W S W^T = I``: the inverse Cholesky factor, or ``S^(-1/2)`` where eigenvalues may have to be dropped.
-
-    The two differ by a rotation, which the singular vectors undo. ``1 / |L^-1|^2`` is a lower bound of the eigenvalues.
-    """
-    xp = namespace(s)
-    if s.shape[0] and _is_definite(s):
-        inverse = xp.linalg.inv(xp.linalg.cholesky(s))
-        if 1.0 / float(xp.sum(inverse**2)) > threshold:
-            return inverse
-    return inverse_sqrt(s, threshold)
-
-
-def _leading(target: Array, rule: GrowthRule) -> tuple[Array, Array, Array]:
-    """Left vectors (p, k), singular values (k,) and right vectors (o, k) that the rule keeps, largest first.
-
-    Few of many come from the Gram matrix of the shorter side, which costs a fraction of all; its squared values are
-    exact to 1e-10 down to a thousandth of the largest, and below that all singular values are computed.
-    """
-    xp = namespace(target)
-    short = min(target.shape)
-    if rule.max_new is not None and 0 < 4 * rule.max_new <= short and short >= _GRAM_FROM:
-        wide = target.shape[0] <= target.shape[1]
-        flipped = xp.matrix_transpose(target)
-        squares, vectors = xp.linalg.eigh(target @ flipped if wide else flipped @ target)
-        values = xp.sqrt(xp.clip(xp.flip(squares[short - rule.max_new :]), 0.0, None))
-        if float(values[-1]) > 1e-3 * float(values[0]):
-            one = xp.flip(vectors[:, short - rule.max_new :], axis=1)
-            other = (flipped if wide else target) @ one / values[None, :]
-            count = _kept(values, rule)
-            u, v = (one, other) if wide else (other, one)
-            return u[:, :count], values[:count], v[:, :count]
-    u, values, vh = xp.linalg.svd(target, full_matrices=False)
-    count = _kept(values, rule)
-    return u[:, :count], values[:count], xp.matrix_transpose(vh[:count, :])
-
-
-def _kept(values: Array, rule: GrowthRule) -> int:
-    """How many singular values, sorted downwards, stay."""
-    xp = namespace(values)
-    if values.shape[0] == 0:
-        return 0
-    threshold = min(rule.statistical_threshold, float(values[0]))
-    count = int(xp.sum(xp.astype(values >= threshold, xp.int64)))
-    return count if rule.max_new is None else min(count, rule.max_new)
-
-
-def _symmetric(matrix: Array, name: str) -> Array:
-    xp = namespace(matrix)
-    matrix = _square(matrix, f"added_neurons: {name}")
-    skew = float(xp.max(xp.abs(matrix - xp.matrix_transpose(matrix)))) if matrix.shape[0] else 0.0
-    if skew > 1e-5 * float(xp.max(xp.abs(matrix))) if matrix.shape[0] else False:
-        warnings.warn(
-            f"added_neurons: {name} is not symmetric (largest difference {skew:.2e}); its symmetric part is used",
-            UserWarning,
-            stacklevel=3,
-        )
-    return (matrix + xp.matrix_transpose(matrix)) / 2
-
-
-def _fix_signs(alpha: Array, omega: Array) -> tuple[Array, Array]:
-    """Make the largest entry of each neuron's outgoing weights positive: the SVD leaves the sign open."""
-    xp = namespace(alpha, omega)
-    if omega.shape[0] == 0 or omega.shape[1] == 0:
-        return alpha, omega
-    largest = xp.max(omega, axis=0) >= xp.max(-omega, axis=0)
-    sign = xp.where(largest, xp.ones_like(omega[0, :]), -xp.ones_like(omega[0, :]))
-    return alpha * sign[:, None], omega * sign[None, :]
+    return -xp.sum((alpha @ m_prev) * xp.matrix_transpose(omega), axis=1)
 
 
 def activation_slope(function: Any) -> float:

@@ -5,12 +5,12 @@ from growarray.networks.block import GrowingResidualBlock, GrowingResidualMLP
 from growarray.networks.data import Task, accuracy, batches, task_named
 from growarray.networks.growth import Growth
 from growarray.networks.history import History, write_atomically
+from growarray.networks.judgement import Best, Judgement, Snapshot
 from growarray.networks.line_search import LineSearch, line_search
 from growarray.networks.mlp import GrowingMLP
 from growarray.networks.network import GrowingNetwork
+from growarray.networks.planner import default_budget
 from growarray.networks.settings import GrowthSettings
-from growarray.networks.snapshot import Snapshot
-from growarray.networks.stopping import Best, Judgement, default_budget
 
 __all__ = [
     "Best",

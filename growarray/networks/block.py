@@ -81,7 +81,7 @@ class GrowingResidualBlock(Module):
 
 
 class GrowingResidualMLP(GrowingNetwork):
-    """Residual blocks and a linear head. Places: the hidden width of every block, and the width of every merge.
+    """Residual blocks and a linear head. What grows: the hidden width of every block, and the width of every merge.
 
     >>> import numpy as np
     >>> network = GrowingResidualMLP(4, 3, num_features=2, hidden_features=2, num_blocks=2)
@@ -132,7 +132,7 @@ class GrowingResidualMLP(GrowingNetwork):
     @property
     def growing_layers(self) -> list[Any]:
         """For each block the second layer (hidden width), then the merge (width of the block)."""
-        return [place for block in self.blocks for place in (block.second, block.merge)]
+        return [layer for block in self.blocks for layer in (block.second, block.merge)]
 
     @property
     def chain(self) -> list[Any]:

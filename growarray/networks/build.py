@@ -19,7 +19,7 @@ NETWORKS = ("mlp", "residual")
 
 
 def hidden_activation(name: str, *, where: str = "activation") -> Module:
-    """The activation between layers; ``ValueError`` where growth has no use for it, which says ``where`` it stands.
+    """The activation between layers; ``ValueError`` if growth has no use for it, which says ``where`` it stands.
 
     >>> hidden_activation("relu")
     ReLU(at_zero=1.0)
@@ -53,7 +53,7 @@ def build_network(
     device: str,
     rng: np.random.Generator,
 ) -> GrowingNetwork:
-    """A network with ``widths`` in the order of its places."""
+    """A network with ``widths`` in the order of its growing layers."""
     common: dict[str, Any] = {"activation": function, "device": device, "dtype": np.dtype(dtype), "rng": rng}
     if kind == "mlp":
         return GrowingMLP(features, outputs, hidden_size=widths, **common)

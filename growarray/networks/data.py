@@ -1,4 +1,4 @@
-"""What the loop needs to know of a task: its loss, its figure of merit, and batches in a given order."""
+"""Data to learn from, in batches, and the task: its loss and its figure of merit."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, namespace
-from growarray.errors import ShapeError, shown
+from growarray.backend import Array, asarray, is_array, namespace
+from growarray.errors import GrowthError, ShapeError, shown
 from growarray.ops import cross_entropy, mse
 
-__all__ = ["Task", "accuracy", "batches", "task_named"]
+__all__ = ["Task", "accuracy", "batches", "check_data", "task_named"]
 
 Loss = Callable[[Array, Array], tuple[Any, Callable[..., Array]]]
 
@@ -20,7 +20,7 @@ Loss = Callable[[Array, Array], tuple[Any, Callable[..., Array]]]
 def accuracy(logits: Array, labels: Array) -> float:
     """Share of samples whose greatest logit is the label's; logits (n, c, *), labels (n, *) or probabilities (n, c, *).
 
-    Raises ShapeError where the labels have another shape.
+    Raises ShapeError if the labels have another shape.
 
     >>> import numpy as np
     >>> accuracy(np.array([[2.0, 1.0], [0.0, 3.0]]), np.array([0, 0]))
@@ -46,7 +46,7 @@ def _r2(prediction: Array, target: Array) -> float:
 
 
 def _columns(target: Array, y: Array) -> Array:
-    """Targets (n,) as (n, 1) where there is one prediction a sample: its axis may be left out."""
+    """Targets (n,) as (n, 1) if there is one prediction a sample: its axis may be left out."""
     return target[..., None] if target.ndim == y.ndim - 1 and y.shape[-1] == 1 else target
 
 
@@ -76,7 +76,7 @@ _TASKS = {
 def task_named(name: str) -> Task:
     """``'classification'`` (cross entropy, accuracy) or ``'regression'`` (mean squared error, R²).
 
-    Regression targets are (n, t), or (n,) where there is one a sample.
+    Regression targets are (n, t), or (n,) if there is one a sample.
 
     >>> task_named("regression").score_name
     'r2'
@@ -107,3 +107,30 @@ def batches(
         else:
             chosen = order[start:stop]
             yield xp.take(x, chosen, axis=0), xp.take(target, chosen, axis=0)
+
+
+def check_data(data: Any, validation: Any) -> None:
+    """Raise if a pair is none, its parts differ in number, a value is not finite, or there are no samples."""
+    for name, part in (("data", data), ("validation", validation)):
+        if part is None:
+            continue
+        if len(part) != 2 or not all(is_array(array) for array in part):
+            raise TypeError(f"Growth: {name} must be a pair of arrays (x, target), found {type(part).__name__}")
+        if part[0].shape[0] != part[1].shape[0]:
+            raise ShapeError(f"Growth: {name} has {part[0].shape[0]} samples and {part[1].shape[0]} targets")
+        for what, array in zip(("features", "targets"), part, strict=True):
+            _check_finite(f"Growth: the {what} of {name}", array)
+    if data[0].shape[0] == 0:
+        raise GrowthError("Growth: there are no training samples")
+    if validation is not None and validation[0].shape[0] == 0:
+        raise GrowthError("Growth: there are no validation samples; leave validation out to use the training data")
+
+
+def _check_finite(where: str, array: Array) -> None:
+    """Raise if a sample holds NaN or infinite values: one is enough to spoil every weight."""
+    xp = namespace(array)
+    if not xp.isdtype(array.dtype, "real floating") or bool(xp.all(xp.isfinite(array))):
+        return
+    broken = xp.any(xp.reshape(~xp.isfinite(array), (array.shape[0], -1)), axis=1)
+    first = int(xp.argmax(xp.astype(broken, xp.int64)))
+    raise GrowthError(f"{where}: sample {first} holds NaN or infinite values; mend it or leave it out")

@@ -1,8 +1,9 @@
-"""The loop: train, collect statistics, plan, choose a place, search the scaling, grow, go on."""
+"""The loop: train, collect statistics, plan, choose a layer, search the scaling, grow, undo or keep, go on."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,27 +11,23 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, namespace
-from growarray.errors import GrowthError
-from growarray.growing import GrowthRule
-from growarray.networks.data import Task, batches, task_named
-from growarray.networks.history import History
-from growarray.networks.network import is_frozen
+from growarray.errors import GrowthError, shown
+from growarray.networks.data import Task, batches, check_data, task_named
+from growarray.networks.history import History, line_of
+from growarray.networks.judgement import Best, Judgement, Snapshot, judge
+from growarray.networks.network import evaluating, is_frozen
 from growarray.networks.part import as_growing
-from growarray.networks.planner import GrowthPlanner
-from growarray.networks.progress import showing
-from growarray.networks.requirements import check_data, check_trained
+from growarray.networks.planner import Planner, default_budget
 from growarray.networks.settings import GrowthSettings
-from growarray.networks.snapshot import Snapshot
-from growarray.networks.stopping import Best, Judgement, default_budget, judge
 from growarray.nn import Module
-from growarray.optim import clip_gradients
+from growarray.optim import Optimizer, clip_gradients
 
 __all__ = ["Growth"]
 
 Callback = Callable[["Growth", dict[str, Any]], None]
 
 
-class Growth(GrowthPlanner):
+class Growth:
     """Trains a network with a growing part and lets it grow; every epoch and every growth is an entry of ``history``.
 
     network : a :class:`GrowingNetwork`, or a module with one inside: a convolutional stem before a GrowingMLP
@@ -89,7 +86,7 @@ class Growth(GrowthPlanner):
         callbacks: Sequence[Callback] = (),
     ) -> None:
         network = as_growing(network)
-        check_trained(network, optimizer, task)
+        _check_trained(network, optimizer, task)
         check_data(data, validation)
         self.network, self.optimizer, self.data = network, optimizer, data
         self.validation = data if validation is None else validation
@@ -97,6 +94,9 @@ class Growth(GrowthPlanner):
         self.settings = GrowthSettings() if settings is None else settings
         self.schedule = schedule
         self.rng = np.random.default_rng() if rng is None else rng
+        limit = self.settings.max_parameters
+        budget = limit if not isinstance(limit, str) else default_budget(network, data[0], self.settings.neurons)
+        self.planner = Planner(network, self.task, self.settings, self.rng, budget)
         self.callbacks = list(callbacks)
         self.history = History()
         self.epoch = 0
@@ -105,24 +105,35 @@ class Growth(GrowthPlanner):
         self.failures = 0  # growths in a row that were refused or undone
         self.finished_growing = False
         self.best: Best | None = None
-        limit = self.settings.max_parameters
-        self.budget = limit if not isinstance(limit, str) else default_budget(network, data[0], self.settings.neurons)
 
-    # The loop.
+    @property
+    def budget(self) -> int | None:
+        """The most parameters that the network may have; None without a limit."""
+        return self.planner.budget
 
     def run(self, until: int | None = None, *, progress: bool | Callable[[str], Any] = False) -> History:
         """Go on to epoch ``until``, by default to the last, which ends with the best network; returns the history.
 
         progress : True for a line on standard error after each entry, or a function that takes the lines
         """
+        if not (isinstance(progress, bool) or callable(progress)):
+            raise TypeError(
+                f"Growth.run: progress is {shown(progress)}, expected True, False, or a function that takes a line"
+            )
+        callbacks = self.callbacks
+        if progress is not False:
+            show = _on_standard_error if progress is True else progress
+            self.callbacks = [*callbacks, lambda _, e: show(line_of(e, self.settings.epochs, self.task.score_name))]
         last = self.settings.epochs if until is None else min(until, self.settings.epochs)
-        with showing(self, progress):
+        try:
             while self.epoch < last:
                 self.train_epoch()
                 if self.is_growth_due():
                     self.grow()
                 if self.epoch == self.settings.epochs:
                     self._stop("training", f"epoch {self.epoch} is the last")
+        finally:
+            self.callbacks = callbacks
         return self.history
 
     def is_growth_due(self) -> bool:
@@ -157,17 +168,8 @@ class Growth(GrowthPlanner):
         self.epoch += 1
         judgement = self._judge()
         self._keep(judgement)
-        return self._record(
-            "train",
-            epoch=self.epoch,
-            train_loss=total / count,
-            validation_loss=judgement.loss,
-            validation_score=judgement.score,
-            judged_by=self._judged_by,
-            parameters=self.network.number_of_parameters(),
-            widths=list(self.network.widths),
-            lr=float(self.optimizer.lr),
-        )
+        figures = {**self._figures(judgement), "judged_by": self._judged_by, "lr": float(self.optimizer.lr)}
+        return self._record("train", train_loss=total / count, **figures)
 
     def evaluate(
         self, data: tuple[Array, Array], batch_size: int = 4096, *, task: Task | None = None
@@ -177,10 +179,8 @@ class Growth(GrowthPlanner):
         return float(task.loss(y, data[1])[0]), task.score(y, data[1])
 
     def _outputs(self, data: tuple[Array, Array], batch_size: int = 4096) -> Array:
-        training = self.network.training
-        self.network.eval()
-        outputs = [self.network(x) for x, _ in batches(*data, batch_size)]
-        self.network.train(training)
+        with evaluating(self.network):
+            outputs = [self.network(x) for x, _ in batches(*data, batch_size)]
         return namespace(*outputs).concat(outputs, axis=0)
 
     def _judge(self) -> Judgement:
@@ -188,118 +188,99 @@ class Growth(GrowthPlanner):
         return judge(self.task, self._outputs(self.validation), self.validation[1])
 
     def _keep(self, judgement: Judgement) -> None:
-        """Keep the network as the best so far, where it is."""
+        """Keep the network as the best so far, if it is."""
         if self.settings.keep_best and (self.best is None or judgement.loss < self.best.judgement.loss):
             self.best = Best(self.epoch, list(self.network.widths), judgement, Snapshot.of(self.network))
 
-    # One growth.
-
     def grow(self) -> dict[str, Any]:
-        """Collect, plan, choose, search, grow, judge; the entry says what was promised and what came of it.
+        """One growth: statistics, plan, choice, line search, change; the entry says what was promised and what came.
 
         A growth that does not pay is undone, bit for bit, and ``refused`` says why.
         """
+        layers, planner = self.network.growing_layers, self.planner
+        if not any(planner.affordable(layer) for layer in layers):
+            return self._end_growing(layers)
         rule = replace(self.settings.rule, max_new=self.settings.neurons)
-        if not any(self.affordable(place) for place in self.network.growing_layers):
-            refused = "the network has no place to grow"
-            if self.network.growing_layers:
-                frozen = all(is_frozen(place) for place in self.network.growing_layers)
-                refused = "every place is frozen" if frozen else "the budget is used up"
-            self.finished_growing = True
-            entry = self._record("growth", epoch=self.epoch, refused=refused, added=0)
-            self._stop("growing", refused, go_back=False)
-            return entry
-        self._check_start(rule)
-        entry = self._attempt(rule)
-        if "refused" in entry:
-            return self._refuse(**entry)
-        self.growths, self.failures = self.growths + 1, 0
-        return self._record("growth", **entry)
-
-    def _attempt(self, rule: GrowthRule) -> dict[str, Any]:
-        """Plan by ``rule``, and carry it out where it pays; the entry, with ``refused`` where it does not."""
-        entry: dict[str, Any] = {"epoch": self.epoch}
-        samples, notes, place, search = self._plan(rule)
-        if place is None:
-            return {**entry, "refused": "no place has neurons to add"}
-        index = self.network.growing_layers.index(place)
-        entry |= {"where": place.name, "widens": place.widens, "place": index, "samples": samples, "notes": notes}
-        entry |= {"promised": place.first_order_improvement, "slope": place.predicted_decrease}
+        planner.check(rule)
+        with planner.planning() as notes:
+            samples = planner.collect(self.data, fisher=rule.use_fisher)
+            self.network.compute_optimal_updates(rule)
+            layer, search = planner.choose(rule, self.validation)
+        if layer is None:
+            return self._refuse("no layer has neurons to add")
+        index, added = layers.index(layer), layer.new_neurons
+        entry = {"where": layer.name, "widens": layer.widens, "layer_index": index, "samples": samples, "notes": notes}
+        entry |= {"promised": layer.first_order_improvement, "slope": layer.predicted_decrease}
         if search is not None and search.factor == 0.0:
-            self.network.delete_update()
-            return {**entry, "refused": f"no scaling lowers the {self._judged_by} loss"}
-        entry["scaling"] = 1.0 if search is None else search.factor
+            return self._refuse(f"no scaling lowers the {self._judged_by} loss", **entry)
+        scaling = 1.0 if search is None else search.factor
         # A parabola with this slope at the start and its lowest point where the search ended falls by half the way.
-        entry["predicted_change"] = -entry["slope"] * entry["scaling"] ** 2 / (1.0 if search is None else 2.0)
-        return entry | self._carry_out(index, place.new_neurons, entry["scaling"])
+        predicted = -entry["slope"] * scaling**2 / (1.0 if search is None else 2.0)
+        entry |= {"scaling": scaling, "predicted_change": predicted}
 
-    def _carry_out(self, index: int, added: int, scaling: float) -> dict[str, Any]:
-        """Apply what is planned for one place, judge it, and undo it where it does not pay."""
         before, train_before = self._judge(), self.evaluate(self.data)[0]
         size, snapshot = self.network.number_of_parameters(), Snapshot.of(self.network)
         self.network.select_update(index)
         self.network.apply_change(scaling)
         self.network.delete_update()
         after, train_after = self._judge(), self.evaluate(self.data)[0]
-        figures = {"train_change": train_after - train_before, "validation_change": after.loss - before.loss}
-        gain = self.settings.least_gain * (self.network.number_of_parameters() - size)
-        if after.is_worse(before, gain):
+        entry |= {"train_change": train_after - train_before, "validation_change": after.loss - before.loss}
+        if after.is_worse(before, self.settings.least_gain * (self.network.number_of_parameters() - size)):
             snapshot.restore(self.network)
-            return {**figures, "undone": True, "refused": self._why(before.loss, after.loss)}
+            how = "raised" if not after.loss < before.loss else "hardly lowered"
+            change = f"{before.loss:.4f} -> {after.loss:.4f}"
+            return self._refuse(f"it {how} the {self._judged_by} loss, {change}", **entry, undone=True)
         self._keep(after)
-        return {
-            **figures,
-            "added": added,
-            "train_loss": train_after,
-            "validation_loss": after.loss,
-            "validation_score": after.score,
-            "parameters": self.network.number_of_parameters(),
-            "widths": list(self.network.widths),
-        }
-
-    def _why(self, before: float, after: float) -> str:
-        how = "raised" if not after < before else "hardly lowered"
-        return f"it {how} the {self._judged_by} loss, {before:.4f} -> {after:.4f}"
+        self.growths, self.failures = self.growths + 1, 0
+        return self._record("growth", **entry, added=added, train_loss=train_after, **self._figures(after))
 
     @property
     def _judged_by(self) -> str:
         return "training" if self.validation is self.data else "validation"
 
-    def _refuse(self, **entry: Any) -> dict[str, Any]:
+    def _figures(self, judgement: Judgement) -> dict[str, Any]:
+        """What every entry says of the network."""
+        return {
+            "validation_loss": judgement.loss,
+            "validation_score": judgement.score,
+            "parameters": self.network.number_of_parameters(),
+            "widths": list(self.network.widths),
+        }
+
+    def _end_growing(self, layers: list[Any]) -> dict[str, Any]:
+        """Record that there is nothing left to grow, and why."""
+        refused = "the network has no layer that can grow"
+        if layers:
+            refused = "every layer is frozen" if all(map(is_frozen, layers)) else "the budget is used up"
+        self.finished_growing = True
+        entry = self._record("growth", refused=refused, added=0)
+        self._stop("growing", refused, go_back=False)
+        return entry
+
+    def _refuse(self, reason: str, **entry: Any) -> dict[str, Any]:
         """Record a growth that came to nothing; the last of ``settings.patience`` in a row ends growing."""
+        self.network.delete_update()
         self.failures += 1
-        recorded = self._record("growth", **entry, added=0)
+        recorded = self._record("growth", **entry, refused=reason, added=0)
         if self.failures == self.settings.patience:
             self.finished_growing = True
             self._stop("growing", f"{self.failures} growths in a row came to nothing")
         return recorded
 
     def _stop(self, what: str, reason: str, *, go_back: bool = True) -> None:
-        """End ``'growing'`` or ``'training'`` and say why; ``go_back`` to the best network where this one is worse."""
+        """End ``'growing'`` or ``'training'`` and say why; ``go_back`` to the best network if this one is worse."""
         best, judgement, epoch = self.best, self._judge(), self.epoch
         if go_back and best is not None and judgement.is_worse(best.judgement):
             best.snapshot.restore(self.network)
             judgement, epoch = best.judgement, best.epoch
-        self._record(
-            "stop",
-            epoch=self.epoch,
-            what=what,
-            reason=reason,
-            kept=epoch,
-            validation_loss=judgement.loss,
-            validation_score=judgement.score,
-            parameters=self.network.number_of_parameters(),
-            widths=list(self.network.widths),
-        )
+        self._record("stop", what=what, reason=reason, kept=epoch, **self._figures(judgement))
 
     def _record(self, event: str, **figures: Any) -> dict[str, Any]:
-        self.history.add(event, **figures)
+        self.history.add(event, epoch=self.epoch, **figures)
         entry = self.history.steps[-1]
         for callback in self.callbacks:
             callback(self, entry)
         return entry
-
-    # Going on later.
 
     def state(self) -> dict[str, Any]:
         """Plain data to go on from: counters, generator, history. Weights, slots and ``best`` are saved beside it."""
@@ -320,4 +301,19 @@ class Growth(GrowthPlanner):
         finished, history, budget = bool(state["finished_growing"]), History(state["history"]), state["budget"]
         self.rng.bit_generator.state = state["rng"]  # first: a state of another kind of generator raises
         self.epoch, self.steps, self.growths, self.failures = epoch, steps, growths, failures
-        self.finished_growing, self.history, self.budget, self.best = finished, history, budget, best
+        self.finished_growing, self.history, self.planner.budget, self.best = finished, history, budget, best
+
+
+def _check_trained(network: Any, optimizer: Any, task: Any) -> None:
+    """Raise if one is of another kind than the loop needs, or the optimizer would move nothing of the network."""
+    if not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
+        raise TypeError(f"Growth: optimizer is a {type(optimizer).__name__}, expected one such as AdamW(network)")
+    if not isinstance(task, str | Task):
+        raise TypeError(f"Growth: task is a {type(task).__name__}, expected 'classification', 'regression' or a Task")
+    held = {id(parameter) for parameter in getattr(optimizer, "parameters", ())}
+    if isinstance(optimizer, Optimizer) and not held & {id(parameter) for parameter in network.parameters()}:
+        raise GrowthError("Growth: the optimizer holds no parameter of the network; make it with AdamW(network)")
+
+
+def _on_standard_error(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,18 +1,17 @@
-"""What happened in a run, entry by entry, as plain data that can be saved and read back."""
+"""What happened in a run, entry by entry, as plain data that can be saved, read back and shown as lines."""
 
 from __future__ import annotations
 
 import json
 import os
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from growarray.errors import DataError
 from growarray.networks.picture import figure_of
 
-__all__ = ["History", "write_atomically"]
+__all__ = ["History", "line_of", "write_atomically"]
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -75,16 +74,19 @@ class History:
     @classmethod
     def from_json(cls, text: str) -> History:
         """Read back what :meth:`to_json` wrote; ``DataError`` on anything else."""
+
+        def check(right: bool, expected: str) -> None:
+            if not right:
+                raise DataError(f"history: expected {expected}; write it with History.save")
+
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise DataError(f"history: not JSON ({error}); write it with History.save") from error
-        if not isinstance(data, Mapping) or not isinstance(data.get("steps"), list):
-            raise DataError("history: expected an object with a list 'steps'; write it with History.save")
-        if not all(isinstance(entry, dict) and isinstance(entry.get("event"), str) for entry in data["steps"]):
-            raise DataError("history: expected entries with an 'event' in 'steps'; write it with History.save")
-        if not isinstance(data.get("final"), dict | None):
-            raise DataError("history: expected an object or null as 'final'; write it with History.save")
+        check(isinstance(data, dict) and isinstance(data.get("steps"), list), "an object with a list 'steps'")
+        named = all(isinstance(entry, dict) and isinstance(entry.get("event"), str) for entry in data["steps"])
+        check(named, "entries with an 'event' in 'steps'")
+        check(isinstance(data.get("final"), dict | None), "an object or null as 'final'")
         return cls(data["steps"], data.get("final"))
 
     def save(self, path: str | Path) -> None:
@@ -93,9 +95,32 @@ class History:
 
     @classmethod
     def load(cls, path: str | Path) -> History:
-        """Read a file that :meth:`save` wrote; ``DataError`` for another one, ``OSError`` where there is none."""
+        """Read a file that :meth:`save` wrote; ``DataError`` for another one, ``OSError`` if there is none."""
         try:
             text = Path(path).read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: not a history in UTF-8 ({error.reason}); write it with History.save") from error
         return cls.from_json(text)
+
+
+def line_of(entry: dict[str, Any], epochs: int, score_name: str) -> str:
+    """One entry as a line of text.
+
+    >>> trained = {"event": "train", "epoch": 3, "train_loss": 0.5, "validation_score": 0.75, "widths": [8]}
+    >>> line_of({**trained, "validation_loss": 0.625}, 10, "accuracy")
+    'epoch  3/10  loss 0.5000  validation loss 0.6250, accuracy 75.00%  widths 8'
+    >>> line_of({"event": "growth", "epoch": 3, "refused": "the budget is used up"}, 10, "accuracy")
+    'epoch  3/10  growth refused: the budget is used up'
+    """
+    start = f"epoch {entry['epoch']:>{len(str(epochs))}}/{epochs}"
+    if "refused" in entry:
+        return f"{start}  growth {'undone' if entry.get('undone') else 'refused'}: {entry['refused']}"
+    if entry["event"] == "stop":
+        return f"{start}  {entry['what']} ends: {entry['reason']}; the network of epoch {entry['kept']} is kept"
+    widths = " ".join(map(str, entry["widths"]))
+    if entry["event"] == "growth":
+        change = f"training loss {entry['train_loss'] - entry['train_change']:.4f} -> {entry['train_loss']:.4f}"
+        return f"{start}  {entry['where']} grew by {entry['added']}  {change}  widths {widths}"
+    score = f"{entry['validation_score']:.2%}" if score_name == "accuracy" else f"{entry['validation_score']:.4f}"
+    validation = f"validation loss {entry['validation_loss']:.4f}, {'R2' if score_name == 'r2' else score_name} {score}"
+    return f"{start}  loss {entry['train_loss']:.4f}  {validation}  widths {widths}"

@@ -13,7 +13,7 @@ _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 @dataclass(frozen=True)
 class LineSearch:
-    """Best factor found (0 where nothing was better than standing still), its loss, the loss at 0, all trials."""
+    """Best factor found (0 if nothing was better than standing still), its loss, the loss at 0, all trials."""
 
     factor: float
     loss: float

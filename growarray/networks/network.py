@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from growarray.backend import Array, namespace
@@ -12,20 +13,30 @@ from growarray.growing import TINY, GrowthRule
 from growarray.nn import Module
 from growarray.nn.module import Pullback
 
-__all__ = ["GrowingNetwork", "is_frozen"]
+__all__ = ["GrowingNetwork", "evaluating", "is_frozen"]
+
+
+@contextmanager
+def evaluating(network: Module) -> Iterator[None]:
+    """Within it the network is in evaluation mode."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
 
 
 def is_frozen(place: Any) -> bool:
     """Whether growth of a place would change a frozen parameter: of the layers before it, or of those after."""
-    layers = [place, place.previous_module] if hasattr(place, "layer") else [*place.layers_before, *place.next_modules]
-    return any(not parameter.requires_grad for layer in layers for parameter in layer.parameters())
+    return any(not parameter.requires_grad for layer in place.changed_layers for parameter in layer.parameters())
 
 
 class GrowingNetwork(Module):
-    """A network with growable places: growing layers that have a previous module, and merges that may widen.
+    """A network that grows before some of its layers: those with a previous growing module, and merges that may widen.
 
-    A subclass defines :attr:`growing_layers`, the places in order, and :attr:`chain`, the modules from input to output;
-    where statistics need more than the places collect, :meth:`collectors` too.
+    A subclass defines :attr:`growing_layers`, these in order, and :attr:`chain`, the modules from input to output; if
+    statistics need more than they collect, :meth:`collectors` too.
     """
 
     selected: int | None = None
@@ -33,11 +44,11 @@ class GrowingNetwork(Module):
 
     @property
     def growing_layers(self) -> list[Any]:
-        """The growable places, in the order in which :meth:`select_update` counts them."""
+        """The layers and merges before which neurons can be added, as :meth:`select_update` counts them."""
         raise NotImplementedError(f"{type(self).__name__} must define growing_layers")
 
     def collectors(self) -> Iterator[Any]:
-        """Modules that collect statistics for the places; by default the places themselves."""
+        """Modules that collect statistics for the growing layers; by default these themselves."""
         yield from self.growing_layers
 
     @property
@@ -77,13 +88,13 @@ class GrowingNetwork(Module):
 
     @property
     def widths(self) -> list[int]:
-        """Widths of everything that can grow, in the order of the places."""
-        return [int(place.in_features) for place in self.growing_layers]
+        """Widths of everything that can grow, in the order of :attr:`growing_layers`."""
+        return [int(layer.in_features) for layer in self.growing_layers]
 
     def flops_per_sample(self) -> int:
         """Multiplications and additions of one forward pass of one sample, those of the weights alone.
 
-        Raises GrowthError where a weight is a kernel, whose FLOPs depend on the size of the sample.
+        Raises GrowthError if a weight is a kernel, whose FLOPs depend on the size of the sample.
         """
         kernel = next((name for name, p in self.named_parameters() if p.data.ndim > 2), None)
         if kernel is not None:
@@ -120,73 +131,75 @@ class GrowingNetwork(Module):
         return max(used)
 
     def compute_optimal_updates(self, rule: GrowthRule = TINY, **options: Any) -> None:
-        """Plan updates for every place by ``rule``; single options may be given by name."""
+        """Plan updates for every growing layer by ``rule``; single options may be given by name."""
         self.selected = None
-        for place in self.growing_layers:
-            place.compute_optimal_updates(rule, **options)
+        for layer in self.growing_layers:
+            layer.compute_optimal_updates(rule, **options)
 
     def update_information(self) -> dict[int, dict[str, float]]:
-        """Per place: first-order improvement (``update_value``) and the delta's part of it."""
+        """For each growing layer: first-order improvement (``update_value``) and the delta's part of it."""
         return {
             index: {
-                "update_value": place.first_order_improvement,
-                "parameter_improvement": place.first_order_improvement - place.new_neurons_fo_improvement,
+                "update_value": layer.first_order_improvement,
+                "parameter_improvement": layer.first_order_improvement - layer.new_neurons_fo_improvement,
             }
-            for index, place in enumerate(self.growing_layers)
+            for index, layer in enumerate(self.growing_layers)
         }
 
     @property
     def first_order_improvement(self) -> float:
-        """Improvement of the selected place, or of all places together where none is selected."""
-        places = self.growing_layers if self.selected is None else [self.growing_layers[self.selected]]
-        return float(sum(place.first_order_improvement for place in places))
+        """Improvement by the selected layer, or by all together if none is selected."""
+        layers = self.growing_layers if self.selected is None else [self.growing_layers[self.selected]]
+        return float(sum(layer.first_order_improvement for layer in layers))
 
     def select_best_update(self, value: Callable[[Any], float] | None = None) -> int:
-        """Select the place with the greatest ``value`` (default: first-order improvement); returns its index."""
-        measure = value or (lambda place: float(place.first_order_improvement))
-        places = self.growing_layers
-        return self.select_update(max(range(len(places)), key=lambda index: measure(places[index])))
+        """Select the layer with the greatest ``value``, by default the first-order improvement; returns its index."""
+        measure = value or (lambda layer: float(layer.first_order_improvement))
+        layers = self.growing_layers
+        return self.select_update(max(range(len(layers)), key=lambda index: measure(layers[index])))
 
     def select_update(self, layer_index: int) -> int:
-        """Keep the planned change of one place, forget the others'; returns the index."""
-        places = self.growing_layers
-        if not 0 <= layer_index < len(places):
-            raise IndexError(f"place {layer_index} does not exist; this network has {len(places)}, counted from 0")
-        for index, place in enumerate(places):
+        """Keep the planned change of one growing layer, forget the others'; returns the index."""
+        layers = self.growing_layers
+        if not 0 <= layer_index < len(layers):
+            raise IndexError(
+                f"layer_index is {layer_index}, expected 0 to {len(layers) - 1}, one of the growing layers"
+            )
+        for index, layer in enumerate(layers):
             if index != layer_index:
-                place.delete_update()
+                layer.delete_update()
         self.selected = layer_index
         return layer_index
 
     @property
     def currently_updated_layer(self) -> Any:
-        """The selected place."""
+        """The selected layer."""
         if self.selected is None:
             raise GrowthError("no update is selected; call select_update(index) or select_best_update() first")
         return self.growing_layers[self.selected]
 
     def set_scaling_factor(self, factor: float) -> None:
-        """Give every place the same scaling factor."""
-        for place in self.growing_layers:
-            place.scaling_factor = factor
+        """Give every growing layer the same scaling factor."""
+        for layer in self.growing_layers:
+            layer.scaling_factor = factor
 
     def apply_change(self, scaling_factor: float | None = None) -> None:
-        """Carry the selected place's planned change out."""
+        """Carry out what is planned for the selected layer."""
         self.currently_updated_layer.apply_change(scaling_factor=scaling_factor)
 
     def delete_update(self) -> None:
         """Forget every planned change."""
-        for place in self.growing_layers:
-            place.delete_update()
+        for layer in self.growing_layers:
+            layer.delete_update()
         self.selected = None
 
     def missing_neurons(self) -> int:
-        """Neurons that are missing to the targets of all places that have one."""
+        """Neurons that are missing to the targets of all growing layers that have one."""
         targets = [p for p in self.growing_layers if getattr(p, "target_in_neurons", None) is not None]
-        return sum(place.missing_neurons() for place in targets)
+        return sum(layer.missing_neurons() for layer in targets)
 
     def complete_growth(self, extension_kwargs: dict[str, Any] | None = None) -> None:
-        """Fill every place that has a target up to it, by drawn neurons."""
-        for place in self.growing_layers:
-            if getattr(place, "target_in_neurons", None) is not None:
-                place.complete_growth(extension_kwargs)
+        """Fill every growing layer that has a target up to it, by drawn neurons."""
+        for layer in self.growing_layers:
+            if getattr(layer, "target_in_neurons", None) is not None:
+                layer.complete_growth(extension_kwargs)

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from growarray.backend import Array
-from growarray.growing.junction import MergeGrowingModule
-from growarray.growing.module import GrowingModule
+from growarray.growing import GrowingModule, MergeGrowingModule
 from growarray.networks.network import GrowingNetwork
 from growarray.nn import Module
 from growarray.nn.module import Parameter, Pullback
@@ -18,10 +17,10 @@ __all__ = ["PartlyGrowing", "as_growing"]
 
 
 class PartlyGrowing(GrowingNetwork):
-    """Any module as a growing network: its places are those of the growing networks and layers inside.
+    """Any module as a growing network: its growing layers are those of the growing parts inside.
 
     module : a Sequential, a Graph, or a class of your own. It stays what it is and grows in place; parameters have its
-        names. A growing layer counts where a growing layer comes before it, a merge where ``allow_growing`` is set.
+        names. A growing layer counts if a growing layer comes before it, a merge if ``allow_growing`` is set.
 
     >>> import numpy as np
     >>> from growarray.networks import GrowingMLP
@@ -37,13 +36,13 @@ class PartlyGrowing(GrowingNetwork):
 
     @property
     def growing_layers(self) -> list[Any]:
-        """The places of every growing part, in the order in which the module owns them."""
-        return [place for part in _parts(self.module) for place in _places(part)]
+        """The growing layers of every growing part, in the order in which the module owns them."""
+        return [layer for part in _parts(self.module) for layer in _layers(part)]
 
     def collectors(self) -> Iterator[Any]:
         """What collects statistics in every growing part."""
         for part in _parts(self.module):
-            yield from part.collectors() if isinstance(part, GrowingNetwork) else _places(part)
+            yield from part.collectors() if isinstance(part, GrowingNetwork) else _layers(part)
 
     @property
     def chain(self) -> list[Any]:
@@ -75,14 +74,14 @@ class PartlyGrowing(GrowingNetwork):
         growing = {id(inner) for part in _parts(self.module) for inner in part.modules()}
         shared = [m for m in self.module.modules() if not any(id(inner) in growing for inner in m.modules())]
         twin = copy.deepcopy(self, {id(module): module for module in shared})
-        for place in twin.growing_layers:
-            if place.scaling_factor:
-                place.apply_change()
+        for layer in twin.growing_layers:
+            if layer.scaling_factor:
+                layer.apply_change()
         return twin.module.forward(x)
 
 
 def as_growing(module: Any) -> GrowingNetwork:
-    """The module itself where it is a growing network, else one around it.
+    """The module itself if it is a growing network, else one around it.
 
     Raises TypeError for what is no module, or one in which nothing can grow.
 
@@ -93,7 +92,7 @@ def as_growing(module: Any) -> GrowingNetwork:
     """
     if isinstance(module, GrowingNetwork):
         return module
-    if not isinstance(module, Module) or not any(_places(part) for part in _parts(module)):
+    if not isinstance(module, Module) or not any(_layers(part) for part in _parts(module)):
         raise TypeError(
             f"Growth: network is a {type(module).__name__}, expected a GrowingNetwork such as GrowingMLP, or a module "
             "with one inside; train other modules with their vjp and an optimizer"
@@ -110,8 +109,8 @@ def _parts(module: Module) -> Iterator[Any]:
             yield part
 
 
-def _places(part: Any) -> list[Any]:
-    """The places at which a growing part grows: none for a layer at whose front nothing can be added."""
+def _layers(part: Any) -> list[Any]:
+    """The growing layers of a part: none of a layer before which nothing can be added."""
     if isinstance(part, GrowingNetwork):
         return part.growing_layers
     if isinstance(part, MergeGrowingModule):

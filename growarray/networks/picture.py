@@ -85,7 +85,7 @@ def _judged_by(entries: Entries, after: str = "") -> str:
 
 
 def _curve(panel: Axes, entries: Entries, key: str, **style: Any) -> None:
-    """One figure over the epochs; nothing where there are no entries."""
+    """One figure over the epochs; nothing if there are no entries."""
     if entries:
         panel.plot([entry["epoch"] for entry in entries], [entry[key] for entry in entries], **style)
 
@@ -122,14 +122,15 @@ def _score(panel: Axes, entries: Entries, final: dict[str, Any], fixed: Entries)
 def _widths(panel: Axes, steps: Entries, final: dict[str, Any], fixed: Entries) -> None:
     """Every width as a stair: it is that of the epoch's end until a growth at that end raises it."""
     known = [step for step in steps if "widths" in step]
-    names = {step["place"]: step.get("widens", step["where"]) for step in _of(steps, "growth") if "place" in step}
+    planned = [step for step in _of(steps, "growth") if "layer_index" in step]
+    names = {step["layer_index"]: step.get("widens", step["where"]) for step in planned}
     names |= dict(enumerate(final.get("places", [])))
     epochs = [step["epoch"] for step in known]
-    for place in range(len(known[0]["widths"])):
-        widths = [step["widths"][place] for step in known]
-        label = names.get(place, f"place {place}")
+    for index in range(len(known[0]["widths"])):
+        widths = [step["widths"][index] for step in known]
+        label = names.get(index, f"width {index}")
         (line,) = panel.plot(epochs, widths, drawstyle="steps-post", label=label)
-        those = [step["widths"][place] for step in fixed]
+        those = [step["widths"][index] for step in fixed]
         if those:
             dotted: dict[str, Any] = {"color": line.get_color(), "label": f"{label}, fixed", **_FIXED}
             panel.plot([step["epoch"] for step in fixed], those, **dotted)

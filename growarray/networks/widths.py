@@ -1,4 +1,4 @@
-"""Widths among the arguments of networks: one for all places, or one for each."""
+"""Widths among the arguments of networks: one for all, or one for each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sample_width(where: str, in_features: int | Sequence[int], *, flatten: bool 
 def listed_widths(where: str, option: str, widths: Any, count: int) -> list[int]:
     """``count`` times one width, or the widths of a sequence, whose number the caller checks.
 
-    Raises TypeError where one is no whole number, ValueError where one is negative.
+    Raises TypeError if one is not a whole number, ValueError if one is negative.
 
     >>> listed_widths("doc", "hidden_size", 2, count=3), listed_widths("doc", "hidden_size", (5, 4), count=1)
     ([2, 2, 2], [5, 4])

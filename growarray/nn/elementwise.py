@@ -17,6 +17,7 @@ __all__ = [
     "Abs",
     "Cast",
     "Clip",
+    "Cos",
     "Erf",
     "Exp",
     "HardSigmoid",
@@ -27,6 +28,7 @@ __all__ = [
     "PReLU",
     "Pow",
     "Reciprocal",
+    "Sin",
     "Softsign",
     "Sqrt",
 ]
@@ -143,6 +145,28 @@ class Reciprocal(_Function):
     """
 
     _function = staticmethod(_reciprocal)
+
+
+class Sin(_Function):
+    """``y = sin(x)``, x in radians.
+
+    >>> import numpy as np
+    >>> Sin()(np.array([0.0, np.pi / 2.0])).tolist()
+    [0.0, 1.0]
+    """
+
+    _function = staticmethod(lambda xp, x: (xp.sin(x), lambda: xp.cos(x)))
+
+
+class Cos(_Function):
+    """``y = cos(x)``, x in radians.
+
+    >>> import numpy as np
+    >>> Cos()(np.array([0.0, np.pi])).tolist()
+    [1.0, -1.0]
+    """
+
+    _function = staticmethod(lambda xp, x: (xp.cos(x), lambda: -xp.sin(x)))
 
 
 class Erf(_Function):

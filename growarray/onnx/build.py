@@ -19,7 +19,7 @@ from growarray.nn.join import Value
 from growarray.nn.module import Module, Parameter
 from growarray.onnx.graph import OpNode
 
-__all__ = ["Builder", "Constant", "Dynamic", "Unsupported", "broadcast", "layer_name", "node_name", "product"]
+__all__ = ["Array", "Builder", "Constant", "Dynamic", "Unsupported", "broadcast", "layer_name", "node_name", "product"]
 
 Array = NDArray[Any]
 Dim = int | str
@@ -126,12 +126,12 @@ class Builder:
         return index < len(node.inputs) and node.inputs[index] != ""
 
     def known(self, node: OpNode, index: int) -> Constant | Dynamic:
-        """What is known of an input. Raises Malformed where nothing before the node gives it."""
+        """What is known of an input. Raises Malformed if nothing before the node gives it."""
         name = node.inputs[index] if index < len(node.inputs) else ""
         if not name:
             raise Malformed(f"input {index} is missing")
         if name not in self.values:
-            raise Malformed(f"input {quote(name)} is given by no node before it, and is no input of the graph")
+            raise Malformed(f"input {quote(name)} is given by no node before it, and is not an input of the graph")
         value = self.values[name]
         if isinstance(value, Unsupported):
             raise Malformed(f"input {quote(name)} {value.reason}")
@@ -150,7 +150,7 @@ class Builder:
         return value
 
     def optional(self, node: OpNode, index: int, what: str) -> Constant | None:
-        """:meth:`constant`, or None where the input is left out."""
+        """:meth:`constant`, or None if the input is left out."""
         return self.constant(node, index, what) if self.has(node, index) else None
 
     def whole(self, node: OpNode, index: int, what: str) -> tuple[int, ...]:
@@ -171,13 +171,18 @@ class Builder:
         return tuple(entries)
 
     def number(self, node: OpNode, index: int, what: str) -> float | None:
-        """An optional input of one number; None where it is left out."""
+        """An optional input of one number; None if it is left out."""
         value = self.optional(node, index, what)
         if value is None:
             return None
+        self.single(value, what)
+        return self.scalar(value, what)
+
+    def single(self, value: Constant, what: str) -> Array:
+        """The array of a constant that has to be one number."""
         if value.size != 1 or value.array.dtype.kind not in "fiub":
             raise Malformed(f"{what} has shape {value.shape} and type {value.array.dtype}; expected one number")
-        return self.scalar(value, what)
+        return value.array
 
     def scalar(self, value: Constant, what: str) -> float:
         """A constant of one entry as a number, which the float type of the network holds."""
@@ -198,7 +203,7 @@ class Builder:
     # arrays and parameters
 
     def floats(self, value: Constant, what: str) -> Array:
-        """The values as floats of the network, in memory of their own. Raises Malformed where they are none."""
+        """The values as floats of the network, in memory of their own. Raises Malformed if they are not floats."""
         found = value.array
         if found.dtype.kind != "f":
             raise Malformed(f"{what} {quote(value.label)} is of the type {found.dtype}; expected floats")
@@ -230,7 +235,7 @@ class Builder:
     ) -> Parameter:
         """The parameter for a constant: one for all nodes that take it in the same ``form``.
 
-        ``size`` is how many entries ``change`` makes, where they are more than the constant has.
+        ``size`` is how many entries ``change`` makes, if they are more than the constant has.
         """
         key = (value.key, form)
         if key not in self._parameters:
@@ -272,12 +277,19 @@ class Builder:
             value = Dynamic(name, value.shape)
         self.define(name, value)
 
+    def result(
+        self, node: OpNode, module: Module, inputs: Sequence[Dynamic], shape: Shape, weight: Constant | None = None
+    ) -> None:
+        """Note that one module gives the first output of a node; it is called after ``weight``, or after the node."""
+        self.give(node, self.step(module, inputs, shape, self.hint(node, weight)))
+
     def emitted(self, value: Constant) -> Dynamic:
         """A constant as a node of the network, made once."""
         if value.key not in self._emitted:
             if value.array.dtype.kind != "f":
                 raise Malformed(
-                    f"constant {quote(value.label)} of type {value.array.dtype} meets a value of the network"
+                    f"constant {quote(value.label)} of type {value.array.dtype} is combined with a value of the "
+                    "network; expected floats"
                 )
             held = self.parameter(value, "constant") if value.trained else self.floats(value, "constant")
             hint = layer_name(value.label) or "constant"
@@ -317,7 +329,7 @@ class Builder:
         return name
 
     def renamed(self, nodes: Sequence[Node]) -> list[Node]:
-        """The nodes of the network; a number comes off a name where the name itself has become free.
+        """The nodes of the network; a number comes off a name if the name itself has become free.
 
         A node alone with weights that name no layer has no name, so that they keep theirs.
         """
@@ -333,7 +345,7 @@ class Builder:
 
 
 def layer_name(label: str) -> str:
-    """The layer that a weight of this name belongs to, ``''`` where the name does not tell.
+    """The layer that a weight of this name belongs to, ``''`` if the name does not tell.
 
     >>> layer_name("features.0.weight"), layer_name("onnx::Conv_17")
     ('features.0', '')
@@ -361,7 +373,7 @@ def node_name(node: OpNode) -> str:
 
 
 def broadcast(builder: Builder, a: Shape, b: Shape) -> Shape:
-    """The shape of arithmetic on two values; raises Malformed where sizes differ and neither is 1."""
+    """The shape of arithmetic on two values; raises Malformed if sizes differ and neither is 1."""
     if a is None or b is None:
         return None
     short, long = sorted((a, b), key=len)
@@ -379,7 +391,7 @@ def broadcast(builder: Builder, a: Shape, b: Shape) -> Shape:
 
 
 def product(builder: Builder, dims: Sequence[Dim]) -> Dim:
-    """The number of entries of axes; a name where one is unknown."""
+    """The number of entries of axes; a name if one is unknown."""
     if all(isinstance(n, int) for n in dims):
         return math.prod(int(n) for n in dims)
     rest = [n for n in dims if n != 1]

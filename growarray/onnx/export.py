@@ -16,22 +16,14 @@ from growarray import __version__
 from growarray.errors import shown
 from growarray.nn.graph import Graph
 from growarray.nn.module import Module
-from growarray.onnx.lower import Edge, OnnxGraph, add_lowerings
+from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.model import DATA_TYPES, Model, Node, Port, write_model
-from growarray.onnx.operators.conv_write import CONVOLUTIONS
-from growarray.onnx.operators.factorized import FACTORIZED
-from growarray.onnx.operators.graph_write import GRAPHS
-from growarray.onnx.operators.growing import GROWING
-from growarray.onnx.operators.layers_write import LAYERS
-from growarray.onnx.operators.pool_write import POOLS
+from growarray.onnx.operators import OPERATORS, WRITES
 
 __all__ = ["OPSETS", "to_onnx"]
 
 OPSETS = range(17, 23)
 _BATCH = "n"  # the symbol of the batch
-
-for _table in (LAYERS, CONVOLUTIONS, POOLS, FACTORIZED, GRAPHS, GROWING):
-    add_lowerings(_table)
 
 Shape = tuple[int, ...]
 
@@ -58,7 +50,7 @@ def to_onnx(
     input_names, output_names : by default those of a :class:`growarray.nn.graph.Graph`, else ``'input'``, ``'output'``
     metadata : strings by key, kept in the model's ``metadata_props``
     dtype : ``'float16'``, ``'float32'`` or ``'float64'``, of every float in the file; by default the network's own
-    external_data : weights in ``<path>.data`` beside the model; by default only where it would have over 2 GiB
+    external_data : weights in ``<path>.data`` beside the model; by default only if it would have over 2 GiB
 
     Weights keep the names that they have in the state dict, so that :func:`load_checkpoint` reads it back, without
     what inference does not use, such as ``num_batches_tracked``. A factorized layer is written as the products of
@@ -95,7 +87,8 @@ def to_onnx(
     shapes, inputs = _inputs(network, input_shape, input_names)
     outputs = _names("output_names", output_names)
     known = network.outputs if outputs is None and isinstance(network, Graph) else outputs or ()
-    graph = OnnxGraph(network, opset, kind, strict, [*inputs, *known])
+    single = {name for name, row in OPERATORS.items() if not row.double} if strict else ()
+    graph = OnnxGraph(network, opset, kind, [*inputs, *known], WRITES, single)
     first = shapes[0][:1] if dynamic_batch else None
     edges = [Edge(name, shape, 0 if shape[:1] == first else None) for name, shape in zip(inputs, shapes, strict=True)]
     with _evaluating(network):
@@ -121,7 +114,7 @@ def to_onnx(
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
-    """The path, where a file may be made."""
+    """The path, if a file may be made."""
     target = Path(path)
     if target.is_dir():
         raise IsADirectoryError(f"to_onnx: {target} is a folder; give the path of a file in it, such as model.onnx")
@@ -151,7 +144,7 @@ def _inputs(network: Module, given: Any, names: Sequence[str] | None) -> tuple[l
     known = network.inputs if isinstance(network, Graph) else ()
     if isinstance(given, Mapping):
         if names is not None:
-            raise ValueError("to_onnx: input_shape names the inputs already; leave input_names out")
+            raise ValueError("to_onnx: input_shape names the inputs already; do not pass input_names")
         if known and set(given) != set(known):
             raise ValueError(
                 f"to_onnx: input_shape has {', '.join(map(repr, given))}; the inputs are {', '.join(known)}"
@@ -175,7 +168,7 @@ def _shape(value: Any) -> Shape:
             f"to_onnx: input_shape is {shown(value)}, expected whole numbers such as (1, 3, 32, 32)"
         ) from None
     if any(size < 1 for size in shape):
-        raise ValueError(f"to_onnx: input_shape is {shape}, expected sizes of at least 1, that of the batch too")
+        raise ValueError(f"to_onnx: input_shape is {shape}, expected sizes of at least 1, the batch included")
     return shape
 
 
@@ -184,7 +177,7 @@ def _names(option: str, names: Any) -> tuple[str, ...] | None:
         return None
     found = (names,) if isinstance(names, str) else tuple(names)
     if not all(isinstance(name, str) and name for name in found) or len(set(found)) < len(found):
-        raise ValueError(f"to_onnx: {option} is {shown(names)}, expected names that differ")
+        raise ValueError(f"to_onnx: {option} is {shown(names)}, expected distinct names")
     return found
 
 
@@ -213,7 +206,7 @@ def _evaluating(network: Module) -> Iterator[None]:
 
 
 def _named(graph: OnnxGraph, inputs: Sequence[str], results: list[Edge], names: Sequence[str]) -> list[Edge]:
-    """The outputs under their names: the node that makes one is renamed, or its value copied where that cannot be."""
+    """The outputs under their names: the node that makes one is renamed, or else its value is copied."""
     made = {name: node for node in graph.nodes for name in node.outputs if node.op != "Constant"}
     renamed: dict[str, str] = {}
     found = []

@@ -160,7 +160,7 @@ class _Fuser:
         return number, names, used
 
     def _number(self, module: Any) -> float:
-        """By what a product multiplies its inputs; NaN where it is no such product."""
+        """By what a product multiplies its inputs; NaN if it is not such a product."""
         if module.operands == 2:
             return 1.0 if type(module) is Mul else math.nan
         if module.number is None or (module.reverse and type(module) is Div):
@@ -210,7 +210,7 @@ class _Fuser:
         return nn.GELU(), [plus, scaled, erf]
 
     def _free_name(self, inner: Node, last: Node) -> str:
-        """What the scope of a node is called, where no other node is."""
+        """What the scope of a node is called, if no other node is."""
         scope = inner.name.rpartition(".")[0]
         name = scope if scope and scope not in self._names else last.name
         self._names.add(name)

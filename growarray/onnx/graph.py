@@ -61,7 +61,7 @@ class OpNode:
         return f"operator {quote(self.op)} (node {name})"
 
     def get(self, name: str, kind: str, default: Any = None) -> Any:
-        """The value of an attribute. Raises Malformed where it is of another kind."""
+        """The value of an attribute. Raises Malformed if it is of another kind."""
         self.asked.add(name)
         if name not in self.attributes:
             return default
@@ -192,7 +192,7 @@ class _Parser:
                 self.wire.expect(part, FIXED32)
             size = part.end - part.start
             if size % 4:
-                raise Malformed(f"byte {part.start}: {size} bytes of 4-byte numbers")
+                raise Malformed(f"byte {part.start}: {size} bytes, expected a multiple of 4")
             self.wire.count(8 * size)
             return list(struct.unpack(f"<{size // 4}f", self.wire.data[part.start : part.end]))
         if kind in ("string", "strings"):

@@ -69,7 +69,7 @@ class _Reader:
             elif part.number == 25:
                 self._function(part)
         if tensors is None:
-            raise Malformed("has no graph; it is no ONNX model, or it is cut off")
+            raise Malformed("has no graph; it is not an ONNX model, or it is cut off")
         notes = [f"{self.constants} tensors in nodes of the graph are not initializers"] if self.constants else []
         return Contents("onnx", tensors, metadata=metadata, notes=notes)
 

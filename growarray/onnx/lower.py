@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
@@ -15,12 +15,7 @@ from growarray.nn.cast import cast
 from growarray.nn.module import Module, Parameter
 from growarray.onnx.model import DATA_TYPES, Node, Tensor
 
-__all__ = ["Edge", "Lowering", "OnnxGraph", "add_lowerings", "register_lowering"]
-
-_IN_DOUBLE_MISSING = {  # operators that onnxruntime 1.31 has for float32 and not for float64 on a CPU
-    "AveragePool", "Conv", "ConvTranspose", "Elu", "Erf", "Gelu", "GlobalAveragePool", "HardSigmoid", "HardSwish",
-    "InstanceNormalization", "LeakyRelu", "Mish", "PRelu", "Selu", "Softplus", "Softsign",
-}  # fmt: skip
+__all__ = ["Edge", "Lowering", "OnnxGraph", "register_lowering"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,7 @@ class Edge:
 
 
 Lowering = Callable[..., Any]
-_TABLE: dict[type[Module], Lowering] = {}
+_REGISTERED: dict[type[Module], Lowering] = {}
 
 
 def register_lowering(kind: type[Module], function: Lowering) -> None:
@@ -51,7 +46,7 @@ def register_lowering(kind: type[Module], function: Lowering) -> None:
     function : takes an :class:`OnnxGraph`, the layer, and an :class:`Edge` for each input; returns an Edge, or a tuple
     A second registration replaces the first one, and one of this library's own.
 
-    Raises TypeError where ``kind`` is no subclass of Module, or ``function`` cannot be called.
+    Raises TypeError if ``kind`` is not a subclass of Module, or if ``function`` cannot be called.
 
     >>> from growarray import nn
     >>> class Swap(nn.Module):
@@ -65,12 +60,7 @@ def register_lowering(kind: type[Module], function: Lowering) -> None:
         raise TypeError(
             f"register_lowering: found {shown(function)} for {kind.__name__}, expected a function that writes it"
         )
-    _TABLE[kind] = function
-
-
-def add_lowerings(table: Mapping[type[Module], Lowering]) -> None:
-    """Add this library's own functions, without those that have been replaced."""
-    _TABLE.update({kind: function for kind, function in table.items() if kind not in _TABLE})
+    _REGISTERED[kind] = function
 
 
 def _computes_alike(own: type, kind: type) -> bool:
@@ -82,10 +72,20 @@ class OnnxGraph:
     """An ONNX graph under construction, as the functions of :func:`register_lowering` get it.
 
     opset : version of the operator set    dtype : of every float in the file
+    writes : by class of layer, this library's own functions    single : operators that are refused, for float32 only
     """
 
-    def __init__(self, network: Module, opset: int, dtype: Any, strict: bool, names: Sequence[str]) -> None:
-        self.opset, self.dtype, self._strict = opset, np.dtype(dtype), strict
+    def __init__(
+        self,
+        network: Module,
+        opset: int,
+        dtype: Any,
+        names: Sequence[str],
+        writes: Mapping[type[Module], Lowering],
+        single: Collection[str] = (),
+    ) -> None:
+        self.opset, self.dtype, self._single = opset, np.dtype(dtype), single
+        self._writes = {**writes, **_REGISTERED}
         self.nodes: list[Node] = []
         self.initializers: dict[str, Tensor] = {}
         self._like = next((p.data for p in network.parameters()), None)
@@ -110,7 +110,7 @@ class OnnxGraph:
     def lower(self, name: str, module: Module, *inputs: Edge) -> Any:
         """The output of a module that the present layer owns as ``name``; ``''`` for the present layer itself.
 
-        Raises NotImplementedError where nothing says how the module is written.
+        Raises NotImplementedError if nothing says how the module is written.
         """
         outside, self._kind = (list(self._place), self._kind), type(module).__name__
         self._place += [name] if name else []
@@ -123,7 +123,7 @@ class OnnxGraph:
 
     def _function(self, module: Module) -> Lowering:
         kind = type(module)
-        known = next((base for base in kind.__mro__ if base in _TABLE), None)
+        known = next((base for base in kind.__mro__ if base in self._writes), None)
         if known is None:
             raise NotImplementedError(
                 f"to_onnx: {self.where} is of a class that is not written; "
@@ -131,10 +131,10 @@ class OnnxGraph:
             )
         if not _computes_alike(kind, known):
             raise NotImplementedError(
-                f"to_onnx: {self.where} computes something else than {known.__name__}, of which it is a subclass; "
+                f"to_onnx: {self.where} computes something other than {known.__name__}, of which it is a subclass; "
                 f"register_lowering({kind.__name__}, function) says how it is written"
             )
-        return _TABLE[known]
+        return self._writes[known]
 
     def _check_count(self, function: Lowering, module: Module, inputs: Sequence[Edge]) -> None:
         try:
@@ -143,7 +143,7 @@ class OnnxGraph:
             raise TypeError(f"to_onnx: {self.where} does not take {len(inputs)} inputs") from None
 
     def refuse(self, why: str) -> NotImplementedError:
-        """The error to raise where the present layer cannot be written."""
+        """The error to raise if the present layer cannot be written."""
         return NotImplementedError(f"to_onnx: {self.where}: {why}")
 
     def shape_after(self, module: Module, *inputs: Edge) -> tuple[int, ...]:
@@ -175,7 +175,7 @@ class OnnxGraph:
     # What it is made of.
 
     def unique(self, name: str) -> str:
-        """The name, with a number where it is taken."""
+        """The name, with a number if it is taken."""
         found, count = name, 1
         while found in self._names:
             found, count = f"{name}_{count}", count + 1
@@ -196,6 +196,11 @@ class OnnxGraph:
             raise ValueError(f"to_onnx: {self.where}: two weights are called {full!r}; name the modules differently")
         return Edge(full, array.shape, None)
 
+    def weights(self, layer: Any) -> tuple[Edge, Edge | None]:
+        """Weight and bias of the present layer, None if it has no bias."""
+        weight = self.parameter("weight", layer.weight)
+        return weight, None if layer.bias is None else self.parameter("bias", layer.bias)
+
     def _host(self, value: Any, what: str, *, nonzero: bool = False) -> np.ndarray:
         array = to_numpy(value)
         if array.dtype.kind == "f":
@@ -215,6 +220,10 @@ class OnnxGraph:
             self._constants[key] = Edge(name, array.shape, None)
         return self._constants[key]
 
+    def integers(self, values: int | Sequence[int]) -> Edge:
+        """A constant of whole numbers, such as axes and sizes."""
+        return self.constant(np.asarray(values, np.int64))
+
     def node(
         self,
         op: str,
@@ -225,12 +234,12 @@ class OnnxGraph:
     ) -> Edge:
         """One operator with one output; ``None`` is an input that is left out.
 
-        shape, batch : of the output; those of the first input where they are left out
+        shape, batch : of the output; by default those of the first input
         attributes : whole numbers, floats, strings, arrays, or sequences of whole numbers
         """
-        if self._strict and op in _IN_DOUBLE_MISSING:
+        if op in self._single:
             raise self.refuse(
-                f"onnxruntime has no {op} in float64; pass dtype='float32', or dtype='float64' to write it all the same"
+                f"onnxruntime has no {op} in float64; pass dtype='float32', or dtype='float64' to write it anyway"
             )
         name = self.unique("/".join(["", *self._place, op]))
         for key, value in attributes.items():
@@ -268,7 +277,7 @@ class OnnxGraph:
             raise self.refuse(f"a value of shape {tuple(target)} is empty, which is not written")
         if moved is not None:
             target[moved] = -1
-        edge = self.node("Reshape", x, self.constant(np.asarray(target, np.int64)), shape=shape)
+        edge = self.node("Reshape", x, self.integers(target), shape=shape)
         self._reshaped[edge.name] = x
         return replace(edge, batch=moved)
 
@@ -284,7 +293,7 @@ class OnnxGraph:
         shape = [1 if i in axes else n for i, n in enumerate(x.shape)]
         kept = [i for i in range(x.ndim) if keepdims or i not in axes]
         if self.opset >= 18:  # the axes became an input
-            edge = self.node("ReduceMean", x, self.constant(np.asarray(axes, np.int64)), keepdims=int(keepdims))
+            edge = self.node("ReduceMean", x, self.integers(axes), keepdims=int(keepdims))
         else:
             edge = self.node("ReduceMean", x, axes=tuple(axes), keepdims=int(keepdims))
         batch = None if x.batch is None or x.batch in axes else kept.index(x.batch)

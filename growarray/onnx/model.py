@@ -37,7 +37,7 @@ class Tensor:
     array: np.ndarray
 
     def data(self) -> Buffer:
-        """The values, little-endian, without a copy where they lie so already."""
+        """The values, little-endian, without a copy if they are stored so already."""
         if not self.array.size:
             return b""
         flat = np.ascontiguousarray(self.array, dtype=self.array.dtype.newbyteorder("<"))
@@ -57,7 +57,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of the model; a dimension is a size, a symbol, or None where it is not known."""
+    """An input or output of the model; a dimension is a size, a symbol, or None if it is not known."""
 
     name: str
     shape: tuple[int | str | None, ...]
@@ -224,13 +224,13 @@ def _model(model: Model, places: Mapping[str, tuple[str, int]]) -> _Message:
 def write_model(path: Path, model: Model, *, external: bool | None = None) -> None:
     """Write the model to ``path`` under a temporary name, then rename it: the file is never half written.
 
-    external : whether weights go to ``<path>.data`` beside it; None: where the model would exceed :data:`LARGEST` bytes
+    external : whether weights go to ``<path>.data`` beside it; None: if the model would exceed :data:`LARGEST` bytes
     """
     message = None if external else _model(model, {})
     if message is not None and (external is False or message.size <= LARGEST):
         if message.size > LARGEST:
             raise ValueError(
-                f"to_onnx: the model has {message.size} bytes, one file holds {LARGEST}; leave external_data out"
+                f"to_onnx: the model has {message.size} bytes, one file holds {LARGEST}; do not pass external_data"
             )
         with replacing(path) as file:
             file.writelines(message.pieces)

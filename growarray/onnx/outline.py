@@ -30,7 +30,7 @@ class Use(NamedTuple):
 
 
 class Port(NamedTuple):
-    """An input or output of the graph: axes are sizes, names, or ``'?'``; None where the file gives no shape."""
+    """An input or output of the graph: axes are sizes, names, or ``'?'``; None if the file gives no shape."""
 
     name: str
     shape: tuple[int | str, ...] | None

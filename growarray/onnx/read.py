@@ -17,10 +17,10 @@ from growarray.nn.activation import Identity
 from growarray.nn.elementwise import Cast
 from growarray.nn.graph import Graph
 from growarray.onnx.build import Builder, Constant, Dynamic, Unsupported
-from growarray.onnx.fold import FOLDERS, fold
+from growarray.onnx.fold import fold
 from growarray.onnx.fuse import fuse
 from growarray.onnx.graph import Model, OpNode, read_model
-from growarray.onnx.operators.table import OPERATORS
+from growarray.onnx.operators import OPERATORS
 from growarray.onnx.wire import ValueInfo
 
 __all__ = ["from_onnx"]
@@ -133,7 +133,7 @@ def _needed(model: Model) -> list[OpNode]:
 
 
 def _shortened(fault: Exception) -> str:
-    """The message of a fault without line breaks, cut where it quotes a long list of the file."""
+    """The message of a fault without line breaks, cut if it quotes a long list of the file."""
     text = " ".join(str(fault).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
@@ -159,31 +159,28 @@ def _refuse(node: OpNode, model: Model) -> None:
         raise Malformed(f"is of the domain {quote(node.domain)}; only operators of the default domain are supported")
     if (node.domain, node.op) in model.functions or ("", node.op) in model.functions:
         raise Malformed("is a function that the model defines itself, which is not supported")
-    if node.op not in OPERATORS and node.op not in FOLDERS:
-        supported = ", ".join(sorted({*OPERATORS, *FOLDERS}))
-        raise Malformed(f"is not supported; supported: {supported}")
+    if node.op not in OPERATORS:
+        raise Malformed(f"is not supported; supported: {', '.join(sorted(OPERATORS))}")
     if not node.outputs or not node.outputs[0]:
         raise Malformed("has no output")
 
 
 def _build(builder: Builder, node: OpNode) -> None:
     """Fold a node, or make its modules."""
-    operator = OPERATORS.get(node.op)
-    if operator is not None:
-        if not operator.least <= len(node.inputs) <= operator.most:
-            raise Malformed(f"has {len(node.inputs)} inputs; expected {operator.least} to {operator.most}")
-        if len(node.outputs) > operator.outputs:
-            raise Malformed(f"has {len(node.outputs)} outputs; expected at most {operator.outputs}")
-    elif len(node.outputs) != 1:
-        raise Malformed(f"has {len(node.outputs)} outputs; expected 1")
-    if not fold(builder, node):
-        if operator is None:
-            raise Malformed("is supported for constants only, and an input depends on that of the network")
-        operator.build(builder, node)
+    row = OPERATORS[node.op]
+    least, most = row.inputs
+    if not least <= len(node.inputs) <= most:
+        raise Malformed(f"has {len(node.inputs)} inputs; expected {least} to {most}")
+    if len(node.outputs) > row.outputs:
+        raise Malformed(f"has {len(node.outputs)} outputs; expected at most {row.outputs}")
+    if row.fold is None or not fold(builder, node, row.fold, moves=row.moves):
+        if row.read is None:
+            raise Malformed("is supported for constants only, but an input depends on that of the network")
+        row.read(builder, node)
     node.refuse_others()
     for name in node.outputs[1:]:
         if name in builder.used and name not in builder.values:
-            raise Malformed(f"output {quote(name)} is taken by another node; only the first output is computed")
+            raise Malformed(f"output {quote(name)} is used by another node; only the first output is computed")
 
 
 def _graph(builder: Builder, inputs: list[str], outputs: list[str]) -> Graph:

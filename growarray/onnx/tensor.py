@@ -193,7 +193,7 @@ def stored_tensor(source: Source, fields: TensorFields, external: ExternalFiles)
     """The tensor that the fields describe, its values still in the file. Raises Malformed unless they fit exactly."""
     if fields.data_type not in _TYPES:
         name = _UNREAD.get(fields.data_type, "unknown")
-        raise Malformed(f"has the data type {fields.data_type} ({name}), which is not read; numbers are")
+        raise Malformed(f"has the data type {fields.data_type} ({name}), which is not read; only numbers are")
     if fields.segmented:
         raise Malformed("is a segment of a larger tensor, which is not read")
     name, typed = _TYPES[fields.data_type]
@@ -245,7 +245,7 @@ def _numbers(region: Region, dtype: DType, shape: tuple[int, ...], count: int) -
         return _Numbers(region, dtype, shape)
     values = decode_varints(region.view(), numbers)
     if values.min() < 0 or values.max() > 255:
-        raise Malformed(f"has packed {dtype.name} values that are no bytes")
+        raise Malformed(f"has packed {dtype.name} values that are not bytes")
     packed = values.astype(np.uint8).tobytes()
     return PackedTensor(Region(Source.of_bytes(packed, region.source.name), region.name, 0, len(packed)), dtype, shape)
 
@@ -266,9 +266,7 @@ def _external(fields: TensorFields, external: ExternalFiles, place: str, nbytes:
     if length != nbytes:
         raise Malformed(f"external_data has {length} bytes, shape and type need {nbytes}")
     if offset + nbytes > source.size:
-        raise Malformed(
-            f"external_data from {offset} with {nbytes} bytes reaches over the end of the file, {source.size}"
-        )
+        raise Malformed(f"external_data from {offset} with {nbytes} bytes goes past the end of the file, {source.size}")
     return Region(source, place, offset, nbytes)
 
 

@@ -20,9 +20,9 @@ _MOST_AXIS_NAME = 64  # bytes
 
 @dataclass(frozen=True)
 class ValueInfo:
-    """A graph input or output: its element type (0 where it is no tensor), and its axes: sizes from 1, or names.
+    """A graph input or output: its element type (0 if it is not a tensor), and its axes: sizes from 1, or names.
 
-    The name of an axis that the file leaves open is ``'?'``; ``shape`` is None where the file gives none.
+    The name of an axis that the file leaves open is ``'?'``; ``shape`` is None if the file gives none.
     """
 
     name: str

@@ -17,8 +17,9 @@ import pytest
 
 import growarray
 from growarray.checkpoint.grown import Grown, load
-from growarray.cli import save
-from growarray.cli.run import Run, options_from
+from growarray.cli.grow.folder import MODEL, new_folder
+from growarray.cli.grow.options import options_from
+from growarray.cli.grow.run import Run
 from growarray.datasets import load_digits
 from growarray.errors import CheckpointError, DataError, ShapeError
 from growarray.networks import History
@@ -35,7 +36,7 @@ def grown(folder: Path, data: Any = None, **options: Any) -> Run:
     if data is not None:
         np.savez(folder / "data.npz", **data)
         options["data"] = str(folder / "data.npz")
-    save.new_folder(folder / "run")
+    new_folder(folder / "run")
     run = Run(options_from({"epochs": 4, "first": 1, "neurons": 2, **options}), folder=folder / "run")
     run.train()
     run.finish()
@@ -80,7 +81,7 @@ def test_it_predicts_what_the_run_tested_in_python_and_in_onnx(options: dict[str
         real = target / np.array(run.data.scaling["target_factor"]) + np.array(run.data.scaling["target_offset"])
         r2 = 1.0 - np.sum((outputs - real) ** 2) / np.sum((real - real.mean(axis=0)) ** 2)
         assert r2 == pytest.approx(final["test_score"], abs=1e-4)
-    session = onnxruntime.InferenceSession(tmp_path / "run" / save.MODEL)
+    session = onnxruntime.InferenceSession(tmp_path / "run" / MODEL)
     (port,) = session.get_inputs()
     double = options.get("dtype") == "float64" and "activation" not in options  # onnxruntime has no Selu in it
     assert port.type == ("tensor(double)" if double else "tensor(float)")
@@ -98,7 +99,7 @@ def test_every_activation_of_the_command_is_written(name: str, tmp_path: Path) -
     data = {"x": X, "y": KIND}
     run = grown(tmp_path, data, activation=name, epochs=1)
     found = load(tmp_path / "run")
-    session = onnxruntime.InferenceSession(tmp_path / "run" / save.MODEL)
+    session = onnxruntime.InferenceSession(tmp_path / "run" / MODEL)
     (result,) = session.run(None, {"features": X.astype(np.float32)})
     np.testing.assert_allclose(result, found.predict_proba(X), rtol=1e-5, atol=1e-6)
     assert run.options.activation == name
@@ -216,7 +217,7 @@ DAMAGE: dict[str, tuple[Any, str]] = {
     "classes": (lambda f: edited(f, classes=["a", "b", "c"]), "3 classes for 2 outputs"),
     "scaling": (lambda f: edited(f, scaling={"feature_offset": [1.0], "feature_factor": [1.0]}), "another size"),
     "half_scaling": (lambda f: edited(f, scaling={"feature_offset": [1.0, 2.0, 3.0]}), "another size"),
-    "text_scaling": (lambda f: edited(f, scaling={"feature_offset": "abc"}), "no lists of finite numbers"),
+    "text_scaling": (lambda f: edited(f, scaling={"feature_offset": "abc"}), "not lists of finite numbers"),
     "task": (lambda f: edited(f, options={"task": "ranking"}), "the task is 'ranking'"),
     "network": (lambda f: edited(f, options={"network": "dag"}), "network is 'dag', expected mlp or residual"),
     "activation": (lambda f: edited(f, options={"activation": "os.system"}), "unknown activation 'os.system'"),
@@ -246,4 +247,4 @@ def test_it_can_be_put_together_by_hand(folder: Path, tmp_path: Path) -> None:
     scaled = (X - np.array(scaling["feature_offset"])) * np.array(scaling["feature_factor"])
     np.testing.assert_allclose(bare.predict_proba(scaled), found.predict_proba(X), rtol=1e-4)
     found.to_onnx(tmp_path / "again.onnx")
-    assert (tmp_path / "again.onnx").read_bytes() == (folder / save.MODEL).read_bytes()
+    assert (tmp_path / "again.onnx").read_bytes() == (folder / MODEL).read_bytes()

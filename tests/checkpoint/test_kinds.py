@@ -59,7 +59,7 @@ def tar():
             "gguf": (b"GGUF" + bytes(100), "a GGUF file"),
             "npy": (b"\x93NUMPY\x01\x00", "single .npy array"),
             "tar": (tar(), "is a tar archive, as torch before 0.2"),
-            "garbage": (b"\xff\xfe" * 100, "not a checkpoint that is recognised: it starts with"),
+            "garbage": (b"\xff\xfe" * 100, "not a recognised checkpoint: it starts with"),
             "four bytes": (b"PK\x03\x04", "zip archive has no end record"),
         }
     ),

@@ -173,7 +173,7 @@ def test_what_cannot_be_opened(tmp_path):
         load_checkpoint(tmp_path / "nope")
     with pytest.raises(CheckpointError, match="is a folder; pass the file of weights inside it"):
         load_checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match="is no path: embedded null"):
+    with pytest.raises(CheckpointError, match="is not a path: embedded null"):
         load_checkpoint("a\0b")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CheckpointError, match="pipe: is not a regular file"):

@@ -69,7 +69,7 @@ def test_select():
     assert list(load({"1": {"x": WEIGHT}, 1: STATE}, select="1")) == ["x"]  # the text itself goes first
     assert list(load([{}, STATE], select="1")) == ["a", "b"]
     assert list(load({"w": WEIGHT, "n": 1}, select="w")) == ["tensor"]
-    with pytest.raises(CheckpointError, match=r"select=\('epoch',\): there is 3, no part with tensors"):
+    with pytest.raises(CheckpointError, match=r"select=\('epoch',\): there is 3, which has no tensors"):
         load(NESTED, select="epoch")
     with pytest.raises(CheckpointError, match=r"select=\('nope',\): there is no 'nope'; keys there: 'epoch', 'model'"):
         load(NESTED, select="nope")

@@ -78,7 +78,7 @@ def two(first, second):
             "NUL after it": (safetensors(json.dumps({"w": W}).encode() + b"\0", SIX), "JSON is damaged"),
             "twice": (safetensors(b'{"w":1,"w":1}'), "the key 'w' twice"),
             "twice, once escaped": (safetensors(b'{"w":1,"\\u0077":1}'), "the key 'w' twice"),
-            "half a character": (safetensors(b'{"\\ud800":1}'), "half a character"),
+            "lone surrogate": (safetensors(b'{"\\ud800":1}'), "lone surrogate"),
             "NaN": (safetensors(b'{"w":NaN}'), "has NaN"),
             "long integer": (safetensors(b'{"w":%s}' % (b"1" * 5000)), "integer of 5000 digits"),
             "deep": (safetensors(b'{"w":' + b"[" * 100_000), "nested too deeply"),

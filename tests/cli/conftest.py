@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from growarray.cli.grow import app
+from growarray.cli.application import app
 
 Invoke = Callable[..., Any]
 

@@ -19,7 +19,7 @@ import typer
 import growarray
 from growarray import nn
 from growarray.checkpoint import save_safetensors
-from growarray.cli import _application
+from growarray.cli.application import app
 from growarray.onnx.export import to_onnx
 from tests.cli.terminal import Terminal
 
@@ -46,7 +46,6 @@ CASES = {
     "compress_weights": "compress net.safetensors --budget 0.5",
     "compress_impossible": "compress net.safetensors --budget 7",
     "bench_paths": f"bench paths {LAYER} --output paths",
-    "bench_suite": "bench suite --cases 1,2 --output suite",
     "bench_calibrate": "bench calibrate",
     "bench_calibrate_forget": "bench calibrate --forget",
 }
@@ -58,11 +57,10 @@ MASKED = (
 
 # Runs all commands in one process, one after the other, with the figures that a clock would give replaced.
 PROGRAM = """
-import functools, json, sys
+import json, sys
 from dataclasses import replace
 import growarray.cli as cli
-import growarray.cli.bench_calibrate as calibrate, growarray.cli.bench_run as run, growarray.cli.bench_suite as suite
-import growarray.cli.run as grow
+import growarray.cli.bench.calibrate as calibrate, growarray.cli.bench.report as run, growarray.cli.grow.run as grow
 from growarray.contraction.machine import CPU
 
 def interleaved(calls, *, repeat, progress=None, **_):
@@ -85,12 +83,9 @@ def patch(module, **values):
         assert hasattr(module, name), f"{module.__name__}.{name}"
         setattr(module, name, value)
 
-patch(run, interleaved=interleaved, peak_bytes=lambda call: 12345, peers_for=lambda *_: ([], ["no other library"]))
-patch(suite, interleaved=interleaved, CASES=(suite.Case("cp", 3, 4, "3x3", "6x6", 1, 2, 0.5),
-                                             suite.Case("tt", 3, 4, "3", "12", 2, 1, 1.0)))
+patch(run, interleaved=interleaved, peak_bytes=lambda call: 12345)
 patch(calibrate, calibrated=calibrated)
 patch(grow, _timed=timed)
-patch(cli, _application=functools.cache(cli._application))
 for name, line in json.loads(sys.argv[1]).items():
     print(f"=== {name}", flush=True)
     sys.argv = ["growarray", *line.split()]
@@ -105,10 +100,11 @@ for name, line in json.loads(sys.argv[1]).items():
 
 def commands(command: object = None, names: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The names that lead to every command, those that hold others too."""
-    command = typer.main.get_command(_application()) if command is None else command
+    command = typer.main.get_command(app) if command is None else command
     yield names
     for name, inner in getattr(command, "commands", {}).items():
-        yield from commands(inner, (*names, name))
+        if not inner.hidden:
+            yield from commands(inner, (*names, name))
 
 
 def cases() -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import growarray
 
 ROWS = 50
-LIMIT = 120.0  # seconds after which a command that does not end is a fault
+LIMIT = 300.0  # seconds after which a command that does not end is a fault
 
 # Makes the terminal on stdin the controlling one, so that a Ctrl-C that is typed there is a signal here; a process
 # that was started in the background would ignore it.

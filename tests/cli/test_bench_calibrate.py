@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from growarray.cli import bench_calibrate
-from growarray.cli.bench import app
+from growarray.cli.application import app
+from growarray.cli.bench import calibrate as bench_calibrate
 from growarray.contraction.machine import CPU, machine_for
 
 
@@ -15,7 +15,7 @@ from growarray.contraction.machine import CPU, machine_for
 def calibrate(monkeypatch, tmp_path):
     monkeypatch.setenv("GROWARRAY_CACHE", str(tmp_path / "cache"))
     machine_for.cache_clear()
-    yield lambda *arguments: CliRunner().invoke(app, ["calibrate", *map(str, arguments)])
+    yield lambda *arguments: CliRunner().invoke(app, ["bench", "calibrate", *map(str, arguments)])
     machine_for.cache_clear()
 
 
@@ -66,7 +66,7 @@ def test_what_is_stored_is_used_until_it_is_forgotten(calibrate, measured, tmp_p
 def test_a_damaged_calibration_can_be_forgotten(calibrate, tmp_path):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "machine-cpu.json").write_text("{")
-    paths = CliRunner().invoke(app, ["paths", "--repeat", "1"])
+    paths = CliRunner().invoke(app, ["bench", "paths", "--repeat", "1"])
     assert paths.exit_code == 2
     assert "machine-cpu.json: not a calibration" in paths.stderr
     assert calibrate("--forget").exit_code == 0
@@ -79,7 +79,7 @@ def test_a_damaged_calibration_can_be_forgotten(calibrate, tmp_path):
         (("--seconds", "0"), "--seconds: expected more than 0, found 0"),
         (("--device", "tpu"), "unknown device 'tpu'"),
         (("--forget", "--device", "tpu"), "unknown device 'tpu'"),
-        (("--forget", "--dry-run"), "--forget, --dry-run: expected one of them"),
+        (("--forget", "--dry-run"), "--forget, --dry-run: pass only one"),
     ],
 )
 def test_what_is_refused(calibrate, arguments, message):

@@ -6,17 +6,20 @@ import math
 import numpy as np
 import pytest
 
-from growarray.cli.bench_layer import FORMATS, equation_for, layer_from, ranks_for, read_layer
+from growarray.cli.bench.layer import FORMATS, layer_from, ranks_for, read_layer
 from tests.contraction.reference import direct
 
 SMALL = {"in": 4, "out": 3, "kernel": 3, "size": 7, "batch": 2}
 
 
 def test_equations_of_the_formats():
-    assert equation_for("cp", 2)[0] == "n c y x, r, o r, c r, y r, x r -> n o y x | y, x"
-    assert equation_for("tucker", 2)[0] == "n c y x, s t a b, o s, c t, y a, x b -> n o y x | y, x"
-    assert equation_for("tt", 2)[0] == "n c y x, c p, p y q, q x w, w o -> n o y x | y, x"
-    assert equation_for("dense", 3)[0] == "n c z y x, o c z y x -> n o z y x | z, y, x"
+    def equation(kind, **options):
+        return layer_from({**SMALL, "format": kind, "kernel": "3x3", "rank": 2, **options}).equation
+
+    assert equation("cp") == "n c y x, r, o r, c r, y r, x r -> n o y x | y, x"
+    assert equation("tucker") == "n c y x, r_o r_c r_y r_x, o r_o, c r_c, y r_y, x r_x -> n o y x | y, x"
+    assert equation("tt") == "n c y x, c b1, b1 y b2, b2 x b3, b3 o -> n o y x | y, x"
+    assert equation("dense", kernel="3x3x3") == "n c z y x, o c z y x -> n o z y x | z, y, x"
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
@@ -30,7 +33,7 @@ def test_a_layer_of_any_order_is_the_convolution_with_its_dense_kernel(kind, ord
     kernel = layer.dense_kernel(arrays)
     assert kernel.shape == (3, 2, *[2] * order)
     equation, options = (
-        equation_for("dense", order)[0],
+        layer_from({"format": "dense", **size}).equation,
         {"padding": [(0, 0)] * order, "padding_mode": ["zeros"] * order},
     )
     wanted = direct(equation, [arrays[0], kernel], {**options, "stride": [1] * order, "dilation": [1] * order})
@@ -100,7 +103,7 @@ def test_files_that_are_refused(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"format": "cpd"}, "--format: expected cp, tucker, tt, dense, found 'cpd'"),
+        ({"format": "cpd"}, "--format: expected one of cp, dense, tt, tucker, found 'cpd'"),
         ({"dtype": "int32"}, "--dtype: expected float32 or float64, found 'int32'"),
         ({"rank": "0"}, "--rank: expected whole numbers of at least 1"),
         ({"rank": "0.0"}, "--rank: expected a fraction above 0"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from growarray.cli.bench_measure import clock_for, interleaved, median_ratio, peak_bytes, spearman, synchronised
+from growarray.cli.bench.measure import clock_for, interleaved, peak_bytes, spearman, synchronised
 from growarray.contraction.scratch import borrow
 from growarray.contraction.threads import run_tasks
 
@@ -52,10 +52,6 @@ def test_calls_have_their_turns_in_rounds():
 
 def test_a_budget_ends_the_rounds_after_three():
     assert len(interleaved({"a": list}, repeat=50, budget=0.0)["a"]) == 3
-
-
-def test_a_round_that_was_slow_for_both_does_not_count():
-    assert median_ratio([1.0, 9.0, 1.1], [2.0, 18.0, 2.2]) == pytest.approx(0.5)
 
 
 def test_the_peak_counts_what_lives_at_the_same_time():

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import growarray
-from growarray.cli import bench_peers
-from growarray.cli.bench import app
-from growarray.cli.bench_layer import Layer, layer_from
-from growarray.cli.bench_paths import candidates_for, pattern_path, window_charge
-from growarray.cli.bench_picture import draw_paths, drawn_paths, pareto_front
-from growarray.cli.bench_run import measure_layer
+from growarray.cli.application import app
+from growarray.cli.bench.candidates import candidates_for, pattern_path, window_charge
+from growarray.cli.bench.layer import layer_from
+from growarray.cli.bench.picture import draw_paths, drawn_paths, pareto_front
+from growarray.cli.bench.report import measure_layer
 
 TINY = ("--in", 4, "--out", 5, "--kernel", "3x3", "--size", "8x8", "--batch", 2, "--rank", 3, "--repeat", 1)
 
@@ -32,7 +30,7 @@ TINY = ("--in", 4, "--out", 5, "--kernel", "3x3", "--size", "8x8", "--batch", 2,
 def paths(monkeypatch):
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
-    return lambda *arguments: CliRunner().invoke(app, ["paths", *map(str, arguments)])
+    return lambda *arguments: CliRunner().invoke(app, ["bench", "paths", *map(str, arguments)])
 
 
 # Candidates.
@@ -145,7 +143,7 @@ def test_a_dense_layer_has_one_path_and_no_rank_correlation(paths):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--format", "cpd"), "--format: expected cp, tucker, tt, dense, found 'cpd'"),
+        (("--format", "cpd"), "--format: expected one of cp, dense, tt, tucker, found 'cpd'"),
         (("--rank", "0"), "--rank: expected whole numbers of at least 1"),
         (
             ("--size", "2x2", "--padding", "0"),
@@ -155,9 +153,9 @@ def test_a_dense_layer_has_one_path_and_no_rank_correlation(paths):
         (("--repeat", "0"), "--repeat: expected at least 1, found 0"),
         (("--seed", "-1"), "--seed: expected at least 0, found -1"),
         (("--device", "tpu"), "unknown device 'tpu'"),
-        (("--json", "--csv"), "--json, --csv: expected one of them"),
+        (("--json", "--csv"), "--json, --csv: pass only one"),
         (("missing.toml",), "missing.toml: cannot be read as a layer (No such file or directory)"),
-        (("--output", "/dev/null/x"), "--output /dev/null/x: no folder can be made there"),
+        (("--output", "/dev/null/x"), "--output /dev/null/x: expected a folder, or a name that one can be made under"),
     ],
 )
 def test_what_is_refused_is_one_line_and_exit_code_2(paths, arguments, message):
@@ -174,7 +172,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_anything_is_measured(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    monkeypatch.setattr("growarray.cli.bench.measure_layer", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr("growarray.cli.bench.command.measure_layer", lambda *_, **__: pytest.fail("measured"))
     result = paths(*TINY, "--output", tmp_path)
     assert result.exit_code == 2
     assert f"--output {tmp_path}: no file can be written there (Permission denied)" in result.stderr
@@ -184,7 +182,17 @@ def test_the_sub_commands_belong_to_the_command():
     environment = {**os.environ, "PYTHONPATH": str(Path(growarray.__file__).parents[1]), "COLUMNS": "100"}
     run = [sys.executable, "-m", "growarray", "bench", "--help"]
     done = subprocess.run(run, env=environment, capture_output=True, text=True, check=True)
-    assert all(name in done.stdout for name in ("paths", "suite", "calibrate"))
+    assert all(name in done.stdout for name in ("paths", "calibrate"))
+    assert "suite" not in done.stdout
+
+
+def test_the_suite_says_where_it_is(paths):
+    result = CliRunner().invoke(app, ["bench", "suite", "--cases", "3,7"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        "growarray bench suite: the suite is not part of the installed package; run it in a checkout of growarray: "
+        "python -m bench suite --cases 3,7\n"
+    )
 
 
 # The picture.
@@ -207,64 +215,10 @@ def test_the_picture_is_drawn_for_any_number_of_paths(memory):
         assert draw_paths(measure_layer(layer, candidates, repeat=1, memory=memory)).startswith(b"\x89PNG")
 
 
-# Other libraries.
-
-
-def test_without_torch_a_line_says_so(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    layer = layer_from({"in": 3, "out": 3, "size": 5, "batch": 1, "rank": 2})
-    report = measure_layer(layer, candidates_for(layer, 1), repeat=1)
-    assert report["peers"] == []
-    assert report["remarks"] == ["torch is not installed: no comparison with it and TensorLy-Torch"]
-
-
-def test_without_tensorly_torch_torch_is_measured_alone(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(set_num_threads=lambda count: None))
-    monkeypatch.setitem(sys.modules, "tltorch", None)
-    monkeypatch.setattr(bench_peers, "_Side", _NumpySide)
-    layer = layer_from({"in": 3, "out": 3, "size": 5, "batch": 1, "rank": 2})
-    report = measure_layer(layer, candidates_for(layer, 2), repeat=2)
-    assert report["remarks"] == ["TensorLy-Torch is not installed: no comparison with it"]
-    assert report["peers"][0]["label"] == "torch conv, dense kernel"
-    assert report["peers"][0]["difference"] < 1e-5
-    assert {"forward", "training"} < set(report["peers"][0])
-
-
-def test_a_result_that_differs_is_said(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(set_num_threads=lambda count: None))
-    monkeypatch.setitem(sys.modules, "tltorch", None)
-    monkeypatch.setattr(bench_peers, "_Side", lambda *arguments: _NumpySide(*arguments, factor=2.0))
-    layer = layer_from({"in": 3, "out": 3, "size": 5, "batch": 1, "rank": 2})
-    report = measure_layer(layer, candidates_for(layer, 1), repeat=1)
-    assert report["remarks"][-1] == "torch conv, dense kernel: the result differs by 1.0e+00 of its largest entry"
-
-
-class _NumpySide:
-    """Stands in for torch, which no test needs: the dense convolution, run here."""
-
-    def __init__(self, torch, layer: Layer, arrays, dy, device, factor: float = 1.0) -> None:
-        self.layer, self.arrays, self.factor = layer, arrays, factor
-
-    def conv(self) -> bench_peers.Peer:
-        def forward():
-            return self.factor * self.layer.plan("reconstructed")(*self.arrays)
-
-        return bench_peers.Peer("torch conv, dense kernel", forward, forward, forward)
-
-
-def test_an_order_that_torch_does_not_know_is_left_out(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "tltorch", None)
-    layer = layer_from({"in": 2, "out": 2, "kernel": [2] * 4, "size": 3, "batch": 1, "rank": 1})
-    peers, remarks = bench_peers.peers_for(layer, [], np.zeros(0), None)
-    assert peers == []
-    assert remarks == ["torch has no convolution of order 4: no comparison with it and TensorLy-Torch"]
-
-
 def crowded(peers: bool) -> dict:
     """A report whose points lie close together, with the times of other libraries between them."""
     layer = layer_from({"in": 3, "out": 3, "size": 5, "batch": 1, "rank": 2})
-    report = measure_layer(layer, candidates_for(layer, 12), repeat=1, peers=False, memory=False)
+    report = measure_layer(layer, candidates_for(layer, 12), repeat=1, memory=False)
     for place, row in enumerate(report["paths"]):
         row["forward"] |= {"measured_seconds": 1e-3 * (1 + place), "measured_peak_bytes": 10**6 // (1 + place % 4)}
     for place, name in enumerate(("torch conv, dense kernel", "TensorLy-Torch, factorized") if peers else ()):

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from growarray import load_checkpoint, nn
 from growarray.checkpoint import save_safetensors
-from growarray.cli import compress_picture
-from growarray.cli.compress import compress
-from growarray.cli.compress_weights import Weights
+from growarray.cli.application import app
+from growarray.cli.compress import picture as compress_picture
+from growarray.cli.compress.weights import Weights
 from growarray.compression import compress as compress_network
 from growarray.factorized import CPTensor, FactorizedTensor, TuckerTensor
 from growarray.onnx.export import to_onnx
@@ -27,9 +26,7 @@ Run = Callable[..., Any]
 
 @pytest.fixture
 def run() -> Run:
-    app = typer.Typer()
-    app.command()(compress)
-    return lambda *arguments: CliRunner().invoke(app, [*map(str, arguments)])
+    return lambda *arguments: CliRunner().invoke(app, ["compress", *map(str, arguments)])
 
 
 def network() -> nn.Sequential:
@@ -137,7 +134,7 @@ def test_nothing_is_left_where_the_graph_cannot_be_written(
     def refuse(*_: Any, **__: Any) -> None:
         raise NotImplementedError("to_onnx: no")
 
-    monkeypatch.setattr("growarray.cli.compress.to_onnx", refuse)
+    monkeypatch.setattr("growarray.cli.compress.command.to_onnx", refuse)
     folder = tmp_path / "out"
     result = run(graph, "--budget", "0.5", "--output", folder)
     assert result.exit_code == 2
@@ -234,7 +231,7 @@ def test_the_two_errors_are_explained(run: Run, graph: Path, calibration: Path) 
 def test_data_that_cannot_be_measured_on_are_refused_before_anything_is_compressed(
     run: Run, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrays: Any, options: list[str], text: str
 ) -> None:
-    monkeypatch.setattr("growarray.cli.compress.compress_network", lambda *_, **__: pytest.fail("compressed"))
+    monkeypatch.setattr("growarray.cli.compress.command.compress_network", lambda *_, **__: pytest.fail("compressed"))
     np.savez(tmp_path / "data.npz", **arrays)
     result = run(graph, "--budget", "0.5", "--data", tmp_path / "data.npz", *options)
     assert result.exit_code == 2

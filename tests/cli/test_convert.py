@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from growarray.checkpoint import inspect, load_checkpoint, save_npz, save_safetensors
-from growarray.cli.convert import convert
+from growarray.cli.application import app
 from growarray.onnx.outline import Port
 from growarray.onnx.read import from_onnx
 from tests.checkpoint.files import (
@@ -41,9 +40,7 @@ W = tensor(storage("0", 6), 0, (2, 3), (3, 1))
 def command(monkeypatch: pytest.MonkeyPatch) -> Command:
     """``command("w.pt", "w.npz")``: the result of the command."""
     monkeypatch.setenv("COLUMNS", "200")
-    app = typer.Typer()
-    app.command()(convert)
-    return lambda *arguments: CliRunner().invoke(app, list(map(str, arguments)))
+    return lambda *arguments: CliRunner().invoke(app, ["convert", *map(str, arguments)])
 
 
 @pytest.fixture

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from growarray.cli import save
-from growarray.cli.run import Run, RunOptions, options_from
+from growarray.cli.grow.checkpoint import read_checkpoint
+from growarray.cli.grow.data import load_data
+from growarray.cli.grow.options import RunOptions, options_from
+from growarray.cli.grow.run import Run
 from growarray.datasets import load_digits
 from growarray.networks import GrowingMLP, History
 from growarray.nn import ReLU
@@ -116,7 +118,7 @@ def test_weights_give_the_tested_network(grow, tmp_path, monkeypatch, fallback):
     data = load_digits(test_fraction=0.5, seed=0)
     right = np.argmax(network(data.x_test), axis=1) == data.y_test
     assert np.mean(right) == pytest.approx(final["test_accuracy"], abs=1e-12)
-    checkpoint = save.read_checkpoint(tmp_path / "run" / "checkpoint.npz")
+    checkpoint = read_checkpoint(tmp_path / "run" / "checkpoint.npz")
     assert all(np.array_equal(weights[name], value) for name, value in checkpoint.weights.items())
 
 
@@ -215,7 +217,7 @@ def test_without_test_or_validation_part(grow):
 
 
 def test_splits_follow_the_seed_and_share_no_sample():
-    data = [RunOptions(seed=seed).load() for seed in (0, 0, 1)]
+    data = [load_data(RunOptions(seed=seed)) for seed in (0, 0, 1)]
     assert data[0].digest == data[1].digest != data[2].digest
     parts = [data[0].train, data[0].validation, data[0].test]
     assert [len(x) for x, _ in parts] == [1294, 144, 359]
@@ -227,10 +229,10 @@ def test_splits_follow_the_seed_and_share_no_sample():
 
 BAD = {
     "task": (("--task", "ranking"), "--task: expected classification or regression, found 'ranking'"),
-    "rule": (("--rule", "best"), "--rule: expected tiny or gradmax or fisher, found 'best'"),
+    "rule": (("--rule", "best"), "--rule: expected one of tiny, gradmax, fisher, found 'best'"),
     "epochs": (("--epochs", 0), "--epochs: expected at least 1, found 0"),
-    "lr": (("--lr", "nan"), "--lr: expected at least 0.0, found nan"),
-    "precision": (("--relative-error", 0), "--relative-error: expected more than 0, found 0.0; leave it out"),
+    "lr": (("--lr", "nan"), "--lr: expected at least 0, found nan"),
+    "precision": (("--relative-error", 0), "--relative-error: expected more than 0, found 0; leave it out"),
     "memory": (("--width", 10**12), "not enough memory"),
     "fraction": (("--test-fraction", 1), "--test-fraction: expected at least 0 and below 1, found 1.0"),
     "activation": (("--activation", "rulu"), "unknown activation 'rulu'; known: elu"),
@@ -264,7 +266,7 @@ def test_a_warning_is_one_line(grow, monkeypatch):
     def finish(*_):
         warnings.warn("the matrix is singular", UserWarning, stacklevel=1)
 
-    monkeypatch.setattr("growarray.cli.grow._finish", finish)
+    monkeypatch.setattr("growarray.cli.grow.command._finish", finish)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         assert grow("--epochs", 1).stderr == "growarray grow: the matrix is singular\n"

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from growarray.checkpoint import Limits, save_safetensors
 from growarray.cli import main
-from growarray.cli.inspect import inspect
+from growarray.cli.application import app
 from tests.checkpoint.files import SIX, entry, ordered, rows, safetensors, storage, tensor, torch_zip
 from tests.checkpoint.test_inspect import B6, W6, node, onnx, port
 
@@ -27,9 +26,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.setenv("COLUMNS", "40")
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
-    app = typer.Typer()
-    app.command()(inspect)
-    return lambda *arguments: CliRunner().invoke(app, list(map(str, arguments)))
+    return lambda *arguments: CliRunner().invoke(app, ["inspect", *map(str, arguments)])
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def interrupted_at_import(entry: str, module: str) -> tuple[int, str, str]:
         ("script", "typer.core"),
         ("script", "numpy"),
         ("script", "opt_einsum"),
-        ("script", "growarray.cli.compress_data"),
+        ("script", "growarray.cli.compress.data"),
         ("module", "rich.console"),
     ],
 )
@@ -93,7 +93,6 @@ RUNNING = {
     "grow_begins": (80, "grow --epochs 900", "epoch 0/900", KEEP),
     "grow_grows": (40, "grow --epochs 900 --output out", "epoch   4", RESUME),
     "paths": (40, "bench paths --repeat 900 --output out", "round 0/900", f"growarray bench paths: {NOTHING}"),
-    "suite": (60, "bench suite --output out", "case 0/32", f"growarray bench suite: {NOTHING}"),
     "calibrate": (80, "bench calibrate --seconds 90", "measuring 1/", f"growarray bench calibrate: {NOTHING}"),
     "compress": (60, "compress net.onnx --budget 0.5 --output out", "compressing", "growarray compress: interrupted"),
 }
@@ -114,20 +113,20 @@ def test_while_a_command_works(tmp_path: Path, columns: int, line: str, moment: 
 
 WRITING: dict[str, tuple[str, str, str, list[str]]] = {
     "grow": (
-        "growarray.cli.run.draw", "grow --epochs 1 --output out",
+        "growarray.cli.grow.run.draw", "grow --epochs 1 --output out",
         RESUME,
         ["checkpoint.npz", "network.onnx", "weights.safetensors"],
     ),
     "grow_picture": (
-        "growarray.cli.grow.draw", "grow --epochs 1",
+        "growarray.cli.grow.command.draw", "grow --epochs 1",
         KEEP, [],
     ),
     "paths": (
-        "growarray.cli.bench_picture.draw_paths", "bench paths --repeat 1 --size 8 --in 4 --out 4 --output out",
+        "growarray.cli.bench.picture.draw_paths", "bench paths --repeat 1 --size 8 --in 4 --out 4 --output out",
         f"growarray bench paths: {NOTHING}", [],
     ),
     "compress": (
-        "growarray.cli.compress_picture.draw", "compress net.onnx --budget 0.95 --format tt --output out",
+        "growarray.cli.compress.picture.draw", "compress net.onnx --budget 0.95 --format tt --output out",
         "growarray compress: interrupted", [],
     ),
     "predict": ("growarray.cli.predict.load", "predict out digits", "growarray predict: interrupted", []),
@@ -148,7 +147,7 @@ def test_while_files_are_written(tmp_path: Path, name: str, line: str, message: 
 def test_a_run_that_ignores_the_signal_goes_on_ignoring_it(tmp_path: Path) -> None:
     """As a shell asks for what it starts in the background."""
     script = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + CALLING
-    command = [sys.executable, "-c", script, "growarray.cli.grow.draw", "grow", "--epochs", "1"]
+    command = [sys.executable, "-c", script, "growarray.cli.grow.command.draw", "grow", "--epochs", "1"]
     settings = environment(GROWARRAY_CACHE=str(tmp_path))
     done = subprocess.run(command, env=settings, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from growarray.cli import lock, save
-from growarray.cli.lock import LOCK, locked
+from growarray.cli.grow import lock
+from growarray.cli.grow.checkpoint import read_checkpoint
+from growarray.cli.grow.folder import CHECKPOINT
+from growarray.cli.grow.lock import LOCK, locked
 from growarray.errors import ResumeError
 from tests.cli.conftest import content
 from tests.cli.test_resume import started
@@ -17,10 +19,10 @@ from tests.cli.test_resume import started
 HOLDER = """
 import sys, time
 from pathlib import Path
-from growarray.cli.lock import locked
+from growarray.cli.grow.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -45,7 +47,7 @@ def test_a_second_run_is_refused_by_name(tmp_path):
 def test_a_killed_run_leaves_no_lock(tmp_path):
     with holder(tmp_path) as process:
         process.send_signal(signal.SIGKILL)
-        process.wait(timeout=20)
+        process.wait(timeout=120)
     assert (tmp_path / LOCK).exists()
     with locked(tmp_path):
         assert f"process {os.getpid()} on " in (tmp_path / LOCK).read_text()
@@ -93,5 +95,5 @@ def test_beside_a_live_run_neither_a_new_one_nor_resume_begins(grow, tmp_path):
         assert result.exit_code == 2
         assert f"in use by another run (process {process.pid} on " in result.stderr
         assert result.stderr.count("\n") == 1
-    assert save.read_checkpoint(folder / save.CHECKPOINT).final is None
-    assert set(content(folder)) >= {save.CHECKPOINT, LOCK}
+    assert read_checkpoint(folder / CHECKPOINT).final is None
+    assert set(content(folder)) >= {CHECKPOINT, LOCK}

@@ -9,13 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 import growarray
-from growarray.cli import save
-from growarray.cli.grow import app
-from growarray.cli.predict import predict as command
-from growarray.cli.run import Run, options_from
+from growarray.cli.application import app
+from growarray.cli.grow.folder import new_folder
+from growarray.cli.grow.options import options_from
+from growarray.cli.grow.run import Run
 from tests.cli.test_extra import ENVIRONMENT
-
-app.command("predict")(command)
 
 
 @pytest.fixture
@@ -25,7 +23,7 @@ def predict(monkeypatch):
 
 
 def grown(folder, **options):
-    save.new_folder(folder)
+    new_folder(folder)
     run = Run(options_from(options), folder=folder)
     run.train()
     run.finish()

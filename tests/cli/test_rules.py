@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from growarray.cli.run import Run, options_from
+from growarray.cli.grow.options import options_from
+from growarray.cli.grow.run import Run
 
 
 @pytest.mark.parametrize("rule", ["tiny", "gradmax", "fisher"])

@@ -17,7 +17,7 @@ NARROW = {
     name: screens.CASES[name].split(" --output")[0].replace(" --compare", "")
     for name in (
         "grow", "grow_refused_option", "inspect", "convert", "compress_data", "compress_weights", "bench_paths",
-        "bench_suite", "bench_calibrate",
+        "bench_calibrate",
     )
 } | {"grow_help": "grow --help", "bench_paths_help": "bench paths --help"}  # fmt: skip
 REFUSED = ("unknown", "refused", "there_already", "missing", "impossible")
@@ -62,7 +62,7 @@ def test_nothing_is_cut_and_colour_is_the_users_choice(
         assert max(map(len, text.splitlines())) <= columns
         assert "…" not in text
         assert found.codes[name] == (2 if name == "grow_refused_option" else 0)
-        if name in ("inspect", "bench_suite", "bench_calibrate", "grow_help"):
+        if name in ("inspect", "bench_calibrate", "grow_help"):
             assert set(NUMBER.findall(at_80.screens[name])) <= set(NUMBER.findall(text)), name
 
 

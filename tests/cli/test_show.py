@@ -5,8 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from growarray.cli.run import RunOptions
-from growarray.cli.show import Show, growth_table, result_table
+from growarray.cli.grow.data import load_data
+from growarray.cli.grow.options import RunOptions
+from growarray.cli.grow.show import Show, growth_table, result_table
 from growarray.networks import History
 from growarray.networks.picture import draw
 
@@ -14,7 +15,7 @@ GROWN = {
     "epoch": 100,
     "where": "blocks.0.second",
     "widens": "blocks.0.first",
-    "place": 0,
+    "layer_index": 0,
     "added": 16,
     "scaling": 0.012345,
     "promised": 1.0,
@@ -96,7 +97,7 @@ class Tty(io.StringIO):
 def test_a_terminal_gets_a_bar(history):
     stream = Tty()
     console = Console(file=stream, force_terminal=True, width=80)
-    data = RunOptions().load()
+    data = load_data(RunOptions())
     with Show(console) as show:
         from_run = type("Loop", (), {"epoch": 0, "task": type("Task", (), {"score_name": "accuracy"})})
         from_run.data, from_run.validation = data.train, data.validation

@@ -24,7 +24,7 @@ from threadpoolctl import ThreadpoolController
 from growarray.contraction import plan
 from growarray.nn import Conv2d
 
-PATIENCE = 30.0  # seconds after which a child counts as hung
+PATIENCE = 120.0  # seconds after which a child counts as hung
 
 
 def layer() -> tuple[Callable[[], list[np.ndarray]], list[np.ndarray]]:

@@ -52,10 +52,11 @@ def test_every_task_runs_once(several, count):
 
 def test_as_many_threads_as_there_are_work_at_once(monkeypatch):
     monkeypatch.setenv("GROWARRAY_THREADS", "3")
-    meeting = threading.Barrier(3, timeout=20)
+    meeting = threading.Barrier(3, timeout=120)
     run_tasks([meeting.wait] * 3)  # would time out with fewer
     seen: set[int] = set()
-    run_tasks([lambda: (time.sleep(0.002), seen.add(threading.get_ident()))] * 30)
+    pair = threading.Barrier(2, timeout=120)  # however late a worker wakes, two of them work
+    run_tasks([lambda: (pair.wait(), seen.add(threading.get_ident()))] * 30)
     assert 1 < len(seen) <= 3
 
 
@@ -63,7 +64,7 @@ def test_an_offer_that_nobody_has_taken_yet_costs_the_next_run_no_worker(monkeyp
     monkeypatch.setenv("GROWARRAY_THREADS", "2")
     for _ in range(50):
         run_tasks([int] * 2)  # over before a worker wakes
-        run_tasks([threading.Barrier(2, timeout=20).wait] * 2)
+        run_tasks([threading.Barrier(2, timeout=120).wait] * 2)
 
 
 @pytest.mark.parametrize("failing", [0, 5, 19])
@@ -230,10 +231,11 @@ def test_blocks_of_the_batch_run_side_by_side(monkeypatch, name):
     assert made.block == 1
     y, pullback = made.vjp(*random_arrays(made.shapes))
     original, seen = getattr(Step, name), []
+    pair = threading.Barrier(2, timeout=120)  # however late the worker wakes, it gets its share
 
     def spied(self, *args):
         seen.append(threading.get_ident())
-        time.sleep(0.005)
+        pair.wait()
         return original(self, *args)
 
     monkeypatch.setattr(Step, name, spied)
@@ -310,7 +312,7 @@ def test_a_worker_holds_nothing_of_a_run_that_is_over(monkeypatch):
     kept = weakref.ref(array)
     run_tasks([lambda a=array: a.sum()] * 4)
     del array
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while kept() is not None and time.monotonic() < end:
         time.sleep(0.001)
     assert kept() is None

@@ -197,7 +197,8 @@ Y = np.array([0, 1, 0])
 NPZ_FAULTS = {
     "names": (
         {"images": X, "y": Y},
-        "expected arrays 'x' and 'y', 'features' and 'labels', or 'data' and 'target'; found 'images'",
+        "expected arrays 'x' and 'y', or 'X' and 'y', or 'features' and 'labels', or 'data' and 'target'; "
+        "found 'images'",
     ),
     "half_a_test_part": ({"x": X, "y": Y, "x_test": X}, "found one of 'x_test' and 'y_test'"),
     "lengths": ({"x": X, "y": Y[:2]}, "x has 3 rows, y has 2; they must be of one length"),

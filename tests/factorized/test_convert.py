@@ -189,7 +189,7 @@ def test_from_factorization_holds_the_tensor(name: str) -> None:
     held = tensor(name, (2, 3, 3, 2, 4))
     made = FactorizedConv.from_factorization(held, stride=2, bias=np.ones((2, 4 if name == "TT" else 3)), n_layers=2)
     assert made.weight is held
-    assert len(made.state_dict()) == len(held.parts()) + 1
+    assert len(made.state_dict()) == len(held.all_factors()) + 1
     x = rng(1).standard_normal((1, made.in_channels, 6, 5) if name == "TT" else (1, 3, 5, 6))
     assert_close(made(x, 1), dense_output(made, x, 1), rtol=1e-12)
     expected = (3, 4, (3, 2)) if name == "TT" else (3, 3, (2, 4))

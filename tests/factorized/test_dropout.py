@@ -61,7 +61,7 @@ def test_gradients_flow_through_the_kept_components_only(name: str) -> None:
     masks = masks_of(held, 5)
     value, pullback = held.tensor_vjp()
     pullback(np.ones_like(value))
-    parts = held.parts()
+    parts = held.all_factors()
     for mask, places in zip(masks, held.rank_axes(held.order), strict=True):
         for part, axis in places:
             gradient = np.moveaxis(parts[part].grad, axis, 0)  # type: ignore[arg-type]

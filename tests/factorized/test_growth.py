@@ -177,7 +177,9 @@ def test_scaling_zero_changes_nothing_and_still_trains(name: str) -> None:
     np.testing.assert_allclose(case.conv(case.x), case.start, rtol=0, atol=1e-12)
     case.conv.zero_grad()
     case.conv.vjp(case.x)[1](case.gradient())
-    moved = [p for p in case.conv.weight.parts() if p.shape != (0,) and float(np.abs(np.asarray(p.grad)).max()) > 0]
+    moved = [
+        p for p in case.conv.weight.all_factors() if p.shape != (0,) and float(np.abs(np.asarray(p.grad)).max()) > 0
+    ]
     assert moved
     growth.rescale(1.0)
     assert case.loss() < case.loss(case.start)
@@ -345,7 +347,7 @@ def test_an_input_that_is_constant(name: str, value: float) -> None:
 
 def test_layers_that_cannot_grow() -> None:
     dense = Case("Dense")
-    with pytest.raises(NotImplementedError, match="Dense form has no rank that can grow; supported: CP, Tucker, TT"):
+    with pytest.raises(NotImplementedError, match="Dense form has no rank that can grow; supported: CP, TT, Tucker"):
         dense.conv.grow_rank(dense.statistics())
     joint = FactorizedConv(2, 2, (3,), n_layers=2)
     with pytest.raises(NotImplementedError, match=r"joint layers \(n_layers=\(2,\)\)"):

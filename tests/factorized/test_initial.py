@@ -105,7 +105,7 @@ def test_ten_layers_keep_as_much_variance_as_ten_dense_ones(name: str, rank: Any
 def test_the_leading_part_has_half_the_entries_of_a_dense_kernel(name: str) -> None:
     layer = FactorizedConv(32, 32, 3, 2, factorization=name, rank="same", rng=rng(2))
     dense = 1 / math.sqrt(3 * 32 * 9)
-    sizes = [float(np.sqrt(np.mean(part.data**2))) for part in layer.weight.parts()]
+    sizes = [float(np.sqrt(np.mean(part.data**2))) for part in layer.weight.all_factors()]
     assert min(sizes) == pytest.approx(dense / 2, rel=0.05)
     assert sorted(sizes)[1] > 4 * dense  # all others are large: a step of an optimizer hardly changes them
 
@@ -141,7 +141,7 @@ def test_a_kernel_of_zeros_still_learns(name: str) -> None:
     assert not layer.kernel().any()
     y, pullback = layer.vjp(np.ones((1, 6, 5, 5), dtype=np.float32))
     pullback(np.ones_like(y))
-    assert any(part.grad is not None and part.grad.any() for part in layer.weight.parts())
+    assert any(part.grad is not None and part.grad.any() for part in layer.weight.all_factors())
 
 
 @pytest.mark.parametrize(

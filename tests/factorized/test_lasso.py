@@ -33,7 +33,7 @@ def weighted(name: str, lasso: TensorLasso, seed: int = 1, rank: int = 3) -> Fac
 
 def by_hand(held: FactorizedTensor) -> Any:
     """The value, with the weights multiplied in at the last place where their rank stands, not the first."""
-    arrays = [np.array(p.data) for p in held.parts()]
+    arrays = [np.array(p.data) for p in held.all_factors()]
     for weight, places in zip(held.lasso_weights, held.rank_axes(held.order), strict=True):
         part, axis = places[-1]
         arrays[part] = np.moveaxis(np.moveaxis(arrays[part], axis, -1) * weight.data, -1, axis)
@@ -92,7 +92,7 @@ def test_the_penalty_is_that_of_all_weights(normalize: bool) -> None:
     pullback(2.0)
     found = np.concatenate([w.grad for t in held for w in t.lasso_weights])  # type: ignore[arg-type]
     assert_close(found, 3 * factor * np.sign(every), rtol=1e-14)
-    assert all(p.grad is None for t in held for p in t.parts())
+    assert all(p.grad is None for t in held for p in t.all_factors())
 
 
 def test_projection_clamps_and_cuts() -> None:

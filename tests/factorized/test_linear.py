@@ -96,7 +96,7 @@ def test_parameters_have_the_names_of_the_original() -> None:
     ]  # fmt: skip
     assert next(iter(made("Tucker", bias=False).state_dict())) == "weight.core"
     layer = made("BlockTT")
-    assert [p.shape for p in layer.weight.parts()] == [(1, 3, 2, 2), (2, 2, 3, 1)]
+    assert [p.shape for p in layer.weight.all_factors()] == [(1, 3, 2, 2), (2, 2, 3, 1)]
     other = made("BlockTT", dtype=np.float32)
     other.load_state_dict(layer.state_dict())
     assert_close(other.matrix(), layer.matrix(), rtol=1e-6)

@@ -83,7 +83,7 @@ def test_fixed_modes_of_tucker() -> None:
 )
 def test_unknown_options_of_a_decomposition_are_named(name: str, listed: str) -> None:
     held = FactorizedTensor.new((6, 4, 3, 3), 2, name, rng=rng(), dtype=np.float64)
-    before = [part.data.copy() for part in held.parts()]
+    before = [part.data.copy() for part in held.all_factors()]
     for call in (
         lambda: FactorizedTensor.from_tensor(KERNEL, 2, name, sweeps=3),
         lambda: held.init_from_tensor(KERNEL, sweeps=3),
@@ -93,7 +93,7 @@ def test_unknown_options_of_a_decomposition_are_named(name: str, listed: str) ->
     ):
         with pytest.raises(TypeError, match=listed):
             call()
-    for part, data in zip(held.parts(), before, strict=True):
+    for part, data in zip(held.all_factors(), before, strict=True):
         np.testing.assert_array_equal(part.data, data)
 
 

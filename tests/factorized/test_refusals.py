@@ -158,7 +158,7 @@ def test_paths_are_taken_beside_any_padding() -> None:
 
 @pytest.mark.parametrize("name", ["CP", "Tucker", "TT"])
 def test_transduct_refuses_a_path_that_would_no_longer_fit(name: str) -> None:
-    steps = len(layer(name, 2, 3, (3,)).weight.parts())
+    steps = len(layer(name, 2, 3, (3,)).weight.all_factors())
     made = layer(name, 2, 3, (3,), padding=1, implementation=((0, 1),) * steps)
     with pytest.raises(ValueError, match=r"transduct: implementation .* is a path through .* operands"):
         made.transduct(3)

@@ -48,7 +48,7 @@ def as_function(held: FactorizedTensor) -> Any:
         def pullback(d: Any) -> Any:
             part.zero_grad()
             back(d)
-            return tuple(p.grad for p in part.parts())
+            return tuple(p.grad for p in part.all_factors())
 
         return value, pullback
 
@@ -60,7 +60,7 @@ def test_value_is_the_einsum_of_the_format(name: str, xp: Library) -> None:
     held = tensor(name, (3, 4, 2))
     expected = np.einsum(EINSUM[name], *held.arrays())
     value = xp.adopt(held).to_tensor()  # type: ignore[attr-defined]
-    assert namespace(value) is namespace(held.parts()[0].data)
+    assert namespace(value) is namespace(held.all_factors()[0].data)
     assert_close(value, expected, rtol=1e-13)
 
 
@@ -184,13 +184,13 @@ def test_a_tensor_of_the_rank_is_found_again(name: str, xp: Library) -> None:
 @each_format
 def test_init_from_tensor_keeps_parameters_dtype_and_rank(name: str) -> None:
     held = FactorizedTensor.new((4, 5, 3), 2, name, rng=rng(0))
-    before, rank = held.parts(), held.rank
+    before, rank = held.all_factors(), held.rank
     for part in before:
         part.accumulate(part.data)
         part.slots["momentum"] = part.data
     wanted = tensor(name, (4, 5, 3)).to_tensor()
     assert held.init_from_tensor(wanted) is held
-    assert held.parts() == before
+    assert held.all_factors() == before
     assert held.rank == rank
     assert held.dtype == np.float32
     assert all(part.grad is None and not part.slots for part in before)
@@ -214,15 +214,15 @@ def test_transduct_repeats_or_places_the_tensor(name: str, mode: int, position: 
     held = tensor(name, (2, 3, 4))
     dense = np.expand_dims(held.to_tensor(), mode)
     xp.adopt(held)
-    before = held.parts()
+    before = held.all_factors()
     new = held.transduct(3, mode, position)
     assert held.shape == (*(2, 3, 4)[:mode], 3, *(2, 3, 4)[mode:])
     places = range(3) if position is None else [position]
     expected = np.concatenate([dense if i in places else np.zeros_like(dense) for i in range(3)], axis=mode)
     assert_close(held.to_tensor(), expected, rtol=1e-13)
-    assert set(held.parts()) - set(before) == set(new)
+    assert set(held.all_factors()) - set(before) == set(new)
     if name != "Dense":
-        assert set(before) < set(held.parts())
+        assert set(before) < set(held.all_factors())
 
 
 def test_transduct_keeps_gradient_and_optimizer_state_of_a_core() -> None:

@@ -48,7 +48,7 @@ def tensor_of(case: Case, name: str, prefix: str) -> FactorizedTensor:
 
 
 def named_parts(tensor: FactorizedTensor) -> Mapping[str, Any]:
-    return dict(zip(part_names(tensor.name, len(tensor.parts())), tensor.parts(), strict=True))
+    return dict(zip(part_names(tensor.name, len(tensor.all_factors())), tensor.all_factors(), strict=True))
 
 
 def geometry(layer: FactorizedConv) -> dict[str, Any]:
@@ -194,13 +194,13 @@ def factorized_from_factorization(case: Case) -> None:
         case.check(f"out.{name}.y", layer(case[f"in.{name}.x"]))
         recorded = case[f"out.{name}.attributes"]
         state = len(layer.state_dict())
-        assert state == len(tensor.parts()) + 1
+        assert state == len(tensor.all_factors()) + 1
         attributes = {
             "in": layer.in_channels, "out": layer.out_channels, "kernel_size": plain(layer.kernel_size),
             "order": layer.order, "n_params": layer.number_of_parameters(), "n_state_entries": state,
         }  # fmt: skip
         # the original has every part of the tensor twice in its state dict
-        once = recorded["n_state_entries"] - len(tensor.parts())
+        once = recorded["n_state_entries"] - len(tensor.all_factors())
         case.check(f"out.{name}.attributes", attributes, expected={**recorded, "n_state_entries": once})
 
 
@@ -315,11 +315,11 @@ def tensor_ranks(case: Case) -> None:
         assert found == (validated, count), (name, inner, out, kernel, rank, bias, layers)
     for entry in case["out.normal_init"]:
         tensor = FactorizedTensor.new(entry["shape"], given(entry["rank"]), entry["factorization"])
-        drawn = [std for std in tensor.part_std(entry["std"]) if std is not None]
+        drawn = [std for std in tensor.factor_std(entry["std"]) if std is not None]
         assert len(drawn) == entry["draws"]
         np.testing.assert_allclose(sorted(set(drawn)), entry["std_factors"], rtol=1e-12)
         if entry["cp_weights"] is not None:
-            assert tensor.parts()[0].data.tolist() == entry["cp_weights"]
+            assert tensor.all_factors()[0].data.tolist() == entry["cp_weights"]
     case.ignore("out.ranks", "out.parameter_counts", "out.normal_init")  # compared entry by entry above
 
 

@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 
 from growarray.growing import GRADMAX, LinearGrowingModule, LinearMergeGrowingModule
-from growarray.growing.extension import (
+from growarray.growing.draw import initial_values, paired
+from growarray.growing.norm import GrowingBatchNorm1d
+from growarray.growing.scale import (
     fan_in,
     gradmax_column_factors,
-    initial_values,
     normalisation_scales,
-    paired,
     rescaling_factors,
 )
-from growarray.growing.norm import GrowingBatchNorm1d
 from growarray.networks import GrowingMLP
 from growarray.nn import BatchNorm2d, Sequential, activation
 from growarray.ops import cross_entropy, mse

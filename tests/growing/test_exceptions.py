@@ -119,7 +119,11 @@ MERGE_CASES: dict[str, Case] = {
         ValueError,
         r"S\[-1\]\(merge\): the mean of no samples does not exist",
     ),
-    "s_update_not_stored": (lambda: merge().compute_s_update(), ValueError, "no activity is kept; call init_computa"),
+    "s_update_not_stored": (
+        lambda: merge().compute_s_update(),
+        ValueError,
+        "no activity is kept; set store_activity or call",
+    ),
     "scaling_bad_prev": (
         lambda: merge(previous_modules=[merge()]).update_scaling_factor(0.5),
         TypeError,

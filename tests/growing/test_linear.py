@@ -94,7 +94,7 @@ def test_a_layer_without_inputs_gives_its_bias(xp: Library) -> None:
 
 
 def held(module: LinearGrowingModule) -> list[Any]:
-    return [module._input, module._pre_activity, module.pre_activity_grad, module._moment]
+    return [module.recorder.get(what) for what in ("input", "pre_activity", "gradient", "moment")]
 
 
 @pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
@@ -216,9 +216,9 @@ def test_the_pullbacks_product_serves_as_m(dtype: type, monkeypatch: pytest.Monk
     x, dy = X.astype(dtype), RNG.standard_normal((30, 3)).astype(dtype)
     module.vjp(x)[1](dy)
     explicit = cross_moment(Stream(x, bias=True), Stream(dy))
-    import growarray.growing.collect as collect
+    import growarray.growing.statistics as statistics
 
-    monkeypatch.setattr(collect, "cross_moment", lambda *a: pytest.fail("computed again"))
+    monkeypatch.setattr(statistics, "cross_moment", lambda *a: pytest.fail("computed again"))
     found, samples = module.compute_m_update()
     assert samples == 30
     assert np.array_equal(found, explicit)

@@ -15,6 +15,7 @@ from growarray.testing import check_vjp
 from tests.conftest import Library, frozen
 from tests.growing.pairs import Junction, layer
 
+LAYER_PARTS = ("input", "pre_activity", "gradient", "moment")
 RNG = np.random.default_rng(7)
 XS = [frozen(RNG.standard_normal((30, d))) for d in (4, 3, 5)]
 TARGETS = [frozen(RNG.standard_normal((30, o))) for o in (2, 3)]
@@ -142,9 +143,9 @@ def test_counters_never_go_negative() -> None:
 def test_everything_is_let_go_at_the_end() -> None:
     joint = Junction.of().collect(XS, gradients)
     joint.merge.reset_computation()
-    assert [joint.merge._input, joint.merge._activity, joint.merge.pre_activity_grad] == [None] * 3
+    assert [joint.merge.recorder.get(what) for what in ("input", "activity", "gradient")] == [None] * 3
     for module in (*joint.branches, *joint.readers):
-        assert [module._input, module._pre_activity, module.pre_activity_grad, module._moment] == [None] * 4
+        assert [module.recorder.get(what) for what in LAYER_PARTS] == [None] * 4
     assert {m.store_input for m in joint.modules} == {0}
     assert joint.merge.tensor_s.samples == 0
 
@@ -155,7 +156,7 @@ def test_nothing_is_kept_unless_somebody_asks(mode: bool) -> None:
     merge.train(mode)
     y, pullback = merge.vjp(np.ones((2, 3)))
     pullback(y)
-    assert [merge._input, merge._activity, merge.pre_activity_grad] == [None] * 3
+    assert [merge.recorder.get(what) for what in ("input", "activity", "gradient")] == [None] * 3
 
 
 def test_a_second_collection_of_a_reader_forgets_the_first() -> None:

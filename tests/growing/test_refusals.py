@@ -97,10 +97,10 @@ def test_gradmax_brings_new_columns_behind_a_merge_to_the_norm_of_the_old_ones()
     settings = GrowthSettings(rule=GRADMAX, neurons=1, epochs=1)
     loop = Growth(network, SGD(network, lr=0.1), (X, TARGET), task="regression", settings=settings)
     before = [np.linalg.norm(p.weight.data, axis=0) for p in network.blocks[0].merge.next_modules]
-    loop.collect()
+    loop.planner.collect(loop.data)
     network.compute_optimal_updates(GRADMAX, max_new=1)
     network.reset_computation()
-    loop.choose(GRADMAX)
+    loop.planner.choose(GRADMAX, loop.validation)
     readers = network.blocks[0].merge.next_modules
     new = np.concatenate([p.extended_input_layer.weight.data for p in readers], axis=0)
     mean = np.sqrt(sum(norm**2 for norm in before)).mean()

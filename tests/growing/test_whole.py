@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from growarray.errors import GrowthError, ShapeError
-from growarray.growing import FISHER, TINY, LinearGrowingModule, LinearMergeGrowingModule, optimal_delta
+from growarray.growing import FISHER, TINY, GrowthUpdate, LinearGrowingModule, LinearMergeGrowingModule, optimal_delta
 from growarray.growing import added_neurons as neurons
 from growarray.growing.rule import GrowthRule
 from growarray.nn import GELU
@@ -56,7 +56,7 @@ def unchanged(chain: Chain, weights: list[np.ndarray]) -> bool:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_batch_with_a_broken_gradient_is_left_out_of_every_statistic(value: float) -> None:
     chain = Chain().collect()
-    before = [s() for s in (*chain.c._statistics(), *chain.b._statistics())]
+    before = [s() for s in (*chain.c.statistics.all, *chain.b.statistics.all)]
 
     def spoil(gradient: np.ndarray) -> None:
         gradient[0, 0] = value
@@ -66,7 +66,7 @@ def test_a_batch_with_a_broken_gradient_is_left_out_of_every_statistic(value: fl
         for place in (chain.c, chain.b):
             with pytest.raises(GrowthError, match="NaN or infinite values"):
                 place.update_computation()
-    for statistic, mean in zip((*chain.c._statistics(), *chain.b._statistics()), before, strict=True):
+    for statistic, mean in zip((*chain.c.statistics.all, *chain.b.statistics.all), before, strict=True):
         assert statistic.samples == len(X)
         np.testing.assert_array_equal(statistic(), mean)
 
@@ -89,7 +89,7 @@ def test_a_merge_leaves_a_batch_with_a_broken_gradient_out_too() -> None:
             merge.update_computation()
     with pytest.raises(GrowthError, match="NaN or infinite values"):
         merge.update_computation()
-    assert {s.samples for s in merge._statistics()} == {len(X)}
+    assert {s.samples for s in merge.statistics.all} == {len(X)}
 
 
 @pytest.mark.parametrize("first", ["b", "c"])
@@ -123,7 +123,8 @@ def planned_merge() -> tuple[LinearGrowingModule, LinearGrowingModule, LinearMer
     merge = LinearMergeGrowingModule(GELU(), [left, right], allow_growing=True, in_features=2, name="merge")
     head = LinearGrowingModule(2, 3, previous_module=merge, name="head", **kind)
     merge.set_next_modules([head])
-    merge._plan(np.ones((1, 10)), np.ones((3, 1)), np.ones(1), linear=False)
+    ones = {"input_extension": np.ones((3, 1)), "output_extension": np.ones((1, 10)), "singular_values": np.ones(1)}
+    merge.take(GrowthUpdate(**ones))
     return left, right, merge, head
 
 
@@ -153,11 +154,11 @@ def test_a_plan_that_fails_leaves_the_one_before() -> None:
     with pytest.raises(GrowthError, match="no update is planned"):
         _ = chain.c.first_order_improvement
     chain.c.compute_optimal_updates(TINY, max_new=1)
-    promised, delta = chain.c.first_order_improvement, chain.c.optimal_delta_layer
+    promised, update = chain.c.first_order_improvement, chain.c.update
     with pytest.raises(GrowthError, match=r"E\(c\)"):
         chain.c.compute_optimal_updates(FISHER)
     assert chain.c.first_order_improvement == promised
-    assert chain.c.optimal_delta_layer is delta
+    assert chain.c.update is update
     assert chain.c.new_neurons == 1
 
 

@@ -37,8 +37,8 @@ def test_growth_lowers_the_training_loss_by_what_it_says(kind: str, task: str) -
         assert entry["train_change"] == pytest.approx(after - before)
         assert entry["train_loss"] == pytest.approx(after)
         assert entry["predicted_change"] < 0 < entry["promised"]
-        assert run.network.widths[entry["place"]] == widths[entry["place"]] + entry["added"]
-        assert entry["where"] == run.network.growing_layers[entry["place"]].name
+        assert run.network.widths[entry["layer_index"]] == widths[entry["layer_index"]] + entry["added"]
+        assert entry["where"] == run.network.growing_layers[entry["layer_index"]].name
         assert entry["parameters"] == run.network.number_of_parameters()
         assert entry["widths"] == run.network.widths
 
@@ -48,11 +48,11 @@ def test_the_place_of_the_greatest_promise_grows(kind: str) -> None:
     run = loop(kind)
     twin = loop(kind)
     rule = replace(TINY, max_new=2)
-    twin.collect()
+    twin.planner.collect(twin.data)
     twin.network.compute_optimal_updates(rule)
     promises = [place.first_order_improvement for place in twin.network.growing_layers]
     entry = run.grow()
-    assert entry["place"] == int(np.argmax(promises))
+    assert entry["layer_index"] == int(np.argmax(promises))
     assert entry["promised"] == pytest.approx(max(promises), rel=1e-6)
 
 
@@ -64,12 +64,12 @@ def test_validation_may_choose_the_place(kind: str) -> None:
     before = run.evaluate(run.validation)[0]
     twin = loop(kind, choose="validation", validation=(VALIDATION, labels))
     twin.train_epoch()
-    twin.collect()
+    twin.planner.collect(twin.data)
     twin.network.eval()
     twin.network.compute_optimal_updates(replace(TINY, max_new=2))
-    losses = [twin.search(place, twin.validation).loss for place in twin.network.growing_layers]
+    losses = [twin.planner.search(place, twin.validation).loss for place in twin.network.growing_layers]
     entry = run.grow()
-    assert entry["place"] == int(np.argmin(losses))
+    assert entry["layer_index"] == int(np.argmin(losses))
     assert entry["validation_change"] < 0
     assert entry["validation_loss"] == pytest.approx(min(losses), rel=1e-9)
     assert entry["validation_loss"] - entry["validation_change"] == pytest.approx(before)
@@ -96,11 +96,11 @@ def test_a_refused_growth_leaves_every_bit_alone(kind: str, monkeypatch: pytest.
 
 def test_a_search_leaves_the_scalings_at_zero_and_the_weights_alone() -> None:
     run = loop("residual")
-    run.collect()
+    run.planner.collect(run.data)
     run.network.compute_optimal_updates(replace(TINY, max_new=2))
     before, plain = weights(run.network), run.network(X)
     for place in run.network.growing_layers:
-        result = run.search(place, run.data)
+        result = run.planner.search(place, run.data)
         assert result.factor > 0
         assert result.loss < result.start
     assert_same(weights(run.network), before)
@@ -137,19 +137,20 @@ def test_neurons_that_gradmax_adds_learn() -> None:
 
 def test_collection_stops_when_it_is_precise_enough() -> None:
     whole = loop(collect_batch=10)
-    assert whole.collect() == 200
+    assert whole.planner.collect(whole.data) == 200
     early = loop(collect_batch=10, relative_error=0.5)
-    assert 20 <= early.collect() < 200
+    assert 20 <= early.planner.collect(early.data) < 200
     never = loop(collect_batch=10, relative_error=1e-9)
-    assert never.collect() == 200
-    assert loop(collect_batch=200, relative_error=1e9).collect() == 200  # one batch tells nothing of its error
+    assert never.planner.collect(never.data) == 200
+    single = loop(collect_batch=200, relative_error=1e9)
+    assert single.planner.collect(single.data) == 200  # one batch tells nothing of its error
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_collecting_leaves_no_gradient_and_no_change(kind: str) -> None:
     run = loop(kind)
     before = weights(run.network)
-    run.collect()
+    run.planner.collect(run.data)
     assert all(p.grad is None for p in run.network.parameters())
     assert_same(weights(run.network), before)
 
@@ -157,7 +158,7 @@ def test_collecting_leaves_no_gradient_and_no_change(kind: str) -> None:
 def test_the_gradient_is_that_of_the_sum_whatever_the_batches() -> None:
     whole, parts = loop(collect_batch=200), loop(collect_batch=7)
     for run in (whole, parts):
-        run.collect()
+        run.planner.collect(run.data)
     for ours, theirs in zip(whole.network.growing_layers, parts.network.growing_layers, strict=True):
         np.testing.assert_allclose(ours.tensor_m(), theirs.tensor_m(), atol=1e-12)
         np.testing.assert_allclose(ours.tensor_s(), theirs.tensor_s(), atol=1e-12)
@@ -337,11 +338,11 @@ def test_the_scaling_is_that_of_the_lowest_validation_loss() -> None:
     assert loop().grow()["added"] > 0
     run = loop(validation=(VALIDATION, labels))
     twin = loop(validation=(VALIDATION, labels))
-    twin.collect()
+    twin.planner.collect(twin.data)
     twin.network.eval()
     twin.network.compute_optimal_updates(replace(TINY, max_new=2))
     place = max(twin.network.growing_layers, key=lambda one: one.first_order_improvement)
-    on_training, on_validation = twin.search(place, twin.data), twin.search(place, twin.validation)
+    on_training, on_validation = twin.planner.search(place, twin.data), twin.planner.search(place, twin.validation)
     assert on_validation.factor < on_training.factor
     entry = run.grow()
     assert entry.get("scaling", 0.0) == pytest.approx(on_validation.factor, rel=1e-9)
@@ -373,7 +374,7 @@ def test_a_line_search_sees_samples_from_all_over_sorted_data() -> None:
 
 def test_a_network_without_places_says_so() -> None:
     grown = GrowingMLP(4, 2, [], dtype=np.float64)
-    assert loop(network=grown).grow()["refused"] == "the network has no place to grow"
+    assert loop(network=grown).grow()["refused"] == "the network has no layer that can grow"
 
 
 def test_a_state_of_another_generator_changes_nothing() -> None:

@@ -121,7 +121,7 @@ def test_a_value_of_ones_own_may_decide() -> None:
 
 def test_selection_is_checked() -> None:
     network = mlp()
-    with pytest.raises(IndexError, match="place 2 does not exist; this network has 2, counted from 0"):
+    with pytest.raises(IndexError, match="layer_index is 2, expected 0 to 1, one of the growing layers"):
         network.select_update(2)
     with pytest.raises(ValueError, match="no update is selected; call select_update"):
         network.apply_change()

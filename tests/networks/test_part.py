@@ -11,8 +11,8 @@ import pytest
 from growarray.errors import GrowthError
 from growarray.growing import LinearGrowingModule
 from growarray.networks import GrowingMLP, GrowingResidualMLP, Growth, GrowthSettings, history
+from growarray.networks.history import line_of
 from growarray.networks.part import PartlyGrowing, as_growing
-from growarray.networks.progress import line_of
 from growarray.nn import (
     BatchNorm2d,
     Conv2d,
@@ -107,7 +107,7 @@ def test_every_kind_grows_and_says_what_came_of_it(make: Any, x: Any, labels: An
         assert after == pytest.approx(entry["train_loss"])
         assert after < before
         assert entry["train_change"] == pytest.approx(entry["train_loss"] - before)
-        assert run.network.widths[entry["place"]] == old[entry["place"]] + entry["added"]
+        assert run.network.widths[entry["layer_index"]] == old[entry["layer_index"]] + entry["added"]
     assert entry["parameters"] == module.number_of_parameters() > parameters  # the user's module itself grew
     assert list(module.state_dict()) == names == list(run.network.state_dict())
     assert sum(run.network.widths) > sum(widths)
@@ -118,7 +118,7 @@ def test_the_planned_change_is_what_is_carried_out(make: Any, x: Any, labels: An
     module = make()
     run = run_of(module, x, labels)
     run.network.eval()
-    run.collect()
+    run.planner.collect(run.data)
     run.network.compute_optimal_updates(max_new=2)
     place, plain, before = run.network.growing_layers[0], module(x), weights(module)
     place.scaling_factor = 0.5
@@ -197,7 +197,7 @@ def test_growth_leaves_places_alone_whose_layers_are_frozen(kind: str) -> None:
     assert run.growths > 0
     for layer, values in zip(frozen, before, strict=True):
         assert_same(weights(layer), values)
-    assert {entry["place"] for entry in run.history.of("growth") if "place" in entry} == {0}
+    assert {entry["layer_index"] for entry in run.history.of("growth") if "layer_index" in entry} == {0}
     assert len(places) > 1
 
 
@@ -205,7 +205,7 @@ def test_a_network_that_is_frozen_whole_says_so() -> None:
     run = loop(epochs=2)
     run.train_epoch()
     run.network.requires_grad_(False)
-    assert run.grow()["refused"] == "every place is frozen"
+    assert run.grow()["refused"] == "every layer is frozen"
 
 
 # Progress, and the picture.

@@ -95,6 +95,8 @@ NEW: dict[str, Example] = {
     "Log": Example(nn.Log, (3, 4), (3, 4), positive=True),
     "Sqrt": Example(nn.Sqrt, (3, 4), (3, 4), positive=True),
     "Reciprocal": Example(nn.Reciprocal, (3, 4), (3, 4), positive=True),
+    "Sin": same(nn.Sin, 3, 4),
+    "Cos": same(nn.Cos, 3, 4),
     "Erf": same(nn.Erf, 3, 4),
     "Softsign": same(nn.Softsign, 3, 4),
     "Mish": same(nn.Mish, 3, 4),

@@ -120,10 +120,10 @@ def test_factors_that_are_frozen_still_feed_the_lasso(kind: str) -> None:
     pullback(y)
     expected = [weight.grad for weight in conv.weight.lasso_weights]
     conv.zero_grad()
-    for part in conv.weight.parts():
+    for part in conv.weight.all_factors():
         part.requires_grad = False
     conv.vjp(x)[1](y)
-    assert all(part.grad is None for part in conv.weight.parts())
+    assert all(part.grad is None for part in conv.weight.all_factors())
     for ours, theirs in zip(conv.weight.lasso_weights, expected, strict=True):
         np.testing.assert_allclose(ours.grad, theirs, rtol=1e-12)
 

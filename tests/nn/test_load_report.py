@@ -160,7 +160,7 @@ def test_the_hint_is_shown() -> None:
 def test_suggestions_for_many_names_take_bounded_time() -> None:
     missing = tuple(f"encoder.layer.{i}.attention.self.query.weight" for i in range(3000))
     unexpected = tuple(f"transformer.h.{i}.attention.query_projection.weight" for i in range(3000))
-    start = time.perf_counter()
+    start = time.process_time()
     report = LoadReport(missing=missing, unexpected=unexpected, shapes=dict.fromkeys(missing + unexpected, (8, 8)))
     assert len(report.suggestions) == 100
-    assert time.perf_counter() - start < 10.0  # without the bound it is hours
+    assert time.process_time() - start < 10.0  # without the bound it is hours

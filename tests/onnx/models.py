@@ -237,9 +237,9 @@ CASES: dict[str, Case] = {
     **{
         f"activation-{op}": one(op, ("n", 5), 18, **attributes)
         for op, attributes in {
-            "Abs": {}, "Elu": {"alpha": 0.7}, "Erf": {}, "Exp": {}, "HardSigmoid": {}, "HardSwish": {},
-            "LeakyRelu": {"alpha": 0.2}, "Mish": {}, "Neg": {}, "Relu": {}, "Selu": {}, "Sigmoid": {}, "Softplus": {},
-            "Softsign": {}, "Tanh": {}, "Celu": {"alpha": 0.5}, "LogSoftmax": {},
+            "Abs": {}, "Cos": {}, "Elu": {"alpha": 0.7}, "Erf": {}, "Exp": {}, "HardSigmoid": {}, "HardSwish": {},
+            "LeakyRelu": {"alpha": 0.2}, "Mish": {}, "Neg": {}, "Relu": {}, "Selu": {}, "Sigmoid": {}, "Sin": {},
+            "Softplus": {}, "Softsign": {}, "Tanh": {}, "Celu": {"alpha": 0.5}, "LogSoftmax": {},
         }.items()
     },
     "gelu": one("Gelu", ("n", 5), 20),

@@ -179,10 +179,10 @@ class Doubled(Module):
 
 @pytest.fixture
 def table():
-    before = dict(onnx_lower._TABLE)
+    before = dict(onnx_lower._REGISTERED)
     yield
-    onnx_lower._TABLE.clear()
-    onnx_lower._TABLE.update(before)
+    onnx_lower._REGISTERED.clear()
+    onnx_lower._REGISTERED.update(before)
 
 
 @pytest.mark.usefixtures("table")
@@ -215,7 +215,7 @@ def test_a_subclass_that_computes_something_else_is_refused(tmp_path):
         def forward(self, x):
             return x + super().forward(x)
 
-    with pytest.raises(NotImplementedError, match=r"the network \(Skip\) computes something else than Sequential"):
+    with pytest.raises(NotImplementedError, match=r"the network \(Skip\) computes something other than Sequential"):
         to_onnx(Skip(nn.ReLU()), tmp_path / "model.onnx", (2, 4))
 
     class Named(nn.Sequential):
@@ -261,7 +261,7 @@ BAD = {
     "two shapes": ({"input_shape": [(2, 4), (2, 4)], "input_names": ["x"]}, ValueError, "2 input shapes"),
     "opset": ({"opset": 16}, ValueError, "opset is 16, expected 17 to 22"),
     "names": ({"output_names": ["a", "b"]}, ValueError, "has 2 names, the network 1 outputs"),
-    "names twice": ({"input_names": ["a", "a"]}, ValueError, "expected names that differ"),
+    "names twice": ({"input_names": ["a", "a"]}, ValueError, "expected distinct names"),
     "name of a weight": ({"input_names": ["0.weight"]}, ValueError, "'0.weight' names an input or output and a"),
     "one name for two": ({"input_names": ["x"], "output_names": ["x"]}, ValueError, "pass output_names="),
     "metadata": ({"metadata": {"epoch": 3}}, TypeError, "metadata has 'epoch': 3, expected strings"),

@@ -156,7 +156,7 @@ def test_paths_are_checked_everywhere(tmp_path, model):
     (tmp_path / "model").mkdir()
     path = tmp_path / "model" / "model.onnx"
     path.write_bytes(model[0] if isinstance(model, tuple) else model)
-    with pytest.raises(CheckpointError, match=r"'\.\./outside\.bin': is no plain relative path"):
+    with pytest.raises(CheckpointError, match=r"'\.\./outside\.bin': is not a plain relative path"):
         load_checkpoint(path)
 
 
@@ -181,7 +181,7 @@ def test_external_data(tmp_path):
             "no location": (external(offset=0), "has no location"),
             "length long": (external(location="w.bin", length=28), "has 28 bytes, shape and type need 24"),
             "length short": (external(location="w.bin", length=20), "has 20 bytes"),
-            "offset past": (external(location="w.bin", offset=1), "reaches over the end of the file, 24"),
+            "offset past": (external(location="w.bin", offset=1), "goes past the end of the file, 24"),
             "offset negative": (external(location="w.bin", offset=-1), "has the offset '-1'"),
             "offset text": (external(location="w.bin", offset="1e1"), "expected decimal digits"),
             "offset not ASCII": (external(location="w.bin", offset="\u0661"), "expected decimal digits"),
@@ -189,7 +189,7 @@ def test_external_data(tmp_path):
             "unknown key": (external(location="w.bin", __class__="x"), "has the key '__class__'"),
             "both": (external(location="w.bin") + RAW, "in the model and in an external file"),
             "pipe": (external(location="pipe"), "is not a regular file"),
-            "device": (external(location="/dev/zero"), "no plain relative path"),
+            "device": (external(location="/dev/zero"), "not a plain relative path"),
         }
     ),
 )

@@ -224,7 +224,7 @@ REFUSED: dict[str, tuple[Made, str]] = {
     "no-output": (Made([node("Relu", "x")], IMAGE, ("z",)), "output 'z': is given by no node"),
     "second-output": (
         Made([("MaxPool", ["x"], ["m", "i"], {"kernel_shape": [2, 2]}), node("Add", "m", "i")], IMAGE),
-        "input 'i' is given by no node|output 'i' is taken by another node",
+        "input 'i' is given by no node|output 'i' is used by another node",
     ),
     "live-weight": (Made([node("Conv", "x", "x")], IMAGE), "weight 'x' depends on the input; expected a constant"),
     "channels": (Made([node("Conv", "x", "w")], {"x": (1, 3, 7, 6)}, fixed={"w": W}), "input has 3 channels"),
@@ -245,7 +245,7 @@ REFUSED: dict[str, tuple[Made, str]] = {
         Made([node("BatchNormalization", "x", "b", "b", "b", "c")], IMAGE, fixed={"b": B, "c": draw(3)}),
         r"variance has shape \(3,\); expected \(4,\)",
     ),
-    "axes": (Made([node("ReduceMean", "x", axes=[0, -4])], IMAGE), "expected different ones of 4"),
+    "axes": (Made([node("ReduceMean", "x", axes=[0, -4])], IMAGE), "expected distinct axes of 4"),
     "reshape": (Made([node("Reshape", "x", "s")], {"x": (2, 3)}, fixed={"s": ints(4, 2)}), "does not fit into"),
     "reshape-live": (Made([node("Reshape", "x", "x")], IMAGE), "shape 'x' depends on the input"),
     "spread": (Made([node("Add", "x", "b")], {"x": (2, 3)}, fixed={"b": draw(2)}), "which do not fit"),
@@ -291,10 +291,10 @@ REFUSED: dict[str, tuple[Made, str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_imported_is_refused_by_name(name: str) -> None:
     made, message = REFUSED[name]
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CheckpointError, match=message) as caught:
         imported(made)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
     assert str(caught.value).isprintable()
     if made.nodes[0][0] in str(caught.value) and "(node" in str(caught.value):
         assert "node 'n" in str(caught.value)
@@ -347,7 +347,7 @@ def test_external_data_is_read_and_stays_in_its_folder(tmp_path: Path) -> None:
     raw = path.read_bytes()
     assert b"weights.bin" in raw
     path.write_bytes(raw.replace(b"weights.bin", b"../weig.bin"))
-    with pytest.raises(CheckpointError, match="no plain relative path"):
+    with pytest.raises(CheckpointError, match="not a plain relative path"):
         from_onnx(path)
 
 

@@ -121,5 +121,5 @@ def _one_folder(members: dict[str, Member]) -> str:
     if "archive_format" in inside or "models/model.json" in inside:
         raise Malformed("is a torch.export archive (.pt2), which is a program; save its state_dict with torch.save")
     if "data.pkl" not in inside:
-        raise Malformed("has no record data.pkl; this zip archive is no torch checkpoint")
+        raise Malformed("has no record data.pkl; this zip archive is not a torch checkpoint")
     return folder

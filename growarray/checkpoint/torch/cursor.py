@@ -80,7 +80,7 @@ class Cursor:
     def decimal(self, suffix: bytes = b"") -> int | bool:
         """The next line as a decimal integer, after ``suffix`` (the ``L`` of Python 2) is taken off.
 
-        ``00`` and ``01`` are the booleans of protocol 0, where there is no suffix.
+        ``00`` and ``01`` are the booleans of protocol 0, if there is no suffix.
         """
         line = self.line(_MOST_DIGITS)
         if not suffix and line in (b"00", b"01"):

@@ -98,7 +98,7 @@ class _Reader:
         if missing:
             raise Malformed(f"storage {quote(missing[0])} is used, but not in the list of keys")
         if len(set(keys)) != len(keys):
-            raise Malformed("list of storage keys has one twice")
+            raise Malformed("list of storage keys has a duplicate")
         for key in keys:
             with at(f"storage {quote(key)}"):
                 self._place(key)

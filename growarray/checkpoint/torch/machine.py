@@ -269,7 +269,7 @@ class PickleMachine(Cursor):
         self.stack.append(kind(self.take(length)))
 
     def push_old_string(self, length: int) -> None:
-        """Push a string of Python 2: text where it is UTF-8, bytes where it is not."""
+        """Push a string of Python 2: text if it is UTF-8, else bytes."""
         raw = self._take_text(length)
         try:
             self.stack.append(raw.decode("utf-8"))
@@ -340,7 +340,7 @@ class PickleMachine(Cursor):
         self.steps -= _REBUILD
         if type(function) is not Global or function.build is None:
             raise Malformed(
-                f"calls {function.name if type(function) is Global else quote(function)}, which is no function"
+                f"calls {function.name if type(function) is Global else quote(function)}, which is not a function"
             )
         if type(arguments) is not tuple:
             raise Malformed(f"{function.name} gets {quote(arguments)}; expected a tuple of arguments")
@@ -361,7 +361,7 @@ class PickleMachine(Cursor):
     def persist(self) -> None:
         """BINPERSID: a storage of the file."""
         if self.persistent is None:
-            raise Malformed("refers to a storage, where none can be")
+            raise Malformed("refers to a storage, but none is allowed here")
         self.steps -= _REBUILD
         self.push(self.persistent(self.stack.pop()), 4 * _CONTAINER)
 
@@ -375,4 +375,4 @@ class PickleMachine(Cursor):
         """FRAME: its length must be there, nothing else depends on it."""
         length = self.number(U8)
         if self.position + length > self.end:
-            raise Malformed(f"frame of {length} bytes reaches over the end of the file")
+            raise Malformed(f"frame of {length} bytes goes past the end of the file")

@@ -87,7 +87,7 @@ def plain_pickle(data: memoryview, limits: Limits, packed: str = "") -> Malforme
 
 
 def compressed_pickle(data: memoryview, limits: Limits) -> Malformed | None:
-    """The refusal of a compressed pickle, as joblib writes them; None where the file is something else."""
+    """The refusal of a compressed pickle, as joblib writes them; None if the file is something else."""
     for start, name, unpack in _FORMATS:
         if bytes(data[: len(start)]) != start:
             continue

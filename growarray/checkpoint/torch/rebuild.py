@@ -222,7 +222,7 @@ def _check_extras(grad: Any, hooks: Any) -> None:
     if type(grad) is not bool:
         raise Malformed(f"requires_grad is {quote(grad)}; expected a bool")
     if hooks is not None and (type(hooks) is not OrderedTree or hooks):
-        raise Malformed(f"hooks are {quote(hooks)}; expected none, for they would be code")
+        raise Malformed(f"hooks are {quote(hooks)}; expected none, because they would be code")
 
 
 def _flags(metadata: Any) -> tuple[bool, bool]:

@@ -16,7 +16,7 @@ __all__ = ["CONTAINERS", "as_tensor", "check_tree", "full_parts", "resolve"]
 
 CONTAINERS = frozenset((dict, OrderedTree, list, tuple))
 _PLAIN = frozenset((str, int, float, bool, type(None), bytes, bytearray, complex, set, frozenset))
-_SMALL = 16  # leaves of a container that is looked through again, not remembered, where it is shared
+_SMALL = 16  # leaves of a container that is looked through again, not remembered, if it is shared
 _RECORD = 300  # bytes to remember a container
 
 
@@ -110,7 +110,7 @@ def _check_leaf(leaf: Any) -> None:
     if type(leaf) is Global and leaf.dtype is not None and not leaf.storage:
         return
     if type(leaf) is Storage:
-        raise Malformed(f"structure holds a bare storage {quote(leaf.key)}, which is no tensor; save the tensor")
+        raise Malformed(f"structure holds a bare storage {quote(leaf.key)}, which is not a tensor; save the tensor")
     name = leaf.name if type(leaf) is Global else quote(leaf)
     raise Malformed(f"structure holds {name}, which is neither a tensor nor a plain value")
 

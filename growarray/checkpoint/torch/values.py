@@ -1,4 +1,4 @@
-"""Reconstructions of plain values that pickles hold beside tensors: sets, bytes, sizes, devices, NumPy values."""
+"""Reconstructions of plain values that pickles hold besides tensors: sets, bytes, sizes, devices, NumPy values."""
 
 from __future__ import annotations
 

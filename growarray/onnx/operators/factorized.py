@@ -20,12 +20,13 @@ from growarray.backend import to_numpy
 from growarray.contraction import Plan, parse
 from growarray.contraction.problem import Problem
 from growarray.factorized import FactorizedConv, FactorizedLinear, SubFactorizedConv, SubFactorizedLinear
-from growarray.factorized.settings import place_of
+from growarray.factorized.settings import layer_index_of
 from growarray.nn.module import Module
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
-from growarray.onnx.operators.conv_write import padded, window_options
+from growarray.onnx.operators.conv import window_options
+from growarray.onnx.operators.window import padded
 
-__all__ = ["FACTORIZED"]
+__all__ = ["WRITES"]
 
 Modes = tuple[str, ...]
 Place = tuple[int, ...]
@@ -141,7 +142,7 @@ class _Path:
         return _Map(self.graph.node("Gemm", x.edge, weight, bias, shape=shape, transB=1), kernel.new)
 
     def _last_bias(self, attached: bool) -> Edge | None:
-        """The bias, where the last operator can add it; it is then done with."""
+        """The bias, if the last operator can add it; it is then done with."""
         if not attached:
             return None
         bias, self.bias = self.bias, None
@@ -210,13 +211,13 @@ def _factors(graph: OnnxGraph, layer: FactorizedConv | FactorizedLinear, plan: P
     dropout = layer.weight.dropout
     if dropout is not None and dropout.drop_test and dropout.p:
         raise graph.refuse("tensor dropout with drop_test=True is random in inference; call remove_tensor_dropout")
-    parts = layer.weight.parts_vjp(place, drop=False)[0]
+    parts = layer.weight.factors_vjp(place, drop=False)[0]
     return [to_numpy(part).reshape(sizes) for part, sizes in zip(parts, plan.shapes[1:], strict=True)]
 
 
 def _conv(graph: OnnxGraph, layer: FactorizedConv, x: Edge, *, indices: Place | int = 0) -> Edge:
     graph.check_batch(x)
-    place = place_of(indices, layer.layers_shape)
+    place = layer_index_of(indices, layer.layers_shape)
     graph.shape_after(layer.get_conv(place) if place else layer, x)
     plan = layer.plan(x.shape, indices=indices)
     factors = _factors(graph, layer, plan, place)
@@ -242,7 +243,7 @@ def _sub_linear(graph: OnnxGraph, layer: SubFactorizedLinear, x: Edge) -> Edge:
     return _linear(graph, layer.main_linear, x, indices=layer.indices)
 
 
-FACTORIZED: dict[type[Module], Lowering] = {
+WRITES: dict[type[Module], Lowering] = {
     FactorizedConv: _conv,
     FactorizedLinear: _linear,
     SubFactorizedConv: _sub_conv,

@@ -81,7 +81,7 @@ def pickles(*values):
             "keys are numbers": (torch_legacy(ROOT, DATA, [0]), "expected a list of strings"),
             "key missing": (torch_legacy(ROOT, DATA, []), "storage '0' is used, but not in the list"),
             "key unknown": (torch_legacy(ROOT, DATA, ["1", "0"]), "storage '1': .* nothing uses it"),
-            "key twice": (torch_legacy(ROOT, DATA, ["0", "0"]), "has one twice"),
+            "key twice": (torch_legacy(ROOT, DATA, ["0", "0"]), "has a duplicate"),
             "count differs": (torch_legacy(ROOT, {"0": (3, SIX)}), "has 3 elements, the object says 6"),
             "count negative": (torch_legacy(ROOT, {"0": (-6, SIX)}), "has -6 elements"),
             "storage cut off": (torch_legacy(ROOT, DATA)[:-1], "needs bytes up to"),

@@ -107,12 +107,12 @@ def test_nothing_of_a_pickle_is_run(tmp_path: Any) -> None:
     ("data", "message"),
     rows(
         {
-            "text": (b"Once upon a time there was a file.", "is not a checkpoint that is recognised"),
-            "numbers": (b"1.0 2.0\n3.0 4.", "is not a checkpoint that is recognised"),
-            "bytes": (bytes(range(200, 256)) * 2000 + b".", "is not a checkpoint that is recognised"),
+            "text": (b"Once upon a time there was a file.", "is not a recognised checkpoint"),
+            "numbers": (b"1.0 2.0\n3.0 4.", "is not a recognised checkpoint"),
+            "bytes": (bytes(range(200, 256)) * 2000 + b".", "is not a recognised checkpoint"),
             "other gzip": (gzip.compress(b"text"), "is compressed with gzip; unpack it first"),
             "damaged gzip": (gzip.compress(b"text" * 99)[:12], "is compressed with gzip; unpack it first"),
-            "other zlib": (zlib.compress(b"text"), "is not a checkpoint that is recognised"),
+            "other zlib": (zlib.compress(b"text"), "is not a recognised checkpoint"),
             "lz4": (b"\x04\x22\x4d\x18" + bytes(40), "is compressed with LZ4, as joblib does; unpack it first"),
         }
     ),

@@ -1,0 +1,252 @@
+"""The fixed suite: layers of many kinds, and whether ``auto`` finds the fastest path of each.
+
+``python -m bench suite [--quick] [--cases 3,7] [--device cuda]``; the extra ``cli`` must be installed.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bench.timing import show, table
+from growarray.backend import to_device
+from growarray.cli.bench.candidates import Candidate, candidates_for
+from growarray.cli.bench.layer import Layer, layer_from
+from growarray.cli.bench.measure import clock_for, interleaved, synchronised
+from growarray.cli.bench.report import facts, measure_layer
+from growarray.contraction.table import seconds
+
+__all__ = [
+    "CASES",
+    "CLOSE",
+    "QUICK",
+    "Case",
+    "chosen_cases",
+    "median_ratio",
+    "report",
+    "run",
+    "run_case",
+    "suite_summary",
+]
+
+CLOSE = 0.05
+"""How much longer than the fastest path ``auto`` may take."""
+
+COLUMNS = {
+    "number": "#",
+    "case": "layer",
+    "auto_seconds": "auto",
+    "fastest_seconds": "fastest",
+    "auto_behind": "auto behind:.1%",
+    "spearman": "rank correlation:.2f",
+    "fastest": "fastest path",
+}
+_PATHS, _WITHIN = 12, 8.0  # paths of one layer, and how many times the best predicted time they may take
+_BUDGET = 6.0  # seconds of rounds of one case, and at most so many rounds
+_ROUNDS, _QUICK_ROUNDS = 9, 5
+_FINALISTS, _NEAR = 5, 1.25  # paths that are measured again, and how many times the fastest they may have taken
+
+
+class Case(NamedTuple):
+    """One layer of the suite; padding is half of the kernel, numbers are float32."""
+
+    format: str
+    in_channels: int
+    out_channels: int
+    kernel: str
+    size: str
+    stride: int
+    batch: int
+    rank: float
+
+    def layer(self) -> Layer:
+        """The layer that is measured."""
+        names = ("format", "in", "out", "kernel", "size", "stride", "batch", "rank")
+        return layer_from(dict(zip(names, self, strict=True)))
+
+    def __str__(self) -> str:
+        stride = f", stride {self.stride}" if self.stride > 1 else ""
+        return (
+            f"{self.format} {self.rank:g}, {self.in_channels} -> {self.out_channels}, {self.kernel} on {self.size}, "
+            f"batch {self.batch}{stride}"
+        )
+
+
+CASES = (
+    Case("cp", 64, 64, "3x3", "56x56", 1, 8, 0.05),
+    Case("cp", 64, 64, "3x3", "56x56", 1, 1, 0.1),
+    Case("cp", 64, 64, "3x3", "56x56", 1, 32, 0.1),
+    Case("cp", 64, 128, "3x3", "56x56", 2, 8, 0.25),
+    Case("cp", 128, 128, "3x3", "28x28", 1, 8, 0.5),
+    Case("cp", 128, 128, "3x3", "28x28", 1, 1, 1.0),
+    Case("cp", 256, 256, "3x3", "14x14", 1, 8, 0.1),
+    Case("cp", 256, 512, "3x3", "14x14", 2, 32, 0.25),
+    Case("cp", 512, 512, "3x3", "7x7", 1, 8, 0.05),
+    Case("cp", 512, 512, "3x3", "7x7", 1, 1, 0.5),
+    Case("tucker", 64, 64, "3x3", "56x56", 1, 8, 0.1),
+    Case("tucker", 64, 64, "3x3", "56x56", 1, 1, 0.5),
+    Case("tucker", 64, 128, "3x3", "56x56", 2, 8, 0.25),
+    Case("tucker", 128, 128, "3x3", "28x28", 1, 32, 0.05),
+    Case("tucker", 128, 128, "3x3", "28x28", 1, 8, 1.0),
+    Case("tucker", 256, 256, "3x3", "14x14", 1, 8, 0.25),
+    Case("tucker", 256, 512, "3x3", "14x14", 2, 1, 0.1),
+    Case("tucker", 512, 512, "3x3", "7x7", 1, 8, 0.5),
+    Case("tt", 64, 64, "3x3", "56x56", 1, 8, 0.05),
+    Case("tt", 64, 64, "3x3", "56x56", 1, 32, 0.25),
+    Case("tt", 64, 128, "3x3", "56x56", 2, 8, 0.5),
+    Case("tt", 128, 128, "3x3", "28x28", 1, 1, 0.1),
+    Case("tt", 128, 256, "3x3", "28x28", 2, 8, 1.0),
+    Case("tt", 256, 256, "3x3", "14x14", 1, 8, 0.5),
+    Case("tt", 512, 512, "3x3", "7x7", 1, 32, 0.1),
+    Case("cp", 32, 32, "3x3x3", "12x12x12", 1, 8, 0.1),
+    Case("cp", 16, 32, "3x3x3", "16x16x16", 2, 8, 0.5),
+    Case("cp", 64, 64, "3x3x3", "8x8x8", 1, 32, 0.05),
+    Case("tucker", 32, 64, "3x3x3", "16x16x16", 2, 1, 0.25),
+    Case("tucker", 32, 32, "3x3x3", "12x12x12", 1, 8, 0.05),
+    Case("tt", 32, 32, "3x3x3", "12x12x12", 1, 8, 0.25),
+    Case("tt", 64, 64, "3x3x3", "8x8x8", 1, 1, 1.0),
+)
+QUICK = (1, 7, 13, 18, 22, 30)
+"""Numbers of the cases that ``--quick`` takes: every format, order and stride."""
+
+
+def chosen_cases(text: str | None, *, quick: bool) -> list[int]:
+    """Numbers of cases, from 1, as ``--cases`` and ``--quick`` say.
+
+    >>> chosen_cases("3,7", quick=False), len(chosen_cases(None, quick=False)) == len(CASES)
+    ([3, 7], True)
+    """
+    if text is None:
+        return list(QUICK) if quick else list(range(1, len(CASES) + 1))
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [0]
+    if not all(1 <= number <= len(CASES) for number in numbers):
+        raise ValueError(f"--cases: expected numbers from 1 to {len(CASES)} such as 3,7, found {text!r}")
+    return numbers
+
+
+def run_case(number: int, *, quick: bool, seed: int = 0, device: str | None = None) -> dict[str, Any]:
+    """One case measured: the report of its layer, and how far ``auto`` is behind the fastest path.
+
+    Paths that come near the fastest are measured again, together with ``auto``; that second measurement is what
+    counts, so that the fastest path is not just the one with the luckiest figure.
+    """
+    case = CASES[number - 1]
+    layer = case.layer()
+    candidates = candidates_for(layer, _PATHS, seed=seed, training=False, device=device, within=_WITHIN)
+    rounds = _QUICK_ROUNDS if quick else _ROUNDS
+    report = measure_layer(layer, candidates, repeat=rounds, seed=seed, device=device, memory=False, budget=_BUDGET)
+    summary = report["summary"]["forward"]
+    measured = [row["forward"]["measured_seconds"] for row in report["paths"]]
+    auto = next(i for i, row in enumerate(report["paths"]) if row["label"] == summary["auto"])
+    final = _final(layer, candidates, measured, auto, rounds, seed, device)
+    return {
+        "number": number,
+        "case": str(case),
+        "spearman": summary["spearman"],
+        "auto_seconds": statistics.median(final[auto]),
+        **_behind(final, auto, [row["label"] for row in report["paths"]]),
+        "paths": report["paths"],
+        "remarks": report["remarks"],
+    }
+
+
+def _final(
+    layer: Layer,
+    candidates: Sequence[Candidate],
+    measured: Sequence[float],
+    auto: int,
+    rounds: int,
+    seed: int,
+    device: str | None,
+) -> dict[int, list[float]]:
+    """The paths that came near the fastest and auto, measured once more, by their number."""
+    best = min(measured)
+    order = sorted(range(len(measured)), key=lambda i: measured[i])
+    near = [i for i in order[:_FINALISTS] if measured[i] <= _NEAR * best]
+    arrays = [to_device(a, device) for a in layer.arrays(seed)]
+    calls = {
+        str(i): synchronised(lambda plan=candidates[i].forward: plan(*arrays))  # type: ignore[misc]
+        for i in dict.fromkeys([*near, auto])
+    }
+    times = (
+        interleaved(calls, repeat=2 * rounds, budget=_BUDGET / 2, clock=clock_for(device))
+        if len(calls) > 1
+        else {str(auto): [best]}
+    )
+    return {int(name): found for name, found in times.items()}
+
+
+def _behind(final: dict[int, list[float]], auto: int, labels: Sequence[str]) -> dict[str, Any]:
+    """The fastest path of the final, and by how much auto takes longer: medians of the ratio within a round."""
+    ratios = {i: median_ratio(final[auto], times) for i, times in final.items()}
+    fastest = max(ratios, key=lambda i: ratios[i])
+    return {
+        "auto": labels[auto],
+        "fastest": labels[fastest],
+        "fastest_seconds": statistics.median(final[fastest]),
+        "auto_behind": ratios[fastest] - 1.0,
+    }
+
+
+def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Median over rounds of ours over theirs: what slowed both down in one round does not count.
+
+    >>> median_ratio([1.0, 20.0, 1.0], [2.0, 40.0, 2.0])
+    0.5
+    """
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def suite_summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Share of the cases in which auto is close to the fastest path, and the mean rank correlation."""
+    correlations = [case["spearman"] for case in results if case["spearman"] is not None]
+    close = sum(case["auto_behind"] <= CLOSE for case in results)
+    return {
+        "cases": len(results),
+        "close": close,
+        "close_share": close / len(results),
+        "worst_behind": max(case["auto_behind"] for case in results),
+        "mean_spearman": statistics.mean(correlations) if correlations else None,
+        "least_spearman": min(correlations, default=None),
+    }
+
+
+def run(
+    *,
+    quick: bool = False,
+    progress: Callable[[Any], None] | None = None,
+    cases: str | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Measure the chosen cases; raises ``ValueError`` if one of them does not exist."""
+    results: list[dict[str, Any]] = []
+    for number in chosen_cases(cases, quick=quick):
+        results.append(run_case(number, quick=quick, device=None if device == "cpu" else device))
+        show(f"{number:>2}  {results[-1]['case']}: auto {results[-1]['auto_behind']:.1%} behind")
+        if progress is not None:
+            progress({"cases": results})
+    return facts(device) | {"summary": suite_summary(results), "cases": results}
+
+
+def report(results: Mapping[str, Any]) -> str:
+    """One row for each case, and two lines that sum them up."""
+    rows = [
+        {
+            **case,
+            "auto_seconds": seconds(case["auto_seconds"]),
+            "fastest_seconds": seconds(case["fastest_seconds"]),
+            "fastest": "auto" if case["auto_behind"] <= 0 else case["fastest"],
+        }
+        for case in results["cases"]
+    ]
+    found = results["summary"]
+    texts = [f"auto within {CLOSE:.0%} of the fastest path: {found['close']} of {found['cases']} cases"]
+    texts[0] += f" ({found['close_share']:.0%}), at worst {found['worst_behind']:.1%} behind"
+    if found["mean_spearman"] is not None:
+        texts.append(f"rank correlation: mean {found['mean_spearman']:.3f}, least {found['least_spearman']:.3f}")
+    texts += [remark for case in results["cases"] for remark in case["remarks"]]
+    return f"{table(rows, COLUMNS)}\n\n" + "\n".join(texts)

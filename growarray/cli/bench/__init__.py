@@ -1,0 +1,1 @@
+"""``growarray bench``: contraction paths of a layer, and the machine model."""

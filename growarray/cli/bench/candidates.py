@@ -1,0 +1,178 @@
+"""The contraction paths that ``growarray bench`` compares, one for each distinct order, with what they should cost."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import opt_einsum
+
+from growarray.cli.bench.layer import Layer
+from growarray.contraction import Plan
+from growarray.contraction.equation import parse
+from growarray.contraction.path import PRESETS, Tree, linear_path, random_tree
+from growarray.contraction.problem import Problem
+from growarray.errors import PlanError
+
+__all__ = ["Candidate", "candidates_for", "pattern_path", "window_charge"]
+
+_ABSURD = 12.0  # times the best predicted time above which a path drawn at random is left out
+_HEAVY = 1 << 31  # bytes of partial results above which it is left out too
+_DRAWS, _MOST_DRAWS = 20, 1500  # trees that are drawn for each one that is wanted, and in all
+_OPTIMAL = 8  # operands up to which opt_einsum's exhaustive search ends soon
+
+Path = tuple[tuple[int, int], ...]
+
+
+@dataclass
+class Candidate:
+    """One order of contraction under all names that lead to it.
+
+    charged : operations that opt_einsum counts for it, by name of its search
+    """
+
+    names: list[str]
+    forward: Plan
+    training: Plan | None
+    charged: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Its names in one line, those of one kind together: ``auto: time, flops; patterns``."""
+        kinds: dict[str, list[str]] = {}
+        for name in self.names:
+            kind, _, what = name.partition(": ")
+            kinds.setdefault(kind, []).append(what)
+        return "; ".join(f"{kind}: {', '.join(what)}" if what[0] else kind for kind, what in kinds.items())
+
+    @property
+    def order(self) -> str:
+        """The path as opt_einsum writes it, positions without brackets: ``03 04 03``."""
+        return " ".join(f"{i}{j}" if max(i, j) < 10 else f"{i}.{j}" for i, j in self.forward.path)
+
+
+def candidates_for(
+    layer: Layer,
+    count: int,
+    *,
+    seed: int = 0,
+    training: bool = True,
+    device: str | None = None,
+    within: float = _ABSURD,
+) -> list[Candidate]:
+    """``count`` distinct orders where there are so many: those that searches and presets choose, then drawn ones.
+
+    within : paths drawn at random that should take more than this many times the best are left out
+    """
+    found: dict[frozenset[tuple[int, int]], Candidate] = {}
+
+    def add(name: str, path: Any, charged: int | None = None) -> None:
+        forward = layer.plan(path, device=device)
+        key = frozenset((min(pair), max(pair)) for pair in forward.tree)
+        if key not in found:
+            again = layer.plan(forward.path, training=True, device=device) if training else None
+            found[key] = Candidate([], forward, again)
+        if name not in found[key].names:
+            found[key].names.append(name)
+        if charged is not None:
+            found[key].charged[name] = charged
+
+    for name, path, charged in _named(layer, training, device):
+        add(name, path, charged)
+    best = min(c.forward.seconds for c in found.values())
+    for path in _drawn(layer, min(count * _DRAWS, _MOST_DRAWS), seed):
+        if len(found) >= count:
+            break
+        made = layer.plan(path, device=device)
+        if made.seconds <= within * best and made.peak_bytes <= _HEAVY:
+            before = len(found)
+            add("drawn", path)
+            best = min(best, made.seconds) if len(found) > before else best
+    number = 0
+    for candidate in found.values():
+        if candidate.names == ["drawn"]:
+            number += 1
+            candidate.names = [f"drawn {number}"]
+        elif "drawn" in candidate.names:
+            candidate.names.remove("drawn")
+    return list(found.values())
+
+
+def _named(layer: Layer, training: bool, device: str | None) -> Iterator[tuple[str, Any, int | None]]:
+    """What searches and presets choose: name, path, and the operations that opt_einsum counts for its own choice."""
+    for minimize in ("time", "flops", "memory"):
+        yield f"auto: {minimize}", layer.plan(minimize=minimize, device=device).path, None
+        if training and minimize == "time":
+            yield "auto: training", layer.plan(training=True, device=device).path, None
+    for name in PRESETS:
+        yield name, name, None
+    if len(layer.shapes) > 2:
+        exact = "optimal" if len(layer.shapes) <= _OPTIMAL else "dp"
+        for name in (exact, "greedy"):
+            try:
+                path = layer.plan(name, device=device).path
+            except PlanError:  # its order joins convolution modes the wrong way round
+                continue
+            yield f"windows: {name}", path, window_charge(layer, path)
+        path, charged = pattern_path(layer)
+        yield "patterns", path, charged
+
+
+def _drawn(layer: Layer, draws: int, seed: int) -> Iterator[Path]:
+    problem, rng, seen = Problem(parse(layer.equation), layer.shapes, **layer.geometry), random.Random(seed), set()
+    for _ in range(draws):
+        tree: Tree = random_tree(problem, rng)
+        key = frozenset((min(pair), max(pair)) for pair in tree)
+        if key not in seen:
+            seen.add(key)
+            yield linear_path(problem, tree)
+
+
+def window_charge(layer: Layer, path: Sequence[Sequence[int]]) -> int:
+    """Operations that opt_einsum counts along a path on the window view: the input has output and kernel positions."""
+    problem = Problem(parse(layer.equation), layer.shapes, **layer.geometry)
+    terms = [[f"{m}'" if m in problem.conv else m for m in leaf.modes] for leaf in problem.leaves]
+    terms[0] = [*problem.leaves[0].modes, *(f"{m}'" for m in problem.conv)]
+    sizes = problem.size | {m: conv.out for m, conv in problem.conv.items()}
+    sizes |= {f"{m}'": conv.taps for m, conv in problem.conv.items()}
+    return _contract(terms, list(problem.output), sizes, [tuple(step) for step in path])[1]
+
+
+def pattern_path(layer: Layer) -> tuple[Path, int]:
+    """What opt_einsum chooses where every convolution mode is an operand of its own, a pattern.
+
+    A pattern P[input position, output position, kernel position] is one where the three belong together. Returns the
+    order without the patterns, and the operations that opt_einsum counts with them.
+    """
+    problem = Problem(parse(layer.equation), layer.shapes, **layer.geometry)
+    terms = [[f"{m}'" if m in problem.conv else m for m in leaf.modes] for leaf in problem.leaves]
+    terms[0] = [f"{m}''" if m in problem.conv else m for m in problem.leaves[0].modes]
+    sizes = dict(problem.size)
+    for m, conv in problem.conv.items():
+        sizes |= {m: conv.out, f"{m}'": conv.taps, f"{m}''": conv.size}
+        terms.append([f"{m}''", m, f"{m}'"])
+    path, charged = _contract(terms, list(problem.output), sizes, "dp")
+    parts, tree = [1 << i if i < len(problem) else 0 for i in range(len(terms))], []
+    for step in path:
+        chosen = [parts[i] for i in step]
+        parts = [part for i, part in enumerate(parts) if i not in step]
+        whole = 0
+        for part in chosen:
+            if whole and part:
+                tree.append((whole, part))
+            whole |= part
+        parts.append(whole)
+    return linear_path(problem, tree), charged
+
+
+def _contract(
+    terms: Sequence[Sequence[str]], output: Sequence[str], sizes: dict[str, int], optimize: Any
+) -> tuple[list[tuple[int, ...]], int]:
+    """opt_einsum's path and the operations that it counts for it."""
+    letter = {name: opt_einsum.get_symbol(i) for i, name in enumerate(sizes)}
+    equation = ",".join("".join(letter[m] for m in term) for term in terms) + "->" + "".join(letter[m] for m in output)
+    shapes = [tuple(sizes[m] for m in term) for term in terms]
+    path, info = opt_einsum.contract_path(equation, *shapes, shapes=True, optimize=optimize)
+    return [tuple(step) for step in path], int(info.opt_cost)

@@ -1,0 +1,131 @@
+"""``growarray bench paths``: the contraction paths of one layer, measured, shown and written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from growarray.backend import library
+from growarray.cli.bench.candidates import candidates_for
+from growarray.cli.bench.layer import LAYER, Layer, layer_from, read_layer
+from growarray.cli.bench.measure import Peer
+from growarray.cli.bench.report import facts, measure_layer
+from growarray.cli.bench.show import csv_text, show_paths
+from growarray.cli.command import Command
+from growarray.cli.files import check_writable, make_folder
+from growarray.cli.options import at_least, option, switch, takes_options
+from growarray.cli.terminal import stderr_bar
+from growarray.networks import write_atomically
+
+__all__ = ["BenchCommand", "bench_console", "device_named", "paths", "paths_command", "suite"]
+
+_WIDTH = 100  # columns of a table that is not shown in a terminal
+_MEASURING, _OUTPUT = "Measuring", "Output"
+
+Device = Annotated[str, option("NAME", "cpu, cuda or cuda:N", panel=_MEASURING)]
+Beside = Callable[[Layer, Sequence[Any], Any, str | None], tuple[list[Peer], list[str]]]
+
+
+class BenchCommand(Command):
+    """What a measurement needs less memory with, and that Ctrl-C leaves nothing of it."""
+
+    remedy = " for this layer; make batch or sizes smaller"
+
+    def stopped(self, ctx: Any) -> str:
+        """That nothing is there."""
+        return "nothing was written"
+
+
+def paths_command(beside: Beside | None) -> Callable[..., None]:
+    """The command, with what is measured beside the paths: other libraries, where the program that asks knows some."""
+
+    @takes_options(LAYER)
+    def paths(
+        given: dict[str, Any],
+        file: Annotated[
+            Path | None,
+            typer.Argument(help="JSON or TOML file with the layer's options", metavar="FILE", show_default=False),
+        ] = None,
+        training: Annotated[
+            bool,
+            typer.Option(
+                "--training/--no-training",
+                help="measure forward + backward too; default yes",
+                rich_help_panel=_MEASURING,
+            ),
+        ] = True,
+        count: Annotated[int, option("NUMBER", "orders that are compared", "--paths", panel=_MEASURING)] = 16,
+        repeat: Annotated[int, option("NUMBER", "rounds in which each has a turn", panel=_MEASURING)] = 9,
+        seconds: Annotated[
+            float, option("NUMBER", "after which no round starts, once there were three", panel=_MEASURING)
+        ] = 20.0,
+        device: Device = "cpu",
+        seed: Annotated[int, option("NUMBER", "of the arrays, and of paths drawn at random", panel=_MEASURING)] = 0,
+        output: Annotated[Path | None, option("FOLDER", "folder to write into", panel=_OUTPUT)] = None,
+        as_json: Annotated[bool, switch("--json", "print JSON in place of tables", _OUTPUT)] = False,
+        as_csv: Annotated[bool, switch("--csv", "print CSV in place of tables", _OUTPUT)] = False,
+    ) -> None:
+        """Compare the contraction paths of one layer: what each should cost, and what it does cost."""
+        if as_json and as_csv:
+            raise ValueError("--json, --csv: pass only one; --output writes both as files")
+        for flag, value, least in (("--paths", count, 1), ("--repeat", repeat, 1), ("--seed", seed, 0)):
+            at_least(flag, value, least)
+        layer = layer_from((read_layer(file) if file is not None else {}) | given)
+        name = device_named(device)
+        if output is not None:
+            make_folder(output)
+            check_writable(output)
+        candidates = candidates_for(layer, count, seed=seed, training=training, device=name)
+        with stderr_bar("round", repeat) as bar:
+            report = measure_layer(
+                layer, candidates, repeat=repeat, seed=seed, device=name, beside=beside, budget=seconds,
+                progress=bar.update,
+            )  # fmt: skip
+        _finish(facts(name) | report, output, as_json=as_json, as_csv=as_csv)
+
+    return paths
+
+
+paths = paths_command(None)
+
+
+def suite(ctx: typer.Context) -> None:
+    """Say where the suite of layers is."""
+    raise ValueError(
+        "the suite is not part of the installed package; run it in a checkout of growarray: "
+        f"{' '.join(['python -m bench suite', *ctx.args])}"
+    )
+
+
+def _finish(report: Mapping[str, Any], output: Path | None, *, as_json: bool, as_csv: bool) -> None:
+    """Show the report, and write it if there is a folder."""
+    text = json.dumps(report, indent=1) + "\n"
+    if as_json or as_csv:
+        typer.echo(text if as_json else csv_text(report), nl=False)
+    else:
+        show_paths(bench_console(), report)
+    if output is not None:
+        from growarray.cli.bench.picture import draw_paths  # matplotlib takes half a second to import
+
+        picture = draw_paths(report)  # it takes longest: what stops it leaves no file behind
+        write_atomically(output / "paths.json", text.encode())
+        write_atomically(output / "paths.csv", csv_text(report).encode())
+        write_atomically(output / "paths.png", picture)
+        typer.echo(f"written into {output}: paths.json, paths.csv and paths.png", err=True)
+
+
+def bench_console() -> Console:
+    """As wide as the terminal; 100 columns without one."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH)
+
+
+def device_named(text: str) -> str | None:
+    """None for the CPU; raises if the device is not there."""
+    library(text)
+    return None if text == "cpu" else text

@@ -1,0 +1,266 @@
+"""``growarray compress``: factorize the layers of a network, or the tensors of a file of weights, under a budget."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from growarray.backend import to_numpy
+from growarray.checkpoint import Checkpoint, load_checkpoint, save_safetensors
+from growarray.checkpoint.inspect import inspect
+from growarray.checkpoint.report import printable
+from growarray.cli.compress.data import accuracy, labelled
+from growarray.cli.compress.weights import Weights
+from growarray.cli.files import check_writable, make_folder
+from growarray.cli.options import choices, option, switch
+from growarray.cli.terminal import show_line, stderr_bar
+from growarray.compression import Compression
+from growarray.compression import compress as compress_network
+from growarray.errors import DataError
+from growarray.factorized.report import Change
+from growarray.networks import write_atomically
+from growarray.nn.module import Module
+from growarray.onnx.export import to_onnx
+from growarray.onnx.read import from_onnx
+
+__all__ = ["compress"]
+
+_WEIGHTS, _GRAPH, _REPORT, _PICTURE = "compressed.safetensors", "compressed.onnx", "report.json", "tradeoff.png"
+_FORMATS, _COSTS = ("cp", "tucker", "tt"), ("parameters", "flops", "time")
+
+Texts = list[str] | None
+
+
+def compress(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="an ONNX graph, or torch, safetensors or .npz weights")],
+    budget: Annotated[str, option("NUMBER", "0.5 or 50% of the dense cost, or the cost itself as a whole number")],
+    by: Annotated[
+        str, option(choices(*_COSTS), "what the budget counts; time is predicted, in microseconds")
+    ] = "parameters",
+    formats: Annotated[Texts, option(choices(*_FORMATS), "again for another; default all of them", "--format")] = None,
+    calibration: Annotated[
+        Path | None,
+        option("FILE", ".npy with inputs (n, ...), or .npz with one array for each input of the graph"),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        option("FILE", "samples and their classes, .npz with x and y: measure the accuracy before and after"),
+    ] = None,
+    input_shape: Annotated[
+        str | None, option("SIZES", "3,32,32 or, with the batch, 1,3,32,32: of the graph's input")
+    ] = None,
+    keep: Annotated[Texts, option("LAYER", "that stays dense; again for another")] = None,
+    measure: Annotated[bool, switch("--measure", "also time the layers, dense and factorized")] = False,
+    output: Annotated[Path | None, option("FOLDER", "to write into; without it nothing is written")] = None,
+    force: Annotated[bool, switch("--force", "replace what an earlier run wrote there")] = False,
+    seed: Annotated[int, option("NUMBER", "of what is drawn at random", min=0)] = 0,
+    as_json: Annotated[bool, switch("--json", "print JSON in place of the table")] = False,
+) -> None:
+    """Factorize convolutions and linear layers where a budget is spent best; show what it saves and what it costs."""
+    options: dict[str, Any] = {
+        "budget": _budget(budget), "by": by, "formats": formats or _FORMATS, "keep": keep or (),
+        "measure": measure, "rng": np.random.default_rng(seed),
+    }  # fmt: skip
+    checkpoint = load_checkpoint(file)
+    graph = checkpoint.kind == "onnx"
+    if output is not None:
+        _folder(output, force)
+    with stderr_bar("compressing") as bar:
+        options["progress"] = bar.update
+        made = (
+            _graph(file, options, calibration, data, input_shape)
+            if graph
+            else _weights(checkpoint, options, {"--calibration": calibration, "--data": data}, input_shape)
+        )
+    report, console = json.dumps(made.to_dict(), indent=1), Console()
+    if as_json:
+        typer.echo(report)
+    for line in () if as_json else (*str(made.found).splitlines(), *_accuracy(made, data)):
+        show_line(console, printable(line))  # names come from a file: they cannot move the cursor
+    if output is not None:
+        names = _write(output, made, report)
+        show_line(Console(stderr=True) if as_json else console, f"written into {output}: {', '.join(names)}")
+
+
+class _Made(NamedTuple):
+    """A compression, its state dict, the shape of each input of a graph, and the accuracy where it was measured."""
+
+    found: Compression
+    state: Mapping[str, Any]
+    shapes: dict[str, tuple[int, ...]] | None = None
+    accuracy: Change | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return self.found.to_dict() | ({} if self.accuracy is None else {"accuracy": self.accuracy._asdict()})
+
+
+def _accuracy(made: _Made, data: Path | None) -> list[str]:
+    """What is known of the accuracy of a graph."""
+    if made.accuracy is not None:
+        return [f"accuracy {made.accuracy.before:.2%} dense, {made.accuracy.after:.2%} compressed, on {data}"]
+    return [] if made.shapes is None else ["accuracy not measured; --data FILE, samples and their classes, does"]
+
+
+def _budget(text: str) -> float:
+    """A share, from a number with a point or a percent sign; else a whole number."""
+    number = text.strip().removesuffix("%")
+    try:
+        value = int(number) if number.replace("_", "").isdecimal() and "%" not in text else float(number)
+    except ValueError:
+        value = -1.0
+    if "%" in text:
+        value = float(value) / 100.0
+    if not (value > 0 and (isinstance(value, int) or value <= 1.0)):
+        raise ValueError(
+            f"--budget {text}: expected a fraction such as 0.5 or 50%, or a whole number of parameters, FLOPs or "
+            "microseconds"
+        )
+    return value
+
+
+def _folder(output: Path, force: bool) -> None:
+    """Make the folder, and see that files can be written and none is replaced by accident."""
+    make_folder(output)
+    check_writable(output)
+    there = [name for name in (_WEIGHTS, _GRAPH, _REPORT, _PICTURE) if (output / name).exists()]
+    if there and not force:
+        raise FileExistsError(f"--output {output}: holds {', '.join(there)}; name another folder, or add --force")
+
+
+def _compressed(network: Module, options: Mapping[str, Any]) -> Compression:
+    """The library's own errors already begin with the name of the command."""
+    try:
+        return compress_network(network, **options)
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix("compress: ")) from error
+
+
+# A graph.
+
+
+def _graph(
+    file: Path, options: dict[str, Any], calibration: Path | None, data: Path | None, input_shape: str | None
+) -> _Made:
+    """The compressed graph."""
+    network = from_onnx(file)
+    inputs = None if calibration is None else _calibration(calibration, network.inputs)
+    shapes = _shapes(file, network.inputs, input_shape, inputs)
+    sample = shapes if len(shapes) > 1 else next(iter(shapes.values()))
+    given = None if inputs is None else inputs if len(shapes) > 1 else next(iter(inputs.values()))
+    if data is not None and len(shapes) > 1:
+        raise ValueError(f"--data: expected a graph with one input, found {', '.join(shapes)}; leave it out")
+    labels = None if data is None else labelled(data, next(iter(shapes.values())))
+    before = None if labels is None else accuracy(network, *labels)  # what is wrong with the data is said at once
+    found = _compressed(network, {**options, "calibration": given, "input_shape": sample})
+    change = None if labels is None or before is None else Change(before, accuracy(found.network, *labels))
+    return _Made(found, found.network.state_dict(), shapes, change)
+
+
+def _shapes(
+    file: Path, names: Sequence[str], text: str | None, data: Mapping[str, np.ndarray] | None
+) -> dict[str, tuple[int, ...]]:
+    """Shape of each input with a batch: as it is said, as the data have it, or as the file has it."""
+    outline = inspect(file).graph
+    ports = {port.name: port.shape for port in (outline.inputs if outline is not None else ())}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in names:
+        known = ports.get(name)
+        if text is not None:
+            if len(names) > 1:
+                raise ValueError(
+                    f"--input-shape: the graph has {len(names)} inputs; give --calibration as .npz instead"
+                )
+            found = _sizes(text)
+            shapes[name] = (1, *found) if known is not None and len(known) == len(found) + 1 else found
+        elif data is not None:
+            shapes[name] = (1, *data[name].shape[1:])
+        else:
+            sizes = [1 if i == 0 and isinstance(n, str) else n for i, n in enumerate(known or ("",))]
+            if known is None or any(isinstance(n, str) for n in sizes):
+                raise ValueError(
+                    f"input {name!r} has no fixed shape in the file ({known}); say it with --input-shape, "
+                    "or give --calibration"
+                )
+            shapes[name] = tuple(int(n) for n in sizes)
+    return shapes
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"--input-shape {text}: expected sizes from 1 such as 3,32,32")
+    return tuple(map(int, parts))
+
+
+def _calibration(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Arrays by the names of the inputs."""
+    try:
+        with path.open("rb") as stream:
+            content: Any = np.load(stream, allow_pickle=False)
+            arrays = dict(content) if isinstance(content, np.lib.npyio.NpzFile) else {"": content}
+    except (ValueError, EOFError) as error:
+        raise DataError(f"--calibration {path}: expected a .npy or .npz file of numbers, which it is not") from error
+    if len(names) == 1 and len(arrays) == 1:
+        arrays = {names[0]: next(iter(arrays.values()))}
+    if set(arrays) != set(names):
+        raise DataError(
+            f"--calibration {path}: holds {', '.join(map(repr, arrays))}, expected one array for each input: "
+            f"{', '.join(names)}"
+        )
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiub":
+            raise DataError(f"--calibration {path}: {name!r} is {array.dtype}, expected real numbers")
+    return {name: arrays[name].astype(np.float32) if arrays[name].dtype.kind != "f" else arrays[name] for name in names}
+
+
+# Weights alone.
+
+
+def _weights(
+    checkpoint: Checkpoint, options: dict[str, Any], files: Mapping[str, Path | None], input_shape: str | None
+) -> _Made:
+    """Factors of the tensors of a state dict."""
+    if options["by"] != "parameters" or options["measure"]:
+        what = "--measure" if options["by"] == "parameters" else f"--by {options['by']}"
+        raise ValueError(
+            f"{what} needs a graph, and {checkpoint.source} is of the kind {checkpoint.kind}, weights alone: the order "
+            "and the inputs of its layers are not known; give an ONNX file, or use --by parameters"
+        )
+    for flag, value in {**files, "--input-shape": input_shape}.items():
+        if value is not None:
+            raise ValueError(f"{flag}: weights alone cannot be run; give an ONNX file, or leave it out")
+    weights = Weights(checkpoint)
+    for (name, wide), count in Counter((t.dtype.name, t.dtype.wide) for t in checkpoint.stored.values()).items():
+        if name.startswith(("bfloat", "float8")):
+            wider = np.dtype(wide).name
+            typer.echo(f"growarray compress: note: {count} tensors are {name} and are written as {wider}", err=True)
+    found = _compressed(weights, options)
+    return _Made(found, found.network.state())
+
+
+def _write(folder: Path, made: _Made, report: str) -> list[str]:
+    """Write everything beside, then move it into place: all of it or nothing; what was written."""
+    from growarray.cli.compress.picture import draw  # matplotlib takes half a second to import
+
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".compress") as name:
+        beside = Path(name)
+        arrays = {name: np.asarray(to_numpy(value), order="C") for name, value in made.state.items()}
+        save_safetensors(arrays, beside / _WEIGHTS)
+        names = [_WEIGHTS, _REPORT, _PICTURE]
+        if made.shapes is not None:
+            to_onnx(made.found.network, beside / _GRAPH, made.shapes)
+            names.insert(1, _GRAPH)
+        write_atomically(beside / _REPORT, report.encode())
+        write_atomically(beside / _PICTURE, draw(made.found))
+        for path in beside.iterdir():
+            path.replace(folder / path.name)
+    return names

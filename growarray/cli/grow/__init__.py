@@ -1,0 +1,1 @@
+"""``growarray grow``: train a network that grows, and keep it."""

@@ -1,0 +1,157 @@
+"""The checkpoint of a run: all that it is after an epoch, in one file."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import is_array, to_numpy
+from growarray.cli.grow.checks import check_entries
+from growarray.errors import ResumeError, shown
+from growarray.networks import Growth, Snapshot, write_atomically
+
+__all__ = ["Checkpoint", "damaged", "read_checkpoint", "take_checkpoint", "write_checkpoint"]
+
+_FORMAT = 2
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """All that a run is after an epoch; ``final`` is its result, None before it is finished.
+
+    network, widths : what the network is built from;  weights : its state dict;  state : of the loop
+    slots : for each parameter what its optimizer keeps, arrays or numbers;  data : digest of the data
+    best : the same of the best network so far, its ``epoch``, and how it was judged; None before the first epoch
+    """
+
+    options: dict[str, Any]
+    data: str
+    network: str
+    widths: list[int]
+    state: dict[str, Any]
+    seconds: float
+    final: dict[str, Any] | None
+    best: dict[str, Any] | None
+    weights: dict[str, np.ndarray]
+    slots: dict[str, dict[str, Any]]
+
+
+def take_checkpoint(
+    loop: Growth, *, options: dict[str, Any], data: str, kind: str, seconds: float, final: dict[str, Any] | None
+) -> Checkpoint:
+    """The state of ``loop`` and of its network, on the host."""
+    network, best = loop.network, None
+    now = Snapshot.of(network)
+    if loop.best is not None:
+        judged = loop.best.judgement
+        best = {"epoch": loop.best.epoch, "widths": loop.best.widths, "loss": judged.loss, "score": judged.score}
+        best |= {"parts": list(judged.parts), "weights": _host(loop.best.snapshot.arrays)}
+        best |= {"slots": {name: _host(slots) for name, slots in loop.best.snapshot.slots.items()}}
+    return Checkpoint(
+        options,
+        data,
+        kind,
+        list(network.widths),
+        loop.state(),
+        seconds,
+        final,
+        best,
+        _host(now.arrays),
+        {name: _host(slots) for name, slots in now.slots.items()},
+    )
+
+
+def _host(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: to_numpy(value) if is_array(value) else value for name, value in values.items()}
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write atomically: arrays as they are, all else as JSON in the entry ``run``."""
+    arrays: dict[str, Any] = {}
+    plain = _split("", vars(checkpoint), arrays)
+    if checkpoint.best is not None:
+        plain["best"] = _split("best ", checkpoint.best, arrays)
+    text = json.dumps({"format": _FORMAT, **plain})
+    stream = io.BytesIO()
+    np.savez(stream, run=np.frombuffer(text.encode(), dtype=np.uint8), **arrays)
+    write_atomically(path, stream.getvalue())
+
+
+def _split(prefix: str, state: Mapping[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
+    """Put the arrays of ``state`` among ``arrays``; returns what is left of it, the slots that are numbers too."""
+    numbers: dict[str, dict[str, Any]] = {}
+    arrays |= {f"{prefix}weights/{name}": value for name, value in state["weights"].items()}
+    for name, slots in state["slots"].items():
+        numbers[name] = {key: value for key, value in slots.items() if not isinstance(value, np.ndarray)}
+        arrays |= {
+            f"{prefix}slots/{name}/{key}": value for key, value in slots.items() if isinstance(value, np.ndarray)
+        }
+    return {key: value for key, value in state.items() if key not in ("weights", "slots")} | {"numbers": numbers}
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read what :func:`write_checkpoint` wrote; nothing is changed.
+
+    Raises
+    ------
+    ResumeError
+        There is no checkpoint, or it is not one that this version wrote: cut off, changed, or something else.
+    """
+    if not path.is_file():
+        raise ResumeError(
+            f"--resume: {path.parent} holds no {path.name}, so there is no run to go on with; "
+            "check the folder, or leave --resume out to start a run"
+        )
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+        return _checkpoint(arrays)
+    except _UNREADABLE as error:
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        raise damaged(path, text or type(error).__name__) from error
+
+
+def damaged(path: Path, found: str) -> ResumeError:
+    """The error for a checkpoint that cannot be gone on from."""
+    return ResumeError(
+        f"{path}: expected the checkpoint of a run, found it damaged ({found.splitlines()[0]}); "
+        "start the run again with another --output, nothing in this folder was changed"
+    )
+
+
+def _checkpoint(arrays: dict[str, np.ndarray]) -> Checkpoint:
+    if "run" not in arrays:
+        raise KeyError(f"no entry 'run' among {', '.join(sorted(arrays)[:5]) or 'no entries'}")
+    plain = json.loads(arrays.pop("run").tobytes().decode())
+    if not isinstance(plain, dict) or plain.pop("format", None) != _FORMAT:
+        raise ValueError(f"the entry 'run' is not of format {_FORMAT}")
+    check_entries(plain)
+    best = plain.pop("best")
+    if best is not None:
+        best |= _joined("best ", best.pop("numbers"), arrays)
+    state = _joined("", plain.pop("numbers"), arrays)
+    if arrays:
+        raise KeyError(f"unknown entry {shown(next(iter(arrays)))}")
+    return Checkpoint(**plain, best=best, **state)
+
+
+def _joined(prefix: str, slots: dict[str, dict[str, Any]], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Weights and slots from ``arrays``, from which they are taken out, and the slots that are numbers."""
+    weights = {}
+    for entry in [name for name in arrays if name.startswith((f"{prefix}weights/", f"{prefix}slots/"))]:
+        group, _, name = entry.removeprefix(prefix).partition("/")
+        if group == "weights":
+            weights[name] = arrays.pop(entry)
+        else:
+            parameter, _, key = name.rpartition("/")
+            slots.setdefault(parameter, {})[key] = arrays.pop(entry)
+    return {"weights": weights, "slots": slots}

@@ -1,0 +1,88 @@
+"""Parameters that keep their gradient and optimizer state in another shape, and what new ones are checked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import Array, asarray, kind_of, namespace
+from growarray.errors import shown
+from growarray.nn.module import Parameter
+
+__all__ = [
+    "check_size",
+    "keep_entries",
+    "real_array",
+    "reshape_parameter",
+    "trained_dtype",
+]
+
+_MOST = 1000  # parameters of a new tensor, times those of the dense one, above which the rank is a slip
+_FEW = 1_000_000  # parameters that are no trouble, whatever they are for
+
+
+def keep_entries(value: Parameter, axis: int, kept: np.ndarray) -> None:
+    """Keep these entries of an axis, of the data, the gradient and the optimizer state of a parameter.
+
+    >>> import numpy as np
+    >>> p = Parameter(np.arange(6.0).reshape(2, 3))
+    >>> keep_entries(p, 1, np.asarray([0, 2]))
+    >>> p.data.tolist()
+    [[0.0, 2.0], [3.0, 5.0]]
+    """
+    xp, index = namespace(value.data), asarray(kept, like=value.data)
+    _change(value, lambda array: xp.take(array, index, axis=axis))
+
+
+def reshape_parameter(value: Parameter, shape: tuple[int, ...]) -> None:
+    """Another shape for the data, the gradient and the optimizer state of a parameter."""
+    xp = namespace(value.data)
+    _change(value, lambda array: xp.reshape(array, shape))
+
+
+def _change(value: Parameter, function: Callable[[Array], Array]) -> None:
+    old = value.shape
+    value.data = function(value.data)
+    value.grad = None if value.grad is None else function(value.grad)
+    same = {name: slot for name, slot in value.slots.items() if getattr(slot, "shape", None) == old}
+    value.slots = {**value.slots, **{name: function(slot) for name, slot in same.items()}}
+
+
+def real_array(where: str, value: Any, like: Array) -> Array:
+    """``value`` in the library and dtype of ``like``; raises TypeError if it holds no real numbers.
+
+    >>> real_array("doc", [1, 2], np.ones(1))
+    array([1., 2.])
+    """
+    try:
+        found = asarray(value, like=like)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{where} is {type(value).__name__}, expected an array of real numbers ({error})") from error
+    if kind_of(found) not in "biuf":
+        raise TypeError(f"{where} holds {found.dtype}, expected real numbers")
+    return namespace(found).astype(found, like.dtype, copy=False)
+
+
+def trained_dtype(dtype: Any) -> np.dtype[Any]:
+    """The dtype of new parameters, float32 for None."""
+    try:
+        found = np.dtype(np.float32 if dtype is None else dtype)
+    except TypeError as error:
+        raise TypeError(
+            f"FactorizedTensor.new: dtype={shown(dtype)} is not a dtype; use for example 'float32'"
+        ) from error
+    if found.kind != "f":
+        raise TypeError(f"FactorizedTensor.new: dtype {found} cannot be trained; use for example 'float32'")
+    return found
+
+
+def check_size(sizes: tuple[int, ...], rank: Any, shapes: Sequence[Sequence[int]], usable: Any) -> None:
+    """Raise ValueError if a rank makes factors of these shapes that are far larger than the tensor ever was."""
+    if sum(map(math.prod, shapes)) > max(_MOST * math.prod(sizes), _FEW):
+        raise ValueError(
+            f"FactorizedTensor.new: rank {rank} makes over {_MOST} times the {math.prod(sizes)} parameters of a dense "
+            f"tensor of shape {sizes}, which can use rank {usable} at most; lower it"
+        )

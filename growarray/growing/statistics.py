@@ -1,0 +1,286 @@
+"""What growing modules hold of the data: parts of the last batch, and the statistics that these add up to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import Array, is_numpy, namespace
+from growarray.contraction.kernels import RunningSum
+from growarray.errors import GrowthError
+from growarray.growing.moment import TensorStatistic, cross_moment
+from growarray.growing.stream import JoinedStream, Stream
+
+__all__ = ["BatchRecorder", "LayerStatistics", "MergeStatistics"]
+
+
+class BatchRecorder:
+    """Parts of the last batch, each kept for as long as somebody asks for it.
+
+    Requests are kept by requester, so that one module's reset never takes away what another still needs
+    (the original counts with mixed booleans and integers, and its counters go negative). ``derived`` says of parts that
+    nobody asks for by name with which others they are kept.
+
+    >>> recorder = BatchRecorder("layer", gradient=("pre_activity",))
+    >>> recorder.request("input", by="me")
+    >>> recorder.start("a batch", input=1.0, pre_activity=2.0)
+    >>> recorder.get("input"), recorder.get("pre_activity")
+    (1.0, None)
+    """
+
+    def __init__(self, name: str, **derived: tuple[str, ...]) -> None:
+        self.name, self._derived = name, derived
+        self._requests: dict[str, set[Any]] = {}
+        self._batch: Any = None
+        self._kept: dict[str, Any] = {}
+        self._streams: dict[str, Stream] = {}
+
+    def request(self, what: str, by: object) -> None:
+        """Keep ``what`` of every batch until ``by`` releases it."""
+        self._requests.setdefault(what, set()).add(by)
+
+    def release(self, what: str, by: object) -> None:
+        """``by`` no longer needs ``what``; what nobody needs is forgotten."""
+        self._requests.get(what, set()).discard(by)
+        if not self.wants(what):
+            self.forget(what, *(part for part, sources in self._derived.items() if what in sources))
+
+    def wants(self, what: str) -> bool:
+        """Whether anybody asked for ``what``."""
+        return bool(self._requests.get(what))
+
+    @property
+    def is_active(self) -> bool:
+        """Whether anybody asked for anything."""
+        return any(self._requests.values())
+
+    def start(self, batch: Any, **parts: Any) -> None:
+        """Forget the last batch; of this one, which ``batch`` stands for, keep the parts that are asked for."""
+        self._batch, self._streams = batch, {}
+        self._kept = {what: part for what, part in parts.items() if self.wants(what)}
+
+    def is_latest(self, batch: Any) -> bool:
+        """Whether ``batch`` is the one that was started last."""
+        return self._batch is batch
+
+    def add(self, what: str, part: Any) -> None:
+        """Keep a part that the latest batch gave later."""
+        self._kept[what] = part
+
+    def get(self, what: str) -> Any:
+        """A part of the last batch, None if it is not kept."""
+        return self._kept.get(what)
+
+    def need(self, what: str) -> Any:
+        """A part of the last batch; ``GrowthError`` with what to do if it is not kept."""
+        part, kind = self.get(what), self._derived.get(what, (what,))[0]
+        if part is None or not self.wants(kind):
+            hint = "run a forward pass and its pullback"
+            hint = hint if self.wants(kind) else f"set store_{kind} or call init_computation()"
+            name = f"pre_activity {what}" if what == "gradient" else what
+            raise GrowthError(f"{self.name}: no {name} is kept; {hint} first")
+        return part
+
+    def forget(self, *parts: str) -> None:
+        """Drop these parts, and what was made of any."""
+        self._streams = {}
+        for what in parts:
+            self._kept.pop(what, None)
+        if not self._kept:
+            self._batch = None
+
+    def stream(self, what: str, array: Array, *, bias: bool = False) -> Stream:
+        """One stream for all moments of a batch: what is made of its rows is made once."""
+        kept = self._streams.get(what)
+        if kept is None or kept.array is not array or kept.bias != bias:
+            kept = self._streams[what] = Stream(array, bias)
+        return kept
+
+
+class LayerStatistics:
+    """S, M, M_prev, P and E of a layer of any kind: cross moments of its streams and its neighbour's.
+
+    Methods that end in ``of_batch`` give the sum over the last batch, and its number of samples.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+        self.declare()
+
+    def declare(self) -> None:
+        """Start anew, for the present widths."""
+        name, d, o = self.layer.name, self.layer.stream_width, self.layer.out_features
+        self.own_s = TensorStatistic((d, d), self.s_of_batch, name=f"S({name})", reuse=True)
+        self.m = TensorStatistic((d, o), self.m_of_batch, name=f"M({name})", trace_precision=self.layer.trace_precision)
+        self.m_prev = TensorStatistic(None, self.m_prev_of_batch, name=f"M_prev({name})")
+        self.p = TensorStatistic(None, self.p_of_batch, name=f"P({name})")
+        self.e = TensorStatistic((o, o), self.e_of_batch, name=f"E({name})")
+
+    def expect(self) -> None:
+        """A new batch comes: what was updated is so no longer."""
+        for statistic in self.all:
+            statistic.updated = False
+
+    @property
+    def all(self) -> tuple[TensorStatistic, ...]:
+        """Every statistic that is the layer's own."""
+        return self.own_s, self.m, self.m_prev, self.p, self.e
+
+    @property
+    def s(self) -> TensorStatistic:
+        """Second moment of the input; after a merge the merge's own, whose last row and column are of ones."""
+        shared = self.layer.shared_statistic
+        return self.own_s if shared is None else shared
+
+    def mean_s(self) -> Array:
+        """The mean S in the shape of the layer: a shared one loses its ones if the layer has no bias."""
+        d = self.layer.stream_width
+        return self.s()[:d, :d]
+
+    def s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
+        """Sum of ``B^T B``, (d, d) with the ones last."""
+        stream = self.layer.input_stream
+        return cross_moment(stream, out=out), stream.samples
+
+    def m_of_batch(self, desired_activation: Array | None = None) -> tuple[Array, int]:
+        """Sum of ``B^T dA``, (d, o); ``desired_activation`` replaces dA."""
+        stream, made = self.layer.input_stream, self.layer.recorder.get("moment")
+        if desired_activation is None and made is not None:
+            return made, stream.samples
+        return cross_moment(stream, self.layer.gradient_stream(desired_activation)), stream.samples
+
+    def m_prev_of_batch(self, desired_activation: Array | None = None) -> tuple[Array, int]:
+        """Sum of ``B_prev^T dA``, (p, o); after a merge B_prev is its full activity."""
+        stream = self.layer.previous.input_stream
+        return cross_moment(stream, self.layer.gradient_stream(desired_activation)), stream.samples
+
+    def p_of_batch(self) -> tuple[Array, int]:
+        """Sum of ``B_prev^T B``, (p, d); after a merge B is without its ones, as in the original."""
+        stream, own = self.layer.previous.input_stream, self.layer.input_stream
+        return cross_moment(
+            stream, own if self.layer.shared_statistic is None else Stream(self.layer.recorder.need("input"))
+        ), stream.samples
+
+    def e_of_batch(self) -> tuple[Array, int]:
+        """Sum of ``dA^T dA``, (o, o)."""
+        stream = self.layer.gradient_stream()
+        return cross_moment(stream), stream.samples
+
+    def update(self, fisher: bool = True) -> None:
+        """Add the last batch to every statistic, E with ``fisher``; one that is not finite to none of them.
+
+        After a merge that is S, M and E; the merge collects what growth through it needs.
+        """
+        statistics, squares = [self.m], [self.s]  # first those of both ends: what is not finite raises there
+        if self.layer.previous_module is not None and self.layer.shared_statistic is None:
+            statistics += [self.m_prev, self.p]
+            squares.append(self.layer.previous.growth_statistic)
+        if fisher:
+            statistics.append(self.e)
+        for statistic in statistics + squares:
+            statistic.update()
+
+
+class MergeStatistics:
+    """Statistics of a merge: of its activity, of the full activity before it, and what growth through it needs.
+
+    s : of the activity with ones    previous_s, previous_m : of the full activity, None if nothing comes before
+    m_prev, p, e : over the gradients of all next layers side by side
+    """
+
+    def __init__(self, merge: Any, device: Any) -> None:
+        self.merge, self.device = merge, device
+        self.declare()
+
+    def declare(self) -> None:
+        """Start anew, for the present widths."""
+        merge, total = self.merge, self.merge.total_in_features
+
+        def declared(name: str, of_batch: Any, *shape: int) -> TensorStatistic:
+            known = bool(shape)
+            return TensorStatistic(
+                shape if known else None, of_batch, self.device, f"{name}({merge.name})", reuse=known
+            )
+
+        self.s = declared("S", self.s_of_batch, merge.in_features + 1, merge.in_features + 1)
+        self.previous_s = declared("S[-1]", self.previous_s_of_batch, total, total) if total else None
+        self.previous_m = declared("M[-1]", self.previous_m_of_batch, total, merge.in_features) if total else None
+        self.m_prev = declared("M_prev", self.m_prev_of_batch)
+        self.p = declared("P", self.p_of_batch)
+        self.e = declared("E", self.e_of_batch)
+
+    def expect(self) -> None:
+        """A new batch comes: what was updated is so no longer."""
+        for statistic in self.all:
+            statistic.updated = False
+
+    @property
+    def all(self) -> tuple[TensorStatistic, ...]:
+        """Every statistic that there is."""
+        found = (self.s, self.previous_s, self.previous_m, self.m_prev, self.p, self.e)
+        return tuple(statistic for statistic in found if statistic is not None)
+
+    def s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
+        """Sum of ``B^T B`` of the activity with ones, (d + 1, d + 1)."""
+        stream = Stream(self.merge.recorder.need("activity"), bias=True)
+        return cross_moment(stream, out=out), stream.samples
+
+    def previous_s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
+        """Sum of ``B^T B`` of the full activity; blocks that layers share are computed once."""
+        stream = self.merge.input_stream
+        return cross_moment(stream, out=out), stream.samples
+
+    def previous_m_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
+        """Sum of ``B^T dz``, full activity against the gradient at the merge, (total_in_features, in_features).
+
+        Each layer's block is its weight gradient, which its pullback has computed already.
+        """
+        gradient = self.merge.recorder.need("gradient")
+        blocks = [layer.moment_with(gradient) for layer in self.merge.layers_before]
+        return _stacked(blocks, out), int(gradient.shape[0])
+
+    def _gradients(self) -> JoinedStream:
+        return JoinedStream(tuple(layer.gradient_stream() for layer in self.merge.next_modules))
+
+    def m_prev_of_batch(self) -> tuple[Array, int]:
+        """Sum of ``B_prev^T dA``, full activity against the gradients of all next layers."""
+        stream = self.merge.input_stream
+        return cross_moment(stream, self._gradients()), stream.samples
+
+    def p_of_batch(self) -> tuple[Array, int]:
+        """Sum of ``B_prev^T B``, full activity against the activity with ones."""
+        stream = self.merge.input_stream
+        return cross_moment(stream, Stream(self.merge.recorder.need("activity"), bias=True)), stream.samples
+
+    def e_of_batch(self) -> tuple[Array, int]:
+        """Sum of ``dA^T dA`` over the gradients of all next layers."""
+        stream = self._gradients()
+        return cross_moment(stream), stream.samples
+
+    def update(self, fisher: bool = True) -> None:
+        """Add the last batch to every statistic, E with ``fisher``."""
+        statistics = [] if self.previous_m is None else [self.previous_m]  # a gradient that is not finite raises here
+        if self.merge.allow_growing:
+            statistics += [self.m_prev, self.p, *([self.e] if fisher else [])]
+            statistics += [layer.tensor_m for layer in self.merge.next_modules]
+        statistics += [self.s] if self.previous_s is None else [self.s, self.previous_s]
+        for statistic in statistics:
+            statistic.update()
+
+
+def _stacked(blocks: Sequence[Array], out: Any) -> Array:
+    """Blocks (d_i, o) one above the other: added to the running sum ``out`` if that can be, else a new array."""
+    rows = sum(int(block.shape[0]) for block in blocks)
+    joins = isinstance(out, RunningSum) and out.shape == (rows, int(blocks[0].shape[1]))
+    if not (
+        joins and all(is_numpy(x) for x in (*blocks, out.array)) and all(math.isfinite(np.vdot(b, b)) for b in blocks)
+    ):  # whoever updates names what is not finite
+        return namespace(*blocks).concat(list(blocks), axis=0)
+    start = 0
+    for block in blocks:
+        out.array[start : start + len(block)] += block
+        start += len(block)
+    return out

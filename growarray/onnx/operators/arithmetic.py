@@ -1,0 +1,157 @@
+"""Arithmetic on two values with broadcasting, powers, and values that the file fixes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from growarray.files.errors import Malformed
+from growarray.nn import elementwise, join
+from growarray.onnx.build import Array, Builder, Constant, Dynamic, broadcast
+from growarray.onnx.fold import constant_array, narrowed
+from growarray.onnx.graph import OpNode
+from growarray.onnx.lower import Edge, Lowering, OnnxGraph
+from growarray.onnx.operators.row import Fold, Operator, Read
+
+__all__ = ["ROWS", "WRITES", "account_broadcast", "batch_of", "operands_of"]
+
+
+def _single(value: Constant, x: Dynamic) -> bool:
+    """Whether a constant is one number that adds no axes to a value."""
+    axes = 0 if x.shape is None else len(x.shape)
+    return value.size == 1 and len(value.shape) <= axes and value.array.dtype.kind in "fiu"
+
+
+def _read(kind: Any, *, trained: bool) -> Read:
+    """One of both operands may be a constant; a trained one is an initializer of some size."""
+
+    def read(builder: Builder, node: OpNode) -> None:
+        a, b = builder.known(node, 0), builder.known(node, 1)
+        if isinstance(a, Constant) and isinstance(b, Constant):
+            a = builder.emitted(a)
+        shape = broadcast(builder, a.shape, b.shape)
+        if isinstance(a, Dynamic) and isinstance(b, Dynamic):
+            builder.result(node, kind(), [a, b], shape)
+            return
+        dynamic, fixed = (a, b) if isinstance(a, Dynamic) else (b, a)
+        if not isinstance(dynamic, Dynamic) or not isinstance(fixed, Constant):
+            raise Malformed("has no operand that depends on the input")
+        value: Any
+        weight = None
+        if _single(fixed, dynamic):
+            value = builder.scalar(fixed, "operand")
+        elif trained and fixed.trained:
+            value, weight = builder.parameter(fixed, "operand"), fixed
+        else:
+            value = builder.floats(fixed, "operand")
+        builder.result(node, kind(value, reverse=fixed is a), [dynamic], shape, weight)
+
+    return read
+
+
+def _fixed(graph: OnnxGraph, layer: Any) -> Edge:
+    """The array that a module holds, trained or not."""
+    if layer.value is not None:
+        return graph.parameter("value", layer.value)
+    return graph.parameter("constant", layer.constant)
+
+
+def operands_of(graph: OnnxGraph, layer: Any, inputs: Sequence[Edge]) -> list[Edge]:
+    """Both operands of a module: its inputs, or its input and what it holds."""
+    if layer.operands == 2:
+        return list(inputs)
+    fixed = _fixed(graph, layer) if layer.number is None else graph.constant(layer.number)
+    return [fixed, *inputs] if layer.reverse else [*inputs, fixed]
+
+
+def batch_of(graph: OnnxGraph, operands: Sequence[Edge], ndim: int) -> int | None:
+    """The axis of a broadcast result that follows the batch; refused if sizes would differ."""
+    places = {x.batch + ndim - x.ndim for x in operands if x.batch is not None}
+    if not places:
+        return None
+    if len(places) > 1:
+        raise graph.refuse("the batch is on two axes of the result; pass dynamic_batch=False")
+    (place,) = places
+    for x in operands:
+        own = place - ndim + x.ndim
+        if x.batch is None and own >= 0 and x.shape[own] != 1:
+            raise graph.refuse(
+                f"an operand of shape {x.shape} fits one size of the batch only; pass dynamic_batch=False"
+            )
+    return place
+
+
+def _write(op: str) -> Lowering:
+    def lowering(graph: OnnxGraph, layer: Any, *inputs: Edge) -> Edge:
+        sizes = graph.shape_after(layer, *inputs)
+        operands = operands_of(graph, layer, inputs)
+        return graph.node(op, *operands, shape=sizes, batch=batch_of(graph, operands, len(sizes)))
+
+    return lowering
+
+
+def account_broadcast(builder: Builder, *values: Array) -> None:
+    """Count the bytes of a result that is as large as all of these together, broadcast."""
+    builder.account(math.prod(np.broadcast_shapes(*(v.shape for v in values))) * max(v.itemsize for v in values))
+
+
+def _fold(operation: Callable[[Any, Any], Any], neutral: Callable[[Any, Any], Any] = lambda m, n: None) -> Fold:
+    """On two constants; ``neutral`` is what is left if one of two sizes changes nothing."""
+
+    def fold(builder: Builder, node: OpNode) -> Array | None:
+        a, b = constant_array(builder, node, 0), constant_array(builder, node, 1)
+        account_broadcast(builder, a, b)
+        if object not in (a.dtype, b.dtype):
+            return np.asarray(operation(a, b)).astype(a.dtype if a.dtype.kind != "b" else None, copy=False)
+        left, right = np.broadcast_arrays(a, b)
+        found = np.empty(left.size, dtype=object)
+        for i, (m, n) in enumerate(zip(left.reshape(-1).tolist(), right.reshape(-1).tolist(), strict=True)):
+            if isinstance(m, int) and isinstance(n, int):
+                found[i] = int(operation(np.int64(m), np.int64(n)))
+            else:
+                kept = neutral(m, n)
+                found[i] = builder.fresh() if kept is None else kept
+        return narrowed(found.reshape(left.shape))
+
+    return fold
+
+
+def _divided(a: Any, b: Any) -> Any:
+    """Division of ONNX: whole numbers are cut off towards zero."""
+    if np.asarray(a).dtype.kind not in "iu":
+        return a / b
+    if np.any(np.asarray(b) == 0):
+        raise Malformed("divides whole numbers by zero")
+    return np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))
+
+
+def _read_power(builder: Builder, node: OpNode) -> None:
+    """The exponent is a number."""
+    x, exponent = builder.dynamic(node, 0), builder.number(node, 1, "exponent")
+    if exponent is None:
+        raise Malformed("has no exponent")
+    builder.result(node, elementwise.Pow(exponent), [x], x.shape)
+
+
+def _write_power(graph: OnnxGraph, layer: elementwise.Pow, x: Edge) -> Edge:
+    return graph.node("Pow", x, graph.constant(layer.exponent))
+
+
+def _arithmetic(name: str, kind: Any, fold: Fold, *, trained: bool = True) -> Operator:
+    return Operator(name, _read(kind, trained=trained), {kind: _write(name)}, fold, (2, 2))
+
+
+ROWS = (
+    _arithmetic("Add", join.Add, _fold(lambda a, b: a + b)),
+    _arithmetic("Div", join.Div, _fold(_divided, lambda m, n: m if n == 1 else None), trained=False),
+    _arithmetic("Mul", join.Mul, _fold(lambda a, b: a * b, lambda m, n: m if n == 1 else n if m == 1 else None)),
+    Operator("Pow", _read_power, {elementwise.Pow: _write_power}, _fold(lambda a, b: a**b), (2, 2)),
+    _arithmetic("Sub", join.Sub, _fold(lambda a, b: a - b)),
+)
+"""The operators of this family."""
+
+WRITES: dict[Any, Lowering] = {join.Value: _fixed}
+"""A value that the network holds is an initializer."""

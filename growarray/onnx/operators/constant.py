@@ -1,0 +1,97 @@
+"""Constants that exporters compute from shapes and from each other."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from growarray.files.errors import Malformed, quote
+from growarray.onnx.build import Array, Builder, Constant
+from growarray.onnx.fold import constant_array
+from growarray.onnx.graph import OpNode
+from growarray.onnx.operators.row import Operator
+
+__all__ = ["ROWS"]
+
+
+def _read_sizes(builder: Builder, node: OpNode) -> None:
+    """``Shape`` and ``Size`` of a value, as far as they are known."""
+    value = builder.known(node, 0)
+    if value.shape is None:
+        raise Malformed("the number of axes of its input is not known; export the model with shapes")
+    shape: tuple[int | str, ...] = tuple(value.shape)
+    if node.op == "Shape":
+        dims: list[int | str] = list(shape[node.get("start", "int", 0) : node.get("end", "int", len(shape))])
+    else:
+        dims = [math.prod(int(n) for n in shape) if all(isinstance(n, int) for n in shape) else builder.fresh()]
+    known = all(isinstance(n, int) for n in dims)
+    found = np.asarray(dims, dtype=np.int64 if known else object)
+    builder.give(node, Constant(node.outputs[0], found if node.op == "Shape" else found.reshape(())))
+
+
+def _fold_constant(builder: Builder, node: OpNode) -> Array | None:
+    """``Constant`` in each of its forms."""
+    for name, kind, dtype in (
+        ("value_float", "float", np.float32),
+        ("value_int", "int", np.int64),
+        ("value_floats", "floats", np.float32),
+        ("value_ints", "ints", np.int64),
+    ):
+        if name in node.attributes:
+            return np.asarray(node.get(name, kind), dtype=dtype)
+    tensor = node.get("value", "tensor")
+    if tensor is None:
+        raise Malformed("has no numeric value; strings and sparse tensors are not read")
+    builder.account(tensor.nbytes)
+    values: Array = tensor.read()
+    return values
+
+
+def _fold_filled(builder: Builder, node: OpNode) -> Array:
+    """``ConstantOfShape``."""
+    shape = builder.whole(node, 0, "shape")
+    tensor = node.get("value", "tensor")
+    value = np.zeros(1, np.float32) if tensor is None else tensor.read().reshape(-1)
+    _check_shape(shape)
+    builder.account(math.prod(shape) * value.itemsize)
+    if value.size != 1:
+        raise Malformed(f"value has {value.size} entries; expected one")
+    return np.full(shape, value[0])
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    if len(shape) > 64 or any(n < 0 for n in shape):
+        raise Malformed(f"shape is {quote(str(shape))}; expected at most 64 sizes, none negative")
+
+
+def _fold_expand(builder: Builder, node: OpNode) -> Array | None:
+    value, shape = constant_array(builder, node, 0), builder.dims(node, 1, "shape")
+    if not all(isinstance(n, int) for n in shape):
+        return None
+    sizes = tuple(int(n) for n in shape)
+    _check_shape(sizes)
+    target = np.broadcast_shapes(value.shape, sizes)
+    builder.account(math.prod(target) * value.itemsize)
+    return np.array(np.broadcast_to(value, target))
+
+
+def _fold_range(builder: Builder, node: OpNode) -> Array | None:
+    start, limit, delta = (constant_array(builder, node, i).reshape(-1) for i in range(3))
+    if any(a.dtype == object or a.size != 1 for a in (start, limit, delta)) or delta[0] == 0:
+        return None
+    count = max(math.ceil((limit[0].item() - start[0].item()) / delta[0].item()), 0)
+    builder.account(count * 8)
+    found: Array = (start[0] + np.arange(count) * delta[0]).astype(start.dtype)
+    return found
+
+
+ROWS = (
+    Operator("Constant", fold=_fold_constant, inputs=(0, 0)),
+    Operator("ConstantOfShape", fold=_fold_filled),
+    Operator("Expand", fold=_fold_expand, inputs=(2, 2), moves=True),
+    Operator("Range", fold=_fold_range, inputs=(3, 3)),
+    Operator("Shape", _read_sizes),
+    Operator("Size", _read_sizes),
+)
+"""The operators of this family."""

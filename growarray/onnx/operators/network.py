@@ -1,0 +1,88 @@
+"""Containers, and growing layers, merges and networks: what they compute, not what is planned for them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from growarray import nn
+from growarray.growing import LinearGrowingModule, MergeGrowingModule
+from growarray.networks import GrowingMLP, GrowingResidualMLP
+from growarray.networks.block import GrowingResidualBlock
+from growarray.networks.network import GrowingNetwork
+from growarray.networks.scale import Scale
+from growarray.nn.graph import Graph
+from growarray.nn.module import Module
+from growarray.onnx.lower import Edge, Lowering, OnnxGraph
+from growarray.onnx.model import DATA_TYPES, Node
+
+__all__ = ["WRITES"]
+
+
+def _graph(graph: OnnxGraph, network: Graph, *inputs: Edge) -> Any:
+    if len(inputs) != len(network.inputs):
+        raise TypeError(
+            f"to_onnx: {graph.where} has the inputs {', '.join(network.inputs)}, found {len(inputs)} input shapes"
+        )
+    values = dict(zip(network.inputs, inputs, strict=True))
+    for node in network.nodes:
+        values[node.output] = graph.lower(node.name, node.module, *(values[name] for name in node.inputs))
+    found = tuple(values[name] for name in network.outputs)
+    return found[0] if len(found) == 1 else found
+
+
+def _sequential(graph: OnnxGraph, layer: nn.Sequential, x: Edge) -> Edge:
+    for name, child in zip((str(i) for i in range(len(layer))), layer, strict=True):
+        x = graph.lower(name, child, x)
+    return x
+
+
+def _layer(graph: OnnxGraph, layer: LinearGrowingModule, x: Edge) -> Any:
+    return graph.lower("post_layer_function", layer.post_layer_function, graph.lower("layer", layer.layer, x))
+
+
+def _merge(graph: OnnxGraph, merge: MergeGrowingModule, x: Edge) -> Any:
+    return graph.lower("post_merge_function", merge.post_merge_function, x)
+
+
+def _block(graph: OnnxGraph, block: GrowingResidualBlock, x: Edge) -> Any:
+    branch = graph.lower("second", block.second, graph.lower("first", block.first, x))
+    return graph.lower("merge", block.merge, graph.node("Add", branch, graph.lower("shortcut", block.shortcut, x)))
+
+
+def _scale(graph: OnnxGraph, scale: Scale, x: Edge) -> Any:
+    """In double precision, as the module computes it, whatever the dtype of the graph."""
+    own, wide = DATA_TYPES[graph.dtype.name], DATA_TYPES["float64"]
+    x = graph.node("Cast", x, to=wide)
+    for op, values in (("Sub", scale.offset), ("Mul", scale.factor)):
+        name = graph.unique(f"{x.name}/{op}/Constant")
+        graph.nodes.append(Node("Constant", [], [name], name, {"value": np.asarray(values, np.float64)}))
+        x = graph.node(op, x, Edge(name, tuple(values.shape), None))
+    return graph.node("Cast", x, to=own)
+
+
+def _network(graph: OnnxGraph, network: GrowingNetwork, x: Edge) -> Any:
+    names = {id(child): name for name, child in network.children()}
+    if network.flatten and x.ndim != 2:
+        graph.check_batch(x)
+        x = graph.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
+    chain: list[Any] = network.chain
+    for module in chain:
+        x = graph.lower(names[id(module)], module, x)
+    return x
+
+
+WRITES: dict[type[Module], Lowering] = {
+    Graph: _graph,
+    GrowingMLP: _network,
+    GrowingResidualBlock: _block,
+    GrowingResidualMLP: _network,
+    GrowingNetwork: _network,
+    LinearGrowingModule: _layer,
+    MergeGrowingModule: _merge,
+    Scale: _scale,
+    nn.Sequential: _sequential,
+}
+"""What writes each class of module that is made of others."""

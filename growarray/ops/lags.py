@@ -1,0 +1,218 @@
+"""Which pairs of kernel taps read a feature map at the same lag, what summing them costs, and which axes are worth it.
+
+Output position q and tap t of an axis read position ``q stride + t dilation - before`` of the feature map: its phase is
+the remainder of ``t dilation`` by the stride, its offset the quotient, so that with the strides taken out of the map
+the tap reads index ``q + offset`` of its phase. Two taps multiply phase r with phase r' at a lag of their offsets, over
+the run of indices ``offset <= m < offset + out``. Pairs with equal phases and lag multiply the same things, over runs
+that differ by little at both ends.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from growarray.contraction.machine import Machine, machine_for
+from growarray.contraction.problem import Axis
+
+__all__ = ["Lag", "LaggedAxis", "MomentPlan", "Run", "lagged_axis", "moment_plan", "orders", "reads_all"]
+
+_BLOCK = 1 << 22  # bytes of one block of images in float64, both sides: more of them would not stay in the cache
+
+_DEEP = 4096  # rows of a product that is long
+_CALLS = 4  # calls into the library around one product
+
+Pairs = tuple[tuple[int, int], ...]
+
+
+class Run(NamedTuple):
+    """Stored indices ``start`` to ``stop`` of the left phase, and the pairs of taps that sum over all of them."""
+
+    start: int
+    stop: int
+    pairs: Pairs
+
+
+class Lag(NamedTuple):
+    """Phases of both sides, how far the right index is ahead of the left one, and the runs, which do not overlap."""
+
+    left: int
+    right: int
+    lag: int
+    runs: tuple[Run, ...]
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """What the products are."""
+        return self.left, self.right, self.lag
+
+    @property
+    def mirrored(self) -> tuple[int, int, int]:
+        """The key of the transposed products, where both sides are one."""
+        return self.right, self.left, -self.lag
+
+
+@dataclass(frozen=True, slots=True)
+class LaggedAxis:
+    """An axis whose windows are not unfolded: indices ``first`` to ``first + count`` of each phase are stored."""
+
+    first: int
+    count: int
+    lags: tuple[Lag, ...]
+
+    def phases(self, side: str) -> tuple[int, ...]:
+        """Those of the left or the right side that stand in a product."""
+        return tuple(sorted({getattr(lag, side) for lag in self.lags}))
+
+
+def _offsets(axis: Axis) -> list[tuple[int, int]]:
+    """Phase and offset of each tap."""
+    return [divmod(tap * axis.dilation, axis.stride)[::-1] for tap in range(axis.taps)]
+
+
+def _inside(axis: Axis, phase: int) -> tuple[int, int]:
+    """First index of a phase that does not lie in the padding before, and the first that lies behind the map."""
+    return -((phase - axis.before) // axis.stride), (axis.size - 1 - phase + axis.before) // axis.stride + 1
+
+
+@lru_cache(maxsize=512)
+def lagged_axis(left: Axis, right: Axis) -> LaggedAxis:
+    """The lags of one axis; ``left`` and ``right`` have equally many outputs. Runs leave out what lies in the padding.
+
+    >>> [(lag.lag, len(lag.runs)) for lag in lagged_axis(*[Axis("x", 5, 2, 4)] * 2).lags]
+    [(0, 3), (1, 1), (-1, 1)]
+    """
+    groups: dict[tuple[int, int, int], list[tuple[int, tuple[int, int]]]] = {}
+    for (s, (r, offset)), (t, (u, other)) in itertools.product(enumerate(_offsets(left)), enumerate(_offsets(right))):
+        groups.setdefault((r, u, other - offset), []).append((offset, (s, t)))
+    found = {key: _runs(left, right, key, members) for key, members in groups.items()}
+    ends = [
+        (run.start + ahead, run.stop + ahead) for (*_, lag), runs in found.items() for run in runs for ahead in (0, lag)
+    ]
+    first = min((start for start, _ in ends), default=0)
+    count = max((stop for _, stop in ends), default=first + 1) - first
+    lags = [
+        Lag(*key, tuple(run._replace(start=run.start - first, stop=run.stop - first) for run in runs))
+        for key, runs in found.items()
+        if runs
+    ]
+    return LaggedAxis(first, count, tuple(lags))
+
+
+def _runs(
+    left: Axis, right: Axis, key: tuple[int, int, int], members: Sequence[tuple[int, tuple[int, int]]]
+) -> list[Run]:
+    """Cut the indices of the left phase where a pair of taps begins or ends; what is padding on one side is zero."""
+    (low, high), (other_low, other_high) = _inside(left, key[0]), _inside(right, key[1])
+    low, high = max(low, other_low - key[2]), min(high, other_high - key[2])
+    runs = []
+    for start, stop in itertools.pairwise(
+        sorted({end for offset, _ in members for end in (offset, offset + left.out)})
+    ):
+        pairs = tuple(pair for offset, pair in members if offset <= start and stop <= offset + left.out)
+        if pairs and max(start, low) < min(stop, high):
+            runs.append(Run(max(start, low), min(stop, high), pairs))
+    return runs
+
+
+@dataclass(frozen=True, slots=True)
+class MomentPlan:
+    """How a moment is summed: the lagged axes, the outer one first; all others are unfolded. Holds no arrays.
+
+    lagged : axes    outer, inner : their lags; those of a single position where an axis is not lagged
+    size : bytes of one image in float64    images : of one block    seconds : predicted for all of them
+    """
+
+    lagged: tuple[int, ...]
+    outer: LaggedAxis
+    inner: LaggedAxis
+    size: int
+    images: int
+    seconds: float
+
+
+_SINGLE = Axis("", 1)
+
+
+def orders(axes: int) -> Iterator[tuple[int, ...]]:
+    """The choices of at most two lagged axes, outer before inner.
+
+    >>> list(orders(2))
+    [(), (0,), (1,), (0, 1), (1, 0)]
+    """
+    for count in range(min(axes, 2) + 1):
+        yield from itertools.permutations(range(axes), count)
+
+
+@lru_cache(maxsize=512)
+def moment_plan(
+    left: tuple[Axis, ...],
+    right: tuple[Axis, ...],
+    sizes: tuple[int, int, int],
+    symmetric: bool,
+    lagged: tuple[int, ...] | None = None,
+    device: str = "cpu",
+) -> MomentPlan:
+    """The cheapest choice of lagged axes, or the given one. ``sizes`` : images, channels left and right.
+
+    >>> axes = (Axis("y", 56, 3, 54), Axis("x", 56, 3, 54))
+    >>> moment_plan(axes, axes, (32, 64, 64), True).lagged
+    (0, 1)
+    """
+    choices = orders(len(left)) if lagged is None else (lagged,)
+    return min(
+        (_plan(left, right, sizes, symmetric, one, machine_for(device)) for one in choices), key=lambda p: p.seconds
+    )
+
+
+def _plan(
+    left: tuple[Axis, ...],
+    right: tuple[Axis, ...],
+    sizes: tuple[int, int, int],
+    symmetric: bool,
+    lagged: tuple[int, ...],
+    machine: Machine,
+) -> MomentPlan:
+    single = lagged_axis(_SINGLE, _SINGLE)
+    outer, inner = [*(lagged_axis(left[i], right[i]) for i in lagged), single, single][:2]
+    rest = [i for i in range(len(left)) if i not in lagged]
+    f, g = (n * math.prod(side[i].taps for i in rest) for n, side in zip(sizes[1:], (left, right), strict=True))
+    spread = math.prod(left[i].out for i in rest)
+    stored = f * len(outer.phases("left")) * len(inner.phases("left")) * (2 if len(lagged) == 2 else 1)
+    stored += 0 if symmetric else g * len(outer.phases("right")) * len(inner.phases("right"))
+    stored *= outer.count * inner.count * spread
+    size = 8 * max(stored, 1)
+    images = max(1, min(sizes[0], _BLOCK // size))
+    blocks, half = -(-sizes[0] // images), 0.5 if symmetric else 1.0
+    rows = sum(run.stop - run.start for lag in outer.lags for run in lag.runs)
+    columns = sum(_depth(run, inner.count) for lag in inner.lags for run in lag.runs)
+    calls, sums = (_each(outer, what) * _each(inner, what) for what in ("runs", "pairs"))
+    product = machine.product(1, f, _DEEP, g, 8) / _DEEP if f * g > 1 else machine.element
+    seconds = stored * sizes[0] * 2 * machine.copied
+    seconds += half * rows * columns * spread * sizes[0] * product / machine.cores
+    seconds += half * blocks * (calls * _CALLS * machine.call + sums * (machine.call + f * g * 4 * machine.element))
+    pairs = math.prod(left[i].taps * right[i].taps for i in lagged)
+    seconds += pairs * (_CALLS * machine.call + f * g * 2 * machine.gathered)
+    return MomentPlan(lagged, outer, inner, size, images, seconds)
+
+
+def reads_all(run: Run, count: int) -> bool:
+    """Whether a product over a run of the inner axis reads all ``count`` columns, the others as zeros: if it has most.
+
+    >>> reads_all(Run(1, 9, ()), 10), reads_all(Run(0, 2, ()), 10)
+    (True, False)
+    """
+    return 2 * (run.stop - run.start) > count
+
+
+def _depth(run: Run, count: int) -> int:
+    return count if reads_all(run, count) else run.stop - run.start
+
+
+def _each(axis: LaggedAxis, what: str) -> int:
+    runs = [run for lag in axis.lags for run in lag.runs]
+    return len(runs) if what == "runs" else sum(len(run.pairs) for run in runs)

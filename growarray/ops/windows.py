@@ -1,0 +1,110 @@
+"""What a kernel sees at each output position: a stream of features that is not put together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from growarray.backend import Array, namespace
+from growarray.contraction.problem import Axis
+from growarray.contraction.windows import window
+from growarray.errors import ShapeError, shown
+from growarray.ops.conv import conv_geometry
+from growarray.ops.sizes import each_axis
+
+__all__ = ["Windows", "windows"]
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """The windows of an array, as features (c, *kernel) flattened, as in torch's ``unfold``. Made by :func:`windows`.
+
+    array : (n, c, *sizes)    axes : one of each spatial axis: taps, outputs, and which positions they read
+    bias : whether one more feature, the last, is 1 everywhere
+    """
+
+    array: Array
+    axes: tuple[Axis, ...]
+    bias: bool = False
+
+    @property
+    def width(self) -> int:
+        """Number of features, that of the bias included."""
+        return int(self.array.shape[1]) * math.prod(axis.taps for axis in self.axes) + int(self.bias)
+
+    @property
+    def samples(self) -> int:
+        """Number of images."""
+        return int(self.array.shape[0])
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Outputs along each axis."""
+        return tuple(axis.out for axis in self.axes)
+
+    def cropped(self, outputs: Sequence[slice]) -> Windows:
+        """The windows of some outputs: those from ``start`` to ``stop`` along each axis."""
+        axes = (
+            axis._replace(out=max(part.stop - part.start, 0), before=axis.before - part.start * axis.stride)
+            for axis, part in zip(self.axes, outputs, strict=True)
+        )
+        return replace(self, axes=tuple(axes))
+
+    def read_by(self, axes: Sequence[Axis], taps: Sequence[int]) -> tuple[Windows, tuple[slice, ...]]:
+        """Windows whose outputs one tap of a following convolution reads, and its outputs that read any.
+
+        axes : those of the windows of the following convolution, over the outputs of this one    taps : one for each
+
+        >>> import numpy as np
+        >>> first = windows(np.ones((1, 1, 5)), (3,), padding=1)
+        >>> following = windows(np.ones((1, 1, 5)), (3,), padding=1)
+        >>> first.read_by(following.axes, (0,))[1]
+        (slice(1, 5, None),)
+        """
+        found, outputs = [], []
+        for mine, after, tap in zip(self.axes, axes, taps, strict=True):
+            low, high, _ = window(after._replace(size=mine.out), tap, 0, after.out)
+            start = low * after.stride + tap * after.dilation - after.before
+            before = mine.before - start * mine.stride
+            found.append(mine._replace(out=high - low, stride=mine.stride * after.stride, before=before))
+            outputs.append(slice(low, high))
+        return replace(self, axes=tuple(found)), tuple(outputs)
+
+
+def windows(
+    array: Array, kernel: Sequence[int], *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, bias: bool = False
+) -> Windows:
+    """The windows of a convolution's input (n, c, *sizes), zeros around it; options as for :func:`ops.conv`.
+
+    Raises
+    ------
+    ShapeError
+        The array has not one spatial axis for each number of the kernel.
+    PlanError
+        An option does not make sense, or the kernel is larger than the padded input.
+    TypeError
+        The array is none, or does not hold real numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w = windows(np.ones((8, 3, 16, 16)), (3, 3), stride=2, padding=1, bias=True)
+    >>> w.width, w.positions
+    (28, (8, 8))
+    """
+    namespace(array, where="windows: ")
+    shape = tuple(array.shape)
+    if len(shape) != len(kernel) + 2 or not len(kernel):
+        raise ShapeError(
+            f"windows: the input has shape {shape}, expected (n, c) and one more axis for each number of the kernel "
+            f"{shown(tuple(kernel))}; add a batch axis with x[None, ...] if it is missing"
+        )
+    taps = each_axis("windows", "kernel", tuple(kernel), len(kernel), 1)
+    geometry = conv_geometry(taps, stride, padding, dilation)
+    axes = (
+        Axis(str(i), size, k, a.output_size(size, k, f"axis {i}"), a.stride, a.before, a.dilation)
+        for i, (size, k, a) in enumerate(zip(shape[2:], taps, geometry, strict=True))
+    )
+    return Windows(array, tuple(axes), bias)
