@@ -22,6 +22,7 @@ SUITES = (
     "import_time",
     "kernels",
     "convolution",
+    "conv_moments",
     "factorized",
     "checkpoint",
     "decomposition",
@@ -32,7 +33,7 @@ SUITES = (
 
 
 def main() -> None:
-    """Run the chosen suites, print their tables, write everything as JSON where asked."""
+    """Run the chosen suites, print their tables, write everything as JSON if asked."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="growarray beside its peers")
     parser.add_argument("suites", nargs="*", metavar="suite", help=f"of {', '.join(SUITES)}; default all")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")

@@ -98,9 +98,9 @@ def _sides(case: Case) -> tuple[Any, dict[str, Callable[[], object]], float]:
 
 def _memory(case: Case, forward: Callable[[], Any]) -> float:
     """Peak of a first call with its work space, input and weight, over input, output and weight."""
-    from growarray.contraction import scratch
+    from growarray.contraction import workspace
 
-    scratch.release()
+    workspace.release()
     tracemalloc.start()
     y = forward()
     peak = tracemalloc.get_traced_memory()[1]

@@ -44,7 +44,7 @@ def peers_for(
     if layer.order > _ORDERS:
         return [], [f"torch has no convolution of order {layer.order}: no comparison with it and TensorLy-Torch"]
     if device is not None and not torch.cuda.is_available():
-        return [], [f"torch sees no GPU for device {device!r}: no comparison with it and TensorLy-Torch"]
+        return [], [f"torch sees no GPU for device '{device}': no comparison with it and TensorLy-Torch"]
     torch.set_num_threads(threads())
     side = _Side(torch, layer, arrays, dy, device or "cpu")
     peers = [side.conv()]

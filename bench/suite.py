@@ -16,6 +16,7 @@ from growarray.cli.bench.layer import Layer, layer_from
 from growarray.cli.bench.measure import clock_for, interleaved, synchronised
 from growarray.cli.bench.report import facts, measure_layer
 from growarray.contraction.table import seconds
+from growarray.errors import shown
 
 __all__ = [
     "CASES",
@@ -124,7 +125,7 @@ def chosen_cases(text: str | None, *, quick: bool) -> list[int]:
     except ValueError:
         numbers = [0]
     if not all(1 <= number <= len(CASES) for number in numbers):
-        raise ValueError(f"--cases: expected numbers from 1 to {len(CASES)} such as 3,7, found {text!r}")
+        raise ValueError(f"--cases: expected numbers from 1 to {len(CASES)} such as 3,7, found {shown(text)}")
     return numbers
 
 

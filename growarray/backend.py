@@ -20,8 +20,9 @@ from growarray.errors import DeviceError, shown
 __all__ = [
     "accurate_dtype",
     "asarray",
+    "assign",
+    "cholesky",
     "device_of",
-    "erf",
     "is_array",
     "is_numpy",
     "kind_of",
@@ -29,7 +30,8 @@ __all__ = [
     "library_of",
     "load",
     "namespace",
-    "portable_erf",
+    "special_functions",
+    "target_of",
     "to_device",
     "to_numpy",
 ]
@@ -40,6 +42,9 @@ Array = Any
 _loading = threading.RLock()
 if hasattr(os, "register_at_fork"):  # a child would wait for ever for an import that another thread was at
     os.register_at_fork(before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_loading.release)
+
+_BY_NAME = {"cupy": "array_api_compat.cupy", "torch": "array_api_compat.torch"}
+"""Namespaces of the libraries whose arrays do not know it themselves, by where their classes are."""
 
 _compat: dict[type, Any] = {}  # array type -> namespace, so that a lookup costs one dictionary access
 
@@ -56,7 +61,8 @@ def load(name: str) -> Any:
 
 def is_array(x: object) -> bool:
     """Whether ``x`` is an array of a library that growarray can use."""
-    return type(x) in _compat or hasattr(x, "__array_namespace__") or type(x).__module__.startswith("cupy")
+    kind = type(x)
+    return kind in _compat or hasattr(x, "__array_namespace__") or kind.__module__.split(".")[0] in _BY_NAME
 
 
 def is_numpy(x: object) -> bool:
@@ -73,10 +79,10 @@ def library_of(x: Any) -> Any:
             raise TypeError("expected an array, found a matrix, whose * is another product; pass numpy.asarray(x)")
         if isinstance(x, np.ndarray | np.generic):
             _compat[kind] = load("array_api_compat.numpy")
-        elif kind.__module__.split(".")[0] == "cupy":
-            _compat[kind] = load("array_api_compat.cupy")
+        elif kind.__module__.split(".")[0] in _BY_NAME:
+            _compat[kind] = load(_BY_NAME[kind.__module__.split(".")[0]])
         elif hasattr(x, "__array_namespace__"):
-            _compat[kind] = x.__array_namespace__()
+            _compat[kind] = _in_double(x.__array_namespace__())
         else:
             raise TypeError(
                 f"expected an array of NumPy, CuPy or another array-API library, found {kind.__module__}."
@@ -85,8 +91,15 @@ def library_of(x: Any) -> Any:
     return _compat[kind]
 
 
+def _in_double(xp: Any) -> Any:
+    """``xp``, if it keeps float64, as sums and statistics need it: JAX does so only when it is told to."""
+    if xp.__name__.startswith("jax") and not sys.modules["jax"].config.jax_enable_x64:
+        raise TypeError("JAX arrays need float64; call jax.config.update('jax_enable_x64', True) before you make them")
+    return xp
+
+
 def _refuse_masked(x: Any) -> None:
-    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())  # where nobody imported it, there is none
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())  # none if nobody imported it
     if isinstance(x, masked):
         raise TypeError(
             f"expected an array, found a {type(x).__name__}, whose mask would be lost; fill what it hides, as in "
@@ -101,12 +114,18 @@ def kind_of(x: Array) -> str:
     ('f', 'O')
     """
     known = getattr(x.dtype, "kind", None)
-    return known or str(x.dtype).rpartition(".")[2][:1]  # float32, int8, uint8, bool, complex64
+    name = str(x.dtype).rpartition(".")[2]  # float32, int8, uint8, bool, complex64
+    return known or ("V" if name.startswith(("bfloat", "float8")) else name[:1])
 
 
 def _refuse_kind(x: Array, where: str) -> NoReturn:
     remedy = "real and imaginary parts as features" if kind_of(x) == "c" else "numbers, as in x.astype(numpy.float64)"
     raise TypeError(f"{where}expected an array of real numbers, found {shown(x)}; pass {remedy}")
+
+
+def _refuse_gradient(x: Array) -> NoReturn:
+    kind = f"{type(x).__module__}.{type(x).__qualname__}"
+    raise TypeError(f"a {kind} that requires a gradient cannot be taken; pass x.detach()")
 
 
 def device_of(x: Array) -> Any:
@@ -139,6 +158,8 @@ def namespace(*arrays: Any, where: str = "") -> Any:
         other = library_of(x)
         if (x.dtype.kind if type(x) is np.ndarray else kind_of(x)) not in "fiub":
             _refuse_kind(x, where)
+        if getattr(x, "requires_grad", False):
+            _refuse_gradient(x)
         if xp is None:
             first, xp = x, other
         elif other is not xp:
@@ -186,11 +207,13 @@ def library(device: str | None) -> Any:
 
 
 def to_device(x: Array, device: Any) -> Array:
-    """``x`` on ``device``: a name as in :func:`library`, or a device object of the array's own library."""
+    """``x`` on ``device``: a name as in :func:`library`, a device of its own library, or an array to which it moves."""
+    if is_array(device):
+        return asarray(x, like=device)
     if device is None or device == device_of(x):
         return x
     if not isinstance(device, str):
-        return x.to_device(device)
+        return load("array_api_compat").to_device(x, device)
     xp = library(device)
     host = to_numpy(x)
     if device == "cpu":
@@ -201,22 +224,26 @@ def to_device(x: Array, device: Any) -> Array:
 
 
 def asarray(x: Any, *, like: Array | None = None, dtype: Any = None) -> Array:
-    """``x`` as an array: of the library and on the device of ``like``, else NumPy (DLPack objects too).
+    """``x`` as an array: of the library and on the device of ``like``, else its own one if it has one, else NumPy.
 
-    Foreign arrays that speak DLPack (torch, jax) are taken without their library being imported; bfloat16 and float8,
+    Objects of other libraries that speak DLPack are taken without their library being imported; bfloat16 and float8,
     which NumPy lacks, become float32 of the same value. Raises TypeError for one without values, on a device that is
     out of reach, or that asks for a gradient.
     """
     _refuse_masked(x)
+    foreign = _is_foreign(x)
+    x = _readable(x) if foreign else x
     if like is None:
         if is_array(x) and not isinstance(x, np.generic):
             return x if dtype is None else library_of(x).astype(x, dtype, copy=False)
-        return np.asarray(_handed_over(x) if _is_foreign(x) else x, dtype=dtype)
+        return np.asarray(_handed_over(x) if foreign else x, dtype=dtype)
     xp = library_of(like)
-    if _is_foreign(x):
+    if foreign and not (is_array(x) and library_of(x) is xp):
         x = _handed_over(x, None if is_numpy(like) else xp)
     elif is_array(x) and library_of(x) is not xp:
         x = to_numpy(x)
+    if is_numpy(x) and not is_numpy(like) and not x.flags.writeable:
+        x = x.copy()  # another library may share its memory, and write there
     return xp.asarray(x, dtype=dtype, device=None if is_numpy(like) else device_of(like))
 
 
@@ -229,26 +256,31 @@ _HOST = 1  # device type of DLPack
 
 
 def _is_foreign(x: object) -> bool:
-    """Whether ``x`` is an array of a library that has DLPack and not the array API, as torch."""
-    return hasattr(type(x), "__dlpack__") and not (isinstance(x, np.ndarray | np.generic) or is_array(x))
+    """Whether ``x`` has DLPack and does not know its namespace itself, as tensors of torch."""
+    known = isinstance(x, np.ndarray | np.generic) or hasattr(x, "__array_namespace__")
+    return hasattr(type(x), "__dlpack__") and not known and type(x).__module__.split(".")[0] != "cupy"
+
+
+def _readable(x: Any) -> Any:
+    """A foreign array whose values DLPack can hand over. Raises TypeError if it has none or asks for a gradient."""
+    kind = f"{type(x).__module__}.{type(x).__qualname__}"
+    if str(getattr(x, "device", "cpu")) == "meta" or "Uninitialized" in kind:
+        raise TypeError(f"a {kind} without values cannot be taken; load or initialize it first")
+    if getattr(x, "requires_grad", False):
+        _refuse_gradient(x)
+    for method in ("resolve_conj", "resolve_neg"):  # bits of torch that change values, of which DLPack is silent
+        x = getattr(x, method, lambda x=x: x)()
+    name = str(getattr(x, "dtype", "")).rpartition(".")[2]
+    wider = next((method for start, method in _WIDER.items() if name.startswith(start)), "")
+    return getattr(x, wider)() if wider else x
 
 
 def _handed_over(x: Any, xp: Any = None) -> Any:
-    """A foreign array as one of NumPy, or of ``xp`` where it lies on a GPU. Raises TypeError and says what to do."""
-    kind, device = f"{type(x).__module__}.{type(x).__qualname__}", str(getattr(x, "device", "cpu"))
-    if device == "meta" or "Uninitialized" in kind:
-        raise TypeError(f"a {kind} without values cannot be taken; load or initialize it first")
-    if getattr(x, "requires_grad", False):
-        raise TypeError(f"a {kind} that requires a gradient cannot be taken; pass x.detach()")
+    """What :func:`_readable` gave as an array of NumPy, or of ``xp`` if it lies on a GPU."""
     try:
-        for method in ("resolve_conj", "resolve_neg"):  # bits of torch that change values, of which DLPack is silent
-            x = getattr(x, method, lambda x=x: x)()
-        name = str(getattr(x, "dtype", "")).rpartition(".")[2]
-        for start, method in _WIDER.items():
-            if name.startswith(start):
-                x = getattr(x, method)()
         return np.from_dlpack(x) if xp is None or x.__dlpack_device__()[0] == _HOST else xp.from_dlpack(x)
     except Exception as error:  # every library has its own, for layouts, devices and types that DLPack lacks
+        kind, device = f"{type(x).__module__}.{type(x).__qualname__}", str(getattr(x, "device", "cpu"))
         why = str(error).partition("\n")[0]
         raise TypeError(
             f"a {kind} on {device} cannot be taken by DLPack ({why}); pass a dense array in host memory, x.cpu()"
@@ -263,7 +295,7 @@ def to_numpy(x: Any) -> np.ndarray:
     if type(x).__module__.split(".")[0] == "cupy":
         return np.asarray(x.get())
     if _is_foreign(x):
-        return np.asarray(_handed_over(x))
+        return np.asarray(_handed_over(_readable(x)))
     try:
         return np.from_dlpack(x)
     except (RuntimeError, BufferError, AttributeError, ValueError, TypeError):
@@ -271,61 +303,59 @@ def to_numpy(x: Any) -> np.ndarray:
         return np.from_dlpack(x.to_device(xp.__array_namespace_info__().devices()[0]))
 
 
+def assign(array: Array, index: Any, values: Any, *, add: bool = False) -> Array:
+    """``array`` with ``values`` at ``index``, or with ``add`` added there: take the result, which may be a new array.
+
+    It is ``array`` itself, changed in place, if its library can do that; JAX's arrays never change. With ``add`` an
+    index names no place twice.
+
+    >>> assign(np.zeros(3), slice(1, None), 2.0).tolist()
+    [0.0, 2.0, 2.0]
+    """
+    if not isinstance(array, np.ndarray) and hasattr(array, "at"):
+        place = array.at[index]
+        return place.add(values) if add else place.set(values)
+    if add:
+        array[index] += values
+    else:
+        array[index] = values
+    return array
+
+
+def cholesky(matrix: Array) -> Array | None:
+    """Lower factor of a symmetric matrix, or None if it is not positive definite: some libraries raise, some give NaN.
+
+    >>> cholesky(np.diag([4.0, 9.0])).tolist(), cholesky(np.diag([1.0, -1.0]))
+    ([[2.0, 0.0], [0.0, 3.0]], None)
+    """
+    xp = namespace(matrix)
+    try:
+        factor = xp.linalg.cholesky(matrix)
+    except Exception as error:
+        if not type(error).__name__.endswith("LinAlgError"):  # each library has its own
+            raise
+        return None
+    return factor if bool(xp.all(xp.isfinite(xp.linalg.diagonal(factor)))) else None
+
+
+def target_of(array: Array) -> tuple[str, str]:
+    """Dtype and device of an array as a plan takes them; NumPy's letter for a dtype, its name takes 5 us to make.
+
+    >>> target_of(np.ones(2))
+    ('d', 'cpu')
+    """
+    if is_numpy(array):
+        return array.dtype.char, "cpu"
+    return str(array.dtype).rpartition(".")[2], "gpu"
+
+
 def accurate_dtype(xp: Any, x: Array) -> Any:
     """Dtype in which sums over ``x`` are kept: float64, or complex128 for complex input."""
     return xp.complex128 if xp.isdtype(x.dtype, "complex floating") else xp.float64
 
 
-def erf(x: Array) -> Array:
-    """Error function: SciPy's on NumPy, cupyx's on CuPy, :func:`portable_erf` elsewhere."""
+def special_functions(x: Array) -> Any:
+    """The module of SciPy's special functions for the library of ``x``, or None if it has none."""
     if is_numpy(x):
-        return load("scipy.special").erf(x)
-    if type(x).__module__.split(".")[0] == "cupy":
-        return load("cupyx.scipy.special").erf(x)
-    return portable_erf(x)
-
-
-# Cody 1969, Rational Chebyshev approximations for the error function: numerator and denominator,
-# highest power first, for |x| <= 15/32, 15/32 < |x| <= 4 and |x| > 4. Relative error under 1e-15.
-_NEAR = (
-    (1.85777706184603153e-1, 3.16112374387056560, 1.13864154151050156e2, 3.77485237685302021e2, 3.20937758913846947e3),
-    (1.0, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3, 2.84423683343917062e3),
-)
-_MIDDLE = (
-    (2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594, 6.61191906371416295e1)
-    + (2.98635138197400131e2, 8.81952221241769090e2, 1.71204761263407058e3, 2.05107837782607147e3)
-    + (1.23033935479799725e3,),
-    (1.0, 1.57449261107098347e1, 1.17693950891312499e2, 5.37181101862009858e2, 1.62138957456669019e3)
-    + (3.29079923573345963e3, 4.36261909014324716e3, 3.43936767414372164e3, 1.23033935480374942e3),
-)
-_FAR = (
-    (1.63153871373020978e-2, 3.05326634961232344e-1, 3.60344899949804439e-1, 1.25781726111229246e-1)
-    + (1.60837851487422766e-2, 6.58749161529837803e-4),
-    (1.0, 2.56852019228982242, 1.87295284992346047, 5.27905102951428412e-1)
-    + (6.05183413124413191e-2, 2.33520497626869185e-3),
-)
-
-
-def _rational(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: Array) -> Array:
-    top, bottom = coefficients
-    p, q = x * 0.0 + top[0], x * 0.0 + bottom[0]
-    for a in top[1:]:
-        p = p * x + a
-    for b in bottom[1:]:
-        q = q * x + b
-    return p / q
-
-
-def portable_erf(x: Array) -> Array:
-    """Error function from array-API operations alone; agrees with SciPy's to a few units in the last place."""
-    xp = namespace(x)
-    x = xp.clip(x, -30.0, 30.0)  # erf is 1 to the last bit long before, and inf * 0 is not a number
-    size = xp.abs(x)
-    near = x * _rational(_NEAR, xp.where(size <= 0.46875, x * x, x * 0.0))
-    middle = xp.where((size > 0.46875) & (size <= 4.0), size, x * 0.0 + 1.0)
-    centre = 1.0 - xp.exp(-middle * middle) * _rational(_MIDDLE, middle)
-    far = xp.where(size > 4.0, size, x * 0.0 + 5.0)
-    inverse = 1.0 / (far * far)
-    tail = 1.0 - xp.exp(-far * far) / far * (0.5641895835477563 - inverse * _rational(_FAR, inverse))
-    value = xp.where(size <= 4.0, centre, tail)
-    return xp.where(size <= 0.46875, near, xp.sign(x) * value)
+        return load("scipy.special")
+    return load("cupyx.scipy.special") if type(x).__module__.split(".")[0] == "cupy" else None

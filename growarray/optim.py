@@ -39,7 +39,7 @@ class Optimizer:
     which growth has added take part. ``lr`` may be set between steps. A frozen parameter is left as it is, by weight
     decay too. A subclass writes :meth:`update`, and names its further options in ``_options``.
 
-    Raises ValueError where there is no parameter or ``lr`` is negative, TypeError for what is no Parameter.
+    Raises ValueError if there is no parameter or ``lr`` is negative, TypeError for an entry that is not a Parameter.
 
     >>> import numpy as np
     >>> p = Parameter(np.ones(2))
@@ -73,7 +73,7 @@ class Optimizer:
         return list({id(p): p for p in found}.values())
 
     def step(self) -> None:
-        """Move every parameter that has a gradient and is not frozen; none where a gradient is no array of numbers."""
+        """Update every parameter that has a gradient and is not frozen; if a gradient is not an array, none."""
         moved = [(p, p.grad) for p in self.parameters if p.grad is not None and p.requires_grad]
         for parameter, gradient in moved:
             namespace(parameter.data, gradient, where=f"{type(self).__name__}: ")
@@ -86,9 +86,9 @@ class Optimizer:
             parameter.grad = None
 
     def _named(self) -> dict[str, Parameter]:
-        """The parameters by their names in the module, or by their places in the list; a shared one by its first."""
+        """The parameters by their names in the module, or by their positions in the list; a shared one by its first."""
         named = dict(self._source.named_parameters() if isinstance(self._source, Module) else ())
-        named = named or {str(place): p for place, p in enumerate(self._source)}  # type: ignore[arg-type]
+        named = named or {str(index): p for index, p in enumerate(self._source)}  # type: ignore[arg-type]
         first = {id(p): name for name, p in reversed(named.items())}
         return {name: p for name, p in named.items() if first[id(p)] == name}
 
@@ -121,7 +121,7 @@ class Optimizer:
         ShapeError
             An entry has another shape than its parameter, which has grown since, or will.
         TypeError
-            An entry is no real number or array of them. Where anything raises, nothing has changed.
+            An entry is not a real number or an array of them. If anything raises, nothing has changed.
         """
         where, named, options = f"{type(self).__name__}.load_state_dict", self._named(), ("lr", *self._options)
         missing = [name for name in options if name not in state]
@@ -320,7 +320,7 @@ def constant(lr: float) -> Schedule:
 def cosine(lr: float, steps: int, final: float = 0.0) -> Schedule:
     """From ``lr`` at step 0 along half a cosine to ``final`` at step ``steps``, and ``final`` from there on.
 
-    Raises ValueError where ``steps`` is less than 1.
+    Raises ValueError if ``steps`` is less than 1.
 
     >>> schedule = cosine(1.0, 10)
     >>> schedule(0), round(schedule(5), 6), schedule(10), schedule(11)
@@ -334,7 +334,7 @@ def cosine(lr: float, steps: int, final: float = 0.0) -> Schedule:
 def warm_up(schedule: Schedule, steps: int) -> Schedule:
     """Rise linearly to ``schedule(0)`` over the first ``steps`` steps, then follow ``schedule`` from its start.
 
-    Raises ValueError where ``steps`` is negative.
+    Raises ValueError if ``steps`` is negative.
 
     >>> rising = warm_up(constant(1.0), 4)
     >>> [rising(step) for step in (0, 1, 3, 4)]
@@ -348,7 +348,7 @@ def warm_up(schedule: Schedule, steps: int) -> Schedule:
 def clip_gradients(parameters: Module | Parameter | Iterable[Parameter], max_norm: float) -> float:
     """Scale all gradients by ``min(1, max_norm / (norm + 1e-6))``; returns the L2 norm of all of them before.
 
-    Raises ValueError where ``max_norm`` is negative.
+    Raises ValueError if ``max_norm`` is negative.
 
     >>> import numpy as np
     >>> p = Parameter(np.zeros(2))

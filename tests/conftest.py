@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; BLAS reads it once, when NumPy is imported
@@ -9,9 +10,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; BLAS reads i
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import array_api_strict
+import hypothesis
 import numpy as np
 import pytest
 
@@ -19,6 +22,9 @@ from growarray.backend import library, to_numpy
 from growarray.errors import DeviceError
 from growarray.nn.module import Module, Parameter
 from tests import doubles
+
+hypothesis.settings.register_profile("loaded", deadline=None)  # a busy machine is not a fault
+hypothesis.settings.load_profile("loaded")
 
 
 def frozen(array: Any) -> np.ndarray:
@@ -58,9 +64,39 @@ LIBRARIES = {
 }
 
 
-@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.gpu) if n == "cupy" else n for n in LIBRARIES])
+def _jax(host: Any) -> Any:
+    jax = importlib.import_module("jax")
+    jax.config.update("jax_enable_x64", True)
+    return jax.numpy.asarray(np.asarray(host))
+
+
+def _torch(host: Any) -> Any:
+    return importlib.import_module("torch").asarray(np.array(host))
+
+
+OPTIONAL = {"jax": _jax, "torch": _torch}  # imported at the first array: a run without them stays light
+LIBRARIES |= {name: Library(name, make) for name, make in OPTIONAL.items() if importlib.util.find_spec(name)}
+
+COMPILED_ELSEWHERE = {  # JAX compiles an operation for every shape: what the tests of layers run is not run again here
+    "contraction/test_run.py", "contraction/test_convolutions.py", "contraction/test_transpose.py",
+    "factorized/test_convert.py", "factorized/test_growth.py", "factorized/test_lasso.py", "factorized/test_report.py",
+    "factorized/test_tensor.py", "nn/test_contract.py", "nn/test_freezing.py", "nn/test_sized.py", "ops/test_conv.py",
+    "ops/test_pool.py",
+}  # fmt: skip
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each array library in turn for a test that takes ``xp``; CuPy where there is a GPU."""
+    if "xp" in metafunc.fixturenames:
+        file = metafunc.definition.path.relative_to(Path(__file__).parent).as_posix()
+        names = [name for name in LIBRARIES if name != "jax" or file not in COMPILED_ELSEWHERE]
+        marked = [pytest.param(n, marks=pytest.mark.gpu) if n == "cupy" else n for n in names]
+        metafunc.parametrize("xp", marked, indirect=True)
+
+
+@pytest.fixture
 def xp(request: pytest.FixtureRequest) -> Library:
-    """Each array library in turn; CuPy where there is a GPU."""
+    """One of the array libraries, see :func:`pytest_generate_tests`."""
     return LIBRARIES[request.param]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +12,10 @@ import numpy as np
 import pytest
 from scipy import special
 
-from growarray import backend
+from growarray import backend, nn
 from growarray.errors import DeviceError
+from growarray.factorized import FactorizedConv
+from growarray.ops.erf import erf, portable_erf
 from growarray.testing import assert_close
 from tests import doubles
 from tests.conftest import LIBRARIES, Library, frozen
@@ -132,7 +136,7 @@ def test_a_missing_gpu_is_named() -> None:
 def test_cupy_arrays_go_there_and_back() -> None:
     x = backend.to_device(np.arange(3.0), "cuda")
     assert backend.to_numpy(x).tolist() == [0.0, 1.0, 2.0]
-    assert_close(backend.erf(x), special.erf(np.arange(3.0)), rtol=1e-14)
+    assert_close(erf(x), special.erf(np.arange(3.0)), rtol=1e-14)
     with pytest.raises(TypeError, match="two libraries meet"):
         backend.namespace(x, np.ones(1))
 
@@ -140,7 +144,7 @@ def test_cupy_arrays_go_there_and_back() -> None:
 def test_erf_agrees_with_scipy(xp: Library) -> None:
     x = np.concatenate([np.linspace(-7.0, 7.0, 2001), [0.0, 1e-300, -1e-8, 0.46875, 4.0, -4.0, 30.0, 1e10]])
     moved = xp.asarray(x)
-    for found in (backend.erf(moved), backend.portable_erf(moved)):
+    for found in (erf(moved), portable_erf(moved)):
         assert np.abs(backend.to_numpy(found) - special.erf(x)).max() <= 4e-16
 
 
@@ -185,3 +189,89 @@ def test_the_double_knows_the_array_api_only_and_may_be_read_only() -> None:
         x += 1.0
     assert backend.to_numpy(2.0 - x @ x).tolist() == 0.0
     assert type(doubles.xp.linalg.svd(DOUBLE.asarray(np.eye(2))).S) is doubles.DoubleArray
+
+
+# Arrays that change and arrays that do not.
+
+
+def test_assign_gives_the_array_with_the_values_and_changes_it_where_it_can(xp: Library) -> None:
+    x = backend.namespace(xp.asarray(np.ones(1))).asarray(xp.asarray(np.arange(6.0).reshape(2, 3)), copy=True)
+    y = backend.assign(x, (slice(None), slice(0, 3, 2)), 9.0)
+    assert backend.to_numpy(y).tolist() == [[9.0, 1.0, 9.0], [9.0, 4.0, 9.0]]
+    assert (y is x) == (xp.name != "jax")
+    z = backend.assign(y, (0, ...), y[1, :], add=True)
+    assert backend.to_numpy(z).tolist() == [[18.0, 5.0, 18.0], [9.0, 4.0, 9.0]]
+    assert type(z) is type(x)
+
+
+def test_the_factor_of_what_is_not_positive_definite_is_none(xp: Library) -> None:
+    factor = backend.cholesky(xp.asarray([[4.0, 2.0], [2.0, 5.0]]))
+    assert backend.to_numpy(factor).tolist() == [[2.0, 0.0], [1.0, 2.0]]
+    assert backend.cholesky(xp.asarray([[1.0, 2.0], [2.0, 1.0]])) is None
+
+
+def test_a_network_moves_to_the_library_of_an_array_and_back(xp: Library) -> None:
+    network = nn.Sequential(nn.Linear(3, 2, rng=np.random.default_rng(0)), nn.BatchNorm1d(2))
+    x = np.float32([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]])
+    expected = network.predict(x)
+    network(x)
+    state = {name: value.copy() for name, value in network.state_dict().items()}
+    moved = xp.asarray(x)
+    y, pullback = network.to(moved).vjp(moved)
+    dx = pullback(y)
+    assert type(y) is type(dx) is type(network[0].weight.grad) is type(network[1].running_mean) is type(moved)
+    assert str(y.dtype).endswith("float32")
+    network.to(x).load_state_dict(state)
+    assert isinstance(network[0].weight.grad, np.ndarray)
+    assert network[1].running_mean.tolist() == state["1.running_mean"].tolist()
+    network.load_state_dict({**state, "1.running_mean": np.zeros(2), "1.running_var": np.ones(2)})
+    assert_close(network.predict(x), expected)
+
+
+@pytest.mark.skipif("jax" not in LIBRARIES, reason="JAX is not installed")
+def test_jax_in_single_precision_is_refused_with_the_remedy() -> None:
+    code = "import jax.numpy as jnp; from growarray.nn import ReLU; ReLU()(jnp.ones(2))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "TypeError: JAX arrays need float64; call jax.config.update('jax_enable_x64', True) before" in run.stderr
+
+
+# Tensors of torch: computed with as they are; what is read from a module of torch is NumPy.
+
+
+@pytest.fixture
+def torch() -> Any:
+    return pytest.importorskip("torch")
+
+
+def test_tensors_stay_tensors_and_those_that_numpy_lacks_become_single_precision(torch: Any) -> None:
+    x = torch.ones(2)
+    assert backend.is_array(x)
+    assert backend.asarray(x) is x
+    assert nn.Parameter(x).data is x
+    assert nn.Linear.of(torch.ones(1, 2))(x).tolist() == [2.0]
+    assert backend.asarray(x.bfloat16()).dtype == torch.float32
+    assert backend.asarray(torch.complex(x, x).conj().imag).tolist() == [-1.0, -1.0]
+    assert backend.to_numpy(x).tolist() == [1.0, 1.0]
+    assert type(backend.asarray(x, like=np.ones(1))) is np.ndarray
+
+
+def test_tensors_that_cannot_be_computed_with_say_why(torch: Any) -> None:
+    for take in (nn.ReLU(), backend.asarray, backend.to_numpy):
+        with pytest.raises(TypeError, match=r"requires a gradient cannot be taken; pass x\.detach\(\)"):
+            take(torch.ones(2, requires_grad=True))
+    with pytest.raises(TypeError, match=r"two libraries meet: torch\.Tensor and numpy\.ndarray"):
+        backend.namespace(torch.ones(2), np.ones(2))
+    with pytest.raises(TypeError, match=r"expected an array of real numbers, found .*bfloat16"):
+        nn.ReLU()(torch.ones(2).bfloat16())
+    with pytest.raises(TypeError, match="without values cannot be taken"):
+        backend.asarray(torch.ones(2, device="meta"))
+
+
+def test_a_module_of_torch_is_read_into_numpy(torch: Any) -> None:
+    theirs = torch.nn.Conv2d(3, 4, 3)
+    ours = FactorizedConv.from_conv(theirs, rank=(4, 3, 3, 3), factorization="tucker")
+    assert all(isinstance(p.data, np.ndarray) for p in ours.parameters())
+    layer = nn.Conv2d(3, 4, 3)
+    layer.load_state_dict(theirs.state_dict())
+    assert isinstance(layer.weight.data, np.ndarray)
+    assert_close(layer(np.ones((1, 3, 5, 5), np.float32)), theirs(torch.ones(1, 3, 5, 5)).detach().numpy())

@@ -1,6 +1,7 @@
 """Every Python block of the README and of the documentation runs alone, as someone copies it into a new file."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -42,5 +43,23 @@ def test_readme_has_the_two_commands():
     commands = dict(COMMAND.findall((ROOT / "README.md").read_text(encoding="utf-8")))
     assert commands == {
         "grow": 'pip install ".[cli]" && growarray grow',
-        "test": 'pip install ".[test]" && pytest -q -n 2 --dist worksteal',
+        "test": 'pip install ".[test]" && pytest -q',
     }
+
+
+def test_every_file_that_the_architecture_names_exists():
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:growarray|tests)/[^`\s]*)`", text))
+    assert len(named) > 40
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+def test_the_floors_of_the_architecture_are_those_that_are_checked():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    floors = [set(re.findall(r"\w+", layer)) for layer in contracts[0]["layers"]]
+    rows = re.findall(
+        r"^\| (`growarray/.*?) \|", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert [set(re.findall(r"`growarray/(\w+)", row)) for row in rows][: len(floors)] == floors

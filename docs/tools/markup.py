@@ -22,6 +22,7 @@ WITHOUT_CONSTRUCTOR = frozenset(  # bases to derive from, and a protocol: nobody
     {
         "growarray.factorized.FactorizedTensor",
         "growarray.growing.Neighbour",
+        "growarray.growing.Rule",
         "growarray.networks.GrowingNetwork",
         "growarray.nn.Module",
     }

@@ -51,10 +51,10 @@ class Reference(griffe.Extension):
 
 
 def _exported(home: griffe.Module, name: str) -> griffe.Object:
-    """What a public name stands for; a function hides the submodule that it is from, where both have one name."""
+    """What a public name stands for; a function hides a submodule that has its name."""
     obj = home.members[name]
     if obj.is_module:
-        obj = obj.members[name]
+        obj = home.modules_collection[home.imports[name]]
         home.members[f"{name}()"] = griffe.Alias(name, obj, parent=home)  # beside the submodule, which paths go through
     return obj.final_target if obj.is_alias else obj
 
@@ -81,14 +81,14 @@ def _from_private_bases(cls: griffe.Class, public: Classes) -> dict[str, griffe.
 
 
 def _public_bases(cls: griffe.Class, public: Classes) -> list[Any]:
-    """The bases, each private one of this package replaced by its own."""
+    """The bases, each private one of this package replaced by its own; ``Generic`` is for type checkers."""
     private = {base.path: base for base in cls.mro() if base.path not in public}
     found: dict[str, Any] = {}
     for base in cls.bases:
         path = base if isinstance(base, str) else base.canonical_path
         if path in private:
             found.update({str(inner): inner for inner in _public_bases(private[path], public)})
-        else:
+        elif path != "typing.Generic":
             found[str(base)] = base
     return list(found.values())
 

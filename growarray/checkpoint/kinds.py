@@ -1,4 +1,4 @@
-"""What kind of file it is, by its content; and for a file that is none, what it looks like."""
+"""The kind of a file by its content; for one that is not a checkpoint, what it looks like."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def save_safetensors(
     Raises
     ------
     TypeError
-        An array of objects, text or another type that the format does not have; a name or metadata that is no text.
+        An array of objects, text or another type that the format does not have; a name or metadata that is not text.
     ValueError
         A name that cannot be written, or a header of over 100 MB.
     OSError
@@ -151,7 +151,7 @@ def _array(value: Any, where: str, name: str) -> NDArray[Any]:
     try:
         array = to_numpy(value)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{where}: {name!r} is no array: {error}") from error
+        raise TypeError(f"{where}: {name!r} is not an array: {error}") from error
     order = {"=": sys.byteorder, ">": "big"}.get(array.dtype.byteorder)
     return array.astype(array.dtype.newbyteorder("<"), copy=False) if order == "big" else array
 

@@ -89,7 +89,7 @@ def _members(data: memoryview, entries: list[_Entry], directory: int) -> dict[st
         except Malformed as fault:
             raise Malformed(f"zip member {quote(entry.name)} {fault}") from None
         if member.name in members:
-            raise Malformed(f"zip member {quote(entry.name)} is there twice")
+            raise Malformed(f"zip member {quote(entry.name)} appears twice")
         members[member.name] = member
     return members
 

@@ -17,7 +17,7 @@ _NEEDED = ("typer", "rich", "matplotlib")
 
 
 def _missing() -> list[str]:
-    """The libraries of the extra that are not installed; matplotlib is imported where it draws, which takes long."""
+    """The libraries of the extra that are not installed; matplotlib is imported when it draws: it takes long."""
     return [name for name in _NEEDED if importlib.util.find_spec(name) is None]
 
 

@@ -19,7 +19,7 @@ from growarray.checkpoint.report import printable
 from growarray.checkpoint.save import SAFETENSORS_TYPES, save_npz, save_safetensors
 from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, Texts, limits_from
 from growarray.cli.options import choices, option, switch
-from growarray.errors import CheckpointError
+from growarray.errors import CheckpointError, shown
 from growarray.files.tensor import StoredTensor
 from growarray.nn import Module, renamed
 from growarray.nn.cast import cast
@@ -75,12 +75,12 @@ def convert(
 
 def _check_target(source: Path, target: Path, force: bool) -> None:
     if target.suffix not in _KINDS:
-        raise ValueError(f"{target}: expected a name that ends in {', '.join(_KINDS)}, found {target.suffix!r}")
+        raise ValueError(f"{target}: expected a name that ends in {', '.join(_KINDS)}, found {shown(target.suffix)}")
     if target.exists():
         if source.exists() and target.samefile(source):
-            raise FileExistsError(f"{target}: is the file that is read; name another one")
+            raise FileExistsError(f"{target} is the file that is read; name another one")
         if not force:
-            raise FileExistsError(f"{target}: is there already; name another file, or add --force to replace it")
+            raise FileExistsError(f"{target} exists already; name another file, or add --force to replace it")
 
 
 def _rename(texts: Sequence[str] | None) -> dict[str, str | None]:
@@ -89,7 +89,7 @@ def _rename(texts: Sequence[str] | None) -> dict[str, str | None]:
     for text in texts or ():
         old, equals, new = text.partition("=")
         if not equals or old in result:
-            found = f"{old!r} twice" if equals else "no '='"
+            found = f"{shown(old)} twice" if equals else "no '='"
             raise ValueError(f"--rename {text}: expected OLD=NEW, each OLD once, found {found}")
         result[old] = new
     return result
@@ -114,7 +114,7 @@ class _Arrays(Mapping[str, NDArray[Any]]):
         tensor = self.stored[name]
         if not self.casts(tensor):
             return tensor.read(ml_dtypes=self.known(tensor.dtype.name))
-        return np.asarray(cast(tensor.read(), _dtype(str(self.dtype)), f"--dtype {self.dtype}: {name!r}"))
+        return np.asarray(cast(tensor.read(), _dtype(str(self.dtype)), f"--dtype {self.dtype}: {shown(name)}"))
 
     def casts(self, tensor: StoredTensor) -> bool:
         """Whether ``--dtype`` changes the values' type: that of real numbers alone."""
@@ -244,7 +244,8 @@ def _shapes(found: Inspection, texts: Sequence[str] | None) -> tuple[dict[str, t
         if known is None or not all(isinstance(axis, int) for axis in known):
             file = "unknown" if port.shape is None else "x".join(map(str, port.shape))
             raise ValueError(
-                f"input {port.name!r} has the shape {file} in the file; say it with --input-shape 1,3,32,32"
+                f"input {shown(port.name)} has the shape {file} in the file; pass it, for example "
+                "--input-shape 1,3,32,32"
             )
         shapes[port.name] = tuple(axis for axis in known if isinstance(axis, int))
     return shapes, any(port.shape is None or any(isinstance(axis, str) for axis in port.shape[:1]) for port in ports)

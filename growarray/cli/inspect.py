@@ -18,7 +18,7 @@ from growarray.checkpoint.inspect import inspect as inspect_file
 from growarray.checkpoint.report import printable, shape_text
 from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, limits_from
 from growarray.cli.options import switch
-from growarray.cli.terminal import show_line, show_table
+from growarray.cli.terminal import plain_table, show_line, show_table
 from growarray.onnx.outline import GraphOutline, Port, Use
 
 __all__ = ["inspect"]
@@ -129,7 +129,7 @@ def _extras(title: str, extras: Iterable[Extra]) -> Table:
 
 
 def _table(title: str, headers: Sequence[str]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title=title or None, title_justify="left")
+    table = plain_table(title)
     for header in headers:
         table.add_column(header, justify="right" if header == "bytes" else "left", overflow="fold")
     return table

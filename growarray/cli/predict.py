@@ -1,4 +1,4 @@
-"""``growarray predict``: a grown network on data, as a short table, a file, and a figure where there are targets."""
+"""``growarray predict``: a grown network on data, as a short table, a file, and a figure if there are targets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from growarray.checkpoint.grown import load
 from growarray.cli.grow.data import as_options
 from growarray.cli.grow.options import DIGITS
 from growarray.cli.options import option, switch
-from growarray.cli.terminal import show_line, show_table
+from growarray.cli.terminal import plain_table, show_line, show_table
 from growarray.datasets import load_digits, load_samples
 from growarray.errors import DataError
 from growarray.networks import task_named, write_atomically
@@ -60,7 +60,7 @@ def predict(
 def predictions_of(
     grown: Grown, x: np.ndarray, targets: np.ndarray | None, *, probabilities: bool = False
 ) -> dict[str, np.ndarray]:
-    """What is written, by name: ``prediction``, ``probabilities`` where asked for, ``target`` where there are some.
+    """What is written, by name: ``prediction``, ``probabilities`` if asked for, ``target`` if there are some.
 
     targets : numbers of classes (n,), or values (n, t)
     """
@@ -113,13 +113,13 @@ def _samples(
 
 
 def _check_output(path: Path, force: bool) -> None:
-    """Raise before anything is computed where the file is of another kind, or there already."""
+    """Raise before anything is computed if the file is of another kind, or exists already."""
     if path.suffix.lower() not in (".csv", ".npz"):
         raise ValueError(f"--output {path}: expected a .csv or .npz file")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"--output {path}: there is no folder {path.parent}; make it first")
     if path.is_dir() or (path.exists() and not force):
-        raise FileExistsError(f"--output {path}: is there already; name another file, or add --force to replace it")
+        raise FileExistsError(f"--output {path} exists already; name another file, or add --force to replace it")
 
 
 def _named_columns(grown: Grown, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -156,7 +156,7 @@ def _table(grown: Grown, columns: dict[str, np.ndarray]) -> Table:
         best = columns["probabilities"].max(axis=1)
         shown = {"prediction": shown.pop("prediction"), "probability": best, **shown}
     shown = _named_columns(grown, shown)
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table = plain_table()
     for name in ("row", *shown):
         table.add_column(name, justify="right", overflow="fold")
     for row in range(min(len(columns["prediction"]), _SHOWN)):

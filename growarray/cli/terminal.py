@@ -12,15 +12,15 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tim
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Bar", "can_move_cursor", "say_interrupted", "show_line", "show_table", "stderr_bar"]
+__all__ = ["Bar", "can_move_cursor", "plain_table", "say_interrupted", "show_line", "show_table", "stderr_bar"]
 
 _BETWEEN = 0.1  # seconds from one drawing of a bar to the next
-_NAME = 16  # columns that a long name is folded to where there is no room
+_NAME = 16  # columns that a long name is folded to in a narrow terminal
 _WIDE = 70  # columns from which there is room for more than a count and figures
 
 
 def can_move_cursor(console: Console) -> bool:
-    """Whether somebody looks at a terminal that can draw over a line; colour may be forced where nobody does."""
+    """Whether the console is a terminal that can draw over a line; colour may be forced without one."""
     return console.file.isatty() and console.is_interactive and not console.is_dumb_terminal
 
 
@@ -40,7 +40,7 @@ class _Figures(ProgressColumn):
 
 
 class Bar:
-    """One line that is drawn over and gone in the end; nothing at all where the console is not a terminal.
+    """One line that is drawn over and gone in the end; nothing at all if the console is no terminal.
 
     It is drawn by :meth:`update` alone, a few times a second: no thread disturbs what is being measured.
 
@@ -86,7 +86,7 @@ class Bar:
         self._draw(now=True)
 
     def update(self, done: int, total: int | None = None, figures: str = "") -> None:
-        """So many are done, of ``total`` where it is said."""
+        """So many are done, of ``total`` if it is said."""
         if self._task is not None:
             self._progress.update(self._task, completed=done, total=total, figures=figures)
             self._draw()
@@ -98,7 +98,7 @@ class Bar:
 
 
 _shown: list[Bar] = []
-"""The bars that are drawn: Ctrl-C may come while one starts, where no ``with`` would end it."""
+"""The bars that are drawn: Ctrl-C may come while one starts, before its ``with`` would end it."""
 
 
 def stderr_bar(name: str, total: int | None = None) -> Bar:
@@ -106,6 +106,11 @@ def stderr_bar(name: str, total: int | None = None) -> Bar:
     bar = Bar(Console(stderr=True))
     bar.start(name, total)
     return bar
+
+
+def plain_table(title: str = "", *, space: int = 2) -> Table:
+    """A table without a box, its title on the left."""
+    return Table(box=None, padding=(0, space, 0, 0), pad_edge=False, title=title or None, title_justify="left")
 
 
 def show_line(console: Console, text: str) -> None:
@@ -118,7 +123,7 @@ def show_line(console: Console, text: str) -> None:
 
 
 def show_table(console: Console, table: Table) -> None:
-    """The table where its columns fit; else each row as ``header cell`` pairs, so that no figure is cut."""
+    """The table if its columns fit; else each row as ``header cell`` pairs, so that no figure is cut."""
     if _least_width(table) <= console.width:
         console.print(table)
         return

@@ -11,21 +11,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from growarray.backend import Array, asarray, namespace
-from growarray.compression.observe import Shape, Target, dense_plan
+from growarray.backend import Array, asarray, namespace, target_of
+from growarray.compression.targets import Shape, Target
 from growarray.contraction import Plan
 from growarray.decompose import Candidate
 from growarray.decompose.unfolding import mode_product
-from growarray.factorized import CPTensor
+from growarray.factorized import CPTensor, DenseTensor
 from growarray.factorized.equation import conv_plan, stored_sizes
 from growarray.factorized.linear_plan import linear_plan
 from growarray.factorized.settings import ConvSettings
 from growarray.factorized.spectra import WIDEST, Spectra, Tail, geometric
-from growarray.factorized.tensor import FactorizedTensor, target_of
+from growarray.factorized.tensor import FactorizedTensor
 
 __all__ = ["MATRIX", "Choice", "candidates_of", "cost_of", "plans_of", "weighted_error", "weighted_kernel"]
 
-_PLANNED = 10  # of each format where every candidate is planned
+_PLANNED = 10  # of each format if every candidate is planned
 MATRIX = CPTensor
 """The format of a linear layer's weight: with one mode a side it is a product of two matrices."""
 
@@ -38,7 +38,7 @@ class Choice(NamedTuple):
 
 
 def weighted_kernel(target: Target) -> Array:
-    """The kernel in float64, its input channels times the root of their second moment where that is known."""
+    """The kernel in float64, its input channels times the root of their second moment if that is known."""
     xp = namespace(target.kernel)
     kernel = xp.astype(target.kernel, xp.float64)
     return kernel if target.root is None else mode_product(kernel, target.root, 1)
@@ -75,7 +75,7 @@ def _choices(name: str, spectra: Spectra) -> list[tuple[Choice, float]]:
 
 
 def _thinned(found: list[tuple[Choice, float]], by: str) -> list[tuple[Choice, float]]:
-    """Every rank once, of those that may lose everything the smallest; where each has to be planned only some."""
+    """Every rank once, of those that may lose everything the smallest; if each has to be planned, only some."""
     least = min(found, key=lambda pair: np.sum(pair[0].rank))
     unique = sorted(dict([least, *(pair for pair in found if pair[1] < 1.0)]).items(), key=lambda pair: pair[1])
     if by == "parameters" or len(unique) <= _PLANNED:
@@ -100,24 +100,23 @@ def _sketch(matrix: Array) -> Array:
 
 def plans_of(target: Target, choice: Choice) -> list[Plan]:
     """The contraction of each use of the layer."""
-    if choice.format is None:
-        return [dense_plan(target, shape) for shape in target.shapes]
-    factors, place = _factor_shapes(target, choice), target_of(target.kernel)
+    place, layer, name = target_of(target.kernel), target.layer, choice.format or DenseTensor.name
     if target.is_linear:
-        (out, inner), name = target.kernel.shape, choice.format
+        (out, inner), factors = target.kernel.shape, _factor_shapes(target, choice)
         return [
             linear_plan(name, math.prod(shape[:-1]), (inner,), (out,), factors, "auto", False, *place)
             for shape in target.shapes
         ]
-    layer = target.layer
+    if choice.format is None:
+        return [layer.plan(shape) for shape in target.shapes]
     settings = ConvSettings.of(layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.padding_mode)
-    return [
-        conv_plan(choice.format, shape, factors, layer.groups, settings, "auto", False, *place)
-        for shape in target.shapes
-    ]
+    factors = _factor_shapes(target, choice)
+    return [conv_plan(name, shape, factors, layer.groups, settings, "auto", False, *place) for shape in target.shapes]
 
 
 def _factor_shapes(target: Target, choice: Choice) -> tuple[Shape, ...]:
+    if choice.format is None:
+        return (tuple(target.kernel.shape),)
     kind = FactorizedTensor.kind(choice.format)
     return kind.factor_shapes(stored_sizes(kind, tuple(map(int, target.kernel.shape))), choice.rank)
 
@@ -125,6 +124,5 @@ def _factor_shapes(target: Target, choice: Choice) -> tuple[Shape, ...]:
 def cost_of(target: Target, choice: Choice, by: str) -> float:
     """Parameters, FLOPs or predicted seconds of the layer in a form."""
     if by == "parameters":
-        shapes = [tuple(target.kernel.shape)] if choice.format is None else _factor_shapes(target, choice)
-        return float(sum(map(math.prod, shapes)) + target.bias_size)
+        return float(sum(map(math.prod, _factor_shapes(target, choice))) + target.bias_size)
     return float(sum(p.flops if by == "flops" else p.seconds for p in plans_of(target, choice)))

@@ -1,81 +1,27 @@
-"""The layers of a network that can be factorized, and what reaches them when the network runs."""
+"""What reaches the layers of a network when it runs, and what they do to its output."""
 
 from __future__ import annotations
 
 import copy
 import math
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from growarray.backend import Array, asarray, namespace
-from growarray.contraction import Plan
-from growarray.decompose.whiten import roots
-from growarray.errors import ShapeError, shown
-from growarray.factorized import DenseTensor
-from growarray.factorized.linear_plan import linear_plan
-from growarray.factorized.tensor import target_of
-from growarray.growing import GrowingModule
-from growarray.nn.conv import Conv1d, Conv2d, Conv3d, ConvNd
-from growarray.nn.linear import Linear
-from growarray.nn.module import Module, Parameter, Pullback, below
+from growarray.compression.targets import Target
+from growarray.errors import ShapeError
+from growarray.nn.module import Module, Pullback
 
-__all__ = [
-    "Target",
-    "compare_outputs",
-    "dense_plan",
-    "effect",
-    "find_targets",
-    "observe",
-    "outputs_of",
-    "sensitivity",
-    "swapped",
-]
+__all__ = ["compare_outputs", "effect", "observe", "outputs_of", "sensitivity", "swapped"]
 
-_CONVOLUTIONS = (Conv1d, Conv2d, Conv3d, ConvNd)
 _CHUNK = 32  # samples that are run at a time
 _WIDEST = 2048  # input features above which no second moment is kept: its root would take half a minute
 _UNKNOWN = 0.9  # share of the identity in a shrunk moment above which it says too little to be used
 _NOISE = 0.1  # size of the disturbance, relative to the weights of a layer, by which its influence is measured
 _SAMPLES = 16  # of the calibration data, for that
-
-Shape = tuple[int, ...]
-
-
-class Target:
-    """A layer that may be replaced: its name, its input shapes (one for each use), and what the data did there.
-
-    moment : second moment (c, c) of the channels of the input (of one group), None where it is not known
-    rows : of which it is the sum
-    influence : squared relative change of the network's output for that of this layer's output
-    """
-
-    def __init__(self, name: str, layer: Any) -> None:
-        self.name, self.layer = name, layer
-        self.shapes: list[Shape] = []
-        self.moment: Array | None = None
-        self.rows = 0
-        self.influence = 1.0
-        self.is_linear = type(layer) is Linear
-
-    @cached_property
-    def root(self) -> Array | None:
-        """Root of the moment, which weights the input channels of the kernel; read when the moment is complete."""
-        return None if self.moment is None else roots(self.moment)[0]
-
-    @property
-    def kernel(self) -> Array:
-        """The weight, (out, in / groups, *kernel)."""
-        return self.layer.weight.data
-
-    @property
-    def bias_size(self) -> int:
-        """Parameters of the bias, which stays as it is."""
-        return 0 if self.layer.bias is None else int(self.layer.bias.size)
 
 
 class _Probe(Module):
@@ -166,49 +112,6 @@ class _Noise(_Other):
         super().__init__(target, noisy)
 
 
-def find_targets(network: Module) -> list[Target]:
-    """Convolutions and linear layers whose weight is theirs alone, each once, under its first name.
-
-    Raises ValueError where a weight or a bias holds a NaN or an infinity.
-    """
-    owners = Counter(id(p) for m in {id(m): m for m in network.modules()}.values() for p in _own(m))
-    found: dict[int, Target] = {}
-    for name, module in _named(network, ""):
-        kind = type(module)
-        if not (kind is Linear or kind in _CONVOLUTIONS) or id(module) in found:
-            continue
-        layer: Any = module
-        weight = layer.weight
-        if (
-            owners[id(weight)] > 1
-            or weight.size == 0
-            or not namespace(weight.data).isdtype(weight.data.dtype, "real floating")
-        ):
-            continue
-        for label, held in (("weight", weight), ("bias", layer.bias)):
-            xp = None if held is None else namespace(held.data)
-            if xp is not None and not bool(xp.all(xp.isfinite(held.data))):
-                raise ValueError(
-                    f"compress: {label} of layer {shown(name)} holds a NaN or an infinity; clean the network first"
-                )
-        found[id(module)] = Target(name, layer)
-    return list(found.values())
-
-
-def _own(module: Module) -> Iterator[Parameter]:
-    return (value for _, value in module._fields() if isinstance(value, Parameter))
-
-
-def _named(module: Module, prefix: str) -> Iterator[tuple[str, Module]]:
-    """Modules and their names, that of the network itself being its class; not those inside of growing modules.
-
-    A growing module computes with the weight of its layer as it is, and extends it.
-    """
-    yield prefix.removesuffix(".") or type(module).__name__, module
-    for name, child in () if isinstance(module, GrowingModule) else module.children():
-        yield from _named(child, below(prefix, name))
-
-
 def swapped(network: Module, layers: Mapping[int, Any]) -> Any:
     """A copy of the network with other objects in the place of those whose id is named, wherever they are held."""
     memo: dict[int, Any] = dict(layers)
@@ -251,7 +154,7 @@ def _run(
 def observe(network: Module, targets: Sequence[Target], sample: Any, data: Any) -> None:
     """Run the network on ``sample`` for the shapes, and on calibration ``data``, if any, for the moments.
 
-    Raises ShapeError where the network does not take them.
+    Raises ShapeError if the network does not take them.
     """
     _run(network, [_Probe(t) for t in targets], sample, step=sys.maxsize)  # each use once: times are of the whole batch
     if data is None:
@@ -325,21 +228,3 @@ def _distance(found: Sequence[Sequence[Array]], expected: Sequence[Sequence[Arra
 
 def _root(gap: float, size: float) -> float:
     return math.sqrt(gap / size) if size else 0.0 if gap == 0.0 else math.inf
-
-
-def dense_plan(target: Target, shape: Shape) -> Plan:
-    """What the dense layer does for an input of this shape."""
-    if not target.is_linear:
-        found: Plan = target.layer.plan(shape)
-        return found
-    out, width = target.kernel.shape
-    return linear_plan(
-        DenseTensor.name,
-        math.prod(shape[:-1]),
-        (width,),
-        (out,),
-        ((out, width),),
-        "auto",
-        False,
-        *target_of(target.kernel),
-    )

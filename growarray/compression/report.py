@@ -31,7 +31,7 @@ class Compression:
 
     network : the copy, with factorized layers    by, budget : what was limited, and the limit
     reports : for each layer that could be replaced a :class:`growarray.factorized.ConversionReport`, of format 'Dense'
-        where it was best left as it is
+        if it was best left as it is
     parameters : of the whole network    flops, predicted_time : of all convolutions and linear layers together
     curves : points of the trade-off between cost and error: ``'best'`` with all formats, and one for each alone, as
         estimated before anything was decomposed and corrected by what was
@@ -70,7 +70,7 @@ class Compression:
 
     @property
     def measured_time(self) -> Change | None:
-        """Sum over the layers that were replaced; None where nothing was timed."""
+        """Sum over the layers that were replaced; None if nothing was timed."""
         return _sum([r.measured_time for r in self.reports.values()])
 
     @property
@@ -134,7 +134,7 @@ def _sum(changes: Sequence[Change | None]) -> Change | None:
 
 
 def _row(name: str, report: ConversionReport) -> list[str]:
-    """The error is that of the output where it is known, else that of the weights."""
+    """The error is that of the output if it is known, else that of the weights."""
     error = report.weight_error if report.output_error is None else report.output_error
     if report.rank is None:  # it stays dense
         totals = _totals(report.parameters, None, None)

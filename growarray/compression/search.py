@@ -3,46 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, is_array, namespace
-from growarray.compression.candidates import MATRIX, Choice, candidates_of, cost_of, plans_of, weighted_error
-from growarray.compression.left import left_alone
-from growarray.compression.observe import (
-    Target,
-    compare_outputs,
-    effect,
-    find_targets,
-    observe,
-    sensitivity,
-    swapped,
-)
+from growarray.backend import is_array
+from growarray.compression.apply import Made, factorized_layer, with_figures
+from growarray.compression.arguments import check_arguments, check_inputs, check_options, chosen_targets
+from growarray.compression.candidates import Choice, candidates_of, cost_of
+from growarray.compression.observe import compare_outputs, effect, observe, sensitivity, swapped
 from growarray.compression.report import Compression, trade_off
+from growarray.compression.targets import Target, left_alone
 from growarray.decompose import Candidate, allocate
-from growarray.decompose.arguments import is_int, is_real
+from growarray.decompose.arguments import is_int
 from growarray.decompose.inputs import check_rng
-from growarray.errors import ShapeError, shown
-from growarray.factorized import DenseTensor
 from growarray.factorized.conv import FactorizedConv
-from growarray.factorized.linear import FactorizedLinear
-from growarray.factorized.measure import plan_figures, time_both, whole_shape
-from growarray.factorized.parameters import real_array
-from growarray.factorized.report import Change, ConversionReport
+from growarray.factorized.report import Change
 from growarray.factorized.settings import flag
-from growarray.factorized.tensor import FactorizedTensor, kinds
 from growarray.nn.module import Module
 
 __all__ = ["compress"]
 
-_MEASURES = ("parameters", "flops", "time")
-_SHOWN = 5  # layers that an error tells of
 _ROUNDS = 4  # of choosing, decomposing what is chosen, and correcting the estimates by what came of it
-
-Made = tuple[Any, ConversionReport, float]
 
 
 def compress(
@@ -59,7 +43,7 @@ def compress(
     rng: np.random.Generator | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Compression:
-    """A copy of the network whose convolutions and linear layers are factorized where the budget is spent best.
+    """A copy of the network whose convolutions and linear layers are factorized to spend a budget best.
 
     network : any module; layers are found and replaced wherever they are held, in lists and graphs too. What is inside
         a growing module stays, as do transposed convolutions and layers that share their weight with another: what
@@ -101,12 +85,11 @@ def compress(
     (True, (2, 10))
     """
     measure = flag("compress", "measure", measure)
-    names = _checked(network, budget, by, formats, measure, input_shape, calibration)
+    names = check_arguments(network, budget, by, formats, measure, input_shape, calibration)
     budget = int(budget) if is_int(budget) else float(budget)
-    rng, options = check_rng(rng, "compress"), _options({} if decomposition is None else decomposition, names)
-    stay = _names(keep)
-    targets = _targets(network, stay)
-    sample, data = _inputs(targets[0].kernel, input_shape, calibration)
+    rng, options = check_rng(rng, "compress"), check_options({} if decomposition is None else decomposition, names)
+    targets, stay = chosen_targets(network, keep)
+    sample, data = check_inputs(targets[0].kernel, input_shape, calibration)
     if sample is not None:
         observe(network, targets, sample, data)
     for target in targets:
@@ -122,7 +105,7 @@ def compress(
 
     def judge(name: str, choice: Choice) -> Made:
         target = named[name]
-        made = _made(target, choice, options.get(choice.format or "", {}), rng)
+        made = factorized_layer(target, choice, options.get(choice.format or "", {}), rng)
         if plain is None or choice.format is None:
             return (*made[:2], target.influence * made[2])
         return (*made[:2], effect(network, target, made[0], data, plain))
@@ -130,7 +113,7 @@ def compress(
     chosen, offers = _spend(limit - fixed, offers, judge, tell)
     layers = {id(t.layer): chosen[t.name][0] for t in targets if chosen[t.name][0] is not t.layer}
     small = swapped(network, layers)
-    reports = {t.name: _judged(t, *chosen[t.name][:2], measure) for t in targets}
+    reports = {t.name: with_figures(t, *chosen[t.name][:2], measure) for t in targets}
     output_error = None
     if data is not None:
         pairs = {t.name: (t, chosen[t.name][0]) for t in targets if id(t.layer) in layers}
@@ -165,112 +148,6 @@ def _counted(progress: Callable[[int, int], None] | None, layers: int) -> Callab
     if progress is None:
         return lambda turns: None
     return lambda turns: progress(round(turns * layers), (1 + _ROUNDS) * layers)
-
-
-def _checked(
-    network: Any, budget: Any, by: str, formats: Sequence[str], measure: bool, input_shape: Any, calibration: Any
-) -> list[str]:
-    """Names of the formats; everything else that can be told without work."""
-    if not isinstance(network, Module):
-        raise TypeError(f"compress: expected a Module, found {type(network).__name__}")
-    if by not in _MEASURES:
-        raise ValueError(f"compress: by={shown(by)}, expected one of {', '.join(_MEASURES)}")
-    if input_shape is None and calibration is None and (measure or by != "parameters"):
-        what = "measure=True" if by == "parameters" else f"by={shown(by)}"
-        raise ValueError(f"compress: {what} needs an input; pass input_shape=(n, …) or calibration=")
-    share = is_real(budget) and not is_int(budget)
-    if not (is_int(budget) and budget > 0) and not (share and 0.0 < budget <= 1.0):
-        raise ValueError(
-            f"compress: budget={shown(budget)}, expected a float in (0, 1], a fraction of the dense cost, or a "
-            "positive int, the cost itself"
-        )
-    for option, value in (("input_shape", input_shape), ("calibration", calibration)):
-        if isinstance(value, Mapping) and not hasattr(network, "run"):
-            raise TypeError(
-                f"compress: {option} is a mapping, and {type(network).__name__} has no named inputs; give that of its "
-                "one input"
-            )
-    those = [formats] if isinstance(formats, str) or not isinstance(formats, Iterable) else formats
-    names = [FactorizedTensor.kind(name).name for name in those]
-    known = [kind.name for kind in kinds() if kind.decomposition is not None]
-    if not names or not set(names) <= set(known):
-        raise ValueError(f"compress: formats={list(formats)}, expected some of {', '.join(known)}")
-    return list(dict.fromkeys(names))
-
-
-def _options(decomposition: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """Options of the decompositions by name of the format, which is in use; that of linear layers always is."""
-    if not isinstance(decomposition, Mapping):
-        raise TypeError(
-            f"compress: decomposition={shown(decomposition)}, expected a mapping from formats to their options"
-        )
-    options = {FactorizedTensor.kind(name).name: value for name, value in decomposition.items()}
-    for name, value in options.items():
-        if name not in (*names, MATRIX.name):
-            raise ValueError(f"compress: decomposition has options for {name}, formats are {', '.join(names)}")
-        if not isinstance(value, Mapping):
-            raise TypeError(f"compress: decomposition for {name} is {shown(value)}, expected a mapping of its options")
-        FactorizedTensor.kind(name).fit_options(value)
-    return options
-
-
-def _targets(network: Module, names: Sequence[str]) -> list[Target]:
-    found = find_targets(network)
-    known = [target.name for target in found]
-    unknown = sorted({*names} - {*known})
-    if unknown:
-        raise ValueError(f"compress: keep names {', '.join(unknown)}, expected some of {', '.join(known)}")
-    kept = [target for target in found if target.name not in names]
-    if not kept:
-        left = [f"{name}: {why}" for name, why in left_alone(network, [], names).items()]
-        raise ValueError(
-            f"compress: {type(network).__name__} has no convolution or linear layer that may be replaced"
-            + "".join(f"; {line}" for line in [*left[:_SHOWN], *(["…"] if len(left) > _SHOWN else [])])
-        )
-    return kept
-
-
-def _names(keep: Any) -> tuple[str, ...]:
-    """The names of layers that stay dense."""
-    names = (keep,) if isinstance(keep, str) else tuple(keep) if isinstance(keep, Iterable) else (None,)
-    if not all(isinstance(name, str) for name in names):
-        raise TypeError(f"compress: keep={shown(keep)}, expected the name of a layer, or a list of names")
-    return names
-
-
-def _inputs(like: Array, input_shape: Any, calibration: Any) -> tuple[Any, Any]:
-    """An input of the shape that costs are counted for, and the calibration data, in the network's library."""
-    data, sample = None, None
-    if calibration is not None:
-        data = _each(calibration, lambda name, x: _finite(name, real_array(f"compress: calibration{name}", x, like)))
-        sample = _each(data, lambda _, x: x[:1, ...])
-    if input_shape is not None:
-        rng = np.random.default_rng(0)
-        sample = _each(
-            input_shape,
-            lambda name, shape: asarray(
-                rng.standard_normal(whole_shape(f"compress: input_shape{name}", shape)), like=like, dtype=like.dtype
-            ),
-        )
-    return sample, data
-
-
-def _each(value: Any, function: Any) -> Any:
-    """A function of the one input, or of each of those with names."""
-    if isinstance(value, Mapping):
-        return {name: function(f" {shown(name)}", item) for name, item in value.items()}
-    return function("", value)
-
-
-def _finite(name: str, x: Array) -> Array:
-    xp = namespace(x)
-    if x.ndim < 2 or x.shape[0] < 1:
-        raise ShapeError(
-            f"compress: calibration{name} has shape {tuple(x.shape)}, expected (n, …) with at least one sample"
-        )
-    if not bool(xp.all(xp.isfinite(x))):
-        raise ValueError(f"compress: calibration{name} holds a NaN or an infinity; leave those samples out")
-    return x
 
 
 def _shapes(sample: Any) -> Any:
@@ -328,46 +205,3 @@ def _corrected(estimates: Sequence[Candidate], done: Mapping[Choice, Made]) -> l
         c._replace(error=done[c.rank][2] if c.rank in done else factors.get(c.rank.format, 1.0) * c.error)
         for c in estimates
     ]
-
-
-def _made(target: Target, choice: Choice, options: Mapping[str, Any], rng: np.random.Generator) -> Made:
-    """The layer in a form, what is known of it without an input, and its squared error."""
-    dense, kernel = target.layer, target.kernel
-    size = dense.number_of_parameters()
-    if choice.format is None:
-        return dense, ConversionReport(DenseTensor.name, None, tuple(kernel.shape), Change(size, size), 0.0), 0.0
-    kind, xp = FactorizedTensor.kind(choice.format), namespace(kernel)
-    weights = {} if target.moment is None else {"weighted": {0 if kind.output_last else 1: target.moment}}
-    if target.is_linear:
-        made: Any = FactorizedLinear.from_linear(
-            dense,
-            choice.rank,
-            n_tensorized_modes=1,
-            factorization=kind.name,
-            decomposition_kwargs={**weights, **options},
-        )
-        gap = xp.astype(made.matrix() - kernel, xp.float64)
-        error = math.sqrt(float(xp.sum(gap * gap)) / max(float(xp.sum(xp.astype(kernel, xp.float64) ** 2)), 1e-300))
-        change = Change(size, made.number_of_parameters())
-        report = ConversionReport(kind.name, made.rank, tuple(kernel.shape), change, error, 1, "converged")
-        return made, report, weighted_error(target, made.matrix())
-    options = {**kind.search_options(math.prod(kernel.shape), choice.rank, rng), **options}
-    made = FactorizedConv.from_conv(
-        dense, choice.rank, factorization=choice.format, decomposition_kwargs={**weights, **options}, rng=rng
-    )
-    return made, made.report, weighted_error(target, made.kernel())
-
-
-def _judged(target: Target, layer: Any, report: ConversionReport, measure: bool) -> ConversionReport:
-    """The report with FLOPs, times and memory, where the input of the layer is known."""
-    if not target.shapes:
-        return report
-    dense = plans_of(target, Choice(None))
-    small = dense if layer is target.layer else [layer.plan(shape) for shape in target.shapes]
-    figures: dict[str, Any] = {**plan_figures(zip(dense, small, strict=True)), "input_shape": target.shapes[0]}
-    if measure and layer is not target.layer:
-        draw = np.random.default_rng(0).standard_normal
-        inputs = [asarray(draw(s), like=target.kernel, dtype=target.kernel.dtype) for s in target.shapes]
-        times = [time_both(target.layer, layer, x) for x in inputs]
-        figures["measured_time"] = Change(sum(t.before for t in times), sum(t.after for t in times))
-    return replace(report, **figures)

@@ -16,6 +16,8 @@ import ctypes
 import itertools
 import operator
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from threading import get_ident
 from typing import Any, NamedTuple, TypeVar
@@ -23,11 +25,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from growarray.contraction import scratch
+from growarray.contraction import workspace
 
-__all__ = ["forked", "single_threaded"]
+__all__ = ["forked", "settled", "single_threaded"]
 
 _T = TypeVar("_T")
+
+_BUFFER = 1024  # elements; NumPy copies what lies in runs shorter than its buffer, which halves the speed of a pass
 
 # how a library names reading and setting its number of threads; OpenBLAS adds a prefix and a suffix of the build
 _SYMBOLS = {
@@ -48,7 +52,7 @@ class _Count(NamedTuple):
 
 
 def _counts() -> list[_Count]:
-    """Those of the libraries that NumPy's products may run in: its own where its wheel brings one, else all."""
+    """Those of the libraries that NumPy's products may run in: its own if its wheel brings one, else all."""
     found = ThreadpoolController().select(user_api="blas").lib_controllers
     folders = {Path(np.__file__).parent.parent / "numpy.libs", Path(np.__file__).parent / ".dylibs"}
     mine = [library for library in found if Path(library.filepath).parent in folders]
@@ -57,7 +61,7 @@ def _counts() -> list[_Count]:
 
 
 def _count(library: Any) -> _Count | None:
-    # not by the library's own methods: from threadpoolctl 3.8 on they do nothing where another thread came first
+    # not by the library's own methods: from threadpoolctl 3.8 on they do nothing if another thread came first
     names = _SYMBOLS.get(library.internal_api)
     loaded = ctypes.PyDLL(library.filepath)
     for before, after in itertools.product(("", "scipy_"), ("", "64_", "_64")):
@@ -76,7 +80,7 @@ _normal: list[int] = []  # the counts that hold when no thread is
 
 
 def single_threaded(body: Callable[[], _T]) -> _T:
-    """``body()``, with BLAS in this thread, and where that is the process's affair in all threads, at one thread.
+    """``body()``, with BLAS in this thread, and if that is the process's affair in all threads, at one thread.
 
     A body inside another one of the same thread (a signal handler that runs a plan) has work space of its own.
 
@@ -85,7 +89,7 @@ def single_threaded(body: Callable[[], _T]) -> _T:
     """
     me = get_ident()
     if me in _inside:
-        return scratch.apart(body)
+        return workspace.apart(body)
     probe, lower = map(operator.call, _get), map(operator.call, _set + _own_set, _ones)
     own = list(map(operator.call, _own_get))
     back = map(operator.call, _own_set, own)
@@ -100,6 +104,17 @@ def single_threaded(body: Callable[[], _T]) -> _T:
     finally:
         del _inside[me]
         list(back if _inside else all_back)
+
+
+def settled(body: Callable[[], _T]) -> _T:
+    """:func:`single_threaded`, and NumPy's buffer at a size that leaves rows of a matrix where they lie, in a context
+    that is dropped afterwards."""
+    return single_threaded(partial(copy_context().run, _buffered, body))
+
+
+def _buffered(body: Callable[[], _T]) -> _T:
+    np.setbufsize(_BUFFER)
+    return body()
 
 
 def forked() -> None:

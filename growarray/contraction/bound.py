@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from growarray.backend import Array, namespace
 from growarray.contraction.checks import operands
+from growarray.contraction.planned import Planned
 from growarray.errors import PlanError, ShapeError, shown
-
-if TYPE_CHECKING:
-    from growarray.contraction.plan import Plan
 
 __all__ = ["BoundPlan", "factors_of"]
 
@@ -22,7 +20,7 @@ class BoundPlan:
     The bound arrays are kept, not copied: change them only together with a new ``bind``.
     """
 
-    def __init__(self, plan: Plan, factors: Mapping[int, Array]) -> None:
+    def __init__(self, plan: Planned, factors: Mapping[int, Array]) -> None:
         self.plan = plan
         self.free = tuple(i for i in range(len(plan.shapes)) if i not in factors)
         self._factors = dict(factors)
@@ -32,7 +30,7 @@ class BoundPlan:
                     f"bind: operand {i} of '{plan.equation}' has shape {tuple(array.shape)}, expected {plan.shapes[i]}"
                 )
         namespace(*factors.values())
-        self._folded = plan.programs.fold(self._factors)
+        self._folded = plan.execution.fold(self._factors)
 
     def __repr__(self) -> str:
         return f"BoundPlan({self.plan.equation!r}, free={list(self.free)})"
@@ -45,11 +43,11 @@ class BoundPlan:
 
     def __call__(self, *arrays: Array, out: Array | None = None) -> Array:
         """The result for the operands that are left."""
-        return self.plan._run(self._whole(arrays), out, self._folded)
+        return self.plan.execution.value(self._whole(arrays), out, self._folded)
 
     def vjp(self, *arrays: Array) -> tuple[Array, Callable[[Array], tuple[Array | None, ...]]]:
         """The result, and ``pullback(dy)`` with one gradient for each operand that is left."""
-        y, pullback = self.plan._vjp(self._whole(arrays), self.free, self._folded)
+        y, pullback = self.plan.execution.vjp(self._whole(arrays), self.free, self._folded)
 
         def back(dy: Array) -> tuple[Array | None, ...]:
             gradients = pullback(dy)
@@ -58,7 +56,7 @@ class BoundPlan:
         return y, back
 
 
-def factors_of(plan: Plan, factors: Mapping[int, Array] | Sequence[Array]) -> dict[int, Any]:
+def factors_of(plan: Planned, factors: Mapping[int, Array] | Sequence[Array]) -> dict[int, Any]:
     """Bound operands by position; a sequence stands for every operand after the first."""
     if isinstance(factors, Mapping):
         chosen = dict(factors)

@@ -218,7 +218,7 @@ def _chain_call(draw: Callable[..., Any], steps: int, device: str | None) -> Cal
 
 
 def _waiting(call: Callable[[], Any]) -> Call:
-    """The call, and waiting for the device of its result where there is one to wait for."""
+    """The call, and waiting for the device of its result if there is one to wait for."""
 
     def run() -> None:
         wait = getattr(getattr(call(), "device", None), "synchronize", None)

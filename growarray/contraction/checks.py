@@ -15,7 +15,7 @@ __all__ = ["check_arrays", "check_gradient", "check_out", "device_kind", "is_ord
 
 
 def is_whole(value: Any) -> bool:
-    """Whether ``value`` is a whole number of any library; a bool is none."""
+    """Whether ``value`` is a whole number of any library, which a bool is not."""
     try:
         operator.index(value)  # arrays have the method and may refuse it
     except TypeError:
@@ -29,7 +29,7 @@ def is_ordered(value: Any) -> bool:
 
 
 def operands(option: str, chosen: Any, count: int) -> list[int]:
-    """Which of ``count`` operands an option names. Raises PlanError where it names something else."""
+    """Which of ``count`` operands an option names. Raises PlanError if it names something else."""
     found = list(chosen) if isinstance(chosen, Iterable) else None
     if found is None or not all(is_whole(i) and 0 <= i < count for i in found):
         raise PlanError(

@@ -6,8 +6,7 @@ from typing import Any
 
 from growarray.backend import Array
 from growarray.contraction.checks import check_arrays
-from growarray.contraction.keys import shapes_of
-from growarray.contraction.plan import plan
+from growarray.contraction.plan import plan, shapes_of
 
 __all__ = ["contract"]
 

@@ -35,7 +35,7 @@ class Equation:
 def parse(text: str) -> Equation:
     """Read an equation.
 
-    Modes are names separated by blanks (``"batch in, out in -> batch out"``). Where no term has a blank inside, every
+    Modes are names separated by blanks (``"batch in, out in -> batch out"``). If no term has a blank inside, every
     letter is a mode, as in :func:`numpy.einsum` (``"ij,jk->ik"``), of any alphabet, as in opt_einsum. ``...`` stands
     for any number of leading, shared modes. Without ``->`` the output is every mode that occurs once, in alphabetical
     order. After ``|`` come the convolution modes: each is in two operands, the feature map first and the kernel second,

@@ -18,7 +18,7 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 class ConvAxis:
     """One convolution mode: output position ``q`` and kernel position ``t`` read ``q stride + t dilation - before``.
 
-    Raises PlanError where a number is out of range, or there is no such padding mode.
+    Raises PlanError if a number is out of range, or there is no such padding mode.
 
     >>> ConvAxis(stride=2, before=1, after=1).output_size(56, 3)
     28
@@ -43,7 +43,7 @@ class ConvAxis:
     def output_size(self, size: int, kernel: int, name: str = "x") -> int:
         """Positions of the output for ``size`` positions of the feature map and ``kernel`` of the kernel.
 
-        Raises PlanError where the kernel does not fit, or the padding mode needs more positions than there are.
+        Raises PlanError if the kernel does not fit, or the padding mode needs more positions than there are.
         """
         if kernel < 1:
             raise PlanError(f"convolution mode {shown(name)}: the kernel has {kernel} positions, expected at least 1")

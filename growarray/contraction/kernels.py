@@ -1,24 +1,20 @@
-"""What needs more than array-API operations: float64 sums over rows on NumPy, fused kernels on CuPy."""
+"""Float64 sums of products over rows: exact where single precision would drift, at its speed on NumPy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, is_numpy, load, namespace
-from growarray.contraction.problem import Axis
+from growarray.backend import Array, assign, is_numpy, namespace
 from growarray.errors import ShapeError
 
 __all__ = [
     "Rows",
     "RunningSum",
     "add_row_products",
-    "depthwise",
-    "depthwise_source",
     "portable_row_products",
     "row_products",
 ]
@@ -85,7 +81,7 @@ def row_products(
     into : float64 NumPy arrays, views too, that take the products of NumPy arrays in place of new ones
     Returns ``{(i, j): (d_i, d_j)}`` and ``{i: (d_i,)}``, exact to float64 rounding for float64 input, and to
     under 1e-6 of the largest entry for float32, however many rows there are and however alike they are.
-    Raises ShapeError where the arrays differ in rows.
+    Raises ShapeError if the arrays differ in rows.
 
     >>> import numpy as np
     >>> products, sums = row_products([np.full((1000, 1), 0.1, np.float32)], [(0, 0)], sums=[0])
@@ -119,7 +115,7 @@ def add_row_products(
     """Add each product of :func:`row_products` to the float64 views of its pair; returns the arrays' column sums.
 
     Of a pair (i, i) with a single view only the upper triangle is sure to be added; see :class:`RunningSum`.
-    Returns None, and adds nothing, where the arrays are not NumPy's, hold more rows than one block, or hold values
+    Returns None, and adds nothing, if the arrays are not NumPy's, hold more rows than one block, or hold values
     that are not finite or whose squares overflow single precision.
     """
     rows = arrays[0].array.shape[0]
@@ -182,9 +178,15 @@ class RunningSum:
             for start in range(0, a.shape[0], _STRIP):
                 stop = min(start + _STRIP, a.shape[0])
                 square = a[start:stop, start:stop]
-                a[start:stop, start:stop] = xp.triu(square) + xp.matrix_transpose(xp.triu(square, k=1))
-                a[stop:, start:stop] = xp.matrix_transpose(a[start:stop, stop:])
+                whole = xp.triu(square) + xp.matrix_transpose(xp.triu(square, k=1))
+                a = assign(a, (slice(start, stop), slice(start, stop)), whole)
+                a = assign(a, (slice(stop, None), slice(start, stop)), xp.matrix_transpose(a[start:stop, stop:]))
+            self._array = a
         return self._array
+
+    def add(self, values: Array) -> None:
+        """Add float64 ``values`` of the shape of the sum, in place if the library can."""
+        self._array = assign(self.array, ..., values, add=True)
 
 
 def portable_row_products(
@@ -273,38 +275,3 @@ def _mixed(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     np.multiply(sums - mean.astype(np.float32), np.float32(scale), out=rows[done:count])
     rows[count] = math.sqrt(len(sums)) * scale * mean
     return rows, len(sums) * mean
-
-
-def depthwise(feature: Array, kernel: Array, axes: Sequence[Axis]) -> Array | None:
-    """out[b, 0, q] = sum over taps of kernel[b, 0, 0, tap] feature[b, 0, q + tap] in one pass; None if not on CuPy."""
-    if type(feature).__module__.split(".")[0] != "cupy":
-        return None
-    cupy = load("cupy")
-    out = cupy.empty((feature.shape[0], 1, *(a.out for a in axes)), feature.dtype)
-    _compiled(tuple(axes))(feature, kernel, out)
-    return out
-
-
-@lru_cache(maxsize=256)
-def _compiled(axes: tuple[Axis, ...]) -> Any:
-    cupy = load("cupy")
-    return cupy.ElementwiseKernel("raw T x, raw T w", "T y", depthwise_source(axes), "growarray_depthwise")
-
-
-def depthwise_source(axes: Sequence[Axis]) -> str:
-    """CUDA source for one element ``y`` at flat index ``i``: sizes are constants, taps loop from the first axis in.
-
-    >>> from growarray.contraction.problem import Axis
-    >>> "for" in depthwise_source([Axis("x", 8, 3, 6)])
-    True
-    """
-    decode, loops, place, tap = ["long long r = i;"], [], "r", "r"
-    for k in reversed(range(len(axes))):
-        decode.append(f"const long long q{k} = r % {axes[k].out}; r /= {axes[k].out};")
-    for k, a in enumerate(axes):
-        loops.append(f"for (int t{k} = 0; t{k} < {a.taps}; ++t{k}) {{")
-        loops.append(f"const long long p{k} = q{k} * {a.stride} + t{k} * {a.dilation} - ({a.before});")
-        loops.append(f"if (p{k} < 0 || p{k} >= {a.size}) continue;")
-        place, tap = f"({place}) * {a.size} + p{k}", f"({tap}) * {a.taps} + t{k}"
-    body = f"sum += x[{place}] * w[{tap}];"
-    return "\n".join([*decode, "T sum = 0;", *loops, body, "}" * len(axes), "y = sum;"])

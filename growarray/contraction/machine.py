@@ -67,7 +67,7 @@ class Machine:
 
 
 # Chosen on 2 cores of an AMD EPYC with AVX-512 and OpenBLAS 0.3.31 for the order that it gives the paths of
-# `growarray bench suite`, measured twice; single coefficients are good to a third.
+# `python -m bench suite`, measured twice; single coefficients are good to a third.
 CPU = Machine(
     "cpu",
     rate=1.1e11,
@@ -112,7 +112,7 @@ def cache_folder() -> Path:
 def machine_for(device: str) -> Machine:
     """The calibrated model of this machine, or the default one. ``device`` is ``'cpu'`` or ``'gpu'``.
 
-    Raises PlanError where the stored calibration is damaged.
+    Raises PlanError if the stored calibration is damaged.
     """
     default = {"cpu": CPU, "gpu": GPU}[device]
     cores = threads() if device == "cpu" else 1

@@ -16,7 +16,7 @@ Optimizer = Callable[..., Sequence[tuple[int, ...]]]
 
 
 def optimizer_named(name: str, others: Sequence[str]) -> Optimizer:
-    """An optimizer of opt_einsum. Raises PlanError, which names ``others`` too, where there is none of this name."""
+    """An optimizer of opt_einsum. Raises PlanError, which names ``others`` too, if there is none of this name."""
     try:
         finder: Optimizer = load("opt_einsum.paths").get_path_fn(name)
     except KeyError as error:
@@ -33,9 +33,9 @@ def optimizer_path(problem: Problem, finder: Optimizer, limit: int | None) -> Se
     if len(problem) < 2:
         return []
     inputs, sizes = [], {name: max(size, 1) for name, size in problem.size.items()}  # 'dp' finds nothing at size 0
-    for i, leaf in enumerate(problem.leaves):
+    for i, operand in enumerate(problem.operands):
         modes = set()
-        for name in leaf.modes:
+        for name in operand.modes:
             conv = problem.conv.get(name)
             if conv is None:
                 modes.add(name)

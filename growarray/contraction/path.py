@@ -21,12 +21,12 @@ __all__ = [
     "MINIMIZE",
     "PRESETS",
     "Tree",
+    "alternative_trees",
     "find_tree",
     "linear_path",
     "ordered",
     "peak_elements",
     "random_tree",
-    "rivals",
     "search",
 ]
 
@@ -76,7 +76,7 @@ def find_tree(problem: Problem, costs: Costs, optimize: Any, minimize: str, limi
     return tree
 
 
-def rivals(problem: Problem, costs: Costs, optimize: Any, minimize: str) -> list[Tree]:
+def alternative_trees(problem: Problem, costs: Costs, optimize: Any, minimize: str) -> list[Tree]:
     """Trees to hold against the one of ``'auto'`` once blocks are known: of fewest operations, and of the presets."""
     if not (isinstance(optimize, str) and optimize == "auto" and minimize == "time"):
         return []
@@ -90,7 +90,7 @@ def _presets(problem: Problem, costs: Costs) -> list[Tree]:
 
 
 def _auto(problem: Problem, costs: Costs, minimize: str, limit: int | None) -> Tree:
-    """The search; above :data:`EXACT` operands, where it is not exact, the presets are looked at, too."""
+    """The search; above :data:`EXACT` operands it is not exact and looks at the presets, too."""
     best = search(problem, costs, minimize, limit)
     for tree in _presets(problem, costs) if len(problem) > EXACT else ():
         if limit is not None and peak_elements(costs, tree) > limit:
@@ -111,21 +111,21 @@ def search(
 ) -> Tree:
     """The best tree over ``operands`` (default: all): exact up to :data:`EXACT` of them, greedy above.
 
-    With a limit, the best tree among those that keep it. Raises PlanError where none does.
+    With a limit, the best tree among those that keep it. Raises PlanError if none does.
     """
-    leaves = [1 << i for i in range(len(problem))] if operands is None else list(operands)
-    if len(leaves) > EXACT:
-        return _greedy_search(problem, costs, minimize, limit, leaves)
-    entry = _exact(problem, costs, minimize, limit, leaves)
-    return _unrolled(costs, sum(leaves), entry) if len(leaves) > 1 else []
+    singles = [1 << i for i in range(len(problem))] if operands is None else list(operands)
+    if len(singles) > EXACT:
+        return _greedy_search(problem, costs, minimize, limit, singles)
+    entry = _exact(problem, costs, minimize, limit, singles)
+    return _unrolled(costs, sum(singles), entry) if len(singles) > 1 else []
 
 
-def _exact(problem: Problem, costs: Costs, minimize: str, limit: int | None, leaves: list[int]) -> _Entry:
+def _exact(problem: Problem, costs: Costs, minimize: str, limit: int | None, singles: list[int]) -> _Entry:
     """Dynamic programming over operand sets; with a limit, every set keeps its trees that none beats in both."""
-    fronts: dict[int, list[_Entry]] = {leaf: [_Entry(0.0, 0)] for leaf in leaves}
+    fronts: dict[int, list[_Entry]] = {single: [_Entry(0.0, 0)] for single in singles}
     weigh = limit is not None or minimize == "memory"
-    for count in range(2, len(leaves) + 1):
-        for chosen in itertools.combinations(leaves, count):
+    for count in range(2, len(singles) + 1):
+        for chosen in itertools.combinations(singles, count):
             whole = sum(chosen)
             found: list[_Entry] = []
             for left, right in _splits(chosen):
@@ -143,12 +143,12 @@ def _exact(problem: Problem, costs: Costs, minimize: str, limit: int | None, lea
                     elif peak <= limit:
                         found.append(entry)
             fronts[whole] = found if limit is None else _front(found)
-    last = fronts[sum(leaves)]
+    last = fronts[sum(singles)]
     if not last:
-        least = _exact(problem, costs, "memory", None, leaves).peak
+        least = _exact(problem, costs, "memory", None, singles).peak
         raise PlanError(
             f"memory_limit: no path holds fewer than {least} elements at once, allowed are {limit}; "
-            f"raise memory_limit to at least {least * costs.itemsize} bytes"
+            f"raise memory_limit to at least {least * costs.problem.itemsize} bytes"
         )
     return min(last, key=lambda entry: (entry.cost, entry.peak))
 
@@ -215,14 +215,14 @@ def peak_elements(costs: Costs, tree: Tree) -> int:
     return peak
 
 
-def _greedy_search(problem: Problem, costs: Costs, minimize: str, limit: int | None, leaves: list[int]) -> Tree:
+def _greedy_search(problem: Problem, costs: Costs, minimize: str, limit: int | None, singles: list[int]) -> Tree:
     """The best of one greedy tree and :data:`_TRIALS` that sometimes take the second choice; the seed is fixed."""
     rng = random.Random(0)
     best: tuple[float, Tree] | None = None
     least: int | None = None
     for trial in range(_TRIALS + 1):
-        tree = _greedy(problem, costs, minimize, leaves, rng if trial else None)
-        whole = sum(leaves) == problem.everything
+        tree = _greedy(problem, costs, minimize, singles, rng if trial else None)
+        whole = sum(singles) == problem.everything
         peak = peak_elements(costs, ordered(costs, tree)) if whole else 0
         least = peak if least is None else min(least, peak)
         cost = _total(costs, tree, minimize) if whole or minimize != "memory" else 0.0
@@ -231,7 +231,7 @@ def _greedy_search(problem: Problem, costs: Costs, minimize: str, limit: int | N
     if best is None:
         raise PlanError(
             f"memory_limit: of {_TRIALS + 1} greedy paths none holds fewer than {least} elements at once, allowed are "
-            f"{limit}; raise memory_limit to at least {(least or 0) * costs.itemsize} bytes"
+            f"{limit}; raise memory_limit to at least {(least or 0) * costs.problem.itemsize} bytes"
         )
     return best[1]
 
@@ -243,8 +243,8 @@ def _known(costs: Costs, left: int, right: int) -> Any:
     return step
 
 
-def _greedy(problem: Problem, costs: Costs, minimize: str, leaves: list[int], rng: random.Random | None) -> Tree:
-    parts, tree = list(leaves), []
+def _greedy(problem: Problem, costs: Costs, minimize: str, singles: list[int], rng: random.Random | None) -> Tree:
+    parts, tree = list(singles), []
     while len(parts) > 1:
         choices = []
         for left, right in itertools.combinations(parts, 2):
@@ -255,7 +255,7 @@ def _greedy(problem: Problem, costs: Costs, minimize: str, leaves: list[int], rn
             freed = problem.elements(left) + problem.elements(right)
             choices.append((not shared, step.elements - freed, step.total(minimize), left, right))
         if not choices:  # every pair joins convolution modes the wrong way round: from the left there is always a way
-            return _from_left(leaves)
+            return _from_left(singles)
         choices.sort()
         index = 0 if rng is None else min(int(rng.expovariate(1.2)), len(choices) - 1)
         *_, left, right = choices[index]
@@ -264,11 +264,11 @@ def _greedy(problem: Problem, costs: Costs, minimize: str, leaves: list[int], rn
     return tree
 
 
-def _from_left(leaves: Sequence[int]) -> Tree:
-    tree, whole = [], leaves[0]
-    for leaf in leaves[1:]:
-        tree.append((whole, leaf))
-        whole |= leaf
+def _from_left(singles: Sequence[int]) -> Tree:
+    tree, whole = [], singles[0]
+    for single in singles[1:]:
+        tree.append((whole, single))
+        whole |= single
     return tree
 
 
@@ -343,7 +343,7 @@ def _preset(problem: Problem, costs: Costs, name: str) -> Tree:
     middle = [p for p in others if p in kernels]
     rest = [p for p in others if p not in first and p not in middle]
     hanging = {m for p in middle for m in problem.modes(p) if m not in problem.conv}
-    cores = [p for p in rest if any(problem.holders[m] in {p | q for q in middle} for m in problem.modes(p))]
+    cores = [p for p in rest if any(problem.operands_with_mode[m] in {p | q for q in middle} for m in problem.modes(p))]
     cores = [p for p in cores if hanging & set(problem.modes(p)) and not set(problem.output) & set(problem.modes(p))]
     rest = sorted((p for p in rest if p not in cores), key=lambda p: bool(set(problem.output) & set(problem.modes(p))))
     tree: Tree = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from types import MappingProxyType
@@ -10,29 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, is_numpy, namespace
-from growarray.contraction import blocks, execute
+from growarray.backend import Array, is_array, is_numpy, kind_of, namespace
 from growarray.contraction.bound import BoundPlan, factors_of
-from growarray.contraction.checks import check_arrays, check_gradient, check_out, device_kind, is_whole, operands
+from growarray.contraction.checks import check_arrays, device_kind, is_whole, operands
 from growarray.contraction.cost import Costs, StepCost
 from growarray.contraction.equation import parse
+from growarray.contraction.execution import Execution, Pullback
 from growarray.contraction.geometry import ConvAxis
-from growarray.contraction.keys import frozen, shapes_of
 from growarray.contraction.machine import Machine, machine_for
-from growarray.contraction.path import MINIMIZE, Tree, find_tree, linear_path, peak_elements, rivals
+from growarray.contraction.path import MINIMIZE, Tree, alternative_trees, find_tree, linear_path, peak_elements
 from growarray.contraction.problem import Problem, checked_shapes
-from growarray.contraction.programs import Programs, binds_batch, block_size
+from growarray.contraction.program import binds_batch, block_size
+from growarray.contraction.run import block_count
 from growarray.contraction.table import plan_table
-from growarray.errors import PlanError, ShapeError, shown
+from growarray.errors import PlanError, shown
 
-__all__ = ["Plan", "plan"]
+__all__ = ["Plan", "frozen", "plan", "shapes_of"]
 
 _MANY = 1 << 62  # operations, where they are not known yet
 _TIE = 1.05  # times the least predicted time: as good, for predictions are no better than that; fewer operations decide
 _CORES = 2  # for which a path is searched
 _GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
-
-Pullback = Callable[[Array], tuple[Array | None, ...]]
 
 
 def plan(
@@ -87,6 +85,42 @@ def plan(
     return _cached(*frozen((equation, sizes, *options[:5], dtype, device, *options[7:])))
 
 
+def frozen(value: Any) -> Any:
+    """Lists and mappings as what can be a key. Raises PlanError for what cannot be one, such as arrays and sets."""
+    if isinstance(value, Mapping):
+        return _Mapping({k: frozen(v) for k, v in value.items()})
+    if isinstance(value, list | tuple):
+        return tuple(frozen(v) for v in value)
+    try:
+        hash(value)
+    except TypeError as error:
+        raise PlanError(
+            f"plan: found {shown(value)} among the arguments, expected numbers, strings, "
+            "tuples, lists or mappings; convert it with tolist() or tuple()"
+        ) from error
+    return value
+
+
+def shapes_of(given: Sequence[Any], dtype: Any = None, device: Any = None) -> tuple[list[Any], Any, Any]:
+    """Shapes of the arrays among ``given``, and if those are None the dtype and the device that a plan takes."""
+    arrays = [x for x in given if is_array(x)]
+    if arrays:
+        namespace(*arrays, where="plan: ")
+        for x in arrays:
+            if kind_of(x) != "f":
+                raise PlanError(f"plan: expected a shape, or an array of real floats that has it, found {shown(x)}")
+        dtype = str(arrays[0].dtype).rpartition(".")[2] if dtype is None else dtype
+        device = ("cpu" if all(map(is_numpy, arrays)) else "gpu") if device is None else device
+    return [tuple(x.shape) if is_array(x) else x for x in given], dtype, device
+
+
+class _Mapping(dict[str, Any]):
+    """A mapping by mode that can be a key; nobody changes it."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+
 @lru_cache(maxsize=512, typed=True)  # else True would be found where 1 is known
 def _cached(equation: str, shapes: tuple[Any, ...], *options: Any) -> Plan:
     return Plan(equation, shapes, *options)
@@ -98,7 +132,7 @@ class Plan:
     Immutable, and holds no arrays. A plan runs any size of its block mode (the batch), and any real floating dtype.
 
     equation, shapes, output_shape    path : opt_einsum's linear format    block : batch that runs at a time on a CPU
-    flops, seconds : of a forward pass, and of the backward pass too where it is for training
+    flops, seconds : of a forward pass, and of the backward pass too if it is for training
     bytes : read and written by all steps    peak_bytes : what partial results and the output hold at once
     """
 
@@ -127,7 +161,7 @@ class Plan:
         self.geometry = MappingProxyType(dict(given))
         self.optimize, self.memory_limit = optimize, memory_limit
         self.constants = tuple(sorted(set(operands("constants", constants, len(self.shapes)))))
-        self._problem = Problem(self._parsed, self.shapes, **self.geometry)
+        self._problem = Problem(self._parsed, self.shapes, itemsize=self.dtype.itemsize, **self.geometry)
         self.machine: Machine = machine_for(self.device)
         limit = None if memory_limit is None else memory_limit // self.dtype.itemsize
         self._tree, self.block = self._search(optimize, limit)
@@ -135,7 +169,7 @@ class Plan:
         self.path = linear_path(self._problem, self._tree)
         self.steps: tuple[StepCost, ...] = tuple(self._cost(*pair) for pair in self._tree)
         self.output_shape = tuple(self._problem.extent(m, self._problem.everything) for m in self._problem.output)
-        self.programs = Programs(self._parsed, self._problem, self.geometry, self._tree)
+        self.execution = Execution(self._parsed, self._problem, self.geometry, self._tree, self.block)
         self._made = True
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -175,7 +209,7 @@ class Plan:
         if not block or limit is not None:
             return tree, block
         found = []
-        for one in [tree, *rivals(self._problem, costs, optimize, self.minimize)]:
+        for one in [tree, *alternative_trees(self._problem, costs, optimize, self.minimize)]:
             block = block_size(self._problem, one)  # it depends on the tree, which was found with another
             known = self._costs_of(machine, block, one)
             steps = [step for pair in one if (step := known.step(*pair))]
@@ -189,9 +223,9 @@ class Plan:
         return Costs(
             self._problem,
             machine,
-            itemsize=self.dtype.itemsize,
             training=self.training,
-            block=-(-whole // blocks.block_count(whole, block, flops)) if block else max(whole, 1),
+            library="numpy" if self.device == "cpu" else "cupy",
+            block=-(-whole // block_count(whole, block, flops)) if block else max(whole, 1),
             constants=sum(1 << i for i in self.constants),
         )
 
@@ -241,7 +275,7 @@ class Plan:
         texts = []
         for left, right in self._tree:
             pair = self._problem.pair(left, right)
-            first, second = (left, right) if pair is None else (pair.feature, pair.kernel)
+            first, second = (left, right) if pair is None else (pair.feature_mask, pair.kernel_mask)
             texts.append(f"{' '.join(modes(first))} , {' '.join(modes(second))} -> {' '.join(modes(left | right))}")
         return tuple(texts)
 
@@ -271,7 +305,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """A plan from what :meth:`to_dict` gave. Raises PlanError where something is missing or does not fit."""
+        """A plan from what :meth:`to_dict` gave. Raises PlanError if something is missing or does not fit."""
         try:
             axes = [ConvAxis(**axis) for axis in data["geometry"]]
             return plan(
@@ -317,22 +351,12 @@ class Plan:
         return BoundPlan(again, chosen)
 
     def __call__(self, *arrays: Array, out: Array | None = None) -> Array:
-        """The result for these arrays, in ``out`` where it is given (NumPy).
+        """The result for these arrays, in ``out`` if it is given (NumPy).
 
-        Raises ShapeError where a shape is not the plan's (the batch may differ), and TypeError for integer or mixed
+        Raises ShapeError if a shape is not the plan's (the batch may differ), and TypeError for integer or mixed
         dtypes, or arrays of two libraries or devices.
         """
-        return self._run(arrays, out, None)
-
-    def _run(self, arrays: Sequence[Array], out: Array | None, folded: dict[int, Array] | None) -> Array:
-        xp = self._checked(arrays)
-        if not is_numpy(arrays[0]):
-            if out is not None:
-                raise TypeError("out= is for NumPy arrays; other libraries return a new array")
-            return execute.forward_portable(xp, self.programs.of(arrays)(-1), arrays, folded)[0]
-        if out is not None:
-            check_out(out, arrays, self._shape_of(arrays))
-        return blocks.forward(self.programs.of(arrays), arrays, self.block, out=out, folded=folded)[0]
+        return self.execution.value(arrays, out)
 
     def vjp(self, *arrays: Array, wrt: Sequence[int] | None = None) -> tuple[Array, Pullback]:
         """The result, and the way back: ``pullback(dy)`` gives one gradient for each operand.
@@ -347,51 +371,4 @@ class Plan:
         >>> [None if g is None else g.shape for g in pullback(y)]
         [None, (3, 4)]
         """
-        return self._vjp(arrays, wrt, None)
-
-    def _vjp(
-        self, arrays: Sequence[Array], wrt: Sequence[int] | None, folded: dict[int, Array] | None
-    ) -> tuple[Array, Pullback]:
-        xp = self._checked(arrays)
-        chosen = range(len(arrays)) if wrt is None else operands("wrt", wrt, len(arrays))
-        wanted = sum(1 << i for i in set(chosen))
-        y, backward = self._kept(xp, arrays, wanted, folded)
-
-        def pullback(dy: Array) -> tuple[Array | None, ...]:
-            check_gradient(self.equation, dy, y)
-            gradients = backward(dy) if wanted else {}
-            return tuple(gradients.get(1 << i) for i in range(len(arrays)))
-
-        return y, pullback
-
-    def _kept(
-        self, xp: Any, arrays: Sequence[Array], wanted: int, folded: dict[int, Array] | None
-    ) -> tuple[Array, Callable[[Array], dict[int, Array]]]:
-        """The result and a function from its gradient to those by the operands in ``wanted``, by mask."""
-        if is_numpy(arrays[0]):
-            programs = self.programs.of(arrays)
-            y, saved = blocks.forward(programs, arrays, self.block, keep=True, folded=folded)
-            return y, lambda dy: blocks.backward(programs, arrays, self.block, saved, dy, wanted)
-        program = self.programs.of(arrays)(-1)
-        y, values = execute.forward_portable(xp, program, arrays, folded)
-        shapes = [tuple(x.shape) for x in arrays]
-        return y, lambda dy: execute.backward_portable(xp, program, shapes, values, dy, wanted)
-
-    def _checked(self, arrays: Sequence[Array]) -> Any:
-        """Raise unless the arrays are of one library, device and real floating dtype, and of the plan's shapes."""
-        check_arrays(self.equation, arrays)
-        if len(arrays) != len(self.shapes):
-            raise ShapeError(f"'{self.equation}' has {len(self.shapes)} operands, found {len(arrays)} arrays")
-        for i, (x, shape) in enumerate(zip(arrays, self.shapes, strict=True)):
-            if x.shape != shape and not self.programs.fits(i, x.shape):
-                free = f"only {shown(self._problem.block)} may differ: " if self._problem.block else ""
-                raise ShapeError(
-                    f"operand {i} of '{self.equation}' has shape {tuple(x.shape)}, the plan was made for {shape}; "
-                    f"{free}plan again for these shapes"
-                )
-        return namespace(*arrays)
-
-    def _shape_of(self, arrays: Sequence[Array]) -> tuple[int, ...]:
-        """Shape of the result for these arrays, whose batch may differ from the plan's."""
-        size, shape = self.programs.batch(arrays), zip(self._problem.output, self.output_shape, strict=True)
-        return tuple(size if m == self._problem.block else d for m, d in shape)
+        return self.execution.vjp(arrays, wrt)

@@ -8,16 +8,16 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from growarray.contraction.equation import ELLIPSIS, Equation
 from growarray.contraction.geometry import ConvAxis, conv_axes
 from growarray.errors import PlanError, shown
 
-__all__ = ["SPARE", "Axis", "Conv", "Leaf", "Pair", "Problem", "checked_shapes"]
+__all__ = ["AMONG_MANY", "Axis", "Conv", "Operand", "Pair", "Problem", "Product", "checked_shapes"]
 
-SPARE = 4  # times the share of a single product is there for one of many, and for a backward pass
+AMONG_MANY = 4  # times the work space of a product that is all there is: for one of many, and for a backward pass
 
 
 class Axis(NamedTuple):
@@ -49,7 +49,7 @@ class Conv(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Leaf:
+class Operand:
     """How an operand becomes one with every mode once: drop broadcast axes, take diagonals, sum what no other needs."""
 
     dropped: tuple[int, ...]
@@ -64,58 +64,122 @@ class Leaf:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """A pairwise product ``out[b, n, q] = sum over s, t of kernel[b, n, s, t] * feature[b, s, q stride + t ...]``.
+class Product:
+    """The sizes of ``out[b, n, q] = sum over s, t of kernel[b, n, s, t] * feature[b, s, q stride + t ...]``.
 
-    b : modes of both that stay    s : modes of both that are summed    n, t : modes of the kernel, of the feature
-    axes : the axes t with their taps; a mode that does not meet its kernel here has one tap
-    sizes : (b, s, n) multiplied out    room : elements of both sides and the result, of the whole batch
-    spare : how often the usual share of that room may be taken as work space
+    axes : those of the feature map, convolved or not (one tap)
+    working_set : elements of both sides and the result, of the whole batch
+    workspace_factor : how often the usual share of the working set may be taken as work space
+    itemsize : bytes of an element
+    columns, taps : positions of the result, of the kernel    is_conv : whether a kernel meets its feature map here
+    """
+
+    b: int
+    s: int
+    n: int
+    axes: tuple[Axis, ...]
+    working_set: int = 1 << 22
+    workspace_factor: int = 1
+    itemsize: int = 4
+    columns: int = field(init=False, repr=False, compare=False)
+    taps: int = field(init=False, repr=False, compare=False)
+    is_conv: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        columns, taps, is_conv = 1, 1, False
+        for axis in self.axes:
+            columns, taps, is_conv = columns * axis.out, taps * axis.taps, is_conv or not axis.is_plain
+        for name, value in (("columns", columns), ("taps", taps), ("is_conv", is_conv)):
+            object.__setattr__(self, name, value)
+
+    def over(self, axes: tuple[Axis, ...]) -> Product:
+        """The product over other axes."""
+        factor, size = self.workspace_factor, self.itemsize
+        return Product(self.b, self.s, self.n, axes, self.working_set, factor, size)
+
+    def transposed(self, axes: tuple[Axis, ...]) -> Product:
+        """The product over other axes of a gradient and the kernel with its sides swapped."""
+        return Product(self.b, self.n, self.s, axes, self.working_set, AMONG_MANY, self.itemsize)
+
+    @property
+    def backward(self) -> Product:
+        """The product as its gradients see it, which may take more work space."""
+        if self.workspace_factor == AMONG_MANY:
+            return self
+        return Product(self.b, self.s, self.n, self.axes, self.working_set, AMONG_MANY, self.itemsize)
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """(b, s, *sizes)."""
+        return (self.b, self.s, *(a.size for a in self.axes))
+
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """(b, n, s, *taps)."""
+        return (self.b, self.n, self.s, *(a.taps for a in self.axes))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(b, n, *outs), of the result."""
+        return (self.b, self.n, *(a.out for a in self.axes))
+
+    @property
+    def kernel_dominates(self) -> bool:
+        """Whether the kernel is so large a part of all there is that reordering it costs more than gathering taps."""
+        return 4 * self.b * self.s * self.n * self.taps > self.working_set
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A product of two partial results: masks of their operands, and what their modes are in it.
+
+    b : modes of both that stay    s : modes of both that are summed    n : of the kernel alone
     padded : (mode, axis) of the convolution modes that meet here and are padded by something else than zeros
     """
 
-    feature: int
-    kernel: int
+    feature_mask: int
+    kernel_mask: int
     b: tuple[str, ...]
     s: tuple[str, ...]
     n: tuple[str, ...]
-    axes: tuple[Axis, ...]
     padded: tuple[tuple[str, ConvAxis], ...]
-    sizes: tuple[int, int, int]
-    room: int
-    spare: int = 1
-
-    @property
-    def is_conv(self) -> bool:
-        """Whether a convolution mode meets its kernel here."""
-        return not all(a.is_plain for a in self.axes)
+    product: Product
 
     @property
     def flops(self) -> int:
         """Multiplications, and additions where something is summed; padding counts as data."""
-        b, s, n = self.sizes
-        products = b * s * n * math.prod(a.out * a.taps for a in self.axes)
-        return products * (2 if self.s or self.is_conv else 1)
+        return self._multiplications * (2 if self.s or self.product.is_conv else 1)
 
     @property
     def backward_flops(self) -> int:
         """Of the two products of the backward pass: by the feature map and by the kernel."""
-        b, s, n = self.sizes
-        products = b * s * n * math.prod(a.out * a.taps for a in self.axes)
-        return products * ((2 if self.n or self.is_conv else 1) + (2 if self.axes else 1))
+        by_feature, by_kernel = self.n or self.product.is_conv, self.product.axes
+        return self._multiplications * ((2 if by_feature else 1) + (2 if by_kernel else 1))
+
+    @property
+    def _multiplications(self) -> int:
+        p = self.product
+        return p.b * p.s * p.n * p.columns * p.taps
 
 
 class Problem:
     """An equation bound to shapes. Not changed after it was made.
 
     blocks : how many times the block mode of these shapes goes into that of the whole batch
-    Raises PlanError where shapes, equation and options do not fit together.
+    itemsize : bytes of an element
+    Raises PlanError if shapes, equation and options do not fit together.
     """
 
     def __init__(
-        self, equation: Equation, shapes: Sequence[Sequence[int]], *, blocks: float = 1.0, **options: Any
+        self,
+        equation: Equation,
+        shapes: Sequence[Sequence[int]],
+        *,
+        blocks: float = 1.0,
+        itemsize: int = 4,
+        **options: Any,
     ) -> None:
-        self.equation, self.blocks = equation, blocks
+        self.equation, self.blocks, self.itemsize = equation, blocks, itemsize
         self.shapes = checked_shapes(equation, shapes)
         terms, self.output, dropped = _expand(equation, self.shapes)
         self.terms = tuple(terms)
@@ -127,15 +191,15 @@ class Problem:
             feature, kernel = (i for i, term in enumerate(terms) if name in term)
             size = pairs[name][0]
             self.conv[name] = Conv(axis, feature, kernel, size, taps, axis.output_size(size, taps, name))
-        self.holders: dict[str, int] = {}
+        self.operands_with_mode: dict[str, int] = {}
         for i, term in enumerate(terms):
             for place, name in enumerate(term):
-                self.holders[name] = self.holders.get(name, 0) | (place not in dropped[i]) << i
+                self.operands_with_mode[name] = self.operands_with_mode.get(name, 0) | (place not in dropped[i]) << i
         self.size = sizes
-        self.leaves = tuple(_leaf(i, term, self, dropped[i]) for i, term in enumerate(terms))
+        self.operands = tuple(_operand(i, term, self, dropped[i]) for i, term in enumerate(terms))
         self.everything = (1 << len(terms)) - 1
         self.block = self._block_mode()
-        rank = {name: index for index, name in enumerate(self.holders)}
+        rank = {name: index for index, name in enumerate(self.operands_with_mode)}
         later = {name: len(rank) + index for index, name in enumerate([self.block or "", *self.conv])}
         self._order = sorted(rank, key=lambda name: later.get(name, rank[name]))
         self._modes: dict[int, tuple[str, ...]] = {}
@@ -149,7 +213,7 @@ class Problem:
         features = {1 << conv.feature for conv in self.conv.values()}
         for name in self.output:
             written = sum(term.count(name) for term in self.terms)  # a diagonal or a broadcast axis cannot be cut
-            if name not in self.conv and self.holders[name] in features and written == 1:
+            if name not in self.conv and self.operands_with_mode[name] in features and written == 1:
                 return name
         return None
 
@@ -157,12 +221,9 @@ class Problem:
         """Modes of a partial result in the order in which it is kept: the block mode and convolution modes last."""
         found = self._modes.get(operands)
         if found is None:
-            rest = self.everything & ~operands
-            found = tuple(
-                name
-                for name in self._order
-                if self.holders[name] & operands and (name in self.output or self.holders[name] & rest)
-            )
+            rest, holders = self.everything & ~operands, self.operands_with_mode
+            kept = [m for m in self._order if m in self.output or holders[m] & rest]
+            found = tuple(m for m in kept if holders[m] & operands)
             self._modes[operands] = found
         return found
 
@@ -187,8 +248,8 @@ class Problem:
         return found
 
     def pair(self, left: int, right: int) -> Pair | None:
-        """The product of two partial results; None where each is the feature map of a mode of the other."""
-        if right & -right < left & -left:  # where both may be the feature map, one tree is one product
+        """The product of two partial results; None if each is the feature map of a mode of the other."""
+        if right & -right < left & -left:  # if both may be the feature map, one tree is one product
             left, right = right, left
         met = {
             name: conv
@@ -217,19 +278,21 @@ class Problem:
             elif m not in b and m not in s:
                 size = self.extent(m, feature)
                 axes.append(Axis(m, size, 1, size))
-        sizes = (
+        product = Product(
             math.prod(self.extent(m, feature) for m in b),
             math.prod(self.extent(m, feature) for m in s),
             math.prod(self.extent(m, kernel) for m in n),
+            tuple(axes),
+            sum(self._whole(part) for part in (feature, kernel, left | right)),
+            # one product of two operands is to need little beside them; among many, partial results need more than this
+            1 if len(self) == 2 else AMONG_MANY,
+            self.itemsize,
         )
-        room = sum(self._whole(part) for part in (feature, kernel, left | right))
-        # one product of two operands is to need little beside them; among many, partial results need more than this
-        spare = 1 if len(self) == 2 else SPARE
-        return Pair(feature, kernel, b, s, n, tuple(axes), tuple(padded), sizes, room, spare)
+        return Pair(feature, kernel, b, s, n, tuple(padded), product)
 
     def _whole(self, operands: int) -> int:
         """Size of a partial result of the whole batch, of which this problem may be a block."""
-        blocked = self.block is not None and operands & self.holders[self.block]
+        blocked = self.block is not None and operands & self.operands_with_mode[self.block]
         return int(self.elements(operands) * self.blocks) if blocked else self.elements(operands)
 
     def _left_is_feature(self, left: int, right: int, sides: set[bool]) -> bool:
@@ -237,7 +300,7 @@ class Problem:
             return sides.pop()
         if self.block is not None:
             for side in (left, right):
-                if side & self.holders[self.block]:
+                if side & self.operands_with_mode[self.block]:
                     return side == left
         if self.conv:
             return self.elements(left) >= self.elements(right)
@@ -315,7 +378,7 @@ def _sizes(
     return sizes, pairs
 
 
-def _leaf(index: int, term: tuple[str, ...], problem: Problem, dropped: tuple[int, ...]) -> Leaf:
+def _operand(index: int, term: tuple[str, ...], problem: Problem, dropped: tuple[int, ...]) -> Operand:
     modes = [name for axis, name in enumerate(term) if axis not in dropped]
     diagonals = []
     for name in dict.fromkeys(modes):
@@ -324,6 +387,6 @@ def _leaf(index: int, term: tuple[str, ...], problem: Problem, dropped: tuple[in
             second = modes.index(name, first + 1)
             diagonals.append((first, second))
             del modes[second]
-    lone = [m for m in modes if m not in problem.output and problem.holders[m] == 1 << index]
+    lone = [m for m in modes if m not in problem.output and problem.operands_with_mode[m] == 1 << index]
     summed = tuple(axis for axis, name in enumerate(modes) if name in lone)
-    return Leaf(dropped, tuple(diagonals), summed, tuple(m for m in modes if m not in lone))
+    return Operand(dropped, tuple(diagonals), summed, tuple(m for m in modes if m not in lone))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 from growarray.contraction.path import EXACT, PRESETS
+from growarray.contraction.planned import Planned
 from growarray.errors import PlanError
 
-if TYPE_CHECKING:
-    from growarray.contraction.plan import Plan
-
 __all__ = ["alternatives", "columns", "plan_table", "quantity", "seconds"]
+
+_PlanT = TypeVar("_PlanT", bound=Planned)
 
 
 def quantity(value: float, unit: str = "") -> str:
@@ -49,9 +49,9 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def alternatives(plan: Plan) -> dict[str, Plan]:
+def alternatives(plan: _PlanT) -> dict[str, _PlanT]:
     """The same problem along other paths: the presets, and the best of each search, one for each distinct order."""
-    found: dict[str, Plan] = {}
+    found: dict[str, _PlanT] = {}
     seen = {_order(plan)}
     for name in (*PRESETS, "greedy", *(["optimal"] if len(plan.shapes) <= EXACT else [])):
         try:
@@ -64,22 +64,22 @@ def alternatives(plan: Plan) -> dict[str, Plan]:
     return found
 
 
-def _order(plan: Plan) -> frozenset[tuple[int, int]]:
+def _order(plan: Planned) -> frozenset[tuple[int, int]]:
     return frozenset((min(pair), max(pair)) for pair in plan.tree)
 
 
-def plan_table(plan: Plan) -> str:
-    """Step, modes, kernel, operations, bytes, size of the result and predicted time; sums; peak; other paths."""
+def plan_table(plan: Planned) -> str:
+    """Step, modes, routine, operations, bytes, size of the result and predicted time; sums; peak; other paths."""
     where = plan.device if plan.device != "cpu" else f"cpu, {plan.machine.cores} cores"
     kind = "forward + backward" if plan.training else "forward"
     block = f", blocks of {plan.block}" if plan.block else ""
-    rows = [["step", "product", "kernel", "FLOPs", "bytes", "result", "time"]]
+    rows = [["step", "product", "routine", "FLOPs", "bytes", "result", "time"]]
     for index, (step, text) in enumerate(zip(plan.steps, plan.products, strict=True), start=1):
         rows.append(
             [
                 str(index),
                 text,
-                step.kernel,
+                step.routine,
                 quantity(step.flops + step.backward_flops),
                 quantity(step.bytes + step.backward_bytes, "B"),
                 quantity(step.elements),

@@ -14,40 +14,19 @@ from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from queue import SimpleQueue
 from threading import get_ident, local
-from typing import TypeVar
-
-import numpy as np
 
 from growarray.contraction import blas
 from growarray.contraction.blas import single_threaded
 from growarray.contraction.machine import threads
 
-__all__ = ["run_tasks", "settled"]
-
-_T = TypeVar("_T")
+__all__ = ["run_tasks"]
 
 _MOST_OFFERS = 8  # a worker; an offer outlives a short job until a worker wakes, and must not cost the next job one
-
-_BUFFER = 1024  # elements; NumPy copies what lies in runs shorter than its buffer, which halves the speed of a pass
 
 _offers: SimpleQueue[tuple[_Job, Context]] = SimpleQueue()
 _workers: list[int] = []
 _jobs: dict[int, _Job] = {}  # by the thread that waits for it
 _local = local()
-
-
-def settled(body: Callable[[], _T], *, tiny: bool = False) -> _T:
-    """``body()``, a run of a plan: BLAS with one thread, and NumPy's buffer at a size that leaves rows of a matrix
-    where they lie, in a context that is dropped afterwards.
-
-    tiny : the run is too short for a buffer to matter
-    """
-    return single_threaded(body if tiny else lambda: copy_context().run(_buffered, body))
-
-
-def _buffered(body: Callable[[], _T]) -> _T:
-    np.setbufsize(_BUFFER)
-    return body()
 
 
 class _Job:
@@ -140,7 +119,7 @@ def run_tasks(tasks: Sequence[Callable[[], object]]) -> None:
 
 
 def _hired(count: int) -> bool:
-    """Whether there is any worker; as many as ``count`` where the system gives them."""
+    """Whether there is any worker; as many as ``count`` if the system gives them."""
     while len(_workers) < count:
         try:  # not threading.Thread: its start takes locks, and its end is waited for
             _workers.append(start_new_thread(_serve, (_offers,)))

@@ -17,7 +17,7 @@ def transpose(plan: Plan, dy: Array, *others: Array, operand: int = 0) -> Array:
     A contraction is linear in every operand, and this is the transposed map: of a convolution, by its feature map,
     the transposed convolution.
 
-    Raises PlanError where there is no such operand, ShapeError and TypeError as calling the plan does.
+    Raises PlanError if there is no such operand, ShapeError and TypeError as calling the plan does.
 
     >>> import numpy as np
     >>> from growarray.contraction import plan
@@ -28,23 +28,23 @@ def transpose(plan: Plan, dy: Array, *others: Array, operand: int = 0) -> Array:
         raise PlanError(f"operand: found {shown(operand)}, expected a number from 0 to {len(plan.shapes) - 1}")
     if not is_array(dy):
         raise TypeError(f"transpose of '{plan.equation}': the gradient is {type(dy).__name__}, expected an array")
-    xp, programs, output = namespace(dy, *others), plan.programs, plan._problem.output
+    xp, execution, output = namespace(dy, *others), plan.execution, plan.execution.output
     shape = list(plan.shapes[operand])
-    if programs.block is not None and programs._holder == operand and dy.ndim == len(output):
-        shape[programs._axis] = dy.shape[output.index(programs.block)]
+    if execution.holder == operand and dy.ndim == len(output):
+        shape[execution.axis] = dy.shape[output.index(execution.mode)]
     zero = xp.zeros((), dtype=dy.dtype, device=device_of(dy))
     arrays = (*others[:operand], xp.broadcast_to(zero, tuple(shape)), *others[operand:])
-    plan._checked(arrays)
-    size = programs.batch(arrays)
-    wanted = tuple(size if m == programs.block else d for m, d in zip(output, plan.output_shape, strict=True))
+    schedule = execution.schedule(arrays)
+    size = execution.batch(arrays)
+    wanted = tuple(size if m == execution.mode else d for m, d in zip(output, plan.output_shape, strict=True))
     if tuple(dy.shape) != wanted:
         raise ShapeError(
             f"transpose of '{plan.equation}': the gradient has shape {tuple(dy.shape)}, the result {wanted}"
         )
     absent = {  # what needs the operand: no step of the way back reads it
         step.mask: xp.broadcast_to(zero, step.out_sizes)
-        for step in programs.sized(size, size).steps
+        for step in execution.program(arrays).steps
         if step.mask >> operand & 1
     }
-    _, backward = plan._kept(xp, arrays, 1 << operand, absent)
+    _, backward = execution.way_back(schedule, arrays, 1 << operand, absent)
     return backward(dy)[1 << operand]

@@ -13,7 +13,7 @@ from growarray.errors import DataError, shown
 __all__ = ["Dataset", "Task", "check_options", "class_values", "encode_classes", "split_rows", "standardise"]
 
 Task = Literal["classification", "regression"]
-_FEW_CLASSES, _LEAST_PER_CLASS = 20, 3  # more classes, of fewer samples on average, are none
+_FEW_CLASSES, _LEAST_PER_CLASS = 20, 3  # more labels, of fewer samples on average, are not classes
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -15,6 +15,7 @@ from growarray.decompose.rank import (
     validate_tt_rank,
     validate_tucker_rank,
 )
+from growarray.decompose.ring import TensorRing, largest_tr_rank, tensor_ring, validate_tr_rank
 from growarray.decompose.stable import Degeneracy
 from growarray.decompose.tt import TensorTrain, tensor_train
 from growarray.decompose.tucker import Tucker, tucker
@@ -27,6 +28,7 @@ __all__ = [
     "Allocation",
     "Candidate",
     "Degeneracy",
+    "TensorRing",
     "TensorTrain",
     "Tucker",
     "allocate",
@@ -35,16 +37,19 @@ __all__ = [
     "cp_parameters",
     "factor_std",
     "largest_cp_rank",
+    "largest_tr_rank",
     "largest_tt_rank",
     "largest_tucker_rank",
     "output_error",
     "rank_for_error",
     "rank_for_output_error",
+    "tensor_ring",
     "tensor_train",
     "tt_parameters",
     "tucker",
     "tucker_parameters",
     "validate_cp_rank",
+    "validate_tr_rank",
     "validate_tt_rank",
     "validate_tucker_rank",
     "vbmf",

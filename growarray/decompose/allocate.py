@@ -43,7 +43,7 @@ class _State(NamedTuple):
 
 
 def allocate(budget: float, layers: Mapping[str, Sequence[Candidate]]) -> Allocation:
-    """The choice of one candidate a layer with the least sum of errors whose costs fit the budget.
+    """One candidate for each layer, with the least sum of errors among those whose costs fit the budget.
 
     layers : name to candidates, each (rank, cost, error), with errors of one kind that may be added, as a rule squared
         errors of the output, each times what the layer's error does to the loss if that is known
@@ -99,10 +99,10 @@ def _check_budget(budget: Any, layers: Any) -> None:
 
 def _checked(name: str, candidates: Any) -> list[Candidate]:
     """The candidates of a layer, each with a cost and an error that may be added."""
-    those = list(candidates) if isinstance(candidates, Iterable) else []
-    if not those:
+    found = list(candidates) if isinstance(candidates, Iterable) else []
+    if not found:
         raise ValueError(f"allocate: layer {shown(name)} has no candidates; offer at least one (rank, cost, error)")
-    for one in those:
+    for one in found:
         if not isinstance(one, Sequence) or len(one) != 3 or not all(map(is_real, one[1:])):
             raise TypeError(
                 f"allocate: layer {shown(name)} has candidate {shown(one)}, expected (rank, cost, error), the last "
@@ -114,11 +114,11 @@ def _checked(name: str, candidates: Any) -> list[Candidate]:
                 f"allocate: layer {shown(name)}, rank {shown(rank)} has cost {shown(cost)} and error {shown(error)}; "
                 "expected finite numbers of at least 0"
             )
-    return [Candidate(*one) for one in those]
+    return [Candidate(*one) for one in found]
 
 
 def _front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Candidates that no other beats, cheapest first."""
+    """The Pareto front of the candidates, cheapest first."""
     front: list[Candidate] = []
     for candidate in sorted(candidates, key=lambda c: (c.cost, c.error)):
         if not front or candidate.error < front[-1].error:
@@ -136,28 +136,28 @@ def _hull(front: Sequence[Candidate]) -> list[Candidate]:
     return hull
 
 
-def _rate(cheap: Candidate, dear: Candidate) -> float:
+def _rate(cheap: Candidate, costly: Candidate) -> float:
     """Error bought for a unit of cost."""
-    return (cheap.error - dear.error) / (dear.cost - cheap.cost)
+    return (cheap.error - costly.error) / (costly.cost - cheap.cost)
 
 
 def _greedy(budget: float, hulls: Sequence[Sequence[Candidate]]) -> tuple[list[Candidate], float]:
     """The greedy choice along the hulls, and the price: the rate of the first step that did not fit."""
     steps = [
-        (-_rate(cheap, dear), i, k)
+        (-_rate(cheap, costly), i, k)
         for i, hull in enumerate(hulls)
-        for k, (cheap, dear) in enumerate(itertools.pairwise(hull))
+        for k, (cheap, costly) in enumerate(itertools.pairwise(hull))
     ]
-    place = [0] * len(hulls)
+    position = [0] * len(hulls)
     left = budget - math.fsum(hull[0].cost for hull in hulls)
     price = 0.0
     for rate, i, k in sorted(steps):
         cost = hulls[i][k + 1].cost - hulls[i][k].cost
-        if place[i] == k and cost <= left:
-            place[i], left = k + 1, left - cost
+        if position[i] == k and cost <= left:
+            position[i], left = k + 1, left - cost
         elif price == 0.0:
             price = -rate
-    return [hull[p] for hull, p in zip(hulls, place, strict=True)], price
+    return [hull[p] for hull, p in zip(hulls, position, strict=True)], price
 
 
 def _search(budget: float, fronts: Sequence[Sequence[Candidate]], ceiling: float, price: float) -> Sequence[Candidate]:

@@ -59,7 +59,7 @@ class Fit:
 
 
 class Target:
-    """The tensor of a CP problem, as a matrix cut where the two sides are smallest together.
+    """The tensor of a CP problem, as a matrix, cut so that the sum of its sides is smallest.
 
     array : of order 2 or more    norm, offset : errors are ``sqrt(|array - …|^2 + offset^2) / norm``, for an array
     that is the part of a larger tensor within a subspace
@@ -94,7 +94,7 @@ class Target:
         """T times all factors but one, (size, r), from the product of its side."""
         side = self.modes(mode < self.cut)
         for k in reversed(side):
-            if k != mode:  # later axes go first, so that the earlier keep their places
+            if k != mode:  # later axes go first, so that the earlier keep their positions
                 axis = k - side[0]
                 shape = (*(1,) * axis, factors[k].shape[0], *(1,) * (part.ndim - axis - 2), factors[k].shape[1])
                 part = self.xp.sum(part * self.xp.reshape(factors[k], shape), axis=axis)

@@ -24,7 +24,7 @@ __all__ = [
 
 
 def is_int(value: Any) -> bool:
-    """Whether ``value`` is a whole number, of Python or of NumPy; a bool is none, nor is an array.
+    """Whether ``value`` is a whole number, of Python or NumPy, but not a bool or an array.
 
     >>> import numpy as np
     >>> is_int(np.int64(2)), is_int(2.0), is_int(True), is_int(np.ones(1, dtype=int))
@@ -34,7 +34,7 @@ def is_int(value: Any) -> bool:
 
 
 def is_real(value: Any) -> bool:
-    """Whether ``value`` is a number, of Python or of NumPy; a bool is none.
+    """Whether ``value`` is a number, of Python or NumPy, but not a bool.
 
     >>> import numpy as np
     >>> is_real(np.float32(0.5)), is_real(True), is_real("1")

@@ -10,6 +10,7 @@ from growarray.decompose.arguments import check_choice, check_modes, check_optio
 from growarray.decompose.cp import cp
 from growarray.decompose.inputs import check_bound, check_tensor
 from growarray.decompose.rank import largest_cp_rank
+from growarray.decompose.ring import tensor_ring
 from growarray.decompose.tt import tensor_train
 from growarray.decompose.tucker import tucker
 from growarray.decompose.whiten import mode_moment, output_error
@@ -20,7 +21,7 @@ __all__ = ["rank_for_error", "rank_for_output_error"]
 Rank = int | tuple[int, ...]
 """A CP rank, or the ranks of Tucker or of a tensor train (ends included)."""
 
-_DECOMPOSE: dict[str, Callable[..., Any]] = {"cp": cp, "tucker": tucker, "tt": tensor_train}
+_KINDS: dict[str, Callable[..., Any]] = {"cp": cp, "tucker": tucker, "tt": tensor_train, "ring": tensor_ring}
 
 
 def rank_for_error(
@@ -28,8 +29,8 @@ def rank_for_error(
 ) -> Rank:
     """The smallest rank whose decomposition has a relative error of at most ``error``.
 
-    kind : 'tucker' (of ``modes``, if given) and 'tt' take the ranks that the truncated SVDs choose; 'cp' doubles the
-        rank and then bisects, a decomposition for each
+    kind : 'tucker' (of ``modes``, if given), 'tt' and 'ring' take the ranks that the truncated SVDs choose; 'cp'
+        doubles the rank and then bisects, a decomposition for each
     options : of the decomposition, ``weighted`` too
 
     Raises
@@ -45,14 +46,16 @@ def rank_for_error(
     1
     """
     where = "rank_for_error"
-    unused = ("error", "modes", "method", *(("max_iterations", "tolerance") if kind == "tucker" else ()))
-    _check_kind(kind, modes, options, where, unused)
+    decompose, own = _decomposition(kind, modes, where)
+    by_svd = "error" in own  # which iterations would only refine
+    _check_options(kind, options, where, ("method", "max_iterations", "tolerance") if by_svd else ())
     bound, shape = check_bound(error, where), check_tensor(tensor, where)
-    if kind == "tt":
-        return tensor_train(tensor, error=bound, **options).rank
-    if kind == "tucker":
-        return tucker(tensor, error=bound, modes=modes, method="hosvd", **options).rank
-    return _smallest(lambda r: cp(tensor, r, **options).errors[-1] <= bound, largest_cp_rank(shape))
+    if not by_svd:
+        return _smallest(lambda r: decompose(tensor, r, **options).errors[-1] <= bound, largest_cp_rank(shape))
+    chosen = {"modes": modes, "max_iterations": 0}
+    found = decompose(tensor, error=bound, **{k: v for k, v in chosen.items() if k in own}, **options)
+    rank: Rank = found.rank
+    return rank
 
 
 def rank_for_output_error(
@@ -79,7 +82,7 @@ def rank_for_output_error(
     Raises
     ------
     TypeError, ShapeError, ValueError
-        As the decompositions and :func:`output_error`; the channel is no mode of the input.
+        As the decompositions and :func:`output_error`; the channel is not a mode of the input.
 
     Examples
     --------
@@ -90,44 +93,43 @@ def rank_for_output_error(
     (2, 2)
     """
     where = "rank_for_output_error"
-    _check_kind(kind, modes, options, where, ("error", "modes", "weighted"))
+    decompose, own = _decomposition(kind, modes, where)
+    _check_options(kind, options, where, ("weighted",))
     bound, shape = check_bound(error, where), check_tensor(tensor, where)
     (channel,) = check_modes((channel,), len(shape), where, "channel")
     if channel == 0:
         raise ShapeError(f"{where}: channel is mode 0, that of the output; expected a mode of the input, 1 or above")
     output_error(tensor, tensor, second_moment)  # the shapes and values, before any work
     weighted = {channel: mode_moment(second_moment, shape[1:], channel - 1)}
-    if kind == "cp":
+    if "error" not in own:
 
         def met(rank: int) -> bool:
-            found = cp(tensor, rank, weighted=weighted, **options)
+            found = decompose(tensor, rank, weighted=weighted, **options)
             return output_error(tensor, found.reconstruct(), second_moment) <= bound
 
         return _smallest(met, largest_cp_rank(shape))
-    allowed = bound
+    allowed, options = bound, {**options, **({"modes": modes} if "modes" in own else {})}
     while True:
-        found = _bounded(tensor, kind, modes, allowed, weighted, options)
+        found = decompose(tensor, error=allowed, weighted=weighted, **options)
         if output_error(tensor, found.reconstruct(), second_moment) <= max(bound, 1e-12) or allowed < 1e-12:
             rank: Rank = found.rank
             return rank
         allowed *= 0.8 if allowed > 0.01 * bound else 0.1
 
 
-def _bounded(
-    tensor: Array, kind: str, modes: Sequence[int] | None, bound: float, weighted: Mapping[int, Array], options: Any
-) -> Any:
-    if kind == "tt":
-        return tensor_train(tensor, error=bound, weighted=weighted, **options)
-    return tucker(tensor, error=bound, modes=modes, weighted=weighted, **options)
+def _decomposition(kind: str, modes: Sequence[int] | None, where: str) -> tuple[Callable[..., Any], tuple[str, ...]]:
+    """The decomposition of this kind, and the names of its options."""
+    decompose = _KINDS[check_choice(kind, tuple(_KINDS), "kind", where)]
+    own = options_of(decompose)
+    if modes is not None and "modes" not in own:
+        those = ", ".join(repr(name) for name, function in _KINDS.items() if "modes" in options_of(function))
+        raise ValueError(f"{where}: modes= is for {those} only, found kind {shown(kind)}; leave it out")
+    return decompose, own
 
 
-def _check_kind(
-    kind: str, modes: Sequence[int] | None, options: Mapping[str, Any], where: str, own: Sequence[str]
-) -> None:
-    check_choice(kind, tuple(_DECOMPOSE), "kind", where)
-    check_options(options, options_of(_DECOMPOSE[kind], own), f"{where}: {shown(kind)}")
-    if modes is not None and kind != "tucker":
-        raise ValueError(f"{where}: modes= is for 'tucker' alone, found kind {shown(kind)}; leave it out")
+def _check_options(kind: str, options: Mapping[str, Any], where: str, unused: Sequence[str]) -> None:
+    known = options_of(_KINDS[kind], ("error", "modes", *unused))
+    check_options(options, known, f"{where}: {shown(kind)}")
 
 
 def _smallest(met: Callable[[int], bool], largest: int) -> int:

@@ -22,15 +22,13 @@ from growarray.decompose.inputs import (
     check_rng,
     check_tensor,
     check_tolerance,
-    check_weights,
-    prepare,
 )
 from growarray.decompose.rank import largest_cp_rank
 from growarray.decompose.stable import Degeneracy, correct, degeneracy
 from growarray.decompose.starts import starting_points
 from growarray.decompose.tucker import lost_norm, sequential_hosvd
-from growarray.decompose.unfolding import fitting_threads, leading, mode_product, multi_product, norm
-from growarray.decompose.whiten import unweight, weight
+from growarray.decompose.unfolding import fitting_threads, leading, mode_product, multi_product
+from growarray.decompose.whiten import prepare_weighted, unweight
 
 __all__ = ["CP", "cp"]
 
@@ -90,7 +88,7 @@ def cp(
     rng : for the random starts; None is a generator with seed 0
     correct : replace degenerate components (:attr:`Degeneracy.severe`) by smaller ones whose error is at most
         ``1 + slack`` times as large; a larger slack makes them much smaller, which fine-tuning is grateful for; they
-        stay where rounding leaves no components within that bound, as beside an error of 1e-9
+        stay if rounding leaves no components within that bound, as beside an error of 1e-9
     weighted : second moment (size, size) by mode: minimises ``|(T - T') x_k S_k^(1/2)|`` and reports errors in that
         norm
 
@@ -120,10 +118,8 @@ def cp(
     check_bound(slack, "cp", "slack")
     tolerance, rng = check_tolerance(tolerance, "cp"), check_rng(rng, "cp")
     (rank,) = check_rank(rank, (largest_cp_rank(shape),), "cp", "")
-    moments = check_weights(weighted, shape, "cp")
-    ready = prepare(tensor, "cp")
-    array, undo = weight(ready.array, moments)
-    ready = Prepared(array, ready.scale, norm(array), ready.dtype, ready.xp)
+    ready, undo = prepare_weighted(tensor, weighted, "cp")
+    array = ready.array
     kept = [k for k, n in enumerate(shape) if n > 1] or [0]
     ready_core = ready.xp.reshape(array, tuple(shape[k] for k in kept))
     if len(kept) < 3 or ready.norm == 0.0:
@@ -177,7 +173,7 @@ def _fit(
 
 
 def _corrected(ready: Prepared, array: Array, fit: Fit, slack: float) -> Fit:
-    """Components of least norm at nearly the same error, where they are degenerate; within the spans they have."""
+    """Components of least norm at nearly the same error, if they are degenerate, within the same spans."""
     if not degeneracy(fit.factors, ready.norm).severe:
         return fit
     xp = ready.xp

@@ -106,7 +106,7 @@ def prepare(tensor: Array, where: str) -> Prepared:
         raise ValueError(f"{where}: the tensor of shape {shape} holds NaN or infinite values; clean the weights first")
     if scale == 0.0:
         scale = 1.0
-    flat /= scale
+    flat = flat / scale
     norm = math.sqrt(float(flat @ flat))
     return Prepared(xp.reshape(flat, shape), scale, norm, tensor.dtype, xp)
 
@@ -190,7 +190,7 @@ def check_weights(weighted: Mapping[int, Array] | None, shape: Sequence[int], wh
         if not 0 <= k < len(shape):
             raise ShapeError(f"{where}: weighted names mode {mode}, the tensor has {len(shape)} modes")
         if k in moments:
-            raise ValueError(f"{where}: weighted names mode {k} twice, as {k} and {k - len(shape)}; leave one out")
+            raise ValueError(f"{where}: weighted names mode {k} twice, as {k} and {k - len(shape)}; give it once")
         check_real(moment, f"the second moment of mode {mode}", where)
         if tuple(moment.shape) != (shape[k], shape[k]):
             raise ShapeError(

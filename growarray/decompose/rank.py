@@ -23,11 +23,16 @@ from growarray.decompose.arguments import (
 from growarray.errors import shown
 
 __all__ = [
+    "Rank",
+    "all_ranks",
+    "at_least_one",
     "cp_parameters",
     "factor_std",
     "largest_cp_rank",
     "largest_tt_rank",
     "largest_tucker_rank",
+    "rounding_of",
+    "share_of",
     "tt_parameters",
     "tucker_parameters",
     "validate_cp_rank",
@@ -39,7 +44,7 @@ Rank = str | float | int | Sequence[int]
 """'same', a share of the dense parameters (float), one rank (int), or all of them; NumPy's numbers too."""
 
 _ROUNDING: dict[str, Callable[[float], float]] = {"round": round, "floor": math.floor, "ceil": math.ceil}
-_KINDS = ("cp", "tucker", "tt")
+_STD = {"cp": (0.5, 0), "tucker": (0.5, 1), "tt": (1.0, 0)}  # power of the product of ranks, factors beyond the modes
 _LARGEST = 1e6  # share of the parameters: far above any use, and far below where the powers of a share overflow
 
 
@@ -59,13 +64,13 @@ def validate_cp_rank(shape: Sequence[int], rank: Rank = "same", rounding: str = 
     (181, 90, 1)
     """
     where = "validate_cp_rank"
-    sizes, integer = check_sizes(shape, where), _rounding(rounding, where)
-    share = _share(rank, where)
+    sizes, integer = check_sizes(shape, where), rounding_of(rounding, where)
+    share = share_of(rank, where)
     if share is not None:
         return max(int(integer(math.prod(sizes) * share / sum(sizes))), 1)
     if not is_int(rank):
         raise TypeError(f"{where}: expected 'same', a float or an int, found {shown(rank)}")
-    return _positive((rank,), where)[0]
+    return at_least_one((rank,), where)[0]
 
 
 def validate_tucker_rank(
@@ -83,7 +88,7 @@ def validate_tucker_rank(
     ------
     ShapeError, ValueError, TypeError
         The shape is empty; ranks are not positive, of another number than the modes, or not the size of a mode that is
-        fixed; the fixed modes are no axes; the rounding is unknown.
+        fixed; the fixed modes are not axes; the rounding is unknown.
 
     Source: TensorLy, ``validate_tucker_rank``.
 
@@ -93,16 +98,16 @@ def validate_tucker_rank(
     ((47, 24, 2, 2), (37, 19, 3, 3))
     """
     where = "validate_tucker_rank"
-    sizes, integer = check_sizes(shape, where), _rounding(rounding, where)
+    sizes, integer = check_sizes(shape, where), rounding_of(rounding, where)
     fixed = set() if fixed_modes is None else set(check_modes(fixed_modes, len(sizes), where, "fixed_modes"))
-    share = _share(rank, where)
+    share = share_of(rank, where)
     if share is not None:
         x = _tucker_fraction(sizes, share, fixed)
         return tuple(n if k in fixed else max(int(integer(n * x)), 1) for k, n in enumerate(sizes))
     if is_int(rank):
-        single = _positive((rank,), where)[0]
+        single = at_least_one((rank,), where)[0]
         return tuple(n if k in fixed else single for k, n in enumerate(sizes))
-    ranks = _positive(_sequence(rank, len(sizes), where, also="'same', a float, an int or "), where)
+    ranks = at_least_one(all_ranks(rank, len(sizes), where, also="'same', a float, an int or "), where)
     for k in sorted(fixed):
         if ranks[k] != sizes[k]:
             raise ValueError(
@@ -150,15 +155,15 @@ def validate_tt_rank(
     ((1, 25, 9, 2, 1), (1, 3, 3, 1))
     """
     where = "validate_tt_rank"
-    sizes, integer = check_sizes(shape, where), _rounding(rounding, where)
-    share = _share(rank, where)
+    sizes, integer = check_sizes(shape, where), rounding_of(rounding, where)
+    share = share_of(rank, where)
     if share is not None:
         inner = _tt_inner(sizes, share, constant_rank)
         ranks = (1, *(max(int(integer(r)), 1) for r in inner), 1)
     elif is_int(rank):
-        ranks = (1, *_positive((rank,), where) * (len(sizes) - 1), 1)
+        ranks = (1, *at_least_one((rank,), where) * (len(sizes) - 1), 1)
     else:
-        ranks = _positive(_sequence(rank, len(sizes) + 1, where, also="'same', a float, an int or "), where)
+        ranks = at_least_one(all_ranks(rank, len(sizes) + 1, where, also="'same', a float, an int or "), where)
         if ranks[0] != 1 or ranks[-1] != 1:
             raise ValueError(f"{where}: rank {ranks} must start and end with 1")
     if allow_overparametrization:
@@ -235,24 +240,24 @@ def tucker_parameters(shape: Sequence[int], rank: Sequence[int]) -> int:
     """
     where = "tucker_parameters"
     sizes = check_sizes(shape, where)
-    ranks = _positive(_sequence(rank, len(sizes), where), where)
+    ranks = at_least_one(all_ranks(rank, len(sizes), where), where)
     return math.prod(ranks) + sum(n * r for n, r in zip(sizes, ranks, strict=True))
 
 
 def tt_parameters(shape: Sequence[int], rank: Sequence[int]) -> int:
-    """Number of parameters of a tensor train: the sum of ``r_k n_k r_k+1``, both ends of the ranks included.
+    """Number of parameters of a tensor train or ring: the sum of ``r_k n_k r_k+1``, both ends of the ranks included.
 
     >>> tt_parameters((4, 3, 3, 6), (1, 5, 4, 7, 1))
     206
     """
     where = "tt_parameters"
     sizes = check_sizes(shape, where)
-    ranks = _positive(_sequence(rank, len(sizes) + 1, where), where)
+    ranks = at_least_one(all_ranks(rank, len(sizes) + 1, where), where)
     return sum(r * n * s for r, n, s in zip(ranks, sizes, ranks[1:], strict=False))
 
 
 def factor_std(kind: str, order: int, rank: int | Sequence[int], std: float) -> float:
-    """Standard deviation of the entries of all parts for which those of the dense tensor have ``std``.
+    """Standard deviation of the factors' entries that gives the dense tensor's entries ``std``.
 
     kind : 'cp', 'tucker' or 'tt'    order : number of modes    rank : as validated
     The formulas are the originals'; that of 'tt' makes the tensor smaller than asked, and is kept so that
@@ -261,7 +266,7 @@ def factor_std(kind: str, order: int, rank: int | Sequence[int], std: float) -> 
     Raises
     ------
     ValueError, TypeError
-        The kind is unknown; the order or a rank is not a whole number of at least 1; ``std`` is negative or no number.
+        The kind is unknown; the order or a rank is not a whole number above 0; ``std`` is negative or not a number.
 
     Source: TensorLy-Torch, ``normal_`` of each factorization.
 
@@ -271,24 +276,22 @@ def factor_std(kind: str, order: int, rank: int | Sequence[int], std: float) -> 
     (0.3278, 0.2236)
     """
     where = "factor_std"
-    check_choice(kind, _KINDS, "kind", where)
+    check_choice(kind, tuple(_STD), "kind", where)
     check_count(order, "order", where, least=1)
     if not is_real(std) or not 0.0 <= std < math.inf:
         raise ValueError(f"{where}: expected std as a finite number of at least 0, found {shown(std)}")
-    terms = math.prod(_positive((rank,) if is_int(rank) else _sequence(rank, None, where), where))
-    if kind == "cp":
-        return float((std / math.sqrt(terms)) ** (1 / order))
-    if kind == "tucker":
-        return float((std / math.sqrt(terms)) ** (1 / (order + 1)))
-    return float((std / terms) ** (1 / order))
+    terms = math.prod(at_least_one((rank,) if is_int(rank) else all_ranks(rank, None, where), where))
+    power, more = _STD[kind]
+    return float((std / terms**power) ** (1 / (order + more)))
 
 
-def _rounding(rounding: str, where: str) -> Callable[[float], float]:
+def rounding_of(rounding: str, where: str) -> Callable[[float], float]:
+    """The function that makes whole numbers: 'round', 'floor' or 'ceil'."""
     return _ROUNDING[check_choice(rounding, tuple(_ROUNDING), "rounding", where)]
 
 
-def _share(rank: Rank, where: str) -> float | None:
-    """The share of the parameters, or None where the rank is given as such."""
+def share_of(rank: Rank, where: str) -> float | None:
+    """The share of the parameters, or None if the rank is given as such."""
     if not is_share(rank):
         return None
     if isinstance(rank, str):
@@ -303,7 +306,7 @@ def _share(rank: Rank, where: str) -> float | None:
     return share
 
 
-def _sequence(rank: Rank, length: int | None, where: str, also: str = "") -> tuple[int, ...]:
+def all_ranks(rank: Rank, length: int | None, where: str, also: str = "") -> tuple[int, ...]:
     """Ranks one by one, of a number that is known or not; ``also`` is what else would have been taken."""
     if isinstance(rank, str) or not isinstance(rank, Sequence) or not all(map(is_int, rank)):
         ints = "ints" if length is None else f"{length} ints"
@@ -314,7 +317,8 @@ def _sequence(rank: Rank, length: int | None, where: str, also: str = "") -> tup
     return ranks
 
 
-def _positive(ranks: Sequence[Any], where: str) -> tuple[int, ...]:
+def at_least_one(ranks: Sequence[Any], where: str) -> tuple[int, ...]:
+    """Ranks as ints; ValueError if one is below 1."""
     low = [r for r in ranks if r < 1]
     if low:
         raise ValueError(f"{where}: found rank {low[0]}, expected at least 1")

@@ -20,7 +20,7 @@ __all__ = ["Degeneracy", "correct", "degeneracy"]
 
 
 class Degeneracy(NamedTuple):
-    """How near CP components come to cancelling each other.
+    """How close CP components are to cancelling each other.
 
     cosine : largest |cosine| between two components, the product of the cosines of their factors; 0 for one component
     norm_ratio : sum of the component norms over the norm of the tensor; components at right angles reach sqrt(rank)
@@ -79,22 +79,22 @@ def _smallest(target: Target, gram: Array, product: Array, allowed: float) -> Ar
     """The smallest factor within the allowed squared distance."""
     xp = target.xp
     values, vectors = xp.linalg.eigh(gram)
-    turned = product @ vectors
-    g, c = to_numpy(values), to_numpy(xp.sum(turned**2, axis=0))
+    rotated = product @ vectors
+    g, c = to_numpy(values), to_numpy(xp.sum(rotated**2, axis=0))
     kept = g > 1e-14 * g[-1]
     g, c = g[kept], c[kept]
     least = target.square - float(np.sum(c / g))
-    spare = allowed - least
+    slack = allowed - least
 
     def excess(mu: np.ndarray) -> np.ndarray:
         """What each mu adds to the least squared distance."""
         return np.asarray((c / g) @ (mu / (g[:, None] + mu)) ** 2)
 
     low, high = 0.0, 1e6 * float(g[-1])
-    for _ in range(4 if spare > 0.0 else 0):  # each round narrows the place of mu 64 times, on a logarithmic scale
+    for _ in range(4 if slack > 0.0 else 0):  # each round narrows the interval of mu 64 times, on a logarithmic scale
         grid = np.geomspace(max(low, 1e-16 * g[-1]), high, 65)
-        met = int(np.sum(excess(grid) <= spare))
+        met = int(np.sum(excess(grid) <= slack))
         low, high = (float(grid[met - 1]) if met else 0.0), float(grid[min(met, 64)])
     scale = np.zeros(len(kept))
     scale[kept] = 1.0 / (g + low)
-    return (turned * asarray(scale, like=turned)[None, :]) @ xp.matrix_transpose(vectors)
+    return (rotated * asarray(scale, like=rotated)[None, :]) @ xp.matrix_transpose(vectors)

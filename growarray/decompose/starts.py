@@ -17,7 +17,7 @@ __all__ = ["starting_points"]
 
 
 def starting_points(core: Array, rank: int, init: str, count: int, rng: np.random.Generator) -> Iterator[list[Array]]:
-    """Factors to start from: with init 'svd' the two algebraic ones where they exist, then ``count`` random ones."""
+    """Factors to start from: with init 'svd' the two algebraic ones if they exist, then ``count`` random ones."""
     shape = tuple(core.shape)
     if init == "svd":
         factors = [_padded(np.eye(n, min(n, rank)), rank, rng) for n in shape]
@@ -29,7 +29,7 @@ def starting_points(core: Array, rank: int, init: str, count: int, rng: np.rando
 
 
 def _padded(factor: np.ndarray, rank: int, rng: np.random.Generator) -> np.ndarray:
-    """Random columns where a mode has fewer singular vectors than components."""
+    """Random columns if a mode has fewer singular vectors than components."""
     n, columns = factor.shape
     return np.concatenate((factor, rng.standard_normal((n, rank - columns)) / math.sqrt(n)), axis=1)
 
@@ -44,13 +44,13 @@ def _eigen(core: np.ndarray, rank: int) -> list[np.ndarray]:
     """
     first, second = sorted(np.argsort([-n for n in core.shape], kind="stable")[:2].tolist())
     others = [k for k in range(core.ndim) if k not in (first, second)]
-    turned = np.transpose(core, (first, second, *others))[:rank, :rank].reshape(rank * rank, -1)
-    _, vectors = np.linalg.eigh(turned.T @ turned)
-    slices = (turned @ vectors[:, -2:]).reshape(rank, rank, -1)
+    unfolded = np.transpose(core, (first, second, *others))[:rank, :rank].reshape(rank * rank, -1)
+    _, vectors = np.linalg.eigh(unfolded.T @ unfolded)
+    slices = (unfolded @ vectors[:, -2:]).reshape(rank, rank, -1)
     x, y = slices[:, :, -1], slices[:, :, 0]
     _, vectors = np.linalg.eig(y @ np.linalg.pinv(x, rcond=1e-10))  # x is the larger of the two
     a = _real(vectors)
-    rows = (np.linalg.pinv(a, rcond=1e-10) @ turned.reshape(rank, -1)).reshape(rank, rank, -1)
+    rows = (np.linalg.pinv(a, rcond=1e-10) @ unfolded.reshape(rank, -1)).reshape(rank, rank, -1)
     factors = [np.zeros((n, rank)) for n in core.shape]
     factors[first][:rank] = a
     for r in range(rank):

@@ -12,19 +12,16 @@ from dataclasses import dataclass
 from growarray.backend import Array, namespace
 from growarray.decompose.arguments import is_int
 from growarray.decompose.inputs import (
-    Prepared,
     check_bound,
     check_rank,
     check_tensor,
-    check_weights,
-    prepare,
     rank_or_bound,
 )
 from growarray.decompose.rank import largest_tt_rank
 from growarray.decompose.unfolding import fitting_threads, leading, norm
-from growarray.decompose.whiten import unweight, weight
+from growarray.decompose.whiten import prepare_weighted, unweight
 
-__all__ = ["TensorTrain", "tensor_train"]
+__all__ = ["TensorTrain", "sweep", "tensor_train"]
 
 
 @dataclass(frozen=True)
@@ -60,12 +57,12 @@ def tensor_train(
     """Tensor train of a tensor, by one sweep of truncated SVDs from the first mode to the last.
 
     tensor : any shape, real floating; computed in float64, then rounded to its dtype (errors are those before)
-    rank : an int (at most what each place can use) or all ranks, end ranks 1 included; or ``error``, the largest
-        relative error allowed, which the places share
+    rank : an int (at most what each bond can use) or all ranks, end ranks 1 included; or ``error``, the largest
+        relative error allowed, which the bonds share
     weighted : second moment (size, size) by mode: minimises ``|(T - T') x_k S_k^(1/2)|`` and reports errors in that
         norm
 
-    All cores but the last are orthonormal, (r_k size, r_k+1), where their mode is not weighted.
+    All cores but the last are orthonormal, (r_k size, r_k+1), if their mode is not weighted.
 
     Raises
     ------
@@ -87,21 +84,21 @@ def tensor_train(
     rank_or_bound(rank, error, where)
     bound = None if error is None else check_bound(error, where)
     ranks = None if rank is None else _ranks(rank, shape)
-    moments = check_weights(weighted, shape, where)
-    ready = prepare(tensor, where)
-    array, undo = weight(ready.array, moments)
-    ready = Prepared(array, ready.scale, norm(array), ready.dtype, ready.xp)
-    cores, lost = fitting_threads(array, lambda: _sweep(ready, shape, ranks, bound))
+    ready, undo = prepare_weighted(tensor, weighted, where)
+    array = ready.array
+    inner, allowed = None if ranks is None else ranks[1:-1], 0.0 if bound is None else (bound * ready.norm) ** 2
+    cores, cut = fitting_threads(array, lambda: sweep(array, 1, shape, 1, inner, allowed))
+    lost = math.sqrt(cut)
     if lost <= 1e-6 * ready.norm:  # a sum of small singular values: the difference itself is more exact
         lost = norm(array - TensorTrain(tuple(cores), (), "").reconstruct())
     relative = ready.relative(lost)
     cores = unweight(cores, undo, axis=1)
-    parts = (*(ready.restore(c) for c in cores[:-1]), ready.restore(cores[-1], scaled=True))
-    return TensorTrain(parts, (relative,), "converged" if bound is None else "error bound met")
+    factors = (*(ready.restore(c) for c in cores[:-1]), ready.restore(cores[-1], scaled=True))
+    return TensorTrain(factors, (relative,), "converged" if bound is None else "error bound met")
 
 
 def _ranks(rank: int | Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """All ranks, checked: what a place can use depends on the rank before it."""
+    """All ranks, checked: what a bond can use depends on the rank before it."""
     limits = largest_tt_rank(shape)
     ranks = check_rank(rank, limits, "tensor_train", "ranks, the two ends included")
     if ranks[0] != 1 or ranks[-1] != 1:
@@ -111,27 +108,28 @@ def _ranks(rank: int | Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]
         possible.append(min(r, possible[-1] * shape[k - 1]))
         if r > possible[-1] and not is_int(rank):
             raise ValueError(
-                f"tensor_train: rank {r} at place {k} is above {possible[-1]}, the rank {possible[-2]} before it "
+                f"tensor_train: rank {r} (entry {k}) is above {possible[-1]}, the rank {possible[-2]} before it "
                 f"times the size {shape[k - 1]}; lower it (validate_tt_rank does with allow_overparametrization=False)"
             )
     return tuple(possible)
 
 
-def _sweep(
-    ready: Prepared, shape: tuple[int, ...], ranks: tuple[int, ...] | None, bound: float | None
+def sweep(
+    rest: Array, before: int, sizes: Sequence[int], last: int, ranks: Sequence[int] | None, allowed: float
 ) -> tuple[list[Array], float]:
-    """The cores, and the distance from the tensor: the norm of all that was cut off."""
-    xp = ready.xp
-    rest, before, lost = ready.array, 1, 0.0
-    allowed = 0.0 if bound is None else (bound * ready.norm) ** 2
-    cores = []
-    for k, size in enumerate(shape[:-1]):
+    """Cores of a chain by truncated SVDs from the first mode to the last, and the squared norm of what was cut off.
+
+    rest : the tensor, with ``before`` entries of a first bond and ``last`` entries of a last one at its ends
+    ranks : of the bonds between; or None for those that cut off a squared norm of ``allowed`` at most, in equal shares
+    """
+    xp, lost, cores = namespace(rest), 0.0, []
+    for k, size in enumerate(sizes[:-1]):
         matrix = xp.reshape(rest, (before * size, -1))
-        share = math.sqrt(max(allowed - lost, 0.0) / (len(shape) - 1 - k))
-        basis, values = leading(matrix, share if ranks is None else ranks[k + 1])
+        share = math.sqrt(max(allowed - lost, 0.0) / (len(sizes) - 1 - k))
+        basis, values = leading(matrix, share if ranks is None else ranks[k])
         keep = basis.shape[1]
         lost += float((values[keep:] ** 2).sum())
         cores.append(xp.reshape(basis, (before, size, keep)))
         rest, before = xp.matrix_transpose(basis) @ matrix, keep
-    cores.append(xp.reshape(rest, (before, shape[-1], 1)))
-    return cores, math.sqrt(lost)
+    cores.append(xp.reshape(rest, (before, sizes[-1], last)))
+    return cores, lost

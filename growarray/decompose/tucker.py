@@ -17,8 +17,6 @@ from growarray.decompose.inputs import (
     check_rank,
     check_tensor,
     check_tolerance,
-    check_weights,
-    prepare,
     rank_or_bound,
 )
 from growarray.decompose.rank import largest_tucker_rank
@@ -32,7 +30,7 @@ from growarray.decompose.unfolding import (
     norm,
     unfold,
 )
-from growarray.decompose.whiten import unweight, weight
+from growarray.decompose.whiten import prepare_weighted, unweight
 
 __all__ = ["Tucker", "lost_norm", "sequential_hosvd", "tucker"]
 
@@ -114,10 +112,8 @@ def tucker(
     bound = None if error is None else check_bound(error, where)
     limits = [largest_tucker_rank(shape)[k] for k in chosen]
     ranks = None if rank is None else dict(zip(chosen, check_rank(rank, limits, where), strict=True))
-    moments = check_weights(weighted, shape, where)
-    ready = prepare(tensor, where)
-    array, undo = weight(ready.array, moments)
-    ready = Prepared(array, ready.scale, norm(array), ready.dtype, ready.xp)
+    ready, undo = prepare_weighted(tensor, weighted, where)
+    array = ready.array
     limit = max_iterations if method == "hooi" else None
     core, factors, errors, reason = fitting_threads(array, lambda: _fit(ready, chosen, ranks, bound, limit, tolerance))
     if bound is not None and errors[-1] <= bound:
@@ -152,7 +148,7 @@ def _identity(ready: Prepared, size: int) -> Array:
 def sequential_hosvd(
     ready: Prepared, modes: Sequence[int], ranks: Mapping[int, int] | None, bound: float | None
 ) -> tuple[Array, list[Array | None]]:
-    """Core and factors, mode after mode, each on what the modes before have left; None where nothing is cut.
+    """Core and factors, mode after mode, each on what the modes before have left; None if nothing is cut.
 
     With ``bound`` in place of ``ranks``, each mode may lose an equal share of the squared error that is left.
     """
@@ -175,7 +171,7 @@ def sequential_hosvd(
 
 
 def lost_norm(ready: Prepared, core: Array, factors: Sequence[Array | None]) -> float:
-    """Norm of what orthonormal factors leave out: by the norms, and where these cancel, by the difference itself."""
+    """Norm of what orthonormal factors leave out: by the norms, and if these cancel, by the difference itself."""
     if all(f is None for f in factors):
         return 0.0
     square = ready.norm**2 - norm(core) ** 2

@@ -44,7 +44,7 @@ def norm(tensor: Array) -> float:
 
 
 def unfold(tensor: Array, mode: int) -> Array:
-    """The mode-``mode`` unfolding, (size, all other modes in order); a view where the mode comes first."""
+    """The mode-``mode`` unfolding, (size, all other modes in order); a view if the mode comes first."""
     xp = namespace(tensor)
     order = (mode, *(i for i in range(tensor.ndim) if i != mode))
     return xp.reshape(tensor if mode == 0 else xp.permute_dims(tensor, order), (tensor.shape[mode], -1))
@@ -60,9 +60,9 @@ def mode_product(tensor: Array, matrix: Array, mode: int) -> Array:
         product = xp.reshape(tensor, (before, shape[mode])) @ xp.matrix_transpose(matrix)
     elif before == 1 or after >= 16:
         product = matrix @ xp.reshape(tensor, (before, shape[mode], after))
-    else:  # many tiny products: one large one on a turned copy is faster
-        turned = xp.permute_dims(xp.reshape(tensor, (before, shape[mode], after)), (0, 2, 1))
-        flat = xp.reshape(turned, (before * after, shape[mode])) @ xp.matrix_transpose(matrix)
+    else:  # many tiny products: one large one on a transposed copy is faster
+        transposed = xp.permute_dims(xp.reshape(tensor, (before, shape[mode], after)), (0, 2, 1))
+        flat = xp.reshape(transposed, (before * after, shape[mode])) @ xp.matrix_transpose(matrix)
         product = xp.permute_dims(xp.reshape(flat, (before, after, matrix.shape[0])), (0, 2, 1))
     return xp.reshape(product, new_shape)
 
@@ -156,7 +156,7 @@ def _count(values: np.ndarray, keep: int | float) -> int:
 def improved(matrix: Array, basis: Array) -> Array:
     """An orthonormal basis (m, k) that catches at least as much of the matrix (m, n) as ``basis`` does.
 
-    The best one where that is cheap; for few of many vectors two steps of orthogonal iteration, which never lose
+    The best one if that is cheap; for few of many vectors two steps of orthogonal iteration, which never lose
     (the Gram matrix is positive semi-definite), at a fraction of the cost of a full eigenproblem.
     """
     xp = namespace(matrix, basis)

@@ -81,7 +81,7 @@ def _threshold(alpha: float) -> tuple[float, float]:
 
 
 def _noise(values: np.ndarray, rows: int, columns: int) -> float:
-    """The variance that minimises the free energy: a scan of its interval, then a bounded search at the best place."""
+    """The variance that minimises the free energy: a scan of its interval, then a bounded search."""
     alpha = rows / columns
     _, threshold = _threshold(alpha)
     squares = values**2
@@ -115,7 +115,7 @@ def vbmf_rank(tensor: Array, *, modes: Sequence[int] = (0, 1), fallback: float =
     """Tucker ranks of some modes by :func:`vbmf` of their unfoldings; at least 1 each.
 
     tensor : any shape    modes : as in ``tucker(..., modes=)``
-    fallback : where nothing stands out of the noise, as in layers that were hardly trained, the rank is the least
+    fallback : if nothing stands out of the noise, as in barely trained layers, the rank is the least
         whose discarded singular values hold at most this share of the unfolding's norm
 
     Raises

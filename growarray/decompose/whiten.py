@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from growarray.backend import Array, namespace
 from growarray.decompose.arguments import check_count
-from growarray.decompose.inputs import check_real
-from growarray.decompose.unfolding import mode_product
+from growarray.decompose.inputs import Prepared, check_real, check_weights, prepare
+from growarray.decompose.unfolding import mode_product, norm
 from growarray.errors import ShapeError
 
-__all__ = ["channel_moment", "mode_moment", "output_error", "roots", "unweight", "weight"]
+__all__ = ["channel_moment", "mode_moment", "output_error", "prepare_weighted", "roots", "unweight", "weight"]
 
 
 def roots(moment: Array) -> tuple[Array, Array]:
@@ -33,13 +34,15 @@ def roots(moment: Array) -> tuple[Array, Array]:
     s = xp.astype(moment, xp.float64)
     size = float(xp.max(xp.abs(s)))
     if not np.isfinite(size):
-        raise ValueError("the second moment holds NaN or infinite values; collect it again without the broken batch")
+        raise ValueError(
+            "the second moment holds NaN or infinite values; compute it again without the batch that has them"
+        )
     skew = float(xp.max(xp.abs(s - xp.matrix_transpose(s))))
     if skew > 1e-5 * size:
         raise ValueError(f"the second moment is not symmetric (largest difference {skew:.2e}); expected E[x x^T]")
     values, vectors = xp.linalg.eigh((s + xp.matrix_transpose(s)) / 2)
     if float(values[0]) < -1e-5 * size:
-        raise ValueError(f"the second moment has eigenvalue {float(values[0]):.2e}; expected none below 0")
+        raise ValueError(f"the second moment has eigenvalue {float(values[0]):.2e}; expected at least 0")
     kept = values > s.shape[0] * float(np.finfo(np.float64).eps) * max(float(values[-1]), 0.0)
     safe = xp.sqrt(xp.where(kept, values, xp.ones_like(values)))
     zero = xp.zeros_like(values)
@@ -56,6 +59,16 @@ def weight(tensor: Array, moments: Mapping[int, Array]) -> tuple[Array, dict[int
     return tensor, undo
 
 
+def prepare_weighted(
+    tensor: Array, weighted: Mapping[int, Array] | None, where: str
+) -> tuple[Prepared, dict[int, Array]]:
+    """The checked and weighted tensor, and the matrices that undo the weighting."""
+    moments = check_weights(weighted, tuple(tensor.shape), where)
+    ready = prepare(tensor, where)
+    array, undo = weight(ready.array, moments)
+    return replace(ready, array=array, norm=norm(array)), undo
+
+
 def unweight(factors: Sequence[Array], undo: Mapping[int, Array], axis: int = 0) -> list[Array]:
     """Factors of the weighted tensor as factors of the tensor; ``axis`` is where a factor has its mode."""
     return [mode_product(f, undo[k], axis) if k in undo else f for k, f in enumerate(factors)]
@@ -67,15 +80,15 @@ def channel_moment(moment: Array, channels: int) -> Array:
     moment : (channels * positions, channels * positions), channels first, as growth collects it
     Returns (channels, channels).
 
-    Weighting the input-channel mode with it is exact where the positions of a window are uncorrelated and alike,
+    Weighting the input-channel mode with it is exact if the positions of a window are uncorrelated and alike,
     always for 1x1 kernels; otherwise it is the best weighting of one mode alone.
 
     Raises
     ------
     TypeError, ValueError
-        The moment is no array of real numbers, or ``channels`` is no whole number of at least 1.
+        The moment is not an array of real numbers, or ``channels`` is not a whole number of at least 1.
     ShapeError
-        The moment is not square, or its size is no multiple of ``channels`` (a bias column must be cut off).
+        The moment is not square, or its size is not a multiple of ``channels`` (remove a bias column first).
 
     Examples
     --------
@@ -88,13 +101,13 @@ def channel_moment(moment: Array, channels: int) -> Array:
     if moment.ndim != 2 or moment.shape[1] != size or not size or size % channels:
         raise ShapeError(
             f"channel_moment: expected ({channels} * positions) squared, found shape {tuple(moment.shape)}; "
-            "cut the bias column off if there is one"
+            "remove the bias column if there is one"
         )
     return mode_moment(moment, (channels, size // channels), 0)
 
 
 def mode_moment(moment: Array, sizes: Sequence[int], mode: int) -> Array:
-    """Second moment along one mode of an unfolded input of these sizes: the mean over the places of all others.
+    """Second moment along one mode of an unfolded input of these sizes: the mean over the positions of all others.
 
     >>> mode_moment(np.diag([1.0, 3.0, 5.0, 5.0]), (2, 2), 1).tolist()
     [[3.0, 0.0], [0.0, 4.0]]
@@ -110,12 +123,12 @@ def output_error(tensor: Array, approximation: Array, moment: Array) -> float:
     """Relative error of the output: ``|(W - W') S^(1/2)|_F / |W S^(1/2)|_F`` over the unfolded input.
 
     tensor, approximation : (o, …) with the input behind the output channel    moment : (d, d), d = entries per row
-    An output that is zero throughout is met exactly (0) or not at all (infinity).
+    If the exact output is zero, the error is 0 or infinity.
 
     Raises
     ------
     TypeError
-        One of them is no array of real numbers.
+        One of them is not an array of real numbers.
     ShapeError
         The shapes do not fit together, or have no entries.
     ValueError

@@ -2,13 +2,13 @@
 
 from growarray.factorized.conv import FactorizedConv
 from growarray.factorized.dropout import TensorDropout, remove_tensor_dropout, tensor_dropout
-from growarray.factorized.formats import BlockTTTensor, CPTensor, DenseTensor, TTTensor, TuckerTensor
+from growarray.factorized.formats import BlockTTTensor, CPTensor, DenseTensor, TRTensor, TTTensor, TuckerTensor
 from growarray.factorized.growth import RankGrowth
 from growarray.factorized.lasso import TensorLasso
-from growarray.factorized.linear import FactorizedLinear, SubFactorizedLinear
+from growarray.factorized.linear import FactorizedLinear
 from growarray.factorized.linear_plan import tensorize
 from growarray.factorized.report import Change, ConversionReport
-from growarray.factorized.sub import SubFactorizedConv
+from growarray.factorized.sub import SubFactorizedConv, SubFactorizedLinear
 from growarray.factorized.tensor import FactorizedTensor, formats
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "RankGrowth",
     "SubFactorizedConv",
     "SubFactorizedLinear",
+    "TRTensor",
     "TTTensor",
     "TensorDropout",
     "TensorLasso",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 
-from growarray.backend import Array, asarray, library, namespace
+from growarray.backend import Array, asarray, assign, library, namespace, target_of
 from growarray.contraction import Plan
 from growarray.contraction.path import PRESETS
 from growarray.errors import PlanError, ShapeError, shown
@@ -30,13 +31,15 @@ from growarray.factorized.settings import (
 )
 from growarray.factorized.sources import FactorizedSources
 from growarray.factorized.sub import SubFactorizedConv
-from growarray.factorized.tensor import FactorizedTensor, target_of
+from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter, Pullback
 from growarray.ops.sizes import whole_number
 
 __all__ = ["FactorizedConv"]
 
 LayerIndex = tuple[int, ...]
+
+_shape = operator.attrgetter("shape")
 
 
 class FactorizedConv(FactorizedSources):
@@ -46,7 +49,7 @@ class FactorizedConv(FactorizedSources):
     stride, padding, dilation, padding_mode : as in :class:`growarray.nn.Conv2d`; :meth:`set` changes them
     bias : whether there is one    has_bias : in a joint layer, which convolutions have one, as nested flags
     n_layers : convolutions that share one factorization: a number, or a tuple for several leading modes
-    factorization : ``'cp'``, ``'tucker'``, ``'tt'``, ``'dense'``, or a :class:`FactorizedTensor`, which is then held
+    factorization : ``'cp'``, ``'tucker'``, ``'tt'``, ``'ring'``, ``'dense'``, or a :class:`FactorizedTensor`, then held
     rank : ``'same'`` (as many parameters as the dense kernel), a float (a fraction of them), an int, or a tuple;
         a rank above what a kernel of this shape can use is kept as it is
     implementation : ``'auto'`` (the path of least predicted time), ``'factorized'`` (one mode after the other),
@@ -160,14 +163,8 @@ class FactorizedConv(FactorizedSources):
             ) from error
 
     def _plan(self, shape: tuple[int, ...], factors: Arrays, layer_index: LayerIndex, training: bool) -> Plan:
-        sizes = self.kernel_shape
-        if len(shape) != len(sizes) or shape[1] != sizes[1] * self.groups:
-            raise ShapeError(
-                f"FactorizedConv: input has shape {shape}, expected (n, {self.in_channels}, and {self.order} "
-                "spatial axes); transduct adds an axis to the kernel"
-            )
         return conv_plan(
-            self.weight.name, shape, tuple(tuple(a.shape) for a in factors), self.groups, self._settings[layer_index],
+            self.weight.name, shape, tuple(map(tuple, map(_shape, factors))), self.groups, self._settings[layer_index],
             self.implementation, training, *target_of(factors[0]),
         )  # fmt: skip
 
@@ -187,7 +184,7 @@ class FactorizedConv(FactorizedSources):
     def forward(self, x: Array, indices: Any = 0) -> Array:
         """Value of one convolution."""
         layer_index = layer_index_of(indices, self.layers_shape)
-        factors, _ = self._factors(layer_index)
+        factors, _ = self.weight.factors_vjp(layer_index)
         todo = self._plan(shape_of("FactorizedConv", x), factors, layer_index, training=False)
         return self._with_bias(todo(*_operands(todo, x, factors)), layer_index)
 
@@ -220,20 +217,19 @@ class FactorizedConv(FactorizedSources):
 
     def _with_bias(self, result: Array, layer_index: LayerIndex) -> Array:
         """The fresh result of a contraction as (n, out_channels, *spatial), with the bias added in place."""
-        xp, y = namespace(result), result
+        y = result
         if self.groups > 1:
-            y = xp.reshape(result, (result.shape[0], self.out_channels, *result.shape[3:]))
+            y = namespace(y).reshape(result, (result.shape[0], self.out_channels, *result.shape[3:]))
         if self.bias is not None and self._settings[layer_index].has_bias:
-            y += xp.reshape(self.bias.data[(*layer_index, ...)], (-1, *(1,) * (y.ndim - 2)))
+            y += namespace(y).reshape(self.bias.data[(*layer_index, ...)], (-1, *(1,) * (y.ndim - 2)))
         return y
 
     def _accumulate_bias(self, dy: Array, layer_index: LayerIndex) -> None:
         if self.bias is None or not (self.bias.requires_grad and self._settings[layer_index].has_bias):
             return
         xp = namespace(dy)
-        gradient = xp.zeros_like(self.bias.data)
-        gradient[(*layer_index, ...)] = xp.sum(dy, axis=(0, *range(2, dy.ndim)))
-        self.bias.accumulate(gradient)
+        row = xp.sum(dy, axis=(0, *range(2, dy.ndim)))
+        self.bias.accumulate(assign(xp.zeros_like(self.bias.data), (*layer_index, ...), row))
 
     def get_conv(self, indices: Any) -> SubFactorizedConv:
         """One convolution as a layer of its own, which shares the parameters and their gradients."""
@@ -272,9 +268,9 @@ class FactorizedConv(FactorizedSources):
             raise ValueError(f"FactorizedConv.transduct: mode {mode} is out of range, expected 0 to {self.order}")
         if isinstance(self.implementation, tuple) and len(self._terms(self.order + 1)) > len(self._terms(self.order)):
             raise ValueError(
-                f"FactorizedConv.transduct: implementation {shown(self.implementation)} is a path through "
-                f"{len(self.weight.all_factors()) + 1} operands, and there will be one more; "
-                "make the layer with a named one"
+                f"FactorizedConv.transduct: implementation {shown(self.implementation)} is a path for "
+                f"{len(self.weight.all_factors()) + 1} operands, transduct adds one; "
+                "make the layer with a named implementation"
             )
         pair = (tuple(padding),) if isinstance(padding, tuple | list) else padding
         axis = ConvSettings.of((size,), stride, pair, dilation, self.padding_mode).axes[0]
@@ -296,8 +292,9 @@ class FactorizedConv(FactorizedSources):
         """Add components that follow the gradient: the optimal change of the layer, in the low-rank form of its format.
 
         statistics : :class:`growarray.growing.RankStatistics` of this layer, collected since its rank last changed
-        by : components of a CP kernel; of Tucker and TT kernels a number for every rank, or one for each entry of
-            :attr:`rank`; what a kernel of this shape cannot use is left out, with a warning
+        by : components of a CP kernel; of the other formats a number for every rank, or one for each entry of
+            :attr:`rank` (the bonds of a ring grow together); what a kernel of this shape cannot use is left out, with a
+            warning
         scaling : of the change; :meth:`RankGrowth.rescale` changes it afterwards    rng : for random starts of CP
 
         Entries that are there stay as they are, with their gradients and optimizer state; the bias moves to where it is
@@ -326,8 +323,10 @@ class FactorizedConv(FactorizedSources):
         return ", ".join(parts) + "".join(lines)
 
 
-def _operands(todo: Plan, x: Array, factors: Arrays) -> list[Array]:
+def _operands(todo: Plan, x: Array, factors: Arrays) -> Sequence[Array]:
     """Input and factors of the kernel in the shapes that the plan names; the batch is the input's."""
-    xp = namespace(x, *factors)
-    shapes = ((x.shape[0], *todo.shapes[0][1:]), *todo.shapes[1:])
-    return [a if tuple(a.shape) == s else xp.reshape(a, s) for a, s in zip((x, *factors), shapes, strict=True)]
+    given, shapes = (x, *factors), ((x.shape[0], *todo.shapes[0][1:]), *todo.shapes[1:])
+    if tuple(map(tuple, map(_shape, given))) == shapes:
+        return given
+    xp = namespace(*given)
+    return [xp.reshape(a, s) for a, s in zip(given, shapes, strict=True)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from growarray.backend import Array, asarray, is_array, namespace
+from growarray.backend import Array, asarray, namespace, to_numpy
 from growarray.errors import ShapeError
 from growarray.factorized.fit import Fit
 from growarray.factorized.settings import fixed_modes_of, layer_indices
@@ -56,21 +56,22 @@ class DenseConv:
 
 
 def array_of(value: Any) -> Array:
-    """A copy of an array or parameter of any library, in its own where it is one that growarray uses, else in NumPy.
+    """A copy of an array or parameter of any library, in its own if growarray uses it, else in NumPy.
 
     >>> array_of(Parameter(np.ones(2)))
     array([1., 1.])
     """
-    value = value.data if isinstance(value, Parameter) else value
-    if not is_array(value):
-        for step in ("detach", "cpu"):  # torch lends no array that requires a gradient, nor one from another device
-            value = getattr(value, step, lambda same=value: same)()
+    if isinstance(value, Parameter):
+        value = value.data
+    elif hasattr(value, "detach"):  # torch lends no array that requires a gradient, nor one from another device
+        value = value.detach()
+        value = to_numpy(value.cpu() if hasattr(value, "cpu") else value)
     array = asarray(value)
     return namespace(array).asarray(array, copy=True)
 
 
 def check_finite(where: str, name: str, weight: Array, bias: Array | None) -> None:
-    """Raise ValueError where weight or bias of a layer hold what is no number.
+    """Raise ValueError if weight or bias of a layer hold a NaN or an infinity.
 
     >>> check_finite("doc", "Linear", np.ones((2, 2)), None)
     """
@@ -145,7 +146,7 @@ def read_convs(layers: Sequence[Any]) -> list[DenseConv]:
 
 
 def listed(where: str, layers: Any) -> list[Any]:
-    """The layers of a list; raises TypeError where it is none, ValueError where it is empty."""
+    """The layers of a list; raises TypeError if it is not iterable, ValueError if it is empty."""
     if not isinstance(layers, Iterable):
         raise TypeError(f"{where}: expected a list of layers, found {type(layers).__name__}")
     found = list(layers)
@@ -160,7 +161,7 @@ def layer_of(
 ) -> tuple[_LayerT, Fit | None]:  # fmt: skip
     """A factorized layer of these convolutions, in their library; ``options`` are those of its constructor.
 
-    Returns also how the decomposition went, None where the kernel was drawn.
+    Returns also how the decomposition went, None if the kernel was drawn.
     """
     first, flags = convs[0], [conv.bias is not None for conv in convs]
     out, inner, *taps = first.weight.shape
@@ -192,7 +193,7 @@ def layer_of(
 
 
 def _blank(convs: Sequence[DenseConv], options: Mapping[str, Any], dtype: Any) -> tuple[Any, FactorizedTensor]:
-    """The rank that is asked for, and factors of zeros of what the kernel can use: those of the first might not fit."""
+    """The rank asked for, and factors of zeros of what the kernel can use: those of the first might not fit."""
     kind, fixed = FactorizedTensor.kind(options["factorization"]), options["fixed_rank_modes"]
     shape, axes = tuple(_stacked(convs, kind.output_last).shape), convs[0].weight.ndim - 2
     if kind.mode_ranks:
@@ -202,7 +203,7 @@ def _blank(convs: Sequence[DenseConv], options: Mapping[str, Any], dtype: Any) -
 
 
 def fitted(kind: type[FactorizedTensor], tensor: Array, rank: Any, options: Mapping[str, Any]) -> tuple[Arrays, Fit]:
-    """``kind.fit``, whose error is that of the tensor even where the decomposition minimises a weighted one.
+    """``kind.fit``, whose error is that of the tensor even if the decomposition minimises a weighted one.
 
     Examples
     --------

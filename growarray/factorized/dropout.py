@@ -83,18 +83,18 @@ def tensor_dropout(
     Components are multiplied by zero, not cut out: all shapes stay, and with them the plan that was found for them.
 
     min_dim : ranks up to this size are left alone    min_values : components of a rank that stay at least
-    drop_test : drop in evaluation mode too, where what stays is not scaled
+    drop_test : drop in evaluation mode too, without scaling what stays
     Returns ``owner``.
 
     Raises
     ------
     TypeError
-        ``owner`` is no factorized tensor, and has none as its weight.
+        Neither ``owner`` nor its weight is a factorized tensor.
     ValueError
         The tensor is dense, or has tensor dropout already, or an option makes no sense.
 
     Source: Kolbeinsson et al. 2021, "Tensor dropout for robust learning"; TensorLy-Torch. Changed: there, a rank that
-    is left alone is scaled as well, which makes the tensor too large in the mean, and ``min_values`` counts only where
+    is left alone is scaled as well, which makes the tensor too large in the mean, and ``min_values`` counts only if
     nothing else is left. In a joint layer ranks are dropped before one of its members is chosen, here.
 
     Examples
@@ -119,7 +119,7 @@ def tensor_dropout(
 
 
 def remove_tensor_dropout(owner: _OwnerT) -> _OwnerT:
-    """Take tensor dropout off again; ValueError where there is none. Returns ``owner``.
+    """Remove tensor dropout and return ``owner``; raises ValueError if there is none.
 
     >>> from growarray.factorized import FactorizedTensor
     >>> tensor = tensor_dropout(FactorizedTensor.new((3, 4, 2), rank=5), 0.5)

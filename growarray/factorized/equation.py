@@ -19,6 +19,7 @@ from typing import Any
 
 from growarray.backend import Array, namespace
 from growarray.contraction import Plan, plan
+from growarray.errors import ShapeError
 from growarray.factorized.settings import ConvSettings
 from growarray.factorized.tensor import FactorizedTensor
 
@@ -66,9 +67,18 @@ def conv_plan(
     training: bool, dtype: str, device: str,
 ) -> Plan:  # fmt: skip
     """The plan of a convolution of an input of this shape by a kernel with factors of these shapes."""
-    order, lead = len(x_shape) - 2, x_shape[:2] if groups == 1 else (x_shape[0], groups, x_shape[1] // groups)
+    order, kind = len(settings.axes), FactorizedTensor.kind(name)
+    shapes = conv_shapes(name, factor_shapes, order, groups)
+    whole = zip(conv_shapes(name, factor_shapes, order, 1), kind.terms(kernel_modes(kind, order)), strict=True)
+    in_channels = groups * next(sizes[term.index("c")] for sizes, term in whole if "c" in term)
+    if len(x_shape) != order + 2 or x_shape[1] != in_channels:
+        raise ShapeError(
+            f"FactorizedConv: input has shape {x_shape}, expected (n, {in_channels}, and {order} spatial axes); "
+            "transduct adds an axis to the kernel"
+        )
+    lead = x_shape[:2] if groups == 1 else (x_shape[0], groups, x_shape[1] // groups)
     return plan(
-        conv_equation(name, order, groups > 1), (*lead, *x_shape[2:]), *conv_shapes(name, factor_shapes, order, groups),
+        conv_equation(name, order, groups > 1), (*lead, *x_shape[2:]), *shapes,
         optimize=optimize, training=training, dtype=dtype, device=device, **settings.options,
     )  # fmt: skip
 

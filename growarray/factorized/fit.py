@@ -14,7 +14,7 @@ __all__ = ["Fit", "checked_kwargs", "warn_lowered"]
 
 
 class Fit(NamedTuple):
-    """What a format's decomposition reports; None where the format does not say.
+    """What a format's decomposition reports; None if the format does not say.
 
     error : relative Frobenius error of the tensor    iterations : sweeps    reason : why they ended
     asked : rank before it was lowered to what the tensor can use
@@ -31,7 +31,7 @@ class Fit(NamedTuple):
 
 
 def checked_kwargs(where: str, kwargs: Any) -> dict[str, Any]:
-    """``decomposition_kwargs`` as a dictionary; TypeError where they are no mapping from names.
+    """``decomposition_kwargs`` as a dictionary; TypeError if they are not a mapping from names.
 
     >>> checked_kwargs("doc", None)
     {}
@@ -46,7 +46,7 @@ def checked_kwargs(where: str, kwargs: Any) -> dict[str, Any]:
 
 
 def warn_lowered(where: str, asked: Any, valid: Any, found: Any, stacklevel: int) -> None:
-    """Warn where a rank that was given as such, not as a share of the parameters, could not be used.
+    """Warn if a rank that was given as such, not as a share of the parameters, could not be used.
 
     stacklevel : of the user's line, 1 being the caller of this function
     """

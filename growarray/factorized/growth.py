@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from growarray.backend import Array, namespace
+from growarray.backend import Array, assign, namespace
 from growarray.contraction.checks import is_whole
 from growarray.decompose.arguments import is_real
 from growarray.decompose.unfolding import fitting_threads
@@ -82,7 +82,7 @@ class RankGrowth:
         return self.first_order_decrease / self.full_decrease if self.full_decrease > 0 else 0.0
 
     def predicted_decrease(self, scaling: float | None = None) -> float:
-        """``(t - t^2 / 2) first_order_decrease`` at scaling t: exact where the loss is half the squared error of the
+        """``(t - t^2 / 2) first_order_decrease`` at scaling t: exact if the loss is half the squared error of the
         layer's output, since the new components are the least-squares fit there; elsewhere the slope at 0 is.
 
         A tensor train with separate runs of bonds grown at once has terms in t^2 more.
@@ -111,7 +111,7 @@ class RankGrowth:
             now = namespace(piece.parameter.data).asarray(piece.parameter.data, copy=True)
             values = piece.values(t)
             for at in piece.regions:
-                now[at] = values[at]
+                now = assign(now, at, values[at])
             piece.parameter.data = now
         self.scaling = t
 
@@ -222,7 +222,7 @@ def _check_layer(conv: FactorizedKernel) -> None:
     if conv.layers_shape:
         raise NotImplementedError(
             f"{_WHERE}: joint layers (n_layers={conv.layers_shape}) are not supported, since their convolutions share "
-            "components but not inputs; grow layers of their own"
+            "components but not inputs; grow separate layers"
         )
     if not conv.weight.growable:
         growable = ", ".join(kind.name for kind in kinds() if kind.growable)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from growarray.backend import Array, namespace
 from growarray.decompose.whiten import channel_moment
-from growarray.factorized.tensor import run_contraction
+from growarray.factorized.contracted import run_contraction
 
 __all__ = ["Added", "Goal", "Increment", "equal_norms", "fit", "padded"]
 
@@ -200,7 +200,7 @@ def _conjugate_gradients(curve: Callable[[Array], Array], rhs: Array) -> Array:
     x, r, v = xp.zeros_like(rhs), rhs, rhs
     square = start = float(xp.sum(r * r))
     steepest = 0.0
-    for _ in range(min(_STEPS, rhs.size)):
+    for _ in range(min(_STEPS, math.prod(rhs.shape))):
         if square <= 1e-24 * start:
             break
         bent = curve(v)

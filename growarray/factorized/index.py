@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from growarray.backend import Array, namespace
+from growarray.backend import Array, assign, namespace
 from growarray.errors import shown
 
 __all__ = ["Item", "full_index", "take"]
@@ -46,7 +46,7 @@ def _item(item: Any, mode: int, size: int) -> Item:
         try:
             start, stop, step = item.indices(size)
         except (TypeError, ValueError) as error:
-            raise IndexError(f"mode {mode}: {item} is no slice of {size} entries ({error})") from error
+            raise IndexError(f"mode {mode}: {item} is not a slice of {size} entries ({error})") from error
         if step < 1 or start >= stop:
             raise IndexError(f"mode {mode}: {item} selects nothing of {size} entries, or runs backwards")
         return slice(start, stop, step)
@@ -72,8 +72,6 @@ def take(array: Array, axis: int, item: Item) -> tuple[Array, Callable[[Array], 
     key = (*(slice(None),) * axis, item, ...)
 
     def pullback(d_part: Array) -> Array:
-        whole = namespace(array).zeros_like(array)
-        whole[key] = d_part
-        return whole
+        return assign(namespace(array).zeros_like(array), key, d_part)
 
     return array[key], pullback

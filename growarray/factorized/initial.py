@@ -8,23 +8,34 @@ alike, and K by ``sum(1 / s_p^2)`` where it moves a dense tensor by 1: equal fac
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from growarray.decompose.arguments import is_real
 from growarray.decompose.inputs import check_rng
 from growarray.errors import shown
-
-if TYPE_CHECKING:
-    from growarray.factorized.tensor import FactorizedTensor
+from growarray.nn.module import Parameter
 
 __all__ = ["draw_weight", "drawn_factors", "normal_factors"]
 
 _SMALL = 0.5  # entries of the leading factor over those of K; at 1 CP trains behind the decomposition of a dense layer
 
 
-def drawn_factors(tensor: FactorizedTensor, std: float, rng: np.random.Generator | None) -> list[np.ndarray]:
+class _Tensor(Protocol):
+    """What is asked of a factorized tensor."""
+
+    @property
+    def output_last(self) -> bool: ...
+    def all_factors(self) -> tuple[Parameter, ...]: ...
+    def factor_std(self, std: float) -> tuple[float | None, ...]: ...
+    def rank_sizes(self) -> Sequence[int]: ...
+    def draw_(self, std: float, rng: np.random.Generator | None) -> Any: ...
+    def normal_(self, mean: float, std: float, rng: np.random.Generator | None) -> Any: ...
+
+
+def drawn_factors(tensor: _Tensor, std: float, rng: np.random.Generator | None) -> list[np.ndarray]:
     """Factors that give the entries of ``tensor`` the standard deviation ``std``, in every format and at every rank.
 
     The leading factor, that with most entries or the core of the output in a tensor train, is uniform as the weight of
@@ -60,9 +71,7 @@ def _orthogonal(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     return basis if shape[0] == rows else basis.T
 
 
-def normal_factors(
-    tensor: FactorizedTensor, mean: float, std: float, rng: np.random.Generator | None
-) -> list[np.ndarray]:
+def normal_factors(tensor: _Tensor, mean: float, std: float, rng: np.random.Generator | None) -> list[np.ndarray]:
     """Normal factors with the standard deviations of :meth:`FactorizedTensor.factor_std`, ones if it has None."""
     name = type(tensor).__name__
     if mean != 0.0:
@@ -73,7 +82,7 @@ def normal_factors(
 
 
 def draw_weight(
-    where: str, tensor: FactorizedTensor, std: float | str | None, fan_in: int, original: float,
+    where: str, tensor: _Tensor, std: float | str | None, fan_in: int, original: float,
     rng: np.random.Generator | None,
 ) -> None:  # fmt: skip
     """Draw the weight of a layer: as large as that of a dense one, ``1 / sqrt(3 fan_in)``, unless ``std`` says else.
@@ -93,7 +102,7 @@ def draw_weight(
     tensor.draw_(size, rng)
 
 
-def _checked(tensor: FactorizedTensor, method: str, std: Any, rng: Any) -> np.random.Generator:
+def _checked(tensor: _Tensor, method: str, std: Any, rng: Any) -> np.random.Generator:
     """The generator, a fresh one for None; raises if ``std`` or ``rng`` makes no sense."""
     where = f"{type(tensor).__name__}.{method}"
     if not is_real(std) or not 0.0 <= std < math.inf:

@@ -39,7 +39,7 @@ class TensorLasso:
     ValueError
         The penalty or the threshold is negative or not finite.
     TypeError
-        ``clamp_weights`` or ``normalize_loss`` is no flag.
+        ``clamp_weights`` or ``normalize_loss`` is not a flag.
 
     Source: TensorLy-Torch, ``tensor_lasso``, whose numbers for Tucker and tensor trains these are. Changed: its CP
     multiplies the penalty in twice, and its weights do not enter the tensor. It clamps in the forward pass, sums a loss
@@ -75,11 +75,11 @@ class TensorLasso:
     def apply(self, owner: _OwnerT) -> _OwnerT:
         """Give a tensor, or the weight of a layer, lasso weights of one; returns ``owner``.
 
-        Raises TypeError where there is no factorized tensor, ValueError where it is dense or has lasso weights.
+        Raises TypeError if there is no factorized tensor, ValueError if it is dense or has lasso weights.
         """
         tensor = factorized_tensor_of(owner, "TensorLasso.apply")
         if tensor.lasso_weights:
-            raise ValueError(f"TensorLasso.apply: {shown(tensor)} has lasso weights already; remove takes them off")
+            raise ValueError(f"TensorLasso.apply: {shown(tensor)} has lasso weights already; call remove first")
         like = tensor.all_factors()[0].data
         tensor.lasso_weights = [
             Parameter(asarray(np.ones(size), like=like, dtype=like.dtype)) for size in tensor.rank_sizes()
@@ -96,7 +96,7 @@ class TensorLasso:
     def _weights(self) -> list[Parameter]:
         weights = [weight for tensor in self.tensors for weight in tensor.lasso_weights]
         if not weights:
-            raise ValueError("TensorLasso: it was applied to no tensor with a rank; call apply(layer) first")
+            raise ValueError("TensorLasso: not yet applied to a tensor with a rank; call apply(layer) first")
         return weights
 
     def vjp(self) -> tuple[Array, Callable[..., None]]:
@@ -137,7 +137,7 @@ class TensorLasso:
     def remove(self, owner: _OwnerT) -> _OwnerT:
         """Multiply the weights into the factors, whose value stays, and forget them; returns ``owner``.
 
-        Gradients and optimizer state of the factors stay as they are; ValueError where the lasso was not applied.
+        Gradients and optimizer state of the factors stay as they are; ValueError if the lasso was not applied.
         """
         tensor = self._held(owner, "TensorLasso.remove")
         for factor, array in zip(tensor.all_factors(), tensor.arrays(), strict=True):
@@ -149,7 +149,7 @@ class TensorLasso:
     def prune(self, owner: Module) -> int:
         """Remove the components whose weight is zero, one of each rank excepted, with gradients and optimizer state.
 
-        The tensor's value stays. Returns how many were removed; ValueError where the lasso was not applied.
+        The tensor's value stays. Returns how many were removed; ValueError if the lasso was not applied.
         """
         tensor, removed = self._held(owner, "TensorLasso.prune"), 0
         factors = tensor.all_factors()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, namespace
+from growarray.backend import Array, assign, namespace
 from growarray.errors import ShapeError
 from growarray.factorized.equation import dense_kernel, kernel_sizes
 from growarray.factorized.initial import draw_weight
@@ -139,9 +139,7 @@ class FactorizedKernel(Module):
                 raise ShapeError(
                     f"FactorizedConv.set: bias has shape {tuple(row.shape)}, expected ({self.out_channels},)"
                 )
-            new = namespace(old).asarray(old, copy=True)
-            new[(*layer_index, ...)] = row
-            self.bias.data = new
+            self.bias.data = assign(namespace(old).asarray(old, copy=True), (*layer_index, ...), row)
         self._settings[layer_index] = settings
 
     @property

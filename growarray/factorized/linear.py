@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from growarray.backend import Array, asarray, library, namespace
+from growarray.backend import Array, asarray, assign, library, namespace, target_of
 from growarray.contraction import Plan
 from growarray.contraction.checks import is_whole
 from growarray.errors import PlanError, ShapeError, shown
@@ -16,12 +16,13 @@ from growarray.factorized.initial import draw_weight
 from growarray.factorized.linear_convert import linear_layer_of, read_linears
 from growarray.factorized.linear_plan import NAMED_WAYS, linear_plan
 from growarray.factorized.settings import flag, hashable, plain, planned_shape, shape_of
-from growarray.factorized.tensor import FactorizedTensor, target_of
+from growarray.factorized.sub import SubFactorizedLinear
+from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.linear import uniform
 from growarray.nn.module import Module, Parameter, Pullback
 from growarray.ops.sizes import whole_number
 
-__all__ = ["FactorizedLinear", "SubFactorizedLinear"]
+__all__ = ["FactorizedLinear"]
 
 Arrays = tuple[Array, ...]
 Sizes = tuple[int, ...]
@@ -35,10 +36,10 @@ class FactorizedLinear(Module):
 
     in_tensorized_features, out_tensorized_features : sizes of the modes; a number stands for one mode
     factorization : ``'cp'``, ``'tucker'``, ``'tt'`` (a chain through the modes of the output, then the input),
-        ``'blocktt'`` (a chain of pairs, mode k of the output beside mode k of the input, as many for both),
-        ``'dense'``, or a :class:`FactorizedTensor`, which is then held
+        ``'ring'`` (the same chain, closed), ``'blocktt'`` (a chain of pairs, mode k of the output beside mode k of the
+        input, as many for both), ``'dense'``, or a :class:`FactorizedTensor`, which is then held
     rank : ``'same'`` (as many parameters as the dense weight), a float (a fraction of them), an int, or a tuple
-    implementation : ``'auto'`` (the path of least predicted time), ``'factorized'`` (the input goes through one part
+    implementation : ``'auto'`` (the path of least predicted time), ``'factorized'`` (the input goes through one factor
         after the other), ``'reconstructed'`` (the dense weight first), or any ``optimize`` that
         :func:`growarray.contraction.plan` takes
     n_layers : layers that share one factorization, in any format but ``'blocktt'``; ``layer(x, i)`` is one of them
@@ -144,7 +145,7 @@ class FactorizedLinear(Module):
         return self.weight.rank
 
     def _layer_index(self, indices: Any) -> tuple[int, ...]:
-        """The leading index of one layer: none where there is one only."""
+        """The leading index of one layer: none if there is one only."""
         indices = plain(indices)
         if not is_whole(indices):
             raise ValueError(f"FactorizedLinear: indices={shown(indices)}, expected a whole number")
@@ -206,9 +207,8 @@ class FactorizedLinear(Module):
             for factor, gradient in zip(self.weight.all_factors(), factors_back(tuple(shaped)), strict=True):
                 factor.accumulate(gradient)
             if self.bias is not None:
-                gradient = xp.zeros_like(self.bias.data)
-                gradient[(*layer_index, ...)] = xp.sum(xp.reshape(dy, (-1, self.out_features)), axis=0)
-                self.bias.accumulate(gradient)
+                row = xp.sum(xp.reshape(dy, (-1, self.out_features)), axis=0)
+                self.bias.accumulate(assign(xp.zeros_like(self.bias.data), (*layer_index, ...), row))
             return xp.reshape(dx, x_shape)
 
         return y, pullback
@@ -259,12 +259,12 @@ class FactorizedLinear(Module):
     ) -> Self:
         """The factorized form of an affine layer: ours, torch's, or anything with ``weight`` and perhaps ``bias``.
 
-        auto_tensorize : find the modes by :func:`growarray.factorized.tensorize`; by default where none are given
+        auto_tensorize : find the modes by :func:`growarray.factorized.tensorize`; by default if none are given
         n_tensorized_modes : modes that it looks for; 1 makes W a product of two matrices, the ordinary low rank
         bias : False leaves the layer's bias out
         decomposition_kwargs : options of the decomposition, see :mod:`growarray.decompose`; CP of more than 256
             components takes 30 sweeps from one random start unless they say otherwise
-        The arrays are copied. A rank above what the weight can use is lowered to it, with a warning where it is given
+        The arrays are copied. A rank above what the weight can use is lowered to it, with a warning if it is given
         as such, not as a share.
 
         Examples
@@ -313,40 +313,6 @@ class FactorizedLinear(Module):
         parts += [f"n_layers={self.n_layers}"] if self.n_layers > 1 else []
         parts += [f"implementation={self.implementation!r}"] if self.implementation != "auto" else []
         return ", ".join(parts)
-
-
-class SubFactorizedLinear(Module):
-    """What ``layer[i]`` gives: a layer of its own that shares parameters and gradients with the joint one.
-
-    >>> joint = FactorizedLinear((2, 3), (2, 2), n_layers=2, rank=4, rng=np.random.default_rng(0))
-    >>> y, pullback = joint[1].vjp(np.ones((5, 6), dtype=np.float32))
-    >>> pullback(y).shape, joint.weight.weights.grad.shape
-    ((5, 6), (4,))
-    """
-
-    def __init__(self, main_linear: FactorizedLinear, indices: int) -> None:
-        self.main_linear = main_linear
-        self.indices = indices
-
-    def forward(self, x: Array) -> Array:
-        """Value of this layer."""
-        return self.main_linear.forward(x, self.indices)
-
-    def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """Value and pullback; the pullback adds to the gradients of the joint layer."""
-        return self.main_linear.vjp(x, self.indices)
-
-    def plan(self, shape: Sequence[int], training: bool = False) -> Plan:
-        """The contraction that runs for an input of this shape."""
-        return self.main_linear.plan(shape, training, self.indices)
-
-    def matrix(self) -> Array:
-        """The dense weight (out_features, in_features)."""
-        return self.main_linear.matrix(self.indices)
-
-    def extra_repr(self) -> str:
-        """Where it is in the joint layer."""
-        return f"indices={self.indices}"
 
 
 def _sizes(option: str, features: Any) -> Sizes:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from growarray.backend import Array, asarray, namespace
 from growarray.errors import ShapeError, shown
@@ -14,14 +14,12 @@ from growarray.factorized.fit import checked_kwargs, warn_lowered
 from growarray.factorized.linear_plan import tensorize
 from growarray.factorized.settings import plain
 from growarray.factorized.tensor import FactorizedTensor
+from growarray.nn.module import Module
 from growarray.ops.sizes import whole_number
-
-if TYPE_CHECKING:
-    from growarray.factorized.linear import FactorizedLinear
 
 __all__ = ["DenseLinear", "linear_layer_of", "read_linear", "read_linears"]
 
-_LayerT = TypeVar("_LayerT", bound="FactorizedLinear")
+_LayerT = TypeVar("_LayerT", bound=Module)
 
 
 @dataclass(frozen=True)
@@ -67,19 +65,19 @@ def read_linear(where: str, layer: Any) -> DenseLinear:
 
 
 def read_linears(where: str, layers: Sequence[Any], bias: bool) -> list[DenseLinear]:
-    """Read layers that are to share one factorization, without their bias where ``bias`` is False."""
+    """Read layers that are to share one factorization, without their bias if ``bias`` is False."""
     found = [read_linear(where, layer) for layer in listed(where, layers)]
     for i, one in enumerate(found):
         if tuple(one.weight.shape) != tuple(found[0].weight.shape) or one.weight.dtype != found[0].weight.dtype:
             raise ShapeError(
                 f"{where}: layer {i} has a weight {tuple(one.weight.shape)} of {one.weight.dtype}, layer 0 "
-                f"{tuple(found[0].weight.shape)} of {found[0].weight.dtype}; joint layers must agree in it"
+                f"{tuple(found[0].weight.shape)} of {found[0].weight.dtype}; joint layers need the same shape and dtype"
             )
     return found if bias else [DenseLinear(one.weight, None) for one in found]
 
 
 def linear_layer_of(
-    kind: type[_LayerT], found: Sequence[DenseLinear], features: tuple[Any, ...],
+    kind: Callable[..., _LayerT], found: Sequence[DenseLinear], features: tuple[Any, ...],
     decomposition: Mapping[str, Any] | None, options: Mapping[str, Any],
 ) -> _LayerT:  # fmt: skip
     """A factorized layer of these dense ones, in their library; ``options`` are those of its constructor."""
@@ -94,7 +92,8 @@ def linear_layer_of(
     asked = weights.validate_rank((*lead, *outer, *inner), options["rank"])
     rank = weights.usable_rank((*lead, *outer, *inner), asked)
     blank = FactorizedTensor.new((*lead, *outer, *inner), rank, weights.name, std=None, dtype=dtype)
-    layer = kind(inner, outer, biased, blank, implementation=options["implementation"], n_layers=len(found))
+    made = kind(inner, outer, biased, blank, implementation=options["implementation"], n_layers=len(found))
+    layer: Any = made
     for parameter in layer.parameters():
         parameter.data = asarray(parameter.data, like=first)
     xp = namespace(*(one.weight for one in found))
@@ -105,7 +104,7 @@ def linear_layer_of(
     if layer.bias is not None:
         rows = [xp.zeros_like(first[:, 0]) if one.bias is None else one.bias for one in found]
         layer.bias.data = xp.astype(xp.stack(rows) if len(found) > 1 else rows[0], layer.bias.data.dtype)
-    return layer
+    return made
 
 
 def _features(
@@ -117,12 +116,12 @@ def _features(
     if auto:
         raise ValueError(
             f"from_linear: auto_tensorize=True with in_tensorized_features={shown(inner)} and "
-            f"out_tensorized_features={shown(outer)}; leave one of both out"
+            f"out_tensorized_features={shown(outer)}; pass only one of the two ways"
         )
     if inner is None or outer is None:
         raise ValueError(
             f"from_linear: in_tensorized_features={shown(inner)} and out_tensorized_features={shown(outer)}; give "
-            "both, or neither to have them found"
+            "both or neither"
         )
     sizes = []
     for label, given, width in (("in", inner, shape[1]), ("out", outer, shape[0])):
@@ -131,8 +130,8 @@ def _features(
         values = tuple(whole_number("from_linear", f"{label}_tensorized_features", v, 1) for v in values)
         if math.prod(values) != width:
             raise ShapeError(
-                f"from_linear: {label}_tensorized_features {values} have the product {math.prod(values)}, the layer "
-                f"has {label}_features={width}; their product must be it"
+                f"from_linear: {label}_tensorized_features {values} have the product {math.prod(values)}, "
+                f"expected {width}, the {label}_features of the layer"
             )
         sizes.append(values)
     return sizes[0], sizes[1]

@@ -105,7 +105,7 @@ def tensorize(in_features: int, out_features: int, modes: int = 3) -> tuple[tupl
     Raises
     ------
     TypeError, ValueError
-        A number is no whole number, or below 1.
+        A number is not whole, or is below 1.
 
     Source: the rule of TensorLy-Torch's ``get_tensorized_shape``, which merges prime factors, smallest first, into
     sizes that differ more: (4, 12, 16) for 768, here (8, 8, 12).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,14 +15,12 @@ from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError, shown
 from growarray.factorized.convert import DenseConv
 from growarray.factorized.fit import Fit
+from growarray.factorized.layer import FactorizedKernel
 from growarray.factorized.parameters import real_array
 from growarray.factorized.report import Change, ConversionReport
 from growarray.factorized.settings import layer_indices
 from growarray.nn.conv import ConvNd
 from growarray.nn.module import Module
-
-if TYPE_CHECKING:
-    from growarray.factorized.sources import FactorizedSources
 
 __all__ = [
     "Probe",
@@ -48,7 +46,7 @@ class Probe(NamedTuple):
 
 
 def probes_of(convs: Sequence[DenseConv], calibration: Any, input_shape: Any, measure: bool) -> list[Probe]:
-    """One probe for each convolution, none where nothing was given; checked before anything is computed.
+    """One probe for each convolution, none if nothing was given; checked before anything is computed.
 
     A joint conversion takes one array or shape for all of its layers, or a list with one for each.
 
@@ -91,7 +89,7 @@ def _probe(conv: DenseConv, calibration: Any, input_shape: Any) -> Probe:
     found = {} if data is None else {"calibration": tuple(data.shape)}
     found |= {} if input_shape is None else {"input_shape": whole_shape("from_conv: input_shape", input_shape)}
     if not found:
-        raise ValueError("from_conv: calibration or input_shape has None for a layer, expected one for each")
+        raise ValueError("from_conv: calibration or input_shape has None for a layer; give one for each")
     for name, shape in found.items():
         if len(shape) != axes + 2 or shape[1] != channels or min(shape) < 1:
             raise ShapeError(
@@ -105,7 +103,7 @@ def _probe(conv: DenseConv, calibration: Any, input_shape: Any) -> Probe:
 
 
 def whole_shape(where: str, shape: Any) -> tuple[int, ...]:
-    """A shape as ints; raises TypeError where it is none, ValueError where a size is below 1.
+    """A shape as ints; raises TypeError if it is not a shape, ShapeError if a size is below 1.
 
     >>> whole_shape("doc", np.asarray([2, 3]))
     (2, 3)
@@ -124,7 +122,7 @@ def _dense(conv: DenseConv) -> ConvNd:
 
 
 def conversion_report(
-    convs: Sequence[DenseConv], layer: FactorizedSources, fit: Fit | None, probes: Sequence[Probe], measure: bool
+    convs: Sequence[DenseConv], layer: FactorizedKernel, fit: Fit | None, probes: Sequence[Probe], measure: bool
 ) -> ConversionReport:
     """The report on ``layer``, made of ``convs``; ``probes`` has one for each of them, or is empty."""
     joint: Any = layer
@@ -196,7 +194,7 @@ def relative(gaps: Iterable[tuple[float, float]]) -> float:
 
 
 def _input(probe: Probe, like: Array) -> Array:
-    """An input of the shape that is judged: the data where they have it, else random numbers."""
+    """An input of the shape that is judged: the data if they have it, else random numbers."""
     if probe.data is not None and tuple(probe.data.shape) == probe.shape:
         return probe.data
     return asarray(np.random.default_rng(0).standard_normal(probe.shape), like=like, dtype=like.dtype)

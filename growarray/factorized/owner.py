@@ -11,7 +11,7 @@ __all__ = ["factorized_tensor_of"]
 
 
 def factorized_tensor_of(owner: Any, where: str) -> FactorizedTensor:
-    """The factorized tensor itself, or that which a layer has as its weight; it must have a rank.
+    """A factorized tensor, or the weight of a layer that is one; it must have a rank.
 
     >>> factorized_tensor_of(FactorizedTensor.new((3, 4, 2), rank=2), "doc").rank
     2
@@ -19,7 +19,7 @@ def factorized_tensor_of(owner: Any, where: str) -> FactorizedTensor:
     tensor = owner if isinstance(owner, FactorizedTensor) else getattr(owner, "weight", None)
     if not isinstance(tensor, FactorizedTensor):
         raise TypeError(
-            f"{where}: {type(owner).__name__} is no factorized tensor and has none as its weight; give a "
+            f"{where}: {type(owner).__name__} is not a factorized tensor, nor is its weight; give a "
             "FactorizedTensor, FactorizedConv or FactorizedLinear"
         )
     if not tensor.rank_axes(tensor.order):

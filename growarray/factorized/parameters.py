@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 _MOST = 1000  # parameters of a new tensor, times those of the dense one, above which the rank is a slip
-_FEW = 1_000_000  # parameters that are no trouble, whatever they are for
+_FEW = 1_000_000  # parameters that are always few enough
 
 
 def keep_entries(value: Parameter, axis: int, kept: np.ndarray) -> None:

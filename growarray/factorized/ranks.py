@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.nn.module import Parameter
 
-__all__ = ["RankAxes", "as_tuple", "masked_factors", "scale_ranks"]
+__all__ = ["RankAxes", "RankMask", "as_tuple", "masked_factors", "scale_ranks"]
 
 RankAxes = tuple[tuple[tuple[int, int], ...], ...]
 """For each rank every (factor, axis) that has it; a vector is multiplied in at the first."""
 
 Maybe = Array | None
+
+
+class RankMask(Protocol):
+    """What tensor dropout is to a tensor: ``p`` of the components are dropped, in evaluation too if ``drop_test``."""
+
+    p: float
+    drop_test: bool
+
+    def draw(self, sizes: Sequence[int], training: bool) -> list[np.ndarray | None]:
+        """For each rank what its components are multiplied by; None for one that is left alone."""
 
 
 def as_tuple(rank: Any) -> tuple[int, ...]:
@@ -48,7 +60,7 @@ def scale_ranks(
             if tuple(vector.shape) != (arrays[factor].shape[axis],):
                 raise ShapeError(
                     f"lasso weights of shape {tuple(vector.shape)} for a rank of {arrays[factor].shape[axis]}; "
-                    "take them off with TensorLasso.remove before the rank changes"
+                    "call TensorLasso.remove before the rank changes"
                 )
             shape = tuple(-1 if i == axis else 1 for i in range(arrays[factor].ndim))
             wide[factor] = namespace(vector).reshape(vector, shape)

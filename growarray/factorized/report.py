@@ -36,7 +36,7 @@ class ConversionReport:
     format, rank : of the factorization    kernel_shape : (out, in / groups, *kernel), or (out, in) of a linear layer
     layers : how many layers share the factorization; parameters, FLOPs, times and memory are sums (memory: the largest)
     parameters : trained scalars, biases included
-    weight_error : relative Frobenius error of the weights, None where they were drawn at random
+    weight_error : relative Frobenius error of the weights, None if they were drawn at random
     iterations, reason : sweeps of the decomposition, and why they ended
     degeneracy : of the components, CP only: see :class:`growarray.decompose.Degeneracy`
     input_shape : what FLOPs, times and memory are for, of a forward pass

@@ -52,7 +52,7 @@ class ConvSettings:
         cls, kernel: Sequence[int], stride: Any = 1, padding: Any = 0, dilation: Any = 1, padding_mode: str = "zeros",
         has_bias: bool = False,
     ) -> ConvSettings:  # fmt: skip
-        """Settings for a kernel of these sizes, as a user writes them; PlanError where an option makes no sense."""
+        """Settings for a kernel of these sizes, as a user writes them; PlanError if an option makes no sense."""
         axes = conv_geometry(kernel, stride, padding, dilation, padding_mode)
         pairs = tuple(a.before if a.before == a.after else (a.before, a.after) for a in axes)
         return cls(axes, padding if isinstance(padding, str) else pairs, padding_mode, has_bias)
@@ -120,6 +120,8 @@ def layer_index_of(indices: Any, layers: Sequence[int]) -> tuple[int, ...]:
     IndexError
         A number is out of range.
     """
+    if type(indices) is int and indices == 0 and not layers:
+        return ()
     indices = plain(indices)
     given = tuple(indices) if isinstance(indices, tuple | list) else (indices,)
     if any(isinstance(i, bool) or not hasattr(i, "__index__") for i in given):
@@ -209,7 +211,7 @@ def fixed_modes_of(fixed: Any, lead: int, axes: int) -> Any:
 
 
 def flag(where: str, option: str, value: Any) -> bool:
-    """``value`` as a bool; raises TypeError where it is neither a bool, of Python or NumPy, nor 0 or 1.
+    """``value`` as a bool; raises TypeError if it is neither a bool, of Python or NumPy, nor 0 or 1.
 
     >>> flag("doc", "bias", np.True_)
     True
@@ -229,7 +231,7 @@ def plain(value: Any) -> Any:
 
 
 def shape_of(where: str, x: Any) -> tuple[int, ...]:
-    """Shape of an input or a gradient; raises TypeError where it is no array."""
+    """Shape of an input or a gradient; raises TypeError if it is not an array."""
     try:
         return tuple(x.shape)
     except AttributeError as error:
@@ -239,7 +241,7 @@ def shape_of(where: str, x: Any) -> tuple[int, ...]:
 
 
 def planned_shape(where: str, shape: Any) -> tuple[int, ...]:
-    """The shape of an input that is to be planned for; raises TypeError where it is none.
+    """The shape of an input to plan for; raises TypeError if it is not a shape.
 
     >>> planned_shape("doc", [1, 2])
     (1, 2)

@@ -96,7 +96,7 @@ class FactorizedSources(FactorizedKernel):
 
         decompose_weights : False draws a random kernel, with a bias of zero, in place of decomposing the layer's
         decomposition_kwargs : options of the decomposition, see :mod:`growarray.decompose`
-        Weight and bias are copied. A rank above what the kernel can use is lowered to it, with a warning where it is
+        Weight and bias are copied. A rank above what the kernel can use is lowered to it, with a warning if it is
         given as such, not as a share.
 
         The layer's ``report`` says what the conversion did, see :class:`ConversionReport`:
@@ -107,7 +107,7 @@ class FactorizedSources(FactorizedKernel):
         Raises
         ------
         TypeError, ShapeError, ValueError
-            The layer is no dense convolution, or its weights are not finite; calibration data or shape do not fit it;
+            The layer is not a dense convolution, or its weights are not finite; the calibration does not fit it;
             the factorization is unknown (the message lists those that exist).
 
         Examples
@@ -166,8 +166,8 @@ class FactorizedSources(FactorizedKernel):
         decomposition = checked_kwargs("from_conv", decomposition)
         if decomposition and not decompose:
             raise ValueError(
-                f"from_conv: decomposition_kwargs={shown(decomposition)} beside decompose_weights=False, which "
-                "draws the weights; leave one of both out"
+                f"from_conv: decomposition_kwargs={shown(decomposition)} with decompose_weights=False, which "
+                "draws the weights; pass only one"
             )
         probes = probes_of(convs, *judged[:2], measure)
         layer, fit = layer_of(cls, convs, decompose, decomposition, options)

@@ -68,8 +68,8 @@ class Spectra:
                 key, others = tuple(others), list(key)
         if key not in self._tails:
             height = math.prod(self.shape[k] for k in key)
-            turned = namespace(self.kernel).permute_dims(self.kernel, (*key, *others))
-            matrix = namespace(turned).reshape(turned, (height, -1))
+            transposed = namespace(self.kernel).permute_dims(self.kernel, (*key, *others))
+            matrix = namespace(transposed).reshape(transposed, (height, -1))
             narrow = len(key) == 1 or min(matrix.shape) <= WIDEST
             self._tails[key] = Tail(matrix) if narrow else self.tail((1,))
         return self._tails[key]

@@ -6,31 +6,32 @@ A format, see ``format.py``, says which factors there are and how they are contr
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
-from growarray.backend import Array, asarray, is_numpy, library, namespace, to_device
-from growarray.contraction import Plan, plan
+from growarray.backend import Array, asarray, library, namespace, target_of, to_device
+from growarray.contraction import Plan
 from growarray.decompose.arguments import check_sizes
 from growarray.errors import ShapeError, shown
+from growarray.factorized.contracted import planned
 from growarray.factorized.fit import warn_lowered
 from growarray.factorized.format import Arrays, TensorFormat
 from growarray.factorized.index import full_index
 from growarray.factorized.initial import drawn_factors, normal_factors
 from growarray.factorized.parameters import check_size, real_array, trained_dtype
-from growarray.factorized.ranks import masked_factors
+from growarray.factorized.ranks import RankMask, masked_factors
 from growarray.nn.module import Parameter
 
-if TYPE_CHECKING:
-    from growarray.factorized.dropout import TensorDropout
-
-__all__ = ["FactorizedTensor", "formats", "kinds", "run_contraction", "target_of"]
+__all__ = ["FactorizedTensor", "formats", "kinds"]
 
 _FORMATS: dict[str, type[FactorizedTensor]] = {}
 _DEFAULT = "CP"
+
+_data = operator.attrgetter("data")
 
 
 def kinds() -> list[type[FactorizedTensor]]:
@@ -42,36 +43,9 @@ def formats() -> tuple[str, ...]:
     """Names of the formats that exist.
 
     >>> formats()
-    ('BlockTT', 'CP', 'Dense', 'TT', 'Tucker')
+    ('BlockTT', 'CP', 'Dense', 'TR', 'TT', 'Tucker')
     """
     return tuple(kind.name for kind in kinds())
-
-
-def run_contraction(equation: str, arrays: Sequence[Array]) -> tuple[Array, Callable[[Array], Arrays]]:
-    """Value of an equation of :mod:`growarray.contraction`, and the way back to every array.
-
-    >>> import numpy as np
-    >>> y, pullback = run_contraction("a r, r -> a", [np.ones((2, 3)), np.ones(3)])
-    >>> y.tolist(), [d.shape for d in pullback(y)]
-    ([3.0, 3.0], [(2, 3), (3,)])
-    """
-    return _planned(equation, tuple(tuple(a.shape) for a in arrays), *target_of(arrays[0])).vjp(*arrays)
-
-
-@lru_cache(maxsize=512)
-def _planned(equation: str, shapes: tuple[tuple[int, ...], ...], dtype: str, device: str) -> Plan:
-    return plan(equation, *shapes, dtype=dtype, device=device)
-
-
-def target_of(array: Array) -> tuple[str, str]:
-    """Dtype and device of an array as a plan takes them; NumPy's letter for a dtype, its name takes 5 us to make.
-
-    >>> target_of(np.ones(2))
-    ('d', 'cpu')
-    """
-    if is_numpy(array):
-        return array.dtype.char, "cpu"
-    return str(array.dtype).rpartition(".")[2], "gpu"
 
 
 class FactorizedTensor(TensorFormat):
@@ -89,7 +63,7 @@ class FactorizedTensor(TensorFormat):
     (CPTensor(shape=(6, 4, 3), rank=2), (4, 2), 28)
     """
 
-    dropout: TensorDropout | None = None
+    dropout: RankMask | None = None
     lasso_weights: Sequence[Parameter] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -230,10 +204,10 @@ class FactorizedTensor(TensorFormat):
         return self.sizes_of(self.shape, self.rank)
 
     def refuse_lasso(self, where: str) -> None:
-        """Raise ValueError if there are lasso weights, which what ``where`` does would not fit."""
+        """Raise ValueError if there are lasso weights, which would not fit what ``where`` does."""
         if self.lasso_weights:
             raise ValueError(
-                f"{type(self).__name__}.{where}: there are lasso weights; TensorLasso.remove takes them off"
+                f"{type(self).__name__}.{where}: the tensor has lasso weights; call TensorLasso.remove first"
             )
 
     def _reset_lasso(self) -> None:
@@ -256,7 +230,7 @@ class FactorizedTensor(TensorFormat):
         return chosen, lambda gradients: back(choice(tuple(gradients)))
 
     def _scaled(self, drop: bool) -> tuple[Arrays, Callable[[Sequence[Any]], Sequence[Any]]]:
-        data = tuple(factor.data for factor in self.all_factors())
+        data = tuple(map(_data, self.all_factors()))
         if self.dropout is None and not self.lasso_weights:
             return data, lambda gradients: gradients
         axes = self.rank_axes(self.order)
@@ -294,7 +268,7 @@ class FactorizedTensor(TensorFormat):
     def _plan(self) -> Plan:
         factors = self.all_factors()
         shapes = tuple(self.operand_shape(f.shape, i, len(factors)) for i, f in enumerate(factors))
-        return _planned(_tensor_equation(self.name, self.order), shapes, *target_of(factors[0].data))
+        return planned(_tensor_equation(self.name, self.order), shapes, *target_of(factors[0].data))
 
     def __getitem__(self, index: Any) -> Any:
         items = full_index(index, self.shape)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -44,13 +43,13 @@ class GrowthUpdate(Generic[_Part]):
     A rule gives the parts as float64 matrices, whose columns are the features of a stream (the ones of a bias last). A
     layer holds them as layers of its own kind, with the weights (out, in, *kernel) that it adds.
 
-    deltas : to be subtracted, (o, d) for each layer that reads the place; none where the weights stay as they are
+    deltas : to be subtracted, (o, d) for each layer that reads the place; none if the weights stay as they are
     input_extension : outgoing weights of new neurons (o, k), those of all these layers one above the other
     output_extension : incoming weights of new neurons (k, p); the layer hands it on to the module before
     singular_values : (k,) of the new neurons, largest first
     linear : the new neurons promise the sum of the singular values; else the sum of their squares
     solutions : deltas as they were solved for, float64, be they applied or not
-    decreases : first-order decrease of the loss by each delta, 0 where there is none
+    decreases : first-order decrease of the loss by each delta, 0 if there is none
     slopes : (k,) first-order decrease by each new neuron, behind a function with slope 1
     applied : the parts that have been carried out
     """
@@ -72,7 +71,7 @@ class GrowthUpdate(Generic[_Part]):
 
     @property
     def decrease(self) -> float | None:
-        """First-order decrease of the loss by all deltas, None where nothing is known of it."""
+        """First-order decrease of the loss by all deltas, None if nothing is known of it."""
         return sum(self.decreases) if self.decreases else None
 
     @property
@@ -92,10 +91,9 @@ class GrowthUpdate(Generic[_Part]):
         values = self.singular_values
         return slope * float(namespace(values).sum(values if self.linear else values**2))
 
-    def predicted(self, slope: float) -> float:
-        """The derivative of the loss along the whole plan, behind a function of this slope."""
-        new = 0.0 if self.slopes is None else float(namespace(self.slopes).sum(self.slopes))
-        return (self.decrease or 0.0) + slope * new
+    def exact_improvement(self, slope: float) -> float:
+        """What the new neurons take off the loss to first order, next to the deltas, behind this slope."""
+        return 0.0 if self.slopes is None else slope * float(namespace(self.slopes).sum(self.slopes))
 
     def with_delta(self, delta: _Part | None, decrease: float | None) -> GrowthUpdate[_Part]:
         """This plan with another delta, which has not been applied."""
@@ -139,7 +137,8 @@ class GrowthUpdate(Generic[_Part]):
 
 def like(part: _P, weight: Array, bias: Array | None = None) -> _P:
     """A layer of the kind of ``part`` with these weights and biases."""
-    layer = copy.copy(part)
+    layer = object.__new__(type(part))
+    vars(layer).update(vars(part))
     layer.weight, layer.bias = Parameter(weight), None if bias is None else Parameter(bias)
     return layer
 

@@ -21,8 +21,8 @@ _COUNTS = ("samples", "batches", "traced_batches")
 def as_scalar(value: Any, name: str) -> float:
     """A number, or an array of one element, as a float; else ``TypeError`` or ``ValueError`` with what was found."""
     if is_array(value):
-        if value.size != 1:
-            raise ValueError(f"{name}: expected one number, found an array of {value.size} elements")
+        if (size := math.prod(value.shape)) != 1:
+            raise ValueError(f"{name}: expected one number, found an array of {size} elements")
         value = float(namespace(value).reshape(value, ()))
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}: expected a number, found {type(value).__name__} {shown(value)}")

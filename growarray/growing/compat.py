@@ -1,6 +1,7 @@
-"""GroMo's names (version 0.1.0) for what growing layers and merges hold elsewhere, so that its documentation applies.
+"""GroMo's names (version 0.1.0), mixed into growing layers and merges, so that its documentation applies.
 
-Nothing is computed here: each name says where its value or its function is.
+Most say where a value or a function is: statistics, the planned change, drawing and scaling have files of their own.
+What is written out here exists for that interface alone.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from typing import Any
 
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, ShapeError, shown
-from growarray.growing import draw, layer_change, merge_change, scale
+from growarray.growing import bottleneck, draw, layer_change, place, scale
 from growarray.growing.change import like
-from growarray.growing.layer import GrowingModule
 from growarray.growing.moment import cross_moment
 from growarray.growing.neighbour import weighted_layers
 from growarray.growing.stream import Stream
@@ -68,10 +68,6 @@ class BatchNames:
         "update.decrease", "First-order decrease by the planned delta, None without one.", _planned(decreases=_one)
     )
 
-    @property
-    def _records(self: Any) -> bool:
-        return bool(self.recorder.is_active)
-
     def clear_pre_activity_grad(self: Any) -> None:
         """Forget the gradient of the last batch."""
         self.recorder.forget("gradient", "moment")
@@ -104,17 +100,19 @@ class LayerNames(BatchNames):
     # The planned change.
     compute_optimal_delta = layer_change.compute_optimal_delta
     compute_optimal_updates = layer_change.compute_optimal_updates
-    sub_select_optimal_added_parameters = layer_change.select_neurons
+    sub_select_optimal_added_parameters = place.select_neurons
     extended_forward = layer_change.extended_forward
     check_change = layer_change.check_change
-    apply_change = layer_change.apply_change
+    carry_out = layer_change.carry_out
+    apply_change = place.apply_change
     delete_update = layer_change.delete_update
-    new_neurons_fo_improvement = property(layer_change.new_neurons_fo_improvement)
-    first_order_improvement = property(layer_change.first_order_improvement)
-    predicted_decrease = property(layer_change.predicted_decrease)
+    new_neurons_fo_improvement = property(place.new_neurons_fo_improvement)
+    parameters_per_neuron = property(place.parameters_per_neuron)
+    widens = property(place.widens)
+    function_before = property(place.function_before)
+    first_order_improvement = property(place.first_order_improvement)
+    predicted_decrease = property(place.predicted_decrease)
     delta_raw = _at("update.solution", "The optimal delta as it was solved for, (o, d) float64.")
-    layer_in_extension = GrowingModule.append_columns
-    layer_out_extension = GrowingModule.append_rows
 
     # Drawn extensions, and scales.
     allocate_layer_extensions = draw.allocate_extensions
@@ -234,11 +232,11 @@ class LayerNames(BatchNames):
             matrix_extension = xp.zeros(shape, dtype=weight.dtype, device=weight.device)
         warnings.warn(f"{self.name}: its size changes, its neighbours' do not; update them too", stacklevel=2)
         if added_in_features:
-            self.append_columns(matrix_extension)
+            self.layer_in_extension(matrix_extension)
             return
         if bias_extension is None and self.use_bias:
             bias_extension = xp.zeros((added_out_features,), dtype=weight.dtype, device=weight.device)
-        self.append_rows(matrix_extension, bias_extension)
+        self.layer_out_extension(matrix_extension, bias_extension)
 
     @staticmethod
     def get_fan_in_from_layer(layer: Any = None, num_neurons: int | None = None) -> int:
@@ -295,17 +293,8 @@ class MergeNames(BatchNames):
     number_of_successors = property(lambda merge: len(merge.next_modules), doc="Number of next modules.")
     number_of_predecessors = property(lambda merge: len(merge.previous_modules), doc="Number of previous modules.")
 
-    compute_optimal_delta = merge_change.compute_optimal_delta
-    compute_optimal_updates = merge_change.compute_optimal_updates
-    take = merge_change.take
-    sub_select_optimal_added_parameters = merge_change.select_neurons
-    normalize_optimal_updates = merge_change.normalise_update
-    apply_change = merge_change.apply_change
-    delete_update = merge_change.delete_update
-    new_neurons = property(merge_change.new_neurons)
-    new_neurons_fo_improvement = property(merge_change.new_neurons_fo_improvement)
-    first_order_improvement = property(merge_change.first_order_improvement)
-    predicted_decrease = property(merge_change.predicted_decrease)
+    sub_select_optimal_added_parameters = place.select_neurons
+    normalize_optimal_updates = scale.normalise_columns
 
     def add_previous_module(self: Any, module: Any) -> None:
         """Append one previous module."""
@@ -319,6 +308,13 @@ class MergeNames(BatchNames):
         """Check all neighbours again, after they grew; call :meth:`update_size` before."""
         self.set_next_modules(self.next_modules)
         self.set_previous_modules(self.previous_modules)
+
+    compute_optimal_delta = bottleneck.joint_delta
+    projected_v_goal = bottleneck.projected_v_goal
+
+    def update_scaling_factor(self: Any, scaling_factor: Any) -> None:
+        """Same as assigning ``scaling_factor``."""
+        self.scaling_factor = scaling_factor
 
     def sum_in_features(self: Any, with_bias: bool = False) -> int:
         """Sum of the previous layers' input widths, with a column of ones for each bias if ``with_bias``."""
@@ -337,15 +333,3 @@ class MergeNames(BatchNames):
         if self.allow_growing:
             value, samples = self.statistics.e_of_batch()
             self.statistics.e.update(value, samples, count_samples=count_samples)
-
-    def projected_v_goal(self: Any) -> Array:
-        """``dz - sum of dW_i B_i``: the part of the wanted change that no previous layer's delta makes, last batch.
-
-        Deltas of the layers behind a previous merge are taken off too, as in the original.
-        """
-        goal = self.recorder.need("gradient")
-        for layer in (layer for module in self.previous_modules for layer in module.layers_before):
-            if layer.update.delta is None:
-                raise TypeError(f"{self.name}: {layer.name} has no optimal delta; call compute_optimal_delta()")
-            goal = goal - layer.update.delta(layer.input)
-        return goal

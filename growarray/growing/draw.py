@@ -68,12 +68,12 @@ INITIALISATIONS: dict[str, Draw] = {
 }
 """By name: draw values for an extension from its shape, the weights it extends, and the fan-in after extension.
 
-``copy_*`` take over the standard deviation of what exists (Kaiming's where there is none to copy), ``kaiming*`` use
+``copy_*`` take over the standard deviation of what exists (Kaiming's if there is none to copy), ``kaiming*`` use
 ``sqrt(2 / fan_in)``. A callable of the same signature may be used in place of a name."""
 
 
 def drawing(how: str | Draw) -> Draw:
-    """The function of this name, or the function itself; ValueError where the name is unknown, TypeError otherwise."""
+    """The function of this name, or the function itself; ValueError if the name is unknown, TypeError otherwise."""
     known = ", ".join(INITIALISATIONS)
     if isinstance(how, str) and how not in INITIALISATIONS:
         raise ValueError(f"unknown initialisation {shown(how)}; known: {known}")
@@ -87,7 +87,7 @@ def initial_values(
 ) -> Array:
     """Values of ``shape`` by ``how``, in the library, device and dtype of ``reference``; ValueError if unknown.
 
-    Raises ShapeError where a function of one's own draws another shape.
+    Raises ShapeError if a function of one's own draws another shape.
     """
     values = asarray(drawing(how)(shape, reference, inputs, rng), like=reference, dtype=reference.dtype)
     if tuple(values.shape) != tuple(shape):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from growarray.backend import Array, namespace
@@ -12,7 +13,7 @@ from growarray.growing.change import GrowthUpdate, kept_rows, like
 from growarray.growing.checks import as_scalar, check_function
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.neighbour import Neighbour, is_neighbour, require_neighbour, weighted_layers
-from growarray.growing.rule import LayerMeans
+from growarray.growing.rule import LayerMeans, PlaceMeans
 from growarray.growing.statistics import BatchRecorder, LayerStatistics
 from growarray.growing.stream import Stream
 from growarray.growing.update import activation_slope, rounding_floor
@@ -36,6 +37,7 @@ class GrowingModule(Module):
         "extended_output_layer",
         "_function_of_extension",
     )
+    _records = property(attrgetter("recorder.is_active"))
     trace_precision: float | None = None  # makes M estimate its error, from the next init_computation on
 
     def __init__(
@@ -143,12 +145,6 @@ class GrowingModule(Module):
         return self.layer.bias is not None
 
     @property
-    def parameters_per_neuron(self) -> int:
-        """Scalars that one more neuron before this layer costs: its incoming and outgoing weights, its bias."""
-        shape = self.weight.shape
-        return self.previous.parameters_per_output + shape[0] * math.prod(shape[2:])
-
-    @property
     def output_function(self) -> Module:
         """What is applied to the output: ``post_layer_function``."""
         return self.post_layer_function
@@ -157,16 +153,6 @@ class GrowingModule(Module):
     def output_slope(self) -> float:
         """Derivative at zero from above of ``post_layer_function``."""
         return activation_slope(self.post_layer_function)
-
-    @property
-    def function_before(self) -> Module:
-        """The function between the previous module and this one, behind which new neurons stand."""
-        return self.previous.output_function
-
-    @property
-    def widens(self) -> str:
-        """Name of the module whose output new neurons widen: the previous one."""
-        return self.previous.name
 
     def request(self, what: str, by: object) -> None:
         """Keep ``what`` of every batch until ``by`` releases it; S of inputs that a merge gives needs its activity."""
@@ -238,6 +224,9 @@ class GrowingModule(Module):
 
     def part_of(self, rows: Array) -> Any:
         """Rows over the features of ``input_stream`` (r, d) as a layer of this kind and dtype."""
+        if rows.ndim != 2 or rows.shape[1] != self.stream_width:
+            found = tuple(rows.shape)
+            raise ShapeError(f"{self.name}: rows have shape {found}, expected (rows, {self.stream_width})")
         shape = (rows.shape[0], *self.weight.shape[1:])
         xp, rows = namespace(rows), namespace(rows).astype(rows, self.weight.data.dtype, copy=True)
         count = math.prod(shape[1:])
@@ -257,23 +246,38 @@ class GrowingModule(Module):
             raise ShapeError(f"{self.name}: omega has shape {found}, expected ({expected})")
         return like(self.layer, namespace(omega).astype(omega, self.weight.data.dtype, copy=False))
 
-    def means(self) -> LayerMeans:
+    def layer_means(self, pseudo_inverse: bool = False) -> LayerMeans:
+        """What the statistics have collected of this layer."""
+        held, floor = self.statistics, rounding_floor(self.weight.data)
+        return LayerMeans(held.mean_s, held.m, held.e, held.m_prev, held.p, floor, pseudo_inverse)
+
+    def means(self, pseudo_inverse: bool = False) -> PlaceMeans:
         """What the statistics have collected, for a rule to plan from."""
-        held = self.statistics
-        return LayerMeans(held.mean_s, held.m, held.e, held.m_prev, held.p, rounding_floor(self.weight.data))
+        own = self.layer_means(pseudo_inverse)
+        return PlaceMeans((own,), own.e, None if self.front is None else self.front.growth_statistic)
 
-    def take(self, change: GrowthUpdate[Array], *, update_previous: bool = True) -> None:
-        """Hold a change of matrices as the plan; its output extension goes to the module before."""
-        mine = self.shaped(change)
-        if self.previous_module is not None:
-            self.previous.set_output_extension(change.output_extension if update_previous else None)
-        self.update = mine if update_previous else replace(mine, slopes=None)
+    @property
+    def front(self) -> Neighbour | None:
+        """The module that new neurons before this layer widen: the previous one."""
+        return None if self.previous_module is None else self.previous
 
-    def shaped(self, change: GrowthUpdate[Array]) -> GrowthUpdate[Any]:
-        """A change of this layer, its matrices as layers of this kind; alpha is for the module before."""
-        deltas, omega = tuple(self.part_of(delta) for delta in change.deltas), change.input_extension
-        columns = None if omega is None else self.columns_of(omega)
-        return replace(change, deltas=deltas, input_extension=columns, output_extension=None)
+    @property
+    def readers(self) -> tuple[GrowingModule, ...]:
+        """The layers that read new neurons: this one."""
+        return (self,)
+
+    @property
+    def widens_front(self) -> bool:
+        """Whether the plan has new neurons before this layer."""
+        return self.update.input_extension is not None
+
+    def check_growable(self) -> None:
+        """Nothing stands in the way: without a module before, there is a delta to plan."""
+
+    def check_front(self) -> None:
+        """Raise if the module before cannot take the planned neurons in, or plans another number."""
+        same_width = self.previous.out_features == self.in_features
+        self.previous.check_output_extension(self.new_neurons if same_width else None)
 
     @property
     def has_plan(self) -> bool:
@@ -346,7 +350,9 @@ class GrowingModule(Module):
         """Append the output extension, times ``output_extension_scaling``; normalisation widens with it."""
         self.check_output_extension()
         extension, scale = self.extended_output_layer, self.output_extension_scaling
-        self.append_rows(scale * extension.weight.data, None if extension.bias is None else scale * extension.bias.data)
+        self.layer_out_extension(
+            scale * extension.weight.data, None if extension.bias is None else scale * extension.bias.data
+        )
         if extension.weight.shape[0]:
             self.post_layer_function.extend(extension.weight.shape[0])
 
@@ -361,12 +367,12 @@ class GrowingModule(Module):
             data = parameter.data
             parameter.data = data + namespace(data).astype(step, data.dtype, copy=False)
 
-    def append_columns(self, weight: Array) -> None:
+    def layer_in_extension(self, weight: Array) -> None:
         """Append columns ``weight`` (out, k, *kernel) to the layer; its statistics start anew."""
         self.weight.extend(1, weight)
         self.declare_statistics()
 
-    def append_rows(self, weight: Array, bias: Array | None = None) -> None:
+    def layer_out_extension(self, weight: Array, bias: Array | None = None) -> None:
         """Append rows ``weight`` (k, in, *kernel) and ``bias`` (k,), which a layer with bias needs."""
         if self.bias is not None and bias is None:
             raise GrowthError(f"{self.name}: the layer has a bias, so its output extension needs one; pass bias=")

@@ -5,15 +5,19 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from growarray.backend import Array, library, namespace
 from growarray.contraction.checks import is_ordered
 from growarray.errors import GrowthError, ShapeError
+from growarray.growing import place
 from growarray.growing.change import GrowthUpdate
 from growarray.growing.checks import as_scalar, check_function
 from growarray.growing.moment import TensorStatistic
-from growarray.growing.neighbour import require_neighbour, weighted_layers
+from growarray.growing.neighbour import Neighbour, require_neighbour, weighted_layers
+from growarray.growing.rule import LayerMeans, PlaceMeans
 from growarray.growing.statistics import BatchRecorder, MergeStatistics
 from growarray.growing.stream import JoinedStream
 from growarray.growing.update import activation_slope
@@ -34,7 +38,12 @@ class MergeGrowingModule(Module):
     """
 
     _links: ClassVar[tuple[str, ...]] = ("previous_modules", "next_modules")
+    _records = property(attrgetter("recorder.is_active"))
     use_bias = True
+    weighted_layers: tuple[Any, ...] = ()  # a merge has no weights of its own
+    out_features = property(attrgetter("in_features"), doc="Width of the output.")
+    output_function = property(attrgetter("post_merge_function"), doc="What is applied to the sum.")
+    input_statistic_for_next = property(attrgetter("statistics.s"), doc="Second moment of the activity, ones last.")
 
     def __init__(
         self,
@@ -83,17 +92,9 @@ class MergeGrowingModule(Module):
         """Function of the branches' sum, and of the sum of their new outputs."""
         return self.post_merge_function.extended_forward(x, x_ext)
 
-    def request(self, what: str, by: object) -> None:
-        """Keep ``what`` of every batch until ``by`` releases it."""
-        self.recorder.request(what, by)
-
-    def release(self, what: str, by: object) -> None:
-        """``by`` no longer needs ``what``; what nobody needs is not kept."""
-        self.recorder.release(what, by)
-
-    def declare_statistics(self) -> None:
-        """Start statistics anew, for the present widths."""
-        self.statistics.declare()
+    request = property(attrgetter("recorder.request"), doc="Keep a part of every batch until it is released.")
+    release = property(attrgetter("recorder.release"), doc="A part is no longer needed; what nobody needs is not kept.")
+    declare_statistics = property(attrgetter("statistics.declare"), doc="Start statistics anew, for present widths.")
 
     def init_computation(self) -> None:
         """Start a collection: empty statistics; keep input and activity here, inputs and gradients around."""
@@ -103,11 +104,8 @@ class MergeGrowingModule(Module):
             self.check_growable()
             for module in self.next_modules:
                 module.declare_statistics()
-        for what in ("input", "activity"):
-            self.request(what, self)
-        for module in self._collecting:
-            module.request("input", self)
-            module.request("pre_activity", self)
+        for module, what in self._parts_to_keep():
+            module.request(what, self)
 
     def update_computation(self, update_covariance_loss_gradient: bool = True) -> None:
         """Add the last batch to every statistic; a second call for the same batch changes nothing."""
@@ -117,17 +115,13 @@ class MergeGrowingModule(Module):
         """End a collection: forget statistics, and keep nothing any longer for this merge's sake."""
         for statistic in self.statistics.all:
             statistic.reset()
-        for what in ("input", "activity"):
-            self.release(what, self)
-        for module in self._collecting:
-            module.release("input", self)
-            module.release("pre_activity", self)
+        for module, what in self._parts_to_keep():
+            module.release(what, self)
 
-    @property
-    def _collecting(self) -> list[Any]:
-        """The layers that keep parts of a batch for this merge: those that it joins, and if it grows those after it."""
-        after = self.next_modules if self.allow_growing else []
-        return [*self.layers_before, *(layer for module in after for layer in weighted_layers(module))]
+    def _parts_to_keep(self) -> list[tuple[Any, str]]:
+        """What the merge, the layers that it joins, and if it grows those after it, keep of a batch for its sake."""
+        around = [*self.layers_before, *(self.readers if self.allow_growing else ())]
+        return [(self, "input"), (self, "activity"), *itertools.product(around, ("input", "pre_activity"))]
 
     @property
     def layers_before(self) -> list[Any]:
@@ -135,29 +129,14 @@ class MergeGrowingModule(Module):
         return [layer for module in self.previous_modules for layer in module.weighted_layers]
 
     @property
-    def weighted_layers(self) -> tuple[Any, ...]:
-        """None: a merge has no weights of its own."""
-        return ()
-
-    @property
     def changed_layers(self) -> list[Any]:
         """What growth at this place changes: the layers around it."""
         return [*self.layers_before, *self.next_modules]
 
     @property
-    def out_features(self) -> int:
-        """Width of the output."""
-        return self.in_features
-
-    @property
     def total_in_features(self) -> int:
         """Width of the full activity: the inputs of all previous layers with their ones columns."""
         return sum(module.stream_width for module in self.layers_before)
-
-    @property
-    def output_function(self) -> Module:
-        """What is applied to the sum: ``post_merge_function``."""
-        return self.post_merge_function
 
     @property
     def output_slope(self) -> float:
@@ -210,36 +189,15 @@ class MergeGrowingModule(Module):
         return list(modules)
 
     def _warn_if_used(self, *statistics: TensorStatistic | None) -> None:
-        for statistic in statistics:
-            if statistic is not None and statistic.samples:
-                warnings.warn(
-                    f"{self.name}: {statistic.name} holds {statistic.samples} samples of the old neighbours; "
-                    "call reset_computation() first",
-                    stacklevel=3,
-                )
+        for used in (statistic for statistic in statistics if statistic is not None and statistic.samples):
+            text = f"{self.name}: {used.name} holds {used.samples} samples of the old neighbours; "
+            warnings.warn(text + "call reset_computation() first", stacklevel=3)
 
     def update_size(self) -> None:
         """Take the width of the previous modules over, and declare statistics for it."""
         if self.previous_modules:
             self.in_features = int(self.previous_modules[0].out_features)
         self.declare_statistics()
-
-    def update_scaling_factor(self, scaling_factor: Any) -> None:
-        """Scale the previous modules' output extensions and the next modules' changes by one factor.
-
-        Raises TypeError for a neighbour that is no growing layer, or what is no number; nothing has changed then.
-        """
-        factor = as_scalar(scaling_factor, f"{self.name}.update_scaling_factor")
-        for module in (*self.previous_modules, *self.next_modules):
-            if not weighted_layers(module):
-                raise TypeError(
-                    f"{self.name}: {type(module).__name__} is not a growing layer, so it has no scaling; "
-                    "scale a chain of merges one by one"
-                )
-        for module in self.previous_modules:
-            module.output_extension_scaling = factor
-        for module in self.next_modules:
-            module.scaling_factor = factor
 
     @property
     def input_stream(self) -> JoinedStream:
@@ -254,11 +212,6 @@ class MergeGrowingModule(Module):
         if self.statistics.previous_s is None:
             raise GrowthError(f"{self.name}: there are no previous layers, so there is no full activity")
         return self.statistics.previous_s
-
-    @property
-    def input_statistic_for_next(self) -> TensorStatistic:
-        """Second moment of the activity, ones last, which all next layers share."""
-        return self.statistics.s
 
     def check_growable(self) -> None:
         """Raise what stands in the way of new neurons: an option, neighbours that are missing or of another kind."""
@@ -293,19 +246,22 @@ class MergeGrowingModule(Module):
         return int(reads) + self.post_merge_function.parameters_per_feature
 
     @property
-    def parameters_per_neuron(self) -> int:
-        """Scalars that one more neuron of the merge costs, over all previous and next layers."""
-        return self.parameters_per_output + sum(int(module.out_features) for module in self.next_modules)
-
-    @property
     def scaling_factor(self) -> float:
-        """The single factor g of the planned change: deltas by g², extensions by g."""
+        """The single factor g of the planned change, for all layers around: deltas by g², extensions by g."""
         return self.common_scaling
 
     @scaling_factor.setter
     def scaling_factor(self, value: Any) -> None:
-        self.update_scaling_factor(value)
-        self.common_scaling = as_scalar(value, f"{self.name}.scaling_factor")
+        factor = as_scalar(value, f"{self.name}.scaling_factor")
+        for module in (*self.previous_modules, *self.next_modules):
+            if not weighted_layers(module):
+                raise TypeError(
+                    f"{self.name}: {type(module).__name__} is not a growing layer, so it has no scaling; "
+                    "scale a chain of merges one by one"
+                )
+        self.common_scaling = self.output_extension_scaling = factor
+        for module in self.next_modules:
+            module.scaling_factor = factor
 
     @property
     def output_extension_scaling(self) -> float:
@@ -353,9 +309,7 @@ class MergeGrowingModule(Module):
             module.check_output_extension()
         sizes = {module.extended_output_layer.weight.shape[0] for module in self.layers_before}
         if len(sizes) != 1:
-            raise GrowthError(
-                f"{self.name}: the previous layers' extensions have {sorted(sizes)} neurons; plan them anew"
-            )
+            raise GrowthError(f"{self.name}: the previous layers' extensions have {sorted(sizes)} neurons; plan anew")
         found = sizes.pop()
         if size is not None and found != size:
             raise ShapeError(
@@ -376,11 +330,59 @@ class MergeGrowingModule(Module):
             self.post_merge_function.extend(self.in_features - before)
 
     @property
-    def widens(self) -> str:
-        """Name of the module that new neurons widen: the merge itself."""
-        return self.name
+    def front(self) -> Neighbour:
+        """The module that new neurons widen: the merge itself."""
+        return self
 
     @property
-    def function_before(self) -> Module:
-        """The function behind which new neurons stand: ``post_merge_function``."""
-        return self.post_merge_function
+    def readers(self) -> tuple[Any, ...]:
+        """The growing layers after the merge."""
+        return tuple(layer for module in self.next_modules for layer in weighted_layers(module))
+
+    @property
+    def new_neurons(self) -> int:
+        """Number of planned neurons."""
+        return 0 if self.update.singular_values is None else int(self.update.singular_values.shape[0])
+
+    @property
+    def widens_front(self) -> bool:
+        """Whether there are planned neurons."""
+        return self.update.singular_values is not None
+
+    def check_front(self) -> None:
+        """Raise if the previous layers cannot take the planned neurons in."""
+        self.check_extensions(self.new_neurons)
+
+    def means(self, pseudo_inverse: bool = False) -> PlaceMeans:
+        """What the statistics have collected, for a rule to plan from: of each next layer, and of the full activity."""
+        held, ends = self.statistics, [0, *itertools.accumulate(reader.out_features for reader in self.readers)]
+
+        def of_reader(reader: Any, rows: slice) -> LayerMeans:
+            own: LayerMeans = reader.layer_means()
+            return replace(
+                own, m_prev=lambda: held.m_prev()[:, rows], p=lambda: held.p()[:, : reader.stream_width],
+                e=lambda: held.e()[rows, rows], pseudo_inverse=pseudo_inverse,
+            )  # fmt: skip
+
+        rows = itertools.starmap(slice, itertools.pairwise(ends))
+        return PlaceMeans(tuple(map(of_reader, self.readers, rows)), held.e, self.growth_statistic)
+
+    compute_optimal_updates = place.compute_optimal_updates
+    parameters_per_neuron = property(place.parameters_per_neuron)
+    widens = property(place.widens)
+    function_before = property(place.function_before)
+    new_neurons_fo_improvement = property(place.new_neurons_fo_improvement)
+    first_order_improvement = property(place.first_order_improvement)
+    predicted_decrease = property(place.predicted_decrease)
+    apply_change = place.apply_change
+
+    def delete_update(self, include_previous: bool = False) -> None:
+        """Forget what is planned; with ``include_previous`` the deltas and extensions of the previous layers too."""
+        self.update, self.common_scaling = replace(self.update, decreases=()), 0.0
+        if self.allow_growing:  # else what the neighbours plan is their own
+            self.set_output_extension(None)
+            self.output_extension_scaling = 0.0
+            for reader in self.readers:
+                reader.delete_update(include_previous=False)
+        for module in self.layers_before if include_previous else ():
+            module.delete_update(include_previous=False, delete_output=True)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from growarray.backend import Array, asarray, device_of, is_numpy, namespace, to_device, to_numpy
+from growarray.backend import Array, asarray, assign, device_of, is_numpy, namespace, to_device, to_numpy
 from growarray.contraction.kernels import Rows, RunningSum, add_row_products, row_products
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.checks import declared_shape, sample_count, saved_statistic
@@ -92,19 +92,19 @@ def cross_moment(
         height, width = widths[p.i], widths[p.j]
         if (p.i, p.j) not in views or (p.i, p.j) in filled:
             block = products[p.i, p.j] if (p.i, p.j) in products else xp.matrix_transpose(products[p.j, p.i])
-            out[p.top : p.top + height, p.start : p.start + width] = block
+            out = assign(out, (slice(p.top, p.top + height), slice(p.start, p.start + width)), block)
         filled.add((p.i, p.j))
         if p.left_bias:
-            out[p.top + height, p.start : p.start + width] = totals[p.j]
+            out = assign(out, (p.top + height, slice(p.start, p.start + width)), totals[p.j])
         if p.right_bias:
-            out[p.top : p.top + height, p.start + width] = totals[p.i]
+            out = assign(out, (slice(p.top, p.top + height), p.start + width), totals[p.i])
         if p.left_bias and p.right_bias:
-            out[p.top + height, p.start + width] = float(next(iter(lengths)))
+            out = assign(out, (p.top + height, p.start + width), float(next(iter(lengths))))
     return out
 
 
 def _add_square(stream: StreamLike, total: RunningSum) -> bool:
-    """Add the moment of a stream with itself to ``total``; False, and ``total`` as before, where that cannot be."""
+    """Add the moment of a stream with itself to ``total``; False, and ``total`` as before, if that cannot be."""
     parts = stream.parts
     ready = {id(part.array): part.ready for part in parts}
     rows = parts[0].ready.array.shape[0]
@@ -253,12 +253,11 @@ class TensorStatistic:
 
     def _add(self, value: Array, samples: int, *, traced: bool, owned: bool = False) -> None:
         value = value if self.device is None else to_device(value, self.device)
-        held = self._sum
-        xp = namespace(value, held)
-        if held is None:
+        xp = namespace(value, self._sum)
+        if self._total is None:
             self._total = RunningSum(xp.astype(value, xp.float64, copy=not owned))
         else:
-            held += xp.astype(value, xp.float64, copy=False)
+            self._total.add(xp.astype(value, xp.float64, copy=False))
         self.samples += samples
         if self.trace_precision is not None and traced and samples:
             self._follow_trace(float(xp.sum(xp.astype(value, xp.float64, copy=False) ** 2)), samples)

@@ -1,16 +1,17 @@
 """What growing modules ask of each other: a small protocol that a layer and a merge both fulfil.
 
 No module asks what class its neighbour has. A further kind of layer, a convolution say, is one file with a subclass of
-:class:`growarray.growing.layer.GrowingModule`: its value and pullback, and the streams of its input and of the gradient
-at its output (of a convolution: unfolded, or with moments that need no unfolding). Statistics, planning, scaling,
-selecting, drawing and applying are the same for every kind: they know streams, and weights (out, in, *kernel), whose
-rows are what one output reads of a stream. A merge into a layer of another kind needs nothing more, since it cuts
-matrices by the widths of its neighbours' streams.
+:class:`growarray.growing.layer.GrowingModule` (and of GroMo's names in :mod:`growarray.growing.compat`). It writes its
+value and pullback, and the streams of its input and of the gradient at its output (of a convolution: unfolded, or with
+moments that need no unfolding). Statistics, planning, scaling, selecting, drawing and applying are the same for every
+kind: they know streams, and weights (out, in, *kernel), whose rows are what one output reads of a stream. A merge into
+a layer of another kind needs nothing more, since it cuts matrices by the widths of its neighbours' streams.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Protocol, TypeGuard
 
 from growarray.backend import Array
@@ -95,9 +96,14 @@ class Neighbour(Protocol):
 _ASKED = [name for name in vars(Neighbour) if not name.startswith("_")]
 
 
+@lru_cache(maxsize=256)
+def _answers(kind: type) -> bool:
+    return all(hasattr(kind, name) for name in _ASKED)
+
+
 def is_neighbour(module: Any) -> TypeGuard[Neighbour]:
-    """Whether a module answers all that is asked of a neighbour."""
-    return all(hasattr(type(module), name) for name in _ASKED)  # on the class: a property may have nothing yet
+    """Whether a module answers all that is asked of a neighbour: its class does, a property may have nothing yet."""
+    return _answers(type(module))  # type: ignore[arg-type]
 
 
 def require_neighbour(module: Any, role: str, owner: str) -> Neighbour:

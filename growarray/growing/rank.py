@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, namespace
+from growarray.backend import Array, asarray, namespace, target_of
 from growarray.contraction import Plan, plan
 from growarray.errors import GrowthError, ShapeError
 from growarray.factorized import FactorizedConv
 from growarray.factorized.settings import ConvSettings
-from growarray.factorized.tensor import target_of
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.stream import Stream
 from growarray.growing.update import optimal_delta
@@ -140,7 +139,7 @@ class RankStatistics(Module):
     def moments(self) -> tuple[Array, Array]:
         """S (groups, e, e) and M (groups, e, out_channels / groups), e = c * taps and one more for a bias.
 
-        Raises GrowthError where there are no samples, or the layer was :meth:`FactorizedConv.set` otherwise since.
+        Raises GrowthError if there are no samples, or the layer was :meth:`FactorizedConv.set` otherwise since.
         """
         self._check_settings()
         both = self._moments()

@@ -143,13 +143,14 @@ class GrowthRule:
         """Deltas of the layers, and new neurons for what these leave undone."""
         grows = statistics.s_prev is not None
         solved = [self._solved(layer, grows) for layer in statistics.layers]
-        solutions = tuple(solution for solution, _ in solved if solution is not None)
+        solutions = tuple(solution for solution, _, _ in solved if solution is not None)
         deltas = solutions if self.compute_delta else ()
+        decreases = tuple(decrease if self.compute_delta else 0.0 for _, decrease, _ in solved)
         if statistics.s_prev is None:
-            return GrowthUpdate(deltas=deltas, solutions=solutions)
+            return GrowthUpdate(deltas, solutions=solutions, decreases=decreases)
         goals = [
             neuron_goal(layer.m_prev(), None if taken is None else layer.p(), taken)
-            for layer, (_, taken) in zip(statistics.layers, solved, strict=True)
+            for layer, (*_, taken) in zip(statistics.layers, solved, strict=True)
         ]
         alpha, omega, values = added_neurons(
             statistics.s_prev() if self.use_covariance else None,
@@ -157,18 +158,18 @@ class GrowthRule:
             e=statistics.e() if self.use_fisher else None,
             rule=self,
         )
-        return GrowthUpdate(deltas, omega, alpha, values, self.ignore_singular_values, solutions)
+        return GrowthUpdate(deltas, omega, alpha, values, self.ignore_singular_values, solutions, decreases)
 
-    def _solved(self, layer: LayerMeans, grows: bool) -> tuple[Array | None, Array | None]:
-        """The optimal delta, and the one that new neurons leave to the layer; None where the rule needs none."""
+    def _solved(self, layer: LayerMeans, grows: bool) -> tuple[Array | None, float, Array | None]:
+        """The optimal delta, its decrease, and the delta that new neurons leave to the layer; None if not needed."""
         projects = grows and self.use_projection
-        plain = solution = None
+        plain, solution, decrease = None, None, 0.0
         if projects and self.use_fisher and not self.project_with_fisher:
             plain = solution = layer.optimal_delta()[0]
         if self.compute_delta or (projects and plain is None):
-            solution = layer.optimal_delta(fisher=self.use_fisher, shrinkage=self.fisher_shrinkage)[0]
+            solution, decrease = layer.optimal_delta(fisher=self.use_fisher, shrinkage=self.fisher_shrinkage)
         taken = solution if plain is None else plain
-        return solution, taken if projects else None
+        return solution, decrease, taken if projects else None
 
 
 def rule_of(rule: Any, options: Mapping[str, Any]) -> Rule:
@@ -193,7 +194,7 @@ def _no_rule(found: Any) -> TypeError:
 
 
 def planned(rule: Rule, statistics: PlaceMeans) -> GrowthUpdate[Array]:
-    """What ``rule`` plans, with what it promises to first order.
+    """What ``rule`` plans, with what it promises to first order, if the rule does not say so itself.
 
     Raises TypeError or ShapeError if what a rule of one's own returns is no update, or not one for these layers.
     """
@@ -205,18 +206,26 @@ def planned(rule: Rule, statistics: PlaceMeans) -> GrowthUpdate[Array]:
             f"{type(rule).__name__}.plan: found {len(update.deltas)} deltas, expected none, or {len(layers)}: one for "
             "each layer"
         )
-    decreases, slopes = [0.0] * len(layers), None
-    for index, (layer, delta) in enumerate(zip(layers, update.deltas, strict=False)):
+    computed, slopes = [0.0] * len(layers), None
+    for index, (layer, delta) in enumerate(zip(layers, () if update.decreases else update.deltas, strict=False)):
         m, xp = layer.m(), namespace(delta)
         if tuple(delta.shape) != tuple(m.shape)[::-1]:
             raise ShapeError(
                 f"{type(rule).__name__}.plan: delta has shape {tuple(delta.shape)}, expected {tuple(m.shape)[::-1]}"
             )
-        decreases[index] = float(xp.sum(m * xp.matrix_transpose(delta)))
+        computed[index] = float(xp.sum(m * xp.matrix_transpose(delta)))
     alpha, omega = update.output_extension, update.input_extension
     if alpha is not None and omega is not None:
-        slopes = neuron_slopes(statistics.m_prev(), alpha, omega)
-    return replace(update, solutions=update.solutions or update.deltas, decreases=tuple(decreases), slopes=slopes)
+        m_prev = statistics.m_prev()
+        p, o = m_prev.shape
+        if alpha.shape[1:] != (p,) or omega.ndim != 2 or omega.shape != (o, alpha.shape[0]):
+            raise ShapeError(
+                f"{type(rule).__name__}.plan: found alpha {tuple(alpha.shape)} and omega {tuple(omega.shape)}, "
+                f"expected (k, {p}) and ({o}, k)"
+            )
+        slopes = neuron_slopes(m_prev, alpha, omega)
+    solutions, decreases = update.solutions or update.deltas, update.decreases or tuple(computed)
+    return replace(update, solutions=solutions, decreases=decreases, slopes=slopes)
 
 
 TINY = GrowthRule()
@@ -290,7 +299,7 @@ def added_neurons(
 
 
 def _whitener(s: Array, threshold: float) -> Array:
-    """W with ``W S W^T = I``: the inverse Cholesky factor, or ``S^(-1/2)`` where eigenvalues may have to be dropped.
+    """W with ``W S W^T = I``: the inverse Cholesky factor, or ``S^(-1/2)`` if eigenvalues may have to be dropped.
 
     The two differ by a rotation, which the singular vectors undo. ``1 / |L^-1|^2`` is a lower bound of the eigenvalues.
     """
@@ -354,6 +363,9 @@ def _fix_signs(alpha: Array, omega: Array) -> tuple[Array, Array]:
     xp = namespace(alpha, omega)
     if omega.shape[0] == 0 or omega.shape[1] == 0:
         return alpha, omega
-    largest = xp.max(omega, axis=0) >= xp.max(-omega, axis=0)
-    sign = xp.where(largest, xp.ones_like(omega[0, :]), -xp.ones_like(omega[0, :]))
+    size = xp.abs(omega)
+    first = xp.argmax(xp.astype(size >= (1.0 - 1e-9) * xp.max(size, axis=0), xp.int8), axis=0)  # of equal ones
+    places = xp.arange(omega.shape[0], device=omega.device)[:, None]
+    value = xp.sum(xp.where(places == first, omega, xp.zeros_like(omega)), axis=0)
+    sign = xp.where(value < 0.0, -xp.ones_like(value), xp.ones_like(value))
     return alpha * sign[:, None], omega * sign[None, :]

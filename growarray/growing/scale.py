@@ -21,6 +21,7 @@ from growarray.growing.change import scaled, scaled_columns
 from growarray.growing.checks import as_scalar
 from growarray.growing.layer import GrowingModule, layer_before
 from growarray.growing.neighbour import weighted_layers
+from growarray.growing.place import Place
 
 __all__ = [
     "NORMALISATIONS",
@@ -30,6 +31,7 @@ __all__ = [
     "fan_in",
     "gradmax_column_factors",
     "normalisation_scales",
+    "normalise_columns",
     "normalise_update",
     "rescaling_factors",
     "scale_delta",
@@ -54,13 +56,13 @@ def fan_in(weight: Array) -> int:
 
 
 def std(array: Array | None) -> float:
-    """Standard deviation with ``n - 1`` in the denominator; 0 where there are fewer than two entries, or all are equal.
+    """Standard deviation with ``n - 1`` in the denominator; 0 if there are fewer than two entries, or all are equal.
 
     >>> import numpy as np
     >>> round(std(np.array([1.0, 3.0])), 4), std(None)
     (1.4142, 0.0)
     """
-    if array is None or array.size < 2:
+    if array is None or math.prod(array.shape) < 2:
         return 0.0
     xp = namespace(array)
     values = xp.astype(array, xp.float64, copy=False)
@@ -101,8 +103,8 @@ class Scales(NamedTuple):
 
 
 def _deviation(weight: Array | None) -> float | None:
-    """Standard deviation of weights, ``1 / sqrt(fan_in)`` where it is zero, None where there are none."""
-    if weight is None or weight.size == 0:
+    """Standard deviation of weights, ``1 / sqrt(fan_in)`` if it is zero, None if there are none."""
+    if weight is None or 0 in weight.shape:
         return None
     return std(weight) or 1.0 / math.sqrt(fan_in(weight))
 
@@ -118,7 +120,7 @@ def normalisation_scales(
 ) -> Scales:
     """Factors that bring a planned change to the standard deviation of what it changes.
 
-    With s the target (default: that of ``weight``, ``1 / sqrt(new inputs)`` where there is none):
+    With s the target (default: that of ``weight``, ``1 / sqrt(new inputs)`` if there is none):
 
     - ``legacy_normalization``, ``weird_normalization``: delta to s; alpha by the factor that would bring omega to s
     - ``equalize_second_layer``: delta and omega to s; alpha by the ratio of the two factors
@@ -155,7 +157,7 @@ def normalisation_scales(
 def gradmax_column_factors(weight: Array, omega: Array, scale: float = 1.0) -> np.ndarray | None:
     """Factor for each new neuron's outgoing weights to the mean norm of the existing ones, times ``scale``.
 
-    Columns that are zero keep factor 1; None where no existing weights give a norm to aim at.
+    Columns that are zero keep factor 1; None if no existing weights give a norm to aim at.
     """
     if not 0 < scale < math.inf:
         raise ValueError(f"gradmax_normalization: gradmax_scale must be positive and finite, found {scale}")
@@ -203,6 +205,32 @@ def scale_extensions(
     module.update = module.update.times(scaled(extension, inner), outer * inner)
 
 
+def normalise_columns(
+    place: Place, normalization_type: str = "gradmax_normalization", gradmax_scale: float = 1.0
+) -> None:
+    """Bring the planned outgoing weights to the mean norm of the existing ones, over all readers of a place together.
+
+    The only type for a merge is ``gradmax_normalization``; the others speak of one layer's deviation.
+    """
+    if normalization_type != "gradmax_normalization":
+        raise NotImplementedError(
+            f"{place.name}: {normalization_type} is not defined for a merge; supported: gradmax_normalization"
+        )
+    planned = [reader.update.input_extension for reader in place.readers]
+    if not planned or None in planned:
+        raise GrowthError(f"{place.name}: gradmax_normalization needs an input extension; compute the update first")
+    xp = namespace(planned[0].weight.data)
+    existing = xp.concat([reader.weight.data for reader in place.readers], axis=0)
+    factors = gradmax_column_factors(existing, xp.concat([p.weight.data for p in planned], axis=0), gradmax_scale)
+    if factors is None:
+        warnings.warn(f"{place.name}: gradmax_normalization has no norm to aim at; nothing is scaled", stacklevel=3)
+        return
+    for reader, part in zip(place.readers, planned, strict=True):
+        reader.update = reader.update.times(scaled_columns(part, factors), factors)
+    if place not in place.readers:
+        place.update = place.update.times(None, factors)
+
+
 def normalise_update(
     module: GrowingModule,
     std_target: float | None = None,
@@ -216,17 +244,7 @@ def normalise_update(
     """
     update = module.update
     if normalization_type == "gradmax_normalization":
-        if update.input_extension is None:
-            raise GrowthError(
-                f"{module.name}: gradmax_normalization needs an input extension; compute the update first"
-            )
-        factors = gradmax_column_factors(module.weight.data, update.input_extension.weight.data, gradmax_scale)
-        if factors is None:
-            warnings.warn(
-                f"{module.name}: gradmax_normalization has no norm to aim at; nothing is scaled", stacklevel=2
-            )
-        else:
-            module.update = update.times(scaled_columns(update.input_extension, factors), factors)
+        normalise_columns(module, normalization_type, gradmax_scale)
         return
     if normalization_type in ("equalize_extensions", "match_extending_layer"):
         layer_before(module, normalization_type)
@@ -244,7 +262,7 @@ def normalise_update(
 
 def described(array: Array) -> dict[str, float]:
     """Least, largest, mean and standard deviation (n - 1) of an array; NaN if there is nothing."""
-    if array.size == 0:
+    if 0 in array.shape:
         return dict.fromkeys(("min", "max", "mean", "std"), math.nan)
     xp = namespace(array)
     return {**{name: float(getattr(xp, name)(array)) for name in ("min", "max", "mean")}, "std": std(array)}

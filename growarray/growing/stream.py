@@ -32,7 +32,7 @@ class StreamLike(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Features ``array`` of shape (n, d) or (n, t, d), with a last column of ones where ``bias`` is set.
+    """Features ``array`` of shape (n, d) or (n, t, d), with a last column of ones if ``bias`` is set.
 
     The leading axes are flattened for products; ``samples`` is n alone, as the originals define it.
 

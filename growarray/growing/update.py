@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, namespace
+from growarray.backend import Array, cholesky, namespace
 from growarray.errors import GrowthError, ShapeError
 
 __all__ = [
@@ -94,7 +94,7 @@ def pseudo_inverse(matrix: Array, floor: float = float(np.finfo(np.float64).eps)
 
 
 def _solve(matrix: Array, right: Array, name: str, *, pseudo: bool, floor: float) -> Array:
-    """``matrix^-1 right``, by Cholesky's verdict on the rank: a solve where it is full, else the pseudo-inverse."""
+    """``matrix^-1 right``, by Cholesky's verdict on the rank: a solve if it is full, else the pseudo-inverse."""
     xp = namespace(matrix, right)
     if matrix.shape[0] == 0:
         return right
@@ -116,20 +116,17 @@ def is_definite(matrix: Array, floor: float = float(np.finfo(np.float64).eps)) -
     if not bool(xp.all(diagonal > 0)):
         return False
     scale = 1.0 / xp.sqrt(diagonal)
-    try:
-        factor = xp.linalg.cholesky(matrix * scale[:, None] * scale[None, :])
-    except np.linalg.LinAlgError:
+    factor = cholesky(matrix * scale[:, None] * scale[None, :])
+    if factor is None:
         return False
     pivots = xp.linalg.diagonal(factor)
-    if not bool(xp.all(xp.isfinite(pivots))):  # CuPy reports failure so
-        return False
     return bool(float(xp.min(pivots)) ** 2 > 100 * matrix.shape[0] * floor)
 
 
 def shrink(e: Array, amount: float) -> Array:
     """Ridge on a second moment: ``(1 - a) E + a tr(E)/o I``; ``amount`` 0 leaves E as it is.
 
-    Raises ValueError where ``amount`` is outside [0, 1].
+    Raises ValueError if ``amount`` is outside [0, 1].
     """
     if not 0.0 <= amount <= 1.0:
         raise ValueError(f"shrink: the amount must lie in [0, 1], found {amount}")
@@ -140,7 +137,7 @@ def shrink(e: Array, amount: float) -> Array:
 
 
 def rounding_floor(features: Array) -> float:
-    """What rounding leaves of a second moment where there is nothing, relative to its size, for data like ``features``.
+    """What rounding leaves of a second moment that should be zero, relative to its size, for data like ``features``.
 
     Moments are float64, but features of single precision that add up to zero do so to 6e-8 each, and their second
     moment to the square of that, which is far above float64's own rounding and must not be inverted.

@@ -68,7 +68,7 @@ def rebuild_network(
     Raises
     ------
     ValueError, KeyError, TypeError
-        Kind, widths or activation are none of ours, or the state dict is not that of such a network. Nothing of the
+        Kind, widths or activation are unknown, or the state dict is not that of such a network. Nothing of the
         size of wrong widths is made.
 
     >>> network = GrowingMLP(4, 3, hidden_size=[5])

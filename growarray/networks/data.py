@@ -110,7 +110,7 @@ def batches(
 
 
 def check_data(data: Any, validation: Any) -> None:
-    """Raise if a pair is none, its parts differ in number, a value is not finite, or there are no samples."""
+    """Raise if something is not a pair, its parts differ in number, a value is not finite, or there are no samples."""
     for name, part in (("data", data), ("validation", validation)):
         if part is None:
             continue

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, shown
+from growarray.growing import GrowthRule
 from growarray.networks.data import Task, batches, check_data, task_named
 from growarray.networks.history import History, line_of
 from growarray.networks.judgement import Best, Judgement, Snapshot, judge
@@ -200,10 +200,10 @@ class Growth:
         layers, planner = self.network.growing_layers, self.planner
         if not any(planner.affordable(layer) for layer in layers):
             return self._end_growing(layers)
-        rule = replace(self.settings.rule, max_new=self.settings.neurons)
+        rule = planner.rule
         planner.check(rule)
         with planner.planning() as notes:
-            samples = planner.collect(self.data, fisher=rule.use_fisher)
+            samples = planner.collect(self.data, fisher=not isinstance(rule, GrowthRule) or rule.use_fisher)
             self.network.compute_optimal_updates(rule)
             layer, search = planner.choose(rule, self.validation)
         if layer is None:

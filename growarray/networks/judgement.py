@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, is_array, namespace
+from growarray.growing import GrowingModule, MergeGrowingModule
 from growarray.networks.data import Task
+from growarray.networks.network import GrowingNetwork
 from growarray.nn import Module
 
 __all__ = ["Best", "Judgement", "Snapshot", "judge"]
@@ -40,7 +42,7 @@ class Judgement:
         differences = np.subtract(self.parts, other.parts) + gain
         rise, count = float(np.mean(differences)), len(differences)
         error = float(np.std(differences, ddof=1)) / math.sqrt(count) if count > 1 else 0.0
-        noise = 1e-6 * abs(other.loss)  # what single precision leaves of a change that is none
+        noise = 1e-6 * abs(other.loss)  # what single precision leaves of no change
         return not rise <= max(error, noise)
 
 
@@ -98,10 +100,12 @@ class Snapshot:
         for name, parameter in network.named_parameters():
             parameter.grad = None
             parameter.slots = {key: _copy(value) for key, value in self.slots[name].items()}
-        for module in network.modules():
-            for method in ("delete_update", "declare_statistics"):
-                if hasattr(module, method):
-                    getattr(module, method)()
+        growing = GrowingNetwork | GrowingModule | MergeGrowingModule
+        planned: list[Any] = [module for module in network.modules() if isinstance(module, growing)]
+        for module in planned:
+            module.delete_update()
+            if not isinstance(module, GrowingNetwork):
+                module.declare_statistics()
 
 
 def _copy(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, shown
-from growarray.growing import TINY, GrowthRule
+from growarray.growing import TINY, GrowingModule, Rule
 from growarray.nn import Module
 from growarray.nn.module import Pullback
 
@@ -27,9 +27,9 @@ def evaluating(network: Module) -> Iterator[None]:
         network.train(training)
 
 
-def is_frozen(place: Any) -> bool:
-    """Whether growth of a place would change a frozen parameter: of the layers before it, or of those after."""
-    return any(not parameter.requires_grad for layer in place.changed_layers for parameter in layer.parameters())
+def is_frozen(layer: Any) -> bool:
+    """Whether growth before a layer or merge would change a frozen parameter, of what comes before it or after."""
+    return any(not parameter.requires_grad for changed in layer.changed_layers for parameter in changed.parameters())
 
 
 class GrowingNetwork(Module):
@@ -106,9 +106,8 @@ class GrowingNetwork(Module):
 
     def init_computation(self, *, trace_precision: float | None = None) -> None:
         """Start a collection everywhere; with ``trace_precision`` every M estimates its error."""
-        for module in self.modules():
-            if hasattr(module, "trace_precision"):
-                module.trace_precision = trace_precision
+        for module in self._growing_modules():
+            module.trace_precision = trace_precision
         for module in self.collectors():
             module.init_computation()
 
@@ -124,13 +123,13 @@ class GrowingNetwork(Module):
 
     def relative_error(self) -> float:
         """Largest estimated relative error of the collected M; see ``TensorStatistic.relative_error``."""
-        modules: list[Any] = [m for m in self.modules() if getattr(m, "trace_precision", None) is not None]
-        used: list[float] = [m.tensor_m.relative_error() for m in modules if m.tensor_m.samples]
+        modules = [module for module in self._growing_modules() if module.trace_precision is not None]
+        used: list[float] = [module.tensor_m.relative_error() for module in modules if module.tensor_m.samples]
         if not used:
             raise GrowthError("no M estimates its error; call init_computation(trace_precision=1e-3) first")
         return max(used)
 
-    def compute_optimal_updates(self, rule: GrowthRule = TINY, **options: Any) -> None:
+    def compute_optimal_updates(self, rule: Rule = TINY, **options: Any) -> None:
         """Plan updates for every growing layer by ``rule``; single options may be given by name."""
         self.selected = None
         for layer in self.growing_layers:
@@ -195,11 +194,17 @@ class GrowingNetwork(Module):
 
     def missing_neurons(self) -> int:
         """Neurons that are missing to the targets of all growing layers that have one."""
-        targets = [p for p in self.growing_layers if getattr(p, "target_in_neurons", None) is not None]
-        return sum(layer.missing_neurons() for layer in targets)
+        return sum(layer.missing_neurons() for layer in self._with_target())
 
     def complete_growth(self, extension_kwargs: dict[str, Any] | None = None) -> None:
         """Fill every growing layer that has a target up to it, by drawn neurons."""
-        for layer in self.growing_layers:
-            if getattr(layer, "target_in_neurons", None) is not None:
-                layer.complete_growth(extension_kwargs)
+        for layer in self._with_target():
+            layer.complete_growth(extension_kwargs)
+
+    def _growing_modules(self) -> Iterator[Any]:
+        """The growing layers, those too before which nothing can be added; merges have no weights, and no M."""
+        yield from (module for module in self.modules() if isinstance(module, GrowingModule))
+
+    def _with_target(self) -> list[Any]:
+        layers = [layer for layer in self.growing_layers if isinstance(layer, GrowingModule)]
+        return [layer for layer in layers if layer.target_in_neurons is not None]

@@ -6,14 +6,14 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from growarray.backend import Array, asarray, namespace
 from growarray.errors import GrowthError, shown
-from growarray.growing import GrowthRule
+from growarray.growing import GrowthRule, Rule
 from growarray.networks.data import Task, batches
 from growarray.networks.line_search import LineSearch, line_search
 from growarray.networks.network import GrowingNetwork, evaluating, is_frozen
@@ -56,9 +56,15 @@ class Planner:
             self.network.zero_grad()
         notes += sorted({str(warning.message) for warning in caught})
 
-    def check(self, rule: GrowthRule) -> None:
+    @property
+    def rule(self) -> Rule:
+        """The rule of the settings; one of the library's own adds at most ``settings.neurons``."""
+        rule = self.settings.rule
+        return replace(rule, max_new=self.settings.neurons) if isinstance(rule, GrowthRule) else rule
+
+    def check(self, rule: Rule) -> None:
         """Refuse neurons that would start at zero behind a function that passes no gradient there."""
-        for layer in self.network.growing_layers if rule.alpha_zero else ():
+        for layer in self.network.growing_layers if isinstance(rule, GrowthRule) and rule.alpha_zero else ():
             if not layer.function_before.starts_at_zero:
                 raise GrowthError(
                     f"{layer.name}: neurons with zero incoming weights would never learn behind "
@@ -68,6 +74,7 @@ class Planner:
     def collect(self, data: Data, *, fisher: bool = False) -> int:
         """Collect statistics over the data, or until they are precise enough; returns the samples seen.
 
+        fisher : E too
         The gradient is that of the sum of the sample losses, so that promised improvements are of their mean.
         """
         tolerance = self.settings.relative_error
@@ -83,7 +90,7 @@ class Planner:
         self.network.zero_grad()
         return seen
 
-    def choose(self, rule: GrowthRule, validation: Data) -> tuple[Any, LineSearch | None]:
+    def choose(self, rule: Rule, validation: Data) -> tuple[Any, LineSearch | None]:
         """The layer to grow, or None, and the line search of its scaling.
 
         The search looks at the validation data. On few samples an update fits what is chance in the training data too,
@@ -98,7 +105,9 @@ class Planner:
         if not layers:
             return None, None
         promises = [float(layer.first_order_improvement) for layer in layers]
-        if rule.alpha_zero or rule.omega_zero:  # after they were compared: each then has a scale of its own
+        if isinstance(rule, GrowthRule) and (
+            rule.alpha_zero or rule.omega_zero
+        ):  # after they were compared: each then has a scale of its own
             for layer in layers:
                 layer.normalize_optimal_updates(normalization_type="gradmax_normalization")
             if not rule.compute_delta:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from growarray.contraction.checks import is_whole
 from growarray.errors import shown
-from growarray.growing import TINY, GrowthRule
+from growarray.growing import TINY, GrowthRule, Rule
 from growarray.ops.sizes import whole_number
 
 __all__ = ["GrowthSettings"]
@@ -17,7 +17,8 @@ class GrowthSettings:
     """How a run trains and when it grows.
 
     epochs : passes over the training data in all;  batch_size : samples a step
-    rule : how updates are computed;  neurons : most neurons a growth adds
+    rule : how updates are computed, a GrowthRule or something else with ``plan(statistics)``
+    neurons : most neurons a growth adds
     every : epochs between growths;  first : epochs before the first one;  growths : most growths, None for no limit
     max_parameters : budget of the grown network, None for no limit, ``'auto'`` for one that the data can teach: see
         :func:`default_budget`
@@ -34,7 +35,7 @@ class GrowthSettings:
 
     epochs: int = 60
     batch_size: int = 32
-    rule: GrowthRule = TINY
+    rule: Rule = TINY
     neurons: int = 8
     every: int = 2
     first: int = 2
@@ -55,7 +56,7 @@ class GrowthSettings:
             raise ValueError(
                 f"GrowthSettings: choose must be 'first_order' or 'validation', found {shown(self.choose)}"
             )
-        if not isinstance(self.rule, GrowthRule):
+        if not callable(getattr(self.rule, "plan", None)):
             raise TypeError(f"GrowthSettings: rule must be a GrowthRule such as TINY, found {shown(self.rule)}")
         least = {"epochs": 1, "batch_size": 1, "neurons": 1, "every": 1, "first": 0, "collect_batch": 1}
         for name, bound in {**least, "search_samples": 1}.items():
@@ -77,8 +78,8 @@ class GrowthSettings:
         for name in ("relative_error", "clip"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"GrowthSettings: {name} must be positive, found {getattr(self, name)}")
-        starts_at_zero = self.rule.alpha_zero or self.rule.omega_zero
-        if self.choose == "validation" and starts_at_zero and not self.rule.compute_delta:
+        rule = self.rule if isinstance(self.rule, GrowthRule) else TINY
+        if self.choose == "validation" and (rule.alpha_zero or rule.omega_zero) and not rule.compute_delta:
             raise ValueError(
                 "GrowthSettings: choose='validation' has nothing to compare with a rule whose neurons start at zero; "
                 "use choose='first_order'"

@@ -17,6 +17,7 @@ from growarray.nn.activation import (
     Tanh,
     activation,
 )
+from growarray.nn.arithmetic import Add, Concat, Div, MatMul, Maximum, Minimum, Mul, Sub
 from growarray.nn.container import Flatten, Sequential
 from growarray.nn.conv import (
     Conv1d,
@@ -48,13 +49,15 @@ from growarray.nn.elementwise import (
     Softsign,
     Sqrt,
 )
+from growarray.nn.function import Function
 from growarray.nn.graph import Graph, Node
-from growarray.nn.join import Add, Concat, Div, MatMul, Mul, Sub
 from growarray.nn.linear import Linear
 from growarray.nn.load_report import LoadReport
 from growarray.nn.load_state import renamed
 from growarray.nn.module import Module, Parameter
 from growarray.nn.norm import BatchNorm, BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
+from growarray.nn.padding import Pad
+from growarray.nn.part import Gather, Slice
 from growarray.nn.pool import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -66,7 +69,8 @@ from growarray.nn.pool import (
     MaxPool2d,
     MaxPool3d,
 )
-from growarray.nn.shape import Gather, Pad, ReduceMean, Reshape, Slice, Squeeze, Transpose, Unsqueeze
+from growarray.nn.reduce import Reduce, ReduceMean
+from growarray.nn.shape import Expand, Reshape, Squeeze, Transpose, Unsqueeze
 
 __all__ = [
     "ELU",
@@ -99,7 +103,9 @@ __all__ = [
     "Dropout",
     "Erf",
     "Exp",
+    "Expand",
     "Flatten",
+    "Function",
     "Gather",
     "Graph",
     "GroupNorm",
@@ -117,6 +123,8 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "Maximum",
+    "Minimum",
     "Mish",
     "Module",
     "Mul",
@@ -129,6 +137,7 @@ __all__ = [
     "ReLU",
     "ReLU6",
     "Reciprocal",
+    "Reduce",
     "ReduceMean",
     "Reshape",
     "Sequential",

@@ -29,15 +29,16 @@ __all__ = [
 ]
 
 
-class _Elementwise(Module):
-    """An activation without options: its operation, and its derivative at zero from above."""
+class _Activation(Module):
+    """An operation of :mod:`growarray.ops.activation`: ``_options`` names what it is given after ``x``."""
 
     _function: ClassVar[Any]
+    _options: ClassVar[tuple[str, ...]] = ()
     _slope: ClassVar[float] = 1.0
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value and pullback, both of the shape of ``x``."""
-        value: tuple[Array, Pullback] = type(self)._function(x)
+        value: tuple[Array, Pullback] = type(self)._function(x, **{name: getattr(self, name) for name in self._options})
         return value
 
     @property
@@ -45,8 +46,13 @@ class _Elementwise(Module):
         """Derivative at zero from above."""
         return self._slope
 
+    def extra_repr(self) -> str:
+        """The options."""
+        values = ((name, getattr(self, name)) for name in self._options)
+        return ", ".join(f"{name}={value!r}" if isinstance(value, str) else f"{name}={value}" for name, value in values)
 
-class Identity(_Elementwise):
+
+class Identity(_Activation):
     """``y = x``; value and gradient are the objects passed in.
 
     >>> import numpy as np
@@ -59,13 +65,16 @@ class Identity(_Elementwise):
     _function = staticmethod(ops.identity)
 
 
-class ReLU(_Elementwise):
+class ReLU(_Activation):
     """``y = max(x, 0)``; ``at_zero`` is the derivative taken at exactly 0 (torch 0, GroMo's growing ReLU 1).
 
     >>> import numpy as np
     >>> ReLU()(np.array([-1.0, 2.0])).tolist()
     [0.0, 2.0]
     """
+
+    _function = staticmethod(ops.relu)
+    _options = ("at_zero",)
 
     def __init__(self, at_zero: float = 0.0) -> None:
         self.at_zero = at_zero
@@ -75,16 +84,12 @@ class ReLU(_Elementwise):
         """Whether the derivative taken at 0 is another than 0."""
         return self.at_zero != 0.0
 
-    def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """Value and pullback, both of the shape of ``x``."""
-        return ops.relu(x, at_zero=self.at_zero)
-
     def extra_repr(self) -> str:
-        """The derivative at 0 where it is not torch's."""
+        """The derivative at 0, if it is not torch's."""
         return f"at_zero={self.at_zero}" if self.at_zero else ""
 
 
-class LeakyReLU(_Elementwise):
+class LeakyReLU(_Activation):
     """``y = x`` where x > 0, else ``slope * x``.
 
     >>> import numpy as np
@@ -92,19 +97,14 @@ class LeakyReLU(_Elementwise):
     [-0.5, 2.0]
     """
 
+    _function = staticmethod(ops.leaky_relu)
+    _options = ("slope",)
+
     def __init__(self, slope: float = 0.01) -> None:
         self.slope = slope
 
-    def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """Value and pullback, both of the shape of ``x``."""
-        return ops.leaky_relu(x, self.slope)
 
-    def extra_repr(self) -> str:
-        """Slope of the negative side."""
-        return f"slope={self.slope}"
-
-
-class ELU(_Elementwise):
+class ELU(_Activation):
     """``y = x`` where x > 0, else ``alpha * (exp(x) - 1)``.
 
     >>> import numpy as np
@@ -112,19 +112,14 @@ class ELU(_Elementwise):
     [-0.5, 2.0]
     """
 
+    _function = staticmethod(ops.elu)
+    _options = ("alpha",)
+
     def __init__(self, alpha: float = 1.0) -> None:
         self.alpha = alpha
 
-    def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """Value and pullback, both of the shape of ``x``."""
-        return ops.elu(x, self.alpha)
 
-    def extra_repr(self) -> str:
-        """Depth of the negative side."""
-        return f"alpha={self.alpha}"
-
-
-class SELU(_Elementwise):
+class SELU(_Activation):
     """Self-normalising ELU.
 
     >>> SELU().slope_at_zero
@@ -135,7 +130,7 @@ class SELU(_Elementwise):
     _slope = 1.0507009873554805
 
 
-class GELU(_Elementwise):
+class GELU(_Activation):
     """``y = x * Phi(x)``; ``approximate='tanh'`` takes the tanh formula.
 
     Raises ValueError for another ``approximate`` than 'none' and 'tanh'.
@@ -145,6 +140,9 @@ class GELU(_Elementwise):
     [0.0, 0.0]
     """
 
+    _function = staticmethod(ops.gelu)
+    _options = ("approximate",)
+
     _slope = 0.5
 
     def __init__(self, approximate: str = "none") -> None:
@@ -152,16 +150,8 @@ class GELU(_Elementwise):
             raise ValueError(f"GELU: approximate must be 'none' or 'tanh', found {shown(approximate)}")
         self.approximate = approximate
 
-    def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """Value and pullback, both of the shape of ``x``."""
-        return ops.gelu(x, approximate=self.approximate)
 
-    def extra_repr(self) -> str:
-        """The formula."""
-        return f"approximate={self.approximate!r}"
-
-
-class SiLU(_Elementwise):
+class SiLU(_Activation):
     """``y = x * sigmoid(x)``.
 
     >>> SiLU().slope_at_zero
@@ -172,7 +162,7 @@ class SiLU(_Elementwise):
     _slope = 0.5
 
 
-class Tanh(_Elementwise):
+class Tanh(_Activation):
     """``y = tanh(x)``.
 
     >>> Tanh().slope_at_zero
@@ -182,7 +172,7 @@ class Tanh(_Elementwise):
     _function = staticmethod(ops.tanh)
 
 
-class Sigmoid(_Elementwise):
+class Sigmoid(_Activation):
     """``y = 1 / (1 + exp(-x))``.
 
     >>> Sigmoid().slope_at_zero
@@ -193,7 +183,7 @@ class Sigmoid(_Elementwise):
     _slope = 0.25
 
 
-class Softplus(_Elementwise):
+class Softplus(_Activation):
     """``y = log(1 + exp(x))``, x itself above 20.
 
     >>> Softplus().slope_at_zero
@@ -204,7 +194,9 @@ class Softplus(_Elementwise):
     _slope = 0.5
 
 
-class _AlongAxis(Module):
+class _AlongAxis(_Activation):
+    _options = ("axis",)
+
     def __init__(self, axis: int = -1) -> None:
         self.axis = axis
 
@@ -213,10 +205,6 @@ class _AlongAxis(Module):
         """Refused: an output depends on every input along the axis."""
         name = type(self).__name__
         raise NotImplementedError(f"{name}.slope_at_zero: {name} is not elementwise, so it has no slope at zero")
-
-    def extra_repr(self) -> str:
-        """The axis."""
-        return f"axis={self.axis}"
 
 
 class Softmax(_AlongAxis):
@@ -227,9 +215,7 @@ class Softmax(_AlongAxis):
     [[0.25, 0.25, 0.25, 0.25]]
     """
 
-    def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """Value and pullback, both of the shape of ``x``."""
-        return ops.softmax(x, self.axis)
+    _function = staticmethod(ops.softmax)
 
 
 class LogSoftmax(_AlongAxis):
@@ -240,12 +226,10 @@ class LogSoftmax(_AlongAxis):
     [[0.0]]
     """
 
-    def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """Value and pullback, both of the shape of ``x``."""
-        return ops.log_softmax(x, self.axis)
+    _function = staticmethod(ops.log_softmax)
 
 
-class Hardtanh(_Elementwise):
+class Hardtanh(_Activation):
     """``y = min(max(x, low), high)``. Raises ValueError unless ``low < high``.
 
     >>> import numpy as np
@@ -253,18 +237,17 @@ class Hardtanh(_Elementwise):
     [-1.0, 0.5]
     """
 
+    _function = staticmethod(ops.hardtanh)
+    _options = ("low", "high")
+
     def __init__(self, low: float = -1.0, high: float = 1.0) -> None:
         if not low < high:
             raise ValueError(f"Hardtanh: low must be below high, found {low} and {high}")
         self.low, self.high = low, high
 
-    def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """Value and pullback, both of the shape of ``x``."""
-        return ops.hardtanh(x, self.low, self.high)
-
     @property
     def slope_at_zero(self) -> float:
-        """1 where zero lies between the ends, 0 where the function is flat just above zero."""
+        """1 if zero lies between the ends, 0 if the function is flat just above zero."""
         return 1.0 if self.low <= 0.0 < self.high else 0.0
 
     def extra_repr(self) -> str:
@@ -272,7 +255,7 @@ class Hardtanh(_Elementwise):
         return f"{self.low}, {self.high}"
 
 
-class ReLU6(_Elementwise):
+class ReLU6(_Activation):
     """``y = min(max(x, 0), 6)``.
 
     >>> import numpy as np

@@ -39,8 +39,8 @@ def cast(
 ) -> Array:
     """``values`` in ``dtype``, rounded to the nearest; infinities and NaN stay what they are.
 
-    Raises RangeError, a ValueError, where a finite value would become infinite, with ``name``, the value and its place;
-    with ``nonzero`` also where one would become zero.
+    Raises RangeError, a ValueError, if a finite value would become infinite, with ``name``, the value and its index;
+    with ``nonzero`` also if one would become zero.
 
     >>> import numpy as np
     >>> cast(np.array([0.1, np.inf]), np.float32, "weight").tolist()
@@ -64,14 +64,14 @@ def cast(
         if lost[index]:
             value = to_numpy(values[index]).item()
             where = f" at {index}" if index else ""
-            refusal = RangeError(f"{name}: {value!r}{where} is beyond the range of {expected}; {remedy}")
-            refusal.value = value
-            raise refusal
+            error = RangeError(f"{name}: {value!r}{where} is beyond the range of {expected}; {remedy}")
+            error.value = value
+            raise error
     return result
 
 
 def largest_rounding(values: Array, result: Array) -> float:
-    """The largest change of a value by a cast, relative to the value: 1 where one became zero, 0 where none changed.
+    """The largest change of a value by a cast, relative to the value: 1 if one became zero, 0 if none changed.
 
     >>> import numpy as np
     >>> values = np.array([0.5, 1.0 + 2.0**-24, np.nan])
@@ -93,7 +93,7 @@ def largest_rounding(values: Array, result: Array) -> float:
 
 
 def _relative(xp: Any, before: Array, after: Array) -> float:
-    """The largest relative difference; of what is not finite there is none."""
+    """The largest relative difference of the finite values."""
     if is_numpy(before):
         with np.errstate(all="ignore"):
             share = np.abs(after - before)
@@ -121,7 +121,7 @@ def rounded(values: Array, name: str) -> Array:
     ([0.47900390625, inf], [0.10009765625])
     """
     xp = library_of(values)
-    known = getattr(xp, name, None)
+    known = getattr(xp, name, None) if is_numpy(values) else None  # XLA makes 0 of a result that is subnormal
     if known is not None:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             return xp.astype(xp.astype(values, known), values.dtype)

@@ -17,7 +17,7 @@ __all__ = ["Flatten", "Sequential"]
 class Sequential(Module):
     """Modules one after another; their names are "0", "1", … as in a torch state dict.
 
-    Raises TypeError where an entry is not a :class:`~growarray.nn.module.Module`.
+    Raises TypeError if an entry is not a :class:`~growarray.nn.module.Module`.
 
     >>> from growarray.nn.activation import ReLU
     >>> from growarray.nn.linear import Linear
@@ -136,7 +136,7 @@ class Sequential(Module):
 class Flatten(Module):
     """Joins the axes from ``start_dim`` to ``end_dim``, both included, into one.
 
-    Raises ShapeError where the input does not have these axes in this order.
+    Raises ShapeError if the input does not have these axes in this order.
 
     >>> import numpy as np
     >>> Flatten()(np.ones((2, 3, 4))).shape

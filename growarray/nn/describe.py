@@ -11,7 +11,7 @@ _WIDTH = 100
 
 
 def describe(kind: str, options: str, inner: Sequence[tuple[str, str]], *, a_line_each: bool = False) -> str:
-    """``kind(options, name=text, …)``; where that is long, or a text has lines of its own, each on a line.
+    """``kind(options, name=text, …)``; if that is long, or a text has several lines, each on its own line.
 
     A module without a name is its text alone.
 

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from growarray.backend import Array, asarray, erf, namespace, to_device
+from growarray.backend import Array, asarray, namespace, to_device
 from growarray.errors import ShapeError, shown
 from growarray.nn.cast import rounded
 from growarray.nn.module import Module, Parameter, Pullback
+from growarray.ops.erf import erf
 
 __all__ = [
     "Abs",
@@ -39,7 +40,7 @@ Valued = tuple[Array, Callable[[], Array]]
 class _Function(Module):
     """A function without options: ``_function`` gives its value, and a function that computes its derivative.
 
-    The derivative may be infinite where the value is not (a root at 0), so that it waits for a pullback.
+    The derivative may be infinite at a finite value (a root at 0), so only a pullback computes it.
     """
 
     _function: ClassVar[Any]
@@ -242,9 +243,9 @@ class HardSigmoid(Module):
 
 
 class Clip(Module):
-    """``y = min(max(x, low), high)``; None is no bound. The derivative is 1 at both ends, as torch's clamp has it.
+    """``y = min(max(x, low), high)``; None means no bound. The derivative is 1 at both ends, as torch's clamp has it.
 
-    Raises ValueError where ``low`` is above ``high``.
+    Raises ValueError if ``low`` is above ``high``.
 
     >>> import numpy as np
     >>> y, pullback = Clip(0.0).vjp(np.array([-1.0, 0.0, 2.0]))
@@ -339,7 +340,7 @@ class Cast(Module):
 class PReLU(Module):
     """``y = x`` where x > 0, else ``weight * x`` with a trained slope for all, or one for each entry of ``axis``.
 
-    Raises ShapeError where the input has not as many entries on ``axis`` as there are slopes.
+    Raises ShapeError if the input has not as many entries on ``axis`` as there are slopes.
 
     >>> import numpy as np
     >>> layer = PReLU(2, init=0.5)

@@ -38,12 +38,12 @@ class Graph(Module):
     names of their nodes, so that the state dict has ``conv1.weight``; ``graph[name]`` is the module of a node and
     :meth:`replace` puts another in its place. :meth:`forward` lets go of each value after its last use.
 
-    Raises TypeError where a module is no :class:`~growarray.nn.module.Module`, and ValueError for two nodes of one
+    Raises TypeError if a module is no :class:`~growarray.nn.module.Module`, and ValueError for two nodes of one
     name, a value that two nodes give, one that no node before gives, and an output listed twice.
 
     >>> import numpy as np
     >>> from growarray.nn.activation import ReLU
-    >>> from growarray.nn.join import Add
+    >>> from growarray.nn.arithmetic import Add
     >>> graph = Graph([Node("act", ReLU(), ("x",), "h"), Node("sum", Add(), ("x", "h"), "y")], ["x"], ["y"])
     >>> graph.run({"x": np.array([-1.0, 2.0])})["y"].tolist()
     [-1.0, 4.0]
@@ -53,7 +53,7 @@ class Graph(Module):
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.nodes: tuple[Node, ...] = tuple(nodes)
         _check(self.nodes, self.inputs, self.outputs)
-        self._dead = _last_uses(self.nodes, self.inputs, self.outputs)
+        self._dead = _last_uses(self.nodes, self.outputs)
 
     def _fields(self) -> Iterator[tuple[str, Any]]:
         yield from ((node.name, node.module) for node in self.nodes)
@@ -76,9 +76,9 @@ class Graph(Module):
         raise KeyError(f"Graph: there is no node {shown(name)}; nodes: {known}")
 
     def replace(self, name: str, module: Module) -> None:
-        """Put ``module`` in the place of that of the node ``name``; it takes and gives the same values.
+        """Put ``module`` in place of that of the node ``name``; it takes and gives the same values.
 
-        Raises KeyError where there is no such node, TypeError where ``module`` is no Module.
+        Raises KeyError if there is no such node, TypeError if ``module`` is not a Module.
 
         >>> from growarray.nn.activation import ReLU, Tanh
         >>> graph = Graph([Node("act", ReLU(), ("x",), "y")], ["x"], ["y"])
@@ -94,7 +94,7 @@ class Graph(Module):
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Every output by its name, from every input by its name.
 
-        Raises KeyError where an input is missing, or a name is none of the inputs.
+        Raises KeyError if an input is missing, or a name is not an input.
         """
         missing = [name for name in self.inputs if name not in feeds]
         unknown = [name for name in feeds if name not in self.inputs]
@@ -121,7 +121,7 @@ class Graph(Module):
             raise TypeError(f"Graph: {len(inputs)} inputs were given, expected {', '.join(self.inputs) or 'none'}")
 
     def forward(self, *inputs: Array) -> Any:
-        """The output, or a tuple of the outputs where there are several or none."""
+        """The output, or a tuple of the outputs if there are several or none."""
         values = self._values(inputs)
         return self._packed([values[name] for name in self.outputs])
 
@@ -198,18 +198,18 @@ def _check(nodes: Sequence[Node], inputs: Sequence[str], outputs: Sequence[str])
         for name in node.inputs:
             if name not in known:
                 raise ValueError(
-                    f"Graph: node {shown(node.name)} takes {shown(name)}, which is no input and which no node "
-                    "before it gives; put nodes after those whose values they take"
+                    f"Graph: node {shown(node.name)} takes {shown(name)}, which is neither an input nor given by a "
+                    "node before it; put nodes after those whose values they take"
                 )
         if node.output in known:
             raise ValueError(f"Graph: node {shown(node.name)} gives {shown(node.output)}, which is given already")
         known.add(node.output)
     for name in outputs:
         if name not in known:
-            raise ValueError(f"Graph: output {shown(name)} is no input, and no node gives it")
+            raise ValueError(f"Graph: output {shown(name)} is neither an input nor given by a node")
 
 
-def _last_uses(nodes: Sequence[Node], inputs: Sequence[str], outputs: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def _last_uses(nodes: Sequence[Node], outputs: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """For each node the values that nothing needs after it."""
     last: dict[str, int] = {node.output: index for index, node in enumerate(nodes)}
     for index, node in enumerate(nodes):

@@ -35,7 +35,7 @@ def evaluating(module: Any) -> Iterator[None]:
 def in_batches(module: Any, inputs: Sequence[Array], batch_size: int) -> Any:
     """Value of the module in evaluation mode, put together from batches along the first axis of the inputs.
 
-    Raises ValueError where ``batch_size`` is not positive, or there are no samples.
+    Raises ValueError if ``batch_size`` is not positive, or there are no samples.
 
     >>> import numpy as np
     >>> from growarray.nn.dropout import Dropout

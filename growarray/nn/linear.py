@@ -21,7 +21,7 @@ def uniform(
 ) -> Array:
     """Uniform on ``[-bound, bound]``, drawn in NumPy and then moved, so that every library starts equal.
 
-    Raises ``TypeError`` where ``rng`` is no generator, or ``dtype`` none of real numbers: in integers all would be 0.
+    Raises ``TypeError`` if ``rng`` is not a generator, or ``dtype`` not real floating: in integers all would be 0.
     """
     if not hasattr(rng, "uniform"):
         raise TypeError(
@@ -32,7 +32,7 @@ def uniform(
 
 
 def real_dtype(dtype: Any) -> np.dtype[Any]:
-    """The dtype of new parameters, float32 for None; TypeError for one that is none of real numbers.
+    """The dtype of new parameters, float32 for None; raises TypeError if it is not real floating.
 
     >>> real_dtype(None)
     dtype('float32')
@@ -42,7 +42,7 @@ def real_dtype(dtype: Any) -> np.dtype[Any]:
     except TypeError:
         found = None
     if found is None or found.kind in "biucOSUmM":
-        raise TypeError(f"dtype: expected a real floating one such as numpy.float32, found {found or shown(dtype)}")
+        raise TypeError(f"dtype: expected a real floating dtype such as numpy.float32, found {found or shown(dtype)}")
     return found
 
 
@@ -55,7 +55,7 @@ class Linear(Module):
     Raises
     ------
     TypeError
-        A width is no whole number, ``rng`` no generator or ``dtype`` none of real numbers.
+        A width is not a whole number, ``rng`` not a generator, or ``dtype`` not real floating.
     ShapeError
         A width is negative.
 

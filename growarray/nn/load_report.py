@@ -66,7 +66,7 @@ class Cast(NamedTuple):
 class LoadReport:
     """What :meth:`Module.load_state_dict` found; ``str(report)`` is a table. Names are those after renaming.
 
-    It is true where something did not fit, so ``assert not network.load_state_dict(state)`` says all is well.
+    It is true if something did not fit, so ``assert not network.load_state_dict(state)`` says all is well.
 
     >>> shapes = {"fc.bias": (2,), "fc.biases": (2,)}
     >>> report = LoadReport(missing=("fc.bias",), unexpected=("fc.biases",), shapes=shapes)
@@ -94,7 +94,7 @@ class LoadReport:
     unused: tuple[str, ...] = ()
     """Entries of ``rename`` that apply to no name."""
     rounded: Mapping[str, float] = field(default_factory=dict)
-    """Casts that lost digits: by name the largest change of a value, relative to it; 1 where one became zero."""
+    """Casts that lost digits: by name the largest change of a value, relative to it; 1 if one became zero."""
     beyond: Mapping[str, Any] = field(default_factory=dict)
     """Refused ones by name, with a value that is beyond the range of the module's dtype."""
     kept: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ class LoadReport:
     """Shapes of the missing and of the unexpected names, as far as they are known without reading."""
 
     def __bool__(self) -> bool:
-        """True where something did not fit."""
+        """True if something did not fit."""
         return bool(self.missing or self.unexpected or self.misshapen or self.refused)
 
     @property

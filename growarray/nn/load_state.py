@@ -45,7 +45,7 @@ def renamed(names: Iterable[str], rename: Rename | None) -> Renamed:
     Raises
     ------
     TypeError
-        A name is no string; ``rename`` is neither, or gives something else than a name or None.
+        A name is not a string; ``rename`` is neither, or gives something else than a name or None.
     ValueError
         Two names become one, a name becomes empty, or a prefix would lose its dot.
     """
@@ -126,7 +126,7 @@ def match_state(
 
     A state with an attribute ``stored``, shapes and dtypes by name as a checkpoint has it, is not read here; of any
     other mapping the values that the targets need are taken, each once. A name that a checkpoint gives as another one
-    of a tensor it holds (``tied``) is found too, and not unexpected where the targets lack it.
+    of a tensor it holds (``tied``) is found too, and not unexpected if the targets lack it.
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"expected a mapping of names to arrays, found {type(state).__name__}; pass its state_dict()")
@@ -172,7 +172,7 @@ def match_state(
 
 
 def _version(state: Mapping[str, Any], name: str, names: Mapping[str, str]) -> int:
-    """The version of the module of a target, by the name that the state gives to it; 0 where the state has none.
+    """The version of the module of a target, by the name that the state gives to it; 0 if the state has none.
 
     A checkpoint has ``versions``, a state dict of torch ``_metadata``.
     """

@@ -193,7 +193,7 @@ class Module:
         """Freeze every parameter here and below with False, train them again with True; returns self, as in torch.
 
         A frozen parameter loses its gradient and takes no other, and no optimizer step or weight decay moves it.
-        Running statistics of normalisation are no parameters: :meth:`eval` holds those. Changes that are asked for by
+        Running statistics of normalisation are not parameters: :meth:`eval` freezes those. Changes asked for by
         name, such as ``load_state_dict`` and ``apply_change`` of a growing layer, are carried out.
 
         >>> from growarray.nn import Linear
@@ -221,7 +221,7 @@ class Module:
     def predict(self, *inputs: Array, batch_size: int = 4096) -> Any:
         """Value in evaluation mode, in batches along the first axis; every module's own mode is put back afterwards.
 
-        Raises ValueError where ``batch_size`` is not positive, or there are no samples.
+        Raises ValueError if ``batch_size`` is not positive, or there are no samples.
 
         >>> import numpy as np
         >>> from growarray.nn import Dropout
@@ -270,7 +270,7 @@ class Module:
         ``KeyError`` (names missing or unexpected), :class:`~growarray.errors.ShapeError` (shapes), ``TypeError``
         (casts that would lose more than precision) or ``ValueError`` (a value beyond the range of the dtype); without,
         what fits is loaded. Every value is read before the
-        first is set, so where anything raises, nothing has changed.
+        first is set, so if anything raises, nothing has changed.
 
         >>> from growarray.nn import Linear
         >>> report = Linear(3, 2).load_state_dict(Linear(3, 2).state_dict())
@@ -296,7 +296,10 @@ class Module:
         return report
 
     def to(self, device: Any) -> Module:
-        """Move every parameter, gradient, slot and buffer to ``device`` (``'cpu'``, ``'cuda'``, …); returns self."""
+        """Move every parameter, gradient, slot and buffer to ``device``; returns self.
+
+        device : ``'cpu'``, ``'cuda'``, …, or an array, to whose library and device they move
+        """
         if isinstance(device, str):
             library(device)
         for module in self.modules():
@@ -311,7 +314,7 @@ class Module:
 
     @property
     def device(self) -> Any:
-        """Device of the first parameter, ``'cpu'`` where there is none."""
+        """Device of the first parameter, ``'cpu'`` if there is none."""
         first = next(iter(self.parameters()), None)
         return "cpu" if first is None else device_of(first.data)
 

@@ -82,7 +82,7 @@ class _Norm(Module):
             )
 
     def _blocks(self, shape: tuple[int, ...], **given: tuple[Array | None, Array | None, float]) -> list[Array | None]:
-        """For each name (present array, block or None, default): the block to append, checked; None where absent."""
+        """For each name (present array, block or None, default): the block to append, checked; None if absent."""
         blocks: list[Array | None] = []
         for name, (present, block, default) in given.items():
             if present is None and block is not None:
@@ -315,7 +315,7 @@ class BatchNorm2d(BatchNorm):
 class GroupNorm(_Norm):
     """Normalises each of ``num_groups`` groups of channels of each sample; see :func:`growarray.ops.norm.group_norm`.
 
-    Raises ShapeError where ``num_groups`` does not divide ``num_channels``.
+    Raises ShapeError if ``num_groups`` does not divide ``num_channels``.
 
     >>> import numpy as np
     >>> GroupNorm(2, 4, eps=0.0)(np.array([[1.0, 3.0, 8.0, 2.0]], dtype=np.float32)).tolist()
@@ -339,7 +339,7 @@ class GroupNorm(_Norm):
 
     def _check_groups(self, channels: int, groups: int) -> None:
         if groups < 1 or channels < 0 or channels % groups:
-            raise ShapeError(f"{type(self).__name__}: {channels} channels cannot be cut into {groups} equal groups")
+            raise ShapeError(f"{type(self).__name__}: {channels} channels cannot be split into {groups} equal groups")
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value and pullback; the pullback adds to ``weight.grad`` and ``bias.grad``."""

@@ -35,7 +35,7 @@ class Parameter:
     __slots__ = ("data", "grad", "requires_grad", "slots")
 
     def __init__(self, data: Array) -> None:
-        self.data: Array = data if is_array(data) else np.array(asarray(data))  # of torch a copy, not its memory
+        self.data: Array = data if is_array(data) else np.array(asarray(data))  # not the memory of another library
         self.grad: Array | None = None
         self.requires_grad = True
         self.slots: dict[str, Any] = {}

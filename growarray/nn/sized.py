@@ -10,7 +10,7 @@ from typing import Any
 from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.nn.module import Module, Parameter, Pullback
-from growarray.nn.shape import Pad
+from growarray.nn.padding import Pad
 from growarray.ops.norm import group_norm
 
 __all__ = ["GroupedNorm", "SamePad", "SamePool", "same_pads"]
@@ -21,7 +21,7 @@ Pairs = tuple[tuple[int, int], ...]
 class GroupedNorm(Module):
     """Group normalisation of any number of channels, with a weight and a bias for each group and not each channel.
 
-    weight, bias : (g,)    Raises ShapeError where the g groups do not divide the channels, axis 1.
+    weight, bias : (g,)    Raises ShapeError if the g groups do not divide the channels, axis 1.
 
     >>> import numpy as np
     >>> weight, bias = Parameter(np.array([1.0, 2.0])), Parameter(np.array([0.0, 5.0]))

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from growarray.files.errors import Malformed, quote
 from growarray.files.limits import Limits
 from growarray.files.tensor import StoredTensor
+from growarray.nn.arithmetic import Value
 from growarray.nn.cast import RangeError, cast
 from growarray.nn.graph import Node
-from growarray.nn.join import Value
 from growarray.nn.module import Module, Parameter
 from growarray.onnx.graph import OpNode
 

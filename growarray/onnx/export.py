@@ -87,8 +87,7 @@ def to_onnx(
     shapes, inputs = _inputs(network, input_shape, input_names)
     outputs = _names("output_names", output_names)
     known = network.outputs if outputs is None and isinstance(network, Graph) else outputs or ()
-    single = {name for name, row in OPERATORS.items() if not row.double} if strict else ()
-    graph = OnnxGraph(network, opset, kind, [*inputs, *known], WRITES, single)
+    graph = OnnxGraph(network, opset, kind, [*inputs, *known], WRITES, _missing(opset, strict))
     first = shapes[0][:1] if dynamic_batch else None
     edges = [Edge(name, shape, 0 if shape[:1] == first else None) for name, shape in zip(inputs, shapes, strict=True)]
     with _evaluating(network):
@@ -111,6 +110,21 @@ def to_onnx(
         metadata=_metadata(metadata),
     )
     write_model(target, model, external=external_data)
+
+
+def _missing(opset: int, strict: bool) -> dict[str, str]:
+    """Why operators cannot be written, by name; ``strict`` asks for those that onnxruntime has in float64."""
+    newer = {
+        name: f"{name} is in operator sets from {row.since} on, opset is {opset}"
+        for name, row in OPERATORS.items()
+        if row.since > opset
+    }
+    single = {
+        name: f"onnxruntime has no {name} in float64; pass dtype='float32', or dtype='float64' to write it anyway"
+        for name, row in OPERATORS.items()
+        if strict and not row.double
+    }
+    return newer | single
 
 
 def _target(path: str | os.PathLike[str]) -> Path:

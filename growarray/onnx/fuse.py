@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from growarray import nn
+from growarray.nn.arithmetic import Add, Div, Mul, Sub
 from growarray.nn.elementwise import Erf, HardSigmoid, HardSwish, Pow, Sqrt
 from growarray.nn.graph import Node
-from growarray.nn.join import Add, Div, Mul, Sub
 from growarray.nn.module import Module, Parameter
-from growarray.nn.shape import ReduceMean
+from growarray.nn.reduce import ReduceMean
 
 __all__ = ["fuse"]
 

@@ -105,7 +105,7 @@ def read_model(source: Source, limits: Limits, external: ExternalFiles) -> Model
 
 
 class _Parser:
-    """Walks through one model once more, now for its nodes; every object is counted before it is made."""
+    """Reads the nodes of a model whose tensors are checked; every object is counted before it is made."""
 
     def __init__(self, source: Source, limits: Limits, external: ExternalFiles) -> None:
         self.source, self.limits, self.external = source, limits, external
@@ -152,7 +152,7 @@ class _Parser:
                 with at(node.place):
                     name, kind, value = self._attribute(part)
                     if name in node.attributes:
-                        raise Malformed(f"attribute {quote(name)} is there twice")
+                        raise Malformed(f"attribute {quote(name)} appears twice")
                     node.attributes[name] = (kind, value)
         return node
 

@@ -37,7 +37,7 @@ def read_onnx(source: Source, limits: Limits, external: ExternalFiles) -> Conten
 
 
 class _Reader:
-    """Walks through the messages of one model."""
+    """Reads the messages of one model."""
 
     def __init__(self, source: Source, limits: Limits, external: ExternalFiles) -> None:
         self.source = source

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
@@ -72,7 +72,7 @@ class OnnxGraph:
     """An ONNX graph under construction, as the functions of :func:`register_lowering` get it.
 
     opset : version of the operator set    dtype : of every float in the file
-    writes : by class of layer, this library's own functions    single : operators that are refused, for float32 only
+    writes : by class of layer, this library's own functions    missing : why an operator cannot be written, by name
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class OnnxGraph:
         dtype: Any,
         names: Sequence[str],
         writes: Mapping[type[Module], Lowering],
-        single: Collection[str] = (),
+        missing: Mapping[str, str],
     ) -> None:
-        self.opset, self.dtype, self._single = opset, np.dtype(dtype), single
+        self.opset, self.dtype, self._missing = opset, np.dtype(dtype), missing
         self._writes = {**writes, **_REGISTERED}
         self.nodes: list[Node] = []
         self.initializers: dict[str, Tensor] = {}
@@ -126,13 +126,13 @@ class OnnxGraph:
         known = next((base for base in kind.__mro__ if base in self._writes), None)
         if known is None:
             raise NotImplementedError(
-                f"to_onnx: {self.where} is of a class that is not written; "
-                f"register_lowering({kind.__name__}, function) says how it is"
+                f"to_onnx: {self.where} is of a class that cannot be exported; "
+                f"register_lowering({kind.__name__}, function) tells how to write it"
             )
         if not _computes_alike(kind, known):
             raise NotImplementedError(
                 f"to_onnx: {self.where} computes something other than {known.__name__}, of which it is a subclass; "
-                f"register_lowering({kind.__name__}, function) says how it is written"
+                f"register_lowering({kind.__name__}, function) tells how to write it"
             )
         return self._writes[known]
 
@@ -159,7 +159,7 @@ class OnnxGraph:
             raise type(error)(f"to_onnx: {self.where}: {error}") from error
 
     def check_batch(self, x: Edge) -> None:
-        """Raise unless the batch is axis 0, where the present layer expects it."""
+        """Raise unless the batch is axis 0, as the present layer expects."""
         if x.batch not in (0, None):
             raise self.refuse(f"the batch is axis {x.batch} of its input, expected 0; pass dynamic_batch=False")
 
@@ -237,10 +237,8 @@ class OnnxGraph:
         shape, batch : of the output; by default those of the first input
         attributes : whole numbers, floats, strings, arrays, or sequences of whole numbers
         """
-        if op in self._single:
-            raise self.refuse(
-                f"onnxruntime has no {op} in float64; pass dtype='float32', or dtype='float64' to write it anyway"
-            )
+        if op in self._missing:
+            raise self.refuse(self._missing[op])
         name = self.unique("/".join(["", *self._place, op]))
         for key, value in attributes.items():
             if isinstance(value, float):
@@ -288,14 +286,14 @@ class OnnxGraph:
         edge = self.node("Transpose", x, shape=[x.shape[i] for i in order], perm=tuple(order))
         return replace(edge, batch=None if x.batch is None else list(order).index(x.batch))
 
-    def reduce_mean(self, x: Edge, axes: Sequence[int], keepdims: bool = True) -> Edge:
-        """Mean over some axes, counted from the first."""
+    def reduce(self, op: str, x: Edge, axes: Sequence[int], keepdims: bool = True) -> Edge:
+        """A reduction, such as ``'ReduceMean'``, over some axes, counted from the first."""
         shape = [1 if i in axes else n for i, n in enumerate(x.shape)]
         kept = [i for i in range(x.ndim) if keepdims or i not in axes]
-        if self.opset >= 18:  # the axes became an input
-            edge = self.node("ReduceMean", x, self.integers(axes), keepdims=int(keepdims))
+        if self.opset >= 18 or op == "ReduceSum":  # the axes became an input
+            edge = self.node(op, x, self.integers(axes), keepdims=int(keepdims))
         else:
-            edge = self.node("ReduceMean", x, axes=tuple(axes), keepdims=int(keepdims))
+            edge = self.node(op, x, axes=tuple(axes), keepdims=int(keepdims))
         batch = None if x.batch is None or x.batch in axes else kept.index(x.batch)
         return Edge(edge.name, tuple(shape[i] for i in kept), batch)
 

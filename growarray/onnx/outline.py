@@ -38,7 +38,7 @@ class Port(NamedTuple):
 
 @dataclass
 class GraphOutline:
-    """Inputs that are no initializers, outputs, number of nodes by operator, and uses by name of initializer."""
+    """Inputs that are not initializers, outputs, number of nodes by operator, and uses by name of initializer."""
 
     inputs: list[Port] = field(default_factory=list)
     outputs: list[Port] = field(default_factory=list)
@@ -68,7 +68,7 @@ class _Walker:
         return self.found
 
     def _ports(self, graph: Field) -> None:
-        """Inputs and outputs of the outer graph; an initializer may be listed as an input too, and is none."""
+        """Inputs and outputs of the outer graph; an initializer listed as an input does not count."""
         for part in self.wire.parts(graph):
             if part.number in (_INPUT, _OUTPUT):
                 info = self.wire.value_info(part)

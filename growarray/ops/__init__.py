@@ -1,4 +1,4 @@
-"""Pure functions on arrays: every one returns its value and its way back."""
+"""Pure functions on arrays: each returns its value and a pullback."""
 
 from growarray.ops.activation import (
     elu,

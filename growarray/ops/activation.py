@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable
 
 from growarray.backend import Array, kind_of, namespace
-from growarray.backend import erf as error_function
 from growarray.errors import shown
+from growarray.ops.erf import erf as error_function
 
 __all__ = [
     "elu",

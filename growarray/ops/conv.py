@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from growarray.backend import Array, device_of, is_numpy, namespace
 from growarray.contraction import Plan, plan
 from growarray.contraction.geometry import ConvAxis, conv_axes
-from growarray.contraction.keys import frozen
+from growarray.contraction.plan import frozen
 from growarray.contraction.transpose import transpose
 from growarray.errors import ShapeError, shown
 from growarray.ops.sizes import each_axis, whole_number
@@ -59,7 +59,7 @@ def _form(w_shape: Sequence[int], groups: int) -> tuple[str, tuple[int, ...], tu
 def conv_geometry(
     kernel: Sequence[int], stride: Any = 1, padding: Any = 0, dilation: Any = 1, padding_mode: str = "zeros"
 ) -> tuple[ConvAxis, ...]:
-    """Stride, padding and dilation of each spatial axis; raises PlanError where an option does not make sense.
+    """Stride, padding and dilation of each spatial axis; raises PlanError if an option does not make sense.
 
     >>> [axis.before for axis in conv_geometry((3, 5), padding="same")]
     [1, 2]
@@ -79,7 +79,7 @@ def _check_shapes(where: str, x_shape: Sequence[int], w_shape: Sequence[int], gr
     if len(x_shape) != len(w_shape):
         raise ShapeError(
             f"{where}: input has shape {tuple(x_shape)}, weight of shape {tuple(w_shape)} expects "
-            f"(n, c, {', '.join(_names(len(w_shape) - 2))}); add a batch axis with x[None, ...] where it is missing"
+            f"(n, c, {', '.join(_names(len(w_shape) - 2))}); add a batch axis with x[None, ...] if it is missing"
         )
     whole_number(where, "groups", groups, 1)
     if w_shape[0] % groups:
@@ -205,7 +205,7 @@ def _transposed_axes(
         if whole < 1 or size < 1:
             raise ShapeError(
                 f"conv_transpose: input of shape {tuple(x_shape)} gives {whole} positions on an axis with kernel "
-                f"{taps}, stride {axis.stride} and padding {pad}; expected at least 1: lessen the padding"
+                f"{taps}, stride {axis.stride} and padding {pad}; expected at least 1: use less padding"
             )
         reached = whole - max(extra - pad - axis.stride + 1, 0)
         before = pad - max(1 - reached, 0)
@@ -246,7 +246,7 @@ def conv(
     stride, dilation : one number, or one for each axis    groups : blocks of channels that do not mix
     padding : a number, one for each axis, a pair (before, after) for each axis, ``'same'`` or ``'valid'``
     padding_mode : ``'zeros'``, ``'reflect'``, ``'replicate'`` or ``'circular'``
-    Returns y (n, o, *positions) and a pullback ``dy -> (dx, dw, db)``; db is None where b is. ``pullback(dy,
+    Returns y (n, o, *positions) and a pullback ``dy -> (dx, dw, db)``; db is None if b is. ``pullback(dy,
     wrt_x=False)`` leaves dx out (None): the first layer of a network need not compute it; ``wrt_w=False`` dw: a frozen
     weight.
 

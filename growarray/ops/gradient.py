@@ -14,9 +14,9 @@ Vjp = Callable[[Array], Array]
 
 
 def check_gradient(where: str, dy: Array, shape: tuple[int, ...]) -> None:
-    """Raise ``ShapeError`` unless ``dy`` has the shape of the result: another one may broadcast to a wrong gradient.
+    """Raise ``ShapeError`` unless ``dy`` has the shape of the result: another shape may broadcast to a wrong gradient.
 
-    Raises ``TypeError`` where it is no array of real numbers.
+    Raises ``TypeError`` if it is not an array of real numbers.
 
     >>> import numpy as np
     >>> check_gradient("linear", np.ones((2, 3)), (2, 3))

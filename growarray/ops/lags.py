@@ -19,11 +19,26 @@ from typing import NamedTuple
 from growarray.contraction.machine import Machine, machine_for
 from growarray.contraction.problem import Axis
 
-__all__ = ["Lag", "LaggedAxis", "MomentPlan", "Run", "lagged_axis", "moment_plan", "orders", "reads_all"]
+__all__ = [
+    "DEEP",
+    "LARGEST",
+    "MIXED",
+    "Lag",
+    "LaggedAxis",
+    "MomentPlan",
+    "Run",
+    "lagged_axis",
+    "moment_plan",
+    "orders",
+    "reads_all",
+]
 
-_BLOCK = 1 << 22  # bytes of one block of images in float64, both sides: more of them would not stay in the cache
+_BLOCK = 1 << 22  # bytes of one block of images with what is made of them: more would not stay in the cache
 
-_DEEP = 4096  # rows of a product that is long
+LARGEST = 1 << 25  # bytes of a block that is not taken in pieces, however large an image is
+DEEP = 4096  # positions in one product in single precision, which is then added in double
+MIXED = 8  # images that are mixed together; see contraction.kernels
+_MIXING = 8  # gathered elements that mixing one costs
 _CALLS = 4  # calls into the library around one product
 
 Pairs = tuple[tuple[int, int], ...]
@@ -52,7 +67,7 @@ class Lag(NamedTuple):
 
     @property
     def mirrored(self) -> tuple[int, int, int]:
-        """The key of the transposed products, where both sides are one."""
+        """The key of the transposed products, if both sides are the same."""
         return self.right, self.left, -self.lag
 
 
@@ -124,18 +139,20 @@ class MomentPlan:
     """How a moment is summed: the lagged axes, the outer one first; all others are unfolded. Holds no arrays.
 
     lagged : axes    outer, inner : their lags; those of a single position where an axis is not lagged
-    size : bytes of one image in float64    images : of one block    seconds : predicted for all of them
+    single : whether products are made in single precision, from images that are mixed
+    size : bytes of one image with what is made of it    images : of one block    seconds : predicted for all of them
     """
 
     lagged: tuple[int, ...]
     outer: LaggedAxis
     inner: LaggedAxis
+    single: bool
     size: int
     images: int
     seconds: float
 
 
-_SINGLE = Axis("", 1)
+_POINT = Axis("", 1)
 
 
 def orders(axes: int) -> Iterator[tuple[int, ...]]:
@@ -155,18 +172,24 @@ def moment_plan(
     sizes: tuple[int, int, int],
     symmetric: bool,
     lagged: tuple[int, ...] | None = None,
+    single: bool = False,
     device: str = "cpu",
 ) -> MomentPlan:
-    """The cheapest choice of lagged axes, or the given one. ``sizes`` : images, channels left and right.
+    """The cheapest choice of lagged axes, or the given one, in single precision too if ``single`` allows it.
+
+    sizes : images, channels left and right
 
     >>> axes = (Axis("y", 56, 3, 54), Axis("x", 56, 3, 54))
     >>> moment_plan(axes, axes, (32, 64, 64), True).lagged
     (0, 1)
     """
     choices = orders(len(left)) if lagged is None else (lagged,)
-    return min(
-        (_plan(left, right, sizes, symmetric, one, machine_for(device)) for one in choices), key=lambda p: p.seconds
+    precisions = (False, True) if single and sizes[0] >= MIXED else (False,)
+    plans = (
+        _plan(left, right, sizes, symmetric, one, precision, machine_for(device))
+        for one, precision in itertools.product(choices, precisions)
     )
+    return min((p for p in plans if not p.single or p.size * p.images <= LARGEST), key=lambda plan: plan.seconds)
 
 
 def _plan(
@@ -175,29 +198,36 @@ def _plan(
     sizes: tuple[int, int, int],
     symmetric: bool,
     lagged: tuple[int, ...],
+    single: bool,
     machine: Machine,
 ) -> MomentPlan:
-    single = lagged_axis(_SINGLE, _SINGLE)
-    outer, inner = [*(lagged_axis(left[i], right[i]) for i in lagged), single, single][:2]
+    point = lagged_axis(_POINT, _POINT)
+    outer, inner = [*(lagged_axis(left[i], right[i]) for i in lagged), point, point][:2]
     rest = [i for i in range(len(left)) if i not in lagged]
     f, g = (n * math.prod(side[i].taps for i in rest) for n, side in zip(sizes[1:], (left, right), strict=True))
     spread = math.prod(left[i].out for i in rest)
     stored = f * len(outer.phases("left")) * len(inner.phases("left")) * (2 if len(lagged) == 2 else 1)
     stored += 0 if symmetric else g * len(outer.phases("right")) * len(inner.phases("right"))
     stored *= outer.count * inner.count * spread
-    size = 8 * max(stored, 1)
+    itemsize = 4 if single else 8
+    size = itemsize * max(stored, 1)
     images = max(1, min(sizes[0], _BLOCK // size))
+    if single:
+        images = min(max(images, 2 * MIXED), sizes[0]) // MIXED * MIXED
     blocks, half = -(-sizes[0] // images), 0.5 if symmetric else 1.0
     rows = sum(run.stop - run.start for lag in outer.lags for run in lag.runs)
     columns = sum(_depth(run, inner.count) for lag in inner.lags for run in lag.runs)
     calls, sums = (_each(outer, what) * _each(inner, what) for what in ("runs", "pairs"))
-    product = machine.product(1, f, _DEEP, g, 8) / _DEEP if f * g > 1 else machine.element
-    seconds = stored * sizes[0] * 2 * machine.copied
+    product = machine.product(1, f, DEEP, g, itemsize) / DEEP if f * g > 1 else machine.element
+    seconds = stored * sizes[0] * (1 if single else 2) * machine.copied / machine.cores
+    if single:
+        seconds += sum(sizes[1:]) / 2 * math.prod(axis.size for axis in left) * sizes[0] * _MIXING * machine.copied
+    product += _CALLS * machine.call / DEEP if single else 0.0
     seconds += half * rows * columns * spread * sizes[0] * product / machine.cores
     seconds += half * blocks * (calls * _CALLS * machine.call + sums * (machine.call + f * g * 4 * machine.element))
     pairs = math.prod(left[i].taps * right[i].taps for i in lagged)
     seconds += pairs * (_CALLS * machine.call + f * g * 2 * machine.gathered)
-    return MomentPlan(lagged, outer, inner, size, images, seconds)
+    return MomentPlan(lagged, outer, inner, single, size, images, seconds)
 
 
 def reads_all(run: Run, count: int) -> bool:

@@ -18,7 +18,7 @@ def linear(x: Array, w: Array, b: Array | None = None) -> tuple[Array, LinearVjp
     """``y = x w^T + b`` over the last axis of ``x``. Keeps ``x`` and ``w``.
 
     x : (..., d)    w : (o, d)    b : (o,) or None
-    Returns y (..., o) and a pullback ``dy -> (dx, dw, db)``; db is None where b is. ``pullback(dy, wrt_x=False)``
+    Returns y (..., o) and a pullback ``dy -> (dx, dw, db)``; db is None if b is. ``pullback(dy, wrt_x=False)``
     leaves dx out (None): the first layer of a network need not compute it; ``wrt_w=False`` dw: a frozen weight.
 
     Raises

@@ -112,7 +112,9 @@ def cross_entropy(
         raise ShapeError(f"cross_entropy: logits have shape {tuple(logits.shape)}, expected (n, c) or (n, c, ...)")
     q, total = _coefficients(xp, logits, target, weight, label_smoothing, ignore_index)
     if reduction == "mean" and float(total) == 0.0:
-        raise ValueError("cross_entropy: no target counts, so there is no mean; use reduction='sum' for such a batch")
+        raise ValueError(
+            "cross_entropy: every target is ignored, so there is no mean; use reduction='sum' for such a batch"
+        )
     log_p, _ = log_softmax(logits, axis=1)
     # a class that does not count adds 0 even where its log probability is -inf
     losses = -xp.sum(q * xp.where(q == 0.0, xp.zeros_like(q), log_p), axis=1)

@@ -15,20 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, device_of, is_numpy, namespace
-from growarray.contraction.problem import Axis
-from growarray.contraction.threads import run_tasks, settled
-from growarray.contraction.windows import window
+from growarray.backend import Array, asarray, assign, device_of, is_numpy, namespace
+from growarray.contraction.routines.windows import window
 from growarray.errors import ShapeError, shown
-from growarray.ops.lags import Lag, MomentPlan, Pairs, Run, moment_plan, orders, reads_all
+from growarray.ops.lags import DEEP, LARGEST, MIXED, Lag, MomentPlan, Pairs, Run, moment_plan, orders, reads_all
+from growarray.ops.phases import Maps, channel_blocks, phase_maps, run_shared
 from growarray.ops.windows import Windows
 
 __all__ = ["window_moment"]
 
-_LARGEST = 1 << 25  # bytes in float64 from which on an image is taken in pieces
-_SHARED = 3  # products from which on each has one thread; fewer are left to the threads of BLAS
+_SQUARES = (1e-20, 1e37)  # sums of squares between which products in single precision neither vanish nor overflow
 
-Maps = dict[tuple[int, int], Array]
 Totals = dict[tuple[int, int, int, int], Array]
 
 
@@ -36,9 +33,10 @@ def window_moment(left: Windows, right: Windows | None = None, *, lagged: Sequen
     """Sum over images and output positions of ``left^T right``, float64; ``right=None`` is ``left``.
 
     lagged : at most two axes that are not unfolded, the outer one first, ``()`` to unfold all; None for the cheapest
-    Returns (left.width, right.width), in float64 whatever the dtype of the arrays. All choices give the same, to
-    rounding: every product is made and summed in float64. A gradient (n, o, *positions) takes part as windows with a
-    kernel of ones: with it the moment is the gradient of the weight, transposed.
+    Returns (left.width, right.width) in float64 whatever the dtype of the arrays, and whatever the choice of axes:
+    exact to the rounding of float64, but for float32 arrays of NumPy to 1e-6 of the largest entry, as
+    :func:`growarray.growing.cross_moment` is. A gradient (n, o, *positions) takes part as windows with a kernel of
+    ones: with it the moment is the gradient of the weight, transposed.
 
     Raises
     ------
@@ -62,12 +60,9 @@ def window_moment(left: Windows, right: Windows | None = None, *, lagged: Sequen
     _check(left, right, lagged)
     totals: Totals = {}
     for one, other, plan in _pieces(left, right, symmetric, None if lagged is None else tuple(lagged)):
-        for start in range(0, left.samples, plan.images):
-            images = slice(start, start + plan.images)
-            maps = _maps(xp, one, images, plan, "left")
-            others = maps if symmetric else _maps(xp, other, images, plan, "right")
-            _add(xp, totals, maps, others, plan, symmetric)
-    return _bordered(xp, _assembled(xp, totals, left, right, plan.lagged, symmetric), left, right)
+        for images in _blocks(left.samples, plan):
+            _add_images(xp, totals, one, None if symmetric else other, images, plan)
+    return _assembled(xp, totals, left, right, plan.lagged, symmetric)
 
 
 def _check(left: Windows, right: Windows, lagged: Sequence[int] | None) -> None:
@@ -93,53 +88,47 @@ def _pieces(
     """Both sides and their plan; in pieces along the axis with most outputs if an image is large."""
     sizes = (left.samples, int(left.array.shape[1]), int(right.array.shape[1]))
     device = "cpu" if is_numpy(left.array) else "gpu"
-    plan = moment_plan(left.axes, right.axes, sizes, symmetric, lagged, device)
+    narrow = all(is_numpy(w.array) and w.array.dtype == np.float32 for w in (left, right))
+    plan = moment_plan(left.axes, right.axes, sizes, symmetric, lagged, narrow, device)
+    if plan.single and not all(map(_is_moderate, (left.array,) if symmetric else (left.array, right.array))):
+        plan = moment_plan(left.axes, right.axes, sizes, symmetric, lagged, False, device)
     outs = left.positions
     longest = outs.index(max(outs))
-    count = max(1, min(outs[longest], -(-plan.size // _LARGEST)))
+    count = max(1, min(outs[longest], -(-plan.size * plan.images // LARGEST)))
     for i in range(count):
         if count > 1:
             cut = [slice(0, out) for out in outs]
             cut[longest] = slice(outs[longest] * i // count, outs[longest] * (i + 1) // count)
             one, other = left.cropped(cut), right.cropped(cut)
-            plan = moment_plan(one.axes, other.axes, sizes, symmetric, plan.lagged, device)
+            plan = moment_plan(one.axes, other.axes, sizes, symmetric, plan.lagged, plan.single, device)
         else:
             one, other = left, right
         yield one, other, plan
 
 
-def _maps(xp: Any, w: Windows, images: slice, plan: MomentPlan, side: str) -> Maps:
-    """The phases of the lagged axes that this side needs."""
-    x = w.array[images, ...]
-    phases = itertools.product(plan.outer.phases(side), plan.inner.phases(side))
-    return {both: _gathered(xp, x, w.axes, plan, both) for both in phases}
+def _is_moderate(x: np.ndarray) -> bool:
+    """Whether all values are finite, and their products neither vanish nor overflow in single precision."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(_SQUARES[0] < np.vdot(x, x) < _SQUARES[1])
 
 
-def _gathered(xp: Any, x: Array, axes: Sequence[Axis], plan: MomentPlan, phases: tuple[int, int]) -> Array:
-    """One phase in float64: (c and taps of the unfolded axes, rows, images and outputs of those axes, columns)."""
-    read = list(axes)
-    for i, lagged, phase in zip(plan.lagged, (plan.outer, plan.inner), phases, strict=False):
-        before = axes[i].before - phase - lagged.first * axes[i].stride
-        read[i] = axes[i]._replace(taps=1, out=lagged.count, before=before, dilation=1)
-    rest = [i for i in range(len(axes)) if i not in plan.lagged]
-    order = [*plan.lagged[:1], None, *rest, *plan.lagged[1:]]
-    source = xp.permute_dims(x, (1, *(0 if i is None else i + 2 for i in order)))
-    taps = [read[i].taps for i in rest]
-    outs = [x.shape[0] if i is None else read[i].out for i in order]
-    target = xp.zeros((x.shape[1], *taps, *outs), dtype=xp.float64, device=device_of(x))
-    for chosen in itertools.product(*map(range, taps)):
-        tap = dict(zip(rest, chosen, strict=True))
-        found = [
-            (0, outs[k], slice(None)) if i is None else window(read[i], tap.get(i, 0), 0, read[i].out)
-            for k, i in enumerate(order)
-        ]
-        piece = source[(slice(None), *(part for _, _, part in found))]
-        into = (slice(None), *chosen, *(slice(low, high) for low, high, _ in found))
-        target[into] = piece if is_numpy(piece) else xp.astype(piece, xp.float64)
-    return xp.reshape(target, (x.shape[1] * math.prod(taps), plan.outer.count, -1, plan.inner.count))
+def _blocks(count: int, plan: MomentPlan) -> Iterator[slice]:
+    """Images taken together; those that are too few to be mixed are the last."""
+    mixable = count - count % MIXED if plan.single else count
+    for start in range(0, mixable, plan.images):
+        yield slice(start, min(start + plan.images, mixable))
+    if mixable < count:
+        yield slice(mixable, count)
 
 
-def _add(xp: Any, totals: Totals, maps: Maps, others: Maps, plan: MomentPlan, symmetric: bool) -> None:
+def _add_images(xp: Any, totals: Totals, left: Windows, right: Windows | None, images: slice, plan: MomentPlan) -> None:
+    lefts = phase_maps(xp, left, images, plan, "left")
+    rights = lefts if right is None else phase_maps(xp, right, images, plan, "right")
+    for maps, others in zip(lefts, rights, strict=True):
+        _add(xp, totals, maps, others, plan, symmetric=right is None)
+
+
+def _add(xp: Any, totals: Totals, maps: Maps, others: Maps, plan: MomentPlan, *, symmetric: bool) -> None:
     """Add the products of one block of images; if both sides are one, of two mirrored lags only one."""
     for inner in plan.inner.lags:
         for run in inner.runs:
@@ -159,11 +148,7 @@ def _add(xp: Any, totals: Totals, maps: Maps, others: Maps, plan: MomentPlan, sy
                         rights[outer.right] = _right(xp, others[outer.right, inner.right], run, inner.lag)
                     right = rights[outer.right]
                 tasks.append(partial(_products, xp, totals, left, right, outer, run.pairs, shift))
-            if len(tasks) >= _SHARED and is_numpy(left):
-                settled(partial(run_tasks, tasks))
-            else:
-                for task in tasks:
-                    task()
+            run_shared(tasks)
 
 
 def _left(xp: Any, maps: Array, run: Run) -> Array:
@@ -172,10 +157,8 @@ def _left(xp: Any, maps: Array, run: Run) -> Array:
         return _strip(xp, maps, run.start, run.stop)
     if (run.start, run.stop) == (0, maps.shape[-1]):
         return maps
-    kept = xp.asarray(maps, copy=True)
-    kept[..., : run.start] = 0.0
-    kept[..., run.stop :] = 0.0
-    return kept
+    kept = assign(xp.asarray(maps, copy=True), (..., slice(0, run.start)), 0.0)
+    return assign(kept, (..., slice(run.stop, None)), 0.0)
 
 
 def _right(xp: Any, maps: Array, run: Run, lag: int) -> Array:
@@ -190,56 +173,77 @@ def _products(xp: Any, totals: Totals, left: Array, right: Array, outer: Lag, in
     """The products of one lag, of each run of rows one, added to the totals of the pairs of taps that sum over it."""
     width = math.prod(left.shape[2:])
     ahead = outer.lag * width + shift
-    a, b = (xp.reshape(x, (x.shape[0], -1)) for x in (left, right))
+    a, b = (xp.reshape(x, (x.shape[0], math.prod(x.shape[1:]))) for x in (left, right))
     for run in outer.runs:
         start, stop = max(run.start * width, -ahead), min(run.stop * width, a.shape[1] - ahead)
-        part = a[:, start:stop] @ xp.matrix_transpose(b[:, start + ahead : stop + ahead])
-        for (s, t), (u, v) in itertools.product(run.pairs, inner):
+        part = _product(xp, a[:, start:stop], b[:, start + ahead : stop + ahead])
+        for index, ((s, t), (u, v)) in enumerate(itertools.product(run.pairs, inner)):
             held = totals.get((s, u, t, v))
-            totals[s, u, t, v] = part if held is None else held + part
+            if held is not None:
+                totals[s, u, t, v] = assign(held, ..., part, add=True)
+            else:  # each pair is added to apart from now on
+                totals[s, u, t, v] = xp.asarray(part, copy=True) if index else part
+
+
+def _product(xp: Any, a: Array, b: Array) -> Array:
+    """``a b^T`` in float64; in pieces if the product itself is made in single precision."""
+    if a.dtype == xp.float64:
+        return a @ xp.matrix_transpose(b)
+    total = xp.zeros((a.shape[0], b.shape[0]), dtype=xp.float64)
+    for start in range(0, a.shape[1], DEEP):
+        total += a[:, start : start + DEEP] @ xp.matrix_transpose(b[:, start : start + DEEP])
+    return total
 
 
 def _assembled(
     xp: Any, totals: Totals, left: Windows, right: Windows, lagged: tuple[int, ...], symmetric: bool
 ) -> Array:
-    """Blocks of pairs of taps as one matrix, features (c, *taps) on both sides."""
+    """The blocks of all pairs of taps as one matrix, with what the columns of ones have with every feature."""
+    out = xp.zeros((left.width, right.width), dtype=xp.float64, device=device_of(left.array))
     shapes = [(int(w.array.shape[1]), *(axis.taps for axis in w.axes)) for w in (left, right)]
-    out = xp.zeros((*shapes[0], *shapes[1]), dtype=xp.float64, device=device_of(left.array))
-    places: list[dict[tuple[int, ...], tuple[Any, ...]]] = []
-    for w in (left, right):
-        taps = itertools.product(*(range(w.axes[i].taps) for i in lagged))
-        places.append({})
-        for chosen in taps:
-            at = dict(zip(lagged, chosen, strict=True))
-            place = (slice(None), *(at.get(i, slice(None)) for i in range(len(w.axes))))
-            places[-1][(*chosen, 0, 0)[:2]] = place
-    blocks = [tuple(n for i, n in enumerate(shape) if i - 1 not in lagged) for shape in shapes]
+    sizes = [math.prod(shape) for shape in shapes]
+    inside = (slice(sizes[0]), slice(sizes[1]))
+    whole = (*shapes[0], *shapes[1])
+    grid = np.reshape(out[inside], whole) if is_numpy(out) else xp.zeros(whole, dtype=out.dtype, device=out.device)
+    places = [_places(w, lagged) for w in (left, right)]
     for key in list(totals):
         block, one, other = totals.pop(key), key[:2], key[2:]
-        out[(*places[0][one], *places[1][other])] = xp.reshape(block, (*blocks[0], *blocks[1]))
+        both = [(one, other, block)]
         if symmetric and one != other:
-            mirrored = xp.reshape(xp.matrix_transpose(block), (*blocks[1], *blocks[0]))
-            out[(*places[1][other], *places[0][one])] = mirrored
-    return xp.reshape(out, (math.prod(shapes[0]), math.prod(shapes[1])))
-
-
-def _bordered(xp: Any, moment: Array, left: Windows, right: Windows) -> Array:
-    """The moment with what the columns of ones have with every feature."""
-    column = _sums(xp, left) if right.bias else None
-    if column is not None:
-        moment = xp.concat([moment, column[:, None]], axis=1)
+            both.append((other, one, xp.matrix_transpose(block)))
+        for row, column, found in both:
+            place = (*places[0][row], *places[1][column])
+            grid = assign(grid, place, xp.reshape(found, grid[place].shape))
+    if not is_numpy(out):
+        out = assign(out, inside, xp.reshape(grid, (sizes[0], sizes[1])))
+    if right.bias:
+        out = assign(out, (inside[0], sizes[1]), _sums(xp, left))
     if left.bias:
-        row = column if column is not None and left is right else _sums(xp, right)
-        if right.bias:
-            count = asarray(np.full(1, float(right.samples * math.prod(right.positions))), like=row)
-            row = xp.concat([row, count])
-        moment = xp.concat([moment, row[None, :]], axis=0)
-    return moment
+        row = out[inside[0], sizes[1]] if symmetric else _sums(xp, right)
+        out = assign(out, (sizes[0], inside[1]), row)
+    if left.bias and right.bias:
+        out = assign(out, (sizes[0], sizes[1]), float(right.samples * math.prod(right.positions)))
+    return out
+
+
+def _places(w: Windows, lagged: tuple[int, ...]) -> dict[tuple[int, ...], tuple[Any, ...]]:
+    """Where the features of a pair of lagged taps, or of one tap and 0, lie among (c, *taps)."""
+    places = {}
+    for chosen in itertools.product(*(range(w.axes[i].taps) for i in lagged)):
+        at = dict(zip(lagged, chosen, strict=True))
+        places[(*chosen, 0, 0)[:2]] = (slice(None), *(at.get(i, slice(None)) for i in range(len(w.axes))))
+    return places
 
 
 def _sums(xp: Any, w: Windows) -> Array:
     """Sum of each feature over images and outputs: of each position over the images, then of those that a tap reads."""
-    sums = xp.sum(w.array, axis=0, dtype=xp.float64)
+    parts: dict[int, Array] = {}
+
+    def add(channels: slice) -> None:
+        parts[channels.start] = xp.sum(w.array[:, channels, ...], axis=0, dtype=xp.float64)
+
+    run_shared([partial(add, channels) for channels in channel_blocks(w.array)])
+    sums = xp.concat([parts[start] for start in sorted(parts)])
     for axis in w.axes:
         reads = np.zeros((axis.size, axis.taps))
         for tap in range(axis.taps):

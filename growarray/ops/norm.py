@@ -38,7 +38,7 @@ def _affine(z: Array, weight: Array | None, bias: Array | None) -> Array:
 
 
 def _sum(xp: Any, x: Array, axes: tuple[int, ...]) -> Array:
-    """Sum over ``axes``; a copy where there are none (not every library takes an empty tuple)."""
+    """Sum over ``axes``; a copy if there are none (not every library takes an empty tuple)."""
     return xp.sum(x, axis=axes) if axes else xp.asarray(x, copy=True)
 
 
@@ -61,7 +61,7 @@ def layer_norm(
     """``y = (x - mean) / sqrt(var + eps) * weight + bias`` over the last ``normalized_ndim`` axes of each sample.
 
     x : (..., *s)    weight, bias : s or None, with s of ``normalized_ndim`` axes; the variance is the biased one
-    Returns y, shaped like x, and a pullback ``dy -> (dx, dweight, dbias)``, None where the input is None.
+    Returns y, shaped like x, and a pullback ``dy -> (dx, dweight, dbias)``, None if the input is None.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def batch_norm(
     x : (n, c) or (n, c, *)    weight, bias, mean, var : (c,) or None
     In training mean and var are functions of the batch, :func:`batch_statistics` of it (computed here unless
     given), and the pullback goes through them; in evaluation they are given constants.
-    Returns y, shaped like x, and a pullback ``dy -> (dx, dweight, dbias)``, None where the input is None.
+    Returns y, shaped like x, and a pullback ``dy -> (dx, dweight, dbias)``, None if the input is None.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def group_norm(
     """``y = (x - mean) / sqrt(var + eps) * weight + bias``, mean and variance over each of g groups of channels.
 
     x : (n, c) or (n, c, *)    weight, bias : (c,) or None
-    Returns y, shaped like x, and a pullback ``dy -> (dx, dweight, dbias)``, None where the input is None.
+    Returns y, shaped like x, and a pullback ``dy -> (dx, dweight, dbias)``, None if the input is None.
 
     Raises
     ------
@@ -184,7 +184,7 @@ def group_norm(
     axes, spread = _channel_axes("group_norm", x)
     n, c, *rest = x.shape
     if num_groups < 1 or c % num_groups:
-        raise ShapeError(f"group_norm: {c} channels cannot be cut into {num_groups} groups of equal size")
+        raise ShapeError(f"group_norm: {c} channels cannot be split into {num_groups} groups of equal size")
     _check_affine("group_norm", (c,), weight=weight, bias=bias)
     grouped = (n, num_groups, c // num_groups * math.prod(rest))
     rows, inverse = _standardise(xp, xp.reshape(x, grouped), (2,), eps)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
-from growarray.backend import Array, device_of, namespace
+from growarray.backend import Array, assign, device_of, namespace
 from growarray.contraction.checks import is_whole
 from growarray.errors import ShapeError, shown
 from growarray.ops.gradient import chained, check_gradient
@@ -29,7 +29,7 @@ Padding = int | Sequence[int | Sequence[int]]
 class PoolAxis:
     """Windows along one axis: window ``i`` and tap ``k`` read the input at ``i stride + k dilation - padding``.
 
-    ``after`` is the padding behind the input where it is another than ``padding``, that in front of it.
+    ``after`` is the padding behind the input if it differs from ``padding``, that in front of it.
 
     >>> PoolAxis(kernel=3, stride=2, padding=1).output_size(56)
     28
@@ -52,7 +52,7 @@ class PoolAxis:
         return self.dilation * (self.kernel - 1) + 1
 
     def output_size(self, size: int, ceil_mode: bool = False) -> int:
-        """Number of windows over ``size`` positions; below 1 where not one fits.
+        """Number of windows over ``size`` positions; below 1 if none fits.
 
         With ``ceil_mode`` a last window may leave the padded input, if it starts in the input or the left padding.
         """
@@ -92,7 +92,7 @@ def pool_axes(
     Each option is one number, or a sequence with one for each axis; ``where`` begins the messages. An entry of a
     sequence of paddings may be a pair (before, after), as ONNX has it.
 
-    Raises TypeError where an option is not a whole number, ValueError where one is out of range or has a wrong
+    Raises TypeError if an option is not a whole number, ValueError if one is out of range or has a wrong
     number of entries, where a padding is more than half of the kernel, or one of a pair as large as the window.
 
     >>> [axis.stride for axis in pool_axes("doc", 2, kernel_size=(2, 3))]
@@ -121,7 +121,7 @@ def pool_axes(
 def adaptive_sizes(where: str, axes: int, output_size: int | Sequence[int | None] | None) -> tuple[int | None, ...]:
     """One output size for each of ``axes`` spatial axes; None keeps the size of the input.
 
-    Raises TypeError where a size is not a whole number or None, ValueError where one is below 1 or their number
+    Raises TypeError if a size is not a whole number or None, ValueError if one is below 1 or their number
     is another than ``axes``.
 
     >>> adaptive_sizes("doc", 2, 7), adaptive_sizes("doc", 2, (None, 3))
@@ -153,7 +153,7 @@ def _check_input(where: str, x: Array) -> Any:
     if x.ndim < 3:
         raise ShapeError(
             f"{where}: input has shape {tuple(x.shape)}, expected (n, c, *spatial) with at least one spatial axis; "
-            "add a batch axis with x[None, ...] where it is missing"
+            "add a batch axis with x[None, ...] if it is missing"
         )
     if 0 in x.shape[2:]:
         raise ShapeError(
@@ -187,18 +187,16 @@ def _zeros(xp: Any, like: Array, shape: tuple[int, ...]) -> Array:
     return xp.zeros(shape, dtype=like.dtype, device=device_of(like))
 
 
-def _spread(dx: Array, axis: int, window: PoolAxis, out: int, shares: Iterable[Array], fresh: bool = True) -> None:
-    """Add ``shares``, for each tap what it passes on of each of ``out`` windows, to the positions that it meets.
+def _spread(dx: Array, axis: int, window: PoolAxis, out: int, shares: Iterable[Array], fresh: bool = True) -> Array:
+    """``dx`` with ``shares``, for each tap what it passes on of each of ``out`` windows, added where it meets ``dx``.
 
     ``fresh`` says that ``dx`` is 0. Then the first taps, of which no two ever meet at one position, write in place
     of adding, which takes a quarter of the time.
     """
     alone = window.stride // math.gcd(window.stride, window.dilation) if fresh else 0
     for k, ((windows, positions), share) in enumerate(zip(window.taps(dx.shape[axis], out), shares, strict=False)):
-        if k < alone:
-            dx[_at(axis, positions)] = share[_at(axis, windows)]
-        else:
-            dx[_at(axis, positions)] += share[_at(axis, windows)]
+        dx = assign(dx, _at(axis, positions), share[_at(axis, windows)], add=k >= alone)
+    return dx
 
 
 def _max_along(xp: Any, x: Array, axis: int, window: PoolAxis, out: int) -> tuple[Array, Vjp]:
@@ -211,27 +209,25 @@ def _max_along(xp: Any, x: Array, axis: int, window: PoolAxis, out: int) -> tupl
         if windows == slice(0, out):  # a copy: maxima and comparisons of strided rows take four times as long
             return xp.asarray(x[_at(axis, positions)], copy=True)
         values = xp.full(grown, -math.inf, dtype=x.dtype, device=device_of(x))
-        values[_at(axis, windows)] = x[_at(axis, positions)]
-        return values
+        return assign(values, _at(axis, windows), x[_at(axis, positions)])
 
-    small = xp.uint8 if window.kernel <= 2**8 else xp.uint16 if window.kernel <= 2**16 else xp.uint32
+    small = xp.uint8 if window.kernel <= 2**8 else xp.int16 if window.kernel < 2**15 else xp.int32
     best = tap(window.kernel - 1)
     winner = xp.zeros(grown, dtype=small, device=device_of(x))  # counted from the tap that was looked at last
     for k in reversed(range(window.kernel - 1)):  # from the last tap on, so that the first of equal ones wins
         values = tap(k)
         behind = values < best
         behind |= xp.isnan(best)  # as in torch the last NaN of a window keeps the gradient
-        behind[_at(axis, slice(0, taps[k][0].start))] = True  # padding never wins, not even against -inf
+        padded = _at(axis, slice(0, taps[k][0].start))
+        behind = assign(behind, padded, True)  # padding never wins, not even against -inf
         winner += 1
         winner *= xp.astype(behind, small)
         best = xp.maximum(values, best)
 
     def vjp(dy: Array) -> Array:
-        dx = _zeros(xp, dy, shape)
         nothing = xp.zeros((), dtype=dy.dtype, device=device_of(dy))  # not a product: 0 times infinity is not a number
         shares = (xp.where(winner == k, dy, nothing) for k in range(window.kernel))
-        _spread(dx, axis, window, out, shares)
-        return dx
+        return _spread(_zeros(xp, dy, shape), axis, window, out, shares)
 
     return best, vjp
 
@@ -251,8 +247,8 @@ def max_pool(
     Returns y (n, c, *windows) and a pullback. As in torch padding never wins, the gradient goes to the first maximum
     of a window in reading order, and a NaN makes the maximum NaN; a window that holds padding only is -inf.
 
-    Raises ShapeError where ``x`` has no spatial axis, an empty one, or one on which no window fits; TypeError where
-    ``x`` does not hold real floats or an option is no whole number; ValueError where an option is out of range.
+    Raises ShapeError if ``x`` has no spatial axis, an empty one, or one on which no window fits; TypeError if
+    ``x`` does not hold real floats or an option is not a whole number; ValueError if an option is out of range.
 
     >>> import numpy as np
     >>> y, pullback = max_pool(np.array([[[1.0, 3.0, 2.0, 2.0]]]), 2)
@@ -273,7 +269,7 @@ def _sum_along(xp: Any, x: Array, axis: int, window: PoolAxis, out: int) -> Arra
     """Sum of each window along one axis; padding counts as 0."""
     y = _zeros(xp, x, _resized(x, axis, out))
     for windows, positions in window.taps(x.shape[axis], out):
-        y[_at(axis, windows)] += x[_at(axis, positions)]
+        y = assign(y, _at(axis, windows), x[_at(axis, positions)], add=True)
     return y
 
 
@@ -294,8 +290,8 @@ def avg_pool(
     Returns y (n, c, *windows) and a pullback. As in torch the sum is divided by ``divisor_override`` where that is
     given, else by the positions of the window: in the padded input, or without ``count_include_pad`` in the input.
 
-    Raises ShapeError where ``x`` has no spatial axis, an empty one, or one on which no window fits; TypeError where
-    ``x`` does not hold real floats or an option is no whole number; ValueError where an option is out of range.
+    Raises ShapeError if ``x`` has no spatial axis, an empty one, or one on which no window fits; TypeError if
+    ``x`` does not hold real floats or an option is not a whole number; ValueError if an option is out of range.
 
     >>> import numpy as np
     >>> y, pullback = avg_pool(np.array([[[1.0, 3.0, 2.0, 2.0]]]), 2)
@@ -321,9 +317,7 @@ def avg_pool(
         check_gradient("avg_pool", dy, x.shape)
         dy = dy / divisor
         for i in reversed(range(len(axes))):
-            dx = _zeros(xp, dy, shapes[i])
-            _spread(dx, i + 2, axes[i], sizes[i], repeat(dy))
-            dy = dx
+            dy = _spread(_zeros(xp, dy, shapes[i]), i + 2, axes[i], sizes[i], repeat(dy))
         return dy
 
     return x / divisor, vjp
@@ -345,13 +339,13 @@ def _adaptive_along(xp: Any, x: Array, axis: int, out: int) -> tuple[Array, Vjp]
     shape, repeats = tuple(x.shape), math.gcd(x.shape[axis], out)
     y = _zeros(xp, x, _resized(x, axis, out))
     for outputs, window in _adaptive_windows(shape[axis], out):
-        y[_at(axis, outputs)] = _sum_along(xp, x, axis, window, repeats) / window.kernel
+        y = assign(y, _at(axis, outputs), _sum_along(xp, x, axis, window, repeats) / window.kernel)
 
     def vjp(dy: Array) -> Array:
         dx = _zeros(xp, dy, shape)
         for outputs, window in _adaptive_windows(shape[axis], out):
             shares = repeat(dy[_at(axis, outputs)] / window.kernel)
-            _spread(dx, axis, window, repeats, shares, fresh=repeats == out)
+            dx = _spread(dx, axis, window, repeats, shares, fresh=repeats == out)
         return dx
 
     return y, vjp
@@ -373,8 +367,8 @@ def adaptive_avg_pool(x: Array, output_size: int | Sequence[int | None] | None) 
     Returns y (n, c, *output_size) and a pullback. As in torch window i of o over L positions is floor(i L / o) to
     ceil((i + 1) L / o), so windows overlap where o does not divide L, and repeat positions where o > L.
 
-    Raises ShapeError where ``x`` has no spatial axis or an empty one; TypeError where ``x`` does not hold real floats
-    or a size is no whole number; ValueError where a size is below 1, or their number is not that of spatial axes.
+    Raises ShapeError if ``x`` has no spatial axis or an empty one; TypeError if ``x`` does not hold real floats
+    or a size is not a whole number; ValueError if a size is below 1, or their number is not that of spatial axes.
 
     >>> import numpy as np
     >>> y, pullback = adaptive_avg_pool(np.array([[[1.0, 3.0, 5.0]]]), 2)

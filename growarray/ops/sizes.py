@@ -12,7 +12,7 @@ __all__ = ["each_axis", "whole_number"]
 
 
 def whole_number(where: str, option: str, value: Any, least: int) -> int:
-    """``value`` as an int; raises TypeError where it is no whole number, ValueError where it is below ``least``.
+    """``value`` as an int; raises TypeError if it is not a whole number, ValueError if it is below ``least``.
 
     >>> whole_number("doc", "groups", 2, least=1)
     2
@@ -27,7 +27,7 @@ def whole_number(where: str, option: str, value: Any, least: int) -> int:
 def each_axis(where: str, option: str, value: Any, axes: int, least: int) -> tuple[int, ...]:
     """One whole number for each axis, none below ``least``, from one for all or a sequence.
 
-    Raises TypeError where one is no whole number, ValueError where one is too small or there are not ``axes``.
+    Raises TypeError if one is not a whole number, ValueError if one is too small or their number is not ``axes``.
 
     >>> each_axis("doc", "kernel_size", 3, axes=2, least=1)
     (3, 3)

@@ -9,7 +9,7 @@ from typing import Any
 
 from growarray.backend import Array, namespace
 from growarray.contraction.problem import Axis
-from growarray.contraction.windows import window
+from growarray.contraction.routines.windows import window
 from growarray.errors import ShapeError, shown
 from growarray.ops.conv import conv_geometry
 from growarray.ops.sizes import each_axis
@@ -76,16 +76,16 @@ class Windows:
 def windows(
     array: Array, kernel: Sequence[int], *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, bias: bool = False
 ) -> Windows:
-    """The windows of a convolution's input (n, c, *sizes), zeros around it; options as for :func:`ops.conv`.
+    """The windows of a convolution's input (n, c, *sizes), zeros around it; options as for :func:`growarray.ops.conv`.
 
     Raises
     ------
     ShapeError
-        The array has not one spatial axis for each number of the kernel.
+        The number of spatial axes is not that of the kernel.
     PlanError
         An option does not make sense, or the kernel is larger than the padded input.
     TypeError
-        The array is none, or does not hold real numbers.
+        The input is not an array of real numbers.
 
     Examples
     --------

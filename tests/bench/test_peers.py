@@ -4,7 +4,6 @@ import subprocess
 import sys
 import types
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from growarray.cli.bench.candidates import candidates_for
 from growarray.cli.bench.layer import Layer, layer_from
 from growarray.cli.bench.measure import Peer
 from growarray.cli.bench.report import measure_layer
-from tests.cli.test_extra import ENVIRONMENT
+from tests.bench.checkout import ENVIRONMENT, ROOT
 
 measured = partial(measure_layer, beside=peers.peers_for)
 
@@ -70,14 +69,14 @@ def test_an_order_that_torch_does_not_know_is_left_out(monkeypatch):
 
 
 def test_the_command_is_that_of_the_package_with_the_other_libraries():
-    root, program = Path(peers.__file__).parents[1], "import sys; sys.modules['torch'] = None; import runpy; "
+    program = "import sys; sys.modules['torch'] = None; import runpy; "
     program += "runpy.run_module('bench', run_name='__main__', alter_sys=True)"
     options = ["--in", "3", "--out", "3", "--size", "5", "--rank", "2", "--repeat", "1", "--paths", "2"]
     command = [sys.executable, "-c", program, "paths", *options]
-    done = subprocess.run(command, cwd=root, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "forward + backward" in done.stdout
     assert "torch is not installed: no comparison with it and TensorLy-Torch" in done.stdout
-    refused = subprocess.run([*command, "--seed", "-1"], cwd=root, env=ENVIRONMENT, capture_output=True, text=True)
+    refused = subprocess.run([*command, "--seed", "-1"], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert refused.returncode == 2
     assert refused.stderr == "python -m bench paths: --seed: expected at least 0, found -1\n"

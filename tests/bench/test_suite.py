@@ -3,13 +3,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from bench import suite as module
 from bench.suite import CASES, QUICK, Case, chosen_cases, median_ratio, report, run, suite_summary
-from tests.cli.test_extra import ENVIRONMENT
+from tests.bench.checkout import ENVIRONMENT, ROOT
 
 SMALL = (Case("cp", 3, 4, "3x3", "6x6", 1, 2, 0.5), Case("tt", 3, 4, "3", "12", 2, 1, 1.0))
 
@@ -72,9 +71,9 @@ def test_a_round_that_was_slow_for_both_does_not_count():
 
 
 def test_the_suite_runs_from_the_command_line_and_is_written(tmp_path):
-    root, file = Path(module.__file__).parents[1], tmp_path / "suite.json"
+    file = tmp_path / "suite.json"
     command = [sys.executable, "-m", "bench", "suite", "--quick", "--cases", "10", "--json", str(file)]
-    done = subprocess.run(command, cwd=root, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "| 10 | cp 0.5, 512 -> 512, 3x3 on 7x7, batch 1 |" in done.stdout
     assert [case["number"] for case in json.loads(file.read_text())["suite"]["cases"]] == [10]

@@ -165,7 +165,7 @@ def test_shared_arrays_are_noted_and_written_in_full(tmp_path, suffix):
             "records": ({"w": np.zeros(1, "f4,i4")}, TypeError, "'w' has the dtype"),
             "dates": ({"w": np.zeros(1, "M8[s]")}, TypeError, r"datetime64\[s\]"),
             "long double": ({"w": np.zeros(1, np.longdouble)}, TypeError, "'w' has the dtype"),
-            "ragged": ({"w": [[1], [2, 3]]}, TypeError, "'w' is no array"),
+            "ragged": ({"w": [[1], [2, 3]]}, TypeError, "'w' is not an array"),
             "dictionary": ({"w": {"a": 1}}, TypeError, "'w'"),
             "number as name": ({1: np.ones(1)}, TypeError, "expected strings as names, found 1"),
             "lone surrogate": ({"\ud800": np.ones(1)}, ValueError, "lone surrogate"),

@@ -86,7 +86,7 @@ END = len(PLAIN) - 22
                 "lies outside",
             ),
             "overlap": (patched(PLAIN, central(PLAIN, 1) + 42, "<L", 0), "overlaps what follows"),
-            "twice": (PLAIN.replace(b"m/b", b"m/a"), "is there twice"),
+            "twice": (PLAIN.replace(b"m/b", b"m/a"), "appears twice"),
             "up": (PLAIN.replace(b"m/a", b"../"), "not a plain relative name"),
             "absolute": (PLAIN.replace(b"m/a", b"/ma"), "not a plain relative name"),
             "backslash": (PLAIN.replace(b"m/a", b"m\\a"), "not a plain relative name"),

@@ -19,6 +19,7 @@ def test_equations_of_the_formats():
     assert equation("cp") == "n c y x, r, o r, c r, y r, x r -> n o y x | y, x"
     assert equation("tucker") == "n c y x, r_o r_c r_y r_x, o r_o, c r_c, y r_y, x r_x -> n o y x | y, x"
     assert equation("tt") == "n c y x, c b1, b1 y b2, b2 x b3, b3 o -> n o y x | y, x"
+    assert equation("tr") == "n c y x, b0 o b1, b1 c b2, b2 y b3, b3 x b0 -> n o y x | y, x"
     assert equation("dense", kernel="3x3x3") == "n c z y x, o c z y x -> n o z y x | z, y, x"
 
 
@@ -47,7 +48,7 @@ def test_the_output_has_entries_of_about_one(kind):
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.1, 0.25, 0.5, 1.0])
-@pytest.mark.parametrize("kind", ["cp", "tucker", "tt"])
+@pytest.mark.parametrize("kind", ["cp", "tucker", "tt", "tr"])
 def test_a_fraction_is_one_of_the_dense_parameters(kind, fraction):
     layer = layer_from({"format": kind, "in": 128, "out": 96, "size": 8, "rank": fraction})
     assert layer.parameters / layer.dense_parameters == pytest.approx(fraction, rel=0.2)
@@ -60,6 +61,8 @@ def test_known_ranks():
     assert ranks_for("tucker", 64, 32, (3, 5), 16) == (16, 16, 3, 5)
     assert ranks_for("tt", 64, 32, (3, 5), 1000) == (32, 96, 64)
     assert ranks_for("tt", 64, 32, (3, 5), (4, 5, 6)) == (4, 5, 6)
+    assert ranks_for("tr", 64, 32, (3, 5), 0.1) == (5, 5, 5, 5)
+    assert ranks_for("tr", 64, 32, (3, 5), 1000) == (8, 8, 120, 40)
     assert ranks_for("dense", 64, 32, (3, 5), 7) == ()
 
 
@@ -103,7 +106,7 @@ def test_files_that_are_refused(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"format": "cpd"}, "--format: expected one of cp, dense, tt, tucker, found 'cpd'"),
+        ({"format": "cpd"}, "--format: expected one of cp, dense, tr, tt, tucker, found 'cpd'"),
         ({"dtype": "int32"}, "--dtype: expected float32 or float64, found 'int32'"),
         ({"rank": "0"}, "--rank: expected whole numbers of at least 1"),
         ({"rank": "0.0"}, "--rank: expected a fraction above 0"),

@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from growarray.cli.bench.measure import clock_for, interleaved, peak_bytes, spearman, synchronised
-from growarray.contraction.scratch import borrow
 from growarray.contraction.threads import run_tasks
+from growarray.contraction.workspace import here
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_the_peak_counts_work_space_that_threads_keep(monkeypatch):
 
     def task():
         together.wait(timeout=60)
-        borrow("test", (1 << 20,), np.uint8)
+        here.arrays["test", (1 << 20,), np.uint8]
 
     def both():
         run_tasks([task, task])

@@ -188,7 +188,7 @@ def test_a_tied_name_loses_the_prefix_too(command, tmp_path):
 def test_files_are_replaced_when_asked_alone(command, source, tmp_path):
     out = tmp_path / "out.npz"
     out.write_bytes(b"before")
-    failed(command(source, out), "is there already; name another file, or add --force")
+    failed(command(source, out), "exists already; name another file, or add --force")
     assert out.read_bytes() == b"before"
     assert command(source, out, "--force").exit_code == 0
     assert len(load_checkpoint(out)) == 4
@@ -262,7 +262,7 @@ def test_half_precision_is_widened_and_said(command, tmp_path):
 def test_axes_that_the_file_leaves_open(command, tmp_path):
     source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
     source.write_bytes(model("n", "d"))
-    failed(command(source, out), "input 'x' has the shape nxd in the file; say it with --input-shape")
+    failed(command(source, out), "input 'x' has the shape nxd in the file; pass it, for example --input-shape")
     failed(command(source, out, "--input-shape", "1,x"), "--input-shape 1,x: expected sizes from 1")
     failed(command(source, out, "--input-shape", "1,0"), "--input-shape 1,0: expected sizes from 1")
     failed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,10 @@ import numpy as np
 import pytest
 
 from growarray import nn
+from growarray.cli.grow.folder import new_folder
+from growarray.cli.grow.options import options_from
+from growarray.cli.grow.resume import open_run
+from growarray.cli.grow.run import Run
 from growarray.onnx.export import to_onnx
 from tests.cli.terminal import Ended, Terminal, environment
 
@@ -83,6 +88,7 @@ def folder_of(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     net = nn.Sequential(*(nn.Conv2d(32, 32, 3, padding=1, rng=rng) for _ in range(8)))
     to_onnx(net, tmp_path / "net.onnx", (1, 32, 8, 8))
+    np.savez(tmp_path / "net.npz", **net.state_dict())
     return tmp_path
 
 
@@ -131,6 +137,10 @@ WRITING: dict[str, tuple[str, str, str, list[str]]] = {
     ),
     "predict": ("growarray.cli.predict.load", "predict out digits", "growarray predict: interrupted", []),
     "convert": ("growarray.cli.convert.to_onnx", "convert net.onnx out/net.onnx", "growarray convert: interrupted", []),
+    "inspect_reads": ("growarray.cli.inspect.inspect_file", "inspect net.onnx", "growarray inspect: interrupted", []),
+    "inspect_checks": ("zlib.crc32", "inspect net.npz --check", "growarray inspect: interrupted", []),
+    "inspect_shows": ("growarray.cli.inspect.show_table", "inspect net.onnx", "growarray inspect: interrupted", []),
+    "inspect_json": ("json.dumps", "inspect net.onnx --json", "growarray inspect: interrupted", []),
 }  # fmt: skip
 
 
@@ -142,6 +152,42 @@ def test_while_files_are_written(tmp_path: Path, name: str, line: str, message: 
     assert_quiet(terminal.end(), message)
     assert sorted(path.name for path in (*folder.glob("out/*"), *folder.glob("cache/*"))) == left
     assert not list(folder.glob("out/.*"))
+
+
+# A function that is called in a run that goes on, and the files that are there after Ctrl-C in it.
+WRITTEN = ["checkpoint.npz"]
+RESUMING: dict[str, tuple[str, list[str]]] = {
+    "reading_the_checkpoint": ("growarray.cli.grow.command.open_run", WRITTEN),
+    "loading_the_data": ("growarray.cli.grow.run.load_data", WRITTEN),
+    "restoring": ("growarray.cli.grow.run.restore", WRITTEN),
+    "beginning": ("growarray.cli.grow.command.check_writable", WRITTEN),
+    "training": ("growarray.cli.grow.run._timed", WRITTEN),
+    "writing_a_checkpoint": ("growarray.cli.grow.run.write_checkpoint", WRITTEN),
+    "writing_the_weights": ("growarray.cli.grow.run.write_weights", WRITTEN),
+    "drawing": ("growarray.networks.picture.figure_of", [*WRITTEN, "network.onnx", "weights.safetensors"]),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs after its first."""
+    folder = tmp_path_factory.mktemp("stopped") / "out"
+    new_folder(folder)
+    Run(options_from({"epochs": 3, "test_fraction": 0.6}), folder=folder).train(until=1)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "left"), RESUMING.values(), ids=RESUMING)
+def test_while_a_run_is_resumed(tmp_path: Path, stopped_run: Path, name: str, left: list[str]) -> None:
+    """What is there afterwards goes on to the same end."""
+    shutil.copytree(stopped_run, tmp_path / "out")
+    line = "grow --output out --resume"
+    ended = Terminal("-c", CALLING, name, *line.split(), columns=60, cwd=tmp_path).end()
+    assert_quiet(ended, RESUME)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == left
+    run = Run.resumed(*open_run(tmp_path / "out", {}), tmp_path / "out")
+    run.train()
+    assert [step["epoch"] for step in run.loop.history.of("train")] == [1, 2, 3]
 
 
 def test_a_run_that_ignores_the_signal_goes_on_ignoring_it(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ REFUSED = {
     "digits": (("digits",), "digits: found 64 features and 10 classes, the network has 2 and 2"),
     "labels": (("wide.csv", "--labels", "y.npy"), "--labels belongs to .npy files"),
     "ending": (("x.npy", "--output", "out.txt"), "--output out.txt: expected a .csv or .npz file"),
-    "there": (("x.npy", "--output", "wide.csv"), "--output wide.csv: is there already; name another file, or add"),
+    "there": (("x.npy", "--output", "wide.csv"), "--output wide.csv exists already; name another file, or add"),
     "folder": (("x.npy", "--output", "no/out.csv"), "--output no/out.csv: there is no folder no; make it first"),
 }
 

@@ -84,7 +84,7 @@ def test_tables_can_be_piped_where_there_is_only_ascii(history):
     figures = {"test_score": None, "test_loss": None, "parameters": 3, "widths": [1], "seconds": 1.0}
     final = {**figures, "score_name": "r2", "compare": figures}
     assert "blocks.0.first" in rendered(growth_table(history, {"score_name": "accuracy"}), 80, "ascii")
-    assert "no test part" in rendered(result_table(RunOptions(), final), 80, "ascii")
+    assert "no test part" in rendered(result_table(final), 80, "ascii")
 
 
 class Tty(io.StringIO):

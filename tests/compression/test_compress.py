@@ -12,14 +12,15 @@ from growarray import nn
 from growarray.backend import Array, to_numpy
 from growarray.compression import compress
 from growarray.compression.candidates import Choice, candidates_of, cost_of, weighted_error
-from growarray.compression.observe import find_targets, observe, swapped
+from growarray.compression.observe import observe, swapped
 from growarray.compression.report import trade_off
+from growarray.compression.targets import find_targets
 from growarray.decompose import Candidate
 from growarray.errors import ShapeError
 from growarray.factorized import FactorizedConv, FactorizedLinear
 from growarray.networks import GrowingMLP
+from growarray.nn.arithmetic import Add
 from growarray.nn.graph import Graph, Node
-from growarray.nn.join import Add
 from growarray.nn.module import Module
 from tests.conftest import Library
 
@@ -125,7 +126,7 @@ def test_calibration_spends_the_budget_where_the_data_are() -> None:
 
 
 @pytest.mark.parametrize("with_data", [False, True], ids=["plain", "weighted"])
-@pytest.mark.parametrize("name", ["CP", "Tucker", "TT"])
+@pytest.mark.parametrize("name", ["CP", "Tucker", "TT", "TR"])
 def test_estimates_are_near_the_errors_of_the_decompositions(name: str, with_data: bool) -> None:
     layer = conv(12, 16, (3, 2), seed=5)
     (target,) = find_targets(layer)
@@ -174,7 +175,7 @@ def test_a_linear_layer_becomes_the_best_product_of_two_matrices() -> None:
     ],
     ids=["one axis", "three", "four", "depthwise", "pointwise", "one channel"],
 )
-@pytest.mark.parametrize("name", ["cp", "tucker", "tt"])
+@pytest.mark.parametrize("name", ["cp", "tucker", "tt", "ring"])
 def test_convolutions_of_every_kind(layer: Any, shape: tuple[int, ...], name: str) -> None:
     found = compress(layer, 0.8, calibration=rng(1).standard_normal(shape), formats=name, by="parameters")
     assert found.parameters.ratio <= 0.8
@@ -329,8 +330,8 @@ X = {"calibration": data()}
         (network(), 0.5, {"measure": True}, ValueError, "measure=True needs an input"),
         (network(), 0.5, {"measure": "no", "input_shape": (1, 3, 11, 11)}, TypeError, "compress: measure='no'"),
         (network(), 0.5, {"formats": ["parafac"]}, ValueError, "unknown factorization 'parafac'; expected one of"),
-        (network(), 0.5, {"formats": ["dense"]}, ValueError, "expected some of CP, TT, Tucker"),
-        (network(), 0.5, {"formats": []}, ValueError, "expected some of CP, TT, Tucker"),
+        (network(), 0.5, {"formats": ["dense"]}, ValueError, "expected some of CP, TR, TT, Tucker"),
+        (network(), 0.5, {"formats": []}, ValueError, "expected some of CP, TR, TT, Tucker"),
         (network(), "0.5", {}, ValueError, "budget='0.5'"),
         (network(), np.array([0.5, 0.2]), {}, ValueError, r"budget=ndarray of float64 and shape \(2,\)"),
         (network(), 0.5, {"formats": 3}, ValueError, "unknown factorization 3"),

@@ -29,11 +29,11 @@ class _Partial(NamedTuple):
     values: np.ndarray
 
 
-def costs_of(problem: Problem, *, training: bool = False, block: int = 0, itemsize: int = 4, cores: int = 1) -> Costs:
+def costs_of(problem: Problem, *, training: bool = False, block: int = 0, cores: int = 1) -> Costs:
     """Costs on the default machine, in blocks of ``block``, or of the whole batch."""
     whole = problem.size[problem.block] if problem.block is not None else 1
     machine = replace(CPU, cores=cores)
-    return Costs(problem, machine, itemsize=itemsize, training=training, block=block or max(whole, 1))
+    return Costs(problem, machine, training=training, block=block or max(whole, 1))
 
 
 def carried_out(problem: Problem, arrays: Sequence[np.ndarray], tree: Tree) -> Counted:

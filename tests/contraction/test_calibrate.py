@@ -74,13 +74,13 @@ def test_measurements_that_leave_less_than_nothing_still_give_a_machine():
     assert from_dict(to_dict(found)) == found
 
 
-@pytest.mark.parametrize("xp", [np, array_api_strict], ids=["numpy", "strict"])
-def test_measuring_gives_what_the_fit_reads(xp, monkeypatch):
+@pytest.mark.parametrize("arrays", [np, array_api_strict], ids=["numpy", "strict"])
+def test_measuring_gives_what_the_fit_reads(arrays, monkeypatch):
     monkeypatch.setattr("growarray.contraction.calibrate._STREAM", 1 << 16)
-    if xp is array_api_strict:
-        monkeypatch.setattr("growarray.contraction.calibrate.to_device", lambda x, device: xp.asarray(x))
+    if arrays is array_api_strict:
+        monkeypatch.setattr("growarray.contraction.calibrate.to_device", lambda x, device: arrays.asarray(x))
     told: list[tuple[int, int]] = []
-    found = measure(xp, cores=2, seconds=0.05, progress=lambda done, total: told.append((done, total)))
+    found = measure(arrays, cores=2, seconds=0.05, progress=lambda done, total: told.append((done, total)))
     count = sum(
         map(len, (found.products, found.calls, found.passes, found.copies, found.gathers, found.streams, found.chains))
     )

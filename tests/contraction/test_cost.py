@@ -148,7 +148,7 @@ def test_predicted_time_is_finite_positive_and_grows_with_every_size(equation, s
         taps = {m: shapes[1][parsed.terms[1].index(m)] for m in parsed.convolved}
         second = [taps.get(m, sizes[m]) for m in parsed.terms[1]]
         problem = Problem(parsed, [[sizes[m] for m in parsed.terms[0]], second], **options)
-        step = Costs(problem, CPU, itemsize=4, training=training, block=1).step(1, 2)
+        step = Costs(problem, CPU, training=training, block=1).step(1, 2)
         return step.total("time")  # type: ignore[union-attr]
 
     size = {
@@ -168,7 +168,7 @@ def test_a_slower_machine_takes_longer_and_more_cores_are_faster(equation, shape
     problem = Problem(parse(equation), shapes, **options)
 
     def seconds(machine: Any) -> float:
-        return Costs(problem, machine, itemsize=4, training=True, block=1).step(1, 2).total("time")  # type: ignore
+        return Costs(problem, machine, training=True, block=1).step(1, 2).total("time")  # type: ignore
 
     slow = {k: 2 * v for k, v in asdict(CPU).items() if isinstance(v, float) and v < 1}  # everything in seconds
     assert seconds(replace(CPU, rate=CPU.rate / 2, **slow)) == pytest.approx(2 * seconds(CPU), rel=0.02)
@@ -181,7 +181,7 @@ def test_the_short_steps_of_a_single_image_are_not_shared(images, faster):
 
     def seconds(cores: int) -> float:
         machine = replace(CPU, cores=cores)
-        return Costs(problem, machine, itemsize=4, training=False, block=1).step(1, 2).seconds  # type: ignore
+        return Costs(problem, machine, training=False, block=1).step(1, 2).seconds  # type: ignore
 
     assert (seconds(4) < seconds(1)) == faster
 

@@ -33,7 +33,7 @@ def test_no_preset_is_better_than_the_search_above_its_exact_range(minimize):
 
 def test_the_greedy_search_finds_a_way_round_modes_that_cross():
     problem = Problem(parse(CROSSED), CROSSED_SHAPES, padding=1)
-    costs = Costs(problem, CPU, itemsize=8, training=False, block=1)
+    costs = Costs(problem, CPU, training=False, block=1)
     tree = search(problem, costs, "time")
     assert len(tree) == len(CROSSED_SHAPES) - 1
     assert all(problem.pair(*step) is not None for step in tree)

@@ -66,7 +66,7 @@ def test_steps_for_batch_sizes_are_bounded_too():
     x, w = random_arrays([(60, 2, 600), (3, 2, 3)])
     for batch in range(60):
         assert made(x[:batch], w).shape == (batch, 3, 598)
-    assert len(made.programs._made) <= 16
+    assert len(made.execution._programs) <= 16
 
 
 def test_what_a_plan_says_of_itself():

@@ -72,20 +72,20 @@ def test_a_product_knows_its_modes_and_axes():
     problem = cp_problem()
     pair = problem.pair(X | C, Y)
     assert pair is not None
-    assert (pair.feature, pair.kernel) == (X | C, Y)
+    assert (pair.feature_mask, pair.kernel_mask) == (X | C, Y)
     assert (pair.b, pair.s, pair.n) == (("r",), (), ())
-    assert pair.sizes == (4, 1, 1)
-    assert pair.is_conv
-    assert set(pair.axes) == {Axis("n", 8, 1, 8), Axis("y", 20, 3, 10, 2, 1, 1), Axis("x", 30, 1, 30)}
+    assert (pair.product.b, pair.product.s, pair.product.n) == (4, 1, 1)
+    assert pair.product.is_conv
+    assert set(pair.product.axes) == {Axis("n", 8, 1, 8), Axis("y", 20, 3, 10, 2, 1, 1), Axis("x", 30, 1, 30)}
     swapped = problem.pair(Y, X | C)
-    assert (swapped.feature, swapped.kernel) == (X | C, Y)  # type: ignore[union-attr]
+    assert (swapped.feature_mask, swapped.kernel_mask) == (X | C, Y)  # type: ignore[union-attr]
 
 
 def test_a_mode_padded_by_its_own_values_is_padded_where_it_meets_its_kernel():
     pair = cp_problem(padding_mode=("reflect", "zeros")).pair(X, Y)
     assert pair is not None
     assert [name for name, _ in pair.padded] == ["y"]
-    assert Axis("y", 22, 3, 10, 2, 0, 1) in pair.axes
+    assert Axis("y", 22, 3, 10, 2, 0, 1) in pair.product.axes
 
 
 def test_two_features_that_wait_for_each_others_kernel_do_not_meet():

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
-from growarray.contraction import blas, blocks, plan
+from growarray.contraction import blas, plan, run
 from growarray.contraction import threads as threads_module
-from growarray.contraction.blas import single_threaded
+from growarray.contraction.blas import settled, single_threaded
 from growarray.contraction.machine import _cores, threads
-from growarray.contraction.scratch import borrow
-from growarray.contraction.step import Step
-from growarray.contraction.threads import run_tasks, settled
+from growarray.contraction.threads import run_tasks
+from growarray.contraction.workspace import here
 from growarray.nn import Conv2d
 from tests.contraction.reference import random_arrays
 
@@ -183,69 +182,69 @@ def test_a_second_thread_gets_the_same_bits():
 
 def test_numpys_buffer_is_short_inside_and_as_before_outside():
     before = np.getbufsize()
-    assert settled(np.getbufsize) == threads_module._BUFFER
-    assert settled(np.getbufsize, tiny=True) == before
+    assert settled(np.getbufsize) == blas._BUFFER
+    assert single_threaded(np.getbufsize) == before
     assert np.getbufsize() == before
 
 
 def test_a_run_inside_a_run_has_work_space_of_its_own():
     def inner() -> np.ndarray:
-        return borrow("a", (4,), np.float64)
+        return here.arrays["a", (4,), np.float64]
 
     def outer() -> tuple[bool, bool]:
-        mine = borrow("a", (4,), np.float64)
+        mine = here.arrays["a", (4,), np.float64]
         theirs = single_threaded(inner)
-        return np.shares_memory(mine, theirs), np.shares_memory(mine, borrow("a", (4,), np.float64))
+        return np.shares_memory(mine, theirs), np.shares_memory(mine, here.arrays["a", (4,), np.float64])
 
     assert single_threaded(outer) == (False, True)
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 def test_blas_has_one_thread_inside_while_a_plan_runs(monkeypatch, backward):
-    monkeypatch.setattr(blocks, "_TINY", 0)
+    monkeypatch.setattr(run, "_TINY", 0)
     monkeypatch.setenv("GROWARRAY_THREADS", "2")
     made = plan("ij,jk->ik", (20, 30), (30, 40), dtype="float64")
     arrays, seen = random_arrays(made.shapes), []
-    name = "d_kernel_tasks" if backward else "tasks"
-    original = getattr(Step, name)
+    name = "_backward_step" if backward else "_product"
+    original = getattr(run, name)
 
-    def spied(self, *args):
+    def spied(*args):
         seen.extend(numpys_blas())
-        return original(self, *args)
+        return original(*args)
 
     with threadpool_limits(limits=2, user_api="blas"):
         y, pullback = made.vjp(*arrays)
-        monkeypatch.setattr(Step, name, spied)
+        monkeypatch.setattr(run, name, spied)
         pullback(y) if backward else made(*arrays)
         after = blas_threads()
     assert set(seen) == {1}
     assert set(after) == {2}
 
 
-@pytest.mark.parametrize("name", ["tasks", "d_kernel_tasks"])
+@pytest.mark.parametrize("name", ["_forward_block", "_backward_block"])
 def test_blocks_of_the_batch_run_side_by_side(monkeypatch, name):
-    monkeypatch.setattr(blocks, "_TINY", 0)
-    monkeypatch.setattr(blocks, "_LIGHT", 0)
+    monkeypatch.setattr(run, "_TINY", 0)
+    monkeypatch.setattr(run, "_LIGHT", 0)
     monkeypatch.setenv("GROWARRAY_THREADS", "2")
     made = plan("n c x, o c x -> n o x | x", (6, 4, 20000), (5, 4, 3), dtype="float64")
     assert made.block == 1
     y, pullback = made.vjp(*random_arrays(made.shapes))
-    original, seen = getattr(Step, name), []
+    original, seen = getattr(run, name), []
     pair = threading.Barrier(2, timeout=120)  # however late the worker wakes, it gets its share
 
-    def spied(self, *args):
+    def spied(*args):
         seen.append(threading.get_ident())
         pair.wait()
-        return original(self, *args)
+        return original(*args)
 
-    monkeypatch.setattr(Step, name, spied)
-    made(*random_arrays(made.shapes)) if name == "tasks" else pullback(y)
+    monkeypatch.setattr(run, name, spied)
+    made(*random_arrays(made.shapes)) if name == "_forward_block" else pullback(y)
     assert len(seen) == 4  # blocks come in fours where there are enough images
     assert len(set(seen)) == 2
 
 
 def test_callers_in_several_threads_do_not_disturb_one_another(monkeypatch):
-    monkeypatch.setattr(blocks, "_TINY", 0)
+    monkeypatch.setattr(run, "_TINY", 0)
     monkeypatch.setenv("GROWARRAY_THREADS", "2")
     equation = "n c y x, r c, r y x, o r -> n o y x | y, x"
     made = plan(equation, (6, 8, 20, 20), (5, 8), (5, 3, 3), (7, 5), padding=1, dtype="float64")

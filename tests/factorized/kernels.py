@@ -11,8 +11,8 @@ from growarray.factorized import FactorizedConv, FactorizedTensor
 from growarray.nn.module import Module
 from growarray.ops.conv import conv
 
-FORMATS = ("Dense", "CP", "Tucker", "TT")
-FACTORED = ("CP", "Tucker", "TT")
+FORMATS = ("Dense", "CP", "Tucker", "TT", "TR")
+FACTORED = FORMATS[1:]
 IMPLEMENTATIONS = ("auto", "factorized", "mobilenet", "reconstructed")
 
 

@@ -161,6 +161,7 @@ EXAMPLES: dict[str, Example] = {
     "Dense": Example(lambda: layer("Dense", 2, 3, (3, 2), padding=1, bias=True), (2, 2, 4, 3), (2, 3, 4, 4)),
     "CP": Example(lambda: layer("CP", 2, 3, (3,), padding="same", bias=True), (2, 2, 5), (2, 3, 5)),
     "Tucker": Example(lambda: layer("Tucker", 2, 4, (2, 2), groups=2, stride=2), (1, 2, 4, 4), (1, 4, 2, 2)),
+    "TR": Example(lambda: layer("TR", 4, 2, (2, 2), groups=2, padding=1, bias=True), (1, 4, 3, 2), (1, 2, 4, 3)),
     "TT": Example(lambda: layer("TT", 2, 3, (2, 1, 2), bias=True), (1, 2, 3, 2, 3), (1, 3, 2, 2, 2)),
 }
 CONTRACT = [

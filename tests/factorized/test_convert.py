@@ -18,7 +18,7 @@ from tests.conftest import Library
 from tests.factorized.kernels import FACTORED, FORMATS, dense_output, layer, rng, tensor
 
 each_format = pytest.mark.parametrize("name", FORMATS)
-EXACT = {"tolerance": 1e-13, "max_iterations": 3000}
+EXACT = {name: {"tolerance": 1e-13, "max_iterations": 3000} for name in ("CP", "TR")}
 
 
 class Lent:
@@ -49,7 +49,7 @@ def of_low_rank(name: str, seed: int = 0, **options: Any) -> nn.Conv2d:
 
 
 def decomposition(name: str) -> dict[str, Any]:
-    return {"factorization": name, "rank": 2, "decomposition_kwargs": EXACT if name == "CP" else {}}
+    return {"factorization": name, "rank": 2, "decomposition_kwargs": EXACT.get(name, {})}
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_transductions_that_make_no_sense_change_nothing(options: Any, error: An
 
 def test_a_tensor_may_be_converted_first() -> None:
     dense = of_low_rank("CP")
-    held = FactorizedTensor.from_tensor(dense.weight.data, 2, "CP", **EXACT)
+    held = FactorizedTensor.from_tensor(dense.weight.data, 2, "CP", **EXACT["CP"])
     made = FactorizedConv.from_factorization(held, bias=dense.bias)
     x = rng(1).standard_normal((1, 6, 5, 5))
     assert_close(made(x), dense(x), rtol=1e-8)

@@ -21,7 +21,7 @@ from growarray.testing import assert_close, check_vjp
 from tests.conftest import Library
 from tests.factorized.kernels import as_function, layer, rng, tensor
 
-RANKED = ("CP", "Tucker", "TT", "BlockTT")
+RANKED = ("CP", "Tucker", "TT", "TR", "BlockTT")
 each_format = pytest.mark.parametrize("name", RANKED)
 SHAPE = (4, 3, 4, 3)
 
@@ -183,7 +183,7 @@ def test_refusals() -> None:
         tensor_dropout(held, 0.1)
     with pytest.raises(ValueError, match=r"DenseTensor.* has no rank"):
         tensor_dropout(FactorizedConv(2, 2, (3,), factorization="dense"), 0.5)
-    with pytest.raises(TypeError, match="Linear is no factorized tensor and has none as its weight"):
+    with pytest.raises(TypeError, match="Linear is not a factorized tensor, nor is its weight"):
         tensor_dropout(nn.Linear(2, 2), 0.5)
 
 

@@ -16,7 +16,7 @@ from growarray.ops import cross_entropy
 from growarray.optim import Adam
 from tests.factorized.kernels import rng
 
-EVERY = ("Dense", "CP", "Tucker", "TT", "BlockTT")
+EVERY = ("Dense", "CP", "Tucker", "TT", "TR", "BlockTT")
 RANKS = {"one": 1, "few": 2, "tenth": 0.1, "same": "same", "many": 12}
 CONVS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "sequence": ((6, 4, (3,)), {}),
@@ -101,7 +101,7 @@ def test_ten_layers_keep_as_much_variance_as_ten_dense_ones(name: str, rank: Any
     assert 0.5 < math.exp(np.mean(np.log(ratios))) < 2.0
 
 
-@pytest.mark.parametrize("name", ["CP", "Tucker", "TT", "BlockTT"])
+@pytest.mark.parametrize("name", ["CP", "Tucker", "TT", "TR", "BlockTT"])
 def test_the_leading_part_has_half_the_entries_of_a_dense_kernel(name: str) -> None:
     layer = FactorizedConv(32, 32, 3, 2, factorization=name, rank="same", rng=rng(2))
     dense = 1 / math.sqrt(3 * 32 * 9)
@@ -135,7 +135,7 @@ def test_a_number_is_the_standard_deviation_of_the_kernel(name: str) -> None:
     assert float(np.std(linear.matrix())) == pytest.approx(1 / math.sqrt(3 * 256), rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["CP", "Tucker", "TT", "BlockTT"])
+@pytest.mark.parametrize("name", ["CP", "Tucker", "TT", "TR", "BlockTT"])
 def test_a_kernel_of_zeros_still_learns(name: str) -> None:
     layer = FactorizedConv(6, 4, (3, 3), factorization=name, rank=2, rng=rng(3), std=0.0)
     assert not layer.kernel().any()
@@ -188,7 +188,7 @@ def loss_after_training(make: Callable[[np.random.Generator], Module], steps: in
     return loss
 
 
-@pytest.mark.parametrize("name", ["CP", "Tucker", "TT", "BlockTT"])
+@pytest.mark.parametrize("name", ["CP", "Tucker", "TT", "TR", "BlockTT"])
 def test_layers_from_scratch_train_as_dense_ones_do(name: str) -> None:
     def factorized(source: np.random.Generator, std: Any = None) -> Module:
         return FactorizedConv(12, 12, 3, 2, padding=1, bias=True, factorization=name, rng=source, std=std)

@@ -16,9 +16,9 @@ from growarray.testing import assert_close, check_vjp
 from tests.conftest import Library
 from tests.factorized.kernels import as_function, layer, rng, tensor
 
-RANKED = ("CP", "Tucker", "TT", "BlockTT")
+RANKED = ("CP", "Tucker", "TT", "TR", "BlockTT")
 SHAPE = (4, 3, 4, 3)
-COUNT = {"CP": 1, "Tucker": 4, "TT": 3, "BlockTT": 1}
+COUNT = {"CP": 1, "Tucker": 4, "TT": 3, "TR": 4, "BlockTT": 1}
 each_format = pytest.mark.parametrize("name", RANKED)
 
 
@@ -122,7 +122,7 @@ def test_remove_keeps_the_value(name: str) -> None:
     assert not any("lasso" in key for key in held.state_dict())
     with pytest.raises(ValueError, match="this lasso was not applied to"):
         lasso.remove(held)
-    with pytest.raises(ValueError, match="applied to no tensor with a rank"):
+    with pytest.raises(ValueError, match="not yet applied to a tensor with a rank"):
         lasso.vjp()
 
 
@@ -222,16 +222,16 @@ def test_refusals() -> None:
         with pytest.raises(ValueError, match=message):
             TensorLasso(**options)  # type: ignore[arg-type]
     lasso = TensorLasso()
-    with pytest.raises(ValueError, match="applied to no tensor"):
+    with pytest.raises(ValueError, match="not yet applied to a tensor"):
         lasso.project()
-    with pytest.raises(TypeError, match="Linear is no factorized tensor"):
+    with pytest.raises(TypeError, match="Linear is not a factorized tensor"):
         lasso.apply(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="has no rank"):
         lasso.apply(FactorizedConv(2, 2, (3,), factorization="dense"))
     conv = lasso.apply(FactorizedConv(2, 2, (3, 3), factorization="tt", rank=2))
     with pytest.raises(ValueError, match="has lasso weights already"):
         lasso.apply(conv)
-    with pytest.raises(ValueError, match=r"TTTensor.transduct: there are lasso weights; TensorLasso.remove"):
+    with pytest.raises(ValueError, match=r"TTTensor.transduct: the tensor has lasso weights; call TensorLasso.remove"):
         conv.transduct(3)
     conv.weight.lasso_weights[0].data = np.ones(5, dtype=np.float32)
     with pytest.raises(ShapeError, match=r"lasso weights of shape \(5,\) for a rank of 2"):

@@ -21,7 +21,7 @@ from tests.factorized.kernels import layer as conv_layer
 from tests.nn import test_contract as contract
 from tests.nn.layers import Example
 
-FORMATS = ("Dense", "CP", "Tucker", "TT", "BlockTT")
+FORMATS = ("Dense", "CP", "Tucker", "TT", "TR", "BlockTT")
 WAYS = ("auto", "factorized", "reconstructed")
 SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "one": ((4,), (3,)),
@@ -66,7 +66,7 @@ def test_pullback_is_the_derivative(name: str, way: str) -> None:
 
 
 def test_input_and_output_may_have_other_numbers_of_modes() -> None:
-    for name in ("CP", "Tucker", "TT"):
+    for name in ("CP", "Tucker", "TT", "TR"):
         for way in WAYS:
             layer = made(name, ((2, 3, 2), (5,)), implementation=way)
             x = rng(0).standard_normal((4, 12))
@@ -126,7 +126,7 @@ def test_block_tt_is_a_kernel_of_an_even_number_of_modes() -> None:
         FactorizedConv(4, 6, (3,), factorization="blocktt")
 
 
-@pytest.mark.parametrize("name", ["CP", "Tucker", "TT", "BlockTT", "Dense"])
+@pytest.mark.parametrize("name", ["CP", "Tucker", "TT", "TR", "BlockTT", "Dense"])
 def test_initial_weights_have_the_size_of_those_of_a_dense_layer(name: str) -> None:
     layer = FactorizedLinear((8, 8), (8, 8), factorization=name, rank=0.5, rng=rng(0))
     assert float(np.std(layer.matrix())) == pytest.approx(1 / math.sqrt(3 * 64), rel=0.35)
@@ -134,12 +134,14 @@ def test_initial_weights_have_the_size_of_those_of_a_dense_layer(name: str) -> N
     assert 0.5 / 8 < float(np.max(np.abs(layer.bias.data))) <= 1 / 8
 
 
-@pytest.mark.parametrize("name", ["CP", "Tucker", "TT", "BlockTT"])
+@pytest.mark.parametrize("name", ["CP", "Tucker", "TT", "TR", "BlockTT"])
 def test_from_linear_of_a_factorized_weight_is_exact(name: str) -> None:
     known = made(name, ((2, 3, 2), (2, 2, 2)))
     source = nn.Linear.of(known.matrix(), rng(5).standard_normal(8))
+    # a ring of the rank need not be found, one that holds any tensor is
+    rank = known.weight.largest_rank(known.weight.shape) if name == "TR" else known.rank
     small = FactorizedLinear.from_linear(
-        source, rank=known.rank, factorization=name, in_tensorized_features=(2, 3, 2), out_tensorized_features=(2, 2, 2)
+        source, rank=rank, factorization=name, in_tensorized_features=(2, 3, 2), out_tensorized_features=(2, 2, 2)
     )
     x = rng(6).standard_normal((4, 12))
     assert_close(small(x), source(x), rtol=1e-5 if name == "CP" else 1e-10)
@@ -200,7 +202,7 @@ def test_cp_of_many_components_takes_few_sweeps_unless_told_otherwise() -> None:
     assert off[0] < 0.5 * off[1]
 
 
-@pytest.mark.parametrize("name", ["CP", "Tucker", "TT", "Dense"])
+@pytest.mark.parametrize("name", ["CP", "Tucker", "TT", "TR", "Dense"])
 def test_joint_layers_share_one_factorization(name: str) -> None:
     sources = [dense(seed=i) for i in range(3)]
     joint = FactorizedLinear.from_linear_list(sources, (3, 4), (2, 4), rank=1.0, factorization=name)
@@ -282,10 +284,10 @@ def test_features_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="get_linear is for joint ones"):
         layer[0]
     for features, message in (
-        ({"in_tensorized_features": (3, 3), "out_tensorized_features": 8}, r"product 9, the layer has in_features=12"),
-        ({"in_tensorized_features": (3, 4)}, "give both, or neither"),
-        ({"auto_tensorize": True, "out_tensorized_features": 8}, "leave one of both out"),
-        ({"auto_tensorize": False}, "give both, or neither"),
+        ({"in_tensorized_features": (3, 3), "out_tensorized_features": 8}, r"product 9, expected 12, the in_features"),
+        ({"in_tensorized_features": (3, 4)}, "give both or neither"),
+        ({"auto_tensorize": True, "out_tensorized_features": 8}, "pass only one of the two ways"),
+        ({"auto_tensorize": False}, "give both or neither"),
     ):
         with pytest.raises(ValueError, match=message):
             FactorizedLinear.from_linear(dense(), **features)  # type: ignore[arg-type]

@@ -114,7 +114,7 @@ def test_options_that_are_no_mapping_are_refused(kwargs: Any) -> None:
 
 
 def test_options_beside_drawn_weights_are_refused() -> None:
-    with pytest.raises(ValueError, match="beside decompose_weights=False"):
+    with pytest.raises(ValueError, match="with decompose_weights=False"):
         FactorizedConv.from_conv(dense(), 2, decompose_weights=False, decomposition_kwargs={"starts": 1})
 
 
@@ -192,7 +192,7 @@ SINGLE = layer("CP", 4, 6, (3, 3))
         (lambda: FactorizedTensor.new((4, 3), 10**12), ValueError, "over 1000 times the 12 .* rank 3 at most"),
         (lambda: FactorizedConv(4, 6, (3, 3), rank=10**30, factorization="tt"), ValueError, "over 1000 times"),
         (lambda: FactorizedTensor.new((4, 3), 2, dtype="int32"), TypeError, "dtype int32 cannot be trained"),
-        (lambda: FactorizedTensor.new((4, 3), 2, dtype="foo"), TypeError, "dtype='foo' is none"),
+        (lambda: FactorizedTensor.new((4, 3), 2, dtype="foo"), TypeError, "dtype='foo' is not a dtype; use"),
         (lambda: FactorizedTensor.new((4, 3), 2, rng=3), TypeError, "expected rng as a numpy.random.Generator"),
         (lambda: FactorizedTensor.new((4, 3), 2, std="1"), ValueError, "std is '1'"),
         (lambda: FactorizedTensor.from_tensor(KERNEL * np.nan, 1, "Dense"), ValueError, "NaN or infinite"),
@@ -201,8 +201,8 @@ SINGLE = layer("CP", 4, 6, (3, 3))
         (lambda: CPTensor(np.ones(2, int), [np.ones((3, 2))]), TypeError, "real floating dtype, found int64"),
         (lambda: CPTensor(np.ones(2), None), TypeError, "expected a list of arrays"),
         (lambda: DenseTensor("a"), TypeError, "real floating"),
-        (lambda: TTTensor([np.ones((1, 3, 1))])["a":], IndexError, "is no slice of 3 entries"),
-        (lambda: TTTensor([np.ones((1, 3, 1))])[::0], IndexError, "is no slice"),
+        (lambda: TTTensor([np.ones((1, 3, 1))])["a":], IndexError, "is not a slice of 3 entries"),
+        (lambda: TTTensor([np.ones((1, 3, 1))])[::0], IndexError, "is not a slice"),
         (lambda: TTTensor([np.ones((1, 3, 1))])[np.asarray([1, 2])], IndexError, "expected a whole number or a slice"),
         (lambda: FactorizedTensor.new((4, 3), 2).transduct(2.5, 1), TypeError, "new_size must be a whole number"),
         (lambda: FactorizedTensor.new((4, 3), 2).transduct(True, 1), TypeError, "new_size must be a whole number"),

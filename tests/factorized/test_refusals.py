@@ -156,11 +156,11 @@ def test_paths_are_taken_beside_any_padding() -> None:
     assert_close(made(x), dense_output(made, x), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["CP", "Tucker", "TT"])
+@pytest.mark.parametrize("name", ["CP", "Tucker", "TT", "TR"])
 def test_transduct_refuses_a_path_that_would_no_longer_fit(name: str) -> None:
     steps = len(layer(name, 2, 3, (3,)).weight.all_factors())
     made = layer(name, 2, 3, (3,), padding=1, implementation=((0, 1),) * steps)
-    with pytest.raises(ValueError, match=r"transduct: implementation .* is a path through .* operands"):
+    with pytest.raises(ValueError, match=r"transduct: implementation .* is a path for .* operands"):
         made.transduct(3)
     x = rng(1).standard_normal((2, 2, 7))
     assert made.kernel_size == (3,)

@@ -10,14 +10,21 @@ import pytest
 
 from growarray.backend import namespace, to_numpy
 from growarray.errors import ShapeError
-from growarray.factorized import CPTensor, DenseTensor, FactorizedTensor, TTTensor, TuckerTensor, formats
+from growarray.factorized import CPTensor, DenseTensor, FactorizedTensor, TRTensor, TTTensor, TuckerTensor, formats
 from growarray.nn.module import Parameter
 from growarray.testing import assert_close, check_vjp
 from tests.conftest import Library
 from tests.factorized.kernels import FACTORED, FORMATS, rng, tensor
 
 each_format = pytest.mark.parametrize("name", FORMATS)
-EINSUM = {"CP": "r,ar,br,cr->abc", "Tucker": "xyz,ax,by,cz->abc", "TT": "xay,ybz,zcw->abc", "Dense": "abc->abc"}
+EINSUM = {
+    "CP": "r,ar,br,cr->abc",
+    "Tucker": "xyz,ax,by,cz->abc",
+    "TT": "xay,ybz,zcw->abc",
+    "TR": "xay,ybz,zcx->abc",
+    "Dense": "abc->abc",
+}
+EXACT: dict[str, Any] = {"TR": (6, 3, 2, 6)}  # the least ranks with which TR-SVD is exact for (4, 5, 3)
 INDICES: dict[str, Any] = {
     "int": 1,
     "negative": -1,
@@ -133,7 +140,7 @@ def test_an_index_that_makes_no_sense_is_refused(name: str, index: Any, message:
 @each_format
 def test_names_are_those_of_tensorly_torch(name: str) -> None:
     factors = [f"factors.factor_{i}" for i in range(3)]
-    expected = {"CP": ["weights", *factors], "Tucker": ["core", *factors], "TT": factors, "Dense": ["tensor"]}[name]
+    expected = {"CP": ["weights", *factors], "Tucker": ["core", *factors], "Dense": ["tensor"]}.get(name, factors)
     held = tensor(name, (3, 4, 2))
     assert list(held.state_dict()) == expected
     assert held.number_of_parameters() == sum(a.size for a in held.arrays())
@@ -147,9 +154,9 @@ def test_state_dict_goes_round(name: str) -> None:
     assert_close(other.to_tensor(), held.to_tensor(), rtol=0.0)
 
 
-@pytest.mark.parametrize(("name", "ratio"), [("Dense", 1.0), ("CP", 1.0), ("Tucker", 1.0), ("TT", 1 / 3)])
+@pytest.mark.parametrize(("name", "ratio"), [("Dense", 1.0), ("CP", 1.0), ("Tucker", 1.0), ("TR", 1.0), ("TT", 1 / 3)])
 def test_entries_have_the_standard_deviation_asked_for(name: str, ratio: float) -> None:
-    rank = {"CP": 4, "Tucker": (3, 3, 3), "TT": (1, 3, 3, 1)}.get(name)
+    rank = {"CP": 4, "Tucker": (3, 3, 3), "TR": 3, "TT": (1, 3, 3, 1)}.get(name)
     held = FactorizedTensor.new((6, 6, 6), rank, name, dtype=np.float64)
     draws = [held.normal_(0.0, 0.5, rng(i)).to_tensor() for i in range(400)]
     # the tensor train's formula is the original's: the product of the ranks in place of its root
@@ -176,14 +183,15 @@ def test_mean_and_std_that_cannot_be_drawn_are_refused(name: str) -> None:
 @each_format
 def test_a_tensor_of_the_rank_is_found_again(name: str, xp: Library) -> None:
     wanted = xp.asarray(tensor(name, (4, 5, 3)).to_tensor())
-    found = FactorizedTensor.from_tensor(wanted, 2, name, **({"tolerance": 1e-12} if name == "CP" else {}))
+    options = {"tolerance": 1e-12} if name == "CP" else {}
+    found = FactorizedTensor.from_tensor(wanted, EXACT.get(name, 2), name, **options)
     assert namespace(found.to_tensor()) is namespace(wanted)
     assert_close(found.to_tensor(), wanted, rtol=1e-6)
 
 
 @each_format
 def test_init_from_tensor_keeps_parameters_dtype_and_rank(name: str) -> None:
-    held = FactorizedTensor.new((4, 5, 3), 2, name, rng=rng(0))
+    held = FactorizedTensor.new((4, 5, 3), EXACT.get(name, 2), name, rng=rng(0))
     before, rank = held.all_factors(), held.rank
     for part in before:
         part.accumulate(part.data)
@@ -263,6 +271,11 @@ def test_transductions_that_make_no_sense_are_refused(name: str, arguments: Any,
         (lambda: TTTensor([np.ones((2, 3, 1))]), "the cores have shapes"),
         (lambda: TTTensor([np.ones((1, 3, 2)), np.ones((3, 3, 1))]), "the cores have shapes"),
         (lambda: TTTensor([np.ones((3, 2))]), "expected 3 axes"),
+        (
+            lambda: TRTensor([np.ones((2, 3, 1)), np.ones((1, 3, 3))]),
+            r"expected \(r_0, size, r_1\).* \(r_n, size, r_0\)",
+        ),
+        (lambda: TRTensor([np.ones((2, 3, 2))]), r"expected \(1, size, r_1\)"),
         (lambda: FactorizedTensor.new((), 1), "at least one mode"),
         (lambda: FactorizedTensor.new((3, 0), 1), "sizes of at least 1"),
     ],
@@ -274,9 +287,14 @@ def test_parts_that_do_not_fit_are_refused(make: Any, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["cpp", "", 3], ids=str)
 def test_an_unknown_format_is_refused_with_those_that_exist(name: Any) -> None:
-    with pytest.raises(ValueError, match=r"unknown factorization .*expected one of BlockTT, CP, Dense, TT, Tucker"):
+    with pytest.raises(ValueError, match=r"unknown factorization .*expected one of BlockTT, CP, Dense, TR, TT, Tucker"):
         FactorizedTensor.new((3, 2), 1, name)
-    assert formats() == ("BlockTT", "CP", "Dense", "TT", "Tucker")
+    assert formats() == ("BlockTT", "CP", "Dense", "TR", "TT", "Tucker")
+
+
+@pytest.mark.parametrize("name", ["tr", "TR", "ring", "Ring", "tensor_ring", "tensor-ring"])
+def test_a_ring_has_many_names(name: str) -> None:
+    assert type(FactorizedTensor.new((3, 2), 1, name)) is TRTensor
 
 
 def test_a_class_makes_tensors_of_its_own_format() -> None:
@@ -296,6 +314,9 @@ def test_a_class_makes_tensors_of_its_own_format() -> None:
         ("Tucker", (1, 2, 3)),
         ("TT", (1, 2)),
         ("TT", (2, 2, 1)),
+        ("TR", (2, 2, 1)),
+        ("TR", (2, 2)),
+        ("TR", (2, 0, 2)),
         ("CP", 0.0),
         ("TT", "all"),
     ],

@@ -422,7 +422,7 @@ def with_group_norm(pair: Pair) -> dict[str, Any]:
 
 SPOILT: dict[str, tuple[Callable[[Pair], dict[str, Any]], type[Exception], str]] = {
     "no_output_extension": (without_extension, ValueError, "first: there is no output extension to apply"),
-    "group_norm": (with_group_norm, ValueError, "5 channels cannot be cut into 3 equal groups"),
+    "group_norm": (with_group_norm, ValueError, "5 channels cannot be split into 3 equal groups"),
     "bad_scaling": (
         lambda pair: {"scaling_factor": 0.5, "optimal_delta_scaling": "much"},
         TypeError,

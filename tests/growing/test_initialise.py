@@ -13,6 +13,7 @@ from growarray.errors import ShapeError
 from growarray.growing import GrowthUpdate
 from growarray.growing.draw import INITIALISATIONS, initial_values
 from growarray.growing.norm import GrowingBatchNorm1d
+from growarray.growing.place import take
 from growarray.growing.scale import normalisation_scales, rescaling_factors
 from growarray.nn import ReLU, Sequential, Tanh
 from tests.conftest import Library
@@ -397,7 +398,7 @@ def test_a_number_that_would_spoil_the_plan_is_refused(method: str, arguments: d
 def test_a_merge_keeps_a_whole_number_of_neurons(keep: Any) -> None:
     joint = Junction.of(bias=(True, False))
     ones = {"input_extension": np.ones((2, 2)), "output_extension": np.ones((2, 8)), "singular_values": np.ones(2)}
-    joint.merge.take(GrowthUpdate(**ones))
+    take(joint.merge, GrowthUpdate(**ones))
     with pytest.raises((ValueError, TypeError), match="merge: keep_neurons must be"):
         joint.merge.sub_select_optimal_added_parameters(keep)
     assert joint.merge.new_neurons == joint.branches[0].extended_output_layer.out_features == 2

@@ -241,7 +241,7 @@ def test_a_function_that_cannot_widen_refuses_before_anything_changes() -> None:
     joint = planned()
     joint.merge.post_merge_function = Sequential(GrowingGroupNorm(3, 3), Tanh())
     before = snapshot(joint)
-    with pytest.raises(ValueError, match="5 channels cannot be cut into 3 equal groups"):
+    with pytest.raises(ValueError, match="5 channels cannot be split into 3 equal groups"):
         joint.merge.apply_change(scaling_factor=0.1)
     assert_unchanged(joint, before)
 

@@ -11,6 +11,7 @@ import pytest
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing import FISHER, TINY, GrowthUpdate, LinearGrowingModule, LinearMergeGrowingModule, optimal_delta
 from growarray.growing import added_neurons as neurons
+from growarray.growing.place import take
 from growarray.growing.rule import GrowthRule
 from growarray.nn import GELU
 
@@ -124,7 +125,7 @@ def planned_merge() -> tuple[LinearGrowingModule, LinearGrowingModule, LinearMer
     head = LinearGrowingModule(2, 3, previous_module=merge, name="head", **kind)
     merge.set_next_modules([head])
     ones = {"input_extension": np.ones((3, 1)), "output_extension": np.ones((1, 10)), "singular_values": np.ones(1)}
-    merge.take(GrowthUpdate(**ones))
+    take(merge, GrowthUpdate(**ones))
     return left, right, merge, head
 
 

@@ -122,6 +122,21 @@ def test_other_rules_run_in_the_loop(kind: str, rule: Any) -> None:
     assert all(np.isfinite(array).all() for array in weights(run.network).values())
 
 
+class Own:
+    """A rule of one's own: it plans what TINY does, and knows nothing else of growth."""
+
+    def plan(self, statistics: Any) -> Any:
+        return replace(TINY, max_new=2).plan(statistics)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rule_of_ones_own_runs_in_the_loop(kind: str) -> None:
+    own, theirs = loop(kind, rule=Own()), loop(kind)
+    assert own.run().steps == theirs.run().steps
+    assert own.growths > 0
+    assert_same(weights(own.network), weights(theirs.network))
+
+
 def test_neurons_that_gradmax_adds_learn() -> None:
     run = loop(rule=GRADMAX, epochs=2, network=GrowingMLP(4, 2, 2, dtype=np.float64, rng=np.random.default_rng(1)))
     run.train_epoch()

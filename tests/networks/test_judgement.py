@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from growarray.growing import GRADMAX
+from growarray.growing import GRADMAX, GrowingModule, MergeGrowingModule
 from growarray.growing.norm import GrowingBatchNorm1d
 from growarray.networks import GrowingMLP, Judgement, Snapshot, default_budget
 from growarray.nn import ReLU, Sequential, Tanh
@@ -141,6 +141,22 @@ def test_a_snapshot_brings_widths_weights_statistics_and_slots_back(make: Any) -
     assert_same(run.network.state_dict(), state)
     run.run()  # trains and grows on
     assert np.isfinite(run.evaluate(run.data)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_going_back_starts_statistics_anew_and_forgets_every_plan(kind: str) -> None:
+    run = loop(kind)
+    before = Snapshot.of(run.network)
+    run.planner.collect(run.data)
+    run.network.compute_optimal_updates(max_new=1)
+    growing = [m for m in run.network.modules() if isinstance(m, GrowingModule | MergeGrowingModule)]
+    collected = [[statistic.samples for statistic in module.statistics.all] for module in growing]
+    assert all(
+        any(samples) for module, samples in zip(growing, collected, strict=True) if module in run.network.growing_layers
+    )
+    before.restore(run.network)
+    assert not any(statistic.samples for module in growing for statistic in module.statistics.all)
+    assert not any(module.new_neurons for module in run.network.growing_layers)
 
 
 def test_a_snapshot_fits_another_network_of_the_same_modules() -> None:

@@ -40,6 +40,11 @@ def same(build: Callable[[], Module], *shape: int) -> Example:
     return Example(build, shape, shape)
 
 
+def function(name: str, *before: Module) -> Example:
+    """A function of what other layers bring into its domain."""
+    return same(lambda: nn.Sequential(*before, nn.Function(name)) if before else nn.Function(name), 3, 4)
+
+
 def trained(*shape: int) -> Parameter:
     return Parameter(1.0 + 0.1 * rng().standard_normal(shape))
 
@@ -83,6 +88,13 @@ NEW: dict[str, Example] = {
     "Pad-edge": Example(lambda: nn.Pad(((2, 0), (0, 4)), "edge"), (3, 2), (5, 6)),
     "Pad-wrap": Example(lambda: nn.Pad(((3, 1),), "wrap"), (2, 3), (2, 7)),
     "Pad-nothing": same(lambda: nn.Pad(((0, 0),), "edge"), 2, 3),
+    **{
+        f"Reduce-{name}": Example(lambda name=name: nn.Reduce(name, (0, -1)), (2, 3, 4), (1, 3, 1))
+        for name in ("L1", "L2", "LogSumExp", "Max", "Min", "Prod", "Sum", "SumSquare")
+    },
+    "Reduce-LogSum": Example(lambda: nn.Reduce("LogSum", (1,), keepdims=False), (2, 3), (2,), positive=True),
+    "Reduce-all": Example(lambda: nn.Reduce("L2", keepdims=False), (2, 3), ()),
+    "Expand": Example(lambda: nn.Expand((2, 1, 4)), (3, 1), (2, 3, 4)),
     "ReduceMean": Example(lambda: nn.ReduceMean((0, -1)), (2, 3, 4), (1, 3, 1)),
     "ReduceMean-all": Example(lambda: nn.ReduceMean(keepdims=False), (2, 3), ()),
     "Clip": same(lambda: nn.Clip(-0.4, 0.6), 3, 4),
@@ -95,6 +107,12 @@ NEW: dict[str, Example] = {
     "Log": Example(nn.Log, (3, 4), (3, 4), positive=True),
     "Sqrt": Example(nn.Sqrt, (3, 4), (3, 4), positive=True),
     "Reciprocal": Example(nn.Reciprocal, (3, 4), (3, 4), positive=True),
+    **{f"Function-{name}": function(name) for name in ("Asinh", "Atan", "Ceil", "Cosh", "Floor", "Round", "Sign")},
+    **{f"Function-{name}": function(name) for name in ("Sinh", "Tan")},
+    **{f"Function-{name}": function(name, nn.Tanh()) for name in ("Acos", "Asin", "Atanh")},
+    "Function-Acosh": function("Acosh", nn.Exp(), nn.Exp()),
+    "Maximum": same(lambda: nn.Maximum(0.1), 3, 4),
+    "Minimum-parameter": Example(lambda: nn.Minimum(trained(4)), (3, 4), (3, 4)),
     "Sin": same(nn.Sin, 3, 4),
     "Cos": same(nn.Cos, 3, 4),
     "Erf": same(nn.Erf, 3, 4),

@@ -62,7 +62,7 @@ def test_extend_and_rescale_reach_every_child() -> None:
 
 def test_extend_is_all_or_nothing() -> None:
     net = nn.Sequential(nn.BatchNorm1d(4), nn.GroupNorm(2, 4))
-    with pytest.raises(ShapeError, match="5 channels cannot be cut into 2"):
+    with pytest.raises(ShapeError, match="5 channels cannot be split into 2"):
         net.extend(1)
     assert net[0].num_features == 4  # type: ignore[attr-defined]
 

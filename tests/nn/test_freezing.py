@@ -111,7 +111,7 @@ def test_a_stem_that_is_frozen_is_not_pulled_back_through() -> None:
     assert passed == [3, 2, 3, 2, 1, 0]
 
 
-@pytest.mark.parametrize("kind", ["CP", "Tucker", "TT"])
+@pytest.mark.parametrize("kind", ["CP", "Tucker", "TT", "TR"])
 def test_factors_that_are_frozen_still_feed_the_lasso(kind: str) -> None:
     conv = FactorizedConv(4, 4, (3, 3), padding=1, rank=2, factorization=kind, rng=rng(), dtype=np.float64)
     TensorLasso().apply(conv)

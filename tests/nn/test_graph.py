@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from growarray import nn
+from growarray.nn.arithmetic import Value
 from growarray.nn.graph import Graph, Node
-from growarray.nn.join import Value
 from growarray.nn.module import Module, Parameter
 from growarray.testing import assert_close, check_vjp
 from tests.conftest import Library
@@ -130,11 +130,15 @@ def test_replace_puts_another_module_in_its_place() -> None:
 @pytest.mark.parametrize(
     ("nodes", "outputs", "message"),
     [
-        ([Node("a", nn.ReLU(), ("h",), "y")], ["y"], "node 'a' takes 'h', which is no input"),
-        ([Node("a", nn.ReLU(), ("y",), "y")], ["y"], "node 'a' takes 'y', which is no input"),
-        ([Node("a", nn.ReLU(), ("x",), "x")], ["x"], "node 'a' gives 'x', which is given already"),
+        ([Node("a", nn.ReLU(), ("h",), "y")], ["y"], "node 'a' takes 'h', which is neither an input"),
+        ([Node("a", nn.ReLU(), ("y",), "y")], ["y"], "node 'a' takes 'y', which is neither an input"),
+        (
+            [Node("a", nn.ReLU(), ("x",), "x")],
+            ["x"],
+            "node 'a' gives 'x', which is given already",
+        ),
         ([Node("a", nn.ReLU(), ("x",), "y")] * 2, ["y"], "the nodes have 'a' twice"),
-        ([], ["y"], "output 'y' is no input, and no node gives it"),
+        ([], ["y"], "output 'y' is neither an input nor given by a node"),
         ([], ["x", "x"], "the outputs have 'x' twice"),
     ],
     ids=["undefined", "cycle", "given-twice", "one-name", "no-output", "output-twice"],

@@ -16,8 +16,8 @@ from growarray import nn
         ({"in_features": 2.5}, r"features must be whole numbers, found 2\.5 -> 3"),
         ({"out_features": "3"}, "features must be whole numbers, found 2 -> '3'"),
         ({"rng": 0}, r"rng: expected a numpy.random.Generator, found 0; use numpy.random.default_rng\(0\)"),
-        ({"dtype": np.int64}, "dtype: expected a real floating one such as numpy.float32, found int64"),
-        ({"dtype": complex}, "dtype: expected a real floating one .*, found complex128"),
+        ({"dtype": np.int64}, "dtype: expected a real floating dtype such as numpy.float32, found int64"),
+        ({"dtype": complex}, "dtype: expected a real floating dtype .*, found complex128"),
     ],
     ids=str,
 )
@@ -27,7 +27,7 @@ def test_wrong_arguments_are_named(options: dict[str, Any], message: str) -> Non
 
 
 def test_convolutions_refuse_the_same() -> None:
-    with pytest.raises(TypeError, match="dtype: expected a real floating one"):
+    with pytest.raises(TypeError, match="dtype: expected a real floating dtype"):
         nn.Conv2d(2, 3, 3, dtype=np.int32)
 
 

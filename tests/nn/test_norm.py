@@ -150,10 +150,10 @@ ONE, TWO = np.ones(1), np.ones(2)
             GrowingLayerNorm((2, 3)), lambda m: m.grow(1, np.ones((1, 2))), r"expected \(1, 3\)", id="layer-weight"
         ),
         pytest.param(GrowingGroupNorm(1, 3), lambda m: m.grow(0), "at least 1", id="group-0"),
-        pytest.param(GrowingGroupNorm(3, 3), lambda m: m.grow(2), "5 channels cannot be cut into 3", id="group-cut"),
+        pytest.param(GrowingGroupNorm(3, 3), lambda m: m.grow(2), "5 channels cannot be split into 3", id="group-cut"),
         pytest.param(GrowingGroupNorm(3, 3), lambda m: m.grow(3, TWO), r"weight has shape \(2,\)", id="group-weight"),
         pytest.param(
-            GrowingGroupNorm(3, 3), lambda m: m.grow(3, new_num_groups=4), "6 channels cannot be cut", id="group-new"
+            GrowingGroupNorm(3, 3), lambda m: m.grow(3, new_num_groups=4), "6 channels cannot be split", id="group-new"
         ),
     ],
 )
@@ -191,7 +191,7 @@ def test_wrong_inputs_are_named(layer: Module, shape: tuple[int, ...], message: 
 
 
 def test_wrong_sizes_are_refused_when_the_layer_is_made() -> None:
-    with pytest.raises(ShapeError, match="4 channels cannot be cut into 3 equal groups"):
+    with pytest.raises(ShapeError, match="4 channels cannot be split into 3 equal groups"):
         nn.GroupNorm(3, 4)
     with pytest.raises(ShapeError, match="at least one axis"):
         nn.LayerNorm(())

@@ -240,8 +240,46 @@ CASES: dict[str, Case] = {
             "Abs": {}, "Cos": {}, "Elu": {"alpha": 0.7}, "Erf": {}, "Exp": {}, "HardSigmoid": {}, "HardSwish": {},
             "LeakyRelu": {"alpha": 0.2}, "Mish": {}, "Neg": {}, "Relu": {}, "Selu": {}, "Sigmoid": {}, "Sin": {},
             "Softplus": {}, "Softsign": {}, "Tanh": {}, "Celu": {"alpha": 0.5}, "LogSoftmax": {},
+            "Asinh": {}, "Atan": {}, "Ceil": {}, "Cosh": {}, "Floor": {}, "Round": {}, "Sign": {}, "Sinh": {},
+            "Tan": {},
         }.items()
     },
+    **{
+        f"activation-{op}": chain(("n", 5), ("Tanh", ["x"], ["h"], {}), (op, ["h"], ["y"], {}))
+        for op in ("Acos", "Asin", "Atanh")
+    },
+    "activation-Acosh": chain(
+        ("n", 5), ("Exp", ["x"], ["h"], {}), ("Exp", ["h"], ["g"], {}), ("Acosh", ["g"], ["y"], {})
+    ),
+    **{
+        f"several-{op}": Case(
+            Made([(op, ["x", "c", "z", "s"], ["y"], {})], {"x": ("n", 3), "z": ("n", 1)},
+                 fixed={"c": draw(3), "s": np.array(0.2, np.float32)})
+        )
+        for op in ("Max", "Mean", "Min", "Sum")
+    },
+    # reductions, repetitions, blocks
+    **{
+        f"reduce-{op}": one(f"Reduce{op}", ("n", 3, 4), 18, ints(-1, 1), keepdims=keep)
+        for op, keep in (
+            ("L1", 1), ("L2", 0), ("LogSumExp", 1), ("Max", 0), ("Min", 1), ("Prod", 0), ("Sum", 1), ("SumSquare", 0),
+        )
+    },
+    "reduce-log-sum": chain(
+        ("n", 3), ("Exp", ["x"], ["h"], {}), ("ReduceLogSum", ["h"], ["y"], {"axes": [1]}), opset=17
+    ),
+    "reduce-sum-attribute": one("ReduceSum", ("n", 3), 11, axes=[-1], keepdims=0),
+    "reduce-sum-all": one("ReduceSum", ("n", 3), 13),
+    "reduce-nothing": one("ReduceSum", ("n", 3), 13, noop_with_empty_axes=1),
+    "global-max-pool": one("GlobalMaxPool", IMAGE),
+    "expand": one("Expand", ("n", 1, 4), 13, ints(1, 3, 4)),
+    "expand-front": one("Expand", (3, 1), 13, ints(2, 1, 4)),
+    "tile": one("Tile", ("n", 2, 3), 13, ints(1, 2, 3)),
+    "tile-nothing": one("Tile", ("n", 2), 13, ints(1, 1)),
+    "depth-to-space": one("DepthToSpace", ("n", 8, 2, 3), 13, blocksize=2),
+    "depth-to-space-crd": one("DepthToSpace", ("n", 8, 2, 3), 13, blocksize=2, mode="CRD"),
+    "space-to-depth": one("SpaceToDepth", ("n", 2, 4, 6), 13, blocksize=2),
+    "several-alone": one("Max", ("n", 3)),
     "gelu": one("Gelu", ("n", 5), 20),
     "gelu-tanh": one("Gelu", ("n", 5), 20, approximate="tanh"),
     "selu-other": one("Selu", ("n", 5), 18, alpha=1.5, gamma=1.1),

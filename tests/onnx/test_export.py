@@ -189,7 +189,7 @@ def table():
 def test_a_module_of_a_user(tmp_path):
     path, network = tmp_path / "model.onnx", nn.Sequential(nn.ReLU(), Doubled())
     with pytest.raises(
-        NotImplementedError, match=r"module '1' \(Doubled\) is of a class that is not written; register"
+        NotImplementedError, match=r"module '1' \(Doubled\) is of a class that cannot be exported; register"
     ):
         to_onnx(network, path, (2, 4))
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ import pytest
 from growarray import GrowingMLP, GrowingResidualMLP, load_checkpoint, nn
 from growarray.checkpoint import from_onnx, to_onnx
 from growarray.factorized import FactorizedConv
-from growarray.nn import join, shape
+from growarray.nn import arithmetic
 from growarray.nn.graph import Graph, Node
 from growarray.nn.module import Parameter
 from tests.checkpoint.files import rows
@@ -25,14 +25,14 @@ def pair(module, *names):
 
 
 JOINS = {
-    "add": (join.Add(), (2, 3, 4), (2, 3, 4)),
-    "sub": (join.Sub(), (2, 3, 4), (2, 1, 4)),
-    "mul": (join.Mul(), (2, 1, 4), (2, 3, 1)),
-    "div": (join.Div(), (2, 3), (2, 3)),
-    "concat": (join.Concat(1), (2, 3, 4), (2, 2, 4)),
-    "concat from the end": (join.Concat(-1), (2, 3, 4), (2, 3, 1)),
-    "concat the batch": (join.Concat(0), (2, 3), (2, 3)),
-    "matmul": (join.MatMul(), (2, 3, 4), (2, 4, 5)),
+    "add": (arithmetic.Add(), (2, 3, 4), (2, 3, 4)),
+    "sub": (arithmetic.Sub(), (2, 3, 4), (2, 1, 4)),
+    "mul": (arithmetic.Mul(), (2, 1, 4), (2, 3, 1)),
+    "div": (arithmetic.Div(), (2, 3), (2, 3)),
+    "concat": (arithmetic.Concat(1), (2, 3, 4), (2, 2, 4)),
+    "concat from the end": (arithmetic.Concat(-1), (2, 3, 4), (2, 3, 1)),
+    "concat the batch": (arithmetic.Concat(0), (2, 3), (2, 3)),
+    "matmul": (arithmetic.MatMul(), (2, 3, 4), (2, 4, 5)),
 }
 
 
@@ -42,16 +42,16 @@ def test_joins(module, first, second, tmp_path):
 
 
 FIXED = {
-    "add a number": (join.Add(1.5),),
-    "number minus": (join.Sub(1.5, reverse=True),),
-    "number over": (join.Div(1.5, reverse=True),),
-    "times a constant": (join.Mul(values(3, 1)),),
-    "plus a parameter": (join.Add(Parameter(values(4))),),
-    "product": (join.MatMul(Parameter(values(4, 5))),),
-    "product from the left": (join.MatMul(values(5, 3), reverse=True),),
-    "product with a vector": (join.MatMul(values(4)),),
-    "product of stacks": (join.MatMul(values(1, 4, 5)),),
-    "vector times": (join.MatMul(values(3), reverse=True),),
+    "add a number": (arithmetic.Add(1.5),),
+    "number minus": (arithmetic.Sub(1.5, reverse=True),),
+    "number over": (arithmetic.Div(1.5, reverse=True),),
+    "times a constant": (arithmetic.Mul(values(3, 1)),),
+    "plus a parameter": (arithmetic.Add(Parameter(values(4))),),
+    "product": (arithmetic.MatMul(Parameter(values(4, 5))),),
+    "product from the left": (arithmetic.MatMul(values(5, 3), reverse=True),),
+    "product with a vector": (arithmetic.MatMul(values(4)),),
+    "product of stacks": (arithmetic.MatMul(values(1, 4, 5)),),
+    "vector times": (arithmetic.MatMul(values(3), reverse=True),),
 }
 
 
@@ -65,10 +65,10 @@ def wired():
     nodes = [
         Node("left", nn.Linear(4, 3, rng=RNG), ("x",), "l"),
         Node("right", nn.Sequential(nn.Linear(5, 3, rng=RNG), nn.Tanh()), ("z",), "r"),
-        Node("sum", join.Add(), ("l", "r"), "s"),
-        Node("table", join.Value(Parameter(values(1, 3))), (), "t"),
-        Node("scaled", join.Mul(), ("s", "t"), "m"),
-        Node("joined", join.Concat(1), ("m", "l", "s"), "y"),
+        Node("sum", arithmetic.Add(), ("l", "r"), "s"),
+        Node("table", arithmetic.Value(Parameter(values(1, 3))), (), "t"),
+        Node("scaled", arithmetic.Mul(), ("s", "t"), "m"),
+        Node("joined", arithmetic.Concat(1), ("m", "l", "s"), "y"),
     ]
     return Graph(nodes, ["x", "z"], ["y", "x", "s", "l"])
 
@@ -98,7 +98,7 @@ def wired_output(path, x, z):
 
 def test_an_input_of_another_first_size_keeps_it(tmp_path):
     path = tmp_path / "model.onnx"
-    to_onnx(pair(join.MatMul(), "x", "w"), path, [(2, 4), (4, 5)])
+    to_onnx(pair(arithmetic.MatMul(), "x", "w"), path, [(2, 4), (4, 5)])
     x, w = values(7, 4), values(4, 5)
     assert_close(run(path, x, w)[0], x @ w)
 
@@ -117,7 +117,7 @@ def test_places_in_graphs_are_named(at, tmp_path):
 
     inner = Graph([Node("odd", Odd(), ("h",), "o")], ["h"], ["o"])
     network = Graph([Node("first", inner, ("x",), "y")], ["x"], ["y"])
-    with pytest.raises(NotImplementedError, match=r"module 'first\.odd' \(Odd\) is of a class that is not written"):
+    with pytest.raises(NotImplementedError, match=r"module 'first\.odd' \(Odd\) is of a class that cannot be exported"):
         to_onnx([network, nn.Sequential(network)][0], tmp_path / "model.onnx", (2, 3))
 
 
@@ -134,9 +134,9 @@ def convolutional():
 
 def reshaping():
     return nn.Sequential(
-        shape.Reshape((0, 3, -1)), shape.Transpose((0, 2, 1)), nn.Linear(3, 4, rng=RNG), nn.SELU(), nn.Softmax(1),
-        shape.ReduceMean((1,), keepdims=False), shape.Unsqueeze((1,)), nn.BatchNorm1d(1), shape.Squeeze((1,)),
-        shape.Pad(((1, 1),), mode="reflect"), join.Mul(2.5),
+        nn.Reshape((0, 3, -1)), nn.Transpose((0, 2, 1)), nn.Linear(3, 4, rng=RNG), nn.SELU(), nn.Softmax(1),
+        nn.ReduceMean((1,), keepdims=False), nn.Unsqueeze((1,)), nn.BatchNorm1d(1), nn.Squeeze((1,)),
+        nn.Pad(((1, 1),), mode="reflect"), arithmetic.Mul(2.5),
     )  # fmt: skip
 
 

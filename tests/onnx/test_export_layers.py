@@ -11,7 +11,7 @@ import pytest
 from growarray import nn
 from growarray.checkpoint import to_onnx
 from growarray.errors import ShapeError
-from growarray.nn import elementwise, graph, join, shape
+from growarray.nn import arithmetic, elementwise, graph
 from growarray.nn.module import Module, Parameter
 from growarray.onnx.operators import WRITES
 from tests.checkpoint.files import rows
@@ -183,6 +183,31 @@ FUNCTIONS = {
     "exp": (elementwise.Exp(), None),
     "hard sigmoid": (elementwise.HardSigmoid(0.3, 0.4), None),
     "hard swish": (elementwise.HardSwish(), None),
+    **{
+        f"function {name}": (nn.Function(name), draw)
+        for name, draw in {
+            "Acos": RNG.random,
+            "Acosh": lambda size: RNG.uniform(1.5, 3.0, size),
+            "Asin": RNG.random,
+            "Asinh": None,
+            "Atan": None,
+            "Atanh": RNG.random,
+            "Ceil": None,
+            "Cosh": None,
+            "Floor": None,
+            "Round": None,
+            "Sign": None,
+            "Sinh": None,
+            "Tan": RNG.random,
+        }.items()
+    },
+    **{
+        f"reduce {name}": (nn.Reduce(name, (1, -1), keepdims=name < "M"), RNG.random)
+        for name in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Min", "Prod", "Sum", "SumSquare")
+    },
+    "expand": (nn.Expand((2, 1, 1, 1, 1)), None),
+    "maximum": (arithmetic.Maximum(0.1), None),
+    "minimum": (arithmetic.Minimum(0.1), None),
     "log": (elementwise.Log(), RNG.random),
     "mish": (elementwise.Mish(), None),
     "neg": (elementwise.Neg(), None),
@@ -211,7 +236,7 @@ ELEMENTWISE = {
 @pytest.mark.parametrize(("layer", "draw"), rows(ELEMENTWISE))
 def test_functions_in_double_precision_run_or_are_refused(layer, draw, tmp_path):
     path, x = tmp_path / "model.onnx", np.abs(np.asarray((draw or RNG.standard_normal)((2, 3, 5)))) + 0.5
-    network = nn.Sequential(join.Mul(Parameter(np.ones(1))), layer).eval()
+    network = nn.Sequential(arithmetic.Mul(Parameter(np.ones(1))), layer).eval()
     try:
         to_onnx(network, path, x.shape)
     except NotImplementedError as refusal:
@@ -224,28 +249,28 @@ def test_functions_in_double_precision_run_or_are_refused(layer, draw, tmp_path)
 
 
 SHAPES = {
-    "reshape": (shape.Reshape((0, -1)), (2, 3, 4)),
-    "reshape around the batch": (shape.Reshape((-1, 6)), (2, 3, 4)),
-    "transpose": (shape.Transpose((0, 2, 1)), (2, 3, 4)),
+    "reshape": (nn.Reshape((0, -1)), (2, 3, 4)),
+    "reshape around the batch": (nn.Reshape((-1, 6)), (2, 3, 4)),
+    "transpose": (nn.Transpose((0, 2, 1)), (2, 3, 4)),
     "transpose the batch": (
-        nn.Sequential(shape.Transpose((2, 0, 1)), nn.Softmax(), shape.Transpose((1, 2, 0))),
+        nn.Sequential(nn.Transpose((2, 0, 1)), nn.Softmax(), nn.Transpose((1, 2, 0))),
         (2, 3, 4),
     ),
-    "linear beside the batch": (nn.Sequential(shape.Transpose((2, 0, 1)), conv(3, 5, kind=nn.Linear)), (2, 3, 4)),
-    "squeeze": (shape.Squeeze((-1,)), (2, 3, 1)),
-    "squeeze all": (shape.Squeeze(), (2, 3, 1)),
-    "unsqueeze": (shape.Unsqueeze((1, -1)), (2, 3)),
-    "unsqueeze before the batch": (nn.Sequential(shape.Unsqueeze((0,)), shape.Squeeze((0,))), (2, 3)),
-    "slice": (shape.Slice((1, -1), (3, 0), (1, 2), (1, -1)), (2, 3, 4)),
-    "gather one": (shape.Gather(-1, axis=1), (2, 3, 4)),
-    "gather several": (shape.Gather((2, 2, 0), axis=2), (2, 3, 4)),
-    "pad": (shape.Pad(((1, 2), (0, 1)), value=0.5), (2, 3, 4)),
-    "pad, reflected and cut": (shape.Pad(((1, -1), (2, 0)), mode="reflect"), (2, 3, 4)),
-    "pad, edge": (shape.Pad(((1, 2),), mode="edge"), (2, 3, 4)),
-    "pad, cut": (shape.Pad(((-1, -1),)), (2, 3, 4)),
-    "mean": (shape.ReduceMean((1, -1)), (2, 3, 4)),
-    "mean without axes": (shape.ReduceMean((1,), keepdims=False), (2, 3, 4)),
-    "mean of all": (shape.ReduceMean(), (2, 3, 4)),
+    "linear beside the batch": (nn.Sequential(nn.Transpose((2, 0, 1)), conv(3, 5, kind=nn.Linear)), (2, 3, 4)),
+    "squeeze": (nn.Squeeze((-1,)), (2, 3, 1)),
+    "squeeze all": (nn.Squeeze(), (2, 3, 1)),
+    "unsqueeze": (nn.Unsqueeze((1, -1)), (2, 3)),
+    "unsqueeze before the batch": (nn.Sequential(nn.Unsqueeze((0,)), nn.Squeeze((0,))), (2, 3)),
+    "slice": (nn.Slice((1, -1), (3, 0), (1, 2), (1, -1)), (2, 3, 4)),
+    "gather one": (nn.Gather(-1, axis=1), (2, 3, 4)),
+    "gather several": (nn.Gather((2, 2, 0), axis=2), (2, 3, 4)),
+    "pad": (nn.Pad(((1, 2), (0, 1)), value=0.5), (2, 3, 4)),
+    "pad, reflected and cut": (nn.Pad(((1, -1), (2, 0)), mode="reflect"), (2, 3, 4)),
+    "pad, edge": (nn.Pad(((1, 2),), mode="edge"), (2, 3, 4)),
+    "pad, cut": (nn.Pad(((-1, -1),)), (2, 3, 4)),
+    "mean": (nn.ReduceMean((1, -1)), (2, 3, 4)),
+    "mean without axes": (nn.ReduceMean((1,), keepdims=False), (2, 3, 4)),
+    "mean of all": (nn.ReduceMean(), (2, 3, 4)),
 }
 
 
@@ -257,19 +282,19 @@ def test_changes_of_shape(layer, size, opset, tmp_path):
 
 @pytest.mark.parametrize("opset", [17, 21])
 def test_periodic_padding(opset, tmp_path):
-    export(shape.Pad(((3, 1),), mode="wrap"), tmp_path / "model.onnx", (2, 3, 4), opset=opset)
+    export(nn.Pad(((3, 1),), mode="wrap"), tmp_path / "model.onnx", (2, 3, 4), opset=opset)
 
 
 BATCH = {
-    "reshape": (shape.Reshape((2, 12)), "fits one size of the batch"),
-    "slice": (shape.Slice((0,), (1,)), "it cuts the batch"),
-    "gather": (shape.Gather(0), "it takes entries of the batch"),
-    "pad": (shape.Pad(((1, 0), (0, 0), (0, 0))), "it pads the batch"),
-    "conv": (nn.Sequential(shape.Transpose((1, 0, 2)), conv(2, 4, 1, kind=nn.Conv1d)), "the batch is axis 1"),
-    "linear": (nn.Sequential(shape.Transpose((1, 2, 0)), conv(2, 4, kind=nn.Linear)), "the axis of the features"),
-    "constant": (join.Add(np.ones((2, 1, 1), np.float32)), "fits one size of the batch"),
+    "reshape": (nn.Reshape((2, 12)), "fits one size of the batch"),
+    "slice": (nn.Slice((0,), (1,)), "it cuts the batch"),
+    "gather": (nn.Gather(0), "it takes entries of the batch"),
+    "pad": (nn.Pad(((1, 0), (0, 0), (0, 0))), "it pads the batch"),
+    "conv": (nn.Sequential(nn.Transpose((1, 0, 2)), conv(2, 4, 1, kind=nn.Conv1d)), "the batch is axis 1"),
+    "linear": (nn.Sequential(nn.Transpose((1, 2, 0)), conv(2, 4, kind=nn.Linear)), "the axis of the features"),
+    "constant": (arithmetic.Add(np.ones((2, 1, 1), np.float32)), "fits one size of the batch"),
     "product": (
-        nn.Sequential(shape.Transpose((1, 2, 0)), join.MatMul(np.ones((2, 5), np.float32))),
+        nn.Sequential(nn.Transpose((1, 2, 0)), arithmetic.MatMul(np.ones((2, 5), np.float32))),
         "sums over the batch",
     ),
 }
@@ -285,7 +310,7 @@ def test_what_fits_one_size_of_the_batch_is_refused_with_the_way_out(layer, mess
 
 
 def every_layer():
-    for module in (nn, elementwise, graph, join, shape):
+    for module in (nn, elementwise, graph, arithmetic):
         for name in module.__all__:
             kind = getattr(module, name)
             if inspect.isclass(kind) and issubclass(kind, Module) and kind is not Module:

@@ -14,7 +14,7 @@ from growarray import nn
 from growarray.checkpoint import from_onnx, load_checkpoint, to_onnx
 from growarray.errors import CheckpointError
 from growarray.factorized import FactorizedConv
-from growarray.nn.join import Mul
+from growarray.nn.arithmetic import Mul
 from growarray.nn.module import Module
 from tests.checkpoint.files import rows
 from tests.onnx.models import Made, build

@@ -245,6 +245,17 @@ REFUSED: dict[str, tuple[Made, str]] = {
         Made([node("BatchNormalization", "x", "b", "b", "b", "c")], IMAGE, fixed={"b": B, "c": draw(3)}),
         r"variance has shape \(3,\); expected \(4,\)",
     ),
+    "noop": (Made([node("ReduceL2", "x", noop_with_empty_axes=1)], IMAGE, opset=18), "noop_with_empty_axes is 1"),
+    "tile": (Made([node("Tile", "x", "r")], IMAGE, fixed={"r": ints(2, 2)}), "repeats are .2, 2. for an input"),
+    "expand": (
+        Made(
+            [("Shape", ["x"], ["s"], {}), ("Expand", ["c", "s"], ["e"], {}), ("Expand", ["z", "s"], ["y"], {})],
+            {"x": ("n", 2), "z": (1, 2)}, fixed={"c": draw(1)},
+        ),
+        "shape .* depends on the size of the input",
+    ),
+    "block": (Made([node("DepthToSpace", "x", blocksize=3)], IMAGE), "blocksize does not divide an input of shape"),
+    "block-size": (Made([node("SpaceToDepth", "x", blocksize=2)], {"x": (1, 4, "h", 6)}), "export the model"),
     "axes": (Made([node("ReduceMean", "x", axes=[0, -4])], IMAGE), "expected distinct axes of 4"),
     "reshape": (Made([node("Reshape", "x", "s")], {"x": (2, 3)}, fixed={"s": ints(4, 2)}), "does not fit into"),
     "reshape-live": (Made([node("Reshape", "x", "x")], IMAGE), "shape 'x' depends on the input"),

@@ -289,7 +289,7 @@ def test_inputs_stay_as_they_are_and_the_pullback_repeats() -> None:
 def test_groups_are_a_shared_mode_and_depthwise_kernels_are_shifted() -> None:
     assert conv_plan((8, 6, 9, 9), (12, 3, 3, 3), groups=2).equation == "n g c y x, g o c y x -> n g o y x | y, x"
     plan = conv_plan((8, 6, 9, 9), (6, 1, 3, 3), groups=6, padding=1)
-    assert [step.kernel for step in plan.steps] == ["band"]
+    assert [step.routine for step in plan.steps] == ["band"]
     assert plan is conv_plan((8, 6, 9, 9), (6, 1, 3, 3), groups=6, padding=1)
     assert conv_plan((1, 2, 3, 3, 3, 3), (2, 2, 2, 2, 2, 2)).equation.endswith("| x0, x1, x2, x3")
 

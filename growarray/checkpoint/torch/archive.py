@@ -110,7 +110,7 @@ def read_torch_zip(source: Source, limits: Limits) -> Contents:
 
 
 def _one_folder(members: dict[str, Member]) -> str:
-    """The folder that holds everything; what is no checkpoint is told by what it holds."""
+    """The folder that holds everything; raises Malformed for an archive that is not a checkpoint."""
     folders = {name.split("/", 1)[0] for name in members}
     if len(folders) != 1:
         raise Malformed(f"zip archive has {len(folders)} top folders or files; a torch checkpoint has one folder")

@@ -223,7 +223,7 @@ class PickleMachine(Cursor):
             target[key] = value
 
     def check_key(self, key: Any) -> None:
-        """Refuse keys that are no plain values, and many whose hash the file can choose."""
+        """Refuse keys that are not plain values, and many whose hash the file can choose."""
         if check_key(key):
             self.tuple_keys += 1
             if self.tuple_keys > _MOST_TUPLE_KEYS:

@@ -100,7 +100,7 @@ _OPCODES = {code[0]: row for code, row in (_VALUES | _CONTAINERS | _MACHINE).ite
 
 def _refusing(code: int) -> Handler:
     """What stands in the table for an opcode that is not run."""
-    what = f"opcode {_REFUSED[code]} is not allowed" if code in _REFUSED else f"{code:#04x} is no opcode"
+    what = f"opcode {_REFUSED[code]} is not allowed" if code in _REFUSED else f"{code:#04x} is not an opcode"
 
     def refuse(machine: Any) -> NoReturn:
         raise Malformed(f"{what}; expected the pickle of a state dict")

@@ -67,7 +67,7 @@ def looks_like_pickle(data: memoryview, *, cut: bool = False) -> bool:
             if opcode.name == "STOP":
                 return bool(place + 1 == len(data))
             count += 1
-    except Exception:  # what is no opcode, or is cut off, comes in many kinds
+    except Exception:  # bytes that are not opcodes, or end early, raise errors of many kinds
         return b"joblib.numpy_pickle" in head or ((cut or len(data) > len(head)) and count >= _ENOUGH)
     return False
 

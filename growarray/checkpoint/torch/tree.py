@@ -26,7 +26,7 @@ def _children(node: Any) -> Iterator[Any]:
 
 
 def _split(node: Any) -> tuple[list[Any], list[Any]]:
-    """The containers in a container, and its leaves that are no plain values."""
+    """The containers in a container, and its leaves that are not plain values."""
     rest = [child for child in _children(node) if type(child) not in _PLAIN]
     inner = [child for child in rest if type(child) in CONTAINERS]
     return inner, rest if not inner else [child for child in rest if type(child) not in CONTAINERS]
@@ -40,7 +40,7 @@ def as_tensor(leaf: Any) -> StoredTensor | None:
 
 
 def check_tree(root: Any, limits: Limits, memory: int) -> None:
-    """Refuse leaves that are no data, nesting beyond the limit, and sharing that blows a small file up.
+    """Refuse leaves that are not data, nesting beyond the limit, and sharing that blows a small file up.
 
     A list or dictionary may contain itself; a tuple may not, for it could not be rebuilt. ``memory`` bounds the bytes
     that it takes to remember which containers were seen, here and in :func:`full_parts`.

@@ -14,7 +14,7 @@ from rich.table import Table
 from growarray.backend import library
 from growarray.cli.bench.command import Device, bench_console, device_named
 from growarray.cli.options import option, switch
-from growarray.cli.terminal import show_table, stderr_bar
+from growarray.cli.terminal import plain_table, show_table, stderr_bar
 from growarray.contraction.calibrate import fit, measure
 from growarray.contraction.machine import CPU, GPU, Machine, cache_folder, machine_for, threads, to_dict
 from growarray.errors import shown
@@ -38,7 +38,7 @@ _UNITS = {
 
 def calibrate(
     device: Device = "cpu",
-    seconds: Annotated[float, option("NUMBER", "about so long", panel="Measuring")] = 40.0,
+    seconds: Annotated[float, option("NUMBER", "about how long to measure", panel="Measuring")] = 40.0,
     dry_run: Annotated[bool, switch("--dry-run", "print the result, store nothing", "Output")] = False,
     forget: Annotated[bool, switch("--forget", "remove what is stored", "Output")] = False,
 ) -> None:
@@ -87,8 +87,7 @@ def _store(path: Path, machine: Machine) -> None:
 
 def calibration_table(machine: Machine, default: Machine) -> Table:
     """Measured coefficients beside the defaults."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title="machine model, float32, one core")
-    table.title_justify = "left"
+    table = plain_table("machine model, float32, one core")
     table.add_column("coefficient")
     table.add_column("measured", justify="right")
     table.add_column("default", justify="right")

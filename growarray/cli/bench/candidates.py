@@ -62,7 +62,7 @@ def candidates_for(
     device: str | None = None,
     within: float = _ABSURD,
 ) -> list[Candidate]:
-    """``count`` distinct orders where there are so many: those that searches and presets choose, then drawn ones.
+    """``count`` distinct orders if there are so many: those that searches and presets choose, then drawn ones.
 
     within : paths drawn at random that should take more than this many times the best are left out
     """
@@ -133,22 +133,22 @@ def _drawn(layer: Layer, draws: int, seed: int) -> Iterator[Path]:
 def window_charge(layer: Layer, path: Sequence[Sequence[int]]) -> int:
     """Operations that opt_einsum counts along a path on the window view: the input has output and kernel positions."""
     problem = Problem(parse(layer.equation), layer.shapes, **layer.geometry)
-    terms = [[f"{m}'" if m in problem.conv else m for m in leaf.modes] for leaf in problem.leaves]
-    terms[0] = [*problem.leaves[0].modes, *(f"{m}'" for m in problem.conv)]
+    terms = [[f"{m}'" if m in problem.conv else m for m in leaf.modes] for leaf in problem.operands]
+    terms[0] = [*problem.operands[0].modes, *(f"{m}'" for m in problem.conv)]
     sizes = problem.size | {m: conv.out for m, conv in problem.conv.items()}
     sizes |= {f"{m}'": conv.taps for m, conv in problem.conv.items()}
     return _contract(terms, list(problem.output), sizes, [tuple(step) for step in path])[1]
 
 
 def pattern_path(layer: Layer) -> tuple[Path, int]:
-    """What opt_einsum chooses where every convolution mode is an operand of its own, a pattern.
+    """What opt_einsum chooses if every convolution mode is an operand of its own, a pattern.
 
     A pattern P[input position, output position, kernel position] is one where the three belong together. Returns the
     order without the patterns, and the operations that opt_einsum counts with them.
     """
     problem = Problem(parse(layer.equation), layer.shapes, **layer.geometry)
-    terms = [[f"{m}'" if m in problem.conv else m for m in leaf.modes] for leaf in problem.leaves]
-    terms[0] = [f"{m}''" if m in problem.conv else m for m in problem.leaves[0].modes]
+    terms = [[f"{m}'" if m in problem.conv else m for m in leaf.modes] for leaf in problem.operands]
+    terms[0] = [f"{m}''" if m in problem.conv else m for m in problem.operands[0].modes]
     sizes = dict(problem.size)
     for m, conv in problem.conv.items():
         sizes |= {m: conv.out, f"{m}'": conv.taps, f"{m}''": conv.size}

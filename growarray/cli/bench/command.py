@@ -28,7 +28,7 @@ _WIDTH = 100  # columns of a table that is not shown in a terminal
 _MEASURING, _OUTPUT = "Measuring", "Output"
 
 Device = Annotated[str, option("NAME", "cpu, cuda or cuda:N", panel=_MEASURING)]
-Beside = Callable[[Layer, Sequence[Any], Any, str | None], tuple[list[Peer], list[str]]]
+PeerTimings = Callable[[Layer, Sequence[Any], Any, str | None], tuple[list[Peer], list[str]]]
 
 
 class BenchCommand(Command):
@@ -41,8 +41,8 @@ class BenchCommand(Command):
         return "nothing was written"
 
 
-def paths_command(beside: Beside | None) -> Callable[..., None]:
-    """The command, with what is measured beside the paths: other libraries, where the program that asks knows some."""
+def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
+    """The command, with what is measured beside the paths: other libraries, or nothing."""
 
     @takes_options(LAYER)
     def paths(
@@ -62,7 +62,7 @@ def paths_command(beside: Beside | None) -> Callable[..., None]:
         count: Annotated[int, option("NUMBER", "orders that are compared", "--paths", panel=_MEASURING)] = 16,
         repeat: Annotated[int, option("NUMBER", "rounds in which each has a turn", panel=_MEASURING)] = 9,
         seconds: Annotated[
-            float, option("NUMBER", "after which no round starts, once there were three", panel=_MEASURING)
+            float, option("NUMBER", "no round starts after so long, once there were three", panel=_MEASURING)
         ] = 20.0,
         device: Device = "cpu",
         seed: Annotated[int, option("NUMBER", "of the arrays, and of paths drawn at random", panel=_MEASURING)] = 0,
@@ -94,11 +94,10 @@ def paths_command(beside: Beside | None) -> Callable[..., None]:
 paths = paths_command(None)
 
 
-def suite(ctx: typer.Context) -> None:
-    """Say where the suite of layers is."""
+def suite() -> None:
+    """Say how the suite of layers is run."""
     raise ValueError(
-        "the suite is not part of the installed package; run it in a checkout of growarray: "
-        f"{' '.join(['python -m bench suite', *ctx.args])}"
+        "the suite is not part of the installed package; in a checkout of growarray run: python -m bench suite"
     )
 
 

@@ -188,7 +188,7 @@ def ranks_for(name: str, out_channels: int, in_channels: int, kernel: Sequence[i
 
 
 def read_layer(path: Path) -> dict[str, Any]:
-    """The options in a JSON or TOML file. ``ValueError`` where it cannot be read as one."""
+    """The options in a JSON or TOML file. ``ValueError`` if it cannot be read as one."""
     try:
         text = path.read_text(encoding="utf-8")
         found = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)

@@ -1,7 +1,7 @@
 """Measuring calls against each other: in turns A B C A B C, medians; peak memory; rank correlation.
 
 A machine that is shared gets slower and faster by the minute, so what is compared has its turns in the same rounds.
-Where there is one thread, seconds are those of the processor: other processes then cost cache and memory alone.
+With one thread, seconds are those of the processor: other processes then cost cache and memory alone.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from growarray.contraction.machine import threads
-from growarray.contraction.scratch import release
 from growarray.contraction.threads import run_tasks
+from growarray.contraction.workspace import release
 
 __all__ = [
     "Peer",
@@ -30,7 +30,7 @@ __all__ = [
     "synchronised",
 ]
 
-_TURN = 0.03  # seconds of calls in one turn, where a call is shorter than that
+_TURN = 0.03  # seconds of calls in one turn, if a call is shorter than that
 _MOST = 50  # calls in one turn
 _COLD = 0.02  # seconds of a call below which a turn starts with one that is not timed: it fills the caches again
 _LEAST = 3  # rounds, whatever the budget says
@@ -51,12 +51,12 @@ class Peer:
 
 
 def clock_for(device: str | None) -> Clock:
-    """Seconds of the processor where one thread computes on a CPU, else those of the wall."""
+    """Seconds of the processor if one thread computes on a CPU, else those of the wall."""
     return time.process_time if device is None and threads() == 1 else time.perf_counter
 
 
 def synchronised(call: Callable[[], Any]) -> Call:
-    """The call, and waiting for the device of the array that it returns where there is one to wait for."""
+    """The call, and waiting for the device of the array that it returns, if there is one."""
 
     def run() -> object:
         result = call()

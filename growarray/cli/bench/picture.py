@@ -40,7 +40,7 @@ def draw_paths(report: Mapping[str, Any]) -> bytes:
 
 
 def drawn_paths(report: Mapping[str, Any]) -> Figure:
-    """The two panels as a figure of matplotlib, its labels where it has this size."""
+    """The two panels as a figure of matplotlib, its labels placed for this size."""
     figure = Figure(figsize=(12.0, 6.2), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
     FigureCanvasAgg(figure)
     figure.suptitle(report["description"], fontsize=10)
@@ -178,7 +178,7 @@ def _trade_off(panel: Axes, report: Mapping[str, Any]) -> tuple[list[tuple[Point
 
 
 def _legend(panel: Axes) -> None:
-    """Below the axis, where it covers no point."""
+    """Below the axis: there it covers no point."""
     panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=2, fontsize=8.5, frameon=False)
 
 

@@ -90,7 +90,7 @@ def measure_layer(
             "path": [list(pair) for pair in candidate.forward.path],
             "order": candidate.order,
             "products": list(candidate.forward.products),
-            "kernels": [step.kernel for step in candidate.forward.steps],
+            "kernels": [step.routine for step in candidate.forward.steps],
             "charged": candidate.charged,
             "difference": _difference(to_numpy(candidate.forward(*arrays)), expected),
         }

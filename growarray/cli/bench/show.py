@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from growarray.cli.bench.report import KINDS
-from growarray.cli.terminal import show_line, show_table
+from growarray.cli.terminal import plain_table, show_line, show_table
 from growarray.contraction.table import quantity, seconds
 
 __all__ = ["csv_text", "paths_table", "peers_table", "show_paths"]
@@ -62,15 +62,9 @@ def _verdict(summary: Mapping[str, Any]) -> str:
     return f"{ranks}; auto takes {summary['auto_behind']:.1%} longer than the fastest path ({summary['fastest']})"
 
 
-def _new_table(title: str) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, title=title)
-    table.title_justify = "left"
-    return table
-
-
 def paths_table(report: Mapping[str, Any], kind: str) -> Table:
     """One row for each order of contraction, the fastest first; predicted and measured side by side."""
-    table = _new_table(report["summary"][kind]["pass"])
+    table = plain_table(report["summary"][kind]["pass"], space=1)
     table.add_column("\npath", overflow="fold", min_width=20)
     table.add_column("\norder", overflow="fold", min_width=11)
     for header in ("\nFLOPs", "peak\npred.", "peak\nmeas.", "time\npred.", "time\nmeas.", "times\nbest"):
@@ -97,7 +91,7 @@ def paths_table(report: Mapping[str, Any], kind: str) -> Table:
 def peers_table(report: Mapping[str, Any]) -> Table:
     """The other libraries in the same rounds, beside the path that auto takes."""
     kinds = [kind for kind in KINDS if kind in report["summary"]]
-    table = _new_table("other libraries, same rounds")
+    table = plain_table("other libraries, same rounds", space=1)
     table.add_column("library", overflow="fold")
     for kind in kinds:
         table.add_column(report["summary"][kind]["pass"], justify="right")

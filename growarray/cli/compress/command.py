@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -24,8 +25,9 @@ from growarray.cli.options import choices, option, switch
 from growarray.cli.terminal import show_line, stderr_bar
 from growarray.compression import Compression
 from growarray.compression import compress as compress_network
-from growarray.errors import DataError
+from growarray.errors import DataError, shown
 from growarray.factorized.report import Change
+from growarray.factorized.tensor import kinds
 from growarray.networks import write_atomically
 from growarray.nn.module import Module
 from growarray.onnx.export import to_onnx
@@ -34,7 +36,9 @@ from growarray.onnx.read import from_onnx
 __all__ = ["compress"]
 
 _WEIGHTS, _GRAPH, _REPORT, _PICTURE = "compressed.safetensors", "compressed.onnx", "report.json", "tradeoff.png"
-_FORMATS, _COSTS = ("cp", "tucker", "tt"), ("parameters", "flops", "time")
+_FORMATS = tuple(kind.name.lower() for kind in kinds() if kind.decomposition is not None)
+_DEFAULT = signature(compress_network).parameters["formats"].default
+_COSTS = ("parameters", "flops", "time")
 
 Texts = list[str] | None
 
@@ -45,7 +49,9 @@ def compress(
     by: Annotated[
         str, option(choices(*_COSTS), "what the budget counts; time is predicted, in microseconds")
     ] = "parameters",
-    formats: Annotated[Texts, option(choices(*_FORMATS), "again for another; default all of them", "--format")] = None,
+    formats: Annotated[
+        Texts, option(choices(*_FORMATS), f"again for another; default {', '.join(_DEFAULT)}", "--format")
+    ] = None,
     calibration: Annotated[
         Path | None,
         option("FILE", ".npy with inputs (n, ...), or .npz with one array for each input of the graph"),
@@ -64,9 +70,9 @@ def compress(
     seed: Annotated[int, option("NUMBER", "of what is drawn at random", min=0)] = 0,
     as_json: Annotated[bool, switch("--json", "print JSON in place of the table")] = False,
 ) -> None:
-    """Factorize convolutions and linear layers where a budget is spent best; show what it saves and what it costs."""
+    """Factorize convolutions and linear layers so that a budget is spent best; show what it saves and what it costs."""
     options: dict[str, Any] = {
-        "budget": _budget(budget), "by": by, "formats": formats or _FORMATS, "keep": keep or (),
+        "budget": _budget(budget), "by": by, "formats": formats or _DEFAULT, "keep": keep or (),
         "measure": measure, "rng": np.random.default_rng(seed),
     }  # fmt: skip
     checkpoint = load_checkpoint(file)
@@ -91,7 +97,7 @@ def compress(
 
 
 class _Made(NamedTuple):
-    """A compression, its state dict, the shape of each input of a graph, and the accuracy where it was measured."""
+    """A compression, its state dict, the shape of each input of a graph, and the accuracy if it was measured."""
 
     found: Compression
     state: Mapping[str, Any]
@@ -187,7 +193,7 @@ def _shapes(
             sizes = [1 if i == 0 and isinstance(n, str) else n for i, n in enumerate(known or ("",))]
             if known is None or any(isinstance(n, str) for n in sizes):
                 raise ValueError(
-                    f"input {name!r} has no fixed shape in the file ({known}); say it with --input-shape, "
+                    f"input {shown(name)} has no fixed shape in the file ({known}); pass it with --input-shape, "
                     "or give --calibration"
                 )
             shapes[name] = tuple(int(n) for n in sizes)
@@ -213,12 +219,12 @@ def _calibration(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         arrays = {names[0]: next(iter(arrays.values()))}
     if set(arrays) != set(names):
         raise DataError(
-            f"--calibration {path}: holds {', '.join(map(repr, arrays))}, expected one array for each input: "
+            f"--calibration {path}: holds {', '.join(map(shown, arrays))}, expected one array for each input: "
             f"{', '.join(names)}"
         )
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub":
-            raise DataError(f"--calibration {path}: {name!r} is {array.dtype}, expected real numbers")
+            raise DataError(f"--calibration {path}: {shown(name)} is {array.dtype}, expected real numbers")
     return {name: arrays[name].astype(np.float32) if arrays[name].dtype.kind != "f" else arrays[name] for name in names}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from growarray.backend import to_numpy
 from growarray.datasets import load_table
-from growarray.errors import DataError
+from growarray.errors import DataError, shown
 
 __all__ = ["accuracy", "labelled"]
 
@@ -38,7 +38,7 @@ def labelled(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray
     wrong = [name for name in table.classes if not name.isdecimal()]
     if wrong:
         raise DataError(
-            f"--data {path}: expected the number of the right output as the class, from 0, found {wrong[0]!r}; "
+            f"--data {path}: expected the number of the right output as the class, from 0, found {shown(wrong[0])}; "
             "number the classes as the network does"
         )
     numbers = np.array([int(name) for name in table.classes])
@@ -46,7 +46,7 @@ def labelled(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray
 
 
 def accuracy(network: Any, x: np.ndarray, y: np.ndarray) -> float:
-    """Share of the samples whose largest output is the right one; ``DataError`` where there are no such outputs."""
+    """Share of the samples whose largest output is the right one; ``DataError`` if there are no such outputs."""
     right = 0
     for start in range(0, len(x), _BATCH):
         scores = to_numpy(network(x[start : start + _BATCH]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,12 +14,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from growarray.compression import Compression
 from growarray.contraction.table import quantity, seconds
+from growarray.factorized import formats
 from growarray.factorized.report import Change, ConversionReport
 
 __all__ = ["draw", "drawn"]
 
-_COLOURS = {"CP": "#1f77b4", "Tucker": "#d95f02", "TT": "#2a9d5c", "Dense": "#8c8c8c"}
-_STYLES = {"CP": "-", "Tucker": "--", "TT": ":"}  # curves may lie on each other
+_COLOURS = ("#7570b3", "#1f77b4", "#8c8c8c", "#e7298a", "#2a9d5c", "#d95f02")
+_STYLES = ("-.", "-", "-", "-.", ":", "--")  # curves may lie on each other
+_LOOKS = dict(zip(formats(), zip(itertools.cycle(_COLOURS), itertools.cycle(_STYLES), strict=False), strict=False))
 _WORDS = {"parameters": "parameters", "flops": "FLOPs", "time": "predicted time"}
 _MOST = 40  # layers that have a bar of their own
 _DECADES = 20.0  # ratio of two errors from which the axis is logarithmic
@@ -48,7 +51,7 @@ def drawn(found: Compression) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.15))
     _trade_off(left, found)
     _layers(right, found.by, shown, hidden=len(found.reports) - len(shown))
-    below = (0.5, -0.14 * 4.6 / height)  # where no line goes through a legend
+    below = (0.5, -0.14 * 4.6 / height)  # so that no line goes through a legend
     for panel in (left, right):
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(loc="upper center", bbox_to_anchor=below, ncols=2, fontsize=9, frameon=False)
@@ -63,7 +66,7 @@ def _trade_off(panel: Axes, found: Compression) -> None:
         style: dict[str, Any] = (
             {"color": "black", "linewidth": 4.0, "alpha": 0.3}
             if best
-            else {"color": _COLOURS[name], "linestyle": _STYLES[name]}
+            else dict(zip(("color", "linestyle"), _LOOKS[name], strict=True))
         )
         label = "best of all formats" if best and len(found.curves) > 1 else "estimate" if best else f"{name} alone"
         # steps: between two points there is nothing to choose but the smaller one
@@ -83,7 +86,7 @@ def _trade_off(panel: Axes, found: Compression) -> None:
 
 
 def _error_axis(panel: Axes, found: Compression) -> None:
-    """From 0, with room below it for a marker; logarithmic where what was chosen would lie on the axis."""
+    """From 0, with room below it for a marker; logarithmic if what was chosen would lie on the axis."""
     shown = [e for e in (found.error, found.output_error) if e]
     highest = max([point.error for points in found.curves.values() for point in points] + shown, default=0.0)
     if shown and highest > _DECADES * min(shown):
@@ -111,10 +114,10 @@ def _layers(panel: Axes, by: str, shown: list[tuple[str, ConversionReport]], hid
     for place, (_, report) in enumerate(shown):
         cost = _cost(report, by)
         panel.barh(place, cost.before, height=0.72, color="#ececec", edgecolor="#bdbdbd", linewidth=0.6)
-        label = None if report.format in named else "stays dense" if report.format == "Dense" else report.format
+        label = None if report.format in named else "stays dense" if report.rank is None else report.format
         named.add(report.format)
-        panel.barh(place, cost.after, height=0.72, color=_COLOURS[report.format], label=label)
-        if report.format != "Dense":
+        panel.barh(place, cost.after, height=0.72, color=_LOOKS[report.format][0], label=label)
+        if report.rank is not None:
             text = f" {cost.ratio:.0%}" + (", slower" if report.slower else "")
             colour = "#c0392b" if report.slower else "black"
             panel.text(max(cost), place, text, va="center", fontsize=8, color=colour)

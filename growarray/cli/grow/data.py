@@ -105,7 +105,7 @@ def _scaled(data: Dataset) -> tuple[Dataset, dict[str, list[float]]]:
 
 
 def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of each column, and 1 over its deviation: 0 where the column is constant."""
+    """Mean of each column, and 1 over its deviation: 0 if the column is constant."""
     wide = values.astype(np.float64)
     constant = wide.min(axis=0) == wide.max(axis=0)
     return wide.mean(axis=0), np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, wide.std(axis=0)))

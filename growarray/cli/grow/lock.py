@@ -32,9 +32,9 @@ _FAR = 1 << 30  # the byte that is locked on Windows: beyond the text, which oth
 def locked(folder: Path) -> Iterator[None]:
     """Hold ``folder``, which exists, for this process; the lock goes with the process, however that ends.
 
-    The file says who holds it, and is removed at the end. Where the file system has no locks a warning says so.
+    The file says who holds it, and is removed at the end. A file system without locks is said in a warning.
 
-    Raises ResumeError where another process holds it, and names that one.
+    Raises ResumeError if another process holds it, and names that one.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, locked(Path(folder)):

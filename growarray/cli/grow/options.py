@@ -43,8 +43,10 @@ class RunOptions:
     standardise: bool | None = _row(
         None, "scale features to mean 0 and deviation 1", _DATA, means="no for digits, yes for files"
     )
-    validation_fraction: float = _row(0.1, "of the training part", _DATA, least=0, below=1)
-    test_fraction: float = _row(0.2, "of all samples", _DATA, least=0, below=1)
+    validation_fraction: float = _row(
+        0.1, "share of the training part to choose the network by", _DATA, least=0, below=1
+    )
+    test_fraction: float = _row(0.2, "share of all samples to test with", _DATA, least=0, below=1)
     network: str = _row("mlp", "layers in a row, or blocks that meet in sums", _NETWORK, choices=NETWORKS)
     hidden_layers: int = _row(1, "hidden layers, or residual blocks", _NETWORK, least=1)
     width: int = _row(2, "neurons of each at the start", _NETWORK, least=1)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from growarray.cli.grow.data import RunData
 from growarray.cli.grow.options import DIGITS, RunOptions
-from growarray.cli.terminal import Bar, show_line, show_table
+from growarray.cli.terminal import Bar, plain_table, show_line, show_table
 from growarray.networks import Growth, History
 
 __all__ = ["Show", "growth_table", "result_table"]
@@ -103,7 +103,7 @@ class Show:
             for text in (*_remarks(history), *_endings(options, history)):
                 self.line(text)
             self.console.print()
-            show_table(self.console, result_table(options, final))
+            show_table(self.console, result_table(final))
         name, score = _score_name(final["score_name"]), _score(final["test_score"], final["score_name"])
         text = f"test {name} {score}, {final['parameters']} parameters, {final['seconds']:.1f} s"
         show_line(self.console, text)
@@ -160,8 +160,7 @@ def growth_table(history: History, final: dict[str, Any]) -> Table:
     options, score_name = final.get("options", {}), final["score_name"]
     smoothing = options.get("label_smoothing", 0.0)
     title = "growth steps" + (f" (losses of labels smoothed by {smoothing})" if smoothing else "")
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, title=title)
-    table.title_justify = "left"
+    table = plain_table(title, space=1)
     table.add_column("after\nepoch", justify="right")
     table.add_column("widens", overflow="fold")
     held_out = final.get("samples", {}).get("validation", 1)
@@ -189,10 +188,9 @@ def growth_table(history: History, final: dict[str, Any]) -> Table:
     return table
 
 
-def result_table(options: RunOptions, final: dict[str, Any]) -> Table:
-    """The final figures, beside those of the fixed network where one was trained."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title="result")
-    table.title_justify = "left"
+def result_table(final: dict[str, Any]) -> Table:
+    """The final figures, beside those of the fixed network if one was trained."""
+    table = plain_table("result")
     columns = {"grown": final, **({"fixed": final["compare"]} if final.get("compare") else {})}
     table.add_column("")
     for name in columns:

@@ -3,7 +3,8 @@
 from growarray.factorized.formats.block_tt import BlockTTTensor
 from growarray.factorized.formats.cp import CPTensor
 from growarray.factorized.formats.dense import DenseTensor
+from growarray.factorized.formats.ring import TRTensor
 from growarray.factorized.formats.tt import TTTensor
 from growarray.factorized.formats.tucker import TuckerTensor
 
-__all__ = ["BlockTTTensor", "CPTensor", "DenseTensor", "TTTensor", "TuckerTensor"]
+__all__ = ["BlockTTTensor", "CPTensor", "DenseTensor", "TRTensor", "TTTensor", "TuckerTensor"]

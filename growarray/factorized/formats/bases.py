@@ -13,10 +13,11 @@ from growarray.backend import Array, asarray, namespace
 from growarray.contraction.checks import is_whole
 from growarray.decompose.inputs import check_real
 from growarray.errors import ShapeError, shown
+from growarray.factorized.contracted import run_contraction
 from growarray.factorized.format import Arrays, Terms
 from growarray.factorized.index import Item, take
 from growarray.factorized.ranks import RankAxes
-from growarray.factorized.tensor import FactorizedTensor, run_contraction
+from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter
 from growarray.ops.sizes import whole_number
 
@@ -42,7 +43,7 @@ def factor_dict(where: str, factors: Any, ndim: int) -> dict[str, Parameter]:
         raise TypeError(f"FactorizedTensor: factors={shown(factors)}, expected a list of arrays, one for each mode")
     found = {f"factor_{i}": parameter(factor) for i, factor in enumerate(factors)}
     if not found:
-        raise ShapeError(f"{where}: found no factor, expected one for each mode")
+        raise ShapeError(f"{where}: found no factors, expected one for each mode")
     for name, factor in found.items():
         if len(factor.shape) != ndim:
             raise ShapeError(f"{where}: {name} has shape {factor.shape}, expected {ndim} axes")
@@ -223,13 +224,13 @@ class ChainTensor(_WithFactors):
     def shape(self) -> tuple[int, ...]:
         """Size of each mode."""
         shapes = [core.shape for core in self.factors.values()]
-        return tuple(shape[1 + k] for k in range(self.width) for shape in shapes)
+        return tuple([shape[1 + k] for k in range(self.width) for shape in shapes])
 
     @property
     def rank(self) -> tuple[int, ...]:
         """Size of each bond, with those at both ends, which are one if the chain is open."""
         cores = self.all_factors()
-        return (cores[0].shape[0], *(core.shape[-1] for core in cores))
+        return (cores[0].shape[0], *[core.shape[-1] for core in cores])
 
     def factor_std(self, std: float) -> tuple[float | None, ...]:
         """The cores together make the tensor's entries ``std``; an entry is a sum of as many products as bonds have."""

@@ -10,6 +10,7 @@ from growarray.onnx.operators import (
     conv,
     element,
     factorized,
+    layout,
     linear,
     logic,
     network,
@@ -24,7 +25,7 @@ from growarray.onnx.operators.row import Operator
 
 __all__ = ["OPERATORS", "WRITES"]
 
-_FAMILIES = (arithmetic, constant, conv, element, linear, logic, norm, part, pool, reduce, shape, softmax)
+_FAMILIES = (arithmetic, constant, conv, element, layout, linear, logic, norm, part, pool, reduce, shape, softmax)
 
 OPERATORS: dict[str, Operator] = {row.name: row for family in _FAMILIES for row in family.ROWS}
 """Every operator by its name in the default domain."""
@@ -32,7 +33,9 @@ OPERATORS: dict[str, Operator] = {row.name: row for family in _FAMILIES for row 
 WRITES: dict[type[Module], Lowering] = {
     **{kind: write for row in OPERATORS.values() for kind, write in row.writes.items()},
     **arithmetic.WRITES,
+    **element.WRITES,
     **factorized.WRITES,
+    **reduce.WRITES,
     **network.WRITES,
 }
 """What writes each class of layer: the rows, and layers that are written as several operators."""

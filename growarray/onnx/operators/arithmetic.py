@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from growarray.files.errors import Malformed
-from growarray.nn import elementwise, join
+from growarray.nn import arithmetic, elementwise
 from growarray.onnx.build import Array, Builder, Constant, Dynamic, broadcast
 from growarray.onnx.fold import constant_array, narrowed
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
-from growarray.onnx.operators.row import Fold, Operator, Read
+from growarray.onnx.operators.row import ANY, Fold, Operator, Read
 
 __all__ = ["ROWS", "WRITES", "account_broadcast", "batch_of", "operands_of"]
 
@@ -48,6 +48,29 @@ def _read(kind: Any, *, trained: bool) -> Read:
         else:
             value = builder.floats(fixed, "operand")
         builder.result(node, kind(value, reverse=fixed is a), [dynamic], shape, weight)
+
+    return read
+
+
+def _read_several(kind: Any, *, mean: bool = False) -> Read:
+    """Any number of operands, taken together two by two; constants stay fixed."""
+
+    def read(builder: Builder, node: OpNode) -> None:
+        first, *others = sorted(range(len(node.inputs)), key=lambda i: isinstance(builder.known(node, i), Constant))
+        y = builder.dynamic(node, first)
+        hint = builder.hint(node)
+        for i in others:
+            x = builder.known(node, i)
+            shape = broadcast(builder, y.shape, x.shape)
+            if isinstance(x, Dynamic):
+                y = builder.step(kind(), [y, x], shape, hint)
+            else:
+                single = _single(x, y)
+                value = builder.scalar(x, "operand") if single else builder.floats(x, "operand")
+                y = builder.step(kind(value), [y], shape, hint)
+        if mean:
+            y = builder.step(arithmetic.Div(float(len(node.inputs))), [y], y.shape, f"{hint}.mean")
+        builder.give(node, y)
 
     return read
 
@@ -145,13 +168,17 @@ def _arithmetic(name: str, kind: Any, fold: Fold, *, trained: bool = True) -> Op
 
 
 ROWS = (
-    _arithmetic("Add", join.Add, _fold(lambda a, b: a + b)),
-    _arithmetic("Div", join.Div, _fold(_divided, lambda m, n: m if n == 1 else None), trained=False),
-    _arithmetic("Mul", join.Mul, _fold(lambda a, b: a * b, lambda m, n: m if n == 1 else n if m == 1 else None)),
+    _arithmetic("Add", arithmetic.Add, _fold(lambda a, b: a + b)),
+    _arithmetic("Div", arithmetic.Div, _fold(_divided, lambda m, n: m if n == 1 else None), trained=False),
+    _arithmetic("Mul", arithmetic.Mul, _fold(lambda a, b: a * b, lambda m, n: m if n == 1 else n if m == 1 else None)),
+    Operator("Max", _read_several(arithmetic.Maximum), {arithmetic.Maximum: _write("Max")}, inputs=(1, ANY)),
+    Operator("Mean", _read_several(arithmetic.Add, mean=True), inputs=(1, ANY)),
+    Operator("Min", _read_several(arithmetic.Minimum), {arithmetic.Minimum: _write("Min")}, inputs=(1, ANY)),
     Operator("Pow", _read_power, {elementwise.Pow: _write_power}, _fold(lambda a, b: a**b), (2, 2)),
-    _arithmetic("Sub", join.Sub, _fold(lambda a, b: a - b)),
+    _arithmetic("Sub", arithmetic.Sub, _fold(lambda a, b: a - b)),
+    Operator("Sum", _read_several(arithmetic.Add), inputs=(1, ANY)),
 )
 """The operators of this family."""
 
-WRITES: dict[Any, Lowering] = {join.Value: _fixed}
+WRITES: dict[Any, Lowering] = {arithmetic.Value: _fixed}
 """A value that the network holds is an initializer."""

@@ -12,7 +12,7 @@ from growarray.onnx.fold import constant_array
 from growarray.onnx.graph import OpNode
 from growarray.onnx.operators.row import Operator
 
-__all__ = ["ROWS"]
+__all__ = ["ROWS", "check_shape"]
 
 
 def _read_sizes(builder: Builder, node: OpNode) -> None:
@@ -53,27 +53,17 @@ def _fold_filled(builder: Builder, node: OpNode) -> Array:
     shape = builder.whole(node, 0, "shape")
     tensor = node.get("value", "tensor")
     value = np.zeros(1, np.float32) if tensor is None else tensor.read().reshape(-1)
-    _check_shape(shape)
+    check_shape(shape)
     builder.account(math.prod(shape) * value.itemsize)
     if value.size != 1:
         raise Malformed(f"value has {value.size} entries; expected one")
     return np.full(shape, value[0])
 
 
-def _check_shape(shape: tuple[int, ...]) -> None:
+def check_shape(shape: tuple[int, ...]) -> None:
+    """Raise Malformed for sizes that no array has."""
     if len(shape) > 64 or any(n < 0 for n in shape):
         raise Malformed(f"shape is {quote(str(shape))}; expected at most 64 sizes, none negative")
-
-
-def _fold_expand(builder: Builder, node: OpNode) -> Array | None:
-    value, shape = constant_array(builder, node, 0), builder.dims(node, 1, "shape")
-    if not all(isinstance(n, int) for n in shape):
-        return None
-    sizes = tuple(int(n) for n in shape)
-    _check_shape(sizes)
-    target = np.broadcast_shapes(value.shape, sizes)
-    builder.account(math.prod(target) * value.itemsize)
-    return np.array(np.broadcast_to(value, target))
 
 
 def _fold_range(builder: Builder, node: OpNode) -> Array | None:
@@ -89,7 +79,6 @@ def _fold_range(builder: Builder, node: OpNode) -> Array | None:
 ROWS = (
     Operator("Constant", fold=_fold_constant, inputs=(0, 0)),
     Operator("ConstantOfShape", fold=_fold_filled),
-    Operator("Expand", fold=_fold_expand, inputs=(2, 2), moves=True),
     Operator("Range", fold=_fold_range, inputs=(3, 3)),
     Operator("Shape", _read_sizes),
     Operator("Size", _read_sizes),

@@ -9,7 +9,7 @@ from typing import Any
 from growarray import nn
 from growarray.contraction.geometry import ConvAxis
 from growarray.files.errors import Malformed
-from growarray.nn.shape import Pad
+from growarray.nn.padding import Pad
 from growarray.nn.sized import SamePad
 from growarray.onnx.build import Builder, Constant, Dim, Dynamic
 from growarray.onnx.graph import OpNode

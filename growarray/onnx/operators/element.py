@@ -10,18 +10,19 @@ import numpy as np
 from growarray import nn
 from growarray.files.errors import Malformed
 from growarray.nn import elementwise as more
+from growarray.nn.arithmetic import Div, Mul
 from growarray.nn.cast import rounded
-from growarray.nn.join import Div, Mul
+from growarray.nn.function import Function
 from growarray.nn.module import Module
 from growarray.onnx.build import Array, Builder, broadcast
 from growarray.onnx.fold import constant_array
 from growarray.onnx.graph import OpNode
-from growarray.onnx.lower import Edge, OnnxGraph
+from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.model import DATA_TYPES
 from growarray.onnx.operators.row import Operator, elementwise, folded, one_operator
 from growarray.onnx.tensor import TYPE_NAMES
 
-__all__ = ["ROWS", "same"]
+__all__ = ["ROWS", "WRITES", "same"]
 
 _SELU = (1.67326319217681884765625, 1.05070102214813232421875)  # what the operator's definition says
 _HELD = (
@@ -110,7 +111,7 @@ def _write_prelu(graph: OnnxGraph, layer: more.PReLU, x: Edge) -> Edge:
 
 
 def _read_clip(builder: Builder, node: OpNode) -> None:
-    """Its ends are inputs since opset 11, attributes before; those of the type, or beyond, are none."""
+    """Its ends are inputs since opset 11, attributes before; limits of the type or beyond count as absent."""
     x = builder.dynamic(node, 0)
 
     def end(index: int, name: str, sign: float) -> float | None:
@@ -181,6 +182,15 @@ def _read_dropout(builder: Builder, node: OpNode) -> None:
     builder.result(node, nn.Dropout(0.5 if ratio is None else ratio), [x], x.shape)
 
 
+def _read_function(builder: Builder, node: OpNode) -> None:
+    x = builder.dynamic(node, 0)
+    builder.result(node, Function(node.op), [x], x.shape)
+
+
+def _write_function(graph: OnnxGraph, layer: Function, x: Edge) -> Edge:
+    return graph.node(layer.name, x)
+
+
 def _read_identity(builder: Builder, node: OpNode) -> None:
     """Another name for the same value."""
     builder.give(node, builder.known(node, 0))
@@ -214,5 +224,26 @@ ROWS = (
     elementwise("Softsign", more.Softsign, double=False),
     elementwise("Sqrt", more.Sqrt, fold=folded(np.sqrt)),
     elementwise("Tanh", nn.Tanh),
+    *(
+        Operator(name, _read_function, fold=folded(operation), double=double)
+        for name, operation, double in (
+            ("Acos", np.arccos, False),
+            ("Acosh", np.arccosh, False),
+            ("Asin", np.arcsin, False),
+            ("Asinh", np.arcsinh, False),
+            ("Atan", np.arctan, False),
+            ("Atanh", np.arctanh, False),
+            ("Ceil", np.ceil, True),
+            ("Cosh", np.cosh, False),
+            ("Floor", np.floor, True),
+            ("Round", np.rint, True),
+            ("Sign", np.sign, True),
+            ("Sinh", np.sinh, False),
+            ("Tan", np.tan, False),
+        )
+    ),
 )
 """The operators of this family."""
+
+WRITES: dict[Any, Lowering] = {Function: _write_function}
+"""A function is written as the operator of its name."""

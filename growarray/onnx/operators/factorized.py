@@ -184,8 +184,8 @@ class _Path:
         taps = tuple(self.problem.conv[m].taps if m in kernel.met else 1 for m in self.spatial)
         thin = [self.problem.size[m] if m in kernel.modes else 1 for m in b]
         rest = (self._size(kernel.new), self._size(s), *taps)
-        turned = kernel.ordered((*(m for m in b if m in kernel.modes), *kernel.new, *s, *kernel.met))
-        whole = np.broadcast_to(turned.reshape(*thin, *rest), (*self._sizes(b), *rest))
+        transposed = kernel.ordered((*(m for m in b if m in kernel.modes), *kernel.new, *s, *kernel.met))
+        whole = np.broadcast_to(transposed.reshape(*thin, *rest), (*self._sizes(b), *rest))
         return self._weight(whole.reshape(self._size((*b, *kernel.new)), *rest[1:]))
 
     def _arranged(self, x: _Map, order: Modes) -> _Map:
@@ -195,8 +195,8 @@ class _Path:
         rows, spatial = x.edge.shape[0], x.edge.shape[2:]
         split = self.graph.reshape(x.edge, (rows, *self._sizes(x.modes), *spatial))
         places = [1 + x.modes.index(m) for m in order]
-        turned = self.graph.transpose(split, (0, *places, *range(1 + len(order), split.ndim)))
-        return _Map(self.graph.reshape(turned, (rows, self._size(order), *spatial)), order)
+        transposed = self.graph.transpose(split, (0, *places, *range(1 + len(order), split.ndim)))
+        return _Map(self.graph.reshape(transposed, (rows, self._size(order), *spatial)), order)
 
 
 def _bias(graph: OnnxGraph, layer: FactorizedConv | FactorizedLinear, place: Place) -> Edge | None:
@@ -226,7 +226,8 @@ def _conv(graph: OnnxGraph, layer: FactorizedConv, x: Edge, *, indices: Place | 
 
 
 def _sub_conv(graph: OnnxGraph, layer: SubFactorizedConv, x: Edge) -> Edge:
-    return _conv(graph, layer.main_conv, x, indices=layer.indices)
+    joint: Any = layer.main_conv
+    return _conv(graph, joint, x, indices=layer.indices)
 
 
 def _linear(graph: OnnxGraph, layer: FactorizedLinear, x: Edge, *, indices: int = 0) -> Edge:

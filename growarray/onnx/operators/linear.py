@@ -9,7 +9,7 @@ import numpy as np
 
 from growarray import nn
 from growarray.files.errors import Malformed
-from growarray.nn.join import Add, MatMul, Mul, Value
+from growarray.nn.arithmetic import Add, MatMul, Mul, Value
 from growarray.nn.shape import Transpose
 from growarray.onnx.build import Builder, Constant, Dynamic, Shape, broadcast
 from growarray.onnx.graph import OpNode

@@ -1,4 +1,4 @@
-"""Comparisons and choices, and rounding, of constants."""
+"""Comparisons and choices of constants."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from growarray.onnx.build import Array, Builder
 from growarray.onnx.fold import constant_array, narrowed
 from growarray.onnx.graph import OpNode
 from growarray.onnx.operators.arithmetic import account_broadcast
-from growarray.onnx.operators.row import Operator, folded
+from growarray.onnx.operators.row import Operator
 
 __all__ = ["ROWS"]
 
@@ -26,9 +26,7 @@ def _fold_where(builder: Builder, node: OpNode) -> Array:
 
 
 ROWS = (
-    Operator("Ceil", fold=folded(np.ceil)),
     Operator("Equal", fold=_fold_equal, inputs=(2, 2)),
-    Operator("Floor", fold=folded(np.floor)),
     Operator("Where", fold=_fold_where, inputs=(3, 3)),
 )
 """The operators of this family."""

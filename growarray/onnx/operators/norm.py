@@ -9,7 +9,7 @@ import numpy as np
 
 from growarray import nn
 from growarray.files.errors import Malformed
-from growarray.nn.join import Add, Mul
+from growarray.nn.arithmetic import Add, Mul
 from growarray.nn.sized import GroupedNorm
 from growarray.onnx.build import Builder, Constant, Dynamic, broadcast
 from growarray.onnx.graph import OpNode
@@ -30,7 +30,9 @@ def _neutral(scale: Constant, bias: Constant | None) -> bool:
     """Whether an exporter made up a scale of ones and a bias of zeros for a layer that has neither."""
 
     def made_up(value: Constant, number: float) -> bool:
-        unnamed = not value.trained or value.label.startswith(("val_", "onnx::"))  # as torch names what is no weight
+        unnamed = not value.trained or value.label.startswith(
+            ("val_", "onnx::")
+        )  # torch's names for what is not a weight
         return unnamed and bool((value.array == number).all())
 
     return made_up(scale, 1.0) and (bias is None or made_up(bias, 0.0))
@@ -89,8 +91,8 @@ def _write_batch_norm(graph: OnnxGraph, layer: nn.BatchNorm, x: Edge) -> Edge:
         weights = _weights(graph, layer, (layer.num_features,))
         return graph.node("BatchNormalization", x, *weights, *running, epsilon=float(layer.eps))
     axes = (0, *range(2, x.ndim))
-    centred = graph.node("Sub", x, graph.reduce_mean(x, axes))
-    var = graph.reduce_mean(graph.node("Mul", centred, centred), axes)
+    centred = graph.node("Sub", x, graph.reduce("ReduceMean", x, axes))
+    var = graph.reduce("ReduceMean", graph.node("Mul", centred, centred), axes)
     deviation = graph.node("Sqrt", graph.node("Add", var, graph.constant(layer.eps)))
     return _scaled(graph, layer, graph.node("Div", centred, deviation))
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from growarray.contraction.geometry import ConvAxis
 from growarray.files.errors import Malformed
-from growarray.nn.join import Concat
-from growarray.nn.positions import positions
-from growarray.nn.shape import Gather, Pad, Slice
+from growarray.nn.arithmetic import Concat
+from growarray.nn.padding import Pad
+from growarray.nn.part import Gather, Slice, positions
 from growarray.nn.sized import SamePad
 from growarray.onnx.build import Array, Builder, Shape
 from growarray.onnx.fold import constant_array, narrowed, positive_axes

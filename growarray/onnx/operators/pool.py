@@ -10,7 +10,7 @@ import numpy as np
 from growarray import nn
 from growarray.contraction.geometry import ConvAxis
 from growarray.files.errors import Malformed
-from growarray.nn.shape import ReduceMean
+from growarray.nn.reduce import Reduce, ReduceMean
 from growarray.nn.sized import SamePool
 from growarray.onnx.build import Builder, Dim
 from growarray.onnx.graph import OpNode
@@ -55,12 +55,16 @@ def _read_average_pool(builder: Builder, node: OpNode) -> None:
     _read(builder, node, _AVERAGE, count_include_pad=node.flag("count_include_pad"))
 
 
-def _read_global_average(builder: Builder, node: OpNode) -> None:
+def _read_global(builder: Builder, node: OpNode) -> None:
     x = builder.dynamic(node, 0)
     if x.shape is None or len(x.shape) < 3:
         raise Malformed("input has no known spatial axes; export the model with shapes")
     count = len(x.shape) - 2
-    module = _ADAPTIVE[count](1) if count in _ADAPTIVE else ReduceMean(tuple(range(2, count + 2)))
+    axes = tuple(range(2, count + 2))
+    if node.op == "GlobalMaxPool":
+        module: Any = Reduce("Max", axes)
+    else:
+        module = _ADAPTIVE[count](1) if count in _ADAPTIVE else ReduceMean(axes)
     builder.result(node, module, [x], (*x.shape[:2], *(1,) * count))
 
 
@@ -175,9 +179,8 @@ ROWS = (
         {**dict.fromkeys(_AVERAGE.values(), _write_average_pool), SamePool: write_fitted},
         double=False,
     ),
-    Operator(
-        "GlobalAveragePool", _read_global_average, dict.fromkeys(_ADAPTIVE.values(), _write_adaptive), double=False
-    ),
+    Operator("GlobalAveragePool", _read_global, dict.fromkeys(_ADAPTIVE.values(), _write_adaptive), double=False),
+    Operator("GlobalMaxPool", _read_global),
     Operator("MaxPool", _read_max_pool, dict.fromkeys(_MAX.values(), _write_max_pool), outputs=2),
 )
 """The operators of this family."""

@@ -29,7 +29,7 @@ class Operator:
     read : makes the modules of a node, and refuses what they cannot do; None: the operator is for constants only
     writes : by class of layer, what writes a layer as this operator, or as others if the operator set lacks it
     fold : the value of a node whose inputs are all constants; None: such a node becomes modules too
-    inputs, outputs : fewest and most inputs, most outputs    since : the first operator set that has it
+    inputs, outputs : fewest and most inputs, most outputs    since : the first operator set in which it is written
     double : whether onnxruntime 1.31 has it for float64 on a CPU
     moves : whether folding moves the entries of the first input only, so that a weight stays a weight
     """

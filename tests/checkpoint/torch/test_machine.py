@@ -77,7 +77,7 @@ def test_what_is_refused_is_never_executed(tmp_path):
             "extension": (b"\x82\x01", "opcode EXT1 is not allowed"),
             "text persistent id": (b"P0\n", "opcode PERSID is not allowed"),
             "buffer": (b"\x97", "opcode NEXT_BUFFER is not allowed"),
-            "no opcode": (b"\xff", "0xff is no opcode"),
+            "no opcode": (b"\xff", "0xff is not an opcode"),
             "storage where none can be": (op("0") + b"Q", "refers to a storage"),
             "reduce a string": (op("f") + b")R", "calls 'f', which is not a function"),
             "reduce a type": (glob("numpy", "ndarray") + b")R", "calls numpy.ndarray, which is not a function"),

@@ -1,0 +1,54 @@
+"""What the modules that move values along given axes share: checked options, axes, indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from growarray.contraction.checks import is_ordered, is_whole
+from growarray.errors import ShapeError, shown
+from growarray.nn.module import Module
+
+__all__ = ["Moved", "at_axis", "counted_axes", "whole_numbers"]
+
+
+def whole_numbers(where: str, option: str, values: Sequence[int]) -> tuple[int, ...]:
+    """An option that is a list of whole numbers as a tuple; raises TypeError for anything else.
+
+    >>> whole_numbers("doc", "axes", [1, 2])
+    (1, 2)
+    """
+    found = tuple(values) if is_ordered(values) else ()
+    if not is_ordered(values) or not all(is_whole(v) for v in found):
+        raise TypeError(f"{where}: {option} must be whole numbers in order, found {shown(values)}")
+    return tuple(int(v) for v in found)
+
+
+def counted_axes(where: str, axes: Sequence[int], ndim: int) -> tuple[int, ...]:
+    """The axes counted from the first; raises ShapeError if one is not there or is named twice.
+
+    >>> counted_axes("doc", (0, -1), 3)
+    (0, 2)
+    """
+    found = tuple(axis + ndim if axis < 0 else axis for axis in axes)
+    if any(not 0 <= axis < ndim for axis in found) or len(set(found)) < len(found):
+        raise ShapeError(f"{where}: axes {tuple(axes)} of {ndim} axes; expected each from {-ndim} to {ndim - 1}, once")
+    return found
+
+
+def at_axis(ndim: int, axis: int, part: Any) -> tuple[Any, ...]:
+    """The index that takes ``part`` along one axis, and everything along the others.
+
+    >>> at_axis(2, 1, 0)
+    (slice(None, None, None), 0)
+    """
+    return (*(slice(None),) * axis, part, *(slice(None),) * (ndim - axis - 1))
+
+
+class Moved(Module):
+    """Base of the modules that move values and do not change them."""
+
+    @property
+    def slope_at_zero(self) -> float:
+        """1: the values stay as they are."""
+        return 1.0

@@ -1,0 +1,118 @@
+"""The node tests of the ``onnx`` package: each case gives what the standard says, or is refused by name."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from growarray.checkpoint import from_onnx
+from growarray.errors import CheckpointError, GrowArrayError
+from growarray.onnx.export import OPSETS
+from growarray.onnx.operators import OPERATORS
+
+PASSES = 535
+"""Cases that pass at least, of the 1,884 of onnx 1.23; fewer may exist in another version."""
+MARKS = ("operator '", "input '", "output '", "initializer '", "opset", "refused in")  # a refusal names one of these
+EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}  # what half precision rounds away; it is computed in single
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from onnx.backend.test.case.node import collect_testcases  # generates all, half a minute
+
+        return [case for case in collect_testcases(None) if case.model is not None]
+
+
+def array(value: Any) -> np.ndarray:
+    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
+
+
+def with_constants(model: onnx.ModelProto, values: list[Any]) -> onnx.ModelProto:
+    """The model with all inputs but the first as initializers, as an exporter writes weights and axes."""
+    found = onnx.ModelProto()
+    found.CopyFrom(model)
+    for info, value in list(zip(model.graph.input, values, strict=False))[1:]:
+        if not isinstance(value, onnx.TensorProto | np.ndarray | np.generic):
+            continue  # a sequence, or an input that is left out
+        if not isinstance(value, onnx.TensorProto):
+            value = numpy_helper.from_array(np.asarray(value), info.name)
+        copy = onnx.TensorProto()
+        copy.CopyFrom(value)
+        copy.name = info.name
+        found.graph.initializer.append(copy)
+    return found
+
+
+def outcome(model: onnx.ModelProto, inputs: list[Any], outputs: list[Any], case: Any) -> str:
+    """``'passes'``, the message of a refusal, or what is wrong, after ``'WRONG'``."""
+    try:
+        network = from_onnx(io.BytesIO(model.SerializeToString()))
+    except CheckpointError as refusal:
+        return str(refusal)
+    named = zip(model.graph.input, inputs, strict=False)
+    given = {info.name: array(value) for info, value in named if info.name in network.inputs}
+    feeds = {name: x.astype(np.float32) if x.dtype.name == "bfloat16" else x for name, x in given.items()}
+    try:
+        found = network.run({name: feeds[name] for name in network.inputs})
+    except GrowArrayError as refusal:
+        return f"refused in {refusal}"
+    for info, expected in zip(model.graph.output, map(array, outputs), strict=False):
+        rtol = max(case.rtol, EPS.get(expected.dtype.name, 0.0))
+        value = np.asarray(found[info.name])
+        if value.shape != expected.shape:
+            return f"WRONG shape {value.shape}, expected {expected.shape}"
+        if not np.allclose(
+            np.float64(value), np.float64(expected), rtol=rtol, atol=max(case.atol, 1e-7), equal_nan=True
+        ):
+            return f"WRONG by {np.max(np.abs(np.float64(value) - np.float64(expected)))}"
+    return "passes"
+
+
+def outcomes(cases: list[Any]) -> Iterator[tuple[str, str]]:
+    """Name and outcome of each case: as it is, and with constants in place of inputs if it is refused so."""
+    for case in cases:
+        for inputs, outputs in case.data_sets:
+            found = outcome(case.model, inputs, outputs, case)
+            if found != "passes" and not found.startswith("WRONG"):
+                found = outcome(with_constants(case.model, inputs), inputs, outputs, case)
+            yield case.name, found
+
+
+def test_every_case_passes_or_is_refused_by_name(cases: list[Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = dict(outcomes(cases))
+    assert {name: text for name, text in found.items() if text.startswith("WRONG")} == {}
+    passing = [name for name, text in found.items() if text == "passes"]
+    assert len(passing) >= PASSES, f"{len(passing)} of {len(found)} cases pass"
+    for text in found.values():
+        assert text == "passes" or any(mark in text for mark in MARKS), text
+
+
+def test_the_docs_list_every_operator() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "checkpoint.md").read_text().partition("**Operators**")[2]
+    listed = set(re.findall(r"\b[A-Z]\w+", text.partition("A bias that is added")[0]))
+    assert {name for name, row in OPERATORS.items() if row.read or row.fold} <= listed
+
+
+def test_rows_are_those_of_the_standard() -> None:
+    for name, row in OPERATORS.items():
+        schema = onnx.defs.get_schema(name)
+        versions = [
+            s.since_version for s in onnx.defs.get_all_schemas_with_history() if (s.domain, s.name) == ("", name)
+        ]
+        assert row.name == name
+        assert row.inputs[0] <= schema.max_input
+        assert row.inputs[1] >= schema.min_input
+        assert row.since >= min(versions) or min(versions) <= OPSETS.start
