@@ -13,6 +13,7 @@ from growarray.contraction.kernels import RunningSum
 from growarray.errors import GrowthError
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.stream import JoinedStream, Stream
+from growarray.ops.windows import Windows
 
 __all__ = ["BatchRecorder", "LayerStatistics", "MergeStatistics"]
 
@@ -140,6 +141,25 @@ class LayerStatistics:
         d = self.layer.stream_width
         return self.s()[:d, :d]
 
+    @property
+    def sees_front(self) -> bool:
+        """Whether growth before the layer is planned from its own statistics: not after a merge, which has them."""
+        return self.layer.front is not None and self.layer.shared_statistic is None
+
+    def check_front(self) -> None:
+        """Raise ``GrowthError`` if what the module before reads cannot meet what this layer reads."""
+        previous = self.layer.previous
+        if any(isinstance(part, Windows) for part in previous.input_stream.parts):
+            raise GrowthError(
+                f"{self.layer.name}: the previous module {previous.name} is a convolution, and this layer reads "
+                "features without positions; growth between the two is not there, so leave previous_module out"
+            )
+
+    @property
+    def s_prev(self) -> TensorStatistic:
+        """Second moment of what new neurons before the layer would read: the neighbour's own."""
+        return self.layer.previous.growth_statistic  # type: ignore[no-any-return]
+
     def s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``B^T B``, (d, d) with the ones last."""
         stream = self.layer.input_stream
@@ -175,9 +195,10 @@ class LayerStatistics:
         After a merge that is S, M and E; the merge collects what growth through it needs.
         """
         statistics, squares = [self.m], [self.s]  # first those of both ends: what is not finite raises there
-        if self.layer.previous_module is not None and self.layer.shared_statistic is None:
+        if self.sees_front:
+            self.check_front()
             statistics += [self.m_prev, self.p]
-            squares.append(self.layer.previous.growth_statistic)
+            squares.append(self.s_prev)
         if fisher:
             statistics.append(self.e)
         for statistic in statistics + squares:
