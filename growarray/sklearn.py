@@ -20,7 +20,7 @@ from growarray.networks import Growth, GrowthSettings
 from growarray.networks.build import build_network, hidden_activation, number_of_places
 from growarray.networks.data import Task
 from growarray.networks.scale import Scale
-from growarray.networks.stopping import default_budget
+from growarray.networks.planner import default_budget
 from growarray.nn import Sequential
 from growarray.ops.activation import softmax
 from growarray.ops.loss import cross_entropy
@@ -40,7 +40,7 @@ _OPTIONS = """
     rule : ``'tiny'``, ``'gradmax'``, ``'fisher'`` or a ``GrowthRule``;  neurons : most that a growth adds
     grow_every : epochs between growths;  max_parameters : budget of the grown network, None for no limit, ``'auto'``
         for one parameter for each number to learn, samples times outputs
-    max_iter : epochs;  batch_size : samples a step, ``'auto'`` for min(200, n)
+    max_iter : most epochs;  tol : ``fit`` ends once the loss it is judged by is no larger;  batch_size : samples a step, ``'auto'`` for min(200, n)
     learning_rate, weight_decay : of AdamW; the rate falls to 0 along a cosine
     early_stopping : set ``validation_fraction`` of the samples aside, judge growth by them, keep the best network, stop
         after ``n_iter_no_change`` epochs without a better one. False judges by the training data
@@ -67,6 +67,7 @@ class _GrowingEstimator(BaseEstimator):  # type: ignore[misc]
     grow_every: int = 2
     max_parameters: int | str | None = "auto"
     max_iter: int = 100
+    tol: float = 1e-4
     batch_size: int | str = "auto"
     learning_rate: float = 1e-2
     weight_decay: float = 0.1
@@ -202,7 +203,7 @@ class _GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         )
 
     def _run(self, loop: Growth) -> None:
-        """Run to the last epoch, or until there was no better network for ``n_iter_no_change`` epochs."""
+        """Run to the last epoch, to a loss of ``tol``, or through ``n_iter_no_change`` epochs without a better network."""
         while loop.epoch < self.max_iter:
             loop.run(until=loop.epoch + 1)
             if self.verbose:
@@ -210,6 +211,8 @@ class _GrowingEstimator(BaseEstimator):  # type: ignore[misc]
             best = loop.best
             if best is not None and loop.epoch - best.epoch >= self.n_iter_no_change:
                 best.snapshot.restore(self._grown)
+                break
+            if next(e["validation_loss"] for e in reversed(loop.history.steps) if "validation_loss" in e) <= self.tol:
                 break
         if self.verbose:
             sys.stderr.write("\n")
@@ -250,6 +253,10 @@ def _show(loop: Growth) -> None:
 
 
 # Losses and scores of predictions y (n, k) against targets (n, k + 1), whose last column is the weight.
+
+
+def _weights(target: Any) -> Any:
+    return target[:, -1]
 
 
 def _cross_entropy(y: Any, target: Any) -> Any:
@@ -295,7 +302,7 @@ class GrowingClassifier(ClassifierMixin, _GrowingEstimator):  # type: ignore[mis
     """
 
     class_weight: Any = None
-    _task: ClassVar[Task] = Task("classification", _cross_entropy, _accuracy, "accuracy")
+    _task: ClassVar[Task] = Task("classification", _cross_entropy, _accuracy, "accuracy", _weights)
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> GrowingClassifier:
         """One epoch on these rows, and a growth if one is due; the first call needs all ``classes``."""
@@ -350,7 +357,7 @@ class GrowingRegressor(RegressorMixin, _GrowingEstimator):  # type: ignore[misc]
     True
     """
 
-    _task: ClassVar[Task] = Task("regression", _square, _r2, "r2")
+    _task: ClassVar[Task] = Task("regression", _square, _r2, "r2", _weights)
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> GrowingRegressor:
         """One epoch on these rows, and a growth if one is due."""
