@@ -18,6 +18,7 @@ from growarray.growing.statistics import BatchRecorder, LayerStatistics
 from growarray.growing.stream import Stream
 from growarray.growing.update import activation_slope, rounding_floor
 from growarray.nn import Identity, Module, Parameter
+from growarray.ops.windows import Windows
 
 __all__ = ["GrowingModule", "layer_before"]
 
@@ -37,6 +38,7 @@ class GrowingModule(Module):
         "extended_output_layer",
         "_function_of_extension",
     )
+    _statistics_of: ClassVar[type[LayerStatistics]] = LayerStatistics
     _records = property(attrgetter("recorder.is_active"))
     trace_precision: float | None = None  # makes M estimate its error, from the next init_computation on
 
@@ -63,7 +65,7 @@ class GrowingModule(Module):
         self.next_module = next_module
         self.allow_growing = allow_growing
         self.target_in_neurons = target_in_features
-        self._initial_in_neurons = self.in_features
+        self._initial_in_neurons = self.weight.shape[1]
         self.optimal_delta_scaling = 0.0
         self.input_extension_scaling = 0.0
         self.output_extension_scaling = 0.0
@@ -71,7 +73,7 @@ class GrowingModule(Module):
         self.update: GrowthUpdate[Any] = GrowthUpdate()
         self.extended_output_layer: Any = None
         self.recorder = BatchRecorder(self.name, gradient=("pre_activity",), moment=("pre_activity", "input"))
-        self.statistics = LayerStatistics(self)
+        self.statistics = self._statistics_of(self)
 
     @property
     def previous(self) -> Neighbour:
@@ -121,8 +123,8 @@ class GrowingModule(Module):
 
     @property
     def in_features(self) -> int:
-        """Width of the input."""
-        return self.weight.shape[1]
+        """What one output reads, without the bias: the width of the input, times the taps of a kernel."""
+        return math.prod(self.weight.shape[1:])
 
     @property
     def out_features(self) -> int:
@@ -132,7 +134,12 @@ class GrowingModule(Module):
     @property
     def stream_width(self) -> int:
         """Columns of ``input_stream``: what one output reads, and ones for a bias."""
-        return math.prod(self.weight.shape[1:]) + int(self.use_bias)
+        return self.in_features + int(self.use_bias)
+
+    @property
+    def goal_width(self) -> int:
+        """Columns of M_prev: what one new neuron before this layer has outgoing weights to."""
+        return self.out_features
 
     @property
     def parameters_per_output(self) -> int:
@@ -167,22 +174,22 @@ class GrowingModule(Module):
             self.previous.release("activity", self)
 
     @property
-    def input_stream(self) -> Stream:
+    def input_stream(self) -> Stream | Windows:
         """Input of the last batch as a stream."""
         return self.recorder.stream("input", self.recorder.need("input"), bias=self.use_bias)
 
-    def gradient_stream(self, desired_activation: Array | None = None) -> Stream:
+    def gradient_stream(self, desired_activation: Array | None = None) -> Stream | Windows:
         """Gradient at the pre-activity in the last batch, or what is wanted in its place, as a stream."""
         if desired_activation is not None:
-            return Stream(desired_activation)
-        return self.recorder.stream("gradient", self.recorder.need("gradient"))
+            return self.recorder.stream("desired", desired_activation, weighted=True)
+        return self.recorder.stream("gradient", self.recorder.need("gradient"), weighted=True)
 
     def moment_with(self, gradient: Array) -> Array:
         """Sum of ``B^T gradient`` over the last batch: the pullback's own product if the gradient is the same."""
         made = self.recorder.get("moment")
         if made is not None and gradient is self.recorder.get("gradient"):
             return made
-        return cross_moment(self.input_stream, Stream(gradient))
+        return cross_moment(self.input_stream, self.gradient_stream(gradient))
 
     @property
     def growth_statistic(self) -> TensorStatistic:
@@ -220,7 +227,7 @@ class GrowingModule(Module):
             self.shared_statistic.reset()
         elif self.previous_module is not None:
             self.previous.release("input", self)
-            self.previous.growth_statistic.reset()
+            self.statistics.s_prev.reset()
 
     def part_of(self, rows: Array) -> Any:
         """Rows over the features of ``input_stream`` (r, d) as a layer of this kind and dtype."""
@@ -254,7 +261,7 @@ class GrowingModule(Module):
     def means(self, pseudo_inverse: bool = False) -> PlaceMeans:
         """What the statistics have collected, for a rule to plan from."""
         own = self.layer_means(pseudo_inverse)
-        return PlaceMeans((own,), own.e, None if self.front is None else self.front.growth_statistic)
+        return PlaceMeans((own,), own.e, None if self.front is None else self.statistics.s_prev)
 
     @property
     def front(self) -> Neighbour | None:
@@ -276,7 +283,7 @@ class GrowingModule(Module):
 
     def check_front(self) -> None:
         """Raise if the module before cannot take the planned neurons in, or plans another number."""
-        same_width = self.previous.out_features == self.in_features
+        same_width = self.previous.out_features == self.weight.shape[1]
         self.previous.check_output_extension(self.new_neurons if same_width else None)
 
     @property
@@ -333,10 +340,10 @@ class GrowingModule(Module):
         if extension is None:
             raise GrowthError(f"{self.name}: there is no output extension to apply; compute or create it first")
         new, inputs = extension.weight.shape[:2]
-        if inputs != self.in_features:
+        if inputs != self.weight.shape[1]:
             raise ShapeError(
                 f"{self.name}: the output extension was planned for {inputs} inputs, the layer has "
-                f"{self.in_features} now; call delete_update() on the next module, collect statistics and plan anew"
+                f"{self.weight.shape[1]} now; call delete_update() on the next module, collect statistics and plan anew"
             )
         if size is not None and new != size:
             raise ShapeError(

@@ -13,6 +13,7 @@ from growarray.contraction.kernels import RunningSum
 from growarray.errors import GrowthError
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.stream import JoinedStream, Stream
+from growarray.ops.windows import Windows
 
 __all__ = ["BatchRecorder", "LayerStatistics", "MergeStatistics"]
 
@@ -36,7 +37,8 @@ class BatchRecorder:
         self._requests: dict[str, set[Any]] = {}
         self._batch: Any = None
         self._kept: dict[str, Any] = {}
-        self._streams: dict[str, Stream] = {}
+        self._streams: dict[str, tuple[Array, bool, Stream]] = {}
+        self.roots: Array | None = None
 
     def request(self, what: str, by: object) -> None:
         """Keep ``what`` of every batch until ``by`` releases it."""
@@ -92,12 +94,27 @@ class BatchRecorder:
         if not self._kept:
             self._batch = None
 
-    def stream(self, what: str, array: Array, *, bias: bool = False) -> Stream:
-        """One stream for all moments of a batch: what is made of its rows is made once."""
+    def stream(self, what: str, array: Array, *, bias: bool = False, weighted: bool = False) -> Stream:
+        """One stream for all moments of a batch: what is made of its rows is made once.
+
+        weighted : the array carries the weights of the samples already, as gradients do
+        """
         kept = self._streams.get(what)
-        if kept is None or kept.array is not array or kept.bias != bias:
-            kept = self._streams[what] = Stream(array, bias)
-        return kept
+        if kept is None or kept[0] is not array or kept[1] != bias:
+            stream = Stream(array, bias)
+            if self.roots is not None:
+                stream = _weighted(stream, self.roots, divide=weighted)
+            kept = self._streams[what] = array, bias, stream
+        return kept[2]
+
+
+def _weighted(stream: Stream, roots: Array, *, divide: bool) -> Stream:
+    """Rows times the roots, or over them, which is 0 for a sample without weight."""
+    xp, array = namespace(stream.array, roots), stream.materialise()
+    if divide:
+        roots = xp.where(roots > 0, 1.0 / xp.where(roots > 0, roots, 1.0), 0.0)
+    shape = (-1,) + (1,) * (array.ndim - 1)
+    return Stream(array * xp.reshape(xp.astype(roots, array.dtype, copy=False), shape))
 
 
 class LayerStatistics:
@@ -140,6 +157,25 @@ class LayerStatistics:
         d = self.layer.stream_width
         return self.s()[:d, :d]
 
+    @property
+    def sees_front(self) -> bool:
+        """Whether growth before the layer is planned from its own statistics: not after a merge, which has them."""
+        return self.layer.front is not None and self.layer.shared_statistic is None
+
+    def check_front(self) -> None:
+        """Raise ``GrowthError`` if what the module before reads cannot meet what this layer reads."""
+        previous = self.layer.previous
+        if any(isinstance(part, Windows) for part in previous.input_stream.parts):
+            raise GrowthError(
+                f"{self.layer.name}: the previous module {previous.name} is a convolution, and this layer reads "
+                "features without positions; growth between the two is not there, so leave previous_module out"
+            )
+
+    @property
+    def s_prev(self) -> TensorStatistic:
+        """Second moment of what new neurons before the layer would read: the neighbour's own."""
+        return self.layer.previous.growth_statistic  # type: ignore[no-any-return]
+
     def s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``B^T B``, (d, d) with the ones last."""
         stream = self.layer.input_stream
@@ -160,9 +196,10 @@ class LayerStatistics:
     def p_of_batch(self) -> tuple[Array, int]:
         """Sum of ``B_prev^T B``, (p, d); after a merge B is without its ones, as in the original."""
         stream, own = self.layer.previous.input_stream, self.layer.input_stream
-        return cross_moment(
-            stream, own if self.layer.shared_statistic is None else Stream(self.layer.recorder.need("input"))
-        ), stream.samples
+        if self.layer.shared_statistic is not None:
+            recorder = self.layer.recorder
+            own = recorder.stream("input alone", recorder.need("input"))
+        return cross_moment(stream, own), stream.samples
 
     def e_of_batch(self) -> tuple[Array, int]:
         """Sum of ``dA^T dA``, (o, o)."""
@@ -175,9 +212,10 @@ class LayerStatistics:
         After a merge that is S, M and E; the merge collects what growth through it needs.
         """
         statistics, squares = [self.m], [self.s]  # first those of both ends: what is not finite raises there
-        if self.layer.previous_module is not None and self.layer.shared_statistic is None:
+        if self.sees_front:
+            self.check_front()
             statistics += [self.m_prev, self.p]
-            squares.append(self.layer.previous.growth_statistic)
+            squares.append(self.s_prev)
         if fisher:
             statistics.append(self.e)
         for statistic in statistics + squares:
@@ -223,9 +261,13 @@ class MergeStatistics:
         found = (self.s, self.previous_s, self.previous_m, self.m_prev, self.p, self.e)
         return tuple(statistic for statistic in found if statistic is not None)
 
+    def _activity(self) -> Stream:
+        recorder = self.merge.recorder
+        return recorder.stream("activity", recorder.need("activity"), bias=True)  # type: ignore[no-any-return]
+
     def s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``B^T B`` of the activity with ones, (d + 1, d + 1)."""
-        stream = Stream(self.merge.recorder.need("activity"), bias=True)
+        stream = self._activity()
         return cross_moment(stream, out=out), stream.samples
 
     def previous_s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
@@ -253,7 +295,7 @@ class MergeStatistics:
     def p_of_batch(self) -> tuple[Array, int]:
         """Sum of ``B_prev^T B``, full activity against the activity with ones."""
         stream = self.merge.input_stream
-        return cross_moment(stream, Stream(self.merge.recorder.need("activity"), bias=True)), stream.samples
+        return cross_moment(stream, self._activity()), stream.samples
 
     def e_of_batch(self) -> tuple[Array, int]:
         """Sum of ``dA^T dA`` over the gradients of all next layers."""

@@ -1,0 +1,91 @@
+"""What growing convolutions hold of the data: moments of windows, and of those that each tap reads before."""
+
+from __future__ import annotations
+
+import math
+
+from growarray.backend import Array, assign, device_of, namespace
+from growarray.errors import GrowthError
+from growarray.growing.moment import TensorStatistic, cross_moment
+from growarray.growing.statistics import LayerStatistics
+from growarray.ops.windows import Windows
+
+__all__ = ["ConvStatistics", "FullConvStatistics"]
+
+
+class ConvStatistics(LayerStatistics):
+    """Statistics of a convolution: what it reads of the layer before, it reads tap by tap."""
+
+    def views(self) -> list[tuple[Windows, tuple[slice, ...]]]:
+        """For each tap that growth counts: the windows of the layer before that it reads, and the outputs that do."""
+        layer, own = self.layer, self.layer.input_stream
+        stream = layer.previous.input_stream
+        if not isinstance(stream, Windows):
+            raise GrowthError(
+                f"{layer.name}: the previous module is a {type(layer.previous).__name__}, expected a growing "
+                "convolution, whose windows new channels would read"
+            )
+        sizes = tuple(int(size) for size in own.array.shape[2:])
+        if stream.positions != sizes:
+            raise GrowthError(
+                f"{layer.name}: the previous module gives images of {stream.positions}, this one reads {sizes}; new "
+                "channels need the same positions on both sides: put what pools behind this layer"
+            )
+        return [stream.read_by(own.axes, tap) for tap in layer.growth_taps]
+
+    @property
+    def sees_front(self) -> bool:
+        """Whether growth before the layer is planned from its own statistics: not if it counts no tap."""
+        return super().sees_front and bool(self.layer.growth_taps)
+
+    def check_front(self) -> None:
+        """Raise ``GrowthError`` if the module before is no convolution, or works at other positions."""
+        self.views()
+
+    def m_prev_of_batch(self, desired_activation: Array | None = None) -> tuple[Array, int]:
+        """Sum of ``B_prev^T dA`` for each tap, (p, o * taps), those of one output side by side."""
+        gradient = self.layer.gradient_stream(desired_activation)
+        found = [cross_moment(stream, gradient.cropped(outputs)) for stream, outputs in self.views()]
+        joined = namespace(*found).stack(found, axis=-1)
+        return namespace(joined).reshape(joined, (joined.shape[0], -1)), gradient.samples
+
+    def p_of_batch(self) -> tuple[Array, int]:
+        """Sum of ``B_prev^T B``, (p, d); for each tap, (taps, p, d), if every tap counts."""
+        own = self.layer.input_stream
+        found = [cross_moment(stream, own.cropped(outputs)) for stream, outputs in self.views()]
+        return namespace(*found).stack(found, axis=0) if self.layer.every_tap else found[0], own.samples
+
+    def seen(self) -> Array:
+        """The windows of the layer before that each tap reads, (taps, n, p, positions), zeros in the padding."""
+        layer, xp = self.layer, namespace(self.layer.input)
+        parts, shape = [], layer.input_stream.positions
+        for stream, outputs in self.views():
+            x = stream.array
+            full = xp.zeros((stream.samples, *shape, stream.width), dtype=x.dtype, device=device_of(x))
+            full = assign(full, (slice(None), *outputs), stream.materialise())
+            parts.append(xp.matrix_transpose(xp.reshape(full, (stream.samples, math.prod(shape), stream.width))))
+        return xp.stack(parts, axis=0)
+
+
+class FullConvStatistics(ConvStatistics):
+    """Statistics in which every tap counts: S of what new channels read, summed over the taps, is the layer's own."""
+
+    def declare(self) -> None:
+        """Start anew, for the present widths."""
+        super().declare()
+        self.s_growth = TensorStatistic(None, self.s_growth_of_batch, name=f"S_growth({self.layer.name})")
+
+    @property
+    def all(self) -> tuple[TensorStatistic, ...]:
+        """Every statistic that is the layer's own."""
+        return (*super().all, self.s_growth)
+
+    @property
+    def s_prev(self) -> TensorStatistic:
+        """Second moment of what new neurons before the layer would read."""
+        return self.s_growth
+
+    def s_growth_of_batch(self) -> tuple[Array, int]:
+        """Sum of ``B_prev^T B_prev`` over all taps and the outputs that they serve, (p, p)."""
+        moments = [cross_moment(stream) for stream, _ in self.views()]
+        return sum(moments[1:], moments[0]), self.layer.input_stream.samples
