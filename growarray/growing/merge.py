@@ -19,7 +19,7 @@ from growarray.growing.means import check_readers, means_of_merge
 from growarray.growing.moment import TensorStatistic
 from growarray.growing.neighbour import Neighbour, OfFeatures, named, require_neighbour, weighted_layers, width_read
 from growarray.growing.statistics import BatchRecorder, MergeStatistics
-from growarray.growing.stream import JoinedStream, Stream, StreamLike
+from growarray.growing.stream import JoinedStream, StreamLike
 from growarray.growing.update import activation_slope
 from growarray.nn import Identity, Module
 from growarray.nn.module import Pullback
@@ -131,7 +131,7 @@ class MergeGrowingModule(OfFeatures, Module):
     @property
     def activity_stream(self) -> StreamLike:
         """Activity of the last batch, ones last, as its next modules read it."""
-        return Stream(self.recorder.need("activity"), bias=True)
+        return self.recorder.stream("activity", self.recorder.need("activity"), bias=True)  # type: ignore[no-any-return]
 
     activity_width: Any = property(lambda merge: merge.in_features + 1, doc="Columns of ``activity_stream``.")
 
