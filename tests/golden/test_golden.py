@@ -19,7 +19,6 @@ CHECKS: dict[str, Callable[[Case], None]] = {
 }
 
 NOT_BUILT = {
-    "conv_merge": "convolutional merges",
     "dag": "growing DAGs",
     "graph_network": "growing DAGs",
     "graph_tools": "growing DAGs",
