@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from growarray.files.errors import Malformed, quote
 from growarray.onnx.build import Array, Builder, Constant, Dim, Dynamic
 from growarray.onnx.graph import OpNode
 
-__all__ = ["Calls"]
+__all__ = ["Calls", "written"]
 
 _OPSET = 24  # whose operators the functions below are written in
 _KINDS = {int: "int", float: "float", str: "string"}
@@ -48,9 +48,11 @@ class Calls:
     def constant(self, value: Any, like: str | None = None) -> str:
         """The name of a new constant."""
         kind = self.value(like).kind if like and isinstance(value, bool | int | float) else None
-        name, dtype = self.builder.fresh(), {"bfloat16": "float32"}.get(kind or "", kind)
-        array = np.asarray(value, dtype)
-        self.builder.define(name, Constant(name, array if dtype or array.dtype != np.intp else array.astype(np.int64)))
+        wide = "float32" if kind in ("float16", "bfloat16") else kind
+        name = self.builder.fresh()
+        found = Constant(name, np.asarray(value, wide))
+        found.kind = kind or found.kind
+        self.builder.define(name, found)
         return name
 
     def value(self, name: str) -> Constant | Dynamic:
@@ -83,6 +85,11 @@ class Calls:
         """Note a result of the node, if anything takes it."""
         if output < len(self.node.outputs) and self.node.outputs[output]:
             self.builder.give(self.node, self.value(name), output)
+
+
+def written(body: Callable[[Calls], None]) -> Callable[[Builder, OpNode], None]:
+    """What reads an operator that ``body`` writes in others."""
+    return lambda builder, node: body(Calls(builder, node))
 
 
 def _typed(value: Any) -> tuple[str, Any]:

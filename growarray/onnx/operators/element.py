@@ -15,6 +15,7 @@ from growarray.nn.cast import rounded
 from growarray.nn.function import Function
 from growarray.nn.module import Module
 from growarray.onnx.build import Array, Builder, broadcast
+from growarray.onnx.call import Calls
 from growarray.onnx.fold import constant_array
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
@@ -193,6 +194,9 @@ def _read_dropout(builder: Builder, node: OpNode) -> None:
     else:
         ratio = node.get("ratio", "float", 0.5)
     builder.result(node, nn.Dropout(0.5 if ratio is None else ratio), [x], x.shape)
+    if any(name in builder.used for name in node.outputs[1:]):
+        call = Calls(builder, node)
+        call.give(call("Not", call("Less", call.input(0), call.input(0))), 1)  # nothing is dropped
 
 
 def _read_function(builder: Builder, node: OpNode) -> None:

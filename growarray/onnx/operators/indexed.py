@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from growarray.files.errors import Malformed
 from growarray.nn.operation import Operation
 from growarray.onnx.build import Builder, Shape
-from growarray.onnx.call import Calls
+from growarray.onnx.call import Calls, written
 from growarray.onnx.fold import positive_axes
 from growarray.onnx.graph import OpNode
 from growarray.onnx.operators.row import ALL, Operator, operation
@@ -105,13 +105,9 @@ def _read_top_k(builder: Builder, node: OpNode) -> None:
         builder.give(node, places, 1)
 
 
-def _function(body: Callable[[Calls], None]) -> Callable[[Builder, OpNode], None]:
-    return lambda builder, node: body(Calls(builder, node))
-
-
 def _one_hot(call: Calls) -> None:
     """A comparison with every position; off and on values are chosen by it."""
-    indices, depth = call.input(0), call.builder.whole(call.node, 1, "depth")[0]
+    indices, depth = call.input(0), int(call.builder.number(call.node, 1, "depth") or 0)
     axis, kind = call.node.get("axis", "int", -1), call.value(indices).kind
     count = len(call.shape(indices)) + 1
     axis = _axis(axis, (1,) * count)
@@ -147,14 +143,14 @@ def _compress(call: Calls) -> None:
 ROWS = (
     _extreme("ArgMax"),
     _extreme("ArgMin"),
-    Operator("Compress", _function(_compress), inputs=(2, 2), kinds=ALL),
+    Operator("Compress", written(_compress), inputs=(2, 2), kinds=ALL),
     _along("CumProd"),
     _along("CumSum"),
     operation("GatherElements", 2, 0, shape=_elements, alike=False, axis=0),
     operation("GatherND", 2, 0, shape=_parts, alike=False, batch_dims=0),
-    Operator("Hardmax", _function(_hardmax)),
+    Operator("Hardmax", written(_hardmax)),
     operation("NonZero", 1, "int64", shape=lambda builder, shapes, _: (len(shapes[0]), builder.fresh())),
-    Operator("OneHot", _function(_one_hot), inputs=(3, 3), kinds=ALL),
+    Operator("OneHot", written(_one_hot), inputs=(3, 3), kinds=ALL),
     _scatter(operation("ScatterElements", 3, 0, shape=_first, alike=False, axis=0), "Scatter"),
     _scatter(operation("ScatterElements", 3, 0, shape=_first, alike=False, axis=0, reduction="none")),
     _scatter(operation("ScatterND", 3, 0, shape=_first, alike=False, reduction="none")),

@@ -38,7 +38,7 @@ ROWS = (
     *_rows("bool", "fiu", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
     *_rows(0, "iu", "BitwiseAnd", "BitwiseOr", "BitwiseXor"),
     *_rows(0, "iu", "BitwiseNot", count=1),
-    *_rows(0, "u", "BitShift", direction=str),
+    *_rows(0, "iu", "BitShift", direction=str),
     *_rows("bool", "f", "IsNaN", count=1),
     *_rows("bool", "f", "IsInf", count=1, detect_negative=1, detect_positive=1),
     replace(operation("Equal", 2, "bool"), fold=_fold_equal),
