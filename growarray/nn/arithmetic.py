@@ -9,7 +9,7 @@ from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.nn.module import Module, Parameter, Pullback
 
-__all__ = ["Add", "Concat", "Div", "MatMul", "Maximum", "Minimum", "Mul", "Several", "Sub", "Value", "sum_to"]
+__all__ = ["Add", "Concat", "Div", "MatMul", "Maximum", "Minimum", "Mul", "Sub", "Value"]
 
 Halves = tuple[Callable[[Array], Array], Callable[[Array], Array]]
 

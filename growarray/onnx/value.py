@@ -1,4 +1,4 @@
-"""What is known of a value while a graph is read: a constant, a value that depends on the inputs, or why it is neither."""
+"""What is known of a value while a graph is read: that it is a constant, or depends on the inputs, or why neither."""
 
 from __future__ import annotations
 

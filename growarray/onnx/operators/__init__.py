@@ -28,7 +28,24 @@ from growarray.onnx.operators.row import Operator
 
 __all__ = ["DOMAINS", "OPERATORS", "WRITES"]
 
-_FAMILIES = (arithmetic, attention, composed, constant, conv, element, indexed, layout, linear, logic, norm, part, pool, reduce, shape, softmax)
+_FAMILIES = (
+    arithmetic,
+    attention,
+    composed,
+    constant,
+    conv,
+    element,
+    indexed,
+    layout,
+    linear,
+    logic,
+    norm,
+    part,
+    pool,
+    reduce,
+    shape,
+    softmax,
+)
 
 OPERATORS: dict[str, Operator] = {row.key: row for family in _FAMILIES for row in family.ROWS}
 """Every operator by its name, those of another domain than the default one with it in front."""

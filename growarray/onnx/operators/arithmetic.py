@@ -189,9 +189,13 @@ ROWS = (
     _arithmetic("Div", arithmetic.Div, _fold(_divided, lambda m, n: m if n == 1 else None), trained=False),
     _arithmetic("Mul", arithmetic.Mul, _fold(lambda a, b: a * b, lambda m, n: m if n == 1 else n if m == 1 else None)),
     operation("Mod", 2, kinds="fiu", fmod=0),
-    Operator("Max", _read_several(arithmetic.Maximum), {arithmetic.Maximum: _write("Max")}, inputs=(1, ANY), kinds="fiu"),
+    Operator(
+        "Max", _read_several(arithmetic.Maximum), {arithmetic.Maximum: _write("Max")}, inputs=(1, ANY), kinds="fiu"
+    ),
     Operator("Mean", _read_several(arithmetic.Add, mean=True), inputs=(1, ANY), kinds="fiu"),
-    Operator("Min", _read_several(arithmetic.Minimum), {arithmetic.Minimum: _write("Min")}, inputs=(1, ANY), kinds="fiu"),
+    Operator(
+        "Min", _read_several(arithmetic.Minimum), {arithmetic.Minimum: _write("Min")}, inputs=(1, ANY), kinds="fiu"
+    ),
     Operator("Pow", _read_power, {elementwise.Pow: _write_power}, _fold(lambda a, b: a**b), (2, 2), kinds="fiu"),
     _arithmetic("Sub", arithmetic.Sub, _fold(lambda a, b: a - b)),
     Operator("Sum", _read_several(arithmetic.Add), inputs=(1, ANY), kinds="fiu"),

@@ -31,8 +31,8 @@ def _repeated(call: Calls, x: str, times: int, heads: int) -> str:
 
 def _allowed(call: Calls, queries: int, keys: int, past: int, lengths: str) -> str | None:
     """Which key each query sees, by the order of positions and by how many keys there are; None: every one."""
-    get, found = call.node.get, []
-    causal, left, right = call.node.flag("is_causal"), get("left_window_size", "int", -1), get("right_window_size", "int", -1)
+    causal, found = call.node.flag("is_causal"), []
+    left, right = (call.node.get(f"{side}_window_size", "int", -1) for side in ("left", "right"))
     ahead: Any = np.arange(queries)[:, None] + past - np.arange(keys)[None, :]  # how far a key is behind its query
     if lengths:
         lengths = call("Reshape", lengths, np.array([-1, 1, 1, 1]))

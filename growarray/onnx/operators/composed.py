@@ -67,10 +67,9 @@ def _swish(call: Calls) -> None:
 
 
 def _gated(call: Calls) -> None:
-    """The first half, swished, times the second."""
-    x, alpha = call.input(0), call.node.get("alpha", "float", 1.0)
-    gate, value = call("Split", x, axis=call.node.get("axis", "int", -1), num_outputs=2, outputs=2)
-    call.give(call("Mul", call("Swish", gate, alpha=alpha), value))
+    """The first input, swished, times the second."""
+    gate = call("Swish", call.input(0), alpha=call.node.get("alpha", "float", 1.0))
+    call.give(call("Mul", gate, call.input(1)))
 
 
 def _shrink(call: Calls) -> None:
@@ -146,7 +145,7 @@ ROWS = (
     Operator("RMSNormalization", written(_root_mean_square), inputs=(2, 2)),
     Operator("Shrink", written(_shrink)),
     Operator("SoftmaxCrossEntropyLoss", written(_cross_entropy), inputs=(2, 3), outputs=2, kinds=ALL),
-    Operator("SwiGLU", written(_gated)),
+    Operator("SwiGLU", written(_gated), inputs=(2, 2)),
     Operator("Swish", written(_swish)),
     Operator("ThresholdedRelu", written(_thresholded)),
 )

@@ -42,6 +42,10 @@ def _parts(builder: Builder, shapes: Sequence[Any], options: Mapping[str, Any]) 
     return (*shapes[1][:-1], *shapes[0][batch + depth :])
 
 
+def _counted(builder: Builder, shapes: Sequence[Any], options: Mapping[str, Any]) -> Shape:
+    return (len(shapes[0]), builder.fresh())
+
+
 def _extreme(name: str) -> Operator:
     def reduced(builder: Builder, shapes: Sequence[Any], options: Mapping[str, Any]) -> Shape:
         axis, keep = _axis(options["axis"], shapes[0]), options["keepdims"]
@@ -149,7 +153,7 @@ ROWS = (
     operation("GatherElements", 2, 0, shape=_elements, alike=False, axis=0),
     operation("GatherND", 2, 0, shape=_parts, alike=False, batch_dims=0),
     Operator("Hardmax", written(_hardmax)),
-    operation("NonZero", 1, "int64", shape=lambda builder, shapes, _: (len(shapes[0]), builder.fresh())),
+    operation("NonZero", 1, "int64", shape=_counted),
     Operator("OneHot", written(_one_hot), inputs=(3, 3), kinds=ALL),
     _scatter(operation("ScatterElements", 3, 0, shape=_first, alike=False, axis=0), "Scatter"),
     _scatter(operation("ScatterElements", 3, 0, shape=_first, alike=False, axis=0, reduction="none")),

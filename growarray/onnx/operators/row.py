@@ -118,8 +118,8 @@ def operation(
             raise Malformed(f"has inputs of the types {inputs[-2].kind} and {inputs[-1].kind}; expected one type")
         found = {}
         for key, default in options.items():
-            kind = default if isinstance(default, type) else type(default)
-            found[key] = node.get(key, _ATTRIBUTES[kind], None if kind is default else default)
+            own = default if isinstance(default, type) else type(default)
+            found[key] = node.get(key, _ATTRIBUTES[own], None if own is default else default)
             if found[key] is None:
                 raise Malformed(f"has no attribute {quote(key)}")
         kind = result if isinstance(result, str) else inputs[result].kind

@@ -235,6 +235,8 @@ ROWS = (
     Operator("Reshape", _read_reshape, {Reshape: _write_reshape}, _fold_reshape, (2, 2), moves=True, kinds=ALL),
     Operator("Squeeze", _read_squeeze, {Squeeze: _write_squeeze}, _fold_squeeze, (1, 2), moves=True, kinds=ALL),
     Operator("Transpose", _read_transpose, {Transpose: _write_transpose}, _fold_transpose, moves=True, kinds=ALL),
-    Operator("Unsqueeze", _read_unsqueeze, {Unsqueeze: _write_unsqueeze}, _fold_unsqueeze, (1, 2), moves=True, kinds=ALL),
+    Operator(
+        "Unsqueeze", _read_unsqueeze, {Unsqueeze: _write_unsqueeze}, _fold_unsqueeze, (1, 2), moves=True, kinds=ALL
+    ),
 )
 """The operators of this family."""
