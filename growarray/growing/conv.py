@@ -124,6 +124,10 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
     @property
     def input_stream(self) -> Windows:
         """Windows of the input of the last batch."""
+        if self.recorder.roots is not None:
+            raise NotImplementedError(
+                f"{self.name}: weights of samples are not supported by convolutions; leave them out"
+            )
         return windows(self.recorder.need("input"), self.kernel_size, **self._geometry(), bias=self.use_bias)
 
     def gradient_stream(self, desired_activation: Array | None = None) -> Windows:

@@ -181,8 +181,8 @@ class GrowingModule(Module):
     def gradient_stream(self, desired_activation: Array | None = None) -> Stream | Windows:
         """Gradient at the pre-activity in the last batch, or what is wanted in its place, as a stream."""
         if desired_activation is not None:
-            return Stream(desired_activation)
-        return self.recorder.stream("gradient", self.recorder.need("gradient"))
+            return self.recorder.stream("desired", desired_activation, weighted=True)
+        return self.recorder.stream("gradient", self.recorder.need("gradient"), weighted=True)
 
     def moment_with(self, gradient: Array) -> Array:
         """Sum of ``B^T gradient`` over the last batch: the pullback's own product if the gradient is the same."""
