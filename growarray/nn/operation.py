@@ -7,9 +7,9 @@ from typing import Any
 
 from growarray.backend import Array, kind_of, namespace
 from growarray.errors import ShapeError, shown
-from growarray.nn.arithmetic import Several, sum_to
 from growarray.nn.indexed import gather, gather_elements, gather_nd, scatter_elements, scatter_nd
 from growarray.nn.module import Pullback
+from growarray.nn.several import Several, sum_to
 
 __all__ = ["Operation"]
 

@@ -18,19 +18,7 @@ from growarray.nn.module import Module, Parameter
 from growarray.onnx.graph import OpNode
 from growarray.onnx.value import Array, Constant, Dim, Dynamic, Known, Shape, Unsupported
 
-__all__ = [
-    "Array",
-    "Builder",
-    "Constant",
-    "Dim",
-    "Dynamic",
-    "Shape",
-    "Unsupported",
-    "broadcast",
-    "layer_name",
-    "node_name",
-    "product",
-]
+__all__ = ["Builder", "broadcast", "layer_name", "node_name", "product"]
 
 _LEAVES = ("weight", "bias", "kernel", "gamma", "beta", "scale", "running_mean", "running_var", "value", "alpha")
 _LONGEST_NAME = 200

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from growarray.files.errors import Malformed, quote
-from growarray.onnx.build import Array, Builder, Constant, Dim, Dynamic
+from growarray.onnx.build import Builder
 from growarray.onnx.graph import OpNode
+from growarray.onnx.value import Array, Constant, Dim, Dynamic
 
 __all__ = ["Calls", "written"]
 

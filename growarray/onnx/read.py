@@ -17,14 +17,14 @@ from growarray.files.source import Source, source_name
 from growarray.nn.activation import Identity
 from growarray.nn.elementwise import Cast
 from growarray.nn.graph import Graph
-from growarray.onnx.build import Builder, Constant, Dynamic, Unsupported
+from growarray.onnx.build import Builder
 from growarray.onnx.fold import fold
 from growarray.onnx.fuse import fuse
 from growarray.onnx.graph import Model, OpNode, read_model
 from growarray.onnx.operators import DOMAINS, OPERATORS
 from growarray.onnx.operators.row import Operator
 from growarray.onnx.tensor import TYPE_NAMES
-from growarray.onnx.value import letter
+from growarray.onnx.value import Constant, Dynamic, Unsupported, letter
 from growarray.onnx.wire import ValueInfo
 
 __all__ = ["from_onnx"]

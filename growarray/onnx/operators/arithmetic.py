@@ -11,12 +11,12 @@ import numpy as np
 from growarray.files.errors import Malformed
 from growarray.nn import arithmetic, elementwise
 from growarray.nn.operation import Operation
-from growarray.onnx.build import Array, Builder, Constant, Dynamic, broadcast
+from growarray.onnx.build import Builder, broadcast
 from growarray.onnx.fold import constant_array, narrowed
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.row import ANY, Fold, Operator, Read, operation
-from growarray.onnx.value import letter
+from growarray.onnx.value import Array, Constant, Dynamic, letter
 
 __all__ = ["ROWS", "WRITES", "account_broadcast", "batch_of", "operands_of"]
 
@@ -184,21 +184,21 @@ def _arithmetic(name: str, kind: Any, fold: Fold, *, trained: bool = True) -> Op
     return Operator(name, _read(kind, trained=trained), {kind: _write(name)}, fold, (2, 2), kinds="fiu")
 
 
+def _several(name: str, kind: Any, writes: dict[Any, Lowering]) -> Operator:
+    return Operator(name, _read_several(kind), writes, inputs=(1, ANY), kinds="fiu")
+
+
 ROWS = (
     _arithmetic("Add", arithmetic.Add, _fold(lambda a, b: a + b)),
     _arithmetic("Div", arithmetic.Div, _fold(_divided, lambda m, n: m if n == 1 else None), trained=False),
     _arithmetic("Mul", arithmetic.Mul, _fold(lambda a, b: a * b, lambda m, n: m if n == 1 else n if m == 1 else None)),
     operation("Mod", 2, kinds="fiu", fmod=0),
-    Operator(
-        "Max", _read_several(arithmetic.Maximum), {arithmetic.Maximum: _write("Max")}, inputs=(1, ANY), kinds="fiu"
-    ),
-    Operator("Mean", _read_several(arithmetic.Add, mean=True), inputs=(1, ANY), kinds="fiu"),
-    Operator(
-        "Min", _read_several(arithmetic.Minimum), {arithmetic.Minimum: _write("Min")}, inputs=(1, ANY), kinds="fiu"
-    ),
+    _several("Max", arithmetic.Maximum, {arithmetic.Maximum: _write("Max")}),
+    Operator("Mean", _read_several(arithmetic.Add, mean=True), inputs=(1, ANY)),
+    _several("Min", arithmetic.Minimum, {arithmetic.Minimum: _write("Min")}),
     Operator("Pow", _read_power, {elementwise.Pow: _write_power}, _fold(lambda a, b: a**b), (2, 2), kinds="fiu"),
     _arithmetic("Sub", arithmetic.Sub, _fold(lambda a, b: a - b)),
-    Operator("Sum", _read_several(arithmetic.Add), inputs=(1, ANY), kinds="fiu"),
+    _several("Sum", arithmetic.Add, {}),
 )
 """The operators of this family."""
 

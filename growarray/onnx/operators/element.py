@@ -13,7 +13,7 @@ from growarray.nn import elementwise as more
 from growarray.nn.arithmetic import Div, Mul
 from growarray.nn.cast import rounded
 from growarray.nn.module import Module
-from growarray.onnx.build import Array, Builder, broadcast
+from growarray.onnx.build import Builder, broadcast
 from growarray.onnx.call import Calls
 from growarray.onnx.fold import constant_array
 from growarray.onnx.graph import OpNode
@@ -21,7 +21,7 @@ from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.model import DATA_TYPES
 from growarray.onnx.operators.row import ALL, Operator, elementwise, folded, one_operator
 from growarray.onnx.tensor import TYPE_NAMES
-from growarray.onnx.value import letter
+from growarray.onnx.value import Array, letter
 
 __all__ = ["ROWS", "WRITES", "same"]
 

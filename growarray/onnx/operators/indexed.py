@@ -9,11 +9,12 @@ import numpy as np
 
 from growarray.files.errors import Malformed
 from growarray.nn.operation import Operation
-from growarray.onnx.build import Builder, Shape
+from growarray.onnx.build import Builder
 from growarray.onnx.call import Calls, written
 from growarray.onnx.fold import positive_axes
 from growarray.onnx.graph import OpNode
 from growarray.onnx.operators.row import ALL, Operator, operation
+from growarray.onnx.value import Shape
 
 __all__ = ["ROWS"]
 

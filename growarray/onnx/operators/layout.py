@@ -9,12 +9,13 @@ import numpy as np
 
 from growarray.files.errors import Malformed
 from growarray.nn.shape import Expand, Reshape, Transpose
-from growarray.onnx.build import Array, Builder, Dim, Dynamic, broadcast, product
+from growarray.onnx.build import Builder, broadcast, product
 from growarray.onnx.fold import constant_array
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.constant import check_shape
 from growarray.onnx.operators.row import ALL, Operator
+from growarray.onnx.value import Array, Dim, Dynamic
 
 __all__ = ["ROWS"]
 

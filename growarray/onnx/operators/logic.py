@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from growarray.onnx.build import Array, Builder
+from growarray.onnx.build import Builder
 from growarray.onnx.fold import constant_array, narrowed
 from growarray.onnx.graph import OpNode
 from growarray.onnx.operators.arithmetic import account_broadcast
 from growarray.onnx.operators.row import Operator, operation
+from growarray.onnx.value import Array
 
 __all__ = ["ROWS"]
 

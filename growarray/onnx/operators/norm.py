@@ -11,11 +11,12 @@ from growarray import nn
 from growarray.files.errors import Malformed
 from growarray.nn.arithmetic import Add, Mul
 from growarray.nn.sized import GroupedNorm
-from growarray.onnx.build import Builder, Constant, Dynamic, broadcast
+from growarray.onnx.build import Builder, broadcast
 from growarray.onnx.call import Calls
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.row import Operator
+from growarray.onnx.value import Constant, Dynamic
 
 __all__ = ["ROWS"]
 

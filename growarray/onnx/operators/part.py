@@ -13,12 +13,13 @@ from growarray.nn.arithmetic import Concat
 from growarray.nn.padding import Pad
 from growarray.nn.part import Gather, Slice, positions
 from growarray.nn.sized import SamePad
-from growarray.onnx.build import Array, Builder, Dynamic, Shape
+from growarray.onnx.build import Builder
 from growarray.onnx.fold import constant_array, narrowed, positive_axes
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.row import ALL, ANY, Operator, operation
 from growarray.onnx.operators.window import MOST, padded, sliced, write_fitted
+from growarray.onnx.value import Array, Dynamic, Shape
 
 __all__ = ["ROWS"]
 

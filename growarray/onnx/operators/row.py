@@ -11,10 +11,11 @@ import numpy as np
 from growarray.files.errors import Malformed, quote
 from growarray.nn.module import Module
 from growarray.nn.operation import Operation
-from growarray.onnx.build import Array, Builder, Shape, broadcast
+from growarray.onnx.build import Builder, broadcast
 from growarray.onnx.fold import constant_array
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
+from growarray.onnx.value import Array, Shape
 
 __all__ = ["ALL", "ANY", "Fold", "Operator", "broadcast_all", "elementwise", "folded", "one_operator", "operation"]
 

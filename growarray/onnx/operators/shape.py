@@ -9,11 +9,12 @@ import numpy as np
 from growarray import nn
 from growarray.files.errors import Malformed
 from growarray.nn.shape import Reshape, Squeeze, Transpose, Unsqueeze
-from growarray.onnx.build import Array, Builder, Dim, Dynamic, Shape, product
+from growarray.onnx.build import Builder, product
 from growarray.onnx.fold import axes_of, constant_array, positive_axes
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.row import ALL, Operator
+from growarray.onnx.value import Array, Dim, Dynamic, Shape
 
 __all__ = ["ROWS"]
 
