@@ -104,6 +104,13 @@ class GrowingNetwork(Module):
             )
         return 2 * sum(p.size for name, p in self.named_parameters() if name.endswith("weight") and p.data.ndim > 1)
 
+    def structure(self) -> Any:
+        """What of the network, beside its widths, growth may change; None if that is nothing."""
+        return None
+
+    def restructure(self, structure: Any) -> None:
+        """Be again what :meth:`structure` gave; weights of what is new are to be set after it."""
+
     def init_computation(self, *, trace_precision: float | None = None) -> None:
         """Start a collection everywhere; with ``trace_precision`` every M estimates its error."""
         for module in self._growing_modules():

@@ -7,22 +7,20 @@ from typing import Any
 
 import pytest
 
-from tests.golden import check_factorized, check_growth, check_statistics, check_torch
+from tests.golden import check_factorized, check_graph, check_growth, check_statistics, check_torch
 from tests.golden.case import Case, all_cases
 
 CHECKS: dict[str, Callable[[Case], None]] = {
     **check_torch.CHECKS,
     **check_statistics.CHECKS,
     **check_growth.CHECKS,
+    **check_graph.CHECKS,
     **check_factorized.CHECKS,
 }
 
 NOT_BUILT = {
     "conv_merge": "convolutional merges",
     "conv_pair": "growing convolutions",
-    "dag": "growing DAGs",
-    "graph_network": "growing DAGs",
-    "graph_tools": "growing DAGs",
 }
 
 
