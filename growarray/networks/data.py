@@ -81,12 +81,16 @@ def _mean_square(y: Array, target: Array) -> tuple[Any, Callable[..., Array]]:
 
 @dataclass(frozen=True)
 class Task:
-    """A mean loss ``(y, target) -> (loss, pullback)`` and a figure of merit ``(y, target) -> float``, larger better."""
+    """A mean loss ``(y, target) -> (loss, pullback)`` and a figure of merit ``(y, target) -> float``, larger better.
+
+    weights : what each sample counts in the loss, ``target -> (n,)``, or None if all count the same
+    """
 
     name: str
     loss: Loss
     score: Callable[[Array, Array], float]
     score_name: str
+    weights: Callable[[Array], Array] | None = None
 
 
 _TASKS = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, shown
-from growarray.growing import TINY, GrowingModule, Rule
+from growarray.growing import TINY, GrowingModule, MergeGrowingModule, Rule
 from growarray.nn import Module
 from growarray.nn.module import Pullback
 
@@ -89,7 +89,7 @@ class GrowingNetwork(Module):
     @property
     def widths(self) -> list[int]:
         """Widths of everything that can grow, in the order of :attr:`growing_layers`."""
-        return [int(layer.in_features) for layer in self.growing_layers]
+        return [int(layer.in_neurons) for layer in self.growing_layers]
 
     def flops_per_sample(self) -> int:
         """Multiplications and additions of one forward pass of one sample, those of the weights alone.
@@ -123,8 +123,20 @@ class GrowingNetwork(Module):
         for module in self.collectors():
             module.update_computation(update_covariance_loss_gradient)
 
+    def weigh(self, weights: Array | None) -> None:
+        """Count the samples of the next batch by ``weights`` (n,), which the gradient of their loss carries too.
+
+        Statistics are then those of samples that came that many times. None, and the end of a collection, count each
+        sample once.
+        """
+        roots = None if weights is None else namespace(weights).sqrt(weights)
+        for module in self.modules():
+            if isinstance(module, GrowingModule | MergeGrowingModule):
+                module.recorder.roots = roots
+
     def reset_computation(self) -> None:
         """End the collection everywhere."""
+        self.weigh(None)
         for module in self.collectors():
             module.reset_computation()
 

@@ -81,6 +81,8 @@ class Planner:
         self.network.init_computation(trace_precision=None if tolerance is None else 1e-3)
         seen = 0
         for x, target in batches(*data, self.settings.collect_batch, self.rng):
+            if self.task.weights is not None:
+                self.network.weigh(self.task.weights(target))
             y, pullback = self.network.vjp(x)
             pullback(self.task.loss(y, target)[1](float(x.shape[0])), wrt_x=False)
             self.network.update_computation(update_covariance_loss_gradient=fisher)

@@ -274,6 +274,8 @@ class Concat(_Several):
     ((2, 4), [(2, 3), (2, 1)])
     """
 
+    _shown = "axis={self.axis}"
+
     def __init__(self, axis: int = 1) -> None:
         self.axis = axis
 
@@ -295,10 +297,6 @@ class Concat(_Several):
             return parts[0] if len(parts) == 1 else tuple(parts)
 
         return xp.concat(list(inputs), axis=axis), pullback
-
-    def extra_repr(self) -> str:
-        """The axis."""
-        return f"axis={self.axis}"
 
 
 class Value(_Several):

@@ -12,7 +12,6 @@ from growarray.files.errors import Malformed
 from growarray.nn import elementwise as more
 from growarray.nn.arithmetic import Div, Mul
 from growarray.nn.cast import rounded
-from growarray.nn.function import Function
 from growarray.nn.module import Module
 from growarray.onnx.build import Array, Builder, broadcast
 from growarray.onnx.fold import constant_array
@@ -184,10 +183,10 @@ def _read_dropout(builder: Builder, node: OpNode) -> None:
 
 def _read_function(builder: Builder, node: OpNode) -> None:
     x = builder.dynamic(node, 0)
-    builder.result(node, Function(node.op), [x], x.shape)
+    builder.result(node, nn.Function(node.op), [x], x.shape)
 
 
-def _write_function(graph: OnnxGraph, layer: Function, x: Edge) -> Edge:
+def _write_function(graph: OnnxGraph, layer: nn.Function, x: Edge) -> Edge:
     return graph.node(layer.name, x)
 
 
@@ -245,5 +244,5 @@ ROWS = (
 )
 """The operators of this family."""
 
-WRITES: dict[Any, Lowering] = {Function: _write_function}
+WRITES: dict[Any, Lowering] = {nn.Function: _write_function}
 """A function is written as the operator of its name."""
