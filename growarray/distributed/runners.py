@@ -19,7 +19,7 @@ from growarray.distributed.value import GrowthStatistics, fingerprint_of, statis
 from growarray.errors import GrowthError, ShapeError
 from growarray.networks.network import GrowingNetwork
 
-__all__ = ["runner_for"]
+__all__ = ["Runner", "runner_for"]
 
 
 class Runner(Protocol):

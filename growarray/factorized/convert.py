@@ -85,17 +85,9 @@ def read_conv(layer: Any, where: str = "from_conv") -> DenseConv:
 
     Everything but the weight may be missing and has torch's default then. ``where`` is what messages begin with.
 
-    Raises
-    ------
-    TypeError
-        The layer has no weight, is a transposed convolution, or is factorized already.
-    ShapeError
-        The weight has no spatial axis.
-    ValueError
-        The weight or the bias holds a NaN or an infinity.
+    Raises TypeError: the layer has no weight, is a transposed convolution, or is factorized already; ShapeError: the
+    weight has no spatial axis; ValueError: the weight or the bias holds a NaN or an infinity.
 
-    Examples
-    --------
     >>> from growarray import nn
     >>> read_conv(nn.Conv2d(3, 8, 3, stride=(2, 1))).stride
     (2, 1)
@@ -205,8 +197,6 @@ def _blank(convs: Sequence[DenseConv], options: Mapping[str, Any], dtype: Any) -
 def fitted(kind: type[FactorizedTensor], tensor: Array, rank: Any, options: Mapping[str, Any]) -> tuple[Arrays, Fit]:
     """``kind.fit``, whose error is that of the tensor even if the decomposition minimises a weighted one.
 
-    Examples
-    --------
     >>> factors, fit = fitted(FactorizedTensor.kind("cp"), np.ones((4, 3, 2)), 1, {})
     >>> [f.shape for f in factors], fit.error < 1e-12, fit.reason
     ([(1,), (4, 1), (3, 1), (2, 1)], True, 'converged')

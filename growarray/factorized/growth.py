@@ -95,10 +95,7 @@ class RankGrowth:
 
         At 0 the layer computes what it did before, with the new ranks, and their gradient is not zero.
 
-        Raises
-        ------
-        GrowthError
-            The layer was trained or changed since it grew.
+        Raises GrowthError: the layer was trained or changed since it grew.
         """
         t = _checked_scaling(scaling)
         for piece in self._pieces:

@@ -34,20 +34,14 @@ class TensorLasso:
     threshold : weights up to it, negative ones too, are set to zero by :meth:`project`; 0 switches that off
     normalize_loss : the loss is ``penalty`` times the mean of |w| over all tensors, not the sum
 
-    Raises
-    ------
-    ValueError
-        The penalty or the threshold is negative or not finite.
-    TypeError
-        ``clamp_weights`` or ``normalize_loss`` is not a flag.
+    Raises ValueError: the penalty or the threshold is negative or not finite; TypeError: ``clamp_weights`` or
+    ``normalize_loss`` is not a flag.
 
     Source: TensorLy-Torch, ``tensor_lasso``, whose numbers for Tucker and tensor trains these are. Changed: its CP
     multiplies the penalty in twice, and its weights do not enter the tensor. It clamps in the forward pass, sums a loss
     until ``reset``, and loses the weights at ``remove``; here nothing is kept between calls, and :meth:`remove` keeps
     the tensor's value.
 
-    Examples
-    --------
     >>> from growarray.factorized import FactorizedConv
     >>> lasso = TensorLasso(penalty=0.5)
     >>> conv = lasso.apply(FactorizedConv(4, 4, (3, 3), rank=4, dtype="float64"))

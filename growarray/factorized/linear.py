@@ -48,13 +48,8 @@ class FactorizedLinear(Module):
         in every format; ``'original'`` is the ``sqrt(5 / in_features)`` of TensorLy-Torch, by its formulas except for
         ``'blocktt'``, where W has that size. The bias is drawn as that of ``Linear``.
 
-    Raises
-    ------
-    ValueError
-        An option makes no sense; the message lists what does. ShapeError and PlanError are ValueErrors.
+    Raises ValueError: an option makes no sense; the message lists what does. ShapeError and PlanError are ValueErrors.
 
-    Examples
-    --------
     >>> layer = FactorizedLinear((4, 8), (2, 5), factorization="tt", rank=3, rng=np.random.default_rng(0))
     >>> y, pullback = layer.vjp(np.ones((7, 32), dtype=np.float32))
     >>> y.shape, pullback(y).shape, layer.weight.factors["factor_1"].grad.shape
@@ -267,8 +262,6 @@ class FactorizedLinear(Module):
         The arrays are copied. A rank above what the weight can use is lowered to it, with a warning if it is given
         as such, not as a share.
 
-        Examples
-        --------
         >>> from growarray import nn
         >>> dense = nn.Linear(32, 30, rng=np.random.default_rng(0))
         >>> layer = FactorizedLinear.from_linear(dense, rank=0.5, factorization="tucker")

@@ -33,17 +33,9 @@ class DenseLinear:
 def read_linear(where: str, layer: Any) -> DenseLinear:
     """Read ``weight`` (out, in) and ``bias`` (out,) or None of a layer, in its library.
 
-    Raises
-    ------
-    TypeError
-        The layer has no weight that is an array.
-    ShapeError
-        Weight or bias has another shape.
-    ValueError
-        One of them holds a NaN or an infinity.
+    Raises TypeError: the layer has no weight that is an array; ShapeError: weight or bias has another shape;
+    ValueError: one of them holds a NaN or an infinity.
 
-    Examples
-    --------
     >>> from growarray import nn
     >>> read_linear("doc", nn.Linear(3, 2)).weight.shape
     (2, 3)

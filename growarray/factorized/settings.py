@@ -113,12 +113,8 @@ def layer_indices(layers: Sequence[int]) -> list[tuple[int, ...]]:
 def layer_index_of(indices: Any, layers: Sequence[int]) -> tuple[int, ...]:
     """The index of a convolution that a user names by a number, or by one number for each leading mode.
 
-    Raises
-    ------
-    ValueError
-        The layer holds one convolution and another is asked for, or there are too few or too many numbers.
-    IndexError
-        A number is out of range.
+    Raises ValueError: the layer holds one convolution and another is asked for, or there are too few or too many
+    numbers; IndexError: a number is out of range.
     """
     if type(indices) is int and indices == 0 and not layers:
         return ()

@@ -104,14 +104,9 @@ class FactorizedSources(FactorizedKernel):
         input_shape : (n, in_channels, *spatial) that FLOPs, time and memory are for; that of the calibration data
         measure : also time both layers
 
-        Raises
-        ------
-        TypeError, ShapeError, ValueError
-            The layer is not a dense convolution, or its weights are not finite; the calibration does not fit it;
-            the factorization is unknown (the message lists those that exist).
+        Raises TypeError, ShapeError, ValueError: the layer is not a dense convolution, or its weights are not finite;
+        the calibration does not fit it; the factorization is unknown (the message lists those that exist).
 
-        Examples
-        --------
         >>> from growarray import nn
         >>> from growarray.factorized import FactorizedConv
         >>> dense = nn.Conv2d(8, 16, 3, stride=(2, 1), padding=1, rng=np.random.default_rng(0))

@@ -42,8 +42,6 @@ class SubFactorizedConv(SubLayer):
 
     Its parameters are those of ``main_conv``; a later ``main_conv.set(indices, …)`` changes it.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> from growarray.factorized import FactorizedConv
     >>> joint = FactorizedConv(2, 3, (3, 3), n_layers=2, rank=4, rng=np.random.default_rng(0))
@@ -108,6 +106,8 @@ class SubFactorizedLinear(SubLayer):
     ((5, 6), (4,))
     """
 
+    _shown = "indices={self.indices}"
+
     def __init__(self, main_linear: Any, indices: int) -> None:
         self.main_linear = main_linear
         self.indices = indices
@@ -120,7 +120,3 @@ class SubFactorizedLinear(SubLayer):
     def matrix(self) -> Array:
         """The dense weight (out_features, in_features)."""
         return self.main_linear.matrix(self.indices)
-
-    def extra_repr(self) -> str:
-        """Where it is in the joint layer."""
-        return f"indices={self.indices}"

@@ -55,13 +55,13 @@ class FactorizedTensor(TensorFormat):
     Parameters carry the names that TensorLy-Torch gives them. ``tensor[index]`` takes integers, slices and ``...`` and
     gives a tensor of the same format with copies, or an array without modes if every mode gets an integer.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> t = FactorizedTensor.new((6, 4, 3), rank=2, factorization="CP", rng=np.random.default_rng(0))
     >>> t, t[1, ..., :2].shape, t.number_of_parameters()
     (CPTensor(shape=(6, 4, 3), rank=2), (4, 2), 28)
     """
+
+    _shown = "shape={self.shape}, rank={self.rank}"
 
     dropout: RankMask | None = None
     lasso_weights: Sequence[Parameter] = ()
@@ -108,11 +108,9 @@ class FactorizedTensor(TensorFormat):
         rank : ``'same'`` (as many parameters as the dense tensor), a float (that fraction of them), an int or a tuple
         fixed_rank_modes : modes of a Tucker tensor that keep their size as rank    dtype : float32 by default
 
-        Raises
-        ------
-        TypeError, ShapeError, ValueError
-            The format, or the rank in it, makes no sense; the rank makes over 1000 times the parameters of the dense
-            tensor; fixed modes for another format than Tucker; the dtype is not real floating.
+        Raises TypeError, ShapeError, ValueError: the format, or the rank in it, makes no sense; the rank makes over
+        1000 times the parameters of the dense tensor; fixed modes for another format than Tucker; the dtype is not real
+        floating.
         """
         kind = cls._format(factorization)
         sizes = check_sizes(shape, "FactorizedTensor.new")
@@ -133,10 +131,8 @@ class FactorizedTensor(TensorFormat):
 
         A rank above what the tensor can use is lowered to it, with a warning if it is given as such.
 
-        Raises
-        ------
-        TypeError, ShapeError, ValueError
-            As :meth:`new`; the tensor is not real floating, not finite or without entries; an option is unknown.
+        Raises TypeError, ShapeError, ValueError: as :meth:`new`; the tensor is not real floating, not finite or without
+        entries; an option is unknown.
         """
         kind, dense = cls._format(factorization), asarray(tensor)
         valid = kind.validate_rank(check_sizes(dense.shape, "from_tensor"), rank, fixed_rank_modes)
@@ -279,10 +275,6 @@ class FactorizedTensor(TensorFormat):
             return namespace(value).reshape(value, ())
         chosen = self.select(self.arrays(), items)[0]
         return type(self).of([namespace(a).asarray(a, copy=True) for a in chosen])
-
-    def extra_repr(self) -> str:
-        """Shape and rank."""
-        return f"shape={self.shape}, rank={self.rank}"
 
 
 @lru_cache

@@ -89,7 +89,7 @@ class GrowingNetwork(Module):
     @property
     def widths(self) -> list[int]:
         """Widths of everything that can grow, in the order of :attr:`growing_layers`."""
-        return [int(layer.in_features) for layer in self.growing_layers]
+        return [int(layer.in_neurons) for layer in self.growing_layers]
 
     def flops_per_sample(self) -> int:
         """Multiplications and additions of one forward pass of one sample, those of the weights alone.
@@ -103,6 +103,13 @@ class GrowingNetwork(Module):
                 "networks of linear layers; use max_parameters="
             )
         return 2 * sum(p.size for name, p in self.named_parameters() if name.endswith("weight") and p.data.ndim > 1)
+
+    def structure(self) -> Any:
+        """What of the network, beside its widths, growth may change; None if that is nothing."""
+        return None
+
+    def restructure(self, structure: Any) -> None:
+        """Be again what :meth:`structure` gave; weights of what is new are to be set after it."""
 
     def init_computation(self, *, trace_precision: float | None = None) -> None:
         """Start a collection everywhere; with ``trace_precision`` every M estimates its error."""

@@ -104,17 +104,9 @@ def windows(
 ) -> Windows:
     """The windows of a convolution's input (n, c, *sizes), zeros around it; options as for :func:`growarray.ops.conv`.
 
-    Raises
-    ------
-    ShapeError
-        The number of spatial axes is not that of the kernel.
-    PlanError
-        An option does not make sense, or the kernel is larger than the padded input.
-    TypeError
-        The input is not an array of real numbers.
+    Raises ShapeError: the number of spatial axes is not that of the kernel; PlanError: an option does not make sense,
+    or the kernel is larger than the padded input; TypeError: the input is not an array of real numbers.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> w = windows(np.ones((8, 3, 16, 16)), (3, 3), stride=2, padding=1, bias=True)
     >>> w.width, w.positions
