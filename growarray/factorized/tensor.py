@@ -119,7 +119,7 @@ class FactorizedTensor(TensorFormat):
         dtype = trained_dtype(dtype)
         shapes = kind.factor_shapes(sizes, rank)
         check_size(sizes, rank, shapes, kind.usable_rank(sizes, rank))
-        tensor = kind.of([to_device(np.zeros(s, dtype), device) for s in shapes])
+        tensor = kind.of([Parameter(to_device(np.zeros(s, dtype), device)) for s in shapes])
         return tensor if std is None else tensor.draw_(std, rng)
 
     @classmethod
