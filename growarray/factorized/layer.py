@@ -11,7 +11,7 @@ import numpy as np
 from growarray.backend import Array, assign, namespace
 from growarray.errors import ShapeError
 from growarray.factorized.equation import dense_kernel, kernel_sizes
-from growarray.factorized.initial import draw_weight
+from growarray.factorized.owner import draw_weight
 from growarray.factorized.parameters import real_array
 from growarray.factorized.settings import ConvSettings, layer_index_of, nested
 from growarray.factorized.tensor import FactorizedTensor
@@ -39,7 +39,7 @@ class FactorizedKernel(Module):
     @property
     def kernel_shape(self) -> tuple[int, ...]:
         """(out_channels, in_channels / groups, *kernel)."""
-        return kernel_sizes(type(self.weight), self.weight.shape[len(self.layers_shape) :])
+        return kernel_sizes(self.weight.format, self.weight.shape[len(self.layers_shape) :])
 
     @property
     def kernel_size(self) -> tuple[int, ...]:

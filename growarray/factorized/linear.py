@@ -12,9 +12,9 @@ from growarray.backend import Array, asarray, assign, library, namespace, target
 from growarray.contraction import Plan
 from growarray.contraction.checks import is_whole
 from growarray.errors import PlanError, ShapeError, shown
-from growarray.factorized.initial import draw_weight
 from growarray.factorized.linear_convert import linear_layer_of, read_linears
 from growarray.factorized.linear_plan import NAMED_WAYS, linear_plan
+from growarray.factorized.owner import draw_weight
 from growarray.factorized.settings import flag, hashable, plain, planned_shape, shape_of
 from growarray.factorized.sub import SubFactorizedLinear
 from growarray.factorized.tensor import FactorizedTensor
@@ -79,7 +79,7 @@ class FactorizedLinear(Module):
         shape = (*lead, *self.out_tensorized_features, *self.in_tensorized_features)
         given = factorization if isinstance(factorization, FactorizedTensor) else None
         kind = FactorizedTensor.kind(factorization) if given is None else type(given)
-        if lead and not kind.takes_integers:
+        if lead and not kind.format.takes_integers:
             raise NotImplementedError(
                 f"FactorizedLinear: n_layers={n_layers} with {kind.name}, whose modes come in pairs, is not supported; "
                 "use another format"
@@ -156,7 +156,7 @@ class FactorizedLinear(Module):
                 f"{self.in_tensorized_features}; flatten the input"
             )
         kind = type(self.weight)
-        shapes = tuple(kind.operand_shape(a.shape, i, len(factors)) for i, a in enumerate(factors))
+        shapes = tuple(self.weight.format.operand_shape(a.shape, i, len(factors)) for i, a in enumerate(factors))
         return linear_plan(
             kind.name, math.prod(shape[:-1]), self.in_tensorized_features, self.out_tensorized_features, shapes,
             self.implementation, training, *target_of(factors[0]),
@@ -211,7 +211,7 @@ class FactorizedLinear(Module):
     def _operands(self, x: Array, factors: Arrays) -> list[Array]:
         xp = namespace(x, *factors)
         rows = xp.reshape(x, (math.prod(x.shape[:-1]), *self.in_tensorized_features))
-        return [rows, *type(self.weight).operands(factors)]
+        return [rows, *self.weight.format.operands(factors)]
 
     def _result(self, result: Array, x: Array, layer_index: tuple[int, ...]) -> Array:
         """The fresh result of a contraction as (..., out_features), with the bias added in place."""

@@ -81,8 +81,8 @@ def linear_layer_of(
     given, weights = options["rank"], FactorizedTensor.kind(options["factorization"])
     lead = (len(found),) if len(found) > 1 else ()
     # Factors of a rank that the weight cannot use might not fit in memory.
-    asked = weights.validate_rank((*lead, *outer, *inner), options["rank"])
-    rank = weights.usable_rank((*lead, *outer, *inner), asked)
+    asked = weights.format.validate_rank((*lead, *outer, *inner), options["rank"])
+    rank = weights.format.usable_rank((*lead, *outer, *inner), asked)
     blank = FactorizedTensor.new((*lead, *outer, *inner), rank, weights.name, std=None, dtype=dtype)
     made = kind(inner, outer, biased, blank, implementation=options["implementation"], n_layers=len(found))
     layer: Any = made
@@ -90,7 +90,7 @@ def linear_layer_of(
         parameter.data = asarray(parameter.data, like=first)
     xp = namespace(*(one.weight for one in found))
     whole = xp.stack([one.weight for one in found]) if len(found) > 1 else first
-    quick = weights.quick_options(layer.rank)
+    quick = weights.format.quick_options(layer.rank)
     layer.weight.init_from_tensor(xp.reshape(whole, layer.weight.shape), **{**quick, **decomposition})
     warn_lowered("from_linear", given, asked, layer.rank, stacklevel=3)
     if layer.bias is not None:

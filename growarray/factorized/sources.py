@@ -61,7 +61,7 @@ class FactorizedSources(FactorizedKernel):
                 f"from_factorization: expected a FactorizedTensor, found {type(factorization).__name__}; "
                 "FactorizedTensor.from_tensor makes one of an array"
             )
-        sizes = kernel_sizes(type(factorization), factorization.shape[len(layers_of(n_layers)) :])
+        sizes = kernel_sizes(factorization.format, factorization.shape[len(layers_of(n_layers)) :])
         if len(sizes) < 3:
             raise ShapeError(
                 f"from_factorization: {shown(factorization)} with n_layers={n_layers} leaves modes {sizes}, expected "
