@@ -268,13 +268,9 @@ class FactorizedLinear(Module):
         >>> layer.in_tensorized_features, layer.out_tensorized_features, layer.rank
         ((2, 4, 4), (2, 3, 5), (2, 3, 4, 2, 3, 3))
         """
-        options = {
-            "rank": rank, "factorization": factorization, "implementation": implementation, "dtype": dtype,
-        }  # fmt: skip
         features = (auto_tensorize, n_tensorized_modes, in_tensorized_features, out_tensorized_features)
-        return linear_layer_of(
-            cls, read_linears("from_linear", [linear], bias), features, decomposition_kwargs, options
-        )
+        found = read_linears("from_linear", [linear], bias)
+        return linear_layer_of(cls, found, features, decomposition_kwargs, rank, factorization, implementation, dtype)
 
     @classmethod
     def from_linear_list(
@@ -292,12 +288,9 @@ class FactorizedLinear(Module):
         dtype: Any = None,
     ) -> Self:
         """Layers of one shape as a joint layer with one factorization; a missing bias is zero in a joint layer."""
-        options = {
-            "rank": rank, "factorization": factorization, "implementation": implementation, "dtype": dtype,
-        }  # fmt: skip
         features = (None, n_tensorized_modes, in_tensorized_features, out_tensorized_features)
         found = read_linears("from_linear_list", linear_list, bias)
-        return linear_layer_of(cls, found, features, decomposition_kwargs, options)
+        return linear_layer_of(cls, found, features, decomposition_kwargs, rank, factorization, implementation, dtype)
 
     def extra_repr(self) -> str:
         """Modes, rank and options."""
