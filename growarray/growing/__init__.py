@@ -2,6 +2,7 @@
 
 from growarray.growing.change import GrowthUpdate
 from growarray.growing.conv import Conv2dGrowingModule, FullConv2dGrowingModule, RestrictedConv2dGrowingModule
+from growarray.growing.conv_merge import Conv2dMergeGrowingModule
 from growarray.growing.layer import GrowingModule
 from growarray.growing.linear import LinearGrowingModule, LinearMergeGrowingModule
 from growarray.growing.merge import MergeGrowingModule
@@ -17,6 +18,7 @@ __all__ = [
     "GRADMAX",
     "TINY",
     "Conv2dGrowingModule",
+    "Conv2dMergeGrowingModule",
     "FullConv2dGrowingModule",
     "GrowingModule",
     "GrowthRule",

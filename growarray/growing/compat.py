@@ -60,7 +60,6 @@ class BatchNames:
     pre_activity_grad = property(lambda module: module.recorder.get("gradient"), doc="Its gradient in the last batch.")
     store_input = _stored("input")
     input_volume = _at("in_features", "Same as ``in_features``.")
-    output_volume = _at("out_features", "Same as ``out_features``.")
     eigenvalues_extension = _at(
         "update.singular_values", "Singular values of the planned neurons.", _planned(singular_values=lambda v: v)
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -17,10 +16,10 @@ import numpy as np
 from growarray.backend import Array, asarray, assign, device_of, namespace
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.compat import LayerNames
-from growarray.growing.conv_statistics import ConvStatistics, FullConvStatistics
+from growarray.growing.conv_statistics import ConvStatistics, FullConvStatistics, unfolded
 from growarray.growing.layer import GrowingModule
 from growarray.growing.layer_vjp import layer_vjp
-from growarray.growing.rule import PlaceMeans
+from growarray.growing.neighbour import Reading, is_neighbour
 from growarray.growing.statistics import LayerStatistics
 from growarray.nn import Conv2d, Module
 from growarray.ops.conv import conv, conv_geometry
@@ -52,7 +51,7 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
     """
 
     _statistics_of: ClassVar[type[LayerStatistics]] = ConvStatistics
-    every_tap: ClassVar[bool] = False
+    spatial = property(lambda _: True, doc="Whether it hands on images: it does.")
 
     in_channels = property(attrgetter("layer.in_channels"), doc="Channels of the input.")
     out_channels = property(attrgetter("layer.out_channels"), doc="Channels of the output.")
@@ -105,11 +104,6 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
         """Taps through which new channels are seen: here none."""
         return []
 
-    def means(self, pseudo_inverse: bool = False) -> PlaceMeans:
-        """What the statistics have collected, for a rule to plan from: without taps a delta alone."""
-        found = super().means(pseudo_inverse)
-        return found if self.growth_taps else replace(found, s_prev=None)
-
     def _geometry(self) -> dict[str, Any]:
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
 
@@ -152,10 +146,19 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
         if input_size is not None:
             self._input_size = each_axis(self.name, "input_size", input_size, len(self.kernel_size), 1)
         elif compute_from_previous and (force_update or self._input_size is None):
-            known = getattr(self.previous_module, "update_input_size", None)
-            if known is not None and known(None, True, False) is not None:
-                self._input_size = self.previous_module.output_size
+            before = self.previous_module.known_output_size if is_neighbour(self.previous_module) else None
+            self._input_size = before or self._input_size
         return self._input_size
+
+    @property
+    def known_output_size(self) -> tuple[int, ...] | None:
+        """Spatial sizes of the output, None if those of the input are not known."""
+        return None if self.update_input_size(None, True, False) is None else self.output_size
+
+    @property
+    def reads(self) -> Reading:
+        """Kernel and geometry of its windows."""
+        return Reading(self.kernel_size, **self._geometry())
 
     @property
     def output_size(self) -> tuple[int, ...]:
@@ -172,9 +175,7 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
     @property
     def unfolded_extended_input(self) -> Array:
         """Windows of the last input put together, (n, features, positions). Statistics never need it."""
-        put = self.input_stream.materialise()
-        xp = namespace(put)
-        return xp.matrix_transpose(xp.reshape(put, (put.shape[0], -1, put.shape[-1])))
+        return unfolded(self.input_stream)
 
     def get_fan_in_from_layer(self, layer: Any = None, num_neurons: int | None = None) -> int:  # type: ignore[override]
         """Fan-in of ``layer``, or of ``num_neurons`` new channels."""
@@ -237,7 +238,7 @@ class FullConv2dGrowingModule(Conv2dGrowingModule):
     """
 
     _statistics_of: ClassVar[type[LayerStatistics]] = FullConvStatistics
-    every_tap: ClassVar[bool] = True
+    every_tap = property(lambda _: True, doc="New channels are seen through every tap.")
 
     @property
     def growth_taps(self) -> list[tuple[int, ...]]:
@@ -248,17 +249,6 @@ class FullConv2dGrowingModule(Conv2dGrowingModule):
     def goal_width(self) -> int:
         """Columns of M_prev: outputs times taps."""
         return int(self.out_features * math.prod(self.kernel_size))
-
-    def means(self, pseudo_inverse: bool = False) -> PlaceMeans:
-        """What the statistics have collected, for a rule to plan from; E once for each tap."""
-        found = super().means(pseudo_inverse)
-
-        def e_of_taps() -> Array:
-            e, taps = found.e(), math.prod(self.kernel_size)
-            blocks = e[:, None, :, None] * asarray(np.eye(taps), like=e)[None, :, None, :]
-            return namespace(e).reshape(blocks, (self.goal_width, self.goal_width))
-
-        return replace(found, e=e_of_taps)
 
     def columns_of(self, omega: Array) -> Any:
         """Outgoing weights (out * taps, k) of new channels as a layer; (out, k, *kernel) as they are."""

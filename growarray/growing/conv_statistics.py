@@ -5,33 +5,37 @@ from __future__ import annotations
 import math
 
 from growarray.backend import Array, assign, device_of, namespace
-from growarray.errors import GrowthError
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.statistics import LayerStatistics
-from growarray.ops.windows import Windows
+from growarray.growing.stream import JoinedStream, StreamLike, windows_over
 
-__all__ = ["ConvStatistics", "FullConvStatistics"]
+__all__ = ["ConvStatistics", "FullConvStatistics", "positions_last", "unfolded"]
+
+
+def unfolded(stream: StreamLike) -> Array:
+    """Windows put together, (n, features, positions); moments never need it."""
+    return positions_last(stream.materialise())
+
+
+def positions_last(put: Array) -> Array:
+    """Windows (n, *positions, features) as (n, features, positions)."""
+    xp, (n, *positions, features) = namespace(put), put.shape
+    return xp.matrix_transpose(xp.reshape(put, (n, math.prod(positions), features)))
 
 
 class ConvStatistics(LayerStatistics):
     """Statistics of a convolution: what it reads of the layer before, it reads tap by tap."""
 
-    def views(self) -> list[tuple[Windows, tuple[slice, ...]]]:
-        """For each tap that growth counts: the windows of the layer before that it reads, and the outputs that do."""
+    def views(self) -> list[tuple[JoinedStream, tuple[slice, ...]]]:
+        """For each tap that growth counts: what is before this layer and the tap reads of it, and the outputs that do.
+
+        Raises GrowthError if what is before works at other positions than this layer.
+        """
         layer, own = self.layer, self.layer.input_stream
-        stream = layer.previous.input_stream
-        if not isinstance(stream, Windows):
-            raise GrowthError(
-                f"{layer.name}: the previous module is a {type(layer.previous).__name__}, expected a growing "
-                "convolution, whose windows new channels would read"
-            )
         sizes = tuple(int(size) for size in own.array.shape[2:])
-        if stream.positions != sizes:
-            raise GrowthError(
-                f"{layer.name}: the previous module gives images of {stream.positions}, this one reads {sizes}; new "
-                "channels need the same positions on both sides: put what pools behind this layer"
-            )
-        return [stream.read_by(own.axes, tap) for tap in layer.growth_taps]
+        parts = windows_over(layer.previous.input_stream, sizes, layer.name)
+        found = [[part.read_by(own.axes, tap) for part in parts] for tap in layer.growth_taps]
+        return [(JoinedStream([seen for seen, _ in tap]), tap[0][1]) for tap in found]
 
     @property
     def sees_front(self) -> bool:
@@ -39,7 +43,7 @@ class ConvStatistics(LayerStatistics):
         return super().sees_front and bool(self.layer.growth_taps)
 
     def check_front(self) -> None:
-        """Raise ``GrowthError`` if the module before is no convolution, or works at other positions."""
+        """Raise ``GrowthError`` if the module before works at other positions."""
         self.views()
 
     def m_prev_of_batch(self, desired_activation: Array | None = None) -> tuple[Array, int]:
@@ -60,10 +64,10 @@ class ConvStatistics(LayerStatistics):
         layer, xp = self.layer, namespace(self.layer.input)
         parts, shape = [], layer.input_stream.positions
         for stream, outputs in self.views():
-            x = stream.array
-            full = xp.zeros((stream.samples, *shape, stream.width), dtype=x.dtype, device=device_of(x))
-            full = assign(full, (slice(None), *outputs), stream.materialise())
-            parts.append(xp.matrix_transpose(xp.reshape(full, (stream.samples, math.prod(shape), stream.width))))
+            put = stream.materialise()
+            full = xp.zeros((stream.samples, *shape, stream.width), dtype=put.dtype, device=device_of(put))
+            full = assign(full, (slice(None), *outputs), put)
+            parts.append(positions_last(full))
         return xp.stack(parts, axis=0)
 
 

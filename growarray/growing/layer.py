@@ -11,19 +11,19 @@ from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.growing.change import GrowthUpdate, kept_rows, like
 from growarray.growing.checks import as_scalar, check_function
+from growarray.growing.means import layer_means, means_of_layer
 from growarray.growing.moment import TensorStatistic, cross_moment
-from growarray.growing.neighbour import Neighbour, is_neighbour, require_neighbour, weighted_layers
-from growarray.growing.rule import LayerMeans, PlaceMeans
+from growarray.growing.neighbour import Neighbour, OfFeatures, is_neighbour, require_neighbour, weighted_layers
 from growarray.growing.statistics import BatchRecorder, LayerStatistics
 from growarray.growing.stream import Stream
-from growarray.growing.update import activation_slope, rounding_floor
+from growarray.growing.update import activation_slope
 from growarray.nn import Identity, Module, Parameter
 from growarray.ops.windows import Windows
 
 __all__ = ["GrowingModule", "layer_before"]
 
 
-class GrowingModule(Module):
+class GrowingModule(OfFeatures, Module):
     """A layer with its function, its neighbours, and what is planned for it; each kind of layer is a subclass.
 
     It holds a ``recorder`` of the last batch, its ``statistics``, and the planned change ``update``, a
@@ -40,6 +40,7 @@ class GrowingModule(Module):
     )
     _statistics_of: ClassVar[type[LayerStatistics]] = LayerStatistics
     _records = property(attrgetter("recorder.is_active"))
+    plans_for_readers = False
     trace_precision: float | None = None  # makes M estimate its error, from the next init_computation on
 
     def __init__(
@@ -86,12 +87,10 @@ class GrowingModule(Module):
     def shared_statistic(self) -> TensorStatistic | None:
         """Second moment of the input that the module before keeps for all layers that read it, or None."""
         previous = self.previous_module
-        return previous.input_statistic_for_next if is_neighbour(previous) else None
+        return previous.input_statistic_for(self) if is_neighbour(previous) else None
 
-    @property
-    def input_statistic_for_next(self) -> TensorStatistic | None:
+    def input_statistic_for(self, _: Any) -> None:
         """None: a layer keeps no statistic for the layers after it."""
-        return None
 
     @property
     def weighted_layers(self) -> tuple[GrowingModule, ...]:
@@ -207,7 +206,7 @@ class GrowingModule(Module):
         self.declare_statistics()
         self.request("input", self)
         self.request("pre_activity", self)
-        if self.previous_module is not None and self.shared_statistic is None:
+        if self.statistics.sees_front:
             self.previous.request("input", self)
 
     def update_computation(self, update_covariance_loss_gradient: bool = True) -> None:
@@ -225,7 +224,7 @@ class GrowingModule(Module):
         self.release("pre_activity", self)
         if self.shared_statistic is not None:
             self.shared_statistic.reset()
-        elif self.previous_module is not None:
+        if self.statistics.sees_front:
             self.previous.release("input", self)
             self.statistics.s_prev.reset()
 
@@ -253,15 +252,7 @@ class GrowingModule(Module):
             raise ShapeError(f"{self.name}: omega has shape {found}, expected ({expected})")
         return like(self.layer, namespace(omega).astype(omega, self.weight.data.dtype, copy=False))
 
-    def layer_means(self, pseudo_inverse: bool = False) -> LayerMeans:
-        """What the statistics have collected of this layer."""
-        held, floor = self.statistics, rounding_floor(self.weight.data)
-        return LayerMeans(held.mean_s, held.m, held.e, held.m_prev, held.p, floor, pseudo_inverse)
-
-    def means(self, pseudo_inverse: bool = False) -> PlaceMeans:
-        """What the statistics have collected, for a rule to plan from."""
-        own = self.layer_means(pseudo_inverse)
-        return PlaceMeans((own,), own.e, None if self.front is None else self.statistics.s_prev)
+    layer_means, means = layer_means, means_of_layer
 
     @property
     def front(self) -> Neighbour | None:

@@ -58,7 +58,7 @@ def compute_optimal_updates(
     Returns alpha's weights (k, in, *kernel) and biases (k,), or (None, None) without a previous module. After a merge
     the merge plans for itself and all its next modules.
     """
-    if module.shared_statistic is not None:
+    if module.front is not None and module.front.plans_for_readers:
         if not update_previous:
             raise GrowthError(f"{module.name}: after a merge the merge plans for both sides; leave update_previous on")
         module.previous.compute_optimal_updates(rule, **options)

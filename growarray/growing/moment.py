@@ -13,7 +13,7 @@ from growarray.backend import Array, asarray, assign, device_of, is_numpy, names
 from growarray.contraction.kernels import Rows, RunningSum, add_row_products, row_products
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.checks import declared_shape, sample_count, saved_statistic
-from growarray.growing.stream import Stream, StreamLike, window_blocks
+from growarray.growing.stream import JoinedStream, Stream, StreamLike, window_blocks
 from growarray.ops.windows import Windows
 
 __all__ = ["TensorStatistic", "TensorStatisticWithEstimationError", "cross_moment"]
@@ -22,7 +22,7 @@ UpdateFunction = Callable[..., tuple[Array, int]]
 
 
 def _stream(x: StreamLike | Array) -> StreamLike:
-    return x if hasattr(x, "parts") else Stream(x)
+    return x if isinstance(x, Stream | JoinedStream | Windows) else Stream(x)
 
 
 def cross_moment(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,6 @@ from growarray.contraction.kernels import RunningSum
 from growarray.errors import GrowthError
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.stream import JoinedStream, Stream
-from growarray.ops.windows import Windows
 
 __all__ = ["BatchRecorder", "LayerStatistics", "MergeStatistics"]
 
@@ -160,12 +160,12 @@ class LayerStatistics:
     @property
     def sees_front(self) -> bool:
         """Whether growth before the layer is planned from its own statistics: not after a merge, which has them."""
-        return self.layer.front is not None and self.layer.shared_statistic is None
+        return self.layer.front is not None and not self.layer.front.plans_for_readers
 
     def check_front(self) -> None:
         """Raise ``GrowthError`` if what the module before reads cannot meet what this layer reads."""
         previous = self.layer.previous
-        if any(isinstance(part, Windows) for part in previous.input_stream.parts):
+        if previous.spatial:
             raise GrowthError(
                 f"{self.layer.name}: the previous module {previous.name} is a convolution, and this layer reads "
                 "features without positions; growth between the two is not there, so leave previous_module out"
@@ -226,7 +226,8 @@ class MergeStatistics:
     """Statistics of a merge: of its activity, of the full activity before it, and what growth through it needs.
 
     s : of the activity with ones    previous_s, previous_m : of the full activity, None if nothing comes before
-    m_prev, p, e : over the gradients of all next layers side by side
+    m_prev, p, e : over the gradients of all next layers side by side; if these are convolutions, which see new channels
+        tap by tap, m_prev and p are what each of them makes of it, side by side
     """
 
     def __init__(self, merge: Any, device: Any) -> None:
@@ -243,7 +244,7 @@ class MergeStatistics:
                 shape if known else None, of_batch, self.device, f"{name}({merge.name})", reuse=known
             )
 
-        self.s = declared("S", self.s_of_batch, merge.in_features + 1, merge.in_features + 1)
+        self.s = declared("S", self.s_of_batch, merge.activity_width, merge.activity_width)
         self.previous_s = declared("S[-1]", self.previous_s_of_batch, total, total) if total else None
         self.previous_m = declared("M[-1]", self.previous_m_of_batch, total, merge.in_features) if total else None
         self.m_prev = declared("M_prev", self.m_prev_of_batch)
@@ -256,18 +257,25 @@ class MergeStatistics:
             statistic.updated = False
 
     @property
+    def by_reader(self) -> bool:
+        """Whether the next layers read windows, each its own."""
+        return any(reader.reads is not None for reader in self.merge.readers)
+
+    @property
+    def s_prev(self) -> TensorStatistic:
+        """Second moment of what new neurons would read."""
+        readers = self.merge.readers
+        return readers[0].statistics.s_prev if self.by_reader else self.merge.growth_statistic  # type: ignore[no-any-return]
+
+    @property
     def all(self) -> tuple[TensorStatistic, ...]:
         """Every statistic that there is."""
         found = (self.s, self.previous_s, self.previous_m, self.m_prev, self.p, self.e)
         return tuple(statistic for statistic in found if statistic is not None)
 
-    def _activity(self) -> Stream:
-        recorder = self.merge.recorder
-        return recorder.stream("activity", recorder.need("activity"), bias=True)  # type: ignore[no-any-return]
-
     def s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``B^T B`` of the activity with ones, (d + 1, d + 1)."""
-        stream = self._activity()
+        stream = self.merge.activity_stream
         return cross_moment(stream, out=out), stream.samples
 
     def previous_s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
@@ -289,13 +297,27 @@ class MergeStatistics:
 
     def m_prev_of_batch(self) -> tuple[Array, int]:
         """Sum of ``B_prev^T dA``, full activity against the gradients of all next layers."""
+        if self.by_reader:
+            return self._side_by_side([reader.statistics.m_prev_of_batch() for reader in self.merge.readers])
         stream = self.merge.input_stream
         return cross_moment(stream, self._gradients()), stream.samples
 
     def p_of_batch(self) -> tuple[Array, int]:
         """Sum of ``B_prev^T B``, full activity against the activity with ones."""
+        if self.by_reader:
+            return self._side_by_side([reader.statistics.p_of_batch() for reader in self.merge.readers])
         stream = self.merge.input_stream
-        return cross_moment(stream, self._activity()), stream.samples
+        return cross_moment(stream, self.merge.activity_stream), stream.samples
+
+    def p_of_readers(self) -> list[Array]:
+        """P of each next layer."""
+        p, widths = self.p(), [reader.stream_width for reader in self.merge.readers]
+        ends = [0, *itertools.accumulate(widths)] if self.by_reader else [0] * len(widths)
+        return [p[..., start : start + width] for start, width in zip(ends, widths, strict=False)]
+
+    def _side_by_side(self, found: Sequence[tuple[Array, int]]) -> tuple[Array, int]:
+        moments = [moment for moment, _ in found]
+        return namespace(*moments).concat(moments, axis=-1), found[0][1]
 
     def e_of_batch(self) -> tuple[Array, int]:
         """Sum of ``dA^T dA`` over the gradients of all next layers."""
@@ -306,8 +328,8 @@ class MergeStatistics:
         """Add the last batch to every statistic, E with ``fisher``."""
         statistics = [] if self.previous_m is None else [self.previous_m]  # a gradient that is not finite raises here
         if self.merge.allow_growing:
-            statistics += [self.m_prev, self.p, *([self.e] if fisher else [])]
-            statistics += [layer.tensor_m for layer in self.merge.next_modules]
+            statistics += [self.m_prev, self.p, self.s_prev, *([self.e] if fisher else [])]
+            statistics += [kept for layer in self.merge.readers for kept in (layer.tensor_m, layer.tensor_s)]
         statistics += [self.s] if self.previous_s is None else [self.s, self.previous_s]
         for statistic in statistics:
             statistic.update()

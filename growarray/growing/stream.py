@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 from growarray.backend import Array, namespace
 from growarray.contraction.kernels import Rows
-from growarray.errors import ShapeError
+from growarray.errors import GrowthError, ShapeError
 from growarray.ops.moments import window_moment
-from growarray.ops.windows import Windows
+from growarray.ops.windows import Windows, windows
 
-__all__ = ["JoinedStream", "Stream", "StreamLike", "window_blocks"]
+__all__ = ["JoinedStream", "Stream", "StreamLike", "window_blocks", "windows_over"]
 
 
 class StreamLike(Protocol):
@@ -30,6 +30,9 @@ class StreamLike(Protocol):
     @property
     def samples(self) -> int:
         """Number of samples: the first axis, whatever follows it."""
+
+    def materialise(self) -> Array:
+        """The features put together, ones included; moments never need it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +124,30 @@ class JoinedStream:
         """All parts put together along the last axis."""
         arrays = [part.materialise() for part in self.parts]
         return namespace(*arrays).concat(arrays, axis=-1)
+
+
+def windows_over(stream: StreamLike, sizes: tuple[int, ...], owner: str) -> list[Windows]:
+    """The parts of a stream as windows whose outputs stand at the positions of an image of these sizes.
+
+    Features (n, d) or (n, t, d) are windows of one tap, and their t are positions. GrowthError if there are others.
+    """
+    found = []
+    for part in stream.parts:
+        if isinstance(part, Windows):
+            positions = part.positions
+        elif (positions := tuple(part.array.shape[1:-1])) != sizes and math.prod(positions) == math.prod(sizes):
+            positions = sizes
+        if positions != sizes:
+            raise GrowthError(
+                f"{owner}: the previous module gives images of {positions}, this one reads {sizes}; new channels need "
+                "the same positions on both sides: put what pools behind this layer"
+            )
+        if not isinstance(part, Windows):
+            xp = namespace(part.array)
+            image = xp.moveaxis(xp.reshape(part.array, (part.samples, *sizes, part.array.shape[-1])), -1, 1)
+            part = windows(image, (1,) * len(sizes), bias=part.bias)
+        found.append(part)
+    return found
 
 
 def window_blocks(left: StreamLike, right: StreamLike, symmetric: bool) -> Array:

@@ -372,7 +372,7 @@ def check_linear_merge(case: Case) -> None:
         case.check(f"out.dz{b}", merge.pre_activity_grad)
         for module in modules:
             module.update_computation()
-    _check_merge_statistics(case, "merge", merge)
+    check_merge_statistics(case, "merge", merge)
     for i, module in enumerate(previous):
         case.check(f"out.prev{i}.S", module.tensor_s())
         case.check(f"out.prev{i}.M", module.tensor_m())
@@ -384,7 +384,7 @@ def check_linear_merge(case: Case) -> None:
         case.check(f"out.next{j}.samples", [module.tensor_s.samples, module.tensor_m.samples])
         case.check(f"out.next{j}.S_is_merge_S", module.tensor_s is merge.tensor_s)
     case.check("out.merge.prev_S_rank", int(np.linalg.matrix_rank(merge.previous_tensor_s(), hermitian=True)))
-    _check_merge_delta(case, "merge", merge)
+    check_merge_delta(case, "merge", merge)
     delta = np.concatenate(
         [p.data.reshape(merge.in_features, -1) for m in previous for p in m.optimal_delta_layer.parameters()], 1
     )
@@ -407,7 +407,7 @@ def check_linear_merge(case: Case) -> None:
     case.check("out.after_reset", {"samples": samples, "store": [merge.store_input, merge.store_activity]})
 
 
-def _check_merge_statistics(case: Case, name: str, merge: LinearMergeGrowingModule) -> None:
+def check_merge_statistics(case: Case, name: str, merge: LinearMergeGrowingModule) -> None:
     updates = {"s_update": merge.compute_s_update}
     statistics = {"S": merge.tensor_s}
     if merge.previous_tensor_s is not None:
@@ -424,7 +424,7 @@ def _check_merge_statistics(case: Case, name: str, merge: LinearMergeGrowingModu
         case.check(f"out.{name}.{key}.samples", statistic.samples)
 
 
-def _check_merge_delta(case: Case, name: str, merge: LinearMergeGrowingModule) -> None:
+def check_merge_delta(case: Case, name: str, merge: LinearMergeGrowingModule) -> None:
     deltas = merge.compute_optimal_delta(
         return_deltas=True, force_pseudo_inverse=case[f"in.{name}.delta.force_pseudo_inverse"]
     )
@@ -517,9 +517,9 @@ def check_linear_merge_chain(case: Case) -> None:
         for module in modules:
             module.update_computation()
     for name, merge in (("merge1", first), ("merge2", second)):
-        _check_merge_statistics(case, name, merge)
+        check_merge_statistics(case, name, merge)
         if merge.previous_tensor_s is not None:
-            _check_merge_delta(case, name, merge)
+            check_merge_delta(case, name, merge)
         case.check(f"out.{name}.v_proj", merge.projected_v_goal())
     weight, bias, decrease = last.compute_optimal_delta()
     case.check("out.next.delta_w", weight)
