@@ -27,8 +27,8 @@ from growarray.optim import Optimizer
 __all__ = ["Reader", "Writer", "saved_classes"]
 
 _HOMES = (
-    "nn", "nn.arithmetic", "nn.sized", "factorized", "growing", "growing.norm", "networks", "networks.part",
-    "networks.scale", "optim",
+    "nn", "nn.arithmetic", "nn.operation", "nn.sized", "factorized", "growing", "growing.norm", "networks",
+    "networks.part", "networks.scale", "optim",
 )  # fmt: skip
 _OTHERS = {"nn.Node": Node, "nn.Parameter": Parameter}
 _GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")

@@ -12,7 +12,7 @@ from growarray import nn
 from growarray.compression import compress
 from growarray.factorized import FactorizedConv, FactorizedLinear, TensorLasso, tensor_dropout
 from growarray.growing import FullConv2dGrowingModule, RestrictedConv2dGrowingModule
-from growarray.networks import GrowingMLP, GrowingResidualMLP, Growth, GrowthSettings
+from growarray.networks import GrowingDAG, GrowingMLP, GrowingResidualMLP, Growth, GrowthSettings
 from growarray.networks.part import as_growing
 from growarray.networks.scale import Scale
 from growarray.onnx.read import from_onnx
@@ -35,6 +35,12 @@ def grown(network: Any = None, epochs: int = 4) -> Growth:
     loop = Growth(network, AdamW(network, lr=1e-2), (X, LABELS), settings=settings, rng=rng())
     loop.run(until=3)
     return loop
+
+
+def dag() -> nn.Module:
+    network = GrowingDAG(4, 3, use_layer_norm=True, activation="gelu", name="one", rng=rng())
+    network.add_node_with_two_edges("start@one", "middle", "end@one", {"size": 5, "activation": nn.Tanh()})
+    return network
 
 
 def stem() -> nn.Module:
@@ -80,6 +86,7 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "residual": lambda: (GrowingResidualMLP(4, 3, [3, 2], [2, 5], rng=rng()), (6, 4)),
     "grown": lambda: (grown().network, (6, 4)),
     "grown residual": lambda: (grown(GrowingResidualMLP(4, 2, [2, 2], [1, 2], rng=rng())).network, (6, 4)),
+    "dag": lambda: (dag(), (6, 4)),
     "stem": lambda: (stem(), (2, 1, 8, 8)),
     "partly growing": lambda: (as_growing(stem()), (2, 1, 8, 8)),
     "restricted convolutions": lambda: (convolutions(RestrictedConv2dGrowingModule), (2, 1, 8, 8)),

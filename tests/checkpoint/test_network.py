@@ -27,7 +27,7 @@ from tests.onnx.models import CASES, feeds
 
 PLANS = {"update", "trace_precision", "extended_output_layer", "recorder", "statistics", "selected", "common_scaling"}
 SCALES = {"optimal_delta_scaling", "input_extension_scaling", "output_extension_scaling"}
-NOT_KEPT = PLANS | SCALES | {"training"}
+NOT_KEPT = PLANS | SCALES | {"training", "_kind"}
 Pairs = set[tuple[int, int]]
 
 
