@@ -20,6 +20,7 @@ SUITES = (
     "growth_cycle",
     "growth_defaults",
     "estimators",
+    "distributed",
     "import_time",
     "kernels",
     "convolution",
