@@ -317,7 +317,7 @@ class Cast(Module):
 
 
 class PReLU(Module):
-    """``y = x`` where x > 0, else ``weight * x`` with a trained slope for all, or one for each entry of ``axis``.
+    """``y = x`` if x > 0, else ``weight * x`` with a trained slope for all, or one for each entry of ``axis``.
 
     Raises ShapeError if the input has not as many entries on ``axis`` as there are slopes.
 
