@@ -18,16 +18,19 @@ from growarray.contraction.equation import parse
 from growarray.contraction.execution import Execution, Pullback
 from growarray.contraction.geometry import ConvAxis
 from growarray.contraction.machine import Machine, machine_for
-from growarray.contraction.path import MINIMIZE, Tree, alternative_trees, find_tree, linear_path, peak_elements
-from growarray.contraction.problem import Problem, checked_shapes
+from growarray.contraction.objective import Objective, objective_named
+from growarray.contraction.path import alternative_trees, find_tree
+from growarray.contraction.problem import Problem
 from growarray.contraction.program import binds_batch, block_size
 from growarray.contraction.run import block_count
+from growarray.contraction.shapes import checked_shapes
 from growarray.contraction.table import plan_table
+from growarray.contraction.tree import Tree, linear_path, peak_elements
 from growarray.errors import PlanError, shown
 
 __all__ = ["Plan", "frozen", "plan", "shapes_of"]
 
-_MANY = 1 << 62  # operations, where they are not known yet
+_MANY = 1 << 62  # operations, while they are not known yet
 _TIE = 1.05  # times the least predicted time: as good, for predictions are no better than that; fewer operations decide
 _CORES = 2  # for which a path is searched
 _GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
@@ -37,7 +40,7 @@ def plan(
     equation: str,
     *shapes: Sequence[int] | Array,
     optimize: Any = "auto",
-    minimize: str = "time",
+    minimize: Any = "time",
     memory_limit: int | None = None,
     training: bool = False,
     constants: Sequence[int] = (),
@@ -51,10 +54,13 @@ def plan(
     """Plan an einsum with convolution modes. Plans are cached: asking again for the same one costs microseconds.
 
     equation : see :func:`growarray.contraction.parse`    shapes : one for each operand, or an array that has it
-    optimize : ``'auto'``, True or None (exact up to 8 operands, greedy above); False (as they come); a preset
-        (``'factorized'``, ``'mobilenet'``, ``'reconstructed'``); an optimizer of opt_einsum by name or instance, or any
-        other with its signature; or a path such as ``[(0, 1), (0, 1)]``
-    minimize : ``'time'`` (predicted), ``'flops'`` or ``'memory'``, for ``'auto'``
+    optimize : ``'auto'``, True or None (exact up to 8 operands, above as a :class:`Search` says, which may be given in
+        its place); False (as they come); a preset (``'factorized'``, ``'mobilenet'``, ``'reconstructed'``); an
+        optimizer of opt_einsum by name or instance, or any other with its signature; or a path such as
+        ``[(0, 1), (0, 1)]``
+    minimize : ``'time'`` (predicted), ``'flops'``, ``'memory'`` (held at once), ``'size'`` (largest partial result),
+        ``'write'`` (elements of all results), ``'combo'`` (flops + 64 write; ``'combo-256'`` another weight),
+        ``'limit'`` (the larger of flops and 64 write, step by step), or a function of a :class:`StepCost`, added up
     memory_limit : bytes that partial results and the output may hold at once
     training : count the backward pass, and that it keeps every partial result; gradients are not counted
     constants : operands that will be bound (:meth:`Plan.bind`): contracting them among themselves costs nothing
@@ -121,7 +127,7 @@ class _Mapping(dict[str, Any]):
         return hash(frozenset(self.items()))
 
 
-@lru_cache(maxsize=512, typed=True)  # else True would be found where 1 is known
+@lru_cache(maxsize=512, typed=True)  # else True would be found if 1 is known
 def _cached(equation: str, shapes: tuple[Any, ...], *options: Any) -> Plan:
     return Plan(equation, shapes, *options)
 
@@ -137,12 +143,11 @@ class Plan:
     """
 
     def __init__(
-        self, equation: str, shapes: Sequence[Sequence[int]], optimize: Any, minimize: str, memory_limit: int | None,
+        self, equation: str, shapes: Sequence[Sequence[int]], optimize: Any, minimize: Any, memory_limit: int | None,
         training: bool, constants: Sequence[int], dtype: Any, device: Any,
         stride: Any, padding: Any, dilation: Any, padding_mode: Any,
     ) -> None:  # fmt: skip
-        if minimize not in MINIMIZE:
-            raise PlanError(f"minimize: found {shown(minimize)}, expected one of {', '.join(MINIMIZE)}")
+        objective = objective_named(minimize)
         if memory_limit is not None and not (is_whole(memory_limit) and memory_limit >= 0):
             raise PlanError(f"memory_limit: found {shown(memory_limit)}, expected a number of bytes or None")
         if training not in (True, False):
@@ -164,7 +169,7 @@ class Plan:
         self._problem = Problem(self._parsed, self.shapes, itemsize=self.dtype.itemsize, **self.geometry)
         self.machine: Machine = machine_for(self.device)
         limit = None if memory_limit is None else memory_limit // self.dtype.itemsize
-        self._tree, self.block = self._search(optimize, limit)
+        self._tree, self.block = self._search(optimize, objective, limit)
         self._costs = self._costs_of(self.machine, self.block, self._tree)
         self.path = linear_path(self._problem, self._tree)
         self.steps: tuple[StepCost, ...] = tuple(self._cost(*pair) for pair in self._tree)
@@ -198,28 +203,29 @@ class Plan:
         chosen = (self.minimize, self.training, self.constants, str(self.dtype), self.device)
         return (self.equation, self.shapes, self.path, axes, *chosen)
 
-    def _search(self, optimize: Any, limit: int | None) -> tuple[Tree, int]:
+    def _search(self, optimize: Any, objective: Objective, limit: int | None) -> tuple[Tree, int]:
         """The tree, and how many positions of the batch it runs at a time."""
         # the order, and so every bit of a result, must not depend on the cores of this machine
         machine = self.machine if limit is not None else replace(self.machine, cores=_CORES)
         whole = self.device != "cpu" or binds_batch(self._problem, self.constants)
         block = 0 if whole else block_size(self._problem)
         costs = self._costs_of(machine, block)
-        tree = find_tree(self._problem, costs, optimize, self.minimize, limit)
+        tree = find_tree(costs, optimize, objective, limit)
         if not block or limit is not None:
             return tree, block
         found = []
-        for one in [tree, *alternative_trees(self._problem, costs, optimize, self.minimize)]:
+        for one in [tree, *alternative_trees(costs, optimize, objective)]:
             block = block_size(self._problem, one)  # it depends on the tree, which was found with another
             known = self._costs_of(machine, block, one)
             steps = [step for pair in one if (step := known.step(*pair))]
-            found.append((sum(s.total("time") for s in steps), sum(s.total("flops") for s in steps), one, block))
+            seconds = sum(step.seconds + step.backward_seconds for step in steps)
+            found.append((seconds, sum(step.flops + step.backward_flops for step in steps), one, block))
         near = [choice for choice in found if choice[0] <= _TIE * min(c[0] for c in found)]
         return min(near, key=lambda choice: choice[1])[2:]
 
     def _costs_of(self, machine: Machine, block: int, tree: Sequence[tuple[int, int]] = ()) -> Costs:
         whole = self._problem.size.get(self._problem.block or "", 1)
-        flops = sum(pair.flops for step in tree if (pair := self._problem.pair(*step))) or _MANY
+        flops = sum(found.flops for pair in tree if (found := self._problem.operations(*pair))) or _MANY
         return Costs(
             self._problem,
             machine,
@@ -286,7 +292,14 @@ class Plan:
         return f"Plan({self.equation!r}, path={self.path}, flops={self.flops}, seconds={self.seconds:.3g})"
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data; :meth:`from_dict` makes the same plan again, with the machine's own predictions."""
+        """The plan as plain data; :meth:`from_dict` makes the same plan again, with the machine's own predictions.
+
+        Raises PlanError if the objective is a function.
+        """
+        if not isinstance(self.minimize, str):
+            raise PlanError(
+                "to_dict: the objective is a function, which is no plain data; plan again with optimize=plan.path"
+            )
         return {
             "equation": self.equation,
             "shapes": [list(shape) for shape in self.shapes],

@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self
 from growarray.contraction.cost import StepCost
 from growarray.contraction.execution import Execution
 from growarray.contraction.machine import Machine
-from growarray.contraction.path import Tree
+from growarray.contraction.tree import Tree
 
 __all__ = ["Planned"]
 

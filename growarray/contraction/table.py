@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from growarray.contraction.path import EXACT, PRESETS
+from growarray.contraction.path import PRESETS
 from growarray.contraction.planned import Planned
+from growarray.contraction.search import EXACT
 from growarray.errors import PlanError
 
 __all__ = ["alternatives", "columns", "plan_table", "quantity", "seconds"]
