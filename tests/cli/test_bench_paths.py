@@ -154,7 +154,7 @@ def test_a_dense_layer_has_one_path_and_no_rank_correlation(paths):
         (("--seed", "-1"), "--seed: expected at least 0, found -1"),
         (("--device", "tpu"), "unknown device 'tpu'"),
         (("--json", "--csv"), "--json, --csv: pass only one"),
-        (("missing.toml",), "missing.toml: cannot be read as a layer (No such file or directory)"),
+        (("missing.toml",), "missing.toml: cannot be read as a layer or an equation (No such file or directory)"),
         (("--output", "/dev/null/x"), "--output /dev/null/x: expected a folder, or a name that one can be made under"),
     ],
 )
