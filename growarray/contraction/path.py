@@ -14,7 +14,7 @@ from growarray.contraction.search import EXACT, Search, search, total
 from growarray.contraction.tree import Tree, from_left, ordered, peak_elements
 from growarray.errors import PlanError, shown
 
-__all__ = ["PRESETS", "alternative_trees", "find_tree"]
+__all__ = ["PRESETS", "alternative_trees", "find_tree", "searches"]
 
 PRESETS = ("factorized", "mobilenet", "reconstructed")
 
@@ -30,7 +30,7 @@ def find_tree(costs: Costs, optimize: Any, objective: Objective, limit: int | No
         The name is unknown, the path is not one, or no tree meets the limit (the message gives the least).
     """
     problem = costs.problem
-    if isinstance(optimize, Search) or _is_auto(optimize):
+    if searches(optimize):
         return ordered(costs, _auto(costs, objective, limit, optimize if isinstance(optimize, Search) else None))
     if isinstance(optimize, str) and optimize in PRESETS:
         tree = _preset(costs, optimize)
@@ -68,6 +68,11 @@ def alternative_trees(costs: Costs, optimize: Any, objective: Objective) -> list
     if not (_is_auto(optimize) and objective.name == "time"):
         return []
     return [ordered(costs, _auto(costs, objective_named("flops"), None)), *_presets(costs)]
+
+
+def searches(optimize: Any) -> bool:
+    """Whether the tree is this library's to find: ``'auto'``, or a :class:`Search`."""
+    return isinstance(optimize, Search) or _is_auto(optimize)
 
 
 def _is_auto(optimize: Any) -> bool:

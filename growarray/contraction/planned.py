@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
 from growarray.contraction.cost import StepCost
@@ -24,6 +24,7 @@ class Planned(Protocol):
     machine: Machine
     training: bool
     block: int
+    slices: Mapping[str, int]
     path: Any
     steps: tuple[StepCost, ...]
     execution: Execution

@@ -12,10 +12,11 @@ from functools import lru_cache, partial
 
 from growarray.contraction.cost import Costs
 from growarray.contraction.objective import Objective, objective_named
+from growarray.contraction.problem import Problem
 from growarray.contraction.tree import Entry, Tree, from_left, ordered, peak_elements, peak_of, unrolled
 from growarray.errors import PlanError, shown
 
-__all__ = ["EXACT", "Search", "search", "total"]
+__all__ = ["EXACT", "Search", "over_limit", "search", "total"]
 
 EXACT = 8  # operands up to which every tree is looked at
 _NEAR = 64.0  # times the best greedy tree's cost up to which a tree is worth searching its parts
@@ -81,7 +82,7 @@ def search(
         tree = None if entry is None else unrolled(costs, entry)
     if tree is None:
         entry = _Run(costs, objective_named("memory")).weighed(singles)
-        raise _over_limit(costs, "no path holds", entry.peak if entry else 0, limit)
+        raise over_limit(costs.problem, "no path holds", entry.peak if entry else 0, limit)
     if objective.is_peak or objective.is_largest:  # of the many trees that are as good, that of fewest operations
         best, flops = run.total(tree), objective_named("flops")
         if objective.is_peak:
@@ -97,10 +98,11 @@ def total(costs: Costs, objective: Objective, tree: Tree) -> float:
     return _Run(costs, objective).total(tree)
 
 
-def _over_limit(costs: Costs, what: str, least: int, limit: int | None) -> PlanError:
+def over_limit(problem: Problem, what: str, least: int, limit: int | None) -> PlanError:
+    """The error that names the least elements that would do."""
     return PlanError(
         f"memory_limit: {what} fewer than {least} elements at once, allowed are {limit}; "
-        f"raise memory_limit to at least {least * costs.problem.itemsize} bytes"
+        f"raise memory_limit to at least {least * problem.itemsize} bytes"
     )
 
 
@@ -191,7 +193,7 @@ class _Run:
                 if (self.limit is None or peak <= self.limit) and (best is None or cost < best[0]):
                     best = (cost, tree)
         if best is None:
-            raise _over_limit(self.costs, f"of {count} greedy paths none holds", int(least), self.limit)
+            raise over_limit(self.problem, f"of {count} greedy paths none holds", int(least), self.limit)
         return best[1]
 
     def greedy(self, singles: Sequence[int], rng: random.Random | None) -> Tree:
