@@ -156,10 +156,7 @@ def load(folder: str | os.PathLike[str]) -> Grown:
     Read are ``history.json`` and the weights, as plain numbers and text: nothing in the folder is executed. The
     command's extras are not needed.
 
-    Raises
-    ------
-    CheckpointError
-        The folder holds no finished run, or its files are damaged or do not belong together.
+    Raises CheckpointError: the folder holds no finished run, or its files are damaged or do not belong together.
 
     >>> import growarray
     >>> try:

@@ -67,16 +67,10 @@ def compress(
     data those are errors of the network's output, measured on up to 16 samples with that layer alone replaced. The
     time that CP takes is bounded; more sweeps, or fine-tuning, improve its factors.
 
-    Raises
-    ------
-    ValueError
-        The budget cannot be met (the message gives the least), an option makes no sense, a weight or the calibration
-        data are not finite, or no layer can be factorized.
-    ShapeError
-        The network does not take the calibration data, or an input of that shape.
+    Raises ValueError: the budget cannot be met (the message gives the least), an option makes no sense, a weight or the
+    calibration data are not finite, or no layer can be factorized; ShapeError: the network does not take the
+    calibration data, or an input of that shape.
 
-    Examples
-    --------
     >>> from growarray import nn
     >>> rng = np.random.default_rng(0)
     >>> net = nn.Sequential(nn.Conv2d(8, 16, 3, rng=rng), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10, rng=rng))

@@ -94,16 +94,11 @@ def cp(
 
     A matrix gets its truncated SVD. Memory stays within a few times the tensor in float64.
 
-    Raises
-    ------
-    TypeError, ShapeError, ValueError
-        The tensor is not real floating, is empty or not finite; the rank is below 1 or above the size of the tensor
-        over its largest mode, which any tensor has at most; an option is unknown.
+    Raises TypeError, ShapeError, ValueError: the tensor is not real floating, is empty or not finite; the rank is below
+    1 or above the size of the tensor over its largest mode, which any tensor has at most; an option is unknown.
 
     Source: Kolda, Bader 2009, section 3.4; Phan et al. 2020 (correction).
 
-    Examples
-    --------
     >>> kernel = np.random.default_rng(0).standard_normal((8, 6, 3, 3))
     >>> c = cp(kernel, 4)
     >>> c.weights.shape, [f.shape for f in c.factors]

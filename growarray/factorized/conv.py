@@ -63,13 +63,8 @@ class FactorizedConv(FactorizedSources):
         variance of their input as ten dense ones, within a factor of two unless the rank is very low.
         ``'original'`` is the 0.02 of TensorLy-Torch, by its formulas. The bias is zero.
 
-    Raises
-    ------
-    ValueError
-        An option makes no sense; the message lists what does. ShapeError and PlanError are ValueErrors.
+    Raises ValueError: an option makes no sense; the message lists what does. ShapeError and PlanError are ValueErrors.
 
-    Examples
-    --------
     >>> rng = np.random.default_rng(0)
     >>> conv = FactorizedConv(16, 32, 3, order=2, padding=1, rank=8, rng=rng)
     >>> y, pullback = conv.vjp(np.ones((2, 16, 9, 9), dtype=np.float32))
@@ -136,16 +131,16 @@ class FactorizedConv(FactorizedSources):
         self, sizes: tuple[int, ...], factorization: str, rank: Any, fixed: Any, dtype: Any, device: Any
     ) -> FactorizedTensor:
         kind, lead = FactorizedTensor.kind(factorization), len(self.layers_shape)
-        if kind.mode_ranks:
+        if kind.format.mode_ranks:
             fixed = fixed_modes_of(fixed, lead, len(sizes) - 2)
+        shape = (*self.layers_shape, *stored_sizes(kind.format, sizes))
         return FactorizedTensor.new(
-            (*self.layers_shape, *stored_sizes(kind, sizes)), rank, factorization, fixed_rank_modes=fixed, std=None,
-            dtype=dtype, device=device,
-        )  # fmt: skip
+            shape, rank, factorization, fixed_rank_modes=fixed, std=None, dtype=dtype, device=device
+        )
 
     def _terms(self, order: int) -> Terms:
         """The modes of each factor of a kernel over so many axes."""
-        return self.weight.terms(kernel_modes(type(self.weight), order))
+        return self.weight.format.terms(kernel_modes(self.weight.format, order))
 
     def _check_implementation(self) -> None:
         """Raise ValueError unless the engine takes it as a path: planned once, for the smallest input."""
@@ -257,8 +252,6 @@ class FactorizedConv(FactorizedSources):
         convolved as before; a tensor train is repeated along it, as in the original, which sums neighbouring frames.
         fine_tune_transduction_only : freeze all but the new factor (see :attr:`frozen`); a dense kernel is all new
 
-        Examples
-        --------
         >>> conv = FactorizedConv(3, 8, (3, 3), padding=1, rank=4).transduct(3, padding=1)
         >>> conv.kernel_size, conv.padding, [n for n, _ in conv.named_parameters() if n not in conv.frozen]
         ((3, 3, 3), (1, 1, 1), ['weight.factors.factor_2'])
@@ -274,7 +267,7 @@ class FactorizedConv(FactorizedSources):
             )
         pair = (tuple(padding),) if isinstance(padding, tuple | list) else padding
         axis = ConvSettings.of((size,), stride, pair, dilation, self.padding_mode).axes[0]
-        last = type(self.weight).output_last
+        last = self.weight.format.output_last
         new = self.weight.transduct(
             size, len(self.layers_shape) + (1 if last else 2) + mode, None if last else size // 2
         )
@@ -300,13 +293,9 @@ class FactorizedConv(FactorizedSources):
         Entries that are there stay as they are, with their gradients and optimizer state; the bias moves to where it is
         best beside the new components. The bias and the new components together promise ``first_order_decrease``.
 
-        Raises
-        ------
-        NotImplementedError
-            The kernel is dense, or the layer is a joint one.
-        GrowthError, TypeError, ValueError
-            Statistics that are empty, old, or another layer's; a gradient of zero; a wrong ``by`` or ``scaling``;
-            frozen parameters. Nothing has changed then.
+        Raises NotImplementedError: the kernel is dense, or the layer is a joint one; GrowthError, TypeError,
+        ValueError: statistics that are empty, old, or another layer's; a gradient of zero; a wrong ``by`` or
+        ``scaling``; frozen parameters. Nothing has changed then.
         """
         return grow_rank(self, statistics, by, scaling=scaling, rng=rng)
 

@@ -17,13 +17,9 @@ Item = int | slice
 def full_index(index: Any, shape: Sequence[int]) -> tuple[Item, ...]:
     """One non-negative integer or one slice for each mode of a tensor of this shape.
 
-    Raises
-    ------
-    IndexError
-        There are more entries than modes, an integer is out of range, a slice selects nothing, or an entry is neither.
+    Raises IndexError: there are more entries than modes, an integer is out of range, a slice selects nothing, or an
+    entry is neither.
 
-    Examples
-    --------
     >>> full_index((-1, ..., slice(0, 2)), (3, 4, 5))
     (2, slice(0, 4, 1), slice(0, 2, 1))
     """

@@ -52,15 +52,9 @@ class Linear(Module):
     Weight and bias are drawn uniformly within ``1 / sqrt(in_features)``, torch's default (Kaiming with a = sqrt(5)).
     ``dtype`` defaults to float32, ``rng`` to a fresh unseeded generator.
 
-    Raises
-    ------
-    TypeError
-        A width is not a whole number, ``rng`` not a generator, or ``dtype`` not real floating.
-    ShapeError
-        A width is negative.
+    Raises TypeError: a width is not a whole number, ``rng`` not a generator, or ``dtype`` not real floating;
+    ShapeError: a width is negative.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> layer = Linear(3, 2, rng=np.random.default_rng(0))
     >>> y, pullback = layer.vjp(np.ones((4, 3), dtype=np.float32))

@@ -42,12 +42,8 @@ def renamed(names: Iterable[str], rename: Rename | None) -> Renamed:
     >>> renamed(["a.w", "a.b", "head.w"], {"a.": "body.", "a.b": "bias", "head.": None}).old
     {'body.w': 'a.w', 'bias': 'a.b'}
 
-    Raises
-    ------
-    TypeError
-        A name is not a string; ``rename`` is neither, or gives something else than a name or None.
-    ValueError
-        Two names become one, a name becomes empty, or a prefix would lose its dot.
+    Raises TypeError: a name is not a string; ``rename`` is neither, or gives something else than a name or None;
+    ValueError: two names become one, a name becomes empty, or a prefix would lose its dot.
     """
     names = list(names)
     for name in names:

@@ -45,6 +45,7 @@ class Module:
     _links: ClassVar[tuple[str, ...]] = ()
     _buffers: ClassVar[tuple[str, ...]] = ()
     _since: ClassVar[Mapping[str, int]] = {}  # buffers that state dicts lacked before this version of their module
+    _shown: ClassVar[str] = ""  # the options as ``repr`` shows them, with ``{self.…}`` for each
     _a_line_each: ClassVar[bool] = False  # whether repr gives each module inside its own line, however short
     training: bool = True
     is_identity: bool = False  # whether it hands its input on unchanged
@@ -324,4 +325,4 @@ class Module:
 
     def extra_repr(self) -> str:
         """Options of the layer, for ``repr``."""
-        return ""
+        return self._shown.format(self=self)

@@ -73,10 +73,7 @@ class Parameter:
         A slot that is a number (the step count of Adam) becomes an array, so that the new entries
         count their own steps and get their own bias correction.
 
-        Raises
-        ------
-        ShapeError
-            ``block`` differs from ``data`` on another axis than ``axis``; nothing has changed then.
+        Raises ShapeError: ``block`` differs from ``data`` on another axis than ``axis``; nothing has changed then.
         """
         xp = namespace(self.data, block)
         expected = [n for i, n in enumerate(self.shape) if i != axis % self.data.ndim]

@@ -41,6 +41,8 @@ class Slice(Moved):
     ((1, 2), [[0.0, 1.0, 1.0, 0.0]])
     """
 
+    _shown = "{self.starts}, {self.ends}, axes={self.axes}, steps={self.steps}"
+
     def __init__(
         self,
         starts: Sequence[int],
@@ -87,10 +89,6 @@ class Slice(Moved):
 
         return flipped(x[part]), pullback
 
-    def extra_repr(self) -> str:
-        """Every option."""
-        return f"{self.starts}, {self.ends}, axes={self.axes}, steps={self.steps}"
-
 
 class Gather(Moved):
     """The entries at ``indices`` along ``axis``: a number takes the axis away, a sequence may name one more than once.
@@ -102,6 +100,8 @@ class Gather(Moved):
     >>> y.tolist(), pullback(y).tolist()
     ([3.0, 3.0, 1.0], [1.0, 0.0, 6.0])
     """
+
+    _shown = "{self.indices}, axis={self.axis}"
 
     def __init__(self, indices: int | Sequence[int], axis: int = 0) -> None:
         self.indices = int(indices) if is_whole(indices) else whole_numbers("Gather", "indices", indices)  # type: ignore[arg-type]
@@ -129,7 +129,3 @@ class Gather(Moved):
             return dx
 
         return y, pullback
-
-    def extra_repr(self) -> str:
-        """Indices and axis."""
-        return f"{self.indices}, axis={self.axis}"

@@ -25,11 +25,8 @@ __all__ = ["check_fits", "open_run", "restore"]
 def open_run(folder: Path, given: Mapping[str, Any]) -> tuple[RunOptions, Checkpoint]:
     """Options and checkpoint of the run in ``folder``.
 
-    Raises
-    ------
-    ResumeError
-        There is none, it is damaged, or an option in ``given`` differs from the run's; more epochs
-        are no difference: the run goes on to them, and is no longer finished.
+    Raises ResumeError: there is none, it is damaged, or an option in ``given`` differs from the run's; more epochs are
+    no difference: the run goes on to them, and is no longer finished.
     """
     path = folder / CHECKPOINT
     checkpoint = read_checkpoint(path)
