@@ -7,6 +7,7 @@ import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; BLAS reads it once, when NumPy is imported
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("GROWARRAY_FAST", "0")  # the library as it is without Numba; test_compiled.py takes it back
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -47,14 +47,9 @@ def save_safetensors(
     The values lie at multiples of 8 bytes or of their own size. Names that share one array are written in full, each,
     and a note says so. The file appears under ``path`` when it is whole; one that is there is replaced.
 
-    Raises
-    ------
-    TypeError
-        An array of objects, text or another type that the format does not have; a name or metadata that is not text.
-    ValueError
-        A name that cannot be written, or a header of over 100 MB.
-    OSError
-        The file cannot be written.
+    Raises TypeError: an array of objects, text or another type that the format does not have; a name or metadata that
+    is not text; ValueError: a name that cannot be written, or a header of over 100 MB; OSError: the file cannot be
+    written.
 
     >>> import tempfile, numpy as np
     >>> from growarray.checkpoint import load_checkpoint

@@ -37,7 +37,7 @@ class Machine:
     element : seconds for one element of one arithmetic pass in cache    copied : seconds for one gathered element
     gathered : seconds for one element read with a stride    byte : seconds for one byte from main memory, all cores
     row : seconds for beginning one row of gathered elements
-    dense : FLOP/s of a convolution by the kernel of the library, cudnn : by cuDNN, both of a GPU alone
+    dense : FLOP/s of a convolution by our own kernel    cudnn : FLOP/s of one by cuDNN, both of a GPU alone
     call : seconds for one call into the library    small : seconds for one small product of a batch, beside its own
     step : seconds for what surrounds a pairwise product
     cache : bytes that one core has to itself

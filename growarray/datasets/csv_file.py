@@ -38,12 +38,9 @@ def read_csv(path: Path, *, label_column: str | None = None, features: int | Non
     N/A, NaN, null), is missing. The separator is the one of comma, semicolon and tab that the first line has most of.
     Blank lines are passed over.
 
-    Raises
-    ------
-    DataError
-        A cell is empty, text or not finite, a label is missing, a line is of another length, the label column does
-        not exist, or the first line looks like a header whose other names are numbers: its label alone is text, or
-        occurs never again where others do; the message names file, line and column.
+    Raises DataError: a cell is empty, text or not finite, a label is missing, a line is of another length, the label
+    column does not exist, or the first line looks like a header whose other names are numbers: its label alone is text,
+    or occurs never again where others do; the message names file, line and column.
     """
     rows = _rows(path)
     if not rows:

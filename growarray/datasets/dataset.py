@@ -90,10 +90,7 @@ def class_values(labels: np.ndarray, *, where: Callable[[int], str]) -> np.ndarr
 
     ``where(i)`` names the place of label ``i`` in messages.
 
-    Raises
-    ------
-    DataError
-        The labels are numbers and one is not whole.
+    Raises DataError: the labels are numbers and one is not whole.
 
     >>> class_values(np.array(["1.0", "02"]), where=str).tolist()
     [1, 2]
@@ -117,10 +114,7 @@ def class_values(labels: np.ndarray, *, where: Callable[[int], str]) -> np.ndarr
 def encode_classes(labels: np.ndarray, *, where: Callable[[int], str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels (n,) as numbers 0 to k - 1, and the k names: by size if they are numbers, else alphabetical.
 
-    Raises
-    ------
-    DataError
-        A label is a number and not whole, all labels are the same, or nearly all are different.
+    Raises DataError: a label is a number and not whole, all labels are the same, or nearly all are different.
 
     >>> encode_classes(np.array(["9", "10", "9"]), where=str)[1]
     ('9', '10')
@@ -150,7 +144,7 @@ def split_rows(
     """Shuffled row numbers of the training and of the test part.
 
     With ``classes`` (n,) every class gives the same fraction to the test part, to within one row, and keeps
-    at least one row for training. With ``test_fraction > 0`` the test part has at least one row where it can.
+    at least one row for training. With ``test_fraction > 0`` the test part has at least one row if it can.
 
     >>> train, test = split_rows(10, 0.2, np.random.default_rng(0), classes=np.arange(10) % 2)
     >>> sorted(int(i) % 2 for i in test)

@@ -22,13 +22,8 @@ def load_digits(*, test_fraction: float = 0.2, seed: int = 0, dtype: Any = np.fl
     Repository, https://doi.org/10.24432/C50P49, licence CC BY 4.0; these are the images of its test set, the same
     as in scikit-learn. ``LICENSE-digits.md`` beside this file says what was changed.
 
-    Raises
-    ------
-    ValueError
-        ``test_fraction`` is not in [0, 1), or ``dtype`` is not a floating one.
+    Raises ValueError: ``test_fraction`` is not in [0, 1), or ``dtype`` is not a floating one.
 
-    Examples
-    --------
     >>> data = load_digits()
     >>> data
     Dataset(classification, train=1438, test=359, features=64, outputs=10)

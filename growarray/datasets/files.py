@@ -62,17 +62,11 @@ def load_table(
     regression targets are (n, t).
     Pickled objects are never loaded.
 
-    Raises
-    ------
-    DataError
-        The file is missing, damaged or of an unknown kind, or its content cannot be trained on: empty, text or
-        non-finite cells, missing labels, different lengths, fewer than 2 samples or classes, or over 20 classes of
-        fewer than 3 samples on average, which are real targets, or names of samples, and no classes.
-    ValueError
-        An option is out of its range or does not belong to this kind of file.
+    Raises DataError: the file is missing, damaged or of an unknown kind, or its content cannot be trained on: empty,
+    text or non-finite cells, missing labels, different lengths, fewer than 2 samples or classes, or over 20 classes of
+    fewer than 3 samples on average, which are real targets, or names of samples, and no classes; ValueError: an option
+    is out of its range or does not belong to this kind of file.
 
-    Examples
-    --------
     >>> import tempfile, pathlib
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "pets.csv"

@@ -52,16 +52,12 @@ def allocate(budget: float, layers: Mapping[str, Sequence[Candidate]]) -> Alloca
     beat the greedy choice on the convex hulls, by the bound that the Lagrangian gives. The answer is exact as long as
     20,000 of them suffice; beyond, those with the best bounds go on, and it is never worse than the greedy choice.
 
-    Raises
-    ------
-    TypeError, ValueError
-        No layers, a layer without candidates, candidates or a budget of another kind, costs or errors that are
-        negative or not finite, or a budget that not even the cheapest candidates meet (the message gives the least).
+    Raises TypeError, ValueError: no layers, a layer without candidates, candidates or a budget of another kind, costs
+    or errors that are negative or not finite, or a budget that not even the cheapest candidates meet (the message gives
+    the least).
 
     Source: Sinha, Zoltners 1979, The multiple-choice knapsack problem.
 
-    Examples
-    --------
     >>> curve = [Candidate(1, 10, 4.0), Candidate(2, 20, 1.0)]
     >>> flat = [Candidate(1, 10, 0.5), Candidate(2, 20, 0.4)]
     >>> {name: c.rank for name, c in allocate(30, {"a": curve, "b": flat}).choices.items()}

@@ -70,10 +70,7 @@ def check_choice(value: Any, choices: Sequence[str], name: str, where: str) -> s
 def check_sizes(shape: Any, where: str) -> tuple[int, ...]:
     """A shape of at least one mode, each of at least one entry.
 
-    Raises
-    ------
-    TypeError, ShapeError
-        Not whole numbers; no modes, or one without entries.
+    Raises TypeError, ShapeError: not whole numbers; no modes, or one without entries.
     """
     if not is_ordered(shape):
         raise TypeError(f"{where}: expected a shape, one whole number for each mode, found {shown(shape)}")
@@ -88,10 +85,7 @@ def check_sizes(shape: Any, where: str) -> tuple[int, ...]:
 def check_modes(modes: Any, order: int, where: str, name: str = "modes") -> tuple[int, ...]:
     """Axes of a tensor, counted from the front; negative ones count from the end.
 
-    Raises
-    ------
-    TypeError, ShapeError
-        Not whole numbers; an axis that is not there, or one that is named twice.
+    Raises TypeError, ShapeError: not whole numbers; an axis that is not there, or one that is named twice.
     """
     if not is_ordered(modes) or not all(map(is_int, found := tuple(modes))):
         raise TypeError(f"{where}: expected {name} as whole numbers, axes of {order} modes, found {shown(modes)}")

@@ -33,13 +33,9 @@ def rank_for_error(
         doubles the rank and then bisects, a decomposition for each
     options : of the decomposition, ``weighted`` too
 
-    Raises
-    ------
-    TypeError, ShapeError, ValueError
-        As the decompositions; the kind or an option is unknown; ``modes`` for another kind than 'tucker'.
+    Raises TypeError, ShapeError, ValueError: as the decompositions; the kind or an option is unknown; ``modes`` for
+    another kind than 'tucker'.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> a, b = np.arange(1.0, 5.0), np.ones(3)
     >>> rank_for_error(np.multiply.outer(np.multiply.outer(a, b), b), 1e-6, "cp")
@@ -79,13 +75,9 @@ def rank_for_output_error(
     raised) until the output meets ``error``. The same weighting, ``weighted={channel: channel_moment(...)}``, gives
     the decomposition itself.
 
-    Raises
-    ------
-    TypeError, ShapeError, ValueError
-        As the decompositions and :func:`output_error`; the channel is not a mode of the input.
+    Raises TypeError, ShapeError, ValueError: as the decompositions and :func:`output_error`; the channel is not a mode
+    of the input.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> kernel = np.random.default_rng(0).standard_normal((6, 5, 1, 1))
     >>> used = np.diag([1.0, 1.0, 0.0, 0.0, 0.0])  # the data takes two of five directions

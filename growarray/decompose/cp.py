@@ -81,7 +81,7 @@ def cp(
     """CP decomposition by alternating least squares from the best of several starts.
 
     tensor : any shape, real floating; computed in float64, then rounded to its dtype (errors are those before)
-    init : 'svd' starts from singular vectors, from a generalised eigenvalue problem where two modes are as large as
+    init : 'svd' starts from singular vectors, from a generalised eigenvalue problem if two modes are as large as
         the rank (exact for a tensor of that rank), and from ``starts`` random points; 'random' from the random ones
     max_iterations : sweeps on the tensor compressed by a HOSVD, and again on the tensor itself
     tolerance : relative fall of the error below which the sweeps end
@@ -94,16 +94,11 @@ def cp(
 
     A matrix gets its truncated SVD. Memory stays within a few times the tensor in float64.
 
-    Raises
-    ------
-    TypeError, ShapeError, ValueError
-        The tensor is not real floating, is empty or not finite; the rank is below 1 or above the size of the tensor
-        over its largest mode, which any tensor has at most; an option is unknown.
+    Raises TypeError, ShapeError, ValueError: the tensor is not real floating, is empty or not finite; the rank is below
+    1 or above the size of the tensor over its largest mode, which any tensor has at most; an option is unknown.
 
     Source: Kolda, Bader 2009, section 3.4; Phan et al. 2020 (correction).
 
-    Examples
-    --------
     >>> kernel = np.random.default_rng(0).standard_normal((8, 6, 3, 3))
     >>> c = cp(kernel, 4)
     >>> c.weights.shape, [f.shape for f in c.factors]

@@ -47,7 +47,7 @@ class Prepared:
 
 
 def check_real(array: Any, what: str, where: str, kinds: str | tuple[str, ...] = ("integral", "real floating")) -> None:
-    """Raise TypeError unless ``array`` is one, without a mask, whose dtype is of one of the ``kinds``."""
+    """Raise TypeError unless ``array`` is an array without a mask, of a dtype of one of the ``kinds``."""
     if not is_array(array):
         raise TypeError(
             f"{where}: expected an array as {what}, found {type(array).__name__}; convert it with "
@@ -70,12 +70,7 @@ def check_real(array: Any, what: str, where: str, kinds: str | tuple[str, ...] =
 def check_tensor(tensor: Array, where: str) -> tuple[int, ...]:
     """The shape of a tensor that can be decomposed: real floating, with axes and entries; its values are not read.
 
-    Raises
-    ------
-    TypeError
-        Not an array, or not of a real floating dtype.
-    ShapeError
-        No axes, or no entries.
+    Raises TypeError: not an array, or not of a real floating dtype; ShapeError: no axes, or no entries.
     """
     check_real(tensor, "a tensor", where, "real floating")
     shape = tuple(int(n) for n in tensor.shape)
@@ -87,14 +82,8 @@ def check_tensor(tensor: Array, where: str) -> tuple[int, ...]:
 def prepare(tensor: Array, where: str) -> Prepared:
     """The tensor in float64, checked and scaled; the input is left as it is.
 
-    Raises
-    ------
-    TypeError
-        Not an array, or not of a real floating dtype.
-    ShapeError
-        No axes, or no entries.
-    ValueError
-        NaN or infinite entries.
+    Raises TypeError: not an array, or not of a real floating dtype; ShapeError: no axes, or no entries; ValueError: NaN
+    or infinite entries.
     """
     shape = check_tensor(tensor, where)
     plain = np.asarray(tensor) if isinstance(tensor, np.matrix) else tensor
@@ -116,10 +105,7 @@ def check_rank(rank: Any, limits: Sequence[int], where: str, names: str = "modes
 
     names : of what a tuple has an entry for; without, only an int will do
 
-    Raises
-    ------
-    TypeError, ValueError
-        Not whole numbers, less than 1, above what is possible, or a tuple of another length.
+    Raises TypeError, ValueError: not whole numbers, less than 1, above what is possible, or a tuple of another length.
     """
     single = is_int(rank)
     many = bool(names) and isinstance(rank, Sequence) and not isinstance(rank, str) and all(map(is_int, rank))

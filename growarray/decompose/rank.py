@@ -51,15 +51,11 @@ _LARGEST = 1e6  # share of the parameters: far above any use, and far below wher
 def validate_cp_rank(shape: Sequence[int], rank: Rank = "same", rounding: str = "round") -> int:
     """Rank of a CP decomposition: ``share * prod(n) / sum(n)``, or the int itself; at least 1.
 
-    Raises
-    ------
-    ShapeError, ValueError, TypeError
-        The shape is empty; the rank is not positive or of another kind; the rounding is unknown.
+    Raises ShapeError, ValueError, TypeError: the shape is empty; the rank is not positive or of another kind; the
+    rounding is unknown.
 
     Source: TensorLy, ``validate_cp_rank``, which can return 0.
 
-    Examples
-    --------
     >>> validate_cp_rank((64, 32, 3, 3)), validate_cp_rank((64, 32, 3, 3), 0.5), validate_cp_rank((4, 3, 3), 0.05)
     (181, 90, 1)
     """
@@ -84,16 +80,11 @@ def validate_tucker_rank(
     x solves ``prod(n) x^m + (sum of n_k^2) x = share prod(n)`` with m free modes. Modes in ``fixed_modes`` keep their
     size, also beside an int, which stands for all other modes; ranks one by one must agree with them.
 
-    Raises
-    ------
-    ShapeError, ValueError, TypeError
-        The shape is empty; ranks are not positive, of another number than the modes, or not the size of a mode that is
-        fixed; the fixed modes are not axes; the rounding is unknown.
+    Raises ShapeError, ValueError, TypeError: the shape is empty; ranks are not positive, of another number than the
+    modes, or not the size of a mode that is fixed; the fixed modes are not axes; the rounding is unknown.
 
     Source: TensorLy, ``validate_tucker_rank``.
 
-    Examples
-    --------
     >>> validate_tucker_rank((64, 32, 3, 3), 0.5), validate_tucker_rank((64, 32, 3, 3), 0.5, fixed_modes=(2, 3))
     ((47, 24, 2, 2), (37, 19, 3, 3))
     """
@@ -142,15 +133,11 @@ def validate_tt_rank(
     A share makes rank k proportional to the mean of the sizes beside it, or, with ``constant_rank``, all the same.
     ``allow_overparametrization=False`` cuts each rank to what a tensor of this shape can use.
 
-    Raises
-    ------
-    ShapeError, ValueError, TypeError
-        The shape is empty; ranks are not positive, do not start and end with 1, or are too many or few.
+    Raises ShapeError, ValueError, TypeError: the shape is empty; ranks are not positive, do not start and end with 1,
+    or are too many or few.
 
     Source: TensorLy, ``validate_tt_rank``; of a matrix with ``constant_rank`` it returns a fraction, here rounded.
 
-    Examples
-    --------
     >>> validate_tt_rank((64, 32, 3, 3), 0.5), validate_tt_rank((4, 3, 3), 3)
     ((1, 25, 9, 2, 1), (1, 3, 3, 1))
     """
@@ -263,15 +250,11 @@ def factor_std(kind: str, order: int, rank: int | Sequence[int], std: float) -> 
     The formulas are the originals'; that of 'tt' makes the tensor smaller than asked, and is kept so that
     initial weights agree.
 
-    Raises
-    ------
-    ValueError, TypeError
-        The kind is unknown; the order or a rank is not a whole number above 0; ``std`` is negative or not a number.
+    Raises ValueError, TypeError: the kind is unknown; the order or a rank is not a whole number above 0; ``std`` is
+    negative or not a number.
 
     Source: TensorLy-Torch, ``normal_`` of each factorization.
 
-    Examples
-    --------
     >>> round(factor_std("cp", 4, 3, 0.02), 4), round(factor_std("tt", 4, (1, 2, 2, 2, 1), 0.02), 4)
     (0.3278, 0.2236)
     """

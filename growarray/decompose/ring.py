@@ -79,15 +79,11 @@ def tensor_ring(
         norm
     tolerance : relative fall of the error below which the sweeps end
 
-    Raises
-    ------
-    TypeError, ShapeError, ValueError
-        The tensor is not real floating, is empty or not finite; the ranks do not fit; an option is unknown.
+    Raises TypeError, ShapeError, ValueError: the tensor is not real floating, is empty or not finite; the ranks do not
+    fit; an option is unknown.
 
     Source: Zhao, Zhou, Xie, Zhang, Cichocki 2016, Tensor ring decomposition, algorithms 1 (TR-SVD) and 2 (TR-ALS).
 
-    Examples
-    --------
     >>> import numpy as np
     >>> kernel = np.random.default_rng(0).standard_normal((6, 3, 3, 8))
     >>> ring = tensor_ring(kernel, error=0.5)
@@ -168,15 +164,11 @@ def _split(
 def validate_tr_rank(shape: Sequence[int], rank: Rank = "same", rounding: str = "round") -> tuple[int, ...]:
     """All ranks of a tensor ring, the first one again at the end: one for a share, ``sqrt(share * prod(n) / sum(n))``.
 
-    Raises
-    ------
-    ShapeError, ValueError, TypeError
-        The shape is empty; ranks are not positive, do not end with the first one, or are too many or few.
+    Raises ShapeError, ValueError, TypeError: the shape is empty; ranks are not positive, do not end with the first one,
+    or are too many or few.
 
     Source: TensorLy, ``validate_tr_rank``, which can return 0; a ring of one mode has ranks of 1.
 
-    Examples
-    --------
     >>> validate_tr_rank((64, 32, 3, 3), 0.5), validate_tr_rank((4, 3, 3), (2, 3, 4, 2))
     ((10, 10, 10, 10, 10), (2, 3, 4, 2))
     """

@@ -64,15 +64,11 @@ def tensor_train(
 
     All cores but the last are orthonormal, (r_k size, r_k+1), if their mode is not weighted.
 
-    Raises
-    ------
-    TypeError, ShapeError, ValueError
-        The tensor is not real floating, is empty or not finite; the ranks do not fit.
+    Raises TypeError, ShapeError, ValueError: the tensor is not real floating, is empty or not finite; the ranks do not
+    fit.
 
     Source: Oseledets 2011, algorithm 1 (TT-SVD), theorem 2.2.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> kernel = np.random.default_rng(0).standard_normal((6, 3, 3, 8))
     >>> train = tensor_train(kernel, error=0.5)

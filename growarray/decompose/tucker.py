@@ -84,16 +84,12 @@ def tucker(
 
     A mode that keeps its full rank has the identity as factor.
 
-    Raises
-    ------
-    TypeError, ShapeError, ValueError
-        The tensor is not real floating, is empty or not finite; the rank does not fit; an option is unknown.
+    Raises TypeError, ShapeError, ValueError: the tensor is not real floating, is empty or not finite; the rank does not
+    fit; an option is unknown.
 
     Source: Vannieuwenhoven, Vandebril, Meerbergen 2012 (sequentially truncated HOSVD);
     De Lathauwer, De Moor, Vandewalle 2000 (HOOI).
 
-    Examples
-    --------
     >>> import numpy as np
     >>> kernel = np.random.default_rng(0).standard_normal((8, 6, 3, 3))
     >>> t = tucker(kernel, (4, 4), modes=(0, 1))

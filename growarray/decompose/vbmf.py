@@ -35,16 +35,12 @@ def vbmf(matrix: Array, noise: float | None = None) -> VBMF:
     matrix : (L, M), real floating    noise : variance of the noise, estimated if None
     A rank of 0 says that nothing stands out of the noise.
 
-    Raises
-    ------
-    TypeError, ShapeError, ValueError
-        The matrix is not real floating, not of order 2, not finite; the noise is not positive.
+    Raises TypeError, ShapeError, ValueError: the matrix is not real floating, not of order 2, not finite; the noise is
+    not positive.
 
     Source: Nakajima, Sugiyama, Babacan, Tomioka 2013, Global analytic solution of fully-observed variational Bayesian
     matrix factorization, JMLR 14 (shrinkage, threshold and the free energy as a function of the noise).
 
-    Examples
-    --------
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> planted = rng.standard_normal((40, 3)) @ rng.standard_normal((3, 60))
@@ -118,15 +114,11 @@ def vbmf_rank(tensor: Array, *, modes: Sequence[int] = (0, 1), fallback: float =
     fallback : if nothing stands out of the noise, as in barely trained layers, the rank is the least
         whose discarded singular values hold at most this share of the unfolding's norm
 
-    Raises
-    ------
-    TypeError, ShapeError, ValueError
-        As :func:`vbmf`; the modes are not different axes; the fallback is not in [0, 1).
+    Raises TypeError, ShapeError, ValueError: as :func:`vbmf`; the modes are not different axes; the fallback is not in
+    [0, 1).
 
     Source: Kim, Park, Yoo, Choi, Yang, Shin 2016, Compression of deep CNNs (Tucker-2 ranks by VBMF).
 
-    Examples
-    --------
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> vbmf_rank(rng.standard_normal((20, 30, 3, 3)), fallback=0.8)  # noise only: the fallback decides

@@ -25,10 +25,7 @@ def roots(moment: Array) -> tuple[Array, Array]:
 
     Eigenvalues below ``d eps`` times the largest are directions the data does not take; both roots are zero there.
 
-    Raises
-    ------
-    ValueError
-        The moment is not finite, not symmetric (to 1e-5 relative), or has clearly negative eigenvalues.
+    Raises ValueError: the moment is not finite, not symmetric (to 1e-5 relative), or has clearly negative eigenvalues.
     """
     xp = namespace(moment)
     s = xp.astype(moment, xp.float64)
@@ -83,15 +80,10 @@ def channel_moment(moment: Array, channels: int) -> Array:
     Weighting the input-channel mode with it is exact if the positions of a window are uncorrelated and alike,
     always for 1x1 kernels; otherwise it is the best weighting of one mode alone.
 
-    Raises
-    ------
-    TypeError, ValueError
-        The moment is not an array of real numbers, or ``channels`` is not a whole number of at least 1.
-    ShapeError
-        The moment is not square, or its size is not a multiple of ``channels`` (remove a bias column first).
+    Raises TypeError, ValueError: the moment is not an array of real numbers, or ``channels`` is not a whole number of
+    at least 1; ShapeError: the moment is not square, or its size is not a multiple of ``channels`` (remove a bias
+    column first).
 
-    Examples
-    --------
     >>> channel_moment(np.diag([1.0, 3.0, 5.0, 5.0]), 2).tolist()
     [[2.0, 0.0], [0.0, 5.0]]
     """
@@ -125,17 +117,9 @@ def output_error(tensor: Array, approximation: Array, moment: Array) -> float:
     tensor, approximation : (o, …) with the input behind the output channel    moment : (d, d), d = entries per row
     If the exact output is zero, the error is 0 or infinity.
 
-    Raises
-    ------
-    TypeError
-        One of them is not an array of real numbers.
-    ShapeError
-        The shapes do not fit together, or have no entries.
-    ValueError
-        One of them holds a NaN or an infinity.
+    Raises TypeError: one of them is not an array of real numbers; ShapeError: the shapes do not fit together, or have
+    no entries; ValueError: one of them holds a NaN or an infinity.
 
-    Examples
-    --------
     >>> output_error(np.eye(2), np.diag([1.0, 0.0]), np.diag([1.0, 0.0]))  # the second input never comes
     0.0
     """

@@ -13,13 +13,15 @@ from growarray.backend import Array, asarray, assign, library, namespace, target
 from growarray.contraction import Plan
 from growarray.contraction.path import PRESETS
 from growarray.errors import PlanError, ShapeError, shown
-from growarray.factorized.equation import conv_plan, kernel_modes, stored_sizes
+from growarray.factorized.equation import conv_plan, kernel_modes, kernel_sizes, stored_sizes
 from growarray.factorized.format import Arrays, Terms
 from growarray.factorized.growth import RankGrowth, RankStatisticsLike, grow_rank
+from growarray.factorized.parameters import checked_bias
 from growarray.factorized.settings import (
     ConvSettings,
     check_channels,
     fixed_modes_of,
+    flag,
     flags_of,
     hashable,
     layer_index_of,
@@ -63,13 +65,8 @@ class FactorizedConv(FactorizedSources):
         variance of their input as ten dense ones, within a factor of two unless the rank is very low.
         ``'original'`` is the 0.02 of TensorLy-Torch, by its formulas. The bias is zero.
 
-    Raises
-    ------
-    ValueError
-        An option makes no sense; the message lists what does. ShapeError and PlanError are ValueErrors.
+    Raises ValueError: an option makes no sense; the message lists what does. ShapeError and PlanError are ValueErrors.
 
-    Examples
-    --------
     >>> rng = np.random.default_rng(0)
     >>> conv = FactorizedConv(16, 32, 3, order=2, padding=1, rank=8, rng=rng)
     >>> y, pullback = conv.vjp(np.ones((2, 16, 9, 9), dtype=np.float32))
@@ -132,20 +129,37 @@ class FactorizedConv(FactorizedSources):
         if self.weight is not factorization:
             self.reset_parameters(std, rng)
 
+    def _saved(self) -> dict[str, Any]:
+        settings = [(i, s.stride, s.padding, s.dilation, s.has_bias) for i, s in self._settings.items()]
+        names = ("weight", "bias", "n_layers", "groups", "padding_mode", "implementation")
+        return {**{name: getattr(self, name) for name in names}, "settings": settings}
+
+    @classmethod
+    def _restored(cls, weight: FactorizedTensor, bias: Parameter | None, settings: Any, **options: Any) -> Self:
+        lead = len(layers_of(options["n_layers"]))
+        out_channels, channels, *taps = kernel_sizes(weight.format, weight.shape[lead:])
+        layer = cls(channels * options["groups"], out_channels, taps, factorization=weight, **options)
+        for index, stride, padding, dilation, has_bias in settings:
+            layer._settings[layer_index_of(index, layer.layers_shape)] = ConvSettings.of(
+                taps, stride, padding, dilation, layer.padding_mode, flag("FactorizedConv", "has_bias", has_bias)
+            )
+        layer.bias = checked_bias(bias, (*layer.layers_shape, out_channels))
+        return layer
+
     def _new_weight(
         self, sizes: tuple[int, ...], factorization: str, rank: Any, fixed: Any, dtype: Any, device: Any
     ) -> FactorizedTensor:
         kind, lead = FactorizedTensor.kind(factorization), len(self.layers_shape)
-        if kind.mode_ranks:
+        if kind.format.mode_ranks:
             fixed = fixed_modes_of(fixed, lead, len(sizes) - 2)
+        shape = (*self.layers_shape, *stored_sizes(kind.format, sizes))
         return FactorizedTensor.new(
-            (*self.layers_shape, *stored_sizes(kind, sizes)), rank, factorization, fixed_rank_modes=fixed, std=None,
-            dtype=dtype, device=device,
-        )  # fmt: skip
+            shape, rank, factorization, fixed_rank_modes=fixed, std=None, dtype=dtype, device=device
+        )
 
     def _terms(self, order: int) -> Terms:
         """The modes of each factor of a kernel over so many axes."""
-        return self.weight.terms(kernel_modes(type(self.weight), order))
+        return self.weight.format.terms(kernel_modes(self.weight.format, order))
 
     def _check_implementation(self) -> None:
         """Raise ValueError unless the engine takes it as a path: planned once, for the smallest input."""
@@ -257,8 +271,6 @@ class FactorizedConv(FactorizedSources):
         convolved as before; a tensor train is repeated along it, as in the original, which sums neighbouring frames.
         fine_tune_transduction_only : freeze all but the new factor (see :attr:`frozen`); a dense kernel is all new
 
-        Examples
-        --------
         >>> conv = FactorizedConv(3, 8, (3, 3), padding=1, rank=4).transduct(3, padding=1)
         >>> conv.kernel_size, conv.padding, [n for n, _ in conv.named_parameters() if n not in conv.frozen]
         ((3, 3, 3), (1, 1, 1), ['weight.factors.factor_2'])
@@ -274,7 +286,7 @@ class FactorizedConv(FactorizedSources):
             )
         pair = (tuple(padding),) if isinstance(padding, tuple | list) else padding
         axis = ConvSettings.of((size,), stride, pair, dilation, self.padding_mode).axes[0]
-        last = type(self.weight).output_last
+        last = self.weight.format.output_last
         new = self.weight.transduct(
             size, len(self.layers_shape) + (1 if last else 2) + mode, None if last else size // 2
         )
@@ -300,13 +312,9 @@ class FactorizedConv(FactorizedSources):
         Entries that are there stay as they are, with their gradients and optimizer state; the bias moves to where it is
         best beside the new components. The bias and the new components together promise ``first_order_decrease``.
 
-        Raises
-        ------
-        NotImplementedError
-            The kernel is dense, or the layer is a joint one.
-        GrowthError, TypeError, ValueError
-            Statistics that are empty, old, or another layer's; a gradient of zero; a wrong ``by`` or ``scaling``;
-            frozen parameters. Nothing has changed then.
+        Raises NotImplementedError: the kernel is dense, or the layer is a joint one; GrowthError, TypeError,
+        ValueError: statistics that are empty, old, or another layer's; a gradient of zero; a wrong ``by`` or
+        ``scaling``; frozen parameters. Nothing has changed then.
         """
         return grow_rank(self, statistics, by, scaling=scaling, rng=rng)
 

@@ -86,19 +86,13 @@ def tensor_dropout(
     drop_test : drop in evaluation mode too, without scaling what stays
     Returns ``owner``.
 
-    Raises
-    ------
-    TypeError
-        Neither ``owner`` nor its weight is a factorized tensor.
-    ValueError
-        The tensor is dense, or has tensor dropout already, or an option makes no sense.
+    Raises TypeError: neither ``owner`` nor its weight is a factorized tensor; ValueError: the tensor is dense, or has
+    tensor dropout already, or an option makes no sense.
 
     Source: Kolbeinsson et al. 2021, "Tensor dropout for robust learning"; TensorLy-Torch. Changed: there, a rank that
     is left alone is scaled as well, which makes the tensor too large in the mean, and ``min_values`` counts only if
     nothing else is left. In a joint layer ranks are dropped before one of its members is chosen, here.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> from growarray.factorized import FactorizedConv
     >>> conv = FactorizedConv(4, 4, (3, 3), rank=8, rng=np.random.default_rng(0))

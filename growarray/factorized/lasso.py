@@ -34,20 +34,14 @@ class TensorLasso:
     threshold : weights up to it, negative ones too, are set to zero by :meth:`project`; 0 switches that off
     normalize_loss : the loss is ``penalty`` times the mean of |w| over all tensors, not the sum
 
-    Raises
-    ------
-    ValueError
-        The penalty or the threshold is negative or not finite.
-    TypeError
-        ``clamp_weights`` or ``normalize_loss`` is not a flag.
+    Raises ValueError: the penalty or the threshold is negative or not finite; TypeError: ``clamp_weights`` or
+    ``normalize_loss`` is not a flag.
 
     Source: TensorLy-Torch, ``tensor_lasso``, whose numbers for Tucker and tensor trains these are. Changed: its CP
     multiplies the penalty in twice, and its weights do not enter the tensor. It clamps in the forward pass, sums a loss
     until ``reset``, and loses the weights at ``remove``; here nothing is kept between calls, and :meth:`remove` keeps
     the tensor's value.
 
-    Examples
-    --------
     >>> from growarray.factorized import FactorizedConv
     >>> lasso = TensorLasso(penalty=0.5)
     >>> conv = lasso.apply(FactorizedConv(4, 4, (3, 3), rank=4, dtype="float64"))
@@ -82,7 +76,8 @@ class TensorLasso:
             raise ValueError(f"TensorLasso.apply: {shown(tensor)} has lasso weights already; call remove first")
         like = tensor.all_factors()[0].data
         tensor.lasso_weights = [
-            Parameter(asarray(np.ones(size), like=like, dtype=like.dtype)) for size in tensor.rank_sizes()
+            Parameter(asarray(np.ones(size), like=like, dtype=like.dtype))
+            for size in tensor.format.sizes_of(tensor.shape, tensor.rank)
         ]
         self.tensors.append(tensor)
         return owner
@@ -153,7 +148,7 @@ class TensorLasso:
         """
         tensor, removed = self._held(owner, "TensorLasso.prune"), 0
         factors = tensor.all_factors()
-        for weight, axes in zip(tensor.lasso_weights, tensor.rank_axes(tensor.order), strict=True):
+        for weight, axes in zip(tensor.lasso_weights, tensor.format.rank_axes(tensor.order), strict=True):
             kept = np.flatnonzero(to_numpy(weight.data))
             kept = kept if kept.size else np.zeros(1, dtype=np.int64)
             if kept.size < weight.size:

@@ -12,9 +12,10 @@ from growarray.backend import Array, asarray, assign, library, namespace, target
 from growarray.contraction import Plan
 from growarray.contraction.checks import is_whole
 from growarray.errors import PlanError, ShapeError, shown
-from growarray.factorized.initial import draw_weight
 from growarray.factorized.linear_convert import linear_layer_of, read_linears
 from growarray.factorized.linear_plan import NAMED_WAYS, linear_plan
+from growarray.factorized.owner import draw_weight
+from growarray.factorized.parameters import checked_bias
 from growarray.factorized.settings import flag, hashable, plain, planned_shape, shape_of
 from growarray.factorized.sub import SubFactorizedLinear
 from growarray.factorized.tensor import FactorizedTensor
@@ -48,13 +49,8 @@ class FactorizedLinear(Module):
         in every format; ``'original'`` is the ``sqrt(5 / in_features)`` of TensorLy-Torch, by its formulas except for
         ``'blocktt'``, where W has that size. The bias is drawn as that of ``Linear``.
 
-    Raises
-    ------
-    ValueError
-        An option makes no sense; the message lists what does. ShapeError and PlanError are ValueErrors.
+    Raises ValueError: an option makes no sense; the message lists what does. ShapeError and PlanError are ValueErrors.
 
-    Examples
-    --------
     >>> layer = FactorizedLinear((4, 8), (2, 5), factorization="tt", rank=3, rng=np.random.default_rng(0))
     >>> y, pullback = layer.vjp(np.ones((7, 32), dtype=np.float32))
     >>> y.shape, pullback(y).shape, layer.weight.factors["factor_1"].grad.shape
@@ -84,7 +80,7 @@ class FactorizedLinear(Module):
         shape = (*lead, *self.out_tensorized_features, *self.in_tensorized_features)
         given = factorization if isinstance(factorization, FactorizedTensor) else None
         kind = FactorizedTensor.kind(factorization) if given is None else type(given)
-        if lead and not kind.takes_integers:
+        if lead and not kind.format.takes_integers:
             raise NotImplementedError(
                 f"FactorizedLinear: n_layers={n_layers} with {kind.name}, whose modes come in pairs, is not supported; "
                 "use another format"
@@ -107,6 +103,17 @@ class FactorizedLinear(Module):
         self._check_implementation()
         if given is None:
             self.reset_parameters(rng, std=std)
+
+    def _saved(self) -> dict[str, Any]:
+        names = ("in_tensorized_features", "out_tensorized_features", "n_layers", "implementation", "weight", "bias")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def _restored(cls, weight: FactorizedTensor, bias: Parameter | None, **options: Any) -> Self:
+        layer = cls(**options, factorization=weight, bias=False)
+        lead = (layer.n_layers,) if layer.n_layers > 1 else ()
+        layer.bias = checked_bias(bias, (*lead, layer.out_features))
+        return layer
 
     def _check_implementation(self) -> None:
         """Raise ValueError unless the engine takes it as a path; the search of ``'auto'`` waits for an input."""
@@ -161,7 +168,7 @@ class FactorizedLinear(Module):
                 f"{self.in_tensorized_features}; flatten the input"
             )
         kind = type(self.weight)
-        shapes = tuple(kind.operand_shape(a.shape, i, len(factors)) for i, a in enumerate(factors))
+        shapes = tuple(self.weight.format.operand_shape(a.shape, i, len(factors)) for i, a in enumerate(factors))
         return linear_plan(
             kind.name, math.prod(shape[:-1]), self.in_tensorized_features, self.out_tensorized_features, shapes,
             self.implementation, training, *target_of(factors[0]),
@@ -216,7 +223,7 @@ class FactorizedLinear(Module):
     def _operands(self, x: Array, factors: Arrays) -> list[Array]:
         xp = namespace(x, *factors)
         rows = xp.reshape(x, (math.prod(x.shape[:-1]), *self.in_tensorized_features))
-        return [rows, *type(self.weight).operands(factors)]
+        return [rows, *self.weight.format.operands(factors)]
 
     def _result(self, result: Array, x: Array, layer_index: tuple[int, ...]) -> Array:
         """The fresh result of a contraction as (..., out_features), with the bias added in place."""
@@ -267,21 +274,15 @@ class FactorizedLinear(Module):
         The arrays are copied. A rank above what the weight can use is lowered to it, with a warning if it is given
         as such, not as a share.
 
-        Examples
-        --------
         >>> from growarray import nn
         >>> dense = nn.Linear(32, 30, rng=np.random.default_rng(0))
         >>> layer = FactorizedLinear.from_linear(dense, rank=0.5, factorization="tucker")
         >>> layer.in_tensorized_features, layer.out_tensorized_features, layer.rank
         ((2, 4, 4), (2, 3, 5), (2, 3, 4, 2, 3, 3))
         """
-        options = {
-            "rank": rank, "factorization": factorization, "implementation": implementation, "dtype": dtype,
-        }  # fmt: skip
         features = (auto_tensorize, n_tensorized_modes, in_tensorized_features, out_tensorized_features)
-        return linear_layer_of(
-            cls, read_linears("from_linear", [linear], bias), features, decomposition_kwargs, options
-        )
+        found = read_linears("from_linear", [linear], bias)
+        return linear_layer_of(cls, found, features, decomposition_kwargs, rank, factorization, implementation, dtype)
 
     @classmethod
     def from_linear_list(
@@ -299,12 +300,9 @@ class FactorizedLinear(Module):
         dtype: Any = None,
     ) -> Self:
         """Layers of one shape as a joint layer with one factorization; a missing bias is zero in a joint layer."""
-        options = {
-            "rank": rank, "factorization": factorization, "implementation": implementation, "dtype": dtype,
-        }  # fmt: skip
         features = (None, n_tensorized_modes, in_tensorized_features, out_tensorized_features)
         found = read_linears("from_linear_list", linear_list, bias)
-        return linear_layer_of(cls, found, features, decomposition_kwargs, options)
+        return linear_layer_of(cls, found, features, decomposition_kwargs, rank, factorization, implementation, dtype)
 
     def extra_repr(self) -> str:
         """Modes, rank and options."""

@@ -33,7 +33,7 @@ def linear_equation(name: str, inner: int, outer: int) -> str:
     'n i0 i1, r, o0 r, i0 r, i1 r -> n o0'
     """
     rows, columns = [f"o{k}" for k in range(outer)], [f"i{k}" for k in range(inner)]
-    factors = ", ".join(" ".join(term) for term in FactorizedTensor.kind(name).terms([*rows, *columns]))
+    factors = ", ".join(" ".join(term) for term in FactorizedTensor.kind(name).format.terms([*rows, *columns]))
     return f"n {' '.join(columns)}, {factors} -> n {' '.join(rows)}"
 
 
@@ -49,7 +49,7 @@ def linear_path(name: str, inner: int, outer: int, way: str, shapes: Shapes) -> 
     ((0, 3), (0, 2), (0, 1))
     """
     rows, columns = [f"o{k}" for k in range(outer)], [f"i{k}" for k in range(inner)]
-    terms = FactorizedTensor.kind(name).terms([*rows, *columns])
+    terms = FactorizedTensor.kind(name).format.terms([*rows, *columns])
     if way == "reconstructed":
         if len(terms) == 1:
             return ((0, 1),)
@@ -80,10 +80,7 @@ def linear_plan(
     ``'auto'`` searches once for all n up to the next power of two: a search takes a quarter of a second for eight
     operands, and the last batch of a data set has a size of its own.
 
-    Raises
-    ------
-    PlanError
-        ``optimize`` cannot be used.
+    Raises PlanError: ``optimize`` cannot be used.
     """
     equation = linear_equation(name, len(inner), len(outer))
     if isinstance(optimize, str) and optimize in PRESETS:
@@ -102,16 +99,11 @@ def tensorize(in_features: int, out_features: int, modes: int = 3) -> tuple[tupl
     Every mode has at least 2 entries, so a width with few prime factors lowers the number for both; a prime width
     leaves one mode each, and a factorized weight is then an ordinary product of two matrices.
 
-    Raises
-    ------
-    TypeError, ValueError
-        A number is not whole, or is below 1.
+    Raises TypeError, ValueError: a number is not whole, or is below 1.
 
     Source: the rule of TensorLy-Torch's ``get_tensorized_shape``, which merges prime factors, smallest first, into
     sizes that differ more: (4, 12, 16) for 768, here (8, 8, 12).
 
-    Examples
-    --------
     >>> tensorize(784, 512), tensorize(64, 10), tensorize(64, 7)
     (((7, 8, 14), (8, 8, 8)), ((8, 8), (2, 5)), ((64,), (7,)))
     """

@@ -50,14 +50,9 @@ def probes_of(convs: Sequence[DenseConv], calibration: Any, input_shape: Any, me
 
     A joint conversion takes one array or shape for all of its layers, or a list with one for each.
 
-    Raises
-    ------
-    ShapeError
-        Calibration data or input shape are not (n, channels, *spatial) with at least one sample.
-    ValueError
-        The calibration data hold a NaN or an infinity; ``measure`` without a shape.
-    PlanError
-        The input is smaller than the kernel.
+    Raises ShapeError: calibration data or input shape are not (n, channels, *spatial) with at least one sample;
+    ValueError: the calibration data hold a NaN or an infinity; ``measure`` without a shape; PlanError: the input is
+    smaller than the kernel.
     """
     if calibration is None and input_shape is None:
         if measure:
@@ -201,7 +196,7 @@ def _input(probe: Probe, like: Array) -> Array:
 
 
 def time_both(dense: Module, small: Module, x: Array) -> Change:
-    """Least time of a forward pass of each, run in turn so that both meet the same machine."""
+    """Least time of a forward pass of each; they run in turn, so that both have the same conditions."""
     own_x = _fed(small, x)
     calls = [lambda: dense(x), lambda: small(own_x)]
     times: list[list[float]] = [[], []]

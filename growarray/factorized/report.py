@@ -44,8 +44,6 @@ class ConversionReport:
     flops : multiplications and additions    predicted_time, measured_time : seconds
     peak_memory : bytes of partial results and output at the worst moment
 
-    Examples
-    --------
     >>> report = ConversionReport("CP", 4, (8, 8, 3, 3), Change(576, 92), predicted_time=Change(1e-4, 2e-4))
     >>> report.slower, report.to_dict()["parameters"]
     (True, {'before': 576, 'after': 92})

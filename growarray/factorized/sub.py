@@ -42,8 +42,6 @@ class SubFactorizedConv(SubLayer):
 
     Its parameters are those of ``main_conv``; a later ``main_conv.set(indices, …)`` changes it.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> from growarray.factorized import FactorizedConv
     >>> joint = FactorizedConv(2, 3, (3, 3), n_layers=2, rank=4, rng=np.random.default_rng(0))
@@ -65,36 +63,23 @@ class SubFactorizedConv(SubLayer):
         """The dense kernel (out_channels, in_channels / groups, *kernel)."""
         return self.main_conv.kernel(self.indices)
 
+    stride = property(lambda layer: layer._settings.stride, doc="Stride along each axis.")
+    padding = property(lambda layer: layer._settings.padding, doc="Padding, as in the joint layer.")
+    dilation = property(lambda layer: layer._settings.dilation, doc="Dilation along each axis.")
+
     @property
     def bias(self) -> Array | None:
         """The bias of this convolution, or None."""
-        main = self.main_conv
-        return None if main.bias is None or not self._own("has_bias") else main.bias.data[self.indices]
+        bias = self.main_conv.bias
+        return None if bias is None or not self._settings.has_bias else bias.data[self.indices]
 
     @property
-    def stride(self) -> tuple[int, ...]:
-        """Stride along each axis."""
-        return self._own("stride")  # type: ignore[no-any-return]
-
-    @property
-    def padding(self) -> Any:
-        """Padding, as in the joint layer."""
-        return self._own("padding")
-
-    @property
-    def dilation(self) -> tuple[int, ...]:
-        """Dilation along each axis."""
-        return self._own("dilation")  # type: ignore[no-any-return]
-
-    def _own(self, option: str) -> Any:
-        value = getattr(self.main_conv, option)
-        for i in self.indices:
-            value = value[i]
-        return value
+    def _settings(self) -> Any:
+        return self.main_conv.settings(self.indices)
 
     def extra_repr(self) -> str:
-        """Where it is in the joint layer, and its options."""
-        return f"indices={self.indices}, {self.main_conv.settings(self.indices)}"
+        """Its indices in the joint layer, and its options."""
+        return f"indices={self.indices}, {self._settings}"
 
 
 class SubFactorizedLinear(SubLayer):
@@ -108,6 +93,8 @@ class SubFactorizedLinear(SubLayer):
     ((5, 6), (4,))
     """
 
+    _shown = "indices={self.indices}"
+
     def __init__(self, main_linear: Any, indices: int) -> None:
         self.main_linear = main_linear
         self.indices = indices
@@ -120,7 +107,3 @@ class SubFactorizedLinear(SubLayer):
     def matrix(self) -> Array:
         """The dense weight (out_features, in_features)."""
         return self.main_linear.matrix(self.indices)
-
-    def extra_repr(self) -> str:
-        """Where it is in the joint layer."""
-        return f"indices={self.indices}"

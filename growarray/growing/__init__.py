@@ -1,6 +1,8 @@
 """Growing modules: layers and merges that collect statistics, plan their growth and carry it out."""
 
 from growarray.growing.change import GrowthUpdate
+from growarray.growing.conv import Conv2dGrowingModule, FullConv2dGrowingModule, RestrictedConv2dGrowingModule
+from growarray.growing.conv_merge import Conv2dMergeGrowingModule
 from growarray.growing.layer import GrowingModule
 from growarray.growing.linear import LinearGrowingModule, LinearMergeGrowingModule
 from growarray.growing.merge import MergeGrowingModule
@@ -15,6 +17,9 @@ __all__ = [
     "FISHER",
     "GRADMAX",
     "TINY",
+    "Conv2dGrowingModule",
+    "Conv2dMergeGrowingModule",
+    "FullConv2dGrowingModule",
     "GrowingModule",
     "GrowthRule",
     "GrowthUpdate",
@@ -24,6 +29,7 @@ __all__ = [
     "MergeGrowingModule",
     "Neighbour",
     "RankStatistics",
+    "RestrictedConv2dGrowingModule",
     "Rule",
     "Stream",
     "TensorStatistic",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from growarray.backend import Array
+from growarray.backend import Array, namespace
 from growarray.growing.merge import MergeGrowingModule
 from growarray.growing.update import optimal_delta, rounding_floor
 
@@ -30,7 +30,8 @@ def joint_delta(
     deltas = []
     for module, rows in zip(merge.layers_before, merge.cut(delta), strict=True):
         width = rows.shape[1] - int(module.use_bias)
-        deltas.append((rows[:, :width], rows[:, width] if module.use_bias else None))
+        weight = namespace(rows).reshape(rows[:, :width], (rows.shape[0], *module.weight.shape[1:]))
+        deltas.append((weight, rows[:, width] if module.use_bias else None))
         if update:
             module.update = module.update.with_delta(module.part_of(rows), module.update.decrease)
     return deltas if return_deltas else None

@@ -60,7 +60,6 @@ class BatchNames:
     pre_activity_grad = property(lambda module: module.recorder.get("gradient"), doc="Its gradient in the last batch.")
     store_input = _stored("input")
     input_volume = _at("in_features", "Same as ``in_features``.")
-    output_volume = _at("out_features", "Same as ``out_features``.")
     eigenvalues_extension = _at(
         "update.singular_values", "Singular values of the planned neurons.", _planned(singular_values=lambda v: v)
     )
@@ -82,14 +81,14 @@ class LayerNames(BatchNames):
 
     # The last batch, and statistics.
     pre_activity = property(lambda layer: layer.recorder.need("pre_activity"), doc="Output before the function.")
-    in_neurons = _at("in_features", "Same as ``in_features``.")
+    in_neurons = property(lambda layer: layer.weight.shape[1], doc="Neurons, or channels, of the input.")
     store_pre_activity = _stored("pre_activity")
     tensor_s = _at("statistics.s", "S; after a merge the merge's own.")
     tensor_m = _at("statistics.m", "M.")
     tensor_m_prev = _at("statistics.m_prev", "M_prev.")
     cross_covariance = _at("statistics.p", "P.")
     covariance_loss_gradient = _at("statistics.e", "E.")
-    tensor_s_growth = _at("previous.growth_statistic", "S of the inputs of the previous module.")
+    tensor_s_growth = _at("statistics.s_prev", "S of what new neurons before the layer would read.")
     compute_s_update = _at("statistics.s_of_batch", "S of the last batch, summed, and its samples.")
     compute_m_update = _at("statistics.m_of_batch", "M of the last batch.")
     compute_m_prev_update = _at("statistics.m_prev_of_batch", "M_prev of the last batch.")
@@ -253,14 +252,14 @@ class LayerNames(BatchNames):
         """Input features that are missing to ``target_in_features``."""
         if self.target_in_neurons is None:
             raise GrowthError(f"{self.name}: target_in_features is not set; pass it to the constructor")
-        return int(self.target_in_neurons) - int(self.in_features)
+        return int(self.target_in_neurons) - int(self.in_neurons)
 
     def number_of_neurons_to_add(self: Any, method: str = "fixed_proportional", number_of_growth_steps: int = 1) -> int:
         """Neurons for the next of ``number_of_growth_steps`` equal steps to the target, rounded down."""
         if method != "fixed_proportional":
             raise ValueError(f"{self.name}: unknown method {shown(method)}; known: 'fixed_proportional'")
         whole_number(self.name, "number_of_growth_steps", number_of_growth_steps, 1)
-        missing = self.missing_neurons() + self.in_features - self._initial_in_neurons
+        missing = self.missing_neurons() + self.in_neurons - self._initial_in_neurons
         return int(missing // number_of_growth_steps)
 
     def complete_growth(self: Any, extension_kwargs: dict[str, Any] | None = None) -> None:

@@ -11,18 +11,19 @@ from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.growing.change import GrowthUpdate, kept_rows, like
 from growarray.growing.checks import as_scalar, check_function
+from growarray.growing.means import layer_means, means_of_layer
 from growarray.growing.moment import TensorStatistic, cross_moment
-from growarray.growing.neighbour import Neighbour, is_neighbour, require_neighbour, weighted_layers
-from growarray.growing.rule import LayerMeans, PlaceMeans
+from growarray.growing.neighbour import Neighbour, OfFeatures, is_neighbour, require_neighbour, weighted_layers
 from growarray.growing.statistics import BatchRecorder, LayerStatistics
 from growarray.growing.stream import Stream
-from growarray.growing.update import activation_slope, rounding_floor
+from growarray.growing.update import activation_slope
 from growarray.nn import Identity, Module, Parameter
+from growarray.ops.windows import Windows
 
 __all__ = ["GrowingModule", "layer_before"]
 
 
-class GrowingModule(Module):
+class GrowingModule(OfFeatures, Module):
     """A layer with its function, its neighbours, and what is planned for it; each kind of layer is a subclass.
 
     It holds a ``recorder`` of the last batch, its ``statistics``, and the planned change ``update``, a
@@ -37,7 +38,9 @@ class GrowingModule(Module):
         "extended_output_layer",
         "_function_of_extension",
     )
+    _statistics_of: ClassVar[type[LayerStatistics]] = LayerStatistics
     _records = property(attrgetter("recorder.is_active"))
+    plans_for_readers = False
     trace_precision: float | None = None  # makes M estimate its error, from the next init_computation on
 
     def __init__(
@@ -63,7 +66,7 @@ class GrowingModule(Module):
         self.next_module = next_module
         self.allow_growing = allow_growing
         self.target_in_neurons = target_in_features
-        self._initial_in_neurons = self.in_features
+        self._initial_in_neurons = self.weight.shape[1]
         self.optimal_delta_scaling = 0.0
         self.input_extension_scaling = 0.0
         self.output_extension_scaling = 0.0
@@ -71,7 +74,14 @@ class GrowingModule(Module):
         self.update: GrowthUpdate[Any] = GrowthUpdate()
         self.extended_output_layer: Any = None
         self.recorder = BatchRecorder(self.name, gradient=("pre_activity",), moment=("pre_activity", "input"))
-        self.statistics = LayerStatistics(self)
+        self.statistics = self._statistics_of(self)
+
+    _linked: ClassVar[tuple[str, ...]] = ("previous_module", "next_module", "allow_growing", "_initial_in_neurons")
+
+    def _saved(self) -> dict[str, Any]:
+        kept = {name: getattr(self, name) for name in ("layer", "post_layer_function", "name")}
+        kept["extended_post_layer_function"] = self._function_of_extension
+        return kept | {"target_in_features": self.target_in_neurons}
 
     @property
     def previous(self) -> Neighbour:
@@ -84,12 +94,10 @@ class GrowingModule(Module):
     def shared_statistic(self) -> TensorStatistic | None:
         """Second moment of the input that the module before keeps for all layers that read it, or None."""
         previous = self.previous_module
-        return previous.input_statistic_for_next if is_neighbour(previous) else None
+        return previous.input_statistic_for(self) if is_neighbour(previous) else None
 
-    @property
-    def input_statistic_for_next(self) -> TensorStatistic | None:
+    def input_statistic_for(self, _: Any) -> None:
         """None: a layer keeps no statistic for the layers after it."""
-        return None
 
     @property
     def weighted_layers(self) -> tuple[GrowingModule, ...]:
@@ -121,8 +129,8 @@ class GrowingModule(Module):
 
     @property
     def in_features(self) -> int:
-        """Width of the input."""
-        return self.weight.shape[1]
+        """What one output reads, without the bias: the width of the input, times the taps of a kernel."""
+        return math.prod(self.weight.shape[1:])
 
     @property
     def out_features(self) -> int:
@@ -132,7 +140,12 @@ class GrowingModule(Module):
     @property
     def stream_width(self) -> int:
         """Columns of ``input_stream``: what one output reads, and ones for a bias."""
-        return math.prod(self.weight.shape[1:]) + int(self.use_bias)
+        return self.in_features + int(self.use_bias)
+
+    @property
+    def goal_width(self) -> int:
+        """Columns of M_prev: what one new neuron before this layer has outgoing weights to."""
+        return self.out_features
 
     @property
     def parameters_per_output(self) -> int:
@@ -167,22 +180,22 @@ class GrowingModule(Module):
             self.previous.release("activity", self)
 
     @property
-    def input_stream(self) -> Stream:
+    def input_stream(self) -> Stream | Windows:
         """Input of the last batch as a stream."""
         return self.recorder.stream("input", self.recorder.need("input"), bias=self.use_bias)
 
-    def gradient_stream(self, desired_activation: Array | None = None) -> Stream:
+    def gradient_stream(self, desired_activation: Array | None = None) -> Stream | Windows:
         """Gradient at the pre-activity in the last batch, or what is wanted in its place, as a stream."""
         if desired_activation is not None:
-            return Stream(desired_activation)
-        return self.recorder.stream("gradient", self.recorder.need("gradient"))
+            return self.recorder.stream("desired", desired_activation, weighted=True)
+        return self.recorder.stream("gradient", self.recorder.need("gradient"), weighted=True)
 
     def moment_with(self, gradient: Array) -> Array:
         """Sum of ``B^T gradient`` over the last batch: the pullback's own product if the gradient is the same."""
         made = self.recorder.get("moment")
         if made is not None and gradient is self.recorder.get("gradient"):
             return made
-        return cross_moment(self.input_stream, Stream(gradient))
+        return cross_moment(self.input_stream, self.gradient_stream(gradient))
 
     @property
     def growth_statistic(self) -> TensorStatistic:
@@ -200,7 +213,7 @@ class GrowingModule(Module):
         self.declare_statistics()
         self.request("input", self)
         self.request("pre_activity", self)
-        if self.previous_module is not None and self.shared_statistic is None:
+        if self.statistics.sees_front:
             self.previous.request("input", self)
 
     def update_computation(self, update_covariance_loss_gradient: bool = True) -> None:
@@ -218,9 +231,9 @@ class GrowingModule(Module):
         self.release("pre_activity", self)
         if self.shared_statistic is not None:
             self.shared_statistic.reset()
-        elif self.previous_module is not None:
+        if self.statistics.sees_front:
             self.previous.release("input", self)
-            self.previous.growth_statistic.reset()
+            self.statistics.s_prev.reset()
 
     def part_of(self, rows: Array) -> Any:
         """Rows over the features of ``input_stream`` (r, d) as a layer of this kind and dtype."""
@@ -246,15 +259,7 @@ class GrowingModule(Module):
             raise ShapeError(f"{self.name}: omega has shape {found}, expected ({expected})")
         return like(self.layer, namespace(omega).astype(omega, self.weight.data.dtype, copy=False))
 
-    def layer_means(self, pseudo_inverse: bool = False) -> LayerMeans:
-        """What the statistics have collected of this layer."""
-        held, floor = self.statistics, rounding_floor(self.weight.data)
-        return LayerMeans(held.mean_s, held.m, held.e, held.m_prev, held.p, floor, pseudo_inverse)
-
-    def means(self, pseudo_inverse: bool = False) -> PlaceMeans:
-        """What the statistics have collected, for a rule to plan from."""
-        own = self.layer_means(pseudo_inverse)
-        return PlaceMeans((own,), own.e, None if self.front is None else self.front.growth_statistic)
+    layer_means, means = layer_means, means_of_layer
 
     @property
     def front(self) -> Neighbour | None:
@@ -276,7 +281,7 @@ class GrowingModule(Module):
 
     def check_front(self) -> None:
         """Raise if the module before cannot take the planned neurons in, or plans another number."""
-        same_width = self.previous.out_features == self.in_features
+        same_width = self.previous.out_features == self.weight.shape[1]
         self.previous.check_output_extension(self.new_neurons if same_width else None)
 
     @property
@@ -333,10 +338,10 @@ class GrowingModule(Module):
         if extension is None:
             raise GrowthError(f"{self.name}: there is no output extension to apply; compute or create it first")
         new, inputs = extension.weight.shape[:2]
-        if inputs != self.in_features:
+        if inputs != self.weight.shape[1]:
             raise ShapeError(
                 f"{self.name}: the output extension was planned for {inputs} inputs, the layer has "
-                f"{self.in_features} now; call delete_update() on the next module, collect statistics and plan anew"
+                f"{self.weight.shape[1]} now; call delete_update() on the next module, collect statistics and plan anew"
             )
         if size is not None and new != size:
             raise ShapeError(

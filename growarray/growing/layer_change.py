@@ -46,8 +46,8 @@ def compute_optimal_delta(
     module.update = replace(module.update, solutions=(delta,))
     if update:
         module.update = module.update.with_delta(module.part_of(delta), decrease)
-    width = delta.shape[1] - int(module.use_bias)
-    return delta[:, :width], delta[:, -1] if module.use_bias else None, decrease
+    weight = namespace(delta).reshape(delta[:, : module.in_features], module.weight.shape)
+    return weight, delta[:, -1] if module.use_bias else None, decrease
 
 
 def compute_optimal_updates(
@@ -55,10 +55,10 @@ def compute_optimal_updates(
 ) -> tuple[Array | None, Array | None]:
     """Plan the optimal delta and new neurons by ``rule``; see :func:`growarray.growing.place.compute_optimal_updates`.
 
-    Returns alpha's weights (k, p) and biases (k,), or (None, None) without a previous module. After a merge
+    Returns alpha's weights (k, in, *kernel) and biases (k,), or (None, None) without a previous module. After a merge
     the merge plans for itself and all its next modules.
     """
-    if module.shared_statistic is not None:
+    if module.front is not None and module.front.plans_for_readers:
         if not update_previous:
             raise GrowthError(f"{module.name}: after a merge the merge plans for both sides; leave update_previous on")
         module.previous.compute_optimal_updates(rule, **options)
@@ -67,7 +67,10 @@ def compute_optimal_updates(
     if alpha is None or module.front is None:
         return None, None
     width = alpha.shape[1] - int(module.front.layers_before[0].use_bias)
-    return alpha[:, :width], alpha[:, width] if width < alpha.shape[1] else None
+    weight, bias = alpha[:, :width], alpha[:, width] if width < alpha.shape[1] else None
+    for layer in module.front.weighted_layers:
+        weight = namespace(alpha).reshape(weight, (alpha.shape[0], *layer.weight.shape[1:]))
+    return weight, bias
 
 
 def check_change(module: GrowingModule, delta: bool = True, extension: bool = True) -> None:

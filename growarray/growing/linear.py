@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from growarray.backend import Array, namespace
+from growarray.backend import Array
 from growarray.growing.compat import LayerNames, MergeNames
 from growarray.growing.layer import GrowingModule
+from growarray.growing.layer_vjp import layer_vjp
 from growarray.growing.merge import MergeGrowingModule
-from growarray.growing.moment import cross_moment
 from growarray.nn import Linear, Module
-from growarray.nn.module import Pullback
 from growarray.ops import linear
-from growarray.ops.gradient import check_gradient
 
 __all__ = ["LinearGrowingModule", "LinearMergeGrowingModule"]
 
@@ -81,43 +79,17 @@ class LinearGrowingModule(LayerNames, GrowingModule):
             target_in_features,
         )
 
-    def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """Value and pullback; input and gradient at the pre-activity are kept while somebody asks for them.
+    @classmethod
+    def _restored(cls, **saved: Any) -> Self:
+        module = cls.__new__(cls)
+        GrowingModule.__init__(module, **saved)
+        return module
 
-        The gradients kept are those of the latest pullback of the latest forward pass. ``pullback(dy, wrt_x=False)``
-        returns None and spares the product that dx costs, for a layer at the network's input.
-        """
-        layer, recorder = self.layer, self.recorder
-        weight = layer.weight.data
-        pre, back = linear(x, weight, None if layer.bias is None else layer.bias.data)
-        y, back_post = self.post_layer_function.vjp(pre)
-        wrt_w = layer.weight.requires_grad
-        if recorder.is_active:
-            recorder.start(pre, input=x, pre_activity=pre)
-            self.statistics.expect()
+    def value(self, x: Array) -> tuple[Array, Any]:
+        """Pre-activity ``x W^T + b`` and its way back."""
+        return linear(x, self.weight.data, None if self.bias is None else self.bias.data)
 
-        def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
-            d_pre = back_post(dy)
-            check_gradient(self.name, d_pre, pre.shape)
-            records = recorder.is_latest(pre) and recorder.wants("pre_activity")
-            if records:
-                recorder.add("gradient", d_pre)
-            if records and recorder.wants(
-                "input"
-            ):  # the weight gradient is M^T: one product, accurate in float64, serves both
-                moment = cross_moment(self.input_stream, self.gradient_stream())
-                recorder.add("moment", moment)
-                dx = d_pre @ weight if wrt_x else None
-                dw = namespace(moment).matrix_transpose(moment[: weight.shape[1], :])
-                db = moment[-1, :] if self.use_bias else None
-            else:
-                dx, dw, db = back(d_pre, wrt_x=wrt_x, wrt_w=wrt_w)
-            layer.weight.accumulate(dw)
-            if layer.bias is not None:
-                layer.bias.accumulate(db)
-            return dx
-
-        return y, pullback
+    vjp = layer_vjp
 
 
 class LinearMergeGrowingModule(MergeNames, MergeGrowingModule):

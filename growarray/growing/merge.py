@@ -15,11 +15,11 @@ from growarray.errors import GrowthError, ShapeError
 from growarray.growing import place
 from growarray.growing.change import GrowthUpdate
 from growarray.growing.checks import as_scalar, check_function
+from growarray.growing.means import check_readers, means_of_merge
 from growarray.growing.moment import TensorStatistic
-from growarray.growing.neighbour import Neighbour, require_neighbour, weighted_layers
-from growarray.growing.rule import LayerMeans, PlaceMeans
+from growarray.growing.neighbour import Neighbour, OfFeatures, named, require_neighbour, weighted_layers, width_read
 from growarray.growing.statistics import BatchRecorder, MergeStatistics
-from growarray.growing.stream import JoinedStream
+from growarray.growing.stream import JoinedStream, StreamLike
 from growarray.growing.update import activation_slope
 from growarray.nn import Identity, Module
 from growarray.nn.module import Pullback
@@ -28,7 +28,7 @@ from growarray.ops.sizes import whole_number
 __all__ = ["MergeGrowingModule"]
 
 
-class MergeGrowingModule(Module):
+class MergeGrowingModule(OfFeatures, Module):
     """What every merge has: neighbours, the sum that the caller made, statistics of what flows in and out.
 
     The caller adds the branches; the merge takes the sum, applies ``post_merge_function`` and hands the result to its
@@ -43,7 +43,8 @@ class MergeGrowingModule(Module):
     weighted_layers: tuple[Any, ...] = ()  # a merge has no weights of its own
     out_features = property(attrgetter("in_features"), doc="Width of the output.")
     output_function = property(attrgetter("post_merge_function"), doc="What is applied to the sum.")
-    input_statistic_for_next = property(attrgetter("statistics.s"), doc="Second moment of the activity, ones last.")
+    in_neurons = property(attrgetter("in_features"), doc="Width of the input.")
+    plans_for_readers = True
 
     def __init__(
         self,
@@ -71,6 +72,8 @@ class MergeGrowingModule(Module):
         self.statistics = MergeStatistics(self, device)
         self.set_previous_modules([] if previous_modules is None else previous_modules)
         self.set_next_modules([] if next_modules is None else next_modules)
+
+    _linked: ClassVar[tuple[str, ...]] = ("previous_modules", "next_modules", "allow_growing")
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """``post_merge_function`` of the branches' sum, and the way back; what is asked for is kept."""
@@ -123,6 +126,17 @@ class MergeGrowingModule(Module):
         around = [*self.layers_before, *(self.readers if self.allow_growing else ())]
         return [(self, "input"), (self, "activity"), *itertools.product(around, ("input", "pre_activity"))]
 
+    def input_statistic_for(self, reader: Any) -> TensorStatistic | None:
+        """S of the activity, for a reader of the same features or windows; None for one that has an S of its own."""
+        return self.statistics.s if reader.reads == self.reads else None
+
+    @property
+    def activity_stream(self) -> StreamLike:
+        """Activity of the last batch, ones last, as its next modules read it."""
+        return self.recorder.stream("activity", self.recorder.need("activity"), bias=True)
+
+    activity_width: Any = property(lambda merge: merge.in_features + 1, doc="Columns of ``activity_stream``.")
+
     @property
     def layers_before(self) -> list[Any]:
         """The previous modules that have weights: merges among them are left out, as in the original."""
@@ -151,12 +165,7 @@ class MergeGrowingModule(Module):
         """
         modules = self._listed(previous_modules, "previous_modules")
         for module in modules:
-            require_neighbour(module, "previous", self.name)
-            if module.out_features != self.in_features:
-                raise ShapeError(
-                    f"{self.name}: previous module {module.name} has {module.out_features} outputs, the merge expects "
-                    f"{self.in_features}; give them the same width"
-                )
+            self.check_previous(require_neighbour(module, "previous", self.name))
         self._warn_if_used(self.statistics.previous_s, self.statistics.previous_m)
         self.previous_modules = modules
         self.declare_statistics()
@@ -168,18 +177,30 @@ class MergeGrowingModule(Module):
         """
         modules = self._listed(next_modules, "next_modules")
         for module in modules:
-            width = getattr(module, "in_features", None)
-            if width is None:
-                raise TypeError(
-                    f"{self.name}: next module {type(module).__name__} has no in_features; expected a layer"
-                )
-            if int(width) != self.out_features:
-                raise ShapeError(
-                    f"{self.name}: next module {getattr(module, 'name', type(module).__name__)} has {width} inputs, "
-                    f"the merge has {self.out_features} outputs; give them the same width"
-                )
+            self.check_next(module)
         self._warn_if_used(self.statistics.s)
         self.next_modules = modules
+
+    def check_previous(self, module: Neighbour) -> None:
+        """Raise if what ``module`` hands on does not fit."""
+        if module.spatial and module.weighted_layers:
+            raise TypeError(
+                f"{self.name}: previous module {module.name} is a convolution, whose windows meet no features; put a "
+                "Conv2dMergeGrowingModule between"
+            )
+        self._check_width("previous", module, "outputs", module.output_volume, self.in_features)
+
+    def check_next(self, module: Any) -> None:
+        """Raise if ``module`` does not read what the merge hands on."""
+        self._check_width("next", module, "inputs", width_read(module, self.name), self.output_volume)
+
+    def _check_width(self, role: str, module: Any, what: str, found: int, expected: int) -> None:
+        limit = f"expects {expected}" if role == "previous" else f"has {expected} outputs"
+        if found != expected:
+            raise ShapeError(
+                f"{self.name}: {role} module {named(module)} has {found} {what}, the merge {limit}; give them the same "
+                "width"
+            )
 
     def _listed(self, modules: Iterable[Any], role: str) -> list[Any]:
         if isinstance(modules, Module) or not is_ordered(modules):
@@ -196,8 +217,11 @@ class MergeGrowingModule(Module):
     def update_size(self) -> None:
         """Take the width of the previous modules over, and declare statistics for it."""
         if self.previous_modules:
-            self.in_features = int(self.previous_modules[0].out_features)
+            self.in_features = self._width_of(self.previous_modules[0])
         self.declare_statistics()
+
+    def _width_of(self, module: Neighbour) -> int:
+        return module.output_volume
 
     @property
     def input_stream(self) -> JoinedStream:
@@ -219,11 +243,12 @@ class MergeGrowingModule(Module):
             raise GrowthError(f"{self.name}: growth through the merge is off; construct it with allow_growing=True")
         if not self.layers_before or not self.next_modules:
             raise GrowthError(f"{self.name}: growth needs previous layers and next layers; set both first")
+        check_readers(self)
         for module in (*self.previous_modules, *self.next_modules):
             if not weighted_layers(module):
                 raise NotImplementedError(
-                    f"{self.name}: growth through a chain of merges ({getattr(module, 'name', module)!s}) is not "
-                    "supported; supported: linear growing layers before and after one merge"
+                    f"{self.name}: growth through a chain of merges ({named(module)}) is not supported; supported: "
+                    "growing layers before and after one merge"
                 )
         for module in self.previous_modules:
             if not module.output_function.is_identity:
@@ -353,20 +378,7 @@ class MergeGrowingModule(Module):
         """Raise if the previous layers cannot take the planned neurons in."""
         self.check_extensions(self.new_neurons)
 
-    def means(self, pseudo_inverse: bool = False) -> PlaceMeans:
-        """What the statistics have collected, for a rule to plan from: of each next layer, and of the full activity."""
-        held, ends = self.statistics, [0, *itertools.accumulate(reader.out_features for reader in self.readers)]
-
-        def of_reader(reader: Any, rows: slice) -> LayerMeans:
-            own: LayerMeans = reader.layer_means()
-            return replace(
-                own, m_prev=lambda: held.m_prev()[:, rows], p=lambda: held.p()[:, : reader.stream_width],
-                e=lambda: held.e()[rows, rows], pseudo_inverse=pseudo_inverse,
-            )  # fmt: skip
-
-        rows = itertools.starmap(slice, itertools.pairwise(ends))
-        return PlaceMeans(tuple(map(of_reader, self.readers, rows)), held.e, self.growth_statistic)
-
+    means = means_of_merge
     compute_optimal_updates = place.compute_optimal_updates
     parameters_per_neuron = property(place.parameters_per_neuron)
     widens = property(place.widens)

@@ -13,7 +13,8 @@ from growarray.backend import Array, asarray, assign, device_of, is_numpy, names
 from growarray.contraction.kernels import Rows, RunningSum, add_row_products, row_products
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.checks import declared_shape, sample_count, saved_statistic
-from growarray.growing.stream import Stream, StreamLike
+from growarray.growing.stream import JoinedStream, Stream, StreamLike, window_blocks
+from growarray.ops.windows import Windows
 
 __all__ = ["TensorStatistic", "TensorStatisticWithEstimationError", "cross_moment"]
 
@@ -21,7 +22,7 @@ UpdateFunction = Callable[..., tuple[Array, int]]
 
 
 def _stream(x: StreamLike | Array) -> StreamLike:
-    return x if hasattr(x, "parts") else Stream(x)
+    return x if isinstance(x, Stream | JoinedStream | Windows) else Stream(x)
 
 
 def cross_moment(
@@ -29,9 +30,10 @@ def cross_moment(
 ) -> Array:
     """Sum over all rows of ``left^T right``, float64: E[.] of the growth literature before the division.
 
-    left, right : :class:`Stream`, :class:`JoinedStream` or plain arrays (n, d) or (n, t, d); ``right=None`` is ``left``
+    left, right : :class:`Stream`, :class:`JoinedStream`, the :class:`Windows` of convolutions on both sides, or plain
+        arrays (n, d) or (n, t, d); ``right=None`` is ``left``
     out : float64 array of the result's shape to write into, None for a new one, or a :class:`RunningSum` to add to,
-        which comes back if that was possible (see :func:`add_row_products`); if not, a new array does
+        which comes back if that was possible (see :func:`add_row_products`); if not, a new array does, as of windows
     Returns (left.width, right.width). Divide by ``left.samples`` for the mean.
 
     Joined streams are never put together: each pair of parts is one product, an array that stands in several
@@ -42,7 +44,7 @@ def cross_moment(
     ShapeError
         The two have different numbers of rows.
     TypeError
-        They belong to two libraries or devices, are no arrays, or are complex.
+        They belong to two libraries or devices, are no arrays, or are complex; or windows meet plain features.
 
     Examples
     --------
@@ -53,11 +55,13 @@ def cross_moment(
     """
     left = _stream(left)
     symmetric = right is None or right is left
+    right = left if symmetric else _stream(right)
+    if any(isinstance(part, Windows) for part in (*left.parts, *right.parts)):
+        return window_blocks(left, right, symmetric)
     if isinstance(out, RunningSum):
         if symmetric and _add_square(left, out):
             return out
         out = None
-    right = left if symmetric else _stream(right)
     ready: dict[int, Rows] = {}
     for part in (*left.parts, *right.parts):
         ready.setdefault(id(part.array), part.ready)

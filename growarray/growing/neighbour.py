@@ -2,24 +2,43 @@
 
 No module asks what class its neighbour has. A further kind of layer, a convolution say, is one file with a subclass of
 :class:`growarray.growing.layer.GrowingModule` (and of GroMo's names in :mod:`growarray.growing.compat`). It writes its
-value and pullback, and the streams of its input and of the gradient at its output (of a convolution: unfolded, or with
-moments that need no unfolding). Statistics, planning, scaling, selecting, drawing and applying are the same for every
-kind: they know streams, and weights (out, in, *kernel), whose rows are what one output reads of a stream. A merge into
-a layer of another kind needs nothing more, since it cuts matrices by the widths of its neighbours' streams.
+value and pullback, and the streams of its input and of the gradient at its output. Statistics, planning, scaling,
+selecting, drawing and applying are the same for every kind: they know streams, and weights (out, in, *kernel), whose
+rows are what one output reads of a stream. A merge into a layer of another kind needs nothing more, since it cuts
+matrices by the widths of its neighbours' streams.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Protocol, TypeGuard
+from operator import attrgetter
+from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 from growarray.backend import Array
 from growarray.growing.moment import TensorStatistic
 from growarray.growing.stream import StreamLike
 from growarray.nn import Module
 
-__all__ = ["Neighbour", "is_neighbour", "require_neighbour", "weighted_layers"]
+__all__ = [
+    "Neighbour",
+    "OfFeatures",
+    "Reading",
+    "is_neighbour",
+    "named",
+    "require_neighbour",
+    "weighted_layers",
+    "width_read",
+]
+
+
+class Reading(NamedTuple):
+    """Kernel and geometry of the windows that a convolution reads."""
+
+    kernel: tuple[int, ...]
+    stride: Any = 1
+    padding: Any = 0
+    dilation: Any = 1
 
 
 class Neighbour(Protocol):
@@ -31,6 +50,30 @@ class Neighbour(Protocol):
     @property
     def out_features(self) -> int:
         """Width of what it hands on."""
+
+    @property
+    def in_neurons(self) -> int:
+        """Neurons, or channels, that it reads."""
+
+    @property
+    def spatial(self) -> bool:
+        """Whether what it hands on has channels and positions (n, c, *sizes), not features alone."""
+
+    @property
+    def known_output_size(self) -> tuple[int, ...] | None:
+        """Spatial sizes of what it hands on, None if it has none or they are not known yet."""
+
+    @property
+    def output_volume(self) -> int:
+        """Numbers that it hands on for a sample: what a linear layer reads of it."""
+
+    @property
+    def reads(self) -> Reading | None:
+        """The windows that it reads; None if it reads features."""
+
+    @property
+    def plans_for_readers(self) -> bool:
+        """Whether it plans growth for what reads it, as a merge does; a layer is planned for by its reader."""
 
     @property
     def parameters_per_output(self) -> int:
@@ -53,10 +96,6 @@ class Neighbour(Protocol):
         """Second moment of ``input_stream``."""
 
     @property
-    def input_statistic_for_next(self) -> TensorStatistic | None:
-        """Second moment of what it hands on, ones last, if it keeps one for its next modules to share."""
-
-    @property
     def output_function(self) -> Module:
         """The function that follows it."""
 
@@ -67,6 +106,9 @@ class Neighbour(Protocol):
     @property
     def output_extension(self) -> Array:
         """The planned incoming weights of new neurons (k, width of ``input_stream``), biases included."""
+
+    def input_statistic_for(self, reader: Any) -> TensorStatistic | None:
+        """Second moment of what ``reader`` reads of it, ones last, if it keeps one for its next modules to share."""
 
     def request(self, what: str, by: object) -> None:
         """Keep ``what`` (``'input'``, ``'pre_activity'``, ``'activity'``) of every batch until ``by`` releases it."""
@@ -93,12 +135,28 @@ class Neighbour(Protocol):
         """Plan for this place by a rule."""
 
 
-_ASKED = [name for name in vars(Neighbour) if not name.startswith("_")]
+class OfFeatures:
+    """What layers and merges answer that read features and hand features on; convolutions answer otherwise."""
+
+    spatial: Any = property(lambda _: False, doc="Whether it hands on images.")
+    reads: Any = property(lambda _: None, doc="The windows that it reads: none.")
+    known_output_size: Any = property(lambda _: None, doc="Spatial sizes of what it hands on: none.")
+    output_volume: Any = property(attrgetter("out_features"), doc="Numbers that it hands on for a sample.")
+    growth_taps: Any = property(lambda _: ((),), doc="Taps through which a new neuron is seen: its one weight.")
+    every_tap: Any = property(lambda _: False, doc="Whether these are all taps of a kernel.")
+
+
+@runtime_checkable
+class _Plain(Protocol):
+    in_features: Any
+
+
+_ASKED = {name for name in vars(Neighbour) if not name.startswith("_")}
 
 
 @lru_cache(maxsize=256)
 def _answers(kind: type) -> bool:
-    return all(hasattr(kind, name) for name in _ASKED)
+    return _ASKED.issubset(dir(kind))
 
 
 def is_neighbour(module: Any) -> TypeGuard[Neighbour]:
@@ -111,9 +169,23 @@ def require_neighbour(module: Any, role: str, owner: str) -> Neighbour:
     if not is_neighbour(module):
         raise TypeError(
             f"{owner}: the {role} module is a {type(module).__name__}; expected a growing layer or a merge "
-            "(LinearGrowingModule, LinearMergeGrowingModule)"
+            "(LinearGrowingModule, Conv2dMergeGrowingModule, …)"
         )
     return module
+
+
+def width_read(module: Any, owner: str) -> int:
+    """Neurons or channels that a module reads, be it a plain layer with ``in_features``; TypeError for others."""
+    if is_neighbour(module):
+        return int(module.in_neurons)
+    if isinstance(module, _Plain):
+        return int(module.in_features)
+    raise TypeError(f"{owner}: next module {type(module).__name__} has no in_features; expected a layer")
+
+
+def named(module: Any) -> str:
+    """The name of a growing layer or merge, the class of anything else."""
+    return module.name if is_neighbour(module) else type(module).__name__
 
 
 def weighted_layers(module: Any) -> Sequence[Any]:

@@ -80,7 +80,8 @@ def compute_optimal_updates(
 ) -> tuple[Array | None, Array | None]:
     """Plan deltas of the readers, and new neurons, by ``rule``; single options of it may be given by name.
 
-    Returns alpha (k, p) over what the front reads, and omega (o, k) over the outputs of all readers; None without them.
+    Returns alpha (k, p) over what the front reads, and omega (o, k) over the outputs of all readers, of a convolution
+    that counts every tap over outputs times taps; None without them.
     ``update_previous=False`` leaves the front without its output extension. If something raises, what was planned
     before stays planned.
     """
@@ -92,7 +93,7 @@ def compute_optimal_updates(
 
 def take(place: Place, change: GrowthUpdate[Array], *, update_previous: bool = True) -> None:
     """Hold a change of matrices as the plan: the readers hold their parts of it, the front the new neurons' inputs."""
-    omega, parts, ends = change.input_extension, [], [0, *itertools.accumulate(r.out_features for r in place.readers)]
+    omega, parts, ends = change.input_extension, [], [0, *itertools.accumulate(r.goal_width for r in place.readers)]
     for i, (reader, rows) in enumerate(zip(place.readers, itertools.pairwise(ends), strict=True)):
         part = GrowthUpdate(
             tuple(reader.part_of(delta) for delta in change.deltas[i : i + 1]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -36,7 +37,8 @@ class BatchRecorder:
         self._requests: dict[str, set[Any]] = {}
         self._batch: Any = None
         self._kept: dict[str, Any] = {}
-        self._streams: dict[str, Stream] = {}
+        self._streams: dict[str, tuple[Array, bool, Stream]] = {}
+        self.roots: Array | None = None
 
     def request(self, what: str, by: object) -> None:
         """Keep ``what`` of every batch until ``by`` releases it."""
@@ -92,12 +94,18 @@ class BatchRecorder:
         if not self._kept:
             self._batch = None
 
-    def stream(self, what: str, array: Array, *, bias: bool = False) -> Stream:
-        """One stream for all moments of a batch: what is made of its rows is made once."""
+    def stream(self, what: str, array: Array, *, bias: bool = False, weighted: bool = False) -> Stream:
+        """One stream for all moments of a batch: what is made of its rows is made once.
+
+        weighted : the array carries the weights of the samples already, as gradients do
+        """
         kept = self._streams.get(what)
-        if kept is None or kept.array is not array or kept.bias != bias:
-            kept = self._streams[what] = Stream(array, bias)
-        return kept
+        if kept is None or kept[0] is not array or kept[1] != bias:
+            stream = Stream(array, bias)
+            if self.roots is not None:
+                stream = stream.weighted(self.roots, over=weighted)
+            kept = self._streams[what] = array, bias, stream
+        return kept[2]
 
 
 class LayerStatistics:
@@ -140,6 +148,25 @@ class LayerStatistics:
         d = self.layer.stream_width
         return self.s()[:d, :d]
 
+    @property
+    def sees_front(self) -> bool:
+        """Whether growth before the layer is planned from its own statistics: not after a merge, which has them."""
+        return self.layer.front is not None and not self.layer.front.plans_for_readers
+
+    def check_front(self) -> None:
+        """Raise ``GrowthError`` if what the module before reads cannot meet what this layer reads."""
+        previous = self.layer.previous
+        if previous.spatial:
+            raise GrowthError(
+                f"{self.layer.name}: the previous module {previous.name} is a convolution, and this layer reads "
+                "features without positions; growth between the two is not there, so leave previous_module out"
+            )
+
+    @property
+    def s_prev(self) -> TensorStatistic:
+        """Second moment of what new neurons before the layer would read: the neighbour's own."""
+        return self.layer.previous.growth_statistic  # type: ignore[no-any-return]
+
     def s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``B^T B``, (d, d) with the ones last."""
         stream = self.layer.input_stream
@@ -160,9 +187,10 @@ class LayerStatistics:
     def p_of_batch(self) -> tuple[Array, int]:
         """Sum of ``B_prev^T B``, (p, d); after a merge B is without its ones, as in the original."""
         stream, own = self.layer.previous.input_stream, self.layer.input_stream
-        return cross_moment(
-            stream, own if self.layer.shared_statistic is None else Stream(self.layer.recorder.need("input"))
-        ), stream.samples
+        if self.layer.shared_statistic is not None:
+            recorder = self.layer.recorder
+            own = recorder.stream("input alone", recorder.need("input"))
+        return cross_moment(stream, own), stream.samples
 
     def e_of_batch(self) -> tuple[Array, int]:
         """Sum of ``dA^T dA``, (o, o)."""
@@ -175,9 +203,10 @@ class LayerStatistics:
         After a merge that is S, M and E; the merge collects what growth through it needs.
         """
         statistics, squares = [self.m], [self.s]  # first those of both ends: what is not finite raises there
-        if self.layer.previous_module is not None and self.layer.shared_statistic is None:
+        if self.sees_front:
+            self.check_front()
             statistics += [self.m_prev, self.p]
-            squares.append(self.layer.previous.growth_statistic)
+            squares.append(self.s_prev)
         if fisher:
             statistics.append(self.e)
         for statistic in statistics + squares:
@@ -188,7 +217,8 @@ class MergeStatistics:
     """Statistics of a merge: of its activity, of the full activity before it, and what growth through it needs.
 
     s : of the activity with ones    previous_s, previous_m : of the full activity, None if nothing comes before
-    m_prev, p, e : over the gradients of all next layers side by side
+    m_prev, p, e : over the gradients of all next layers side by side; if these are convolutions, which see new channels
+        tap by tap, m_prev and p are what each of them makes of it, side by side
     """
 
     def __init__(self, merge: Any, device: Any) -> None:
@@ -205,7 +235,7 @@ class MergeStatistics:
                 shape if known else None, of_batch, self.device, f"{name}({merge.name})", reuse=known
             )
 
-        self.s = declared("S", self.s_of_batch, merge.in_features + 1, merge.in_features + 1)
+        self.s = declared("S", self.s_of_batch, merge.activity_width, merge.activity_width)
         self.previous_s = declared("S[-1]", self.previous_s_of_batch, total, total) if total else None
         self.previous_m = declared("M[-1]", self.previous_m_of_batch, total, merge.in_features) if total else None
         self.m_prev = declared("M_prev", self.m_prev_of_batch)
@@ -218,6 +248,17 @@ class MergeStatistics:
             statistic.updated = False
 
     @property
+    def by_reader(self) -> bool:
+        """Whether the next layers read windows, each its own."""
+        return any(reader.reads is not None for reader in self.merge.readers)
+
+    @property
+    def s_prev(self) -> TensorStatistic:
+        """Second moment of what new neurons would read."""
+        readers = self.merge.readers
+        return readers[0].statistics.s_prev if self.by_reader else self.merge.growth_statistic  # type: ignore[no-any-return]
+
+    @property
     def all(self) -> tuple[TensorStatistic, ...]:
         """Every statistic that there is."""
         found = (self.s, self.previous_s, self.previous_m, self.m_prev, self.p, self.e)
@@ -225,7 +266,7 @@ class MergeStatistics:
 
     def s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``B^T B`` of the activity with ones, (d + 1, d + 1)."""
-        stream = Stream(self.merge.recorder.need("activity"), bias=True)
+        stream = self.merge.activity_stream
         return cross_moment(stream, out=out), stream.samples
 
     def previous_s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
@@ -247,13 +288,27 @@ class MergeStatistics:
 
     def m_prev_of_batch(self) -> tuple[Array, int]:
         """Sum of ``B_prev^T dA``, full activity against the gradients of all next layers."""
+        if self.by_reader:
+            return self._side_by_side([reader.statistics.m_prev_of_batch() for reader in self.merge.readers])
         stream = self.merge.input_stream
         return cross_moment(stream, self._gradients()), stream.samples
 
     def p_of_batch(self) -> tuple[Array, int]:
         """Sum of ``B_prev^T B``, full activity against the activity with ones."""
+        if self.by_reader:
+            return self._side_by_side([reader.statistics.p_of_batch() for reader in self.merge.readers])
         stream = self.merge.input_stream
-        return cross_moment(stream, Stream(self.merge.recorder.need("activity"), bias=True)), stream.samples
+        return cross_moment(stream, self.merge.activity_stream), stream.samples
+
+    def p_of_readers(self) -> list[Array]:
+        """P of each next layer."""
+        p, widths = self.p(), [reader.stream_width for reader in self.merge.readers]
+        ends = [0, *itertools.accumulate(widths)] if self.by_reader else [0] * len(widths)
+        return [p[..., start : start + width] for start, width in zip(ends, widths, strict=False)]
+
+    def _side_by_side(self, found: Sequence[tuple[Array, int]]) -> tuple[Array, int]:
+        moments = [moment for moment, _ in found]
+        return namespace(*moments).concat(moments, axis=-1), found[0][1]
 
     def e_of_batch(self) -> tuple[Array, int]:
         """Sum of ``dA^T dA`` over the gradients of all next layers."""
@@ -264,8 +319,8 @@ class MergeStatistics:
         """Add the last batch to every statistic, E with ``fisher``."""
         statistics = [] if self.previous_m is None else [self.previous_m]  # a gradient that is not finite raises here
         if self.merge.allow_growing:
-            statistics += [self.m_prev, self.p, *([self.e] if fisher else [])]
-            statistics += [layer.tensor_m for layer in self.merge.next_modules]
+            statistics += [self.m_prev, self.p, self.s_prev, *([self.e] if fisher else [])]
+            statistics += [kept for layer in self.merge.readers for kept in (layer.tensor_m, layer.tensor_s)]
         statistics += [self.s] if self.previous_s is None else [self.s, self.previous_s]
         for statistic in statistics:
             statistic.update()

@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from growarray.backend import Array, namespace
 from growarray.contraction.kernels import Rows
-from growarray.errors import ShapeError
+from growarray.errors import GrowthError, ShapeError
+from growarray.ops.moments import window_moment
+from growarray.ops.windows import Windows, windows
 
-__all__ = ["JoinedStream", "Stream", "StreamLike"]
+__all__ = ["JoinedStream", "Stream", "StreamLike", "window_blocks", "windows_over"]
 
 
 class StreamLike(Protocol):
     """What a statistic asks of a stream: its parts, its width, its number of samples."""
 
     @property
-    def parts(self) -> tuple[Stream, ...]:
-        """The streams side by side that make up this one."""
+    def parts(self) -> tuple[Any, ...]:
+        """The streams side by side that make up this one: :class:`Stream`, or windows of a convolution."""
 
     @property
     def width(self) -> int:
@@ -28,6 +30,9 @@ class StreamLike(Protocol):
     @property
     def samples(self) -> int:
         """Number of samples: the first axis, whatever follows it."""
+
+    def materialise(self) -> Array:
+        """The features put together, ones included; moments never need it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +89,17 @@ class Stream:
         ones = xp.ones((*self.array.shape[:-1], 1), dtype=self.array.dtype, device=self.array.device)
         return xp.concat([self.array, ones], axis=-1)
 
+    def weighted(self, roots: Array, *, over: bool = False) -> Stream:
+        """The rows of each sample times its root (n,), ones too; ``over`` divides by it, which gives 0 where it is 0.
+
+        Roots of weights in both streams make a sample count by its weight; a gradient that carries it is divided.
+        """
+        xp, array = namespace(self.array, roots), self.materialise()
+        if over:
+            roots = xp.where(roots > 0, 1.0 / xp.where(roots > 0, roots, 1.0), 0.0)
+        roots = xp.astype(roots, array.dtype, copy=False)
+        return Stream(array * xp.reshape(roots, (-1,) + (1,) * (array.ndim - 1)))
+
 
 @dataclass(frozen=True, eq=False)
 class JoinedStream:
@@ -98,7 +114,7 @@ class JoinedStream:
     streams: Sequence[StreamLike]
 
     @property
-    def parts(self) -> tuple[Stream, ...]:
+    def parts(self) -> tuple[Any, ...]:
         """All parts of all streams, in order."""
         return tuple(part for stream in self.streams for part in stream.parts)
 
@@ -119,3 +135,47 @@ class JoinedStream:
         """All parts put together along the last axis."""
         arrays = [part.materialise() for part in self.parts]
         return namespace(*arrays).concat(arrays, axis=-1)
+
+
+def windows_over(stream: StreamLike, sizes: tuple[int, ...], owner: str) -> list[Windows]:
+    """The parts of a stream as windows whose outputs stand at the positions of an image of these sizes.
+
+    Features (n, d) or (n, t, d) are windows of one tap, and their t are positions. GrowthError if there are others.
+    """
+    found = []
+    for part in stream.parts:
+        if isinstance(part, Windows):
+            positions = part.positions
+        elif (positions := tuple(part.array.shape[1:-1])) != sizes and math.prod(positions) == math.prod(sizes):
+            positions = sizes
+        if positions != sizes:
+            raise GrowthError(
+                f"{owner}: the previous module gives images of {positions}, this one reads {sizes}; new channels need "
+                "the same positions on both sides: put what pools behind this layer"
+            )
+        if not isinstance(part, Windows):
+            xp = namespace(part.array)
+            image = xp.moveaxis(xp.reshape(part.array, (part.samples, *sizes, part.array.shape[-1])), -1, 1)
+            part = windows(image, (1,) * len(sizes), bias=part.bias)
+        found.append(part)
+    return found
+
+
+def window_blocks(left: StreamLike, right: StreamLike, symmetric: bool) -> Array:
+    """The moment of streams of windows, block by block; of two blocks that mirror each other one is computed.
+
+    Raises TypeError if the other side has features without positions.
+    """
+    rows: list[list[Array]] = [[] for _ in left.parts]
+    for i, one in enumerate(left.parts):
+        for j, other in enumerate(right.parts):
+            if not (isinstance(one, Windows) and isinstance(other, Windows)):
+                raise TypeError(
+                    "cross_moment: the windows of a convolution meet features without positions; both sides must be "
+                    "windows: put a convolution, or a merge of convolutions, on both sides"
+                )
+            mirrored = symmetric and j < i
+            rows[i].append(rows[j][i].T if mirrored else window_moment(one, other))
+    xp = namespace(rows[0][0])
+    joined = [row[0] if len(row) == 1 else xp.concat(row, axis=1) for row in rows]
+    return joined[0] if len(joined) == 1 else xp.concat(joined, axis=0)

@@ -212,9 +212,15 @@ def neuron_goal(m_prev: Array, p: Array | None = None, delta: Array | None = Non
     """``N = -M_prev + P dW^T``: what the update of the layer leaves undone, seen from the layer before.
 
     m_prev : (p, o)    p : (p, d)    delta : (o, d); without the last two, nothing is projected off (GradMax).
+    If a kernel reads the layer before tap by tap: m_prev (p, o * taps), p (taps, p, d), N (p, o * taps).
     """
     xp = namespace(m_prev, p, delta)
-    return -m_prev if p is None or delta is None else -m_prev + p @ xp.matrix_transpose(delta)
+    if p is None or delta is None:
+        return -m_prev
+    taken = p @ xp.matrix_transpose(delta)
+    if p.ndim > 2:
+        taken = xp.reshape(xp.permute_dims(taken, (1, 2, 0)), m_prev.shape)
+    return taken - m_prev
 
 
 def neuron_slopes(m_prev: Array, alpha: Array, omega: Array) -> Array:

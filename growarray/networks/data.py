@@ -12,7 +12,7 @@ from growarray.backend import Array, asarray, is_array, namespace
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.ops import cross_entropy, mse
 
-__all__ = ["Task", "accuracy", "batches", "check_data", "task_named"]
+__all__ = ["Task", "accuracy", "batches", "check_data", "f1", "task_named"]
 
 Loss = Callable[[Array, Array], tuple[Any, Callable[..., Array]]]
 
@@ -38,6 +38,28 @@ def accuracy(logits: Array, labels: Array) -> float:
     return float(xp.mean(xp.astype(right, xp.float64)))
 
 
+def f1(predicted: Array, labels: Array, *, average: str = "macro") -> float:
+    """F1 of predicted classes (n,): the mean over all true classes (``'macro'``), or of all counts (``'micro'``).
+
+    A class that is never predicted has F1 0. Raises ValueError for another average, ShapeError for other shapes.
+
+    >>> import numpy as np
+    >>> f1(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1]))
+    0.7333333333333334
+    """
+    if average not in ("macro", "micro"):
+        raise ValueError(f"f1: average must be 'macro' or 'micro', found {shown(average)}")
+    if tuple(predicted.shape) != tuple(labels.shape) or labels.ndim != 1:
+        raise ShapeError(f"f1: predictions {tuple(predicted.shape)} and labels {tuple(labels.shape)} must both be (n,)")
+    xp = namespace(predicted, labels)
+    counts = [
+        tuple(int(xp.count_nonzero(found)) for found in (chosen & true, chosen | true))
+        for chosen, true in ((predicted == label, labels == label) for label in xp.unique_values(labels))
+    ]  # 2 TP + FP + FN is TP and all that is in either
+    groups = counts if average == "macro" else [tuple(map(sum, zip(*counts, strict=True)))]
+    return sum(2 * both / (both + either) for both, either in groups) / len(groups)
+
+
 def _r2(prediction: Array, target: Array) -> float:
     """1 - residual over total sum of squares: 1 is perfect, 0 the mean's."""
     xp, target = namespace(prediction, target), _columns(target, prediction)
@@ -59,12 +81,16 @@ def _mean_square(y: Array, target: Array) -> tuple[Any, Callable[..., Array]]:
 
 @dataclass(frozen=True)
 class Task:
-    """A mean loss ``(y, target) -> (loss, pullback)`` and a figure of merit ``(y, target) -> float``, larger better."""
+    """A mean loss ``(y, target) -> (loss, pullback)`` and a figure of merit ``(y, target) -> float``, larger better.
+
+    weights : what each sample counts in the loss, ``target -> (n,)``, or None if all count the same
+    """
 
     name: str
     loss: Loss
     score: Callable[[Array, Array], float]
     score_name: str
+    weights: Callable[[Array], Array] | None = None
 
 
 _TASKS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from growarray.backend import Array, asarray, namespace
 from growarray.errors import GrowthError, shown
 from growarray.growing import LinearGrowingModule
 from growarray.networks.network import GrowingNetwork
-from growarray.networks.widths import listed_widths, sample_width
+from growarray.networks.widths import check_chain, listed_widths, sample_width
 from growarray.nn import SELU, Module
 from growarray.ops.sizes import whole_number
 
@@ -78,6 +79,11 @@ class GrowingMLP(GrowingNetwork):
                 self.layers[-1].next_module = layer
             self.layers.append(layer)
 
+    _held = ("in_features", "out_features", "flatten", "layers")
+
+    def _check_held(self) -> None:
+        check_chain("GrowingMLP", self.in_features, self.layers, self.out_features)
+
     @property
     def chain(self) -> list[LinearGrowingModule]:
         """The layers, from input to output."""
@@ -87,6 +93,16 @@ class GrowingMLP(GrowingNetwork):
     def growing_layers(self) -> list[LinearGrowingModule]:
         """Every layer but the first: its input is a hidden width."""
         return self.layers[1:]
+
+    @staticmethod
+    def normalisation_factor(values: Array) -> Array:
+        """Factors that bring positive values to their geometric mean, so that their product stays what it is.
+
+        >>> import numpy as np
+        >>> GrowingMLP.normalisation_factor(np.array([1.0, 4.0])).tolist()
+        [2.0, 0.5]
+        """
+        return namespace(values).prod(values) ** (1.0 / math.prod(values.shape)) / values
 
     def normalise(self) -> None:
         """Rescale pairs of layers so that incoming and outgoing weights of each hidden neuron have equal norms.

@@ -9,7 +9,7 @@ from typing import Any
 
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, shown
-from growarray.growing import TINY, GrowingModule, Rule
+from growarray.growing import TINY, GrowingModule, MergeGrowingModule, Rule
 from growarray.nn import Module
 from growarray.nn.module import Pullback
 
@@ -89,7 +89,7 @@ class GrowingNetwork(Module):
     @property
     def widths(self) -> list[int]:
         """Widths of everything that can grow, in the order of :attr:`growing_layers`."""
-        return [int(layer.in_features) for layer in self.growing_layers]
+        return [int(layer.in_neurons) for layer in self.growing_layers]
 
     def flops_per_sample(self) -> int:
         """Multiplications and additions of one forward pass of one sample, those of the weights alone.
@@ -104,6 +104,13 @@ class GrowingNetwork(Module):
             )
         return 2 * sum(p.size for name, p in self.named_parameters() if name.endswith("weight") and p.data.ndim > 1)
 
+    def structure(self) -> Any:
+        """What of the network, beside its widths, growth may change; None if that is nothing."""
+        return None
+
+    def restructure(self, structure: Any) -> None:
+        """Be again what :meth:`structure` gave; weights of what is new are to be set after it."""
+
     def init_computation(self, *, trace_precision: float | None = None) -> None:
         """Start a collection everywhere; with ``trace_precision`` every M estimates its error."""
         for module in self._growing_modules():
@@ -111,13 +118,37 @@ class GrowingNetwork(Module):
         for module in self.collectors():
             module.init_computation()
 
+    def collect_batch(
+        self, x: Array, target: Array, loss: Callable[..., Any], *, fisher: bool = False, weights: Array | None = None
+    ) -> None:
+        """One batch of a collection: forward, back, and into every statistic, E with ``fisher``.
+
+        The gradient is that of the sum of the sample losses, so that promised improvements are of their mean.
+        """
+        self.weigh(weights)
+        y, pullback = self.vjp(x)
+        pullback(loss(y, target)[1](float(x.shape[0])), wrt_x=False)
+        self.update_computation(update_covariance_loss_gradient=fisher)
+
     def update_computation(self, update_covariance_loss_gradient: bool = True) -> None:
         """Add the last batch to every statistic."""
         for module in self.collectors():
             module.update_computation(update_covariance_loss_gradient)
 
+    def weigh(self, weights: Array | None) -> None:
+        """Count the samples of the next batch by ``weights`` (n,), which the gradient of their loss carries too.
+
+        Statistics are then those of samples that came that many times. None, and the end of a collection, count each
+        sample once.
+        """
+        roots = None if weights is None else namespace(weights).sqrt(weights)
+        for module in self.modules():
+            if isinstance(module, GrowingModule | MergeGrowingModule):
+                module.recorder.roots = roots
+
     def reset_computation(self) -> None:
         """End the collection everywhere."""
+        self.weigh(None)
         for module in self.collectors():
             module.reset_computation()
 

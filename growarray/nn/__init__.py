@@ -18,7 +18,7 @@ from growarray.nn.activation import (
     activation,
 )
 from growarray.nn.arithmetic import Add, Concat, Div, MatMul, Maximum, Minimum, Mul, Sub
-from growarray.nn.container import Flatten, Sequential
+from growarray.nn.container import Sequential
 from growarray.nn.conv import (
     Conv1d,
     Conv2d,
@@ -37,6 +37,7 @@ from growarray.nn.elementwise import (
     Cos,
     Erf,
     Exp,
+    Function,
     HardSigmoid,
     HardSwish,
     Log,
@@ -49,7 +50,6 @@ from growarray.nn.elementwise import (
     Softsign,
     Sqrt,
 )
-from growarray.nn.function import Function
 from growarray.nn.graph import Graph, Node
 from growarray.nn.linear import Linear
 from growarray.nn.load_report import LoadReport
@@ -70,7 +70,7 @@ from growarray.nn.pool import (
     MaxPool3d,
 )
 from growarray.nn.reduce import Reduce, ReduceMean
-from growarray.nn.shape import Expand, Reshape, Squeeze, Transpose, Unsqueeze
+from growarray.nn.shape import Expand, Flatten, Reshape, Squeeze, Transpose, Unsqueeze
 
 __all__ = [
     "ELU",

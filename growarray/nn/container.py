@@ -1,17 +1,16 @@
-"""Layers that hold or rearrange: Sequential and Flatten."""
+"""Sequential: modules one after another."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
-from growarray.backend import Array, namespace
-from growarray.errors import ShapeError
+from growarray.backend import Array
 from growarray.nn.module import ExtendedPullback, Module, Pullback
 from growarray.nn.pullback import for_parameters
 
-__all__ = ["Flatten", "Sequential"]
+__all__ = ["Sequential"]
 
 
 class Sequential(Module):
@@ -42,6 +41,13 @@ class Sequential(Module):
     def _fields(self) -> Iterator[tuple[str, Any]]:
         for name, value in super()._fields():
             yield name.removeprefix("layers."), value
+
+    def _saved(self) -> dict[str, Any]:
+        return {"layers": self.layers}
+
+    @classmethod
+    def _restored(cls, layers: list[Module]) -> Self:
+        return cls(*layers)
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -131,37 +137,3 @@ class Sequential(Module):
         """Tell every module that its input will be ``scale`` times what it was."""
         for layer in self.layers:
             layer.rescale(scale)
-
-
-class Flatten(Module):
-    """Joins the axes from ``start_dim`` to ``end_dim``, both included, into one.
-
-    Raises ShapeError if the input does not have these axes in this order.
-
-    >>> import numpy as np
-    >>> Flatten()(np.ones((2, 3, 4))).shape
-    (2, 12)
-    """
-
-    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
-        self.start_dim, self.end_dim = start_dim, end_dim
-
-    def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """The joined array; the pullback gives the axes back."""
-        xp, shape = namespace(x), tuple(x.shape)
-        start, end = (d + x.ndim if d < 0 else d for d in (self.start_dim, self.end_dim))
-        if not 0 <= start <= end < x.ndim:
-            raise ShapeError(
-                f"Flatten: input has shape {shape}, expected axes {self.start_dim} to {self.end_dim} in this order"
-            )
-        joined = (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :])
-        return xp.reshape(x, joined), lambda dy: xp.reshape(dy, shape)
-
-    @property
-    def slope_at_zero(self) -> float:
-        """1: the values stay as they are."""
-        return 1.0
-
-    def extra_repr(self) -> str:
-        """First and last axis."""
-        return f"{self.start_dim}, {self.end_dim}"

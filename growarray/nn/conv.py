@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -13,9 +13,9 @@ from growarray.contraction import Plan
 from growarray.errors import ShapeError, shown
 from growarray.nn.linear import uniform
 from growarray.nn.module import Module, Parameter, Pullback
+from growarray.nn.parameter import as_parameter
 from growarray.ops.conv import (
     Sizes,
-    Vjp,
     check_output_padding,
     conv,
     conv_geometry,
@@ -46,34 +46,45 @@ class _Conv(Module):
     """
 
     axes: int
+    output_padding: tuple[int, ...] = ()
+    _transposed: ClassVar[bool]
+    _options: ClassVar[tuple[str, ...]]
+    _run: ClassVar[Any]
+    _planned: ClassVar[Any]
 
     def _draw(
-        self,
-        lead: tuple[int, int],
-        kernel: Sizes,
-        bias: int | None,
-        rng: np.random.Generator | None,
-        dtype: Any,
-        device: str | None,
+        self, out: int, inner: int, kernel: Sizes, groups: int, bias: bool, rng: Any, dtype: Any, device: str | None
     ) -> None:
-        """Draw weight (*lead, *kernel) and a bias of so many entries, or none."""
+        """Check the channels, and draw weight and bias."""
+        self._check_channels(inner, out, groups)
         library(device)
+        lead = (inner, out // groups) if self._transposed else (out, inner // groups)
         taps = each_axis(type(self).__name__, "kernel_size", kernel, self.axes, 1)
         rng = np.random.default_rng() if rng is None else rng
         bound = 1.0 / math.sqrt(max(lead[1] * math.prod(taps), 1))
         self.weight = Parameter(uniform((*lead, *taps), bound, rng, dtype, device))
-        self.bias = Parameter(uniform((bias,), bound, rng, dtype, device)) if bias is not None else None
+        self.bias = Parameter(uniform((out,), bound, rng, dtype, device)) if bias else None
 
-    def _hold(self, weight: Array, bias: Array | None) -> None:
-        self.weight, self.bias = Parameter(weight), None if bias is None else Parameter(bias)
-        weight = self.weight.data
-        found, expected = weight.ndim - 2, getattr(type(self), "axes", max(weight.ndim - 2, 1))
+    def _hold(self, weight: Array | Parameter, bias: Array | Parameter | None, groups: int) -> None:
+        self.weight, self.bias = as_parameter(weight), None if bias is None else as_parameter(bias)
+        found = len(self.weight.shape) - 2
+        expected = getattr(type(self), "axes", max(found, 1))
         if found != expected:
             raise ShapeError(
-                f"{type(self).__name__}.of: weight has shape {tuple(weight.shape)}, expected {expected} spatial axes "
+                f"{type(self).__name__}.of: weight has shape {self.weight.shape}, expected {expected} spatial axes "
                 "after the two of the channels; take the class for another number of axes"
             )
-        self.axes = found
+        if not hasattr(type(self), "axes"):
+            self.axes = found
+        self.groups = groups
+        self._check_channels(self.in_channels, self.out_channels, groups)
+        if self.bias is not None and self.bias.shape != (self.out_channels,):
+            raise ShapeError(
+                f"{type(self).__name__}.of: bias has shape {self.bias.shape}, expected ({self.out_channels},)"
+            )
+
+    def _saved(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("weight", "bias", *self._options)}
 
     def _set_geometry(self, stride: Any, padding: Any, dilation: Any, groups: int, padding_mode: str) -> None:
         axes = conv_geometry(self.kernel_size, stride, padding, dilation, padding_mode)
@@ -98,12 +109,20 @@ class _Conv(Module):
         """Taps along each spatial axis."""
         return self.weight.shape[2:]
 
-    def _apply(self, x: Array, w: Array, b: Array | None) -> tuple[Array, Vjp]:
-        raise NotImplementedError(f"{type(self).__name__} must define _apply(x, w, b)")
+    @property
+    def in_channels(self) -> int:
+        """Channels of the input."""
+        return self.weight.shape[0] if self._transposed else self.weight.shape[1] * self.groups
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output."""
+        return self.weight.shape[1] * self.groups if self._transposed else self.weight.shape[0]
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value and pullback, which adds to ``weight.grad`` and ``bias.grad``; with ``wrt_x=False`` it returns None."""
-        y, back = self._apply(x, self.weight.data, None if self.bias is None else self.bias.data)
+        options = {name: getattr(self, name) for name in self._options}
+        y, back = self._run(x, self.weight.data, None if self.bias is None else self.bias.data, **options)
         wrt_w = self.weight.requires_grad
 
         def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
@@ -115,13 +134,21 @@ class _Conv(Module):
 
         return y, pullback
 
-    def _repr(self, channels: str, extra: tuple[int, ...] = ()) -> str:
+    def plan(self, shape: Sequence[int], training: bool = False) -> Plan:
+        """The contraction that runs for an input of this shape, or whose transpose does: its steps, cost and memory."""
+        options = {name: getattr(self, name) for name in self._options}
+        plan: Plan = self._planned(
+            shape, self.weight.shape, training=training, **options, **plan_target(self.weight.data)
+        )
+        return plan
+
+    def extra_repr(self) -> str:
         """Channels, kernel and stride as torch prints them, and every other option that is not the default."""
         none, one = (0,) * self.axes, (1,) * self.axes
-        parts = [channels, f"kernel_size={self.kernel_size}", f"stride={self.stride}"]
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
         parts += [f"padding={self.padding}"] if self.padding != none else []
         parts += [f"dilation={self.dilation}"] if self.dilation != one else []
-        parts += [f"output_padding={extra}"] if any(extra) else []
+        parts += [f"output_padding={self.output_padding}"] if any(self.output_padding) else []
         parts += [f"groups={self.groups}"] if self.groups != 1 else []
         parts += ["bias=False"] if self.bias is None else []
         parts += [f"padding_mode={self.padding_mode}"] if self.padding_mode != "zeros" else []
@@ -130,6 +157,10 @@ class _Conv(Module):
 
 class _Forward(_Conv):
     """Convolution of (n, in_channels, *spatial), options as in torch."""
+
+    _transposed = False
+    _options = ("stride", "padding", "dilation", "groups", "padding_mode")
+    _run, _planned = staticmethod(conv), staticmethod(conv_plan)
 
     def __init__(
         self,
@@ -147,16 +178,14 @@ class _Forward(_Conv):
         dtype: Any = None,
         device: str | None = None,
     ) -> None:
-        self._check_channels(in_channels, out_channels, groups)
-        lead = (out_channels, in_channels // groups)
-        self._draw(lead, kernel_size, out_channels if bias else None, rng, dtype, device)
+        self._draw(out_channels, in_channels, kernel_size, groups, bias, rng, dtype, device)
         self._set_geometry(stride, padding, dilation, groups, padding_mode)
 
     @classmethod
     def of(
         cls,
-        weight: Array,
-        bias: Array | None = None,
+        weight: Array | Parameter,
+        bias: Array | Parameter | None = None,
         *,
         stride: Sizes = 1,
         padding: Any = 0,
@@ -166,46 +195,15 @@ class _Forward(_Conv):
     ) -> Self:
         """A layer that holds these arrays, weight (out_channels, in_channels / groups, *kernel)."""
         layer = cls.__new__(cls)
-        layer._hold(weight, bias)
-        layer._check_channels(weight.shape[1] * groups, weight.shape[0], groups)
+        layer._hold(weight, bias, groups)
         layer._set_geometry(stride, padding, dilation, groups, padding_mode)
         return layer
 
-    @property
-    def in_channels(self) -> int:
-        """Channels of the input."""
-        return self.weight.shape[1] * self.groups
-
-    @property
-    def out_channels(self) -> int:
-        """Channels of the output."""
-        return self.weight.shape[0]
-
-    def _options(self) -> dict[str, Any]:
-        names = ("stride", "padding", "dilation", "groups", "padding_mode")
-        return {name: getattr(self, name) for name in names}
-
-    def _apply(self, x: Array, w: Array, b: Array | None) -> tuple[Array, Vjp]:
-        return conv(x, w, b, **self._options())
-
-    def plan(self, shape: Sequence[int], training: bool = False) -> Plan:
-        """The contraction that runs for an input of this shape: its steps, cost and memory."""
-        options = {**self._options(), **plan_target(self.weight.data), "training": training}
-        return conv_plan(shape, self.weight.shape, **options)
-
-    def extra_repr(self) -> str:
-        """Options, as torch prints them."""
-        return self._repr(f"{self.in_channels}, {self.out_channels}")
+    _restored = of
 
 
 class Conv1d(_Forward):
-    """Convolution of (n, c, length); constructor, state dict and initial weights are torch's.
-
-    >>> import numpy as np
-    >>> layer = Conv1d(4, 6, 3, padding="same", rng=np.random.default_rng(0))
-    >>> layer(np.ones((2, 4, 9), dtype=np.float32)).shape
-    (2, 6, 9)
-    """
+    """Convolution of (n, c, length); see :class:`Conv2d`."""
 
     axes = 1
 
@@ -224,13 +222,7 @@ class Conv2d(_Forward):
 
 
 class Conv3d(_Forward):
-    """Convolution of (n, c, depth, height, width); constructor, state dict and initial weights are torch's.
-
-    >>> import numpy as np
-    >>> layer = Conv3d(2, 4, (1, 3, 3), groups=2, rng=np.random.default_rng(0))
-    >>> layer(np.ones((1, 2, 5, 6, 7), dtype=np.float32)).shape
-    (1, 4, 5, 4, 5)
-    """
+    """Convolution of (n, c, depth, height, width); see :class:`Conv2d`."""
 
     axes = 3
 
@@ -251,6 +243,10 @@ class ConvNd(_Forward):
 
 class _Transpose(_Conv):
     """Transposed convolution of (n, in_channels, *spatial), options as in torch."""
+
+    _transposed = True
+    _options = ("stride", "padding", "output_padding", "groups", "dilation")
+    _run, _planned = staticmethod(conv_transpose), staticmethod(conv_transpose_plan)
 
     def __init__(
         self,
@@ -273,9 +269,7 @@ class _Transpose(_Conv):
             raise ValueError(
                 f"{type(self).__name__}: padding_mode {shown(padding_mode)} is not supported; take 'zeros'"
             )
-        self._check_channels(in_channels, out_channels, groups)
-        lead = (in_channels, out_channels // groups)
-        self._draw(lead, kernel_size, out_channels if bias else None, rng, dtype, device)
+        self._draw(out_channels, in_channels, kernel_size, groups, bias, rng, dtype, device)
         self._set_options(stride, padding, output_padding, groups, dilation)
 
     def _set_options(self, stride: Any, padding: Any, output_padding: Any, groups: int, dilation: Any) -> None:
@@ -289,8 +283,8 @@ class _Transpose(_Conv):
     @classmethod
     def of(
         cls,
-        weight: Array,
-        bias: Array | None = None,
+        weight: Array | Parameter,
+        bias: Array | Parameter | None = None,
         *,
         stride: Sizes = 1,
         padding: Sizes = 0,
@@ -300,46 +294,15 @@ class _Transpose(_Conv):
     ) -> Self:
         """A layer that holds these arrays, weight (in_channels, out_channels / groups, *kernel)."""
         layer = cls.__new__(cls)
-        layer._hold(weight, bias)
-        layer._check_channels(weight.shape[0], weight.shape[1] * groups, groups)
+        layer._hold(weight, bias, groups)
         layer._set_options(stride, padding, output_padding, groups, dilation)
         return layer
 
-    @property
-    def in_channels(self) -> int:
-        """Channels of the input."""
-        return self.weight.shape[0]
-
-    @property
-    def out_channels(self) -> int:
-        """Channels of the output."""
-        return self.weight.shape[1] * self.groups
-
-    def _options(self) -> dict[str, Any]:
-        names = ("stride", "padding", "output_padding", "groups", "dilation")
-        return {name: getattr(self, name) for name in names}
-
-    def _apply(self, x: Array, w: Array, b: Array | None) -> tuple[Array, Vjp]:
-        return conv_transpose(x, w, b, **self._options())
-
-    def plan(self, shape: Sequence[int], training: bool = False) -> Plan:
-        """The convolution whose transpose runs for an input of this shape: its steps, cost and memory."""
-        options = {**self._options(), **plan_target(self.weight.data), "training": training}
-        return conv_transpose_plan(shape, self.weight.shape, **options)
-
-    def extra_repr(self) -> str:
-        """Options, as torch prints them."""
-        return self._repr(f"{self.in_channels}, {self.out_channels}", self.output_padding)
+    _restored = of
 
 
 class ConvTranspose1d(_Transpose):
-    """Transposed convolution of (n, c, length); constructor, state dict and initial weights are torch's.
-
-    >>> import numpy as np
-    >>> layer = ConvTranspose1d(4, 6, 2, stride=2, rng=np.random.default_rng(0))
-    >>> layer(np.ones((2, 4, 9), dtype=np.float32)).shape
-    (2, 6, 18)
-    """
+    """Transposed convolution of (n, c, length); see :class:`ConvTranspose2d`."""
 
     axes = 1
 
@@ -357,25 +320,13 @@ class ConvTranspose2d(_Transpose):
 
 
 class ConvTranspose3d(_Transpose):
-    """Transposed convolution of (n, c, depth, height, width); constructor, state dict and initial weights are torch's.
-
-    >>> import numpy as np
-    >>> layer = ConvTranspose3d(2, 4, (1, 3, 3), groups=2, rng=np.random.default_rng(0))
-    >>> layer(np.ones((1, 2, 5, 6, 7), dtype=np.float32)).shape
-    (1, 4, 5, 8, 9)
-    """
+    """Transposed convolution of (n, c, depth, height, width); see :class:`ConvTranspose2d`."""
 
     axes = 3
 
 
 class ConvTransposeNd(_Transpose):
-    """Transposed convolution over any number of spatial axes, given first; the rest as in :class:`ConvTranspose2d`.
-
-    >>> import numpy as np
-    >>> layer = ConvTransposeNd(4, 2, 3, 2, rng=np.random.default_rng(0))
-    >>> layer(np.ones((1, 2, 2, 2, 3, 3), dtype=np.float32)).shape
-    (1, 3, 3, 3, 4, 4)
-    """
+    """Transposed convolution over any number of spatial axes, given first; the rest as in :class:`ConvTranspose2d`."""
 
     def __init__(self, axes: int, *channels_kernel_and_options: Any, **options: Any) -> None:
         self.axes = whole_number(type(self).__name__, "axes", axes, 1)

@@ -23,6 +23,9 @@ class Dropout(Module):
     ([2.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0])
     """
 
+    slope_at_zero = 1.0  # the mean of the slope over masks
+    _shown = "p={self.p}"
+
     def __init__(self, p: float = 0.5, rng: np.random.Generator | None = None) -> None:
         if not 0.0 <= p <= 1.0:
             raise ValueError(f"Dropout: p must be between 0 and 1, found {p}")
@@ -32,12 +35,3 @@ class Dropout(Module):
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value and pullback, which drops the same entries of the gradient."""
         return dropout(x, self.p if self.training else 0.0, self.rng)
-
-    @property
-    def slope_at_zero(self) -> float:
-        """1, the mean of the slope over masks."""
-        return 1.0
-
-    def extra_repr(self) -> str:
-        """The probability."""
-        return f"p={self.p}"

@@ -1,14 +1,14 @@
-"""Elementwise modules that exported networks are written in: Clip, Erf, powers, PReLU and the hard activations."""
+"""Elementwise modules that exported networks are written in: functions by name, powers, PReLU, hard activations."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, Self
 
 import numpy as np
 
-from growarray.backend import Array, asarray, namespace, to_device
+from growarray.backend import Array, asarray, kind_of, namespace, to_device
 from growarray.errors import ShapeError, shown
 from growarray.nn.cast import rounded
 from growarray.nn.module import Module, Parameter, Pullback
@@ -21,6 +21,7 @@ __all__ = [
     "Cos",
     "Erf",
     "Exp",
+    "Function",
     "HardSigmoid",
     "HardSwish",
     "Log",
@@ -34,6 +35,7 @@ __all__ = [
     "Sqrt",
 ]
 
+_CASTS = ("float32", "float64", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 Valued = tuple[Array, Callable[[], Array]]
 
 
@@ -41,13 +43,18 @@ class _Function(Module):
     """A function without options: ``_function`` gives its value, and a function that computes its derivative.
 
     The derivative may be infinite at a finite value (a root at 0), so only a pullback computes it.
+
+    >>> import numpy as np
+    >>> y, pullback = Softsign().vjp(np.array([-1.0, 3.0]))
+    >>> y.tolist(), pullback(np.ones(2)).tolist()
+    ([-0.5, 0.75], [0.25, 0.0625])
     """
 
-    _function: ClassVar[Any]
+    _function: Any
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value and pullback, both of the shape of ``x``."""
-        y, slope = type(self)._function(namespace(x), x)
+        y, slope = self._function(namespace(x), x)
         return y, lambda dy: dy * slope()
 
 
@@ -83,133 +90,73 @@ def _mish(xp: Any, x: Array) -> Valued:
 
 
 class Abs(_Function):
-    """``y = |x|``, with the derivative 0 at 0.
-
-    >>> import numpy as np
-    >>> Abs()(np.array([-2.0, 1.0])).tolist()
-    [2.0, 1.0]
-    """
+    """``y = |x|``, with the derivative 0 at 0."""
 
     _function = staticmethod(lambda xp, x: (xp.abs(x), lambda: xp.sign(x)))
 
 
 class Neg(_Function):
-    """``y = -x``.
-
-    >>> import numpy as np
-    >>> Neg()(np.array([2.0])).tolist()
-    [-2.0]
-    """
+    """``y = -x``."""
 
     _function = staticmethod(lambda xp, x: (-x, lambda: -xp.ones_like(x)))
 
 
 class Exp(_Function):
-    """``y = exp(x)``.
-
-    >>> import numpy as np
-    >>> Exp()(np.zeros(1)).tolist()
-    [1.0]
-    """
+    """``y = exp(x)``."""
 
     _function = staticmethod(_exp)
 
 
 class Log(_Function):
-    """``y = log(x)``.
-
-    >>> import numpy as np
-    >>> Log()(np.ones(1)).tolist()
-    [0.0]
-    """
+    """``y = log(x)``."""
 
     _function = staticmethod(lambda xp, x: (xp.log(x), lambda: 1.0 / x))
 
 
 class Sqrt(_Function):
-    """``y = sqrt(x)``.
-
-    >>> import numpy as np
-    >>> Sqrt()(np.array([4.0])).tolist()
-    [2.0]
-    """
+    """``y = sqrt(x)``."""
 
     _function = staticmethod(_sqrt)
 
 
 class Reciprocal(_Function):
-    """``y = 1 / x``.
-
-    >>> import numpy as np
-    >>> Reciprocal()(np.array([4.0])).tolist()
-    [0.25]
-    """
+    """``y = 1 / x``."""
 
     _function = staticmethod(_reciprocal)
 
 
 class Sin(_Function):
-    """``y = sin(x)``, x in radians.
-
-    >>> import numpy as np
-    >>> Sin()(np.array([0.0, np.pi / 2.0])).tolist()
-    [0.0, 1.0]
-    """
+    """``y = sin(x)``, x in radians."""
 
     _function = staticmethod(lambda xp, x: (xp.sin(x), lambda: xp.cos(x)))
 
 
 class Cos(_Function):
-    """``y = cos(x)``, x in radians.
-
-    >>> import numpy as np
-    >>> Cos()(np.array([0.0, np.pi])).tolist()
-    [1.0, -1.0]
-    """
+    """``y = cos(x)``, x in radians."""
 
     _function = staticmethod(lambda xp, x: (xp.cos(x), lambda: -xp.sin(x)))
 
 
 class Erf(_Function):
-    """The error function, from which exporters build GELU.
-
-    >>> import numpy as np
-    >>> Erf()(np.array([0.0, 10.0])).tolist()
-    [0.0, 1.0]
-    """
+    """The error function, from which exporters build GELU."""
 
     _function = staticmethod(lambda xp, x: (erf(x), lambda: xp.exp(-x * x) * (2.0 / math.sqrt(math.pi))))
 
 
 class Softsign(_Function):
-    """``y = x / (1 + |x|)``.
-
-    >>> import numpy as np
-    >>> Softsign()(np.array([-1.0, 3.0])).tolist()
-    [-0.5, 0.75]
-    """
+    """``y = x / (1 + |x|)``."""
 
     _function = staticmethod(_softsign)
 
 
 class Mish(_Function):
-    """``y = x tanh(softplus(x))``. Source: Misra 2019.
-
-    >>> import numpy as np
-    >>> Mish()(np.zeros(1)).tolist()
-    [0.0]
-    """
+    """``y = x tanh(softplus(x))``. Source: Misra 2019."""
 
     _function = staticmethod(_mish)
 
 
 class HardSwish(_Function):
-    """``y = x min(max(x / 6 + 1/2, 0), 1)``. Source: Howard et al. 2019, MobileNetV3.
-
-    >>> import numpy as np
-    >>> HardSwish()(np.array([-4.0, 0.0, 3.0])).tolist()
-    [-0.0, 0.0, 3.0]
-    """
+    """``y = x min(max(x / 6 + 1/2, 0), 1)``. Source: Howard et al. 2019, MobileNetV3."""
 
     _function = staticmethod(
         lambda xp, x: (
@@ -219,13 +166,56 @@ class HardSwish(_Function):
     )
 
 
-class HardSigmoid(Module):
-    """``y = min(max(alpha x + beta, 0), 1)``; torch's is ``alpha`` 1/6, ONNX's default 0.2.
+def _tan(xp: Any, x: Array) -> Valued:
+    y = xp.tan(x)
+    return y, lambda: 1.0 + y * y
+
+
+# name: the value of x, and the derivative at x
+_TABLE: dict[str, Callable[[Any, Array], Valued]] = {
+    "Acos": lambda xp, x: (xp.acos(x), lambda: -1.0 / xp.sqrt(1.0 - x * x)),
+    "Acosh": lambda xp, x: (xp.acosh(x), lambda: 1.0 / xp.sqrt(x * x - 1.0)),
+    "Asin": lambda xp, x: (xp.asin(x), lambda: 1.0 / xp.sqrt(1.0 - x * x)),
+    "Asinh": lambda xp, x: (xp.asinh(x), lambda: 1.0 / xp.sqrt(x * x + 1.0)),
+    "Atan": lambda xp, x: (xp.atan(x), lambda: 1.0 / (1.0 + x * x)),
+    "Atanh": lambda xp, x: (xp.atanh(x), lambda: 1.0 / (1.0 - x * x)),
+    "Ceil": lambda xp, x: (xp.ceil(x), lambda: xp.zeros_like(x)),
+    "Cosh": lambda xp, x: (xp.cosh(x), lambda: xp.sinh(x)),
+    "Floor": lambda xp, x: (xp.floor(x), lambda: xp.zeros_like(x)),
+    "Round": lambda xp, x: (xp.round(x), lambda: xp.zeros_like(x)),
+    "Sign": lambda xp, x: (xp.sign(x), lambda: xp.zeros_like(x)),
+    "Sinh": lambda xp, x: (xp.sinh(x), lambda: xp.cosh(x)),
+    "Tan": _tan,
+}
+
+
+class Function(_Function):
+    """An elementwise function by the name that it has in ONNX, such as ``'Tan'``, ``'Atanh'`` or ``'Round'``.
+
+    ``Round`` rounds halves to even; the derivative of a step function is 0 everywhere. Raises ValueError for a name
+    that is not known.
 
     >>> import numpy as np
-    >>> HardSigmoid(0.25)(np.array([-4.0, 0.0, 1.0])).tolist()
-    [0.0, 0.5, 0.75]
+    >>> y, pullback = Function("Sinh").vjp(np.zeros(1))
+    >>> y.tolist(), pullback(np.ones(1)).tolist()
+    ([0.0], [1.0])
     """
+
+    _shown = "{self.name!r}"
+
+    def __init__(self, name: str) -> None:
+        if not isinstance(name, str) or name not in _TABLE:
+            raise ValueError(f"Function: name is {shown(name)}, expected one of {', '.join(_TABLE)}")
+        self.name = name
+
+    def _function(self, xp: Any, x: Array) -> Valued:
+        return _TABLE[self.name](xp, x)
+
+
+class HardSigmoid(Module):
+    """``y = min(max(alpha x + beta, 0), 1)``; torch's is ``alpha`` 1/6, ONNX's default 0.2."""
+
+    _shown = "{self.alpha}, {self.beta}"
 
     def __init__(self, alpha: float = 1.0 / 6.0, beta: float = 0.5) -> None:
         self.alpha, self.beta = float(alpha), float(beta)
@@ -236,10 +226,6 @@ class HardSigmoid(Module):
         line = self.alpha * x + self.beta
         inside = (line > 0.0) & (line < 1.0)
         return xp.clip(line, 0.0, 1.0), lambda dy: dy * (self.alpha * xp.astype(inside, dy.dtype))
-
-    def extra_repr(self) -> str:
-        """Slope and value at zero."""
-        return f"{self.alpha}, {self.beta}"
 
 
 class Clip(Module):
@@ -252,6 +238,8 @@ class Clip(Module):
     >>> y.tolist(), pullback(np.ones(3)).tolist()
     ([0.0, 0.0, 2.0], [0.0, 1.0, 1.0])
     """
+
+    _shown = "{self.low}, {self.high}"
 
     def __init__(self, low: float | None = None, high: float | None = None) -> None:
         if low is not None and high is not None and not low <= high:
@@ -270,10 +258,6 @@ class Clip(Module):
             inside = below if inside is None else inside & below
         return y, lambda dy: dy if inside is None else dy * xp.astype(inside, dy.dtype)
 
-    def extra_repr(self) -> str:
-        """Both ends."""
-        return f"{self.low}, {self.high}"
-
 
 class Pow(Module):
     """``y = x ** exponent`` for a number ``exponent``.
@@ -282,6 +266,8 @@ class Pow(Module):
     >>> Pow(2.0)(np.array([-3.0])).tolist()
     [9.0]
     """
+
+    _shown = "{self.exponent}"
 
     def __init__(self, exponent: float) -> None:
         self.exponent = float(exponent)
@@ -295,17 +281,14 @@ class Pow(Module):
             return x * x, lambda dy: 2.0 * dy * x
         return x**self.exponent, lambda dy: self.exponent * dy * x ** (self.exponent - 1.0)
 
-    def extra_repr(self) -> str:
-        """The exponent."""
-        return f"{self.exponent}"
-
 
 class Cast(Module):
-    """The input as floats of another dtype, given by its name; the gradient comes back in that of the input.
+    """The input in another dtype, given by its name; a gradient from floats to floats comes back in that of the input.
 
     through : ``'float16'`` or ``'bfloat16'``, to whose values the input is rounded first, beyond its range to infinity;
         the gradient passes as if it were not
-    Raises ValueError for another dtype than ``'float32'`` and ``'float64'``, or another ``through``.
+    Of floats, whole numbers are what is before the point. Raises ValueError for a dtype that is neither
+    ``'float32'``, ``'float64'``, ``'bool'``, nor whole numbers, or another ``through``.
 
     >>> import numpy as np
     >>> Cast("float64")(np.ones(1, np.float32)).dtype
@@ -315,22 +298,18 @@ class Cast(Module):
     """
 
     def __init__(self, dtype: str, through: str | None = None) -> None:
-        if dtype not in ("float32", "float64"):
-            raise ValueError(f"Cast: dtype is {shown(dtype)}, expected 'float32' or 'float64'")
+        if dtype not in _CASTS:
+            raise ValueError(f"Cast: dtype is {shown(dtype)}, expected one of {', '.join(_CASTS)}")
         if through not in (None, "float16", "bfloat16"):
             raise ValueError(f"Cast: through is {shown(through)}, expected 'float16', 'bfloat16' or None")
         self.dtype, self.through = dtype, through
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """The converted array; the pullback converts its gradient back."""
-        xp = namespace(x)
+        """The converted array; the pullback converts its gradient back, and gives None if there is none."""
+        xp, smooth = namespace(x), self.dtype.startswith("float") and kind_of(x) == "f"
         y = x if self.through is None else rounded(x, self.through)
-        return xp.astype(y, getattr(xp, self.dtype), copy=False), lambda dy: xp.astype(dy, x.dtype, copy=False)
-
-    @property
-    def slope_at_zero(self) -> float:
-        """1: the values stay as they are."""
-        return 1.0
+        dtype = getattr(xp, self.dtype)
+        return xp.astype(y, dtype, copy=False), lambda dy: xp.astype(dy, x.dtype, copy=False) if smooth else None
 
     def extra_repr(self) -> str:
         """The dtypes."""
@@ -338,7 +317,7 @@ class Cast(Module):
 
 
 class PReLU(Module):
-    """``y = x`` where x > 0, else ``weight * x`` with a trained slope for all, or one for each entry of ``axis``.
+    """``y = x`` if x > 0, else ``weight * x`` with a trained slope for all, or one for each entry of ``axis``.
 
     Raises ShapeError if the input has not as many entries on ``axis`` as there are slopes.
 
@@ -348,6 +327,8 @@ class PReLU(Module):
     >>> pullback(np.ones_like(y)).tolist(), layer.weight.grad.tolist()
     ([[0.5, 1.0]], [-1.0, 0.0])
     """
+
+    _shown = "{self.weight.shape[0]}"
 
     def __init__(
         self,
@@ -360,6 +341,17 @@ class PReLU(Module):
     ) -> None:
         host = np.full((num_parameters,), init, dtype=np.float32 if dtype is None else dtype)
         self.weight, self.axis = Parameter(to_device(asarray(host), device)), axis
+
+    def _saved(self) -> dict[str, Any]:
+        return {"weight": self.weight, "axis": self.axis}
+
+    @classmethod
+    def _restored(cls, weight: Parameter, axis: int) -> Self:
+        if len(weight.shape) != 1:
+            raise ShapeError(f"PReLU: weight has shape {weight.shape}, expected one axis")
+        layer = cls(axis=axis)
+        layer.weight = weight
+        return layer
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value and pullback, which adds to ``weight.grad``."""
@@ -377,7 +369,3 @@ class PReLU(Module):
             return dy * (positive + (1.0 - positive) * slope)
 
         return xp.maximum(x, 0.0) + slope * negative, pullback
-
-    def extra_repr(self) -> str:
-        """Number of slopes."""
-        return f"{self.weight.shape[0]}"

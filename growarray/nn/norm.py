@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -34,6 +34,30 @@ class _Norm(Module):
 
     weight: Parameter | None
     bias: Parameter | None
+    slope_at_zero = 1.0  # growth takes a normalisation for the identity, as the original does
+
+    def _start(self, shape: tuple[int, ...], weight: bool, bias: bool, dtype: Any, device: str | None) -> None:
+        self.weight = Parameter(_filled(shape, 1.0, dtype, device)) if weight else None
+        self.bias = Parameter(_filled(shape, 0.0, dtype, device)) if bias else None
+
+    _switches: ClassVar[tuple[str, ...]] = ("affine",)  # arguments that make arrays
+
+    def _saved(self) -> dict[str, Any]:
+        names = ("weight", "bias", *self._buffers)
+        kept = {name: value for name, value in vars(self).items() if name not in (*names, "training")}
+        return {**kept, "arrays": {name: getattr(self, name) for name in names}}
+
+    @classmethod
+    def _restored(cls, arrays: dict[str, Any], **options: Any) -> Self:
+        layer = cls(**options, **dict.fromkeys(cls._switches, False))
+        (size,) = (options[name] for name in ("normalized_shape", "num_features", "num_channels") if name in options)
+        size = (size,) if is_whole(size) else size
+        for name in ("weight", "bias", *cls._buffers):
+            value, expected = arrays[name], () if name == "num_batches_tracked" else size
+            if value is not None and tuple(value.shape) != expected:
+                raise ShapeError(f"{cls.__name__}: {name} has shape {tuple(value.shape)}, expected {expected}")
+            setattr(layer, name, value)
+        return layer
 
     def _arrays(self) -> tuple[Array | None, Array | None]:
         return None if self.weight is None else self.weight.data, None if self.bias is None else self.bias.data
@@ -41,10 +65,9 @@ class _Norm(Module):
     def _pullback(self, back: NormVjp) -> Pullback:
         def pullback(dy: Array) -> Array:
             dx, dw, db = back(dy)
-            if self.weight is not None and dw is not None:
-                self.weight.accumulate(dw)
-            if self.bias is not None and db is not None:
-                self.bias.accumulate(db)
+            for parameter, gradient in ((self.weight, dw), (self.bias, db)):
+                if parameter is not None:
+                    parameter.accumulate(gradient)
             return dx
 
         return pullback
@@ -53,11 +76,6 @@ class _Norm(Module):
     def parameters_per_feature(self) -> int:
         """Weights and biases over the number of features, the first axis of each."""
         return sum(p.size // p.shape[0] for p in self.parameters() if p.shape[0])
-
-    @property
-    def slope_at_zero(self) -> float:
-        """1: growth takes a normalisation for the identity, as the original does."""
-        return 1.0
 
     def extended_forward(self, x: Array | None, x_ext: Array | None = None) -> tuple[Array | None, Array | None]:
         """Value of the layer, and ``x_ext`` itself: features to be added are not normalised yet."""
@@ -76,33 +94,36 @@ class _Norm(Module):
 
     def check_extend(self, by: int) -> None:
         """Raise ValueError unless ``by`` is a positive whole number."""
-        if isinstance(by, bool) or not isinstance(by, int | np.integer) or by < 1:
+        if not is_whole(by) or by < 1:
             raise ValueError(
                 f"{type(self).__name__}: the number of features to add must be at least 1, found {shown(by)}"
             )
 
-    def _blocks(self, shape: tuple[int, ...], **given: tuple[Array | None, Array | None, float]) -> list[Array | None]:
-        """For each name (present array, block or None, default): the block to append, checked; None if absent."""
-        blocks: list[Array | None] = []
-        for name, (present, block, default) in given.items():
-            if present is None and block is not None:
-                raise ValueError(f"{type(self).__name__}: a block for {name} was given, but the layer has no {name}")
-            if present is not None and block is None:
-                xp = namespace(present)
-                block = xp.full(shape, default, dtype=present.dtype, device=device_of(present))
-            elif block is not None:
-                namespace(present, block)
-                if tuple(block.shape) != shape:
-                    raise ShapeError(
-                        f"{type(self).__name__}: the block for {name} has shape {tuple(block.shape)}, expected {shape}"
+    def _append(self, shape: tuple[int, ...], **blocks: tuple[Array | None, float]) -> None:
+        """Append to the first axis of each array a block of this shape, or its default value; all is checked first."""
+        found: dict[str, Array] = {}
+        for name, (block, default) in blocks.items():
+            held = getattr(self, name)
+            present = held.data if isinstance(held, Parameter) else held
+            if present is None:
+                if block is not None:
+                    raise ValueError(
+                        f"{type(self).__name__}: a block for {name} was given, but the layer has no {name}"
                     )
-            blocks.append(block)
-        return blocks
-
-    def _extend_affine(self, weight: Array | None, bias: Array | None) -> None:
-        for parameter, block in ((self.weight, weight), (self.bias, bias)):
-            if parameter is not None:
-                parameter.extend(0, block)
+                continue
+            xp = namespace(present, block)
+            if block is not None and tuple(block.shape) != shape:
+                raise ShapeError(
+                    f"{type(self).__name__}: the block for {name} has shape {tuple(block.shape)}, expected {shape}"
+                )
+            filled = xp.full(shape, default, dtype=present.dtype, device=device_of(present))
+            found[name] = filled if block is None else xp.astype(block, present.dtype, copy=False)
+        for name, block in found.items():
+            held = getattr(self, name)
+            if isinstance(held, Parameter):
+                held.extend(0, block)
+            else:
+                setattr(self, name, namespace(held, block).concat([held, block], axis=0))
 
 
 class LayerNorm(_Norm):
@@ -115,6 +136,9 @@ class LayerNorm(_Norm):
     >>> layer(np.array([[1.0, 3.0]], dtype=np.float32)).tolist()
     [[-1.0, 1.0]]
     """
+
+    _switches = ("elementwise_affine",)
+    _shown = "{self.normalized_shape}, eps={self.eps}"
 
     def __init__(
         self,
@@ -136,8 +160,7 @@ class LayerNorm(_Norm):
             raise ShapeError(f"LayerNorm: normalized_shape must name at least one axis, found {shape}")
         self.normalized_shape = shape
         self.eps = _check_eps("LayerNorm", eps)
-        self.weight = Parameter(_filled(shape, 1.0, dtype, device)) if elementwise_affine else None
-        self.bias = Parameter(_filled(shape, 0.0, dtype, device)) if elementwise_affine and bias else None
+        self._start(shape, elementwise_affine, elementwise_affine and bias, dtype, device)
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value and pullback; the pullback adds to ``weight.grad`` and ``bias.grad``."""
@@ -155,15 +178,9 @@ class LayerNorm(_Norm):
         Raises ValueError (by < 1, or a block for what the layer has not) or ShapeError before anything changes.
         """
         self.check_extend(by)
-        present = self._arrays()
         first, *rest = self.normalized_shape
-        blocks = self._blocks((by, *rest), weight=(present[0], weight, 1.0), bias=(present[1], bias, 0.0))
-        self._extend_affine(*blocks)
+        self._append((by, *rest), weight=(weight, 1.0), bias=(bias, 0.0))
         self.normalized_shape = (first + int(by), *rest)
-
-    def extra_repr(self) -> str:
-        """Normalised axes and eps."""
-        return f"{self.normalized_shape}, eps={self.eps}"
 
 
 class BatchNorm(_Norm):
@@ -182,6 +199,7 @@ class BatchNorm(_Norm):
     _buffers = ("running_mean", "running_var", "num_batches_tracked")
     _since: ClassVar[Mapping[str, int]] = {"num_batches_tracked": 2}
     _ndims: ClassVar[tuple[int, ...]] = ()
+    _switches = ("affine", "track_running_stats")
 
     def __init__(
         self,
@@ -200,8 +218,7 @@ class BatchNorm(_Norm):
             raise ValueError(f"{type(self).__name__}: momentum must be between 0 and 1, or None, found {momentum}")
         self.num_features, self.eps, self.momentum = num_features, _check_eps(type(self).__name__, eps), momentum
         shape = (num_features,)
-        self.weight = Parameter(_filled(shape, 1.0, dtype, device)) if affine else None
-        self.bias = Parameter(_filled(shape, 0.0, dtype, device)) if affine else None
+        self._start(shape, affine, affine, dtype, device)
         self.running_mean: Array | None = _filled(shape, 0.0, dtype, device) if track_running_stats else None
         self.running_var: Array | None = _filled(shape, 1.0, dtype, device) if track_running_stats else None
         self.num_batches_tracked: Array | None = None
@@ -221,8 +238,7 @@ class BatchNorm(_Norm):
             raise ShapeError(
                 f"{name}: input has shape {tuple(x.shape)}, expected {axes} and {self.num_features} channels"
             )
-        by_batch = self.training or not self.track_running_stats
-        if not by_batch:
+        if self.track_running_stats and not self.training:
             y, back = batch_norm(
                 x, *self._arrays(), mean=self.running_mean, var=self.running_var, training=False, eps=self.eps
             )
@@ -260,20 +276,13 @@ class BatchNorm(_Norm):
         Raises ValueError (by < 1, or a block for what the layer has not) or ShapeError before anything changes.
         """
         self.check_extend(by)
-        present = self._arrays()
-        new_weight, new_bias, mean, var = self._blocks(
+        self._append(
             (by,),
-            weight=(present[0], weight, 1.0),
-            bias=(present[1], bias, 0.0),
-            running_mean=(self.running_mean, running_mean, 0.0),
-            running_var=(self.running_var, running_var, 1.0),
+            weight=(weight, 1.0),
+            bias=(bias, 0.0),
+            running_mean=(running_mean, 0.0),
+            running_var=(running_var, 1.0),
         )
-        self._extend_affine(new_weight, new_bias)
-        for name, block in (("running_mean", mean), ("running_var", var)):
-            old = getattr(self, name)
-            if old is not None:
-                xp = namespace(old, block)
-                setattr(self, name, xp.concat([old, xp.astype(block, old.dtype, copy=False)], axis=0))
         self.num_features += int(by)
 
     def rescale(self, scale: float) -> None:
@@ -322,6 +331,8 @@ class GroupNorm(_Norm):
     [[-1.0, 1.0, 1.0, -1.0]]
     """
 
+    _shown = "{self.num_groups}, {self.num_channels}, eps={self.eps}"
+
     def __init__(
         self,
         num_groups: int,
@@ -334,8 +345,7 @@ class GroupNorm(_Norm):
     ) -> None:
         self._check_groups(num_channels, num_groups)
         self.num_groups, self.num_channels, self.eps = num_groups, num_channels, _check_eps(type(self).__name__, eps)
-        self.weight = Parameter(_filled((num_channels,), 1.0, dtype, device)) if affine else None
-        self.bias = Parameter(_filled((num_channels,), 0.0, dtype, device)) if affine else None
+        self._start((num_channels,), affine, affine, dtype, device)
 
     def _check_groups(self, channels: int, groups: int) -> None:
         if groups < 1 or channels < 0 or channels % groups:
@@ -366,11 +376,5 @@ class GroupNorm(_Norm):
         super().check_extend(by)
         groups = self.num_groups if new_num_groups is None else new_num_groups
         self._check_groups(self.num_channels + by, groups)
-        present = self._arrays()
-        blocks = self._blocks((by,), weight=(present[0], weight, 1.0), bias=(present[1], bias, 0.0))
-        self._extend_affine(*blocks)
+        self._append((by,), weight=(weight, 1.0), bias=(bias, 0.0))
         self.num_channels, self.num_groups = self.num_channels + int(by), groups
-
-    def extra_repr(self) -> str:
-        """Groups, channels and eps."""
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}"

@@ -40,6 +40,7 @@ class _Pool(Module):
     """A layer over inputs (n, c, *) of as many spatial axes as ``_spatial`` names."""
 
     _spatial: ClassVar[tuple[str, ...]]
+    slope_at_zero = 1.0  # a constant stays what it is
 
     def _check(self, x: Array) -> None:
         namespace(x)
@@ -49,15 +50,8 @@ class _Pool(Module):
                 "; add a batch axis with x[None, ...], or take the layer for another number of axes"
             )
 
-    @property
-    def slope_at_zero(self) -> float:
-        """1: a constant stays what it is."""
-        return 1.0
-
 
 class _MaxPool(_Pool):
-    """Options are those of torch; ``return_indices`` is not offered, and ``ceil_mode`` is given by name."""
-
     def __init__(
         self,
         kernel_size: Sizes,
@@ -79,21 +73,12 @@ class _MaxPool(_Pool):
 
     def extra_repr(self) -> str:
         """Every option, as torch prints them."""
-        return (
-            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
-            f"dilation={self.dilation}, ceil_mode={self.ceil_mode}"
-        )
+        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
 
 class MaxPool1d(_MaxPool):
-    """Largest value of each window of (n, c, length); see :func:`growarray.ops.pool.max_pool`.
-
-    Options are torch's, ``ceil_mode`` by name; wrong ones raise TypeError or ValueError when the layer is made.
-
-    >>> import numpy as np
-    >>> MaxPool1d(2)(np.array([[[1.0, 3.0, 2.0, 2.0]]])).tolist()
-    [[[3.0, 2.0]]]
-    """
+    """Largest value of each window of (n, c, length); see :class:`MaxPool2d`."""
 
     _spatial = ("length",)
 
@@ -101,7 +86,8 @@ class MaxPool1d(_MaxPool):
 class MaxPool2d(_MaxPool):
     """Largest value of each window of (n, c, height, width); see :func:`growarray.ops.pool.max_pool`.
 
-    Options are torch's, ``ceil_mode`` by name; wrong ones raise TypeError or ValueError when the layer is made.
+    Options are torch's, ``ceil_mode`` by name and without ``return_indices``. Wrong ones raise TypeError or ValueError
+    when the layer is made.
 
     >>> import numpy as np
     >>> MaxPool2d(3, stride=2, padding=1)(np.ones((2, 3, 7, 8))).shape
@@ -112,21 +98,12 @@ class MaxPool2d(_MaxPool):
 
 
 class MaxPool3d(_MaxPool):
-    """Largest value of each window of (n, c, depth, height, width); see :func:`growarray.ops.pool.max_pool`.
-
-    Options are torch's, ``ceil_mode`` by name; wrong ones raise TypeError or ValueError when the layer is made.
-
-    >>> import numpy as np
-    >>> MaxPool3d((1, 2, 2))(np.ones((1, 1, 3, 4, 4))).shape
-    (1, 1, 3, 2, 2)
-    """
+    """Largest value of each window of (n, c, depth, height, width); see :class:`MaxPool2d`."""
 
     _spatial = ("depth", "height", "width")
 
 
 class _AvgPool(_Pool):
-    """Options are those of torch, and ``dilation``."""
-
     def __init__(
         self,
         kernel_size: Sizes,
@@ -153,7 +130,7 @@ class _AvgPool(_Pool):
         return avg_pool(x, self.kernel_size, self.stride, *options)
 
     @property
-    def slope_at_zero(self) -> float:
+    def slope_at_zero(self) -> float:  # type: ignore[override]
         """1, a constant stays what it is; or the positions of a window over ``divisor_override``."""
         return 1.0 if self.divisor_override is None else self._positions / self.divisor_override
 
@@ -166,14 +143,7 @@ class _AvgPool(_Pool):
 
 
 class AvgPool1d(_AvgPool):
-    """Mean of each window of (n, c, length); see :func:`growarray.ops.pool.avg_pool`.
-
-    Options are torch's; wrong ones raise TypeError or ValueError when the layer is made.
-
-    >>> import numpy as np
-    >>> AvgPool1d(2)(np.array([[[1.0, 3.0, 2.0, 2.0]]])).tolist()
-    [[[2.0, 2.0]]]
-    """
+    """Mean of each window of (n, c, length), as in torch without ``divisor_override``; see :class:`AvgPool2d`."""
 
     _spatial = ("length",)
 
@@ -192,7 +162,7 @@ class AvgPool1d(_AvgPool):
 class AvgPool2d(_AvgPool):
     """Mean of each window of (n, c, height, width); see :func:`growarray.ops.pool.avg_pool`.
 
-    Options are torch's; wrong ones raise TypeError or ValueError when the layer is made.
+    Options are torch's, and ``dilation``; wrong ones raise TypeError or ValueError when the layer is made.
 
     >>> import numpy as np
     >>> AvgPool2d(2)(np.ones((2, 3, 7, 8))).shape
@@ -203,20 +173,13 @@ class AvgPool2d(_AvgPool):
 
 
 class AvgPool3d(_AvgPool):
-    """Mean of each window of (n, c, depth, height, width); see :func:`growarray.ops.pool.avg_pool`.
-
-    Options are torch's; wrong ones raise TypeError or ValueError when the layer is made.
-
-    >>> import numpy as np
-    >>> AvgPool3d(2, ceil_mode=True)(np.ones((1, 1, 3, 4, 4))).shape
-    (1, 1, 2, 2, 2)
-    """
+    """Mean of each window of (n, c, depth, height, width); see :class:`AvgPool2d`."""
 
     _spatial = ("depth", "height", "width")
 
 
 class _AdaptiveAvgPool(_Pool):
-    """``output_size`` is one number, or one for each spatial axis; None keeps the size of the input."""
+    _shown = "output_size={self.output_size}"
 
     def __init__(self, output_size: int | Sequence[int | None] | None) -> None:
         adaptive_sizes(type(self).__name__, len(self._spatial), output_size)
@@ -227,20 +190,9 @@ class _AdaptiveAvgPool(_Pool):
         self._check(x)
         return adaptive_avg_pool(x, self.output_size)
 
-    def extra_repr(self) -> str:
-        """The output size."""
-        return f"output_size={self.output_size}"
-
 
 class AdaptiveAvgPool1d(_AdaptiveAvgPool):
-    """Mean of ``output_size`` windows of (n, c, length); see :func:`growarray.ops.pool.adaptive_avg_pool`.
-
-    A wrong ``output_size`` raises TypeError or ValueError when the layer is made.
-
-    >>> import numpy as np
-    >>> AdaptiveAvgPool1d(1)(np.array([[[1.0, 3.0, 2.0]]])).tolist()
-    [[[2.0]]]
-    """
+    """Mean of ``output_size`` windows of (n, c, length); see :class:`AdaptiveAvgPool2d`."""
 
     _spatial = ("length",)
 
@@ -248,7 +200,8 @@ class AdaptiveAvgPool1d(_AdaptiveAvgPool):
 class AdaptiveAvgPool2d(_AdaptiveAvgPool):
     """Mean of ``output_size`` windows of (n, c, height, width); see :func:`growarray.ops.pool.adaptive_avg_pool`.
 
-    A wrong ``output_size`` raises TypeError or ValueError when the layer is made; None keeps an axis as it is.
+    output_size : one number, or one for each spatial axis; None keeps the size of the input
+    A wrong one raises TypeError or ValueError when the layer is made.
 
     >>> import numpy as np
     >>> AdaptiveAvgPool2d((None, 3))(np.ones((2, 3, 7, 8))).shape
@@ -259,14 +212,6 @@ class AdaptiveAvgPool2d(_AdaptiveAvgPool):
 
 
 class AdaptiveAvgPool3d(_AdaptiveAvgPool):
-    """Mean of ``output_size`` windows of (n, c, depth, height, width).
-
-    A wrong ``output_size`` raises TypeError or ValueError when the layer is made; None keeps an axis as it is.
-    See :func:`growarray.ops.pool.adaptive_avg_pool`.
-
-    >>> import numpy as np
-    >>> AdaptiveAvgPool3d(2)(np.ones((1, 1, 3, 4, 5))).shape
-    (1, 1, 2, 2, 2)
-    """
+    """Mean of ``output_size`` windows of (n, c, depth, height, width); see :class:`AdaptiveAvgPool2d`."""
 
     _spatial = ("depth", "height", "width")

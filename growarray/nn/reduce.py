@@ -29,6 +29,8 @@ class ReduceMean(Moved):
     ([2.0], [[1.0, 1.0]])
     """
 
+    _shown = "{self.axes}, keepdims={self.keepdims}"
+
     def __init__(self, axes: Sequence[int] | None = None, *, keepdims: bool = True) -> None:
         self.axes = None if axes is None else whole_numbers("ReduceMean", "axes", axes)
         self.keepdims = keepdims
@@ -45,10 +47,6 @@ class ReduceMean(Moved):
 
         y = xp.mean(x, axis=axes, keepdims=self.keepdims) if axes else xp.asarray(x, copy=True)
         return y, pullback
-
-    def extra_repr(self) -> str:
-        """Axes and ``keepdims``."""
-        return f"{self.axes}, keepdims={self.keepdims}"
 
 
 def _sum(xp: Any, x: Array, axes: Axes) -> Array:
@@ -74,7 +72,7 @@ def _product(xp: Any, x: Array, axes: Axes) -> tuple[Array, Callable[[], Array]]
     y = xp.prod(x, axis=axes, keepdims=True)
 
     def slope() -> Array:
-        """The product of all other entries: that of those which are not 0, where no other is 0."""
+        """The product of all other entries: the product of those that are not 0, if no other entry is 0."""
         zero = xp.astype(x == 0.0, x.dtype)
         rest = xp.prod(x + zero, axis=axes, keepdims=True)
         others = _sum(xp, zero, axes) - zero
@@ -129,6 +127,8 @@ class Reduce(Module):
     ([3.0], [[0.0, 3.0]])
     """
 
+    _shown = "{self.name!r}, {self.axes}, keepdims={self.keepdims}"
+
     def __init__(self, name: str, axes: Sequence[int] | None = None, *, keepdims: bool = True) -> None:
         if not isinstance(name, str) or name not in _TABLE:
             raise ValueError(f"Reduce: name is {shown(name)}, expected one of {', '.join(_TABLE)}")
@@ -149,7 +149,3 @@ class Reduce(Module):
         if not self.keepdims:
             y = xp.reshape(y, tuple(n for i, n in enumerate(shape) if i not in axes))
         return y, lambda dy: xp.reshape(dy, kept) * slope()
-
-    def extra_repr(self) -> str:
-        """Name, axes and ``keepdims``."""
-        return f"{self.name!r}, {self.axes}, keepdims={self.keepdims}"

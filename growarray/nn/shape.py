@@ -10,11 +10,13 @@ from growarray.errors import ShapeError
 from growarray.nn.module import Pullback
 from growarray.nn.moved import Moved, counted_axes, whole_numbers
 
-__all__ = ["Expand", "Reshape", "Squeeze", "Transpose", "Unsqueeze"]
+__all__ = ["Expand", "Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"]
 
 
 class _Reshaped(Moved):
     """A module that gives the same values another shape."""
+
+    _shown = "{self.axes}"
 
     axes: tuple[int, ...] | None = None
 
@@ -27,13 +29,34 @@ class _Reshaped(Moved):
         xp, shape = namespace(x), tuple(x.shape)
         return xp.reshape(x, self.target(shape)), lambda dy: xp.reshape(dy, shape)
 
-    def extra_repr(self) -> str:
-        """The axes."""
-        return f"{self.axes}"
+
+class Flatten(_Reshaped):
+    """Joins the axes from ``start_dim`` to ``end_dim``, both included, into one.
+
+    Raises ShapeError if the input does not have these axes in this order.
+
+    >>> import numpy as np
+    >>> Flatten()(np.ones((2, 3, 4))).shape
+    (2, 12)
+    """
+
+    _shown = "{self.start_dim}, {self.end_dim}"
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        self.start_dim, self.end_dim = start_dim, end_dim
+
+    def target(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """``shape`` with these axes joined."""
+        start, end = (d + len(shape) if d < 0 else d for d in (self.start_dim, self.end_dim))
+        if not 0 <= start <= end < len(shape):
+            raise ShapeError(
+                f"Flatten: input has shape {shape}, expected axes {self.start_dim} to {self.end_dim} in this order"
+            )
+        return (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :])
 
 
 class Reshape(_Reshaped):
-    """The same values in another shape: -1, once, is what is left; 0 copies the axis of the input at that place.
+    """The same values in another shape: -1, once, is what is left; 0 copies the axis of the same number.
 
     ``allow_zero`` takes 0 for an axis without entries instead.
 
@@ -70,7 +93,7 @@ class Reshape(_Reshaped):
 
 
 class Squeeze(_Reshaped):
-    """Takes away axes of size 1: those in ``axes``, or all. Raises ShapeError if one has another size.
+    """Removes axes of size 1: those in ``axes``, or all. Raises ShapeError if one has another size.
 
     >>> import numpy as np
     >>> Squeeze((-1,))(np.ones((2, 1, 1))).shape
@@ -93,7 +116,7 @@ class Squeeze(_Reshaped):
 
 
 class Unsqueeze(_Reshaped):
-    """Puts in axes of size 1, counted in the result. Raises ShapeError if one is not there or is named twice.
+    """Inserts axes of size 1, counted in the result. Raises ShapeError if one is not there or is named twice.
 
     >>> import numpy as np
     >>> Unsqueeze((0, -1))(np.ones(3)).shape
@@ -123,6 +146,8 @@ class Expand(Moved):
     ((2, 3), [[2.0, 2.0, 2.0]])
     """
 
+    _shown = "{self.shape}"
+
     def __init__(self, shape: Sequence[int]) -> None:
         self.shape = whole_numbers("Expand", "shape", shape)
 
@@ -140,10 +165,6 @@ class Expand(Moved):
 
         return xp.asarray(xp.broadcast_to(x, target), copy=True), pullback
 
-    def extra_repr(self) -> str:
-        """The shape."""
-        return f"{self.shape}"
-
 
 class Transpose(Moved):
     """Axes in another order: axis ``i`` of the result is axis ``perm[i]`` of the input; None reverses them.
@@ -154,6 +175,8 @@ class Transpose(Moved):
     >>> Transpose((0, 2, 1))(np.ones((2, 3, 4))).shape
     (2, 4, 3)
     """
+
+    _shown = "{self.perm}"
 
     def __init__(self, perm: Sequence[int] | None = None) -> None:
         self.perm = None if perm is None else whole_numbers("Transpose", "perm", perm)
@@ -168,7 +191,3 @@ class Transpose(Moved):
             raise ShapeError(f"Transpose: input has shape {tuple(x.shape)}, expected {len(perm)} axes for perm {perm}")
         back = tuple(perm.index(i) for i in range(x.ndim))
         return xp.permute_dims(x, perm), lambda dy: xp.permute_dims(dy, back)
-
-    def extra_repr(self) -> str:
-        """The order of the axes."""
-        return f"{self.perm}"

@@ -29,6 +29,8 @@ class GroupedNorm(Module):
     [[-1.0, 1.0, 7.0, 3.0]]
     """
 
+    _shown = "{self.weight.shape[0]}, eps={self.eps}"
+
     def __init__(self, weight: Parameter, bias: Parameter, eps: float = 1e-5) -> None:
         self.weight, self.bias, self.eps = weight, bias, eps
 
@@ -47,10 +49,6 @@ class GroupedNorm(Module):
             return xp.reshape(dx, shape)
 
         return xp.reshape(y, shape), pullback
-
-    def extra_repr(self) -> str:
-        """Groups and eps."""
-        return f"{self.weight.shape[0]}, eps={self.eps}"
 
 
 def same_pads(sizes: Sequence[int], reach: Sequence[int], stride: Sequence[int], *, lower: bool) -> Pairs:
@@ -77,6 +75,8 @@ class SamePad(Module):
     [[[1.0, 1.0, 1.0, 1.0, 0.0]]]
     """
 
+    _shown = "{self.reach}, {self.stride}, lower={self.lower}"
+
     def __init__(self, reach: Sequence[int], stride: Sequence[int], *, lower: bool = False) -> None:
         self.reach, self.stride, self.lower = tuple(reach), tuple(stride), lower
 
@@ -98,10 +98,6 @@ class SamePad(Module):
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """:meth:`forward` and the way back."""
         return self.fitted(x.shape).vjp(x)
-
-    def extra_repr(self) -> str:
-        """Every option."""
-        return f"{self.reach}, {self.stride}, lower={self.lower}"
 
 
 class SamePool(SamePad):

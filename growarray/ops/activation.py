@@ -72,7 +72,7 @@ def relu(x: Array, *, at_zero: float = 0.0) -> tuple[Array, Vjp]:
 
 
 def leaky_relu(x: Array, slope: float = 0.01) -> tuple[Array, Vjp]:
-    """``y = x`` where x > 0, else ``slope * x``; any shape. Keeps the sign mask.
+    """``y = x`` if x > 0, else ``slope * x``; any shape. Keeps the sign mask.
 
     >>> import numpy as np
     >>> leaky_relu(np.array([-1.0, 2.0]), 0.5)[0].tolist()
@@ -85,7 +85,7 @@ def leaky_relu(x: Array, slope: float = 0.01) -> tuple[Array, Vjp]:
 
 
 def elu(x: Array, alpha: float = 1.0) -> tuple[Array, Vjp]:
-    """``y = x`` where x > 0, else ``alpha * (exp(x) - 1)``; any shape. Keeps the derivative.
+    """``y = x`` if x > 0, else ``alpha * (exp(x) - 1)``; any shape. Keeps the derivative.
 
     >>> import numpy as np
     >>> elu(np.array([-1000.0, 0.0, 2.0]), 0.7)[0].tolist()
@@ -113,13 +113,8 @@ def gelu(x: Array, *, approximate: str = "none") -> tuple[Array, Vjp]:
 
     ``approximate='tanh'`` takes ``0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`` instead.
 
-    Raises
-    ------
-    ValueError
-        ``approximate`` is neither 'none' nor 'tanh'.
+    Raises ValueError: ``approximate`` is neither 'none' nor 'tanh'.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> y, pullback = gelu(np.zeros(1))
     >>> float(y[0]), float(pullback(np.ones(1))[0])
@@ -226,13 +221,8 @@ def log_softmax(x: Array, axis: int = -1) -> tuple[Array, Vjp]:
 def hardtanh(x: Array, low: float = -1.0, high: float = 1.0) -> tuple[Array, Vjp]:
     """``y = min(max(x, low), high)``, any shape. Keeps one mask; the derivative at both ends is 0.
 
-    Raises
-    ------
-    ValueError
-        ``low`` is not below ``high``.
+    Raises ValueError: ``low`` is not below ``high``.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> y, pullback = hardtanh(np.array([-2.0, 0.5, 1.0]))
     >>> y.tolist(), pullback(np.ones(3)).tolist()

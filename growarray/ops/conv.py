@@ -250,17 +250,10 @@ def conv(
     wrt_x=False)`` leaves dx out (None): the first layer of a network need not compute it; ``wrt_w=False`` dw: a frozen
     weight.
 
-    Raises
-    ------
-    ShapeError
-        Axes or channels of input, weight and bias do not fit together.
-    PlanError
-        An option does not make sense, or the kernel is larger than the padded input.
-    TypeError
-        The arrays are not real floats of one dtype, library and device.
+    Raises ShapeError: axes or channels of input, weight and bias do not fit together; PlanError: an option does not
+    make sense, or the kernel is larger than the padded input; TypeError: the arrays are not real floats of one dtype,
+    library and device.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> y, pullback = conv(np.ones((2, 4, 8, 8)), np.ones((6, 2, 3, 3)), stride=2, padding=1, groups=2)
     >>> y.shape, [None if g is None else g.shape for g in pullback(y)]
@@ -345,17 +338,10 @@ def conv_transpose(
     + dilation (kernel - 1) + 1 + output_padding`` positions.
     Returns y (n, o, *positions) and a pullback ``dy -> (dx, dw, db)``, as :func:`conv`.
 
-    Raises
-    ------
-    ShapeError
-        Axes or channels of input, weight and bias do not fit together, or the result would be empty.
-    ValueError
-        An option does not make sense, such as an output_padding that is below neither stride nor dilation.
-    TypeError
-        The arrays are not real floats of one dtype, library and device.
+    Raises ShapeError: axes or channels of input, weight and bias do not fit together, or the result would be empty;
+    ValueError: an option does not make sense, such as an output_padding that is below neither stride nor dilation;
+    TypeError: the arrays are not real floats of one dtype, library and device.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> y, pullback = conv_transpose(np.ones((2, 4, 5)), np.ones((4, 3, 2)), stride=2)
     >>> y.shape, [None if g is None else g.shape for g in pullback(y)]

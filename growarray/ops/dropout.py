@@ -16,13 +16,8 @@ def dropout(x: Array, p: float, rng: np.random.Generator) -> tuple[Array, Callab
 
     The mask is drawn in NumPy and then moved, so that every library drops the same entries.
 
-    Raises
-    ------
-    ValueError
-        ``p`` is not between 0 and 1.
+    Raises ValueError: ``p`` is not between 0 and 1.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> y, pullback = dropout(np.ones(4), 0.5, np.random.default_rng(0))
     >>> y.tolist(), pullback(np.ones(4)).tolist()

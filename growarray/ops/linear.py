@@ -21,13 +21,8 @@ def linear(x: Array, w: Array, b: Array | None = None) -> tuple[Array, LinearVjp
     Returns y (..., o) and a pullback ``dy -> (dx, dw, db)``; db is None if b is. ``pullback(dy, wrt_x=False)``
     leaves dx out (None): the first layer of a network need not compute it; ``wrt_w=False`` dw: a frozen weight.
 
-    Raises
-    ------
-    ShapeError
-        The last axis of ``x`` is not ``d``, or ``dy`` has another shape than y.
+    Raises ShapeError: the last axis of ``x`` is not ``d``, or ``dy`` has another shape than y.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> y, pullback = linear(np.ones((2, 3)), np.ones((4, 3)), np.zeros(4))
     >>> y.shape, [g.shape for g in pullback(y)]

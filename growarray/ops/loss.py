@@ -90,15 +90,9 @@ def cross_entropy(
     of the targets that count (class indices) or by the number of positions (probabilities), as torch does.
     Returns the loss, 0-d or (n, *), and a pullback ``dloss -> dlogits``.
 
-    Raises
-    ------
-    ShapeError
-        target or weight has another shape than above.
-    ValueError
-        A label is out of range, an option is unknown, or there is no target to take the mean of.
+    Raises ShapeError: target or weight has another shape than above; ValueError: a label is out of range, an option is
+    unknown, or there is no target to take the mean of.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> loss, pullback = cross_entropy(np.zeros((1, 2)), np.array([1]))
     >>> round(float(loss), 4), pullback().tolist()
@@ -116,7 +110,7 @@ def cross_entropy(
             "cross_entropy: every target is ignored, so there is no mean; use reduction='sum' for such a batch"
         )
     log_p, _ = log_softmax(logits, axis=1)
-    # a class that does not count adds 0 even where its log probability is -inf
+    # a class that does not count adds 0 even if its log probability is -inf
     losses = -xp.sum(q * xp.where(q == 0.0, xp.zeros_like(q), log_p), axis=1)
 
     def vjp(dloss: Any = 1.0) -> Array:
@@ -153,15 +147,9 @@ def _reduce(xp: Any, losses: Array, factor: float, reduction: str) -> Array:
 def mse(x: Array, target: Array, *, reduction: str = "mean") -> tuple[Array, LossVjp]:
     """``loss = (x - target)^2``, averaged, summed or as it is; any shape. Keeps the difference.
 
-    Raises
-    ------
-    ShapeError
-        The shapes differ; nothing is broadcast.
-    ValueError
-        The reduction is unknown, or there is nothing to take the mean of.
+    Raises ShapeError: the shapes differ; nothing is broadcast; ValueError: the reduction is unknown, or there is
+    nothing to take the mean of.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> loss, pullback = mse(np.array([1.0, 3.0]), np.zeros(2))
     >>> float(loss), pullback().tolist()
@@ -175,15 +163,9 @@ def mse(x: Array, target: Array, *, reduction: str = "mean") -> tuple[Array, Los
 def l1(x: Array, target: Array, *, reduction: str = "mean") -> tuple[Array, LossVjp]:
     """``loss = |x - target|``, averaged, summed or as it is; any shape. The derivative at 0 is 0.
 
-    Raises
-    ------
-    ShapeError
-        The shapes differ; nothing is broadcast.
-    ValueError
-        The reduction is unknown, or there is nothing to take the mean of.
+    Raises ShapeError: the shapes differ; nothing is broadcast; ValueError: the reduction is unknown, or there is
+    nothing to take the mean of.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> loss, pullback = l1(np.array([1.0, -3.0]), np.zeros(2))
     >>> float(loss), pullback().tolist()

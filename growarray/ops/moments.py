@@ -38,17 +38,9 @@ def window_moment(left: Windows, right: Windows | None = None, *, lagged: Sequen
     :func:`growarray.growing.cross_moment` is. A gradient (n, o, *positions) takes part as windows with a kernel of
     ones: with it the moment is the gradient of the weight, transposed.
 
-    Raises
-    ------
-    ShapeError
-        The two have not the same images or output positions.
-    TypeError
-        The arrays belong to two libraries or devices.
-    ValueError
-        ``lagged`` names an axis twice, more than two, or one that does not exist.
+    Raises ShapeError: the two have not the same images or output positions; TypeError: the arrays belong to two
+    libraries or devices; ValueError: ``lagged`` names an axis twice, more than two, or one that does not exist.
 
-    Examples
-    --------
     >>> from growarray.ops.windows import windows
     >>> x = np.arange(3.0).reshape(1, 1, 3)
     >>> window_moment(windows(x, (2,), bias=True)).tolist()

@@ -63,13 +63,8 @@ def layer_norm(
     x : (..., *s)    weight, bias : s or None, with s of ``normalized_ndim`` axes; the variance is the biased one
     Returns y, shaped like x, and a pullback ``dy -> (dx, dweight, dbias)``, None if the input is None.
 
-    Raises
-    ------
-    ShapeError
-        ``x`` has fewer axes, or weight or bias another shape than s.
+    Raises ShapeError: ``x`` has fewer axes, or weight or bias another shape than s.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> y, pullback = layer_norm(np.array([[1.0, 3.0]]), np.ones(2), None, eps=0.0)
     >>> y.tolist(), [None if g is None else g.shape for g in pullback(y)]
@@ -126,15 +121,9 @@ def batch_norm(
     given), and the pullback goes through them; in evaluation they are given constants.
     Returns y, shaped like x, and a pullback ``dy -> (dx, dweight, dbias)``, None if the input is None.
 
-    Raises
-    ------
-    ShapeError
-        ``x`` has fewer than two axes, or another argument is not of shape (c,).
-    ValueError
-        Evaluation without mean and var.
+    Raises ShapeError: ``x`` has fewer than two axes, or another argument is not of shape (c,); ValueError: evaluation
+    without mean and var.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> y, pullback = batch_norm(np.array([[1.0], [3.0]]), np.ones(1), np.ones(1), eps=0.0)
     >>> y.tolist(), [g.shape for g in pullback(y)]
@@ -169,13 +158,8 @@ def group_norm(
     x : (n, c) or (n, c, *)    weight, bias : (c,) or None
     Returns y, shaped like x, and a pullback ``dy -> (dx, dweight, dbias)``, None if the input is None.
 
-    Raises
-    ------
-    ShapeError
-        ``num_groups`` does not divide c, or weight or bias is not of shape (c,).
+    Raises ShapeError: ``num_groups`` does not divide c, or weight or bias is not of shape (c,).
 
-    Examples
-    --------
     >>> import numpy as np
     >>> group_norm(np.array([[1.0, 3.0, 8.0, 2.0]]), 2, eps=0.0)[0].tolist()
     [[-1.0, 1.0, 1.0, -1.0]]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from growarray.backend import Array, namespace
+from growarray.backend import Array, assign, device_of, namespace
 from growarray.contraction.problem import Axis
 from growarray.contraction.routines.windows import window
 from growarray.errors import ShapeError, shown
@@ -30,6 +31,11 @@ class Windows:
     bias: bool = False
 
     @property
+    def parts(self) -> tuple[Windows, ...]:
+        """These windows alone, as the streams of growing layers say it."""
+        return (self,)
+
+    @property
     def width(self) -> int:
         """Number of features, that of the bias included."""
         return int(self.array.shape[1]) * math.prod(axis.taps for axis in self.axes) + int(self.bias)
@@ -43,6 +49,26 @@ class Windows:
     def positions(self) -> tuple[int, ...]:
         """Outputs along each axis."""
         return tuple(axis.out for axis in self.axes)
+
+    def materialise(self) -> Array:
+        """The windows put together, (n, *positions, width); moments never need it.
+
+        >>> import numpy as np
+        >>> windows(np.arange(4.0).reshape(1, 1, 4), (2,), bias=True).materialise()[0, 1].tolist()
+        [1.0, 2.0, 1.0]
+        """
+        x, xp = self.array, namespace(self.array)
+        taps = list(itertools.product(*(range(axis.taps) for axis in self.axes)))
+        shape = (self.samples, *self.positions, int(x.shape[1]), len(taps))
+        out = xp.zeros(shape, dtype=x.dtype, device=device_of(x))
+        for i, tap in enumerate(taps):
+            found = [window(axis, t, 0, axis.out) for axis, t in zip(self.axes, tap, strict=True)]
+            read = x[(slice(None), slice(None), *(part for *_, part in found))]
+            place = (slice(None), *(slice(low, high) for low, high, _ in found), slice(None), i)
+            out = assign(out, place, xp.moveaxis(read, 1, -1))
+        out = xp.reshape(out, (*shape[:-2], shape[-2] * shape[-1]))
+        ones = xp.ones((*shape[:-2], 1), dtype=x.dtype, device=device_of(x))
+        return xp.concat([out, ones], axis=-1) if self.bias else out
 
     def cropped(self, outputs: Sequence[slice]) -> Windows:
         """The windows of some outputs: those from ``start`` to ``stop`` along each axis."""
@@ -78,17 +104,9 @@ def windows(
 ) -> Windows:
     """The windows of a convolution's input (n, c, *sizes), zeros around it; options as for :func:`growarray.ops.conv`.
 
-    Raises
-    ------
-    ShapeError
-        The number of spatial axes is not that of the kernel.
-    PlanError
-        An option does not make sense, or the kernel is larger than the padded input.
-    TypeError
-        The input is not an array of real numbers.
+    Raises ShapeError: the number of spatial axes is not that of the kernel; PlanError: an option does not make sense,
+    or the kernel is larger than the padded input; TypeError: the input is not an array of real numbers.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> w = windows(np.ones((8, 3, 16, 16)), (3, 3), stride=2, padding=1, bias=True)
     >>> w.width, w.positions

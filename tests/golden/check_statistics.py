@@ -13,6 +13,7 @@ import pytest
 from growarray.errors import GrowthError
 from growarray.growing import (
     TINY,
+    FullConv2dGrowingModule,
     TensorStatistic,
     TensorStatisticWithEstimationError,
     added_neurons,
@@ -109,8 +110,20 @@ def check_tools_misc(case: Case) -> None:
         with pytest.raises(GrowthError if message != "square" else ValueError, match=message):
             inverse_sqrt(bad)
     case.ignore("out.raises")  # the original's AssertionErrors: here ShapeError and GrowthError, asserted above
-    # Geometry of convolutions, not built yet: mask tensor, border effect, output sizes.
-    case.ignore(*[n for n in (*case.arrays, *case.scalars) if n.startswith("out.geo")])
+    check_tap_geometry(case)
+
+
+def check_tap_geometry(case: Case) -> None:
+    """Output sizes, which input positions each tap reads, and what the centre tap reads."""
+    for name in ("geo0", "geo1"):
+        geometry = dict(case[f"in.{name}"])
+        sizes, unfolded = geometry.pop("input"), case[f"in.{name}.unfolded"]
+        second = FullConv2dGrowingModule(1, 1, **{k: tuple(v) for k, v in geometry.items()}, input_size=tuple(sizes))
+        case.check(f"out.{name}.output", list(second.output_size))
+        mask = second.mask_tensor_t
+        case.check(f"out.{name}.mask_T", mask.astype(np.int8))
+        centre = np.ravel_multi_index([taps // 2 for taps in second.kernel_size], second.kernel_size)
+        case.check(f"out.{name}.border", np.einsum("xy,iay->iax", mask[:, centre], unfolded))
 
 
 CHECKS: dict[str, Callable[[Case], None]] = {

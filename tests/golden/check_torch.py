@@ -11,10 +11,10 @@ import pytest
 import growarray.ops.activation as act
 from growarray import nn, optim
 from growarray.growing.norm import GrowingBatchNorm1d, GrowingBatchNorm2d, GrowingGroupNorm, GrowingLayerNorm
-from growarray.nn.container import Flatten
 from growarray.nn.linear import Linear
 from growarray.nn.module import Module, Parameter
 from growarray.nn.norm import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
+from growarray.nn.shape import Flatten
 from growarray.ops.loss import cross_entropy, l1, mse
 from tests.golden.case import Case
 

@@ -336,7 +336,7 @@ def test_single_options_replace_those_of_a_rule() -> None:
 def test_the_slope_is_the_modules_own_and_finite() -> None:
     assert activation_slope(Sequential(ReLU(), Identity())) == 1.0
     broken = Identity()
-    broken._slope = float("nan")  # type: ignore[misc]
+    broken.slope_at_zero = float("nan")
     with pytest.raises(GrowthError, match="Identity: slope_at_zero is nan; define a finite one"):
         activation_slope(broken)
 

@@ -20,10 +20,8 @@ _BATCH = 256
 def labelled(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Samples for an input of ``shape``, batch first, and the number of the output that is right for each.
 
-    Raises
-    ------
-    DataError
-        The file cannot be read, its samples have another size, or its classes are not whole numbers from 0.
+    Raises DataError: the file cannot be read, its samples have another size, or its classes are not whole numbers from
+    0.
     """
     if path.suffix.lower() != ".npz":
         raise DataError(

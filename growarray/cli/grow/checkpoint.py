@@ -101,10 +101,8 @@ def _split(prefix: str, state: Mapping[str, Any], arrays: dict[str, Any]) -> dic
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read what :func:`write_checkpoint` wrote; nothing is changed.
 
-    Raises
-    ------
-    ResumeError
-        There is no checkpoint, or it is not one that this version wrote: cut off, changed, or something else.
+    Raises ResumeError: there is no checkpoint, or it is not one that this version wrote: cut off, changed, or something
+    else.
     """
     if not path.is_file():
         raise ResumeError(

@@ -32,12 +32,8 @@ _FILES = (CHECKPOINT, HISTORY, PICTURE, _SAFETENSORS, _NPZ, MODEL)
 def new_folder(folder: Path) -> None:
     """Make ``folder`` if it is missing, and see that files can be written and none would be overwritten.
 
-    Raises
-    ------
-    ResumeError
-        A run, or a file by the name of one that a run writes, is in it.
-    OSError
-        It cannot be made or written to.
+    Raises ResumeError: a run, or a file by the name of one that a run writes, is in it; OSError: it cannot be made or
+    written to.
     """
     make_folder(folder)
     found = [name for name in _FILES if (folder / name).exists()]

@@ -1,0 +1,51 @@
+"""Value and pullback of a growing layer of any kind, with what its statistics need of the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from growarray.backend import Array, namespace
+from growarray.growing.moment import cross_moment
+from growarray.nn.module import Pullback
+from growarray.ops.gradient import check_gradient
+
+__all__ = ["layer_vjp"]
+
+
+def layer_vjp(module: Any, x: Array) -> tuple[Array, Pullback]:
+    """Value and pullback; input and gradient at the pre-activity are kept while somebody asks for them.
+
+    The gradients kept are those of the latest pullback of the latest forward pass. ``pullback(dy, wrt_x=False)``
+    returns None and spares the product that dx costs, for a layer at the network's input. ``module.value(x)`` gives
+    the pre-activity and its way back.
+    """
+    layer, recorder, weight = module.layer, module.recorder, module.layer.weight.data
+    pre, back = module.value(x)
+    y, back_post = module.post_layer_function.vjp(pre)
+    wrt_w = layer.weight.requires_grad
+    if recorder.is_active:
+        recorder.start(pre, input=x, pre_activity=pre)
+        module.statistics.expect()
+
+    def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
+        d_pre = back_post(dy)
+        check_gradient(module.name, d_pre, pre.shape)
+        records = recorder.is_latest(pre) and recorder.wants("pre_activity")
+        if records:
+            recorder.add("gradient", d_pre)
+        if records and recorder.wants("input"):
+            # The weight gradient is M^T: one product, accurate in float64, serves both.
+            moment = cross_moment(module.input_stream, module.gradient_stream())
+            recorder.add("moment", moment)
+            dx = back(d_pre, wrt_x=True, wrt_w=False)[0] if wrt_x else None
+            xp = namespace(moment)
+            dw = xp.reshape(xp.matrix_transpose(moment[: module.in_features, :]), weight.shape)
+            db = moment[-1, :] if module.use_bias else None
+        else:
+            dx, dw, db = back(d_pre, wrt_x=wrt_x, wrt_w=wrt_w)
+        layer.weight.accumulate(dw)
+        if layer.bias is not None:
+            layer.bias.accumulate(db)
+        return dx
+
+    return y, pullback

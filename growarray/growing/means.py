@@ -1,0 +1,85 @@
+"""What the statistics of a place have collected, for a rule to plan from."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import Array, asarray, namespace
+from growarray.errors import GrowthError
+from growarray.growing.rule import LayerMeans, PlaceMeans
+from growarray.growing.update import rounding_floor
+
+__all__ = ["check_readers", "layer_means", "means_of_layer", "means_of_merge", "of_goals"]
+
+
+def layer_means(layer: Any, pseudo_inverse: bool = False) -> LayerMeans:
+    """What the statistics have collected of this layer."""
+    held, floor = layer.statistics, rounding_floor(layer.weight.data)
+    return LayerMeans(held.mean_s, held.m, held.e, held.m_prev, held.p, floor, pseudo_inverse)
+
+
+def means_of_layer(layer: Any, pseudo_inverse: bool = False) -> PlaceMeans:
+    """What the statistics have collected, for a rule to plan from; a delta alone if the layer sees no new neurons."""
+    own = layer_means(layer, pseudo_inverse)
+    s_prev = layer.statistics.s_prev if layer.statistics.sees_front else None
+    return PlaceMeans((own,), lambda: of_goals(own.e(), (layer,)), s_prev)
+
+
+def means_of_merge(merge: Any, pseudo_inverse: bool = False) -> PlaceMeans:
+    """What the statistics have collected, for a rule to plan from: of each next layer, and of the full activity."""
+    held, readers = merge.statistics, merge.readers
+
+    def of_reader(i: int, rows: slice, goals: slice) -> LayerMeans:
+        return replace(
+            layer_means(readers[i], pseudo_inverse), m_prev=lambda: held.m_prev()[:, goals],
+            p=lambda: held.p_of_readers()[i], e=lambda: held.e()[rows, rows],
+        )  # fmt: skip
+
+    rows, goals = _cuts([r.out_features for r in readers]), _cuts([r.goal_width for r in readers])
+    means = tuple(map(of_reader, range(len(readers)), rows, goals))
+    return PlaceMeans(means, lambda: of_goals(held.e(), readers), held.s_prev)
+
+
+def check_readers(merge: Any) -> None:
+    """Raise unless the next layers of a merge can see its new neurons, and if by every tap, then all alike."""
+    for reader in merge.readers:
+        if not reader.growth_taps:
+            raise GrowthError(
+                f"{merge.name}: next layer {reader.name} sees no new channels; make it a RestrictedConv2dGrowingModule "
+                "or a FullConv2dGrowingModule"
+            )
+        if merge.spatial and reader.reads is None:
+            raise NotImplementedError(
+                f"{merge.name}: next layer {reader.name} reads images as features, so channels cannot be added before "
+                "it; construct the merge without allow_growing"
+            )
+    ways = {(reader.reads is None, reader.every_tap and reader.reads) for reader in merge.readers}
+    if len(ways) > 1:
+        raise NotImplementedError(
+            f"{merge.name}: its next layers would see new neurons in {len(ways)} different ways; supported: linear "
+            "layers, restricted convolutions, or full convolutions of one geometry"
+        )
+
+
+def _cuts(widths: Sequence[int]) -> list[slice]:
+    return list(itertools.starmap(slice, itertools.pairwise([0, *itertools.accumulate(widths)])))
+
+
+def of_goals(e: Array, readers: Sequence[Any]) -> Array:
+    """E over the columns of M_prev: of layers that count every tap of a kernel, once for each tap.
+
+    e : over the outputs of all readers, side by side
+    """
+    counts = [reader.goal_width // max(reader.out_features, 1) for reader in readers]
+    if max(counts) == 1:
+        return e
+    outputs = np.repeat(np.arange(e.shape[0]), np.repeat(counts, [reader.out_features for reader in readers]))
+    taps = np.concatenate([np.tile(np.arange(n), r.out_features) for n, r in zip(counts, readers, strict=True)])
+    xp, rows = namespace(e), asarray(outputs, like=e)
+    of_outputs = xp.take(xp.take(e, rows, axis=0), rows, axis=1)
+    return of_outputs * asarray(taps[:, None] == taps, like=e, dtype=e.dtype)

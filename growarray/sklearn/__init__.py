@@ -1,0 +1,7 @@
+"""Estimators for scikit-learn: networks that grow under a budget, behind ``fit`` and ``predict``."""
+
+from growarray.sklearn.base import GrowingEstimator
+from growarray.sklearn.classifier import GrowingClassifier
+from growarray.sklearn.regressor import GrowingRegressor
+
+__all__ = ["GrowingClassifier", "GrowingEstimator", "GrowingRegressor"]

@@ -1,0 +1,172 @@
+"""The routine that Numba compiles, against the portable one: values, views, pieces, threads, and when it is taken."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from growarray.contraction import Plan, plan
+from growarray.contraction.problem import Axis, Product
+from growarray.contraction.routines import compiled
+from growarray.contraction.routines.choice import choose
+from growarray.contraction.routines.compiled import Compiled
+from growarray.contraction.routines.portable import Portable
+from growarray.contraction.routines.protocol import D_KERNEL, FORWARD
+from growarray.testing import assert_close
+from tests.contraction.reference import random_arrays
+from tests.contraction.routines.test_routines import (
+    CASES,
+    RTOL,
+    d_kernel_of,
+    defined,
+    forward,
+    nothing,
+    on_numpy,
+    operands,
+    portably,
+    run,
+    shrunk,
+    step_for,
+)  # fmt: skip
+
+CACHED = importlib.import_module("growarray.contraction.plan")._cached  # the function has the module's name
+BANDS = [name for name in CASES if name.startswith("band")]
+each_case = pytest.mark.parametrize("name", BANDS)
+DEPTHWISE = Product(3, 1, 1, (Axis("n", 2, 1, 2), Axis("y", 6, 3, 6, 1, 1), Axis("x", 7, 3, 7, 1, 1)))
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The routine may be taken, as where Numba is installed."""
+    monkeypatch.setattr(compiled, "available", lambda: True)
+
+
+@pytest.fixture
+def tiny_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_PIECE", "_PLANE"):
+        monkeypatch.setattr(compiled, name, shrunk(getattr(compiled, name)) // 4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "pieces"])
+@each_case
+def test_it_is_the_portable_product_forward_and_backward(name, cut, dtype, request):
+    if cut:
+        request.getfixturevalue("tiny_pieces")
+    step = step_for(*CASES[name], dtype=dtype)
+    assert step.routines == ("compiled", "transposed", "compiled")
+    arrays = operands(step, dtype)
+    for what, found, wanted in zip("ykf", on_numpy(step, *arrays), portably(step, *arrays), strict=True):
+        assert found.dtype == dtype
+        assert_close(found, wanted, rtol=RTOL[dtype], what=what)
+
+
+@st.composite
+def products(draw: st.DrawFn) -> Product:
+    """Planes of one to three axes, alone or several for each kernel, with strides, dilations and any padding."""
+    many = draw(st.integers(1, 3))
+    axes = [Axis("n", many, 1, many)] if draw(st.booleans()) else []
+    for name in "zyx"[draw(st.integers(0, 2)) :]:
+        size, taps = draw(st.integers(1, 9)), draw(st.integers(1, 4))
+        stride, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+        before, after = draw(st.integers(0, 4)), draw(st.integers(0, 4))
+        out = (size + before + after - (taps - 1) * dilation - 1) // stride + 1
+        assume(out > 0)
+        axes.append(Axis(name, size, taps, out, stride, before, dilation))
+    product = Product(draw(st.integers(1, 4)), 1, 1, tuple(axes), itemsize=8)
+    assume(product.is_conv)
+    return product
+
+
+@settings(max_examples=150, deadline=None)
+@given(products())
+def test_any_geometry(product):
+    rng = np.random.default_rng(0)
+    kernel, feature, d_out = (
+        rng.standard_normal(shape) for shape in (product.kernel_shape, product.feature_shape, product.shape)
+    )
+    routine = Compiled(product)
+    y, d_kernel = nothing(product.shape, "float64"), nothing(product.kernel_shape, "float64")
+    run(list(routine.forward(kernel, feature, y)), y)
+    run(list(routine.d_kernel(d_out, feature, d_kernel)), d_kernel)
+    assert_close(y, defined(feature, kernel, product.axes), rtol=1e-12)
+    assert_close(d_kernel, np.asarray(Portable(product).d_kernel(np, d_out, feature)), rtol=1e-12)
+
+
+@each_case
+def test_views_of_any_strides_are_taken_and_filled(name):
+    step = step_for(*CASES[name])
+    feature, kernel, d_out = operands(step, "float64")
+    wanted, _, wanted_kernel = on_numpy(step, feature, kernel, d_out)
+    feature, d_out = np.ascontiguousarray(feature.T[::-1]).T[..., ::-1], np.ascontiguousarray(d_out[::-1])[::-1]
+    wide = nothing((*wanted.shape[:-1], 3 * wanted.shape[-1]), "float64")
+    run(forward(step, feature, kernel, wide[..., ::-3]), wide)
+    assert np.array_equal(wide[..., ::-3], wanted)
+    assert np.isnan(wide[..., 1::3]).all()  # what lies between is not touched
+    d_kernel = nothing(kernel.shape, "float64")
+    assert_close(run(d_kernel_of(step, d_out, feature, d_kernel), d_kernel), wanted_kernel, rtol=1e-13)
+
+
+@each_case
+def test_pieces_write_parts_of_their_own_in_any_order(name, tiny_pieces):
+    step = step_for(*CASES[name])
+    feature, kernel, d_out = operands(step, "float64")
+    wanted = on_numpy(step, feature, kernel, d_out)
+    y, d_kernel = nothing(d_out.shape, "float64"), nothing(kernel.shape, "float64")
+    run(forward(step, feature, kernel, y)[::-1], y)
+    run(d_kernel_of(step, d_out, feature, d_kernel)[::-1], d_kernel)
+    assert np.array_equal(y, wanted[0])
+    assert np.array_equal(d_kernel, wanted[2])
+
+
+def test_a_nan_stays_in_the_windows_that_read_it():
+    feature = np.ones((1, 1, 20))
+    feature[0, 0, 10] = np.nan
+    product = Product(1, 1, 1, (Axis("x", 20, 3, 20, 1, 1),), itemsize=8)
+    y = np.zeros((1, 1, 20))
+    Compiled(product).forward(np.ones((1, 1, 1, 3)), feature, y)
+    assert np.isnan(y[0, 0]).nonzero()[0].tolist() == [9, 10, 11]
+
+
+@pytest.mark.parametrize("optimize", ["factorized", "auto"])
+def test_a_plan_prices_and_runs_it_with_the_same_bits_for_any_number_of_threads(optimize, monkeypatch):
+    equation = "n c y x, r, o r, c r, y r, x r -> n o y x | y, x"
+    arrays = random_arrays([(6, 32, 28, 28), (40,), (32, 40), (32, 40), (3, 40), (3, 40)], dtype="float32")
+
+    def planned() -> Plan:
+        CACHED.cache_clear()  # not one of before
+        return plan(equation, *arrays, optimize=optimize, training=True, padding=1)
+
+    found = []
+    for threads in ("1", "2"):
+        monkeypatch.setenv("GROWARRAY_THREADS", threads)
+        made = planned()
+        assert [step.routine for step in made.steps].count("compiled") in (1, 2)
+        y, pullback = made.vjp(*arrays)
+        found.append([y, *pullback(np.ones_like(y))])
+    assert all(np.array_equal(*pair) for pair in zip(*found, strict=True))
+    monkeypatch.setattr(compiled, "available", lambda: False)
+    made = planned()
+    assert "compiled" not in {step.routine for step in made.steps}
+    y, pullback = made.vjp(*arrays)
+    for one, other in zip(found[0], [y, *pullback(np.ones_like(y))], strict=True):
+        assert_close(one, other, rtol=2e-5)
+    CACHED.cache_clear()
+
+
+def test_it_is_taken_where_it_fits_and_nowhere_else(monkeypatch):
+    assert choose(DEPTHWISE, FORWARD) is choose(DEPTHWISE, D_KERNEL) is Compiled
+    half, dense = Product(3, 1, 1, DEPTHWISE.axes, itemsize=2), Product(3, 2, 1, DEPTHWISE.axes)
+    assert choose(half, FORWARD).name == "band"
+    assert choose(dense, FORWARD).name == "im2col"
+    assert choose(DEPTHWISE, FORWARD, "array_api_strict").name == "portable"
+    monkeypatch.undo()
+    for value, found in (("0", False), ("1", True)):
+        monkeypatch.setenv("GROWARRAY_FAST", value)
+        compiled.available.cache_clear()
+        assert compiled.available() is found
+    compiled.available.cache_clear()
