@@ -107,6 +107,8 @@ class LayerNames(BatchNames):
     delete_update = layer_change.delete_update
     new_neurons_fo_improvement = property(place.new_neurons_fo_improvement)
     parameters_per_neuron = property(place.parameters_per_neuron)
+    parameters_added = property(place.parameters_added)
+    flops_added = property(place.flops_added)
     widens = property(place.widens)
     function_before = property(place.function_before)
     first_order_improvement = property(place.first_order_improvement)

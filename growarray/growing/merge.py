@@ -379,6 +379,8 @@ class MergeGrowingModule(OfFeatures, Module):
     means = means_of_merge
     compute_optimal_updates = place.compute_optimal_updates
     parameters_per_neuron = property(place.parameters_per_neuron)
+    parameters_added = property(place.parameters_added)
+    flops_added = property(place.flops_added)
     widens = property(place.widens)
     function_before = property(place.function_before)
     new_neurons_fo_improvement = property(place.new_neurons_fo_improvement)

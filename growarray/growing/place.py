@@ -27,8 +27,10 @@ __all__ = [
     "apply_change",
     "compute_optimal_updates",
     "first_order_improvement",
+    "flops_added",
     "function_before",
     "new_neurons_fo_improvement",
+    "parameters_added",
     "parameters_per_neuron",
     "predicted_decrease",
     "select_neurons",
@@ -115,6 +117,18 @@ def parameters_per_neuron(place: Place) -> int:
     shapes = [reader.weight.shape for reader in place.readers]
     reads = sum(shape[0] * math.prod(shape[2:]) for shape in shapes)
     return _front(place).parameters_per_output + int(reads)
+
+
+def parameters_added(place: Place) -> int:
+    """Scalars that the planned neurons add."""
+    return place.new_neurons * parameters_per_neuron(place)
+
+
+def flops_added(place: Place) -> int:
+    """Multiplications and additions by the weights of the planned neurons, at one position of one sample."""
+    front = _front(place)
+    biases = sum(int(layer.use_bias) for layer in front.layers_before) + front.output_function.parameters_per_feature
+    return 2 * place.new_neurons * (parameters_per_neuron(place) - biases)
 
 
 def widens(place: Place) -> str:
