@@ -20,6 +20,8 @@ SUITES = (
     "growth_cycle",
     "graph_growth",
     "growth_defaults",
+    "estimators",
+    "distributed",
     "import_time",
     "kernels",
     "convolution",

@@ -48,7 +48,7 @@ def check_arguments(
             )
     those = [formats] if isinstance(formats, str) or not isinstance(formats, Iterable) else formats
     names = [FactorizedTensor.kind(name).name for name in those]
-    known = [kind.name for kind in kinds() if kind.decomposition is not None]
+    known = [kind.name for kind in kinds() if kind.format.decomposition is not None]
     if not names or not set(names) <= set(known):
         raise ValueError(f"compress: formats={shown(list(formats))}, expected some of {', '.join(known)}")
     return list(dict.fromkeys(names))
@@ -66,7 +66,7 @@ def check_options(decomposition: Mapping[str, Mapping[str, Any]], names: Sequenc
             raise ValueError(f"compress: decomposition has options for {name}, formats are {', '.join(names)}")
         if not isinstance(value, Mapping):
             raise TypeError(f"compress: decomposition for {name} is {shown(value)}, expected a mapping of its options")
-        FactorizedTensor.kind(name).fit_options(value)
+        FactorizedTensor.kind(name).format.fit_options(value)
     return options
 
 

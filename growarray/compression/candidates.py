@@ -71,7 +71,7 @@ def candidates_of(target: Target, formats: Sequence[str], by: str) -> list[Candi
 
 
 def _choices(name: str, spectra: Spectra) -> list[tuple[Choice, float]]:
-    return [(Choice(name, rank), error) for rank, error in FactorizedTensor.kind(name).candidates(spectra)]
+    return [(Choice(name, rank), error) for rank, error in FactorizedTensor.kind(name).format.candidates(spectra)]
 
 
 def _thinned(found: list[tuple[Choice, float]], by: str) -> list[tuple[Choice, float]]:
@@ -117,7 +117,7 @@ def plans_of(target: Target, choice: Choice) -> list[Plan]:
 def _factor_shapes(target: Target, choice: Choice) -> tuple[Shape, ...]:
     if choice.format is None:
         return (tuple(target.kernel.shape),)
-    kind = FactorizedTensor.kind(choice.format)
+    kind = FactorizedTensor.kind(choice.format).format
     return kind.factor_shapes(stored_sizes(kind, tuple(map(int, target.kernel.shape))), choice.rank)
 
 

@@ -131,16 +131,16 @@ class FactorizedConv(FactorizedSources):
         self, sizes: tuple[int, ...], factorization: str, rank: Any, fixed: Any, dtype: Any, device: Any
     ) -> FactorizedTensor:
         kind, lead = FactorizedTensor.kind(factorization), len(self.layers_shape)
-        if kind.mode_ranks:
+        if kind.format.mode_ranks:
             fixed = fixed_modes_of(fixed, lead, len(sizes) - 2)
+        shape = (*self.layers_shape, *stored_sizes(kind.format, sizes))
         return FactorizedTensor.new(
-            (*self.layers_shape, *stored_sizes(kind, sizes)), rank, factorization, fixed_rank_modes=fixed, std=None,
-            dtype=dtype, device=device,
-        )  # fmt: skip
+            shape, rank, factorization, fixed_rank_modes=fixed, std=None, dtype=dtype, device=device
+        )
 
     def _terms(self, order: int) -> Terms:
         """The modes of each factor of a kernel over so many axes."""
-        return self.weight.terms(kernel_modes(type(self.weight), order))
+        return self.weight.format.terms(kernel_modes(self.weight.format, order))
 
     def _check_implementation(self) -> None:
         """Raise ValueError unless the engine takes it as a path: planned once, for the smallest input."""
@@ -267,7 +267,7 @@ class FactorizedConv(FactorizedSources):
             )
         pair = (tuple(padding),) if isinstance(padding, tuple | list) else padding
         axis = ConvSettings.of((size,), stride, pair, dilation, self.padding_mode).axes[0]
-        last = type(self.weight).output_last
+        last = self.weight.format.output_last
         new = self.weight.transduct(
             size, len(self.layers_shape) + (1 if last else 2) + mode, None if last else size // 2
         )

@@ -148,7 +148,7 @@ def flags_of(bias: Any, has_bias: Any, layers: tuple[int, ...]) -> dict[tuple[in
         raise ValueError(
             f"FactorizedConv: has_bias={shown(has_bias)}, expected one entry for each of {layers}"
         ) from error
-    if flags.dtype.kind not in "bi" or not np.isin(flags, (0, 1)).all():
+    if flags.dtype.kind not in "bi" or not ((flags == 0) | (flags == 1)).all():
         raise TypeError(
             f"FactorizedConv: has_bias={shown(has_bias)}, expected True or False, or one for each of {layers}"
         )

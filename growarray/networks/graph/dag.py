@@ -185,6 +185,7 @@ class GrowingDAG(LayerGraph):
 
     def reset_computation(self) -> None:
         """End the collection."""
+        self.weigh(None)
         if self.statistics is not None:
             self.statistics.stop()
             self.statistics = None
