@@ -24,6 +24,7 @@ from growarray.ops.sizes import whole_number
 
 __all__ = [
     "Place",
+    "PlaceFigures",
     "apply_change",
     "compute_optimal_updates",
     "first_order_improvement",
@@ -220,6 +221,19 @@ def _front(place: Place) -> Neighbour:
     if place.front is None:
         raise GrowthError(f"{place.name}: there is no previous module, so no neurons can be added before it")
     return place.front
+
+
+class PlaceFigures:
+    """What a plan costs and promises, as properties of a place."""
+
+    parameters_per_neuron = property(parameters_per_neuron)
+    parameters_added = property(parameters_added)
+    flops_added = property(flops_added)
+    widens = property(widens)
+    function_before = property(function_before)
+    new_neurons_fo_improvement = property(new_neurons_fo_improvement)
+    first_order_improvement = property(first_order_improvement)
+    predicted_decrease = property(predicted_decrease)
 
 
 def apply_change(
