@@ -19,6 +19,8 @@ SUITES = (
     "merge_statistics",
     "growth_cycle",
     "growth_defaults",
+    "estimators",
+    "distributed",
     "import_time",
     "kernels",
     "convolution",

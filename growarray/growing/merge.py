@@ -73,6 +73,8 @@ class MergeGrowingModule(OfFeatures, Module):
         self.set_previous_modules([] if previous_modules is None else previous_modules)
         self.set_next_modules([] if next_modules is None else next_modules)
 
+    _linked: ClassVar[tuple[str, ...]] = ("previous_modules", "next_modules", "allow_growing")
+
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """``post_merge_function`` of the branches' sum, and the way back; what is asked for is kept."""
         y, back = self.post_merge_function.vjp(x)
@@ -131,7 +133,7 @@ class MergeGrowingModule(OfFeatures, Module):
     @property
     def activity_stream(self) -> StreamLike:
         """Activity of the last batch, ones last, as its next modules read it."""
-        return self.recorder.stream("activity", self.recorder.need("activity"), bias=True)  # type: ignore[no-any-return]
+        return self.recorder.stream("activity", self.recorder.need("activity"), bias=True)
 
     activity_width: Any = property(lambda merge: merge.in_features + 1, doc="Columns of ``activity_stream``.")
 

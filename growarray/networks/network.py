@@ -118,6 +118,18 @@ class GrowingNetwork(Module):
         for module in self.collectors():
             module.init_computation()
 
+    def collect_batch(
+        self, x: Array, target: Array, loss: Callable[..., Any], *, fisher: bool = False, weights: Array | None = None
+    ) -> None:
+        """One batch of a collection: forward, back, and into every statistic, E with ``fisher``.
+
+        The gradient is that of the sum of the sample losses, so that promised improvements are of their mean.
+        """
+        self.weigh(weights)
+        y, pullback = self.vjp(x)
+        pullback(loss(y, target)[1](float(x.shape[0])), wrt_x=False)
+        self.update_computation(update_covariance_loss_gradient=fisher)
+
     def update_computation(self, update_covariance_loss_gradient: bool = True) -> None:
         """Add the last batch to every statistic."""
         for module in self.collectors():

@@ -20,7 +20,7 @@ from growarray.factorized.tensor import FactorizedTensor, kinds
 
 __all__ = ["DTYPES", "FORMATS", "HALF", "LAYER", "Layer", "layer_from", "ranks_for", "read_layer"]
 
-FORMATS, DTYPES = tuple(kind.name.lower() for kind in kinds() if kind.takes_integers), ("float32", "float64")
+FORMATS, DTYPES = tuple(kind.name.lower() for kind in kinds() if kind.format.takes_integers), ("float32", "float64")
 HALF = "half"
 """Padding of half the kernel: with stride 1 the output has the size of the input, for an odd kernel."""
 
@@ -89,8 +89,8 @@ class Layer:
     @property
     def factor_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of the factors as a layer holds them."""
-        shape = stored_sizes(self.kind, (self.out_channels, self.in_channels, *self.kernel))
-        return self.kind.factor_shapes(shape, self.kind.rank_of(self.rank))
+        shape = stored_sizes(self.kind.format, (self.out_channels, self.in_channels, *self.kernel))
+        return self.kind.format.factor_shapes(shape, self.kind.format.rank_of(self.rank))
 
     @property
     def geometry(self) -> dict[str, Any]:
@@ -169,14 +169,14 @@ def ranks_for(name: str, out_channels: int, in_channels: int, kernel: Sequence[i
     ((28,), (26, 2, 26))
     """
     kind = FactorizedTensor.kind(name)
-    shape = stored_sizes(kind, (out_channels, in_channels, *kernel))
-    count = len(kind.rank_axes(len(shape)))
+    shape = stored_sizes(kind.format, (out_channels, in_channels, *kernel))
+    count = len(kind.format.rank_axes(len(shape)))
     if not count:
         return ()
     if isinstance(rank, float):
         if not 0 < rank < math.inf:
             raise ValueError(f"--rank: expected a fraction above 0 of the dense parameter count, found {rank:g}")
-        return kind.sizes_of(shape, kind.validate_rank(shape, rank))
+        return kind.format.sizes_of(shape, kind.format.validate_rank(shape, rank))
     ranks = tuple(rank) if isinstance(rank, list | tuple) else (rank,)
     if any(r < 1 for r in ranks):
         raise ValueError(f"--rank: expected whole numbers of at least 1, found {_times(ranks)}")
@@ -184,7 +184,7 @@ def ranks_for(name: str, out_channels: int, in_channels: int, kernel: Sequence[i
         return ranks
     if len(ranks) > 1:
         raise ValueError(f"--rank: {name} of this layer has {count} rank(s), found {len(ranks)}: {_times(ranks)}")
-    return tuple(min(ranks[0], most) for most in kind.sizes_of(shape, kind.largest_rank(shape)))
+    return tuple(min(ranks[0], most) for most in kind.format.sizes_of(shape, kind.format.largest_rank(shape)))
 
 
 def read_layer(path: Path) -> dict[str, Any]:
