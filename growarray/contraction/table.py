@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
-from growarray.contraction.path import EXACT, PRESETS
+from growarray.contraction.path import PRESETS
 from growarray.contraction.planned import Planned
+from growarray.contraction.search import EXACT
 from growarray.display import Block, Table
 from growarray.errors import PlanError
 
@@ -62,6 +64,10 @@ def plan_blocks(plan: Planned) -> list[Block]:
     where = plan.device if plan.device != "cpu" else f"cpu, {plan.machine.cores} cores"
     kind = "forward + backward" if plan.training else "forward"
     block = f", blocks of {plan.block}" if plan.block else ""
+    if plan.slices:
+        count = math.prod(plan.slices.values())
+        cut = ", ".join(f"{mode} in {pieces}" for mode, pieces in plan.slices.items())
+        block += f", {count} slices ({cut})"
     rows = [["step", "product", "routine", "FLOPs", "bytes", "result", "time"]]
     for index, (step, text) in enumerate(zip(plan.steps, plan.products, strict=True), start=1):
         rows.append(
