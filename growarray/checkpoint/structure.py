@@ -137,6 +137,8 @@ class Writer:
             return {"dict": pairs}
         if is_array(value):
             return {"array": self._array(value, place)}
+        if isinstance(value, type) and value in self._classes:
+            return {"class": self._classes[value]}
         if isinstance(value, np.random.Generator):
             return {"generator": self.plain(value.bit_generator.state, place)}
         return {"object": self._object(value, place)}
@@ -270,6 +272,9 @@ class Reader:
             raise Malformed(f"needs object {quote(index)}, which is not among the {len(self._objects)} before it")
         return self._objects[index]
 
+    def _class_of(self, name: str) -> type:
+        return saved_classes()[name]
+
     def _generator_of(self, state: Any) -> np.random.Generator:
         found = self._of(state)
         if found["bit_generator"] not in _GENERATORS:
@@ -279,7 +284,7 @@ class Reader:
         return generator
 
 
-_TAGS = ("int", "float", "tuple", "dict", "array", "object", "generator")
+_TAGS = ("int", "float", "tuple", "dict", "array", "object", "class", "generator")
 
 
 def _parameter(data: Array, requires_grad: bool, slots: dict[str, Any] | None = None) -> Parameter:

@@ -9,12 +9,14 @@ from growarray.networks.growth import Growth
 from growarray.networks.history import History, write_atomically
 from growarray.networks.judgement import Best, Judgement, Snapshot
 from growarray.networks.line_search import LineSearch, line_search
+from growarray.networks.loader import Batches
 from growarray.networks.mlp import GrowingMLP
 from growarray.networks.network import GrowingNetwork
 from growarray.networks.planner import default_budget
 from growarray.networks.settings import GrowthSettings
 
 __all__ = [
+    "Batches",
     "Best",
     "Compression",
     "Expansion",

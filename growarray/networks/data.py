@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,9 @@ from growarray.backend import Array, asarray, is_array, namespace
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.ops import cross_entropy, mse
 
-__all__ = ["Task", "accuracy", "batches", "check_data", "f1", "task_named"]
+__all__ = ["Task", "accuracy", "batches", "batches_of", "check_data", "f1", "is_pair", "task_named"]
+
+_LOOKED_AT = 2**22  # values that are looked at at a time, of an array that may lie on disk
 
 Loss = Callable[[Array, Array], tuple[Any, Callable[..., Array]]]
 
@@ -135,28 +138,77 @@ def batches(
             yield xp.take(x, chosen, axis=0), xp.take(target, chosen, axis=0)
 
 
-def check_data(data: Any, validation: Any) -> None:
-    """Raise if something is not a pair, its parts differ in number, a value is not finite, or there are no samples."""
-    for name, part in (("data", data), ("validation", validation)):
-        if part is None:
+def is_pair(data: Any) -> bool:
+    """Whether data are a pair of arrays, and not batches to iterate over."""
+    return isinstance(data, tuple | list) and len(data) == 2 and all(map(is_array, data))
+
+
+def batches_of(data: Any, size: int, rng: np.random.Generator | None = None) -> Iterator[tuple[Array, Array]]:
+    """:func:`batches` of a pair of arrays; what else there is gives its own.
+
+    >>> [target for _, target in batches_of([("x", "y"), ("u", "v")], 8)]
+    ['y', 'v']
+    """
+    return batches(data[0], data[1], size, rng) if is_pair(data) else iter(data)
+
+
+def _check_batches(data: Any, validation: Any) -> tuple[int, Array]:
+    if isinstance(data, Iterator):
+        raise TypeError(
+            f"Growth: data is {shown(data)}, expected a pair of arrays, or batches that can be iterated over in every "
+            "epoch, such as Batches(x, target) or a list; a generator is used up after one"
+        )
+    if validation is None or not is_pair(validation):
+        raise TypeError("Growth: batches are judged on other data; pass validation=(x, target), a pair of arrays")
+    count, first = 0, None
+    for index, part in enumerate(data):
+        if not is_pair(part):
+            raise TypeError(f"Growth: batch {index} of data is {shown(part)}, expected a pair of arrays (x, target)")
+        _check_part(f"batch {index} of data", part)
+        count, first = count + int(part[0].shape[0]), part[0] if first is None else first
+    if first is None or not count:
+        raise GrowthError("Growth: there are no training samples")
+    return count, first
+
+
+def check_data(data: Any, validation: Any) -> tuple[int, Array]:
+    """The number of samples, and the first of them or all.
+
+    Raises TypeError, ShapeError or GrowthError if something is neither a pair nor batches that can be iterated over
+    again, its parts differ in number, a value is not finite, or there are no samples.
+    """
+    batched = isinstance(data, Iterable) and not (isinstance(data, tuple) or is_pair(data))
+    found = _check_batches(data, validation) if batched else None
+    for name, part in (("data", None if batched else data), ("validation", validation)):
+        if part is None and (batched or name == "validation"):
             continue
-        if len(part) != 2 or not all(is_array(array) for array in part):
+        if not isinstance(part, tuple | list) or len(part) != 2 or not all(is_array(array) for array in part):
             raise TypeError(f"Growth: {name} must be a pair of arrays (x, target), found {type(part).__name__}")
-        if part[0].shape[0] != part[1].shape[0]:
-            raise ShapeError(f"Growth: {name} has {part[0].shape[0]} samples and {part[1].shape[0]} targets")
-        for what, array in zip(("features", "targets"), part, strict=True):
-            _check_finite(f"Growth: the {what} of {name}", array)
-    if data[0].shape[0] == 0:
+        _check_part(name, (part[0], part[1]))
+    if not batched and data[0].shape[0] == 0:
         raise GrowthError("Growth: there are no training samples")
     if validation is not None and validation[0].shape[0] == 0:
         raise GrowthError("Growth: there are no validation samples; leave validation out to use the training data")
+    return (int(data[0].shape[0]), data[0]) if found is None else found
+
+
+def _check_part(name: str, part: tuple[Array, Array]) -> None:
+    if part[0].shape[0] != part[1].shape[0]:
+        raise ShapeError(f"Growth: {name} has {part[0].shape[0]} samples and {part[1].shape[0]} targets")
+    for what, array in zip(("features", "targets"), part, strict=True):
+        _check_finite(f"Growth: the {what} of {name}", array)
 
 
 def _check_finite(where: str, array: Array) -> None:
-    """Raise if a sample holds NaN or infinite values: one is enough to spoil every weight."""
+    """Raise if a sample holds NaN or infinite values: one is enough to spoil every weight. Looks at rows in parts."""
     xp = namespace(array)
-    if not xp.isdtype(array.dtype, "real floating") or bool(xp.all(xp.isfinite(array))):
+    if not xp.isdtype(array.dtype, "real floating"):
         return
-    broken = xp.any(xp.reshape(~xp.isfinite(array), (array.shape[0], -1)), axis=1)
-    first = int(xp.argmax(xp.astype(broken, xp.int64)))
-    raise GrowthError(f"{where}: sample {first} holds NaN or infinite values; mend it or leave it out")
+    rows = max(1, _LOOKED_AT // max(1, math.prod(array.shape[1:])))
+    for start in range(0, array.shape[0], rows):
+        part = array[start : start + rows, ...]
+        if bool(xp.all(xp.isfinite(part))):
+            continue
+        broken = xp.any(xp.reshape(~xp.isfinite(part), (part.shape[0], -1)), axis=1)
+        first = start + int(xp.argmax(xp.astype(broken, xp.int64)))
+        raise GrowthError(f"{where}: sample {first} holds NaN or infinite values; mend it or leave it out")

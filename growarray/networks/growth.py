@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, shown
-from growarray.networks.data import Task, batches, check_data, task_named
+from growarray.networks.data import Task, batches_of, check_data, task_named
 from growarray.networks.history import History, line_of
 from growarray.networks.judgement import Best, Judgement, Snapshot, judge
+from growarray.networks.loader import Batches
 from growarray.networks.network import evaluating, is_frozen
 from growarray.networks.part import as_growing
 from growarray.networks.planner import Planner, default_budget, needs_fisher
@@ -31,7 +32,8 @@ class Growth:
 
     network : a :class:`GrowingNetwork`, or a module with one inside: a convolutional stem before a GrowingMLP
     optimizer : it holds the network's parameters; its state grows with them
-    data : (x, target) to train on
+    data : (x, target) to train on; or batches to iterate over in every epoch, a list or :class:`Batches`, which keep
+        their size: then ``validation`` has to be given, and all of them are read once at the start
     validation : (x, target) to judge by, in figures, in growth and at the end. Without it the training data are judged
         by, on which growth that only learns them by heart looks well: give some, a tenth will do
     task : ``'classification'``, ``'regression'`` or a :class:`Task`
@@ -75,7 +77,7 @@ class Growth:
         self,
         network: Module,
         optimizer: Any,
-        data: tuple[Array, Array],
+        data: tuple[Array, Array] | Iterable[tuple[Array, Array]],
         *,
         validation: tuple[Array, Array] | None = None,
         task: str | Task = "classification",
@@ -86,15 +88,16 @@ class Growth:
     ) -> None:
         network = as_growing(network)
         _check_trained(network, optimizer, task)
-        check_data(data, validation)
-        self.network, self.optimizer, self.data = network, optimizer, data
-        self.validation = data if validation is None else validation
+        samples, x = check_data(data, validation)
+        self.network, self.optimizer = network, optimizer
+        self.data: Any = data
+        self.validation: Any = data if validation is None else validation
         self.task = task_named(task) if isinstance(task, str) else task
         self.settings = GrowthSettings() if settings is None else settings
         self.schedule = schedule
         self.rng = np.random.default_rng() if rng is None else rng
         limit = self.settings.max_parameters
-        budget = limit if not isinstance(limit, str) else default_budget(network, data[0], self.settings.neurons)
+        budget = limit if not isinstance(limit, str) else default_budget(network, x, self.settings.neurons, samples)
         self.planner = Planner(network, self.task, self.settings, self.rng, budget)
         self.callbacks = list(callbacks)
         self.history = History()
@@ -146,7 +149,9 @@ class Growth:
         """One pass over the shuffled training data; returns its entry."""
         self.network.train()
         total, count = 0.0, 0
-        for x, target in batches(*self.data, self.settings.batch_size, self.rng):
+        if isinstance(self.data, Batches):
+            self.data.epoch = self.epoch  # what a run draws does not depend on where it was stopped
+        for x, target in batches_of(self.data, self.settings.batch_size, self.rng):
             if self.schedule is not None:
                 self.optimizer.lr = self.schedule(self.steps)
             y, pullback = self.network.vjp(x)
@@ -170,21 +175,22 @@ class Growth:
         figures = {**self._figures(judgement), "judged_by": self._judged_by, "lr": float(self.optimizer.lr)}
         return self._record("train", train_loss=total / count, **figures)
 
-    def evaluate(
-        self, data: tuple[Array, Array], batch_size: int = 4096, *, task: Task | None = None
-    ) -> tuple[float, float]:
-        """Mean loss and score (accuracy or R²) on ``data``, in evaluation mode, by the loop's task or another."""
-        y, task = self._outputs(data, batch_size), task or self.task
-        return float(task.loss(y, data[1])[0]), task.score(y, data[1])
+    def evaluate(self, data: Any, batch_size: int = 4096, *, task: Task | None = None) -> tuple[float, float]:
+        """Mean loss and score (accuracy or R²) on arrays or batches, in evaluation mode, by ``task`` or the loop's."""
+        (y, target), task = self._outputs(data, batch_size), task or self.task
+        return float(task.loss(y, target)[0]), task.score(y, target)
 
-    def _outputs(self, data: tuple[Array, Array], batch_size: int = 4096) -> Array:
+    def _outputs(self, data: Any, batch_size: int = 4096) -> tuple[Array, Array]:
+        """Outputs for all samples, and their targets."""
+        parts = data.plain() if isinstance(data, Batches) else batches_of(data, batch_size)
         with evaluating(self.network):
-            outputs = [self.network(x) for x, _ in batches(*data, batch_size)]
-        return namespace(*outputs).concat(outputs, axis=0)
+            found = [(self.network(x), target) for x, target in parts]
+        y, target = ([pair[i] for pair in found] for i in range(2))
+        return namespace(*y).concat(y, axis=0), namespace(*target).concat(target, axis=0)
 
     def _judge(self) -> Judgement:
         """The network as it is, on the validation data."""
-        return judge(self.task, self._outputs(self.validation), self.validation[1])
+        return judge(self.task, *self._outputs(self.validation))
 
     def _keep(self, judgement: Judgement) -> None:
         """Keep the network as the best so far, if it is."""

@@ -15,7 +15,7 @@ from growarray.backend import Array, asarray, namespace
 from growarray.errors import GrowthError, shown
 from growarray.growing import GrowthRule, Rule
 from growarray.networks.choice import JUDGED, WORTH, bic
-from growarray.networks.data import Task, batches
+from growarray.networks.data import Task, batches_of
 from growarray.networks.line_search import LineSearch, line_search
 from growarray.networks.network import GrowingNetwork, evaluating, is_frozen
 from growarray.networks.settings import GrowthSettings
@@ -90,7 +90,7 @@ class Planner:
         tolerance = self.settings.relative_error
         self.network.init_computation(trace_precision=None if tolerance is None else 1e-3)
         seen = 0
-        for x, target in batches(*data, self.settings.collect_batch, self.rng):
+        for x, target in batches_of(data, self.settings.collect_batch, self.rng):
             weights = None if self.task.weights is None else self.task.weights(target)
             self.network.collect_batch(x, target, self.task.loss, fisher=fisher, weights=weights)
             seen += int(x.shape[0])
@@ -173,8 +173,8 @@ class Planner:
         return max(allowed, 0)
 
 
-def default_budget(network: GrowingNetwork, x: Array, neurons: int) -> int:
-    """Parameters that a network may grow to on the samples ``x``: one for every number that it is to learn.
+def default_budget(network: GrowingNetwork, x: Array, neurons: int, samples: int | None = None) -> int:
+    """Parameters that a network may grow to on the samples ``x``, or on ``samples`` like them: one a number to learn.
 
     These are samples times outputs of a sample. A network that has more from the start, because a sample is wide, may
     still add one growth: ``neurons`` neurons where it is cheapest, and no more than there are samples.
@@ -185,7 +185,7 @@ def default_budget(network: GrowingNetwork, x: Array, neurons: int) -> int:
     >>> default_budget(network, np.zeros((100, 4)), 8), default_budget(network, np.zeros((3, 4)), 8)
     (200, 37)
     """
-    samples = int(x.shape[0])
+    samples = int(x.shape[0]) if samples is None else samples
     with evaluating(network):
         outputs = network(x[:1, ...])
     learnt = samples * math.prod(int(size) for size in outputs.shape[1:])

@@ -7,6 +7,7 @@ A module is found by walking its attributes, without registration: a :class:`Par
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -234,6 +235,19 @@ class Module(Displayed):
         [[1.0], [1.0], [1.0]]
         """
         return in_batches(self, inputs, batch_size)
+
+    def compile(self, backend: str = "onnxruntime", *, threads: int | None = None, dtype: Any = None) -> Module:
+        """The network as it is now, in evaluation mode, run by an inference engine; it is called as the network is.
+
+        backend : ``'onnxruntime'``, for which the extra ``serve`` is installed    threads : of one operator, by default
+        the engine's choice    dtype : of the computation, by default the network's own
+        The first call for each shape of a sample exports the network, as ``to_onnx`` does. It has no way back.
+
+        Raises ValueError for another backend, ImportError if the engine is not installed.
+        """
+        session = importlib.import_module("growarray.onnx.session")  # a floor above: layers do not know of ONNX
+        compiled: Module = session.compile_network(self, backend, threads=threads, dtype=dtype)
+        return compiled
 
     def summary(self, input_shape: Sequence[Any]) -> Summary:
         """Layers, shapes, parameters, FLOPs and predicted time for an input; the result prints as a table.
