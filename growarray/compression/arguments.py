@@ -26,7 +26,7 @@ _SHOWN = 5  # layers that an error tells of
 def check_arguments(
     network: Any, budget: Any, by: str, formats: Sequence[str], measure: bool, input_shape: Any, calibration: Any
 ) -> list[str]:
-    """Names of the formats; everything else that can be told without work."""
+    """Names of the formats; checks all that can be checked without work."""
     if not isinstance(network, Module):
         raise TypeError(f"compress: expected a Module, found {type(network).__name__}")
     if by not in _MEASURES:

@@ -100,18 +100,18 @@ def _sketch(matrix: Array) -> Array:
 
 def plans_of(target: Target, choice: Choice) -> list[Plan]:
     """The contraction of each use of the layer."""
-    place, layer, name = target_of(target.kernel), target.layer, choice.format or DenseTensor.name
+    machine, layer, name = target_of(target.kernel), target.layer, choice.format or DenseTensor.name
     if target.is_linear:
         (out, inner), factors = target.kernel.shape, _factor_shapes(target, choice)
         return [
-            linear_plan(name, math.prod(shape[:-1]), (inner,), (out,), factors, "auto", False, *place)
+            linear_plan(name, math.prod(shape[:-1]), (inner,), (out,), factors, "auto", False, *machine)
             for shape in target.shapes
         ]
     if choice.format is None:
         return [layer.plan(shape) for shape in target.shapes]
     settings = ConvSettings.of(layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.padding_mode)
     factors = _factor_shapes(target, choice)
-    return [conv_plan(name, shape, factors, layer.groups, settings, "auto", False, *place) for shape in target.shapes]
+    return [conv_plan(name, shape, factors, layer.groups, settings, "auto", False, *machine) for shape in target.shapes]
 
 
 def _factor_shapes(target: Target, choice: Choice) -> tuple[Shape, ...]:

@@ -35,7 +35,7 @@ def draw_weight(
     where: str, tensor: FactorizedTensor, std: float | str | None, fan_in: int, original: float,
     rng: np.random.Generator | None,
 ) -> None:  # fmt: skip
-    """Draw the weight of a layer: as large as that of a dense one, ``1 / sqrt(3 fan_in)``, unless ``std`` says else.
+    """Draw the weight of a layer: as large as that of a dense one, ``1 / sqrt(3 fan_in)``, unless ``std`` is given.
 
     std : of the entries; ``'original'`` is ``original``, by :meth:`FactorizedTensor.normal_`
     Raises ValueError if it is neither.

@@ -182,7 +182,7 @@ def taps_of(kernel_size: Any, order: int | None) -> tuple[int, ...]:
 
 
 def check_channels(in_channels: int, out_channels: int, groups: int) -> int:
-    """The groups; raises unless there are channels, and groups that divide them."""
+    """The groups; raises unless they divide both numbers of channels, which are at least 1."""
     groups = whole_number("FactorizedConv", "groups", groups, 1)
     for label, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
         if whole_number("FactorizedConv", label, channels, 1) % groups:

@@ -78,7 +78,7 @@ class SubFactorizedConv(SubLayer):
         return self.main_conv.settings(self.indices)
 
     def extra_repr(self) -> str:
-        """Where it is in the joint layer, and its options."""
+        """Its indices in the joint layer, and its options."""
         return f"indices={self.indices}, {self._settings}"
 
 

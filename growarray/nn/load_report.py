@@ -254,12 +254,12 @@ def prefix_hint(missing: Sequence[str], unexpected: Sequence[str]) -> dict[str, 
 
 def _heads(name: str) -> Iterator[tuple[str, str]]:
     """Every way to split a name after a dot; of very deep names the first."""
-    place = -1
+    dot = -1
     for _ in range(32):
-        place = name.find(".", place + 1)
-        if place < 0:
+        dot = name.find(".", dot + 1)
+        if dot < 0:
             return
-        yield name[: place + 1], name[place + 1 :]
+        yield name[: dot + 1], name[dot + 1 :]
 
 
 def _by_dtypes(casts: Sequence[Cast]) -> dict[tuple[str, str], list[str]]:

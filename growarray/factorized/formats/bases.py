@@ -62,7 +62,7 @@ def factor_dict(where: str, factors: Any, ndim: int) -> dict[str, Parameter]:
 
 
 def no_fixed_modes(name: str, fixed: Any) -> None:
-    """Raise ValueError if modes are to keep their size in a format whose ranks do not belong to modes."""
+    """Raise ValueError if fixed modes are given to a format that has no rank for each mode."""
     if fixed is not None:
         raise ValueError(f"fixed_rank_modes={shown(fixed)} is for Tucker, found {name}; leave it out")
 

@@ -82,7 +82,7 @@ class _Format(CentredFormat):
     def initial_components(
         self, old: list[Array], goal: Goal, by: tuple[int, ...], groups: int, rng: np.random.Generator | None
     ) -> Added:
-        """New columns where the change leaves the span of the old ones, and a core filled wherever a new index is."""
+        """New columns for what the old ones do not span, and core entries at every new index."""
         del rng
         xp, (core, *factors) = namespace(*old), old
         root, undo = roots(goal.channels(1))
