@@ -6,7 +6,7 @@ import ctypes
 import sys
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -142,14 +142,20 @@ def _ndarray(shape: tuple[int, ...], dtype: str, memptr: _Data) -> Any:
 def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
     made = Cuda()
     cuda = types.SimpleNamespace(
-        runtime=types.SimpleNamespace(getDevice=lambda: 0, getDeviceCount=lambda: 1),
+        runtime=types.SimpleNamespace(
+            getDevice=lambda: 0, getDeviceCount=lambda: 1, getDeviceProperties=lambda _: {"name": b"Double"}
+        ),
         get_current_stream=lambda: types.SimpleNamespace(ptr=0),
         alloc=made.alloc,
+        Device=lambda index: nullcontext(),
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         device=types.SimpleNamespace(get_cublas_handle=lambda: 7),
     )
     modules: dict[str, Any] = {
-        "cupy": types.SimpleNamespace(empty=made.empty, ndarray=_ndarray, RawKernel=made.kernel, cuda=cuda),
+        "cupy": types.SimpleNamespace(
+            empty=made.empty, ndarray=_ndarray, RawKernel=made.kernel, cuda=cuda, __version__="14.0"
+        ),
+        "array_api_compat.cupy": doubles.xp,
         "cupy.cuda": cuda,
         "cupy.cuda.device": cuda.device,
         "cupy_backends.cuda.libs.cublas": types.SimpleNamespace(gemmStridedBatchedEx=made.product),
