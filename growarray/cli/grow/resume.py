@@ -95,6 +95,7 @@ def restore(path: Path, checkpoint: Checkpoint, loop: Growth, twin: Growth | Non
 
 def _restore_network(network: GrowingNetwork, weights: dict[str, np.ndarray], saved: dict[str, dict[str, Any]]) -> None:
     """Weights and slots into a network of their widths; raises if something does not fit or is not finite."""
+    network.match(weights)
     parameters = dict(network.named_parameters())
     network.load_state_dict(weights)
     for name, value in weights.items():
