@@ -19,10 +19,10 @@ Outline = Mapping[str, Any]  # nodes: width by name; edges: pairs of names
 
 
 def places(outline: Outline) -> dict[str, tuple[float, float]]:
-    """Where nodes stand: x is the longest way from the start, nodes of one depth are spread over y.
+    """Where nodes stand: x is the longest way from the start; nodes of one depth are spread over y.
 
     >>> places({"nodes": {"start": 4, "1": 2, "end": 3}, "edges": [["start", "1"], ["1", "end"], ["start", "end"]]})
-    {'start': (0.0, 0.0), '1': (1.0, 0.5), 'end': (2.0, 0.0)}
+    {'start': (0.0, 0.0), '1': (1.0, 0.6), 'end': (2.0, 0.0)}
     """
     edges = [(str(source), str(target)) for source, target in outline["edges"]]
     depth: dict[str, int] = {}
@@ -32,20 +32,24 @@ def places(outline: Outline) -> dict[str, tuple[float, float]]:
     for x in sorted(set(depth.values())):
         row = [node for node in outline["nodes"] if depth[node] == x]
         for index, node in enumerate(row):
-            inner = 0 < x < max(depth.values())
-            found[node] = (float(x), index - (len(row) - 1) / 2 + (0.5 if inner and len(row) % 2 else 0.0))
+            alone = len(row) == 1 and 0 < x < max(depth.values())
+            found[node] = (float(x), (0.6 if x % 2 else -0.6) if alone else index - (len(row) - 1) / 2)
     return found
 
 
 def frames_of(steps: Sequence[Mapping[str, Any]]) -> list[tuple[str, Outline]]:
-    """Titles and outlines from the entries of a history: the start, then every growth that was kept."""
+    """Titles and outlines from the entries of a history: the start, then each change of the graph.
+
+    Growths that only make nodes wider are shown in the frame of the change before them.
+    """
     first = next((step for step in steps if step["event"] == "train" and "graph" in step), None)
     frames = [] if first is None else [("start", first["graph"])]
     for step in steps:
         if step["event"] == "growth" and "refused" not in step and "graph" in step:
-            score = step.get("validation_score")
-            text = "" if score is None else f"\nscore {score:.3f}"
-            frames.append((f"epoch {step['epoch']}: {step['where']}{text}", step["graph"]))
+            until, title = f"\nuntil epoch {step['epoch']}", f"epoch {step['epoch']}: {step['where']}"
+            if step["graph"]["edges"] == frames[-1][1]["edges"]:
+                title = frames.pop()[0].partition("\n")[0] + until
+            frames.append((title, step["graph"]))
     return frames
 
 
@@ -88,17 +92,21 @@ def draw_graphs(frames: Sequence[tuple[str, Outline]], columns: int = 4) -> byte
 
 
 def _draw(panel: Axes, outline: Outline, before: Outline) -> None:
-    at, known = places(outline), {tuple(edge) for edge in before["edges"]}
+    at = places(outline)
+    size = min(1.0, 5.0 / (max(x for x, _ in at.values()) + 1.0))
+    known = {tuple(edge) for edge in before["edges"]}
     for source, target in outline["edges"]:
         colour = _EDGE if (source, target) in known else "#d95f02"
         panel.annotate(
             "", at[target], at[source], zorder=1,
-            arrowprops={"arrowstyle": "-|>", "color": colour, "shrinkA": 13, "shrinkB": 13,
+            arrowprops={"arrowstyle": "-|>", "color": colour, "shrinkA": 13 * size, "shrinkB": 13 * size,
                         "connectionstyle": f"arc3,rad={0.0 if at[target][0] - at[source][0] == 1 else 0.25}"},
         )  # fmt: skip
     for node, (x, y) in at.items():
         same = before["nodes"].get(node) == outline["nodes"][node]
-        panel.scatter([x], [y], s=620, color=_NODE if same else _NEW, edgecolors="black", linewidths=0.8, zorder=2)
+        panel.scatter(
+            [x], [y], s=620 * size**2, color=_NODE if same else _NEW, edgecolors="black", linewidths=0.8, zorder=2
+        )
         text = f"{node.split('@')[0]}\n{outline['nodes'][node]}"
-        panel.text(x, y, text, ha="center", va="center", fontsize=7, zorder=3)
+        panel.text(x, y, text, ha="center", va="center", fontsize=4 + 3 * size, zorder=3)
     panel.margins(0.22)

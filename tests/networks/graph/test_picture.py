@@ -20,16 +20,18 @@ def test_every_edge_leads_to_the_right_and_no_two_nodes_are_in_one_place():
 
 
 def test_a_strip_has_a_panel_for_the_start_and_each_growth():
-    outline = skip_graph().outline()
+    start, outline = GrowingDAG(4, 2, name="n").outline(), skip_graph().outline()
+    wider = {**outline, "nodes": {**outline["nodes"], "1@n": 5}}
     steps = [
-        {"event": "train", "graph": outline},
-        {"event": "growth", "epoch": 2, "where": "wider node 1", "validation_score": 0.5, "graph": outline},
-        {"event": "growth", "epoch": 4, "where": "x", "refused": "no", "graph": outline},
+        {"event": "train", "graph": start},
+        {"event": "growth", "epoch": 2, "where": "new node 1", "graph": outline},
+        {"event": "growth", "epoch": 4, "where": "wider node 1", "graph": wider},
+        {"event": "growth", "epoch": 6, "where": "x", "refused": "no", "graph": wider},
     ]
-    frames = frames_of(steps)
-    assert [title for title, _ in frames] == ["start", "epoch 2: wider node 1\nscore 0.500"]
-    figure = graph_figure(frames)
-    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert frames_of(steps[:2]) == [("start", start), ("epoch 2: new node 1", outline)]
+    assert frames_of(steps) == [("start", start), ("epoch 2: new node 1\nuntil epoch 4", wider)]
+    figure = graph_figure(frames_of(steps[:2]))
+    texts = [text.get_text() for text in figure.axes[1].texts]
     assert {"start\n4", "1\n3", "2\n2", "end\n2"} <= set(texts)
     with pytest.raises(ValueError, match="no graph to draw"):
         graph_figure(frames_of([{"event": "train"}]))
