@@ -218,11 +218,19 @@ class LayerGraph(GrowingNetwork):
         """What a new node applies to its sum."""
         return self._function(0, self.activation, self.use_layer_norm)
 
-    def _add(self, edge: Edge, attributes: Mapping[str, Any], zero_weights: bool = False) -> None:
+    def _add(
+        self,
+        edge: Edge,
+        attributes: Mapping[str, Any],
+        zero_weights: bool = False,
+        known: Mapping[str, LinearGrowingModule] | None = None,
+    ) -> None:
         source, target = edge
         widths = self.merges[source].out_features, self.merges[target].in_features
         use_bias = attributes.get("use_bias", self.use_bias)
         layer = LinearGrowingModule(*widths, use_bias=use_bias, name=arrow(edge), **self._kind)
+        if (other := next(iter((known or self.layers).values()), None)) is not None:
+            layer.to(other.weight.data)  # wherever the graph is by now
         for parameter in layer.parameters() if zero_weights else ():
             parameter.data = namespace(parameter.data).zeros_like(parameter.data)
         self.layers[arrow(edge)], self._ends[arrow(edge)] = layer, edge
@@ -327,5 +335,5 @@ class LayerGraph(GrowingNetwork):
                 self.layers[arrow(edge)], self._ends[arrow(edge)] = known, edge
             else:
                 per_edge = any(isinstance(value, dict) for value in attributes.values())
-                self._add(edge, attributes.get(str(edge), {}) if per_edge else attributes)
+                self._add(edge, attributes.get(str(edge), {}) if per_edge else attributes, known=layers)
         self._connect()
