@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from growarray.checkpoint import Grown
-from growarray.checkpoint.grown import load
+from growarray.checkpoint.grown import load_folder
 from growarray.cli.grow.data import as_options
 from growarray.cli.grow.options import DIGITS
 from growarray.cli.options import option, switch
@@ -44,7 +44,7 @@ def predict(
     """Predict with a grown network; if the data have targets, print the accuracy or R2 too."""
     if output is not None:
         _check_output(output, force)
-    grown = load(folder)
+    grown = load_folder(folder)
     if probabilities and grown.task != "classification":
         raise ValueError("--probabilities: a regression has none; leave the option out")
     x, targets = _samples(grown, data, labels, label_column)

@@ -13,13 +13,15 @@ from growarray.backend import Array, asarray, assign, library, namespace, target
 from growarray.contraction import Plan
 from growarray.contraction.path import PRESETS
 from growarray.errors import PlanError, ShapeError, shown
-from growarray.factorized.equation import conv_plan, kernel_modes, stored_sizes
+from growarray.factorized.equation import conv_plan, kernel_modes, kernel_sizes, stored_sizes
 from growarray.factorized.format import Arrays, Terms
 from growarray.factorized.growth import RankGrowth, RankStatisticsLike, grow_rank
+from growarray.factorized.parameters import checked_bias
 from growarray.factorized.settings import (
     ConvSettings,
     check_channels,
     fixed_modes_of,
+    flag,
     flags_of,
     hashable,
     layer_index_of,
@@ -126,6 +128,23 @@ class FactorizedConv(FactorizedSources):
         self._check_implementation()
         if self.weight is not factorization:
             self.reset_parameters(std, rng)
+
+    def _saved(self) -> dict[str, Any]:
+        settings = [(i, s.stride, s.padding, s.dilation, s.has_bias) for i, s in self._settings.items()]
+        names = ("weight", "bias", "n_layers", "groups", "padding_mode", "implementation")
+        return {**{name: getattr(self, name) for name in names}, "settings": settings}
+
+    @classmethod
+    def _restored(cls, weight: FactorizedTensor, bias: Parameter | None, settings: Any, **options: Any) -> Self:
+        lead = len(layers_of(options["n_layers"]))
+        out_channels, channels, *taps = kernel_sizes(weight.format, weight.shape[lead:])
+        layer = cls(channels * options["groups"], out_channels, taps, factorization=weight, **options)
+        for index, stride, padding, dilation, has_bias in settings:
+            layer._settings[layer_index_of(index, layer.layers_shape)] = ConvSettings.of(
+                taps, stride, padding, dilation, layer.padding_mode, flag("FactorizedConv", "has_bias", has_bias)
+            )
+        layer.bias = checked_bias(bias, (*layer.layers_shape, out_channels))
+        return layer
 
     def _new_weight(
         self, sizes: tuple[int, ...], factorization: str, rank: Any, fixed: Any, dtype: Any, device: Any

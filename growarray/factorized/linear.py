@@ -15,6 +15,7 @@ from growarray.errors import PlanError, ShapeError, shown
 from growarray.factorized.linear_convert import linear_layer_of, read_linears
 from growarray.factorized.linear_plan import NAMED_WAYS, linear_plan
 from growarray.factorized.owner import draw_weight
+from growarray.factorized.parameters import checked_bias
 from growarray.factorized.settings import flag, hashable, plain, planned_shape, shape_of
 from growarray.factorized.sub import SubFactorizedLinear
 from growarray.factorized.tensor import FactorizedTensor
@@ -102,6 +103,17 @@ class FactorizedLinear(Module):
         self._check_implementation()
         if given is None:
             self.reset_parameters(rng, std=std)
+
+    def _saved(self) -> dict[str, Any]:
+        names = ("in_tensorized_features", "out_tensorized_features", "n_layers", "implementation", "weight", "bias")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def _restored(cls, weight: FactorizedTensor, bias: Parameter | None, **options: Any) -> Self:
+        layer = cls(**options, factorization=weight, bias=False)
+        lead = (layer.n_layers,) if layer.n_layers > 1 else ()
+        layer.bias = checked_bias(bias, (*lead, layer.out_features))
+        return layer
 
     def _check_implementation(self) -> None:
         """Raise ValueError unless the engine takes it as a path; the search of ``'auto'`` waits for an input."""

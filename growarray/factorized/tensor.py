@@ -224,6 +224,22 @@ class FactorizedTensor(Module):
         """Dtype of the parameters."""
         return self.all_factors()[0].data.dtype
 
+    def _saved(self) -> dict[str, Any]:
+        return {"factors": self.all_factors(), "dropout": self.dropout, "lasso_weights": list(self.lasso_weights)}
+
+    @classmethod
+    def _restored(cls, factors: Sequence[Parameter], dropout: RankMask | None, lasso_weights: Any) -> Self:
+        tensor = cls.of(factors)
+        if lasso_weights and [w.shape for w in lasso_weights] != [
+            (size,) for size in tensor.format.sizes_of(tensor.shape, tensor.rank)
+        ]:
+            raise ShapeError(f"{cls.__name__}: the lasso weights do not fit the ranks {tensor.rank}")
+        if dropout is not None:
+            tensor.dropout = dropout
+        if lasso_weights:
+            tensor.lasso_weights = lasso_weights
+        return tensor
+
     def arrays(self) -> Arrays:
         """Data of the factors, with the lasso weights multiplied in if there are some."""
         return self._scaled(drop=False)[0]

@@ -73,6 +73,8 @@ class MergeGrowingModule(OfFeatures, Module):
         self.set_previous_modules([] if previous_modules is None else previous_modules)
         self.set_next_modules([] if next_modules is None else next_modules)
 
+    _linked: ClassVar[tuple[str, ...]] = ("previous_modules", "next_modules", "allow_growing")
+
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """``post_merge_function`` of the branches' sum, and the way back; what is asked for is kept."""
         y, back = self.post_merge_function.vjp(x)

@@ -189,6 +189,9 @@ class Operation(Several):
         self.name = name
         self.options = tuple(options.items())  # a dictionary would be taken for modules by their names
 
+    def _saved(self) -> dict[str, Any]:
+        return {"name": self.name, **dict(self.options)}
+
     def vjp(self, *inputs: Array) -> tuple[Array, Pullback]:
         """The value, and a pullback that gives the gradient of the input, or a tuple with one for each."""
         xp, options = namespace(*inputs), dict(self.options)

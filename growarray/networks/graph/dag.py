@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, namespace
-from growarray.errors import GrowthError, shown
+from growarray.errors import GrowthError, ShapeError, shown
 from growarray.growing import TINY, GrowthRule, Rule
 from growarray.networks.graph.expansion import Expansion, ExpansionType
 from growarray.networks.graph.graph import LayerGraph
@@ -104,6 +104,15 @@ class GrowingDAG(LayerGraph):
             device=device,
             rng=self.rng,
         )
+
+    _held = ("in_features", "out_features", "neurons", "name", "sampled", "rng", *LayerGraph._held)
+
+    def _check_held(self) -> None:
+        super()._check_held()
+        self.statistics, self._kind["rng"] = None, self.rng
+        ends = self.merges[self.root], self.merges[self.end]
+        if [end.in_features for end in ends] != [self.in_features, self.out_features]:
+            raise ShapeError(f"GrowingDAG: root and end have other widths than {self.in_features, self.out_features}")
 
     def _connect(self) -> None:
         super()._connect()
