@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from growarray.backend import Array
 from growarray.nn.inference import in_batches
 from growarray.nn.owner import Owner
 from growarray.nn.parameter import Parameter as Parameter
+
+if TYPE_CHECKING:
+    from growarray.nn.summary import Summary
 
 __all__ = ["Module"]
 
@@ -107,3 +110,21 @@ class Module(Owner):
         [[1.0], [1.0], [1.0]]
         """
         return in_batches(self, inputs, batch_size)
+
+    def summary(self, input_shape: Sequence[Any]) -> Summary:
+        """Layers, shapes, parameters, FLOPs and predicted time for an input; the result prints as a table.
+
+        input_shape : of the input, the batch first; a list of shapes for a network of several inputs
+        The network runs once, in evaluation mode, on zeros. FLOPs and time are those of products.
+
+        Raises ShapeError if the shape is none, and what the network raises for it.
+
+        >>> import numpy as np
+        >>> from growarray.nn import Linear, ReLU, Sequential
+        >>> found = Sequential(Linear(3, 4), ReLU()).summary((2, 3))
+        >>> [(layer.name, layer.kind, layer.output, layer.parameters, layer.flops) for layer in found.layers]
+        [('0', 'Linear', (2, 4), 16, 48), ('1', 'ReLU', (2, 4), 0, None)]
+        """
+        from growarray.nn.summary import summary_of  # what prices products is needed here alone
+
+        return summary_of(self, input_shape)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 from growarray.backend import Array, device_of, is_array, library, namespace, to_device
+from growarray.display import Block, Displayed, Table
 from growarray.errors import shown
 from growarray.nn.describe import describe
 from growarray.nn.load_report import LoadReport
@@ -29,7 +30,7 @@ def below(prefix: str, name: str) -> str:
     return f"{prefix}{name}." if name else prefix
 
 
-class Owner:
+class Owner(Displayed):
     """Base of layers and of factorized tensors: parameters by name, training mode, device, state dict."""
 
     _links: ClassVar[tuple[str, ...]] = ()
@@ -227,6 +228,12 @@ class Owner:
         """Device of the first parameter, ``'cpu'`` if there is none."""
         first = next(iter(self.parameters()), None)
         return "cpu" if first is None else device_of(first.data)
+
+    def _blocks(self) -> list[Block]:
+        leaves = [(name, m) for name, m in self.named_modules() if not any(True for _ in m.children())]
+        rows = [[name, repr(m), f"{m.number_of_parameters():,}"] for name, m in leaves]
+        total = f"{self.number_of_parameters():,} parameters"
+        return [type(self).__name__, Table([["layer", "options", "parameters"], *rows]), total]
 
     def __repr__(self) -> str:
         inner = [(name, repr(child)) for name, child in self.children()]
