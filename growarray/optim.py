@@ -17,8 +17,7 @@ import numpy as np
 
 from growarray.backend import Array, accurate_dtype, asarray, is_array, is_cupy, load, namespace, to_numpy
 from growarray.errors import ShapeError, shown
-from growarray.nn.owner import Owner
-from growarray.nn.parameter import Parameter
+from growarray.nn import Owner, Parameter
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_gradients", "constant", "cosine", "warm_up"]
 
