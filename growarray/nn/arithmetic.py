@@ -295,6 +295,9 @@ class Value(Several):
         self.value = value if isinstance(value, Parameter) else None
         self.constant: Array | None = None if isinstance(value, Parameter) else value
 
+    def _saved(self) -> dict[str, Any]:
+        return {"value": self.constant if self.value is None else self.value}
+
     def vjp(self, *inputs: Array) -> tuple[Array, Pullback]:
         """The array, and a pullback that adds to ``value.grad`` and gives an empty tuple."""
         if inputs:
