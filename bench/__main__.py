@@ -32,6 +32,7 @@ SUITES = (
     "stress",
     "suite",
     "from_scratch",
+    "gpu",
 )
 
 
