@@ -162,7 +162,9 @@ def _fake_quantize(xp: Any, x: Array, scale: Array, *zero: Array, low: int, high
 
 
 def _einsum(xp: Any, *arrays: Array, equation: str) -> tuple[Array, Pullback]:
-    return plan(equation, *(tuple(x.shape) for x in arrays)).vjp(*arrays)
+    """By the engine, which takes no scalars: NumPy has one where an array has no axes."""
+    y, back = plan(equation, *(tuple(x.shape) for x in arrays)).vjp(*(xp.asarray(x) for x in arrays))
+    return y, lambda dy: back(xp.asarray(dy))
 
 
 def _triangle(xp: Any, x: Array, k: int = 0, upper: int = 1) -> tuple[Array, Pullback]:
