@@ -40,6 +40,7 @@ class GrowingNetwork(Module):
     """
 
     selected: int | None = None
+    _weighed = False
     flatten: bool = True  # whether a sample of several axes is flattened
 
     @property
