@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from growarray.backend import Array
+from growarray.errors import shown
 from growarray.nn.inference import in_batches
 from growarray.nn.owner import Owner
 from growarray.nn.parameter import Parameter as Parameter
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from growarray.nn.summary import Summary
 
 __all__ = ["Module"]
+
+_ENGINES = {"onnxruntime": "onnx.session"}  # what runs a network, and where it is
 
 Pullback = Callable[..., Any]
 ExtendedPullback = Callable[[Array | None, Array | None], tuple[Array | None, Array | None]]
@@ -121,8 +124,10 @@ class Module(Owner):
 
         Raises ValueError for another backend, ImportError if the engine is not installed.
         """
-        session = importlib.import_module("growarray.onnx.session")  # a floor above: layers do not know of ONNX
-        compiled: Module = session.compile_network(self, backend, threads=threads, dtype=dtype)
+        if backend not in _ENGINES:
+            raise ValueError(f"{type(self).__name__}.compile: backend is {shown(backend)}, expected 'onnxruntime'")
+        engine = importlib.import_module(f"growarray.{_ENGINES[backend]}")  # a floor above, loaded when it is asked for
+        compiled: Module = engine.Compiled(self, threads=threads, dtype=dtype)
         return compiled
 
     def summary(self, input_shape: Sequence[Any]) -> Summary:

@@ -15,7 +15,7 @@ from growarray.errors import shown
 from growarray.nn.module import Module, Pullback
 from growarray.onnx.export import to_onnx
 
-__all__ = ["Compiled", "compile_network"]
+__all__ = ["Compiled"]
 
 _MOST = 8  # sessions: each holds the weights once more
 
@@ -82,13 +82,6 @@ class Compiled(Module):
     def extra_repr(self) -> str:
         """The network."""
         return f"{type(self._network).__name__}, onnxruntime"
-
-
-def compile_network(network: Module, backend: str, *, threads: int | None = None, dtype: Any = None) -> Compiled:
-    """See :meth:`growarray.nn.Module.compile`."""
-    if backend != "onnxruntime":
-        raise ValueError(f"{type(network).__name__}.compile: backend is {shown(backend)}, expected 'onnxruntime'")
-    return Compiled(network, threads=threads, dtype=dtype)
 
 
 def _runtime() -> Any:
