@@ -243,6 +243,11 @@ class Plan:
         )  # fmt: skip
 
     @property
+    def problem(self) -> Problem:
+        """The equation bound to its shapes."""
+        return self._problem
+
+    @property
     def tree(self) -> Tree:
         """The order of the products as pairs of operand sets (bit masks)."""
         return list(self._tree)
