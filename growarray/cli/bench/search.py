@@ -35,11 +35,13 @@ class Planner:
 
     make : given seconds for one instance and a seed, what ``optimize=`` takes
     knows : what it is told of convolutions    windows : whether it plans the window view, by its own cost
+    most : operands above which it is not asked, since it would not end
     """
 
     make: Callable[[float, int], Any]
     knows: str
     windows: bool = False
+    most: int = 1 << 20
 
 
 def _cotengra(seconds: float, seed: int) -> Any:
@@ -63,7 +65,7 @@ PLANNERS = {
     "random-greedy": Planner(_random_greedy, _JUDGED),
     "cotengra": Planner(_cotengra, _JUDGED),
     "greedy-windows": Planner(lambda seconds, seed: "greedy", _WINDOWS, True),
-    "dp-windows": Planner(lambda seconds, seed: "dp", _WINDOWS, True),
+    "dp-windows": Planner(lambda seconds, seed: "dp", _WINDOWS, True, most=12),
     "cotengra-windows": Planner(_cotengra, _WINDOWS, True),
 }
 """Those that the command knows by name. ``growarray-trials`` is what ``optimize='auto'`` does."""
@@ -133,7 +135,7 @@ def scores(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """For each instance and planner the operations of the path, None if it is none, the seconds, and the least known.
+    """For each instance and planner the operations of the path, None without one, the seconds, and the least known.
 
     The least is what the instance says, or what one of these planners finds.
     """
@@ -155,7 +157,9 @@ def scores(
 
 
 def _flops(instance: Contraction, planner: Planner, optimize: Any) -> int | None:
-    """Operations of a planner's path here; None if convolution modes meet the wrong way round in it."""
+    """Operations of a planner's path here; None if there is none, or it joins convolution modes wrongly."""
+    if len(instance.shapes) > planner.most:
+        return None
     if planner.windows:
         optimize, _ = window_path(instance, optimize)
     try:
