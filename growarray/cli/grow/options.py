@@ -14,6 +14,7 @@ from growarray.errors import shown
 from growarray.growing import FISHER, GRADMAX, TINY, GrowthRule
 from growarray.networks import GrowthSettings
 from growarray.networks.build import NETWORKS, hidden_activation
+from growarray.networks.choice import CHOICES, JUDGED
 
 __all__ = ["DIGITS", "OPTIONS", "RULES", "RunOptions", "given_values", "options_from"]
 
@@ -21,7 +22,6 @@ DIGITS = "digits"
 RULES: dict[str, GrowthRule] = {"tiny": TINY, "gradmax": GRADMAX, "fisher": FISHER}
 
 _DATA, _NETWORK, _GROWTH, _TRAINING, _OUTPUT = "Data", "Network", "Growth", "Training", "Output"
-_CHOICES = ("first_order", "validation")
 
 
 def _row(default: Any, text: str, panel: str, **more: Any) -> Any:
@@ -53,7 +53,10 @@ class RunOptions:
     activation: str = _row("relu", "relu, gelu, selu, tanh, ...", _NETWORK, takes="NAME")
     rule: str = _row("tiny", "how new neurons are computed", _GROWTH, choices=tuple(RULES))
     choose: str = _row(
-        "first_order", "grow the layer with the best promised change, or loss after it", _GROWTH, choices=_CHOICES
+        "first_order",
+        "grow where most is promised, in all or for its cost, or comes",
+        _GROWTH,
+        choices=CHOICES,
     )
     neurons: int = _row(8, "most neurons that one growth adds", _GROWTH, least=1)
     every: int = _row(2, "epochs from growth to growth", _GROWTH, least=1)
@@ -91,10 +94,10 @@ class RunOptions:
                     "name a file of your own with --data, or leave the option out"
                 )
         rule = RULES[self.rule]
-        if self.choose == "validation" and (rule.alpha_zero or rule.omega_zero):
+        if self.choose in JUDGED and (rule.alpha_zero or rule.omega_zero):
             raise ValueError(
                 f"--choose: expected first_order with the rule {self.rule}, whose new neurons start at zero and change "
-                "no loss, found 'validation'; leave it out"
+                f"no loss, found {self.choose!r}; leave it out"
             )
         hidden_activation(self.activation, where="--activation")
 

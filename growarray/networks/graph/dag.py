@@ -52,7 +52,7 @@ class GrowingDAG(LayerGraph):
     >>> dag(np.zeros((5, 4), np.float32)).shape, dag.widths
     ((5, 2), [3])
     >>> [str(expansion) for expansion in dag.define_next_actions()]
-    ['new node 2@_a: 1@->end@', 'new node 2@_b: start@->1@', 'wider node 1@']
+    ['new node 2: 1->end', 'new node 2: start->1', 'wider node 1']
     """
 
     def __init__(
