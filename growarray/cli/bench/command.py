@@ -31,6 +31,10 @@ _LONG = 10  # seconds of the best path above which nothing is measured
 _WIDTH = 100  # columns of a table that is not shown in a terminal
 _MEASURING, _OUTPUT = "Measuring", "Output"
 
+_TRAINING = typer.Option(
+    "--training/--no-training", help="measure forward + backward too; default yes", rich_help_panel=_MEASURING
+)
+
 Device = Annotated[str, option("NAME", "cpu, cuda or cuda:N", panel=_MEASURING)]
 PeerTimings = Callable[[Layer, Sequence[Any], Any, str | None], tuple[list[Peer], list[str]]]
 
@@ -63,14 +67,7 @@ def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
         shapes: Annotated[
             str | None, option("SIZES", "of its operands, such as '8x64x56, 32x64x3'", panel="Equation")
         ] = None,
-        training: Annotated[
-            bool,
-            typer.Option(
-                "--training/--no-training",
-                help="measure forward + backward too; default yes",
-                rich_help_panel=_MEASURING,
-            ),
-        ] = True,
+        training: Annotated[bool, _TRAINING] = True,
         count: Annotated[int, option("NUMBER", "orders that are compared", "--paths", panel=_MEASURING)] = 16,
         repeat: Annotated[int, option("NUMBER", "rounds in which each has a turn", panel=_MEASURING)] = 9,
         seconds: Annotated[
