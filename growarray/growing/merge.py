@@ -131,7 +131,7 @@ class MergeGrowingModule(OfFeatures, Module):
     @property
     def activity_stream(self) -> StreamLike:
         """Activity of the last batch, ones last, as its next modules read it."""
-        return self.recorder.stream("activity", self.recorder.need("activity"), bias=True)  # type: ignore[no-any-return]
+        return self.recorder.stream("activity", self.recorder.need("activity"), bias=True)
 
     activity_width: Any = property(lambda merge: merge.in_features + 1, doc="Columns of ``activity_stream``.")
 
