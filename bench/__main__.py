@@ -19,6 +19,7 @@ SUITES = (
     "merge_statistics",
     "growth_cycle",
     "growth_defaults",
+    "estimators",
     "import_time",
     "kernels",
     "convolution",

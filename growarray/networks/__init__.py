@@ -2,7 +2,8 @@
 
 from growarray.compression import Compression, Point, compress  # they were documented under this name first
 from growarray.networks.block import GrowingResidualBlock, GrowingResidualMLP
-from growarray.networks.data import Task, accuracy, batches, task_named
+from growarray.networks.data import Task, accuracy, batches, f1, task_named
+from growarray.networks.graph import Expansion, ExpansionType, GraphStatistics, GrowingDAG
 from growarray.networks.growth import Growth
 from growarray.networks.history import History, write_atomically
 from growarray.networks.judgement import Best, Judgement, Snapshot
@@ -15,6 +16,10 @@ from growarray.networks.settings import GrowthSettings
 __all__ = [
     "Best",
     "Compression",
+    "Expansion",
+    "ExpansionType",
+    "GraphStatistics",
+    "GrowingDAG",
     "GrowingMLP",
     "GrowingNetwork",
     "GrowingResidualBlock",
@@ -31,6 +36,7 @@ __all__ = [
     "batches",
     "compress",
     "default_budget",
+    "f1",
     "line_search",
     "task_named",
     "write_atomically",

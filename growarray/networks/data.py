@@ -12,7 +12,7 @@ from growarray.backend import Array, asarray, is_array, namespace
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.ops import cross_entropy, mse
 
-__all__ = ["Task", "accuracy", "batches", "check_data", "task_named"]
+__all__ = ["Task", "accuracy", "batches", "check_data", "f1", "task_named"]
 
 Loss = Callable[[Array, Array], tuple[Any, Callable[..., Array]]]
 
@@ -36,6 +36,28 @@ def accuracy(logits: Array, labels: Array) -> float:
         )
     right = xp.astype(xp.argmax(logits, axis=1), labels.dtype) == labels
     return float(xp.mean(xp.astype(right, xp.float64)))
+
+
+def f1(predicted: Array, labels: Array, *, average: str = "macro") -> float:
+    """F1 of predicted classes (n,): the mean over all true classes (``'macro'``), or of all counts (``'micro'``).
+
+    A class that is never predicted has F1 0. Raises ValueError for another average, ShapeError for other shapes.
+
+    >>> import numpy as np
+    >>> f1(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1]))
+    0.7333333333333334
+    """
+    if average not in ("macro", "micro"):
+        raise ValueError(f"f1: average must be 'macro' or 'micro', found {shown(average)}")
+    if tuple(predicted.shape) != tuple(labels.shape) or labels.ndim != 1:
+        raise ShapeError(f"f1: predictions {tuple(predicted.shape)} and labels {tuple(labels.shape)} must both be (n,)")
+    xp = namespace(predicted, labels)
+    counts = [
+        tuple(int(xp.count_nonzero(found)) for found in (chosen & true, chosen | true))
+        for chosen, true in ((predicted == label, labels == label) for label in xp.unique_values(labels))
+    ]  # 2 TP + FP + FN is TP and all that is in either
+    groups = counts if average == "macro" else [tuple(map(sum, zip(*counts, strict=True)))]
+    return sum(2 * both / (both + either) for both, either in groups) / len(groups)
 
 
 def _r2(prediction: Array, target: Array) -> float:

@@ -11,13 +11,12 @@ import numpy as np
 
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, shown
-from growarray.growing import GrowthRule
 from growarray.networks.data import Task, batches, check_data, task_named
 from growarray.networks.history import History, line_of
 from growarray.networks.judgement import Best, Judgement, Snapshot, judge
 from growarray.networks.network import evaluating, is_frozen
 from growarray.networks.part import as_growing
-from growarray.networks.planner import Planner, default_budget
+from growarray.networks.planner import Planner, default_budget, needs_fisher
 from growarray.networks.settings import GrowthSettings
 from growarray.nn import Module
 from growarray.optim import Optimizer, clip_gradients
@@ -203,7 +202,7 @@ class Growth:
         rule = planner.rule
         planner.check(rule)
         with planner.planning() as notes:
-            samples = planner.collect(self.data, fisher=not isinstance(rule, GrowthRule) or rule.use_fisher)
+            samples = planner.collect(self.data, fisher=needs_fisher(rule))
             self.network.compute_optimal_updates(rule)
             layer, search = planner.choose(rule, self.validation)
         if layer is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,7 @@ class Snapshot:
     arrays : weights and running statistics under the names of the state dict
     slots : for each parameter what its optimizer keeps, arrays or numbers
     sizes : for each module what else tells its widths, whole numbers or lists of them, by attribute
+    structures : for each network whose parts may change, such as a graph, what they are
 
     >>> from growarray.nn import Linear
     >>> layer = Linear(2, 1)
@@ -77,6 +78,7 @@ class Snapshot:
     arrays: Mapping[str, Array]
     slots: Mapping[str, Mapping[str, Any]]
     sizes: Mapping[str, Mapping[str, Any]]
+    structures: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, network: Module) -> Snapshot:
@@ -85,6 +87,7 @@ class Snapshot:
             network.state_dict(),
             {name: {key: _copy(value) for key, value in p.slots.items()} for name, p in network.named_parameters()},
             {path: sizes for path, module in network.named_modules() if (sizes := _sizes(module))},
+            {path: found for path, part in _networks(network) if (found := part.structure()) is not None},
         )
 
     def restore(self, network: Module) -> None:
@@ -92,6 +95,9 @@ class Snapshot:
 
         Gradients are forgotten; statistics and planned changes, which fit other widths, start anew.
         """
+        for path, part in _networks(network):
+            if path in self.structures:
+                part.restructure(self.structures[path])
         for path, module in network.named_modules():
             for name, value in self.sizes.get(path, {}).items():
                 setattr(module, name, tuple(value) if isinstance(value, list | tuple) else value)
@@ -106,6 +112,10 @@ class Snapshot:
             module.delete_update()
             if not isinstance(module, GrowingNetwork):
                 module.declare_statistics()
+
+
+def _networks(module: Module) -> list[tuple[str, GrowingNetwork]]:
+    return [(path, part) for path, part in module.named_modules() if isinstance(part, GrowingNetwork)]
 
 
 def _copy(value: Any) -> Any:

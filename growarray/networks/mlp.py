@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,6 +88,16 @@ class GrowingMLP(GrowingNetwork):
     def growing_layers(self) -> list[LinearGrowingModule]:
         """Every layer but the first: its input is a hidden width."""
         return self.layers[1:]
+
+    @staticmethod
+    def normalisation_factor(values: Array) -> Array:
+        """Factors that bring positive values to their geometric mean, so that their product stays what it is.
+
+        >>> import numpy as np
+        >>> GrowingMLP.normalisation_factor(np.array([1.0, 4.0])).tolist()
+        [2.0, 0.5]
+        """
+        return namespace(values).prod(values) ** (1.0 / math.prod(values.shape)) / values
 
     def normalise(self) -> None:
         """Rescale pairs of layers so that incoming and outgoing weights of each hidden neuron have equal norms.

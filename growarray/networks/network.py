@@ -104,12 +104,31 @@ class GrowingNetwork(Module):
             )
         return 2 * sum(p.size for name, p in self.named_parameters() if name.endswith("weight") and p.data.ndim > 1)
 
+    def structure(self) -> Any:
+        """What of the network, beside its widths, growth may change; None if that is nothing."""
+        return None
+
+    def restructure(self, structure: Any) -> None:
+        """Be again what :meth:`structure` gave; weights of what is new are to be set after it."""
+
     def init_computation(self, *, trace_precision: float | None = None) -> None:
         """Start a collection everywhere; with ``trace_precision`` every M estimates its error."""
         for module in self._growing_modules():
             module.trace_precision = trace_precision
         for module in self.collectors():
             module.init_computation()
+
+    def collect_batch(
+        self, x: Array, target: Array, loss: Callable[..., Any], *, fisher: bool = False, weights: Array | None = None
+    ) -> None:
+        """One batch of a collection: forward, back, and into every statistic, E with ``fisher``.
+
+        The gradient is that of the sum of the sample losses, so that promised improvements are of their mean.
+        """
+        self.weigh(weights)
+        y, pullback = self.vjp(x)
+        pullback(loss(y, target)[1](float(x.shape[0])), wrt_x=False)
+        self.update_computation(update_covariance_loss_gradient=fisher)
 
     def update_computation(self, update_covariance_loss_gradient: bool = True) -> None:
         """Add the last batch to every statistic."""

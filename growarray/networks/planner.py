@@ -19,7 +19,7 @@ from growarray.networks.line_search import LineSearch, line_search
 from growarray.networks.network import GrowingNetwork, evaluating, is_frozen
 from growarray.networks.settings import GrowthSettings
 
-__all__ = ["Planner", "default_budget"]
+__all__ = ["Planner", "default_budget", "needs_fisher"]
 
 Data = tuple[Array, Array]  # features and targets
 
@@ -75,17 +75,13 @@ class Planner:
         """Collect statistics over the data, or until they are precise enough; returns the samples seen.
 
         fisher : E too
-        The gradient is that of the sum of the sample losses, so that promised improvements are of their mean.
         """
         tolerance = self.settings.relative_error
         self.network.init_computation(trace_precision=None if tolerance is None else 1e-3)
         seen = 0
         for x, target in batches(*data, self.settings.collect_batch, self.rng):
-            if self.task.weights is not None:
-                self.network.weigh(self.task.weights(target))
-            y, pullback = self.network.vjp(x)
-            pullback(self.task.loss(y, target)[1](float(x.shape[0])), wrt_x=False)
-            self.network.update_computation(update_covariance_loss_gradient=fisher)
+            weights = None if self.task.weights is None else self.task.weights(target)
+            self.network.collect_batch(x, target, self.task.loss, fisher=fisher, weights=weights)
             seen += int(x.shape[0])
             if tolerance is not None and self.network.relative_error() <= tolerance:
                 break
@@ -169,3 +165,8 @@ def default_budget(network: GrowingNetwork, x: Array, neurons: int) -> int:
     learnt = samples * math.prod(int(size) for size in outputs.shape[1:])
     costs = [int(layer.parameters_per_neuron) for layer in network.growing_layers]
     return max(learnt, network.number_of_parameters() + min(neurons, samples) * min(costs, default=0))
+
+
+def needs_fisher(rule: Rule) -> bool:
+    """Whether a rule may ask for E: one that is not the library's own may ask for anything."""
+    return not isinstance(rule, GrowthRule) or rule.use_fisher

@@ -7,36 +7,15 @@ from typing import Any, ClassVar
 
 from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
-from growarray.nn.module import Module, Parameter, Pullback
+from growarray.nn.module import Parameter, Pullback
+from growarray.nn.several import Several, sum_to
 
 __all__ = ["Add", "Concat", "Div", "MatMul", "Maximum", "Minimum", "Mul", "Sub", "Value"]
 
 Halves = tuple[Callable[[Array], Array], Callable[[Array], Array]]
 
 
-def _sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:
-    """The gradient of an operand that was broadcast: summed over the axes along which it was repeated."""
-    xp, lead = namespace(gradient), gradient.ndim - len(shape)
-    repeated = [i + lead for i, n in enumerate(shape) if n == 1 and gradient.shape[i + lead] != 1]
-    axes = (*range(lead), *repeated)
-    if axes:
-        gradient = xp.sum(gradient, axis=axes, keepdims=True)
-    return gradient if tuple(gradient.shape) == shape else xp.reshape(gradient, shape)
-
-
-class _Several(Module):
-    """A module of any number of inputs."""
-
-    def forward(self, *inputs: Array) -> Array:
-        """Value of the module alone."""
-        return self.vjp(*inputs)[0]
-
-    def __call__(self, *inputs: Array) -> Array:
-        """:meth:`forward`."""
-        return self.forward(*inputs)
-
-
-class _Pair(_Several):
+class _Pair(Several):
     """An operation on two operands: two inputs, or one input and ``value``.
 
     ``value`` is a Parameter (trained), an array (fixed, kept in the state dict as ``constant``) or a number;
@@ -113,7 +92,7 @@ class _Broadcast(_Pair):
                     "from the last to be equal or 1; add axes with Unsqueeze"
                 )
         y, (first, second) = self._compute(a, b)
-        return y, (lambda dy: _sum_to(first(dy), shapes[0]), lambda dy: _sum_to(second(dy), shapes[1]))
+        return y, (lambda dy: sum_to(first(dy), shapes[0]), lambda dy: sum_to(second(dy), shapes[1]))
 
 
 class Add(_Broadcast):
@@ -254,16 +233,16 @@ class MatMul(_Pair):
 
         def first(dy: Array) -> Array:
             found = xp.matmul(xp.reshape(dy, shape), xp.matrix_transpose(right))
-            return xp.reshape(_sum_to(found, tuple(left.shape)), tuple(a.shape))
+            return xp.reshape(sum_to(found, tuple(left.shape)), tuple(a.shape))
 
         def second(dy: Array) -> Array:
             found = xp.matmul(xp.matrix_transpose(left), xp.reshape(dy, shape))
-            return xp.reshape(_sum_to(found, tuple(right.shape)), tuple(b.shape))
+            return xp.reshape(sum_to(found, tuple(right.shape)), tuple(b.shape))
 
         return xp.reshape(full, kept), (first, second)
 
 
-class Concat(_Several):
+class Concat(Several):
     """Joins its inputs along ``axis``; on every other axis they have one size.
 
     Raises ShapeError if they do not, TypeError without an input.
@@ -299,7 +278,7 @@ class Concat(_Several):
         return xp.concat(list(inputs), axis=axis), pullback
 
 
-class Value(_Several):
+class Value(Several):
     """A trained or fixed array as a value of its own, for a :class:`~growarray.nn.graph.Graph`: it takes no input.
 
     >>> import numpy as np

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, namespace, to_device
+from growarray.backend import Array, asarray, kind_of, namespace, to_device
 from growarray.errors import ShapeError, shown
 from growarray.nn.cast import rounded
 from growarray.nn.module import Module, Parameter, Pullback
@@ -35,6 +35,7 @@ __all__ = [
     "Sqrt",
 ]
 
+_CASTS = ("float32", "float64", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 Valued = tuple[Array, Callable[[], Array]]
 
 
@@ -282,11 +283,12 @@ class Pow(Module):
 
 
 class Cast(Module):
-    """The input as floats of another dtype, given by its name; the gradient comes back in that of the input.
+    """The input in another dtype, given by its name; a gradient from floats to floats comes back in that of the input.
 
     through : ``'float16'`` or ``'bfloat16'``, to whose values the input is rounded first, beyond its range to infinity;
         the gradient passes as if it were not
-    Raises ValueError for another dtype than ``'float32'`` and ``'float64'``, or another ``through``.
+    Of floats, whole numbers are what is before the point. Raises ValueError for a dtype that is neither
+    ``'float32'``, ``'float64'``, ``'bool'``, nor whole numbers, or another ``through``.
 
     >>> import numpy as np
     >>> Cast("float64")(np.ones(1, np.float32)).dtype
@@ -296,17 +298,18 @@ class Cast(Module):
     """
 
     def __init__(self, dtype: str, through: str | None = None) -> None:
-        if dtype not in ("float32", "float64"):
-            raise ValueError(f"Cast: dtype is {shown(dtype)}, expected 'float32' or 'float64'")
+        if dtype not in _CASTS:
+            raise ValueError(f"Cast: dtype is {shown(dtype)}, expected one of {', '.join(_CASTS)}")
         if through not in (None, "float16", "bfloat16"):
             raise ValueError(f"Cast: through is {shown(through)}, expected 'float16', 'bfloat16' or None")
         self.dtype, self.through = dtype, through
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """The converted array; the pullback converts its gradient back."""
-        xp = namespace(x)
+        """The converted array; the pullback converts its gradient back, and gives None if there is none."""
+        xp, smooth = namespace(x), self.dtype.startswith("float") and kind_of(x) == "f"
         y = x if self.through is None else rounded(x, self.through)
-        return xp.astype(y, getattr(xp, self.dtype), copy=False), lambda dy: xp.astype(dy, x.dtype, copy=False)
+        dtype = getattr(xp, self.dtype)
+        return xp.astype(y, dtype, copy=False), lambda dy: xp.astype(dy, x.dtype, copy=False) if smooth else None
 
     def extra_repr(self) -> str:
         """The dtypes."""

@@ -4,94 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from growarray.files.errors import Malformed, quote
 from growarray.files.limits import Limits
-from growarray.files.tensor import StoredTensor
 from growarray.nn.arithmetic import Value
 from growarray.nn.cast import RangeError, cast
 from growarray.nn.graph import Node
 from growarray.nn.module import Module, Parameter
 from growarray.onnx.graph import OpNode
+from growarray.onnx.value import Array, Constant, Dim, Dynamic, Known, Shape, Unsupported
 
-__all__ = ["Array", "Builder", "Constant", "Dynamic", "Unsupported", "broadcast", "layer_name", "node_name", "product"]
-
-Array = NDArray[Any]
-Dim = int | str
-Shape = tuple[Dim, ...] | None
+__all__ = ["Builder", "broadcast", "layer_name", "node_name", "product"]
 
 _LEAVES = ("weight", "bias", "kernel", "gamma", "beta", "scale", "running_mean", "running_var", "value", "alpha")
 _LONGEST_NAME = 200
 _LAYER = 40  # steps of the limits that making one takes as long as
 
 
-class Constant:
-    """A value that the file fixes; it is read when ``array`` is first asked for.
+class Builder:
+    """The values and modules made so far.
 
-    key : name of the value, one for each parameter    label : name in the file, for readable names of layers
-    trained : whether it is an initializer, which fine-tuning may change    derived : whether it is computed from others
-    An array of objects is a shape: whole numbers, and names of axes whose size the input tells.
+    opset : version of the default domain    dtype : None or forced    build : makes the modules of one node
     """
 
     def __init__(
-        self,
-        key: str,
-        values: Array | StoredTensor,
-        *,
-        trained: bool = False,
-        derived: bool = False,
-        label: str | None = None,
+        self, opset: int, limits: Limits, nbytes: int, dtype: Any, build: Callable[[Builder, OpNode], None]
     ) -> None:
-        self.key, self.trained, self.derived = key, trained, derived
-        self.label = key if label is None else label
-        self._values = values
-
-    @property
-    def array(self) -> Array:
-        """The values."""
-        if isinstance(self._values, StoredTensor):
-            self._values = self._values.read()
-        return self._values
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Size of each axis."""
-        return tuple(self._values.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of entries."""
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True)
-class Dynamic:
-    """A value that depends on the inputs: its name in the network, and its axes as far as they are known."""
-
-    name: str
-    shape: Shape
-
-
-@dataclass(frozen=True)
-class Unsupported:
-    """A value that cannot be used, and why."""
-
-    reason: str
-
-
-Known = Constant | Dynamic | Unsupported
-
-
-class Builder:
-    """The values and modules made so far. ``opset`` is the version of the default domain, ``dtype`` None or forced."""
-
-    def __init__(self, opset: int, limits: Limits, nbytes: int, dtype: Any) -> None:
-        self.opset, self.limits, self.dtype = opset, limits, dtype
+        self.opset, self.limits, self.dtype, self._build = opset, limits, dtype, build
         self.values: dict[str, Known] = {}
         self.dynamics: dict[str, Dynamic] = {}  # by the name in the network
         self.nodes: list[Node] = []
@@ -109,6 +52,36 @@ class Builder:
         self.layouts: dict[str, tuple[bool, float]] = {}
         self.used: set[str] = set()  # names that a further node takes, or that are outputs
         self._steps = limits.steps
+
+    def build(self, node: OpNode) -> None:
+        """Fold a node, or make its modules."""
+        self._build(self, node)
+
+    def evaluate(self, node: OpNode, read: Callable[[Builder, OpNode], None], *, trained: bool) -> None:
+        """Build a node whose inputs are all constants, and note what it gives as constants."""
+        mark = len(self.nodes)
+        read(self, node)
+        made = {name: value for name in node.outputs if isinstance(value := self.values.get(name), Dynamic)}
+        found: dict[str, Array] = {}
+        for name, value in made.items():
+            self._compute(value.name, found)
+            self.account(found[value.name].nbytes)
+            constant = Constant(name, found[value.name], trained=trained, derived=not trained)
+            constant.kind = value.kind
+            self.values[name] = constant
+        gone = {node.output for node in self.nodes[mark:]}
+        self._emitted = {key: value for key, value in self._emitted.items() if value.name not in gone}
+        del self.nodes[mark:]
+
+    def _compute(self, name: str, found: dict[str, Array]) -> None:
+        """The value of this name and of those that it is made of; the nodes have no other inputs than constants."""
+        waiting = [name]
+        while waiting:
+            node = self._givers[waiting[-1]]
+            missing = [x for x in node.inputs if x not in found]
+            waiting += missing
+            if not missing:
+                found[waiting.pop()] = np.asarray(node.module.eval().forward(*[found[x] for x in node.inputs]))
 
     # values
 
@@ -245,8 +218,13 @@ class Builder:
 
     # modules
 
-    def step(self, module: Module, inputs: Sequence[Dynamic], shape: Shape, hint: str) -> Dynamic:
-        """A further module of the network; ``hint`` is what it would like to be called."""
+    def step(
+        self, module: Module, inputs: Sequence[Dynamic], shape: Shape, hint: str, kind: str | None = None
+    ) -> Dynamic:
+        """A further module of the network; ``hint`` is what it would like to be called.
+
+        ``kind`` is the type of what it gives, by default that of the first input.
+        """
         self.check_size(shape)
         self._steps -= _LAYER
         if self._steps < 0:
@@ -254,7 +232,7 @@ class Builder:
                 f"network has more than {self.limits.steps // _LAYER} layers ({_LAYER} of Limits.steps each)"
             )
         self._counter += 1
-        dynamic = Dynamic(f"?{self._counter}", shape)
+        dynamic = Dynamic(f"?{self._counter}", shape, kind or (inputs[0].kind if inputs else "float32"))
         self._append(Node(self._unique(hint), module, tuple(x.name for x in inputs), dynamic.name))
         self.dynamics[dynamic.name] = dynamic
         return dynamic
@@ -274,26 +252,33 @@ class Builder:
         fresh = isinstance(value, Dynamic) and value.name not in self._shared
         if isinstance(value, Dynamic) and fresh and self.nodes and self.nodes[-1].output == value.name:
             self._append(replace(self.nodes.pop(), output=name))
-            value = Dynamic(name, value.shape)
+            value = replace(value, name=name)
         self.define(name, value)
 
     def result(
-        self, node: OpNode, module: Module, inputs: Sequence[Dynamic], shape: Shape, weight: Constant | None = None
+        self,
+        node: OpNode,
+        module: Module,
+        inputs: Sequence[Dynamic],
+        shape: Shape,
+        weight: Constant | None = None,
+        kind: str | None = None,
     ) -> None:
         """Note that one module gives the first output of a node; it is called after ``weight``, or after the node."""
-        self.give(node, self.step(module, inputs, shape, self.hint(node, weight)))
+        self.give(node, self.step(module, inputs, shape, self.hint(node, weight), kind))
 
     def emitted(self, value: Constant) -> Dynamic:
         """A constant as a node of the network, made once."""
         if value.key not in self._emitted:
-            if value.array.dtype.kind != "f":
-                raise Malformed(
-                    f"constant {quote(value.label)} of type {value.array.dtype} is combined with a value of the "
-                    "network; expected floats"
-                )
-            held = self.parameter(value, "constant") if value.trained else self.floats(value, "constant")
+            array = value.array
+            if array.dtype == object:
+                raise Malformed(f"{quote(value.label)} depends on the size of the input; export fixed sizes")
+            if value.trained and array.dtype.kind == "f":
+                held: Any = self.parameter(value, "constant")
+            else:
+                held = self.floats(value, "constant") if array.dtype.kind == "f" else array
             hint = layer_name(value.label) or "constant"
-            self._emitted[value.key] = self.step(Value(held), (), value.shape, hint)
+            self._emitted[value.key] = self.step(Value(held), (), value.shape, hint, value.kind)
             self._shared.add(self._emitted[value.key].name)
         return self._emitted[value.key]
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from growarray.files.errors import Malformed
-from growarray.onnx.build import Array, Builder, Constant, Dynamic
+from growarray.onnx.build import Builder
 from growarray.onnx.graph import OpNode
+from growarray.onnx.value import Array, Constant, Dynamic
 
 __all__ = ["axes_of", "constant_array", "fold", "narrowed", "positive_axes"]
 

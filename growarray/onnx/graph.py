@@ -55,6 +55,11 @@ class OpNode:
     asked: set[str] = field(default_factory=set)
 
     @property
+    def key(self) -> str:
+        """The operator's name, with its domain in front unless that is the default one."""
+        return self.op if self.domain in ("", "ai.onnx") else f"{self.domain}.{self.op}"
+
+    @property
     def place(self) -> str:
         """The node in a message: its operator, and its name or number."""
         name = quote(self.name) if self.name else f"number {self.index}"

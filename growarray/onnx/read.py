@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -16,18 +17,23 @@ from growarray.files.source import Source, source_name
 from growarray.nn.activation import Identity
 from growarray.nn.elementwise import Cast
 from growarray.nn.graph import Graph
-from growarray.onnx.build import Builder, Constant, Dynamic, Unsupported
+from growarray.onnx.build import Builder
 from growarray.onnx.fold import fold
 from growarray.onnx.fuse import fuse
 from growarray.onnx.graph import Model, OpNode, read_model
-from growarray.onnx.operators import OPERATORS
+from growarray.onnx.operators import DOMAINS, OPERATORS
+from growarray.onnx.operators.row import Operator
+from growarray.onnx.tensor import TYPE_NAMES
+from growarray.onnx.value import Constant, Dynamic, Unsupported, letter
 from growarray.onnx.wire import ValueInfo
 
 __all__ = ["from_onnx"]
 
-_FIRST, _LAST = 7, 28  # opsets whose operators mean what is written here
+_FIRST, _LAST = 6, 28  # opsets whose operators mean what is written here
 _LONGEST = 1000  # characters of a message
-_FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
+_HELD = ("bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float32", "float64")
+_HALF = ("float16", "bfloat16")
+_SMALL = 2**16  # entries of constants up to which any operator runs at import
 
 
 def from_onnx(
@@ -75,7 +81,8 @@ def from_onnx(
         source = Source.of(path, name=name, mapped=mmap)
         external = ExternalFiles(source, limits, follow_links=follow_links, mapped=mmap)
         model = read_model(source, limits, external)
-        builder = Builder(_opset(model), limits, source.size + external.nbytes, None if chosen is None else chosen.type)
+        nbytes, kind = source.size + external.nbytes, None if chosen is None else chosen.type
+        builder = Builder(_opset(model), limits, nbytes, kind, _build)
         with np.errstate(all="ignore"):
             network = _network(model, builder)
     network.eval()
@@ -139,15 +146,16 @@ def _shortened(fault: Exception) -> str:
 
 
 def _input(builder: Builder, info: ValueInfo) -> Dynamic | Unsupported:
-    """An input of the network, as floats."""
-    if info.element not in _FLOATS:
-        return Unsupported(f"is an input of the type {info.element}; a network takes floats")
+    """An input of the network; half precision is widened."""
+    kind = TYPE_NAMES.get(info.element, f"number {info.element}")
+    if kind not in (*_HELD, *_HALF):
+        return Unsupported(f"is an input of the type {kind}; a network takes floats, whole numbers and bools")
     shape = info.shape
     if shape is not None:
         shape = tuple(builder.fresh() if str(n).startswith("?") else n for n in shape)
-    dynamic = Dynamic(info.name, shape)
+    dynamic = Dynamic(info.name, shape, kind)
     builder.check_size(shape)
-    if info.element not in (10, 16):
+    if kind not in _HALF:
         return dynamic
     name = np.dtype(builder.float_type(np.float32)).name
     return builder.step(Cast(name), [dynamic], shape, f"{info.name}.cast")
@@ -155,11 +163,11 @@ def _input(builder: Builder, info: ValueInfo) -> Dynamic | Unsupported:
 
 def _refuse(node: OpNode, model: Model) -> None:
     """Raise Malformed for a node of another domain, of a function, or of an unknown operator."""
-    if node.domain not in ("", "ai.onnx"):
-        raise Malformed(f"is of the domain {quote(node.domain)}; only operators of the default domain are supported")
+    if node.domain not in DOMAINS:
+        raise Malformed(f"is of the domain {quote(node.domain)}; supported are ai.onnx and ai.onnx.ml")
     if (node.domain, node.op) in model.functions or ("", node.op) in model.functions:
         raise Malformed("is a function that the model defines itself, which is not supported")
-    if node.op not in OPERATORS:
+    if node.key not in OPERATORS:
         raise Malformed(f"is not supported; supported: {', '.join(sorted(OPERATORS))}")
     if not node.outputs or not node.outputs[0]:
         raise Malformed("has no output")
@@ -167,20 +175,39 @@ def _refuse(node: OpNode, model: Model) -> None:
 
 def _build(builder: Builder, node: OpNode) -> None:
     """Fold a node, or make its modules."""
-    row = OPERATORS[node.op]
+    row = OPERATORS[node.key]
     least, most = row.inputs
     if not least <= len(node.inputs) <= most:
         raise Malformed(f"has {len(node.inputs)} inputs; expected {least} to {most}")
     if len(node.outputs) > row.outputs:
         raise Malformed(f"has {len(node.outputs)} outputs; expected at most {row.outputs}")
+    given = [builder.known(node, i) for i, name in enumerate(node.inputs) if name]
+    for value in given:
+        if isinstance(value, Dynamic) and letter(value.kind) not in row.kinds:
+            raise Malformed(f"has an input of the type {value.kind}, which is not supported here; expected floats")
     if row.fold is None or not fold(builder, node, row.fold, moves=row.moves):
         if row.read is None:
             raise Malformed("is supported for constants only, but an input depends on that of the network")
-        row.read(builder, node)
+        if _fixed(row, given):
+            builder.evaluate(node, row.read, trained=row.moves and isinstance(given[0], Constant) and given[0].trained)
+        else:
+            row.read(builder, node)
     node.refuse_others()
     for name in node.outputs[1:]:
         if name in builder.used and name not in builder.values:
             raise Malformed(f"output {quote(name)} is used by another node; only the first output is computed")
+
+
+def _fixed(row: Operator, given: Sequence[Constant | Dynamic]) -> bool:
+    """Whether a node can be computed now: its inputs are constants that nobody trains, and not too large for it."""
+    total = 0
+    for value in given:
+        if not isinstance(value, Constant) or value.array.dtype == object:
+            return False
+        if value.trained and letter(value.kind) == "f" and not row.moves:
+            return False
+        total += value.size
+    return bool(given) and (total <= _SMALL or row.kinds != "f")
 
 
 def _graph(builder: Builder, inputs: list[str], outputs: list[str]) -> Graph:

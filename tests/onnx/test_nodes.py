@@ -19,10 +19,10 @@ from growarray.errors import CheckpointError, GrowArrayError
 from growarray.onnx.export import OPSETS
 from growarray.onnx.operators import OPERATORS
 
-PASSES = 535
+PASSES = 1314
 """Cases that pass at least, of the 1,884 of onnx 1.23; fewer may exist in another version."""
 MARKS = ("operator '", "input '", "output '", "initializer '", "opset", "refused in")  # a refusal names one of these
-EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}  # what half precision rounds away; it is computed in single
+EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}  # what each step in half precision rounds away: here it is in single
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +68,13 @@ def outcome(model: onnx.ModelProto, inputs: list[Any], outputs: list[Any], case:
     except GrowArrayError as refusal:
         return f"refused in {refusal}"
     for info, expected in zip(model.graph.output, map(array, outputs), strict=False):
-        rtol = max(case.rtol, EPS.get(expected.dtype.name, 0.0))
+        half = EPS.get(expected.dtype.name, 0.0)
+        rtol, largest = max(case.rtol, half), np.max(np.abs(np.float64(expected)), initial=0.0)
+        atol = max(case.atol, 1e-7, half * largest)
         value = np.asarray(found[info.name])
         if value.shape != expected.shape:
             return f"WRONG shape {value.shape}, expected {expected.shape}"
-        if not np.allclose(
-            np.float64(value), np.float64(expected), rtol=rtol, atol=max(case.atol, 1e-7), equal_nan=True
-        ):
+        if not np.allclose(np.float64(value), np.float64(expected), rtol=rtol, atol=atol, equal_nan=True):
             return f"WRONG by {np.max(np.abs(np.float64(value) - np.float64(expected)))}"
     return "passes"
 
@@ -101,18 +101,20 @@ def test_every_case_passes_or_is_refused_by_name(cases: list[Any]) -> None:
 
 
 def test_the_docs_list_every_operator() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "checkpoint.md").read_text().partition("**Operators**")[2]
-    listed = set(re.findall(r"\b[A-Z]\w+", text.partition("A bias that is added")[0]))
-    assert {name for name, row in OPERATORS.items() if row.read or row.fold} <= listed
+    text = (Path(__file__).parents[2] / "docs" / "onnx.md").read_text().partition("## Operators")[2]
+    table = "".join(line for line in text.splitlines(keepends=True) if line.startswith("| "))
+    assert set(re.findall(r"\b[A-Z]\w+", table)) == {row.name for row in OPERATORS.values()}
 
 
 def test_rows_are_those_of_the_standard() -> None:
-    for name, row in OPERATORS.items():
-        schema = onnx.defs.get_schema(name)
+    for key, row in OPERATORS.items():
+        schema = onnx.defs.get_schema(row.name, row.domain)
         versions = [
-            s.since_version for s in onnx.defs.get_all_schemas_with_history() if (s.domain, s.name) == ("", name)
+            s.since_version
+            for s in onnx.defs.get_all_schemas_with_history()
+            if (s.domain, s.name) == (row.domain, row.name)
         ]
-        assert row.name == name
+        assert row.key == key
         assert row.inputs[0] <= schema.max_input
         assert row.inputs[1] >= schema.min_input
-        assert row.since >= min(versions) or min(versions) <= OPSETS.start
+        assert not row.writes or row.since >= min(versions) or min(versions) <= OPSETS.start

@@ -291,10 +291,10 @@ REFUSED: dict[str, tuple[Made, str]] = {
         Made([node("GroupNormalization", "x", "b", "b", num_groups=4)], {"x": (1, 2**28, 1)}, fixed={"b": B}, opset=18),
         "constants need more bytes",
     ),
-    "opset-old": (Made([node("Relu", "x")], IMAGE, opset=6), "opset is 6; supported are 7 to"),
+    "opset-old": (Made([node("Relu", "x")], IMAGE, opset=5), "opset is 5; supported are 6 to"),
     "opset-new": (Made([node("Relu", "x")], IMAGE, opset=999), "opset is 999; supported are"),
     "integer-input": (
-        Made([node("Relu", "x")], IMAGE, element=TensorProto.INT32), "input 'x' is an input of the type 6"
+        Made([node("Sigmoid", "x")], IMAGE, element=TensorProto.INT32), "'Sigmoid' .* has an input of the type int32"
     ),
 }  # fmt: skip
 

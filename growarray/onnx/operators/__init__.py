@@ -6,10 +6,13 @@ from growarray.nn.module import Module
 from growarray.onnx.lower import Lowering
 from growarray.onnx.operators import (
     arithmetic,
+    attention,
+    composed,
     constant,
     conv,
     element,
     factorized,
+    indexed,
     layout,
     linear,
     logic,
@@ -23,12 +26,32 @@ from growarray.onnx.operators import (
 )
 from growarray.onnx.operators.row import Operator
 
-__all__ = ["OPERATORS", "WRITES"]
+__all__ = ["DOMAINS", "OPERATORS", "WRITES"]
 
-_FAMILIES = (arithmetic, constant, conv, element, layout, linear, logic, norm, part, pool, reduce, shape, softmax)
+_FAMILIES = (
+    arithmetic,
+    attention,
+    composed,
+    constant,
+    conv,
+    element,
+    indexed,
+    layout,
+    linear,
+    logic,
+    norm,
+    part,
+    pool,
+    reduce,
+    shape,
+    softmax,
+)
 
-OPERATORS: dict[str, Operator] = {row.name: row for family in _FAMILIES for row in family.ROWS}
-"""Every operator by its name in the default domain."""
+OPERATORS: dict[str, Operator] = {row.key: row for family in _FAMILIES for row in family.ROWS}
+"""Every operator by its name, those of another domain than the default one with it in front."""
+
+DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+"""The domains that have operators here."""
 
 WRITES: dict[type[Module], Lowering] = {
     **{kind: write for row in OPERATORS.values() for kind, write in row.writes.items()},

@@ -10,11 +10,13 @@ import numpy as np
 
 from growarray.files.errors import Malformed
 from growarray.nn import arithmetic, elementwise
-from growarray.onnx.build import Array, Builder, Constant, Dynamic, broadcast
+from growarray.nn.operation import Operation
+from growarray.onnx.build import Builder, broadcast
 from growarray.onnx.fold import constant_array, narrowed
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
-from growarray.onnx.operators.row import ANY, Fold, Operator, Read
+from growarray.onnx.operators.row import ANY, Fold, Operator, Read, operation
+from growarray.onnx.value import Array, Constant, Dynamic, letter
 
 __all__ = ["ROWS", "WRITES", "account_broadcast", "batch_of", "operands_of"]
 
@@ -25,16 +27,26 @@ def _single(value: Constant, x: Dynamic) -> bool:
     return value.size == 1 and len(value.shape) <= axes and value.array.dtype.kind in "fiu"
 
 
+def _check_alike(a: Constant | Dynamic, b: Constant | Dynamic) -> None:
+    """Raise Malformed if floats meet whole numbers; half precision and its likes are all computed as floats."""
+    if letter(a.kind) != letter(b.kind):
+        raise Malformed(f"has operands of the types {a.kind} and {b.kind}; expected one type")
+
+
 def _read(kind: Any, *, trained: bool) -> Read:
     """One of both operands may be a constant; a trained one is an initializer of some size."""
 
     def read(builder: Builder, node: OpNode) -> None:
         a, b = builder.known(node, 0), builder.known(node, 1)
+        _check_alike(a, b)
         if isinstance(a, Constant) and isinstance(b, Constant):
             a = builder.emitted(a)
+        if letter(a.kind) != "f":  # whole numbers stay what they are
+            a, b = builder.dynamic(node, 0), builder.dynamic(node, 1)
         shape = broadcast(builder, a.shape, b.shape)
         if isinstance(a, Dynamic) and isinstance(b, Dynamic):
-            builder.result(node, kind(), [a, b], shape)
+            whole = kind is arithmetic.Div and letter(a.kind) != "f"
+            builder.result(node, Operation("Div") if whole else kind(), [a, b], shape)
             return
         dynamic, fixed = (a, b) if isinstance(a, Dynamic) else (b, a)
         if not isinstance(dynamic, Dynamic) or not isinstance(fixed, Constant):
@@ -61,6 +73,8 @@ def _read_several(kind: Any, *, mean: bool = False) -> Read:
         hint = builder.hint(node)
         for i in others:
             x = builder.known(node, i)
+            _check_alike(y, x)
+            x = x if letter(y.kind) == "f" else builder.dynamic(node, i)
             shape = broadcast(builder, y.shape, x.shape)
             if isinstance(x, Dynamic):
                 y = builder.step(kind(), [y, x], shape, hint)
@@ -152,11 +166,14 @@ def _divided(a: Any, b: Any) -> Any:
 
 
 def _read_power(builder: Builder, node: OpNode) -> None:
-    """The exponent is a number."""
-    x, exponent = builder.dynamic(node, 0), builder.number(node, 1, "exponent")
-    if exponent is None:
-        raise Malformed("has no exponent")
-    builder.result(node, elementwise.Pow(exponent), [x], x.shape)
+    """An exponent that is a number makes a layer of its own."""
+    x, exponent = builder.dynamic(node, 0), builder.known(node, 1)
+    if isinstance(exponent, Constant) and exponent.size == 1 and len(exponent.shape) <= 1 and letter(x.kind) == "f":
+        number = builder.scalar(exponent, "exponent")
+        builder.result(node, elementwise.Pow(number), [x], broadcast(builder, x.shape, exponent.shape))
+        return
+    power = builder.dynamic(node, 1)
+    builder.result(node, Operation("Pow"), [x, power], broadcast(builder, x.shape, power.shape))
 
 
 def _write_power(graph: OnnxGraph, layer: elementwise.Pow, x: Edge) -> Edge:
@@ -164,19 +181,24 @@ def _write_power(graph: OnnxGraph, layer: elementwise.Pow, x: Edge) -> Edge:
 
 
 def _arithmetic(name: str, kind: Any, fold: Fold, *, trained: bool = True) -> Operator:
-    return Operator(name, _read(kind, trained=trained), {kind: _write(name)}, fold, (2, 2))
+    return Operator(name, _read(kind, trained=trained), {kind: _write(name)}, fold, (2, 2), kinds="fiu")
+
+
+def _several(name: str, kind: Any, writes: dict[Any, Lowering]) -> Operator:
+    return Operator(name, _read_several(kind), writes, inputs=(1, ANY), kinds="fiu")
 
 
 ROWS = (
     _arithmetic("Add", arithmetic.Add, _fold(lambda a, b: a + b)),
     _arithmetic("Div", arithmetic.Div, _fold(_divided, lambda m, n: m if n == 1 else None), trained=False),
     _arithmetic("Mul", arithmetic.Mul, _fold(lambda a, b: a * b, lambda m, n: m if n == 1 else n if m == 1 else None)),
-    Operator("Max", _read_several(arithmetic.Maximum), {arithmetic.Maximum: _write("Max")}, inputs=(1, ANY)),
+    operation("Mod", 2, kinds="fiu", fmod=0),
+    _several("Max", arithmetic.Maximum, {arithmetic.Maximum: _write("Max")}),
     Operator("Mean", _read_several(arithmetic.Add, mean=True), inputs=(1, ANY)),
-    Operator("Min", _read_several(arithmetic.Minimum), {arithmetic.Minimum: _write("Min")}, inputs=(1, ANY)),
-    Operator("Pow", _read_power, {elementwise.Pow: _write_power}, _fold(lambda a, b: a**b), (2, 2)),
+    _several("Min", arithmetic.Minimum, {arithmetic.Minimum: _write("Min")}),
+    Operator("Pow", _read_power, {elementwise.Pow: _write_power}, _fold(lambda a, b: a**b), (2, 2), kinds="fiu"),
     _arithmetic("Sub", arithmetic.Sub, _fold(lambda a, b: a - b)),
-    Operator("Sum", _read_several(arithmetic.Add), inputs=(1, ANY)),
+    _several("Sum", arithmetic.Add, {}),
 )
 """The operators of this family."""
 

@@ -7,10 +7,11 @@ import math
 import numpy as np
 
 from growarray.files.errors import Malformed, quote
-from growarray.onnx.build import Array, Builder, Constant
+from growarray.onnx.build import Builder
 from growarray.onnx.fold import constant_array
 from growarray.onnx.graph import OpNode
 from growarray.onnx.operators.row import Operator
+from growarray.onnx.value import Array, Constant
 
 __all__ = ["ROWS", "check_shape"]
 

@@ -11,11 +11,12 @@ from growarray.contraction.geometry import ConvAxis
 from growarray.files.errors import Malformed
 from growarray.nn.padding import Pad
 from growarray.nn.sized import SamePad
-from growarray.onnx.build import Builder, Constant, Dim, Dynamic
+from growarray.onnx.build import Builder
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.row import Operator
 from growarray.onnx.operators.window import MOST, Pairs, Windows, options_of, padded, sliced
+from growarray.onnx.value import Constant, Dim, Dynamic
 from growarray.ops.conv import conv_geometry
 from growarray.ops.sizes import each_axis
 

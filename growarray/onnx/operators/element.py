@@ -13,13 +13,15 @@ from growarray.nn import elementwise as more
 from growarray.nn.arithmetic import Div, Mul
 from growarray.nn.cast import rounded
 from growarray.nn.module import Module
-from growarray.onnx.build import Array, Builder, broadcast
+from growarray.onnx.build import Builder, broadcast
+from growarray.onnx.call import Calls
 from growarray.onnx.fold import constant_array
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.model import DATA_TYPES
-from growarray.onnx.operators.row import Operator, elementwise, folded, one_operator
+from growarray.onnx.operators.row import ALL, Operator, elementwise, folded, one_operator
 from growarray.onnx.tensor import TYPE_NAMES
+from growarray.onnx.value import Array, letter
 
 __all__ = ["ROWS", "WRITES", "same"]
 
@@ -139,13 +141,25 @@ def _cast_target(node: OpNode) -> str:
 
 
 def _read_cast(builder: Builder, node: OpNode) -> None:
-    """Between floats; the values of half precision are computed with in single."""
-    x, to = builder.dynamic(node, 0), _cast_target(node)
-    if to not in ("float16", "float32", "float64", "bfloat16"):
-        raise Malformed(f"to the type {to} is not supported for a value that depends on the input; only floats are")
-    half = to if to.endswith("16") else None
-    name = np.dtype(builder.float_type(np.dtype("float32" if half else to))).name
-    builder.result(node, more.Cast(name, half), [x], x.shape)
+    _cast(builder, node, _cast_target(node))
+
+
+def _read_cast_like(builder: Builder, node: OpNode) -> None:
+    """To the type of the second input, whatever its values."""
+    _cast(builder, node, builder.known(node, 1).kind)
+
+
+def _cast(builder: Builder, node: OpNode, to: str) -> None:
+    """The values of half precision are computed with in single."""
+    x = builder.dynamic(node, 0)
+    if to not in (*_HELD, "bfloat16"):
+        raise Malformed(f"to the type {to} is not supported")
+    half = to if to in ("float16", "bfloat16") else None
+    name = np.dtype(builder.float_type(np.dtype("float32" if half else to))).name if letter(to) == "f" else to
+    if to == x.kind:
+        builder.give(node, x)
+    else:
+        builder.result(node, more.Cast(name, half), [x], x.shape, kind=to)
 
 
 def _write_cast(graph: OnnxGraph, layer: more.Cast, x: Edge) -> Edge:
@@ -179,6 +193,9 @@ def _read_dropout(builder: Builder, node: OpNode) -> None:
     else:
         ratio = node.get("ratio", "float", 0.5)
     builder.result(node, nn.Dropout(0.5 if ratio is None else ratio), [x], x.shape)
+    if any(name in builder.used for name in node.outputs[1:]):
+        call = Calls(builder, node)
+        call.give(call("Not", call("Less", call.input(0), call.input(0))), 1)  # nothing is dropped
 
 
 def _read_function(builder: Builder, node: OpNode) -> None:
@@ -196,8 +213,9 @@ def _read_identity(builder: Builder, node: OpNode) -> None:
 
 
 ROWS = (
-    elementwise("Abs", more.Abs),
-    Operator("Cast", _read_cast, {more.Cast: _write_cast}, _fold_cast, moves=True),
+    elementwise("Abs", more.Abs, kinds="fiu"),
+    Operator("Cast", _read_cast, {more.Cast: _write_cast}, _fold_cast, moves=True, kinds=ALL),
+    Operator("CastLike", _read_cast_like, inputs=(2, 2), moves=True, kinds=ALL),
     Operator("Celu", _read_celu),
     Operator("Clip", _read_clip, dict.fromkeys((more.Clip, nn.Hardtanh, nn.ReLU6), _write_clip), inputs=(1, 3)),
     elementwise("Cos", more.Cos),
@@ -208,14 +226,14 @@ ROWS = (
     Operator("Gelu", _read_gelu, {nn.GELU: _write_gelu}, since=20, double=False),
     elementwise("HardSigmoid", more.HardSigmoid, alpha=("alpha", 0.2), beta=("beta", 0.5), double=False),
     elementwise("HardSwish", more.HardSwish, since=14, double=False),
-    Operator("Identity", _read_identity, {nn.Identity: same}),
+    Operator("Identity", _read_identity, {nn.Identity: same}, kinds=ALL),
     elementwise("LeakyRelu", nn.LeakyReLU, alpha=("slope", 0.01), double=False),
     elementwise("Log", more.Log),
     elementwise("Mish", more.Mish, writes={more.Mish: _write_mish}, since=18, double=False),
-    elementwise("Neg", more.Neg, fold=folded(np.negative)),
+    elementwise("Neg", more.Neg, fold=folded(np.negative), kinds="fi"),
     Operator("PRelu", _read_prelu, {more.PReLU: _write_prelu}, inputs=(2, 2), double=False),
     elementwise("Reciprocal", more.Reciprocal),
-    elementwise("Relu", nn.ReLU),
+    elementwise("Relu", nn.ReLU, kinds="fi"),
     Operator("Selu", _read_selu, {nn.SELU: one_operator("Selu")}, double=False),
     elementwise("Sigmoid", nn.Sigmoid, writes={nn.SiLU: _write_silu}),
     elementwise("Sin", more.Sin),

@@ -9,12 +9,13 @@ import numpy as np
 
 from growarray.files.errors import Malformed
 from growarray.nn.shape import Expand, Reshape, Transpose
-from growarray.onnx.build import Array, Builder, Dim, Dynamic, broadcast, product
+from growarray.onnx.build import Builder, broadcast, product
 from growarray.onnx.fold import constant_array
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.constant import check_shape
-from growarray.onnx.operators.row import Operator
+from growarray.onnx.operators.row import ALL, Operator
+from growarray.onnx.value import Array, Dim, Dynamic
 
 __all__ = ["ROWS"]
 
@@ -100,26 +101,33 @@ def _moved(
     builder.give(node, _reshaped(builder, y, (apart[0], *shape), f"{hint}.joined"))
 
 
+def _mode(node: OpNode) -> str:
+    mode: str = node.get("mode", "string", "DCR")
+    if mode not in ("DCR", "CRD"):
+        raise Malformed(f"mode is {mode!r}; expected DCR or CRD")
+    return mode
+
+
 def _read_depth_to_space(builder: Builder, node: OpNode) -> None:
     """Blocks of channels, before (DCR) or after (CRD) those that are left, become positions."""
     x, b, channels, rows, columns = _sizes(builder, node)
-    mode, left = node.get("mode", "string", "DCR"), channels // (b * b)
-    if mode not in ("DCR", "CRD"):
-        raise Malformed(f"mode is {mode!r}; expected DCR or CRD")
+    mode, left = _mode(node), channels // (b * b)
     blocks, order = ((b, b, left), (0, 3, 4, 1, 5, 2)) if mode == "DCR" else ((left, b, b), (0, 1, 4, 2, 5, 3))
     _moved(builder, node, x, (*blocks, rows, columns), order, (left, rows * b, columns * b))
 
 
 def _read_space_to_depth(builder: Builder, node: OpNode) -> None:
+    """Each block of positions becomes channels, before (DCR) or after (CRD) those that were there."""
     x, b, channels, rows, columns = _sizes(builder, node)
+    order = (0, 3, 5, 1, 2, 4) if _mode(node) == "DCR" else (0, 1, 3, 5, 2, 4)
     inner, shape = (channels, rows // b, b, columns // b, b), (channels * b * b, rows // b, columns // b)
-    _moved(builder, node, x, inner, (0, 3, 5, 1, 2, 4), shape)
+    _moved(builder, node, x, inner, order, shape)
 
 
 ROWS = (
-    Operator("DepthToSpace", _read_depth_to_space),
-    Operator("Expand", _read_expand, {Expand: _write_expand}, _fold_expand, (2, 2), moves=True),
-    Operator("SpaceToDepth", _read_space_to_depth),
-    Operator("Tile", _read_tile, inputs=(2, 2)),
+    Operator("DepthToSpace", _read_depth_to_space, kinds=ALL),
+    Operator("Expand", _read_expand, {Expand: _write_expand}, _fold_expand, (2, 2), moves=True, kinds=ALL),
+    Operator("SpaceToDepth", _read_space_to_depth, kinds=ALL),
+    Operator("Tile", _read_tile, inputs=(2, 2), kinds=ALL),
 )
 """The operators of this family."""

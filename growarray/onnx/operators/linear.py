@@ -11,11 +11,12 @@ from growarray import nn
 from growarray.files.errors import Malformed
 from growarray.nn.arithmetic import Add, MatMul, Mul, Value
 from growarray.nn.shape import Transpose
-from growarray.onnx.build import Builder, Constant, Dynamic, Shape, broadcast
+from growarray.onnx.build import Builder, broadcast
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.arithmetic import batch_of, operands_of
 from growarray.onnx.operators.row import Operator
+from growarray.onnx.value import Constant, Dynamic, Shape
 
 __all__ = ["ROWS"]
 

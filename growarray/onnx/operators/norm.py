@@ -11,10 +11,12 @@ from growarray import nn
 from growarray.files.errors import Malformed
 from growarray.nn.arithmetic import Add, Mul
 from growarray.nn.sized import GroupedNorm
-from growarray.onnx.build import Builder, Constant, Dynamic, broadcast
+from growarray.onnx.build import Builder, broadcast
+from growarray.onnx.call import Calls
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.row import Operator
+from growarray.onnx.value import Constant, Dynamic
 
 __all__ = ["ROWS"]
 
@@ -126,6 +128,13 @@ def _read_layer_norm(builder: Builder, node: OpNode) -> None:
             shape = broadcast(builder, y.shape, bias.shape)
             y = builder.step(Add(builder.parameter(bias, "bias")), [y], shape, hint)
     builder.give(node, y)
+    if any(name in builder.used for name in node.outputs[1:]):
+        call, over = Calls(builder, node), np.arange(-len(axes), 0)
+        mean = call("ReduceMean", call.input(0), over)
+        centred = call("Sub", call.input(0), mean)
+        call.give(mean, 1)
+        variance = call("ReduceMean", call("Mul", centred, centred), over)
+        call.give(call("Reciprocal", call("Sqrt", call("Add", variance, eps))), 2)
 
 
 def _write_layer_norm(graph: OnnxGraph, layer: nn.LayerNorm, x: Edge) -> Edge:

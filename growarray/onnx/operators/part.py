@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from growarray.contraction.geometry import ConvAxis
@@ -10,12 +13,13 @@ from growarray.nn.arithmetic import Concat
 from growarray.nn.padding import Pad
 from growarray.nn.part import Gather, Slice, positions
 from growarray.nn.sized import SamePad
-from growarray.onnx.build import Array, Builder, Shape
+from growarray.onnx.build import Builder
 from growarray.onnx.fold import constant_array, narrowed, positive_axes
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
-from growarray.onnx.operators.row import ANY, Operator
+from growarray.onnx.operators.row import ALL, ANY, Operator, operation
 from growarray.onnx.operators.window import MOST, padded, sliced, write_fitted
+from growarray.onnx.value import Array, Dynamic, Shape
 
 __all__ = ["ROWS"]
 
@@ -111,9 +115,11 @@ def _fold_slice(builder: Builder, node: OpNode) -> Array | None:
 
 
 def _read_gather(builder: Builder, node: OpNode) -> None:
-    """Its indices are constants, of at most one axis."""
-    x, axis = builder.dynamic(node, 0), node.get("axis", "int", 0)
-    value = builder.constant(node, 1, "indices")
+    """Constant indices of at most one axis make a layer of their own."""
+    x, axis, value = builder.dynamic(node, 0), node.get("axis", "int", 0), builder.known(node, 1)
+    if isinstance(value, Dynamic) or len(value.shape) > 1:
+        _live.read(builder, node)
+        return
     places = builder.whole(node, 1, "indices")
     shape: Shape = None
     if x.shape is not None:
@@ -123,6 +129,14 @@ def _read_gather(builder: Builder, node: OpNode) -> None:
             raise Malformed(f"indices {places} are outside axis {axis} of size {size}")
         shape = (*x.shape[:axis], *value.shape, *x.shape[axis + 1 :])
     builder.result(node, Gather(places if value.shape else places[0], axis), [x], shape)
+
+
+def _looked_up(builder: Builder, shapes: Sequence[Any], options: Mapping[str, Any]) -> Shape:
+    (axis,) = positive_axes((options["axis"],), len(shapes[0]))
+    return (*shapes[0][:axis], *shapes[1], *shapes[0][axis + 1 :])
+
+
+_live: Any = operation("Gather", 2, shape=_looked_up, alike=False, axis=0)
 
 
 def _write_gather(graph: OnnxGraph, layer: Gather, x: Edge) -> Edge:
@@ -215,10 +229,10 @@ def _write_pad(graph: OnnxGraph, layer: Pad, x: Edge) -> Edge:
 
 
 ROWS = (
-    Operator("Concat", _read_concat, {Concat: _write_concat}, _fold_concat, (1, ANY)),
-    Operator("Gather", _read_gather, {Gather: _write_gather}, _fold_gather, (2, 2)),
-    Operator("Pad", _read_pad, {Pad: _write_pad, SamePad: write_fitted}, inputs=(1, 4)),
-    Operator("Slice", _read_slice, {Slice: _write_slice}, _fold_slice, (1, 5)),
-    Operator("Split", _read_split, inputs=(1, 2), outputs=ANY),
+    Operator("Concat", _read_concat, {Concat: _write_concat}, _fold_concat, (1, ANY), kinds=ALL),
+    Operator("Gather", _read_gather, {Gather: _write_gather}, _fold_gather, (2, 2), kinds=ALL),
+    Operator("Pad", _read_pad, {Pad: _write_pad, SamePad: write_fitted}, inputs=(1, 4), kinds=ALL),
+    Operator("Slice", _read_slice, {Slice: _write_slice}, _fold_slice, (1, 5), kinds=ALL),
+    Operator("Split", _read_split, inputs=(1, 2), outputs=ANY, kinds=ALL),
 )
 """The operators of this family."""

@@ -12,11 +12,12 @@ from growarray.contraction.geometry import ConvAxis
 from growarray.files.errors import Malformed
 from growarray.nn.reduce import Reduce, ReduceMean
 from growarray.nn.sized import SamePool
-from growarray.onnx.build import Builder, Dim
+from growarray.onnx.build import Builder
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.row import Operator
 from growarray.onnx.operators.window import Windows, padded, write_fitted
+from growarray.onnx.value import Dim
 from growarray.ops.pool import PoolAxis, adaptive_sizes, pool_axes
 
 __all__ = ["ROWS"]

@@ -9,11 +9,12 @@ import numpy as np
 
 from growarray.files.errors import Malformed
 from growarray.nn.reduce import Reduce, ReduceMean
-from growarray.onnx.build import Array, Builder, Shape
+from growarray.onnx.build import Builder
 from growarray.onnx.fold import axes_of, constant_array, positive_axes
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.row import Fold, Operator, Read
+from growarray.onnx.value import Array, Shape
 
 __all__ = ["ROWS", "WRITES"]
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from growarray.files.errors import Malformed, quote
 from growarray.nn.module import Module
-from growarray.onnx.build import Array, Builder
+from growarray.nn.operation import Operation
+from growarray.onnx.build import Builder, broadcast
 from growarray.onnx.fold import constant_array
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
+from growarray.onnx.value import Array, Shape
 
-__all__ = ["ANY", "Fold", "Operator", "elementwise", "folded", "one_operator"]
+__all__ = ["ALL", "ANY", "Fold", "Operator", "broadcast_all", "elementwise", "folded", "one_operator", "operation"]
 
 Read = Callable[[Builder, OpNode], None]
 Fold = Callable[[Builder, OpNode], Array | None]
+ALL = "fiub"
+"""Every type of values, by NumPy's letters."""
 ANY = 2**31
 """As many inputs or outputs as a node likes."""
 
@@ -32,6 +37,7 @@ class Operator:
     inputs, outputs : fewest and most inputs, most outputs    since : the first operator set in which it is written
     double : whether onnxruntime 1.31 has it for float64 on a CPU
     moves : whether folding moves the entries of the first input only, so that a weight stays a weight
+    kinds : types of values of the network that it takes, by NumPy's letters
     """
 
     name: str
@@ -43,6 +49,13 @@ class Operator:
     since: int = 1
     double: bool = True
     moves: bool = False
+    kinds: str = "f"
+    domain: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name, with its domain in front unless that is the default one."""
+        return f"{self.domain}.{self.name}" if self.domain else self.name
 
 
 def elementwise(
@@ -53,6 +66,7 @@ def elementwise(
     fold: Fold | None = None,
     since: int = 1,
     double: bool = True,
+    kinds: str = "f",
     **fields: tuple[str, float],
 ) -> Operator:
     """The row of an operator that is one layer, on one input, whose shape stays.
@@ -68,7 +82,52 @@ def elementwise(
 
     names = {attribute: name for attribute, (name, _) in fields.items()}
     writes = {kind: one_operator(name, **names), **(writes or {})}
-    return Operator(name, read, writes, fold=fold, since=since, double=double)
+    return Operator(name, read, writes, fold=fold, since=since, double=double, kinds=kinds)
+
+
+def broadcast_all(builder: Builder, shapes: Sequence[Shape], options: Mapping[str, Any]) -> Shape:
+    """The shape of an operation on each element of inputs that are broadcast."""
+    found: Shape = ()
+    for shape in shapes:
+        found = broadcast(builder, found, shape)
+    return found
+
+
+_ATTRIBUTES = {int: "int", float: "float", str: "string"}
+
+
+def operation(
+    name: str,
+    count: int,
+    result: str | int = 0,
+    *,
+    shape: Callable[[Builder, Sequence[Shape], Mapping[str, Any]], Shape] = broadcast_all,
+    alike: bool = True,
+    kinds: str = ALL,
+    **options: Any,
+) -> Operator:
+    """The row of an operator that is one :class:`~growarray.nn.operation.Operation` on ``count`` inputs.
+
+    result : type of what it gives, or the input whose type that is
+    shape : from the shapes of the inputs and the attributes    alike : whether the last two inputs have one type
+    options : by attribute its default; a type if the operator has none
+    """
+
+    def read(builder: Builder, node: OpNode) -> None:
+        inputs = [builder.dynamic(node, i) for i in range(len(node.inputs))]
+        if alike and inputs[-1].kind != inputs[-2:][0].kind:
+            raise Malformed(f"has inputs of the types {inputs[-2].kind} and {inputs[-1].kind}; expected one type")
+        found = {}
+        for key, default in options.items():
+            own = default if isinstance(default, type) else type(default)
+            found[key] = node.get(key, _ATTRIBUTES[own], None if own is default else default)
+            if found[key] is None:
+                raise Malformed(f"has no attribute {quote(key)}")
+        kind = result if isinstance(result, str) else inputs[result].kind
+        dims = None if any(x.shape is None for x in inputs) else shape(builder, [x.shape for x in inputs], found)
+        builder.result(node, Operation(name, **found), inputs, dims, kind=kind)
+
+    return Operator(name, read, inputs=(count, count), kinds=kinds)
 
 
 def one_operator(op: str, **names: str) -> Lowering:

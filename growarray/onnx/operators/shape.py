@@ -9,11 +9,12 @@ import numpy as np
 from growarray import nn
 from growarray.files.errors import Malformed
 from growarray.nn.shape import Reshape, Squeeze, Transpose, Unsqueeze
-from growarray.onnx.build import Array, Builder, Dim, Dynamic, Shape, product
+from growarray.onnx.build import Builder, product
 from growarray.onnx.fold import axes_of, constant_array, positive_axes
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
-from growarray.onnx.operators.row import Operator
+from growarray.onnx.operators.row import ALL, Operator
+from growarray.onnx.value import Array, Dim, Dynamic, Shape
 
 __all__ = ["ROWS"]
 
@@ -231,10 +232,12 @@ def _fold_unsqueeze(builder: Builder, node: OpNode) -> Array:
 
 
 ROWS = (
-    Operator("Flatten", _read_flatten, {nn.Flatten: _write_flatten}),
-    Operator("Reshape", _read_reshape, {Reshape: _write_reshape}, _fold_reshape, (2, 2), moves=True),
-    Operator("Squeeze", _read_squeeze, {Squeeze: _write_squeeze}, _fold_squeeze, (1, 2), moves=True),
-    Operator("Transpose", _read_transpose, {Transpose: _write_transpose}, _fold_transpose, moves=True),
-    Operator("Unsqueeze", _read_unsqueeze, {Unsqueeze: _write_unsqueeze}, _fold_unsqueeze, (1, 2), moves=True),
+    Operator("Flatten", _read_flatten, {nn.Flatten: _write_flatten}, kinds=ALL),
+    Operator("Reshape", _read_reshape, {Reshape: _write_reshape}, _fold_reshape, (2, 2), moves=True, kinds=ALL),
+    Operator("Squeeze", _read_squeeze, {Squeeze: _write_squeeze}, _fold_squeeze, (1, 2), moves=True, kinds=ALL),
+    Operator("Transpose", _read_transpose, {Transpose: _write_transpose}, _fold_transpose, moves=True, kinds=ALL),
+    Operator(
+        "Unsqueeze", _read_unsqueeze, {Unsqueeze: _write_unsqueeze}, _fold_unsqueeze, (1, 2), moves=True, kinds=ALL
+    ),
 )
 """The operators of this family."""

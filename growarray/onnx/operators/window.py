@@ -8,9 +8,10 @@ from typing import Any
 from growarray.contraction.geometry import ConvAxis
 from growarray.files.errors import Malformed, quote
 from growarray.nn.sized import SamePad, same_pads
-from growarray.onnx.build import Builder, Dim, Dynamic
+from growarray.onnx.build import Builder
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
+from growarray.onnx.value import Dim, Dynamic
 
 __all__ = ["MOST", "Pairs", "Windows", "options_of", "padded", "sliced", "write_fitted"]
 

@@ -1,0 +1,61 @@
+"""Shards that are chunks of Dask arrays or partitions of Dask frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from growarray.errors import GrowthError, ShapeError
+
+__all__ = ["DaskShard", "from_dask"]
+
+
+@dataclass(frozen=True, eq=False)
+class DaskShard:
+    """Features and targets of one chunk, computed where it is called."""
+
+    x: Any
+    target: Any
+
+    def __call__(self) -> tuple[Any, Any]:
+        """The two as arrays or frames."""
+        from dask.base import compute
+
+        return compute(self.x, self.target, scheduler="synchronous")  # type: ignore[no-untyped-call,no-any-return]
+
+
+def from_dask(x: Any, y: Any) -> list[DaskShard]:
+    """The chunks of Dask arrays, or the partitions of Dask frames and series, as shards for :func:`collect`.
+
+    x, y : features and targets, cut at the same samples, and along the first axis alone
+
+    With a Dask client as its executor ``collect`` leaves the chunks where they are computed or persisted.
+
+    Raises
+    ------
+    ShapeError
+        They are cut elsewhere, or along another axis: ``rechunk`` or ``repartition`` one of them.
+    GrowthError
+        Their number of chunks differs, as with frames, whose lengths are not known.
+    TypeError
+        They are no Dask collections.
+    """
+    for name, part in (("x", x), ("y", y)):
+        if not hasattr(part, "to_delayed"):
+            raise TypeError(f"from_dask: {name} is a {type(part).__name__}, expected a Dask array, frame or series")
+        chunks = getattr(part, "chunks", None)
+        if chunks is not None and any(len(axis) > 1 for axis in chunks[1:]):
+            whole = dict.fromkeys(range(1, part.ndim), -1)
+            raise ShapeError(f"from_dask: {name} is cut along several axes; call {name}.rechunk({whole})")
+    pieces = [np.ravel(part.to_delayed()).tolist() for part in (x, y)]
+    if len(pieces[0]) != len(pieces[1]):
+        raise GrowthError(
+            f"from_dask: x has {len(pieces[0])} chunks, y has {len(pieces[1])}; cut both at the same samples, by "
+            "rechunk or repartition"
+        )
+    lengths = [part.chunks[0] for part in (x, y) if hasattr(part, "chunks")]
+    if len(lengths) == 2 and not np.array_equal(lengths[0], lengths[1], equal_nan=True):
+        raise ShapeError("from_dask: x and y are cut at other samples; call y.rechunk({0: x.chunks[0]})")
+    return [DaskShard(*pair) for pair in zip(*pieces, strict=True)]

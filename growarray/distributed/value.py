@@ -1,0 +1,194 @@
+"""GrowthStatistics: all moments of a network over some samples, as a value that adds and travels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import to_numpy
+from growarray.errors import GrowthError, ShapeError, shown
+from growarray.growing import TINY, GrowingModule, MergeGrowingModule, Rule, TensorStatistic
+from growarray.networks.data import Loss, batches
+from growarray.networks.network import GrowingNetwork, evaluating
+from growarray.networks.part import as_growing
+from growarray.networks.planner import needs_fisher
+from growarray.nn import Module
+
+__all__ = ["GrowthStatistics", "fingerprint_of", "load_shard", "statistics_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class GrowthStatistics:
+    """Sums of all moments that plan a growth, over ``samples`` samples, on the host; two of one network add.
+
+    moments : a :class:`TensorStatistic` by place and name;  fingerprint : of the weights that they were taken with
+
+    >>> import numpy as np
+    >>> from growarray.networks import GrowingMLP
+    >>> from growarray.ops import mse
+    >>> rng = np.random.default_rng(0)
+    >>> network, x = GrowingMLP(4, 2, 3, rng=rng, dtype=np.float64), rng.standard_normal((50, 4))
+    >>> first, second = (statistics_of(network, (part, part[:, :2] ** 2), mse) for part in (x[:20], x[20:]))
+    >>> (first + second).put(network)
+    >>> network.compute_optimal_updates(max_new=1)
+    >>> (first + second).samples, network.growing_layers[0].new_neurons
+    (50, 1)
+    """
+
+    moments: Mapping[str, TensorStatistic]
+    samples: int
+    fingerprint: str
+
+    @classmethod
+    def of(cls, network: GrowingNetwork, samples: int, fingerprint: str) -> GrowthStatistics:
+        """What ``network`` has collected."""
+        return cls({name: _alone(held) for name, held in _held(network) if held.samples}, samples, fingerprint)
+
+    def __add__(self, other: GrowthStatistics) -> GrowthStatistics:
+        """The statistics of both, rounded as left plus right.
+
+        Raises GrowthError if they were taken with other weights, or for rules that need other moments.
+        """
+        if not isinstance(other, GrowthStatistics):
+            return NotImplemented
+        if self.fingerprint != other.fingerprint:
+            raise GrowthError(
+                f"statistics of the weights {self.fingerprint} and {other.fingerprint} cannot be added; "
+                "collect both with the same weights"
+            )
+        if self.moments.keys() != other.moments.keys():
+            only = sorted(self.moments.keys() ^ other.moments.keys())
+            raise GrowthError(
+                f"statistics for other rules cannot be added: only one of them has {shown(only)}; "
+                "collect both for the same rule"
+            )
+        moments = {name: moment + other.moments[name] for name, moment in self.moments.items()}
+        return GrowthStatistics(moments, self.samples + other.samples, self.fingerprint)
+
+    def put(self, network: Module) -> None:
+        """Make them the statistics of ``network``, for ``compute_optimal_updates`` to plan from.
+
+        Raises GrowthError, and changes nothing, if the network has other weights. ``reset_computation()`` forgets them.
+        """
+        network = as_growing(network)
+        found = fingerprint_of(network)
+        if found != self.fingerprint:
+            raise GrowthError(
+                f"statistics of the weights {self.fingerprint} do not fit a network of the weights {found}; "
+                "collect them with its present weights"
+            )
+        network.init_computation()
+        like = next(iter(network.parameters())).data
+        for name, held in _held(network):
+            if name in self.moments:
+                held.load_state_dict(self.moments[name].state_dict(), like=like)
+
+    def relative_error(self) -> float:
+        """Largest estimated relative error of an M, infinite for a single batch.
+
+        Raises GrowthError if the errors were not followed: collect with ``precise=``.
+        """
+        return max(m.relative_error() for m in self.moments.values() if m.trace_precision is not None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data: numbers, text and NumPy arrays."""
+        moments = {name: moment.state_dict() for name, moment in self.moments.items()}
+        return {"samples": self.samples, "fingerprint": self.fingerprint, "moments": moments}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> GrowthStatistics:
+        """What :meth:`state_dict` gave; GrowthError for anything else."""
+        if not isinstance(state, Mapping) or set(state) != {"samples", "fingerprint", "moments"}:
+            raise GrowthError(
+                f"GrowthStatistics: state is {shown(state)}, expected what state_dict() gave: samples, fingerprint, "
+                "moments"
+            )
+        moments = {}
+        for name, saved in state["moments"].items():
+            moments[name] = TensorStatistic(name=name, trace_precision=_TRACE if name.endswith(".m") else None)
+            moments[name].load_state_dict(saved)
+        return cls(moments, int(state["samples"]), str(state["fingerprint"]))
+
+    def __repr__(self) -> str:
+        return f"GrowthStatistics({len(self.moments)} moments, samples={self.samples}, weights={self.fingerprint})"
+
+
+_TRACE = 1e-3  # relative change of a trace below which it is known
+
+
+def _held(network: GrowingNetwork) -> Iterator[tuple[str, TensorStatistic]]:
+    """Every statistic of a network, by the path of its layer or merge and its own name."""
+    for path, module in network.named_modules():
+        if isinstance(module, GrowingModule | MergeGrowingModule):
+            for name, held in vars(module.statistics).items():
+                if isinstance(held, TensorStatistic):
+                    yield f"{path}.{name}", held
+
+
+def _alone(held: TensorStatistic) -> TensorStatistic:
+    """A copy on the host that knows of no layer."""
+    copy = TensorStatistic(name=held.name, trace_precision=held.trace_precision)
+    copy.load_state_dict(held.state_dict())
+    return copy
+
+
+def fingerprint_of(network: Module) -> str:
+    """32 hexadecimal digits that weights of other names, shapes, dtypes or values do not share."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, array in network.state_dict().items():
+        host = np.ascontiguousarray(to_numpy(array))
+        digest.update(f"{name} {host.dtype} {host.shape} ".encode())
+        digest.update(host.data if host.size else b"")
+    return digest.hexdigest()
+
+
+def load_shard(shard: Any) -> tuple[Any, Any]:
+    """The arrays of a shard, loaded if it is a callable; frames and series become arrays."""
+    found = shard() if callable(shard) else shard
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise TypeError(f"a shard must be a pair of arrays (x, target), or a function that gives one; {shown(found)}")
+    x, target = (part.to_numpy() if hasattr(part, "to_numpy") else part for part in found)
+    samples, targets = x.shape[0], target.shape[0]
+    if samples != targets:
+        raise ShapeError(f"a shard has {samples} samples and {targets} targets; they must be as many")
+    if samples == 0:
+        raise GrowthError("a shard has no samples; leave it out")
+    return x, target
+
+
+def statistics_of(
+    network: Module,
+    shard: Any,
+    loss: Loss,
+    *,
+    rule: Rule = TINY,
+    batch_size: int = 1024,
+    fingerprint: str | None = None,
+) -> GrowthStatistics:
+    """The statistics of one shard of the data, for ``rule`` to plan from.
+
+    network : a growing network, or a module with one inside; it stays as it is, but for a collection that was begun
+    shard : (x, target), or a function without arguments that loads them
+    loss : the mean loss ``(y, target) -> (loss, pullback)``;  batch_size : samples in memory at a time
+    fingerprint : that of the network's weights if it is known, to spare its computation
+
+    Raises
+    ------
+    GrowthError, ShapeError, TypeError
+        The shard has no samples, is no pair, its parts differ in number, or samples have another width than the
+        network expects.
+    """
+    network, (x, target) = as_growing(network), load_shard(shard)
+    with evaluating(network):
+        try:
+            network.init_computation(trace_precision=_TRACE)
+            for part in batches(x, target, batch_size):
+                network.collect_batch(*part, loss, fisher=needs_fisher(rule))
+            return GrowthStatistics.of(network, int(x.shape[0]), fingerprint or fingerprint_of(network))
+        finally:
+            network.reset_computation()
+            network.zero_grad()

@@ -1,0 +1,268 @@
+"""LayerGraph: merges as nodes and layers as edges, by name; adding, removing, renaming, and its description."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import namespace
+from growarray.errors import GrowthError, shown
+from growarray.growing import LinearGrowingModule, LinearMergeGrowingModule
+from growarray.growing.norm import GrowingLayerNorm
+from growarray.networks.graph.structure import Edge, ancestors, arrow, in_order
+from growarray.networks.network import GrowingNetwork
+from growarray.nn import Identity, Module, Sequential
+from growarray.nn import activation as activation_named
+from growarray.ops.sizes import whole_number
+
+__all__ = ["LayerGraph"]
+
+
+class LayerGraph(GrowingNetwork):
+    """What a graph of layers is made of: a :class:`LinearMergeGrowingModule` at each node, a layer on each edge.
+
+    merges, layers : by the name of the node, and of the edge as ``first->second``
+    """
+
+    def __init__(
+        self,
+        ends: tuple[str, str],
+        structure: Mapping[str, Any],
+        *,
+        use_bias: bool,
+        use_layer_norm: bool,
+        activation: str | Module,
+        dtype: Any,
+        device: str | None,
+        rng: np.random.Generator,
+    ) -> None:
+        self.root, self.end = ends
+        self.use_bias, self.use_layer_norm, self.activation = use_bias, use_layer_norm, activation
+        self._kind: dict[str, Any] = {"device": device, "dtype": dtype, "rng": rng}
+        self._attributes: dict[str, dict[str, Any]] = {}
+        self.merges: dict[str, LinearMergeGrowingModule] = {}
+        self.layers: dict[str, LinearGrowingModule] = {}
+        self._ends: dict[str, Edge] = {}
+        self.restructure(structure)
+
+    @property
+    def nodes(self) -> list[str]:
+        """Names of the nodes, in the order in which they were added."""
+        return list(self.merges)
+
+    @property
+    def edges(self) -> list[Edge]:
+        """Pairs of nodes, by their first node in the order of :attr:`nodes`."""
+        position = {node: index for index, node in enumerate(self.merges)}
+        return sorted(self._ends.values(), key=lambda edge: position[edge[0]])
+
+    @property
+    def ancestors(self) -> dict[str, frozenset[str]]:
+        """For every node, itself and all nodes that it can be reached from."""
+        return ancestors(self._order, self._ends.values())
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """Nodes with their widths, and edges: what statistics and plans are made for."""
+        return tuple((n, m.in_features) for n, m in self.merges.items()), tuple(self.layers)
+
+    def predecessors(self, node: str) -> list[str]:
+        """The nodes whose edges lead into ``node``."""
+        return [edge[0] for edge in self._ends.values() if edge[1] == self._known(node)]
+
+    def successors(self, node: str) -> list[str]:
+        """The nodes that the edges of ``node`` lead to."""
+        return [edge[1] for edge in self._ends.values() if edge[0] == self._known(node)]
+
+    def get_node_module(self, node: str) -> LinearMergeGrowingModule:
+        """The merge at a node."""
+        return self.merges[self._known(node)]
+
+    def get_edge_module(self, prev_node: str, next_node: str) -> LinearGrowingModule:
+        """The layer on an edge."""
+        edge = arrow((self._known(prev_node), self._known(next_node)))
+        if edge not in self.layers:
+            raise GrowthError(f"GrowingDAG: there is no edge {edge}; its edges are {', '.join(self.layers) or 'none'}")
+        return self.layers[edge]
+
+    def _known(self, node: str) -> str:
+        if node not in self.merges:
+            raise GrowthError(f"GrowingDAG: there is no node {shown(node)}; its nodes are {', '.join(self.merges)}")
+        return node
+
+    def add_direct_edge(
+        self,
+        prev_node: str,
+        next_node: str,
+        edge_attributes: Mapping[str, Any] | None = None,
+        zero_weights: bool = False,
+    ) -> None:
+        """Add a layer between two nodes; ``edge_attributes`` may say ``use_bias``.
+
+        Raises GrowthError if a node does not exist, the edge does, or it would close a cycle; nothing has changed then.
+        """
+        edge = (self._known(prev_node), self._known(next_node))
+        if arrow(edge) in self.layers:
+            raise GrowthError(f"GrowingDAG: the edge {arrow(edge)} exists already; remove it first")
+        in_order("GrowingDAG", self.merges, [*self._ends.values(), edge])
+        self._add(edge, edge_attributes or {}, zero_weights)
+        self._connect()
+
+    def add_node_with_two_edges(
+        self,
+        prev_node: str,
+        new_node: str,
+        next_node: str,
+        node_attributes: Mapping[str, Any],
+        edge_attributes: Mapping[str, Any] | None = None,
+        zero_weights: bool = False,
+    ) -> None:
+        """Add a node of ``node_attributes['size']`` between two others; its second edge has no bias.
+
+        Raises GrowthError if a node does not exist, the new one does, or its edges would close a cycle, KeyError
+        without a size; nothing has changed then.
+        """
+        self._check_new(new_node)
+        edges = [(self._known(prev_node), new_node), (new_node, self._known(next_node))]
+        in_order("GrowingDAG", [*self.merges, new_node], [*self._ends.values(), *edges])
+        attributes = edge_attributes or {}
+        self.merges[new_node] = self._merge(new_node, node_attributes)
+        self._add(edges[0], attributes, zero_weights)
+        self._add(edges[1], {**attributes, "use_bias": False}, zero_weights)
+        self._connect()
+
+    def _check_new(self, node: str) -> None:
+        if not isinstance(node, str) or not node or "." in node or "->" in node:
+            raise GrowthError(f"GrowingDAG: a node needs a name without '.' and '->', found {shown(node)}")
+        if node in self.merges:
+            raise GrowthError(f"GrowingDAG: the node {node} exists already; choose another name")
+
+    def remove_edge(self, prev_node: str, next_node: str) -> None:
+        """Remove the layer between two nodes; a node that no edge leads into has the sum 0."""
+        self.get_edge_module(prev_node, next_node)
+        edge = arrow((prev_node, next_node))
+        del self.layers[edge], self._ends[edge]
+        self._connect()
+
+    def remove_node(self, node: str) -> None:
+        """Remove a node with all its edges; root and end stay."""
+        if self._known(node) in (self.root, self.end):
+            raise GrowthError(f"GrowingDAG: {node} is the graph's root or end, which cannot be removed")
+        for edge in [edge for edge, ends in self._ends.items() if node in ends]:
+            del self.layers[edge], self._ends[edge]
+        del self.merges[node], self._attributes[node]
+        self._connect()
+
+    def rename_nodes(self, mapping: Mapping[str, str]) -> None:
+        """Give nodes new names, everywhere: in edges, modules and the state dict; root and end may be renamed too."""
+        for old, new in mapping.items():
+            if self._known(old) != new:
+                self._check_new(new)
+        names = {node: mapping.get(node, node) for node in self.merges}
+        if len(set(names.values())) != len(names):
+            raise GrowthError(f"GrowingDAG: two nodes would have one name: {', '.join(names.values())}")
+        self.root, self.end = names[self.root], names[self.end]
+        self.merges = {names[node]: merge for node, merge in self.merges.items()}
+        self._attributes = {names[node]: attributes for node, attributes in self._attributes.items()}
+        ends = [(names[source], names[target]) for source, target in self._ends.values()]
+        self.layers = {arrow(edge): layer for edge, layer in zip(ends, self.layers.values(), strict=True)}
+        self._ends = {arrow(edge): edge for edge in ends}
+        self._connect()
+
+    def _merge(self, node: str, attributes: Mapping[str, Any]) -> LinearMergeGrowingModule:
+        """A new merge; what it was made of is kept for :meth:`export_dag_parameters`."""
+        if "size" not in attributes:
+            raise KeyError(f"GrowingDAG: node {node} needs a size, for example {{'size': 4}}")
+        if attributes.get("type", "linear") != "linear":
+            raise NotImplementedError(
+                f"GrowingDAG: node {node} has the type {shown(attributes['type'])}; supported: 'linear'"
+            )
+        kept = {name: attributes.get(name, getattr(self, name)) for name in ("activation", "use_layer_norm")}
+        size = whole_number("GrowingDAG", f"size of {node}", attributes["size"], 0)
+        merge = LinearMergeGrowingModule(
+            self._function(size, **kept), allow_growing=node not in (self.root, self.end), in_features=size, name=node
+        )
+        self._attributes[node] = kept
+        return merge
+
+    def _function(self, size: int, activation: str | Module, use_layer_norm: bool) -> Module:
+        """What a node of this width applies to its sum."""
+        function = copy.deepcopy(activation) if isinstance(activation, Module) else None
+        if function is None:
+            function = Identity() if activation == "id" else activation_named(str(activation))
+        if not use_layer_norm:
+            return function
+        dtype = self._kind["dtype"]
+        return Sequential(GrowingLayerNorm(size, elementwise_affine=False, dtype=dtype), function)
+
+    def function_of_new_nodes(self) -> Module:
+        """What a new node applies to its sum."""
+        return self._function(0, self.activation, self.use_layer_norm)
+
+    def _add(self, edge: Edge, attributes: Mapping[str, Any], zero_weights: bool = False) -> None:
+        source, target = edge
+        widths = self.merges[source].out_features, self.merges[target].in_features
+        use_bias = attributes.get("use_bias", self.use_bias)
+        layer = LinearGrowingModule(*widths, use_bias=use_bias, name=arrow(edge), **self._kind)
+        for parameter in layer.parameters() if zero_weights else ():
+            parameter.data = namespace(parameter.data).zeros_like(parameter.data)
+        self.layers[arrow(edge)], self._ends[arrow(edge)] = layer, edge
+
+    def _connect(self) -> None:
+        """Order of computation and links between neighbours, after every change of nodes or edges."""
+        self._order = in_order("GrowingDAG", self.merges, self._ends.values())
+        self._into = {node: [e for e, ends in self._ends.items() if ends[1] == node] for node in self.merges}
+        for edge, (source, target) in self._ends.items():
+            layer = self.layers[edge]
+            layer.name, layer.previous_module, layer.next_module = edge, self.merges[source], self.merges[target]
+        for node, merge in self.merges.items():
+            merge.name = node
+            merge.set_previous_modules([self.layers[edge] for edge in self._into[node]])
+            merge.set_next_modules([self.layers[edge] for edge, ends in self._ends.items() if ends[0] == node])
+
+    # Its description.
+
+    def export_dag_parameters(self) -> dict[str, Any]:
+        """Edges and attributes of nodes and edges, from which ``GrowingDAG(…, DAG_parameters=…)`` is built again."""
+        return {
+            "edges": self.edges,
+            "node_attributes": {
+                node: {"type": "linear", "size": merge.in_features, **self._attributes[node]}
+                for node, merge in self.merges.items()
+            },
+            "edge_attributes": {
+                str(edge): {"type": "linear", "use_bias": self.get_edge_module(*edge).use_bias} for edge in self.edges
+            },
+        }
+
+    structure = export_dag_parameters
+
+    def restructure(self, structure: Mapping[str, Any]) -> None:
+        """Have the nodes and edges of a description; what is there already stays, with its weights and widths.
+
+        Raises GrowthError for a cycle, a missing root or end, or an edge between nodes that are not described;
+        nothing has changed then.
+        """
+        nodes = structure["node_attributes"]
+        edges = [(str(source), str(target)) for source, target in structure["edges"]]
+        attributes = structure.get("edge_attributes", {})
+        for node in (self.root, self.end, *(node for edge in edges for node in edge)):
+            if node not in nodes:
+                raise GrowthError(f"GrowingDAG: node {shown(node)} is not described; give its size in node_attributes")
+        order = in_order("GrowingDAG", nodes, edges)
+        for node in order:
+            if node not in self.merges:
+                self._check_new(node)
+        merges = {node: self.merges.get(node) or self._merge(node, nodes[node]) for node in nodes}
+        layers, self.merges, self.layers, self._ends = self.layers, merges, {}, {}
+        self._attributes = {node: self._attributes[node] for node in merges}
+        for edge in edges:
+            if (known := layers.get(arrow(edge))) is not None:
+                self.layers[arrow(edge)], self._ends[arrow(edge)] = known, edge
+            else:
+                per_edge = any(isinstance(value, dict) for value in attributes.values())
+                self._add(edge, attributes.get(str(edge), {}) if per_edge else attributes)
+        self._connect()

@@ -1,0 +1,79 @@
+"""Neurons between pairs of samples: candidates for what no linear map of the inputs supplies.
+
+Where a node reads a source already, all that a new neuron gives to first order in small incoming weights can be had
+from the existing edge. Candidates with incoming weights of finite size are therefore drawn from the data, and the best
+are taken by what they take off the loss together with the optimal deltas: an exact gain, in closed form.
+
+Source of the draw: Bolager et al. 2023, *Sampling weights of deep neural networks*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+__all__ = ["best_features", "neurons_between"]
+
+_DEPENDENT = 1e-9  # of its own square is all that is left of a feature that others make
+
+
+def neurons_between(
+    features: np.ndarray, gradients: np.ndarray, count: int, rng: np.random.Generator, *, bias: bool = True
+) -> np.ndarray:
+    """Weights (count, d, and one more column with ``bias``) of neurons that rise from -1 to 1 between two samples.
+
+    features : (n, d)    gradients : (n, o); pairs that are near but want different changes are preferred
+
+    >>> weights = neurons_between(np.array([[0.0], [2.0]]), np.array([[0.0], [1.0]]), 1, np.random.default_rng(0))
+    >>> np.sort((weights @ np.array([[0.0, 2.0], [1.0, 1.0]])).ravel()).tolist()
+    [-1.0, 1.0]
+    """
+    n = len(features)
+    pairs = rng.integers(0, n, (2, 8 * count))
+    steps = (features[pairs[1]] - features[pairs[0]]).astype(np.float64)
+    lengths = np.sqrt(np.sum(steps**2, axis=1))
+    wants = np.sqrt(np.sum((gradients[pairs[1]] - gradients[pairs[0]]).astype(np.float64) ** 2, axis=1))
+    differs = lengths > 0
+    value = np.where(differs, wants / np.where(differs, lengths, 1.0), 0.0)
+    noise = rng.uniform(size=len(value))  # the largest u^(1/w) are a draw by the weights w, without repetition
+    with np.errstate(divide="ignore"):
+        chosen = np.argsort(-np.where(value > 0, np.log(noise) / np.where(value > 0, value, 1.0), -np.inf))[:count]
+    slopes = np.where(differs, 2.0 / np.where(differs, lengths, 1.0) ** 2, 0.0)
+    weights: np.ndarray = slopes[chosen][:, None] * steps[chosen]
+    if not bias:
+        return weights
+    middle = (features[pairs[0][chosen]] + features[pairs[1][chosen]]) / 2
+    joined: np.ndarray = np.concatenate([weights, -np.sum(weights * middle, axis=1, keepdims=True)], axis=1)
+    return joined
+
+
+def best_features(undone: Sequence[tuple[np.ndarray, np.ndarray]], most: int) -> list[int]:
+    """Greedily the features that together take off most, best first; those that others make already are left out.
+
+    undone : for each target the second moment (r, r) of the features, with what the target reads taken off, and
+        their moment (r, o) with what is left undone there
+
+    >>> best_features([(np.diag([1.0, 4.0, 0.0]), np.array([[3.0], [2.0], [0.0]]))], 3)
+    [0, 1]
+    """
+    grams, moments = [gram.copy() for gram, _ in undone], [moment.copy() for _, moment in undone]
+    least = [_DEPENDENT * np.diagonal(gram) for gram in grams]
+    chosen: list[int] = []
+    while len(chosen) < most:
+        gains = np.zeros(len(grams[0]))
+        for gram, moment, floor in zip(grams, moments, least, strict=True):
+            square = np.diagonal(gram)
+            usable = square > floor
+            gains += np.where(usable, np.sum(moment**2, axis=1) / np.where(usable, square, 1.0), 0.0)
+        gains[chosen] = 0.0
+        best = int(np.argmax(gains))
+        if not gains[best] > 0:
+            break
+        chosen.append(best)
+        for gram, moment, floor in zip(grams, moments, least, strict=True):
+            if gram[best, best] > floor[best]:
+                share = gram[:, best] / gram[best, best]
+                moment -= np.outer(share, moment[best])
+                gram -= np.outer(share, gram[best])
+    return chosen
