@@ -9,13 +9,16 @@ import numpy as np
 
 from growarray.errors import shown
 from growarray.networks.block import GrowingResidualMLP
+from growarray.networks.images import GrowingVGG, image_shape
 from growarray.networks.mlp import GrowingMLP
 from growarray.networks.network import GrowingNetwork
+from growarray.networks.resnet import GrowingResNet
 from growarray.nn import Module, ReLU, activation
 
 __all__ = ["NETWORKS", "build_network", "hidden_activation", "number_of_places", "rebuild_network"]
 
-NETWORKS = ("mlp", "residual")
+NETWORKS = ("mlp", "residual", "cnn", "resnet")
+_STREAM = 16  # channels of the residual stream in the first stage of a resnet; each next one has twice as many
 
 
 def hidden_activation(name: str, *, where: str = "activation") -> Module:
@@ -38,8 +41,8 @@ def hidden_activation(name: str, *, where: str = "activation") -> Module:
 
 
 def number_of_places(kind: str, hidden_layers: int) -> int:
-    """How many widths a network has: one a hidden layer, two a residual block."""
-    return hidden_layers * (1 if kind == "mlp" else 2)
+    """How many widths a network has: two a residual block, or stage of a cnn, else one a hidden layer or block."""
+    return hidden_layers * (2 if kind in ("residual", "cnn") else 1)
 
 
 def build_network(
@@ -57,13 +60,18 @@ def build_network(
     common: dict[str, Any] = {"activation": function, "device": device, "dtype": np.dtype(dtype), "rng": rng}
     if kind == "mlp":
         return GrowingMLP(features, outputs, hidden_size=widths, **common)
+    if kind == "cnn":
+        return GrowingVGG(image_shape(features), outputs, list(zip(widths[::2], widths[1::2], strict=True)), **common)
+    if kind == "resnet":
+        stream = [_STREAM * 2**i for i in range(len(widths))]
+        return GrowingResNet(image_shape(features), outputs, stream, widths, **common)
     return GrowingResidualMLP(features, outputs, num_features=widths[1::2], hidden_features=widths[::2], **common)
 
 
 def rebuild_network(
-    kind: str, widths: list[int], activation: str, dtype: str, state: Mapping[str, Any]
+    kind: str, widths: list[int], activation: str, dtype: str, state: Mapping[str, Any], features: int | None = None
 ) -> GrowingNetwork:
-    """The network of a state dict, whose features and outputs are those of its first and last matrix.
+    """The network of a state dict, whose outputs are those of its last weight, features of its first if not given.
 
     Raises
     ------
@@ -79,13 +87,13 @@ def rebuild_network(
         raise ValueError(f"network is {shown(kind)}, expected {' or '.join(NETWORKS)}")
     if not widths or len(widths) % number_of_places(kind, 1):
         raise ValueError(f"the widths {widths} are not those of a network of the kind {shown(kind)}")
-    ends = {"mlp": ("layers.0", f"layers.{len(widths)}"), "residual": ("blocks.0.first", "head")}[kind]
-    first, last = (np.shape(state[f"{name}.layer.weight"]) for name in ends)
-    if len(first) != 2 or len(last) != 2 or not {n for v in state.values() for n in np.shape(v)}.issuperset(widths):
+    first, last = (np.shape(state[f"{name}.weight"]) for name in _ends(kind, len(widths)))
+    sizes = {n for value in state.values() for n in np.shape(value)}
+    if not (_fits(kind, len(widths), features, first, last) and sizes.issuperset(widths)):
         raise ValueError(f"the widths {widths} are not those of the weights")
     network = build_network(
         kind,
-        first[1],
+        first[1] if features is None else features,
         last[0],
         widths,
         function=hidden_activation(activation),
@@ -95,3 +103,25 @@ def rebuild_network(
     )
     network.load_state_dict(state)
     return network
+
+
+def _ends(kind: str, places: int) -> tuple[str, str]:
+    """Names of the first and of the last layer."""
+    if kind == "resnet":
+        return "stem.0", "head.3"
+    rows = {"residual": ("blocks.0.first.layer", "head.layer")}
+    return rows.get(kind, ("layers.0.layer", f"layers.{places}.layer"))
+
+
+def _fits(kind: str, places: int, features: int | None, first: tuple[int, ...], last: tuple[int, ...]) -> bool:
+    """Whether the shapes of first and last weight are those of such a network."""
+    if kind in ("mlp", "residual"):
+        return len(first) == len(last) == 2 and features in (None, first[1])
+    if type(features) is not int or len(first) != 4:
+        return False
+    channels, side, _ = image_shape(features)
+    if kind == "resnet":
+        return first[1] == channels and last[1:] == (_STREAM * 2 ** (places - 1),)
+    for _ in range(places // 2):
+        side = -(-side // 2)
+    return first[1] == channels and last[2:] == (side, side)

@@ -48,6 +48,7 @@ class ImageNetwork(GrowingNetwork):
     """What networks of images share: samples are (n, channels, height, width), or rows (n, features) of as many."""
 
     flatten = False
+    image: tuple[int, ...]
 
     def __init__(self, in_features: Sequence[int], out_features: int) -> None:
         where = type(self).__name__
@@ -115,6 +116,7 @@ class GrowingVGG(ImageNetwork):
                 self._append(growing_conv_type(channels, width, 3, **options, **kind))
                 channels, size = width, list(self.layers[-1].output_size)
         self._append(FullConv2dGrowingModule(channels, self.out_features, tuple(size), **kind))
+        self.flattened = Flatten()
 
     def _append(self, layer: Conv2dGrowingModule) -> None:
         layer.name = f"layers.{len(self.layers)}"
@@ -125,7 +127,7 @@ class GrowingVGG(ImageNetwork):
     @property
     def chain(self) -> list[Any]:
         """The layers, from input to output."""
-        return [*self.layers, Flatten()]
+        return [*self.layers, self.flattened]
 
     @property
     def growing_layers(self) -> list[Any]:

@@ -103,6 +103,9 @@ class Planner:
         if not layers:
             return None, None
         promises = [float(layer.first_order_improvement) for layer in layers]
+        if self.settings.choose == "per_parameter":
+            costs = [layer.new_neurons * layer.parameters_per_neuron for layer in layers]
+            promises = [promise / cost for promise, cost in zip(promises, costs, strict=True)]
         if isinstance(rule, GrowthRule) and (
             rule.alpha_zero or rule.omega_zero
         ):  # after they were compared: each then has a scale of its own

@@ -35,7 +35,7 @@ class GrowingBlock(Module):
     pre_activation, downsample : default the identity, which needs as many features out as in
 
     Without hidden neurons the block is its shortcut, and the bias of the second layer. Statistics, plan and growth are
-    those of the second layer, under its names.
+    those of the second layer, the most used of them under its names; ``second_layer`` has all of them.
 
     Raises ShapeError if the two layers do not fit each other, or the shortcut is the identity between two widths.
     """
@@ -46,16 +46,12 @@ class GrowingBlock(Module):
     reset_computation = _second("reset_computation", "End a collection.")
     compute_optimal_updates = _second("compute_optimal_updates", "Plan by a rule.")
     sub_select_optimal_added_parameters = _second("sub_select_optimal_added_parameters", "Keep the best neurons.")
-    normalize_optimal_updates = _second("normalize_optimal_updates", "Bring the plan to the scale of the weights.")
-    create_layer_extensions = _second("create_layer_extensions", "Plan neurons that are drawn.")
     apply_change = _second("apply_change", "Carry the plan out.")
     delete_update = _second("delete_update", "Forget the plan.")
     set_scaling_factor = _second("set_scaling_factor", "Set the scaling factor.")
     scaling_factor = _second("scaling_factor", "Scaling of the plan.")
     first_order_improvement = _second("first_order_improvement", "What the plan promises.")
     missing_neurons = _second("missing_neurons", "Neurons that are missing to the target.")
-    number_of_neurons_to_add = _second("number_of_neurons_to_add", "Neurons for the next of some equal steps.")
-    complete_growth = _second("complete_growth", "Add at once what is missing to the target, drawn.")
 
     def __init__(
         self,
@@ -230,7 +226,7 @@ class GrowingResNet(ImageNetwork):
         self._function = ReLU(at_zero=1.0) if activation is None else activation
         self._normalization, self._conv = normalization, growing_conv_type
         self._kind: dict[str, Any] = {"device": device, "dtype": dtype, "rng": rng or np.random.default_rng()}
-        self.stem = Conv2d(self.image[0], widths[0], 3, padding=1, **self._kind)
+        self.stem = Sequential(Conv2d(in_features[0], widths[0], 3, padding=1, **self._kind))
         self.stages: list[Sequential] = []
         before = widths[0]
         for i, width in enumerate(widths):
@@ -280,7 +276,7 @@ class GrowingResNet(ImageNetwork):
     @property
     def chain(self) -> list[Any]:
         """The first convolution, the stages, the head."""
-        return [Sequential(self.stem), *self.stages, self.head]
+        return [self.stem, *self.stages, self.head]
 
     @property
     def growing_layers(self) -> list[Any]:

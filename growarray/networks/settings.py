@@ -9,7 +9,9 @@ from growarray.errors import shown
 from growarray.growing import TINY, GrowthRule, Rule
 from growarray.ops.sizes import whole_number
 
-__all__ = ["GrowthSettings"]
+__all__ = ["CHOICES", "GrowthSettings"]
+
+CHOICES = ("first_order", "per_parameter", "validation")
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class GrowthSettings:
     least_gain : what the validation loss must fall by at a growth, for each parameter that it adds
     patience : growths in a row that are refused or undone before growing stops, None to go on for ever
     keep_best : at the end go back to the network with the lowest validation loss, unless the last is as good
-    choose : ``'first_order'`` by promised improvement, ``'validation'`` by the loss on validation data after growth
+    choose : the layer, ``'first_order'`` by promised improvement, ``'per_parameter'`` by that over the parameters that
+        the new neurons cost, ``'validation'`` by the loss on validation data after growth
     relative_error : stop collecting when every M is known to it (at least two batches), None for all batches
     collect_batch : samples a batch while collecting
     search_samples : most samples that a line search looks at, spread evenly over the validation data
@@ -52,10 +55,8 @@ class GrowthSettings:
     clip: float | None = None
 
     def __post_init__(self) -> None:
-        if self.choose not in ("first_order", "validation"):
-            raise ValueError(
-                f"GrowthSettings: choose must be 'first_order' or 'validation', found {shown(self.choose)}"
-            )
+        if self.choose not in CHOICES:
+            raise ValueError(f"GrowthSettings: choose must be one of {CHOICES}, found {shown(self.choose)}")
         if not callable(getattr(self.rule, "plan", None)):
             raise TypeError(f"GrowthSettings: rule must be a GrowthRule such as TINY, found {shown(self.rule)}")
         least = {"epochs": 1, "batch_size": 1, "neurons": 1, "every": 1, "first": 0, "collect_batch": 1}

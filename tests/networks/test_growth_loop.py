@@ -280,7 +280,7 @@ def test_every_library_runs_the_same(kind: str, xp: Library) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"choose": "best"}, "choose must be 'first_order' or 'validation', found 'best'"),
+        ({"choose": "best"}, r"choose must be one of \('first_order', 'per_parameter', 'validation'\), found 'best'"),
         *[({name: 0}, f"{name} must be at least 1, found 0") for name in ("epochs", "batch_size", "neurons", "every")],
     ],
     ids=str,

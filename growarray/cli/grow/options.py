@@ -14,6 +14,7 @@ from growarray.errors import shown
 from growarray.growing import FISHER, GRADMAX, TINY, GrowthRule
 from growarray.networks import GrowthSettings
 from growarray.networks.build import NETWORKS, hidden_activation
+from growarray.networks.settings import CHOICES
 
 __all__ = ["DIGITS", "OPTIONS", "RULES", "RunOptions", "given_values", "options_from"]
 
@@ -21,7 +22,6 @@ DIGITS = "digits"
 RULES: dict[str, GrowthRule] = {"tiny": TINY, "gradmax": GRADMAX, "fisher": FISHER}
 
 _DATA, _NETWORK, _GROWTH, _TRAINING, _OUTPUT = "Data", "Network", "Growth", "Training", "Output"
-_CHOICES = ("first_order", "validation")
 
 
 def _row(default: Any, text: str, panel: str, **more: Any) -> Any:
@@ -47,13 +47,16 @@ class RunOptions:
         0.1, "share of the training part to choose the network by", _DATA, least=0, below=1
     )
     test_fraction: float = _row(0.2, "share of all samples to test with", _DATA, least=0, below=1)
-    network: str = _row("mlp", "layers in a row, or blocks that meet in sums", _NETWORK, choices=NETWORKS)
-    hidden_layers: int = _row(1, "hidden layers, or residual blocks", _NETWORK, least=1)
-    width: int = _row(2, "neurons of each at the start", _NETWORK, least=1)
+    network: str = _row("mlp", "layers in a row, or blocks; cnn, resnet of images", _NETWORK, choices=NETWORKS)
+    hidden_layers: int = _row(1, "hidden layers, residual blocks, or stages of a cnn", _NETWORK, least=1)
+    width: int = _row(2, "neurons, or channels, of each at the start", _NETWORK, least=1)
     activation: str = _row("relu", "relu, gelu, selu, tanh, ...", _NETWORK, takes="NAME")
     rule: str = _row("tiny", "how new neurons are computed", _GROWTH, choices=tuple(RULES))
     choose: str = _row(
-        "first_order", "grow the layer with the best promised change, or loss after it", _GROWTH, choices=_CHOICES
+        "first_order",
+        "grow by promised change, by that over parameters, or by loss",
+        _GROWTH,
+        choices=CHOICES,
     )
     neurons: int = _row(8, "most neurons that one growth adds", _GROWTH, least=1)
     every: int = _row(2, "epochs from growth to growth", _GROWTH, least=1)

@@ -8,8 +8,23 @@ from typing import Any
 import numpy as np
 
 from growarray import nn
-from growarray.growing import LinearGrowingModule, MergeGrowingModule
-from growarray.networks import GrowingMLP, GrowingResidualMLP
+from growarray.growing import (
+    Conv2dGrowingModule,
+    FullConv2dGrowingModule,
+    GrowingModule,
+    LinearGrowingModule,
+    MergeGrowingModule,
+    RestrictedConv2dGrowingModule,
+)
+from growarray.networks import (
+    Conv2dGrowingBlock,
+    GrowingBlock,
+    GrowingMLP,
+    GrowingResidualMLP,
+    GrowingResNet,
+    GrowingVGG,
+    LinearGrowingBlock,
+)
 from growarray.networks.block import GrowingResidualBlock
 from growarray.networks.network import GrowingNetwork
 from growarray.networks.scale import Scale
@@ -39,7 +54,7 @@ def _sequential(graph: OnnxGraph, layer: nn.Sequential, x: Edge) -> Edge:
     return x
 
 
-def _layer(graph: OnnxGraph, layer: LinearGrowingModule, x: Edge) -> Any:
+def _layer(graph: OnnxGraph, layer: GrowingModule, x: Edge) -> Any:
     return graph.lower("post_layer_function", layer.post_layer_function, graph.lower("layer", layer.layer, x))
 
 
@@ -50,6 +65,13 @@ def _merge(graph: OnnxGraph, merge: MergeGrowingModule, x: Edge) -> Any:
 def _block(graph: OnnxGraph, block: GrowingResidualBlock, x: Edge) -> Any:
     branch = graph.lower("second", block.second, graph.lower("first", block.first, x))
     return graph.lower("merge", block.merge, graph.node("Add", branch, graph.lower("shortcut", block.shortcut, x)))
+
+
+def _growing_block(graph: OnnxGraph, block: GrowingBlock, x: Edge) -> Any:
+    branch = x
+    for name in ("pre_activation", "first_layer", "second_layer"):
+        branch = graph.lower(name, getattr(block, name), branch)
+    return graph.node("Add", branch, graph.lower("downsample", block.downsample, x))
 
 
 def _scale(graph: OnnxGraph, scale: Scale, x: Edge) -> Any:
@@ -68,6 +90,8 @@ def _network(graph: OnnxGraph, network: GrowingNetwork, x: Edge) -> Any:
     if network.flatten and x.ndim != 2:
         graph.check_batch(x)
         x = graph.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
+    if network.image is not None and x.shape[1:] != network.image:
+        x = graph.reshape(x, (x.shape[0], *network.image))
     chain: list[Any] = network.chain
     for module in chain:
         x = graph.lower(names[id(module)], module, x)
@@ -76,13 +100,15 @@ def _network(graph: OnnxGraph, network: GrowingNetwork, x: Edge) -> Any:
 
 WRITES: dict[type[Module], Lowering] = {
     Graph: _graph,
-    GrowingMLP: _network,
-    GrowingResidualBlock: _block,
-    GrowingResidualMLP: _network,
     GrowingNetwork: _network,
-    LinearGrowingModule: _layer,
+    GrowingResidualBlock: _block,
     MergeGrowingModule: _merge,
     Scale: _scale,
     nn.Sequential: _sequential,
+    **dict.fromkeys((GrowingMLP, GrowingResidualMLP, GrowingResNet, GrowingVGG), _network),
+    **dict.fromkeys((GrowingBlock, LinearGrowingBlock, Conv2dGrowingBlock), _growing_block),
+    **dict.fromkeys(
+        (LinearGrowingModule, Conv2dGrowingModule, RestrictedConv2dGrowingModule, FullConv2dGrowingModule), _layer
+    ),
 }
 """What writes each class of module that is made of others."""
