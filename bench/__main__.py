@@ -18,8 +18,10 @@ from bench.timing import show, use_threads, write_json
 SUITES = (
     "merge_statistics",
     "growth_cycle",
+    "graph_growth",
     "growth_defaults",
     "estimators",
+    "distributed",
     "import_time",
     "kernels",
     "convolution",

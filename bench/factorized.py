@@ -137,7 +137,7 @@ def _theirs(layer: Layer, arrays: Arrays, gradient: np.ndarray, implementation: 
     import tltorch
     import torch
 
-    rank = layer.kind.rank_of(layer.rank)
+    rank = layer.kind.format.rank_of(layer.rank)
     conv = tltorch.FactorizedConv(
         layer.in_channels,
         layer.out_channels,

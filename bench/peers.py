@@ -116,7 +116,7 @@ class _Side:
     def factorized(self, tltorch: Any, implementation: str) -> Peer:
         """TensorLy-Torch's layer with these factors."""
         layer = self.layer
-        rank = layer.kind.rank_of(layer.rank)
+        rank = layer.kind.format.rank_of(layer.rank)
         padding = self._padded(self.tensors[0])[1]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

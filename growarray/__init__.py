@@ -33,7 +33,8 @@ if TYPE_CHECKING:  # for type checkers and editors, what _NAMES_OF says at run t
     from growarray.checkpoint import load_checkpoint as load_checkpoint
     from growarray.checkpoint import save_safetensors as save_safetensors
     from growarray.checkpoint import to_onnx as to_onnx
-    from growarray.checkpoint.grown import load as load
+    from growarray.checkpoint.network import load as load
+    from growarray.checkpoint.network import save as save
     from growarray.compression import compress as compress
     from growarray.factorized import FactorizedConv as FactorizedConv
     from growarray.factorized import FactorizedLinear as FactorizedLinear
@@ -57,7 +58,7 @@ __version__ = "0.1.0"
 _NAMES_OF = {
     "backend": "",
     "checkpoint": "Checkpoint Grown from_onnx load_checkpoint save_safetensors to_onnx",
-    "checkpoint.grown": "load",
+    "checkpoint.network": "load save",
     "compression": "compress",
     "contraction": "",
     "datasets": "",

@@ -155,7 +155,7 @@ def namespace(*arrays: Any, where: str = "") -> Any:
     first: Any = None
     xp: Any = None
     for x in arrays:
-        if x is None or isinstance(x, int | float):
+        if x is None or (isinstance(x, int | float) and not isinstance(x, np.generic)):  # float64's scalars are floats
             continue
         other = library_of(x)
         if (x.dtype.kind if type(x) is np.ndarray else kind_of(x)) not in "fiub":

@@ -66,6 +66,10 @@ class Optimizer:
             raise ValueError(f"{name}: there is no parameter to optimise")
         self.lr = lr
 
+    def _saved(self) -> dict[str, Any]:
+        options = {name: getattr(self, name) for name in ("lr", *self._options)}
+        return {"parameters": self._source, **options}
+
     @property
     def parameters(self) -> list[Parameter]:
         """The parameters, each once."""

@@ -214,7 +214,6 @@ MANY_NAMES = {  # classes above 40 public names, and those derived from them, ea
     "LayerNames": GROMO,
     "GrowingNetwork": GROMO,
     "FactorizedTensor": TENSORLY,
-    "TensorFormat": TENSORLY,
     "FactorizedKernel": TENSORLY,
     "FactorizedConv": TENSORLY,
     "PickleMachine": "one method for each opcode of the pickle protocol",

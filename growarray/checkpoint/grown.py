@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from growarray.networks.scale import Scale
 from growarray.nn import Sequential, Softmax
 from growarray.onnx.export import to_onnx
 
-__all__ = ["Grown", "load"]
+__all__ = ["Grown", "load_folder"]
 
 _WEIGHTS = ("weights.safetensors", "weights.npz")
 
@@ -47,6 +47,12 @@ class Grown:
     classes: tuple[str, ...] = ()
     scaling: Mapping[str, list[float]] | None = None
     history: History = field(default_factory=History)
+
+    @classmethod
+    def _restored(cls, **saved: Any) -> Self:
+        grown = cls(**saved)
+        _check(grown)
+        return grown
 
     @property
     def features(self) -> int:
@@ -150,20 +156,11 @@ class Grown:
         return f"Grown({self.task}, {self.features} features -> {what}, widths {widths})"
 
 
-def load(folder: str | os.PathLike[str]) -> Grown:
+def load_folder(folder: str | os.PathLike[str]) -> Grown:
     """The result of ``growarray grow --output folder``, to predict with.
 
-    Read are ``history.json`` and the weights, as plain numbers and text: nothing in the folder is executed. The
-    command's extras are not needed.
-
-    Raises CheckpointError: the folder holds no finished run, or its files are damaged or do not belong together.
-
-    >>> import growarray
-    >>> try:
-    ...     growarray.load("nowhere")
-    ... except growarray.errors.CheckpointError as error:
-    ...     print(error)
-    nowhere: expected the folder of a finished run, found no history.json; growarray grow --output nowhere makes one
+    Read are ``history.json`` and the weights, as plain numbers and text. Raises CheckpointError if the folder holds no
+    finished run, or its files are damaged or do not belong together.
     """
     path = Path(folder)
     history, weights = path / "history.json", next((path / n for n in _WEIGHTS if (path / n).is_file()), None)

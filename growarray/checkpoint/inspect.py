@@ -132,8 +132,8 @@ def inspect(
             kind = kind_of(source, limits)
         checkpoint = load_checkpoint(path, select=select, prefix=prefix, limits=limits, follow_links=follow_links)
         found = _inspection(checkpoint, size, check)
-    except CheckpointError as refusal:
-        return Inspection(name, size, kind, str(refusal))
+    except CheckpointError as error:
+        return Inspection(name, size, kind, str(error))
     if found.kind != "onnx":
         return found
     try:
@@ -142,8 +142,8 @@ def inspect(
             names = load_checkpoint(path, prefix=(), limits=limits, follow_links=follow_links).stored
         with naming(name):
             graph = outline_graph(Source.of_file(Path(path), name=name), limits, names)
-    except CheckpointError as refusal:
-        return replace(found, graph_refused=str(refusal))
+    except CheckpointError as error:
+        return replace(found, graph_refused=str(error))
     uses = {new: tuple(graph.uses.get(old, ())) for old, new in zip(names, checkpoint, strict=True)}
     return replace(found, graph=graph, tensors=tuple(replace(row, uses=uses[row.name]) for row in found.tensors))
 
@@ -155,8 +155,8 @@ def _inspection(checkpoint: Checkpoint, size: int | None, check: bool) -> Inspec
         if check:
             try:
                 tensor.check()
-            except CheckpointError as refusal:
-                fault = str(refusal)
+            except CheckpointError as error:
+                fault = str(error)
         nbytes = (math.prod(tensor.shape) * tensor.dtype.bits + 7) // 8
         rows.append(TensorRow(name, tensor.shape, tensor.dtype.name, nbytes, fault=fault))
     return Inspection(
@@ -197,11 +197,11 @@ def outline_extras(root: Any, depth: int = 2) -> list[Extra]:
     return [*rows, Extra("…", "", f"and {left} more")] if left else rows
 
 
-def _outline(node: Any, place: str, depth: int) -> Iterator[Extra]:
+def _outline(node: Any, prefix: str, depth: int) -> Iterator[Extra]:
     if not isinstance(node, Mapping):
         return
     for key, value in node.items():
-        name = f"{place}{_key(key)}"
+        name = f"{prefix}{_key(key)}"
         yield Extra(name, *_described(value))
         if depth > 1 and isinstance(value, dict):
             yield from _outline(value, f"{name}.", depth - 1)

@@ -20,7 +20,7 @@ Reader = Callable[[Source], Contents]
 
 
 def read_index_file(source: Source, limits: Limits, external: ExternalFiles, read: Reader) -> Contents:
-    """All tensors that the index names, each still in its shard. ``read`` reads one shard, told by its content.
+    """All tensors that the index names, each still in its shard. ``read`` reads one shard, whose kind it finds out.
 
     Raises Malformed if a shard is missing, lies elsewhere, is of another kind, or lacks a tensor of the index.
     """

@@ -22,7 +22,7 @@ def _missing() -> list[str]:
 
 
 def main() -> None:
-    """Run the command line; a missing extra is said in one line, with exit code 2."""
+    """Run the command line; if the extra is missing, print one line and exit with code 2."""
     with _stops_at_once():
         missing = _missing()
         if missing:

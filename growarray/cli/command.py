@@ -30,7 +30,7 @@ class Command(TyperCommand):
     errors: tuple[type[Exception], ...] = ()
 
     def stopped(self, ctx: Any) -> str:
-        """What is there after Ctrl-C, and how to go on; empty if there is nothing to say."""
+        """What is left after Ctrl-C, and how to continue; empty if there is nothing to add."""
         return ""
 
     def invoke(self, ctx: Any) -> Any:

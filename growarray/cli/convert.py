@@ -38,7 +38,7 @@ RenameOption = Annotated[
 ]
 ShapeOption = Annotated[
     Texts,
-    option("SIZES", "1,3,32,32: of an ONNX input whose file leaves it open; one for each", "--input-shape"),
+    option("SIZES", "such as 1,3,32,32, of an ONNX input that the file leaves open; one for each", "--input-shape"),
 ]
 
 
@@ -48,7 +48,7 @@ def convert(
     select: SelectOption = None,
     prefix: PrefixOption = None,
     rename: RenameOption = None,
-    dtype: Annotated[str | None, option(choices(*_DTYPES), "of every real number")] = None,
+    dtype: Annotated[str | None, option(choices(*_DTYPES), "of all real numbers")] = None,
     input_shape: ShapeOption = None,
     force: Annotated[bool, switch("--force", "replace OUT if it exists")] = False,
     limits: LimitsOption = None,
@@ -132,7 +132,7 @@ def _dtype(name: str) -> Any:
 
 
 def _weights(checkpoint: Checkpoint, target: Path, rename: dict[str, str | None], dtype: str | None) -> list[str]:
-    """Write the tensors; what is said about them."""
+    """Write the tensors; returns the notes to print."""
     safetensors = target.suffix == ".safetensors"
     ml_dtypes = importlib.util.find_spec("ml_dtypes") is not None
     if dtype == "bfloat16" and not (safetensors and ml_dtypes):
@@ -162,7 +162,7 @@ def _weights(checkpoint: Checkpoint, target: Path, rename: dict[str, str | None]
 
 
 def _with_aliases(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
-    """The tensors, and those that the file only says to be others under another name."""
+    """The tensors, and the aliases that the file gives to some of them."""
     stored = dict(checkpoint.stored)
     for group in checkpoint.tied:
         kept = next(name for name in group if name in checkpoint.stored)
@@ -172,14 +172,14 @@ def _with_aliases(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """What a safetensors file says of itself, without the names that have become tensors."""
+    """The metadata of a safetensors file, without the aliases."""
     if checkpoint.kind != "safetensors":
         return {}
     return {key: text for key, text in checkpoint.metadata.items() if key not in checkpoint.aliases}
 
 
 def _left_out(checkpoint: Checkpoint, metadata: Mapping[str, str]) -> list[str]:
-    """What of the file has no place in the one that was written."""
+    """What of the file is not in the one that was written."""
     notes = []
     extras = outline_extras(checkpoint.stored_extras, depth=1)
     if extras:
@@ -215,7 +215,7 @@ def _check_graph(found: Inspection, target: Path, given: Mapping[str, Any], dtyp
 def _graph(
     network: Module, found: Inspection, target: Path, dtype: str | None, texts: Sequence[str] | None
 ) -> list[str]:
-    """Write a network that was read from a graph; what is said about it."""
+    """Write a network that was read from a graph; returns the notes to print."""
     shapes, open_ = _shapes(found, texts)
     to_onnx(network, target, shapes, dtype=dtype, dynamic_batch=open_)
     notes = [f"{len(found.tensors)} initializers were read; what is constant is folded, and dropout left out"]
@@ -232,9 +232,9 @@ def _shapes(found: Inspection, texts: Sequence[str] | None) -> tuple[dict[str, t
         names = ", ".join(port.name for port in ports)
         raise ValueError(f"--input-shape: expected one for each of {len(ports)} inputs ({names}), found {len(texts)}")
     shapes: dict[str, tuple[int, ...]] = {}
-    for place, port in enumerate(ports):
+    for index, port in enumerate(ports):
         if texts is not None:
-            shapes[port.name] = _shape(texts[place])
+            shapes[port.name] = _shape(texts[index])
             continue
         known = (
             None

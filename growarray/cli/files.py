@@ -16,7 +16,7 @@ from growarray.errors import shown
 __all__ = ["FileCommand", "check_writable", "limits_from", "make_folder"]
 
 Texts = list[str] | None
-SelectOption = Annotated[Texts, option("KEY", "key of the part to take; again for a key inside it", "--select")]
+SelectOption = Annotated[Texts, option("KEY", "key of the part to take; repeat it for a key inside", "--select")]
 PrefixOption = Annotated[Texts, option("PREFIX", "take this prefix off the names; '' keeps all names", "--prefix")]
 LimitsOption = Annotated[
     Texts, option("FIELD=NUMBER", "a bound on what the file may ask for, such as depth=200", "--limits")
@@ -25,7 +25,7 @@ LinksOption = Annotated[bool, switch("--follow-links", "read links that leave th
 
 
 class FileCommand(Command):
-    """A command on files of weights, whose readers refuse a key or a type by these too."""
+    """A command on files of weights, whose readers also raise KeyError and TypeError."""
 
     errors = (KeyError, TypeError)
 

@@ -52,7 +52,7 @@ def _name(parameter: Any) -> str:
 
 
 def _text(parameter: Any) -> str:
-    """The help, and a default that it does not say itself."""
+    """The help, and the default if the help does not name it."""
     silent = parameter.default is None or not parameter.show_default or getattr(parameter, "is_flag", False)
     default = "" if silent else f"; default {parameter.default}"
     return f"{parameter.help or ''}{default}{'; required' if parameter.required else ''}"

@@ -1,4 +1,4 @@
-"""``growarray predict``: a grown network on data, as a short table, a file, and a figure if there are targets."""
+"""``growarray predict``: predictions of a grown network, as a short table, a file, and a score if there are targets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from growarray.checkpoint import Grown
-from growarray.checkpoint.grown import load
+from growarray.checkpoint.grown import load_folder
 from growarray.cli.grow.data import as_options
 from growarray.cli.grow.options import DIGITS
 from growarray.cli.options import option, switch
@@ -41,10 +41,10 @@ def predict(
     output: Annotated[Path | None, option("FILE", ".csv or .npz file to write into", "--output")] = None,
     force: Annotated[bool, switch("--force", "replace that file if it exists")] = False,
 ) -> None:
-    """Predict with a grown network. Data may have targets or not; with them, say how right it is."""
+    """Predict with a grown network; if the data have targets, print the accuracy or R2 too."""
     if output is not None:
         _check_output(output, force)
-    grown = load(folder)
+    grown = load_folder(folder)
     if probabilities and grown.task != "classification":
         raise ValueError("--probabilities: a regression has none; leave the option out")
     x, targets = _samples(grown, data, labels, label_column)
@@ -74,7 +74,7 @@ def predictions_of(
 
 
 def figure(grown: Grown, columns: dict[str, np.ndarray]) -> str:
-    """How right the predictions are: accuracy, or R2.
+    """The accuracy of the predictions, or their R2.
 
     >>> from growarray.networks import GrowingMLP
     >>> grown = Grown(GrowingMLP(2, 2, hidden_size=1), "classification", ("no", "yes"))

@@ -16,7 +16,7 @@ __all__ = ["Bar", "can_move_cursor", "plain_table", "say_interrupted", "show_lin
 
 _BETWEEN = 0.1  # seconds from one drawing of a bar to the next
 _NAME = 16  # columns that a long name is folded to in a narrow terminal
-_WIDE = 70  # columns from which there is room for more than a count and figures
+_WIDE = 70  # columns in which a bar and the time left fit beside a count and figures
 
 
 def can_move_cursor(console: Console) -> bool:
@@ -25,7 +25,7 @@ def can_move_cursor(console: Console) -> bool:
 
 
 class _Count(ProgressColumn):
-    """``name 3/10``, or the name alone as long as nobody knows of how many."""
+    """``name 3/10``, or only the name while the total is unknown."""
 
     def render(self, task: Task) -> Text:
         count = "" if task.total is None else f" {task.completed:.0f}/{task.total:.0f}"
@@ -33,7 +33,7 @@ class _Count(ProgressColumn):
 
 
 class _Figures(ProgressColumn):
-    """A few words beside the bar, as many as there is room for."""
+    """A few words beside the bar, as many as fit."""
 
     def render(self, task: Task) -> Text:
         return Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
@@ -79,14 +79,14 @@ class Bar:
             _shown.remove(self)
 
     def start(self, name: str, total: int | None = None, done: int = 0) -> None:
-        """A new count, in place of the one before; the total may be said later."""
+        """Start a new count; the total may be given later."""
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._task = self._progress.add_task(name, total=total, completed=done, figures="")
         self._draw(now=True)
 
     def update(self, done: int, total: int | None = None, figures: str = "") -> None:
-        """So many are done, of ``total`` if it is said."""
+        """Show how many are done, and of how many if ``total`` is given."""
         if self._task is not None:
             self._progress.update(self._task, completed=done, total=total, figures=figures)
             self._draw()

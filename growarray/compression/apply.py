@@ -31,7 +31,7 @@ def factorized_layer(target: Target, choice: Choice, options: Mapping[str, Any],
     if choice.format is None:
         return dense, ConversionReport(DenseTensor.name, None, tuple(kernel.shape), Change(size, size), 0.0), 0.0
     kind, xp = FactorizedTensor.kind(choice.format), namespace(kernel)
-    weights = {} if target.moment is None else {"weighted": {0 if kind.output_last else 1: target.moment}}
+    weights = {} if target.moment is None else {"weighted": {0 if kind.format.output_last else 1: target.moment}}
     if target.is_linear:
         made: Any = FactorizedLinear.from_linear(
             dense,
@@ -45,7 +45,7 @@ def factorized_layer(target: Target, choice: Choice, options: Mapping[str, Any],
         change = Change(size, made.number_of_parameters())
         report = ConversionReport(kind.name, made.rank, tuple(kernel.shape), change, error, 1, "converged")
         return made, report, weighted_error(target, made.matrix())
-    options = {**kind.search_options(math.prod(kernel.shape), choice.rank, rng), **options}
+    options = {**kind.format.search_options(math.prod(kernel.shape), choice.rank, rng), **options}
     made = FactorizedConv.from_conv(
         dense, choice.rank, factorization=choice.format, decomposition_kwargs={**weights, **options}, rng=rng
     )

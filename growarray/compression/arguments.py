@@ -26,7 +26,7 @@ _SHOWN = 5  # layers that an error tells of
 def check_arguments(
     network: Any, budget: Any, by: str, formats: Sequence[str], measure: bool, input_shape: Any, calibration: Any
 ) -> list[str]:
-    """Names of the formats; everything else that can be told without work."""
+    """Names of the formats; checks all that can be checked without work."""
     if not isinstance(network, Module):
         raise TypeError(f"compress: expected a Module, found {type(network).__name__}")
     if by not in _MEASURES:
@@ -48,7 +48,7 @@ def check_arguments(
             )
     those = [formats] if isinstance(formats, str) or not isinstance(formats, Iterable) else formats
     names = [FactorizedTensor.kind(name).name for name in those]
-    known = [kind.name for kind in kinds() if kind.decomposition is not None]
+    known = [kind.name for kind in kinds() if kind.format.decomposition is not None]
     if not names or not set(names) <= set(known):
         raise ValueError(f"compress: formats={shown(list(formats))}, expected some of {', '.join(known)}")
     return list(dict.fromkeys(names))
@@ -66,7 +66,7 @@ def check_options(decomposition: Mapping[str, Mapping[str, Any]], names: Sequenc
             raise ValueError(f"compress: decomposition has options for {name}, formats are {', '.join(names)}")
         if not isinstance(value, Mapping):
             raise TypeError(f"compress: decomposition for {name} is {shown(value)}, expected a mapping of its options")
-        FactorizedTensor.kind(name).fit_options(value)
+        FactorizedTensor.kind(name).format.fit_options(value)
     return options
 
 

@@ -71,7 +71,7 @@ def candidates_of(target: Target, formats: Sequence[str], by: str) -> list[Candi
 
 
 def _choices(name: str, spectra: Spectra) -> list[tuple[Choice, float]]:
-    return [(Choice(name, rank), error) for rank, error in FactorizedTensor.kind(name).candidates(spectra)]
+    return [(Choice(name, rank), error) for rank, error in FactorizedTensor.kind(name).format.candidates(spectra)]
 
 
 def _thinned(found: list[tuple[Choice, float]], by: str) -> list[tuple[Choice, float]]:
@@ -100,24 +100,24 @@ def _sketch(matrix: Array) -> Array:
 
 def plans_of(target: Target, choice: Choice) -> list[Plan]:
     """The contraction of each use of the layer."""
-    place, layer, name = target_of(target.kernel), target.layer, choice.format or DenseTensor.name
+    machine, layer, name = target_of(target.kernel), target.layer, choice.format or DenseTensor.name
     if target.is_linear:
         (out, inner), factors = target.kernel.shape, _factor_shapes(target, choice)
         return [
-            linear_plan(name, math.prod(shape[:-1]), (inner,), (out,), factors, "auto", False, *place)
+            linear_plan(name, math.prod(shape[:-1]), (inner,), (out,), factors, "auto", False, *machine)
             for shape in target.shapes
         ]
     if choice.format is None:
         return [layer.plan(shape) for shape in target.shapes]
     settings = ConvSettings.of(layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.padding_mode)
     factors = _factor_shapes(target, choice)
-    return [conv_plan(name, shape, factors, layer.groups, settings, "auto", False, *place) for shape in target.shapes]
+    return [conv_plan(name, shape, factors, layer.groups, settings, "auto", False, *machine) for shape in target.shapes]
 
 
 def _factor_shapes(target: Target, choice: Choice) -> tuple[Shape, ...]:
     if choice.format is None:
         return (tuple(target.kernel.shape),)
-    kind = FactorizedTensor.kind(choice.format)
+    kind = FactorizedTensor.kind(choice.format).format
     return kind.factor_shapes(stored_sizes(kind, tuple(map(int, target.kernel.shape))), choice.rank)
 
 

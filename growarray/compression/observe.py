@@ -25,7 +25,7 @@ _SAMPLES = 16  # of the calibration data, for that
 
 
 class _Probe(Module):
-    """Stands in the place of a layer while the network runs; each use of it calls :meth:`seen`."""
+    """Replaces a layer while the network runs; each use of it calls :meth:`seen`."""
 
     _links = ("target",)
 
@@ -33,16 +33,16 @@ class _Probe(Module):
         self.target = target
 
     def seen(self, x: Array, y: Array) -> Array:
-        """The value to hand on."""
+        """The value that the network goes on with."""
         self.target.shapes.append(tuple(x.shape))
         return y
 
     def forward(self, x: Array) -> Array:
-        """The value of the layer, as :meth:`seen` hands it on."""
+        """The value of the layer, as :meth:`seen` changes it."""
         return self.seen(x, self.target.layer.forward(x))
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """For networks that know no other way forward; there is no way back."""
+        """For networks that run forwards by ``vjp`` only; the pullback raises."""
 
         def pullback(dy: Array) -> Array:
             raise NotImplementedError("compress runs a network forwards only")
@@ -89,7 +89,7 @@ class _Gap(_Probe):
 
 
 class _Other(_Gap):
-    """Hands on what the other layer gives."""
+    """Returns the value of the other layer."""
 
     def seen(self, x: Array, y: Array) -> Array:
         """The value of the other layer."""
@@ -97,7 +97,7 @@ class _Other(_Gap):
 
 
 class _Noise(_Other):
-    """Hands on what the layer gives with disturbed weights.
+    """Returns the value of the layer with disturbed weights.
 
     Not a disturbed output: noise that differs from place to place would be lost where places are averaged, while a
     kernel that is off is off everywhere alike.
@@ -113,7 +113,7 @@ class _Noise(_Other):
 
 
 def swapped(network: Module, layers: Mapping[int, Any]) -> Any:
-    """A copy of the network with other objects in the place of those whose id is named, wherever they are held."""
+    """A copy of the network in which the objects with these ids are replaced, wherever they are held."""
     memo: dict[int, Any] = dict(layers)
     return copy.deepcopy(network, memo)
 

@@ -138,7 +138,7 @@ def _offers(
 
 
 def _counted(progress: Callable[[int, int], None] | None, layers: int) -> Callable[[float], None]:
-    """Tell the steps of so many turns through all layers: one of estimates, and those of :func:`_spend`."""
+    """A function that reports progress: one pass over all layers for estimates, and those of :func:`_spend`."""
     if progress is None:
         return lambda turns: None
     return lambda turns: progress(round(turns * layers), (1 + _ROUNDS) * layers)
@@ -179,10 +179,10 @@ def _spend(
         new = [name for name in estimates if choices[name] not in done[name]]
         if not new:
             break
-        for place, name in enumerate(new, start=1):
+        for number, name in enumerate(new, start=1):
             done[name][choices[name]] = judge(name, choices[name])
             offers[name] = _corrected(estimates[name], done[name])
-            tell(turn + place / len(new))
+            tell(turn + number / len(new))
     tell(1.0 + _ROUNDS)
     tried = {name: [c for c in those if c.rank in done[name]] for name, those in offers.items()}
     best = allocate(budget, tried).choices

@@ -2,11 +2,13 @@
 
 from growarray.contraction.bound import BoundPlan
 from growarray.contraction.contract import contract
+from growarray.contraction.cost import StepCost
 from growarray.contraction.equation import Equation, parse
 from growarray.contraction.geometry import ConvAxis, conv_axes
 from growarray.contraction.kernels import Rows, row_products
 from growarray.contraction.machine import Machine
 from growarray.contraction.plan import Plan, plan
+from growarray.contraction.search import Search
 from growarray.contraction.transpose import transpose
 
 __all__ = [
@@ -16,6 +18,8 @@ __all__ = [
     "Machine",
     "Plan",
     "Rows",
+    "Search",
+    "StepCost",
     "contract",
     "conv_axes",
     "parse",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from growarray.contraction.machine import Machine
-from growarray.contraction.problem import Pair, Problem
+from growarray.contraction.objective import Amounts, Objective
+from growarray.contraction.problem import Operations, Pair, Problem
 from growarray.contraction.routines.choice import choose
 from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
 
@@ -22,6 +23,7 @@ class StepCost:
     """A pairwise product: forward, and the two products of the backward pass if a plan is for training.
 
     routine : name of what runs it    d_feature, d_kernel : of what runs its gradients, if the plan is for training
+    elements : of the result that are held at a time    bytes : of operands and result
     """
 
     routine: str
@@ -34,14 +36,6 @@ class StepCost:
     elements: int
     seconds: float
     backward_seconds: float
-
-    def total(self, minimize: str) -> float:
-        """What a search adds up."""
-        return {
-            "time": self.seconds + self.backward_seconds,
-            "flops": self.flops + self.backward_flops,
-            "memory": self.elements,
-        }[minimize]
 
 
 def is_short(pair: Pair, seconds: float) -> bool:
@@ -67,9 +61,16 @@ class Costs:
         self.block = max(min(block, whole), 1)
         self.blocks = whole / self.block
         self._steps: dict[tuple[int, int], StepCost | None] = {}
+        self._held: dict[int, int] = {}
 
     def held(self, operands: int) -> int:
         """Elements that a partial result takes at a time: of a block a core, unless a backward pass keeps it whole."""
+        found = self._held.get(operands)
+        if found is None:
+            found = self._held[operands] = self._hold(operands)
+        return found
+
+    def _hold(self, operands: int) -> int:
         problem, elements = self.problem, self.problem.elements(operands)
         if self.training or operands == problem.everything or problem.block is None:
             return elements
@@ -77,33 +78,52 @@ class Costs:
             return elements
         return min(elements, -(-elements * self.block * self.machine.cores // max(problem.size[problem.block], 1)))
 
+    def value(self, objective: Objective, left: int, right: int) -> float | None:
+        """What a search counts for the product of two partial results; None if there is no such product."""
+        key = (left, right) if left < right else (right, left)
+        if objective.is_priced:
+            step = self.step(*key)
+            return None if step is None else objective.value(step)
+        found = self.problem.operations(*key)
+        if found is None:
+            return None
+        flops, written = found.flops, found.elements
+        if self.training:
+            flops, written = flops + found.backward_flops, written + found.operands
+        if not (left | right) & ~self.constants:
+            flops = written = 0
+        return objective.value(Amounts(flops, written, self.held(left | right)))
+
     def step(self, left: int, right: int) -> StepCost | None:
         """Cost of the product of two partial results; None if there is no such product."""
         key = (left, right) if left < right else (right, left)
         if key not in self._steps:
-            pair = self.problem.pair(*key)
-            self._steps[key] = None if pair is None else self._cost(pair)
-            if pair is not None and not (left | right) & ~self.constants:
+            pair, found = self.problem.pair(*key), self.problem.operations(*key)
+            if pair is None or found is None:
+                self._steps[key] = None
+            elif not (left | right) & ~self.constants:
                 held, routine = self.held(left | right), choose(pair.product, FORWARD, self.library)
                 self._steps[key] = StepCost(routine.name, "", "", 0, 0, 0, 0, held, 0.0, 0.0)
+            else:
+                self._steps[key] = self._cost(pair, found)
         return self._steps[key]
 
-    def _cost(self, pair: Pair) -> StepCost:
+    def _cost(self, pair: Pair, found: Operations) -> StepCost:
         problem, machine, product, times = self.problem, self.machine, pair.product, 1.0
-        if not self._before_blocks(pair) and problem.block is not None:
+        before = self._before_blocks(pair)
+        if not before and problem.block is not None:
             axes = [a._replace(size=self.block, out=self.block) if a.name == problem.block else a for a in product.axes]
             product, times = product.over(tuple(axes)), self.blocks
         routine = choose(product, FORWARD, self.library)
         forward = routine.seconds(product, machine, FORWARD)
-        if self._before_blocks(pair) and product.s == 1:
+        if before and product.s == 1:
             forward += _FRESH * machine.element * product.b * product.n * product.columns
         parallel = self._parallel(pair, forward)
         held, traffic = self.held(pair.feature_mask | pair.kernel_mask), self._traffic(pair) * machine.byte
         seconds = times * (forward / parallel + machine.step) + traffic + routine.preparing(product, machine)
-        parts = (pair.feature_mask, pair.kernel_mask, pair.feature_mask | pair.kernel_mask)
-        moved = self.problem.itemsize * sum(map(problem.elements, parts))
+        moved = problem.itemsize * (found.elements + found.operands)
         if not self.training:
-            return StepCost(routine.name, "", "", pair.flops, 0, moved, 0, held, seconds, 0.0)
+            return StepCost(routine.name, "", "", found.flops, 0, moved, 0, held, seconds, 0.0)
         by_feature = choose(product, D_FEATURE, self.library)
         again = product.backward
         by_kernel = choose(again, D_KERNEL, self.library)
@@ -111,7 +131,7 @@ class Costs:
         back_seconds = times * (back / parallel + 2 * machine.step) + 2 * traffic
         back_seconds += by_feature.preparing(product, machine)
         return StepCost(
-            routine.name, by_feature.name, by_kernel.name, pair.flops, pair.backward_flops, moved, 2 * moved, held,
+            routine.name, by_feature.name, by_kernel.name, found.flops, found.backward_flops, moved, 2 * moved, held,
             seconds, back_seconds,
         )  # fmt: skip
 

@@ -13,10 +13,10 @@ from growarray.contraction import run, run_arrays
 from growarray.contraction.checks import check_arrays, check_gradient, check_out, operands
 from growarray.contraction.equation import Equation
 from growarray.contraction.operand import prepare
-from growarray.contraction.path import Tree
 from growarray.contraction.problem import Problem
 from growarray.contraction.program import Program
 from growarray.contraction.run import Schedule
+from growarray.contraction.tree import Tree
 from growarray.errors import ShapeError, shown
 
 __all__ = ["Execution"]

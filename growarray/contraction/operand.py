@@ -6,7 +6,7 @@ from typing import Any
 
 from growarray.backend import Array, assign
 from growarray.contraction.geometry import ConvAxis
-from growarray.contraction.problem import Operand
+from growarray.contraction.shapes import Operand
 
 __all__ = ["inverse", "pad", "prepare", "unpad", "unprepare"]
 

@@ -1,61 +1,156 @@
-"""Optimizers that are not this library's: opt_einsum's by name, and any function or object with their signature."""
+"""Optimizers that are not this library's: opt_einsum's by name, and any function or object with their signature.
+
+None of them knows convolution modes. So each is shown two plain views of an equation that has some, and of both paths
+the better one is taken. Those that draw many trees judge each of them by its cost here: opt_einsum's random ones,
+cotengra's ``HyperOptimizer`` and ``ReusableHyperOptimizer``.
+"""
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from growarray.backend import load
 from growarray.contraction.problem import Problem
 from growarray.errors import PlanError, shown
 
-__all__ = ["optimizer_named", "optimizer_path"]
+__all__ = ["optimizer_named", "optimizer_paths"]
 
-Optimizer = Callable[..., Sequence[tuple[int, ...]]]
+Path = Sequence[tuple[int, ...]]
+Optimizer = Callable[..., Path]
+Judge = Callable[[Path], float]
+View = tuple[list[frozenset[str]], frozenset[str], dict[str, int]]
 
 
 def optimizer_named(name: str, others: Sequence[str]) -> Optimizer:
     """An optimizer of opt_einsum. Raises PlanError, which names ``others`` too, if there is none of this name."""
+    paths = load("opt_einsum.paths")
     try:
-        finder: Optimizer = load("opt_einsum.paths").get_path_fn(name)
+        finder: Optimizer = paths.get_path_fn(name)
     except KeyError as error:
         known = [*others, "auto", "auto-hq", "optimal", "dp", "greedy", "random-greedy", "branch-2"]
         raise PlanError(f"optimize: unknown {shown(name)}; expected a path or one of {known}") from error
-    return finder
+    return load("opt_einsum").RandomGreedy(max_repeats=_REPEATS[name]) if name in _REPEATS else finder
 
 
-def optimizer_path(problem: Problem, finder: Optimizer, limit: int | None) -> Sequence[tuple[int, ...]]:
-    """A path on the window view: a feature map has output and kernel positions in place of its own.
+_REPEATS = {"random-greedy": 32, "random-greedy-128": 128}  # as opt_einsum's functions of these names
 
-    It charges a step before the convolution at the size of all windows, which is why ``'auto'`` is another search.
+
+def optimizer_paths(problem: Problem, finder: Optimizer, limit: int | None, judged: Judge) -> list[Path]:
+    """The path that an optimizer gives for a plain equation, or one for each view of an equation with convolutions.
+
+    judged : what a path costs here
     """
     if len(problem) < 2:
-        return []
-    inputs, sizes = [], {name: max(size, 1) for name, size in problem.size.items()}  # 'dp' finds nothing at size 0
-    for i, operand in enumerate(problem.operands):
-        modes = set()
-        for name in operand.modes:
-            conv = problem.conv.get(name)
-            if conv is None:
-                modes.add(name)
-            else:
-                modes |= {name, f"{name}'"} if conv.feature == i else {f"{name}'"}
-                sizes[name], sizes[f"{name}'"] = conv.out, conv.taps
-        inputs.append(frozenset(modes))
+        return [[]]
     try:
-        limits = (limit,) if _takes(finder, 4) else ()  # the path is held against the limit in any case
-        return finder(inputs, frozenset(problem.output), sizes, *limits)
+        if not problem.conv:
+            return [_asked(finder, _view(problem, "windows"), limit)]
+        found = []
+        for kind in _VIEWS:
+            with _judging(finder, judged) as one:
+                found.append(_asked(one, _view(problem, kind), limit))
+        return found
     except Exception as error:  # an optimizer may be anyone's
         raise PlanError(f"optimize {shown(finder)} failed on '{problem.equation}': {error}") from error
 
 
-def _takes(finder: Callable[..., Any], count: int) -> bool:
-    """Whether a function takes so many arguments by position: cotengra's optimizers have no memory limit."""
+_VIEWS = ("pointwise", "windows")
+
+
+def _view(problem: Problem, kind: str) -> View:
+    """Modes of the operands, those of the output, and sizes.
+
+    pointwise : kernels have one position: the convolution is charged too little
+    windows : a feature map has output and kernel positions: all before the convolution is charged them
+    """
+    inputs, sizes = [], {name: max(size, 1) for name, size in problem.size.items()}  # 'dp' finds nothing at size 0
+    for i, operand in enumerate(problem.operands):
+        modes = set()
+        for name in operand.modes:
+            conv, taps = problem.conv.get(name), f"{name}'"
+            if conv is None:
+                modes.add(name)
+                continue
+            sizes[name], sizes[taps] = conv.out, conv.taps
+            if conv.feature == i:
+                modes |= {name, taps} if kind == "windows" else {name}
+            elif kind == "windows":
+                modes.add(taps)
+        inputs.append(frozenset(modes))
+    return inputs, frozenset(problem.output), sizes
+
+
+def _asked(finder: Optimizer, view: View, limit: int | None) -> Path:
     try:
-        inspect.signature(finder).bind(*[None] * count)
-    except TypeError:
-        return False
+        inspect.signature(finder).bind(*[None] * 4)
+    except TypeError:  # it takes no memory limit; the path is held against it in any case
+        return finder(*view)
     except ValueError:  # a builtin tells nothing
         pass
-    return True
+    return finder(*view, limit)
+
+
+@contextmanager
+def _judging(finder: Any, judged: Judge) -> Iterator[Any]:
+    """The optimizer with our cost in place of its own, if it has a place for one."""
+    if isinstance(finder, load("opt_einsum.path_random").RandomOptimizer):
+        yield _judging_random(finder, judged)
+    elif type(finder).__module__.startswith("cotengra.hyperoptimizers"):
+        # subtrees are left as they are: they would be put in order by the operations of the view
+        before = _set(finder, minimize=_cotengra_objective(judged), reconf_opts=None)
+        try:
+            yield finder
+        finally:
+            _set(finder, **before)
+    else:
+        yield finder
+
+
+def _set(finder: Any, **values: Any) -> dict[str, Any]:
+    """Set options of one of cotengra's optimizers, or of those that a reusable one makes; returns what they were."""
+    options = getattr(finder, "_suboptimizer_kwargs", None)
+    if options is None:
+        before = {name: getattr(finder, name) for name in values}
+        for name, value in values.items():
+            setattr(finder, name, value)
+        return before
+    before = {name: options.get(name, usual) for name, usual in (("minimize", "flops"), ("reconf_opts", "auto"))}
+    options.update(values)
+    return before
+
+
+def _judging_random(finder: Any, judged: Judge) -> Any:
+    """A copy of one of opt_einsum's random optimizers whose trees cost what they cost here."""
+    to_linear, found = load("opt_einsum.paths").ssa_to_linear, copy.copy(finder)
+    found.costs, found.sizes, found.best = [], [], {"flops": math.inf, "size": math.inf}
+
+    def setup(*view: Any) -> tuple[Callable[..., Any], Any]:
+        trial, arguments = finder.setup(*view)
+
+        def ours(*given: Any) -> tuple[Any, float, Any]:
+            ssa_path, _, size = trial(*given)
+            return ssa_path, judged(to_linear(ssa_path)), size
+
+        return ours, arguments
+
+    found.setup = setup
+    return found
+
+
+def _cotengra_objective(judged: Judge) -> Any:
+    """An objective that scores a tree of cotengra by its cost here."""
+
+    class Cost(load("cotengra.scoring").FlopsObjective):  # type: ignore[misc]
+        __slots__ = ()
+
+        def __call__(self, trial: Any) -> float:
+            plain: float = super().__call__(trial)  # which fills in what a trial reports
+            cost = judged(trial["tree"].get_path())
+            return math.log2(1.0 + 1e12 * cost) + 1e-6 * plain  # seconds are small, and a score must be positive
+
+    return Cost()

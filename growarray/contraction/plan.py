@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -13,23 +13,22 @@ import numpy as np
 from growarray.backend import Array, is_array, is_numpy, kind_of, namespace
 from growarray.contraction.bound import BoundPlan, factors_of
 from growarray.contraction.checks import check_arrays, device_kind, is_whole, operands
-from growarray.contraction.cost import Costs, StepCost
+from growarray.contraction.cost import StepCost
 from growarray.contraction.equation import parse
 from growarray.contraction.execution import Execution, Pullback
 from growarray.contraction.geometry import ConvAxis
 from growarray.contraction.machine import Machine, machine_for
-from growarray.contraction.path import MINIMIZE, Tree, alternative_trees, find_tree, linear_path, peak_elements
-from growarray.contraction.problem import Problem, checked_shapes
-from growarray.contraction.program import binds_batch, block_size
-from growarray.contraction.run import block_count
+from growarray.contraction.objective import objective_named
+from growarray.contraction.problem import Problem
+from growarray.contraction.selection import Selection
+from growarray.contraction.shapes import checked_shapes
+from growarray.contraction.sliced import SlicedExecution
 from growarray.contraction.table import plan_table
+from growarray.contraction.tree import Tree, linear_path
 from growarray.errors import PlanError, shown
 
 __all__ = ["Plan", "frozen", "plan", "shapes_of"]
 
-_MANY = 1 << 62  # operations, where they are not known yet
-_TIE = 1.05  # times the least predicted time: as good, for predictions are no better than that; fewer operations decide
-_CORES = 2  # for which a path is searched
 _GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
 
 
@@ -37,7 +36,7 @@ def plan(
     equation: str,
     *shapes: Sequence[int] | Array,
     optimize: Any = "auto",
-    minimize: str = "time",
+    minimize: Any = "time",
     memory_limit: int | None = None,
     training: bool = False,
     constants: Sequence[int] = (),
@@ -47,20 +46,26 @@ def plan(
     padding: Any = 0,
     dilation: Any = 1,
     padding_mode: Any = "zeros",
+    slices: Mapping[str, int] | None = None,
 ) -> Plan:
     """Plan an einsum with convolution modes. Plans are cached: asking again for the same one costs microseconds.
 
     equation : see :func:`growarray.contraction.parse`    shapes : one for each operand, or an array that has it
-    optimize : ``'auto'``, True or None (exact up to 8 operands, greedy above); False (as they come); a preset
-        (``'factorized'``, ``'mobilenet'``, ``'reconstructed'``); an optimizer of opt_einsum by name or instance, or any
-        other with its signature; or a path such as ``[(0, 1), (0, 1)]``
-    minimize : ``'time'`` (predicted), ``'flops'`` or ``'memory'``, for ``'auto'``
+    optimize : ``'auto'``, True or None (exact up to 8 operands, above as a :class:`Search` says, which may be given in
+        its place); False (as they come); a preset (``'factorized'``, ``'mobilenet'``, ``'reconstructed'``); an
+        optimizer of opt_einsum by name or instance, or any other with its signature; or a path such as
+        ``[(0, 1), (0, 1)]``
+    minimize : ``'time'`` (predicted), ``'flops'``, ``'memory'`` (held at once), ``'size'`` (largest partial result),
+        ``'write'`` (elements of all results), ``'combo'`` (flops + 64 write; ``'combo-256'`` another weight),
+        ``'limit'`` (the larger of flops and 64 write, step by step), or a function of a :class:`StepCost`, added up
     memory_limit : bytes that partial results and the output may hold at once
     training : count the backward pass, and that it keeps every partial result; gradients are not counted
     constants : operands that will be bound (:meth:`Plan.bind`): contracting them among themselves costs nothing
     dtype, device : what the predictions are for, by default those of the arrays, else float32 and the CPU; a plan runs
         any real floating dtype and library
     stride, padding, dilation, padding_mode : see :func:`growarray.contraction.conv_axes`
+    slices : into how many pieces modes are cut that then run one after the other, such as ``{"r": 4}``; by default as
+        few as ``memory_limit`` takes, chosen by cost, and none without it; ``{}`` for none in any case
 
     Raises
     ------
@@ -76,6 +81,7 @@ def plan(
     optimize = "auto" if optimize is True or optimize is None else optimize
     options = (
         optimize, minimize, memory_limit, training, constants, dtype, device, stride, padding, dilation, padding_mode,
+        slices,
     )  # fmt: skip
     try:
         return _cached(equation, shapes, *options)
@@ -121,7 +127,7 @@ class _Mapping(dict[str, Any]):
         return hash(frozenset(self.items()))
 
 
-@lru_cache(maxsize=512, typed=True)  # else True would be found where 1 is known
+@lru_cache(maxsize=512, typed=True)  # else True would be found if 1 is known
 def _cached(equation: str, shapes: tuple[Any, ...], *options: Any) -> Plan:
     return Plan(equation, shapes, *options)
 
@@ -132,17 +138,17 @@ class Plan:
     Immutable, and holds no arrays. A plan runs any size of its block mode (the batch), and any real floating dtype.
 
     equation, shapes, output_shape    path : opt_einsum's linear format    block : batch that runs at a time on a CPU
+    slices : in how many pieces modes are cut
     flops, seconds : of a forward pass, and of the backward pass too if it is for training
     bytes : read and written by all steps    peak_bytes : what partial results and the output hold at once
     """
 
     def __init__(
-        self, equation: str, shapes: Sequence[Sequence[int]], optimize: Any, minimize: str, memory_limit: int | None,
+        self, equation: str, shapes: Sequence[Sequence[int]], optimize: Any, minimize: Any, memory_limit: int | None,
         training: bool, constants: Sequence[int], dtype: Any, device: Any,
-        stride: Any, padding: Any, dilation: Any, padding_mode: Any,
+        stride: Any, padding: Any, dilation: Any, padding_mode: Any, slices: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
-        if minimize not in MINIMIZE:
-            raise PlanError(f"minimize: found {shown(minimize)}, expected one of {', '.join(MINIMIZE)}")
+        objective = objective_named(minimize)
         if memory_limit is not None and not (is_whole(memory_limit) and memory_limit >= 0):
             raise PlanError(f"memory_limit: found {shown(memory_limit)}, expected a number of bytes or None")
         if training not in (True, False):
@@ -164,12 +170,15 @@ class Plan:
         self._problem = Problem(self._parsed, self.shapes, itemsize=self.dtype.itemsize, **self.geometry)
         self.machine: Machine = machine_for(self.device)
         limit = None if memory_limit is None else memory_limit // self.dtype.itemsize
-        self._tree, self.block = self._search(optimize, limit)
-        self._costs = self._costs_of(self.machine, self.block, self._tree)
+        self._selection = Selection(self._problem, self.machine, self.device, self.training, self.constants)
+        self._choice = self._selection.choose(optimize, objective, limit, slices)
+        self._tree, self.block = self._choice.tree, self._choice.block
+        self.slices: Mapping[str, int] = dict(self._choice.cuts)
         self.path = linear_path(self._problem, self._tree)
-        self.steps: tuple[StepCost, ...] = tuple(self._cost(*pair) for pair in self._tree)
+        self.steps: tuple[StepCost, ...] = self._selection.steps(self._choice)
         self.output_shape = tuple(self._problem.extent(m, self._problem.everything) for m in self._problem.output)
-        self.execution = Execution(self._parsed, self._problem, self.geometry, self._tree, self.block)
+        parts = (self._parsed, self._problem, self.geometry, self._tree, self.block)
+        self.execution = SlicedExecution(*parts, self.slices) if self.slices else Execution(*parts)
         self._made = True
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -195,45 +204,15 @@ class Plan:
 
     def _key(self) -> tuple[Any, ...]:
         axes = tuple(conv.axis for conv in self._problem.conv.values())
-        chosen = (self.minimize, self.training, self.constants, str(self.dtype), self.device)
-        return (self.equation, self.shapes, self.path, axes, *chosen)
-
-    def _search(self, optimize: Any, limit: int | None) -> tuple[Tree, int]:
-        """The tree, and how many positions of the batch it runs at a time."""
-        # the order, and so every bit of a result, must not depend on the cores of this machine
-        machine = self.machine if limit is not None else replace(self.machine, cores=_CORES)
-        whole = self.device != "cpu" or binds_batch(self._problem, self.constants)
-        block = 0 if whole else block_size(self._problem)
-        costs = self._costs_of(machine, block)
-        tree = find_tree(self._problem, costs, optimize, self.minimize, limit)
-        if not block or limit is not None:
-            return tree, block
-        found = []
-        for one in [tree, *alternative_trees(self._problem, costs, optimize, self.minimize)]:
-            block = block_size(self._problem, one)  # it depends on the tree, which was found with another
-            known = self._costs_of(machine, block, one)
-            steps = [step for pair in one if (step := known.step(*pair))]
-            found.append((sum(s.total("time") for s in steps), sum(s.total("flops") for s in steps), one, block))
-        near = [choice for choice in found if choice[0] <= _TIE * min(c[0] for c in found)]
-        return min(near, key=lambda choice: choice[1])[2:]
-
-    def _costs_of(self, machine: Machine, block: int, tree: Sequence[tuple[int, int]] = ()) -> Costs:
-        whole = self._problem.size.get(self._problem.block or "", 1)
-        flops = sum(pair.flops for step in tree if (pair := self._problem.pair(*step))) or _MANY
-        return Costs(
-            self._problem,
-            machine,
-            training=self.training,
-            library="numpy" if self.device == "cpu" else "cupy",
-            block=-(-whole // block_count(whole, block, flops)) if block else max(whole, 1),
-            constants=sum(1 << i for i in self.constants),
+        chosen = (
+            self.minimize,
+            self.training,
+            self.constants,
+            str(self.dtype),
+            self.device,
+            tuple(self.slices.items()),
         )
-
-    def _cost(self, left: int, right: int) -> StepCost:
-        step = self._costs.step(left, right)
-        if step is None:
-            raise PlanError(f"'{self.equation}': the path joins convolution modes the wrong way round")
-        return step
+        return (self.equation, self.shapes, self.path, axes, *chosen)
 
     @property
     def flops(self) -> int:
@@ -253,7 +232,7 @@ class Plan:
     @property
     def peak_bytes(self) -> int:
         """Bytes that partial results and the output hold at the worst moment; operands are not counted."""
-        return peak_elements(self._costs, self._tree) * int(self.dtype.itemsize)
+        return self._selection.peak(self._choice) * int(self.dtype.itemsize)
 
     def with_path(self, optimize: Any) -> Plan:
         """The plan of the same problem along another path."""
@@ -286,7 +265,14 @@ class Plan:
         return f"Plan({self.equation!r}, path={self.path}, flops={self.flops}, seconds={self.seconds:.3g})"
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data; :meth:`from_dict` makes the same plan again, with the machine's own predictions."""
+        """The plan as plain data; :meth:`from_dict` makes the same plan again, with the machine's own predictions.
+
+        Raises PlanError if the objective is a function.
+        """
+        if not isinstance(self.minimize, str):
+            raise PlanError(
+                "to_dict: the objective is a function, which is no plain data; plan again with optimize=plan.path"
+            )
         return {
             "equation": self.equation,
             "shapes": [list(shape) for shape in self.shapes],
@@ -297,6 +283,7 @@ class Plan:
             "constants": list(self.constants),
             "dtype": str(self.dtype),
             "device": self.device,
+            "slices": dict(self.slices),
             "geometry": [asdict(conv.axis) for conv in self._problem.conv.values()],
             "flops": self.flops,
             "seconds": self.seconds,
@@ -322,6 +309,7 @@ class Plan:
                 padding=[(a.before, a.after) for a in axes],
                 dilation=[a.dilation for a in axes],
                 padding_mode=[a.padding_mode for a in axes],
+                slices=data.get("slices") or None,
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise PlanError(f"from_dict: not a plan ({type(error).__name__}: {error}); see Plan.to_dict") from error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
 from growarray.contraction.cost import StepCost
 from growarray.contraction.execution import Execution
 from growarray.contraction.machine import Machine
-from growarray.contraction.path import Tree
+from growarray.contraction.tree import Tree
 
 __all__ = ["Planned"]
 
@@ -24,6 +24,7 @@ class Planned(Protocol):
     machine: Machine
     training: bool
     block: int
+    slices: Mapping[str, int]
     path: Any
     steps: tuple[StepCost, ...]
     execution: Execution

@@ -6,16 +6,15 @@ Partial results are named by the set of operands in them, a bit mask: 0b101 is o
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from growarray.contraction.equation import ELLIPSIS, Equation
+from growarray.contraction.equation import Equation
 from growarray.contraction.geometry import ConvAxis, conv_axes
-from growarray.errors import PlanError, shown
+from growarray.contraction.shapes import checked_shapes, expand, operand_of, sizes_of
 
-__all__ = ["AMONG_MANY", "Axis", "Conv", "Operand", "Pair", "Problem", "Product", "checked_shapes"]
+__all__ = ["AMONG_MANY", "Axis", "Conv", "Operations", "Pair", "Problem", "Product"]
 
 AMONG_MANY = 4  # times the work space of a product that is all there is: for one of many, and for a backward pass
 
@@ -47,20 +46,30 @@ class Conv(NamedTuple):
     taps: int
     out: int
 
-
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """How an operand becomes one with every mode once: drop broadcast axes, take diagonals, sum what no other needs."""
-
-    dropped: tuple[int, ...]
-    diagonals: tuple[tuple[int, int], ...]
-    summed: tuple[int, ...]
-    modes: tuple[str, ...]
-
     @property
-    def is_plain(self) -> bool:
-        """Whether the operand is used as it is."""
-        return not (self.dropped or self.diagonals or self.summed)
+    def is_padded(self) -> bool:
+        """Whether the feature map is padded by something else than zeros, before it meets the kernel."""
+        return self.axis.padding_mode != "zeros" and bool(self.axis.before or self.axis.after)
+
+    def met(self, name: str) -> Axis:
+        """The axis of the product in which the feature map meets the kernel."""
+        by = self.axis
+        size, before = (self.size + by.before + by.after, 0) if self.is_padded else (self.size, by.before)
+        return Axis(name, size, self.taps, self.out, by.stride, before, by.dilation)
+
+
+class Operations(NamedTuple):
+    """What a product of two partial results takes, whatever runs it.
+
+    flops : multiplications, and additions where something is summed; padding counts as data
+    backward_flops : of the two products of the backward pass, by the feature map and by the kernel
+    elements : of the result    operands : of both sides
+    """
+
+    flops: int
+    backward_flops: int
+    elements: int
+    operands: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,22 +154,6 @@ class Pair:
     padded: tuple[tuple[str, ConvAxis], ...]
     product: Product
 
-    @property
-    def flops(self) -> int:
-        """Multiplications, and additions where something is summed; padding counts as data."""
-        return self._multiplications * (2 if self.s or self.product.is_conv else 1)
-
-    @property
-    def backward_flops(self) -> int:
-        """Of the two products of the backward pass: by the feature map and by the kernel."""
-        by_feature, by_kernel = self.n or self.product.is_conv, self.product.axes
-        return self._multiplications * ((2 if by_feature else 1) + (2 if by_kernel else 1))
-
-    @property
-    def _multiplications(self) -> int:
-        p = self.product
-        return p.b * p.s * p.n * p.columns * p.taps
-
 
 class Problem:
     """An equation bound to shapes. Not changed after it was made.
@@ -181,9 +174,9 @@ class Problem:
     ) -> None:
         self.equation, self.blocks, self.itemsize = equation, blocks, itemsize
         self.shapes = checked_shapes(equation, shapes)
-        terms, self.output, dropped = _expand(equation, self.shapes)
+        terms, self.output, dropped = expand(equation, self.shapes)
         self.terms = tuple(terms)
-        sizes, pairs = _sizes(equation, terms, self.shapes, dropped)
+        self.size, pairs = sizes_of(equation, terms, self.shapes, dropped)
         kernels = [pairs[name][1] for name in equation.convolved]
         axes = conv_axes(equation.convolved, kernels, **options)
         self.conv: dict[str, Conv] = {}
@@ -195,18 +188,29 @@ class Problem:
         for i, term in enumerate(terms):
             for place, name in enumerate(term):
                 self.operands_with_mode[name] = self.operands_with_mode.get(name, 0) | (place not in dropped[i]) << i
-        self.size = sizes
-        self.operands = tuple(_operand(i, term, self, dropped[i]) for i, term in enumerate(terms))
+        self.operands = tuple(
+            operand_of(i, term, dropped[i], self.output, self.operands_with_mode) for i, term in enumerate(terms)
+        )
         self.everything = (1 << len(terms)) - 1
         self.block = self._block_mode()
-        rank = {name: index for index, name in enumerate(self.operands_with_mode)}
-        later = {name: len(rank) + index for index, name in enumerate([self.block or "", *self.conv])}
-        self._order = sorted(rank, key=lambda name: later.get(name, rank[name]))
-        self._modes: dict[int, tuple[str, ...]] = {}
-        self._elements: dict[int, int] = {}
+        self._number_modes()
 
     def __len__(self) -> int:
         return len(self.shapes)
+
+    def _number_modes(self) -> None:
+        """Modes as bits, in the order in which partial results keep them: the block mode and convolution modes last."""
+        later = [m for m in (self.block, *self.conv) if m is not None]
+        self._names = (*(m for m in self.operands_with_mode if m not in later), *later)
+        self._bit = {name: 1 << k for k, name in enumerate(self._names)}
+        self._held = {bit: self.operands_with_mode[name] for name, bit in self._bit.items()}
+        self._wanted = sum(self._bit[name] for name in self.output)
+        self._met = [(self._bit[m], 1 << c.feature, 1 << c.kernel, c, c.met(m)) for m, c in self.conv.items()]
+        self._plain = ~sum(bit for bit, *_ in self._met)
+        self._sets = {1 << i: sum(self._bit[m] for m in one.modes) for i, one in enumerate(self.operands)}
+        self._modes: dict[int, tuple[str, ...]] = {}
+        self._elements: dict[int, int] = {}
+        self._products: dict[int, int] = {}
 
     def _block_mode(self) -> str | None:
         """The mode a convolution can be cut along: of one feature map alone, and in the output."""
@@ -217,14 +221,22 @@ class Problem:
                 return name
         return None
 
+    def mode_set(self, operands: int) -> int:
+        """Modes of a partial result, each a bit: those that the output or another operand still needs."""
+        found = self._sets.get(operands)
+        if found is None:
+            found = 0
+            for bit, held in self._held.items():
+                if held & operands and (bit & self._wanted or held & ~operands):
+                    found |= bit
+            self._sets[operands] = found
+        return found
+
     def modes(self, operands: int) -> tuple[str, ...]:
-        """Modes of a partial result in the order in which it is kept: the block mode and convolution modes last."""
+        """Modes of a partial result in the order in which it is kept."""
         found = self._modes.get(operands)
         if found is None:
-            rest, holders = self.everything & ~operands, self.operands_with_mode
-            kept = [m for m in self._order if m in self.output or holders[m] & rest]
-            found = tuple(m for m in kept if holders[m] & operands)
-            self._modes[operands] = found
+            found = self._modes[operands] = self._named(self.mode_set(operands))
         return found
 
     def extent(self, name: str, operands: int) -> int:
@@ -244,51 +256,108 @@ class Problem:
         """Size of a partial result."""
         found = self._elements.get(operands)
         if found is None:
-            found = self._elements[operands] = math.prod(self.shape(operands))
+            modes = self.mode_set(operands)
+            found = self._product(modes & self._plain)
+            for bit, feature, kernel, conv, _ in self._met:
+                if modes & bit:
+                    held = (conv.out if operands & kernel else conv.size) if operands & feature else conv.taps
+                    found *= held
+            self._elements[operands] = found
         return found
+
+    def _product(self, modes: int) -> int:
+        """Positions of plain modes together."""
+        found = self._products.get(modes)
+        if found is None:
+            found, rest = 1, modes
+            while rest:
+                bit = rest & -rest
+                found, rest = found * self.size[self._names[bit.bit_length() - 1]], rest ^ bit
+            self._products[modes] = found
+        return found
+
+    def operations(self, left: int, right: int) -> Operations | None:
+        """What the product of two partial results takes; None if each is the feature map of a mode of the other."""
+        one, other, whole = self.mode_set(left), self.mode_set(right), left | right
+        kept = self.mode_set(whole)
+        every, free, other_free = one | other, one & ~other, other & ~one
+        count, is_conv, on_left, on_right = self._product(every & self._plain), False, False, False
+        for bit, feature, kernel, conv, axis in self._met:
+            if not every & bit:
+                continue
+            if not whole & feature:
+                count *= conv.taps
+            elif not whole & kernel:
+                count *= conv.size
+            else:
+                count *= conv.out
+                if left & feature and right & kernel:
+                    on_left = True
+                elif right & feature and left & kernel:
+                    on_right = True
+                else:
+                    continue
+                count, is_conv = count * conv.taps, is_conv or not axis.is_plain
+        if on_left and on_right:
+            return None
+        # a convolution mode is one of the feature map's own, and of both sides the one that has it is the feature map
+        columns, rows = (other_free, free) if on_right else (free, other_free)
+        by_feature, by_kernel = bool(rows) or is_conv, bool(columns) or on_left or on_right
+        return Operations(
+            count * (2 if every & ~kept or is_conv else 1),
+            count * ((2 if by_feature else 1) + (2 if by_kernel else 1)),
+            self.elements(whole),
+            self.elements(left) + self.elements(right),
+        )
 
     def pair(self, left: int, right: int) -> Pair | None:
         """The product of two partial results; None if each is the feature map of a mode of the other."""
         if right & -right < left & -left:  # if both may be the feature map, one tree is one product
             left, right = right, left
-        met = {
-            name: conv
-            for name, conv in self.conv.items()
-            if (left >> conv.feature & 1 and right >> conv.kernel & 1)
-            or (right >> conv.feature & 1 and left >> conv.kernel & 1)
-        }
-        sides = {bool(left >> conv.feature & 1) for conv in met.values()}
+        met, sides = 0, set()
+        for bit, feature, kernel, _, _ in self._met:
+            if left & feature and right & kernel:
+                met |= bit
+                sides.add(True)
+            elif right & feature and left & kernel:
+                met |= bit
+                sides.add(False)
         if len(sides) > 1:
             return None
         feature, kernel = (left, right) if self._left_is_feature(left, right, sides) else (right, left)
-        f_modes, k_modes, kept = self.modes(feature), self.modes(kernel), set(self.modes(left | right))
-        b = tuple(m for m in f_modes if m in k_modes and m in kept and m not in met)
-        s = tuple(m for m in f_modes if m in k_modes and m not in kept)
-        n = tuple(m for m in k_modes if m not in f_modes)
+        f_set, k_set, kept = self.mode_set(feature), self.mode_set(kernel), self.mode_set(left | right)
+        both = f_set & k_set & ~met
+        b, s = self._named(both & kept), self._named(both & ~kept)
         axes, padded = [], []
-        for m in f_modes:
-            if m in met:
-                conv = met[m]
-                if conv.axis.padding_mode != "zeros" and (conv.axis.before or conv.axis.after):
+        for m in self._named(f_set & ~both):
+            if self._bit[m] & met:
+                conv = self.conv[m]
+                axes.append(conv.met(m))
+                if conv.is_padded:
                     padded.append((m, conv.axis))
-                    size, before = conv.size + conv.axis.before + conv.axis.after, 0
-                else:
-                    size, before = conv.size, conv.axis.before
-                axes.append(Axis(m, size, conv.taps, conv.out, conv.axis.stride, before, conv.axis.dilation))
-            elif m not in b and m not in s:
+            else:
                 size = self.extent(m, feature)
                 axes.append(Axis(m, size, 1, size))
+        n = self._named(k_set & ~f_set)
         product = Product(
-            math.prod(self.extent(m, feature) for m in b),
-            math.prod(self.extent(m, feature) for m in s),
-            math.prod(self.extent(m, kernel) for m in n),
+            math.prod([self.extent(m, feature) for m in b]),
+            math.prod([self.extent(m, feature) for m in s]),
+            math.prod([self.extent(m, kernel) for m in n]),
             tuple(axes),
-            sum(self._whole(part) for part in (feature, kernel, left | right)),
+            sum([self._whole(part) for part in (feature, kernel, left | right)]),
             # one product of two operands is to need little beside them; among many, partial results need more than this
             1 if len(self) == 2 else AMONG_MANY,
             self.itemsize,
         )
         return Pair(feature, kernel, b, s, n, tuple(padded), product)
+
+    def _named(self, modes: int) -> tuple[str, ...]:
+        found = []
+        while modes:
+            bit = modes & -modes
+            found.append(self._names[bit.bit_length() - 1])
+            modes ^= bit
+        return tuple(found)
 
     def _whole(self, operands: int) -> int:
         """Size of a partial result of the whole batch, of which this problem may be a block."""
@@ -308,85 +377,3 @@ class Problem:
         lefts, rights = set(self.modes(left)), set(self.modes(right))
         free = [m for m in self.modes(left | right) if not (m in lefts and m in rights)]
         return bool(free) and free[0] in rights
-
-
-def checked_shapes(equation: Equation, shapes: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    """Shapes as tuples of whole numbers. Raises PlanError for anything else."""
-    try:
-        found = tuple(tuple(operator.index(d) for d in shape) for shape in shapes)
-    except TypeError as error:
-        raise PlanError(f"'{equation}': expected shapes of whole numbers, found {shown(list(shapes))}") from error
-    if any(d < 0 for shape in found for d in shape):
-        raise PlanError(f"'{equation}': shapes must not be negative, found {list(found)}")
-    return found
-
-
-def _expand(
-    equation: Equation, shapes: Sequence[tuple[int, ...]]
-) -> tuple[list[tuple[str, ...]], tuple[str, ...], list[tuple[int, ...]]]:
-    """Write ``...`` out as modes of their own; axes of size 1 that others broadcast are dropped."""
-    if len(shapes) != len(equation.terms):
-        raise PlanError(f"'{equation}' has {len(equation.terms)} operands, found {len(shapes)} arrays")
-    counts = []
-    for i, (term, shape) in enumerate(zip(equation.terms, shapes, strict=True)):
-        named = len(term) - (ELLIPSIS in term)
-        if len(shape) < named or (len(shape) > named and ELLIPSIS not in term):
-            raise PlanError(
-                f"operand {i} of '{equation}' has {len(shape)} axes {shape}, its term '{' '.join(term)}' names {named}"
-            )
-        counts.append(len(shape) - named if ELLIPSIS in term else 0)
-    most = max(counts, default=0)
-    hidden = tuple(f"...{k}" for k in range(most))
-    terms, dropped = [], []
-    for term, shape, count in zip(equation.terms, shapes, counts, strict=True):
-        place = term.index(ELLIPSIS) if ELLIPSIS in term else 0
-        own = hidden[most - count :] if count else ()
-        terms.append(term[:place] + own + term[place + (ELLIPSIS in term) :])
-        dropped.append(tuple(place + k for k in range(count) if shape[place + k] == 1))
-    largest: dict[str, int] = dict.fromkeys(hidden, 1)
-    for term, shape in zip(terms, shapes, strict=True):
-        for name, size in zip(term, shape, strict=True):
-            if name in largest and size != 1:
-                largest[name] = size
-    kept = [tuple(axis for axis in axes if largest[term[axis]] != 1) for term, axes in zip(terms, dropped, strict=True)]
-    if most and ELLIPSIS not in equation.output:
-        raise PlanError(f"'{equation}': '...' stands for {most} modes that the output lacks; write '...' there too")
-    at = equation.output.index(ELLIPSIS) if ELLIPSIS in equation.output else len(equation.output)
-    return terms, equation.output[:at] + hidden + equation.output[at + 1 :], kept
-
-
-def _sizes(
-    equation: Equation,
-    terms: Sequence[tuple[str, ...]],
-    shapes: Sequence[tuple[int, ...]],
-    dropped: Sequence[tuple[int, ...]],
-) -> tuple[dict[str, int], dict[str, list[int]]]:
-    """Size of every plain mode, and (feature, kernel) of every convolution mode."""
-    sizes: dict[str, int] = {}
-    holder: dict[str, int] = {}
-    pairs: dict[str, list[int]] = {name: [] for name in equation.convolved}
-    for i, (term, shape) in enumerate(zip(terms, shapes, strict=True)):
-        for axis, (name, size) in enumerate(zip(term, shape, strict=True)):
-            if name in pairs:
-                pairs[name].append(size)
-            elif axis not in dropped[i] and sizes.setdefault(name, size) != size:
-                raise PlanError(
-                    f"'{equation}': mode {shown(name)} has size {sizes[name]} in operand {holder[name]} and {size} in "
-                    f"operand {i}; shapes are {[tuple(s) for s in shapes]}"
-                )
-            holder.setdefault(name, i)
-    return sizes, pairs
-
-
-def _operand(index: int, term: tuple[str, ...], problem: Problem, dropped: tuple[int, ...]) -> Operand:
-    modes = [name for axis, name in enumerate(term) if axis not in dropped]
-    diagonals = []
-    for name in dict.fromkeys(modes):
-        while modes.count(name) > 1:
-            first = modes.index(name)
-            second = modes.index(name, first + 1)
-            diagonals.append((first, second))
-            del modes[second]
-    lone = [m for m in modes if m not in problem.output and problem.operands_with_mode[m] == 1 << index]
-    summed = tuple(axis for axis, name in enumerate(modes) if name in lone)
-    return Operand(dropped, tuple(diagonals), summed, tuple(m for m in modes if m not in lone))

@@ -8,9 +8,9 @@ from typing import Any
 
 from growarray.backend import Array
 from growarray.contraction import operand
-from growarray.contraction.path import Tree
 from growarray.contraction.problem import Problem
 from growarray.contraction.step import Step
+from growarray.contraction.tree import Tree
 from growarray.errors import PlanError
 
 __all__ = ["Program", "binds_batch", "block_size"]
@@ -61,7 +61,7 @@ class Program:
             final,
             operand.inverse(final),
             _slots(blocked),
-            sum(step.pair.flops for step in steps),
+            sum(found.flops for pair in tree if (found := problem.operations(*pair))),
             tuple(stored)[: len(problem)] if all(one.is_plain for one in problem.operands) else None,
         )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
-from growarray.contraction.path import EXACT, PRESETS
+from growarray.contraction.path import PRESETS
 from growarray.contraction.planned import Planned
+from growarray.contraction.search import EXACT
 from growarray.errors import PlanError
 
 __all__ = ["alternatives", "columns", "plan_table", "quantity", "seconds"]
@@ -73,6 +75,10 @@ def plan_table(plan: Planned) -> str:
     where = plan.device if plan.device != "cpu" else f"cpu, {plan.machine.cores} cores"
     kind = "forward + backward" if plan.training else "forward"
     block = f", blocks of {plan.block}" if plan.block else ""
+    if plan.slices:
+        count = math.prod(plan.slices.values())
+        cut = ", ".join(f"{mode} in {pieces}" for mode, pieces in plan.slices.items())
+        block += f", {count} slices ({cut})"
     rows = [["step", "product", "routine", "FLOPs", "bytes", "result", "time"]]
     for index, (step, text) in enumerate(zip(plan.steps, plan.products, strict=True), start=1):
         rows.append(

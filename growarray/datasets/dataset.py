@@ -144,7 +144,7 @@ def split_rows(
     """Shuffled row numbers of the training and of the test part.
 
     With ``classes`` (n,) every class gives the same fraction to the test part, to within one row, and keeps
-    at least one row for training. With ``test_fraction > 0`` the test part has at least one row where it can.
+    at least one row for training. With ``test_fraction > 0`` the test part has at least one row if it can.
 
     >>> train, test = split_rows(10, 0.2, np.random.default_rng(0), classes=np.arange(10) % 2)
     >>> sorted(int(i) % 2 for i in test)

@@ -152,7 +152,7 @@ def iterate(target: Target, factors: Sequence[Array], limit: int, tolerance: flo
     """Sweeps until the error falls by less than ``tolerance`` of itself, three times running; it never rises.
 
     Between sweeps the factors go on along their last change by a length that grows while this helps and is halved
-    where it does not; then the sweep is taken back.
+    if it does not; then the sweep is taken back.
 
     Source: Ang, Cohen, Hien, Gillis 2020, Extrapolated alternating algorithms for approximate CP (without restart of
     single blocks).

@@ -81,7 +81,7 @@ def cp(
     """CP decomposition by alternating least squares from the best of several starts.
 
     tensor : any shape, real floating; computed in float64, then rounded to its dtype (errors are those before)
-    init : 'svd' starts from singular vectors, from a generalised eigenvalue problem where two modes are as large as
+    init : 'svd' starts from singular vectors, from a generalised eigenvalue problem if two modes are as large as
         the rank (exact for a tensor of that rank), and from ``starts`` random points; 'random' from the random ones
     max_iterations : sweeps on the tensor compressed by a HOSVD, and again on the tensor itself
     tolerance : relative fall of the error below which the sweeps end

@@ -47,7 +47,7 @@ class Prepared:
 
 
 def check_real(array: Any, what: str, where: str, kinds: str | tuple[str, ...] = ("integral", "real floating")) -> None:
-    """Raise TypeError unless ``array`` is one, without a mask, whose dtype is of one of the ``kinds``."""
+    """Raise TypeError unless ``array`` is an array without a mask, of a dtype of one of the ``kinds``."""
     if not is_array(array):
         raise TypeError(
             f"{where}: expected an array as {what}, found {type(array).__name__}; convert it with "

@@ -107,7 +107,7 @@ def leading(matrix: Array, keep: int | float) -> tuple[Array, np.ndarray]:
 
     keep : k itself, or as a float the norm that what is cut off may have
 
-    A matrix is not decomposed itself: the Gram matrix of its shorter side is. Squaring costs half the digits: where
+    A matrix is not decomposed itself: the Gram matrix of its shorter side is. Squaring costs half the digits: if
     that would show beside the truncation, the triangular factor of the longer side is decomposed in place of it.
     """
     xp = namespace(matrix)

@@ -13,6 +13,7 @@ from growarray.backend import to_numpy
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.growing import TINY, GrowingModule, MergeGrowingModule, Rule, TensorStatistic
 from growarray.networks.data import Loss, batches
+from growarray.networks.graph import GrowingDAG
 from growarray.networks.network import GrowingNetwork, evaluating
 from growarray.networks.part import as_growing
 from growarray.networks.planner import needs_fisher
@@ -123,7 +124,7 @@ _TRACE = 1e-3  # relative change of a trace below which it is known
 def _held(network: GrowingNetwork) -> Iterator[tuple[str, TensorStatistic]]:
     """Every statistic of a network, by the path of its layer or merge and its own name."""
     for path, module in network.named_modules():
-        if isinstance(module, GrowingModule | MergeGrowingModule):
+        if isinstance(module, GrowingModule | MergeGrowingModule | GrowingDAG) and module.statistics is not None:
             for name, held in vars(module.statistics).items():
                 if isinstance(held, TensorStatistic):
                     yield f"{path}.{name}", held
@@ -183,6 +184,8 @@ def statistics_of(
         network expects.
     """
     network, (x, target) = as_growing(network), load_shard(shard)
+    if any(isinstance(module, GrowingDAG) and module.sampled for module in network.modules()):
+        raise GrowthError("statistics_of: a GrowingDAG draws other candidates from every shard; make it with sampled=0")
     with evaluating(network):
         try:
             network.init_computation(trace_precision=_TRACE)

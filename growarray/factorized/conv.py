@@ -13,13 +13,15 @@ from growarray.backend import Array, asarray, assign, library, namespace, target
 from growarray.contraction import Plan
 from growarray.contraction.path import PRESETS
 from growarray.errors import PlanError, ShapeError, shown
-from growarray.factorized.equation import conv_plan, kernel_modes, stored_sizes
+from growarray.factorized.equation import conv_plan, kernel_modes, kernel_sizes, stored_sizes
 from growarray.factorized.format import Arrays, Terms
 from growarray.factorized.growth import RankGrowth, RankStatisticsLike, grow_rank
+from growarray.factorized.parameters import checked_bias
 from growarray.factorized.settings import (
     ConvSettings,
     check_channels,
     fixed_modes_of,
+    flag,
     flags_of,
     hashable,
     layer_index_of,
@@ -127,20 +129,37 @@ class FactorizedConv(FactorizedSources):
         if self.weight is not factorization:
             self.reset_parameters(std, rng)
 
+    def _saved(self) -> dict[str, Any]:
+        settings = [(i, s.stride, s.padding, s.dilation, s.has_bias) for i, s in self._settings.items()]
+        names = ("weight", "bias", "n_layers", "groups", "padding_mode", "implementation")
+        return {**{name: getattr(self, name) for name in names}, "settings": settings}
+
+    @classmethod
+    def _restored(cls, weight: FactorizedTensor, bias: Parameter | None, settings: Any, **options: Any) -> Self:
+        lead = len(layers_of(options["n_layers"]))
+        out_channels, channels, *taps = kernel_sizes(weight.format, weight.shape[lead:])
+        layer = cls(channels * options["groups"], out_channels, taps, factorization=weight, **options)
+        for index, stride, padding, dilation, has_bias in settings:
+            layer._settings[layer_index_of(index, layer.layers_shape)] = ConvSettings.of(
+                taps, stride, padding, dilation, layer.padding_mode, flag("FactorizedConv", "has_bias", has_bias)
+            )
+        layer.bias = checked_bias(bias, (*layer.layers_shape, out_channels))
+        return layer
+
     def _new_weight(
         self, sizes: tuple[int, ...], factorization: str, rank: Any, fixed: Any, dtype: Any, device: Any
     ) -> FactorizedTensor:
         kind, lead = FactorizedTensor.kind(factorization), len(self.layers_shape)
-        if kind.mode_ranks:
+        if kind.format.mode_ranks:
             fixed = fixed_modes_of(fixed, lead, len(sizes) - 2)
+        shape = (*self.layers_shape, *stored_sizes(kind.format, sizes))
         return FactorizedTensor.new(
-            (*self.layers_shape, *stored_sizes(kind, sizes)), rank, factorization, fixed_rank_modes=fixed, std=None,
-            dtype=dtype, device=device,
-        )  # fmt: skip
+            shape, rank, factorization, fixed_rank_modes=fixed, std=None, dtype=dtype, device=device
+        )
 
     def _terms(self, order: int) -> Terms:
         """The modes of each factor of a kernel over so many axes."""
-        return self.weight.terms(kernel_modes(type(self.weight), order))
+        return self.weight.format.terms(kernel_modes(self.weight.format, order))
 
     def _check_implementation(self) -> None:
         """Raise ValueError unless the engine takes it as a path: planned once, for the smallest input."""
@@ -267,7 +286,7 @@ class FactorizedConv(FactorizedSources):
             )
         pair = (tuple(padding),) if isinstance(padding, tuple | list) else padding
         axis = ConvSettings.of((size,), stride, pair, dilation, self.padding_mode).axes[0]
-        last = type(self.weight).output_last
+        last = self.weight.format.output_last
         new = self.weight.transduct(
             size, len(self.layers_shape) + (1 if last else 2) + mode, None if last else size // 2
         )

@@ -177,7 +177,7 @@ def layer_of(
         return layer, None
     factors = layer.weight.all_factors()
     like = factors[0].data
-    dense = asarray(_stacked(convs, type(layer.weight).output_last), like=like, dtype=like.dtype)
+    dense = asarray(_stacked(convs, layer.weight.format.output_last), like=like, dtype=like.dtype)
     arrays, fit = fitted(type(layer.weight), dense, layer.rank, decomposition)
     for factor, array in zip(factors, arrays, strict=True):
         factor.data = asarray(array, like=like, dtype=like.dtype)
@@ -187,21 +187,21 @@ def layer_of(
 def _blank(convs: Sequence[DenseConv], options: Mapping[str, Any], dtype: Any) -> tuple[Any, FactorizedTensor]:
     """The rank asked for, and factors of zeros of what the kernel can use: those of the first might not fit."""
     kind, fixed = FactorizedTensor.kind(options["factorization"]), options["fixed_rank_modes"]
-    shape, axes = tuple(_stacked(convs, kind.output_last).shape), convs[0].weight.ndim - 2
-    if kind.mode_ranks:
+    shape, axes = tuple(_stacked(convs, kind.format.output_last).shape), convs[0].weight.ndim - 2
+    if kind.format.mode_ranks:
         fixed = fixed_modes_of(fixed, len(shape) - axes - 2, axes)
-    asked = kind.validate_rank(shape, options["rank"], fixed)
-    return asked, FactorizedTensor.new(shape, kind.usable_rank(shape, asked), kind.name, std=None, dtype=dtype)
+    asked = kind.format.validate_rank(shape, options["rank"], fixed)
+    return asked, FactorizedTensor.new(shape, kind.format.usable_rank(shape, asked), kind.name, std=None, dtype=dtype)
 
 
 def fitted(kind: type[FactorizedTensor], tensor: Array, rank: Any, options: Mapping[str, Any]) -> tuple[Arrays, Fit]:
-    """``kind.fit``, whose error is that of the tensor even if the decomposition minimises a weighted one.
+    """The decomposition of a format; its error is that of the tensor even if what is minimised is a weighted one.
 
     >>> factors, fit = fitted(FactorizedTensor.kind("cp"), np.ones((4, 3, 2)), 1, {})
     >>> [f.shape for f in factors], fit.error < 1e-12, fit.reason
     ([(1,), (4, 1), (3, 1), (2, 1)], True, 'converged')
     """
-    arrays, fit = kind.fit(tensor, rank, **options)
+    arrays, fit = kind.format.fit(tensor, rank, **options)
     return arrays, fit._replace(error=_distance(kind, arrays, tensor)) if options.get("weighted") else fit
 
 

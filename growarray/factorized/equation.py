@@ -20,6 +20,7 @@ from typing import Any
 from growarray.backend import Array, namespace
 from growarray.contraction import Plan, plan
 from growarray.errors import ShapeError
+from growarray.factorized.format import TensorFormat
 from growarray.factorized.settings import ConvSettings
 from growarray.factorized.tensor import FactorizedTensor
 
@@ -41,7 +42,7 @@ def _positions(order: int) -> tuple[str, ...]:
     return ("z", "y", "x")[3 - order :] if order <= 3 else tuple(f"x{i}" for i in range(order))
 
 
-def kernel_modes(kind: type[FactorizedTensor], order: int) -> tuple[str, ...]:
+def kernel_modes(kind: TensorFormat, order: int) -> tuple[str, ...]:
     """Modes of the kernel of a convolution, in the order in which a format keeps them."""
     lead, last = (("c",), ("o",)) if kind.output_last else (("o", "c"), ())
     return (*lead, *_positions(order), *last)
@@ -54,7 +55,7 @@ def conv_equation(name: str, order: int, grouped: bool) -> str:
     >>> conv_equation("CP", 1, grouped=True)
     'n g c x, r, g o r, c r, x r -> n g o x | x'
     """
-    kind = FactorizedTensor.kind(name)
+    kind = FactorizedTensor.kind(name).format
     at, g = " ".join(_positions(order)), "g " if grouped else ""
     terms = [[g + mode if mode == "o" else mode for mode in term] for term in kind.terms(kernel_modes(kind, order))]
     factors = ", ".join(" ".join(term) for term in terms)
@@ -67,7 +68,7 @@ def conv_plan(
     training: bool, dtype: str, device: str,
 ) -> Plan:  # fmt: skip
     """The plan of a convolution of an input of this shape by a kernel with factors of these shapes."""
-    order, kind = len(settings.axes), FactorizedTensor.kind(name)
+    order, kind = len(settings.axes), FactorizedTensor.kind(name).format
     shapes = conv_shapes(name, factor_shapes, order, groups)
     whole = zip(conv_shapes(name, factor_shapes, order, 1), kind.terms(kernel_modes(kind, order)), strict=True)
     in_channels = groups * next(sizes[term.index("c")] for sizes, term in whole if "c" in term)
@@ -85,7 +86,7 @@ def conv_plan(
 
 def conv_shapes(name: str, factor_shapes: Shapes, order: int, groups: int) -> Shapes:
     """Shapes of the factors of a kernel as :func:`conv_equation` names their modes."""
-    kind = FactorizedTensor.kind(name)
+    kind = FactorizedTensor.kind(name).format
     terms = kind.terms(kernel_modes(kind, order))
     shapes = []
     for i, (shape, term) in enumerate(zip(factor_shapes, terms, strict=True)):
@@ -97,12 +98,12 @@ def conv_shapes(name: str, factor_shapes: Shapes, order: int, groups: int) -> Sh
     return tuple(shapes)
 
 
-def stored_sizes(kind: type[FactorizedTensor], sizes: Sequence[int]) -> tuple[int, ...]:
+def stored_sizes(kind: TensorFormat, sizes: Sequence[int]) -> tuple[int, ...]:
     """The sizes of :func:`kernel_modes` from those of a kernel (out, in, *kernel)."""
     return (*sizes[1:], sizes[0]) if kind.output_last else tuple(sizes)
 
 
-def kernel_sizes(kind: type[FactorizedTensor], shape: Sequence[int]) -> tuple[int, ...]:
+def kernel_sizes(kind: TensorFormat, shape: Sequence[int]) -> tuple[int, ...]:
     """(out, in, *kernel) from the sizes of :func:`kernel_modes`."""
     return (shape[-1], *shape[:-1]) if kind.output_last else tuple(shape)
 
@@ -110,4 +111,4 @@ def kernel_sizes(kind: type[FactorizedTensor], shape: Sequence[int]) -> tuple[in
 def dense_kernel(weight: FactorizedTensor) -> Array:
     """The kernel (out, in, *kernel) that a tensor with the modes of :func:`kernel_modes` stands for."""
     dense = weight.to_tensor()
-    return namespace(dense).moveaxis(dense, -1, 0) if weight.output_last else dense
+    return namespace(dense).moveaxis(dense, -1, 0) if weight.format.output_last else dense

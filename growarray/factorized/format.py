@@ -6,7 +6,7 @@ Modes are named by the caller, ranks by the format, so that the same terms make 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from growarray.decompose.arguments import check_options, options_of
 from growarray.factorized.fit import Fit
 from growarray.factorized.index import Item
 from growarray.factorized.ranks import RankAxes, as_tuple
-from growarray.nn.module import Module, Parameter
 
 if TYPE_CHECKING:
     from growarray.factorized.increment import Added, Goal
@@ -28,8 +27,8 @@ Terms = tuple[tuple[str, ...], ...]
 _RANK_OPTIONS = ("error", "modes")  # options of the decompositions that a format replaces by its rank
 
 
-class TensorFormat(Module):
-    """Base of :class:`growarray.factorized.FactorizedTensor`: what a new format overrides.
+class TensorFormat:
+    """What a new format overrides; :attr:`FactorizedTensor.format` is one.
 
     aliases : other names that users write    decomposition : of growarray.decompose; None if no kernel is compressed so
     growable : whether :meth:`initial_components` is defined
@@ -46,140 +45,95 @@ class TensorFormat(Module):
     output_last: ClassVar[bool] = False
     takes_integers: ClassVar[bool] = True
 
-    @classmethod
-    def of(cls, arrays: Sequence[Array | Parameter]) -> Self:
-        """A tensor that holds these arrays, in the order of :meth:`all_factors`."""
-        raise NotImplementedError(f"{cls.__name__} must define of(arrays)")
-
-    def all_factors(self) -> tuple[Parameter, ...]:
-        """The parameters, in the order in which they are contracted."""
-        raise NotImplementedError(f"{type(self).__name__} must define all_factors()")
-
-    @classmethod
-    def terms(cls, modes: Sequence[str]) -> Terms:
+    def terms(self, modes: Sequence[str]) -> Terms:
         """For each factor the names of its modes, given those of the tensor; ranks have names of the format's own."""
-        raise NotImplementedError(f"{cls.__name__} must define terms(modes)")
+        raise NotImplementedError(f"{type(self).__name__} must define terms(modes)")
 
-    @classmethod
-    def operand_shape(cls, shape: Sequence[int], factor: int, count: int) -> tuple[int, ...]:
+    def operand_shape(self, shape: Sequence[int], factor: int, count: int) -> tuple[int, ...]:
         """Shape of one of ``count`` factors as in :meth:`terms`, without modes of one entry that have no name there."""
         return tuple(shape)
 
-    @classmethod
-    def operands(cls, arrays: Sequence[Array]) -> list[Array]:
+    def operands(self, arrays: Sequence[Array]) -> list[Array]:
         """The factors as :meth:`terms` names their modes."""
-        shapes = [cls.operand_shape(a.shape, i, len(arrays)) for i, a in enumerate(arrays)]
+        shapes = [self.operand_shape(a.shape, i, len(arrays)) for i, a in enumerate(arrays)]
         return [a if tuple(a.shape) == s else namespace(a).reshape(a, s) for a, s in zip(arrays, shapes, strict=True)]
 
-    @classmethod
-    def rank_axes(cls, order: int) -> RankAxes:
+    def rank_axes(self, order: int) -> RankAxes:
         """For each rank every (factor, axis) that has it; what scales the rank is multiplied in at the first."""
         return ()
 
-    @classmethod
-    def rank_of(cls, sizes: Sequence[int]) -> Any:
+    def rank_of(self, sizes: Sequence[int]) -> Any:
         """The rank, given the size of each entry of :meth:`rank_axes`."""
         return tuple(sizes)
 
-    @classmethod
-    def factor_shapes(cls, shape: Sequence[int], rank: Any) -> tuple[tuple[int, ...], ...]:
+    def factor_shapes(self, shape: Sequence[int], rank: Any) -> tuple[tuple[int, ...], ...]:
         """Shape of each factor for a validated rank."""
-        raise NotImplementedError(f"{cls.__name__} must define factor_shapes(shape, rank)")
+        raise NotImplementedError(f"{type(self).__name__} must define factor_shapes(shape, rank)")
 
-    @classmethod
-    def sizes_of(cls, shape: Sequence[int], rank: Any) -> tuple[int, ...]:
+    def sizes_of(self, shape: Sequence[int], rank: Any) -> tuple[int, ...]:
         """The size of each entry of :meth:`rank_axes` for a rank: :meth:`rank_of` takes them back."""
-        shapes = cls.factor_shapes(shape, rank)
-        return tuple(shapes[axes[0][0]][axes[0][1]] for axes in cls.rank_axes(len(shape)))
+        shapes = self.factor_shapes(shape, rank)
+        return tuple(shapes[axes[0][0]][axes[0][1]] for axes in self.rank_axes(len(shape)))
 
-    @classmethod
-    def validate_rank(cls, shape: Sequence[int], rank: Any, fixed_modes: Sequence[int] | None = None) -> Any:
+    def validate_rank(self, shape: Sequence[int], rank: Any, fixed_modes: Sequence[int] | None = None) -> Any:
         """The rank that ``'same'``, a fraction of the parameters, an int or a tuple stands for.
 
         fixed_modes : modes that keep their size as rank; ValueError unless the format has :attr:`mode_ranks`
         """
-        raise NotImplementedError(f"{cls.__name__} must define validate_rank(shape, rank)")
+        raise NotImplementedError(f"{type(self).__name__} must define validate_rank(shape, rank)")
 
-    @classmethod
-    def largest_rank(cls, shape: Sequence[int]) -> Any:
+    def largest_rank(self, shape: Sequence[int]) -> Any:
         """The rank above which no tensor of this shape gains anything."""
-        raise NotImplementedError(f"{cls.__name__} must define largest_rank(shape)")
+        raise NotImplementedError(f"{type(self).__name__} must define largest_rank(shape)")
 
-    @classmethod
-    def usable_rank(cls, shape: Sequence[int], rank: Any) -> Any:
+    def usable_rank(self, shape: Sequence[int], rank: Any) -> Any:
         """A validated rank, lowered to what a tensor of this shape can use."""
-        most = cls.largest_rank(shape)
+        most = self.largest_rank(shape)
         return tuple(map(min, rank, most)) if isinstance(rank, tuple) else min(rank, most)
 
-    @classmethod
-    def usable_growth(cls, shape: Sequence[int], rank: tuple[int, ...], by: tuple[int, ...]) -> tuple[int, ...]:
+    def usable_growth(self, shape: Sequence[int], rank: tuple[int, ...], by: tuple[int, ...]) -> tuple[int, ...]:
         """By how much each entry of the rank may rise, of what is asked for."""
-        limits = zip(by, as_tuple(cls.largest_rank(shape)), rank, strict=True)
+        limits = zip(by, as_tuple(self.largest_rank(shape)), rank, strict=True)
         return tuple(min(b, max(most - r, 0)) for b, most, r in limits)
 
-    @classmethod
-    def fit(cls, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
+    def fit(self, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
         """Factors of at most this rank that approximate ``tensor``, and how it went; options of the decomposition."""
-        raise NotImplementedError(f"{cls.__name__} must define fit(tensor, rank)")
+        raise NotImplementedError(f"{type(self).__name__} must define fit(tensor, rank)")
 
-    @classmethod
-    def fit_options(cls, options: Any) -> dict[str, Any]:
+    def fit_options(self, options: Any) -> dict[str, Any]:
         """Options of the decomposition; TypeError names one that it does not have, and lists those it has.
 
         >>> from growarray.factorized import TTTensor
-        >>> TTTensor.fit_options({"sweeps": 3})
+        >>> TTTensor.format.fit_options({"sweeps": 3})
         Traceback (most recent call last):
         TypeError: TT, by growarray.decompose.tensor_train: unknown option 'sweeps'; it has weighted
         """
-        found: Any = cls.decomposition
+        found: Any = self.decomposition
         known = options_of(found, _RANK_OPTIONS)
-        return check_options(options, known, f"{cls.name}, by growarray.decompose.{found.__name__}")
+        return check_options(options, known, f"{self.name}, by growarray.decompose.{found.__name__}")
 
-    @classmethod
-    def quick_options(cls, rank: Any) -> dict[str, Any]:
+    def quick_options(self, rank: Any) -> dict[str, Any]:
         """Options of the decomposition of a large weight matrix, unless the caller says otherwise."""
         return {}
 
-    @classmethod
-    def search_options(cls, size: int, rank: Any, rng: np.random.Generator) -> dict[str, Any]:
+    def search_options(self, size: int, rank: Any, rng: np.random.Generator) -> dict[str, Any]:
         """Options that bound the time for one of many decompositions, of a kernel with ``size`` entries."""
         return {}
 
-    @classmethod
-    def candidates(cls, spectra: Spectra) -> Iterator[tuple[Any, float]]:
+    def candidates(self, spectra: Spectra) -> Iterator[tuple[Any, float]]:
         """Ranks that a kernel may be compressed to, with the squared relative errors that they are likely to make."""
-        raise NotImplementedError(f"{cls.__name__} must define candidates(spectra)")
+        raise NotImplementedError(f"{type(self).__name__} must define candidates(spectra)")
 
-    @classmethod
     def initial_components(
-        cls, old: list[Array], goal: Goal, by: tuple[int, ...], groups: int, rng: np.random.Generator | None
+        self, old: list[Array], goal: Goal, by: tuple[int, ...], groups: int, rng: np.random.Generator | None
     ) -> Added:
         """What the float64 factors of a kernel gain if its rank rises by ``by``: components that follow the goal."""
-        raise NotImplementedError(f"{cls.__name__} must define initial_components(old, goal, by, groups, rng)")
+        raise NotImplementedError(f"{type(self).__name__} must define initial_components(old, goal, by, groups, rng)")
 
-    @classmethod
-    def select(cls, arrays: Sequence[Array], items: Sequence[Item]) -> tuple[Arrays, Callable[[Arrays], Arrays]]:
+    def select(self, arrays: Sequence[Array], items: Sequence[Item]) -> tuple[Arrays, Callable[[Arrays], Arrays]]:
         """Factors of the tensor at one item for each mode, at least one of them a slice, and the way back."""
-        raise NotImplementedError(f"{cls.__name__} must define select(arrays, items)")
+        raise NotImplementedError(f"{type(self).__name__} must define select(arrays, items)")
 
-    def factor_std(self, std: float) -> tuple[float | None, ...]:
+    def factor_std(self, order: int, rank: Any, std: float) -> tuple[float | None, ...]:
         """Standard deviation of each factor that gives the tensor's entries ``std``; None for a factor of ones."""
-        raise NotImplementedError(f"{type(self).__name__} must define factor_std(std)")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Size of each mode."""
-        raise NotImplementedError(f"{type(self).__name__} must define shape")
-
-    @property
-    def rank(self) -> Any:
-        """Rank of the factorization: None, a number, or one for each mode or bond."""
-        raise NotImplementedError(f"{type(self).__name__} must define rank")
-
-    def transduct(self, new_size: int, mode: int, position: int | None = None) -> tuple[Parameter, ...]:
-        """Insert a mode of ``new_size`` entries before ``mode``, in place.
-
-        The tensor is repeated along it; with ``position`` it is there only, and the rest is zero.
-        Returns the parameters made for it; the others keep their gradients and optimizer state.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define transduct(new_size, mode)")
+        raise NotImplementedError(f"{type(self).__name__} must define factor_std(order, rank, std)")

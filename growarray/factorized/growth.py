@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from growarray.decompose.unfolding import fitting_threads
 from growarray.errors import GrowthError, shown
 from growarray.factorized.increment import Added, Goal
 from growarray.factorized.layer import FactorizedKernel
+from growarray.factorized.owner import refuse_lasso
 from growarray.factorized.ranks import as_tuple
 from growarray.factorized.tensor import FactorizedTensor, kinds
 from growarray.nn.module import Parameter
@@ -32,6 +33,7 @@ _WHERE = "FactorizedConv.grow_rank"
 _NOISE = float(np.finfo(np.float64).eps)  # share of the promise under which it is rounding
 
 
+@runtime_checkable
 class RankStatisticsLike(Protocol):
     """What rank growth asks of statistics; :class:`growarray.growing.RankStatistics` answers it."""
 
@@ -136,7 +138,7 @@ def grow_rank(
         return RankGrowth(before, before, 0.0, full, scaling)
     goal, column = _without_bias(conv, s, m)
     old = [namespace(a).astype(a, namespace(a).float64) for a in conv.weight.arrays()]
-    added = fitting_threads(goal.s, lambda: conv.weight.initial_components(old, goal, by, conv.groups, rng))
+    added = fitting_threads(goal.s, lambda: conv.weight.format.initial_components(old, goal, by, conv.groups, rng))
     if not (math.isfinite(added.decrease) and added.decrease > _NOISE * full):
         raise GrowthError(f"{_WHERE}: no components were found that lower the loss; collect more samples, or train on")
     pieces = _extend(conv.weight, added, scaling)
@@ -221,19 +223,19 @@ def _check_layer(conv: FactorizedKernel) -> None:
             f"{_WHERE}: joint layers (n_layers={conv.layers_shape}) are not supported, since their convolutions share "
             "components but not inputs; grow separate layers"
         )
-    if not conv.weight.growable:
-        growable = ", ".join(kind.name for kind in kinds() if kind.growable)
+    if not conv.weight.format.growable:
+        growable = ", ".join(kind.name for kind in kinds() if kind.format.growable)
         raise NotImplementedError(
             f"{_WHERE}: a kernel in {conv.weight.name} form has no rank that can grow; supported: {growable}, "
             "which FactorizedConv.from_conv makes of a dense layer"
         )
-    conv.weight.refuse_lasso("grow_rank")
+    refuse_lasso(conv.weight, "grow_rank")
     if conv.frozen:
         raise ValueError(f"{_WHERE}: {', '.join(conv.frozen)} would grow, but are frozen; call unfreeze() first")
 
 
 def _check_statistics(conv: FactorizedKernel, statistics: RankStatisticsLike) -> None:
-    if not all(hasattr(statistics, name) for name in ("layer", "rank", "samples", "moments", "optimal_delta")):
+    if not isinstance(statistics, RankStatisticsLike):
         raise TypeError(
             f"{_WHERE}: found a {type(statistics).__name__}, expected growarray.growing.RankStatistics of this layer"
         )
@@ -263,7 +265,7 @@ def _ranks_to_add(weight: FactorizedTensor, by: Any) -> tuple[int, ...]:
     if any(not is_whole(b) or b < 0 for b in asked) or not any(asked):
         raise ValueError(f"{_WHERE}: by={shown(by)}, expected whole numbers of at least 0, and one at least of 1")
     asked = tuple(map(int, asked))
-    found = weight.usable_growth(weight.shape, ranks, asked)
+    found = weight.format.usable_growth(weight.shape, ranks, asked)
     if (single and max(found) < by) or (not single and found != asked):
         warnings.warn(
             f"{_WHERE}: by={shown(by)} is more than rank {weight.rank} of a kernel of shape {weight.shape} can gain, "

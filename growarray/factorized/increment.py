@@ -171,7 +171,7 @@ class Increment:
 def fit(goal: Goal, increment: Increment) -> float:
     """Sweeps over the free factors until they gain little; returns the decrease to first order, ``<M, E^T>``.
 
-    The change ends with its best length, so that the decrease is ``|E|_S^2``: never negative, and 0 only where the
+    The change ends with its best length, so that the decrease is ``|E|_S^2``: never negative, and 0 only if the
     start is orthogonal to the gradient. Each factor is solved for, the whole need not be the best there is.
     """
     best = _rescaled(goal, increment)

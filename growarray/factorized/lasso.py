@@ -76,7 +76,8 @@ class TensorLasso:
             raise ValueError(f"TensorLasso.apply: {shown(tensor)} has lasso weights already; call remove first")
         like = tensor.all_factors()[0].data
         tensor.lasso_weights = [
-            Parameter(asarray(np.ones(size), like=like, dtype=like.dtype)) for size in tensor.rank_sizes()
+            Parameter(asarray(np.ones(size), like=like, dtype=like.dtype))
+            for size in tensor.format.sizes_of(tensor.shape, tensor.rank)
         ]
         self.tensors.append(tensor)
         return owner
@@ -147,7 +148,7 @@ class TensorLasso:
         """
         tensor, removed = self._held(owner, "TensorLasso.prune"), 0
         factors = tensor.all_factors()
-        for weight, axes in zip(tensor.lasso_weights, tensor.rank_axes(tensor.order), strict=True):
+        for weight, axes in zip(tensor.lasso_weights, tensor.format.rank_axes(tensor.order), strict=True):
             kept = np.flatnonzero(to_numpy(weight.data))
             kept = kept if kept.size else np.zeros(1, dtype=np.int64)
             if kept.size < weight.size:

@@ -11,7 +11,7 @@ import numpy as np
 from growarray.backend import Array, assign, namespace
 from growarray.errors import ShapeError
 from growarray.factorized.equation import dense_kernel, kernel_sizes
-from growarray.factorized.initial import draw_weight
+from growarray.factorized.owner import draw_weight
 from growarray.factorized.parameters import real_array
 from growarray.factorized.settings import ConvSettings, layer_index_of, nested
 from growarray.factorized.tensor import FactorizedTensor
@@ -21,6 +21,15 @@ __all__ = ["FactorizedKernel"]
 
 LayerIndex = tuple[int, ...]
 Arrays = tuple[Array, ...]
+
+
+def _each(option: str, text: str) -> Any:
+    """A property: this setting of each convolution."""
+
+    def read(layer: FactorizedKernel) -> Any:
+        return nested({index: getattr(s, option) for index, s in layer._settings.items()}, layer.layers_shape)
+
+    return property(read, doc=text)
 
 
 class FactorizedKernel(Module):
@@ -39,7 +48,7 @@ class FactorizedKernel(Module):
     @property
     def kernel_shape(self) -> tuple[int, ...]:
         """(out_channels, in_channels / groups, *kernel)."""
-        return kernel_sizes(type(self.weight), self.weight.shape[len(self.layers_shape) :])
+        return kernel_sizes(self.weight.format, self.weight.shape[len(self.layers_shape) :])
 
     @property
     def kernel_size(self) -> tuple[int, ...]:
@@ -66,33 +75,17 @@ class FactorizedKernel(Module):
         """Rank of the factorization."""
         return self.weight.rank
 
-    @property
-    def stride(self) -> Any:
-        """Stride along each axis; of a joint layer nested tuples, as of everything that :meth:`set` changes."""
-        return self._each("stride")
-
-    @property
-    def padding(self) -> Any:
-        """Padding along each axis, a number or a pair, or ``'same'`` or ``'valid'``."""
-        return self._each("padding")
-
-    @property
-    def dilation(self) -> Any:
-        """Dilation along each axis."""
-        return self._each("dilation")
-
-    @property
-    def has_bias(self) -> Any:
-        """Whether a bias is added."""
-        return self._each("has_bias")
+    stride = _each(
+        "stride", "Stride along each axis; of a joint layer nested tuples, as of all that :meth:`set` changes."
+    )
+    padding = _each("padding", "Padding along each axis, a number or a pair, or ``'same'`` or ``'valid'``.")
+    dilation = _each("dilation", "Dilation along each axis.")
+    has_bias = _each("has_bias", "Whether a bias is added.")
 
     @property
     def padding_mode(self) -> str:
         """What is beyond the border."""
         return next(iter(self._settings.values())).padding_mode
-
-    def _each(self, option: str) -> Any:
-        return nested({layer_index: getattr(s, option) for layer_index, s in self._settings.items()}, self.layers_shape)
 
     def settings(self, indices: Any = 0) -> ConvSettings:
         """Geometry and bias flag of one convolution."""

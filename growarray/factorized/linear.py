@@ -12,9 +12,10 @@ from growarray.backend import Array, asarray, assign, library, namespace, target
 from growarray.contraction import Plan
 from growarray.contraction.checks import is_whole
 from growarray.errors import PlanError, ShapeError, shown
-from growarray.factorized.initial import draw_weight
 from growarray.factorized.linear_convert import linear_layer_of, read_linears
 from growarray.factorized.linear_plan import NAMED_WAYS, linear_plan
+from growarray.factorized.owner import draw_weight
+from growarray.factorized.parameters import checked_bias
 from growarray.factorized.settings import flag, hashable, plain, planned_shape, shape_of
 from growarray.factorized.sub import SubFactorizedLinear
 from growarray.factorized.tensor import FactorizedTensor
@@ -79,7 +80,7 @@ class FactorizedLinear(Module):
         shape = (*lead, *self.out_tensorized_features, *self.in_tensorized_features)
         given = factorization if isinstance(factorization, FactorizedTensor) else None
         kind = FactorizedTensor.kind(factorization) if given is None else type(given)
-        if lead and not kind.takes_integers:
+        if lead and not kind.format.takes_integers:
             raise NotImplementedError(
                 f"FactorizedLinear: n_layers={n_layers} with {kind.name}, whose modes come in pairs, is not supported; "
                 "use another format"
@@ -102,6 +103,17 @@ class FactorizedLinear(Module):
         self._check_implementation()
         if given is None:
             self.reset_parameters(rng, std=std)
+
+    def _saved(self) -> dict[str, Any]:
+        names = ("in_tensorized_features", "out_tensorized_features", "n_layers", "implementation", "weight", "bias")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def _restored(cls, weight: FactorizedTensor, bias: Parameter | None, **options: Any) -> Self:
+        layer = cls(**options, factorization=weight, bias=False)
+        lead = (layer.n_layers,) if layer.n_layers > 1 else ()
+        layer.bias = checked_bias(bias, (*lead, layer.out_features))
+        return layer
 
     def _check_implementation(self) -> None:
         """Raise ValueError unless the engine takes it as a path; the search of ``'auto'`` waits for an input."""
@@ -156,7 +168,7 @@ class FactorizedLinear(Module):
                 f"{self.in_tensorized_features}; flatten the input"
             )
         kind = type(self.weight)
-        shapes = tuple(kind.operand_shape(a.shape, i, len(factors)) for i, a in enumerate(factors))
+        shapes = tuple(self.weight.format.operand_shape(a.shape, i, len(factors)) for i, a in enumerate(factors))
         return linear_plan(
             kind.name, math.prod(shape[:-1]), self.in_tensorized_features, self.out_tensorized_features, shapes,
             self.implementation, training, *target_of(factors[0]),
@@ -211,7 +223,7 @@ class FactorizedLinear(Module):
     def _operands(self, x: Array, factors: Arrays) -> list[Array]:
         xp = namespace(x, *factors)
         rows = xp.reshape(x, (math.prod(x.shape[:-1]), *self.in_tensorized_features))
-        return [rows, *type(self.weight).operands(factors)]
+        return [rows, *self.weight.format.operands(factors)]
 
     def _result(self, result: Array, x: Array, layer_index: tuple[int, ...]) -> Array:
         """The fresh result of a contraction as (..., out_features), with the bias added in place."""
@@ -268,13 +280,9 @@ class FactorizedLinear(Module):
         >>> layer.in_tensorized_features, layer.out_tensorized_features, layer.rank
         ((2, 4, 4), (2, 3, 5), (2, 3, 4, 2, 3, 3))
         """
-        options = {
-            "rank": rank, "factorization": factorization, "implementation": implementation, "dtype": dtype,
-        }  # fmt: skip
         features = (auto_tensorize, n_tensorized_modes, in_tensorized_features, out_tensorized_features)
-        return linear_layer_of(
-            cls, read_linears("from_linear", [linear], bias), features, decomposition_kwargs, options
-        )
+        found = read_linears("from_linear", [linear], bias)
+        return linear_layer_of(cls, found, features, decomposition_kwargs, rank, factorization, implementation, dtype)
 
     @classmethod
     def from_linear_list(
@@ -292,12 +300,9 @@ class FactorizedLinear(Module):
         dtype: Any = None,
     ) -> Self:
         """Layers of one shape as a joint layer with one factorization; a missing bias is zero in a joint layer."""
-        options = {
-            "rank": rank, "factorization": factorization, "implementation": implementation, "dtype": dtype,
-        }  # fmt: skip
         features = (None, n_tensorized_modes, in_tensorized_features, out_tensorized_features)
         found = read_linears("from_linear_list", linear_list, bias)
-        return linear_layer_of(cls, found, features, decomposition_kwargs, options)
+        return linear_layer_of(cls, found, features, decomposition_kwargs, rank, factorization, implementation, dtype)
 
     def extra_repr(self) -> str:
         """Modes, rank and options."""

@@ -70,27 +70,27 @@ def read_linears(where: str, layers: Sequence[Any], bias: bool) -> list[DenseLin
 
 def linear_layer_of(
     kind: Callable[..., _LayerT], found: Sequence[DenseLinear], features: tuple[Any, ...],
-    decomposition: Mapping[str, Any] | None, options: Mapping[str, Any],
+    decomposition: Mapping[str, Any] | None, given: Any, factorization: str, implementation: Any, dtype: Any,
 ) -> _LayerT:  # fmt: skip
-    """A factorized layer of these dense ones, in their library; ``options`` are those of its constructor."""
+    """A factorized layer of these dense ones, in their library; ``given`` is the rank as the user wrote it."""
     decomposition = checked_kwargs("from_linear", decomposition)
     first = found[0].weight
     inner, outer = _features(tuple(first.shape), *features)
     biased = any(one.bias is not None for one in found)
-    dtype = numpy_dtype(first) if options["dtype"] is None else options["dtype"]
-    given, weights = options["rank"], FactorizedTensor.kind(options["factorization"])
+    dtype = numpy_dtype(first) if dtype is None else dtype
+    weights = FactorizedTensor.kind(factorization)
     lead = (len(found),) if len(found) > 1 else ()
     # Factors of a rank that the weight cannot use might not fit in memory.
-    asked = weights.validate_rank((*lead, *outer, *inner), options["rank"])
-    rank = weights.usable_rank((*lead, *outer, *inner), asked)
+    asked = weights.format.validate_rank((*lead, *outer, *inner), given)
+    rank = weights.format.usable_rank((*lead, *outer, *inner), asked)
     blank = FactorizedTensor.new((*lead, *outer, *inner), rank, weights.name, std=None, dtype=dtype)
-    made = kind(inner, outer, biased, blank, implementation=options["implementation"], n_layers=len(found))
+    made = kind(inner, outer, biased, blank, implementation=implementation, n_layers=len(found))
     layer: Any = made
     for parameter in layer.parameters():
         parameter.data = asarray(parameter.data, like=first)
     xp = namespace(*(one.weight for one in found))
     whole = xp.stack([one.weight for one in found]) if len(found) > 1 else first
-    quick = weights.quick_options(layer.rank)
+    quick = weights.format.quick_options(layer.rank)
     layer.weight.init_from_tensor(xp.reshape(whole, layer.weight.shape), **{**quick, **decomposition})
     warn_lowered("from_linear", given, asked, layer.rank, stacklevel=3)
     if layer.bias is not None:

@@ -33,7 +33,7 @@ def linear_equation(name: str, inner: int, outer: int) -> str:
     'n i0 i1, r, o0 r, i0 r, i1 r -> n o0'
     """
     rows, columns = [f"o{k}" for k in range(outer)], [f"i{k}" for k in range(inner)]
-    factors = ", ".join(" ".join(term) for term in FactorizedTensor.kind(name).terms([*rows, *columns]))
+    factors = ", ".join(" ".join(term) for term in FactorizedTensor.kind(name).format.terms([*rows, *columns]))
     return f"n {' '.join(columns)}, {factors} -> n {' '.join(rows)}"
 
 
@@ -49,7 +49,7 @@ def linear_path(name: str, inner: int, outer: int, way: str, shapes: Shapes) -> 
     ((0, 3), (0, 2), (0, 1))
     """
     rows, columns = [f"o{k}" for k in range(outer)], [f"i{k}" for k in range(inner)]
-    terms = FactorizedTensor.kind(name).terms([*rows, *columns])
+    terms = FactorizedTensor.kind(name).format.terms([*rows, *columns])
     if way == "reconstructed":
         if len(terms) == 1:
             return ((0, 1),)

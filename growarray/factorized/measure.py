@@ -196,7 +196,7 @@ def _input(probe: Probe, like: Array) -> Array:
 
 
 def time_both(dense: Module, small: Module, x: Array) -> Change:
-    """Least time of a forward pass of each, run in turn so that both meet the same machine."""
+    """Least time of a forward pass of each; they run in turn, so that both have the same conditions."""
     own_x = _fed(small, x)
     calls = [lambda: dense(x), lambda: small(own_x)]
     times: list[list[float]] = [[], []]

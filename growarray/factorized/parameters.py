@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, asarray, kind_of, namespace
-from growarray.errors import shown
+from growarray.errors import ShapeError, shown
 from growarray.nn.module import Parameter
 
 __all__ = [
     "check_size",
+    "checked_bias",
     "keep_entries",
     "real_array",
     "reshape_parameter",
@@ -49,6 +50,17 @@ def _change(value: Parameter, function: Callable[[Array], Array]) -> None:
     value.grad = None if value.grad is None else function(value.grad)
     same = {name: slot for name, slot in value.slots.items() if getattr(slot, "shape", None) == old}
     value.slots = {**value.slots, **{name: function(slot) for name, slot in same.items()}}
+
+
+def checked_bias(bias: Parameter | None, shape: tuple[int, ...]) -> Parameter | None:
+    """The bias; raises ShapeError if it has another shape.
+
+    >>> checked_bias(None, (2,)) is None
+    True
+    """
+    if bias is not None and bias.shape != shape:
+        raise ShapeError(f"the bias has shape {bias.shape}, expected {shape}")
+    return bias
 
 
 def real_array(where: str, value: Any, like: Array) -> Array:

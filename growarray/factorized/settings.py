@@ -148,7 +148,7 @@ def flags_of(bias: Any, has_bias: Any, layers: tuple[int, ...]) -> dict[tuple[in
         raise ValueError(
             f"FactorizedConv: has_bias={shown(has_bias)}, expected one entry for each of {layers}"
         ) from error
-    if flags.dtype.kind not in "bi" or not np.isin(flags, (0, 1)).all():
+    if flags.dtype.kind not in "bi" or not ((flags == 0) | (flags == 1)).all():
         raise TypeError(
             f"FactorizedConv: has_bias={shown(has_bias)}, expected True or False, or one for each of {layers}"
         )
@@ -182,7 +182,7 @@ def taps_of(kernel_size: Any, order: int | None) -> tuple[int, ...]:
 
 
 def check_channels(in_channels: int, out_channels: int, groups: int) -> int:
-    """The groups; raises unless there are channels, and groups that divide them."""
+    """The groups; raises unless they divide both numbers of channels, which are at least 1."""
     groups = whole_number("FactorizedConv", "groups", groups, 1)
     for label, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
         if whole_number("FactorizedConv", label, channels, 1) % groups:

@@ -61,7 +61,7 @@ class FactorizedSources(FactorizedKernel):
                 f"from_factorization: expected a FactorizedTensor, found {type(factorization).__name__}; "
                 "FactorizedTensor.from_tensor makes one of an array"
             )
-        sizes = kernel_sizes(type(factorization), factorization.shape[len(layers_of(n_layers)) :])
+        sizes = kernel_sizes(factorization.format, factorization.shape[len(layers_of(n_layers)) :])
         if len(sizes) < 3:
             raise ShapeError(
                 f"from_factorization: {shown(factorization)} with n_layers={n_layers} leaves modes {sizes}, expected "
@@ -116,12 +116,11 @@ class FactorizedSources(FactorizedKernel):
         >>> print(FactorizedConv.from_conv(dense, rank=0.5, factorization="tt", input_shape=(1, 8, 9, 9)).report.flops)
         Change(before=103680, after=32064)
         """
-        options = {
-            "rank": rank, "implementation": implementation, "factorization": factorization,
-            "fixed_rank_modes": fixed_rank_modes, "rng": rng, "dtype": dtype,
-        }  # fmt: skip
-        judged = (calibration, input_shape, measure)
-        return cls._converted([read_conv(conv_layer)], decompose_weights, decomposition_kwargs, options, judged)
+        return cls._converted(
+            [read_conv(conv_layer)], decompose_weights, decomposition_kwargs, calibration, input_shape, measure,
+            rank=rank, implementation=implementation, factorization=factorization, fixed_rank_modes=fixed_rank_modes,
+            rng=rng, dtype=dtype,
+        )  # fmt: skip
 
     @classmethod
     def from_conv_list(
@@ -144,27 +143,26 @@ class FactorizedSources(FactorizedKernel):
 
         calibration, input_shape : one for all layers, or a list with one for each; the report has sums over the layers
         """
-        options = {
-            "rank": rank, "implementation": implementation, "factorization": factorization,
-            "fixed_rank_modes": fixed_rank_modes, "rng": rng, "dtype": dtype,
-        }  # fmt: skip
-        judged = (calibration, input_shape, measure)
-        return cls._converted(read_convs(conv_list), decompose_weights, decomposition_kwargs, options, judged)
+        return cls._converted(
+            read_convs(conv_list), decompose_weights, decomposition_kwargs, calibration, input_shape, measure,
+            rank=rank, implementation=implementation, factorization=factorization, fixed_rank_modes=fixed_rank_modes,
+            rng=rng, dtype=dtype,
+        )  # fmt: skip
 
     @classmethod
     def _converted(
-        cls, convs: list[DenseConv], decompose: bool, decomposition: Mapping[str, Any] | None,
-        options: Mapping[str, Any], judged: tuple[Any, Any, bool],
+        cls, convs: list[DenseConv], decompose: bool, decomposition: Mapping[str, Any] | None, calibration: Any,
+        input_shape: Any, measure: bool, **options: Any,
     ) -> Self:  # fmt: skip
-        """The factorized layer with its report; ``judged`` are calibration, input_shape and measure."""
-        decompose, measure = flag("from_conv", "decompose_weights", decompose), flag("from_conv", "measure", judged[2])
+        """The factorized layer with its report; ``options`` are those of the constructor."""
+        decompose, measure = flag("from_conv", "decompose_weights", decompose), flag("from_conv", "measure", measure)
         decomposition = checked_kwargs("from_conv", decomposition)
         if decomposition and not decompose:
             raise ValueError(
                 f"from_conv: decomposition_kwargs={shown(decomposition)} with decompose_weights=False, which "
                 "draws the weights; pass only one"
             )
-        probes = probes_of(convs, *judged[:2], measure)
+        probes = probes_of(convs, calibration, input_shape, measure)
         layer, fit = layer_of(cls, convs, decompose, decomposition, options)
         if fit is not None:
             warn_lowered("from_conv", options["rank"], fit.asked, layer.rank, stacklevel=3)

@@ -63,36 +63,23 @@ class SubFactorizedConv(SubLayer):
         """The dense kernel (out_channels, in_channels / groups, *kernel)."""
         return self.main_conv.kernel(self.indices)
 
+    stride = property(lambda layer: layer._settings.stride, doc="Stride along each axis.")
+    padding = property(lambda layer: layer._settings.padding, doc="Padding, as in the joint layer.")
+    dilation = property(lambda layer: layer._settings.dilation, doc="Dilation along each axis.")
+
     @property
     def bias(self) -> Array | None:
         """The bias of this convolution, or None."""
-        main = self.main_conv
-        return None if main.bias is None or not self._own("has_bias") else main.bias.data[self.indices]
+        bias = self.main_conv.bias
+        return None if bias is None or not self._settings.has_bias else bias.data[self.indices]
 
     @property
-    def stride(self) -> tuple[int, ...]:
-        """Stride along each axis."""
-        return self._own("stride")  # type: ignore[no-any-return]
-
-    @property
-    def padding(self) -> Any:
-        """Padding, as in the joint layer."""
-        return self._own("padding")
-
-    @property
-    def dilation(self) -> tuple[int, ...]:
-        """Dilation along each axis."""
-        return self._own("dilation")  # type: ignore[no-any-return]
-
-    def _own(self, option: str) -> Any:
-        value = getattr(self.main_conv, option)
-        for i in self.indices:
-            value = value[i]
-        return value
+    def _settings(self) -> Any:
+        return self.main_conv.settings(self.indices)
 
     def extra_repr(self) -> str:
-        """Where it is in the joint layer, and its options."""
-        return f"indices={self.indices}, {self.main_conv.settings(self.indices)}"
+        """Its indices in the joint layer, and its options."""
+        return f"indices={self.indices}, {self._settings}"
 
 
 class SubFactorizedLinear(SubLayer):

@@ -9,7 +9,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from growarray.factorized.index import full_index
 from growarray.factorized.initial import drawn_factors, normal_factors
 from growarray.factorized.parameters import check_size, real_array, trained_dtype
 from growarray.factorized.ranks import RankMask, masked_factors
-from growarray.nn.module import Parameter
+from growarray.nn.module import Module, Parameter
 
 __all__ = ["FactorizedTensor", "formats", "kinds"]
 
@@ -48,7 +48,7 @@ def formats() -> tuple[str, ...]:
     return tuple(kind.name for kind in kinds())
 
 
-class FactorizedTensor(TensorFormat):
+class FactorizedTensor(Module):
     """A tensor in a factorized format. Make one with :meth:`new`, :meth:`from_tensor`, or its format's class.
 
     shape, rank : of the tensor and of its factorization    name : of the format
@@ -63,13 +63,16 @@ class FactorizedTensor(TensorFormat):
 
     _shown = "shape={self.shape}, rank={self.rank}"
 
+    name: ClassVar[str]
+    format: ClassVar[TensorFormat]
     dropout: RankMask | None = None
     lasso_weights: Sequence[Parameter] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "name" in vars(cls):
-            _FORMATS.update(dict.fromkeys(map(str.lower, (cls.name, *cls.aliases)), cls))
+        if "format" in vars(cls):
+            cls.name = cls.format.name
+            _FORMATS.update(dict.fromkeys(map(str.lower, (cls.name, *cls.format.aliases)), cls))
 
     @staticmethod
     def kind(factorization: Any) -> type[FactorizedTensor]:
@@ -81,7 +84,7 @@ class FactorizedTensor(TensorFormat):
     @classmethod
     def _format(cls, factorization: str | None) -> type[FactorizedTensor]:
         """The class of a format; without a name that of the class itself, CP of the base."""
-        own = cls if hasattr(cls, "name") else None
+        own = None if cls is FactorizedTensor else cls
         kind = own or FactorizedTensor.kind(_DEFAULT) if factorization is None else FactorizedTensor.kind(factorization)
         if own is not None and not issubclass(own, kind):
             raise ValueError(
@@ -115,11 +118,11 @@ class FactorizedTensor(TensorFormat):
         kind = cls._format(factorization)
         sizes = check_sizes(shape, "FactorizedTensor.new")
         library(device)
-        rank = kind.validate_rank(sizes, rank, fixed_rank_modes)
+        rank = kind.format.validate_rank(sizes, rank, fixed_rank_modes)
         dtype = trained_dtype(dtype)
-        shapes = kind.factor_shapes(sizes, rank)
-        check_size(sizes, rank, shapes, kind.usable_rank(sizes, rank))
-        tensor = kind.of([to_device(np.zeros(s, dtype), device) for s in shapes])
+        shapes = kind.format.factor_shapes(sizes, rank)
+        check_size(sizes, rank, shapes, kind.format.usable_rank(sizes, rank))
+        tensor = kind.of([Parameter(to_device(np.zeros(s, dtype), device)) for s in shapes])
         return tensor if std is None else tensor.draw_(std, rng)
 
     @classmethod
@@ -135,8 +138,8 @@ class FactorizedTensor(TensorFormat):
         entries; an option is unknown.
         """
         kind, dense = cls._format(factorization), asarray(tensor)
-        valid = kind.validate_rank(check_sizes(dense.shape, "from_tensor"), rank, fixed_rank_modes)
-        found = kind.of(kind.fit(dense, valid, **options)[0])
+        valid = kind.format.validate_rank(check_sizes(dense.shape, "from_tensor"), rank, fixed_rank_modes)
+        found = kind.of(kind.format.fit(dense, valid, **options)[0])
         warn_lowered("from_tensor", rank, valid, found.rank, stacklevel=2)
         return found
 
@@ -149,7 +152,7 @@ class FactorizedTensor(TensorFormat):
         dense = real_array("init_from_tensor: the tensor", tensor, first)
         if tuple(dense.shape) != self.shape:
             raise ShapeError(f"init_from_tensor: the tensor has shape {tuple(dense.shape)}, expected {self.shape}")
-        for factor, array in zip(self.all_factors(), type(self).fit(dense, self.rank, **options)[0], strict=True):
+        for factor, array in zip(self.all_factors(), self.format.fit(dense, self.rank, **options)[0], strict=True):
             factor.data, factor.grad, factor.slots = asarray(array, like=first, dtype=first.dtype), None, {}
         self._reset_lasso()
         return self
@@ -159,17 +162,47 @@ class FactorizedTensor(TensorFormat):
 
         One factor is small, of half that size, so that the tensor trains about as fast as a dense one.
         """
-        return self._fill(drawn_factors(self, std, rng))
+        return self._fill(drawn_factors(f"{type(self).__name__}.draw_", self.format, self.shape, self.rank, std, rng))
 
     def normal_(self, mean: float = 0.0, std: float = 1.0, rng: np.random.Generator | None = None) -> Self:
         """Draw the factors as the original does: normal, equal, and in a tensor train smaller than ``std`` asks for."""
-        return self._fill(normal_factors(self, mean, std, rng))
+        where = f"{type(self).__name__}.normal_"
+        if mean != 0.0:
+            raise ValueError(f"{where}: mean is {mean}, only a mean of 0 can be drawn in factors")
+        return self._fill(normal_factors(where, self.format, self.shape, self.rank, std, rng))
 
     def _fill(self, arrays: Sequence[np.ndarray]) -> Self:
         for factor, host in zip(self.all_factors(), arrays, strict=True):
             factor.data = asarray(host, like=factor.data, dtype=factor.data.dtype)
         self._reset_lasso()
         return self
+
+    @classmethod
+    def of(cls, arrays: Sequence[Array | Parameter]) -> Self:
+        """A tensor that holds these arrays, in the order of :meth:`all_factors`."""
+        raise NotImplementedError(f"{cls.__name__} must define of(arrays)")
+
+    def all_factors(self) -> tuple[Parameter, ...]:
+        """The parameters, in the order in which they are contracted."""
+        raise NotImplementedError(f"{type(self).__name__} must define all_factors()")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size of each mode."""
+        raise NotImplementedError(f"{type(self).__name__} must define shape")
+
+    @property
+    def rank(self) -> Any:
+        """Rank of the factorization: None, a number, or one for each mode or bond."""
+        raise NotImplementedError(f"{type(self).__name__} must define rank")
+
+    def transduct(self, new_size: int, mode: int, position: int | None = None) -> tuple[Parameter, ...]:
+        """Insert a mode of ``new_size`` entries before ``mode``, in place.
+
+        The tensor is repeated along it; with ``position`` it is there only, and the rest is zero.
+        Returns the parameters made for it; the others keep their gradients and optimizer state.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define transduct(new_size, mode)")
 
     @property
     def order(self) -> int:
@@ -191,20 +224,25 @@ class FactorizedTensor(TensorFormat):
         """Dtype of the parameters."""
         return self.all_factors()[0].data.dtype
 
+    def _saved(self) -> dict[str, Any]:
+        return {"factors": self.all_factors(), "dropout": self.dropout, "lasso_weights": list(self.lasso_weights)}
+
+    @classmethod
+    def _restored(cls, factors: Sequence[Parameter], dropout: RankMask | None, lasso_weights: Any) -> Self:
+        tensor = cls.of(factors)
+        if lasso_weights and [w.shape for w in lasso_weights] != [
+            (size,) for size in tensor.format.sizes_of(tensor.shape, tensor.rank)
+        ]:
+            raise ShapeError(f"{cls.__name__}: the lasso weights do not fit the ranks {tensor.rank}")
+        if dropout is not None:
+            tensor.dropout = dropout
+        if lasso_weights:
+            tensor.lasso_weights = lasso_weights
+        return tensor
+
     def arrays(self) -> Arrays:
         """Data of the factors, with the lasso weights multiplied in if there are some."""
         return self._scaled(drop=False)[0]
-
-    def rank_sizes(self) -> tuple[int, ...]:
-        """Components of each rank of :meth:`rank_axes`."""
-        return self.sizes_of(self.shape, self.rank)
-
-    def refuse_lasso(self, where: str) -> None:
-        """Raise ValueError if there are lasso weights, which would not fit what ``where`` does."""
-        if self.lasso_weights:
-            raise ValueError(
-                f"{type(self).__name__}.{where}: the tensor has lasso weights; call TensorLasso.remove first"
-            )
 
     def _reset_lasso(self) -> None:
         for weight in self.lasso_weights:
@@ -222,23 +260,25 @@ class FactorizedTensor(TensorFormat):
         arrays, back = self._scaled(drop)
         if not layer_index:
             return arrays, back
-        chosen, choice = self.select(arrays, (*layer_index, *(slice(0, n, 1) for n in self.shape[len(layer_index) :])))
+        chosen, choice = self.format.select(
+            arrays, (*layer_index, *(slice(0, n, 1) for n in self.shape[len(layer_index) :]))
+        )
         return chosen, lambda gradients: back(choice(tuple(gradients)))
 
     def _scaled(self, drop: bool) -> tuple[Arrays, Callable[[Sequence[Any]], Sequence[Any]]]:
         data = tuple(map(_data, self.all_factors()))
         if self.dropout is None and not self.lasso_weights:
             return data, lambda gradients: gradients
-        axes = self.rank_axes(self.order)
+        axes = self.format.rank_axes(self.order)
         masks: list[Any] = [None] * len(axes)
         if drop and self.dropout is not None:
-            drawn = self.dropout.draw(self.rank_sizes(), self.training)
+            drawn = self.dropout.draw(self.format.sizes_of(self.shape, self.rank), self.training)
             masks = [None if m is None else asarray(m, like=data[0], dtype=data[0].dtype) for m in drawn]
         return masked_factors(data, axes, masks, self.lasso_weights)
 
     def to_tensor(self) -> Array:
         """The dense tensor."""
-        return self._plan()(*self.operands(self.arrays()))
+        return self._plan()(*self.format.operands(self.arrays()))
 
     def tensor_vjp(self) -> tuple[Array, Callable[[Array], None]]:
         """The dense tensor and the way back: ``pullback(d_tensor)`` adds to the gradients of the parameters.
@@ -252,7 +292,7 @@ class FactorizedTensor(TensorFormat):
         (None, (2, 3, 2))
         """
         arrays, factors_back = self.factors_vjp()
-        value, back = self._plan().vjp(*self.operands(arrays))
+        value, back = self._plan().vjp(*self.format.operands(arrays))
 
         def pullback(d_tensor: Array) -> None:
             shaped = [namespace(d).reshape(d, a.shape) for d, a in zip(back(d_tensor), arrays, strict=True)]
@@ -263,7 +303,7 @@ class FactorizedTensor(TensorFormat):
 
     def _plan(self) -> Plan:
         factors = self.all_factors()
-        shapes = tuple(self.operand_shape(f.shape, i, len(factors)) for i, f in enumerate(factors))
+        shapes = tuple(self.format.operand_shape(f.shape, i, len(factors)) for i, f in enumerate(factors))
         return planned(_tensor_equation(self.name, self.order), shapes, *target_of(factors[0].data))
 
     def __getitem__(self, index: Any) -> Any:
@@ -271,13 +311,15 @@ class FactorizedTensor(TensorFormat):
         if all(isinstance(item, int) for item in items):
             last = items[-1]
             items = (*items[:-1], slice(last, last + 1))  # type: ignore[operator]
-            value = type(self).of(self.select(self.arrays(), items)[0]).to_tensor()
+            value = type(self).of(self.format.select(self.arrays(), items)[0]).to_tensor()
             return namespace(value).reshape(value, ())
-        chosen = self.select(self.arrays(), items)[0]
+        chosen = self.format.select(self.arrays(), items)[0]
         return type(self).of([namespace(a).asarray(a, copy=True) for a in chosen])
 
 
 @lru_cache
 def _tensor_equation(name: str, order: int) -> str:
     modes = ["m"] if order == 1 else [f"m{i}" for i in range(order)]
-    return f"{', '.join(' '.join(term) for term in FactorizedTensor.kind(name).terms(modes))} -> {' '.join(modes)}"
+    return (
+        f"{', '.join(' '.join(term) for term in FactorizedTensor.kind(name).format.terms(modes))} -> {' '.join(modes)}"
+    )

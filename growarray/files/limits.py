@@ -9,7 +9,7 @@ __all__ = ["Limits", "limits_or_default"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Bounds on what a file may contain. Every refusal names the field to raise, if the file is trusted.
+    """Bounds on what a file may contain. Every error names the field to raise, if the file is trusted.
 
     >>> from dataclasses import replace
     >>> replace(Limits(), depth=20).depth

@@ -160,7 +160,7 @@ class Region:
 
 
 def check_crc(data: memoryview | bytes | bytearray, expected: int, name: str) -> None:
-    """Refuse bytes whose CRC-32 is not the recorded one."""
+    """Raise Malformed unless the bytes have the recorded CRC-32."""
     compare_crc(crc32(data), expected, name)
 
 

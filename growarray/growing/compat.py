@@ -72,7 +72,7 @@ class BatchNames:
         self.recorder.forget("gradient", "moment")
 
 
-class LayerNames(BatchNames):
+class LayerNames(place.PlaceFigures, BatchNames):
     """Names of a growing layer."""
 
     update: Any
@@ -105,12 +105,6 @@ class LayerNames(BatchNames):
     carry_out = layer_change.carry_out
     apply_change = place.apply_change
     delete_update = layer_change.delete_update
-    new_neurons_fo_improvement = property(place.new_neurons_fo_improvement)
-    parameters_per_neuron = property(place.parameters_per_neuron)
-    widens = property(place.widens)
-    function_before = property(place.function_before)
-    first_order_improvement = property(place.first_order_improvement)
-    predicted_decrease = property(place.predicted_decrease)
     delta_raw = _at("update.solution", "The optimal delta as it was solved for, (o, d) float64.")
 
     # Drawn extensions, and scales.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from operator import attrgetter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -98,6 +98,17 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
             target_in_channels,
         )
         self.update_input_size(input_size)
+
+    def _saved(self) -> dict[str, Any]:
+        return {**super()._saved(), "input_size": self._input_size}
+
+    @classmethod
+    def _restored(cls, input_size: Sizes | None = None, **saved: Any) -> Self:
+        module = cls.__new__(cls)
+        module._input_size = None
+        GrowingModule.__init__(module, **saved)
+        module.update_input_size(input_size)
+        return module
 
     @property
     def growth_taps(self) -> list[tuple[int, ...]]:

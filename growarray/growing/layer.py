@@ -76,6 +76,13 @@ class GrowingModule(OfFeatures, Module):
         self.recorder = BatchRecorder(self.name, gradient=("pre_activity",), moment=("pre_activity", "input"))
         self.statistics = self._statistics_of(self)
 
+    _linked: ClassVar[tuple[str, ...]] = ("previous_module", "next_module", "allow_growing", "_initial_in_neurons")
+
+    def _saved(self) -> dict[str, Any]:
+        kept = {name: getattr(self, name) for name in ("layer", "post_layer_function", "name")}
+        kept["extended_post_layer_function"] = self._function_of_extension
+        return kept | {"target_in_features": self.target_in_neurons}
+
     @property
     def previous(self) -> Neighbour:
         """The previous module, which must answer the growth protocol."""

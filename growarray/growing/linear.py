@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -78,6 +78,12 @@ class LinearGrowingModule(LayerNames, GrowingModule):
             name,
             target_in_features,
         )
+
+    @classmethod
+    def _restored(cls, **saved: Any) -> Self:
+        module = cls.__new__(cls)
+        GrowingModule.__init__(module, **saved)
+        return module
 
     def value(self, x: Array) -> tuple[Array, Any]:
         """Pre-activity ``x W^T + b`` and its way back."""

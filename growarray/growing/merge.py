@@ -28,7 +28,7 @@ from growarray.ops.sizes import whole_number
 __all__ = ["MergeGrowingModule"]
 
 
-class MergeGrowingModule(OfFeatures, Module):
+class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
     """What every merge has: neighbours, the sum that the caller made, statistics of what flows in and out.
 
     The caller adds the branches; the merge takes the sum, applies ``post_merge_function`` and hands the result to its
@@ -72,6 +72,8 @@ class MergeGrowingModule(OfFeatures, Module):
         self.statistics = MergeStatistics(self, device)
         self.set_previous_modules([] if previous_modules is None else previous_modules)
         self.set_next_modules([] if next_modules is None else next_modules)
+
+    _linked: ClassVar[tuple[str, ...]] = ("previous_modules", "next_modules", "allow_growing")
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """``post_merge_function`` of the branches' sum, and the way back; what is asked for is kept."""
@@ -378,12 +380,6 @@ class MergeGrowingModule(OfFeatures, Module):
 
     means = means_of_merge
     compute_optimal_updates = place.compute_optimal_updates
-    parameters_per_neuron = property(place.parameters_per_neuron)
-    widens = property(place.widens)
-    function_before = property(place.function_before)
-    new_neurons_fo_improvement = property(place.new_neurons_fo_improvement)
-    first_order_improvement = property(place.first_order_improvement)
-    predicted_decrease = property(place.predicted_decrease)
     apply_change = place.apply_change
 
     def delete_update(self, include_previous: bool = False) -> None:

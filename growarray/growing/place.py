@@ -24,11 +24,14 @@ from growarray.ops.sizes import whole_number
 
 __all__ = [
     "Place",
+    "PlaceFigures",
     "apply_change",
     "compute_optimal_updates",
     "first_order_improvement",
+    "flops_added",
     "function_before",
     "new_neurons_fo_improvement",
+    "parameters_added",
     "parameters_per_neuron",
     "predicted_decrease",
     "select_neurons",
@@ -115,6 +118,18 @@ def parameters_per_neuron(place: Place) -> int:
     shapes = [reader.weight.shape for reader in place.readers]
     reads = sum(shape[0] * math.prod(shape[2:]) for shape in shapes)
     return _front(place).parameters_per_output + int(reads)
+
+
+def parameters_added(place: Place) -> int:
+    """Scalars that the planned neurons add."""
+    return place.new_neurons * parameters_per_neuron(place)
+
+
+def flops_added(place: Place) -> int:
+    """Multiplications and additions by the weights of the planned neurons, at one position of one sample."""
+    front = _front(place)
+    biases = sum(int(layer.use_bias) for layer in front.layers_before) + front.output_function.parameters_per_feature
+    return 2 * place.new_neurons * (parameters_per_neuron(place) - biases)
 
 
 def widens(place: Place) -> str:
@@ -206,6 +221,19 @@ def _front(place: Place) -> Neighbour:
     if place.front is None:
         raise GrowthError(f"{place.name}: there is no previous module, so no neurons can be added before it")
     return place.front
+
+
+class PlaceFigures:
+    """What a plan costs and promises, as properties of a place."""
+
+    parameters_per_neuron = property(parameters_per_neuron)
+    parameters_added = property(parameters_added)
+    flops_added = property(flops_added)
+    widens = property(widens)
+    function_before = property(function_before)
+    new_neurons_fo_improvement = property(new_neurons_fo_improvement)
+    first_order_improvement = property(first_order_improvement)
+    predicted_decrease = property(predicted_decrease)
 
 
 def apply_change(

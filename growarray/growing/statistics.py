@@ -103,18 +103,9 @@ class BatchRecorder:
         if kept is None or kept[0] is not array or kept[1] != bias:
             stream = Stream(array, bias)
             if self.roots is not None:
-                stream = _weighted(stream, self.roots, divide=weighted)
+                stream = stream.weighted(self.roots, over=weighted)
             kept = self._streams[what] = array, bias, stream
         return kept[2]
-
-
-def _weighted(stream: Stream, roots: Array, *, divide: bool) -> Stream:
-    """Rows times the roots, or over them, which is 0 for a sample without weight."""
-    xp, array = namespace(stream.array, roots), stream.materialise()
-    if divide:
-        roots = xp.where(roots > 0, 1.0 / xp.where(roots > 0, roots, 1.0), 0.0)
-    shape = (-1,) + (1,) * (array.ndim - 1)
-    return Stream(array * xp.reshape(xp.astype(roots, array.dtype, copy=False), shape))
 
 
 class LayerStatistics:

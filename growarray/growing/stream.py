@@ -89,6 +89,17 @@ class Stream:
         ones = xp.ones((*self.array.shape[:-1], 1), dtype=self.array.dtype, device=self.array.device)
         return xp.concat([self.array, ones], axis=-1)
 
+    def weighted(self, roots: Array, *, over: bool = False) -> Stream:
+        """The rows of each sample times its root (n,), ones too; ``over`` divides by it, which gives 0 where it is 0.
+
+        Roots of weights in both streams make a sample count by its weight; a gradient that carries it is divided.
+        """
+        xp, array = namespace(self.array, roots), self.materialise()
+        if over:
+            roots = xp.where(roots > 0, 1.0 / xp.where(roots > 0, roots, 1.0), 0.0)
+        roots = xp.astype(roots, array.dtype, copy=False)
+        return Stream(array * xp.reshape(roots, (-1,) + (1,) * (array.ndim - 1)))
+
 
 @dataclass(frozen=True, eq=False)
 class JoinedStream:

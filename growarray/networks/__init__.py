@@ -2,6 +2,7 @@
 
 from growarray.compression import Compression, Point, compress  # they were documented under this name first
 from growarray.networks.block import GrowingResidualBlock, GrowingResidualMLP
+from growarray.networks.choice import bic
 from growarray.networks.data import Task, accuracy, batches, f1, task_named
 from growarray.networks.graph import Expansion, ExpansionType, GraphStatistics, GrowingDAG
 from growarray.networks.growth import Growth
@@ -41,6 +42,7 @@ __all__ = [
     "Task",
     "accuracy",
     "batches",
+    "bic",
     "compress",
     "default_budget",
     "f1",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from growarray.backend import Array
 from growarray.growing import LinearGrowingModule, LinearMergeGrowingModule
 from growarray.networks.network import GrowingNetwork
-from growarray.networks.widths import listed_widths, sample_width
+from growarray.networks.widths import check_chain, listed_widths, sample_width
 from growarray.nn import Module, ReLU
 from growarray.nn.module import Pullback
 from growarray.ops.sizes import whole_number
@@ -57,6 +58,14 @@ class GrowingResidualBlock(Module):
             name=f"{name}.merge",
         )
         self.second.next_module = self.shortcut.next_module = self.merge
+
+    _held = ("first", "second", "shortcut", "merge")
+    in_features = property(attrgetter("first.in_features"), doc="Width of the input.")
+    out_features = property(attrgetter("merge.in_features"), doc="Width of the output.")
+
+    def _check_held(self) -> None:
+        for branch in ([self.first, self.second], [self.shortcut]):
+            check_chain("GrowingResidualBlock", self.in_features, branch, self.out_features)
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value (n, num_features) and the way back through both branches."""
@@ -128,6 +137,11 @@ class GrowingResidualMLP(GrowingNetwork):
             for module in following:
                 module.previous_module = block.merge
             block.merge.set_next_modules(following)
+
+    _held = ("in_features", "out_features", "blocks", "head")
+
+    def _check_held(self) -> None:
+        check_chain("GrowingResidualMLP", self.in_features, self.chain, self.out_features)
 
     @property
     def growing_layers(self) -> list[Any]:

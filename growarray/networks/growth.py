@@ -204,14 +204,17 @@ class Growth:
         with planner.planning() as notes:
             samples = planner.collect(self.data, fisher=needs_fisher(rule))
             self.network.compute_optimal_updates(rule)
-            layer, search = planner.choose(rule, self.validation)
+            choice = planner.choose(rule, self.validation)
+        layer, search = choice.layer, choice.search
         if layer is None:
-            return self._refuse("no layer has neurons to add")
+            return self._refuse(str(choice.refused))
         index, added = layers.index(layer), layer.new_neurons
         entry = {"where": layer.name, "widens": layer.widens, "layer_index": index, "samples": samples, "notes": notes}
         entry |= {"promised": layer.first_order_improvement, "slope": layer.predicted_decrease}
         if search is not None and search.factor == 0.0:
             return self._refuse(f"no scaling lowers the {self._judged_by} loss", **entry)
+        if choice.refused is not None:
+            return self._refuse(choice.refused, **entry)
         scaling = 1.0 if search is None else search.factor
         # A parabola with this slope at the start and its lowest point where the search ended falls by half the way.
         predicted = -entry["slope"] * scaling**2 / (1.0 if search is None else 2.0)

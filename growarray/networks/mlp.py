@@ -14,7 +14,7 @@ from growarray.backend import Array, asarray, namespace
 from growarray.errors import GrowthError, shown
 from growarray.growing import LinearGrowingModule
 from growarray.networks.network import GrowingNetwork
-from growarray.networks.widths import listed_widths, sample_width
+from growarray.networks.widths import check_chain, listed_widths, sample_width
 from growarray.nn import SELU, Module
 from growarray.ops.sizes import whole_number
 
@@ -78,6 +78,11 @@ class GrowingMLP(GrowingNetwork):
             if self.layers:
                 self.layers[-1].next_module = layer
             self.layers.append(layer)
+
+    _held = ("in_features", "out_features", "flatten", "layers")
+
+    def _check_held(self) -> None:
+        check_chain("GrowingMLP", self.in_features, self.layers, self.out_features)
 
     @property
     def chain(self) -> list[LinearGrowingModule]:

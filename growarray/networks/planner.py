@@ -14,21 +14,31 @@ import numpy as np
 from growarray.backend import Array, asarray, namespace
 from growarray.errors import GrowthError, shown
 from growarray.growing import GrowthRule, Rule
+from growarray.networks.choice import JUDGED, WORTH, bic
 from growarray.networks.data import Task, batches
 from growarray.networks.line_search import LineSearch, line_search
 from growarray.networks.network import GrowingNetwork, evaluating, is_frozen
 from growarray.networks.settings import GrowthSettings
 
-__all__ = ["Planner", "default_budget", "needs_fisher"]
+__all__ = ["Choice", "Planner", "default_budget", "needs_fisher"]
 
 Data = tuple[Array, Array]  # features and targets
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The layer to grow, the line search of its scaling, if there is something to search, and why not to grow."""
+
+    layer: Any = None
+    search: LineSearch | None = None
+    refused: str | None = None
 
 
 @dataclass(eq=False)
 class Planner:
     """Finds the layer of a network that grows next, and the scaling; the network's weights stay as they are.
 
-    budget : most parameters of the network, or None
+    budget : most parameters of the network, or None;  samples : of the last collection
     """
 
     network: GrowingNetwork
@@ -36,6 +46,7 @@ class Planner:
     settings: GrowthSettings
     rng: np.random.Generator
     budget: int | None = None
+    samples: int = 0
 
     @contextmanager
     def planning(self) -> Iterator[list[str]]:
@@ -86,39 +97,51 @@ class Planner:
             if tolerance is not None and self.network.relative_error() <= tolerance:
                 break
         self.network.zero_grad()
+        self.samples = seen
         return seen
 
-    def choose(self, rule: Rule, validation: Data) -> tuple[Any, LineSearch | None]:
-        """The layer to grow, or None, and the line search of its scaling.
+    def choose(self, rule: Rule, validation: Data) -> Choice:
+        """The layer to grow, with the line search of its scaling.
 
         The search looks at the validation data. On few samples an update fits what is chance in the training data too,
         and the scaling that the training loss likes best goes too far for all others.
 
-        Neurons that start at zero on one side change nothing at any scaling: without a delta there is nothing to search
-        (None), and their other side takes the mean norm of what exists.
+        Neurons that start at zero on one side change nothing at any scaling: without a delta there is nothing to
+        search, and their other side takes the mean norm of what exists.
         """
         for layer in self.network.growing_layers:
             layer.sub_select_optimal_added_parameters(keep_neurons=self.affordable(layer))
-        layers = [layer for layer in self.network.growing_layers if layer.new_neurons]
+        layers = [layer for layer in self.network.growing_layers if layer.parameters_added]
         if not layers:
-            return None, None
-        promises = [float(layer.first_order_improvement) for layer in layers]
-        if self.settings.choose == "per_parameter":
-            costs = [layer.new_neurons * layer.parameters_per_neuron for layer in layers]
-            promises = [promise / cost for promise, cost in zip(promises, costs, strict=True)]
+            return Choice(refused="no layer has neurons to add")
+        worth = [WORTH.get(self.settings.choose, WORTH["first_order"])(layer) for layer in layers]
+        best = layers[worth.index(max(worth))]
         if isinstance(rule, GrowthRule) and (
             rule.alpha_zero or rule.omega_zero
         ):  # after they were compared: each then has a scale of its own
             for layer in layers:
                 layer.normalize_optimal_updates(normalization_type="gradmax_normalization")
             if not rule.compute_delta:
-                return layers[promises.index(max(promises))], None
+                return Choice(best)
+        if self.settings.choose in JUDGED:
+            return self._judged(layers, validation)
+        return Choice(best, self.search(best, validation))
+
+    def _judged(self, layers: list[Any], validation: Data) -> Choice:
+        """The layer whose growth, carried out as far as helps, leaves the lowest loss, or the lowest BIC."""
+        found = [self.search(layer, validation) for layer in layers]
         if self.settings.choose == "validation":
-            found = [self.search(layer, validation) for layer in layers]
             best = min(range(len(layers)), key=lambda index: found[index].loss)
-            return layers[best], found[best]
-        layer = layers[promises.index(max(promises))]
-        return layer, self.search(layer, validation)
+            return Choice(layers[best], found[best])
+        size = self.network.number_of_parameters()
+
+        def value(loss: float, added: int) -> float:
+            return bic(size + added, loss, self.samples, self.task)
+
+        values = [value(trial.loss, layer.parameters_added) for layer, trial in zip(layers, found, strict=True)]
+        best = values.index(min(values))
+        lowers = values[best] < value(found[best].start, 0)
+        return Choice(layers[best], found[best], None if lowers else "no growth lowers the BIC")
 
     def search(self, layer: Any, data: Data) -> LineSearch:
         """Line search of one layer's scaling on samples from all over ``data``; all other layers stand still."""

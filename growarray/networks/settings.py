@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from growarray.contraction.checks import is_whole
 from growarray.errors import shown
 from growarray.growing import TINY, GrowthRule, Rule
+from growarray.networks.choice import CHOICES, JUDGED
 from growarray.ops.sizes import whole_number
 
-__all__ = ["CHOICES", "GrowthSettings"]
-
-CHOICES = ("first_order", "per_parameter", "validation")
+__all__ = ["GrowthSettings"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,9 @@ class GrowthSettings:
     least_gain : what the validation loss must fall by at a growth, for each parameter that it adds
     patience : growths in a row that are refused or undone before growing stops, None to go on for ever
     keep_best : at the end go back to the network with the lowest validation loss, unless the last is as good
-    choose : the layer, ``'first_order'`` by promised improvement, ``'per_parameter'`` by that over the parameters that
-        the new neurons cost, ``'validation'`` by the loss on validation data after growth
+    choose : ``'first_order'`` by promised improvement, ``'per_parameter'`` or ``'per_flop'`` by what the new weights
+        promise for their cost, ``'validation'`` by the loss on validation data after growth, ``'bic'`` by
+        :func:`bic` there: then growing stops when nothing lowers it
     relative_error : stop collecting when every M is known to it (at least two batches), None for all batches
     collect_batch : samples a batch while collecting
     search_samples : most samples that a line search looks at, spread evenly over the validation data
@@ -56,7 +56,7 @@ class GrowthSettings:
 
     def __post_init__(self) -> None:
         if self.choose not in CHOICES:
-            raise ValueError(f"GrowthSettings: choose must be one of {CHOICES}, found {shown(self.choose)}")
+            raise ValueError(f"GrowthSettings: choose must be one of {', '.join(CHOICES)}, found {shown(self.choose)}")
         if not callable(getattr(self.rule, "plan", None)):
             raise TypeError(f"GrowthSettings: rule must be a GrowthRule such as TINY, found {shown(self.rule)}")
         least = {"epochs": 1, "batch_size": 1, "neurons": 1, "every": 1, "first": 0, "collect_batch": 1}
@@ -80,8 +80,8 @@ class GrowthSettings:
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"GrowthSettings: {name} must be positive, found {getattr(self, name)}")
         rule = self.rule if isinstance(self.rule, GrowthRule) else TINY
-        if self.choose == "validation" and (rule.alpha_zero or rule.omega_zero) and not rule.compute_delta:
+        if self.choose in JUDGED and (rule.alpha_zero or rule.omega_zero) and not rule.compute_delta:
             raise ValueError(
-                "GrowthSettings: choose='validation' has nothing to compare with a rule whose neurons start at zero; "
-                "use choose='first_order'"
+                f"GrowthSettings: choose={self.choose!r} has nothing to compare with a rule whose neurons start at "
+                "zero; use choose='first_order'"
             )

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from growarray.contraction.checks import is_ordered, is_whole
-from growarray.errors import shown
+from growarray.errors import ShapeError, shown
 from growarray.ops.sizes import whole_number
 
-__all__ = ["listed_widths", "sample_width"]
+__all__ = ["check_chain", "listed_widths", "sample_width"]
 
 
 def sample_width(where: str, in_features: int | Sequence[int], *, flatten: bool = True) -> int:
@@ -38,3 +38,14 @@ def listed_widths(where: str, option: str, widths: Any, count: int) -> list[int]
     if not is_ordered(widths):
         raise TypeError(f"{where}: {option} must be a whole number or a sequence of them, found {shown(widths)}")
     return [whole_number(where, f"{option}[{i}]", width, 0) for i, width in enumerate(widths)]
+
+
+def check_chain(where: str, inputs: int, chain: Sequence[Any], outputs: int) -> None:
+    """Raise ShapeError unless each of ``chain`` takes what the one before it gives, from ``inputs`` to ``outputs``.
+
+    >>> check_chain("doc", 3, [], 3)
+    """
+    given = [inputs, *(part.out_features for part in chain)]
+    taken = [*(part.in_features for part in chain), outputs]
+    if given != taken:
+        raise ShapeError(f"{where}: parts of the widths {given} are followed by parts of the widths {taken}")

@@ -33,6 +33,9 @@ class _Pair(Several):
         self.constant: Array | None = None if isinstance(value, Parameter | int | float) else value
         self.reverse = reverse
 
+    def _saved(self) -> dict[str, Any]:
+        return {"value": self._fixed() if self.value is None else self.value, "reverse": self.reverse}
+
     @property
     def operands(self) -> int:
         """Number of inputs: 1 if there is a value, else 2."""

@@ -130,8 +130,8 @@ def rounded(values: Array, name: str) -> Array:
     powers = [2.0**exponent for exponent in range(1 - most, most + 2)]
     wide = xp.reshape(xp.astype(values, xp.float64), (-1,))
     table = xp.asarray(powers, dtype=xp.float64, device=None if is_numpy(values) else device_of(values))
-    place = xp.clip(xp.searchsorted(table, xp.abs(wide), side="right") - 1, 0, len(powers) - 1)
-    unit = xp.take(table, place) * 2.0 ** (1 - digits)
+    index = xp.clip(xp.searchsorted(table, xp.abs(wide), side="right") - 1, 0, len(powers) - 1)
+    unit = xp.take(table, index) * 2.0 ** (1 - digits)
     nearest = xp.round(wide / unit) * unit
     infinite = xp.full_like(nearest, xp.inf)
     nearest = xp.where(nearest >= powers[-1], infinite, xp.where(nearest <= -powers[-1], -infinite, nearest))

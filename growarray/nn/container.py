@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 from growarray.backend import Array
 from growarray.nn.module import ExtendedPullback, Module, Pullback
@@ -41,6 +41,13 @@ class Sequential(Module):
     def _fields(self) -> Iterator[tuple[str, Any]]:
         for name, value in super()._fields():
             yield name.removeprefix("layers."), value
+
+    def _saved(self) -> dict[str, Any]:
+        return {"layers": self.layers}
+
+    @classmethod
+    def _restored(cls, layers: list[Module]) -> Self:
+        return cls(*layers)
 
     def __len__(self) -> int:
         return len(self.layers)

@@ -13,6 +13,7 @@ from growarray.contraction import Plan
 from growarray.errors import ShapeError, shown
 from growarray.nn.linear import uniform
 from growarray.nn.module import Module, Parameter, Pullback
+from growarray.nn.parameter import as_parameter
 from growarray.ops.conv import (
     Sizes,
     check_output_padding,
@@ -64,17 +65,26 @@ class _Conv(Module):
         self.weight = Parameter(uniform((*lead, *taps), bound, rng, dtype, device))
         self.bias = Parameter(uniform((out,), bound, rng, dtype, device)) if bias else None
 
-    def _hold(self, weight: Array, bias: Array | None, groups: int) -> None:
-        self.weight, self.bias = Parameter(weight), None if bias is None else Parameter(bias)
-        weight = self.weight.data
-        found, expected = weight.ndim - 2, getattr(type(self), "axes", max(weight.ndim - 2, 1))
+    def _hold(self, weight: Array | Parameter, bias: Array | Parameter | None, groups: int) -> None:
+        self.weight, self.bias = as_parameter(weight), None if bias is None else as_parameter(bias)
+        found = len(self.weight.shape) - 2
+        expected = getattr(type(self), "axes", max(found, 1))
         if found != expected:
             raise ShapeError(
-                f"{type(self).__name__}.of: weight has shape {tuple(weight.shape)}, expected {expected} spatial axes "
+                f"{type(self).__name__}.of: weight has shape {self.weight.shape}, expected {expected} spatial axes "
                 "after the two of the channels; take the class for another number of axes"
             )
-        self.axes, self.groups = found, groups
+        if not hasattr(type(self), "axes"):
+            self.axes = found
+        self.groups = groups
         self._check_channels(self.in_channels, self.out_channels, groups)
+        if self.bias is not None and self.bias.shape != (self.out_channels,):
+            raise ShapeError(
+                f"{type(self).__name__}.of: bias has shape {self.bias.shape}, expected ({self.out_channels},)"
+            )
+
+    def _saved(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("weight", "bias", *self._options)}
 
     def _set_geometry(self, stride: Any, padding: Any, dilation: Any, groups: int, padding_mode: str) -> None:
         axes = conv_geometry(self.kernel_size, stride, padding, dilation, padding_mode)
@@ -174,8 +184,8 @@ class _Forward(_Conv):
     @classmethod
     def of(
         cls,
-        weight: Array,
-        bias: Array | None = None,
+        weight: Array | Parameter,
+        bias: Array | Parameter | None = None,
         *,
         stride: Sizes = 1,
         padding: Any = 0,
@@ -188,6 +198,8 @@ class _Forward(_Conv):
         layer._hold(weight, bias, groups)
         layer._set_geometry(stride, padding, dilation, groups, padding_mode)
         return layer
+
+    _restored = of
 
 
 class Conv1d(_Forward):
@@ -271,8 +283,8 @@ class _Transpose(_Conv):
     @classmethod
     def of(
         cls,
-        weight: Array,
-        bias: Array | None = None,
+        weight: Array | Parameter,
+        bias: Array | Parameter | None = None,
         *,
         stride: Sizes = 1,
         padding: Sizes = 0,
@@ -285,6 +297,8 @@ class _Transpose(_Conv):
         layer._hold(weight, bias, groups)
         layer._set_options(stride, padding, output_padding, groups, dilation)
         return layer
+
+    _restored = of
 
 
 class ConvTranspose1d(_Transpose):

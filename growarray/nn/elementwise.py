@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -317,7 +317,7 @@ class Cast(Module):
 
 
 class PReLU(Module):
-    """``y = x`` where x > 0, else ``weight * x`` with a trained slope for all, or one for each entry of ``axis``.
+    """``y = x`` if x > 0, else ``weight * x`` with a trained slope for all, or one for each entry of ``axis``.
 
     Raises ShapeError if the input has not as many entries on ``axis`` as there are slopes.
 
@@ -341,6 +341,17 @@ class PReLU(Module):
     ) -> None:
         host = np.full((num_parameters,), init, dtype=np.float32 if dtype is None else dtype)
         self.weight, self.axis = Parameter(to_device(asarray(host), device)), axis
+
+    def _saved(self) -> dict[str, Any]:
+        return {"weight": self.weight, "axis": self.axis}
+
+    @classmethod
+    def _restored(cls, weight: Parameter, axis: int) -> Self:
+        if len(weight.shape) != 1:
+            raise ShapeError(f"PReLU: weight has shape {weight.shape}, expected one axis")
+        layer = cls(axis=axis)
+        layer.weight = weight
+        return layer
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value and pullback, which adds to ``weight.grad``."""

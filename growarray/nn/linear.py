@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from growarray.backend import Array, asarray, library, to_device
 from growarray.contraction.checks import is_whole
 from growarray.errors import ShapeError, shown
 from growarray.nn.module import Module, Parameter, Pullback
+from growarray.nn.parameter import as_parameter
 from growarray.ops.linear import linear
 
 __all__ = ["Linear", "real_dtype", "uniform"]
@@ -85,12 +86,20 @@ class Linear(Module):
         self.bias = Parameter(uniform((out_features,), bound, rng, dtype, device)) if bias else None
 
     @classmethod
-    def of(cls, weight: Array, bias: Array | None = None) -> Linear:
-        """A layer that holds these arrays."""
+    def of(cls, weight: Array | Parameter, bias: Array | Parameter | None = None) -> Self:
+        """A layer that holds these arrays; raises ShapeError unless they are (o, d) and (o,)."""
         layer = cls.__new__(cls)
-        layer.weight = Parameter(weight)
-        layer.bias = None if bias is None else Parameter(bias)
+        layer.weight = as_parameter(weight)
+        layer.bias = None if bias is None else as_parameter(bias)
+        shapes = [p.shape for p in (layer.weight, layer.bias) if p is not None]
+        if len(shapes[0]) != 2 or shapes[1:] not in ([], [shapes[0][:1]]):
+            raise ShapeError(f"{cls.__name__}.of: weight and bias have shapes {shapes}, expected (o, d) and (o,)")
         return layer
+
+    def _saved(self) -> dict[str, Any]:
+        return {"weight": self.weight, "bias": self.bias}
+
+    _restored = of
 
     @property
     def in_features(self) -> int:

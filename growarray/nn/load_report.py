@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from functools import cached_property
@@ -161,21 +161,28 @@ class LoadReport:
         def shape(name: str) -> str:
             return str(self.shapes[name]) if name in self.shapes else ""
 
-        for name in self.missing[:_MOST_ROWS]:
+        def missing(name: str) -> tuple[str, ...]:
             near = self.suggestions.get(name, ())
-            yield "missing", _printable(name), "", shape(name), f"near: {_listed(near)}" if near else ""
-        yield from _more("missing", self.missing)
-        for name in self.unexpected[:_MOST_ROWS]:
-            yield "unexpected", _printable(name), shape(name), "", ""
-        yield from _more("unexpected", self.unexpected)
-        for entry in self.misshapen[:_MOST_ROWS]:
+            return _printable(name), "", shape(name), f"near: {_listed(near)}" if near else ""
+
+        def misshapen(entry: Misshapen) -> tuple[str, ...]:
             remark = f"{entry.transposed}? transpose it yourself" if entry.transposed else ""
-            yield "misshapen", _printable(entry.name), str(entry.found), str(entry.expected), remark
-        yield from _more("misshapen", self.misshapen)
-        for cast in self.refused[:_MOST_ROWS]:
+            return _printable(entry.name), str(entry.found), str(entry.expected), remark
+
+        def refused(cast: Cast) -> tuple[str, ...]:
             remark = self._beyond(cast.name) or "values would change: cast it yourself"
-            yield "refused", _printable(cast.name), cast.found, cast.expected, remark
-        yield from _more("refused", self.refused)
+            return _printable(cast.name), cast.found, cast.expected, remark
+
+        kinds: dict[str, tuple[Sequence[Any], Callable[[Any], tuple[str, ...]]]] = {
+            "missing": (self.missing, missing),
+            "unexpected": (self.unexpected, lambda name: (_printable(name), shape(name), "", "")),
+            "misshapen": (self.misshapen, misshapen),
+            "refused": (self.refused, refused),
+        }
+        for what, (entries, row) in kinds.items():
+            yield from ((what, *row(entry)) for entry in entries[:_MOST_ROWS])
+            if len(entries) > _MOST_ROWS:
+                yield what, f"… and {len(entries) - _MOST_ROWS} more", "", "", ""
         for (found, expected), names in _by_dtypes(self.casts).items():
             largest = max(names, key=lambda name: self.rounded.get(name, 0.0))
             change = self.rounded.get(largest, 0.0)
@@ -247,12 +254,12 @@ def prefix_hint(missing: Sequence[str], unexpected: Sequence[str]) -> dict[str, 
 
 def _heads(name: str) -> Iterator[tuple[str, str]]:
     """Every way to split a name after a dot; of very deep names the first."""
-    place = -1
+    dot = -1
     for _ in range(32):
-        place = name.find(".", place + 1)
-        if place < 0:
+        dot = name.find(".", dot + 1)
+        if dot < 0:
             return
-        yield name[: place + 1], name[place + 1 :]
+        yield name[: dot + 1], name[dot + 1 :]
 
 
 def _by_dtypes(casts: Sequence[Cast]) -> dict[tuple[str, str], list[str]]:
@@ -260,11 +267,6 @@ def _by_dtypes(casts: Sequence[Cast]) -> dict[tuple[str, str], list[str]]:
     for cast in casts:
         groups.setdefault((cast.found, cast.expected), []).append(cast.name)
     return groups
-
-
-def _more(what: str, entries: Sequence[object]) -> Iterator[tuple[str, ...]]:
-    if len(entries) > _MOST_ROWS:
-        yield what, f"… and {len(entries) - _MOST_ROWS} more", "", "", ""
 
 
 def _cut(texts: Sequence[str], most: int = _MOST_LISTED) -> str:

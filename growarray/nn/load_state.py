@@ -146,9 +146,9 @@ def match_state(
                 continue
             casts.append(Cast(name, of, to))
         found[name] = entry
-    absent = [name for name in targets if name not in names]
-    kept = tuple(name for name in absent if name in since and _version(state, name, names) < since[name])
-    missing = tuple(name for name in absent if name not in kept)
+    lacking = [name for name in targets if name not in names]
+    kept = tuple(name for name in lacking if name in since and _version(state, name, names) < since[name])
+    missing = tuple(name for name in lacking if name not in kept)
     unexpected = tuple(name for name, key in names.items() if name not in targets and key not in aliases)
     shapes = {name: tuple(targets[name].shape) for name in missing}
     if unexpected:
@@ -206,8 +206,8 @@ def values_for(targets: Mapping[str, Array], state: Mapping[str, Any], found: Ma
             values.arrays[name] = result
             if change:
                 values.rounded[name] = change
-        except RangeError as refusal:
-            values.beyond[name] = refusal.value
+        except RangeError as error:
+            values.beyond[name] = error.value
         except Exception as error:
             error.add_note(f"while {entry.key!r} was read for {name!r}; nothing has been changed")
             raise
@@ -215,7 +215,7 @@ def values_for(targets: Mapping[str, Array], state: Mapping[str, Any], found: Ma
 
 
 def _value(state: Mapping[str, Any], entry: _Entry, like: Array) -> Array:
-    """The array of an entry in its own dtype, where ``like`` lives; an error names the entry."""
+    """The array of an entry in its own dtype, on the device of ``like``; an error names the entry."""
     value = state[entry.key] if entry.value is None else entry.value
     if is_numpy(value) and value.dtype.kind == "V":  # of ml_dtypes, which other libraries do not take
         value = value.astype(np.float32)
@@ -276,7 +276,7 @@ def _entry(state: Mapping[str, Any], stored: Any, key: str) -> _Entry:
 
 
 def _shapes(state: Mapping[str, Any], stored: Any, keys: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
-    """Shapes by new name, of states that tell them without reading."""
+    """Shapes by new name, if the state knows them without reading."""
     if stored is not None:
         return {name: tuple(stored[key].shape) for name, key in keys.items()}
     if not isinstance(state, dict):
@@ -289,8 +289,8 @@ def _shapes(state: Mapping[str, Any], stored: Any, keys: Mapping[str, str]) -> d
 def _holds(expected: str, found: str) -> bool:
     """Whether values of dtype ``found`` may become ``expected``: precision may be lost, parts and wholes may not.
 
-    A real number may become complex and an integer real, never the other way round; an integer needs room for all
-    that the stored type can hold.
+    A real number may become complex and an integer real, never the other way round; an integer type must hold
+    all that the stored one can.
     """
     to, of = _kind(expected), _kind(found)
     if to is None or of is None or of > to:

@@ -38,7 +38,7 @@ def below(prefix: str, name: str) -> str:
 class Module:
     """Base of all layers. ``y, pullback = layer.vjp(x)``; ``dx = pullback(dy)`` adds to parameter gradients.
 
-    A subclass writes :meth:`vjp`, and where it is cheaper also :meth:`forward`. Nothing is kept between
+    A subclass writes :meth:`vjp`, and also :meth:`forward` if that is cheaper. Nothing is kept between
     calls, so one layer may be used many times; a pullback may be called more than once.
     """
 
@@ -171,7 +171,7 @@ class Module:
 
     @property
     def starts_at_zero(self) -> bool:
-        """Whether a gradient passes where the input is exactly zero; torch's ReLU lets none."""
+        """Whether a gradient passes if the input is exactly zero; in torch's ReLU it does not."""
         return True
 
     @property
@@ -180,7 +180,7 @@ class Module:
         return 0
 
     def extend(self, by: int) -> None:
-        """Make room for ``by`` more features of the input; nothing to do unless the layer keeps a value for each."""
+        """Take ``by`` more features of the input; nothing to do unless the layer keeps a value for each."""
 
     def rescale(self, scale: float) -> None:
         """The input will be ``scale`` times what it was; nothing to do unless the layer remembers its input."""

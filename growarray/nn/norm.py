@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -39,6 +39,25 @@ class _Norm(Module):
     def _start(self, shape: tuple[int, ...], weight: bool, bias: bool, dtype: Any, device: str | None) -> None:
         self.weight = Parameter(_filled(shape, 1.0, dtype, device)) if weight else None
         self.bias = Parameter(_filled(shape, 0.0, dtype, device)) if bias else None
+
+    _switches: ClassVar[tuple[str, ...]] = ("affine",)  # arguments that make arrays
+
+    def _saved(self) -> dict[str, Any]:
+        names = ("weight", "bias", *self._buffers)
+        kept = {name: value for name, value in vars(self).items() if name not in (*names, "training")}
+        return {**kept, "arrays": {name: getattr(self, name) for name in names}}
+
+    @classmethod
+    def _restored(cls, arrays: dict[str, Any], **options: Any) -> Self:
+        layer = cls(**options, **dict.fromkeys(cls._switches, False))
+        (size,) = (options[name] for name in ("normalized_shape", "num_features", "num_channels") if name in options)
+        size = (size,) if is_whole(size) else size
+        for name in ("weight", "bias", *cls._buffers):
+            value, expected = arrays[name], () if name == "num_batches_tracked" else size
+            if value is not None and tuple(value.shape) != expected:
+                raise ShapeError(f"{cls.__name__}: {name} has shape {tuple(value.shape)}, expected {expected}")
+            setattr(layer, name, value)
+        return layer
 
     def _arrays(self) -> tuple[Array | None, Array | None]:
         return None if self.weight is None else self.weight.data, None if self.bias is None else self.bias.data
@@ -118,6 +137,7 @@ class LayerNorm(_Norm):
     [[-1.0, 1.0]]
     """
 
+    _switches = ("elementwise_affine",)
     _shown = "{self.normalized_shape}, eps={self.eps}"
 
     def __init__(
@@ -179,6 +199,7 @@ class BatchNorm(_Norm):
     _buffers = ("running_mean", "running_var", "num_batches_tracked")
     _since: ClassVar[Mapping[str, int]] = {"num_batches_tracked": 2}
     _ndims: ClassVar[tuple[int, ...]] = ()
+    _switches = ("affine", "track_running_stats")
 
     def __init__(
         self,

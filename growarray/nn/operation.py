@@ -9,6 +9,7 @@ from growarray.backend import Array, kind_of, namespace
 from growarray.errors import ShapeError, shown
 from growarray.nn.indexed import gather, gather_elements, gather_nd, scatter_elements, scatter_nd
 from growarray.nn.module import Pullback
+from growarray.nn.recurrent import recurrent
 from growarray.nn.several import Several, sum_to
 
 __all__ = ["Operation"]
@@ -163,6 +164,7 @@ _SMOOTH: dict[str, Smooth] = {
     "GatherND": gather_nd,
     "Mod": _remainder,
     "Pow": _power,
+    "Recurrent": recurrent,
     "ScatterElements": scatter_elements,
     "ScatterND": scatter_nd,
     "Trilu": _triangle,
@@ -188,6 +190,9 @@ class Operation(Several):
             raise ValueError(f"Operation: name is {shown(name)}, expected one of {', '.join(sorted(_STEPS | _SMOOTH))}")
         self.name = name
         self.options = tuple(options.items())  # a dictionary would be taken for modules by their names
+
+    def _saved(self) -> dict[str, Any]:
+        return {"name": self.name, **dict(self.options)}
 
     def vjp(self, *inputs: Array) -> tuple[Array, Pullback]:
         """The value, and a pullback that gives the gradient of the input, or a tuple with one for each."""

@@ -11,7 +11,7 @@ import numpy as np
 from growarray.backend import Array, asarray, is_array, namespace
 from growarray.errors import ShapeError
 
-__all__ = ["Parameter"]
+__all__ = ["Parameter", "as_parameter"]
 
 _adding = threading.RLock()  # one for all: adding is a matter of memory bandwidth; a signal handler may add, too
 if hasattr(os, "register_at_fork"):
@@ -95,3 +95,13 @@ class Parameter:
 
     def __repr__(self) -> str:
         return f"Parameter(shape={self.shape}, dtype={self.data.dtype})"
+
+
+def as_parameter(value: Array | Parameter) -> Parameter:
+    """The parameter itself, or a new one that holds this array.
+
+    >>> import numpy as np
+    >>> as_parameter(np.ones(2)).shape
+    (2,)
+    """
+    return value if isinstance(value, Parameter) else Parameter(value)

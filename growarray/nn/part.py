@@ -22,7 +22,7 @@ def positions(size: int, start: int, end: int, step: int) -> range:
     >>> list(positions(5, 1, 9, 2)), list(positions(3, -5, -7, -2)), list(range(3))[-5:-7:-2]
     ([1, 3], [0], [])
     """
-    start, end = (place + size if place < 0 else place for place in (start, end))
+    start, end = (i + size if i < 0 else i for i in (start, end))
     if step > 0:
         return range(min(max(start, 0), size), min(max(end, 0), size), step)
     return range(min(max(start, 0), size - 1), min(max(end, -1), size - 1), step)
@@ -73,11 +73,11 @@ class Slice(Moved):
         """The part; the pullback puts its gradient among zeros."""
         xp, shape = namespace(x), tuple(x.shape)
         index, backwards = [slice(None)] * x.ndim, []
-        for axis, places in self.ranges(shape).items():
-            if places.step < 0:  # taken forwards and flipped: not every library has slices that go back
-                places = places[::-1]
+        for axis, taken in self.ranges(shape).items():
+            if taken.step < 0:  # taken forwards and flipped: not every library has slices that go back
+                taken = taken[::-1]
                 backwards.append(axis)
-            index[axis] = slice(places[0], places[-1] + 1, places.step) if len(places) else slice(0, 0)
+            index[axis] = slice(taken[0], taken[-1] + 1, taken.step) if len(taken) else slice(0, 0)
         part = tuple(index)
 
         def flipped(values: Array) -> Array:
@@ -115,16 +115,16 @@ class Gather(Moved):
         asked: tuple[int, ...] = (self.indices,) if isinstance(self.indices, int) else self.indices
         if any(not -shape[axis] <= i < shape[axis] for i in asked):
             raise ShapeError(f"Gather: input has shape {shape}, expected indices {asked} of axis {axis} to lie in it")
-        places = [i + shape[axis] if i < 0 else i for i in asked]
+        found = [i + shape[axis] if i < 0 else i for i in asked]
         if single:
-            y = x[at_axis(x.ndim, axis, places[0])]
+            y = x[at_axis(x.ndim, axis, found[0])]
         else:
-            y = xp.take(x, xp.asarray(places, dtype=xp.int64, device=device_of(x)), axis=axis)
+            y = xp.take(x, xp.asarray(found, dtype=xp.int64, device=device_of(x)), axis=axis)
 
         def pullback(dy: Array) -> Array:
             dx = xp.zeros(shape, dtype=dy.dtype, device=device_of(dy))
-            for i, place in enumerate(places):
-                here = at_axis(x.ndim, axis, place)
+            for i, index in enumerate(found):
+                here = at_axis(x.ndim, axis, index)
                 dx = assign(dx, here, dy if single else dy[at_axis(x.ndim, axis, i)], add=True)
             return dx
 

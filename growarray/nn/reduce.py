@@ -72,7 +72,7 @@ def _product(xp: Any, x: Array, axes: Axes) -> tuple[Array, Callable[[], Array]]
     y = xp.prod(x, axis=axes, keepdims=True)
 
     def slope() -> Array:
-        """The product of all other entries: that of those which are not 0, where no other is 0."""
+        """The product of all other entries: the product of those that are not 0, if no other entry is 0."""
         zero = xp.astype(x == 0.0, x.dtype)
         rest = xp.prod(x + zero, axis=axes, keepdims=True)
         others = _sum(xp, zero, axes) - zero

@@ -56,7 +56,7 @@ class Flatten(_Reshaped):
 
 
 class Reshape(_Reshaped):
-    """The same values in another shape: -1, once, is what is left; 0 copies the axis of the input at that place.
+    """The same values in another shape: -1, once, is what is left; 0 copies the axis of the same number.
 
     ``allow_zero`` takes 0 for an axis without entries instead.
 
@@ -93,7 +93,7 @@ class Reshape(_Reshaped):
 
 
 class Squeeze(_Reshaped):
-    """Takes away axes of size 1: those in ``axes``, or all. Raises ShapeError if one has another size.
+    """Removes axes of size 1: those in ``axes``, or all. Raises ShapeError if one has another size.
 
     >>> import numpy as np
     >>> Squeeze((-1,))(np.ones((2, 1, 1))).shape
@@ -116,7 +116,7 @@ class Squeeze(_Reshaped):
 
 
 class Unsqueeze(_Reshaped):
-    """Puts in axes of size 1, counted in the result. Raises ShapeError if one is not there or is named twice.
+    """Inserts axes of size 1, counted in the result. Raises ShapeError if one is not there or is named twice.
 
     >>> import numpy as np
     >>> Unsqueeze((0, -1))(np.ones(3)).shape

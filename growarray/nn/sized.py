@@ -11,9 +11,10 @@ from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.nn.module import Module, Parameter, Pullback
 from growarray.nn.padding import Pad
+from growarray.nn.several import Several
 from growarray.ops.norm import group_norm
 
-__all__ = ["GroupedNorm", "SamePad", "SamePool", "same_pads"]
+__all__ = ["GroupedNorm", "LiveShape", "SamePad", "SamePool", "same_pads"]
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -49,6 +50,31 @@ class GroupedNorm(Module):
             return xp.reshape(dx, shape)
 
         return xp.reshape(y, shape), pullback
+
+
+class LiveShape(Several):
+    """A layer of shapes, :class:`~growarray.nn.shape.Reshape` or Expand, some sizes of which are those of other inputs.
+
+    sizes : numbers, and pairs of an input, counted after the first, and its axis
+
+    >>> import numpy as np
+    >>> from growarray.nn.shape import Expand
+    >>> LiveShape(Expand, (2, (0, 1)))(np.zeros(1), np.ones((5, 3))).shape
+    (2, 3)
+    """
+
+    def __init__(self, kind: Any, sizes: Sequence[Any]) -> None:
+        self.kind, self.sizes = kind, list(sizes)
+
+    def vjp(self, *inputs: Array) -> tuple[Array, Pullback]:
+        """What the layer gives; the inputs that tell sizes have no gradient."""
+        x, *others = inputs
+        y, back = self.kind([n if isinstance(n, int) else others[n[0]].shape[n[1]] for n in self.sizes]).vjp(x)
+        return y, lambda dy: (back(dy), *(None for _ in others))
+
+    def extra_repr(self) -> str:
+        """The layer and its sizes."""
+        return f"{self.kind.__name__}, {tuple(self.sizes)}"
 
 
 def same_pads(sizes: Sequence[int], reach: Sequence[int], stride: Sequence[int], *, lower: bool) -> Pairs:

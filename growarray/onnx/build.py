@@ -16,11 +16,11 @@ from growarray.nn.cast import RangeError, cast
 from growarray.nn.graph import Node
 from growarray.nn.module import Module, Parameter
 from growarray.onnx.graph import OpNode
+from growarray.onnx.names import LEAVES, layer_name, node_name
 from growarray.onnx.value import Array, Constant, Dim, Dynamic, Known, Shape, Unsupported
 
-__all__ = ["Builder", "broadcast", "layer_name", "node_name", "product"]
+__all__ = ["Builder", "broadcast", "product"]
 
-_LEAVES = ("weight", "bias", "kernel", "gamma", "beta", "scale", "running_mean", "running_var", "value", "alpha")
 _LONGEST_NAME = 200
 _LAYER = 40  # steps of the limits that making one takes as long as
 
@@ -61,7 +61,9 @@ class Builder:
         """Build a node whose inputs are all constants, and note what it gives as constants."""
         mark = len(self.nodes)
         read(self, node)
-        made = {name: value for name in node.outputs if isinstance(value := self.values.get(name), Dynamic)}
+        made = {
+            name: value for name in filter(None, node.outputs) if isinstance(value := self.values.get(name), Dynamic)
+        }
         found: dict[str, Array] = {}
         for name, value in made.items():
             self._compute(value.name, found)
@@ -168,6 +170,24 @@ class Builder:
         if self._budget < 0:
             raise Malformed("constants need more bytes than half of Limits.expanded and twice the files")
 
+    def sized(self, dims: Sequence[Dim]) -> tuple[list[Dynamic], tuple[Any, ...]]:
+        """Values that have the sizes that are names, and each size as a number or as a pair of value and axis."""
+        sources: list[Dynamic] = []
+        sizes: list[Any] = []
+        for n in dims:
+            if isinstance(n, int):
+                sizes.append(n)
+                continue
+            source = next((x for x in self.dynamics.values() if x.shape is not None and n in x.shape), None)
+            if source is None or source.shape is None:
+                raise Malformed(
+                    f"shape {tuple(dims)} depends on the size of the input; export the model with fixed sizes"
+                )
+            if source not in sources:
+                sources.append(source)
+            sizes.append((sources.index(source), source.shape.index(n)))
+        return sources, tuple(sizes)
+
     def fresh(self) -> str:
         """The name of an axis of unknown size."""
         self._counter += 1
@@ -249,6 +269,8 @@ class Builder:
     def give(self, node: OpNode, value: Known, output: int = 0) -> None:
         """Note the result of a node; the module that gives it gives it under the name of the file."""
         name = node.outputs[output]
+        if not name:
+            return
         fresh = isinstance(value, Dynamic) and value.name not in self._shared
         if isinstance(value, Dynamic) and fresh and self.nodes and self.nodes[-1].output == value.name:
             self._append(replace(self.nodes.pop(), output=name))
@@ -273,7 +295,7 @@ class Builder:
             array = value.array
             if array.dtype == object:
                 raise Malformed(f"{quote(value.label)} depends on the size of the input; export fixed sizes")
-            if value.trained and array.dtype.kind == "f":
+            if value.trained and array.dtype.kind == "f" and array.size > 1:
                 held: Any = self.parameter(value, "constant")
             else:
                 held = self.floats(value, "constant") if array.dtype.kind == "f" else array
@@ -293,7 +315,7 @@ class Builder:
         if weight is None:
             return node_name(node)
         name = layer_name(weight.label)
-        if name in _LEAVES:
+        if name in LEAVES:
             self._bare.add(name)
         if name not in ("", weight.label):
             self._titles.add(name)
@@ -327,34 +349,6 @@ class Builder:
             found.append(replace(node, name=name))
             taken.add(base)
         return found
-
-
-def layer_name(label: str) -> str:
-    """The layer that a weight of this name belongs to, ``''`` if the name does not tell.
-
-    >>> layer_name("features.0.weight"), layer_name("onnx::Conv_17")
-    ('features.0', '')
-    """
-    label = label.partition(":")[0] if not label.startswith("onnx::") else ""
-    for mark in "./":
-        layer, _, leaf = label.rpartition(mark)
-        if layer and leaf in _LEAVES:
-            return layer.strip("/").replace("/", ".")
-    computed = label.startswith(("/", "val_"))  # as exporters of torch call what they computed
-    return "" if computed or not label.replace("_", "").replace(".", "").isalnum() else label
-
-
-def node_name(node: OpNode) -> str:
-    """The scope that an exporter writes into the name of a node, or the operator and a number.
-
-    >>> node_name(OpNode(op="Relu", name="/layer1/layer1.0/relu/Relu"))
-    'layer1.0.relu'
-    """
-    parts = [part for part in node.name.split("/") if part]
-    if len(parts) > 1 and parts[-1].startswith(node.op) and parts[-2].rpartition(".")[2].lower() == node.op.lower():
-        parts.pop()
-    kept = [part for part, after in zip(parts, [*parts, ""][1:], strict=True) if not after.startswith(f"{part}.")]
-    return ".".join(kept) or f"{node.op}_{node.index}"
 
 
 def broadcast(builder: Builder, a: Shape, b: Shape) -> Shape:

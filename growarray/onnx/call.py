@@ -63,6 +63,11 @@ class Calls:
             raise Malformed(f"input {quote(name)} {value.reason}")
         return value
 
+    def dynamic(self, name: str) -> Dynamic:
+        """A value of the network; a constant becomes a node of its own."""
+        value = self.value(name)
+        return self.builder.emitted(value) if isinstance(value, Constant) else value
+
     def array(self, name: str) -> Array | None:
         """The values of a constant; None if they depend on the input."""
         value = self.value(name)

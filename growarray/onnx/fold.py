@@ -31,7 +31,7 @@ def fold(builder: Builder, node: OpNode, operation: Callable[[Builder, OpNode], 
         Constant(
             node.outputs[0],
             np.asarray(result),
-            trained=first is not None and first.trained,
+            trained=first is not None and first.trained and first.size > 1,
             derived=node.op != "Constant",
             label=node.outputs[0] if first is None else first.label,
         ),

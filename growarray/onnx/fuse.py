@@ -72,9 +72,11 @@ class _Fuser:
         if bias is None and node.module.constant is not None:
             bias = Parameter(node.module.constant)
         layer: Any = None if inner is None else inner.module
-        if inner is None or bias is None or layer.bias is not None or bias.shape != (layer.out_features,):
+        if inner is None or bias is None or layer.bias is not None or bias.shape[-1:] != (layer.out_features,):
             return None
-        layer.bias = bias
+        if bias.size != layer.out_features or len(bias.shape) > max(self._axes.get(node.inputs[0]) or 0, 1):
+            return None
+        layer.bias = bias if len(bias.shape) == 1 else self._flat(bias)
         self._drop(inner)
         named = node.name if self._titled(node.name) and not self._titled(inner.name) else inner.name
         return replace(inner, name=named, output=node.output)

@@ -91,7 +91,10 @@ class OpNode:
 
 @dataclass
 class Model:
-    """What a network is built from; ``functions`` are pairs of domain and name that the model defines itself."""
+    """What a network is built from.
+
+    functions : pairs of domain and name that the model defines itself    texts : names of initializers that are strings
+    """
 
     opset: dict[str, int] = field(default_factory=dict)
     initializers: dict[str, StoredTensor] = field(default_factory=dict)
@@ -99,12 +102,15 @@ class Model:
     outputs: list[ValueInfo] = field(default_factory=list)
     nodes: list[OpNode] = field(default_factory=list)
     functions: set[tuple[str, str]] = field(default_factory=set)
+    texts: set[str] = field(default_factory=set)
 
 
 def read_model(source: Source, limits: Limits, external: ExternalFiles) -> Model:
     """The graph of a model. Raises Malformed for what :func:`read_onnx` refuses, and for fields of the wrong type."""
-    contents = read_onnx(source, limits, external)
+    texts: set[str] = set()
+    contents = read_onnx(source, limits, external, texts)
     model = _Parser(source, limits, external).model()
+    model.texts = texts
     model.opset, model.initializers = contents.metadata["opset"], contents.flat()
     return model
 

@@ -31,16 +31,19 @@ def looks_like_onnx(data: memoryview) -> bool:
     return (_GRAPH, BYTES) in found
 
 
-def read_onnx(source: Source, limits: Limits, external: ExternalFiles) -> Contents:
-    """The initializers of a model by name. Raises Malformed for sparse and string ones, and for hostile paths."""
-    return _Reader(source, limits, external).model()
+def read_onnx(source: Source, limits: Limits, external: ExternalFiles, texts: set[str] | None = None) -> Contents:
+    """The initializers of a model by name. Raises Malformed for sparse and string ones, and for hostile paths.
+
+    texts : takes the names of string initializers, which are passed over then
+    """
+    return _Reader(source, limits, external, texts).model()
 
 
 class _Reader:
     """Reads the messages of one model."""
 
-    def __init__(self, source: Source, limits: Limits, external: ExternalFiles) -> None:
-        self.source = source
+    def __init__(self, source: Source, limits: Limits, external: ExternalFiles, texts: set[str] | None) -> None:
+        self.source, self.texts = source, texts
         self.limits = limits
         self.external = external
         self.wire = Wire(source.view, limits.steps)
@@ -83,6 +86,8 @@ class _Reader:
                 self._node(part, depth)
             elif part.number == 5:
                 name, tensor = self._initializer(part)
+                if tensor is None:
+                    continue
                 if name in tensors:
                     raise Malformed(f"two initializers are called {quote(name)}")
                 tensors[name] = tensor
@@ -99,10 +104,13 @@ class _Reader:
             raise Malformed(f"tensors need more than {self.limits.memory} bytes and the file's size (Limits.memory)")
         return read_tensor_fields(self.wire, part, self.limits)
 
-    def _initializer(self, part: Field) -> tuple[str, StoredTensor]:
+    def _initializer(self, part: Field) -> tuple[str, StoredTensor | None]:
         fields = self._fields(part)
         if not fields.name:
             raise Malformed(f"byte {part.start}: initializer has no name")
+        if fields.has_strings and self.texts is not None:
+            self.texts.add(fields.name)
+            return fields.name, None
         with at(f"initializer {quote(fields.name)}"):
             tensor = stored_tensor(self.source, fields, self.external)
             self.nbytes += tensor.nbytes

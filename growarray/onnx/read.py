@@ -40,6 +40,7 @@ def from_onnx(
     path: str | os.PathLike[str] | BinaryIO,
     *,
     dtype: Any = None,
+    outputs: Sequence[str] | None = None,
     limits: Limits | None = None,
     follow_links: bool = False,
     mmap: bool = True,
@@ -52,6 +53,8 @@ def from_onnx(
 
     dtype : float type of the parameters, ``'float32'`` or ``'float64'``; None keeps that of the file, and widens half
         precision to float32
+    outputs : names of the values to compute, any in the graph; None computes those of the file. What they do not need
+        is left out: a tail that is not supported, such as one of labels, and inputs
     limits, follow_links, mmap : as in :func:`~growarray.checkpoint.load.load_checkpoint`
 
     Weights, and initializers of more than one entry that are added, subtracted or multiplied, become parameters; an
@@ -81,12 +84,27 @@ def from_onnx(
         source = Source.of(path, name=name, mapped=mmap)
         external = ExternalFiles(source, limits, follow_links=follow_links, mapped=mmap)
         model = read_model(source, limits, external)
+        if outputs is not None:
+            _choose(model, outputs)
         nbytes, kind = source.size + external.nbytes, None if chosen is None else chosen.type
         builder = Builder(_opset(model), limits, nbytes, kind, _build)
         with np.errstate(all="ignore"):
             network = _network(model, builder)
     network.eval()
     return network
+
+
+def _choose(model: Model, outputs: Sequence[str]) -> None:
+    """Make these values the outputs, and keep the inputs that they need."""
+    names = [outputs] if isinstance(outputs, str) else list(outputs)
+    given = {name for node in model.nodes for name in node.outputs if name}
+    for name in names:
+        if name not in given | set(model.initializers) | {info.name for info in model.inputs}:
+            known = ", ".join(quote(info.name) for info in model.outputs)
+            raise Malformed(f"outputs has {quote(str(name))}, which no node gives; the file's outputs are {known}")
+    model.outputs = [ValueInfo(name) for name in names]
+    needed = {name for node in _needed(model) for name in node.inputs} | set(names)
+    model.inputs = [info for info in model.inputs if info.name in needed]
 
 
 def _opset(model: Model) -> int:
@@ -105,7 +123,9 @@ def _network(model: Model, builder: Builder) -> Graph:
     for name, stored in model.initializers.items():
         trained = not name.startswith("/")  # such a name is that of a value that an exporter computed
         builder.define(name, Constant(name, stored, trained=trained))
-    inputs = [info for info in model.inputs if info.name not in model.initializers]
+    for name in model.texts:
+        builder.define(name, Unsupported("holds strings, which are not read"))
+    inputs = [info for info in model.inputs if info.name not in builder.values]
     for info in inputs:
         with at(f"input {quote(info.name)}"):
             builder.define(info.name, _input(builder, info))
@@ -169,7 +189,7 @@ def _refuse(node: OpNode, model: Model) -> None:
         raise Malformed("is a function that the model defines itself, which is not supported")
     if node.key not in OPERATORS:
         raise Malformed(f"is not supported; supported: {', '.join(sorted(OPERATORS))}")
-    if not node.outputs or not node.outputs[0]:
+    if not any(node.outputs):
         raise Malformed("has no output")
 
 
@@ -204,7 +224,7 @@ def _fixed(row: Operator, given: Sequence[Constant | Dynamic]) -> bool:
     for value in given:
         if not isinstance(value, Constant) or value.array.dtype == object:
             return False
-        if value.trained and letter(value.kind) == "f" and not row.moves:
+        if value.trained and value.size > 1 and letter(value.kind) == "f" and not row.moves:
             return False
         total += value.size
     return bool(given) and (total <= _SMALL or row.kinds != "f")

@@ -72,7 +72,7 @@ def relu(x: Array, *, at_zero: float = 0.0) -> tuple[Array, Vjp]:
 
 
 def leaky_relu(x: Array, slope: float = 0.01) -> tuple[Array, Vjp]:
-    """``y = x`` where x > 0, else ``slope * x``; any shape. Keeps the sign mask.
+    """``y = x`` if x > 0, else ``slope * x``; any shape. Keeps the sign mask.
 
     >>> import numpy as np
     >>> leaky_relu(np.array([-1.0, 2.0]), 0.5)[0].tolist()
@@ -85,7 +85,7 @@ def leaky_relu(x: Array, slope: float = 0.01) -> tuple[Array, Vjp]:
 
 
 def elu(x: Array, alpha: float = 1.0) -> tuple[Array, Vjp]:
-    """``y = x`` where x > 0, else ``alpha * (exp(x) - 1)``; any shape. Keeps the derivative.
+    """``y = x`` if x > 0, else ``alpha * (exp(x) - 1)``; any shape. Keeps the derivative.
 
     >>> import numpy as np
     >>> elu(np.array([-1000.0, 0.0, 2.0]), 0.7)[0].tolist()

@@ -110,7 +110,7 @@ def cross_entropy(
             "cross_entropy: every target is ignored, so there is no mean; use reduction='sum' for such a batch"
         )
     log_p, _ = log_softmax(logits, axis=1)
-    # a class that does not count adds 0 even where its log probability is -inf
+    # a class that does not count adds 0 even if its log probability is -inf
     losses = -xp.sum(q * xp.where(q == 0.0, xp.zeros_like(q), log_p), axis=1)
 
     def vjp(dloss: Any = 1.0) -> Array:

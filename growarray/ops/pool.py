@@ -56,8 +56,8 @@ class PoolAxis:
 
         With ``ceil_mode`` a last window may leave the padded input, if it starts in the input or the left padding.
         """
-        room = size + self.padding + self.behind - self.reach
-        out = (room + (self.stride - 1 if ceil_mode else 0)) // self.stride + 1
+        spare = size + self.padding + self.behind - self.reach
+        out = (spare + (self.stride - 1 if ceil_mode else 0)) // self.stride + 1
         return out - 1 if ceil_mode and (out - 1) * self.stride >= size + self.padding else out
 
     def taps(self, size: int, out: int) -> list[tuple[slice, slice]]:
@@ -287,7 +287,7 @@ def avg_pool(
 
     x : (n, c, *), real floats    options : one number, or one for each spatial axis; stride is kernel_size by default;
         padding may be a pair (before, after) for an axis
-    Returns y (n, c, *windows) and a pullback. As in torch the sum is divided by ``divisor_override`` where that is
+    Returns y (n, c, *windows) and a pullback. As in torch the sum is divided by ``divisor_override`` if that is
     given, else by the positions of the window: in the padded input, or without ``count_include_pad`` in the input.
 
     Raises ShapeError if ``x`` has no spatial axis, an empty one, or one on which no window fits; TypeError if
@@ -365,7 +365,7 @@ def adaptive_avg_pool(x: Array, output_size: int | Sequence[int | None] | None) 
 
     x : (n, c, *), real floats    output_size : one number, or one for each spatial axis; None keeps the axis
     Returns y (n, c, *output_size) and a pullback. As in torch window i of o over L positions is floor(i L / o) to
-    ceil((i + 1) L / o), so windows overlap where o does not divide L, and repeat positions where o > L.
+    ceil((i + 1) L / o), so windows overlap if o does not divide L, and repeat positions if o > L.
 
     Raises ShapeError if ``x`` has no spatial axis or an empty one; TypeError if ``x`` does not hold real floats
     or a size is not a whole number; ValueError if a size is below 1, or their number is not that of spatial axes.

@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 
 import growarray
-from growarray.checkpoint.grown import Grown, load
+from growarray.checkpoint.grown import Grown, load_folder
 from growarray.cli.grow.folder import MODEL, new_folder
 from growarray.cli.grow.options import options_from
 from growarray.cli.grow.run import Run
@@ -100,7 +100,7 @@ def test_it_predicts_what_the_run_tested_in_python_and_in_onnx(options: dict[str
 def test_every_activation_of_the_command_is_written(name: str, tmp_path: Path) -> None:
     data = {"x": X, "y": KIND}
     run = grown(tmp_path, data, activation=name, epochs=1)
-    found = load(tmp_path / "run")
+    found = load_folder(tmp_path / "run")
     session = onnxruntime.InferenceSession(tmp_path / "run" / MODEL)
     (result,) = session.run(None, {"features": X.astype(np.float32)})
     np.testing.assert_allclose(result, found.predict_proba(X), rtol=1e-5, atol=1e-6)
@@ -116,7 +116,7 @@ def test_classes_that_are_numbers_are_given_as_numbers() -> None:
 
 def test_it_is_a_frozen_value_in_evaluation_mode(tmp_path: Path) -> None:
     grown(tmp_path, epochs=1)
-    found = load(tmp_path / "run")
+    found = load_folder(tmp_path / "run")
     assert not any(module.training for module in found.network.modules())
     with pytest.raises(FrozenInstanceError):
         found.task = "regression"  # type: ignore[misc]
@@ -146,11 +146,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_features_that_are_none_are_refused(folder: Path, x: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"Grown.predict: .*{message}"):
-        load(folder).predict(x)
+        load_folder(folder).predict(x)
 
 
 def test_no_samples_and_further_axes(folder: Path) -> None:
-    found = load(folder)
+    found = load_folder(folder)
     assert found.predict(np.ones((0, 3))).shape == (0,)
     assert found.predict_proba(np.ones((0, 3))).shape == (0, 2)
     np.testing.assert_array_equal(found.predict(X.reshape(-1, 3, 1)), found.predict(X.tolist()))
@@ -173,12 +173,12 @@ def test_a_service_needs_none_of_the_command_s_libraries(folder: Path) -> None:
 
 
 def test_weights_of_npz_are_read_too(folder: Path, tmp_path: Path) -> None:
-    expected = load(folder).predict_proba(X)
+    expected = load_folder(folder).predict_proba(X)
     shutil.copytree(folder, tmp_path / "run")
     weights = growarray.load_checkpoint(folder / "weights.safetensors", mmap=False)
     growarray.checkpoint.save_npz(weights, tmp_path / "run" / "weights.npz")
     (tmp_path / "run" / "weights.safetensors").unlink()
-    np.testing.assert_array_equal(load(tmp_path / "run").predict_proba(X), expected)
+    np.testing.assert_array_equal(load_folder(tmp_path / "run").predict_proba(X), expected)
 
 
 # What is not a finished run.
@@ -186,11 +186,11 @@ def test_weights_of_npz_are_read_too(folder: Path, tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_no_run_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"found no history.json; growarray grow --output .* makes one"):
-        load(tmp_path)
+        load_folder(tmp_path)
     run = Run(options_from({"epochs": 2}), folder=tmp_path)
     run.train(until=1)
     with pytest.raises(CheckpointError, match=r"found a run that is not finished; .* --resume finishes it"):
-        load(tmp_path)
+        load_folder(tmp_path)
 
 
 def edited(folder: Path, **changes: Any) -> None:
@@ -212,7 +212,7 @@ def pickled(path: Path) -> None:
 
 DAMAGE: dict[str, tuple[Any, str]] = {
     "no_json": (lambda f: (f / "history.json").write_text("{"), "not JSON"),
-    "no_final": (lambda f: History(load(f).history.steps).save(f / "history.json"), "has no dict 'options'"),
+    "no_final": (lambda f: History(load_folder(f).history.steps).save(f / "history.json"), "has no dict 'options'"),
     "widths": (lambda f: edited(f, widths=[10**12]), "are not those of the weights"),
     "no_widths": (lambda f: edited(f, widths=[]), "are not those of a network"),
     "text_widths": (lambda f: edited(f, widths=["a"]), "has the widths"),
@@ -235,14 +235,14 @@ def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path, damage: Any, 
     shutil.copytree(folder, tmp_path / "run")
     damage(tmp_path / "run")
     with pytest.raises(CheckpointError, match="expected ") as caught:
-        load(tmp_path / "run")
+        load_folder(tmp_path / "run")
     assert message in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / "run"))
     assert "\n" not in str(caught.value)
 
 
 def test_it_can_be_put_together_by_hand(folder: Path, tmp_path: Path) -> None:
-    found = load(folder)
+    found = load_folder(folder)
     bare = replace(found, scaling=None)
     scaling = found.scaling
     assert scaling is not None

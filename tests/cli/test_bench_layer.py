@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from growarray.cli.bench.layer import FORMATS, layer_from, ranks_for, read_layer
+from growarray.cli.bench.equation import read_options
+from growarray.cli.bench.layer import FORMATS, LAYER, layer_from, ranks_for
 from tests.contraction.reference import direct
 
 SMALL = {"in": 4, "out": 3, "kernel": 3, "size": 7, "batch": 2}
@@ -81,17 +82,17 @@ def test_files(tmp_path):
     values = {"format": "tt", "in": 4, "out": 3, "kernel": [3, 3], "size": 6, "rank": 0.5}
     (tmp_path / "layer.json").write_text(json.dumps(values))
     (tmp_path / "layer.toml").write_text('format = "tt"\nin = 4\nout = 3\nkernel = [3, 3]\nsize = 6\nrank = 0.5\n')
-    assert read_layer(tmp_path / "layer.json") == read_layer(tmp_path / "layer.toml") == values
+    assert [read_options(tmp_path / f"layer.{kind}", tuple(LAYER)) for kind in ("json", "toml")] == [values] * 2
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "cannot be read as a layer"),
-        ("[1]", "expected an object with keys such as format, in and out, found list"),
+        ("[1]", "expected an object with keys such as format, in and out, or equation and shapes, found list"),
         ('{"ranks": 3}', r"unknown key\(s\) ranks; known are format, in, out"),
         (b"\xff\xfe", "cannot be read as a layer"),
-        (None, r"cannot be read as a layer \(No such file or directory\)"),
+        (None, r"cannot be read as a layer or an equation \(No such file or directory\)"),
     ],
     ids=["not JSON", "a list", "unknown key", "not text", "missing"],
 )
@@ -100,7 +101,7 @@ def test_files_that_are_refused(tmp_path, text, message):
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=message):
-        read_layer(path)
+        read_options(path, tuple(LAYER))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import growarray
 from growarray.cli.application import app
-from growarray.cli.bench.candidates import candidates_for, pattern_path, window_charge
+from growarray.cli.bench.candidates import candidates_for, pattern_path, window_path
 from growarray.cli.bench.layer import FORMATS, layer_from
 from growarray.cli.bench.picture import draw_paths, drawn_paths, pareto_front
 from growarray.cli.bench.report import measure_layer
@@ -72,9 +72,9 @@ def test_opt_einsum_charges_patterns_and_windows_more_than_the_order_costs():
     layer = layer_from({})
     path, charged = pattern_path(layer)
     assert charged > layer.plan(path).flops
-    assert window_charge(layer, layer.plan("factorized").path) > 2 * layer.plan("factorized").flops
+    assert window_path(layer, layer.plan("factorized").path)[1] > 2 * layer.plan("factorized").flops
     reconstructed = layer.plan("reconstructed")
-    assert window_charge(layer, reconstructed.path) == reconstructed.flops  # no step runs before the windows
+    assert window_path(layer, reconstructed.path)[1] == reconstructed.flops  # no step runs before the windows
 
 
 # The command.
@@ -154,7 +154,7 @@ def test_a_dense_layer_has_one_path_and_no_rank_correlation(paths):
         (("--seed", "-1"), "--seed: expected at least 0, found -1"),
         (("--device", "tpu"), "unknown device 'tpu'"),
         (("--json", "--csv"), "--json, --csv: pass only one"),
-        (("missing.toml",), "missing.toml: cannot be read as a layer (No such file or directory)"),
+        (("missing.toml",), "missing.toml: cannot be read as a layer or an equation (No such file or directory)"),
         (("--output", "/dev/null/x"), "--output /dev/null/x: expected a folder, or a name that one can be made under"),
     ],
 )

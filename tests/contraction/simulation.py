@@ -11,8 +11,8 @@ import numpy as np
 
 from growarray.contraction.cost import Costs
 from growarray.contraction.machine import CPU
-from growarray.contraction.path import Tree
 from growarray.contraction.problem import Problem
+from growarray.contraction.tree import Tree
 
 __all__ = ["Counted", "alive_at_most", "all_trees", "carried_out", "costs_of", "least_alive"]
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from growarray.contraction import Plan, plan
 from growarray.contraction.equation import parse
 from growarray.contraction.geometry import PADDING_MODES
-from growarray.contraction.path import PRESETS, linear_path, random_tree
+from growarray.contraction.path import PRESETS
 from growarray.contraction.problem import Problem
+from growarray.contraction.tree import linear_path, random_tree
 from growarray.testing import assert_close, check_vjp
 from tests.contraction.reference import Layer, cp, direct, random_arrays, reconstructed, tensor_train, tucker
 

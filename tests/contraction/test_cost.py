@@ -14,8 +14,10 @@ from growarray.contraction import plan
 from growarray.contraction.cost import Costs
 from growarray.contraction.equation import parse
 from growarray.contraction.machine import CPU
-from growarray.contraction.path import random_tree, search
+from growarray.contraction.objective import objective_named
 from growarray.contraction.problem import Problem
+from growarray.contraction.search import search
+from growarray.contraction.tree import random_tree
 from tests.contraction.reference import cp, direct, random_arrays, reconstructed, tensor_train, tucker
 from tests.contraction.simulation import carried_out, costs_of
 
@@ -148,8 +150,7 @@ def test_predicted_time_is_finite_positive_and_grows_with_every_size(equation, s
         taps = {m: shapes[1][parsed.terms[1].index(m)] for m in parsed.convolved}
         second = [taps.get(m, sizes[m]) for m in parsed.terms[1]]
         problem = Problem(parsed, [[sizes[m] for m in parsed.terms[0]], second], **options)
-        step = Costs(problem, CPU, training=training, block=1).step(1, 2)
-        return step.total("time")  # type: ignore[union-attr]
+        return Costs(problem, CPU, training=training, block=1).value(objective_named("time"), 1, 2)  # type: ignore
 
     size = {
         m: n
@@ -168,7 +169,7 @@ def test_a_slower_machine_takes_longer_and_more_cores_are_faster(equation, shape
     problem = Problem(parse(equation), shapes, **options)
 
     def seconds(machine: Any) -> float:
-        return Costs(problem, machine, training=True, block=1).step(1, 2).total("time")  # type: ignore
+        return Costs(problem, machine, training=True, block=1).value(objective_named("time"), 1, 2)  # type: ignore
 
     slow = {k: 2 * v for k, v in asdict(CPU).items() if isinstance(v, float) and v < 1}  # everything in seconds
     assert seconds(replace(CPU, rate=CPU.rate / 2, **slow)) == pytest.approx(2 * seconds(CPU), rel=0.02)
@@ -190,7 +191,8 @@ def test_the_objectives_differ():
     layer = cp(8, (64, 64), (56, 56), (3, 3), 28, weights=False)
     problem = Problem(parse(layer.equation), layer.shapes, padding=1)
     costs = costs_of(problem, block=1)
-    trees = {name: search(problem, costs, name) for name in ("time", "flops", "memory")}
+    trees = {name: search(costs, objective_named(name)) for name in ("time", "flops", "memory")}
     totals = {name: sum(costs.step(*p).flops for p in tree) for name, tree in trees.items()}
     assert totals["flops"] < totals["memory"]
-    assert costs.step(*trees["flops"][0]).total("memory") == costs.step(*trees["flops"][0]).elements
+    first = trees["flops"][0]
+    assert costs.value(objective_named("memory"), *first) == costs.step(*first).elements

@@ -10,7 +10,7 @@ from opt_einsum import BranchBound, DynamicProgramming, RandomGreedy
 
 from growarray.backend import to_numpy
 from growarray.contraction import contract, plan
-from growarray.contraction.path import MINIMIZE
+from growarray.contraction.objective import MINIMIZE
 from growarray.testing import assert_close, check_vjp
 from tests.contraction.equations import EQUATIONS, Plain, arrays_for, each_equation, expected
 

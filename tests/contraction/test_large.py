@@ -10,8 +10,11 @@ from growarray.contraction import plan
 from growarray.contraction.cost import Costs
 from growarray.contraction.equation import parse
 from growarray.contraction.machine import CPU
-from growarray.contraction.path import EXACT, PRESETS, random_tree, search
+from growarray.contraction.objective import objective_named
+from growarray.contraction.path import PRESETS
 from growarray.contraction.problem import Problem
+from growarray.contraction.search import EXACT, search
+from growarray.contraction.tree import random_tree
 
 # n batch · c, o channels · u to z positions · r rank: a convolution over six axes in CP format
 CP_6D = "n c u v w x y z, r, o r, c r, u r, v r, w r, x r, y r, z r -> n o u v w x y z | u, v, w, x, y, z"
@@ -34,7 +37,7 @@ def test_no_preset_is_better_than_the_search_above_its_exact_range(minimize):
 def test_the_greedy_search_finds_a_way_round_modes_that_cross():
     problem = Problem(parse(CROSSED), CROSSED_SHAPES, padding=1)
     costs = Costs(problem, CPU, training=False, block=1)
-    tree = search(problem, costs, "time")
+    tree = search(costs, objective_named("time"))
     assert len(tree) == len(CROSSED_SHAPES) - 1
     assert all(problem.pair(*step) is not None for step in tree)
 

@@ -62,10 +62,12 @@ def test_a_convolution_mode_has_its_reduced_size_from_where_the_two_meet(operand
 )
 def test_operations_of_each_step_of_a_factorized_convolution(left, right, flops):
     problem = cp_problem()
-    first, second = problem.pair(left, right), problem.pair(right, left)
+    first, second = problem.operations(left, right), problem.operations(right, left)
     assert first is not None
     assert second is not None
     assert first.flops == second.flops == flops
+    assert first.elements == math.prod(problem.shape(left | right))
+    assert first.operands == math.prod(problem.shape(left)) + math.prod(problem.shape(right))
 
 
 def test_a_product_knows_its_modes_and_axes():

@@ -16,6 +16,7 @@ from growarray.distributed import GrowthStatistics, statistics_of
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing import FISHER, TINY, Conv2dGrowingModule, RestrictedConv2dGrowingModule
 from growarray.networks import GrowingMLP, GrowingResidualMLP, GrowthSettings, task_named
+from growarray.networks.graph import GrowingDAG
 from growarray.networks.planner import Planner
 from growarray.nn import SELU, Conv2d, Flatten, ReLU, Sequential
 from growarray.ops import mse
@@ -51,7 +52,7 @@ def test_parts_add_up_to_the_whole():
 
 
 @pytest.mark.parametrize("rule", [TINY, FISHER], ids=["tiny", "fisher"])
-@pytest.mark.parametrize("kind", ["mlp", "residual", "conv"])
+@pytest.mark.parametrize("kind", ["mlp", "residual", "conv", "graph"])
 def test_a_growth_is_planned_as_from_the_data_themselves(kind, rule):
     rng = np.random.default_rng(0)
     options = {"rng": rng, "dtype": np.float64}
@@ -60,6 +61,9 @@ def test_a_growth_is_planned_as_from_the_data_themselves(kind, rule):
         network = mlp()
     elif kind == "residual":
         network = GrowingResidualMLP(4, 2, num_features=5, hidden_features=3, **options).eval()
+    elif kind == "graph":
+        network = GrowingDAG(4, 2, sampled=0, **options)
+        network.add_node_with_two_edges("start@", "1@", "end@", {"size": 3})
     else:
         x = RNG.standard_normal((90, 1, 3, 3))
         first = Conv2dGrowingModule(1, 2, 3, padding=1, post_layer_function=SELU(), **options)
@@ -192,3 +196,8 @@ def test_a_shard_that_does_not_fit_is_refused(shard, error, message):
 def test_what_is_no_state_is_refused(state):
     with pytest.raises(GrowthError, match="expected what state_dict"):
         GrowthStatistics.from_state_dict(state)
+
+
+def test_a_graph_that_draws_candidates_is_refused():
+    with pytest.raises(GrowthError, match="draws other candidates from every shard; make it with sampled=0"):
+        statistics_of(GrowingDAG(4, 2), (X, TARGET), mse)

@@ -31,14 +31,14 @@ def dropped(name: str, seed: int = 5, rank: Any = 4, **options: Any) -> Factoriz
 
 
 def masks_of(held: FactorizedTensor, seed: int, p: float = 0.5) -> list[Any]:
-    return TensorDropout(p, min_dim=1, rng=rng(seed)).draw(held.rank_sizes(), True)
+    return TensorDropout(p, min_dim=1, rng=rng(seed)).draw(held.format.sizes_of(held.shape, held.rank), True)
 
 
 def cut(held: FactorizedTensor, masks: list[Any]) -> Any:
     """The tensor whose dropped components are cut out, as the original does, with the original's factor."""
     arrays = [np.asarray(a) for a in held.arrays()]
     scale = 1.0
-    for mask, places in zip(masks, held.rank_axes(held.order), strict=True):
+    for mask, places in zip(masks, held.format.rank_axes(held.order), strict=True):
         kept = np.flatnonzero(mask)
         scale *= float(mask[kept[0]])
         for part, axis in places:
@@ -62,7 +62,7 @@ def test_gradients_flow_through_the_kept_components_only(name: str) -> None:
     value, pullback = held.tensor_vjp()
     pullback(np.ones_like(value))
     parts = held.all_factors()
-    for mask, places in zip(masks, held.rank_axes(held.order), strict=True):
+    for mask, places in zip(masks, held.format.rank_axes(held.order), strict=True):
         for part, axis in places:
             gradient = np.moveaxis(parts[part].grad, axis, 0)  # type: ignore[arg-type]
             assert not gradient[mask == 0].any()
@@ -112,7 +112,7 @@ def test_drop_test_drops_in_evaluation_without_scaling() -> None:
 
 def test_small_ranks_are_left_alone_and_not_scaled() -> None:
     held = tensor_dropout(tensor("TT", SHAPE, (1, 3, 12, 3, 1)), 0.9, min_dim=3, rng=rng(0))
-    drawn = TensorDropout(0.9, min_dim=3, rng=rng(0)).draw(held.rank_sizes(), True)
+    drawn = TensorDropout(0.9, min_dim=3, rng=rng(0)).draw(held.format.sizes_of(held.shape, held.rank), True)
     assert [m is None for m in drawn] == [True, False, True]
     alone = tensor_dropout(tensor("CP", SHAPE, 3), 0.9)
     assert_close(alone.tensor_vjp()[0], alone.to_tensor(), rtol=0)

@@ -13,7 +13,7 @@ from growarray.factorized import FactorizedTensor, formats
 from growarray.factorized.tensor import kinds
 
 ROOT = Path(growarray.__file__).parent
-NAMES = {name.lower() for kind in kinds() for name in (kind.name, *kind.aliases)}
+NAMES = {name.lower() for kind in kinds() for name in (kind.name, *kind.format.aliases)}
 CLASSES = {kind.__name__ for kind in kinds()}
 FILES = [p for p in sorted(ROOT.rglob("*.py")) if ROOT / "factorized" / "formats" not in p.parents]
 
@@ -53,15 +53,15 @@ def test_such_a_decision_is_found(code: str) -> None:
 @pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.name)
 def test_a_format_is_found_by_each_of_its_names(kind: type[FactorizedTensor]) -> None:
     assert kind.name in formats()
-    for name in (kind.name, *kind.aliases):
+    for name in (kind.name, *kind.format.aliases):
         assert FactorizedTensor.kind(name) is FactorizedTensor.kind(name.upper()) is kind
 
 
-@pytest.mark.parametrize("kind", [k for k in kinds() if k.takes_integers], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [k for k in kinds() if k.format.takes_integers], ids=lambda kind: kind.name)
 def test_ranks_and_sizes_are_two_forms_of_one_thing(kind: type[FactorizedTensor]) -> None:
     shape = (8, 6, 3, 3)
-    rank = kind.validate_rank(shape, 0.5)
-    assert kind.rank_of(kind.sizes_of(shape, rank)) == rank
-    assert len(kind.sizes_of(shape, rank)) == len(kind.rank_axes(4))
-    assert len(kind.factor_shapes(shape, rank)) == len(kind.terms(["o", "c", "y", "x"]))
-    assert kind.usable_rank(shape, kind.usable_rank(shape, rank)) == kind.usable_rank(shape, rank)
+    rank = kind.format.validate_rank(shape, 0.5)
+    assert kind.format.rank_of(kind.format.sizes_of(shape, rank)) == rank
+    assert len(kind.format.sizes_of(shape, rank)) == len(kind.format.rank_axes(4))
+    assert len(kind.format.factor_shapes(shape, rank)) == len(kind.format.terms(["o", "c", "y", "x"]))
+    assert kind.format.usable_rank(shape, kind.format.usable_rank(shape, rank)) == kind.format.usable_rank(shape, rank)

@@ -34,7 +34,7 @@ def weighted(name: str, lasso: TensorLasso, seed: int = 1, rank: int = 3) -> Fac
 def by_hand(held: FactorizedTensor) -> Any:
     """The value, with the weights multiplied in at the last place where their rank stands, not the first."""
     arrays = [np.array(p.data) for p in held.all_factors()]
-    for weight, places in zip(held.lasso_weights, held.rank_axes(held.order), strict=True):
+    for weight, places in zip(held.lasso_weights, held.format.rank_axes(held.order), strict=True):
         part, axis = places[-1]
         arrays[part] = np.moveaxis(np.moveaxis(arrays[part], axis, -1) * weight.data, -1, axis)
     return type(held).of(arrays).to_tensor()
@@ -142,7 +142,7 @@ def test_prune_removes_zero_components_and_keeps_value_and_state(name: str) -> N
     assert_close(held.to_tensor(), value, rtol=1e-12)
     ranks = [w.size for w in held.lasso_weights]
     assert ranks == [2, *[3] * (COUNT[name] - 2), *([2] if COUNT[name] > 1 else [])]
-    assert held.rank_sizes() == tuple(ranks)
+    assert held.format.sizes_of(held.shape, held.rank) == tuple(ranks)
     for parameter in held.parameters():
         assert parameter.grad.shape == parameter.shape  # type: ignore[union-attr]
         assert_close(parameter.slots["momentum"], parameter.data * 2, rtol=0)

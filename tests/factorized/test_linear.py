@@ -139,7 +139,7 @@ def test_from_linear_of_a_factorized_weight_is_exact(name: str) -> None:
     known = made(name, ((2, 3, 2), (2, 2, 2)))
     source = nn.Linear.of(known.matrix(), rng(5).standard_normal(8))
     # a ring of the rank need not be found, one that holds any tensor is
-    rank = known.weight.largest_rank(known.weight.shape) if name == "TR" else known.rank
+    rank = known.weight.format.largest_rank(known.weight.shape) if name == "TR" else known.rank
     small = FactorizedLinear.from_linear(
         source, rank=rank, factorization=name, in_tensorized_features=(2, 3, 2), out_tensorized_features=(2, 2, 2)
     )

@@ -44,7 +44,7 @@ def linear() -> nn.Linear:
     [
         lambda n, f: FactorizedTensor.new((4, 4, 3, 3), 2, n, fixed_rank_modes=f),
         lambda n, f: FactorizedTensor.from_tensor(KERNEL, 2, n, fixed_rank_modes=f),
-        lambda n, f: FactorizedTensor.kind(n).validate_rank((4, 4, 3, 3), 2, f),
+        lambda n, f: FactorizedTensor.kind(n).format.validate_rank((4, 4, 3, 3), 2, f),
         lambda n, f: FactorizedConv(4, 4, (3, 3), factorization=n, rank=2, fixed_rank_modes=f),
         lambda n, f: FactorizedConv.from_conv(dense(), 2, factorization=n, fixed_rank_modes=f),
     ],

@@ -315,7 +315,7 @@ def tensor_ranks(case: Case) -> None:
         assert found == (validated, count), (name, inner, out, kernel, rank, bias, layers)
     for entry in case["out.normal_init"]:
         tensor = FactorizedTensor.new(entry["shape"], given(entry["rank"]), entry["factorization"])
-        drawn = [std for std in tensor.factor_std(entry["std"]) if std is not None]
+        drawn = [std for std in tensor.format.factor_std(tensor.order, tensor.rank, entry["std"]) if std is not None]
         assert len(drawn) == entry["draws"]
         np.testing.assert_allclose(sorted(set(drawn)), entry["std_factors"], rtol=1e-12)
         if entry["cp_weights"] is not None:

@@ -27,6 +27,32 @@ def ones_after(x: np.ndarray) -> np.ndarray:
     return np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
 
 
+# Names of the original.
+
+
+def test_the_gradient_of_the_last_batch_can_be_forgotten() -> None:
+    module = layer(4, 3)
+    module.store_input = module.store_pre_activity = True
+    _, pullback = module.vjp(X)
+    pullback(2.0 * np.ones((30, 3)))
+    np.testing.assert_array_equal(module.pre_activity_grad, np.full((30, 3), 2.0))
+    module.clear_pre_activity_grad()
+    assert module.pre_activity_grad is None
+    np.testing.assert_array_equal(module.input, X)
+    np.testing.assert_array_equal(module.pre_activity, X @ module.weight.data.T + module.layer.bias.data)
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["unbiased", "biased"])
+def test_a_layer_is_scaled_in_place(bias: bool) -> None:
+    inner = layer(4, 3, bias).layer
+    before = {name: np.array(value) for name, value in inner.state_dict().items()}
+    assert LinearGrowingModule.scale_layer(inner, -1.5) is inner
+    after = inner.state_dict()
+    assert after.keys() == before.keys() == ({"weight", "bias"} if bias else {"weight"})
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], -1.5 * value)
+
+
 # Value and way back.
 
 

@@ -198,7 +198,7 @@ def test_a_chain_of_merges_is_refused_by_name() -> None:
     outer = LinearMergeGrowingModule(
         Tanh(), [inner, layer(3, 3)], [layer(3, 2)], allow_growing=True, in_features=3, name="outer"
     )
-    message = r"outer: growth through a chain of merges \(inner\) is not supported; supported: linear growing layers"
+    message = r"outer: growth through a chain of merges \(inner\) is not supported; supported: growing layers"
     for attempt in (outer.init_computation, outer.compute_optimal_updates, outer.apply_change):
         with pytest.raises(NotImplementedError, match=message):
             attempt()

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from growarray.backend import to_numpy
-from growarray.growing import Conv2dGrowingModule, LinearGrowingModule, LinearMergeGrowingModule
+from growarray.growing import Conv2dGrowingModule, LinearGrowingModule, LinearMergeGrowingModule, TensorStatistic
 from growarray.networks.build import build_network, hidden_activation, number_of_places
+from growarray.networks.graph import GrowingDAG
 from growarray.networks.network import GrowingNetwork
 from growarray.nn import SELU
 from tests.conftest import LIBRARIES
@@ -46,6 +47,10 @@ class Branches(GrowingNetwork):
 def network_of(kind, rng):
     if kind == "branches":
         return Branches(rng)
+    if kind == "graph":
+        dag = GrowingDAG(4, 2, sampled=0, dtype=np.float64, rng=rng)
+        dag.add_node_with_two_edges("start@", "1@", "end@", {"size": 3})
+        return dag
     widths = [3] * number_of_places(kind, 2)
     options = {"function": hidden_activation("selu"), "dtype": "float64", "device": "cpu", "rng": rng}
     return build_network(kind, 4, 2, widths, **options).eval()
@@ -61,8 +66,9 @@ def collected(network, x, target, weights=None, *, xp):
     difference = y - target
     pullback(difference if weights is None else difference * weights[:, None])
     network.update_computation()
-    modules = [module for module in network.modules() if hasattr(module, "statistics")]
-    sums = {s.name: to_numpy(s() * s.samples) for module in modules for s in module.statistics.all if s.samples}
+    held = [s for m in network.modules() if hasattr(m, "statistics") for s in vars(m.statistics).values()]
+    held = [s for s in held if isinstance(s, TensorStatistic) and s.samples]
+    sums = {s.name: to_numpy(s() * s.samples) for s in held}
     sums |= {name: np.array(to_numpy(p.grad)) for name, p in network.named_parameters() if p.grad is not None}
     network.reset_computation()
     network.zero_grad()
@@ -70,7 +76,7 @@ def collected(network, x, target, weights=None, *, xp):
 
 
 @pytest.mark.parametrize("library", ["numpy", "array_api_strict"])
-@pytest.mark.parametrize("kind", ["mlp", "residual", "branches"])
+@pytest.mark.parametrize("kind", ["mlp", "residual", "branches", "graph"])
 def test_statistics_of_weighted_samples_are_those_of_repeated_ones(kind, library):
     xp, rng = LIBRARIES[library], np.random.default_rng(0)
     network = xp.adopt(network_of(kind, rng))
@@ -79,7 +85,10 @@ def test_statistics_of_weighted_samples_are_those_of_repeated_ones(kind, library
     repeated = collected(network, np.repeat(x, times, 0), np.repeat(target, times, 0), xp=xp)
     weighted = collected(network, x, target, WEIGHTS, xp=xp)
     assert repeated.keys() == weighted.keys()
-    assert len([name for name in repeated if "(" in name]) >= {"mlp": 9, "residual": 18, "branches": 8}[kind]
+    assert (
+        len(repeated.keys() - dict(network.named_parameters()).keys())
+        >= {"mlp": 9, "residual": 18, "branches": 8, "graph": 3}[kind]
+    )
     for name, expected in repeated.items():
         np.testing.assert_allclose(weighted[name], expected, rtol=1e-12, atol=1e-12, err_msg=name)
 

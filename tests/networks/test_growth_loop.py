@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from growarray.growing import FISHER, GRADMAX, TINY
-from growarray.networks import GrowingMLP, GrowthSettings, planner, task_named
+from growarray.networks import GrowingMLP, GrowthSettings, bic, planner, task_named
 from growarray.networks.line_search import LineSearch
 from growarray.nn import Linear, ReLU, Sequential
 from growarray.ops import cross_entropy
@@ -280,7 +281,10 @@ def test_every_library_runs_the_same(kind: str, xp: Library) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"choose": "best"}, r"choose must be one of \('first_order', 'per_parameter', 'validation'\), found 'best'"),
+        (
+            {"choose": "best"},
+            "choose must be one of first_order, per_parameter, per_flop, validation, bic, found .best.",
+        ),
         *[({name: 0}, f"{name} must be at least 1, found 0") for name in ("epochs", "batch_size", "neurons", "every")],
     ],
     ids=str,
@@ -425,3 +429,28 @@ def test_neurons_that_gradmax_adds_behind_a_relu_with_a_gradient_at_zero_learn()
     run.grow()
     run.train_epoch()
     assert grown.layers[0].weight.data[2:].any()
+
+
+@pytest.mark.parametrize("choose", ["per_parameter", "per_flop"])
+def test_a_choice_by_cost_takes_the_most_for_it(choose: str) -> None:
+    run = loop(kind="residual", choose=choose)
+    run.planner.collect(run.data)
+    run.network.compute_optimal_updates(max_new=2)
+    layer = run.planner.choose(run.planner.rule, run.validation).layer
+    cost = {"per_parameter": "parameters_added", "per_flop": "flops_added"}[choose]
+    layers = [each for each in run.network.growing_layers if each.parameters_added]
+    assert len({getattr(each, cost) // each.new_neurons for each in layers}) > 1
+    assert layer is max(layers, key=lambda each: each.new_neurons_fo_improvement / getattr(each, cost))
+
+
+def test_bic_refuses_what_costs_more_than_it_brings() -> None:
+    run = loop(choose="bic")
+    entry = run.grow()
+    assert entry["refused"] == "no growth lowers the BIC"
+    assert run.network.number_of_parameters() == loop().network.number_of_parameters()
+
+
+def test_bic_counts_parameters_and_samples() -> None:
+    classes, values = task_named("classification"), task_named("regression")
+    assert bic(3, 0.5, 100, classes) == pytest.approx(3 * math.log(100) + 100)
+    assert bic(3, 0.5, 100, values) == pytest.approx(3 * math.log(100) + 100 * math.log(0.5))

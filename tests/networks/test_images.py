@@ -174,24 +174,6 @@ def test_the_loop_grows_networks_of_images(make: Any) -> None:
     assert all(entry["train_change"] < 0 for entry in grown)
 
 
-def test_the_layer_is_chosen_by_what_a_parameter_promises() -> None:
-    rng = np.random.default_rng(0)
-    x, target = rng.standard_normal((30, 60)), rng.standard_normal((30, 3))
-    chosen = {}
-    for choose in ("first_order", "per_parameter"):
-        network = vgg()
-        settings = GrowthSettings(choose=choose, neurons=2, max_parameters=None)
-        loop = Growth(network, AdamW(network), (x, target), task="regression", settings=settings)
-        collected(network, x, target).compute_optimal_updates(max_new=2)
-        values = [layer.first_order_improvement for layer in network.growing_layers]
-        costs = [layer.new_neurons * layer.parameters_per_neuron for layer in network.growing_layers]
-        if choose == "per_parameter":
-            values = [value / cost for value, cost in zip(values, costs, strict=True)]
-        layer, _ = loop.planner.choose(TINY, (x, target))
-        chosen[choose] = network.growing_layers.index(layer)
-        assert chosen[choose] == int(np.argmax(values))
-
-
 def test_what_does_not_fit_is_refused() -> None:
     assert (image_shape(49), image_shape(3 * 25)) == ((1, 7, 7), (3, 5, 5))
     with pytest.raises(ShapeError, match="13 features are no square image"):

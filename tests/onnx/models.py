@@ -351,6 +351,23 @@ CASES: dict[str, Case] = {
         ("n", 4), ("Transpose", ["fc.weight"], ["t"], {"perm": [1, 0]}), ("MatMul", ["x", "t"], ["y"], {}),
         **{"fc.weight": draw(3, 4)},
     ),
+    # sizes that the input tells
+    "expand-to-shape": Case(
+        Made(
+            [("Shape", ["x"], ["s"], {}), ("Expand", ["c", "s"], ["e"], {}), ("Expand", ["z", "s"], ["f"], {}),
+             ("Add", ["e", "f"], ["g"], {}), ("Mul", ["g", "x"], ["y"], {})],
+            {"x": ("n", 2), "z": (1, 2)}, fixed={"c": draw(2)},
+        )
+    ),
+    "reshape-two-free": chain(
+        ("n", "t", 6), ("Shape", ["x"], ["s"], {}), ("Gather", ["s", "first"], ["a"], {}), ("Concat", ["a", "p"], ["b"],
+        {"axis": 0}), ("Reshape", ["x", "b"], ["y"], {}), first=ints(0, 1), p=ints(2, 3),
+    ),
+    "position-embedding": chain(
+        ("n", "t", 3), ("Shape", ["x"], ["s"], {}), ("Gather", ["s", "one"], ["t"], {}), ("Range", ["zero", "t", "one"],
+        ["r"], {}), ("Gather", ["wpe.weight", "r"], ["e"], {}), ("Add", ["x", "e"], ["y"], {}),
+        one=np.int64(1), zero=np.int64(0), **{"wpe.weight": draw(5, 3)},
+    ),
     "several": Case(
         Made(
             [("Relu", ["x"], ["h"], {}), ("Add", ["h", "z"], ["y"], {}), ("Identity", ["x"], ["same"], {})],

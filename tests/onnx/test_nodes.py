@@ -21,6 +21,9 @@ from growarray.onnx.operators import OPERATORS
 
 PASSES = 1314
 """Cases that pass at least, of the 1,884 of onnx 1.23; fewer may exist in another version."""
+SLOPES = 700
+"""Cases at least whose pullback is checked."""
+EMPTY = "(fullymasked|structural_empty).*expanded"  # written out, softmax has no derivative where a query sees no key
 MARKS = ("operator '", "input '", "output '", "initializer '", "opset", "refused in")  # a refusal names one of these
 EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}  # what each step in half precision rounds away: here it is in single
 
@@ -79,6 +82,43 @@ def outcome(model: onnx.ModelProto, inputs: list[Any], outputs: list[Any], case:
     return "passes"
 
 
+def is_float(x: np.ndarray) -> bool:
+    return x.dtype.kind == "f" or x.dtype.name == "bfloat16"
+
+
+def slopes(case: Any) -> tuple[float, float] | None:
+    """What pullback and differences say of a case along a random direction, near its inputs, where nothing has a kink.
+
+    None: it has no float inputs and outputs, is refused, rounds to half precision, or a value is not finite.
+    """
+    rng, named = np.random.default_rng(0), zip(case.model.graph.input, case.data_sets[0][0], strict=False)
+    given = {info.name: array(value) for info, value in named if not isinstance(value, list | tuple | dict)}
+    if any(x.dtype.name in EPS for x in given.values()):
+        return None
+    try:
+        network = from_onnx(io.BytesIO(case.model.SerializeToString()), dtype="float64")
+        values = [given[name] for name in network.inputs]
+        ways = [rng.standard_normal(x.shape) if is_float(x) else None for x in values]
+        values = [x if way is None else x + 1e-3 * way for x, way in zip(values, ways, strict=True)]
+        y, pullback = network.vjp(*values)
+    except (GrowArrayError, KeyError):
+        return None
+    outputs = y if len(network.outputs) > 1 else (y,)
+    weights = [np.asarray(rng.standard_normal(out.shape)) if is_float(out) else None for out in outputs]
+    if all(way is None for way in ways) or all(weight is None for weight in weights):
+        return None
+    found = pullback(*weights)
+    pairs = zip(found if len(values) > 1 else (found,), ways, strict=True)
+    slope = sum(float(np.sum(dx * way)) for dx, way in pairs if way is not None)
+    sums = []
+    for step in (1e-6, -1e-6):
+        moved = network(*[x if way is None else x + step * way for x, way in zip(values, ways, strict=True)])
+        moved = zip(moved if len(outputs) > 1 else (moved,), weights, strict=True)
+        sums.append(sum(float(np.sum(out * weight)) for out, weight in moved if weight is not None))
+    expected = (sums[0] - sums[1]) / 2e-6
+    return (slope, expected) if np.isfinite(expected) else None
+
+
 def outcomes(cases: list[Any]) -> Iterator[tuple[str, str]]:
     """Name and outcome of each case: as it is, and with constants in place of inputs if it is refused so."""
     for case in cases:
@@ -98,6 +138,16 @@ def test_every_case_passes_or_is_refused_by_name(cases: list[Any]) -> None:
     assert len(passing) >= PASSES, f"{len(passing)} of {len(found)} cases pass"
     for text in found.values():
         assert text == "passes" or any(mark in text for mark in MARKS), text
+
+
+def test_every_pullback_is_the_slope_of_differences(cases: list[Any]) -> None:
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        found = {case.name: pair for case in cases if (pair := slopes(case)) is not None}
+    assert len(found) >= SLOPES
+    wrong = {name: pair for name, pair in found.items() if not np.isclose(*pair, rtol=1e-5, atol=1e-4)}
+    wrong = {name: pair for name, pair in wrong.items() if not re.search(EMPTY, name)}
+    assert wrong == {}
 
 
 def test_the_docs_list_every_operator() -> None:

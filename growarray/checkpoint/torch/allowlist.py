@@ -62,17 +62,17 @@ def check_key(key: Any) -> bool:
     return type(key) is tuple
 
 
-def _measure_key(key: Any, room: int) -> int:
-    """Values in a key, at most ``room``: what a tuple shares with itself is hashed each time."""
+def _measure_key(key: Any, most: int) -> int:
+    """Values in a key, at most ``most``: what a tuple shares with itself is hashed each time."""
     kind = type(key)
     if kind in (str, bytes, bool, type(None), float) or (kind is int and abs(key) < 2**61 - 1):
         return 1
     size = 1
     if kind is tuple:
         for part in key:
-            if size >= room:
+            if size >= most:
                 break
-            size += _measure_key(part, room - size)
+            size += _measure_key(part, most - size)
         else:
             return size
     raise Malformed(f"key is {quote(key)}; expected a string, a number below 2**61 or a short tuple of them")
@@ -87,7 +87,7 @@ _UNREAD = (  # part of the name, what it is, what to do
 
 
 def unknown_global(module: object, name: object) -> Malformed:
-    """The refusal of a global that is not in the table, with what to do about it."""
+    """The error for a global that is not in the table, with what to do about it."""
     both = f"{module}.{name}" if type(module) is type(name) is str else f"{quote(module)}, {quote(name)}"
     full = both.encode("ascii", "backslashreplace").decode()[:200]
     for part, what, remedy in _UNREAD:

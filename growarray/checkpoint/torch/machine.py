@@ -90,8 +90,8 @@ class PickleMachine(Cursor):
                 self._check_bounds()
         except IndexError:  # only the stack is indexed unseen
             fault = Malformed("stack is empty")
-        except Malformed as refusal:
-            fault = refusal
+        except Malformed as error:
+            fault = error
         place = f"byte {start}, opcode {NAMES[code]}" if code in NAMES else f"byte {start}"
         raise Malformed(f"{place}: {fault}") from None
 
@@ -318,7 +318,7 @@ class PickleMachine(Cursor):
     # Globals: a name is looked up in one table, exactly as it is written, and stays a name.
 
     def find(self, module: Any, name: Any) -> None:
-        """Push the inert global of this name."""
+        """Push the global of this name, which is on the allowlist."""
         found = self.table.get((module, name)) if type(module) is type(name) is str else None
         if found is None:
             raise unknown_global(module, name)

@@ -51,7 +51,7 @@ def is_torch_legacy(data: memoryview) -> bool:
 
 
 def looks_like_pickle(data: memoryview, *, cut: bool = False) -> bool:
-    """Whether a file is a pickle: those of protocols 0 and 1 are told by the opcodes at their beginning alone.
+    """Whether a file is a pickle: protocols 0 and 1 are recognised by their first opcodes.
 
     ``cut`` says that the data may be but the beginning of one.
     """
@@ -73,7 +73,7 @@ def looks_like_pickle(data: memoryview, *, cut: bool = False) -> bool:
 
 
 def plain_pickle(data: memoryview, limits: Limits, packed: str = "") -> Malformed:
-    """The refusal of a pickle, which says by whom it was written, as far as that can be seen, and what to do."""
+    """The error for a pickle: it says what wrote the file, as far as that can be seen, and what to do."""
     _, name = _first(data[:_LOOKED_AT], limits)
     head = bytes(data[:_LOOKED_AT])
     writer = " of joblib" if b"joblib.numpy_pickle" in head else ""
@@ -87,7 +87,7 @@ def plain_pickle(data: memoryview, limits: Limits, packed: str = "") -> Malforme
 
 
 def compressed_pickle(data: memoryview, limits: Limits) -> Malformed | None:
-    """The refusal of a compressed pickle, as joblib writes them; None if the file is something else."""
+    """The error for a compressed pickle, as joblib writes them; None if the file is something else."""
     for start, name, unpack in _FORMATS:
         if bytes(data[: len(start)]) != start:
             continue

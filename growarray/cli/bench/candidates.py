@@ -9,14 +9,13 @@ from typing import Any
 
 import opt_einsum
 
-from growarray.cli.bench.layer import Layer
+from growarray.cli.bench.equation import Contraction
 from growarray.contraction import Plan
-from growarray.contraction.equation import parse
-from growarray.contraction.path import PRESETS, Tree, linear_path, random_tree
-from growarray.contraction.problem import Problem
+from growarray.contraction.path import PRESETS
+from growarray.contraction.tree import Tree, linear_path, random_tree
 from growarray.errors import PlanError
 
-__all__ = ["Candidate", "candidates_for", "pattern_path", "window_charge"]
+__all__ = ["Candidate", "candidates_for", "pattern_path", "window_path"]
 
 _ABSURD = 12.0  # times the best predicted time above which a path drawn at random is left out
 _HEAVY = 1 << 31  # bytes of partial results above which it is left out too
@@ -54,7 +53,7 @@ class Candidate:
 
 
 def candidates_for(
-    layer: Layer,
+    layer: Contraction,
     count: int,
     *,
     seed: int = 0,
@@ -100,28 +99,33 @@ def candidates_for(
     return list(found.values())
 
 
-def _named(layer: Layer, training: bool, device: str | None) -> Iterator[tuple[str, Any, int | None]]:
+def _named(layer: Contraction, training: bool, device: str | None) -> Iterator[tuple[str, Any, int | None]]:
     """What searches and presets choose: name, path, and the operations that opt_einsum counts for its own choice."""
     for minimize in ("time", "flops", "memory"):
         yield f"auto: {minimize}", layer.plan(minimize=minimize, device=device).path, None
         if training and minimize == "time":
             yield "auto: training", layer.plan(training=True, device=device).path, None
-    for name in PRESETS:
-        yield name, name, None
+    for name in PRESETS if layer.problem.conv else ():
+        try:
+            yield name, layer.plan(name, device=device).path, None
+        except PlanError:  # its order joins convolution modes the wrong way round
+            continue
     if len(layer.shapes) > 2:
         exact = "optimal" if len(layer.shapes) <= _OPTIMAL else "dp"
         for name in (exact, "greedy"):
+            path, charged = window_path(layer, name)
             try:
-                path = layer.plan(name, device=device).path
+                layer.plan(path, device=device)
             except PlanError:  # its order joins convolution modes the wrong way round
                 continue
-            yield f"windows: {name}", path, window_charge(layer, path)
-        path, charged = pattern_path(layer)
-        yield "patterns", path, charged
+            yield f"windows: {name}", path, charged
+        if layer.problem.conv:
+            path, charged = pattern_path(layer)
+            yield "patterns", path, charged
 
 
-def _drawn(layer: Layer, draws: int, seed: int) -> Iterator[Path]:
-    problem, rng, seen = Problem(parse(layer.equation), layer.shapes, **layer.geometry), random.Random(seed), set()
+def _drawn(layer: Contraction, draws: int, seed: int) -> Iterator[Path]:
+    problem, rng, seen = layer.problem, random.Random(seed), set()
     for _ in range(draws):
         tree: Tree = random_tree(problem, rng)
         key = frozenset((min(pair), max(pair)) for pair in tree)
@@ -130,25 +134,32 @@ def _drawn(layer: Layer, draws: int, seed: int) -> Iterator[Path]:
             yield linear_path(problem, tree)
 
 
-def window_charge(layer: Layer, path: Sequence[Sequence[int]]) -> int:
-    """Operations that opt_einsum counts along a path on the window view: the input has output and kernel positions."""
-    problem = Problem(parse(layer.equation), layer.shapes, **layer.geometry)
-    terms = [[f"{m}'" if m in problem.conv else m for m in leaf.modes] for leaf in problem.operands]
-    terms[0] = [*problem.operands[0].modes, *(f"{m}'" for m in problem.conv)]
+def window_path(layer: Contraction, optimize: Any) -> tuple[Path, int]:
+    """What opt_einsum chooses on the window view, in which the input has output and kernel positions, and what it
+    counts for it; ``optimize`` may be a path."""
+    problem = layer.problem
+    terms = []
+    for i, operand in enumerate(problem.operands):
+        both = [m for m in operand.modes if m in problem.conv and problem.conv[m].feature == i]
+        taps = [f"{m}'" if m in problem.conv and m not in both else m for m in operand.modes]
+        terms.append([*taps, *(f"{m}'" for m in both)])
     sizes = problem.size | {m: conv.out for m, conv in problem.conv.items()}
     sizes |= {f"{m}'": conv.taps for m, conv in problem.conv.items()}
-    return _contract(terms, list(problem.output), sizes, [tuple(step) for step in path])[1]
+    path, charged = _contract(terms, list(problem.output), sizes, optimize)
+    return tuple((min(step), max(step)) for step in path), charged
 
 
-def pattern_path(layer: Layer) -> tuple[Path, int]:
+def pattern_path(layer: Contraction) -> tuple[Path, int]:
     """What opt_einsum chooses if every convolution mode is an operand of its own, a pattern.
 
-    A pattern P[input position, output position, kernel position] is one where the three belong together. Returns the
+    A pattern P[input position, output position, kernel position] is one if the three belong together. Returns the
     order without the patterns, and the operations that opt_einsum counts with them.
     """
-    problem = Problem(parse(layer.equation), layer.shapes, **layer.geometry)
-    terms = [[f"{m}'" if m in problem.conv else m for m in leaf.modes] for leaf in problem.operands]
-    terms[0] = [f"{m}''" if m in problem.conv else m for m in problem.operands[0].modes]
+    problem = layer.problem
+    terms = [
+        [m if m not in problem.conv else f"{m}''" if problem.conv[m].feature == i else f"{m}'" for m in operand.modes]
+        for i, operand in enumerate(problem.operands)
+    ]
     sizes = dict(problem.size)
     for m, conv in problem.conv.items():
         sizes |= {m: conv.out, f"{m}'": conv.taps, f"{m}''": conv.size}

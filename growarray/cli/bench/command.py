@@ -12,7 +12,8 @@ from rich.console import Console
 
 from growarray.backend import library
 from growarray.cli.bench.candidates import candidates_for
-from growarray.cli.bench.layer import LAYER, Layer, layer_from, read_layer
+from growarray.cli.bench.equation import Contraction, equation_from, read_options
+from growarray.cli.bench.layer import LAYER, Layer, layer_from
 from growarray.cli.bench.measure import Peer
 from growarray.cli.bench.report import facts, measure_layer
 from growarray.cli.bench.show import csv_text, show_paths
@@ -20,10 +21,12 @@ from growarray.cli.command import Command
 from growarray.cli.files import check_writable, make_folder
 from growarray.cli.options import at_least, option, switch, takes_options
 from growarray.cli.terminal import stderr_bar
+from growarray.errors import PlanError
 from growarray.networks import write_atomically
 
-__all__ = ["BenchCommand", "bench_console", "device_named", "paths", "paths_command", "suite"]
+__all__ = ["BenchCommand", "bench_console", "contraction_from", "device_named", "paths", "paths_command", "suite"]
 
+_LONG = 10  # seconds of the best path above which nothing is measured
 _WIDTH = 100  # columns of a table that is not shown in a terminal
 _MEASURING, _OUTPUT = "Measuring", "Output"
 
@@ -34,7 +37,7 @@ PeerTimings = Callable[[Layer, Sequence[Any], Any, str | None], tuple[list[Peer]
 class BenchCommand(Command):
     """What a measurement needs less memory with, and that Ctrl-C leaves nothing of it."""
 
-    remedy = " for this layer; make batch or sizes smaller"
+    remedy = " for this layer or equation; make batch or sizes smaller"
 
     def stopped(self, ctx: Any) -> str:
         """That nothing is there."""
@@ -49,7 +52,15 @@ def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
         given: dict[str, Any],
         file: Annotated[
             Path | None,
-            typer.Argument(help="JSON or TOML file with the layer's options", metavar="FILE", show_default=False),
+            typer.Argument(
+                help="JSON or TOML file: the layer's options, or an equation", metavar="FILE", show_default=False
+            ),
+        ] = None,
+        equation: Annotated[
+            str | None, option("TEXT", "in place of a layer, such as 'n c x, o c x -> n o x | x'", panel="Equation")
+        ] = None,
+        shapes: Annotated[
+            str | None, option("SIZES", "of its operands, such as '8x64x56, 32x64x3'", panel="Equation")
         ] = None,
         training: Annotated[
             bool,
@@ -70,12 +81,13 @@ def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
         as_json: Annotated[bool, switch("--json", "print JSON in place of tables", _OUTPUT)] = False,
         as_csv: Annotated[bool, switch("--csv", "print CSV in place of tables", _OUTPUT)] = False,
     ) -> None:
-        """Compare the contraction paths of one layer: what each should cost, and what it does cost."""
+        """Compare the contraction paths of a layer or an equation: what each should cost, and what it does cost."""
         if as_json and as_csv:
             raise ValueError("--json, --csv: pass only one; --output writes both as files")
         for flag, value, least in (("--paths", count, 1), ("--repeat", repeat, 1), ("--seed", seed, 0)):
             at_least(flag, value, least)
-        layer = layer_from((read_layer(file) if file is not None else {}) | given)
+        inline = {key: text for key, text in (("equation", equation), ("shapes", shapes)) if text is not None}
+        layer = contraction_from(file, given | inline)
         name = device_named(device)
         if output is not None:
             make_folder(output)
@@ -83,12 +95,28 @@ def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
         candidates = candidates_for(layer, count, seed=seed, training=training, device=name)
         with stderr_bar("round", repeat) as bar:
             report = measure_layer(
-                layer, candidates, repeat=repeat, seed=seed, device=name, beside=beside, budget=seconds,
-                progress=bar.update,
+                layer, candidates, repeat=repeat, seed=seed, device=name, budget=seconds, progress=bar.update,
+                beside=beside if isinstance(layer, Layer) else None,
             )  # fmt: skip
         _finish(facts(name) | report, output, as_json=as_json, as_csv=as_csv)
 
     return paths
+
+
+def contraction_from(file: Path | None, given: dict[str, Any]) -> Contraction:
+    """The layer or the equation of a file and of options, which take precedence. ``ValueError`` names the place."""
+    values = read_options(file, tuple(LAYER)) if file is not None else {}
+    try:
+        if {"equation", "inputs", "shapes"} & {*values, *given}:
+            found: Contraction = equation_from(values | given)
+        else:
+            found = layer_from(values | given)
+        best = found.plan().seconds
+    except (ValueError, PlanError) as error:
+        raise ValueError(f"{file}: {error}" if file is not None else str(error)) from error
+    if best > _LONG:
+        raise ValueError(f"the best path should take {best:.3g} s, at most {_LONG} are measured; make sizes smaller")
+    return found
 
 
 paths = paths_command(None)

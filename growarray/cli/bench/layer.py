@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from growarray.cli.bench.equation import DTYPES, LARGEST, Contraction, numbers
 from growarray.cli.options import Option
-from growarray.contraction import Plan, plan
 from growarray.errors import PlanError, shown
 from growarray.factorized.equation import conv_equation, conv_shapes, dense_kernel, stored_sizes
 from growarray.factorized.tensor import FactorizedTensor, kinds
 
-__all__ = ["DTYPES", "FORMATS", "HALF", "LAYER", "Layer", "layer_from", "ranks_for", "read_layer"]
+__all__ = ["FORMATS", "HALF", "LAYER", "Layer", "layer_from", "ranks_for"]
 
-FORMATS, DTYPES = tuple(kind.name.lower() for kind in kinds() if kind.takes_integers), ("float32", "float64")
+FORMATS = tuple(kind.name.lower() for kind in kinds() if kind.format.takes_integers)
 HALF = "half"
 """Padding of half the kernel: with stride 1 the output has the size of the input, for an odd kernel."""
 
@@ -40,11 +37,9 @@ LAYER = {
 }
 """The options of a layer, by the names that a layer file has for them too."""
 
-_LARGEST = 1 << 28  # elements of one array: what is larger is a slip of the pen
-
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(Contraction):
     """A convolution whose kernel is factorized, and the input it meets; one number for each spatial axis.
 
     rank : ranks of the format, as :func:`ranks_for` gives them    padding : (before, after) for each axis
@@ -89,8 +84,8 @@ class Layer:
     @property
     def factor_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of the factors as a layer holds them."""
-        shape = stored_sizes(self.kind, (self.out_channels, self.in_channels, *self.kernel))
-        return self.kind.factor_shapes(shape, self.kind.rank_of(self.rank))
+        shape = stored_sizes(self.kind.format, (self.out_channels, self.in_channels, *self.kernel))
+        return self.kind.format.factor_shapes(shape, self.kind.format.rank_of(self.rank))
 
     @property
     def geometry(self) -> dict[str, Any]:
@@ -106,15 +101,6 @@ class Layer:
     def dense_parameters(self) -> int:
         """Numbers in the kernel that they stand for."""
         return math.prod((self.out_channels, self.in_channels, *self.kernel))
-
-    def plan(
-        self, optimize: Any = "auto", *, training: bool = False, minimize: str = "time", device: Any = None
-    ) -> Plan:
-        """The plan along one path."""
-        return plan(
-            self.equation, *self.shapes, optimize=optimize, minimize=minimize, training=training, dtype=self.dtype,
-            device=device, **self.geometry,
-        )  # fmt: skip
 
     def arrays(self, seed: int) -> list[np.ndarray]:
         """Input and factors, scaled so that the output has entries of about one."""
@@ -169,14 +155,14 @@ def ranks_for(name: str, out_channels: int, in_channels: int, kernel: Sequence[i
     ((28,), (26, 2, 26))
     """
     kind = FactorizedTensor.kind(name)
-    shape = stored_sizes(kind, (out_channels, in_channels, *kernel))
-    count = len(kind.rank_axes(len(shape)))
+    shape = stored_sizes(kind.format, (out_channels, in_channels, *kernel))
+    count = len(kind.format.rank_axes(len(shape)))
     if not count:
         return ()
     if isinstance(rank, float):
         if not 0 < rank < math.inf:
             raise ValueError(f"--rank: expected a fraction above 0 of the dense parameter count, found {rank:g}")
-        return kind.sizes_of(shape, kind.validate_rank(shape, rank))
+        return kind.format.sizes_of(shape, kind.format.validate_rank(shape, rank))
     ranks = tuple(rank) if isinstance(rank, list | tuple) else (rank,)
     if any(r < 1 for r in ranks):
         raise ValueError(f"--rank: expected whole numbers of at least 1, found {_times(ranks)}")
@@ -184,25 +170,7 @@ def ranks_for(name: str, out_channels: int, in_channels: int, kernel: Sequence[i
         return ranks
     if len(ranks) > 1:
         raise ValueError(f"--rank: {name} of this layer has {count} rank(s), found {len(ranks)}: {_times(ranks)}")
-    return tuple(min(ranks[0], most) for most in kind.sizes_of(shape, kind.largest_rank(shape)))
-
-
-def read_layer(path: Path) -> dict[str, Any]:
-    """The options in a JSON or TOML file. ``ValueError`` if it cannot be read as one."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        found = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ValueError(f"{path}: cannot be read as a layer ({reason}); expected JSON or TOML") from error
-    if not isinstance(found, dict):
-        raise ValueError(
-            f"{path}: expected an object with keys such as format, in and out, found {type(found).__name__}"
-        )
-    unknown = sorted(set(found) - set(LAYER))
-    if unknown:
-        raise ValueError(f"{path}: unknown key(s) {', '.join(unknown)}; known are {', '.join(LAYER)}")
-    return found
+    return tuple(min(ranks[0], most) for most in kind.format.sizes_of(shape, kind.format.largest_rank(shape)))
 
 
 def layer_from(given: Mapping[str, Any]) -> Layer:
@@ -216,37 +184,21 @@ def layer_from(given: Mapping[str, Any]) -> Layer:
     values = {key: given.get(key, row.default) for key, row in LAYER.items()}
     for key in ("format", "dtype"):
         LAYER[key].check(key, values[key])
-    kernel, size = _numbers("kernel", values["kernel"]), _numbers("size", values["size"])
+    kernel, size = numbers("kernel", values["kernel"]), numbers("size", values["size"])
     order = max(len(kernel), len(size))
     kernel, size = _spread("kernel", kernel, order), _spread("size", size, order)
-    stride, dilation = (_spread(key, _numbers(key, values[key]), order) for key in ("stride", "dilation"))
-    (c,), (o,), (batch,) = (_spread(key, _numbers(key, values[key]), 1) for key in ("in", "out", "batch"))
+    stride, dilation = (_spread(key, numbers(key, values[key]), order) for key in ("stride", "dilation"))
+    (c,), (o,), (batch,) = (_spread(key, numbers(key, values[key]), 1) for key in ("in", "out", "batch"))
     padding = _padding(values["padding"], kernel, stride, dilation)
     rank = ranks_for(values["format"], o, c, kernel, _rank(values["rank"]))
     layer = Layer(values["format"], c, o, kernel, size, batch, stride, padding, dilation, rank, values["dtype"])
-    if max(math.prod(shape) for shape in (*layer.shapes, (o, c, *kernel))) > _LARGEST:
-        raise ValueError(
-            f"an array of this layer has more than {_LARGEST} elements; make batch, sizes or ranks smaller"
-        )
+    if max(math.prod(shape) for shape in (*layer.shapes, (o, c, *kernel))) > LARGEST:
+        raise ValueError(f"an array of this layer has more than {LARGEST} elements; make batch, sizes or ranks smaller")
     try:
         layer.plan("reconstructed")
     except PlanError as error:
         raise ValueError(f"this layer cannot be built: {error}") from error
     return layer
-
-
-def _numbers(name: str, value: Any, least: int = 1) -> tuple[int, ...]:
-    """``56``, ``"56x48"``, ``"56,48"`` or ``[56, 48]`` as numbers."""
-    parts = value.lower().replace(",", "x").split("x") if isinstance(value, str) else value
-    try:
-        numbers = [int(str(part)) for part in (parts if isinstance(parts, list | tuple) else [parts])]
-    except ValueError:
-        raise ValueError(
-            f"--{name}: expected a number, or one for each axis such as 3x3, found {shown(value)}"
-        ) from None
-    if not numbers or min(numbers) < least:
-        raise ValueError(f"--{name}: expected whole numbers of at least {least}, found {shown(value)}")
-    return tuple(numbers)
 
 
 def _spread(name: str, numbers: tuple[int, ...], order: int) -> tuple[int, ...]:
@@ -269,10 +221,10 @@ def _padding(
     if value == "valid":
         value = 0
     if isinstance(value, list) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
-        pairs = tuple(_numbers("padding", pair, 0) for pair in value)
+        pairs = tuple(numbers("padding", pair, 0) for pair in value)
         if len(pairs) == len(kernel):
             return tuple((before, after) for before, after in pairs)
-    return tuple((p, p) for p in _spread("padding", _numbers("padding", value, 0), len(kernel)))
+    return tuple((p, p) for p in _spread("padding", numbers("padding", value, 0), len(kernel)))
 
 
 def _rank(value: Any) -> Any:
@@ -280,7 +232,7 @@ def _rank(value: Any) -> Any:
     try:
         if isinstance(value, float) or (isinstance(value, str) and "." in value):
             return float(value)
-        return _numbers("rank", value)
+        return numbers("rank", value)
     except ValueError:
         raise ValueError(
             f"--rank: expected whole numbers of at least 1 such as 28 or 16x16x3x3, or with a decimal point a fraction "

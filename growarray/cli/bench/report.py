@@ -14,7 +14,7 @@ import numpy as np
 
 from growarray.backend import is_numpy, to_device, to_numpy
 from growarray.cli.bench.candidates import Candidate
-from growarray.cli.bench.layer import Layer
+from growarray.cli.bench.equation import Contraction
 from growarray.cli.bench.measure import (
     Call,
     Peer,
@@ -56,7 +56,7 @@ def facts(device: str | None) -> dict[str, Any]:
 
 
 def measure_layer(
-    layer: Layer,
+    layer: Contraction,
     candidates: Sequence[Candidate],
     *,
     repeat: int,

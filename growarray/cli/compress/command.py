@@ -36,7 +36,7 @@ from growarray.onnx.read import from_onnx
 __all__ = ["compress"]
 
 _WEIGHTS, _GRAPH, _REPORT, _PICTURE = "compressed.safetensors", "compressed.onnx", "report.json", "tradeoff.png"
-_FORMATS = tuple(kind.name.lower() for kind in kinds() if kind.decomposition is not None)
+_FORMATS = tuple(kind.name.lower() for kind in kinds() if kind.format.decomposition is not None)
 _DEFAULT = signature(compress_network).parameters["formats"].default
 _COSTS = ("parameters", "flops", "time")
 
@@ -50,7 +50,7 @@ def compress(
         str, option(choices(*_COSTS), "what the budget counts; time is predicted, in microseconds")
     ] = "parameters",
     formats: Annotated[
-        Texts, option(choices(*_FORMATS), f"again for another; default {', '.join(_DEFAULT)}", "--format")
+        Texts, option(choices(*_FORMATS), f"repeat it for more; default {', '.join(_DEFAULT)}", "--format")
     ] = None,
     calibration: Annotated[
         Path | None,
@@ -63,7 +63,7 @@ def compress(
     input_shape: Annotated[
         str | None, option("SIZES", "3,32,32 or, with the batch, 1,3,32,32: of the graph's input")
     ] = None,
-    keep: Annotated[Texts, option("LAYER", "that stays dense; again for another")] = None,
+    keep: Annotated[Texts, option("LAYER", "layer that stays dense; repeat it for more")] = None,
     measure: Annotated[bool, switch("--measure", "also time the layers, dense and factorized")] = False,
     output: Annotated[Path | None, option("FOLDER", "to write into; without it nothing is written")] = None,
     force: Annotated[bool, switch("--force", "replace what an earlier run wrote there")] = False,

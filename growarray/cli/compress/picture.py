@@ -86,7 +86,7 @@ def _trade_off(panel: Axes, found: Compression) -> None:
 
 
 def _error_axis(panel: Axes, found: Compression) -> None:
-    """From 0, with room below it for a marker; logarithmic if what was chosen would lie on the axis."""
+    """From 0, with space below it for a marker; logarithmic if what was chosen would lie on the axis."""
     shown = [e for e in (found.error, found.output_error) if e]
     highest = max([point.error for points in found.curves.values() for point in points] + shown, default=0.0)
     if shown and highest > _DECADES * min(shown):
@@ -111,20 +111,20 @@ def _largest(found: Compression) -> list[tuple[str, ConversionReport]]:
 def _layers(panel: Axes, by: str, shown: list[tuple[str, ConversionReport]], hidden: int) -> None:
     """What a layer cost before, as a frame, and costs after, in the colour of the format."""
     named: set[str] = set()
-    for place, (_, report) in enumerate(shown):
+    for row, (_, report) in enumerate(shown):
         cost = _cost(report, by)
-        panel.barh(place, cost.before, height=0.72, color="#ececec", edgecolor="#bdbdbd", linewidth=0.6)
+        panel.barh(row, cost.before, height=0.72, color="#ececec", edgecolor="#bdbdbd", linewidth=0.6)
         label = None if report.format in named else "stays dense" if report.rank is None else report.format
         named.add(report.format)
-        panel.barh(place, cost.after, height=0.72, color=_LOOKS[report.format][0], label=label)
+        panel.barh(row, cost.after, height=0.72, color=_LOOKS[report.format][0], label=label)
         if report.rank is not None:
             text = f" {cost.ratio:.0%}" + (", slower" if report.slower else "")
             colour = "#c0392b" if report.slower else "black"
-            panel.text(max(cost), place, text, va="center", fontsize=8, color=colour)
+            panel.text(max(cost), row, text, va="center", fontsize=8, color=colour)
     panel.set_yticks(range(len(shown)), [_short(name) for name, _ in shown], fontsize=8)
     panel.invert_yaxis()
     widest = max((max(_cost(report, by)) for _, report in shown), default=0.0)
-    panel.set_xlim(0.0, 1.2 * widest or 1.0)  # room for a text beside the widest bar
+    panel.set_xlim(0.0, 1.2 * widest or 1.0)  # space for a text beside the widest bar
     panel.xaxis.set_major_locator(MaxNLocator(6))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: seconds(x) if by == "time" else quantity(x)))
     more = f" (the {hidden} smallest layers are left out)" if hidden else ""

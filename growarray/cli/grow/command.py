@@ -110,7 +110,7 @@ def closing_lines(folder: Path | None) -> list[str]:
 
 
 def _picture(history: History) -> str:
-    """Draw a run that is not kept, over the picture of the one before, and say where."""
+    """Draw a run that is not kept, over the picture of the one before; returns the line that names the file."""
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)

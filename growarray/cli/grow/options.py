@@ -14,7 +14,7 @@ from growarray.errors import shown
 from growarray.growing import FISHER, GRADMAX, TINY, GrowthRule
 from growarray.networks import GrowthSettings
 from growarray.networks.build import NETWORKS, hidden_activation
-from growarray.networks.settings import CHOICES
+from growarray.networks.choice import CHOICES, JUDGED
 
 __all__ = ["DIGITS", "OPTIONS", "RULES", "RunOptions", "given_values", "options_from"]
 
@@ -54,7 +54,7 @@ class RunOptions:
     rule: str = _row("tiny", "how new neurons are computed", _GROWTH, choices=tuple(RULES))
     choose: str = _row(
         "first_order",
-        "grow by promised change, by that over parameters, or by loss",
+        "grow where most is promised, in all or for its cost, or comes",
         _GROWTH,
         choices=CHOICES,
     )
@@ -94,10 +94,10 @@ class RunOptions:
                     "name a file of your own with --data, or leave the option out"
                 )
         rule = RULES[self.rule]
-        if self.choose == "validation" and (rule.alpha_zero or rule.omega_zero):
+        if self.choose in JUDGED and (rule.alpha_zero or rule.omega_zero):
             raise ValueError(
                 f"--choose: expected first_order with the rule {self.rule}, whose new neurons start at zero and change "
-                "no loss, found 'validation'; leave it out"
+                f"no loss, found {self.choose!r}; leave it out"
             )
         hidden_activation(self.activation, where="--activation")
 

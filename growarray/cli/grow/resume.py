@@ -58,11 +58,11 @@ def check_fits(path: Path, options: RunOptions, checkpoint: Checkpoint) -> None:
     try:
         if checkpoint.network != options.network:
             raise ValueError(f"network {shown(checkpoint.network)}, option {shown(options.network)}")
-        places = number_of_places(options.network, options.hidden_layers)
+        layers = number_of_places(options.network, options.hidden_layers)
         kept = [vars(checkpoint)] if checkpoint.best is None else [vars(checkpoint), checkpoint.best]
         for widths, weights in ((each["widths"], each["weights"]) for each in kept):
-            if len(widths) != places:
-                raise ValueError(f"{len(widths)} widths for {places} layers")
+            if len(widths) != layers:
+                raise ValueError(f"{len(widths)} widths for {layers} layers")
             sizes = {size for value in weights.values() for size in value.shape}
             if not sizes.issuperset(widths):  # before a network of that size is made
                 raise ValueError(f"the widths {shown(widths)} are not those of the weights")

@@ -20,6 +20,7 @@ from growarray.factorized.equation import kernel_modes
 from growarray.factorized.fit import Fit
 from growarray.factorized.format import Arrays
 from growarray.factorized.formats.bases import (
+    CentredFormat,
     CentredTensor,
     check_mode,
     factor_dict,
@@ -40,6 +41,75 @@ _EFFORT = 1e9  # entries of the kernel times rank times sweeps that one decompos
 _CORRECTED = 1e7  # entries times rank up to which degenerate components are corrected in a search
 
 
+class _Format(CentredFormat):
+    name = "CP"
+    decomposition = staticmethod(cp)
+    growable = True
+
+    def terms(self, modes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        return (("r",), *((mode, "r") for mode in modes))
+
+    def rank_axes(self, order: int) -> RankAxes:
+        """The only rank: of the weights, then of the factors."""
+        return (((0, 0), *((factor, 1) for factor in range(1, order + 1))),)
+
+    def rank_of(self, sizes: Sequence[int]) -> int:
+        return sizes[0]
+
+    def factor_shapes(self, shape: Sequence[int], rank: Any) -> tuple[tuple[int, ...], ...]:
+        return ((rank,), *((size, rank) for size in shape))
+
+    def validate_rank(self, shape: Sequence[int], rank: Any, fixed_modes: Sequence[int] | None = None) -> int:
+        """One number, at least 1."""
+        no_fixed_modes(self.name, fixed_modes)
+        return validate_cp_rank(shape, rank)
+
+    def largest_rank(self, shape: Sequence[int]) -> int:
+        return largest_cp_rank(shape)
+
+    def fit(self, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
+        """Alternating least squares, :func:`growarray.decompose.cp.cp`; the truncated SVD of a matrix."""
+        found = cp(tensor, self.usable_rank(tuple(tensor.shape), rank), **self.fit_options(options))
+        fit = Fit(found.errors[-1], len(found.errors), found.reason, found.degeneracy)
+        return (found.weights, *found.factors), fit
+
+    def quick_options(self, rank: Any) -> dict[str, Any]:
+        """Fewer sweeps, from one random start, of a weight with many components."""
+        return dict(_QUICK) if rank > _MANY else {}
+
+    def search_options(self, size: int, rank: Any, rng: np.random.Generator) -> dict[str, Any]:
+        """As many sweeps as the time of a search allows."""
+        sweeps = int(min(max(_EFFORT // (size * rank), 4), 60))
+        starts, correct = int(sweeps == 60), size * rank <= _CORRECTED
+        return {"starts": starts, "max_iterations": sweeps, "correct": correct, "rng": rng}
+
+    def candidates(self, spectra: Spectra) -> Iterator[tuple[int, float]]:
+        """Between the tail of a balanced unfolding and that of the slices, which r terms reach."""
+        shape, cuts = spectra.shape, [*spectra.modes, *spectra.bonds]
+        for rank in geometric(min(largest_cp_rank(shape), max(1, math.prod(shape) // (sum(shape) + 1)))):
+            least = max(tail.at(rank) for tail in cuts)
+            yield rank, (least + spectra.slices.at(rank)) / 2
+
+    def initial_components(
+        self, old: list[Array], goal: Goal, by: tuple[int, ...], groups: int, rng: np.random.Generator | None
+    ) -> Added:
+        """New components with weight 1, their norm shared by the factors."""
+        xp, rank = namespace(*old), old[0].shape[0]
+        found = cp(goal.dense, by[0], weighted={1: goal.channels(1)}, max_iterations=50, rng=rng)
+        factors = [found.factors[0] * found.weights[None, :], *found.factors[1:]]
+        modes = kernel_modes(self, goal.dense.ndim - 2)
+        increment = Increment(self.terms(modes)[1:], modes[1:], factors, [xp.ones_like(f) for f in factors], 0, groups)
+        decrease = fit(goal, increment)
+        new = [xp.ones_like(factors[0][0, :]), *balanced(increment.factors)]
+        added = [padded(new[0], (rank + by[0],), (rank,))]
+        added += [padded(f, (f.shape[0], rank + by[0]), (0, rank)) for f in new[1:]]
+        return Added(added, (1,), increment.dense(goal.dense.shape), decrease)
+
+    def factor_std(self, order: int, rank: Any, std: float) -> tuple[float | None, ...]:
+        """Weights are one; the factors make the tensor's entries ``std``."""
+        return (None, *(factor_std("cp", order, rank, std),) * order)
+
+
 class CPTensor(CentredTensor):
     """Weights (r,) and one factor (size, r) for each mode.
 
@@ -49,9 +119,7 @@ class CPTensor(CentredTensor):
     (2, [2.0, 2.0, 2.0, 2.0], ['weights', 'factors.factor_0', 'factors.factor_1'])
     """
 
-    name = "CP"
-    decomposition = staticmethod(cp)
-    growable = True
+    format = _Format()
 
     def __init__(self, weights: Array | Parameter, factors: Sequence[Array | Parameter]) -> None:
         self.weights = parameter(weights)
@@ -69,84 +137,6 @@ class CPTensor(CentredTensor):
     def rank(self) -> int:
         """Number of components."""
         return self.weights.shape[0]
-
-    @classmethod
-    def terms(cls, modes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-        """``r``, then ``mode r`` for each mode."""
-        return (("r",), *((mode, "r") for mode in modes))
-
-    @classmethod
-    def rank_axes(cls, order: int) -> RankAxes:
-        """The only rank: of the weights, then of the factors."""
-        return (((0, 0), *((factor, 1) for factor in range(1, order + 1))),)
-
-    @classmethod
-    def rank_of(cls, sizes: Sequence[int]) -> int:
-        """The number itself."""
-        return sizes[0]
-
-    @classmethod
-    def factor_shapes(cls, shape: Sequence[int], rank: Any) -> tuple[tuple[int, ...], ...]:
-        """(r,), then (size, r) for each mode."""
-        return ((rank,), *((size, rank) for size in shape))
-
-    @classmethod
-    def validate_rank(cls, shape: Sequence[int], rank: Any, fixed_modes: Sequence[int] | None = None) -> int:
-        """One number, at least 1."""
-        no_fixed_modes(cls.name, fixed_modes)
-        return validate_cp_rank(shape, rank)
-
-    @classmethod
-    def largest_rank(cls, shape: Sequence[int]) -> int:
-        """What every tensor of this shape has at most."""
-        return largest_cp_rank(shape)
-
-    @classmethod
-    def fit(cls, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
-        """Alternating least squares, :func:`growarray.decompose.cp.cp`; the truncated SVD of a matrix."""
-        found = cp(tensor, cls.usable_rank(tuple(tensor.shape), rank), **cls.fit_options(options))
-        fit = Fit(found.errors[-1], len(found.errors), found.reason, found.degeneracy)
-        return (found.weights, *found.factors), fit
-
-    @classmethod
-    def quick_options(cls, rank: Any) -> dict[str, Any]:
-        """Fewer sweeps, from one random start, of a weight with many components."""
-        return dict(_QUICK) if rank > _MANY else {}
-
-    @classmethod
-    def search_options(cls, size: int, rank: Any, rng: np.random.Generator) -> dict[str, Any]:
-        """As many sweeps as the time of a search allows."""
-        sweeps = int(min(max(_EFFORT // (size * rank), 4), 60))
-        starts, correct = int(sweeps == 60), size * rank <= _CORRECTED
-        return {"starts": starts, "max_iterations": sweeps, "correct": correct, "rng": rng}
-
-    @classmethod
-    def candidates(cls, spectra: Spectra) -> Iterator[tuple[int, float]]:
-        """Between the tail of a balanced unfolding and that of the slices, which r terms reach."""
-        shape, cuts = spectra.shape, [*spectra.modes, *spectra.bonds]
-        for rank in geometric(min(largest_cp_rank(shape), max(1, math.prod(shape) // (sum(shape) + 1)))):
-            least = max(tail.at(rank) for tail in cuts)
-            yield rank, (least + spectra.slices.at(rank)) / 2
-
-    @classmethod
-    def initial_components(
-        cls, old: list[Array], goal: Goal, by: tuple[int, ...], groups: int, rng: np.random.Generator | None
-    ) -> Added:
-        """New components with weight 1, their norm shared by the factors."""
-        xp, rank = namespace(*old), old[0].shape[0]
-        found = cp(goal.dense, by[0], weighted={1: goal.channels(1)}, max_iterations=50, rng=rng)
-        factors = [found.factors[0] * found.weights[None, :], *found.factors[1:]]
-        modes = kernel_modes(cls, goal.dense.ndim - 2)
-        increment = Increment(cls.terms(modes)[1:], modes[1:], factors, [xp.ones_like(f) for f in factors], 0, groups)
-        decrease = fit(goal, increment)
-        new = [xp.ones_like(factors[0][0, :]), *balanced(increment.factors)]
-        added = [padded(new[0], (rank + by[0],), (rank,))]
-        added += [padded(f, (f.shape[0], rank + by[0]), (0, rank)) for f in new[1:]]
-        return Added(added, (1,), increment.dense(goal.dense.shape), decrease)
-
-    def factor_std(self, std: float) -> tuple[float | None, ...]:
-        """Weights are one; the factors make the tensor's entries ``std``."""
-        return (None, *(factor_std("cp", self.order, self.rank, std),) * self.order)
 
     def transduct(self, new_size: int, mode: int, position: int | None = None) -> tuple[Parameter, ...]:
         """Insert a factor of ones, or of ones at ``position``."""

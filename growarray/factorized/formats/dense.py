@@ -9,7 +9,7 @@ from growarray.backend import Array, namespace
 from growarray.decompose.arguments import check_options
 from growarray.decompose.inputs import check_tensor
 from growarray.factorized.fit import Fit
-from growarray.factorized.format import Arrays
+from growarray.factorized.format import Arrays, TensorFormat
 from growarray.factorized.formats.bases import check_mode, insertion, no_fixed_modes, parameter
 from growarray.factorized.index import Item, take
 from growarray.factorized.tensor import FactorizedTensor
@@ -18,63 +18,33 @@ from growarray.nn.module import Parameter
 __all__ = ["DenseTensor"]
 
 
-class DenseTensor(FactorizedTensor):
-    """A tensor that is not factorized, so that dense and factorized layers have one interface. Its rank is None.
-
-    >>> import numpy as np
-    >>> DenseTensor(np.ones((2, 3)))[1].to_tensor().tolist()
-    [1.0, 1.0, 1.0]
-    """
-
+class _Format(TensorFormat):
     name = "Dense"
 
-    def __init__(self, tensor: Array | Parameter) -> None:
-        self.tensor = parameter(tensor)
-
-    @classmethod
-    def of(cls, arrays: Sequence[Array | Parameter]) -> Self:
-        """A tensor that holds the only array."""
-        (tensor,) = arrays
-        return cls(tensor)
-
-    def all_factors(self) -> tuple[Parameter, ...]:
-        """The tensor."""
-        return (self.tensor,)
-
-    @classmethod
-    def terms(cls, modes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-        """All modes."""
+    def terms(self, modes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         return (tuple(modes),)
 
-    @classmethod
-    def rank_of(cls, sizes: Sequence[int]) -> None:
+    def rank_of(self, sizes: Sequence[int]) -> None:
         """None."""
 
-    @classmethod
-    def factor_shapes(cls, shape: Sequence[int], rank: Any) -> tuple[tuple[int, ...], ...]:
-        """The shape."""
+    def factor_shapes(self, shape: Sequence[int], rank: Any) -> tuple[tuple[int, ...], ...]:
         return (tuple(shape),)
 
-    @classmethod
-    def validate_rank(cls, shape: Sequence[int], rank: Any, fixed_modes: Sequence[int] | None = None) -> None:
-        """None: a dense tensor has no rank, whatever is asked for."""
-        no_fixed_modes(cls.name, fixed_modes)
+    def validate_rank(self, shape: Sequence[int], rank: Any, fixed_modes: Sequence[int] | None = None) -> None:
+        no_fixed_modes(self.name, fixed_modes)
 
-    @classmethod
-    def usable_rank(cls, shape: Sequence[int], rank: Any) -> None:
+    def usable_rank(self, shape: Sequence[int], rank: Any) -> None:
         """None."""
 
-    @classmethod
-    def fit(cls, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
+    def fit(self, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
         """A copy of the tensor; there are no options."""
-        check_options(options, (), f"{cls.name}, which is not decomposed")
-        shape, xp = check_tensor(tensor, cls.name), namespace(tensor)
+        check_options(options, (), f"{self.name}, which is not decomposed")
+        shape, xp = check_tensor(tensor, self.name), namespace(tensor)
         if not bool(xp.all(xp.isfinite(tensor))):
-            raise ValueError(f"{cls.name}: the tensor of shape {shape} holds NaN or infinite values; clean it first")
+            raise ValueError(f"{self.name}: the tensor of shape {shape} holds NaN or infinite values; clean it first")
         return (xp.asarray(tensor, copy=True),), Fit(0.0)
 
-    @classmethod
-    def select(cls, arrays: Sequence[Array], items: Sequence[Item]) -> tuple[Arrays, Callable[[Arrays], Arrays]]:
+    def select(self, arrays: Sequence[Array], items: Sequence[Item]) -> tuple[Arrays, Callable[[Arrays], Arrays]]:
         """The selected entries of the tensor."""
         (tensor,) = arrays
         backs, axis = [], 0
@@ -91,6 +61,34 @@ class DenseTensor(FactorizedTensor):
 
         return (tensor,), pullback
 
+    def factor_std(self, order: int, rank: Any, std: float) -> tuple[float | None, ...]:
+        """Each entry is drawn by itself."""
+        return (std,)
+
+
+class DenseTensor(FactorizedTensor):
+    """A tensor that is not factorized, so that dense and factorized layers have one interface. Its rank is None.
+
+    >>> import numpy as np
+    >>> DenseTensor(np.ones((2, 3)))[1].to_tensor().tolist()
+    [1.0, 1.0, 1.0]
+    """
+
+    format = _Format()
+
+    def __init__(self, tensor: Array | Parameter) -> None:
+        self.tensor = parameter(tensor)
+
+    @classmethod
+    def of(cls, arrays: Sequence[Array | Parameter]) -> Self:
+        """A tensor that holds the only array."""
+        (tensor,) = arrays
+        return cls(tensor)
+
+    def all_factors(self) -> tuple[Parameter, ...]:
+        """The tensor."""
+        return (self.tensor,)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Size of each mode."""
@@ -103,10 +101,6 @@ class DenseTensor(FactorizedTensor):
     def to_tensor(self) -> Array:
         """A copy of the tensor."""
         return namespace(self.tensor.data).asarray(self.tensor.data, copy=True)
-
-    def factor_std(self, std: float) -> tuple[float | None, ...]:
-        """Each entry is drawn by itself."""
-        return (std,)
 
     def transduct(self, new_size: int, mode: int, position: int | None = None) -> tuple[Parameter, ...]:
         """Insert a mode; the whole tensor is made for it, so its gradient and optimizer state are dropped."""

@@ -17,50 +17,35 @@ from growarray.decompose.ring import largest_mode, largest_tr_rank, tensor_ring,
 from growarray.factorized.equation import kernel_modes
 from growarray.factorized.fit import Fit
 from growarray.factorized.format import Arrays
-from growarray.factorized.formats.bases import ChainTensor, no_fixed_modes
+from growarray.factorized.formats.bases import ChainFormat, ChainTensor, no_fixed_modes
 from growarray.factorized.increment import Added, Goal, Increment, equal_norms, fit, padded
 from growarray.factorized.spectra import LEVELS, Spectra
 
 __all__ = ["TRTensor"]
 
 
-class TRTensor(ChainTensor):
-    """One core (r_k, size, r_{k+1}) for each mode; the last bond is the first one, (1, size, 1) if the mode is alone.
-
-    Source: Zhao, Zhou, Xie, Zhang, Cichocki 2016, Tensor ring decomposition.
-
-    >>> import numpy as np
-    >>> t = TRTensor([np.ones((2, 3, 1)), np.ones((1, 4, 2))])
-    >>> t.rank, t.to_tensor()[0].tolist(), list(t.state_dict())
-    ((2, 1, 2), [2.0, 2.0, 2.0, 2.0], ['factors.factor_0', 'factors.factor_1'])
-    """
-
+class _Format(ChainFormat):
     name = "TR"
     aliases = ("ring", "tensor_ring", "tensor-ring", "tensorring")
     decomposition = staticmethod(tensor_ring)
     closed = True
     growable = True
 
-    @classmethod
     def validate_rank(
-        cls, shape: Sequence[int], rank: Any, fixed_modes: Sequence[int] | None = None
+        self, shape: Sequence[int], rank: Any, fixed_modes: Sequence[int] | None = None
     ) -> tuple[int, ...]:
         """One number for each bond, the first one again at the end."""
-        no_fixed_modes(cls.name, fixed_modes)
+        no_fixed_modes(self.name, fixed_modes)
         return validate_tr_rank(shape, rank)
 
-    @classmethod
-    def largest_rank(cls, shape: Sequence[int]) -> tuple[int, ...]:
-        """What is enough for any tensor of this shape."""
+    def largest_rank(self, shape: Sequence[int]) -> tuple[int, ...]:
         return largest_tr_rank(shape)
 
-    @classmethod
-    def usable_rank(cls, shape: Sequence[int], rank: Any) -> tuple[int, ...]:
+    def usable_rank(self, shape: Sequence[int], rank: Any) -> tuple[int, ...]:
         """What TR-SVD from the largest mode can use."""
         return usable_tr_rank(shape, rank)
 
-    @classmethod
-    def usable_growth(cls, shape: Sequence[int], rank: tuple[int, ...], by: tuple[int, ...]) -> tuple[int, ...]:
+    def usable_growth(self, shape: Sequence[int], rank: tuple[int, ...], by: tuple[int, ...]) -> tuple[int, ...]:
         """All bonds grow, by a ring of their own, unless the old one holds any tensor."""
         if by[0] != by[-1] or 0 in by:
             raise ValueError(
@@ -71,16 +56,14 @@ class TRTensor(ChainTensor):
             return (0,) * len(by)
         return usable_tr_rank(shape, by)
 
-    @classmethod
-    def fit(cls, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
+    def fit(self, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
         """TR-SVD and alternating least squares, :func:`growarray.decompose.tensor_ring`."""
-        options = cls.fit_options(options)
+        options = self.fit_options(options)
         mode = options.get("mode")
         found = tensor_ring(tensor, usable_tr_rank(tuple(tensor.shape), rank, mode), **options)
         return found.cores, Fit(found.errors[-1], len(found.errors) - 1, found.reason)
 
-    @classmethod
-    def candidates(cls, spectra: Spectra) -> Iterator[tuple[tuple[int, ...], float]]:
+    def candidates(self, spectra: Spectra) -> Iterator[tuple[tuple[int, ...], float]]:
         """Trains from the largest mode, all bonds at one level, and rings whose bonds are alike.
 
         Between the tail that no ring can beat, of a cut through two bonds at their product, and the sum of the tails
@@ -99,17 +82,30 @@ class TRTensor(ChainTensor):
             most = sum(tail.at(bond) for tail, bond in zip(cuts, bonds[1:], strict=True))
             yield usable, (least + min(1.0, most)) / 2
 
-    @classmethod
     def initial_components(
-        cls, old: list[Array], goal: Goal, by: tuple[int, ...], groups: int, rng: np.random.Generator | None
+        self, old: list[Array], goal: Goal, by: tuple[int, ...], groups: int, rng: np.random.Generator | None
     ) -> Added:
         """A ring of its own beside the old one."""
         del rng
         cores = tensor_ring(goal.dense, by, weighted={1: goal.channels(1)}).cores
-        xp, modes = namespace(*cores), kernel_modes(cls, goal.dense.ndim - 2)
-        increment = Increment(cls.terms(modes), modes[1:], cores, [xp.ones_like(c) for c in cores], 0, groups)
+        xp, modes = namespace(*cores), kernel_modes(self, goal.dense.ndim - 2)
+        increment = Increment(self.terms(modes), modes[1:], cores, [xp.ones_like(c) for c in cores], 0, groups)
         decrease, shapes = fit(goal, increment), [core.shape for core in old]
         added = []
         for new, (left, size, right), rises in zip(equal_norms(increment.factors), shapes, pairwise(by), strict=True):
             added.append(padded(new, (left + rises[0], size, right + rises[1]), (left, 0, right)))
         return Added(added, (0,), increment.dense(goal.dense.shape), decrease)
+
+
+class TRTensor(ChainTensor):
+    """One core (r_k, size, r_{k+1}) for each mode; the last bond is the first one, (1, size, 1) if the mode is alone.
+
+    Source: Zhao, Zhou, Xie, Zhang, Cichocki 2016, Tensor ring decomposition.
+
+    >>> import numpy as np
+    >>> t = TRTensor([np.ones((2, 3, 1)), np.ones((1, 4, 2))])
+    >>> t.rank, t.to_tensor()[0].tolist(), list(t.state_dict())
+    ((2, 1, 2), [2.0, 2.0, 2.0, 2.0], ['factors.factor_0', 'factors.factor_1'])
+    """
+
+    format = _Format()

@@ -19,53 +19,40 @@ from growarray.decompose.unfolding import mode_product
 from growarray.factorized.equation import kernel_modes
 from growarray.factorized.fit import Fit
 from growarray.factorized.format import Arrays
-from growarray.factorized.formats.bases import ChainTensor, no_fixed_modes
+from growarray.factorized.formats.bases import ChainFormat, ChainTensor, no_fixed_modes
 from growarray.factorized.increment import Added, Goal, Increment, equal_norms, fit, padded
 from growarray.factorized.spectra import LEVELS, Spectra
 
 __all__ = ["TTTensor"]
 
 
-class TTTensor(ChainTensor):
-    """One core (r_i, size, r_{i+1}) for each mode; the ranks at both ends are 1.
-
-    >>> import numpy as np
-    >>> t = TTTensor([np.ones((1, 3, 2)), np.ones((2, 4, 1))])
-    >>> t.rank, t.to_tensor()[0].tolist(), list(t.state_dict())
-    ((1, 2, 1), [2.0, 2.0, 2.0, 2.0], ['factors.factor_0', 'factors.factor_1'])
-    """
-
+class _Format(ChainFormat):
     name = "TT"
     decomposition = staticmethod(tensor_train)
     growable = True
     output_last = True
 
-    @classmethod
     def validate_rank(
-        cls, shape: Sequence[int], rank: Any, fixed_modes: Sequence[int] | None = None
+        self, shape: Sequence[int], rank: Any, fixed_modes: Sequence[int] | None = None
     ) -> tuple[int, ...]:
         """One number for each bond, and the two ends.
 
         The original's rule for a share holds from three modes on, and gives a matrix a third of it; here it gets all.
         """
-        no_fixed_modes(cls.name, fixed_modes)
+        no_fixed_modes(self.name, fixed_modes)
         return validate_tt_rank(shape, rank, constant_rank=len(shape) == 2)
 
-    @classmethod
-    def largest_rank(cls, shape: Sequence[int]) -> tuple[int, ...]:
-        """What a train of this shape gains by."""
+    def largest_rank(self, shape: Sequence[int]) -> tuple[int, ...]:
         return largest_tt_rank(shape)
 
-    @classmethod
-    def usable_rank(cls, shape: Sequence[int], rank: Any) -> tuple[int, ...]:
+    def usable_rank(self, shape: Sequence[int], rank: Any) -> tuple[int, ...]:
         """At most the bond before times the mode between, and what the modes behind can use."""
         ranks = [1]
         for k, size in enumerate(shape, start=1):
             ranks.append(min(rank[k], ranks[-1] * size, math.prod(shape[k:])))
         return tuple(ranks)
 
-    @classmethod
-    def usable_growth(cls, shape: Sequence[int], rank: Any, by: tuple[int, ...]) -> tuple[int, ...]:
+    def usable_growth(self, shape: Sequence[int], rank: Any, by: tuple[int, ...]) -> tuple[int, ...]:
         """What bonds can add beside neighbours that add this much, or run through the old rank if they add nothing."""
         found = list(super().usable_growth(shape, rank, by))
         for k in range(1, len(shape)):
@@ -74,24 +61,21 @@ class TTTensor(ChainTensor):
             found[k] = min(found[k], (found[k + 1] or rank[k + 1]) * shape[k])
         return tuple(found)
 
-    @classmethod
-    def fit(cls, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
+    def fit(self, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
         """TT-SVD, :func:`growarray.decompose.tt.tensor_train`."""
-        found = tensor_train(tensor, cls.usable_rank(tuple(tensor.shape), rank), **cls.fit_options(options))
+        found = tensor_train(tensor, self.usable_rank(tuple(tensor.shape), rank), **self.fit_options(options))
         return found.cores, Fit(found.errors[-1], 1, found.reason)
 
-    @classmethod
-    def candidates(cls, spectra: Spectra) -> Iterator[tuple[tuple[int, ...], float]]:
+    def candidates(self, spectra: Spectra) -> Iterator[tuple[tuple[int, ...], float]]:
         """All bonds at one level."""
         sizes = (*spectra.shape[1:], spectra.shape[0])
         for level in LEVELS:
             fewest = [tail.fewest(level / len(spectra.bonds)) for tail in spectra.bonds]
-            ranks = cls.usable_rank(sizes, (1, *fewest, 1))
+            ranks = self.usable_rank(sizes, (1, *fewest, 1))
             yield ranks, min(1.0, sum(t.at(r) for t, r in zip(spectra.bonds, ranks[1:-1], strict=True)))
 
-    @classmethod
     def initial_components(
-        cls, old: list[Array], goal: Goal, by: tuple[int, ...], groups: int, rng: np.random.Generator | None
+        self, old: list[Array], goal: Goal, by: tuple[int, ...], groups: int, rng: np.random.Generator | None
     ) -> Added:
         """A train of its own beside the old one; at bonds that keep their rank it runs through the old cores.
 
@@ -106,7 +90,7 @@ class TTTensor(ChainTensor):
         added = [xp.zeros(s, dtype=xp.float64, device=old[0].device) for s in shapes]
         levers, decrease, change = [], 0.0, xp.zeros_like(goal.dense)
         for first, last in _runs(by):
-            increment = cls._train(old, goal, by, (first, last), groups)
+            increment = self._train(old, goal, by, (first, last), groups)
             decrease += fit(goal, increment)
             sizes = [(by[k] or ranks[k], old[k].shape[1], by[k + 1] or ranks[k + 1]) for k in range(first, last + 1)]
             cores = [xp.reshape(increment.factors[k], s) for k, s in zip(range(first, last + 1), sizes, strict=True)]
@@ -123,8 +107,7 @@ class TTTensor(ChainTensor):
             change, decrease = change * length, overlap * length
         return Added(added, tuple(levers), change, decrease)
 
-    @classmethod
-    def _train(cls, old: list[Array], goal: Goal, by: Sequence[int], run: tuple[int, int], groups: int) -> Increment:
+    def _train(self, old: list[Array], goal: Goal, by: Sequence[int], run: tuple[int, int], groups: int) -> Increment:
         """Old cores before and after a run, and between them the train of what they leave of the optimal change."""
         xp, (first, last) = namespace(*old), run
         target = xp.moveaxis(goal.dense, 0, -1)
@@ -142,14 +125,26 @@ class TTTensor(ChainTensor):
         cores = [*old[:first], *found.cores, *old[last + 1 :]]
         edges = [*(by[k] if first < k <= last else c.shape[0] for k, c in enumerate(old)), 1]
         shaped = [xp.reshape(c, (edges[k], sizes[k], edges[k + 1])) for k, c in enumerate(cores)]
-        factors = cls.operands(shaped)
+        factors = self.operands(shaped)
         free = [xp.ones_like(f) if first <= k <= last else None for k, f in enumerate(factors)]
-        modes = kernel_modes(cls, len(sizes) - 2)
-        return Increment(cls.terms(modes), modes[:-1], factors, free, last, groups)
+        modes = kernel_modes(self, len(sizes) - 2)
+        return Increment(self.terms(modes), modes[:-1], factors, free, last, groups)
 
-    def factor_std(self, std: float) -> tuple[float | None, ...]:
+    def factor_std(self, order: int, rank: Any, std: float) -> tuple[float | None, ...]:
         """The original's formula, which makes the entries smaller than ``std`` by the root of the product of ranks."""
-        return (factor_std("tt", self.order, self.rank, std),) * self.order
+        return (factor_std("tt", order, rank, std),) * order
+
+
+class TTTensor(ChainTensor):
+    """One core (r_i, size, r_{i+1}) for each mode; the ranks at both ends are 1.
+
+    >>> import numpy as np
+    >>> t = TTTensor([np.ones((1, 3, 2)), np.ones((2, 4, 1))])
+    >>> t.rank, t.to_tensor()[0].tolist(), list(t.state_dict())
+    ((1, 2, 1), [2.0, 2.0, 2.0, 2.0], ['factors.factor_0', 'factors.factor_1'])
+    """
+
+    format = _Format()
 
 
 def _runs(by: Sequence[int]) -> list[tuple[int, int]]:

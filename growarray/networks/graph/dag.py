@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, namespace
-from growarray.errors import GrowthError, shown
+from growarray.errors import GrowthError, ShapeError, shown
 from growarray.growing import TINY, GrowthRule, Rule
 from growarray.networks.graph.expansion import Expansion, ExpansionType
 from growarray.networks.graph.graph import LayerGraph
@@ -52,7 +52,7 @@ class GrowingDAG(LayerGraph):
     >>> dag(np.zeros((5, 4), np.float32)).shape, dag.widths
     ((5, 2), [3])
     >>> [str(expansion) for expansion in dag.define_next_actions()]
-    ['new node 2@_a: 1@->end@', 'new node 2@_b: start@->1@', 'wider node 1@']
+    ['new node 2: 1->end', 'new node 2: start->1', 'wider node 1']
     """
 
     def __init__(
@@ -104,6 +104,15 @@ class GrowingDAG(LayerGraph):
             device=device,
             rng=self.rng,
         )
+
+    _held = ("in_features", "out_features", "neurons", "name", "sampled", "rng", *LayerGraph._held)
+
+    def _check_held(self) -> None:
+        super()._check_held()
+        self.statistics, self._kind["rng"] = None, self.rng
+        ends = self.merges[self.root], self.merges[self.end]
+        if [end.in_features for end in ends] != [self.in_features, self.out_features]:
+            raise ShapeError(f"GrowingDAG: root and end have other widths than {self.in_features, self.out_features}")
 
     def _connect(self) -> None:
         super()._connect()
@@ -185,6 +194,7 @@ class GrowingDAG(LayerGraph):
 
     def reset_computation(self) -> None:
         """End the collection."""
+        self.weigh(None)
         if self.statistics is not None:
             self.statistics.stop()
             self.statistics = None

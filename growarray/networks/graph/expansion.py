@@ -97,8 +97,9 @@ class Expansion:
         return [*((before, node) for before in self.previous_nodes), *((node, after) for after in self.next_nodes)]
 
     def __str__(self) -> str:
-        ends = "" if self.previous_node is None else arrow((self.previous_node, str(self.next_node)))
-        return f"{self.type.value} {': '.join(filter(None, (self.expanding_node, ends)))}"
+        names = [str(node).split("@")[0] for node in (self.expanding_node, self.previous_node, self.next_node) if node]
+        ends = [arrow((names[-2], names[-1]))] if self.previous_node else []
+        return f"{self.type.value} {': '.join([*([] if self.is_edge else names[:1]), *ends])}"
 
     __repr__ = __str__
     name = widens = property(__str__, doc="What it adds, and where.")
@@ -160,6 +161,13 @@ class Expansion:
         """Scalars that the plan adds."""
         units = int(self.update.input_extension is not None) if self.is_edge else self.new_neurons
         return units * self.parameters_per_neuron
+
+    @property
+    def flops_added(self) -> int:
+        """Multiplications and additions by the weights that the plan adds, for one sample."""
+        units = self._width(self.previous_nodes) if self.is_edge else self.new_neurons
+        read = 0 if self.is_edge else self._width(self.previous_nodes)
+        return 2 * units * (read + self._width(self.next_nodes)) if self.parameters_added else 0
 
     # Its plan.
 

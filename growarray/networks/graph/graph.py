@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from growarray.growing import LinearGrowingModule, LinearMergeGrowingModule
 from growarray.growing.norm import GrowingLayerNorm
 from growarray.networks.graph.structure import Edge, ancestors, arrow, in_order
 from growarray.networks.network import GrowingNetwork
+from growarray.networks.widths import check_chain
 from growarray.nn import Identity, Module, Sequential
 from growarray.nn import activation as activation_named
 from growarray.ops.sizes import whole_number
@@ -47,6 +48,16 @@ class LayerGraph(GrowingNetwork):
         self.layers: dict[str, LinearGrowingModule] = {}
         self._ends: dict[str, Edge] = {}
         self.restructure(structure)
+
+    _held: ClassVar[tuple[str, ...]] = (
+        "root", "end", "use_bias", "use_layer_norm", "activation", "merges", "layers", "_ends", "_attributes",
+    )  # fmt: skip
+
+    def _check_held(self) -> None:
+        self._kind = {"device": None, "dtype": next((p.data.dtype for p in self.parameters()), None), "rng": None}
+        self._connect()
+        for edge, (source, target) in self._ends.items():
+            check_chain(edge, self.merges[source].out_features, [self.layers[edge]], self.merges[target].in_features)
 
     @property
     def nodes(self) -> list[str]:

@@ -142,7 +142,11 @@ class GraphStatistics:
                     candidates.draw(activities, gradients[self.end], self._rng)
             hidden = [each.hidden(each.weights, activities) for each in self.sampled.values()]
             parts = [Stream(_joined(activities.values()), bias=True), *([Stream(_joined(hidden))] if hidden else [])]
-            self._streams = JoinedStream(parts), Stream(_joined(gradients.values()))
+            gradient = Stream(_joined(gradients.values()))
+            roots = self.merges[self.end].recorder.roots
+            if roots is not None:
+                parts, gradient = [part.weighted(roots) for part in parts], gradient.weighted(roots, over=True)
+            self._streams = JoinedStream(parts), gradient
         return self._streams
 
     def _s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:

@@ -8,9 +8,10 @@ import numpy as np
 
 from growarray.files.errors import Malformed, quote
 from growarray.onnx.build import Builder
+from growarray.onnx.call import Calls, written
 from growarray.onnx.fold import constant_array
 from growarray.onnx.graph import OpNode
-from growarray.onnx.operators.row import Operator
+from growarray.onnx.operators.row import ALL, Operator
 from growarray.onnx.value import Array, Constant
 
 __all__ = ["ROWS", "check_shape"]
@@ -49,16 +50,43 @@ def _fold_constant(builder: Builder, node: OpNode) -> Array | None:
     return values
 
 
-def _fold_filled(builder: Builder, node: OpNode) -> Array:
+def _fold_filled(builder: Builder, node: OpNode) -> Array | None:
     """``ConstantOfShape``."""
-    shape = builder.whole(node, 0, "shape")
-    tensor = node.get("value", "tensor")
-    value = np.zeros(1, np.float32) if tensor is None else tensor.read().reshape(-1)
+    dims, value = builder.dims(node, 0, "shape"), _filling(node)
+    if not all(isinstance(n, int) for n in dims):
+        return None
+    shape = tuple(int(n) for n in dims)
     check_shape(shape)
     builder.account(math.prod(shape) * value.itemsize)
     if value.size != 1:
         raise Malformed(f"value has {value.size} entries; expected one")
     return np.full(shape, value[0])
+
+
+def _filling(node: OpNode) -> Array:
+    tensor = node.get("value", "tensor")
+    value: Array = np.zeros(1, np.float32) if tensor is None else tensor.read().reshape(-1)
+    return value
+
+
+def _read_filled(call: Calls) -> None:
+    """One number, expanded to sizes that the input tells."""
+    call.give(call("Expand", call.constant(_filling(call.node)), call.input(0)))
+
+
+def _read_range(call: Calls) -> None:
+    """From 0 in steps of 1 to a size that the input tells."""
+    start, limit, delta = (call.array(call.input(i)) for i in range(3))
+    if (
+        limit is None
+        or limit.dtype != object
+        or start is None
+        or delta is None
+        or (start.any(), *delta.flat) != (False, 1)
+    ):
+        raise Malformed("is supported for constants only, and from 0 in steps of 1 to the size of an axis")
+    ones = call("Expand", np.ones(1, np.int64), call.constant(limit.reshape(1)))
+    call.give(call("CumSum", ones, np.array(0), exclusive=1))
 
 
 def check_shape(shape: tuple[int, ...]) -> None:
@@ -79,9 +107,9 @@ def _fold_range(builder: Builder, node: OpNode) -> Array | None:
 
 ROWS = (
     Operator("Constant", fold=_fold_constant, inputs=(0, 0)),
-    Operator("ConstantOfShape", fold=_fold_filled),
-    Operator("Range", fold=_fold_range, inputs=(3, 3)),
-    Operator("Shape", _read_sizes),
-    Operator("Size", _read_sizes),
+    Operator("ConstantOfShape", written(_read_filled), fold=_fold_filled),
+    Operator("Range", written(_read_range), fold=_fold_range, inputs=(3, 3), kinds=ALL),
+    Operator("Shape", _read_sizes, kinds=ALL),
+    Operator("Size", _read_sizes, kinds=ALL),
 )
 """The operators of this family."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from growarray.files.errors import Malformed
 from growarray.nn.shape import Expand, Reshape, Transpose
+from growarray.nn.sized import LiveShape
 from growarray.onnx.build import Builder, broadcast, product
 from growarray.onnx.fold import constant_array
 from growarray.onnx.graph import OpNode
@@ -28,7 +29,9 @@ def _read_expand(builder: Builder, node: OpNode) -> None:
     own = x.shape or ()
     aligned = (*(1,) * (len(asked) - len(own)), *own[max(len(own) - len(asked), 0) :])
     if any(isinstance(n, str) and n != have for n, have in zip(asked, aligned, strict=True)):
-        raise Malformed(f"shape {asked} depends on the size of the input; {_FIXED}")
+        sources, live = builder.sized(asked)
+        builder.result(node, LiveShape(Expand, live), [x, *sources], broadcast(builder, x.shape, asked))
+        return
     sizes = tuple(1 if isinstance(n, str) else n for n in asked)
     check_shape(sizes)
     builder.result(node, Expand(sizes), [x], broadcast(builder, x.shape, asked))

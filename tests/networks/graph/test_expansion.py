@@ -46,7 +46,7 @@ def test_edge_takes_off_the_bottleneck_what_it_gains():
     collect(dag, x, target)
     dag.compute_optimal_updates()
     edge = next(e for e in dag.growing_layers if e.type is ExpansionType.NEW_EDGE)
-    assert str(edge) == "new edge 1@n->end@n"
+    assert str(edge) == "new edge 1->end"
     before, gain = dag.bottlenecks()["end@n"], edge.new_neurons_fo_improvement
     edge.apply_change(0.0)
     assert dag.get_edge_module("1@n", "end@n").weight.data.any() == np.False_

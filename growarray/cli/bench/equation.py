@@ -1,0 +1,198 @@
+"""What ``growarray bench`` looks at: a contraction, given by an equation and shapes, or read from others' instances."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import opt_einsum
+
+from growarray.contraction import Plan, parse, plan
+from growarray.contraction.problem import Problem
+from growarray.errors import PlanError, shown
+
+__all__ = ["DTYPES", "EQUATION_KEYS", "LARGEST", "Contraction", "Equation", "equation_from", "numbers", "read_options"]
+
+DTYPES = ("float32", "float64")
+LARGEST = 1 << 28
+"""Elements of one array: what is larger is a slip of the pen."""
+
+_GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
+_PLAIN = ("inputs", "output", "size_dict")  # as cotengra and einsum_benchmark write a contraction
+EQUATION_KEYS = ("name", "equation", "shapes", *_PLAIN, *_GEOMETRY, "dtype", "best")
+"""What a file of an equation may have; ``best`` is the least cost that is known, of an instance."""
+
+_NAME = re.compile(r"[^\W\d]\w*")
+
+
+class Contraction:
+    """An equation with shapes, along any of its paths."""
+
+    if TYPE_CHECKING:  # a dataclass would take a property for the default of its field
+
+        @property
+        def equation(self) -> str: ...  # noqa: D102
+        @property
+        def shapes(self) -> tuple[tuple[int, ...], ...]: ...  # noqa: D102
+        @property
+        def geometry(self) -> Mapping[str, Any]: ...  # noqa: D102
+        @property
+        def dtype(self) -> str: ...  # noqa: D102
+
+    def plan(
+        self, optimize: Any = "auto", *, training: bool = False, minimize: Any = "time", device: Any = None
+    ) -> Plan:
+        """The plan along one path."""
+        return plan(
+            self.equation, *self.shapes, optimize=optimize, minimize=minimize, training=training, dtype=self.dtype,
+            device=device, **self.geometry,
+        )  # fmt: skip
+
+    @property
+    def problem(self) -> Problem:
+        """The equation bound to its shapes."""
+        return Problem(parse(self.equation), self.shapes, **self.geometry)
+
+    def arrays(self, seed: int) -> list[np.ndarray]:
+        """Operands, scaled so that the output has entries of about one."""
+        rng, problem = np.random.default_rng(seed), self.problem
+        summed = math.prod(size for mode, size in problem.size.items() if mode not in problem.output)
+        summed *= math.prod(conv.taps for conv in problem.conv.values())
+        scale = np.dtype(self.dtype).type(float(max(summed, 1)) ** (-0.5 / len(self.shapes)))
+        return [rng.standard_normal(shape, np.dtype(self.dtype)) * scale for shape in self.shapes]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, in the words of a file."""
+        shapes = [list(shape) for shape in self.shapes]
+        return {"equation": self.equation, "shapes": shapes, **self.geometry, "dtype": self.dtype}
+
+
+@dataclass(frozen=True)
+class Equation(Contraction):
+    """An equation of the user's; ``best`` is the least cost that is known, by objective."""
+
+    equation: str
+    shapes: tuple[tuple[int, ...], ...]
+    geometry: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
+    name: str = ""
+    best: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        sizes = ", ".join("x".join(map(str, shape)) or "()" for shape in self.shapes)
+        geometry = "".join(f", {option} {value}" for option, value in self.geometry.items())
+        return f"{self.name or self.equation}, {len(self.shapes)} operands {sizes}{geometry}, {self.dtype}"
+
+
+def read_options(path: Path, known: Sequence[str]) -> dict[str, Any]:
+    """The options in a JSON or TOML file: ``known`` ones of a layer, or those of an equation.
+
+    ``ValueError`` if it cannot be read as one.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ValueError(
+            f"{path}: cannot be read as a layer or an equation ({reason}); expected JSON or TOML"
+        ) from error
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{path}: expected an object with keys such as format, in and out, or equation and shapes, found "
+            f"{type(found).__name__}"
+        )
+    keys = EQUATION_KEYS if {"equation", "inputs"} & set(found) else known
+    unknown = sorted(set(found) - set(keys))
+    if unknown:
+        raise ValueError(f"{path}: unknown key(s) {', '.join(unknown)}; known are {', '.join(keys)}")
+    return found
+
+
+def equation_from(given: Mapping[str, Any]) -> Equation:
+    """A contraction from an equation with shapes, or from inputs, output and sizes as cotengra writes them.
+
+    ``ValueError`` names what cannot be used.
+
+    >>> equation_from({"inputs": [["a", "b"], ["b", "c"]], "output": ["a", "c"], "size_dict": {"a": 2, "b": 3, "c": 4}})
+    Equation(equation='a b, b c -> a c', shapes=((2, 3), (3, 4)), geometry={}, dtype='float32', name='', best={})
+    """
+    if not set(given) <= set(EQUATION_KEYS):
+        unknown = sorted(set(given) - set(EQUATION_KEYS))
+        raise ValueError(f"{', '.join(unknown)}: an option of a layer; with an equation leave it out")
+    if ("equation" in given) == ("inputs" in given):
+        raise ValueError("expected either an equation with shapes, or inputs, output and size_dict")
+    text, shapes = _named(given) if "inputs" in given else (given["equation"], _shapes(given.get("shapes")))
+    geometry = {}
+    for option in _GEOMETRY:
+        value = given.get(option)
+        if value is not None:
+            geometry[option] = numbers(option, value, option != "padding") if _is_numbers(value) else value
+    dtype = given.get("dtype", "float32")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: expected {' or '.join(DTYPES)}, found {shown(dtype)}")
+    found = Equation(text, shapes, geometry, dtype, str(given.get("name", "")), given.get("best") or {})
+    try:
+        size = max([math.prod(shape) for shape in shapes] + [found.problem.elements(found.problem.everything)])
+    except PlanError as error:
+        raise ValueError(f"this equation cannot be contracted: {error}") from error
+    if size > LARGEST:
+        raise ValueError(f"an array of this equation has more than {LARGEST} elements; make sizes smaller")
+    return found
+
+
+def _shapes(value: Any) -> tuple[tuple[int, ...], ...]:
+    """``"8x64, 64x3, ()"`` or a list of lists as shapes."""
+    if value is None:
+        raise ValueError("shapes: none given; an equation needs one for each operand, such as 8x64, 64x3")
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        if isinstance(value, str):
+            parts = [[] if part.strip() == "()" else part.strip().lower().split("x") for part in parts]
+        return tuple(tuple(int(size) for size in part) for part in parts)
+    except (TypeError, ValueError):
+        raise ValueError(f"shapes: expected one for each operand such as 8x64, 64x3, found {shown(value)}") from None
+
+
+def _named(given: Mapping[str, Any]) -> tuple[str, tuple[tuple[int, ...], ...]]:
+    """Equation and shapes from inputs, output and sizes, in which anything may be the name of a mode."""
+    try:
+        terms = [[str(mode) for mode in term] for term in given["inputs"]]
+        output, sizes = [str(mode) for mode in given["output"]], {str(m): int(n) for m, n in given["size_dict"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"inputs, output, size_dict: expected lists of modes and a size for each ({type(error).__name__}: {error})"
+        ) from error
+    every = list(dict.fromkeys(mode for term in [*terms, output] for mode in term))
+    missing = [mode for mode in every if mode not in sizes]
+    if missing:
+        raise ValueError(f"size_dict: no size for mode(s) {', '.join(missing[:8])}")
+    named = all(map(_NAME.fullmatch, every)) and any(len(term) > 1 for term in terms)
+    symbol = {mode: mode if named else opt_einsum.get_symbol(i) for i, mode in enumerate(every)}
+    text = ", ".join(" ".join(symbol[mode] for mode in term) for term in terms)
+    return f"{text} -> {' '.join(symbol[m] for m in output)}", tuple(tuple(sizes[m] for m in term) for term in terms)
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, int) or (isinstance(value, str) and value[:1].isdigit())
+
+
+def numbers(name: str, value: Any, least: int = 1) -> tuple[int, ...]:
+    """``56``, ``"56x48"``, ``"56,48"`` or ``[56, 48]`` as numbers."""
+    parts = value.lower().replace(",", "x").split("x") if isinstance(value, str) else value
+    try:
+        found = [int(str(part)) for part in (parts if isinstance(parts, list | tuple) else [parts])]
+    except ValueError:
+        raise ValueError(
+            f"--{name}: expected a number, or one for each axis such as 3x3, found {shown(value)}"
+        ) from None
+    if not found or min(found) < least:
+        raise ValueError(f"--{name}: expected whole numbers of at least {least}, found {shown(value)}")
+    return tuple(found)
