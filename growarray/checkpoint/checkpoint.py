@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from growarray.checkpoint.report import table
 from growarray.checkpoint.torch.tree import resolve
+from growarray.display import Displayed
 from growarray.files.errors import naming
 from growarray.files.tensor import StoredTensor
 
 __all__ = ["Checkpoint"]
 
 
-class Checkpoint(Mapping[str, NDArray[Any]]):
+class Checkpoint(Displayed, Mapping[str, NDArray[Any]]):
     """A mapping from flat name to array, as :func:`load_checkpoint` returns it.
 
     An array is read from the file at each access: a view of a private map if NumPy can hold the stored type, a

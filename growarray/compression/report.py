@@ -11,6 +11,7 @@ import numpy as np
 
 from growarray.contraction.table import quantity, seconds
 from growarray.decompose import Candidate
+from growarray.display import Block, Displayed, Table, text_of
 from growarray.factorized.report import Change, ConversionReport
 
 __all__ = ["Compression", "Point", "trade_off"]
@@ -26,7 +27,7 @@ class Point(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Compression:
+class Compression(Displayed):
     """A compressed network and what is known of it; ``print`` shows a table with a line for each layer.
 
     network : the copy, with factorized layers    by, budget : what was limited, and the limit
@@ -102,16 +103,15 @@ class Compression:
         }
 
     def __str__(self) -> str:
+        return text_of(self._blocks())
+
+    def _blocks(self) -> list[Block]:
         what = "weights" if self.output_error is None else "output"
         rows = [["layer", "format", "rank", "parameters", "", "FLOPs", "time", f"{what} off"]]
         rows += [_row(name, report) for name, report in self.reports.items()]
         rows.append(["sum", "", "", *_totals(self.parameters, self.flops, self.predicted_time), ""])
         shown = [k for k in range(8) if any(row[k] for row in rows[1:])]
-        widths = [max(len(row[k]) for row in rows) for k in range(8)]
-        lines = [
-            "  ".join(row[k].ljust(widths[k]) if k < 3 else row[k].rjust(widths[k]) for k in shown).rstrip()
-            for row in rows
-        ]
+        lines: list[Block] = [Table([[row[k] for k in shown] for row in rows], left=sum(k < 3 for k in shown))]
         text = f"{self.cost.after / 1e-6:,.0f} us" if self.by == "time" else f"{self.cost.after:,.0f}"
         lines.append(f"{self.by} {text}, {self.cost.ratio:.1%} of the dense network's")
         if self.input_shape is not None:
@@ -125,7 +125,7 @@ class Compression:
             found = self.reports[name].measured_time or self.reports[name].predicted_time
             lines.append(f"SLOWER than dense: {name}, {found.ratio if found else math.nan:.3g} times its time")
         lines += [f"left as it is: {name} ({why})" for name, why in self.left.items()]
-        return "\n".join(lines)
+        return lines
 
 
 def _sum(changes: Sequence[Change | None]) -> Change | None:

@@ -118,6 +118,7 @@ class Costs:
         forward = routine.seconds(product, machine, FORWARD)
         if before and product.s == 1:
             forward += _FRESH * machine.element * product.b * product.n * product.columns
+            forward += 0.0 if self.library == "numpy" else machine.call  # among kernels no step shares a launch
         parallel = self._parallel(pair, forward)
         held, traffic = self.held(pair.feature_mask | pair.kernel_mask), self._traffic(pair) * machine.byte
         seconds = times * (forward / parallel + machine.step) + traffic + routine.preparing(product, machine)
@@ -150,7 +151,12 @@ class Costs:
         )
 
     def _traffic(self, pair: Pair) -> int:
-        """Bytes that pass between cache and main memory: operands read, and results written to memory that is new."""
+        """Bytes that pass between cache and main memory: operands read, and results written to memory that is new.
+
+        The routines of a GPU count what they read and write themselves.
+        """
+        if self.library != "numpy":
+            return 0
         problem, result = self.problem, pair.feature_mask | pair.kernel_mask
         operands = [part for part in (pair.feature_mask, pair.kernel_mask) if part & (part - 1) == 0]
         elements = sum(problem.elements(part) for part in operands)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, is_numpy, namespace
-from growarray.contraction import run, run_arrays
+from growarray.contraction import run, run_arrays, run_cupy
 from growarray.contraction.checks import check_arrays, check_gradient, check_out, operands
 from growarray.contraction.equation import Equation
 from growarray.contraction.operand import prepare
@@ -46,9 +46,15 @@ class Execution:
             self.axis = problem.terms[self.holder].index(self.mode)
         self._programs: dict[Any, Program] = {}
         self._schedules: dict[Any, Schedule] = {}
+        self._launches: dict[Any, run_cupy.Launched | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_programs": {}, "_schedules": {}}  # they are made again sooner than sent
+        return {
+            **vars(self),
+            "_programs": {},
+            "_schedules": {},
+            "_launches": {},
+        }  # they are made again sooner than sent
 
     def value(self, arrays: Arrays, out: Array | None = None, folded: dict[int, Array] | None = None) -> Array:
         """The result, in ``out`` if it is given; ``folded`` partial results, by mask, are not computed again."""
@@ -56,7 +62,7 @@ class Execution:
         if schedule is None:
             if out is not None:
                 raise TypeError("out= is for NumPy arrays; other libraries return a new array")
-            return run_arrays.forward(namespace(*arrays), self.program(arrays), arrays, folded)[0]
+            return self._beside_numpy(arrays, 0, folded)[0]
         if out is not None:
             check_out(out, arrays, schedule.shape)
         return run.forward(schedule, arrays, out=out, folded=folded)[0]
@@ -84,9 +90,29 @@ class Execution:
         if schedule is not None:
             y, saved = run.forward(schedule, arrays, keep=True, folded=folded)
             return y, lambda dy: run.backward(schedule, arrays, saved, dy, wanted)
-        xp, program = namespace(*arrays), self.program(arrays)
+        return self._beside_numpy(arrays, wanted, folded)
+
+    def _beside_numpy(
+        self, arrays: Arrays, wanted: int, folded: dict[int, Array] | None
+    ) -> tuple[Array, Callable[[Array], dict[int, Array]]]:
+        """:meth:`way_back` for other libraries: launches on CuPy, operations of the array API elsewhere."""
+        launched = self._launched(arrays, wanted != 0, folded or {}) if _library(arrays) == "cupy" else None
+        if launched is not None:
+            return launched.way_back(arrays, folded or {}, wanted)
+        xp, program = namespace(*arrays), self.program(arrays, library="any")
         y, values = run_arrays.forward(xp, program, arrays, folded)
         return y, lambda dy: run_arrays.backward(xp, program, arrays, values, dy, wanted)
+
+    def _launched(self, arrays: Arrays, keep: bool, folded: dict[int, Array]) -> run_cupy.Launched | None:
+        """The launches for these arrays; None if there are none to make, because nothing is multiplied."""
+        key = (keep, *map(run_cupy.layout, arrays), *folded)
+        if key not in self._launches:
+            self._check(arrays)
+            program = self.program(arrays, library="cupy")
+            runs = program.steps and not any(step.empty for step in program.steps)
+            made = run_cupy.Launched(program, arrays, folded, keep) if runs else None
+            self._launches = _with(self._launches, key, made)
+        return self._launches[key]
 
     def schedule(self, arrays: Arrays) -> Schedule | None:
         """How a run over these arrays is cut, None if they are not NumPy's. Raises unless they fit the plan."""
@@ -97,6 +123,8 @@ class Execution:
             found = None
         if found is not None:
             return found
+        if _library(arrays) == "cupy":  # checked when its launches are made
+            return None
         self._check(arrays)
         if not is_numpy(arrays[0]):
             return None
@@ -105,13 +133,12 @@ class Execution:
             self._schedules = _with(self._schedules, key, made)
         return made
 
-    def program(self, arrays: Arrays, size: int | None = None) -> Program:
+    def program(self, arrays: Arrays, size: int | None = None, library: str = "numpy") -> Program:
         """The steps for these arrays, or for a block of ``size`` of them."""
         whole = self.batch(arrays)
-        return self._sized(arrays[0], whole, whole if size is None else size)
+        return self._sized(arrays[0], whole, whole if size is None else size, library)
 
-    def _sized(self, like: Array, whole: int, size: int) -> Program:
-        library = "numpy" if is_numpy(like) else type(like).__module__.partition(".")[0]
+    def _sized(self, like: Array, whole: int, size: int, library: str) -> Program:
         bits = 8 * like.dtype.itemsize if is_numpy(like) else int(str(like.dtype).rpartition("float")[2])
         key = (size, whole, bits, library)
         found = self._programs.get(key)
@@ -132,7 +159,7 @@ class Execution:
     def fold(self, factors: Mapping[int, Array]) -> dict[int, Array]:
         """Partial results among operands that are bound, by mask."""
         like, whole = next(iter(factors.values())), self._problem.size.get(self.mode or "", 1)
-        program = self._sized(like, whole, whole)
+        program = self._sized(like, whole, whole, "numpy" if is_numpy(like) else "any")
         xp = np if is_numpy(like) else namespace(*factors.values())
         ready = {1 << i: prepare(xp, x, program.problem.operands[i]) for i, x in factors.items()}
         return run.fold(program, ready) if is_numpy(like) else run_arrays.fold(xp, program, ready)
@@ -158,6 +185,11 @@ class Execution:
         if self.mode is None or operand != self.holder or len(shape) != len(made_for):
             return False
         return all(axis == self.axis or a == b for axis, (a, b) in enumerate(zip(shape, made_for, strict=True)))
+
+
+def _library(arrays: Arrays) -> str:
+    """Name of the package of the first array's class."""
+    return type(arrays[0]).__module__.partition(".")[0] if arrays else ""
 
 
 def _with(kept: dict[Any, Any], key: Any, value: Any) -> dict[Any, Any]:

@@ -23,8 +23,9 @@ from growarray.contraction.problem import Problem
 from growarray.contraction.selection import Selection
 from growarray.contraction.shapes import checked_shapes
 from growarray.contraction.sliced import SlicedExecution
-from growarray.contraction.table import plan_table
+from growarray.contraction.table import plan_blocks
 from growarray.contraction.tree import Tree, linear_path
+from growarray.display import Block, Displayed, text_of
 from growarray.errors import PlanError, shown
 
 __all__ = ["Plan", "frozen", "plan", "shapes_of"]
@@ -132,7 +133,7 @@ def _cached(equation: str, shapes: tuple[Any, ...], *options: Any) -> Plan:
     return Plan(equation, shapes, *options)
 
 
-class Plan:
+class Plan(Displayed):
     """The order in which an equation is contracted, what each step costs, and how to run it. Made by :func:`plan`.
 
     Immutable, and holds no arrays. A plan runs any size of its block mode (the batch), and any real floating dtype.
@@ -259,7 +260,10 @@ class Plan:
         return tuple(texts)
 
     def __str__(self) -> str:
-        return plan_table(self)
+        return text_of(self._blocks())
+
+    def _blocks(self) -> list[Block]:
+        return plan_blocks(self)
 
     def __repr__(self) -> str:
         return f"Plan({self.equation!r}, path={self.path}, flops={self.flops}, seconds={self.seconds:.3g})"

@@ -1,17 +1,17 @@
-"""A plan as text: its steps, their sums, and what the best other paths would cost."""
+"""A plan as it is shown: its steps, their sums, and what the best other paths would cost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TypeVar
 
 from growarray.contraction.path import PRESETS
 from growarray.contraction.planned import Planned
 from growarray.contraction.search import EXACT
+from growarray.display import Block, Table
 from growarray.errors import PlanError
 
-__all__ = ["alternatives", "columns", "plan_table", "quantity", "seconds"]
+__all__ = ["alternatives", "plan_blocks", "quantity", "seconds"]
 
 _PlanT = TypeVar("_PlanT", bound=Planned)
 
@@ -40,17 +40,6 @@ def seconds(value: float) -> str:
     return f"{value * 1e6:.3g} us"
 
 
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines with aligned columns, the first two to the left, numbers to the right."""
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-
-
 def alternatives(plan: _PlanT) -> dict[str, _PlanT]:
     """The same problem along other paths: the presets, and the best of each search, one for each distinct order."""
     found: dict[str, _PlanT] = {}
@@ -70,7 +59,7 @@ def _order(plan: Planned) -> frozenset[tuple[int, int]]:
     return frozenset((min(pair), max(pair)) for pair in plan.tree)
 
 
-def plan_table(plan: Planned) -> str:
+def plan_blocks(plan: Planned) -> list[Block]:
     """Step, modes, routine, operations, bytes, size of the result and predicted time; sums; peak; other paths."""
     where = plan.device if plan.device != "cpu" else f"cpu, {plan.machine.cores} cores"
     kind = "forward + backward" if plan.training else "forward"
@@ -93,12 +82,12 @@ def plan_table(plan: Planned) -> str:
             ]
         )
     rows.append(["sum", "", "", quantity(plan.flops), quantity(plan.bytes, "B"), "", seconds(plan.seconds)])
-    lines = [
+    blocks: list[Block] = [
         plan.equation,
         f"shapes {', '.join(str(s) for s in plan.shapes)} -> {plan.output_shape}",
         f"{plan.dtype}, {where}{block}, {kind}, peak {quantity(plan.peak_bytes, 'B')}",
         "",
-        *columns(rows),
+        Table(rows),
     ]
     others = alternatives(plan)
     if others:
@@ -113,5 +102,5 @@ def plan_table(plan: Planned) -> str:
             ]
             for name, o in others.items()
         ]
-        lines += ["", *columns(rows)]
-    return "\n".join(line.rstrip() for line in lines)
+        blocks += ["", Table(rows)]
+    return blocks

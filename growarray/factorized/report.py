@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from growarray.contraction.table import quantity, seconds
 from growarray.decompose import Degeneracy
+from growarray.display import Displayed
 
 __all__ = ["Change", "ConversionReport"]
 
@@ -30,7 +31,7 @@ class Change(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ConversionReport:
+class ConversionReport(Displayed):
     """What a conversion did. ``print`` shows it as a table; a figure that nobody asked for is None.
 
     format, rank : of the factorization    kernel_shape : (out, in / groups, *kernel), or (out, in) of a linear layer

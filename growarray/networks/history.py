@@ -8,6 +8,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from growarray.display import Block, Displayed, Table
 from growarray.errors import DataError
 from growarray.networks.picture import figure_of
 
@@ -29,7 +30,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         raise
 
 
-class History:
+class History(Displayed):
     """A list of entries, dictionaries with an ``event`` (``'train'`` or ``'growth'``), and a ``final`` summary.
 
     >>> history = History()
@@ -67,6 +68,14 @@ class History:
             figure.savefig(path)
         return figure
 
+    def _blocks(self) -> list[Block]:
+        figures = ("epoch", "train_loss", "validation_loss", "validation_score", "parameters")
+        rows = [["event", "where", *(name.replace("_", " ") for name in figures)]]
+        for entry in self.steps:
+            where = entry.get("refused") or entry.get("where") or entry.get("reason") or ""
+            rows.append([str(entry["event"]), str(where), *(_figure(entry.get(name)) for name in figures)])
+        return [f"{len(self.steps)} entries", Table(rows)]
+
     def to_json(self) -> str:
         """The entries and the summary as JSON text."""
         return json.dumps({"steps": self.steps, "final": self.final}, indent=1, allow_nan=True)
@@ -101,6 +110,10 @@ class History:
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: not a history in UTF-8 ({error.reason}); write it with History.save") from error
         return cls.from_json(text)
+
+
+def _figure(value: Any) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def line_of(entry: dict[str, Any], epochs: int, score_name: str) -> str:

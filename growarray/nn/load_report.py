@@ -11,6 +11,8 @@ from heapq import nlargest
 from itertools import takewhile
 from typing import Any, NamedTuple
 
+from growarray.display import Displayed
+
 __all__ = ["Cast", "LoadReport", "Misshapen", "nearest_names", "prefix_hint"]
 
 Shape = tuple[int, ...]
@@ -63,7 +65,7 @@ class Cast(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LoadReport:
+class LoadReport(Displayed):
     """What :meth:`Module.load_state_dict` found; ``str(report)`` is a table. Names are those after renaming.
 
     It is true if something did not fit, so ``assert not network.load_state_dict(state)`` says all is well.

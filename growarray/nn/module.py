@@ -7,18 +7,22 @@ A module is found by walking its attributes, without registration: a :class:`Par
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from growarray.backend import Array, device_of, is_array, library, namespace, to_device
+from growarray.display import Block, Displayed, Table
 from growarray.errors import shown
 from growarray.nn.describe import describe
 from growarray.nn.inference import in_batches
 from growarray.nn.load_report import LoadReport
 from growarray.nn.load_state import Rename, check_strictly, match_state, values_for
 from growarray.nn.parameter import Parameter as Parameter
+
+if TYPE_CHECKING:
+    from growarray.nn.summary import Summary
 
 __all__ = ["Module", "below"]
 
@@ -35,7 +39,7 @@ def below(prefix: str, name: str) -> str:
     return f"{prefix}{name}." if name else prefix
 
 
-class Module:
+class Module(Displayed):
     """Base of all layers. ``y, pullback = layer.vjp(x)``; ``dx = pullback(dy)`` adds to parameter gradients.
 
     A subclass writes :meth:`vjp`, and also :meth:`forward` if that is cheaper. Nothing is kept between
@@ -230,6 +234,30 @@ class Module:
         [[1.0], [1.0], [1.0]]
         """
         return in_batches(self, inputs, batch_size)
+
+    def summary(self, input_shape: Sequence[Any]) -> Summary:
+        """Layers, shapes, parameters, FLOPs and predicted time for an input; the result prints as a table.
+
+        input_shape : of the input, the batch first; a list of shapes for a network of several inputs
+        The network runs once, in evaluation mode, on zeros. FLOPs and time are those of products.
+
+        Raises ShapeError if the shape is none, and what the network raises for it.
+
+        >>> import numpy as np
+        >>> from growarray.nn import Linear, ReLU, Sequential
+        >>> found = Sequential(Linear(3, 4), ReLU()).summary((2, 3))
+        >>> [(layer.name, layer.kind, layer.output, layer.parameters, layer.flops) for layer in found.layers]
+        [('0', 'Linear', (2, 4), 16, 48), ('1', 'ReLU', (2, 4), 0, None)]
+        """
+        from growarray.nn.summary import summary_of  # what prices products is needed here alone
+
+        return summary_of(self, input_shape)
+
+    def _blocks(self) -> list[Block]:
+        leaves = [(name, m) for name, m in self.named_modules() if not any(True for _ in m.children())]
+        rows = [[name, repr(m), f"{m.number_of_parameters():,}"] for name, m in leaves]
+        total = f"{self.number_of_parameters():,} parameters"
+        return [type(self).__name__, Table([["layer", "options", "parameters"], *rows]), total]
 
     def train(self, mode: bool = True) -> Module:
         """Set training mode here and below; matters for dropout and normalisation only."""

@@ -1,0 +1,339 @@
+"""Running the steps of a tree on CuPy: everything but the addresses is made once, a call is a few launches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from growarray.backend import Array, namespace
+from growarray.contraction.problem import Pair
+from growarray.contraction.program import Program
+from growarray.contraction.routines.cupy import Depthwise, Launches, Place, Site, chain_gradients, chained
+from growarray.contraction.routines.depthwise_text import Chain
+from growarray.contraction.step import Step
+from growarray.cuda.device import Kernel, current, empty, kernel_launch, product_launch, workspace
+from growarray.cuda.text import ACCUMULATED, Walk
+
+__all__ = ["Launched", "layout"]
+
+_FUSED = 64  # taps that the kernels of one launch have together at most
+_WIDE = 1 << 30  # elements from which on an address takes 64 bits
+_BYTES = {"float16": 2, "float32": 4, "float64": 8}
+
+
+class _Stored(NamedTuple):
+    """Where a partial result lies: a slot of the table of addresses, and the stride of each mode in elements."""
+
+    slot: int
+    strides: Mapping[str, int]
+
+
+def layout(array: Array) -> tuple[Any, ...]:
+    """What launches depend on."""
+    return (
+        array.dtype,
+        array.shape,
+        array.strides,
+        getattr(array.device, "id", None),
+    )  # NumPy has a word, which the check refuses
+
+
+class _Memory:
+    """Pieces of one block of memory; what is given back is taken again."""
+
+    def __init__(self) -> None:
+        self.size, self.offsets = 0, list[int]()
+        self._free: list[tuple[int, int]] = []
+
+    def take(self, count: int) -> tuple[int, int]:
+        """A piece of at least so many bytes."""
+        count = -(-count // 256) * 256
+        fits = [piece for piece in self._free if piece[1] >= count]
+        if fits:
+            found = min(fits, key=lambda piece: piece[1])
+            self._free.remove(found)
+            return found
+        self.size += count
+        return self.size - count, count
+
+    def give(self, piece: tuple[int, int]) -> None:
+        """It may be taken again."""
+        self._free.append(piece)
+
+
+class _Table:
+    """The slots of one sequence of launches: addresses that are given, then pieces of memory."""
+
+    def __init__(self, given: int) -> None:
+        self.given, self.memory = given, _Memory()
+        self.offsets: list[int] = []
+        self._pieces: dict[int, tuple[int, int]] = {}
+        self.launches: Launches = []
+
+    def take(self, count: int) -> int:
+        """A slot with a piece of so many bytes."""
+        piece = self.memory.take(count)
+        self.offsets.append(piece[0])
+        slot = self.given + len(self.offsets) - 1
+        self._pieces[slot] = piece
+        return slot
+
+    def give(self, slot: int) -> None:
+        """The piece of a slot, if it has one, may be taken again."""
+        if slot in self._pieces:
+            self.memory.give(self._pieces.pop(slot))
+
+    def ready(self) -> list[Callable[[Sequence[int]], object]]:
+        """The launches, ready to run."""
+        return [kernel_launch(one) if isinstance(one, Kernel) else product_launch(one) for one in self.launches]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Steps that are launched as one: a single product, or a chain of depthwise ones."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def f(self) -> int:
+        """Mask of what comes in."""
+        return self.steps[0].f
+
+    @property
+    def mask(self) -> int:
+        """Mask of what comes out."""
+        return self.steps[-1].mask
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether its kernels are all depthwise."""
+        return isinstance(self.steps[0].forward, Depthwise)
+
+    def takes(self, step: Step) -> bool:
+        """Whether a step can be launched with these."""
+        taps = math.prod(one.pair.product.taps for one in (*self.steps, step))
+        same = set(self.steps[0].pair.b) == set(step.pair.b)
+        return self.is_chain and isinstance(step.forward, Depthwise) and step.f == self.mask and same and taps <= _FUSED
+
+
+def _grouped(steps: Iterable[Step]) -> list[_Group]:
+    groups: list[_Group] = []
+    for step in steps:
+        at = next((i for i, group in enumerate(groups) if group.takes(step)), None)
+        if at is None:
+            groups.append(_Group((step,)))
+        else:
+            groups.append(_Group((*groups.pop(at).steps, step)))
+    return groups
+
+
+def _strides(modes: Sequence[str], sizes: Sequence[int]) -> dict[str, int]:
+    """Of a contiguous array."""
+    return {mode: math.prod(sizes[place + 1 :]) for place, mode in enumerate(modes)}
+
+
+def _channels(pair: Pair) -> dict[str, str]:
+    """Index of each mode of a product that no axis has."""
+    return {m: f"{letter}{i}" for letter in "bsn" for i, m in enumerate(getattr(pair, letter))}
+
+
+class Launched:
+    """The launches of a program for arrays that lie in one way, forward and backward.
+
+    folded : masks of the partial results that are given    keep : whether what a backward pass needs is kept
+    """
+
+    def __init__(self, program: Program, arrays: Sequence[Array], folded: Mapping[int, Array], keep: bool) -> None:
+        self.program, self.problem, self.keep = program, program.problem, keep
+        self.dtype = str(arrays[0].dtype)
+        self.itemsize = _BYTES[self.dtype]
+        self.groups = _grouped(step for step in program.steps if step.mask not in folded)
+        self.masks = (*(1 << i for i in range(len(arrays))), *folded)
+        modes = {step.mask: step.out for step in program.steps}
+        modes |= {1 << i: one.modes for i, one in enumerate(self.problem.operands)}
+        given = self._given(arrays, folded)
+        self.stored = {
+            mask: _Stored(slot, {m: s // self.itemsize for m, s in zip(modes[mask], x.strides, strict=True)})
+            for slot, (mask, x) in enumerate(zip(self.masks, given, strict=True))
+        }
+        whole = self.problem.everything
+        self.wide = max(map(self.problem.elements, (*modes, whole))) >= _WIDE or any(
+            abs(s) >= _WIDE for one in self.stored.values() for s in one.strides.values()
+        )
+        self.shape = tuple(self.problem.extent(m, whole) for m in self.problem.output)
+        self.table = table = _Table(len(given) + 1)
+        for group in self.groups:
+            if group.mask == whole:
+                self.stored[whole] = _Stored(len(given), _strides(self.problem.output, self.shape))
+            else:
+                order = self._order(group.steps[-1])
+                sizes = [self.problem.extent(m, group.mask) for m in order]
+                self.stored[group.mask] = _Stored(table.take(self.itemsize * math.prod(sizes)), _strides(order, sizes))
+            table.launches += self._forward(group)
+            for used in () if keep else (group.f, *(step.k for step in group.steps)):
+                table.give(self.stored[used].slot)
+        self._run = table.ready()
+        self._back: dict[Any, _Backward] = {}
+
+    def _order(self, step: Step) -> list[str]:
+        """Modes of a partial result as it is stored: the batch first, then channels, then positions."""
+        rest = [m for m in step.out if m != self.problem.block]
+        return [m for m in step.out if m == self.problem.block] + rest
+
+    def site(self, group: _Group) -> Site:
+        """The product of a group, with named indices."""
+        pair, problem = group.steps[0].pair, self.problem
+        kernels, axes = sum(step.k for step in group.steps), []
+        sizes = {
+            name: problem.extent(m, group.mask if name[0] != "s" else group.f) for m, name in _channels(pair).items()
+        }
+        for k, axis in enumerate(pair.product.axes):
+            conv = problem.conv.get(axis.name)
+            if conv is not None and kernels >> conv.kernel & 1:
+                by = conv.axis
+                walk = Walk(
+                    conv.size, conv.taps, conv.out, by.stride, by.before, by.after, by.dilation, by.padding_mode
+                )
+            else:
+                walk = Walk(axis.size, out=axis.size)
+            axes.append(walk)
+            sizes |= {f"p{k}": walk.size, f"q{k}": walk.out, f"t{k}": walk.taps}
+        b, s, n = (tuple(name for name in sizes if name[0] == letter) for letter in "bsn")
+        return Site(self.dtype, sizes, b, s, n, tuple(axes), self.wide)
+
+    def place(self, group: _Group, stored: _Stored, mask: int, letter: str) -> Place:
+        """Where a partial result lies, by index; ``letter`` is that of its positions or taps."""
+        pair = group.steps[0].pair
+        names = _channels(pair) | {axis.name: f"{letter}{k}" for k, axis in enumerate(pair.product.axes)}
+        strides = {names[m]: s for m, s in stored.strides.items() if self.problem.extent(m, mask) > 1}
+        return Place(stored.slot, strides)
+
+    def chain(self, group: _Group, site: Site) -> Chain:
+        """The chain of a group."""
+        factors = tuple(self.place(group, self.stored[step.k], step.k, "t").strides for step in group.steps)
+        return Chain(site.sizes, site.b, site.axes, factors)
+
+    def kernels(self, group: _Group) -> list[int]:
+        """Slots of the kernels."""
+        return [self.stored[step.k].slot for step in group.steps]
+
+    def _forward(self, group: _Group) -> Launches:
+        site, step = self.site(group), group.steps[0]
+        feature = self.place(group, self.stored[group.f], group.f, "p")
+        out = self.place(group, self.stored[group.mask], group.mask, "q")
+        if group.is_chain:
+            return chained(self.chain(group, site), site, self.kernels(group), feature, out, backward=False)
+        kernel = self.place(group, self.stored[step.k], step.k, "t")
+        found: Launches = step.forward.forward(site, kernel, feature, out)
+        return found
+
+    def _given(self, arrays: Sequence[Array], folded: Mapping[int, Array]) -> list[Array]:
+        """The operands, every mode once, and what is folded."""
+        if self.program.masks is not None:
+            return [*arrays, *folded.values()]
+        return [*self.program.prepared(namespace(*arrays), arrays).values(), *folded.values()]
+
+    def way_back(
+        self, arrays: Sequence[Array], folded: Mapping[int, Array], wanted: int
+    ) -> tuple[Array, Callable[[Array], dict[int, Array]]]:
+        """The result, and a function from its gradient to those by the operands in ``wanted``, by mask."""
+        given = self._given(arrays, folded)
+        with current(given[0]):
+            y = empty(self.shape, self.dtype)
+            size = self.table.memory.size
+            held = empty((size,), "uint8").data if self.keep else workspace(size)
+            table = [x.data.ptr for x in given]
+            table.append(y.data.ptr)
+            base = held.ptr
+            table += [base + offset for offset in self.table.offsets]
+            for launch in self._run:
+                launch(table)
+
+        def back(dy: Array) -> dict[int, Array]:
+            key = wanted, dy.strides
+            found = self._back.get(key)
+            if found is None:
+                found = self._back[key] = _Backward(self, wanted, dy)
+            gradients = found.run(given, held, dy)
+            if self.program.masks is not None:
+                return gradients
+            return self.program.unprepared(namespace(*arrays), gradients, arrays)
+
+        return y, back
+
+
+class _Backward:
+    """The launches of the way back to some operands."""
+
+    def __init__(self, forward: Launched, wanted: int, dy: Array) -> None:
+        self.forward, problem = forward, forward.problem
+        self.operands = [1 << i for i in range(len(problem)) if wanted >> i & 1]
+        given, kept = len(forward.masks), len(forward.table.offsets)
+        # given arrays, the gradient of the output, partial results that are kept, gradients, pieces of work space
+        self.table = table = _Table(given + 1 + kept + len(self.operands))
+        first = given + 1 + kept
+        modes = {mask: problem.operands[mask.bit_length() - 1].modes for mask in self.operands}
+        self.shapes = {mask: tuple(problem.extent(m, mask) for m in order) for mask, order in modes.items()}
+        self.targets = {
+            mask: _Stored(first + i, _strides(modes[mask], self.shapes[mask])) for i, mask in enumerate(self.operands)
+        }
+        strides = {m: s // forward.itemsize for m, s in zip(problem.output, dy.strides, strict=True)}
+        gradients = {problem.everything: _Stored(given, strides)}
+        for group in reversed(forward.groups):
+            if group.mask & wanted and group.mask in gradients:
+                d_out = gradients.pop(group.mask)
+                gradients |= self._launch(group, d_out, wanted)
+                table.give(d_out.slot)
+        self._run = table.ready()
+
+    def _target(self, mask: int, like: _Stored) -> _Stored:
+        if mask in self.targets:
+            return self.targets[mask]
+        return _Stored(self.table.take(self.forward.itemsize * self.forward.problem.elements(mask)), like.strides)
+
+    def _spare(self, count: int) -> int:
+        """Work space of the sums of one group; what follows in the stream may use it."""
+        slot = self.table.take(_BYTES[ACCUMULATED[self.forward.dtype]] * count)
+        self.table.give(slot)
+        return slot
+
+    def _launch(self, group: _Group, d_out: _Stored, wanted: int) -> dict[int, _Stored]:
+        forward, table = self.forward, self.table
+        site, step, found = forward.site(group), group.steps[0], {}
+        d_place = forward.place(group, d_out, group.mask, "q")
+        feature = forward.place(group, forward.stored[group.f], group.f, "p")
+        if group.f & wanted:
+            found[group.f] = target = self._target(group.f, forward.stored[group.f])
+            place = forward.place(group, target, group.f, "p")
+            if group.is_chain:
+                chain = forward.chain(group, site)
+                table.launches += chained(chain, site, forward.kernels(group), d_place, place, backward=True)
+            else:
+                kernel = forward.place(group, forward.stored[step.k], step.k, "t")
+                table.launches += step.by_feature.d_feature(site, kernel, d_place, place)
+        chosen = {i: one.k for i, one in enumerate(group.steps) if one.k & wanted}
+        found |= {k: self._target(k, forward.stored[k]) for k in chosen.values()}
+        places = {i: forward.place(group, found[k], k, "t") for i, k in chosen.items()}
+        if chosen and group.is_chain:
+            chain, kernels = forward.chain(group, site), forward.kernels(group)
+            table.launches += chain_gradients(chain, site, kernels, d_place, feature, places, self._spare)
+        elif chosen:
+            table.launches += step.by_kernel.d_kernel(site, d_place, feature, places[0], self._spare)
+        return found
+
+    def run(self, given: Sequence[Array], held: Any, dy: Array) -> dict[int, Array]:
+        """The gradients, by mask."""
+        forward = self.forward
+        with current(dy):
+            found = {mask: empty(shape, forward.dtype) for mask, shape in self.shapes.items()}
+            table = [x.data.ptr for x in given]
+            table.append(dy.data.ptr)
+            table += [held.ptr + offset for offset in forward.table.offsets]
+            table += [x.data.ptr for x in found.values()]
+            piece = workspace(self.table.memory.size)
+            table += [piece.ptr + offset for offset in self.table.offsets]
+            for launch in self._run:
+                launch(table)
+            return found

@@ -1,0 +1,131 @@
+"""What a CUDA device is asked for: kernels compiled from text, strided products, memory. CuPy does it."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from growarray.backend import Array, load
+from growarray.errors import DeviceError
+
+__all__ = ["Kernel", "StridedProduct", "current", "empty", "kernel_launch", "product_launch", "workspace"]
+
+Launch = Callable[[Sequence[int]], object]
+"""Starts some work, given the table of addresses."""
+
+_KEPT = 1 << 28  # bytes of a work space that a thread keeps; a larger one goes back to the pool at once
+_KINDS = {"float32": 0, "float64": 1, "float16": 2}  # cudaDataType_t
+_COMPUTE = {"float32": 68, "float64": 70, "float16": 68}  # cublasComputeType_t: float16 is summed in float32
+_SCALARS: dict[int, np.ndarray] = {68: np.asarray([1, 0], "float32"), 70: np.asarray([1, 0], "float64")}  # alpha, beta
+
+
+class Kernel(NamedTuple):
+    """One launch of a kernel of the name ``growarray``; ``slots`` are the places of its arguments in the table."""
+
+    text: str
+    blocks: int
+    threads: int
+    slots: tuple[int, ...]
+
+
+class StridedProduct(NamedTuple):
+    """Products of matrices that lie at equal distances, column by column as cuBLAS has them: ``c = op(a) op(b)``.
+
+    turned : whether a and b are transposed    sizes : rows, columns and depth of each product, and how many there are
+    ld, step : elements from one column, and from one matrix, to the next, of a, b and c    slots : of a, b, c
+    """
+
+    turned: tuple[bool, bool]
+    sizes: tuple[int, int, int, int]
+    ld: tuple[int, int, int]
+    step: tuple[int, int, int]
+    dtype: str
+    out_dtype: str
+    slots: tuple[int, int, int]
+
+
+@lru_cache(maxsize=1024)
+def _compiled(text: str) -> Any:
+    return load("cupy").RawKernel(text, "growarray")  # compiled at its first launch on a device, and kept on disk
+
+
+def kernel_launch(kernel: Kernel) -> Launch:
+    """Ready to run."""
+    function, grid, block = _compiled(kernel.text), (kernel.blocks,), (kernel.threads,)
+    if len(kernel.slots) == 1:
+        only = kernel.slots[0]
+        return lambda table: function(grid, block, (table[only],))
+    arguments = operator.itemgetter(*kernel.slots)
+    return lambda table: function(grid, block, arguments(table))
+
+
+def product_launch(product: StridedProduct) -> Launch:
+    """Ready to run."""
+    run = load("cupy_backends.cuda.libs.cublas").gemmStridedBatchedEx
+    handle = load("cupy.cuda.device").get_cublas_handle  # of this thread and device; it follows the current stream
+    rows, columns, depth, count = product.sizes
+    kind, compute = _KINDS[product.dtype], _COMPUTE[product.dtype]
+    one = _SCALARS[compute].ctypes.data
+    zero = one + _SCALARS[compute].itemsize
+    (a, b, c), (lda, ldb, ldc), (ja, jb, jc) = product.slots, product.ld, product.step
+    turned_a, turned_b = map(int, product.turned)
+    out_kind, default = _KINDS[product.out_dtype], -1
+    return lambda table: run(
+        handle(), turned_a, turned_b, rows, columns, depth, one, table[a], kind, lda, ja, table[b], kind, ldb, jb,
+        zero, table[c], out_kind, ldc, jc, count, compute, default,
+    )  # fmt: skip
+
+
+def current(array: Array) -> contextlib.AbstractContextManager[Any]:
+    """Makes the device of ``array`` the one on which work is launched, if it is not."""
+    index, cuda = array.device.id, load("cupy").cuda
+    return contextlib.nullcontext() if cuda.runtime.getDevice() == index else cuda.Device(index)
+
+
+@contextlib.contextmanager
+def _explained(count: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        raise DeviceError(
+            f"the GPU has no {count} bytes left ({error}); cut the batch, plan with a memory_limit=, or forget arrays "
+            "and pullbacks that are not needed any more"
+        ) from error
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> Array:
+    """A new array. Raises DeviceError if there is no memory for it."""
+    cupy = load("cupy")
+    try:
+        return cupy.empty(shape, dtype)
+    except cupy.cuda.memory.OutOfMemoryError:
+        with _explained(int(np.prod(shape)) * np.dtype(str(dtype)).itemsize):
+            raise
+
+
+_here = threading.local()
+
+
+def workspace(count: int) -> Any:
+    """Memory that work on the current stream may use until this thread asks again; its address is ``.ptr``."""
+    cuda = load("cupy").cuda
+    key = cuda.runtime.getDevice(), cuda.get_current_stream().ptr
+    held: dict[Any, Any] = _here.__dict__.setdefault("held", {})
+    found = held.get(key)
+    if found is None or found[0] < count:
+        held.pop(key, None)
+        with _explained(count):
+            found = count, cuda.alloc(count)
+        if count <= _KEPT:
+            held[key] = found
+            while len(held) > 8:
+                held.pop(next(iter(held)))
+    return found[1]

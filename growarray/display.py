@@ -1,0 +1,70 @@
+"""What is shown as lines and tables: as text, and as HTML for notebooks, where everything is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+__all__ = ["Block", "Displayed", "Table", "html_of", "text_of"]
+
+
+class Table(NamedTuple):
+    """Rows of cells, the first of them the head; as many columns as ``left`` says are text, the others numbers."""
+
+    rows: Sequence[Sequence[str]]
+    left: int = 2
+
+
+Block = str | Table
+
+
+def text_of(blocks: Sequence[Block]) -> str:
+    """Blocks as lines of text, tables with aligned columns.
+
+    >>> print(text_of(["sizes", Table([["name", "size"], ["a", "10"]], left=1)]))
+    sizes
+    name  size
+    a       10
+    """
+    return "\n".join(line.rstrip() for block in blocks for line in _lines(block))
+
+
+def _lines(block: Block) -> list[str]:
+    if isinstance(block, str):
+        return [block]
+    widths = [max(map(len, column)) for column in zip(*block.rows, strict=True)]
+    sides = [str.ljust if k < block.left else str.rjust for k in range(len(widths))]
+    return ["  ".join(side(c, w) for side, c, w in zip(sides, row, widths, strict=True)) for row in block.rows]
+
+
+def html_of(blocks: Sequence[Block]) -> str:
+    """Blocks as HTML.
+
+    >>> html_of(["a < b", Table([["name"], ["<script>"]])])
+    '<pre>a &lt; b</pre><table><tr><th>name</th></tr><tr><td style="text-align:left">&lt;script&gt;</td></tr></table>'
+    """
+    return "".join(_html(block) for block in blocks if block)
+
+
+def _html(block: Block) -> str:
+    if isinstance(block, str):
+        return f"<pre>{escape(block)}</pre>"
+    head, *rows = block.rows
+    lines = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
+    for row in rows:
+        sides = ("left" if k < block.left else "right" for k in range(len(row)))
+        lines.append(
+            "".join(f'<td style="text-align:{side}">{escape(cell)}</td>' for side, cell in zip(sides, row, strict=True))
+        )
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+class Displayed:
+    """Something that notebooks show as HTML: its blocks, by default what ``str`` gives."""
+
+    def _blocks(self) -> Sequence[Block]:
+        return [str(self)]
+
+    def _repr_html_(self) -> str:
+        return html_of(self._blocks())

@@ -1,0 +1,170 @@
+"""CuPy in which kernels run on the CPU, counted: the arrays are the doubles, which forbid what CuPy forbids."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from growarray import backend
+from growarray.cuda import device
+from tests import doubles
+from tests.cuda import emulator
+
+__all__ = ["Cuda", "cuda"]
+
+_GUARD = 256  # bytes before and after memory that nobody may touch
+_KINDS = {0: np.float32, 1: np.float64, 2: np.float16}
+
+
+class OutOfMemoryError(MemoryError):
+    """As CuPy's."""
+
+
+class Memory:
+    """A piece of memory with guards around it, full of NaN."""
+
+    def __init__(self, count: int) -> None:
+        self._bytes = np.full(count + 2 * _GUARD + 256, 0xFF, np.uint8)
+        start = -(-(self._bytes.ctypes.data + _GUARD) // 256) * 256 - self._bytes.ctypes.data
+        self.values, self.ptr = self._bytes[start : start + count], self._bytes.ctypes.data + start
+        self._guards = self._bytes[:start], self._bytes[start + count :]
+
+    @property
+    def is_whole(self) -> bool:
+        return all((guard == 0xFF).all() for guard in self._guards)
+
+
+class Cuda:
+    """What the fake device did: launches in order, pieces of memory.
+
+    room : bytes that may be asked for at once    dry : whether launches are counted only
+    """
+
+    def __init__(self) -> None:
+        self.launches: list[str] = []
+        self.texts: set[str] = set()
+        self.memory: list[Memory] = []
+        self.room = 1 << 40
+        self.dry = False
+
+    def array(self, values: Any) -> Any:
+        return doubles.DoubleArray(np.asarray(values))
+
+    def alloc(self, count: int) -> Memory:
+        if count > self.room:
+            raise OutOfMemoryError(f"Out of memory allocating {count} bytes")
+        if self.dry:
+            return _Data(np.empty(count, np.uint8))
+        self.memory.append(Memory(count))
+        return self.memory[-1]
+
+    def empty(self, shape: Any, dtype: Any) -> Any:
+        shape = shape if isinstance(shape, tuple) else (shape,)
+        piece = self.alloc(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        return doubles.DoubleArray(piece.values.view(dtype).reshape(shape))
+
+    def kernel(self, text: str, name: str, **options: Any) -> Any:
+        if name != "growarray":
+            raise ValueError(f"kernel {name}")
+
+        def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+            self.launches.append("kernel")
+            self.texts.add(text)
+            if not 0 < block[0] <= 1024 or not 0 < grid[0] < 1 << 31:
+                raise ValueError(f"grid {grid}, block {block}")
+            if not self.dry:
+                emulator.run(text, grid[0], block[0], [_address(a) for a in arguments])
+
+        return launch
+
+    def product(
+        self, handle: int, ta: int, tb: int, m: int, n: int, k: int, alpha: int, a: int, a_kind: int, lda: int,
+        ja: int, b: int, b_kind: int, ldb: int, jb: int, beta: int, c: int, c_kind: int, ldc: int, jc: int,
+        count: int, compute: int, algorithm: int,
+    ) -> None:  # fmt: skip
+        """As cuBLAS documents it: column by column, leading dimensions checked, alpha and beta read where they are."""
+        self.launches.append("product")
+        kind = ctypes.c_double if compute == 70 else ctypes.c_float
+        if (kind.from_address(alpha).value, kind.from_address(beta).value, handle, algorithm) != (1.0, 0.0, 7, -1):
+            raise ValueError("alpha, beta, handle or algorithm")
+        for ld, rows in ((lda, k if ta else m), (ldb, n if tb else k), (ldc, m)):
+            if ld < max(1, rows):
+                raise ValueError(f"leading dimension {ld} of {rows} rows")
+        if self.dry:
+            return
+        left = _matrices(a, a_kind, (m, k), lda, ja, count, ta)
+        right = _matrices(b, b_kind, (k, n), ldb, jb, count, tb)
+        wide = np.float64 if compute == 70 else np.float32
+        _matrices(c, c_kind, (m, n), ldc, jc, count, 0)[...] = np.matmul(left.astype(wide), right.astype(wide))
+
+    def check(self) -> None:
+        """Raise if something was written beside its memory."""
+        if not all(piece.is_whole for piece in self.memory):
+            raise AssertionError("a kernel wrote outside of its memory")
+
+
+def _address(argument: Any) -> Any:
+    return argument.data.ptr if isinstance(argument, doubles.DoubleArray) else argument
+
+
+def _matrices(start: int, kind: int, shape: tuple[int, int], ld: int, jump: int, count: int, turned: int) -> np.ndarray:
+    dtype = np.dtype(_KINDS[kind])
+    span = jump * (count - 1) + ld * ((shape[0] if turned else shape[1]) - 1) + (shape[1] if turned else shape[0])
+    flat = np.frombuffer((ctypes.c_char * (span * dtype.itemsize)).from_address(start), dtype)
+    steps = (jump, ld, 1) if turned else (jump, 1, ld)
+    return np.lib.stride_tricks.as_strided(flat, (count, *shape), [s * dtype.itemsize for s in steps])
+
+
+class _Data:
+    def __init__(self, values: np.ndarray) -> None:
+        self.ptr, self.values = values.ctypes.data, values
+
+
+@contextmanager
+def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
+    made = Cuda()
+    cuda = types.SimpleNamespace(
+        runtime=types.SimpleNamespace(getDevice=lambda: 0, getDeviceCount=lambda: 1),
+        get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+        alloc=made.alloc,
+        memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+        device=types.SimpleNamespace(get_cublas_handle=lambda: 7),
+    )
+    modules: dict[str, Any] = {
+        "cupy": types.SimpleNamespace(empty=made.empty, RawKernel=made.kernel, cuda=cuda),
+        "cupy.cuda": cuda,
+        "cupy.cuda.device": cuda.device,
+        "cupy_backends.cuda.libs.cublas": types.SimpleNamespace(gemmStridedBatchedEx=made.product),
+    }
+    for name, module in modules.items():
+        patch.setitem(sys.modules, name, module)
+    double = doubles.DoubleArray
+    patch.setitem(backend._compat, double, doubles.xp)
+    patch.setattr(double, "__module__", "cupy")
+    patch.setattr(type(doubles.DEVICE), "id", 0, raising=False)
+    patch.setattr(double, "strides", property(lambda self: self._values.strides), raising=False)
+    patch.setattr(double, "data", property(lambda self: _Data(self._values)), raising=False)
+    patch.setattr(double, "get", lambda self: np.array(self._values), raising=False)
+    for cached in (device._compiled,):
+        cached.cache_clear()
+    device._here.__dict__.clear()
+    yield made
+    made.check()
+    device._compiled.cache_clear()
+    device._here.__dict__.clear()
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
+    """CuPy on the CPU, for one test."""
+    if emulator.COMPILER is None:
+        pytest.skip("no g++")
+    with _as_cupy(monkeypatch) as made:
+        yield made

@@ -1,0 +1,35 @@
+"""NVIDIA's compiler takes every kind of kernel; it needs no GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from growarray.contraction import plan
+from tests.cuda import nvrtc
+from tests.cuda.device import Cuda, cuda
+
+__all__ = ["cuda"]
+
+CP = "n c y x, r, o r, c r, y r, x r -> n o y x | y, x"
+DENSE = "n c y x, o c y x -> n o y x | y, x"
+SHAPES = {CP: [(8, 64, 28, 28), (14,), (64, 14), (64, 14), (3, 14), (3, 14)], DENSE: [(8, 32, 28, 28), (64, 32, 3, 3)]}
+
+pytestmark = pytest.mark.skipif(nvrtc.LIBRARY is None, reason="no NVRTC: pip install nvidia-cuda-nvrtc-cu12")
+
+
+@pytest.mark.parametrize("equation", SHAPES, ids=["cp", "dense"])
+@pytest.mark.parametrize(
+    ("dtype", "mode"), [("float32", "zeros"), ("float16", "reflect"), ("float64", "circular"), ("float32", "replicate")]
+)
+def test_kernels_of_products_compile(cuda: Cuda, equation: str, dtype: str, mode: str) -> None:
+    cuda.dry = True
+    options: dict[str, Any] = {"padding": 1, "stride": 2, "padding_mode": mode, "optimize": "factorized"}
+    p = plan(equation, *SHAPES[equation], dtype=dtype, device="cuda", **options)
+    y, back = p.vjp(*(cuda.array(np.zeros(shape, dtype)) for shape in SHAPES[equation]))
+    back(y)
+    assert len(cuda.texts) >= 3
+    for text in cuda.texts:
+        assert ".visible .entry growarray(" in nvrtc.compiled(text)
