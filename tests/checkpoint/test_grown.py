@@ -258,7 +258,7 @@ def test_images_are_rebuilt_only_as_the_weights_say(network: str, tmp_path: Path
     for features in (None, 63, 3 * 64, 64 * 10**8) if network == "cnn" else (None, 63, 3 * 64):
         edited(tmp_path / "run", features=features)
         with pytest.raises(CheckpointError, match=r"not those of the weights|no square image"):
-            load(tmp_path / "run")
+            growarray.load(tmp_path / "run")
     edited(tmp_path / "run", features=64, widths=[2] * 60)
     with pytest.raises(CheckpointError, match="weight"):
-        load(tmp_path / "run")
+        growarray.load(tmp_path / "run")
