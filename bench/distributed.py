@@ -8,7 +8,6 @@ sums. Other processes on the machine lengthen the seconds of the wall, not those
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,6 +22,10 @@ from growarray.ops import cross_entropy
 __all__ = ["report", "run"]
 
 WIDTHS = (64, 128, 10)
+ALLOCATION = {
+    "MALLOC_TRIM_THRESHOLD_": 2**30,
+    "MALLOC_MMAP_THRESHOLD_": 2**25,
+}  # keep memory: what docs/cluster.md advises
 COLUMNS = {
     "shards": "shards:.0f",
     "samples": "samples a shard:.0f",
@@ -49,16 +52,18 @@ def _spent(client: Any) -> float:
 
 def run(*, quick: bool = False, progress: Callable[[Any], None] | None = None) -> dict[str, Any]:
     """Sixteen shards of 100,000 samples and a thousand of one; ``quick`` takes a tenth."""
+    import dask
     from dask.distributed import Client, LocalCluster
 
     use_threads(1)
-    os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}  # of the workers
+    of_workers = {f"{library}_NUM_THREADS": 1 for library in ("OMP", "OPENBLAS", "MKL")} | ALLOCATION
+    dask.config.set({"distributed.nanny.pre-spawn-environ": of_workers})
     network = GrowingMLP(WIDTHS[0], WIDTHS[-1], WIDTHS[1], rng=np.random.default_rng(0))
     cases = [(16, 10_000), (100, 1)] if quick else [(16, 100_000), (1000, 1)]
     rows: list[dict[str, Any]] = []
     sums: dict[tuple[int, int], list[bytes]] = {}
     for workers in (0, 1, 2):
-        options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+        options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0"}
         with LocalCluster(**options) as cluster, Client(cluster) as connected:
             client = connected if workers else None
             collect(network, [functools.partial(shard, 1, seed) for seed in range(20)], cross_entropy, executor=client)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from growarray.backend import Array, kind_of, namespace
+from growarray.contraction.plan import plan
 from growarray.errors import ShapeError, shown
 from growarray.nn.indexed import gather, gather_elements, gather_nd, scatter_elements, scatter_nd
 from growarray.nn.module import Pullback
@@ -151,6 +152,19 @@ def _products(xp: Any, x: Array, axis: int, exclusive: int = 0, reverse: int = 0
     return xp.concat([chosen[i] for i in range(count)], axis=axis), pullback
 
 
+def _fake_quantize(xp: Any, x: Array, scale: Array, *zero: Array, low: int, high: int) -> tuple[Array, Pullback]:
+    """Rounded to whole multiples of a scale within a range, inside which the gradient passes as if it were not."""
+    shift = zero[0] if zero else 0.0
+    turns = xp.round(x / scale) + shift
+    inside = (turns >= low) & (turns <= high)
+    y = (xp.clip(turns, low, high) - shift) * scale
+    return y, lambda dy: (xp.where(inside, dy, xp.zeros_like(dy)), None, *(None for _ in zero))
+
+
+def _einsum(xp: Any, *arrays: Array, equation: str) -> tuple[Array, Pullback]:
+    return plan(equation, *arrays).vjp(*arrays)
+
+
 def _triangle(xp: Any, x: Array, k: int = 0, upper: int = 1) -> tuple[Array, Pullback]:
     cut = xp.triu if upper else xp.tril
     return cut(x, k=k), lambda dy: (cut(dy, k=k),)
@@ -159,6 +173,8 @@ def _triangle(xp: Any, x: Array, k: int = 0, upper: int = 1) -> tuple[Array, Pul
 _SMOOTH: dict[str, Smooth] = {
     "CumProd": _products,
     "CumSum": _cumulative,
+    "Einsum": _einsum,
+    "FakeQuantize": _fake_quantize,
     "Gather": gather,
     "GatherElements": gather_elements,
     "GatherND": gather_nd,

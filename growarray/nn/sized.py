@@ -14,7 +14,7 @@ from growarray.nn.padding import Pad
 from growarray.nn.several import Several
 from growarray.ops.norm import group_norm
 
-__all__ = ["GroupedNorm", "LiveShape", "SamePad", "SamePool", "same_pads"]
+__all__ = ["CutTo", "GroupedNorm", "LiveShape", "SamePad", "SamePool", "same_pads"]
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -124,6 +124,32 @@ class SamePad(Module):
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """:meth:`forward` and the way back."""
         return self.fitted(x.shape).vjp(x)
+
+
+class CutTo(SamePad):
+    """An input (n, c, *) cut on both sides to ``sizes``: the odd position is cut in front with ``lower``, else behind.
+
+    Raises ShapeError if the input is smaller.
+
+    >>> import numpy as np
+    >>> CutTo((2,), lower=True)(np.array([[[1.0, 2.0, 3.0, 4.0, 5.0]]])).tolist()
+    [[[3.0, 4.0]]]
+    """
+
+    def __init__(self, sizes: Sequence[int], *, lower: bool = False) -> None:
+        super().__init__(sizes, sizes, lower=lower)
+
+    def fitted(self, shape: Sequence[int]) -> Module:
+        """What cuts an input of this shape."""
+        gone = [have - n for have, n in zip(shape[2:], self.reach, strict=False)]
+        if len(shape) != 2 + len(self.reach) or min(gone) < 0:
+            raise ShapeError(f"CutTo: input has shape {tuple(shape)}, expected (n, c, *), each at least {self.reach}")
+        return Pad([(-(total - total // 2), -(total // 2)) if self.lower else (-(total // 2), -(total - total // 2))
+                    for total in gone])  # fmt: skip
+
+    def extra_repr(self) -> str:
+        """The sizes."""
+        return f"{self.reach}, lower={self.lower}"
 
 
 class SamePool(SamePad):

@@ -49,6 +49,7 @@ class Builder:
         self._counter = 0
         self._parameters: dict[tuple[Any, ...], Parameter] = {}
         self._emitted: dict[str, Dynamic] = {}
+        self.quantized: dict[str, tuple[str, str, str, int, int]] = {}  # what was: values, scale, zero point, its ends
         self.layouts: dict[str, tuple[bool, float]] = {}
         self.used: set[str] = set()  # names that a further node takes, or that are outputs
         self._steps = limits.steps

@@ -24,12 +24,10 @@ __all__ = ["GrowingClassifier"]
 class GrowingClassifier(ClassifierMixin, GrowingEstimator):  # type: ignore[misc]
     """A network that grows while it learns classes, as a scikit-learn classifier.
 
-    Its options are those of :class:`GrowingEstimator`, and ``class_weight``: ``'balanced'``, or
-    a weight by class.
+    Its options are those of :class:`GrowingEstimator`, and ``class_weight``: ``'balanced'``, or a
+    weight by class.
 
-    Attributes
-    ----------
-    classes_, n_features_in_, n_iter_
+    classes_, n_features_in_, n_iter_ : once it is fitted, as everywhere in scikit-learn
     network_ : the network on features as they came, whose outputs are logits;  history_ : what happened, by epoch
 
     Examples

@@ -23,9 +23,7 @@ class GrowingRegressor(RegressorMixin, GrowingEstimator):  # type: ignore[misc]
 
     Its options are those of :class:`GrowingEstimator`.
 
-    Attributes
-    ----------
-    n_features_in_, n_iter_
+    n_features_in_, n_iter_ : once it is fitted, as everywhere in scikit-learn
     network_ : the network on features as they came, whose outputs are the targets';  history_ : what happened, by epoch
 
     Examples

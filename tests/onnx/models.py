@@ -117,6 +117,9 @@ CASES: dict[str, Case] = {
     "convtranspose-shape-upper": conv(
         IMAGE, (4, 2, 3, 3), op="ConvTranspose", strides=[2, 2], output_shape=[14, 12], auto_pad="SAME_UPPER"
     ),
+    "convtranspose-shape-free": conv(
+        ("n", 4, "h", "w"), (4, 2, 5, 5), op="ConvTranspose", bias=2, strides=[2, 2], output_shape=[4, 5]
+    ),
     "convtranspose-same": conv(IMAGE, (4, 2, 3, 3), op="ConvTranspose", strides=[2, 2], auto_pad="SAME_LOWER"),
     "convtranspose-extra": conv(
         IMAGE, (4, 3, 3, 2), op="ConvTranspose", bias=3, strides=[2, 2], pads=[1, 0, 0, 1], output_padding=[1, 1]
@@ -350,6 +353,63 @@ CASES: dict[str, Case] = {
     "linear-transposed": chain(
         ("n", 4), ("Transpose", ["fc.weight"], ["t"], {"perm": [1, 0]}), ("MatMul", ["x", "t"], ["y"], {}),
         **{"fc.weight": draw(3, 4)},
+    ),
+    # written in other operators
+    "lrn": one("LRN", ("n", 5, 3, 2), 13, size=3, alpha=0.5, bias=1.5),
+    "lppool": one("LpPool", ("n", 2, 6, 5), 13, kernel_shape=[2, 3], pads=[1, 0, 0, 1], strides=[2, 1], p=3),
+    "rmsnorm": one("RMSNormalization", ("n", 3, 5), 23, np.abs(draw(5)) + 0.5, epsilon=1e-3),
+    "swish": one("Swish", ("n", 5), 24, alpha=1.5),
+    "einsum": one("Einsum", ("n", 3, 4), 13, draw(4, 5), equation="nij,jk->nik"),
+    "einsum-rest": one("Einsum", ("n", 3, 3), 13, equation="...ii->...i"),
+    "embedding-like": one("GatherElements", ("n", 4), 13, np.array([[0, 2]]), axis=1),
+    "cumsum": one("CumSum", ("n", 4), 14, np.int64(1), exclusive=1, reverse=1),
+    "trilu": one("Trilu", ("n", 4, 4), 14, np.int64(-1), upper=0),
+    "where": chain(
+        ("n", 4), ("Greater", ["x", "c"], ["g"], {}), ("Where", ["g", "x", "c"], ["y"], {}), c=draw(1, 4)
+    ),
+    "mod": one("Mod", ("n", 4), 13, np.float32([1.5, -0.7, 0.3, 2.0]), fmod=1),
+    "pow-array": chain(("n", 3), ("Exp", ["x"], ["e"], {}), ("Pow", ["e", "p"], ["y"], {}), p=draw(3)),
+    "topk": Case(
+        Made(
+            [("TopK", ["x", "k"], ["y", "i"], {"axis": 1, "largest": 0}), ("Cast", ["i"], ["j"], {"to": 1}),
+             ("Mul", ["y", "j"], ["z"], {})],
+            {"x": ("n", 6)}, ("z",), fixed={"k": ints(3)}, opset=11,
+        )
+    ),
+    "scatter": one("ScatterElements", (2, 4), 18, np.array([[0, 2], [1, 1]]), draw(2, 2), axis=1, reduction="add"),
+    "resize-linear": one("Resize", ("n", 2, 5, 4), 13, None, np.float32([1, 1, 2.0, 0.6]), mode="linear"),
+    "resize-cubic": one(
+        "Resize", (2, 2, 5, 4), 13, None, None, ints(2, 2, 3, 7), mode="cubic",
+        coordinate_transformation_mode="align_corners",
+    ),
+    "upsample": one("Upsample", ("n", 2, "h", "w"), 9, np.float32([1, 1, 2, 3]), mode="nearest"),
+    "lstm": Case(
+        Made(
+            [("LSTM", ["x", "w", "r", "b", "", "h", "c"], ["s", "p", "z"],
+              {"hidden_size": 3, "direction": "bidirectional"}),
+             ("Sum", ["p", "z"], ["q"], {}), ("ReduceSum", ["s"], ["t"], {}), ("Mul", ["q", "t"], ["y"], {})],
+            {"x": (4, "n", 2), "h": (2, "n", 3), "c": (2, "n", 3)}, opset=14,
+            fixed={"w": draw(2, 12, 2), "r": draw(2, 12, 3), "b": draw(2, 24)},
+        )
+    ),
+    "gru-reverse": Case(
+        Made(
+            [("GRU", ["x", "w", "r"], ["", "y"], {"hidden_size": 3, "direction": "reverse"})],
+            {"x": (4, "n", 2)}, fixed={"w": draw(1, 9, 2), "r": draw(1, 9, 3)}, opset=14,
+        )
+    ),
+    "gru-before": Case(
+        Made(
+            [("GRU", ["x", "w", "r", "b"], ["y"], {"hidden_size": 3, "linear_before_reset": 1})],
+            {"x": (4, "n", 2)}, fixed={"w": draw(1, 9, 2), "r": draw(1, 9, 3), "b": draw(1, 18)}, opset=14,
+        )
+    ),
+    "quantised-weight": Case(
+        Made(
+            [("DequantizeLinear", ["q", "s", "o"], ["w"], {"axis": 1}), ("MatMul", ["x", "w"], ["y"], {})],
+            {"x": ("n", 3)}, opset=19,
+            fixed={"q": np.arange(-6, 6, dtype=np.int8).reshape(3, 4), "s": np.abs(draw(4)), "o": np.zeros(4, np.int8)},
+        )
     ),
     # sizes that the input tells
     "expand-to-shape": Case(

@@ -20,11 +20,12 @@ from growarray.errors import CheckpointError
 from growarray.nn.graph import Graph
 from growarray.optim import SGD
 from growarray.testing import assert_close, check_vjp
-from tests.onnx.models import CASES, Made, build, draw, feeds, ints
+from tests.onnx.models import CASES, Made, build, draw, feeds, ints, one
 
 onnxruntime.set_default_logger_severity(4)
+C, K = draw(3), draw(4, 3)
 SIZES = ({}, {"n": 3, "h": 8, "w": 9, "t": 4})
-UNLIKE = {"layernorm-spread"}  # onnxruntime has no scale that is spread over more axes: the onnx package runs it
+UNLIKE = {"layernorm-spread", "quantised-weight"}  # of which onnxruntime computes something else
 
 
 def imported(made: Made, **options: Any) -> Graph:
@@ -86,6 +87,51 @@ def test_an_output_padding_of_a_stride_or_more_is_zeros() -> None:
     message = r"output_padding \(3,\) with strides \(1,\) and dilations \(3,\); expected less than the larger"
     with pytest.raises(CheckpointError, match=message):
         imported(transposed(3))
+
+
+BY_HAND: dict[str, Any] = {
+    "Add": (one("Add", (2, 3, 4, 2), 6, C, broadcast=1, axis=1), lambda x: x + C[:, None, None]),
+    "Mul": (one("Mul", (2, 4, 3), 6, C, broadcast=1), lambda x: x * C),
+    "Gemm": (one("Gemm", (2, 4), 6, K, C, broadcast=1), lambda x: x @ K + C),
+    "PRelu": (one("PRelu", (2, 3, 4), 6, C), lambda x: np.where(x > 0, x, x * C[:, None])),
+    "BatchNormalization": (
+        one("BatchNormalization", (2, 3, 4), 6, C, C, C, C * C, is_test=1, epsilon=0.25),
+        lambda x: (x - C[:, None]) / np.sqrt((C * C + 0.25)[:, None]) * C[:, None] + C[:, None],
+    ),
+    "Dropout": (one("Dropout", (2, 3), 6, is_test=1), lambda x: x),
+    "LRN-even": (
+        one("LRN", (2, 3, 1), 13, size=2, alpha=0.5, beta=0.5),  # each channel with the one after it
+        lambda x: x / np.sqrt(1.0 + 0.25 * (x**2 + np.concatenate([x[:, 1:] ** 2, 0 * x[:, :1]], axis=1))),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_what_onnxruntime_does_not_run(name: str) -> None:
+    """Operators before opset 7, and windows of an even size."""
+    case, expected = BY_HAND[name]
+    (x,) = feeds(case.made).values()
+    assert_close(imported(case.made).run({"x": x})["y"], expected(x), rtol=1e-6)
+
+
+def test_quantised_values_hand_gradients_through() -> None:
+    nodes = [("QuantizeLinear", ["x", "s", "o"], ["q"], {}), ("DequantizeLinear", ["q", "s", "o"], ["y"], {})]
+    fixed = {"s": np.float32(0.5), "o": np.uint8(1)}
+    network = imported(Made(nodes, {"x": ("n",)}, fixed=fixed))
+    y, back = network.vjp(np.float32([-3.0, -0.5, 0.3, 2.0, 126.9, 200.0]))
+    assert y.tolist() == [-0.5, -0.5, 0.5, 2.0, 127.0, 127.0]
+    assert back(np.ones(6, np.float32)).tolist() == [0.0, 1.0, 1.0, 1.0, 1.0, 0.0]
+
+
+def test_outputs_may_be_chosen_among_all_values() -> None:
+    made = Made([("Relu", ["x"], ["h"], {}), ("Det", ["h"], ["y"], {}), ("Add", ["z", "h"], ["w"], {})], {"x": ("n", 2),
+                "z": (2,)}, ("y", "w"))  # fmt: skip
+    network = imported(made, outputs=["h"])
+    assert (network.inputs, network.outputs) == (("x",), ("h",))
+    assert network.run({"x": np.float32([[-1, 2]])})["h"].tolist() == [[0.0, 2.0]]
+    assert imported(made, outputs=["w", "x"]).inputs == ("x", "z")
+    with pytest.raises(CheckpointError, match="outputs has 'q', which no node gives; the file's outputs are 'y', 'w'"):
+        imported(made, outputs=["q"])
 
 
 NAMES = {

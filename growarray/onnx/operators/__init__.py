@@ -21,8 +21,10 @@ from growarray.onnx.operators import (
     norm,
     part,
     pool,
+    quantize,
     recurrent,
     reduce,
+    resize,
     shape,
     softmax,
 )
@@ -45,8 +47,10 @@ _FAMILIES = (
     norm,
     part,
     pool,
+    quantize,
     recurrent,
     reduce,
+    resize,
     shape,
     softmax,
 )

@@ -12,7 +12,8 @@ from growarray.files.errors import Malformed
 from growarray.nn import arithmetic, elementwise
 from growarray.nn.operation import Operation
 from growarray.onnx.build import Builder, broadcast
-from growarray.onnx.fold import constant_array, narrowed
+from growarray.onnx.call import Calls
+from growarray.onnx.fold import constant_array, narrowed, positive_axes
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.row import ANY, Fold, Operator, Read, operation
@@ -33,10 +34,24 @@ def _check_alike(a: Constant | Dynamic, b: Constant | Dynamic) -> None:
         raise Malformed(f"has operands of the types {a.kind} and {b.kind}; expected one type")
 
 
+def _align(builder: Builder, node: OpNode) -> None:
+    """Before opset 7 the second operand may meet the axes of the first from ``axis`` on: it gets axes behind."""
+    axis = node.get("axis", "int") if builder.opset < 7 and node.flag("broadcast") else None
+    if axis is None:
+        return
+    call = Calls(builder, node)
+    a, b = (len(call.shape(name)) for name in node.inputs)
+    (axis,) = positive_axes((axis,), a)
+    if axis + b > a:
+        raise Malformed(f"axis is {axis} for operands of {a} and {b} axes")
+    node.inputs[1] = call("Unsqueeze", node.inputs[1], np.arange(b, a - axis)) if axis + b < a else node.inputs[1]
+
+
 def _read(kind: Any, *, trained: bool) -> Read:
     """One of both operands may be a constant; a trained one is an initializer of some size."""
 
     def read(builder: Builder, node: OpNode) -> None:
+        _align(builder, node)
         a, b = builder.known(node, 0), builder.known(node, 1)
         _check_alike(a, b)
         if isinstance(a, Constant) and isinstance(b, Constant):

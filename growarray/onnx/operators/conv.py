@@ -10,7 +10,7 @@ from growarray import nn
 from growarray.contraction.geometry import ConvAxis
 from growarray.files.errors import Malformed
 from growarray.nn.padding import Pad
-from growarray.nn.sized import SamePad
+from growarray.nn.sized import CutTo, SamePad
 from growarray.onnx.build import Builder
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
@@ -106,7 +106,11 @@ def _read_conv_transpose(builder: Builder, node: OpNode) -> None:
             f"output_padding {extra} with strides {windows.stride} and dilations {windows.dilation}; expected less "
             "than the larger of both on each axis"
         )
-    pads = _cut_off(node, windows, extra)
+    wanted = _wanted(node, count)
+    if wanted is not None and not all(isinstance(size, int) for size in windows.sizes):
+        _fit_later(builder, node, x, weight, windows, extra, group, wanted)
+        return
+    pads = _cut_off(node, windows, extra, wanted)
     geometry = zip(windows.sizes, windows.stride, windows.reach, extra, pads, strict=True)
     spatial = [
         (size - 1) * stride + reach + e - sum(pad) if isinstance(size, int) else builder.fresh()
@@ -131,27 +135,46 @@ def _read_conv_transpose(builder: Builder, node: OpNode) -> None:
     builder.give(node, builder.step(cut, [whole], (*lead, *spatial), f"{hint}.cut"))
 
 
-def _cut_off(node: OpNode, windows: Windows, extra: Sequence[int]) -> Pairs:
-    """What is cut off the full result before and after, on each axis."""
+def _wanted(node: OpNode, count: int) -> tuple[int, ...] | None:
+    """The positions that ``output_shape`` asks for, on each axis."""
     shape = node.get("output_shape", "ints")
-    if shape is None and not windows.same:
-        return windows.given
-    if shape is not None and len(shape) == len(extra) + 2:
+    if shape is not None and len(shape) == count + 2:
         shape = shape[2:]  # some writers put batch and channels in front
-    if shape is not None and (len(shape) != len(extra) or any(not 0 < n <= MOST for n in shape)):
-        raise Malformed(f"output_shape is {shape}; expected {len(extra)} numbers from 1 to {MOST}")
+    if shape is not None and (len(shape) != count or any(not 0 < n <= MOST for n in shape)):
+        raise Malformed(f"output_shape is {shape}; expected {count} numbers from 1 to {MOST}")
+    return None if shape is None else tuple(shape)
+
+
+def _cut_off(node: OpNode, windows: Windows, extra: Sequence[int], wanted: tuple[int, ...] | None) -> Pairs:
+    """What is cut off the full result before and after, on each axis; less than nothing is put on, as zeros."""
+    if wanted is None and not windows.same:
+        return windows.given
     pairs = []
     for i, (size, stride, reach) in enumerate(zip(windows.sizes, windows.stride, windows.reach, strict=True)):
-        if shape is None:
-            total = max(reach - stride + extra[i], 0)  # the output is stride times the input, or as much as there is
-        elif isinstance(size, int):
-            total = stride * (size - 1) + extra[i] + reach - shape[i]
-        else:
-            raise Malformed("output_shape needs fixed spatial sizes of the input")
-        if total < 0:
-            raise Malformed(f"output_shape {shape} is larger than the whole result; use output_padding")
+        # without a shape the output is stride times the input, or as much as there is
+        total = max(reach - stride + extra[i], 0)
+        if wanted is not None and isinstance(size, int):
+            total = stride * (size - 1) + extra[i] + reach - wanted[i]
+        if total < 0 and len(node.inputs) > 2:
+            raise Malformed(f"output_shape {wanted} is larger than the whole result; use output_padding")
         pairs.append(windows.halves(total))
     return pairs
+
+
+def _fit_later(
+    builder: Builder, node: OpNode, x: Dynamic, weight: Constant, windows: Windows, extra: Any, group: int, wanted: Any
+) -> None:
+    """The whole result, cut to what ``output_shape`` asks for when the size of the input is known."""
+    channels = weight.shape[1] * group
+    layer = _TRANSPOSED.get(len(wanted), nn.ConvTransposeNd).of(
+        builder.parameter(weight, "weight").data,
+        stride=windows.stride, output_padding=extra, groups=group, dilation=windows.dilation,
+    )  # fmt: skip
+    lead: tuple[Dim, ...] = (x.shape[0] if x.shape is not None else builder.fresh(), channels)
+    hint, layer = builder.hint(node, weight), _filled(builder, node, layer, weight, channels)
+    whole = builder.step(layer, [x], (*lead, *(builder.fresh() for _ in wanted)), hint)
+    cut = CutTo(wanted, lower=windows.auto != "SAME_UPPER")
+    builder.give(node, builder.step(cut, [whole], (*lead, *wanted), f"{hint}.cut"))
 
 
 def _write_conv_transpose(graph: OnnxGraph, layer: Any, x: Edge) -> Edge:

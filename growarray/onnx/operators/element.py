@@ -94,12 +94,13 @@ def _read_prelu(builder: Builder, node: OpNode) -> None:
     wide = [i for i, n in enumerate(slope.shape) if n != 1]
     if len(wide) > 1 or slope.size == 0:
         raise Malformed(f"slope has shape {slope.shape}; expected at most one axis with more than one entry")
-    axis = wide[0] - len(slope.shape) if wide else 1
-    if wide and x.shape is not None:
+    by_channel = builder.opset < 7 and len(slope.shape) == 1  # later slopes are broadcast as any operand
+    axis = wide[0] - len(slope.shape) if wide and not by_channel else 1
+    if wide and not by_channel and x.shape is not None:
         axis += len(x.shape)
     layer = more.PReLU(slope.size, axis=axis)
     layer.weight = builder.parameter(slope, "slope", "flat", lambda array: array.reshape(-1))
-    builder.result(node, layer, [x], broadcast(builder, x.shape, slope.shape), slope)
+    builder.result(node, layer, [x], x.shape if by_channel else broadcast(builder, x.shape, slope.shape), slope)
 
 
 def _write_prelu(graph: OnnxGraph, layer: more.PReLU, x: Edge) -> Edge:

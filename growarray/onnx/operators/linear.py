@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 
 from growarray import nn
-from growarray.files.errors import Malformed
+from growarray.contraction.equation import ELLIPSIS, parse
+from growarray.errors import PlanError
+from growarray.files.errors import Malformed, quote
 from growarray.nn.arithmetic import Add, MatMul, Mul, Value
+from growarray.nn.operation import Operation
 from growarray.nn.shape import Transpose
 from growarray.onnx.build import Builder, broadcast
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.arithmetic import batch_of, operands_of
-from growarray.onnx.operators.row import Operator
+from growarray.onnx.operators.row import ANY, Operator
 from growarray.onnx.value import Constant, Dynamic, Shape
 
 __all__ = ["ROWS"]
@@ -45,6 +48,7 @@ def _affine(builder: Builder, node: OpNode, x: Dynamic, weight: Constant, transp
 def _read_gemm(builder: Builder, node: OpNode) -> None:
     """``alpha A' B' + beta C``; a linear layer if B and C are constants."""
     alpha, beta = node.get("alpha", "float", 1.0), node.get("beta", "float", 1.0)
+    node.get("broadcast", "int")  # before opset 7, without which C has all axes already
     flip_a, flip_b = node.flag("transA"), node.flag("transB")
     x, weight = builder.dynamic(node, 0), builder.known(node, 1)
     if x.shape is not None and len(x.shape) != 2:
@@ -128,7 +132,26 @@ def _write_matmul(graph: OnnxGraph, layer: MatMul, *inputs: Edge) -> Edge:
     return graph.node("MatMul", a, b, shape=sizes, batch=place)
 
 
+def _read_einsum(builder: Builder, node: OpNode) -> None:
+    """By the contraction engine; the sizes of its result are known if every mode has a letter."""
+    equation = "".join((node.get("equation", "string") or "").split())
+    inputs = [builder.dynamic(node, i) for i in range(len(node.inputs))]
+    try:
+        parsed = parse(equation)
+    except PlanError as fault:
+        raise Malformed(str(fault)) from None
+    sizes: dict[str, Any] = {}
+    for x, term in zip(inputs, parsed.terms, strict=False):
+        sizes |= dict(zip(term, x.shape or (), strict=False)) if len(term) == len(x.shape or ()) else {}
+    if len(parsed.terms) != len(inputs) or parsed.convolved:
+        raise Malformed(f"equation is {quote(equation)} for {len(inputs)} inputs")
+    known = ELLIPSIS not in parsed.output and all(mode in sizes for mode in parsed.output)
+    shape = tuple(sizes[mode] for mode in parsed.output) if known else None
+    builder.result(node, Operation("Einsum", equation=equation), inputs, shape)
+
+
 ROWS = (
+    Operator("Einsum", _read_einsum, inputs=(1, ANY)),
     Operator("Gemm", _read_gemm, {nn.Linear: _write_linear}, inputs=(2, 3)),
     Operator("MatMul", _read_matmul, {MatMul: _write_matmul}, inputs=(2, 2)),
 )

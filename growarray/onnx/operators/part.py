@@ -12,7 +12,7 @@ from growarray.files.errors import Malformed
 from growarray.nn.arithmetic import Concat
 from growarray.nn.padding import Pad
 from growarray.nn.part import Gather, Slice, positions
-from growarray.nn.sized import SamePad
+from growarray.nn.sized import CutTo, SamePad
 from growarray.onnx.build import Builder
 from growarray.onnx.fold import constant_array, narrowed, positive_axes
 from growarray.onnx.graph import OpNode
@@ -231,7 +231,7 @@ def _write_pad(graph: OnnxGraph, layer: Pad, x: Edge) -> Edge:
 ROWS = (
     Operator("Concat", _read_concat, {Concat: _write_concat}, _fold_concat, (1, ANY), kinds=ALL),
     Operator("Gather", _read_gather, {Gather: _write_gather}, _fold_gather, (2, 2), kinds=ALL),
-    Operator("Pad", _read_pad, {Pad: _write_pad, SamePad: write_fitted}, inputs=(1, 4), kinds=ALL),
+    Operator("Pad", _read_pad, {Pad: _write_pad, SamePad: write_fitted, CutTo: write_fitted}, inputs=(1, 4), kinds=ALL),
     Operator("Slice", _read_slice, {Slice: _write_slice}, _fold_slice, (1, 5), kinds=ALL),
     Operator("Split", _read_split, inputs=(1, 2), outputs=ANY, kinds=ALL),
 )
