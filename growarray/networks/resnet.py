@@ -49,9 +49,7 @@ class GrowingBlock(Module):
     apply_change = _second("apply_change", "Carry the plan out.")
     delete_update = _second("delete_update", "Forget the plan.")
     set_scaling_factor = _second("set_scaling_factor", "Set the scaling factor.")
-    scaling_factor = _second("scaling_factor", "Scaling of the plan.")
     first_order_improvement = _second("first_order_improvement", "What the plan promises.")
-    missing_neurons = _second("missing_neurons", "Neurons that are missing to the target.")
 
     def __init__(
         self,
@@ -191,7 +189,8 @@ class GrowingResNet(ImageNetwork):
     channels : of the residual stream in each stage; the first block of all stages but the first halves the image, by a
         stride and a projected shortcut
     hidden_channels : of all blocks, or of each    blocks_per_stage : number of blocks in a stage
-    activation, normalization, growing_conv_type : as in :class:`GrowingVGG`; both stand before the convolutions
+    activation, normalization, growing_conv_type : as in :class:`GrowingVGG`; the first two stand before convolutions
+    use_bias : of all convolutions but those of shortcuts
 
     >>> import numpy as np
     >>> network = GrowingResNet((1, 8, 8), 10, channels=(4, 8), rng=np.random.default_rng(0))
@@ -211,6 +210,7 @@ class GrowingResNet(ImageNetwork):
         activation: Module | None = None,
         normalization: Normalization | None = None,
         growing_conv_type: type[Conv2dGrowingModule] = RestrictedConv2dGrowingModule,
+        use_bias: bool = True,
         device: str | None = None,
         *,
         dtype: Any = None,
@@ -224,9 +224,9 @@ class GrowingResNet(ImageNetwork):
                 f"GrowingResNet: {len(hidden)} hidden channels for {len(widths)} stages of {blocks_per_stage} blocks"
             )
         self._function = ReLU(at_zero=1.0) if activation is None else activation
-        self._normalization, self._conv = normalization, growing_conv_type
+        self._normalization, self._conv, self._use_bias = normalization, growing_conv_type, use_bias
         self._kind: dict[str, Any] = {"device": device, "dtype": dtype, "rng": rng or np.random.default_rng()}
-        self.stem = Sequential(Conv2d(in_features[0], widths[0], 3, padding=1, **self._kind))
+        self.stem = Sequential(Conv2d(in_features[0], widths[0], 3, padding=1, bias=use_bias, **self._kind))
         self.stages: list[Sequential] = []
         before = widths[0]
         for i, width in enumerate(widths):
@@ -246,7 +246,7 @@ class GrowingResNet(ImageNetwork):
         shortcut = Conv2d(before, width, 1, stride, bias=False, **self._kind) if stride > 1 or before != width else None
         block = Conv2dGrowingBlock(
             before, width, 3, hidden, pre_activation=self._before(before), mid_activation=self._before(hidden),
-            name=f"stages.{stage}.{len(self.stages[stage])}", kwargs_layer={"padding": 1, **self._kind},
+            name=f"stages.{stage}.{len(self.stages[stage])}", kwargs_layer={"padding": 1, "use_bias": self._use_bias, **self._kind},
             kwargs_first_layer={"stride": stride}, downsample=shortcut, growing_conv_type=self._conv,
         )  # fmt: skip
         self.stages[stage].layers.append(block)
@@ -260,8 +260,9 @@ class GrowingResNet(ImageNetwork):
         stage = range(len(self.stages))[stage]
         width = int(self.blocks_of(stage)[-1].second_layer.out_features)
         block = self._add(stage, width, width, hidden_channels)
-        bias = block.second_layer.bias
-        bias.data = namespace(bias.data).zeros_like(bias.data)
+        if self._use_bias:
+            bias = block.second_layer.bias
+            bias.data = namespace(bias.data).zeros_like(bias.data)
         return block
 
     @property

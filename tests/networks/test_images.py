@@ -119,7 +119,7 @@ def test_a_block_grows_by_its_own_names() -> None:
     x = rng.standard_normal((9, 3, 5, 5))
     options = {"padding": 1, "dtype": np.float64, "rng": rng}
     block = Conv2dGrowingBlock(3, 3, 3, target_hidden_channels=4, activation=GELU(), kwargs_layer=options)
-    assert block.missing_neurons() == 4
+    assert block.second_layer.missing_neurons() == 4
     block.init_computation()
     y, back = block.vjp(x)
     back(y - x**2)
