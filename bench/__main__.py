@@ -33,6 +33,7 @@ SUITES = (
     "stress",
     "suite",
     "from_scratch",
+    "gpu",
 )
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "cholesky",
     "device_of",
     "is_array",
+    "is_cupy",
     "is_numpy",
     "kind_of",
     "library",
@@ -65,6 +66,11 @@ def is_array(x: object) -> bool:
     """Whether ``x`` is an array of a library that growarray can use."""
     kind = type(x)
     return kind in _compat or hasattr(x, "__array_namespace__") or kind.__module__.split(".")[0] in _BY_NAME
+
+
+def is_cupy(x: object) -> bool:
+    """Whether ``x`` is an array of CuPy, on which kernels can be launched."""
+    return type(x).__module__.partition(".")[0] == "cupy"
 
 
 def is_numpy(x: object) -> bool:
@@ -260,7 +266,7 @@ _HOST = 1  # device type of DLPack
 def _is_foreign(x: object) -> bool:
     """Whether ``x`` has DLPack and does not know its namespace itself, as tensors of torch."""
     known = isinstance(x, np.ndarray | np.generic) or hasattr(x, "__array_namespace__")
-    return hasattr(type(x), "__dlpack__") and not known and type(x).__module__.split(".")[0] != "cupy"
+    return hasattr(type(x), "__dlpack__") and not known and not is_cupy(x)
 
 
 def _readable(x: Any) -> Any:
@@ -294,7 +300,7 @@ def to_numpy(x: Any) -> np.ndarray:
     if isinstance(x, np.ndarray | np.generic | int | float | list | tuple):
         _refuse_masked(x)
         return np.asarray(x)
-    if type(x).__module__.split(".")[0] == "cupy":
+    if is_cupy(x):
         return np.asarray(x.get())
     if _is_foreign(x):
         return np.asarray(_handed_over(_readable(x)))
@@ -390,4 +396,4 @@ def special_functions(x: Array) -> Any:
     """The module of SciPy's special functions for the library of ``x``, or None if it has none."""
     if is_numpy(x):
         return load("scipy.special")
-    return load("cupyx.scipy.special") if type(x).__module__.split(".")[0] == "cupy" else None
+    return load("cupyx.scipy.special") if is_cupy(x) else None

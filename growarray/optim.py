@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from growarray.backend import Array, accurate_dtype, asarray, is_array, namespace, to_numpy
+from growarray.backend import Array, accurate_dtype, asarray, is_array, is_cupy, load, namespace, to_numpy
 from growarray.errors import ShapeError, shown
 from growarray.nn.module import Module, Parameter
 
@@ -81,8 +81,14 @@ class Optimizer:
         moved = [(p, p.grad) for p in self.parameters if p.grad is not None and p.requires_grad]
         for parameter, gradient in moved:
             namespace(parameter.data, gradient, where=f"{type(self).__name__}: ")
+        own = type(self).__module__ == __name__  # a subclass may write another update
+        if own and any(is_cupy(p.data) for p, _ in moved):
+            moved = load("growarray.cuda.update").move_together(moved, *self._rule(float(self.lr)))
         for parameter, gradient in moved:
             parameter.data = self.update(parameter, gradient, float(self.lr))
+
+    def _rule(self, lr: float) -> Any:
+        """For one launch for all: a :class:`growarray.cuda.update.Rule`, and what it needs to know of a parameter."""
 
     def zero_grad(self) -> None:
         """Forget every gradient."""
@@ -207,6 +213,11 @@ class SGD(Optimizer):
         self.momentum, self.dampening, self.weight_decay = float(momentum), float(dampening), float(weight_decay)
         self.nesterov = nesterov
 
+    def _rule(self, lr: float) -> Any:
+        options = (lr, self.momentum, self.dampening, self.weight_decay)
+        rule = load("growarray.cuda.update").sgd(options, self.nesterov)
+        return rule, lambda p: tuple(float(name not in p.slots) for name in rule.slots)
+
     def update(self, parameter: Parameter, gradient: Array, lr: float) -> Array:
         """One step of one parameter."""
         if self.weight_decay:
@@ -265,6 +276,18 @@ class Adam(Optimizer):
                 raise ValueError(f"{name}: betas[{index}] must be at least 0 and below 1, found {beta}")
         self.betas = (float(betas[0]), float(betas[1]))
         self.eps, self.weight_decay, self.amsgrad = float(eps), float(weight_decay), amsgrad
+
+    def _rule(self, lr: float) -> Any:
+        decay = 1.0 - lr * self.weight_decay if isinstance(self, AdamW) else self.weight_decay
+        rule = load("growarray.cuda.update").adam(
+            (*self.betas, decay, self.eps), not isinstance(self, AdamW), self.amsgrad
+        )
+
+        def own(p: Parameter) -> tuple[float, float]:
+            first, second = (_bias_correction(beta, p.slots.get("step", 0) + 1) for beta in self.betas)
+            return lr / first, second**0.5
+
+        return rule, own
 
     def _decayed(self, data: Array, gradient: Array, lr: float) -> tuple[Array, Array]:
         """Data and gradient after weight decay."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, is_numpy, namespace
+from growarray.backend import Array, is_cupy, is_numpy, namespace
 from growarray.contraction import run, run_arrays, run_cupy
 from growarray.contraction.checks import check_arrays, check_gradient, check_out, operands
 from growarray.contraction.equation import Equation
@@ -96,7 +96,7 @@ class Execution:
         self, arrays: Arrays, wanted: int, folded: dict[int, Array] | None
     ) -> tuple[Array, Callable[[Array], dict[int, Array]]]:
         """:meth:`way_back` for other libraries: launches on CuPy, operations of the array API elsewhere."""
-        launched = self._launched(arrays, wanted != 0, folded or {}) if _library(arrays) == "cupy" else None
+        launched = self._launched(arrays, wanted != 0, folded or {}) if is_cupy(arrays[0]) else None
         if launched is not None:
             return launched.way_back(arrays, folded or {}, wanted)
         xp, program = namespace(*arrays), self.program(arrays, library="any")
@@ -123,7 +123,7 @@ class Execution:
             found = None
         if found is not None:
             return found
-        if _library(arrays) == "cupy":  # checked when its launches are made
+        if arrays and is_cupy(arrays[0]):  # checked when its launches are made
             return None
         self._check(arrays)
         if not is_numpy(arrays[0]):
@@ -185,11 +185,6 @@ class Execution:
         if self.mode is None or operand != self.holder or len(shape) != len(made_for):
             return False
         return all(axis == self.axis or a == b for axis, (a, b) in enumerate(zip(shape, made_for, strict=True)))
-
-
-def _library(arrays: Arrays) -> str:
-    """Name of the package of the first array's class."""
-    return type(arrays[0]).__module__.partition(".")[0] if arrays else ""
 
 
 def _with(kept: dict[Any, Any], key: Any, value: Any) -> dict[Any, Any]:

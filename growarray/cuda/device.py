@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import operator
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from growarray.backend import Array, load
 from growarray.errors import DeviceError
 
-__all__ = ["Kernel", "StridedProduct", "current", "empty", "kernel_launch", "product_launch", "workspace"]
+__all__ = ["Kernel", "StridedProduct", "current", "empty", "kernel_launch", "parts", "product_launch", "workspace"]
 
 Launch = Callable[[Sequence[int]], object]
 """Starts some work, given the table of addresses."""
@@ -107,8 +108,16 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Array:
     try:
         return cupy.empty(shape, dtype)
     except cupy.cuda.memory.OutOfMemoryError:
-        with _explained(int(np.prod(shape)) * np.dtype(str(dtype)).itemsize):
+        with _explained(math.prod(shape) * np.dtype(str(dtype)).itemsize):
             raise
+
+
+def parts(shapes: Sequence[tuple[int, ...]], dtype: str) -> list[Array]:
+    """New arrays that lie in one piece of memory, which is asked for once."""
+    item = np.dtype(dtype).itemsize
+    starts = np.cumsum([0, *(-(-item * math.prod(shape) // 16) * 16 for shape in shapes)]).tolist()
+    whole, array = empty((starts[-1],), "uint8").data, load("cupy").ndarray
+    return [array(shape, dtype, memptr=whole + start) for shape, start in zip(shapes, starts, strict=False)]
 
 
 _here = threading.local()

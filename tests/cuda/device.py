@@ -6,7 +6,7 @@ import ctypes
 import sys
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -123,22 +123,39 @@ def _matrices(start: int, kind: int, shape: tuple[int, int], ld: int, jump: int,
 
 
 class _Data:
-    def __init__(self, values: np.ndarray) -> None:
-        self.ptr, self.values = values.ctypes.data, values
+    """Where an array lies; it keeps the memory."""
+
+    def __init__(self, values: np.ndarray, start: int = 0) -> None:
+        self.ptr, self.values = values.ctypes.data + start, values
+
+    def __add__(self, start: int) -> _Data:
+        return _Data(self.values, start)
+
+
+def _ndarray(shape: tuple[int, ...], dtype: str, memptr: _Data) -> Any:
+    start = memptr.ptr - memptr.values.ctypes.data
+    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return doubles.DoubleArray(memptr.values[start : start + count].view(dtype).reshape(shape))
 
 
 @contextmanager
 def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
     made = Cuda()
     cuda = types.SimpleNamespace(
-        runtime=types.SimpleNamespace(getDevice=lambda: 0, getDeviceCount=lambda: 1),
+        runtime=types.SimpleNamespace(
+            getDevice=lambda: 0, getDeviceCount=lambda: 1, getDeviceProperties=lambda _: {"name": b"Double"}
+        ),
         get_current_stream=lambda: types.SimpleNamespace(ptr=0),
         alloc=made.alloc,
+        Device=lambda index: nullcontext(),
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         device=types.SimpleNamespace(get_cublas_handle=lambda: 7),
     )
     modules: dict[str, Any] = {
-        "cupy": types.SimpleNamespace(empty=made.empty, RawKernel=made.kernel, cuda=cuda),
+        "cupy": types.SimpleNamespace(
+            empty=made.empty, ndarray=_ndarray, RawKernel=made.kernel, cuda=cuda, __version__="14.0"
+        ),
+        "array_api_compat.cupy": doubles.xp,
         "cupy.cuda": cuda,
         "cupy.cuda.device": cuda.device,
         "cupy_backends.cuda.libs.cublas": types.SimpleNamespace(gemmStridedBatchedEx=made.product),
@@ -151,6 +168,7 @@ def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
     patch.setattr(type(doubles.DEVICE), "id", 0, raising=False)
     patch.setattr(double, "strides", property(lambda self: self._values.strides), raising=False)
     patch.setattr(double, "data", property(lambda self: _Data(self._values)), raising=False)
+    patch.setattr(double, "flags", property(lambda self: self._values.flags), raising=False)
     patch.setattr(double, "get", lambda self: np.array(self._values), raising=False)
     for cached in (device._compiled,):
         cached.cache_clear()

@@ -1,0 +1,36 @@
+"""The suite of a GPU: without one it says so; with the double of CuPy it runs and counts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from bench import gpu
+from growarray.errors import DeviceError
+from tests.cuda.device import Cuda, cuda
+
+__all__ = ["cuda"]
+
+
+def test_without_a_gpu_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(device: str) -> None:
+        raise DeviceError(f"{device}: none here")
+
+    monkeypatch.setattr(gpu, "library", missing)
+    assert gpu.report(gpu.run()) == "Nothing was measured: cuda: none here"
+
+
+def test_a_quick_run(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda.dry = True
+    monkeypatch.setattr(gpu, "BATCH", 2)
+    monkeypatch.setattr(gpu, "QUICK", (21,))
+    monkeypatch.setattr(gpu, "peers_for", lambda *_: ([], ["no peers"]))
+    monkeypatch.setattr(gpu, "_ROUNDS", 1)
+    result = gpu.run(quick=True)
+    assert [row["forward_best"] for row in result["rows"]] == ["none"] * len(result["rows"])
+    assert all(row["both_ours"] > 0 and math.isnan(row["both_ratio"]) for row in result["rows"])
+    assert result["adamw"]["ours"] > 0
+    assert gpu.report(result).startswith("Double, CuPy 14.0. Geometric mean of")
+    assert np.isfinite(result["rows"][0]["forward_ours"])

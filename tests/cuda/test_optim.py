@@ -1,0 +1,88 @@
+"""Optimizers whose parameters lie on a GPU: one launch, and the numbers of NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from growarray.backend import to_numpy
+from growarray.cuda import update
+from growarray.nn.module import Parameter
+from growarray.optim import SGD, Adam, AdamW
+from tests.cuda import nvrtc
+from tests.cuda.device import Cuda, cuda
+
+__all__ = ["cuda"]
+
+OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
+    "sgd": lambda p: SGD(p, lr=0.1, weight_decay=0.01),
+    "momentum": lambda p: SGD(p, lr=0.1, momentum=0.9, dampening=0.5, weight_decay=0.1),
+    "nesterov": lambda p: SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "adam": lambda p: Adam(p, lr=0.1, weight_decay=0.1, betas=(0.8, 0.9)),
+    "amsgrad": lambda p: Adam(p, lr=0.1, amsgrad=True),
+    "adamw": lambda p: AdamW(p, lr=0.1, weight_decay=0.1),
+}
+SHAPES = [(3, 4), (5,), (), (300, 2)]
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_one_launch_moves_all_parameters_as_numpy_does(cuda: Cuda, make: Callable[[Any], Any], dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    values = [rng.standard_normal(shape).astype(dtype) for shape in SHAPES]
+    here, there = [Parameter(v.copy()) for v in values], [Parameter(cuda.array(v.copy())) for v in values]
+    ours, theirs = make(here), make(there)
+    first = [p.data for p in there]
+    for step in range(3):
+        ours.lr = theirs.lr = 0.1 / (step + 1)
+        for p, q in zip(here, there, strict=True):
+            p.grad = rng.standard_normal(p.shape).astype(dtype)
+            q.grad = cuda.array(p.grad)
+        ours.step()
+        theirs.step()
+    assert len(cuda.launches) == 3
+    tolerance = 50 * np.finfo(dtype).eps
+    for p, q, old, value in zip(here, there, first, values, strict=True):
+        np.testing.assert_allclose(to_numpy(q.data), p.data, rtol=tolerance, atol=tolerance)
+        np.testing.assert_array_equal(to_numpy(old), value)  # replaced, not changed in place
+        assert p.slots.keys() == q.slots.keys()
+        for name, slot in p.slots.items():
+            np.testing.assert_allclose(to_numpy(q.slots[name]), slot, rtol=tolerance, atol=tolerance)
+    if nvrtc.LIBRARY is not None:
+        assert all(".entry growarray(" in nvrtc.compiled(text) for text in cuda.texts)
+
+
+def test_a_parameter_that_has_grown_counts_steps_by_entry(cuda: Cuda) -> None:
+    p = Parameter(cuda.array(np.ones(2)))
+    p.grad = cuda.array(np.ones(2))
+    optimizer = Adam([p], lr=0.5, eps=0.0)
+    optimizer.step()
+    p.extend(0, cuda.array(np.ones(1)))
+    p.grad = cuda.array(np.ones(3))
+    optimizer.step()
+    np.testing.assert_allclose(to_numpy(p.data), [0.0, 0.0, 0.5], atol=1e-12)
+
+
+def test_a_subclass_keeps_its_own_update(cuda: Cuda) -> None:
+    class Halved(SGD):
+        def update(self, parameter: Parameter, gradient: Any, lr: float) -> Any:
+            return parameter.data - lr / 2 * gradient
+
+    p = Parameter(cuda.array(np.ones(2)))
+    p.grad = cuda.array(np.ones(2))
+    Halved([p], lr=1.0).step()
+    assert to_numpy(p.data).tolist() == [0.5, 0.5]
+    assert cuda.launches == []
+
+
+def test_many_parameters_take_a_few_launches(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update, "_MOST", 2)
+    many = [Parameter(cuda.array(np.full(3, float(i)))) for i in range(5)]
+    for p in many:
+        p.grad = cuda.array(np.ones(3))
+    SGD(many, lr=0.5).step()
+    assert [to_numpy(p.data)[0] for p in many] == [-0.5, 0.5, 1.5, 2.5, 3.5]
+    assert len(cuda.launches) == 3
