@@ -1,7 +1,8 @@
 """A whole growth cycle of the same small ResNet in both libraries, as in :mod:`bench.growth_cycle`.
 
 One stage of residual blocks with restricted convolutions: a 3x3 convolution to the residual channels, blocks with a few
-hidden channels, the mean over positions, a linear head; ReLU, no norm, no biases as in GroMo. Same weights, data and rule, float32.
+hidden channels, the mean over positions, a linear head; ReLU, no norm, no biases as in GroMo. Same weights, data and
+rule, float32.
 """
 
 from __future__ import annotations

@@ -246,8 +246,8 @@ class GrowingResNet(ImageNetwork):
         shortcut = Conv2d(before, width, 1, stride, bias=False, **self._kind) if stride > 1 or before != width else None
         block = Conv2dGrowingBlock(
             before, width, 3, hidden, pre_activation=self._before(before), mid_activation=self._before(hidden),
-            name=f"stages.{stage}.{len(self.stages[stage])}", kwargs_layer={"padding": 1, "use_bias": self._use_bias, **self._kind},
-            kwargs_first_layer={"stride": stride}, downsample=shortcut, growing_conv_type=self._conv,
+            name=f"stages.{stage}.{len(self.stages[stage])}", kwargs_first_layer={"stride": stride},
+            kwargs_layer={"padding": 1, "use_bias": self._use_bias, **self._kind}, downsample=shortcut, growing_conv_type=self._conv,
         )  # fmt: skip
         self.stages[stage].layers.append(block)
         return block
