@@ -247,7 +247,8 @@ class GrowingResNet(ImageNetwork):
         block = Conv2dGrowingBlock(
             before, width, 3, hidden, pre_activation=self._before(before), mid_activation=self._before(hidden),
             name=f"stages.{stage}.{len(self.stages[stage])}", kwargs_first_layer={"stride": stride},
-            kwargs_layer={"padding": 1, "use_bias": self._use_bias, **self._kind}, downsample=shortcut, growing_conv_type=self._conv,
+            kwargs_layer={"padding": 1, "use_bias": self._use_bias, **self._kind}, downsample=shortcut,
+            growing_conv_type=self._conv,
         )  # fmt: skip
         self.stages[stage].layers.append(block)
         return block
