@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from growarray.errors import shown
+from growarray.growing import FullConv2dGrowingModule
 from growarray.networks.block import GrowingResidualMLP
 from growarray.networks.images import GrowingVGG, image_shape
 from growarray.networks.mlp import GrowingMLP
@@ -61,7 +62,8 @@ def build_network(
     if kind == "mlp":
         return GrowingMLP(features, outputs, hidden_size=widths, **common)
     if kind == "cnn":
-        return GrowingVGG(image_shape(features), outputs, list(zip(widths[::2], widths[1::2], strict=True)), **common)
+        stages = list(zip(widths[::2], widths[1::2], strict=True))
+        return GrowingVGG(image_shape(features), outputs, stages, growing_conv_type=FullConv2dGrowingModule, **common)
     if kind == "resnet":
         stream = [_STREAM * 2**i for i in range(len(widths))]
         return GrowingResNet(image_shape(features), outputs, stream, widths, **common)
