@@ -17,7 +17,7 @@ import numpy as np
 
 from growarray.backend import Array, accurate_dtype, asarray, is_array, is_cupy, load, namespace, to_numpy
 from growarray.errors import ShapeError, shown
-from growarray.nn.module import Module, Parameter
+from growarray.nn import Owner, Parameter
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_gradients", "constant", "cosine", "warm_up"]
 
@@ -51,14 +51,14 @@ class Optimizer:
 
     _options: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, parameters: Module | Iterable[Parameter], lr: float) -> None:
+    def __init__(self, parameters: Owner | Iterable[Parameter], lr: float) -> None:
         name = type(self).__name__
         _at_least_zero(name, lr=lr)
         if isinstance(parameters, Parameter):
             raise TypeError(
                 f"{name}: expected Parameters in a list, or a Module, found one Parameter; write [parameter]"
             )
-        self._source = parameters if isinstance(parameters, Module) else list(parameters)
+        self._source = parameters if isinstance(parameters, Owner) else list(parameters)
         for entry in self.parameters:
             if not isinstance(entry, Parameter):
                 raise TypeError(f"{name}: expected Parameters or a Module, found {type(entry).__name__}")
@@ -73,7 +73,7 @@ class Optimizer:
     @property
     def parameters(self) -> list[Parameter]:
         """The parameters, each once."""
-        found = self._source.parameters() if isinstance(self._source, Module) else self._source
+        found = self._source.parameters() if isinstance(self._source, Owner) else self._source
         return list({id(p): p for p in found}.values())
 
     def step(self) -> None:
@@ -97,7 +97,7 @@ class Optimizer:
 
     def _named(self) -> dict[str, Parameter]:
         """The parameters by their names in the module, or by their positions in the list; a shared one by its first."""
-        named = dict(self._source.named_parameters() if isinstance(self._source, Module) else ())
+        named = dict(self._source.named_parameters() if isinstance(self._source, Owner) else ())
         named = named or {str(index): p for index, p in enumerate(self._source)}  # type: ignore[arg-type]
         first = {id(p): name for name, p in reversed(named.items())}
         return {name: p for name, p in named.items() if first[id(p)] == name}
@@ -199,7 +199,7 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        parameters: Module | Iterable[Parameter],
+        parameters: Owner | Iterable[Parameter],
         lr: float,
         momentum: float = 0.0,
         dampening: float = 0.0,
@@ -259,7 +259,7 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        parameters: Module | Iterable[Parameter],
+        parameters: Owner | Iterable[Parameter],
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -322,7 +322,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        parameters: Module | Iterable[Parameter],
+        parameters: Owner | Iterable[Parameter],
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -372,7 +372,7 @@ def warm_up(schedule: Schedule, steps: int) -> Schedule:
     return lambda step: schedule(0) * (step + 1) / steps if step < steps else schedule(step - steps)
 
 
-def clip_gradients(parameters: Module | Parameter | Iterable[Parameter], max_norm: float) -> float:
+def clip_gradients(parameters: Owner | Parameter | Iterable[Parameter], max_norm: float) -> float:
     """Scale all gradients by ``min(1, max_norm / (norm + 1e-6))``; returns the L2 norm of all of them before.
 
     Raises ValueError if ``max_norm`` is negative.
@@ -385,7 +385,7 @@ def clip_gradients(parameters: Module | Parameter | Iterable[Parameter], max_nor
     """
     _at_least_zero("clip_gradients", max_norm=max_norm)
     found = [parameters] if isinstance(parameters, Parameter) else parameters
-    found = found.parameters() if isinstance(found, Module) else found
+    found = found.parameters() if isinstance(found, Owner) else found
     held = [(p, p.grad) for p in {id(p): p for p in found}.values() if p.grad is not None and p.requires_grad]
     squares: Any = 0.0
     for _, gradient in held:

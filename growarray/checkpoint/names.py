@@ -118,14 +118,11 @@ def flatten(root: Any, memory: int) -> tuple[dict[str, StoredTensor], dict[str, 
     if as_tensor(root) is not None:
         visit(root, "tensor")
     elif type(root) in CONTAINERS and id(root) not in parts:
-        rest.update({key if type(key) is str else repr(key): value for key, value in _pairs(root)})
+        pairs = root.items() if isinstance(root, dict) else enumerate(root)
+        rest.update({key if type(key) is str else repr(key): value for key, value in pairs})
     elif type(root) in CONTAINERS:
         visit(root, "")
     return tensors, rest
-
-
-def _pairs(node: Any) -> list[tuple[Any, Any]]:
-    return list(node.items() if isinstance(node, dict) else enumerate(node))
 
 
 def strip_prefixes(

@@ -17,14 +17,14 @@ from growarray.errors import shown
 from growarray.files.errors import Malformed, naming, quote
 from growarray.files.limits import Limits
 from growarray.networks.history import History
-from growarray.nn import Module
+from growarray.nn.owner import Owner
 from growarray.optim import Optimizer
 
 __all__ = ["load", "save"]
 
 _VERSION = 1
 _KEY = "growarray"
-_OF_ITS_OWN = Module | Optimizer | History | Grown
+_OF_ITS_OWN = Owner | Optimizer | History | Grown
 
 
 def save(value: Any, path: str | os.PathLike[str]) -> None:
@@ -62,7 +62,7 @@ def _names(parts: Mapping[Any, Any]) -> Iterator[tuple[int, str]]:
     """The identity and the name of every array of a state dict."""
     for key, part in parts.items():
         network = part.network if isinstance(part, Grown) else part
-        if isinstance(network, Module):
+        if isinstance(network, Owner):
             for name, holder, attribute in network._named_arrays(f"{key}." if key else ""):
                 yield id(getattr(holder, attribute)), name
 

@@ -22,6 +22,7 @@ from growarray.errors import GrowArrayError, shown
 from growarray.files.errors import Malformed, at, quote
 from growarray.nn.graph import Node
 from growarray.nn.module import Module, Parameter
+from growarray.nn.owner import Owner
 from growarray.optim import Optimizer
 
 __all__ = ["Reader", "Writer", "saved_classes"]
@@ -48,9 +49,7 @@ def saved_classes() -> dict[str, type]:
         module = importlib.import_module(f"growarray.{home}")
         for name in module.__all__:
             kind = getattr(module, name)
-            if isinstance(kind, type) and (
-                issubclass(kind, Module | Optimizer) or name in ("History", "TensorDropout")
-            ):
+            if isinstance(kind, type) and (issubclass(kind, Owner | Optimizer) or name in ("History", "TensorDropout")):
                 found[f"{home.partition('.')[0]}.{name}"] = kind
     grown = importlib.import_module("growarray.checkpoint.grown")
     return {**found, "checkpoint.Grown": grown.Grown}

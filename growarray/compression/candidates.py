@@ -65,13 +65,11 @@ def candidates_of(target: Target, formats: Sequence[str], by: str) -> list[Candi
         found = list(_low_rank(kernel))
     else:
         spectra = Spectra(kernel)
-        found = [c for name in formats for c in _thinned(_choices(name, spectra), by)]
+        kinds = [FactorizedTensor.kind(name) for name in formats]
+        offers = [[(Choice(k.name, rank), error) for rank, error in k.format.candidates(spectra)] for k in kinds]
+        found = [choice for offer in offers for choice in _thinned(offer, by)]
     costed = (Candidate(choice, cost_of(target, choice, by), target.influence * error) for choice, error in found)
     return [dense, *(c for c in costed if c.cost < dense.cost)]
-
-
-def _choices(name: str, spectra: Spectra) -> list[tuple[Choice, float]]:
-    return [(Choice(name, rank), error) for rank, error in FactorizedTensor.kind(name).format.candidates(spectra)]
 
 
 def _thinned(found: list[tuple[Choice, float]], by: str) -> list[tuple[Choice, float]]:
@@ -85,17 +83,12 @@ def _thinned(found: list[tuple[Choice, float]], by: str) -> list[tuple[Choice, f
 
 def _low_rank(matrix: Array) -> Iterator[tuple[Choice, float]]:
     o, i = matrix.shape
-    if min(o, i) > WIDEST:  # few of very many: the norm alone is not enough to judge, so take a sketch of the rows
-        matrix = _sketch(matrix)
+    if min(o, i) > WIDEST:  # random sums of rows: their singular values are about those of the matrix
+        draw = np.random.default_rng(0).standard_normal((WIDEST, o)) / math.sqrt(WIDEST)
+        matrix = asarray(draw, like=matrix) @ matrix
     tail = Tail(matrix)
     for rank in geometric(min(o, i, max(1, o * i // (o + i + 1)), len(tail.values) - 1)):
         yield Choice(MATRIX.name, rank), tail.at(rank)
-
-
-def _sketch(matrix: Array) -> Array:
-    """Random sums of rows: their singular values are about those of the matrix (with fewer of them)."""
-    draw = np.random.default_rng(0).standard_normal((WIDEST, matrix.shape[0])) / math.sqrt(WIDEST)
-    return asarray(draw, like=matrix) @ matrix
 
 
 def plans_of(target: Target, choice: Choice) -> list[Plan]:

@@ -25,7 +25,8 @@ from growarray.nn.conv import (
     ConvTransposeNd,
 )
 from growarray.nn.linear import Linear
-from growarray.nn.module import Module, Parameter, below
+from growarray.nn.module import Module, Parameter
+from growarray.nn.owner import Owner, below
 
 __all__ = ["Target", "find_targets", "left_alone"]
 
@@ -105,7 +106,7 @@ def left_alone(network: Module, replaceable: Collection[Module], keep: Collectio
     return found
 
 
-def _walk(module: Module, prefix: str = "", inside: str | None = None) -> Iterator[tuple[str, Module, str | None]]:
+def _walk(module: Owner, prefix: str = "", inside: str | None = None) -> Iterator[tuple[str, Owner, str | None]]:
     """Name (that of the network is its class), module, and class of the growing module that it is in."""
     yield prefix.removesuffix(".") or type(module).__name__, module, inside
     if isinstance(module, GrowingModule):
@@ -120,7 +121,7 @@ def _owners(network: Module) -> Counter[int]:
     return Counter(id(p) for module in modules for _, p in module._fields() if isinstance(p, Parameter))
 
 
-def _has_matrices(module: Module) -> bool:
+def _has_matrices(module: Owner) -> bool:
     if isinstance(module, FactorizedTensor):
         return False  # named by the layer that holds it
     own = [value for _, value in module._fields()]

@@ -113,10 +113,6 @@ class Target:
         return total
 
 
-def _grams(factors: Sequence[Array]) -> list[Array]:
-    return [namespace(f).matrix_transpose(f) @ f for f in factors]
-
-
 def product_of(grams: Sequence[Array], skip: int | None = None) -> Array:
     """Elementwise product of Gram matrices, but for one."""
     product = None
@@ -130,7 +126,7 @@ def _sweep(target: Target, factors: Sequence[Array]) -> tuple[list[Array], float
     """Each factor in turn the least-squares solution for the others; returns also the squared distance."""
     xp = target.xp
     new = list(factors)
-    grams = _grams(new)
+    grams = [xp.matrix_transpose(f) @ f for f in new]
     product = gram = None
     eye = xp.eye(grams[0].shape[0], dtype=xp.float64, device=target.matrix.device)
     for left in (True, False):

@@ -98,7 +98,7 @@ def validate_tucker_rank(
     if is_int(rank):
         single = at_least_one((rank,), where)[0]
         return tuple(n if k in fixed else single for k, n in enumerate(sizes))
-    ranks = at_least_one(all_ranks(rank, len(sizes), where, also="'same', a float, an int or "), where)
+    ranks = all_ranks(rank, len(sizes), where, also="'same', a float, an int or ")
     for k in sorted(fixed):
         if ranks[k] != sizes[k]:
             raise ValueError(
@@ -150,7 +150,7 @@ def validate_tt_rank(
     elif is_int(rank):
         ranks = (1, *at_least_one((rank,), where) * (len(sizes) - 1), 1)
     else:
-        ranks = at_least_one(all_ranks(rank, len(sizes) + 1, where, also="'same', a float, an int or "), where)
+        ranks = all_ranks(rank, len(sizes) + 1, where, also="'same', a float, an int or ")
         if ranks[0] != 1 or ranks[-1] != 1:
             raise ValueError(f"{where}: rank {ranks} must start and end with 1")
     if allow_overparametrization:
@@ -227,7 +227,7 @@ def tucker_parameters(shape: Sequence[int], rank: Sequence[int]) -> int:
     """
     where = "tucker_parameters"
     sizes = check_sizes(shape, where)
-    ranks = at_least_one(all_ranks(rank, len(sizes), where), where)
+    ranks = all_ranks(rank, len(sizes), where)
     return math.prod(ranks) + sum(n * r for n, r in zip(sizes, ranks, strict=True))
 
 
@@ -239,7 +239,7 @@ def tt_parameters(shape: Sequence[int], rank: Sequence[int]) -> int:
     """
     where = "tt_parameters"
     sizes = check_sizes(shape, where)
-    ranks = at_least_one(all_ranks(rank, len(sizes) + 1, where), where)
+    ranks = all_ranks(rank, len(sizes) + 1, where)
     return sum(r * n * s for r, n, s in zip(ranks, sizes, ranks[1:], strict=False))
 
 
@@ -263,7 +263,7 @@ def factor_std(kind: str, order: int, rank: int | Sequence[int], std: float) -> 
     check_count(order, "order", where, least=1)
     if not is_real(std) or not 0.0 <= std < math.inf:
         raise ValueError(f"{where}: expected std as a finite number of at least 0, found {shown(std)}")
-    terms = math.prod(at_least_one((rank,) if is_int(rank) else all_ranks(rank, None, where), where))
+    terms = math.prod(at_least_one((rank,), where) if is_int(rank) else all_ranks(rank, None, where))
     power, more = _STD[kind]
     return float((std / terms**power) ** (1 / (order + more)))
 
@@ -290,14 +290,14 @@ def share_of(rank: Rank, where: str) -> float | None:
 
 
 def all_ranks(rank: Rank, length: int | None, where: str, also: str = "") -> tuple[int, ...]:
-    """Ranks one by one, of a number that is known or not; ``also`` is what else would have been taken."""
+    """Ranks one by one, each at least 1, so many if ``length`` is known; ``also`` is what else would be taken."""
     if isinstance(rank, str) or not isinstance(rank, Sequence) or not all(map(is_int, rank)):
         ints = "ints" if length is None else f"{length} ints"
         raise TypeError(f"{where}: expected rank as {also}{ints}, found {shown(rank)}")
     ranks = tuple(map(int, rank))
     if length is not None and len(ranks) != length:
         raise ValueError(f"{where}: rank {ranks} has {len(ranks)} entries, expected {length}")
-    return ranks
+    return at_least_one(ranks, where)
 
 
 def at_least_one(ranks: Sequence[Any], where: str) -> tuple[int, ...]:

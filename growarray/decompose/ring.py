@@ -179,7 +179,7 @@ def validate_tr_rank(shape: Sequence[int], rank: Rank = "same", rounding: str = 
         root = math.sqrt(math.prod(sizes) * (share or 0.0) / sum(sizes))
         single = max(int(integer(root)), 1) if share is not None else at_least_one((rank,), where)[0]
         return (1, 1) if len(sizes) == 1 else (single,) * (len(sizes) + 1)
-    ranks = at_least_one(all_ranks(rank, len(sizes) + 1, where, also="'same', a float, an int or "), where)
+    ranks = all_ranks(rank, len(sizes) + 1, where, also="'same', a float, an int or ")
     if ranks[0] != ranks[-1] or (len(sizes) == 1 and ranks[0] != 1):
         raise ValueError(f"{where}: rank {ranks} must end with the number that it starts with, 1 for a single mode")
     return ranks

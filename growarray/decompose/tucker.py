@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from growarray.backend import Array, namespace
 from growarray.decompose.arguments import check_choice, check_count, check_modes
@@ -114,7 +115,8 @@ def tucker(
     core, factors, errors, reason = fitting_threads(array, lambda: _fit(ready, chosen, ranks, bound, limit, tolerance))
     if bound is not None and errors[-1] <= bound:
         reason = "error bound met"
-    full = unweight([f if f is not None else _identity(ready, n) for f, n in zip(factors, shape, strict=True)], undo)
+    eye = partial(ready.xp.eye, dtype=ready.xp.float64, device=array.device)
+    full = unweight([eye(n) if f is None else f for f, n in zip(factors, shape, strict=True)], undo)
     for k in sorted(set(undo) - set(chosen)):  # a weighted mode that is not decomposed: the core carries it
         core = mode_product(core, undo[k], k)
     parts = tuple(ready.restore(full[k]) for k in chosen)
@@ -135,10 +137,6 @@ def _fit(
     if limit is None:
         return core, factors, errors, "converged"
     return _iterate(ready, core, factors, errors, limit, tolerance)
-
-
-def _identity(ready: Prepared, size: int) -> Array:
-    return ready.xp.eye(size, dtype=ready.xp.float64, device=ready.array.device)
 
 
 def sequential_hosvd(
@@ -186,7 +184,8 @@ def _iterate(
     if len(active) < 2 or errors[-1] <= 1e-14:
         return core, factors, errors, "converged"  # one factor: the HOSVD is the best there is
     for _ in range(limit):
-        new_core, new_factors = _pass(ready, _transposed(factors), active)
+        transposed = _transposed(factors)
+        new_core, new_factors = _improve(ready.array, transposed, active), _transposed(transposed)
         new = ready.relative(lost_norm(ready, new_core, new_factors))
         if new > errors[-1]:  # rounding alone can do that: there is nothing left to gain
             return core, factors, errors, "converged"
@@ -195,12 +194,6 @@ def _iterate(
         if errors[-2] - new <= tolerance * new:
             return core, factors, errors, "converged"
     return core, factors, errors, "max_iterations"
-
-
-def _pass(ready: Prepared, transposed: list[Array | None], active: Sequence[int]) -> tuple[Array, list[Array | None]]:
-    """One iteration over the active modes, in their order: core and factors."""
-    core = _improve(ready.array, transposed, active)
-    return core, _transposed(transposed)
 
 
 def _improve(part: Array, transposed: list[Array | None], modes: Sequence[int]) -> Array:

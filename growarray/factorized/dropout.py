@@ -11,12 +11,12 @@ from growarray.decompose.arguments import is_real
 from growarray.errors import shown
 from growarray.factorized.owner import factorized_tensor_of
 from growarray.factorized.settings import flag
-from growarray.nn.module import Module
+from growarray.nn.owner import Owner
 from growarray.ops.sizes import whole_number
 
 __all__ = ["TensorDropout", "remove_tensor_dropout", "tensor_dropout"]
 
-_OwnerT = TypeVar("_OwnerT", bound=Module)
+_OwnerT = TypeVar("_OwnerT", bound=Owner)
 
 
 class TensorDropout:

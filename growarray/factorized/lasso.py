@@ -14,11 +14,12 @@ from growarray.factorized.owner import factorized_tensor_of
 from growarray.factorized.parameters import keep_entries
 from growarray.factorized.settings import flag
 from growarray.factorized.tensor import FactorizedTensor
-from growarray.nn.module import Module, Parameter
+from growarray.nn.module import Parameter
+from growarray.nn.owner import Owner
 
 __all__ = ["TensorLasso"]
 
-_OwnerT = TypeVar("_OwnerT", bound=Module)
+_OwnerT = TypeVar("_OwnerT", bound=Owner)
 
 
 class TensorLasso:
@@ -82,7 +83,7 @@ class TensorLasso:
         self.tensors.append(tensor)
         return owner
 
-    def _held(self, owner: Module, where: str) -> FactorizedTensor:
+    def _held(self, owner: Owner, where: str) -> FactorizedTensor:
         tensor = factorized_tensor_of(owner, where)
         if not any(tensor is held for held in self.tensors):
             raise ValueError(f"{where}: this lasso was not applied to {shown(tensor)}")
@@ -141,7 +142,7 @@ class TensorLasso:
         self.tensors = [held for held in self.tensors if held is not tensor]
         return owner
 
-    def prune(self, owner: Module) -> int:
+    def prune(self, owner: Owner) -> int:
         """Remove the components whose weight is zero, one of each rank excepted, with gradients and optimizer state.
 
         The tensor's value stays. Returns how many were removed; ValueError if the lasso was not applied.

@@ -24,7 +24,8 @@ from growarray.factorized.index import full_index
 from growarray.factorized.initial import drawn_factors, normal_factors
 from growarray.factorized.parameters import check_size, real_array, trained_dtype
 from growarray.factorized.ranks import RankMask, masked_factors
-from growarray.nn.module import Module, Parameter
+from growarray.nn.owner import Owner
+from growarray.nn.parameter import Parameter
 
 __all__ = ["FactorizedTensor", "formats", "kinds"]
 
@@ -48,7 +49,7 @@ def formats() -> tuple[str, ...]:
     return tuple(kind.name for kind in kinds())
 
 
-class FactorizedTensor(Module):
+class FactorizedTensor(Owner):
     """A tensor in a factorized format. Make one with :meth:`new`, :meth:`from_tensor`, or its format's class.
 
     shape, rank : of the tensor and of its factorization    name : of the format

@@ -10,6 +10,7 @@ import numpy as np
 from growarray.errors import shown
 from growarray.growing import FullConv2dGrowingModule
 from growarray.networks.block import GrowingResidualMLP
+from growarray.networks.graph import GrowingDAG
 from growarray.networks.images import GrowingVGG, image_shape
 from growarray.networks.mlp import GrowingMLP
 from growarray.networks.network import GrowingNetwork
@@ -18,7 +19,8 @@ from growarray.nn import Module, ReLU, activation
 
 __all__ = ["NETWORKS", "build_network", "hidden_activation", "number_of_places", "rebuild_network"]
 
-NETWORKS = ("mlp", "residual", "cnn", "resnet")
+_PLACES = {"mlp": 1, "residual": 2, "dag": 0, "cnn": 2, "resnet": 1}
+NETWORKS = tuple(_PLACES)
 _STREAM = 16  # channels of the residual stream in the first stage of a resnet; each next one has twice as many
 
 
@@ -42,8 +44,8 @@ def hidden_activation(name: str, *, where: str = "activation") -> Module:
 
 
 def number_of_places(kind: str, hidden_layers: int) -> int:
-    """How many widths a network has: two a residual block, or stage of a cnn, else one a hidden layer or block."""
-    return hidden_layers * (2 if kind in ("residual", "cnn") else 1)
+    """How many widths a network has at first, by hidden layer, block or stage: none a graph of one edge."""
+    return hidden_layers * _PLACES[kind]
 
 
 def build_network(
@@ -61,6 +63,8 @@ def build_network(
     common: dict[str, Any] = {"activation": function, "device": device, "dtype": np.dtype(dtype), "rng": rng}
     if kind == "mlp":
         return GrowingMLP(features, outputs, hidden_size=widths, **common)
+    if kind == "dag":  # of one edge: its state dict says what it has grown to
+        return GrowingDAG(features, outputs, **common)
     if kind == "cnn":
         stages = list(zip(widths[::2], widths[1::2], strict=True))
         return GrowingVGG(image_shape(features), outputs, stages, growing_conv_type=FullConv2dGrowingModule, **common)
@@ -86,7 +90,9 @@ def rebuild_network(
     4
     """
     if kind not in NETWORKS:
-        raise ValueError(f"network is {shown(kind)}, expected {' or '.join(NETWORKS)}")
+        raise ValueError(f"network is {shown(kind)}, expected one of {', '.join(NETWORKS)}")
+    if kind == "dag":
+        return _rebuilt_graph(widths, activation, dtype, state)
     if not widths or len(widths) % number_of_places(kind, 1):
         raise ValueError(f"the widths {widths} are not those of a network of the kind {shown(kind)}")
     first, last = (np.shape(state[f"{name}.weight"]) for name in _ends(kind, len(widths)))
@@ -105,6 +111,22 @@ def rebuild_network(
     )
     network.load_state_dict(state)
     return network
+
+
+def _rebuilt_graph(widths: list[int], activation: str, dtype: str, state: Mapping[str, Any]) -> GrowingDAG:
+    """The graph whose nodes and edges the names of the weights tell."""
+    shapes = {name: np.shape(value) for name, value in state.items() if name.endswith(".layer.weight")}
+    first = [shape for name, shape in shapes.items() if name.startswith("layers.start@->") and len(shape) == 2]
+    last = [shape for name, shape in shapes.items() if name.endswith("->end@.layer.weight") and len(shape) == 2]
+    if not first or not last:
+        raise ValueError("the weights are not those of a graph from start to end")
+    function = hidden_activation(activation)
+    graph = GrowingDAG(first[0][1], last[0][0], activation=function, dtype=np.dtype(dtype))
+    graph.match(state)
+    if graph.widths != widths:
+        raise ValueError(f"the widths {widths} are not those of the weights")
+    graph.load_state_dict(state)
+    return graph
 
 
 def _ends(kind: str, places: int) -> tuple[str, str]:

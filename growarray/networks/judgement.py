@@ -15,6 +15,7 @@ from growarray.growing import GrowingModule, MergeGrowingModule
 from growarray.networks.data import Task
 from growarray.networks.network import GrowingNetwork
 from growarray.nn import Module
+from growarray.nn.owner import Owner
 
 __all__ = ["Best", "Judgement", "Snapshot", "judge"]
 
@@ -122,7 +123,7 @@ def _copy(value: Any) -> Any:
     return namespace(value).asarray(value, copy=True) if is_array(value) else value
 
 
-def _sizes(module: Module) -> dict[str, Any]:
+def _sizes(module: Owner) -> dict[str, Any]:
     """Attributes that are whole numbers, or tuples of them: widths, if a layer keeps them beside its arrays."""
     return {name: value for name, value in vars(module).items() if _is_size(value)}
 

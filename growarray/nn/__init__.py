@@ -56,6 +56,7 @@ from growarray.nn.load_report import LoadReport
 from growarray.nn.load_state import renamed
 from growarray.nn.module import Module, Parameter
 from growarray.nn.norm import BatchNorm, BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
+from growarray.nn.owner import Owner
 from growarray.nn.padding import Pad
 from growarray.nn.part import Gather, Slice
 from growarray.nn.pool import (
@@ -130,6 +131,7 @@ __all__ = [
     "Mul",
     "Neg",
     "Node",
+    "Owner",
     "PReLU",
     "Pad",
     "Parameter",

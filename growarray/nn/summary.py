@@ -145,7 +145,7 @@ def _watched(network: Any, uses: list[Any]) -> Iterator[None]:
 
         return watch
 
-    modules = list(network.named_modules())
+    modules = [(name, module) for name, module in network.named_modules() if callable(module)]  # no factorized tensor
     try:
         for name, module in modules:
             for method in ("forward", "vjp"):

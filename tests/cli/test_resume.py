@@ -80,6 +80,7 @@ CASES = {
     "gradmax": {"rule": "gradmax"},
     "fisher": {"rule": "fisher"},
     "residual": {"network": "residual", "hidden_layers": 2},
+    "dag": {"network": "dag"},
     "residual_validation": {"network": "residual", "choose": "validation"},
     "cnn": {"network": "cnn"},
     "resnet": {"network": "resnet"},

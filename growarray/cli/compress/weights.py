@@ -12,6 +12,7 @@ from growarray.checkpoint import Checkpoint
 from growarray.nn import Conv1d, Conv2d, Conv3d, Linear
 from growarray.nn.conv import ConvNd
 from growarray.nn.module import Module
+from growarray.nn.owner import Owner
 
 __all__ = ["Weights"]
 
@@ -58,6 +59,6 @@ class Weights(Module):
                 state[name] = self.rest[name]
                 continue
             weight = self.layers[name].weight
-            inner = weight.state_dict() if isinstance(weight, Module) else {"": weight.data}
+            inner = weight.state_dict() if isinstance(weight, Owner) else {"": weight.data}
             state |= {f"{name}.{key}" if key else name: value for key, value in inner.items()}
         return state

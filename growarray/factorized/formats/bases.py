@@ -125,9 +125,9 @@ class CentredTensor(_WithFactors):
     """A centre, and one factor (size, r) for each mode; the centre is the first of the factors."""
 
     @property
-    def centre(self) -> Parameter:
+    def _centre(self) -> Parameter:
         """The weights, or the core."""
-        raise NotImplementedError(f"{type(self).__name__} must define centre")
+        raise NotImplementedError(f"{type(self).__name__} must define _centre")
 
     @classmethod
     def of(cls, arrays: Sequence[Array | Parameter]) -> Self:
@@ -137,7 +137,7 @@ class CentredTensor(_WithFactors):
 
     def all_factors(self) -> tuple[Parameter, ...]:
         """The centre, then the factors."""
-        return (self.centre, *self.factors.values())
+        return (self._centre, *self.factors.values())
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -129,7 +129,7 @@ class CPTensor(CentredTensor):
                 raise ShapeError(f"CPTensor: {name} has shape {factor.shape}, the weights {self.weights.shape}")
 
     @property
-    def centre(self) -> Parameter:
+    def _centre(self) -> Parameter:
         """The weights."""
         return self.weights
 

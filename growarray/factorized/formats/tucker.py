@@ -136,7 +136,7 @@ class TuckerTensor(CentredTensor):
             raise ShapeError(f"TuckerTensor: the core has shape {self.core.shape}, the factors have ranks {ranks}")
 
     @property
-    def centre(self) -> Parameter:
+    def _centre(self) -> Parameter:
         """The core."""
         return self.core
 

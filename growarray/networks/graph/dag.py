@@ -312,6 +312,11 @@ class GrowingDAG(LayerGraph):
         """Widths of the nodes between root and end."""
         return [merge.in_features for node, merge in self.merges.items() if node not in (self.root, self.end)]
 
+    @property
+    def width_names(self) -> list[str]:
+        """Names of the nodes between root and end."""
+        return [node.split("@")[0] for node in self.merges if node not in (self.root, self.end)]
+
     def collectors(self) -> Iterator[Any]:
         """The graph itself, which collects for all its nodes."""
         yield self
