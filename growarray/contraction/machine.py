@@ -37,7 +37,7 @@ class Machine:
     element : seconds for one element of one arithmetic pass in cache    copied : seconds for one gathered element
     gathered : seconds for one element read with a stride    byte : seconds for one byte from main memory, all cores
     row : seconds for beginning one row of gathered elements
-    dense : FLOP/s of a convolution by our own kernel    cudnn : FLOP/s of one by cuDNN, both of a GPU alone
+    dense : FLOP/s of a convolution by the kernel of a GPU, which reads windows where they lie
     call : seconds for one call into the library    small : seconds for one small product of a batch, beside its own
     step : seconds for what surrounds a pairwise product
     cache : bytes that one core has to itself
@@ -59,7 +59,6 @@ class Machine:
     row: float = 5.0e-9
     small: float = 6.0e-8
     dense: float = 1.0e13
-    cudnn: float = 4.0e13
 
     def product(self, batch: int, rows: int, depth: int, columns: int, itemsize: int = 4) -> float:
         """Seconds on one core for ``batch`` products (rows, depth) @ (depth, columns)."""
@@ -87,8 +86,8 @@ CPU = Machine(
 )
 # Measured on an NVIDIA H100 with CuPy 14.2: float32 products at 51 TFLOP/s, copies at 3.0 TB/s (read and written), a
 # kernel launched in 7 us, a product in 14. A whole CP layer took 43, 103, 488 and 670 us, batch 8 to 64 and ranks 7 to
-# 563: half sizes of 5 and passes of depthwise kernels at 1.2 TB/s give 43, 117, 482 and 613. cuDNN convolves at
-# 40 TFLOP/s. The rate of the library's own convolution kernel, `dense`, is a guess.
+# 563: half sizes of 5 and passes of depthwise kernels at 1.2 TB/s give 43, 117, 482 and 613. The rate of the
+# convolution kernel, `dense`, is a guess: it has not run on a GPU.
 GPU = Machine(
     "gpu",
     rate=5.1e13,

@@ -44,8 +44,8 @@ def collect(
     Raises
     ------
     GrowthError, ShapeError, TypeError
-        There are no shards, the executor is closed or of another kind, or what :func:`statistics_of` raises, with the
-        number of the shard.
+        There are no shards, the executor is closed or of another kind, or what :func:`statistics_of` raises, with a
+        note of the shard's number.
 
     Examples
     --------
@@ -68,19 +68,20 @@ def collect(
         raise GrowthError("collect: there are no shards; give one (x, target) at least")
     run = runner_for(executor, as_growing(network), {"loss": loss, "rule": rule, "batch_size": batch_size})
     nodes = [run.total([run.one(*pair) for pair in group]) for group in _groups(list(enumerate(shards)), split_every)]
-    if precise is None:
-        while len(nodes) > 1:
-            nodes = [run.total(group) for group in _groups(nodes, split_every)]
-        return run.result(nodes[0])
-    found = _Tree(split_every)
+    first = list(nodes)
     try:
+        if precise is None:
+            while len(nodes) > 1:
+                nodes = [run.total(group) for group in _groups(nodes, split_every)]
+            return run.result(nodes[0])
+        found = _Tree(split_every)
         for node in nodes:
             found.add(run.result(node))
             if found.total().relative_error() <= precise:
                 break
+        return found.total()
     finally:
-        run.cancel(nodes)
-    return found.total()
+        run.cancel(first)
 
 
 def _groups(items: Sequence[Any], size: int) -> list[list[Any]]:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from growarray.distributed.shards import DaskShard
 from growarray.distributed.value import GrowthStatistics, fingerprint_of, statistics_of
-from growarray.errors import GrowthError, ShapeError
+from growarray.errors import GrowthError
 from growarray.networks.network import GrowingNetwork
 
 __all__ = ["Runner", "runner_for"]
@@ -87,8 +87,9 @@ def _statistics_of_shard(
     own = network.network() if isinstance(network, _Travelling) else network
     try:
         return statistics_of(own, shard, fingerprint=fingerprint, **options)
-    except (GrowthError, ShapeError, TypeError) as error:
-        raise type(error)(f"shard {index}: {error}") from error
+    except Exception as error:
+        error.add_note(f"in shard {index}")
+        raise
 
 
 def _sum(parts: Sequence[GrowthStatistics]) -> GrowthStatistics:

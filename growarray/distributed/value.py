@@ -73,7 +73,8 @@ class GrowthStatistics:
     def put(self, network: Module) -> None:
         """Make them the statistics of ``network``, for ``compute_optimal_updates`` to plan from.
 
-        Raises GrowthError, and changes nothing, if the network has other weights. ``reset_computation()`` forgets them.
+        Raises GrowthError if the network has other weights or other places to grow; it collects nothing then.
+        ``reset_computation()`` forgets them.
         """
         network = as_growing(network)
         found = fingerprint_of(network)
@@ -83,16 +84,18 @@ class GrowthStatistics:
                 "collect them with its present weights"
             )
         network.init_computation()
-        like = next(iter(network.parameters())).data
-        for name, held in _held(network):
-            if name in self.moments:
-                held.load_state_dict(self.moments[name].state_dict(), like=like)
+        like, held = next(iter(network.parameters())).data, dict(_held(network))
+        try:
+            if more := sorted(self.moments.keys() - held.keys()):
+                raise GrowthError(f"the network has no place for the statistics {shown(more)}; collect them with it")
+            for name, moment in self.moments.items():
+                held[name].load_state_dict(moment.state_dict(), like=like)
+        except BaseException:
+            network.reset_computation()
+            raise
 
     def relative_error(self) -> float:
-        """Largest estimated relative error of an M, infinite for a single batch.
-
-        Raises GrowthError if the errors were not followed: collect with ``precise=``.
-        """
+        """Largest estimated relative error of an M, infinite for a single batch."""
         return max(m.relative_error() for m in self.moments.values() if m.trace_precision is not None)
 
     def state_dict(self) -> dict[str, Any]:
@@ -110,7 +113,8 @@ class GrowthStatistics:
             )
         moments = {}
         for name, saved in state["moments"].items():
-            moments[name] = TensorStatistic(name=name, trace_precision=_TRACE if name.endswith(".m") else None)
+            precision = _TRACE if name.endswith(".m") else None  # M alone estimates its error
+            moments[name] = TensorStatistic(name=name, trace_precision=precision)
             moments[name].load_state_dict(saved)
         return cls(moments, int(state["samples"]), str(state["fingerprint"]))
 

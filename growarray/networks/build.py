@@ -9,13 +9,14 @@ import numpy as np
 
 from growarray.errors import shown
 from growarray.networks.block import GrowingResidualMLP
+from growarray.networks.graph import GrowingDAG
 from growarray.networks.mlp import GrowingMLP
 from growarray.networks.network import GrowingNetwork
 from growarray.nn import Module, ReLU, activation
 
 __all__ = ["NETWORKS", "build_network", "hidden_activation", "number_of_places", "rebuild_network"]
 
-NETWORKS = ("mlp", "residual")
+NETWORKS = ("mlp", "residual", "dag")
 
 
 def hidden_activation(name: str, *, where: str = "activation") -> Module:
@@ -38,8 +39,8 @@ def hidden_activation(name: str, *, where: str = "activation") -> Module:
 
 
 def number_of_places(kind: str, hidden_layers: int) -> int:
-    """How many widths a network has: one a hidden layer, two a residual block."""
-    return hidden_layers * (1 if kind == "mlp" else 2)
+    """How many widths a network has at first: one a hidden layer, two a residual block, none a graph of one edge."""
+    return hidden_layers * {"mlp": 1, "residual": 2, "dag": 0}[kind]
 
 
 def build_network(
@@ -57,6 +58,8 @@ def build_network(
     common: dict[str, Any] = {"activation": function, "device": device, "dtype": np.dtype(dtype), "rng": rng}
     if kind == "mlp":
         return GrowingMLP(features, outputs, hidden_size=widths, **common)
+    if kind == "dag":  # of one edge: its state dict says what it has grown to
+        return GrowingDAG(features, outputs, **common)
     return GrowingResidualMLP(features, outputs, num_features=widths[1::2], hidden_features=widths[::2], **common)
 
 
@@ -76,7 +79,9 @@ def rebuild_network(
     4
     """
     if kind not in NETWORKS:
-        raise ValueError(f"network is {shown(kind)}, expected {' or '.join(NETWORKS)}")
+        raise ValueError(f"network is {shown(kind)}, expected one of {', '.join(NETWORKS)}")
+    if kind == "dag":
+        return _rebuilt_graph(widths, activation, dtype, state)
     if not widths or len(widths) % number_of_places(kind, 1):
         raise ValueError(f"the widths {widths} are not those of a network of the kind {shown(kind)}")
     ends = {"mlp": ("layers.0", f"layers.{len(widths)}"), "residual": ("blocks.0.first", "head")}[kind]
@@ -95,3 +100,19 @@ def rebuild_network(
     )
     network.load_state_dict(state)
     return network
+
+
+def _rebuilt_graph(widths: list[int], activation: str, dtype: str, state: Mapping[str, Any]) -> GrowingDAG:
+    """The graph whose nodes and edges the names of the weights tell."""
+    shapes = {name: np.shape(value) for name, value in state.items() if name.endswith(".layer.weight")}
+    first = [shape for name, shape in shapes.items() if name.startswith("layers.start@->") and len(shape) == 2]
+    last = [shape for name, shape in shapes.items() if name.endswith("->end@.layer.weight") and len(shape) == 2]
+    if not first or not last:
+        raise ValueError("the weights are not those of a graph from start to end")
+    function = hidden_activation(activation)
+    graph = GrowingDAG(first[0][1], last[0][0], activation=function, dtype=np.dtype(dtype))
+    graph.match(state)
+    if graph.widths != widths:
+        raise ValueError(f"the widths {widths} are not those of the weights")
+    graph.load_state_dict(state)
+    return graph

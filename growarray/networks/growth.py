@@ -247,6 +247,7 @@ class Growth:
             "validation_score": judgement.score,
             "parameters": self.network.number_of_parameters(),
             "widths": list(self.network.widths),
+            **({} if (outline := self.network.outline()) is None else {"graph": outline}),
         }
 
     def _end_growing(self, layers: list[Any]) -> dict[str, Any]:

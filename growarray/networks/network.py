@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,6 +40,7 @@ class GrowingNetwork(Module):
     """
 
     selected: int | None = None
+    _weighed = False
     flatten: bool = True  # whether a sample of several axes is flattened
 
     @property
@@ -107,6 +108,18 @@ class GrowingNetwork(Module):
     def structure(self) -> Any:
         """What of the network, beside its widths, growth may change; None if that is nothing."""
         return None
+
+    def outline(self) -> dict[str, Any] | None:
+        """Nodes with their widths, and edges, for histories and pictures; None if the network is no graph."""
+        return None
+
+    def match(self, state: Mapping[str, Any]) -> None:
+        """Have the structure of the network whose state dict ``state`` is; nothing to do unless that may change."""
+
+    @property
+    def width_names(self) -> list[str]:
+        """What :attr:`widths` are the widths of."""
+        return [layer.widens for layer in self.growing_layers]
 
     def restructure(self, structure: Any) -> None:
         """Be again what :meth:`structure` gave; weights of what is new are to be set after it."""

@@ -125,12 +125,14 @@ def _widths(panel: Axes, steps: Entries, final: dict[str, Any], fixed: Entries) 
     planned = [step for step in _of(steps, "growth") if "layer_index" in step]
     names = {step["layer_index"]: step.get("widens", step["where"]) for step in planned}
     names |= dict(enumerate(final.get("places", [])))
-    epochs = [step["epoch"] for step in known]
-    for index in range(len(known[0]["widths"])):
-        widths = [step["widths"][index] for step in known]
+    epochs, count = [step["epoch"] for step in known], max(len(step["widths"]) for step in known)
+    if len(known[0]["widths"]) < count:  # a graph, whose nodes are no places: they come one after the other
+        names = dict(enumerate(f"node {name}" for name in final.get("places", [])))
+    for index in range(count):
+        widths = [(step["widths"] + [0] * count)[index] for step in known]
         label = names.get(index, f"width {index}")
         (line,) = panel.plot(epochs, widths, drawstyle="steps-post", label=label)
-        those = [step["widths"][index] for step in fixed]
+        those = [step["widths"][index] for step in fixed if index < len(step["widths"])]
         if those:
             dotted: dict[str, Any] = {"color": line.get_color(), "label": f"{label}, fixed", **_FIXED}
             panel.plot([step["epoch"] for step in fixed], those, **dotted)

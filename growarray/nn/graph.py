@@ -34,6 +34,7 @@ class Graph(Module):
 
     nodes : in an order in which every node comes after those whose values it takes
     inputs, outputs : names of values; an output may be an input of the graph
+    types : dtypes of inputs that are not floats, by name, such as ``{'tokens': 'int64'}``
     A module of several inputs has ``vjp(*inputs)`` with a pullback that gives a tuple. Modules are children under the
     names of their nodes, so that the state dict has ``conv1.weight``; ``graph[name]`` is the module of a node and
     :meth:`replace` puts another in its place. :meth:`forward` lets go of each value after its last use.
@@ -49,7 +50,14 @@ class Graph(Module):
     [-1.0, 4.0]
     """
 
-    def __init__(self, nodes: Sequence[Node], inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        types: Mapping[str, str] | None = None,
+    ) -> None:
+        self.types = dict(types or {})
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.nodes: tuple[Node, ...] = tuple(nodes)
         _check(self.nodes, self.inputs, self.outputs)

@@ -10,6 +10,7 @@ from growarray.contraction.plan import plan
 from growarray.errors import ShapeError, shown
 from growarray.nn.indexed import gather, gather_elements, gather_nd, scatter_elements, scatter_nd
 from growarray.nn.module import Pullback
+from growarray.nn.moved import at_axis
 from growarray.nn.recurrent import recurrent
 from growarray.nn.several import Several, sum_to
 
@@ -44,8 +45,7 @@ def _quotient(xp: Any, a: Array, b: Array) -> Array:
 def _largest(xp: Any, x: Array, k: int, axis: int = -1, largest: int = 1) -> Array:
     """Positions of the ``k`` largest or smallest entries, in order."""
     order = xp.argsort(x, axis=axis, descending=bool(largest), stable=True)
-    axis = axis % x.ndim
-    return xp.astype(order[(*(slice(None),) * axis, slice(0, k))], xp.int64)
+    return xp.astype(order[at_axis(x.ndim, axis % x.ndim, slice(0, k))], xp.int64)
 
 
 _STEPS: dict[str, Callable[..., Array]] = {
@@ -131,18 +131,18 @@ def _cumulative(xp: Any, x: Array, axis: int, exclusive: int = 0, reverse: int =
 
 def _products(xp: Any, x: Array, axis: int, exclusive: int = 0, reverse: int = 0) -> tuple[Array, Pullback]:
     """Running products, one position after the other, so that a derivative divides by no zero."""
-    count, lead = x.shape[axis], (slice(None),) * (axis % x.ndim)
+    count, places = x.shape[axis], [at_axis(x.ndim, axis % x.ndim, slice(i, i + 1)) for i in range(x.shape[axis])]
     order = range(count)[::-1] if reverse else range(count)
-    parts = {i: x[(*lead, slice(i, i + 1))] for i in order}
+    parts = {i: x[places[i]] for i in order}
     before, after, product = {}, {}, None
     for i in order:
         before[i] = xp.ones_like(parts[i]) if product is None else product
         product = after[i] = before[i] * parts[i]
 
     def pullback(dy: Array) -> tuple[Array]:
-        found, behind = {}, xp.zeros_like(dy[(*lead, slice(0, 1))])
+        found, behind = {}, xp.zeros_like(parts[0])
         for i in reversed(order):
-            here = dy[(*lead, slice(i, i + 1))]
+            here = dy[places[i]]
             inner = behind if exclusive else behind + here
             found[i] = inner * before[i]
             behind = inner * parts[i] + (here if exclusive else 0.0)
@@ -162,7 +162,9 @@ def _fake_quantize(xp: Any, x: Array, scale: Array, *zero: Array, low: int, high
 
 
 def _einsum(xp: Any, *arrays: Array, equation: str) -> tuple[Array, Pullback]:
-    return plan(equation, *arrays).vjp(*arrays)
+    """By the engine, which takes no scalars: NumPy has one where an array has no axes."""
+    y, back = plan(equation, *(tuple(x.shape) for x in arrays)).vjp(*(xp.asarray(x) for x in arrays))
+    return y, lambda dy: back(xp.asarray(dy))
 
 
 def _triangle(xp: Any, x: Array, k: int = 0, upper: int = 1) -> tuple[Array, Pullback]:

@@ -152,7 +152,7 @@ class Resize(Module):
             if outside.any():
                 matrix = np.where(outside[:, None], 0.0, matrix)
                 here = xp.reshape(asarray(outside, like=x), (-1, *(1,) * (x.ndim - 1 - axis)))
-                y = xp.where(here, xp.asarray(self.outside, dtype=y.dtype), y)
+                y = xp.where(here, xp.full_like(y, self.outside), y)
             steps.append((matrix, axis))
 
         def pullback(dy: Array) -> Array:

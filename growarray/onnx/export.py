@@ -89,10 +89,14 @@ def to_onnx(
     known = network.outputs if outputs is None and isinstance(network, Graph) else outputs or ()
     graph = OnnxGraph(network, opset, kind, [*inputs, *known], WRITES, _missing(opset, strict))
     first = shapes[0][:1] if dynamic_batch else None
-    edges = [Edge(name, shape, 0 if shape[:1] == first else None) for name, shape in zip(inputs, shapes, strict=True)]
+    types = network.types if isinstance(network, Graph) else {}
+    edges = [
+        Edge(name, shape, 0 if shape[:1] == first else None, types.get(name))
+        for name, shape in zip(inputs, shapes, strict=True)
+    ]
     with _evaluating(network):
         found = graph.lower("", network, *edges)
-    results = list(found) if isinstance(found, tuple | list) else [found]
+        results = list(found) if isinstance(found, tuple | list) else [found]
     names = known or (("output",) if len(results) == 1 else tuple(f"output_{i}" for i in range(len(results))))
     if len(names) != len(results):
         raise ValueError(f"to_onnx: output_names has {len(names)} names, the network {len(results)} outputs")
@@ -246,4 +250,4 @@ def _port(edge: Edge, first: Shape | None) -> Port:
     sizes: list[int | str | None] = list(edge.shape)
     if edge.batch is not None and first is not None:
         sizes[edge.batch] = _BATCH if edge.shape[edge.batch] == first[0] else None
-    return Port(edge.name, tuple(sizes))
+    return Port(edge.name, tuple(sizes), edge.kind)

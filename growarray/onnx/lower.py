@@ -23,11 +23,13 @@ class Edge:
     """A value between two nodes: its name, its shape for the batch that the graph is made for.
 
     batch : the axis whose size follows the batch, None for a value that does not depend on it
+    kind : type of an input or output that is not of floats
     """
 
     name: str
     shape: tuple[int, ...]
     batch: int | None = 0
+    kind: str | None = None
 
     @property
     def ndim(self) -> int:
@@ -151,12 +153,33 @@ class OnnxGraph:
 
         Raises what the module raises, with its place in the network in front.
         """
-        samples = [asarray(np.ones(x.shape), like=self._like, dtype=self._sample_dtype) for x in inputs]
+        return tuple(self.run(module, *inputs).shape)
+
+    def run(self, module: Module, *inputs: Edge) -> Any:
+        """What the module makes of ones in place of the inputs."""
+        samples = [
+            asarray(np.ones(x.shape), like=self._like, dtype=(x.kind and np.dtype(x.kind)) or self._sample_dtype)
+            for x in inputs
+        ]
         try:
             with np.errstate(all="ignore"):
-                return tuple(module(*samples).shape)
+                return module(*samples)
         except (GrowArrayError, ValueError, TypeError, IndexError) as error:
             raise type(error)(f"to_onnx: {self.where}: {error}") from error
+
+    def batch_after(self, module: Module, *inputs: Edge) -> int | None:
+        """The axis of what the module makes that follows the batch: the one that changes with it."""
+        larger = [
+            x if x.batch is None else replace(x, shape=tuple(n + (i == x.batch) for i, n in enumerate(x.shape)))
+            for x in inputs
+        ]
+        if all(x.batch is None for x in inputs):
+            return None
+        sizes, others = self.shape_after(module, *inputs), self.shape_after(module, *larger)
+        changed = [i for i, (m, n) in enumerate(zip(sizes, others, strict=False)) if m != n]
+        if len(changed) > 1 or len(sizes) != len(others):
+            raise self.refuse("the batch is on several axes of its result; pass dynamic_batch=False")
+        return changed[0] if changed else None
 
     def check_batch(self, x: Edge) -> None:
         """Raise unless the batch is axis 0, as the present layer expects."""
@@ -194,7 +217,7 @@ class OnnxGraph:
             self.initializers[full] = Tensor(full, array)
         elif known.array.shape != array.shape or not np.array_equal(known.array, array, equal_nan=True):
             raise ValueError(f"to_onnx: {self.where}: two weights are called {full!r}; name the modules differently")
-        return Edge(full, array.shape, None)
+        return Edge(full, array.shape, None, None if array.dtype.kind == "f" else array.dtype.name)
 
     def weights(self, layer: Any) -> tuple[Edge, Edge | None]:
         """Weight and bias of the present layer, None if it has no bias."""
@@ -206,7 +229,9 @@ class OnnxGraph:
         if array.dtype.kind == "f":
             return np.asarray(cast(array, self.dtype, what, nonzero=nonzero))
         if array.dtype.name not in DATA_TYPES:
-            raise self.refuse(f"an array of dtype {array.dtype} is not written; expected real floats or int64")
+            raise self.refuse(
+                f"an array of dtype {array.dtype} is not written; expected one of {', '.join(DATA_TYPES)}"
+            )
         return array
 
     def constant(self, value: Any) -> Edge:
@@ -217,7 +242,7 @@ class OnnxGraph:
         if key not in self._constants:
             name = self.unique("/".join(["", *self._place, "Constant"]))
             self.nodes.append(Node("Constant", [], [name], name, {"value": array}))
-            self._constants[key] = Edge(name, array.shape, None)
+            self._constants[key] = Edge(name, array.shape, None, None if array.dtype.kind == "f" else array.dtype.name)
         return self._constants[key]
 
     def integers(self, values: int | Sequence[int]) -> Edge:
@@ -249,7 +274,8 @@ class OnnxGraph:
             names.pop()
         self.nodes.append(Node(op, names, [name], name, attributes))
         first = next(x for x in inputs if x is not None)
-        return Edge(name, first.shape if shape is None else tuple(shape), first.batch if batch is None else batch)
+        sizes = first.shape if shape is None else tuple(shape)
+        return Edge(name, sizes, first.batch if batch is None else batch, first.kind)
 
     def prune(self, outputs: Sequence[str]) -> None:
         """Drop nodes and weights that no output needs."""
@@ -295,7 +321,7 @@ class OnnxGraph:
         else:
             edge = self.node(op, x, axes=tuple(axes), keepdims=int(keepdims))
         batch = None if x.batch is None or x.batch in axes else kept.index(x.batch)
-        return Edge(edge.name, tuple(shape[i] for i in kept), batch)
+        return Edge(edge.name, tuple(shape[i] for i in kept), batch, edge.kind)
 
     def spread(self, weight: Edge, ndim: int) -> Edge:
         """A value for each channel (c,) as (1, c, 1, …), so that it meets axis 1 of a value of ``ndim`` axes."""

@@ -19,7 +19,7 @@ from growarray.onnx.protobuf import BYTES, FIXED32, VARINT, encode_varint
 __all__ = ["DATA_TYPES", "LARGEST", "Model", "Node", "Port", "Tensor", "write_model"]
 
 LARGEST = 2**31 - 1  # bytes of a message of protocol buffers
-DATA_TYPES = {"float32": 1, "int64": 7, "float16": 10, "float64": 11}
+DATA_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "float64": 11}
 _IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10}  # the first that has the operator set
 _SMALL = 1024  # bytes below which a tensor stays in the model
 _PAGE = 4096  # where external tensors begin, so that a runtime can map them
@@ -57,10 +57,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of the model; a dimension is a size, a symbol, or None if it is not known."""
+    """An input or output of the model; a dimension is a size, a symbol, or None if it is not known.
+
+    ``kind`` is its type, None for the floats of the model.
+    """
 
     name: str
     shape: tuple[int | str | None, ...]
+    kind: str | None = None
 
 
 @dataclass
@@ -189,7 +193,7 @@ def _port(port: Port, dtype: np.dtype[Any]) -> _Message:
         elif size is not None:
             dimension.integer(1, size)
         shape.message(1, dimension)
-    tensor.integer(1, DATA_TYPES[dtype.name])
+    tensor.integer(1, DATA_TYPES[port.kind or dtype.name])
     tensor.message(2, shape)
     kind.message(1, tensor)
     message.data(1, port.name)

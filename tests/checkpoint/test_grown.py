@@ -51,6 +51,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "double_selu": {"data": {"x": X, "y": KIND}, "dtype": "float64", "activation": "selu"},
     "not_scaled": {"data": {"x": X[:, [0, 2]], "y": KIND}, "standardise": False},
     "regression": {"data": {"x": X, "y": Y}, "task": "regression"},
+    "dag": {"data": {"x": X, "y": KIND}, "network": "dag", "activation": "tanh"},
     "two_targets": {"data": {"x": X, "y": np.hstack([Y, -Y])}, "task": "regression", "network": "residual"},
 }
 
@@ -219,7 +220,8 @@ DAMAGE: dict[str, tuple[Any, str]] = {
     "half_scaling": (lambda f: edited(f, scaling={"feature_offset": [1.0, 2.0, 3.0]}), "another size"),
     "text_scaling": (lambda f: edited(f, scaling={"feature_offset": "abc"}), "not lists of finite numbers"),
     "task": (lambda f: edited(f, options={"task": "ranking"}), "the task is 'ranking'"),
-    "network": (lambda f: edited(f, options={"network": "dag"}), "network is 'dag', expected mlp or residual"),
+    "no graph": (lambda f: edited(f, options={"network": "dag"}), "not those of a graph from start to end"),
+    "network": (lambda f: edited(f, options={"network": "tree"}), "network is 'tree', expected one of mlp, residual"),
     "activation": (lambda f: edited(f, options={"activation": "os.system"}), "unknown activation 'os.system'"),
     "dtype": (lambda f: edited(f, options={"dtype": "object"}), "has the dtype 'object'"),
     "cut": (lambda f: (f / "weights.safetensors").write_bytes(b"\0" * 40), "weights.safetensors"),

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from growarray import load
 from growarray.cli.grow.checkpoint import read_checkpoint
 from growarray.cli.grow.data import load_data
+from growarray.cli.grow.folder import new_folder
 from growarray.cli.grow.options import RunOptions, options_from
 from growarray.cli.grow.run import Run
 from growarray.datasets import load_digits
@@ -63,6 +65,29 @@ def test_every_rule_and_network_runs(rule, network):
     assert final["growths"] + final["refused"] == 1
     assert final["growths"] == 1 or rule == "fisher"
     assert sum(final["widths"]) == 2 * len(final["widths"]) + run.loop.history.of("growth")[0]["added"]
+
+
+@pytest.mark.parametrize("rule", ["tiny", "fisher"])
+def test_a_graph_grows_from_one_edge_with_a_picture(rule, tmp_path):
+    options = options_from({"rule": rule, "network": "dag", "epochs": 4, "test_fraction": 0.6, "compare": True})
+    new_folder(tmp_path / "run")
+    run = Run(options, folder=tmp_path / "run")
+    assert run.loop.network.widths == []
+    run.train()
+    final = run.finish()
+    assert final["growths"] == 1
+    assert final["places"] == ["1"]
+    assert final["widths"] == final["compare"]["widths"] == [8]
+    assert final["parameters"] == final["compare"]["parameters"] == 65 * 10 + 65 * 8 + 8 * 10
+    with Image.open(tmp_path / "run" / "graph.png") as picture:
+        assert picture.size == (2 * 432, 324)
+    assert load(tmp_path / "run").network.nodes == ["start@", "end@", "1@"]
+
+
+def test_a_graph_needs_a_rule_that_tells_where(grow):
+    result = grow("--network", "dag", "--rule", "gradmax")
+    assert result.exit_code == 2
+    assert "--rule: expected tiny or fisher for a dag, found 'gradmax'" in " ".join(result.stderr.split())
 
 
 def test_output_holds_history_picture_weights_and_checkpoint(grow, tmp_path):

@@ -80,6 +80,7 @@ CASES = {
     "gradmax": {"rule": "gradmax"},
     "fisher": {"rule": "fisher"},
     "residual": {"network": "residual", "hidden_layers": 2},
+    "dag": {"network": "dag"},
     "residual_validation": {"network": "residual", "choose": "validation"},
     "float64": {"dtype": "float64", "hidden_layers": 2, "activation": "tanh", "width": 1},
     "budget": {"max_parameters": 400},

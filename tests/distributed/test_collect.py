@@ -1,8 +1,10 @@
 """One result, whoever computes it: here, in threads, in processes, in a cluster whose workers die."""
 
+import asyncio
 import os
 import re
 import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
@@ -168,12 +170,35 @@ def test_chunks_that_do_not_meet_are_refused():
 def test_a_shard_that_does_not_fit_is_named_by_its_number(network, client, where):
     executor = client if where == "cluster" else None
     for bad, error, message in (
-        ((X[:0], TARGET[:0]), GrowthError, "shard 4: a shard has no samples; leave it out"),
-        ((X[:, :3], TARGET), ShapeError, "shard 4: .*3"),
-        (lambda: X, TypeError, "shard 4: a shard must be a pair"),
+        ((X[:0], TARGET[:0]), GrowthError, "a shard has no samples; leave it out"),
+        ((X[:, :3], TARGET), ShapeError, "3"),
+        (lambda: X, TypeError, "a shard must be a pair"),
+        (lambda: np.load("nowhere"), FileNotFoundError, "nowhere"),
     ):
-        with pytest.raises(error, match=message):
+        with pytest.raises(error, match=message) as caught:
             collect(network, [*SHARDS[:4], bad, *SHARDS[5:]], mse, executor=executor)
+        assert caught.value.__notes__ == ["in shard 4"]
+
+
+def test_what_waits_is_cancelled_if_a_shard_fails(network):
+    begun, go = [], threading.Event()
+
+    def shard(index):
+        def load():
+            begun.append(index)
+            if index == 1:
+                raise OSError("unreadable")
+            if index > 1:
+                go.wait(10)
+            return SHARDS[index]
+
+        return load
+
+    with ThreadPoolExecutor(2) as pool:
+        with pytest.raises(OSError, match="unreadable"):
+            collect(network, [shard(index) for index in range(23)], mse, executor=pool)
+        go.set()
+    assert max(begun) < 6
 
 
 def test_what_cannot_work_is_refused_before_anything_runs(network):
@@ -198,3 +223,12 @@ def test_a_client_that_is_closed_is_refused(network, client):
     other.close()
     with pytest.raises(GrowthError, match="the Dask client is closed; pass one that is connected"):
         collect(network, SHARDS, mse, executor=other)
+
+
+def test_an_asynchronous_client_is_refused(network, client):
+    async def ask():
+        async with Client(client.scheduler.address, asynchronous=True) as other:
+            collect(network, SHARDS, mse, executor=other)
+
+    with pytest.raises(GrowthError, match="the Dask client is asynchronous"):
+        asyncio.run(ask())

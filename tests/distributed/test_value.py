@@ -198,6 +198,15 @@ def test_what_is_no_state_is_refused(state):
         GrowthStatistics.from_state_dict(state)
 
 
+def test_statistics_of_other_places_are_refused():
+    network = mlp()
+    (one,) = parts(network)
+    more = GrowthStatistics({**one.moments, "layers.9.m": one.moments["layers.1.m"]}, 90, one.fingerprint)
+    with pytest.raises(GrowthError, match=re.escape("the network has no place for the statistics ['layers.9.m']")):
+        more.put(network)
+    assert not any(layer.recorder.is_active or layer.tensor_m.samples for layer in network.growing_layers)
+
+
 def test_a_graph_that_draws_candidates_is_refused():
     with pytest.raises(GrowthError, match="draws other candidates from every shard; make it with sampled=0"):
         statistics_of(GrowingDAG(4, 2), (X, TARGET), mse)

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from growarray.checkpoint import from_onnx
+from growarray.checkpoint import from_onnx, to_onnx
 from growarray.errors import CheckpointError
 from growarray.ops import mse
 from growarray.optim import SGD
@@ -94,6 +94,27 @@ def test_networks_of_scikit_learn_agree_with_onnxruntime(name: str) -> None:
         if isinstance(expected, list):  # of dictionaries, which ZipMap makes
             expected = np.array([list(chances.values()) for chances in expected])
         assert_close(network.run({"X": x})[name], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*TORCH, *SKLEARN])
+def test_what_is_read_is_written_again(name: str, tmp_path: Path) -> None:
+    path, again = DATA / f"{name}.onnx", tmp_path / "again.onnx"
+    network = from_onnx(path, outputs=["output_probability"] if name == "sklearn-words" else None)
+    values = fed(onnxruntime.InferenceSession(path), 2)
+    shapes = {name: x.shape for name, x in values.items()}
+    if name.startswith(("torch-gru", "torch-lstm")):
+        with pytest.raises(NotImplementedError, match=r"LiveShape\): it repeats a value for each entry of the batch"):
+            to_onnx(network, again, shapes)
+        return
+    to_onnx(network, again, shapes)
+    onnx.checker.check_model(again, full_check=True)
+    session = onnxruntime.InferenceSession(again)
+    for batch in (2, 3):
+        values = fed(session, batch)
+        for port, found in zip(session.get_outputs(), session.run(None, values), strict=True):
+            expected = network.run(values)[port.name]
+            assert found.dtype == expected.dtype
+            assert_close(found, expected, rtol=1e-5)
 
 
 def drawn(name: str) -> onnx.ModelProto:

@@ -38,7 +38,7 @@ def check_entries(run: dict[str, Any]) -> None:
     if not 0.0 <= run["seconds"] < math.inf:
         raise ValueError(f"the seconds are {run['seconds']}")
     _check_widths("the run", run["widths"], len(run["widths"]))
-    _check_state(run["state"], len(run["widths"]))
+    _check_state(run["state"], None if run["network"] == "dag" else len(run["widths"]))
     if run["best"] is not None:
         _check_types("best", run["best"], _BEST)
     if run["final"] is not None:
@@ -47,7 +47,7 @@ def check_entries(run: dict[str, Any]) -> None:
             _check_types("compare", run["final"]["compare"], _FIXED)
 
 
-def _check_state(state: dict[str, Any], layers: int) -> None:
+def _check_state(state: dict[str, Any], layers: int | None) -> None:
     _check_keys("the state", state, _STATE)
     steps = state["history"]
     if not isinstance(steps, list) or not all(isinstance(step, dict) and "event" in step for step in steps):
@@ -60,7 +60,7 @@ def _check_state(state: dict[str, Any], layers: int) -> None:
         counts[event] += 1
         _check_types(where, step, _ENTRIES[event])
         if "widths" in step:
-            _check_widths(where, step["widths"], layers)
+            _check_widths(where, step["widths"], len(step["widths"]) if layers is None else layers)
     if state["growths"] != counts["growth"] or type(state["finished_growing"]) is not bool:
         raise ValueError(f"the history has {counts['growth']} growths, the counter says {state['growths']}")
     if state["epoch"] != counts["train"]:

@@ -16,6 +16,7 @@ from growarray.networks import GrowingNetwork, write_atomically
 
 __all__ = [
     "CHECKPOINT",
+    "GRAPH",
     "HISTORY",
     "MODEL",
     "PICTURE",
@@ -25,8 +26,9 @@ __all__ = [
 ]
 
 CHECKPOINT, HISTORY, PICTURE, MODEL = "checkpoint.npz", "history.json", "run.png", "network.onnx"
+GRAPH = "graph.png"  # of a network that is a graph: how it grew
 _NPZ, _SAFETENSORS = "weights.npz", "weights.safetensors"
-_FILES = (CHECKPOINT, HISTORY, PICTURE, _SAFETENSORS, _NPZ, MODEL)
+_FILES = (CHECKPOINT, HISTORY, PICTURE, GRAPH, _SAFETENSORS, _NPZ, MODEL)
 
 
 def new_folder(folder: Path) -> None:

@@ -47,7 +47,7 @@ class RunOptions:
         0.1, "share of the training part to choose the network by", _DATA, least=0, below=1
     )
     test_fraction: float = _row(0.2, "share of all samples to test with", _DATA, least=0, below=1)
-    network: str = _row("mlp", "layers in a row, or blocks that meet in sums", _NETWORK, choices=NETWORKS)
+    network: str = _row("mlp", "layers in a row, blocks that meet in sums, or a graph", _NETWORK, choices=NETWORKS)
     hidden_layers: int = _row(1, "hidden layers, or residual blocks", _NETWORK, least=1)
     width: int = _row(2, "neurons of each at the start", _NETWORK, least=1)
     activation: str = _row("relu", "relu, gelu, selu, tanh, ...", _NETWORK, takes="NAME")
@@ -98,6 +98,11 @@ class RunOptions:
             raise ValueError(
                 f"--choose: expected first_order with the rule {self.rule}, whose new neurons start at zero and change "
                 f"no loss, found {self.choose!r}; leave it out"
+            )
+        if self.network == "dag" and (rule.alpha_zero or rule.omega_zero):
+            raise ValueError(
+                f"--rule: expected tiny or fisher for a dag, found {self.rule!r}, whose new neurons start at zero, so "
+                "that nothing tells where to put them"
             )
         hidden_activation(self.activation, where="--activation")
 

@@ -61,7 +61,7 @@ def check_fits(path: Path, options: RunOptions, checkpoint: Checkpoint) -> None:
         layers = number_of_places(options.network, options.hidden_layers)
         kept = [vars(checkpoint)] if checkpoint.best is None else [vars(checkpoint), checkpoint.best]
         for widths, weights in ((each["widths"], each["weights"]) for each in kept):
-            if len(widths) != layers:
+            if options.network != "dag" and len(widths) != layers:
                 raise ValueError(f"{len(widths)} widths for {layers} layers")
             sizes = {size for value in weights.values() for size in value.shape}
             if not sizes.issuperset(widths):  # before a network of that size is made
@@ -95,6 +95,7 @@ def restore(path: Path, checkpoint: Checkpoint, loop: Growth, twin: Growth | Non
 
 def _restore_network(network: GrowingNetwork, weights: dict[str, np.ndarray], saved: dict[str, dict[str, Any]]) -> None:
     """Weights and slots into a network of their widths; raises if something does not fit or is not finite."""
+    network.match(weights)
     parameters = dict(network.named_parameters())
     network.load_state_dict(weights)
     for name, value in weights.items():

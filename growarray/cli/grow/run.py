@@ -15,12 +15,13 @@ import numpy as np
 from growarray.checkpoint import Grown
 from growarray.cli.grow.checkpoint import Checkpoint, take_checkpoint, write_checkpoint
 from growarray.cli.grow.data import RunData, load_data
-from growarray.cli.grow.folder import CHECKPOINT, HISTORY, MODEL, PICTURE, write_weights
+from growarray.cli.grow.folder import CHECKPOINT, GRAPH, HISTORY, MODEL, PICTURE, write_weights
 from growarray.cli.grow.options import RunOptions
 from growarray.cli.grow.resume import check_fits, restore
 from growarray.errors import ResumeError
 from growarray.networks import Growth, Task, accuracy, task_named, write_atomically
 from growarray.networks.build import build_network, hidden_activation, number_of_places
+from growarray.networks.graph.picture import draw_graphs, frames_of
 from growarray.networks.picture import draw
 from growarray.ops import cross_entropy
 from growarray.optim import AdamW, cosine
@@ -140,7 +141,7 @@ class Run:
         final = {
             "score_name": self.loop.task.score_name,
             **self._figures(self.loop, self.seconds),
-            "places": [place.widens for place in self.loop.network.growing_layers],
+            "places": self.loop.network.width_names,
             "samples": {part: 0 if pair is None else int(pair[0].shape[0]) for part, pair in self.data.parts()},
             "epochs": self.loop.epoch,
             "growths": self.loop.growths,
@@ -157,6 +158,9 @@ class Run:
             result = Grown(self.loop.network, self.options.task, data.classes, data.scaling, self.loop.history)
             result.to_onnx(self.folder / MODEL)
             write_atomically(self.folder / PICTURE, draw(self.loop.history.steps, self.loop.history.final))
+            frames = frames_of(self.loop.history.steps)
+            if frames:
+                write_atomically(self.folder / GRAPH, draw_graphs(frames))
             self.loop.history.save(self.folder / HISTORY)
             self.save(final)  # last: a run that is killed before it writes the others again
         return final
@@ -179,6 +183,7 @@ class Run:
         """The same training of a network that has the final widths from the start."""
         options = replace(self.options, growths=0)
         loop = build_loop(options, self.data, list(self.loop.network.widths))
+        loop.network.restructure(self.loop.network.structure())
         loop.callbacks = [] if on_entry is None else [on_entry]
         return self._figures(loop, _timed(loop, options.epochs)) | {"steps": loop.history.of("train")}
 

@@ -35,7 +35,7 @@ def _score_name(name: str) -> str:
 
 
 def _widths(widths: list[int]) -> str:
-    return " ".join(map(str, widths))
+    return " ".join(map(str, widths)) or "none"
 
 
 class Show:

@@ -79,7 +79,10 @@ class PieceRoutine(Routine, Protocol):
 
 
 class ArrayRoutine(Routine, Protocol):
-    """A routine for any other library: it returns new arrays, of the whole batch."""
+    """A routine for any other library: it returns new arrays, of the whole batch.
+
+    But those for CuPy, :mod:`growarray.contraction.routines.cupy`, take where arrays lie, and return launches.
+    """
 
     def forward(self, xp: Any, kernel: Array, feature: Array) -> Array:
         """The product."""

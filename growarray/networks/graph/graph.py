@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -71,6 +71,11 @@ class LayerGraph(GrowingNetwork):
         return sorted(self._ends.values(), key=lambda edge: position[edge[0]])
 
     @property
+    def order(self) -> list[str]:
+        """The nodes in the order of computation: every edge leads forward."""
+        return list(self._order)
+
+    @property
     def ancestors(self) -> dict[str, frozenset[str]]:
         """For every node, itself and all nodes that it can be reached from."""
         return ancestors(self._order, self._ends.values())
@@ -118,7 +123,7 @@ class LayerGraph(GrowingNetwork):
         edge = (self._known(prev_node), self._known(next_node))
         if arrow(edge) in self.layers:
             raise GrowthError(f"GrowingDAG: the edge {arrow(edge)} exists already; remove it first")
-        in_order("GrowingDAG", self.merges, [*self._ends.values(), edge])
+        self._check_edges(self.merges, [*self._ends.values(), edge])
         self._add(edge, edge_attributes or {}, zero_weights)
         self._connect()
 
@@ -138,12 +143,19 @@ class LayerGraph(GrowingNetwork):
         """
         self._check_new(new_node)
         edges = [(self._known(prev_node), new_node), (new_node, self._known(next_node))]
-        in_order("GrowingDAG", [*self.merges, new_node], [*self._ends.values(), *edges])
+        self._check_edges([*self.merges, new_node], [*self._ends.values(), *edges])
         attributes = edge_attributes or {}
         self.merges[new_node] = self._merge(new_node, node_attributes)
         self._add(edges[0], attributes, zero_weights)
         self._add(edges[1], {**attributes, "use_bias": False}, zero_weights)
         self._connect()
+
+    def _check_edges(self, nodes: Iterable[str], edges: list[Edge]) -> None:
+        """Raise GrowthError if these edges run in a cycle, or one leads into the root."""
+        in_order("GrowingDAG", nodes, edges)
+        for edge in edges:
+            if edge[1] == self.root:
+                raise GrowthError(f"GrowingDAG: the edge {arrow(edge)} leads into the root, which is the input")
 
     def _check_new(self, node: str) -> None:
         if not isinstance(node, str) or not node or "." in node or "->" in node:
@@ -213,11 +225,19 @@ class LayerGraph(GrowingNetwork):
         """What a new node applies to its sum."""
         return self._function(0, self.activation, self.use_layer_norm)
 
-    def _add(self, edge: Edge, attributes: Mapping[str, Any], zero_weights: bool = False) -> None:
+    def _add(
+        self,
+        edge: Edge,
+        attributes: Mapping[str, Any],
+        zero_weights: bool = False,
+        known: Mapping[str, LinearGrowingModule] | None = None,
+    ) -> None:
         source, target = edge
         widths = self.merges[source].out_features, self.merges[target].in_features
         use_bias = attributes.get("use_bias", self.use_bias)
         layer = LinearGrowingModule(*widths, use_bias=use_bias, name=arrow(edge), **self._kind)
+        if (other := next(iter((known or self.layers).values()), None)) is not None:
+            layer.to(other.weight.data)  # wherever the graph is by now
         for parameter in layer.parameters() if zero_weights else ():
             parameter.data = namespace(parameter.data).zeros_like(parameter.data)
         self.layers[arrow(edge)], self._ends[arrow(edge)] = layer, edge
@@ -251,6 +271,53 @@ class LayerGraph(GrowingNetwork):
 
     structure = export_dag_parameters
 
+    def outline(self) -> dict[str, Any]:
+        """Widths of the nodes by name, and edges, as plain data."""
+        widths = {node: merge.in_features for node, merge in self.merges.items()}
+        return {"nodes": widths, "edges": [list(edge) for edge in self.edges]}
+
+    def to_networkx(self) -> Any:
+        """A ``networkx.DiGraph``: nodes with their ``size``, edges with their number of ``parameters``.
+
+        Raises ImportError if networkx is missing.
+        """
+        try:
+            import networkx
+        except ImportError as error:
+            raise ImportError(f'to_networkx: {error}; install it with: pip install "growarray[graph]"') from error
+        graph = networkx.DiGraph()
+        graph.add_nodes_from((node, {"size": merge.in_features}) for node, merge in self.merges.items())
+        for edge in self.edges:
+            graph.add_edge(*edge, parameters=self.get_edge_module(*edge).number_of_parameters())
+        return graph
+
+    def match(self, state: Mapping[str, Any]) -> None:
+        """Have the nodes and edges, and the widths, of the graph whose state dict ``state`` is.
+
+        Raises GrowthError if its names and shapes are not those of a graph between the same root and end.
+        """
+        shapes = {}
+        for name, value in state.items():
+            edge = name.removeprefix("layers.").removesuffix(".layer.weight")
+            if name == f"layers.{edge}.layer.weight" and np.ndim(value) == 2:
+                shapes[edge] = np.shape(value)
+        ends = [tuple(edge.split("->")) for edge in shapes]
+        widths: dict[str, set[int]] = {node: {self.merges[node].in_features} for node in (self.root, self.end)}
+        for (outputs, inputs), (source, target) in zip(shapes.values(), ends, strict=True):
+            widths.setdefault(source, set()).add(inputs)
+            widths.setdefault(target, set()).add(outputs)
+        torn = [node for node, found in widths.items() if len(found) != 1]
+        if torn or not ends:
+            raise GrowthError(
+                f"GrowingDAG: the state dict is not that of a graph from {self.root} to {self.end} of these widths"
+                + (f"; node {torn[0]} has the widths {sorted(widths[torn[0]])}" if torn else "")
+            )
+        biases = {str(tuple(e.split("->"))): {"use_bias": f"layers.{e}.layer.bias" in state} for e in shapes}
+        sizes = {node: {"size": found.pop()} for node, found in widths.items()}
+        own = {node: self._attributes[node] for node in (self.root, self.end)}
+        described = {node: sizes[node] | own.get(node, {}) for node in (self.root, *sizes)}
+        self.restructure({"edges": ends, "node_attributes": described, "edge_attributes": biases})
+
     def restructure(self, structure: Mapping[str, Any]) -> None:
         """Have the nodes and edges of a description; what is there already stays, with its weights and widths.
 
@@ -263,8 +330,8 @@ class LayerGraph(GrowingNetwork):
         for node in (self.root, self.end, *(node for edge in edges for node in edge)):
             if node not in nodes:
                 raise GrowthError(f"GrowingDAG: node {shown(node)} is not described; give its size in node_attributes")
-        order = in_order("GrowingDAG", nodes, edges)
-        for node in order:
+        self._check_edges(nodes, edges)
+        for node in nodes:
             if node not in self.merges:
                 self._check_new(node)
         merges = {node: self.merges.get(node) or self._merge(node, nodes[node]) for node in nodes}
@@ -275,5 +342,5 @@ class LayerGraph(GrowingNetwork):
                 self.layers[arrow(edge)], self._ends[arrow(edge)] = known, edge
             else:
                 per_edge = any(isinstance(value, dict) for value in attributes.values())
-                self._add(edge, attributes.get(str(edge), {}) if per_edge else attributes)
+                self._add(edge, attributes.get(str(edge), {}) if per_edge else attributes, known=layers)
         self._connect()

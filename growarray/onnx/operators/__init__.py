@@ -66,6 +66,7 @@ WRITES: dict[type[Module], Lowering] = {
     **arithmetic.WRITES,
     **element.WRITES,
     **factorized.WRITES,
+    **indexed.WRITES,
     **reduce.WRITES,
     **network.WRITES,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,9 @@ def _cast(builder: Builder, node: OpNode, to: str) -> None:
 
 
 def _write_cast(graph: OnnxGraph, layer: more.Cast, x: Edge) -> Edge:
+    kind = None if layer.dtype.startswith("float") else layer.dtype
+    if kind is not None or x.kind is not None:
+        return replace(graph.node("Cast", x, to=DATA_TYPES[kind or graph.dtype.name]), kind=kind)
     if layer.through in (None, graph.dtype.name):
         return x  # every float in the file has one dtype
     half = graph.node("Cast", x, to={"float16": 10, "bfloat16": 16}[layer.through])

@@ -8,15 +8,19 @@ from typing import Any
 import numpy as np
 
 from growarray.files.errors import Malformed
+from growarray.nn.cast import dtype_name
 from growarray.nn.operation import Operation
+from growarray.nn.shape import Reshape
+from growarray.nn.sized import LiveShape
 from growarray.onnx.build import Builder
 from growarray.onnx.call import Calls, written
 from growarray.onnx.fold import positive_axes
 from growarray.onnx.graph import OpNode
+from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.row import ALL, Operator, operation
 from growarray.onnx.value import Shape
 
-__all__ = ["ROWS"]
+__all__ = ["ROWS", "WRITES"]
 
 
 def _elements(builder: Builder, shapes: Sequence[Any], options: Mapping[str, Any]) -> Shape:
@@ -71,6 +75,8 @@ def _scatter(row: Operator, name: str = "") -> Operator:
 def _along(name: str) -> Operator:
     """Running sums and products along an axis that is a constant."""
 
+    since = 26 if name == "CumProd" else 1
+
     def read(builder: Builder, node: OpNode) -> None:
         x, (axis,) = builder.dynamic(node, 0), builder.whole(node, 1, "axis")
         if x.shape is not None:
@@ -78,7 +84,7 @@ def _along(name: str) -> Operator:
         options = {key: int(node.flag(key)) for key in ("exclusive", "reverse")}
         builder.result(node, Operation(name, axis=axis, **options), [x], x.shape)
 
-    return Operator(name, read, inputs=(2, 2), kinds="fiu")
+    return Operator(name, read, inputs=(2, 2), kinds="fiu", since=since)
 
 
 def _read_trilu(builder: Builder, node: OpNode) -> None:
@@ -145,6 +151,33 @@ def _compress(call: Calls) -> None:
     call.give(call("Gather", x, call("Squeeze", call("NonZero", call.input(1)), np.array([0])), axis=axis))
 
 
+_INPUTS = {"CumProd": "axis", "CumSum": "axis", "TopK": "k", "Trilu": "k"}  # options that are inputs there
+
+
+def _write(graph: OnnxGraph, layer: Operation, *inputs: Edge) -> Edge:
+    """As the operator of its name, with its options as attributes."""
+    if layer.name in ("FakeQuantize", "Recurrent"):
+        raise graph.refuse(f"{layer.name} is not written")
+    options, name = dict(layer.options), _INPUTS.get(layer.name, "")
+    more = [graph.integers([options.pop(name)] if layer.name == "TopK" else options.pop(name))] if name else []
+    made, batch = graph.run(layer, *inputs), graph.batch_after(layer, *inputs)
+    shape, kind = tuple(made.shape), dtype_name(made.dtype)
+    y = graph.node(layer.name, *inputs, *more, shape=shape, **options)
+    if layer.name == "TopK":  # positions are its second output
+        graph.nodes[-1].outputs = [graph.unique(f"{y.name}/values"), y.name]
+    return Edge(y.name, shape, batch, None if kind.startswith("float") else kind)
+
+
+def _write_live(graph: OnnxGraph, layer: LiveShape, x: Edge, *others: Edge) -> Edge:
+    """In the shape that it has here, of which one size may follow the batch."""
+    shape, batch = graph.shape_after(layer, x, *others), graph.batch_after(layer, x, *others)
+    if layer.kind is Reshape:
+        return graph.reshape(x, shape, batch or 0)
+    if batch is not None:
+        raise graph.refuse("it repeats a value for each entry of the batch; pass dynamic_batch=False")
+    return Edge(graph.node("Expand", x, graph.integers(shape)).name, shape, None, x.kind)
+
+
 ROWS = (
     _extreme("ArgMax"),
     _extreme("ArgMin"),
@@ -163,3 +196,6 @@ ROWS = (
     Operator("Trilu", _read_trilu, inputs=(1, 2), kinds=ALL),
 )
 """The operators of this family."""
+
+WRITES: dict[Any, Lowering] = {LiveShape: _write_live, Operation: _write}
+"""An operation is written as the operator of its name."""

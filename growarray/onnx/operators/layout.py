@@ -43,7 +43,7 @@ def _write_expand(graph: OnnxGraph, layer: Expand, x: Edge) -> Edge:
     if batch is not None and dict(zip(range(len(shape))[::-1], layer.shape[::-1], strict=False)).get(batch, 1) != 1:
         raise graph.refuse("it expands the batch; pass dynamic_batch=False")
     edge = graph.node("Expand", x, graph.integers(layer.shape), shape=shape)
-    return Edge(edge.name, shape, batch)
+    return Edge(edge.name, shape, batch, edge.kind)
 
 
 def _fold_expand(builder: Builder, node: OpNode) -> Array | None:

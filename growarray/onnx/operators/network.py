@@ -9,8 +9,9 @@ import numpy as np
 
 from growarray import nn
 from growarray.growing import LinearGrowingModule, MergeGrowingModule
-from growarray.networks import GrowingMLP, GrowingResidualMLP
+from growarray.networks import GrowingDAG, GrowingMLP, GrowingResidualMLP
 from growarray.networks.block import GrowingResidualBlock
+from growarray.networks.graph.structure import arrow
 from growarray.networks.network import GrowingNetwork
 from growarray.networks.scale import Scale
 from growarray.nn.graph import Graph
@@ -52,6 +53,28 @@ def _block(graph: OnnxGraph, block: GrowingResidualBlock, x: Edge) -> Any:
     return graph.lower("merge", block.merge, graph.node("Add", branch, graph.lower("shortcut", block.shortcut, x)))
 
 
+def _dag(graph: OnnxGraph, network: GrowingDAG, x: Edge) -> Any:
+    """Sums of edges at every node, in the order of computation."""
+    values: dict[str, Any] = {network.root: _flat(graph, network, x)}
+    for node in network.order:
+        merge, total = network.merges[node], values.get(node)
+        for source in network.predecessors(node):
+            edge = arrow((source, node))
+            value = graph.lower(f"layers.{edge}", network.layers[edge], values[source])
+            total = value if total is None else graph.node("Add", total, value)
+        if total is None:
+            raise TypeError(f"to_onnx: {graph.where}: no edge leads into node {node}; add one, or remove the node")
+        values[node] = graph.lower(f"merges.{node}", merge, total)
+    return values[network.end]
+
+
+def _flat(graph: OnnxGraph, network: GrowingNetwork, x: Edge) -> Any:
+    if not network.flatten or x.ndim == 2:
+        return x
+    graph.check_batch(x)
+    return graph.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
+
+
 def _scale(graph: OnnxGraph, scale: Scale, x: Edge) -> Any:
     """In double precision, as the module computes it, whatever the dtype of the graph."""
     own, wide = DATA_TYPES[graph.dtype.name], DATA_TYPES["float64"]
@@ -65,9 +88,7 @@ def _scale(graph: OnnxGraph, scale: Scale, x: Edge) -> Any:
 
 def _network(graph: OnnxGraph, network: GrowingNetwork, x: Edge) -> Any:
     names = {id(child): name for name, child in network.children()}
-    if network.flatten and x.ndim != 2:
-        graph.check_batch(x)
-        x = graph.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
+    x = _flat(graph, network, x)
     chain: list[Any] = network.chain
     for module in chain:
         x = graph.lower(names[id(module)], module, x)
@@ -76,6 +97,7 @@ def _network(graph: OnnxGraph, network: GrowingNetwork, x: Edge) -> Any:
 
 WRITES: dict[type[Module], Lowering] = {
     Graph: _graph,
+    GrowingDAG: _dag,
     GrowingMLP: _network,
     GrowingResidualBlock: _block,
     GrowingResidualMLP: _network,

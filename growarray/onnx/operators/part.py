@@ -145,7 +145,7 @@ def _write_gather(graph: OnnxGraph, layer: Gather, x: Edge) -> Edge:
     if x.batch == axis:
         raise graph.refuse("it takes entries of the batch; pass dynamic_batch=False")
     edge = graph.node("Gather", x, graph.integers(layer.indices), shape=sizes, axis=axis)
-    return Edge(edge.name, sizes, None if x.batch is None else x.batch - (single and axis < x.batch))
+    return Edge(edge.name, sizes, None if x.batch is None else x.batch - (single and axis < x.batch), edge.kind)
 
 
 def _fold_gather(builder: Builder, node: OpNode) -> Array | None:

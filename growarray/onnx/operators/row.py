@@ -104,6 +104,7 @@ def operation(
     shape: Callable[[Builder, Sequence[Shape], Mapping[str, Any]], Shape] = broadcast_all,
     alike: bool = True,
     kinds: str = ALL,
+    since: int = 1,
     **options: Any,
 ) -> Operator:
     """The row of an operator that is one :class:`~growarray.nn.operation.Operation` on ``count`` inputs.
@@ -127,7 +128,7 @@ def operation(
         dims = None if any(x.shape is None for x in inputs) else shape(builder, [x.shape for x in inputs], found)
         builder.result(node, Operation(name, **found), inputs, dims, kind=kind)
 
-    return Operator(name, read, inputs=(count, count), kinds=kinds)
+    return Operator(name, read, inputs=(count, count), kinds=kinds, since=since)
 
 
 def one_operator(op: str, **names: str) -> Lowering:

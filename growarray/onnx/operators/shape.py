@@ -111,7 +111,7 @@ def _write_reshape(graph: OnnxGraph, layer: Reshape, x: Edge) -> Edge:
     target = graph.integers(layer.shape)
     options = {"allowzero": 1} if layer.allow_zero else {}
     edge = graph.node("Reshape", x, target, shape=sizes, **options)
-    return Edge(edge.name, sizes, batch)
+    return Edge(edge.name, sizes, batch, edge.kind)
 
 
 def _fold_reshape(builder: Builder, node: OpNode) -> Array | None:
@@ -197,7 +197,7 @@ def _write_squeeze(graph: OnnxGraph, layer: Squeeze, x: Edge) -> Edge:
         raise graph.refuse(f"axes {layer.axes} name the batch; pass dynamic_batch=False")
     edge = graph.node("Squeeze", x, graph.integers(gone), shape=sizes)
     batch = None if x.batch is None else x.batch - sum(axis < x.batch for axis in gone)
-    return Edge(edge.name, sizes, batch)
+    return Edge(edge.name, sizes, batch, edge.kind)
 
 
 def _fold_squeeze(builder: Builder, node: OpNode) -> Array:
@@ -222,7 +222,7 @@ def _write_unsqueeze(graph: OnnxGraph, layer: Unsqueeze, x: Edge) -> Edge:
     new = [axis % len(sizes) for axis in layer.axes]
     kept = [i for i in range(len(sizes)) if i not in new]
     edge = graph.node("Unsqueeze", x, graph.integers(new), shape=sizes)
-    return Edge(edge.name, sizes, None if x.batch is None else kept[x.batch])
+    return Edge(edge.name, sizes, None if x.batch is None else kept[x.batch], edge.kind)
 
 
 def _fold_unsqueeze(builder: Builder, node: OpNode) -> Array:

@@ -1,0 +1,112 @@
+"""The picture of graphs: nodes from left to right by their depth, one graph or a strip of them as they grew."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from growarray.networks.graph.structure import in_order
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_graphs", "frames_of", "graph_figure", "places"]
+
+_NODE, _NEW, _EDGE = "#dbe9f6", "#f7c59f", "#8c8c8c"
+Outline = Mapping[str, Any]  # nodes: width by name; edges: pairs of names
+
+
+def places(outline: Outline) -> dict[str, tuple[float, float]]:
+    """Where nodes stand: x is the longest way from the start; nodes of one depth are spread over y.
+
+    >>> places({"nodes": {"start": 4, "1": 2, "end": 3}, "edges": [["start", "1"], ["1", "end"], ["start", "end"]]})
+    {'start': (0.0, 0.0), '1': (1.0, 0.6), 'end': (2.0, 0.0)}
+    """
+    edges = [(str(source), str(target)) for source, target in outline["edges"]]
+    depth: dict[str, int] = {}
+    for node in in_order("a picture", outline["nodes"], edges):
+        depth[node] = max((depth[source] + 1 for source, target in edges if target == node), default=0)
+    found = {}
+    for x in sorted(set(depth.values())):
+        row = [node for node in outline["nodes"] if depth[node] == x]
+        for index, node in enumerate(row):
+            alone = len(row) == 1 and 0 < x < max(depth.values())
+            found[node] = (float(x), (0.6 if x % 2 else -0.6) if alone else index - (len(row) - 1) / 2)
+    return found
+
+
+def frames_of(steps: Sequence[Mapping[str, Any]]) -> list[tuple[str, Outline]]:
+    """Titles and outlines from the entries of a history: the start, then each change of the graph.
+
+    Growths that only make nodes wider are shown in the frame of the change before them.
+    """
+    first = next((step for step in steps if step["event"] == "train" and "graph" in step), None)
+    frames = [] if first is None else [("start", first["graph"])]
+    for step in steps:
+        if step["event"] == "growth" and "refused" not in step and "graph" in step:
+            until, title = f"\nuntil epoch {step['epoch']}", f"epoch {step['epoch']}: {step['where']}"
+            if step["graph"]["edges"] == frames[-1][1]["edges"]:
+                title = frames.pop()[0].partition("\n")[0] + until
+            frames.append((title, step["graph"]))
+    return frames
+
+
+def graph_figure(frames: Sequence[tuple[str, Outline]], columns: int = 4) -> Figure:
+    """A panel for each graph; what is new or wider since the one before is in another colour.
+
+    Raises ImportError if matplotlib is missing, ValueError if there is nothing to draw.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(f'graph_figure: {error}; install it with: pip install "growarray[cli]"') from error
+    if not frames:
+        raise ValueError("graph_figure: there is no graph to draw; grow a GrowingDAG first")
+    columns = min(columns, len(frames))
+    rows = -(-len(frames) // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.7 * rows), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    before: Outline = frames[0][1]
+    for panel, (title, outline) in zip(panels, frames, strict=False):
+        _draw(panel, outline, before)
+        panel.set_title(title, fontsize=9)
+        before = outline
+    for panel in panels:
+        panel.set_axis_off()
+    return figure
+
+
+def draw_graphs(frames: Sequence[tuple[str, Outline]], columns: int = 4) -> bytes:
+    """The picture as a PNG; the arguments are those of :func:`graph_figure`.
+
+    >>> draw_graphs([("start", {"nodes": {"start": 4, "end": 2}, "edges": [["start", "end"]]})])[1:4]
+    b'PNG'
+    """
+    stream = io.BytesIO()
+    graph_figure(frames, columns).savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def _draw(panel: Axes, outline: Outline, before: Outline) -> None:
+    at = places(outline)
+    size = min(1.0, 5.0 / (max(x for x, _ in at.values()) + 1.0))
+    known = {tuple(edge) for edge in before["edges"]}
+    for source, target in outline["edges"]:
+        colour = _EDGE if (source, target) in known else "#d95f02"
+        panel.annotate(
+            "", at[target], at[source], zorder=1,
+            arrowprops={"arrowstyle": "-|>", "color": colour, "shrinkA": 13 * size, "shrinkB": 13 * size,
+                        "connectionstyle": f"arc3,rad={0.0 if at[target][0] - at[source][0] == 1 else 0.25}"},
+        )  # fmt: skip
+    for node, (x, y) in at.items():
+        same = before["nodes"].get(node) == outline["nodes"][node]
+        panel.scatter(
+            [x], [y], s=620 * size**2, color=_NODE if same else _NEW, edgecolors="black", linewidths=0.8, zorder=2
+        )
+        text = f"{node.split('@')[0]}\n{outline['nodes'][node]}"
+        panel.text(x, y, text, ha="center", va="center", fontsize=4 + 3 * size, zorder=3)
+    panel.margins(0.22)

@@ -1,0 +1,37 @@
+"""Graphs on every array library: the plans and the grown values of NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from growarray.backend import to_numpy
+from growarray.networks.graph.expansion import ExpansionType
+from growarray.ops import mse
+from tests.conftest import Library
+from tests.networks.graph.graphs import data, skip_graph
+
+
+@pytest.mark.parametrize("index", [0, 1, -1], ids=[kind.name for kind in ExpansionType])
+def test_a_growth_is_that_of_numpy(xp: Library, index: int) -> None:
+    x, target = data()
+    values, plans = [], []
+    for make in (np.asarray, xp.asarray):
+        dag = skip_graph()
+        if values:
+            xp.adopt(dag)
+        dag.init_computation()
+        features, wanted = make(x), make(target)
+        y, pullback = dag.vjp(features)
+        pullback(mse(y, wanted)[1](float(len(x))), wrt_x=False)
+        dag.update_computation()
+        dag.compute_optimal_updates(max_new=2)
+        expansion = dag.growing_layers[index]
+        plans.append([expansion.predicted_decrease, *dag.bottlenecks().values()])
+        expansion.scaling_factor = 0.5
+        planned = to_numpy(dag.extended_forward(features))
+        expansion.apply_change()
+        values.append(to_numpy(dag(features)))
+        np.testing.assert_allclose(values[-1], planned, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(*plans, rtol=1e-9)
+    np.testing.assert_allclose(*values, rtol=1e-9, atol=1e-9)

@@ -1,0 +1,58 @@
+"""Pictures and outlines of graphs, and what networkx makes of them."""
+
+from __future__ import annotations
+
+import networkx
+import numpy as np
+import pytest
+
+from growarray.errors import GrowthError
+from growarray.networks import GrowingDAG
+from growarray.networks.graph.picture import frames_of, graph_figure, places
+from tests.networks.graph.graphs import skip_graph
+
+
+def test_every_edge_leads_to_the_right_and_no_two_nodes_are_in_one_place():
+    outline = skip_graph().outline()
+    at = places(outline)
+    assert len(set(at.values())) == len(outline["nodes"]) == 4
+    assert all(at[source][0] < at[target][0] for source, target in outline["edges"])
+
+
+def test_a_strip_has_a_panel_for_the_start_and_each_growth():
+    start, outline = GrowingDAG(4, 2, name="n").outline(), skip_graph().outline()
+    wider = {**outline, "nodes": {**outline["nodes"], "1@n": 5}}
+    steps = [
+        {"event": "train", "graph": start},
+        {"event": "growth", "epoch": 2, "where": "new node 1", "graph": outline},
+        {"event": "growth", "epoch": 4, "where": "wider node 1", "graph": wider},
+        {"event": "growth", "epoch": 6, "where": "x", "refused": "no", "graph": wider},
+    ]
+    assert frames_of(steps[:2]) == [("start", start), ("epoch 2: new node 1", outline)]
+    assert frames_of(steps) == [("start", start), ("epoch 2: new node 1\nuntil epoch 4", wider)]
+    figure = graph_figure(frames_of(steps[:2]))
+    texts = [text.get_text() for text in figure.axes[1].texts]
+    assert {"start\n4", "1\n3", "2\n2", "end\n2"} <= set(texts)
+    with pytest.raises(ValueError, match="no graph to draw"):
+        graph_figure(frames_of([{"event": "train"}]))
+
+
+def test_networkx_has_nodes_with_sizes_and_edges_with_parameters():
+    graph = skip_graph().to_networkx()
+    assert networkx.is_directed_acyclic_graph(graph)
+    assert graph.nodes["1@n"] == {"size": 3}
+    assert graph.edges["start@n", "1@n"] == {"parameters": 15}
+    assert sum(parameters for *_, parameters in graph.edges.data("parameters")) == skip_graph().number_of_parameters()
+
+
+def test_a_state_dict_tells_its_graph():
+    dag, other = skip_graph(), GrowingDAG(4, 2, name="n", activation="tanh", dtype=np.float64)
+    other.match(dag.state_dict())
+    other.load_state_dict(dag.state_dict())
+    x = np.random.default_rng(0).standard_normal((5, 4))
+    np.testing.assert_array_equal(other(x), dag(x))
+    before = other.export_dag_parameters()
+    torn = {**dag.state_dict(), "layers.1@n->2@n.layer.weight": np.zeros((2, 7))}
+    with pytest.raises(GrowthError, match=r"node 1@n has the widths \[3, 7\]"):
+        other.match(torn)
+    assert other.export_dag_parameters() == before
