@@ -106,13 +106,15 @@ class Execution:
     def _launched(self, arrays: Arrays, keep: bool, folded: dict[int, Array]) -> run_cupy.Launched | None:
         """The launches for these arrays; None if there are none to make, because nothing is multiplied."""
         key = (keep, *map(run_cupy.layout, arrays), *folded)
-        if key not in self._launches:
-            self._check(arrays)
-            program = self.program(arrays, library="cupy")
-            runs = program.steps and not any(step.empty for step in program.steps)
-            made = run_cupy.Launched(program, arrays, folded, keep) if runs else None
-            self._launches = _with(self._launches, key, made)
-        return self._launches[key]
+        known = self._launches  # as it is now: other threads put another one in its place
+        if key in known:
+            return known[key]
+        self._check(arrays)
+        program = self.program(arrays, library="cupy")
+        runs = program.steps and not any(step.empty for step in program.steps)
+        made = run_cupy.Launched(program, arrays, folded, keep) if runs else None
+        self._launches = _with(self._launches, key, made)
+        return made
 
     def schedule(self, arrays: Arrays) -> Schedule | None:
         """How a run over these arrays is cut, None if they are not NumPy's. Raises unless they fit the plan."""

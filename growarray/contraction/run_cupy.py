@@ -32,19 +32,15 @@ class _Stored(NamedTuple):
 
 def layout(array: Array) -> tuple[Any, ...]:
     """What launches depend on."""
-    return (
-        array.dtype,
-        array.shape,
-        array.strides,
-        getattr(array.device, "id", None),
-    )  # NumPy has a word, which the check refuses
+    index = getattr(array.device, "id", None)  # NumPy has a word, and the check refuses it
+    return array.dtype, array.shape, array.strides, index
 
 
 class _Memory:
     """Pieces of one block of memory; what is given back is taken again."""
 
     def __init__(self) -> None:
-        self.size, self.offsets = 0, list[int]()
+        self.size = 0
         self._free: list[tuple[int, int]] = []
 
     def take(self, count: int) -> tuple[int, int]:

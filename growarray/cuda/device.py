@@ -6,7 +6,7 @@ import contextlib
 import math
 import operator
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -89,17 +89,11 @@ def current(array: Array) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if cuda.runtime.getDevice() == index else cuda.Device(index)
 
 
-@contextlib.contextmanager
-def _explained(count: int) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if type(error).__name__ != "OutOfMemoryError":
-            raise
-        raise DeviceError(
-            f"the GPU has no {count} bytes left ({error}); cut the batch, plan with a memory_limit=, or forget arrays "
-            "and pullbacks that are not needed any more"
-        ) from error
+def _no_memory(count: int, error: Exception) -> DeviceError:
+    return DeviceError(
+        f"the GPU has no {count} bytes left ({error}); cut the batch, plan with a memory_limit=, or forget arrays and "
+        "pullbacks that are not needed any more"
+    )
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> Array:
@@ -107,9 +101,8 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Array:
     cupy = load("cupy")
     try:
         return cupy.empty(shape, dtype)
-    except cupy.cuda.memory.OutOfMemoryError:
-        with _explained(math.prod(shape) * np.dtype(str(dtype)).itemsize):
-            raise
+    except cupy.cuda.memory.OutOfMemoryError as error:
+        raise _no_memory(math.prod(shape) * np.dtype(dtype).itemsize, error) from error
 
 
 def parts(shapes: Sequence[tuple[int, ...]], dtype: str) -> list[Array]:
@@ -131,8 +124,10 @@ def workspace(count: int) -> Any:
     found = held.get(key)
     if found is None or found[0] < count:
         held.pop(key, None)
-        with _explained(count):
+        try:
             found = count, cuda.alloc(count)
+        except cuda.memory.OutOfMemoryError as error:
+            raise _no_memory(count, error) from error
         if count <= _KEPT:
             held[key] = found
             while len(held) > 8:

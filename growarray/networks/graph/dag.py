@@ -14,7 +14,7 @@ from growarray.growing import TINY, GrowthRule, Rule
 from growarray.networks.graph.expansion import Expansion, ExpansionType
 from growarray.networks.graph.graph import LayerGraph
 from growarray.networks.graph.statistics import Features, GraphStatistics
-from growarray.networks.graph.structure import candidate_suffix, possible_edges, possible_paths
+from growarray.networks.graph.structure import Edge, candidate_suffix, possible_edges, possible_paths
 from growarray.networks.widths import sample_width
 from growarray.nn import Module
 from growarray.nn.module import Pullback
@@ -139,15 +139,13 @@ class GrowingDAG(LayerGraph):
             for node in reversed(self._order):
                 if node not in gradients:  # nothing reads it
                     gradients[node] = namespace(values[node]).zeros_like(values[node])
-                dz = backs[node](gradients[node])
+                gradients[node] = backs[node](gradients[node])
                 for edge in self._into[node]:
                     source = self._ends[edge][0]
-                    part = backs[edge](dz, wrt_x=wrt_x or source != self.root)
+                    part = backs[edge](gradients[node], wrt_x=wrt_x or source != self.root)
                     if part is not None:
                         gradients[source] = gradients[source] + part if source in gradients else part
-                if node == self.root:
-                    return namespace(dz).reshape(dz, shape) if wrt_x else None
-            raise AssertionError  # pragma: no cover
+            return namespace(dy).reshape(gradients[self.root], shape) if wrt_x else None
 
         return values[self.end], pullback
 
@@ -264,13 +262,13 @@ class GrowingDAG(LayerGraph):
         """Edges that may be added, and places for new nodes with two edges, sorted by name."""
         before, edges = self.ancestors, list(self._ends.values())
         new = self._new_name()
+
+        def inside(pairs: list[Edge]) -> list[Edge]:
+            return [(a, b) for a, b in pairs if a != self.end and b != self.root]
+
         return (
-            [{"previous_node": a, "next_node": b} for a, b in possible_edges(before, edges) if a != self.end],
-            [
-                {"previous_node": a, "new_node": new, "next_node": b}
-                for a, b in possible_paths(before, edges)
-                if a != self.end
-            ],
+            [{"previous_node": a, "next_node": b} for a, b in inside(possible_edges(before, edges))],
+            [{"previous_node": a, "new_node": new, "next_node": b} for a, b in inside(possible_paths(before, edges))],
         )
 
     def _new_name(self) -> str:
@@ -291,7 +289,7 @@ class GrowingDAG(LayerGraph):
             )
             for index, p in enumerate(paths)
         ]  # fmt: skip
-        inner = [node for node in self.merges if node not in (self.root, self.end)]
+        inner = [node for node in self.merges if self.predecessors(node) and self.successors(node)]
         return [*edges, *nodes, *(Expansion(self, ExpansionType.EXPANDED_NODE, expanding_node=node) for node in inner)]
 
     @property

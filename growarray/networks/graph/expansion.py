@@ -236,11 +236,11 @@ class Expansion:
         old = [delta[:, : len(part)] for delta, part in zip(change.deltas, kept, strict=True)]
         new = [-delta[:, len(part) :] for delta, part in zip(change.deltas, kept, strict=True)]
         alone = [held.target(node, part) for node, part in zip(nodes, kept, strict=True) if len(part)]
-        known = sum(target.optimal_delta()[1] for target in alone)
+        known = [planned(solves, PlaceMeans((target,), target.e)).decreases for target in alone]
         omega = new[0] if len(new) == 1 else namespace(*new).concat(new, axis=0)
         self.update = replace(change, deltas=tuple(old), solutions=(), input_extension=omega, output_extension=alpha)
         self._reads = tuple(self._kept(rule, node) for node in nodes)
-        self._planned_for, self._gain = self.dag.signature, sum(change.decreases) - known
+        self._planned_for, self._gain = self.dag.signature, sum(change.decreases) - sum(map(sum, known))
         self._sampled = (rule, columns)
 
     @property

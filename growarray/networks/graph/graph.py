@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -123,7 +123,7 @@ class LayerGraph(GrowingNetwork):
         edge = (self._known(prev_node), self._known(next_node))
         if arrow(edge) in self.layers:
             raise GrowthError(f"GrowingDAG: the edge {arrow(edge)} exists already; remove it first")
-        in_order("GrowingDAG", self.merges, [*self._ends.values(), edge])
+        self._check_edges(self.merges, [*self._ends.values(), edge])
         self._add(edge, edge_attributes or {}, zero_weights)
         self._connect()
 
@@ -143,12 +143,19 @@ class LayerGraph(GrowingNetwork):
         """
         self._check_new(new_node)
         edges = [(self._known(prev_node), new_node), (new_node, self._known(next_node))]
-        in_order("GrowingDAG", [*self.merges, new_node], [*self._ends.values(), *edges])
+        self._check_edges([*self.merges, new_node], [*self._ends.values(), *edges])
         attributes = edge_attributes or {}
         self.merges[new_node] = self._merge(new_node, node_attributes)
         self._add(edges[0], attributes, zero_weights)
         self._add(edges[1], {**attributes, "use_bias": False}, zero_weights)
         self._connect()
+
+    def _check_edges(self, nodes: Iterable[str], edges: list[Edge]) -> None:
+        """Raise GrowthError if these edges run in a cycle, or one leads into the root."""
+        in_order("GrowingDAG", nodes, edges)
+        for edge in edges:
+            if edge[1] == self.root:
+                raise GrowthError(f"GrowingDAG: the edge {arrow(edge)} leads into the root, which is the input")
 
     def _check_new(self, node: str) -> None:
         if not isinstance(node, str) or not node or "." in node or "->" in node:
@@ -323,8 +330,8 @@ class LayerGraph(GrowingNetwork):
         for node in (self.root, self.end, *(node for edge in edges for node in edge)):
             if node not in nodes:
                 raise GrowthError(f"GrowingDAG: node {shown(node)} is not described; give its size in node_attributes")
-        order = in_order("GrowingDAG", nodes, edges)
-        for node in order:
+        self._check_edges(nodes, edges)
+        for node in nodes:
             if node not in self.merges:
                 self._check_new(node)
         merges = {node: self.merges.get(node) or self._merge(node, nodes[node]) for node in nodes}

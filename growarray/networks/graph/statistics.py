@@ -26,7 +26,7 @@ class Features(NamedTuple):
     ones: bool
 
     def values(self, matrix: Array, activities: Mapping[str, Array]) -> Array:
-        """The product of ``matrix`` (k, width of all) with the features of a batch, (n, k)."""
+        """The product of ``matrix`` (k, width of all) with the features of a batch: (n, k), or (k,) of ones alone."""
         total, start = None, 0
         for node in self.nodes:
             part = activities[node]
@@ -34,7 +34,9 @@ class Features(NamedTuple):
             start += int(part.shape[1])
             product = part @ namespace(block).matrix_transpose(block)
             total = product if total is None else total + product
-        return total + matrix[:, start] if self.ones else total
+        if not self.ones:
+            return total
+        return matrix[:, start] if total is None else total + matrix[:, start]
 
     def cut(self, matrix: Array, widths: dict[str, int]) -> tuple[dict[str, Array], Array | None]:
         """The columns of ``matrix`` by node, and those of the ones."""

@@ -70,8 +70,8 @@ def _read(call: Calls) -> None:
 
 
 ROWS = (
-    Operator("GRU", written(_read), inputs=(3, 6), outputs=2, kinds="fi"),
-    Operator("LSTM", written(_read), inputs=(3, 8), outputs=3, kinds="fi"),
-    Operator("RNN", written(_read), inputs=(3, 6), outputs=2, kinds="fi"),
+    Operator("GRU", written(_read), inputs=(3, 6), outputs=2),
+    Operator("LSTM", written(_read), inputs=(3, 8), outputs=3),
+    Operator("RNN", written(_read), inputs=(3, 6), outputs=2),
 )
 """The operators of this family."""

@@ -44,6 +44,19 @@ def test_node_without_edges_has_the_sum_zero_and_passes_no_gradient():
     assert not pullback(np.ones_like(y)).any()
 
 
+@pytest.mark.filterwarnings("ignore:optimal_delta. S is singular")  # what nothing leads into is constant
+def test_a_node_that_nothing_leads_into_or_out_of_stands_aside():
+    dag, (x, target) = skip_graph(), data()
+    dag.remove_edge("start@n", "1@n")
+    dag.add_node_with_two_edges("start@n", "3@n", "end@n", {"size": 2})
+    dag.remove_edge("3@n", "end@n")
+    collect(dag, x, target)
+    dag.compute_optimal_updates(max_new=1)
+    assert {str(e) for e in dag.growing_layers if e.type.value == "wider node"} == {"wider node 2"}
+    assert dag.bottlenecks()["3@n"] == 0.0
+    assert dag.layers["start@n->2@n"].weight.grad.any()
+
+
 def test_ancestors_and_candidates_follow_a_removal():
     """The original's ancestors are only ever added to, so that it never proposes 2 -> 1 again."""
     dag = GrowingDAG(3, 2, name="n")
@@ -105,6 +118,7 @@ def test_a_snapshot_brings_nodes_and_edges_back():
     [
         (lambda d: d.add_direct_edge("2@n", "1@n"), r"the edges run in a cycle, .*; leave one of them out"),
         (lambda d: d.add_direct_edge("1@n", "1@n"), "in a cycle"),
+        (lambda d: d.restructure({**d.structure(), "edges": [("1@n", "start@n")]}), "leads into the root"),
         (lambda d: d.add_direct_edge("1@n", "8@n"), r"no node '8@n'; its nodes are start@n, 1@n, 2@n, end@n"),
         (lambda d: d.add_direct_edge("1@n", "2@n"), "1@n->2@n exists already"),
         (lambda d: d.add_node_with_two_edges("2@n", "3@n", "1@n", {"size": 1}), "in a cycle"),

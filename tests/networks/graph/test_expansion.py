@@ -198,3 +198,33 @@ def test_a_rule_without_deltas_plans_no_edge():
 def test_an_expansion_says_what_it_needs(arguments, text):
     with pytest.raises(GrowthError, match=text):
         Expansion(skip_graph(), *arguments)
+
+
+@pytest.mark.parametrize("rule", [TINY, replace(TINY, compute_delta=False)], ids=["with_deltas", "without"])
+def test_an_edge_brings_the_bias_to_a_node_that_has_none(rule):
+    dag, (x, target) = skip_graph(), data()
+    for edge in [edge for edge in dag.edges if edge[1] == "end@n"]:
+        dag.remove_edge(*edge)
+        dag.add_direct_edge(*edge, {"use_bias": False})
+    collect(dag, x, target)
+    dag.compute_optimal_updates(rule)
+    edge = next(e for e in dag.growing_layers if str(e) == "new edge 1->end")
+    loss, step = loss_of(dag, x, target), 1e-4
+    found = (loss(edge, 0.0) - loss(edge, step)) / step**2
+    assert abs(found - edge.predicted_decrease) <= 0.01 * edge.predicted_decrease
+    edge.scaling_factor, old = 0.5, dag.number_of_parameters()
+    expected, added = dag.extended_forward(x), edge.parameters_added
+    edge.apply_change()
+    assert added == 3 * 2 + 2 == dag.number_of_parameters() - old
+    assert dag.get_edge_module("1@n", "end@n").bias.data.all()
+    np.testing.assert_allclose(dag(x), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_gain_with_fisher_is_next_to_the_deltas_with_fisher():
+    dag, (x, target) = skip_graph(), data()
+    collect(dag, x, target)
+    dag.compute_optimal_updates(FISHER)
+    edge = dag.growing_layers[0]
+    reads = dag.collected().columns(dag.reads("end@n"))
+    alone = dag.collected().target("end@n", reads).optimal_delta(fisher=True)[1]
+    np.testing.assert_allclose(edge.new_neurons_fo_improvement, edge.first_order_improvement - alone, rtol=1e-12)
