@@ -38,7 +38,7 @@ class BatchRecorder:
         self._batch: Any = None
         self._kept: dict[str, Any] = {}
         self._streams: dict[str, tuple[Array, bool, Stream]] = {}
-        self.roots: Array | None = None
+        self.roots: Array | None = None  # of the samples' weights, which then count in every stream
 
     def request(self, what: str, by: object) -> None:
         """Keep ``what`` of every batch until ``by`` releases it."""
