@@ -18,6 +18,7 @@ from bench.timing import show, use_threads, write_json
 SUITES = (
     "merge_statistics",
     "growth_cycle",
+    "resnet_cycle",
     "graph_growth",
     "growth_defaults",
     "estimators",

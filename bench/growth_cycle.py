@@ -10,15 +10,16 @@ import cProfile
 import io
 import itertools
 import pstats
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from bench.timing import clock, compare_phases, geometric_mean, show, table, use_threads
 
-__all__ = ["report", "run"]
+__all__ = ["BATCHES", "Ours", "Theirs", "compare_cycles", "report", "run"]
 
 BATCHES, NEW = 10, 10
 COLUMNS = {
@@ -74,7 +75,9 @@ class _Data:
             self.weights.append((weight, 0.1 * rng.standard_normal(outputs, dtype=np.float32)))
 
 
-class _Ours:
+class Ours:
+    """Our network, and the phases of a cycle."""
+
     def __init__(self, case: Case, data: _Data) -> None:
         from growarray import networks, nn, ops
 
@@ -106,7 +109,9 @@ class _Ours:
         return self.network(self.data.x[0])
 
 
-class _Theirs:
+class Theirs:
+    """GroMo's network, and the phases of a cycle."""
+
     def __init__(self, case: Case, data: _Data) -> None:
         import torch
         from gromo.containers.growing_mlp import GrowingMLP
@@ -139,7 +144,7 @@ class _Theirs:
         return self.network(self.x[0]).detach().numpy()
 
 
-def _cycle(make: type, case: Case, data: _Data) -> Mapping[str, float]:
+def _cycle(make: type, case: Any, data: Any) -> Mapping[str, float]:
     side = make(case, data)
     times = [clock()]
     for phase in (side.collect, side.plan, side.apply):
@@ -153,9 +158,9 @@ def _cycle(make: type, case: Case, data: _Data) -> Mapping[str, float]:
     }
 
 
-def _check(case: Case, data: _Data) -> float:
+def _check(makes: tuple[type, type], case: Any, data: Any) -> float:
     """Largest relative difference of the logits after one cycle; raises where the libraries choose differently."""
-    sides = [_Ours(case, data), _Theirs(case, data)]
+    sides = [make(case, data) for make in makes]
     places = []
     for side in sides:
         side.collect()
@@ -167,9 +172,9 @@ def _check(case: Case, data: _Data) -> float:
     return float(np.abs(mine - other).max() / np.abs(other).max())
 
 
-def _profile(case: Case, data: _Data, lines: int = 14) -> list[str]:
+def _profile(make: type, case: Any, data: Any, lines: int = 14) -> list[str]:
     """Functions of ours by their own time, in one cycle."""
-    side = _Ours(case, data)
+    side = make(case, data)
     profile = cProfile.Profile()
     profile.enable()
     side.collect()
@@ -183,16 +188,22 @@ def _profile(case: Case, data: _Data, lines: int = 14) -> list[str]:
 
 def run(*, quick: bool = False, progress: object = None) -> dict[str, Any]:
     """All networks and batch sizes, with a profile of ours for each."""
+    return compare_cycles(_cases(quick), _Data, (Ours, Theirs), quick=quick)
+
+
+def compare_cycles(cases: Iterable[Any], data_of: type, makes: tuple[type, type], *, quick: bool) -> dict[str, Any]:
+    """One cycle of both sides for each case; ``makes`` build ours and theirs from a case and its data."""
     import torch  # noqa: F401  (before the number of threads is set)
 
     use_threads()
     rows = []
-    for case in _cases(quick):
-        data = _Data(case)
-        difference = _check(case, data)
+    for case in cases:
+        data = data_of(case)
+        difference = _check(makes, case, data)
+        ours, theirs = (partial(_cycle, make, case, data) for make in makes)
         result = compare_phases(
-            lambda case=case, data=data: _cycle(_Ours, case, data),
-            lambda case=case, data=data: _cycle(_Theirs, case, data),
+            ours,
+            theirs,
             repeat=7 if quick else 15,
             budget=3 if quick else 5,
         )
@@ -201,7 +212,7 @@ def run(*, quick: bool = False, progress: object = None) -> dict[str, Any]:
             row |= {f"{name}_ours": 1e3 * one.ours, f"{name}_theirs": 1e3 * one.theirs, f"{name}_ratio": one.ratio}
         row["spread"] = max(result["total"].ours_spread, result["total"].theirs_spread)
         row |= {"others": result["total"].others, "disturbed": result["total"].disturbed}
-        row["profile"] = _profile(case, data)
+        row["profile"] = _profile(makes[0], case, data)
         rows.append(row)
         show(f"{case.name:26} batch {case.batch:5}: {row['total_ratio']:.2f}")
     return {"rows": rows, "geometric_mean": mean(rows)}

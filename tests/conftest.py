@@ -68,6 +68,9 @@ LIBRARIES = {
 def _jax(host: Any) -> Any:
     jax = importlib.import_module("jax")
     jax.config.update("jax_enable_x64", True)
+    jax.config.update(
+        "jax_disable_most_optimizations", True
+    )  # each operation runs once: compiling it is what takes time
     return jax.numpy.asarray(np.asarray(host))
 
 

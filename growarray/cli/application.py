@@ -9,6 +9,7 @@ import typer
 from growarray import __version__
 from growarray.cli.bench.calibrate import calibrate
 from growarray.cli.bench.command import BenchCommand, paths, suite
+from growarray.cli.bench.search import search
 from growarray.cli.command import Group
 from growarray.cli.compress.command import compress
 from growarray.cli.convert import convert
@@ -51,6 +52,7 @@ _bench = typer.Typer(
     rich_markup_mode=None,
 )
 _bench.command("paths", cls=BenchCommand)(paths)
+_bench.command("search", cls=BenchCommand)(search)
 _bench.command("calibrate", cls=BenchCommand)(calibrate)
 _any = {"allow_extra_args": True, "ignore_unknown_options": True}
 _bench.command("suite", cls=BenchCommand, hidden=True, context_settings=_any)(suite)

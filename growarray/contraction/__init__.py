@@ -4,6 +4,7 @@ from growarray.contraction.bound import BoundPlan
 from growarray.contraction.contract import contract
 from growarray.contraction.cost import StepCost
 from growarray.contraction.equation import Equation, parse
+from growarray.contraction.export import single_steps, tree_dict
 from growarray.contraction.geometry import ConvAxis, conv_axes
 from growarray.contraction.kernels import Rows, row_products
 from growarray.contraction.machine import Machine
@@ -25,5 +26,7 @@ __all__ = [
     "parse",
     "plan",
     "row_products",
+    "single_steps",
     "transpose",
+    "tree_dict",
 ]

@@ -117,16 +117,16 @@ def _check(text: str, equation: Equation, output: int, convolved: int) -> None:
             _fail(text, _place(text, mode, output), f"output mode {mode!r} occurs twice; take a diagonal afterwards")
     for mode in equation.convolved:
         place = _place(text, mode, convolved)
-        holders = [term for term in equation.terms if mode in term]
+        terms = [term for term in equation.terms if mode in term]
         if equation.convolved.count(mode) > 1:
             _fail(text, place, f"convolution mode {mode!r} is named twice")
         if mode == ELLIPSIS:
             _fail(text, place, "'...' cannot be a convolution mode; name the modes")
-        if len(holders) != 2 or any(term.count(mode) > 1 for term in holders):
+        if len(terms) != 2 or any(term.count(mode) > 1 for term in terms):
             _fail(
                 text,
                 place,
-                f"convolution mode {mode!r} is in {len(holders)} operands, expected once in exactly two: "
+                f"convolution mode {mode!r} is in {len(terms)} operands, expected once in exactly two: "
                 "the feature map first, the kernel second",
             )
         if mode not in equation.output:

@@ -18,7 +18,7 @@ from growarray.backend import load
 from growarray.contraction.problem import Problem
 from growarray.errors import PlanError, shown
 
-__all__ = ["optimizer_named", "optimizer_paths"]
+__all__ = ["optimizer_named", "optimizer_paths", "plain_view"]
 
 Path = Sequence[tuple[int, ...]]
 Optimizer = Callable[..., Path]
@@ -49,11 +49,11 @@ def optimizer_paths(problem: Problem, finder: Optimizer, limit: int | None, judg
         return [[]]
     try:
         if not problem.conv:
-            return [_asked(finder, _view(problem, "windows"), limit)]
+            return [_asked(finder, plain_view(problem, "windows"), limit)]
         found = []
         for kind in _VIEWS:
             with _judging(finder, judged) as one:
-                found.append(_asked(one, _view(problem, kind), limit))
+                found.append(_asked(one, plain_view(problem, kind), limit))
         return found
     except Exception as error:  # an optimizer may be anyone's
         raise PlanError(f"optimize {shown(finder)} failed on '{problem.equation}': {error}") from error
@@ -62,7 +62,7 @@ def optimizer_paths(problem: Problem, finder: Optimizer, limit: int | None, judg
 _VIEWS = ("pointwise", "windows")
 
 
-def _view(problem: Problem, kind: str) -> View:
+def plain_view(problem: Problem, kind: str) -> View:
     """Modes of the operands, those of the output, and sizes.
 
     pointwise : kernels have one position: the convolution is charged too little

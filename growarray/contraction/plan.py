@@ -244,6 +244,11 @@ class Plan(Displayed):
         )  # fmt: skip
 
     @property
+    def problem(self) -> Problem:
+        """The equation bound to its shapes."""
+        return self._problem
+
+    @property
     def tree(self) -> Tree:
         """The order of the products as pairs of operand sets (bit masks)."""
         return list(self._tree)

@@ -61,12 +61,12 @@ class Schedule:
         count = block_count(size, block, program.flops) if mode is not None and block else 1
         ranges = [slice(size * i // count, size * (i + 1) // count) for i in range(count)]
         self.programs = [program if count == 1 else sized(r.stop - r.start) for r in ranges]
-        holders = {1 << i: one.modes.index(mode) for i, one in enumerate(problem.operands) if mode in one.modes}
+        cut_axes = {1 << i: one.modes.index(mode) for i, one in enumerate(problem.operands) if mode in one.modes}
         if mode is None or count == 1:
-            self.cuts: list[dict[int, tuple[Any, ...]]] = [dict.fromkeys(holders, (...,))] * count
+            self.cuts: list[dict[int, tuple[Any, ...]]] = [dict.fromkeys(cut_axes, (...,))] * count
             self.outs: list[tuple[Any, ...]] = [(...,)] * count
         else:
-            self.cuts = [{mask: _index(axis, r) for mask, axis in holders.items()} for r in ranges]
+            self.cuts = [{mask: _index(axis, r) for mask, axis in cut_axes.items()} for r in ranges]
             self.outs = [_index(problem.output.index(mode), r) for r in ranges]
         self.direct = [bool(program.steps) and self._is_direct(i) for i in range(count)]
 

@@ -61,7 +61,7 @@ def _order(plan: Planned) -> frozenset[tuple[int, int]]:
 
 def plan_blocks(plan: Planned) -> list[Block]:
     """Step, modes, routine, operations, bytes, size of the result and predicted time; sums; peak; other paths."""
-    where = plan.device if plan.device != "cpu" else f"cpu, {plan.machine.cores} cores"
+    device = plan.device if plan.device != "cpu" else f"cpu, {plan.machine.cores} cores"
     kind = "forward + backward" if plan.training else "forward"
     block = f", blocks of {plan.block}" if plan.block else ""
     if plan.slices:
@@ -85,7 +85,7 @@ def plan_blocks(plan: Planned) -> list[Block]:
     blocks: list[Block] = [
         plan.equation,
         f"shapes {', '.join(str(s) for s in plan.shapes)} -> {plan.output_shape}",
-        f"{plan.dtype}, {where}{block}, {kind}, peak {quantity(plan.peak_bytes, 'B')}",
+        f"{plan.dtype}, {device}{block}, {kind}, peak {quantity(plan.peak_bytes, 'B')}",
         "",
         Table(rows),
     ]

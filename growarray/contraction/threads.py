@@ -92,7 +92,7 @@ def run_tasks(tasks: Sequence[Callable[[], object]]) -> None:
     [0, 1, 2]
     """
     helpers = min(threads(), len(tasks)) - 1
-    if helpers < 1 or getattr(_local, "working", False) or not _hired(helpers):
+    if helpers < 1 or getattr(_local, "working", False) or not _has_workers(helpers):
         for task in tasks:
             task()
         return
@@ -118,7 +118,7 @@ def run_tasks(tasks: Sequence[Callable[[], object]]) -> None:
         raise job.errors[0]
 
 
-def _hired(count: int) -> bool:
+def _has_workers(count: int) -> bool:
     """Whether there is any worker; as many as ``count`` if the system gives them."""
     while len(_workers) < count:
         try:  # not threading.Thread: its start takes locks, and its end is waited for

@@ -11,7 +11,7 @@ __all__ = ["transpose"]
 
 
 def transpose(plan: Plan, dy: Array, *others: Array, operand: int = 0) -> Array:
-    """The gradient by one operand where that of the result is ``dy``; the result itself is not computed.
+    """The gradient by one operand if that of the result is ``dy``; the result itself is not computed.
 
     dy : shaped as the result (the batch may differ from the plan's)    others : the other operands, in their order
     A contraction is linear in every operand, and this is the transposed map: of a convolution, by its feature map,
@@ -41,10 +41,10 @@ def transpose(plan: Plan, dy: Array, *others: Array, operand: int = 0) -> Array:
         raise ShapeError(
             f"transpose of '{plan.equation}': the gradient has shape {tuple(dy.shape)}, the result {wanted}"
         )
-    absent = {  # what needs the operand: no step of the way back reads it
+    unread = {  # what needs the operand: no step of the way back reads it
         step.mask: xp.broadcast_to(zero, step.out_sizes)
         for step in execution.program(arrays).steps
         if step.mask >> operand & 1
     }
-    _, backward = execution.way_back(schedule, arrays, 1 << operand, absent)
+    _, backward = execution.way_back(schedule, arrays, 1 << operand, unread)
     return backward(dy)[1 << operand]

@@ -104,14 +104,16 @@ def move_together(
             continue
         entry = _Entry(parameter, gradient, tuple(map(held.get, rule.slots)), own(parameter))
         groups.setdefault((data.dtype, data.device.id), []).append(entry)
+    made: list[tuple[_Entry, tuple[Array, ...]]] = []
     for group in groups.values():
         for at in range(0, len(group), _MOST):
             some = group[at : at + _MOST]
-            for (parameter, *_), (data, *slots) in zip(some, _updated(rule, some), strict=True):
-                if rule.counts:
-                    parameter.slots["step"] = parameter.slots.get("step", 0) + 1
-                parameter.slots |= dict(zip(rule.slots, slots, strict=True))
-                parameter.data = data
+            made += zip(some, _updated(rule, some), strict=True)
+    for (parameter, *_), (data, *slots) in made:  # once there was memory for all
+        if rule.counts:
+            parameter.slots["step"] = parameter.slots.get("step", 0) + 1
+        parameter.slots |= dict(zip(rule.slots, slots, strict=True))
+        parameter.data = data
     return left
 
 

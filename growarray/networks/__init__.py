@@ -7,31 +7,38 @@ from growarray.networks.data import Task, accuracy, batches, f1, task_named
 from growarray.networks.graph import Expansion, ExpansionType, GraphStatistics, GrowingDAG
 from growarray.networks.growth import Growth
 from growarray.networks.history import History, write_atomically
+from growarray.networks.images import GrowingVGG
 from growarray.networks.judgement import Best, Judgement, Snapshot
 from growarray.networks.line_search import LineSearch, line_search
 from growarray.networks.loader import Batches
 from growarray.networks.mlp import GrowingMLP
 from growarray.networks.network import GrowingNetwork
 from growarray.networks.planner import default_budget
+from growarray.networks.resnet import Conv2dGrowingBlock, GrowingBlock, GrowingResNet, LinearGrowingBlock
 from growarray.networks.settings import GrowthSettings
 
 __all__ = [
     "Batches",
     "Best",
     "Compression",
+    "Conv2dGrowingBlock",
     "Expansion",
     "ExpansionType",
     "GraphStatistics",
+    "GrowingBlock",
     "GrowingDAG",
     "GrowingMLP",
     "GrowingNetwork",
+    "GrowingResNet",
     "GrowingResidualBlock",
     "GrowingResidualMLP",
+    "GrowingVGG",
     "Growth",
     "GrowthSettings",
     "History",
     "Judgement",
     "LineSearch",
+    "LinearGrowingBlock",
     "Point",
     "Snapshot",
     "Task",

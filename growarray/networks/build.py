@@ -8,15 +8,20 @@ from typing import Any
 import numpy as np
 
 from growarray.errors import shown
+from growarray.growing import FullConv2dGrowingModule
 from growarray.networks.block import GrowingResidualMLP
 from growarray.networks.graph import GrowingDAG
+from growarray.networks.images import GrowingVGG, image_shape
 from growarray.networks.mlp import GrowingMLP
 from growarray.networks.network import GrowingNetwork
+from growarray.networks.resnet import GrowingResNet
 from growarray.nn import Module, ReLU, activation
 
 __all__ = ["NETWORKS", "build_network", "hidden_activation", "number_of_places", "rebuild_network"]
 
-NETWORKS = ("mlp", "residual", "dag")
+_PLACES = {"mlp": 1, "residual": 2, "dag": 0, "cnn": 2, "resnet": 1}
+NETWORKS = tuple(_PLACES)
+_STREAM = 16  # channels of the residual stream in the first stage of a resnet; each next one has twice as many
 
 
 def hidden_activation(name: str, *, where: str = "activation") -> Module:
@@ -39,8 +44,8 @@ def hidden_activation(name: str, *, where: str = "activation") -> Module:
 
 
 def number_of_places(kind: str, hidden_layers: int) -> int:
-    """How many widths a network has at first: one a hidden layer, two a residual block, none a graph of one edge."""
-    return hidden_layers * {"mlp": 1, "residual": 2, "dag": 0}[kind]
+    """How many widths a network has at first, by hidden layer, block or stage: none a graph of one edge."""
+    return hidden_layers * _PLACES[kind]
 
 
 def build_network(
@@ -60,13 +65,19 @@ def build_network(
         return GrowingMLP(features, outputs, hidden_size=widths, **common)
     if kind == "dag":  # of one edge: its state dict says what it has grown to
         return GrowingDAG(features, outputs, **common)
+    if kind == "cnn":
+        stages = list(zip(widths[::2], widths[1::2], strict=True))
+        return GrowingVGG(image_shape(features), outputs, stages, growing_conv_type=FullConv2dGrowingModule, **common)
+    if kind == "resnet":
+        stream = [_STREAM * 2**i for i in range(len(widths))]
+        return GrowingResNet(image_shape(features), outputs, stream, widths, **common)
     return GrowingResidualMLP(features, outputs, num_features=widths[1::2], hidden_features=widths[::2], **common)
 
 
 def rebuild_network(
-    kind: str, widths: list[int], activation: str, dtype: str, state: Mapping[str, Any]
+    kind: str, widths: list[int], activation: str, dtype: str, state: Mapping[str, Any], features: int | None = None
 ) -> GrowingNetwork:
-    """The network of a state dict, whose features and outputs are those of its first and last matrix.
+    """The network of a state dict, whose outputs are those of its last weight, features of its first if not given.
 
     Raises
     ------
@@ -84,13 +95,13 @@ def rebuild_network(
         return _rebuilt_graph(widths, activation, dtype, state)
     if not widths or len(widths) % number_of_places(kind, 1):
         raise ValueError(f"the widths {widths} are not those of a network of the kind {shown(kind)}")
-    ends = {"mlp": ("layers.0", f"layers.{len(widths)}"), "residual": ("blocks.0.first", "head")}[kind]
-    first, last = (np.shape(state[f"{name}.layer.weight"]) for name in ends)
-    if len(first) != 2 or len(last) != 2 or not {n for v in state.values() for n in np.shape(v)}.issuperset(widths):
+    first, last = (np.shape(state[f"{name}.weight"]) for name in _ends(kind, len(widths)))
+    sizes = {n for value in state.values() for n in np.shape(value)}
+    if not (_fits(kind, len(widths), features, first, last) and sizes.issuperset(widths)):
         raise ValueError(f"the widths {widths} are not those of the weights")
     network = build_network(
         kind,
-        first[1],
+        first[1] if features is None else features,
         last[0],
         widths,
         function=hidden_activation(activation),
@@ -116,3 +127,25 @@ def _rebuilt_graph(widths: list[int], activation: str, dtype: str, state: Mappin
         raise ValueError(f"the widths {widths} are not those of the weights")
     graph.load_state_dict(state)
     return graph
+
+
+def _ends(kind: str, places: int) -> tuple[str, str]:
+    """Names of the first and of the last layer."""
+    if kind == "resnet":
+        return "stem.0", "head.3"
+    rows = {"residual": ("blocks.0.first.layer", "head.layer")}
+    return rows.get(kind, ("layers.0.layer", f"layers.{places}.layer"))
+
+
+def _fits(kind: str, places: int, features: int | None, first: tuple[int, ...], last: tuple[int, ...]) -> bool:
+    """Whether the shapes of first and last weight are those of such a network."""
+    if kind in ("mlp", "residual"):
+        return len(first) == len(last) == 2 and features in (None, first[1])
+    if type(features) is not int or len(first) != 4:
+        return False
+    channels, side, _ = image_shape(features)
+    if kind == "resnet":
+        return first[1] == channels and last[1:] == (_STREAM * 2 ** (places - 1),)
+    for _ in range(places // 2):
+        side = -(-side // 2)
+    return first[1] == channels and last[2:] == (side, side)

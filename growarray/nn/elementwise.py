@@ -297,6 +297,8 @@ class Cast(Module):
     [0.0999755859375, inf]
     """
 
+    slope_at_zero = 1.0  # the values stay as they are
+
     def __init__(self, dtype: str, through: str | None = None) -> None:
         if dtype not in _CASTS:
             raise ValueError(f"Cast: dtype is {shown(dtype)}, expected one of {', '.join(_CASTS)}")

@@ -36,7 +36,8 @@ _ENDLESS = 10**9  # epochs of a loop that is stopped from outside
 class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
     """What both estimators do, and their options. A subclass says what its targets are.
 
-    network : ``'mlp'``, hidden layers, or ``'residual'``, residual blocks;  hidden_layers : how many of them
+    network : ``'mlp'``, hidden layers, ``'residual'``, residual blocks, or ``'dag'``, a graph that starts with one edge
+    hidden_layers : how many layers or blocks
     start_width : neurons of each hidden layer before it grows;  activation : ``'relu'``, ``'selu'``, ``'gelu'``, …
     rule : ``'tiny'``, ``'gradmax'``, ``'fisher'`` or a ``GrowthRule``;  neurons : most that a growth adds
     grow_every : epochs between growths
@@ -51,7 +52,8 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
     random_state : seed of weights, order of samples and split;  verbose : show a bar on standard error
 
     Features, and targets of a regression, are scaled to mean 0 and deviation 1 inside, as they are in the first fit.
-    Results depend on a sample's weight as on its repetition, as long as a batch holds all samples.
+    Results depend on a sample's weight as on its repetition, as long as a batch holds all samples; a graph draws
+    some of its candidates from pairs of samples, whatever their weight.
     """
 
     _task: ClassVar[Task]

@@ -47,6 +47,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "digits": {"test_fraction": 0.5},
     "scaled": {"data": {"x": X, "y": KIND}},
     "residual": {"data": {"x": X, "y": KIND}, "network": "residual", "hidden_layers": 2, "activation": "tanh"},
+    "cnn": {"test_fraction": 0.8, "network": "cnn"},
+    "resnet": {"test_fraction": 0.8, "network": "resnet", "hidden_layers": 2},
     "double": {"data": {"x": X, "y": KIND}, "dtype": "float64", "hidden_layers": 2},
     "double_selu": {"data": {"x": X, "y": KIND}, "dtype": "float64", "activation": "selu"},
     "not_scaled": {"data": {"x": X[:, [0, 2]], "y": KIND}, "standardise": False},
@@ -250,3 +252,15 @@ def test_it_can_be_put_together_by_hand(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(bare.predict_proba(scaled), found.predict_proba(X), rtol=1e-4)
     found.to_onnx(tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == (folder / MODEL).read_bytes()
+
+
+@pytest.mark.parametrize("network", ["cnn", "resnet"])
+def test_images_are_rebuilt_only_as_the_weights_say(network: str, tmp_path: Path) -> None:
+    grown(tmp_path, network=network, test_fraction=0.9, epochs=1, growths=0)
+    for features in (None, 63, 3 * 64, 64 * 10**8) if network == "cnn" else (None, 63, 3 * 64):
+        edited(tmp_path / "run", features=features)
+        with pytest.raises(CheckpointError, match=r"not those of the weights|no square image"):
+            growarray.load(tmp_path / "run")
+    edited(tmp_path / "run", features=64, widths=[2] * 60)
+    with pytest.raises(CheckpointError, match="weight"):
+        growarray.load(tmp_path / "run")

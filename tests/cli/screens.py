@@ -46,6 +46,7 @@ CASES = {
     "compress_weights": "compress net.safetensors --budget 0.5",
     "compress_impossible": "compress net.safetensors --budget 7",
     "bench_paths": f"bench paths {LAYER} --output paths",
+    "bench_search": "bench search ring.json --planner greedy-windows --planner dp-windows",
     "bench_calibrate": "bench calibrate",
     "bench_calibrate_forget": "bench calibrate --forget",
 }
@@ -53,6 +54,7 @@ MASKED = (
     "grow",
     "compress",
     "predict",
+    "bench_search",
 )  # commands whose figures are those of a training or a fit: digits are shown as #
 
 # Runs all commands in one process, one after the other, with the figures that a clock would give replaced.
@@ -127,6 +129,8 @@ def files(folder: Path) -> None:
     save_safetensors(net.state_dict(), folder / "net.safetensors")
     x = rng.standard_normal((40, 3, 10, 10)).astype(np.float32)
     np.save(folder / "x.npy", x[:20])
+    ring = {"equation": "ab,bc,cd,da->", "shapes": "9x2, 2x8, 8x3, 3x9", "best": {"flops": 500}}
+    (folder / "ring.json").write_text(json.dumps(ring))
     np.savez(folder / "labelled.npz", x=x, y=np.argmax(net(x), axis=1))
 
 

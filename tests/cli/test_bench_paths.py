@@ -20,8 +20,10 @@ import growarray
 from growarray.cli.application import app
 from growarray.cli.bench.candidates import candidates_for, pattern_path, window_path
 from growarray.cli.bench.layer import FORMATS, layer_from
-from growarray.cli.bench.picture import draw_paths, drawn_paths, pareto_front
+from growarray.cli.bench.picture import drawn_paths, pareto_front
 from growarray.cli.bench.report import measure_layer
+from growarray.cli.bench.tree_picture import drawn_roofline, drawn_tree, saved
+from growarray.contraction.machine import CPU
 
 TINY = ("--in", 4, "--out", 5, "--kernel", "3x3", "--size", "8x8", "--batch", 2, "--rank", 3, "--repeat", 1)
 
@@ -116,6 +118,13 @@ def test_files_hold_the_same_figures(paths, tmp_path):
     assert float(rows[0]["forward_measured_seconds"]) == report["paths"][0]["forward"]["measured_seconds"]
     with Image.open(folder / "paths.png") as picture:
         assert picture.size == (1200, 620)
+    assert {path.name for path in folder.iterdir()} == {
+        "paths.json", "paths.csv", "tree.json", "paths.png", "tree.png", "roofline.png",
+    }  # fmt: skip
+    tree = json.loads((folder / "tree.json").read_text())
+    auto = next(row for row in report["paths"] if "auto: time" in row["names"])
+    assert tree["path"] == auto["path"]
+    assert len(tree["steps"]) == len(tree["path"]) == len(tree["inputs"]) - 1
 
 
 def test_csv_alone_without_training(paths):
@@ -154,6 +163,7 @@ def test_a_dense_layer_has_one_path_and_no_rank_correlation(paths):
         (("--seed", "-1"), "--seed: expected at least 0, found -1"),
         (("--device", "tpu"), "unknown device 'tpu'"),
         (("--json", "--csv"), "--json, --csv: pass only one"),
+        (("--pictures", "gif"), "--pictures: expected png or svg, found 'gif'"),
         (("missing.toml",), "missing.toml: cannot be read as a layer or an equation (No such file or directory)"),
         (("--output", "/dev/null/x"), "--output /dev/null/x: expected a folder, or a name that one can be made under"),
     ],
@@ -211,7 +221,27 @@ def test_the_pareto_front_is_what_no_other_point_beats_in_both():
 def test_the_picture_is_drawn_for_any_number_of_paths(count, memory):
     layer = layer_from({"in": 3, "out": 3, "size": 5, "batch": 1, "rank": 2})
     candidates = candidates_for(layer, count)[:count]
-    assert draw_paths(measure_layer(layer, candidates, repeat=1, memory=memory)).startswith(b"\x89PNG")
+    report = measure_layer(layer, candidates, repeat=1, memory=memory)
+    assert saved(drawn_paths(report), "png").startswith(b"\x89PNG")
+    panel = drawn_roofline(report, CPU).axes[0]
+    places = [tuple(p.get_offsets()[0]) for p in panel.collections if len(p.get_offsets())]
+    figures = [row["forward"] for row in report["paths"]]
+    assert sorted(places) == sorted((f["flops"] / f["bytes"], f["flops"] / f["measured_seconds"]) for f in figures)
+    (roof,) = panel.get_lines()
+    assert max(roof.get_ydata()) == CPU.rate
+    assert roof.get_ydata()[0] == pytest.approx(roof.get_xdata()[0] / CPU.byte)
+
+
+def test_a_tree_marks_where_convolution_modes_meet_and_sizes():
+    layer = layer_from({"in": 3, "out": 3, "size": 5, "batch": 1, "rank": 2})
+    made = layer.plan("factorized")
+    figure = drawn_tree(made)
+    texts = [note.get_text() for note in figure.axes[0].texts]
+    assert sum("|" in text for text in texts) == 2  # y and x meet one after the other
+    assert [text for text in texts if text.startswith("0: ")] == ["0: c n y x"]
+    assert len(texts) == 6 + 2 * 5  # operands; results with their routine
+    assert figure.axes[1].get_ylabel() == "elements"
+    assert saved(figure, "svg").lstrip().startswith(b"<?xml")
 
 
 def crowded(peers: bool) -> dict:

@@ -56,9 +56,11 @@ def test_quiet_shows_the_last_line_alone(grow, cache):
     assert lines[0].startswith("test accuracy")
 
 
-@pytest.mark.parametrize("rule", ["tiny", "gradmax", "fisher"])
-@pytest.mark.parametrize("network", ["mlp", "residual"])
-def test_every_rule_and_network_runs(rule, network):
+NETWORK_RULES = [(network, rule) for network in ("mlp", "residual") for rule in ("tiny", "gradmax", "fisher")]
+
+
+@pytest.mark.parametrize(("network", "rule"), [*NETWORK_RULES, ("cnn", "tiny"), ("resnet", "tiny")])
+def test_every_rule_and_network_runs(network, rule):
     run = Run(options_from({"rule": rule, "network": network, "epochs": 4, "neurons": 4, "test_fraction": 0.6}))
     run.train()
     final = run.finish()

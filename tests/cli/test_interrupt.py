@@ -128,7 +128,7 @@ WRITING: dict[str, tuple[str, str, str, list[str]]] = {
         KEEP, [],
     ),
     "paths": (
-        "growarray.cli.bench.picture.draw_paths", "bench paths --repeat 1 --size 8 --in 4 --out 4 --output out",
+        "growarray.cli.bench.picture.drawn_paths", "bench paths --repeat 1 --size 8 --in 4 --out 4 --output out",
         f"growarray bench paths: {NOTHING}", [],
     ),
     "compress": (

@@ -82,6 +82,8 @@ CASES = {
     "residual": {"network": "residual", "hidden_layers": 2},
     "dag": {"network": "dag"},
     "residual_validation": {"network": "residual", "choose": "validation"},
+    "cnn": {"network": "cnn"},
+    "resnet": {"network": "resnet"},
     "float64": {"dtype": "float64", "hidden_layers": 2, "activation": "tanh", "width": 1},
     "budget": {"max_parameters": 400},
     "relative_error": {"relative_error": 0.5},

@@ -10,6 +10,7 @@ import array_api_strict
 import numpy as np
 import pytest
 
+from growarray.backend import to_numpy
 from growarray.contraction import Plan, contract, plan
 from growarray.errors import PlanError, ShapeError
 from growarray.testing import assert_close
@@ -300,3 +301,15 @@ def test_what_cannot_be_bound_is_named():
         made.bind(3)
     with pytest.raises(ShapeError, match=r"the plan was made for \(3, 4\); plan again for these shapes"):
         plan("i j, j k ->", (2, 3), (3, 4))(np.ones((2, 3)), np.ones((4, 4)))
+
+
+def test_a_python_number_is_an_operand_of_the_arrays_dtype(xp):
+    x = xp.asarray(np.arange(6, dtype="float32").reshape(2, 3))
+    found = contract(", ij, -> ji", 2, x, 0.5)
+    assert found.dtype == x.dtype
+    assert np.array_equal(to_numpy(found), np.arange(6).reshape(2, 3).T)
+    for wrong in (True, "2", 2j, None):
+        with pytest.raises(TypeError, match="operand 0 of ', ij -> ij' is"):
+            contract(", ij -> ij", wrong, x)
+    with pytest.raises(TypeError, match="operand 0 of ', -> ' is float, expected an array"):
+        contract(", -> ", 2.0, 3.0)

@@ -10,6 +10,7 @@ import pytest
 
 from growarray.backend import to_numpy
 from growarray.cuda import update
+from growarray.errors import DeviceError
 from growarray.nn.module import Parameter
 from growarray.optim import SGD, Adam, AdamW
 from tests.cuda import nvrtc
@@ -86,3 +87,13 @@ def test_many_parameters_take_a_few_launches(cuda: Cuda, monkeypatch: pytest.Mon
     SGD(many, lr=0.5).step()
     assert [to_numpy(p.data)[0] for p in many] == [-0.5, 0.5, 1.5, 2.5, 3.5]
     assert len(cuda.launches) == 3
+
+
+def test_without_memory_for_all_parameters_none_is_moved(cuda: Cuda) -> None:
+    small, large = Parameter(cuda.array(np.zeros(2))), Parameter(cuda.array(np.zeros(99, np.float32)))
+    for p in (small, large):
+        p.grad = cuda.array(np.ones(p.shape, p.data.dtype))
+    cuda.room = 100
+    with pytest.raises(DeviceError, match="the GPU has no 1200 bytes left"):
+        Adam([small, large], lr=1.0).step()
+    assert (to_numpy(small.data).tolist(), small.slots, large.slots) == ([0.0, 0.0], {}, {})

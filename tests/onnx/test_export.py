@@ -11,6 +11,7 @@ from growarray import GrowingMLP, GrowingResidualMLP, load_checkpoint, nn
 from growarray.checkpoint import register_lowering, to_onnx
 from growarray.errors import ShapeError
 from growarray.factorized import FactorizedConv
+from growarray.networks import GrowingResNet, GrowingVGG
 from growarray.nn.module import Module
 from growarray.onnx import lower as onnx_lower
 from growarray.onnx.export import OPSETS
@@ -34,6 +35,8 @@ STATES = {
     "norms": (lambda: nn.Sequential(nn.LayerNorm((3, 2)), nn.GroupNorm(2, 6), nn.BatchNorm2d(6)), (2, 6, 3, 2)),
     "mlp": (lambda: GrowingMLP(4, 3, 5, 2, nn.Sequential(nn.BatchNorm1d(5), nn.SELU()), rng=RNG), (2, 4)),
     "residual": (lambda: GrowingResidualMLP(4, 3, 2, 5, 2, rng=RNG), (2, 4)),
+    "growing VGG": (lambda: GrowingVGG((1, 6, 5), 3, [(2, 3)], nn.ELU(), rng=RNG), (2, 30)),
+    "growing ResNet": (lambda: GrowingResNet((2, 4, 4), 3, (2, 3), 2, normalization=nn.BatchNorm2d), (2, 2, 4, 4)),
     "one layer twice": (lambda: nn.Sequential(*[nn.Linear(4, 4, rng=RNG)] * 2), (2, 4)),
 }
 

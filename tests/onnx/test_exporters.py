@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from growarray.errors import CheckpointError
 from growarray.ops import mse
 from growarray.optim import SGD
 from growarray.testing import assert_close, check_vjp
+from tests.onnx.models import CASES, build, feeds
 
 onnxruntime.set_default_logger_severity(4)
 DATA = Path(__file__).parent / "data"
@@ -115,6 +117,31 @@ def test_what_is_read_is_written_again(name: str, tmp_path: Path) -> None:
             expected = network.run(values)[port.name]
             assert found.dtype == expected.dtype
             assert_close(found, expected, rtol=1e-5)
+
+
+WRITTEN = [
+    "resize-linear",
+    "upsample",
+    "where",
+    "topk",
+    "trilu",
+    "cumsum",
+    "einsum",
+    "scatter",
+    "mod",
+    "reshape-two-free",
+]
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_operations_are_written_as_onnxruntime_runs_them(name: str, tmp_path: Path) -> None:
+    made = CASES[name].made
+    values = feeds(made, {"h": 3, "w": 2, "t": 3})
+    network = from_onnx(io.BytesIO(build(made).SerializeToString()))
+    to_onnx(network, tmp_path / "again.onnx", {key: x.shape for key, x in values.items()}, dynamic_batch=False)
+    found = onnxruntime.InferenceSession(tmp_path / "again.onnx").run(None, values)
+    for value, expected in zip(found, network.run(values).values(), strict=True):
+        assert_close(value, expected, rtol=1e-5)
 
 
 def drawn(name: str) -> onnx.ModelProto:

@@ -76,6 +76,14 @@ def test_probabilities_are_those_of_the_classes():
     assert model.score(x, names[y]) > 0.95
 
 
+def test_a_graph_grows_from_one_edge():
+    x, y = IRIS
+    model = GrowingClassifier(network="dag", max_iter=8, random_state=0).fit(x, y)
+    assert len(model._grown.widths) > 0
+    assert model.score(x, y) > 0.9
+    assert np.array_equal(pickle.loads(pickle.dumps(model)).predict_proba(x), model.predict_proba(x))
+
+
 def test_several_targets_are_learnt_together():
     x, y = DIABETES
     both = np.stack([y, -3.0 * y + 7.0], axis=1)
@@ -228,7 +236,7 @@ def test_verbose_draws_a_bar(capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"network": "cnn"}, "network: expected one of mlp, residual, found 'cnn'"),
+        ({"network": "cnn"}, "network: expected one of mlp, residual, dag, found 'cnn'"),
         ({"rule": "best"}, "rule: expected one of tiny, gradmax, fisher or a GrowthRule, found 'best'"),
         ({"activation": "softmax"}, "activation: expected a function of each neuron alone, found 'softmax'"),
         ({"neurons": 0}, "GrowingClassifier: neurons must be at least 1, found 0"),

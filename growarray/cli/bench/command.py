@@ -19,8 +19,9 @@ from growarray.cli.bench.report import facts, measure_layer
 from growarray.cli.bench.show import csv_text, show_paths
 from growarray.cli.command import Command
 from growarray.cli.files import check_writable, make_folder
-from growarray.cli.options import at_least, option, switch, takes_options
+from growarray.cli.options import at_least, choices, is_known, option, switch, takes_options
 from growarray.cli.terminal import stderr_bar
+from growarray.contraction import Plan, single_steps, tree_dict
 from growarray.errors import PlanError
 from growarray.networks import write_atomically
 
@@ -29,6 +30,10 @@ __all__ = ["BenchCommand", "bench_console", "contraction_from", "device_named", 
 _LONG = 10  # seconds of the best path above which nothing is measured
 _WIDTH = 100  # columns of a table that is not shown in a terminal
 _MEASURING, _OUTPUT = "Measuring", "Output"
+
+_TRAINING = typer.Option(
+    "--training/--no-training", help="measure forward + backward too; default yes", rich_help_panel=_MEASURING
+)
 
 Device = Annotated[str, option("NAME", "cpu, cuda or cuda:N", panel=_MEASURING)]
 PeerTimings = Callable[[Layer, Sequence[Any], Any, str | None], tuple[list[Peer], list[str]]]
@@ -62,14 +67,7 @@ def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
         shapes: Annotated[
             str | None, option("SIZES", "of its operands, such as '8x64x56, 32x64x3'", panel="Equation")
         ] = None,
-        training: Annotated[
-            bool,
-            typer.Option(
-                "--training/--no-training",
-                help="measure forward + backward too; default yes",
-                rich_help_panel=_MEASURING,
-            ),
-        ] = True,
+        training: Annotated[bool, _TRAINING] = True,
         count: Annotated[int, option("NUMBER", "orders that are compared", "--paths", panel=_MEASURING)] = 16,
         repeat: Annotated[int, option("NUMBER", "rounds in which each has a turn", panel=_MEASURING)] = 9,
         seconds: Annotated[
@@ -78,6 +76,7 @@ def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
         device: Device = "cpu",
         seed: Annotated[int, option("NUMBER", "of the arrays, and of paths drawn at random", panel=_MEASURING)] = 0,
         output: Annotated[Path | None, option("FOLDER", "folder to write into", panel=_OUTPUT)] = None,
+        pictures: Annotated[str, option(choices("png", "svg"), "kind of the pictures", panel=_OUTPUT)] = "png",
         as_json: Annotated[bool, switch("--json", "print JSON in place of tables", _OUTPUT)] = False,
         as_csv: Annotated[bool, switch("--csv", "print CSV in place of tables", _OUTPUT)] = False,
     ) -> None:
@@ -86,6 +85,7 @@ def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
             raise ValueError("--json, --csv: pass only one; --output writes both as files")
         for flag, value, least in (("--paths", count, 1), ("--repeat", repeat, 1), ("--seed", seed, 0)):
             at_least(flag, value, least)
+        is_known("--pictures", pictures, ("png", "svg"))
         inline = {key: text for key, text in (("equation", equation), ("shapes", shapes)) if text is not None}
         layer = contraction_from(file, given | inline)
         name = device_named(device)
@@ -98,7 +98,10 @@ def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
                 layer, candidates, repeat=repeat, seed=seed, device=name, budget=seconds, progress=bar.update,
                 beside=beside if isinstance(layer, Layer) else None,
             )  # fmt: skip
-        _finish(facts(name) | report, output, as_json=as_json, as_csv=as_csv)
+        report = facts(name) | report
+        _show(report, as_json=as_json, as_csv=as_csv)
+        if output is not None:
+            _write(report, layer.plan(device=name), output, pictures)
 
     return paths
 
@@ -129,21 +132,34 @@ def suite() -> None:
     )
 
 
-def _finish(report: Mapping[str, Any], output: Path | None, *, as_json: bool, as_csv: bool) -> None:
-    """Show the report, and write it if there is a folder."""
-    text = json.dumps(report, indent=1) + "\n"
+def _show(report: Mapping[str, Any], *, as_json: bool, as_csv: bool) -> None:
+    """The report on the screen."""
     if as_json or as_csv:
-        typer.echo(text if as_json else csv_text(report), nl=False)
+        typer.echo(json.dumps(report, indent=1) + "\n" if as_json else csv_text(report), nl=False)
     else:
         show_paths(bench_console(), report)
-    if output is not None:
-        from growarray.cli.bench.picture import draw_paths  # matplotlib takes half a second to import
 
-        picture = draw_paths(report)  # it takes longest: what stops it leaves no file behind
-        write_atomically(output / "paths.json", text.encode())
-        write_atomically(output / "paths.csv", csv_text(report).encode())
-        write_atomically(output / "paths.png", picture)
-        typer.echo(f"written into {output}: paths.json, paths.csv and paths.png", err=True)
+
+def _write(report: Mapping[str, Any], best: Plan, output: Path, kind: str) -> None:
+    """The report, its pictures, and the tree that auto takes."""
+    from growarray.cli.bench.picture import drawn_paths  # matplotlib takes half a second to import
+    from growarray.cli.bench.tree_picture import drawn_roofline, drawn_tree, saved
+
+    drawn = {  # this takes longest: what stops it leaves no file behind
+        f"paths.{kind}": saved(drawn_paths(report), kind),
+        f"tree.{kind}": saved(drawn_tree(best), kind),
+        f"roofline.{kind}": saved(drawn_roofline(report, best.machine), kind),
+    }
+    tree = tree_dict(best) | {"steps": single_steps(best) if "..." not in best.equation else None}
+    files = {
+        "paths.json": (json.dumps(report, indent=1) + "\n").encode(),
+        "paths.csv": csv_text(report).encode(),
+        "tree.json": (json.dumps(tree, indent=1) + "\n").encode(),
+        **drawn,
+    }
+    for name, content in files.items():
+        write_atomically(output / name, content)
+    typer.echo(f"written into {output}: {', '.join(files)}", err=True)
 
 
 def bench_console() -> Console:

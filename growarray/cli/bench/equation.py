@@ -134,7 +134,7 @@ def equation_from(given: Mapping[str, Any]) -> Equation:
     for option in _GEOMETRY:
         value = given.get(option)
         if value is not None:
-            geometry[option] = numbers(option, value, option != "padding") if _is_numbers(value) else value
+            geometry[option] = _each(option, value)
     dtype = given.get("dtype", "float32")
     if dtype not in DTYPES:
         raise ValueError(f"dtype: expected {' or '.join(DTYPES)}, found {shown(dtype)}")
@@ -180,8 +180,12 @@ def _named(given: Mapping[str, Any]) -> tuple[str, tuple[tuple[int, ...], ...]]:
     return f"{text} -> {' '.join(symbol[m] for m in output)}", tuple(tuple(sizes[m] for m in term) for term in terms)
 
 
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, int) or (isinstance(value, str) and value[:1].isdigit())
+def _each(option: str, value: Any) -> Any:
+    """``2`` or ``"2x1"`` as numbers; anything else is left to the plan."""
+    if not isinstance(value, int) and not (isinstance(value, str) and value[:1].isdigit()):
+        return value
+    found = numbers(option, value, int(option != "padding"))
+    return found if len(found) > 1 else found[0]
 
 
 def numbers(name: str, value: Any, least: int = 1) -> tuple[int, ...]:

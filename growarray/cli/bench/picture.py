@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from matplotlib.transforms import Bbox
 from growarray.cli.bench.report import KINDS
 from growarray.contraction.table import quantity, seconds
 
-__all__ = ["draw_paths", "drawn_paths", "pareto_front", "short_label"]
+__all__ = ["drawn_paths", "pareto_front", "short_label"]
 
 _COLOURS = {"forward": "#1f77b4", "training": "#d95f02"}
 _MARKERS = {"forward": "o", "training": "s"}
@@ -30,13 +29,6 @@ _STEPS = [(radius, angle) for radius in _RADII for angle in range(0, 360, 15)]
 _NEAR = 3.0  # pixels that a label keeps from a line
 
 Point = tuple[float, float]
-
-
-def draw_paths(report: Mapping[str, Any]) -> bytes:
-    """A PNG with two panels."""
-    stream = io.BytesIO()
-    drawn_paths(report).savefig(stream, format="png")
-    return stream.getvalue()
 
 
 def drawn_paths(report: Mapping[str, Any]) -> Figure:

@@ -47,9 +47,9 @@ class RunOptions:
         0.1, "share of the training part to choose the network by", _DATA, least=0, below=1
     )
     test_fraction: float = _row(0.2, "share of all samples to test with", _DATA, least=0, below=1)
-    network: str = _row("mlp", "layers in a row, blocks that meet in sums, or a graph", _NETWORK, choices=NETWORKS)
-    hidden_layers: int = _row(1, "hidden layers, or residual blocks", _NETWORK, least=1)
-    width: int = _row(2, "neurons of each at the start", _NETWORK, least=1)
+    network: str = _row("mlp", "layers, blocks, a graph; cnn, resnet: of images", _NETWORK, choices=NETWORKS)
+    hidden_layers: int = _row(1, "hidden layers, residual blocks, or stages of a cnn", _NETWORK, least=1)
+    width: int = _row(2, "neurons, or channels, of each at the start", _NETWORK, least=1)
     activation: str = _row("relu", "relu, gelu, selu, tanh, ...", _NETWORK, takes="NAME")
     rule: str = _row("tiny", "how new neurons are computed", _GROWTH, choices=tuple(RULES))
     choose: str = _row(

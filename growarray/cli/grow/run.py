@@ -147,6 +147,7 @@ class Run:
             "growths": self.loop.growths,
             "refused": sum("refused" in entry for entry in grown),
             "compare": self._fixed(on_entry) if self.options.compare else None,
+            "features": self.data.features,
             "classes": list(self.data.classes),
             "scaling": self.data.scaling,
             "options": asdict(self.options),

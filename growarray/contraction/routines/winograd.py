@@ -45,7 +45,7 @@ _HEAVY = 1 << 18  # entries of a kernel from which its transform is shared among
 
 
 def tiles_at_once(product: Product) -> int:
-    """Tiles of one piece, 0 if the direct way is better: other kernels, few channels, or no room for the points."""
+    """Tiles of one piece, 0 if the direct way is better: other kernels, few channels, too little work space."""
     b, s, n, axes = product.b, product.s, product.n, product.axes
     convolved = [a for a in axes if not a.is_plain]
     if not 2 <= len(convolved) <= 3 or len(axes) > len(convolved) + 1 or min(s, n) < _WIDTH or not b:

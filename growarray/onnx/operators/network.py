@@ -8,8 +8,24 @@ from typing import Any
 import numpy as np
 
 from growarray import nn
-from growarray.growing import LinearGrowingModule, MergeGrowingModule
-from growarray.networks import GrowingDAG, GrowingMLP, GrowingResidualMLP
+from growarray.growing import (
+    Conv2dGrowingModule,
+    FullConv2dGrowingModule,
+    GrowingModule,
+    LinearGrowingModule,
+    MergeGrowingModule,
+    RestrictedConv2dGrowingModule,
+)
+from growarray.networks import (
+    Conv2dGrowingBlock,
+    GrowingBlock,
+    GrowingDAG,
+    GrowingMLP,
+    GrowingResidualMLP,
+    GrowingResNet,
+    GrowingVGG,
+    LinearGrowingBlock,
+)
 from growarray.networks.block import GrowingResidualBlock
 from growarray.networks.graph.structure import arrow
 from growarray.networks.network import GrowingNetwork
@@ -40,7 +56,7 @@ def _sequential(graph: OnnxGraph, layer: nn.Sequential, x: Edge) -> Edge:
     return x
 
 
-def _layer(graph: OnnxGraph, layer: LinearGrowingModule, x: Edge) -> Any:
+def _layer(graph: OnnxGraph, layer: GrowingModule, x: Edge) -> Any:
     return graph.lower("post_layer_function", layer.post_layer_function, graph.lower("layer", layer.layer, x))
 
 
@@ -51,6 +67,13 @@ def _merge(graph: OnnxGraph, merge: MergeGrowingModule, x: Edge) -> Any:
 def _block(graph: OnnxGraph, block: GrowingResidualBlock, x: Edge) -> Any:
     branch = graph.lower("second", block.second, graph.lower("first", block.first, x))
     return graph.lower("merge", block.merge, graph.node("Add", branch, graph.lower("shortcut", block.shortcut, x)))
+
+
+def _growing_block(graph: OnnxGraph, block: GrowingBlock, x: Edge) -> Any:
+    branch = x
+    for name in ("pre_activation", "first_layer", "second_layer"):
+        branch = graph.lower(name, getattr(block, name), branch)
+    return graph.node("Add", branch, graph.lower("downsample", block.downsample, x))
 
 
 def _dag(graph: OnnxGraph, network: GrowingDAG, x: Edge) -> Any:
@@ -89,6 +112,8 @@ def _scale(graph: OnnxGraph, scale: Scale, x: Edge) -> Any:
 def _network(graph: OnnxGraph, network: GrowingNetwork, x: Edge) -> Any:
     names = {id(child): name for name, child in network.children()}
     x = _flat(graph, network, x)
+    if network.image is not None and x.shape[1:] != network.image:
+        x = graph.reshape(x, (x.shape[0], *network.image))
     chain: list[Any] = network.chain
     for module in chain:
         x = graph.lower(names[id(module)], module, x)
@@ -98,13 +123,15 @@ def _network(graph: OnnxGraph, network: GrowingNetwork, x: Edge) -> Any:
 WRITES: dict[type[Module], Lowering] = {
     Graph: _graph,
     GrowingDAG: _dag,
-    GrowingMLP: _network,
-    GrowingResidualBlock: _block,
-    GrowingResidualMLP: _network,
     GrowingNetwork: _network,
-    LinearGrowingModule: _layer,
+    GrowingResidualBlock: _block,
     MergeGrowingModule: _merge,
     Scale: _scale,
     nn.Sequential: _sequential,
+    **dict.fromkeys((GrowingMLP, GrowingResidualMLP, GrowingResNet, GrowingVGG), _network),
+    **dict.fromkeys((GrowingBlock, LinearGrowingBlock, Conv2dGrowingBlock), _growing_block),
+    **dict.fromkeys(
+        (LinearGrowingModule, Conv2dGrowingModule, RestrictedConv2dGrowingModule, FullConv2dGrowingModule), _layer
+    ),
 }
 """What writes each class of module that is made of others."""

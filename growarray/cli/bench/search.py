@@ -1,0 +1,191 @@
+"""``growarray bench search``: planners on instances, each by what its paths cost here; nothing is contracted."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import opt_einsum
+import typer
+from rich.table import Table
+
+from growarray.cli.bench.candidates import window_path
+from growarray.cli.bench.command import bench_console
+from growarray.cli.bench.equation import Contraction, Equation, equation_from, read_options
+from growarray.cli.options import at_least, option, switch
+from growarray.cli.terminal import plain_table, show_line, show_table, stderr_bar
+from growarray.contraction import Search
+from growarray.errors import PlanError, shown
+
+__all__ = ["PLANNERS", "Planner", "planner_named", "read_instances", "scores", "search"]
+
+_SAME = 1 + 1e-9  # times the best known cost that is the best
+
+
+@dataclass(frozen=True)
+class Planner:
+    """A way to find paths.
+
+    make : given seconds for one instance and a seed, what ``optimize=`` takes
+    knows : what it is told of convolutions    windows : whether it plans the window view, by its own cost
+    most : operands above which it is not asked, since it would not end
+    """
+
+    make: Callable[[float, int], Any]
+    knows: str
+    windows: bool = False
+    most: int = 1 << 20
+
+
+def _cotengra(seconds: float, seed: int) -> Any:
+    try:
+        cotengra = importlib.import_module("cotengra")
+    except ImportError as error:
+        raise ValueError(
+            f"planner 'cotengra' needs cotengra ({error}); install it: pip install \"growarray[search]\""
+        ) from error
+    return cotengra.HyperOptimizer(max_time=seconds, max_repeats=1 << 20, parallel=False, progbar=False, seed=seed)
+
+
+def _random_greedy(seconds: float, seed: int) -> Any:
+    return opt_einsum.RandomGreedy(max_repeats=1 << 20, max_time=seconds)
+
+
+_OURS, _JUDGED, _WINDOWS = "convolutions", "cost of whole paths", "windows"
+PLANNERS = {
+    "growarray": Planner(lambda seconds, seed: Search(seconds=seconds, seed=seed), _OURS),
+    "growarray-trials": Planner(lambda seconds, seed: Search(seed=seed), _OURS),
+    "random-greedy": Planner(_random_greedy, _JUDGED),
+    "cotengra": Planner(_cotengra, _JUDGED),
+    "greedy-windows": Planner(lambda seconds, seed: "greedy", _WINDOWS, True),
+    "dp-windows": Planner(lambda seconds, seed: "dp", _WINDOWS, True, most=12),
+    "cotengra-windows": Planner(_cotengra, _WINDOWS, True),
+}
+"""Those that the command knows by name. ``growarray-trials`` is what ``optimize='auto'`` does."""
+
+
+def search(
+    folder: Annotated[Path, typer.Argument(help="instances: a folder of JSON files, or one", metavar="FOLDER")],
+    planner: Annotated[
+        list[str] | None,
+        option("NAME", f"{', '.join(PLANNERS)}, or package.module:name of a function as opt_einsum calls it"),
+    ] = None,
+    seconds: Annotated[float, option("NUMBER", "for one instance, of planners that search for a time")] = 1.0,
+    seed: Annotated[int, option("NUMBER", "of planners that draw")] = 0,
+    as_json: Annotated[bool, switch("--json", "print JSON in place of a table")] = False,
+) -> None:
+    """Score planners on instances: the operations of their paths beside the least that are known."""
+    at_least("--seed", seed, 0)
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"--seconds: expected more than 0, found {seconds:g}")
+    chosen = {name: planner_named(name) for name in planner or ["growarray", "greedy-windows", "dp-windows"]}
+    for one in chosen.values():
+        one.make(seconds, seed)  # what is not installed is said before anything is searched
+    instances = read_instances(folder)
+    with stderr_bar("instance", len(instances) * len(chosen)) as bar:
+        found = scores(instances, chosen, seconds=seconds, seed=seed, progress=bar.update)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    show_table(bench_console(), _table(found, chosen))
+    show_line(bench_console(), f"{len(instances)} instances; FLOPs of a forward pass beside the least that are known")
+
+
+def planner_named(name: str) -> Planner:
+    """One of :data:`PLANNERS`, or a function of the user's by module and name. ``ValueError`` if there is none."""
+    if name in PLANNERS:
+        return PLANNERS[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ValueError(f"--planner: expected one of {', '.join(PLANNERS)}, or module:name, found {shown(name)}")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--planner {name}: cannot be imported ({error})") from error
+    return Planner(lambda seconds, seed: found, _JUDGED)
+
+
+def read_instances(folder: Path) -> dict[str, Equation]:
+    """Equations by name, from a folder of JSON files or one of them. ``ValueError`` names the file that is none."""
+    paths = sorted(folder.glob("*.json")) if folder.is_dir() else [folder]
+    if not paths:
+        raise ValueError(f"{folder}: no JSON files are there")
+    found = {}
+    for path in paths:
+        try:
+            found[path.stem] = equation_from(read_options(path, ()))
+        except ValueError as error:
+            text = str(error)
+            raise ValueError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+    return found
+
+
+def scores(
+    instances: Mapping[str, Contraction],
+    planners: Mapping[str, Planner],
+    *,
+    seconds: float,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """For each instance and planner the operations of the path, None without one, the seconds, and the least known.
+
+    The least is what the instance says, or what one of these planners finds.
+    """
+    rows: list[dict[str, Any]] = []
+    count = len(instances) * len(planners)
+    for name, instance in instances.items():
+        flops: dict[str, int | None] = {}
+        taken = {}
+        for key, planner in planners.items():
+            start = time.perf_counter()
+            flops[key] = _flops(instance, planner, planner.make(seconds, seed))
+            taken[key] = time.perf_counter() - start
+            if progress is not None:
+                progress(len(rows) * len(planners) + len(flops), count)
+        known = [value for value in flops.values() if value is not None]
+        best = min([*known, *getattr(instance, "best", {}).values()], default=None)
+        rows.append({"name": name, "operands": len(instance.shapes), "best": best, "flops": flops, "seconds": taken})
+    return rows
+
+
+def _flops(instance: Contraction, planner: Planner, optimize: Any) -> int | None:
+    """Operations of a planner's path here; None if there is none, or it joins convolution modes wrongly."""
+    if len(instance.shapes) > planner.most:
+        return None
+    if planner.windows:
+        optimize, _ = window_path(instance, optimize)
+    try:
+        return instance.plan(optimize, minimize="flops").flops
+    except PlanError:
+        if planner.windows:
+            return None
+        raise
+
+
+def _table(rows: Sequence[Mapping[str, Any]], planners: Mapping[str, Planner]) -> Table:
+    table = plain_table("planners", space=1)
+    table.add_column("planner")
+    table.add_column("knows")
+    for header in ("paths", "best", "mean", "worst", "seconds"):
+        table.add_column(header, justify="right")
+    for name, planner in planners.items():
+        ratios = _ratios(rows, name)
+        seconds = statistics.mean(row["seconds"][name] for row in rows)
+        mean = f"{statistics.geometric_mean(ratios):.3f}" if ratios else "-"
+        worst = f"{max(ratios):.3g}" if ratios else "-"
+        equal = sum(ratio <= _SAME for ratio in ratios)
+        table.add_row(name, planner.knows, str(len(ratios)), str(equal), mean, worst, f"{seconds:.2f}")
+    return table
+
+
+def _ratios(rows: Iterable[Mapping[str, Any]], name: str) -> list[float]:
+    """Operations of a planner's paths, in times of the least that are known."""
+    return [max(row["flops"][name], 1) / max(row["best"], 1) for row in rows if row["flops"][name] is not None]

@@ -1,0 +1,135 @@
+"""Networks of images that grow by channels: convolutions in stages, each of which ends in half the size."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from growarray.backend import Array, namespace
+from growarray.errors import ShapeError
+from growarray.growing import Conv2dGrowingModule, FullConv2dGrowingModule, RestrictedConv2dGrowingModule
+from growarray.networks.network import GrowingNetwork
+from growarray.networks.widths import listed_widths
+from growarray.nn import Flatten, Module, ReLU, Sequential
+from growarray.ops.sizes import each_axis, whole_number
+
+__all__ = ["GrowingVGG", "ImageNetwork", "Normalization", "function_of", "image_shape"]
+
+Normalization = Callable[[int], Module]
+
+
+def image_shape(features: int) -> tuple[int, int, int]:
+    """Channels, height and width of square images with this many numbers: of one channel, or else of three.
+
+    >>> image_shape(64), image_shape(3072)
+    ((1, 8, 8), (3, 32, 32))
+    """
+    for channels in (1, 3):
+        side = math.isqrt(features // channels)
+        if side and channels * side**2 == features:
+            return channels, side, side
+    raise ShapeError(
+        f"{features} features are no square image, expected size * size, or 3 * size * size; use a network of linear "
+        "layers, or one of your own with the shape of its images"
+    )
+
+
+def function_of(channels: int, activation: Module, normalization: Normalization | None) -> Module:
+    """A copy of the activation, behind a norm of its own if there is to be one."""
+    function = copy.deepcopy(activation)
+    return function if normalization is None else Sequential(normalization(channels), function)
+
+
+class ImageNetwork(GrowingNetwork):
+    """What networks of images share: samples are (n, channels, height, width), or rows (n, features) of as many."""
+
+    flatten = False
+    image: tuple[int, ...]
+
+    def __init__(self, in_features: Sequence[int], out_features: int) -> None:
+        where = type(self).__name__
+        self.image = each_axis(where, "in_features", in_features, 3, 1)
+        self.in_features = math.prod(self.image)
+        self.out_features = whole_number(where, "out_features", out_features, 1)
+
+    def _flat(self, x: Array) -> Array:
+        shape = tuple(x.shape[1:])
+        if shape not in (self.image, (self.in_features,)):
+            raise ShapeError(
+                f"{type(self).__name__}: samples have shape {shape}, expected images {self.image} or rows of "
+                f"{self.in_features} numbers"
+            )
+        return namespace(x).reshape(x, (x.shape[0], *self.image))
+
+
+class GrowingVGG(ImageNetwork):
+    """Stages of 3x3 convolutions, all of whose widths grow, and a head over what is left of the image.
+
+    in_features : channels, height and width of an image
+    stages : for each stage the channels of its convolutions, one number for a single one. The last of a stage has
+        stride 2, where VGG pools: new channels need the same positions before and after them
+    activation : copied behind every convolution, default ReLU    normalization : makes the norm before it, as
+        ``GrowingBatchNorm2d`` does of a number of channels; default none
+    growing_conv_type : how a convolution sees new channels; the head sees them through every tap
+
+    The head is a convolution as large as the image that is left: a linear layer of all its numbers. State-dict names
+    are ``layers.0.layer.weight``, …
+
+    >>> import numpy as np
+    >>> network = GrowingVGG((1, 8, 8), 10, stages=[(2, 3), (4, 5)], rng=np.random.default_rng(0))
+    >>> network(np.zeros((6, 64), dtype=np.float32)).shape, network.widths, network.layers[-1].kernel_size
+    ((6, 10), [2, 3, 4, 5], (2, 2))
+    """
+
+    def __init__(
+        self,
+        in_features: Sequence[int],
+        out_features: int,
+        stages: Sequence[int | Sequence[int]],
+        activation: Module | None = None,
+        normalization: Normalization | None = None,
+        growing_conv_type: type[Conv2dGrowingModule] = RestrictedConv2dGrowingModule,
+        device: str | None = None,
+        *,
+        dtype: Any = None,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features)
+        function = ReLU(at_zero=1.0) if activation is None else activation
+        kind: dict[str, Any] = {"device": device, "dtype": dtype, "rng": rng or np.random.default_rng()}
+        self.layers: list[Conv2dGrowingModule] = []
+        channels, *size = self.image
+        for widths in (listed_widths("GrowingVGG", f"stages[{i}]", stage, 1) for i, stage in enumerate(stages)):
+            for j, width in enumerate(widths):
+                stride = 2 if j == len(widths) - 1 else 1
+                post = function_of(width, function, normalization)
+                options: dict[str, Any] = {
+                    "stride": stride,
+                    "padding": 1,
+                    "input_size": tuple(size),
+                    "post_layer_function": post,
+                }
+                self._append(growing_conv_type(channels, width, 3, **options, **kind))
+                channels, size = width, list(self.layers[-1].output_size)
+        self._append(FullConv2dGrowingModule(channels, self.out_features, tuple(size), **kind))
+        self.flattened = Flatten()
+
+    def _append(self, layer: Conv2dGrowingModule) -> None:
+        layer.name = f"layers.{len(self.layers)}"
+        if self.layers:
+            layer.previous_module, self.layers[-1].next_module = self.layers[-1], layer
+        self.layers.append(layer)
+
+    @property
+    def chain(self) -> list[Any]:
+        """The layers, from input to output."""
+        return [*self.layers, self.flattened]
+
+    @property
+    def growing_layers(self) -> list[Any]:
+        """Every layer but the first: its input is a width that grows."""
+        return self.layers[1:]

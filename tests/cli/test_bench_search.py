@@ -1,0 +1,120 @@
+"""``growarray bench search``: instances read, planners scored, what is refused."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import growarray.cli.bench.search as bench_search
+from growarray.cli.application import app
+from growarray.cli.bench.equation import equation_from
+from growarray.cli.bench.search import PLANNERS, planner_named, read_instances, scores
+
+ROOT = Path(__file__).parents[2]
+CP = {
+    "equation": "n c y x, r, o r, c r, y r, x r -> n o y x | y, x",
+    "shapes": [[8, 64, 56, 56], [28], [64, 28], [64, 28], [3, 28], [3, 28]],
+    "padding": 1,
+    "best": {"flops": 188260436},
+}
+RING = {
+    "inputs": [["a", "b"], ["b", "c"], ["c", "d"], ["d", "a"]],
+    "output": [],
+    "size_dict": {"a": 9, "b": 2, "c": 8, "d": 3},
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "cp.json").write_text(json.dumps(CP))
+    (tmp_path / "ring.json").write_text(json.dumps(RING))
+    return tmp_path
+
+
+def command(*arguments):
+    return CliRunner().invoke(app, ["bench", "search", *map(str, arguments)])
+
+
+def test_planners_are_scored_by_what_their_paths_cost_here(folder):
+    result = command(folder, "--seconds", 0.1, "--json")
+    assert result.exit_code == 0, result.output
+    cp, ring = json.loads(result.stdout)
+    assert cp["flops"] == {"growarray": 188260436, "greedy-windows": 188262144, "dp-windows": 899170384}
+    assert cp["best"] == 188260436
+    assert ring["best"] == min(ring["flops"].values())  # where no instance says it
+
+
+def test_the_table_says_what_each_knows_and_how_far_it_is_from_the_best(folder):
+    result = command(folder, "--planner", "growarray-trials", "--planner", "dp-windows")
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["growarray-trials", "convolutions", "2", "2", "1.000", "1"] in [line[:6] for line in lines]
+    assert next(line for line in lines if line[:1] == ["dp-windows"])[1:6] == ["windows", "2", "1", "2.185", "4.78"]
+    assert "2 instances; FLOPs of a forward pass beside the least that are known" in result.stdout
+
+
+def test_a_function_of_the_users_is_a_planner(folder, monkeypatch):
+    monkeypatch.setattr(
+        bench_search, "from_left", lambda inputs, output, sizes: [(0, 1)] * (len(inputs) - 1), raising=False
+    )
+    result = command(folder / "cp.json", "--planner", "growarray.cli.bench.search:from_left", "--json")
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)
+    assert row["flops"]["growarray.cli.bench.search:from_left"] > row["best"]
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't import `kahypar`")
+def test_cotengra_over_our_costs_beside_the_window_view():
+    pytest.importorskip("cotengra", reason="cotengra, of the extra search, is not installed")
+    planners = {name: PLANNERS[name] for name in ("cotengra", "cotengra-windows", "random-greedy")}
+    (row,) = scores({"cp": equation_from(CP)}, planners, seconds=0.5)
+    assert row["flops"]["cotengra-windows"] > 4 * row["best"]
+    assert row["flops"]["cotengra"] < 1.01 * row["best"]
+    assert row["flops"]["random-greedy"] < 1.01 * row["best"]
+
+
+def test_a_planner_that_is_not_installed_is_named_with_its_extra(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cotengra", None)
+    result = command(folder, "--planner", "cotengra")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "planner 'cotengra' needs cotengra" in result.stderr
+    assert 'pip install "growarray[search]"' in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--planner", "fastest"), "--planner: expected one of growarray, growarray-trials, random-greedy, cotengra,"),
+        (("--planner", "nowhere.at:all"), "--planner nowhere.at:all: cannot be imported (No module named 'nowhere')"),
+        (("--seconds", "0"), "--seconds: expected more than 0, found 0"),
+        (("--seed", "-1"), "--seed: expected at least 0, found -1"),
+    ],
+)
+def test_what_is_refused_is_one_line(folder, arguments, message):
+    result = command(folder, *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_instances_that_do_not_parse_are_named(folder):
+    (folder / "bad.json").write_text("{")
+    assert f"{folder / 'bad.json'}: cannot be read as a layer or an equation" in command(folder).stderr
+    (folder / "bad.json").write_text(json.dumps({**RING, "size_dict": {"a": 3}}))
+    assert f"{folder / 'bad.json'}: size_dict: no size for mode(s) b, c, d" in command(folder).stderr
+    (folder / "bad.json").write_text(json.dumps({"format": "cp"}))
+    assert f"{folder / 'bad.json'}: unknown key(s) format" in command(folder).stderr
+    assert "no JSON files are there" in command(ROOT / "growarray").stderr
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "bench" / "instances").glob("*.json")))
+def test_the_instances_that_are_kept_have_a_best_that_is_reached_or_beaten_by_no_window_planner(name):
+    (instance,) = read_instances(ROOT / "bench" / "instances" / f"{name}.json").values()
+    assert instance.problem.conv
+    (row,) = scores({name: instance}, {"greedy-windows": planner_named("greedy-windows")}, seconds=1.0)
+    flops = row["flops"]["greedy-windows"]
+    assert flops is None or flops >= instance.best["flops"]
+    if len(instance.shapes) <= 7:
+        assert instance.plan(minimize="flops").flops == instance.best["flops"]
