@@ -206,7 +206,7 @@ def _check_finite(where: str, array: Array) -> None:
         return
     rows = max(1, _LOOKED_AT // max(1, math.prod(array.shape[1:])))
     for start in range(0, array.shape[0], rows):
-        part = array[start : start + rows, ...]
+        part = array[start : min(start + rows, array.shape[0]), ...]
         if bool(xp.all(xp.isfinite(part))):
             continue
         broken = xp.any(xp.reshape(~xp.isfinite(part), (part.shape[0], -1)), axis=1)

@@ -94,7 +94,7 @@ class GrowingBlock(Module):
 
 
 class LinearGrowingBlock(GrowingBlock):
-    """A :class:`GrowingBlock` of two linear layers.
+    """Two linear layers and a shortcut, as :class:`GrowingBlock` puts them together.
 
     activation : before each of them, unless ``pre_activation`` or ``mid_activation`` is given; default the identity
     pre_addition_function : behind the second    kwargs_layer, kwargs_first_layer, kwargs_second_layer : for the layers
@@ -143,7 +143,7 @@ class LinearGrowingBlock(GrowingBlock):
 
 
 class Conv2dGrowingBlock(LinearGrowingBlock):
-    """A :class:`GrowingBlock` of two convolutions, of ``growing_conv_type``; the rest as in LinearGrowingBlock.
+    """Two convolutions, of ``growing_conv_type``, and a shortcut; the rest as in LinearGrowingBlock.
 
     kernel_size : of both, unless ``kwargs_first_layer`` and ``kwargs_second_layer`` give one each
 

@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from growarray.errors import shown
 from growarray.growing import FISHER, GRADMAX, TINY, GrowthRule
 from growarray.networks import Growth, GrowthSettings
-from growarray.networks.build import NETWORKS, build_network, hidden_activation, number_of_places
+from growarray.networks.build import build_network, hidden_activation, number_of_places
 from growarray.networks.data import Task
 from growarray.networks.planner import default_budget
 from growarray.networks.scale import Scale
@@ -27,6 +27,7 @@ from growarray.sklearn.losses import weighted_moments
 
 __all__ = ["GrowingEstimator"]
 
+_NETWORKS = ("mlp", "residual", "dag")  # those of images take no weights of samples
 _RULES = {"tiny": TINY, "gradmax": GRADMAX, "fisher": FISHER}
 _WHOLE = 200  # samples that batch_size='auto' takes at once, as many as scikit-learn's own networks
 _ENDLESS = 10**9  # epochs of a loop that is stopped from outside
@@ -146,8 +147,8 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _check_options(self) -> None:
         """Raise for an option that nothing else looks at."""
-        if self.network not in NETWORKS:
-            raise ValueError(f"network: expected one of {', '.join(NETWORKS)}, found {shown(self.network)}")
+        if self.network not in _NETWORKS:
+            raise ValueError(f"network: expected one of {', '.join(_NETWORKS)}, found {shown(self.network)}")
         if not (isinstance(self.rule, GrowthRule) or self.rule in _RULES):
             raise ValueError(f"rule: expected one of {', '.join(_RULES)} or a GrowthRule, found {shown(self.rule)}")
         counts = ["hidden_layers", "start_width", "neurons", "grow_every", "max_iter", "n_iter_no_change"]

@@ -1,6 +1,7 @@
 """What every command shows in a terminal of 80 columns, kept as text in the folder ``screens``.
 
-Where a screen is meant to change, write them anew and look at the difference: python -m tests.cli.screens
+Where a screen is meant to change, write them anew, without Numba as the tests run, and look at the difference:
+GROWARRAY_FAST=0 python -m tests.cli.screens
 """
 
 from __future__ import annotations

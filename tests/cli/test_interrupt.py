@@ -135,7 +135,7 @@ WRITING: dict[str, tuple[str, str, str, list[str]]] = {
         "growarray.cli.compress.picture.draw", "compress net.onnx --budget 0.95 --format tt --output out",
         "growarray compress: interrupted", [],
     ),
-    "predict": ("growarray.cli.predict.load", "predict out digits", "growarray predict: interrupted", []),
+    "predict": ("growarray.cli.predict.load_folder", "predict out digits", "growarray predict: interrupted", []),
     "convert": ("growarray.cli.convert.to_onnx", "convert net.onnx out/net.onnx", "growarray convert: interrupted", []),
     "inspect_reads": ("growarray.cli.inspect.inspect_file", "inspect net.onnx", "growarray inspect: interrupted", []),
     "inspect_checks": ("zlib.crc32", "inspect net.npz --check", "growarray inspect: interrupted", []),

@@ -341,10 +341,10 @@ REFUSED: dict[str, tuple[Made, str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_imported_is_refused_by_name(name: str) -> None:
     made, message = REFUSED[name]
-    start = time.process_time()
+    start = time.thread_time()  # others of this process are not meant
     with pytest.raises(CheckpointError, match=message) as caught:
         imported(made)
-    assert time.process_time() - start < 1.0
+    assert time.thread_time() - start < 1.0
     assert str(caught.value).isprintable()
     if made.nodes[0][0] in str(caught.value) and "(node" in str(caught.value):
         assert "node 'n" in str(caught.value)
