@@ -277,7 +277,7 @@ class LayerGraph(GrowingNetwork):
         return {"nodes": widths, "edges": [list(edge) for edge in self.edges]}
 
     def to_networkx(self) -> Any:
-        """A ``networkx.DiGraph``: nodes with their ``size``, edges with their number of ``parameters``.
+        """The graph as a ``networkx.DiGraph``: nodes with their ``size``, edges with their number of ``parameters``.
 
         Raises ImportError if networkx is missing.
         """
