@@ -121,7 +121,7 @@ def _row(case: Case, peak: float) -> dict[str, Any]:
     both: Comparison = compare(sides["both"], sides["torch_both"], budget=8.0)
     return {
         "name": case.name,
-        "kernel": plan.steps[0].kernel,
+        "kernel": plan.steps[0].routine,
         "forward_ours": 1e3 * forward.ours,
         "forward_ratio": forward.ratio,
         "rate": plan.flops / forward.ours / peak,
