@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Compiled", "available"]
 
 _PIECE = 1 << 17  # elements of one piece
+_SMALL = 1 << 12  # results up to which planes are taken together: each has its own overhead
 _PLANE = 1 << 15  # results of a plane that are computed at a time: their buffers stay in the cache of a core
 _TAP, _COPY = 0.25, 0.6  # passes of the machine that a multiply-add, and a copied element, take
 
@@ -45,6 +46,8 @@ class _Split(NamedTuple):
 
 def _split(axes: tuple[Axis, ...]) -> _Split:
     first = next(i for i, axis in enumerate(axes) if not axis.is_plain)
+    while first and math.prod(a.out for a in axes[first - 1 :]) <= _SMALL:
+        first -= 1
     inner = axes[first:]
     rows = _PLANE // max(math.prod(a.out for a in inner[1:]), 1)
     return _Split(axes[:first], inner, max(min(rows, inner[0].out), 1))

@@ -47,7 +47,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tiny_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_PIECE", "_PLANE"):
+    for name in ("_PIECE", "_PLANE", "_SMALL"):
         monkeypatch.setattr(compiled, name, shrunk(getattr(compiled, name)) // 4)
 
 
