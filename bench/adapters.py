@@ -4,12 +4,11 @@ A network learns the upright digits and is frozen. Then its adapters learn the t
 in every layer; or grown from rank 0, one rank at a time where a parameter gains most, up to as many parameters. Both
 have the same training, validation and test images, steps, learning rate and choice of the best epoch.
 
-``python -m bench adapters``; ``python -m bench.adapters FILE.png`` draws the picture too.
+``python -m bench adapters``
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
