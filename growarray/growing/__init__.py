@@ -1,7 +1,13 @@
 """Growing modules: layers and merges that collect statistics, plan their growth and carry it out."""
 
 from growarray.growing.change import GrowthUpdate
-from growarray.growing.conv import Conv2dGrowingModule, FullConv2dGrowingModule, RestrictedConv2dGrowingModule
+from growarray.growing.conv import (
+    Conv1dGrowingModule,
+    Conv2dGrowingModule,
+    Conv3dGrowingModule,
+    FullConv2dGrowingModule,
+    RestrictedConv2dGrowingModule,
+)
 from growarray.growing.conv_merge import Conv2dMergeGrowingModule
 from growarray.growing.layer import GrowingModule
 from growarray.growing.linear import LinearGrowingModule, LinearMergeGrowingModule
@@ -17,8 +23,10 @@ __all__ = [
     "FISHER",
     "GRADMAX",
     "TINY",
+    "Conv1dGrowingModule",
     "Conv2dGrowingModule",
     "Conv2dMergeGrowingModule",
+    "Conv3dGrowingModule",
     "FullConv2dGrowingModule",
     "GrowingModule",
     "GrowthRule",
