@@ -2,7 +2,13 @@
 
 from growarray.growing.adapter import Adapter, adapt, load_adapters, merge_adapters
 from growarray.growing.change import GrowthUpdate
-from growarray.growing.conv import Conv2dGrowingModule, FullConv2dGrowingModule, RestrictedConv2dGrowingModule
+from growarray.growing.conv import (
+    Conv1dGrowingModule,
+    Conv2dGrowingModule,
+    Conv3dGrowingModule,
+    FullConv2dGrowingModule,
+    RestrictedConv2dGrowingModule,
+)
 from growarray.growing.conv_merge import Conv2dMergeGrowingModule
 from growarray.growing.layer import GrowingModule
 from growarray.growing.linear import LinearGrowingModule, LinearMergeGrowingModule
@@ -19,8 +25,10 @@ __all__ = [
     "GRADMAX",
     "TINY",
     "Adapter",
+    "Conv1dGrowingModule",
     "Conv2dGrowingModule",
     "Conv2dMergeGrowingModule",
+    "Conv3dGrowingModule",
     "FullConv2dGrowingModule",
     "GrowingModule",
     "GrowthRule",
