@@ -1,5 +1,6 @@
 """Growing modules: layers and merges that collect statistics, plan their growth and carry it out."""
 
+from growarray.growing.adapter import Adapter, adapt, load_adapters, merge_adapters
 from growarray.growing.change import GrowthUpdate
 from growarray.growing.conv import Conv2dGrowingModule, FullConv2dGrowingModule, RestrictedConv2dGrowingModule
 from growarray.growing.conv_merge import Conv2dMergeGrowingModule
@@ -17,6 +18,7 @@ __all__ = [
     "FISHER",
     "GRADMAX",
     "TINY",
+    "Adapter",
     "Conv2dGrowingModule",
     "Conv2dMergeGrowingModule",
     "FullConv2dGrowingModule",
@@ -34,9 +36,12 @@ __all__ = [
     "Stream",
     "TensorStatistic",
     "TensorStatisticWithEstimationError",
+    "adapt",
     "added_neurons",
     "cross_moment",
     "inverse_sqrt",
+    "load_adapters",
+    "merge_adapters",
     "neuron_goal",
     "optimal_delta",
     "pseudo_inverse",

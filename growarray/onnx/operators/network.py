@@ -9,6 +9,7 @@ import numpy as np
 
 from growarray import nn
 from growarray.growing import (
+    Adapter,
     Conv2dGrowingModule,
     FullConv2dGrowingModule,
     GrowingModule,
@@ -58,6 +59,10 @@ def _sequential(graph: OnnxGraph, layer: nn.Sequential, x: Edge) -> Edge:
 
 def _layer(graph: OnnxGraph, layer: GrowingModule, x: Edge) -> Any:
     return graph.lower("post_layer_function", layer.post_layer_function, graph.lower("layer", layer.layer, x))
+
+
+def _adapter(graph: OnnxGraph, layer: Adapter, x: Edge) -> Any:
+    return graph.lower("", layer.merge(), x)
 
 
 def _merge(graph: OnnxGraph, merge: MergeGrowingModule, x: Edge) -> Any:
@@ -121,6 +126,7 @@ def _network(graph: OnnxGraph, network: GrowingNetwork, x: Edge) -> Any:
 
 
 WRITES: dict[type[Module], Lowering] = {
+    Adapter: _adapter,
     Graph: _graph,
     GrowingDAG: _dag,
     GrowingNetwork: _network,
