@@ -4,6 +4,7 @@ from growarray.growing.change import GrowthUpdate
 from growarray.growing.conv import Conv2dGrowingModule, FullConv2dGrowingModule, RestrictedConv2dGrowingModule
 from growarray.growing.conv_merge import Conv2dMergeGrowingModule
 from growarray.growing.layer import GrowingModule
+from growarray.growing.fisher import softmax_fisher_seeds
 from growarray.growing.linear import LinearGrowingModule, LinearMergeGrowingModule
 from growarray.growing.merge import MergeGrowingModule
 from growarray.growing.moment import TensorStatistic, TensorStatisticWithEstimationError, cross_moment
@@ -41,4 +42,5 @@ __all__ = [
     "optimal_delta",
     "pseudo_inverse",
     "shrink",
+    "softmax_fisher_seeds",
 ]
