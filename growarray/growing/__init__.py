@@ -3,8 +3,9 @@
 from growarray.growing.change import GrowthUpdate
 from growarray.growing.conv import Conv2dGrowingModule, FullConv2dGrowingModule, RestrictedConv2dGrowingModule
 from growarray.growing.conv_merge import Conv2dMergeGrowingModule
-from growarray.growing.layer import GrowingModule
+from growarray.growing.dropout import GrowingDropout, GrowingDropout1d, GrowingDropout2d
 from growarray.growing.fisher import softmax_fisher_seeds
+from growarray.growing.layer import GrowingModule
 from growarray.growing.linear import LinearGrowingModule, LinearMergeGrowingModule
 from growarray.growing.merge import MergeGrowingModule
 from growarray.growing.moment import TensorStatistic, TensorStatisticWithEstimationError, cross_moment
@@ -21,6 +22,9 @@ __all__ = [
     "Conv2dGrowingModule",
     "Conv2dMergeGrowingModule",
     "FullConv2dGrowingModule",
+    "GrowingDropout",
+    "GrowingDropout1d",
+    "GrowingDropout2d",
     "GrowingModule",
     "GrowthRule",
     "GrowthUpdate",
