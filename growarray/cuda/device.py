@@ -23,6 +23,7 @@ Launch = Callable[[Sequence[int]], object]
 _KEPT = 1 << 28  # bytes of a work space that a thread keeps; a larger one goes back to the pool at once
 _KINDS = {"float32": 0, "float64": 1, "float16": 2}  # cudaDataType_t
 _COMPUTE = {"float32": 68, "float64": 70, "float16": 68}  # cublasComputeType_t: float16 is summed in float32
+_TF32 = 77
 _SCALARS: dict[int, np.ndarray] = {68: np.asarray([1, 0], "float32"), 70: np.asarray([1, 0], "float64")}  # alpha, beta
 
 
@@ -40,6 +41,7 @@ class StridedProduct(NamedTuple):
 
     turned : whether a and b are transposed    sizes : rows, columns and depth of each product, and how many there are
     ld, step : elements from one column, and from one matrix, to the next, of a, b and c    slots : of a, b, c
+    tf32 : whether float32 may be multiplied with 10 bits of fraction
     """
 
     turned: tuple[bool, bool]
@@ -49,6 +51,7 @@ class StridedProduct(NamedTuple):
     dtype: str
     out_dtype: str
     slots: tuple[int, int, int]
+    tf32: bool = False
 
 
 @lru_cache(maxsize=1024)
@@ -74,6 +77,7 @@ def product_launch(product: StridedProduct) -> Launch:
     kind, compute = _KINDS[product.dtype], _COMPUTE[product.dtype]
     one = _SCALARS[compute].ctypes.data
     zero = one + _SCALARS[compute].itemsize
+    compute = _TF32 if product.tf32 and product.dtype == "float32" else compute
     (a, b, c), (lda, ldb, ldc), (ja, jb, jc) = product.slots, product.ld, product.step
     turned_a, turned_b = map(int, product.turned)
     out_kind, default = _KINDS[product.out_dtype], -1
