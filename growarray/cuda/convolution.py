@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from growarray.backend import load
-from growarray.cuda.device import Kernel, kernel_launch
+from growarray.cuda.device import cuda, kernel_launch
 from growarray.errors import DeviceError
 
 __all__ = ["WORKSPACE", "Convolution", "Layout", "available", "convolution_launch", "convolution_workspace"]
@@ -42,7 +42,7 @@ class Convolution(NamedTuple):
 
     image, kernel, out : of the convolution, whichever of them is computed    before, after : zeros beside the image
     slots : of image, kernel, out and work space in the table of addresses
-    otherwise : what is launched in its place if an address is none that cuDNN takes
+    otherwise : kernels that are launched in its place if an address is none that cuDNN takes
     """
 
     way: str
@@ -56,7 +56,7 @@ class Convolution(NamedTuple):
     dtype: str
     tf32: bool
     slots: tuple[int, ...] = ()
-    otherwise: tuple[Kernel, ...] = ()
+    otherwise: tuple[Any, ...] = ()
 
     @property
     def alone(self) -> Convolution:
@@ -77,7 +77,7 @@ def convolution_launch(one: Convolution) -> Callable[[Sequence[int]], object]:
     """Ready to run, given the table of addresses."""
     device = _device()
     graph, handle, set_stream = _graph(one.alone, device), _handle(device), load("cudnn").set_stream
-    current_stream = load("cupy").cuda.get_current_stream
+    current_stream = cuda().get_current_stream
     image, kernel, out, space = one.slots
     otherwise = [kernel_launch(each) for each in one.otherwise]
 
@@ -98,13 +98,13 @@ _one_at_a_time = threading.Lock()  # neither a handle nor a plan of cuDNN may be
 
 
 def _device() -> int:
-    return int(load("cupy").cuda.runtime.getDevice())
+    return int(cuda().runtime.getDevice())
 
 
 @lru_cache(maxsize=64)
 def _handle(device: int) -> Any:
     """Of the current device, made at the first convolution there."""
-    major = load("cupy").cuda.runtime.runtimeGetVersion() // 1000
+    major = cuda().runtime.runtimeGetVersion() // 1000
     others = sorted({12, 13} - {major})
     if not _installed(major) and any(map(_installed, others)):
         raise DeviceError(

@@ -15,7 +15,17 @@ import numpy as np
 from growarray.backend import Array, load
 from growarray.errors import DeviceError
 
-__all__ = ["Kernel", "StridedProduct", "current", "empty", "kernel_launch", "parts", "product_launch", "workspace"]
+__all__ = [
+    "Kernel",
+    "StridedProduct",
+    "cuda",
+    "current",
+    "empty",
+    "kernel_launch",
+    "parts",
+    "product_launch",
+    "workspace",
+]
 
 Launch = Callable[[Sequence[int]], object]
 """Starts some work, given the table of addresses."""
@@ -54,6 +64,11 @@ class StridedProduct(NamedTuple):
     tf32: bool = False
 
 
+def cuda() -> Any:
+    """CuPy's module of that name: devices, streams, memory."""
+    return load("cupy").cuda
+
+
 @lru_cache(maxsize=1024)
 def _compiled(text: str) -> Any:
     return load("cupy").RawKernel(text, "growarray")  # compiled at its first launch on a device, and kept on disk
@@ -89,8 +104,8 @@ def product_launch(product: StridedProduct) -> Launch:
 
 def current(array: Array) -> contextlib.AbstractContextManager[Any]:
     """Makes the device of ``array`` the one on which work is launched, if it is not."""
-    index, cuda = array.device.id, load("cupy").cuda
-    return contextlib.nullcontext() if cuda.runtime.getDevice() == index else cuda.Device(index)
+    index, here = array.device.id, cuda()
+    return contextlib.nullcontext() if here.runtime.getDevice() == index else here.Device(index)
 
 
 def _no_memory(count: int, error: Exception) -> DeviceError:
@@ -122,15 +137,15 @@ _here = threading.local()
 
 def workspace(count: int) -> Any:
     """Memory that work on the current stream may use until this thread asks again; its address is ``.ptr``."""
-    cuda = load("cupy").cuda
-    key = cuda.runtime.getDevice(), cuda.get_current_stream().ptr
+    here = cuda()
+    key = here.runtime.getDevice(), here.get_current_stream().ptr
     held: dict[Any, Any] = _here.__dict__.setdefault("held", {})
     found = held.get(key)
     if found is None or found[0] < count:
         held.pop(key, None)
         try:
-            found = count, cuda.alloc(count)
-        except cuda.memory.OutOfMemoryError as error:
+            found = count, here.alloc(count)
+        except here.memory.OutOfMemoryError as error:
             raise _no_memory(count, error) from error
         if count <= _KEPT:
             held[key] = found

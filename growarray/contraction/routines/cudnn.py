@@ -126,7 +126,8 @@ def _batch(site: Site, feature: Place) -> tuple[str, ...]:
 def _convolution(way: str, site: Site, kernel: Place, feature: Place, out: Place) -> Convolution | None:
     """The convolution as cuDNN has it; None if it does not."""
     batch = _batch(site, feature)
-    axes = [k for k in range(len(site.axes)) if f"p{k}" not in batch]
+    steps = {k: feature.strides.get(f"p{k}", 0) for k in range(len(site.axes)) if f"p{k}" not in batch}
+    axes = sorted(steps, key=lambda k: -steps[k])
     images = [name.replace("p", "q") for name in batch]
     image = _layout(site, feature, [batch, (*site.b, *site.s), *((f"p{k}",) for k in axes)])
     taps = _layout(site, kernel, [(*site.b, *site.n), site.s, *((f"t{k}",) for k in axes)])

@@ -255,9 +255,7 @@ def _strided(
         batch, across = across[:1], across[1:]
     if max(map(len, (deep, tall, across, batch))) > 1 or not all(axis.is_plain for axis in site.axes):
         return []
-    one = _columnwise(
-        site, *(group[0] if group else _Index(1, (0, 0, 0)) for group in (tall, deep, across, batch))
-    )
+    one = _columnwise(site, *(group[0] if group else _Index(1, (0, 0, 0)) for group in (tall, deep, across, batch)))
     if one is None:
         return []
     target, after = out.slot, []
