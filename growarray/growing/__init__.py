@@ -1,7 +1,14 @@
 """Growing modules: layers and merges that collect statistics, plan their growth and carry it out."""
 
+from growarray.growing.adapter import Adapter, adapt, load_adapters, merge_adapters
 from growarray.growing.change import GrowthUpdate
-from growarray.growing.conv import Conv2dGrowingModule, FullConv2dGrowingModule, RestrictedConv2dGrowingModule
+from growarray.growing.conv import (
+    Conv1dGrowingModule,
+    Conv2dGrowingModule,
+    Conv3dGrowingModule,
+    FullConv2dGrowingModule,
+    RestrictedConv2dGrowingModule,
+)
 from growarray.growing.conv_merge import Conv2dMergeGrowingModule
 from growarray.growing.dropout import GrowingDropout, GrowingDropout1d, GrowingDropout2d
 from growarray.growing.fisher import softmax_fisher_seeds
@@ -19,8 +26,11 @@ __all__ = [
     "FISHER",
     "GRADMAX",
     "TINY",
+    "Adapter",
+    "Conv1dGrowingModule",
     "Conv2dGrowingModule",
     "Conv2dMergeGrowingModule",
+    "Conv3dGrowingModule",
     "FullConv2dGrowingModule",
     "GrowingDropout",
     "GrowingDropout1d",
@@ -39,9 +49,12 @@ __all__ = [
     "Stream",
     "TensorStatistic",
     "TensorStatisticWithEstimationError",
+    "adapt",
     "added_neurons",
     "cross_moment",
     "inverse_sqrt",
+    "load_adapters",
+    "merge_adapters",
     "neuron_goal",
     "optimal_delta",
     "pseudo_inverse",
