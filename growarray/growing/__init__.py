@@ -2,8 +2,16 @@
 
 from growarray.growing.adapter import Adapter, adapt, load_adapters, merge_adapters
 from growarray.growing.change import GrowthUpdate
-from growarray.growing.conv import Conv2dGrowingModule, FullConv2dGrowingModule, RestrictedConv2dGrowingModule
+from growarray.growing.conv import (
+    Conv1dGrowingModule,
+    Conv2dGrowingModule,
+    Conv3dGrowingModule,
+    FullConv2dGrowingModule,
+    RestrictedConv2dGrowingModule,
+)
 from growarray.growing.conv_merge import Conv2dMergeGrowingModule
+from growarray.growing.dropout import GrowingDropout, GrowingDropout1d, GrowingDropout2d
+from growarray.growing.fisher import softmax_fisher_seeds
 from growarray.growing.layer import GrowingModule
 from growarray.growing.linear import LinearGrowingModule, LinearMergeGrowingModule
 from growarray.growing.merge import MergeGrowingModule
@@ -19,9 +27,14 @@ __all__ = [
     "GRADMAX",
     "TINY",
     "Adapter",
+    "Conv1dGrowingModule",
     "Conv2dGrowingModule",
     "Conv2dMergeGrowingModule",
+    "Conv3dGrowingModule",
     "FullConv2dGrowingModule",
+    "GrowingDropout",
+    "GrowingDropout1d",
+    "GrowingDropout2d",
     "GrowingModule",
     "GrowthRule",
     "GrowthUpdate",
@@ -46,4 +59,5 @@ __all__ = [
     "optimal_delta",
     "pseudo_inverse",
     "shrink",
+    "softmax_fisher_seeds",
 ]

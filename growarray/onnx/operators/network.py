@@ -10,7 +10,9 @@ import numpy as np
 from growarray import nn
 from growarray.growing import (
     Adapter,
+    Conv1dGrowingModule,
     Conv2dGrowingModule,
+    Conv3dGrowingModule,
     FullConv2dGrowingModule,
     GrowingModule,
     LinearGrowingModule,
@@ -136,8 +138,7 @@ WRITES: dict[type[Module], Lowering] = {
     nn.Sequential: _sequential,
     **dict.fromkeys((GrowingMLP, GrowingResidualMLP, GrowingResNet, GrowingVGG), _network),
     **dict.fromkeys((GrowingBlock, LinearGrowingBlock, Conv2dGrowingBlock), _growing_block),
-    **dict.fromkeys(
-        (LinearGrowingModule, Conv2dGrowingModule, RestrictedConv2dGrowingModule, FullConv2dGrowingModule), _layer
-    ),
+    **dict.fromkeys((LinearGrowingModule, RestrictedConv2dGrowingModule, FullConv2dGrowingModule), _layer),
+    **dict.fromkeys((Conv1dGrowingModule, Conv2dGrowingModule, Conv3dGrowingModule), _layer),
 }
 """What writes each class of module that is made of others."""
