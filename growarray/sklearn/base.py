@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from growarray.errors import shown
 from growarray.growing import FISHER, GRADMAX, TINY, GrowthRule
 from growarray.networks import Growth, GrowthSettings
 from growarray.networks.build import build_network, hidden_activation, number_of_places
-from growarray.networks.data import Task
+from growarray.networks.data import Task, is_pair, loaded
 from growarray.networks.planner import default_budget
 from growarray.networks.scale import Scale
 from growarray.nn import Sequential
@@ -95,6 +96,28 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         loop = self._loop(data, validation, samples, self.max_iter)
         steps = self.max_iter * math.ceil(len(data[0]) / loop.settings.batch_size)
         loop.schedule = cosine(self.learning_rate, steps)
+        self._run(loop)
+        self.history_, self.n_iter_ = loop.history, loop.epoch
+        return self
+
+    def fit_batches(self, batches: Any, validation: tuple[Any, Any]) -> Any:
+        """Train and grow on batches, of which one at a time is in memory; judge by ``validation``, a pair (X, y).
+
+        batches : to iterate over in every epoch, each (X, y) or a function that loads it: a list,
+            ``growarray.distributed.from_dask(x, y)``, or :class:`growarray.networks.Batches` of files that NumPy maps
+        Scales, and the classes that there are, are those of ``validation``; balanced classes are so in each batch.
+        """
+        if isinstance(batches, Iterator):
+            raise TypeError(
+                "fit_batches: batches are used up after one epoch; give a list, or functions that load them"
+            )
+        goes_on = self.warm_start and self.__sklearn_is_fitted__()
+        x, values, weight, _ = self._rows(*validation, None, goes_on=goes_on, anew=not goes_on)
+        if not goes_on:
+            self._start(x, values, weight)
+        data = _Scaled(self, batches)
+        loop = self._loop(data, self._scaled(x, values, weight), None, self.max_iter)
+        loop.schedule = cosine(self.learning_rate, self.max_iter * data.count)
         self._run(loop)
         self.history_, self.n_iter_ = loop.history, loop.epoch
         return self
@@ -189,9 +212,10 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         weights = weight[:, None] * (len(weight) / weight.sum())
         return features(x), np.concatenate([values, weights], axis=1).astype(x.dtype)
 
-    def _loop(self, data: Any, validation: Any, samples: int, epochs: int) -> Growth:
-        x, budget = data[0], self.max_parameters
-        if budget == "auto":
+    def _loop(self, data: Any, validation: Any, samples: int | None, epochs: int) -> Growth:
+        """The loop; ``samples`` are those that bound the network, None for all that the data have."""
+        x, budget = (validation if isinstance(data, _Scaled) else data)[0], self.max_parameters
+        if budget == "auto" and samples is not None:
             budget = default_budget(self._grown, np.broadcast_to(x[:1], (samples, x.shape[1])), self.neurons)
         settings = GrowthSettings(
             epochs=epochs,
@@ -243,6 +267,24 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _strata(self, target: Any, held: int) -> Any:
         return None
+
+
+class _Scaled:
+    """Batches as the loop takes them, each when it is reached; ``count`` is their number once all were."""
+
+    def __init__(self, model: GrowingEstimator, batches: Any) -> None:
+        self.model, self.batches, self.count = model, batches, 0
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        dtype, count = next(iter(self.model._grown.parameters())).data.dtype, 0
+        for part in map(loaded, self.batches):
+            if not is_pair(part):
+                raise TypeError(f"fit_batches: batch {count} is {shown(part)}, expected a pair of arrays (X, y)")
+            count += 1
+            x, values, weight, _ = self.model._rows(part[0], part[1], None, goes_on=True, anew=False)
+            features, target = self.model._scaled(x, values, weight)
+            yield features.astype(dtype, copy=False), target.astype(dtype, copy=False)
+        self.count = count
 
 
 def _show(loop: Growth) -> None:
