@@ -19,6 +19,8 @@ from growarray.growing import FISHER, GRADMAX, TINY, GrowthRule
 from growarray.networks import Growth, GrowthSettings
 from growarray.networks.build import build_network, hidden_activation, number_of_places
 from growarray.networks.data import Task, is_pair, loaded
+from growarray.networks.network import GrowingNetwork
+from growarray.networks.part import PartlyGrowing
 from growarray.networks.planner import default_budget
 from growarray.networks.scale import Scale
 from growarray.nn import Sequential
@@ -28,7 +30,6 @@ from growarray.sklearn.losses import weighted_moments
 
 __all__ = ["GrowingEstimator"]
 
-_NETWORKS = ("mlp", "residual", "dag")  # those of images take no weights of samples
 _RULES = {"tiny": TINY, "gradmax": GRADMAX, "fisher": FISHER}
 _WHOLE = 200  # samples that batch_size='auto' takes at once, as many as scikit-learn's own networks
 _ENDLESS = 10**9  # epochs of a loop that is stopped from outside
@@ -59,6 +60,7 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
     """
 
     _task: ClassVar[Task]
+    _networks: ClassVar[tuple[str, ...]] = ("mlp", "residual", "dag")  # growing convolutions take no weights of samples
 
     network: str = "mlp"
     hidden_layers: int = 1
@@ -145,8 +147,13 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
     def _outputs(self, X: Any) -> np.ndarray:
         """What the network gives for ``X`` as it came: scaling is inside."""
         check_is_fitted(self)
-        x = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
+        x = validate_data(self, self._features(X), dtype=(np.float64, np.float32), reset=False)
+        x = x.astype(next(iter(self._grown.parameters())).data.dtype, copy=False)
         return np.asarray(self.network_.eval()(x))
+
+    def _features(self, X: Any) -> Any:
+        """Features as scikit-learn checks them."""
+        return X
 
     def _targets(self, y: Any, weight: Any, *, anew: bool) -> tuple[Any, Any]:
         """Targets as numbers (n, outputs), and the weights of the samples with those of their classes.
@@ -158,7 +165,9 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
     def _rows(self, X: Any, y: Any, sample_weight: Any, *, goes_on: bool, anew: bool) -> tuple[Any, Any, Any, int]:
         """Features, targets and weights of the rows that have a weight, and how many samples they stand for."""
         self._check_options()
-        x, y = validate_data(self, X, y, dtype=(np.float64, np.float32), multi_output=True, reset=not goes_on)
+        x, y = validate_data(
+            self, self._features(X), y, dtype=(np.float64, np.float32), multi_output=True, reset=not goes_on
+        )
         weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
         counted = weight > 0
         if not counted.any():
@@ -170,8 +179,8 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _check_options(self) -> None:
         """Raise for an option that nothing else looks at."""
-        if self.network not in _NETWORKS:
-            raise ValueError(f"network: expected one of {', '.join(_NETWORKS)}, found {shown(self.network)}")
+        if self.network not in self._networks:
+            raise ValueError(f"network: expected one of {', '.join(self._networks)}, found {shown(self.network)}")
         if not (isinstance(self.rule, GrowthRule) or self.rule in _RULES):
             raise ValueError(f"rule: expected one of {', '.join(_RULES)} or a GrowthRule, found {shown(self.rule)}")
         counts = ["hidden_layers", "start_width", "neurons", "grow_every", "max_iter", "n_iter_no_change"]
@@ -187,20 +196,28 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
     def _start(self, x: Any, values: Any, weight: Any) -> None:
         """The scales, a network of the first widths between them, its optimizer and its generator."""
         self._rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
-        grown = build_network(
+        grown = self._network(x.shape[1], values.shape[1], x.dtype.name)
+        self._scales = self._feature_scale(x, weight), self._target_scale(values, weight)
+        self._optimizer = AdamW(grown, lr=self.learning_rate, weight_decay=self.weight_decay)
+        self._grown = grown
+        inner = grown.module if isinstance(grown, PartlyGrowing) else grown
+        self.network_ = Sequential(self._scales[0], inner, self._scales[1].inverse())
+
+    def _network(self, features: int, outputs: int, dtype: str) -> GrowingNetwork:
+        """What grows, between scaled features and outputs."""
+        return build_network(
             self.network,
-            x.shape[1],
-            values.shape[1],
+            features,
+            outputs,
             [self.start_width] * number_of_places(self.network, self.hidden_layers),
             function=hidden_activation(self.activation),
-            dtype=x.dtype.name,
+            dtype=dtype,
             device="cpu",
             rng=self._rng,
         )
-        self._scales = Scale(*weighted_moments(x, weight)), self._target_scale(values, weight)
-        self._optimizer = AdamW(grown, lr=self.learning_rate, weight_decay=self.weight_decay)
-        self._grown = grown
-        self.network_ = Sequential(self._scales[0], grown, self._scales[1].inverse())
+
+    def _feature_scale(self, x: Any, weight: Any) -> Scale:
+        return Scale(*weighted_moments(x, weight))
 
     def _target_scale(self, values: Any, weight: Any) -> Scale:
         return Scale(np.zeros(values.shape[1]), np.ones(values.shape[1]))
