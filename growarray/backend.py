@@ -301,7 +301,8 @@ def to_numpy(x: Any) -> np.ndarray:
         _refuse_masked(x)
         return np.asarray(x)
     if is_cupy(x):
-        return np.asarray(x.get())
+        host, _ = np.asarray(x.get()), load("growarray.cuda.late").settle()  # checks that the device has made by now
+        return host
     if _is_foreign(x):
         return np.asarray(_handed_over(_readable(x)))
     try:

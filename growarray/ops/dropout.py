@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from growarray.backend import Array, asarray, namespace
+from growarray.ops.fused import fused
 
 __all__ = ["dropout"]
 
@@ -14,7 +15,8 @@ __all__ = ["dropout"]
 def dropout(x: Array, p: float, rng: np.random.Generator) -> tuple[Array, Callable[[Array], Array]]:
     """``y = x * mask / (1 - p)``, any shape; an entry is dropped with probability ``p``. Keeps the mask.
 
-    The mask is drawn in NumPy and then moved, so that every library drops the same entries.
+    Every library drops the same entries: those that ``rng`` draws in NumPy. On CuPy the numbers of ``default_rng`` are
+    computed there, those of another generator are drawn in NumPy and moved.
 
     Raises ValueError: ``p`` is not between 0 and 1.
 
@@ -25,9 +27,16 @@ def dropout(x: Array, p: float, rng: np.random.Generator) -> tuple[Array, Callab
     """
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"dropout: p must be between 0 and 1, found {p}")
-    xp = namespace(x)
+    namespace(x)
     if p == 0.0:
         return x, lambda dy: dy
+    return _dropped(x, p, rng)
+
+
+@fused
+def _dropped(x: Array, p: float, rng: np.random.Generator) -> tuple[Array, Callable[[Array], Array]]:
+    """:func:`dropout` of what has been checked."""
+    xp = namespace(x)
     keep = asarray(rng.random(tuple(x.shape)) >= p, like=x)
     scale = 0.0 if p == 1.0 else 1.0 / (1.0 - p)
 
