@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from growarray.backend import Array, is_cupy, to_numpy
+from growarray.backend import Array, after_copy, is_cupy, to_numpy
 from growarray.cuda.device import zeros
 
 __all__ = ["check", "record", "settle"]
@@ -65,3 +65,6 @@ def settle() -> None:
         if failed:
             _records.clear()
             raise failed[0]
+
+
+after_copy.append(settle)
