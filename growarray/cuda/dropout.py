@@ -50,13 +50,15 @@ for (int k = 0; steps; ++k, steps >>= 1) if (steps & 1) s = ahead(s, by, k);"""
 _DRAW = "on = drawn(s) >> 11 >= least; r = on ? v * scale : (A)0; s = ahead(s, by, 8);"
 
 
-def dropped(x: Array, p: float, rng: np.random.Generator) -> tuple[Array, Callable[[Array], Array]] | None:
+def dropped(
+    x: Array, p: float, rng: np.random.Generator, drawn: tuple[int, ...]
+) -> tuple[Array, Callable[[Array], Array]] | None:
     """As in :mod:`growarray.ops.dropout`, with the very numbers that ``rng`` would draw in NumPy, drawn there.
 
     Only of PCG64, the generator of ``default_rng``; ``rng`` stands afterwards where drawing in NumPy leaves it.
     """
     source = rng.bit_generator
-    if type(source) is not np.random.PCG64 or not fits(x):
+    if type(source) is not np.random.PCG64 or drawn != x.shape or not fits(x):
         return None
     number = np.dtype(ACCUMULATED[str(x.dtype)]).type
     least = np.uint64(-int(-p * 2**53 // 1))  # numbers are those above 11 bits over 2^53

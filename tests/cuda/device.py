@@ -45,7 +45,7 @@ class Cuda:
     """What the fake device did: launches in order, pieces of memory.
 
     operations : what CuPy launches for portable operations    waits : where the host waits for the device
-    room : bytes that may be asked for at once    dry : whether launches are counted only
+    room : bytes that may be asked for at once    dry : whether launches are counted only    stream : the current one
     """
 
     def __init__(self) -> None:
@@ -57,6 +57,7 @@ class Cuda:
         self.memory: list[Memory] = []
         self.room = 1 << 40
         self.dry = False
+        self.stream = 0
 
     def array(self, values: Any) -> Any:
         return doubles.DoubleArray(np.asarray(values))
@@ -168,8 +169,9 @@ def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
             getDeviceCount=lambda: 1,
             getDeviceProperties=lambda _: {"name": b"Double"},
             memcpyAsync=made.upload,
+            runtimeGetVersion=lambda: 12080,
         ),
-        get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+        get_current_stream=lambda: types.SimpleNamespace(ptr=made.stream),
         alloc=made.alloc,
         Device=lambda index: nullcontext(),
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
