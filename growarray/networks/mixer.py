@@ -99,7 +99,7 @@ class GrowingMLPMixer(ImageNetwork):
         check_widths("GrowingMLPMixer", channels, [(patcher.in_channels, patcher.out_channels)], last.in_features)
         for index, block in enumerate(self.blocks):
             width = last.in_features if index % 2 else patches[0] * patches[1]
-            check_widths("GrowingMLPMixer", width, [block.ends], width)
+            check_widths("GrowingMLPMixer", width, [block._ends], width)
         super()._check_held()
 
     @property

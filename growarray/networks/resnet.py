@@ -72,7 +72,7 @@ class GrowingBlock(Module):
     _held = ("name", "pre_activation", "first_layer", "second_layer", "downsample")
 
     def _check_held(self) -> None:
-        hidden, (width, out) = (self.first_layer.out_features, self.second_layer.in_neurons), self.ends
+        hidden, (width, out) = (self.first_layer.out_features, self.second_layer.in_neurons), self._ends
         if hidden[0] != hidden[1]:
             raise ShapeError(f"{self.name}: the first layer gives {hidden[0]} neurons, the second reads {hidden[1]}")
         if self.downsample.is_identity and width != out:
@@ -82,7 +82,7 @@ class GrowingBlock(Module):
             )
 
     @property
-    def ends(self) -> tuple[int, int]:
+    def _ends(self) -> tuple[int, int]:
         """Width of the input and of the output."""
         return int(self.first_layer.in_neurons), int(self.second_layer.out_features)
 
@@ -260,7 +260,7 @@ class GrowingResNet(ImageNetwork):
     def _check_held(self) -> None:
         stem: Any = self.stem[0]
         head: Any = self.head[3]
-        ends = [(stem.in_channels, stem.out_channels), *(block.ends for block in self.blocks)]
+        ends = [(stem.in_channels, stem.out_channels), *(block._ends for block in self.blocks)]
         check_widths("GrowingResNet", self.image[0], ends, head.in_features)
         self._kind = {"device": None, "dtype": stem.weight.data.dtype, "rng": np.random.default_rng()}
         super()._check_held()
