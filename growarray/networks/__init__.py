@@ -16,6 +16,7 @@ from growarray.networks.network import GrowingNetwork
 from growarray.networks.planner import default_budget
 from growarray.networks.resnet import Conv2dGrowingBlock, GrowingBlock, GrowingResNet, LinearGrowingBlock
 from growarray.networks.settings import GrowthSettings
+from growarray.networks.transformer import GrowingAttention, GrowingTransformerBlock
 
 __all__ = [
     "Batches",
@@ -25,6 +26,7 @@ __all__ = [
     "Expansion",
     "ExpansionType",
     "GraphStatistics",
+    "GrowingAttention",
     "GrowingBlock",
     "GrowingDAG",
     "GrowingMLP",
@@ -32,6 +34,7 @@ __all__ = [
     "GrowingResNet",
     "GrowingResidualBlock",
     "GrowingResidualMLP",
+    "GrowingTransformerBlock",
     "GrowingVGG",
     "Growth",
     "GrowthSettings",
