@@ -244,7 +244,10 @@ class TensorStatistic:
         xp = namespace(value, where=f"{self.name}: ")
         known = self.shape if self._total is None else self._total.shape
         if known is not None and tuple(value.shape) != known:
-            raise ShapeError(f"{self.name}: update has shape {tuple(value.shape)}, expected {known}; reset() first")
+            raise ShapeError(
+                f"{self.name}: update has shape {tuple(value.shape)}, expected {known}; run a batch since the layer "
+                "has grown, or reset() first"
+            )
         flat = xp.reshape(xp.astype(value, xp.float64, copy=False), (-1,))
         if not math.isfinite(float(flat @ flat)):  # one pass, and unlike a sum it cannot cancel infinities
             raise GrowthError(
