@@ -11,6 +11,7 @@ from growarray.networks.images import GrowingVGG
 from growarray.networks.judgement import Best, Judgement, Snapshot
 from growarray.networks.line_search import LineSearch, line_search
 from growarray.networks.loader import Batches
+from growarray.networks.mixer import GrowingMLPMixer
 from growarray.networks.mlp import GrowingMLP
 from growarray.networks.network import GrowingNetwork
 from growarray.networks.planner import default_budget
@@ -28,6 +29,7 @@ __all__ = [
     "GrowingBlock",
     "GrowingDAG",
     "GrowingMLP",
+    "GrowingMLPMixer",
     "GrowingNetwork",
     "GrowingResNet",
     "GrowingResidualBlock",
