@@ -15,6 +15,7 @@ from growarray.networks.mixer import GrowingMLPMixer
 from growarray.networks.mlp import GrowingMLP
 from growarray.networks.network import GrowingNetwork
 from growarray.networks.planner import default_budget
+from growarray.networks.prune import Pruning, prune
 from growarray.networks.resnet import Conv2dGrowingBlock, GrowingBlock, GrowingResNet, LinearGrowingBlock
 from growarray.networks.settings import GrowthSettings
 
@@ -42,6 +43,7 @@ __all__ = [
     "LineSearch",
     "LinearGrowingBlock",
     "Point",
+    "Pruning",
     "Snapshot",
     "Task",
     "accuracy",
@@ -51,6 +53,7 @@ __all__ = [
     "default_budget",
     "f1",
     "line_search",
+    "prune",
     "task_named",
     "write_atomically",
 ]
