@@ -162,11 +162,6 @@ def _offsets(stream: StreamLike) -> list[int]:
     return [0, *itertools.accumulate(part.width for part in stream.parts)][:-1]
 
 
-def _is_finite(xp: Any, value: Array) -> bool:
-    flat = xp.reshape(xp.astype(value, xp.float64, copy=False), (-1,))
-    return math.isfinite(float(flat @ flat))  # one pass, and unlike a sum it cannot cancel infinities
-
-
 class TensorStatistic:
     """A running mean kept as a float64 sum and a number of samples; two of them add.
 
@@ -258,9 +253,12 @@ class TensorStatistic:
         xp = namespace(value, where=f"{self.name}: ")
         known = self.shape if self._total is None else self._total.shape
         if known is not None and tuple(value.shape) != known:
-            raise ShapeError(f"{self.name}: update has shape {tuple(value.shape)}, expected {known}; reset() first")
-        # on a GPU the host would wait: there it spoils the sum, and planning refuses the mean
-        if not is_cupy(value) and not _is_finite(xp, value):
+            raise ShapeError(
+                f"{self.name}: update has shape {tuple(value.shape)}, expected {known}; run a batch since the layer "
+                "has grown, or reset() first"
+            )
+        flat = xp.reshape(xp.astype(value, xp.float64, copy=False), (-1,))  # its square cannot cancel infinities
+        if not is_cupy(value) and not math.isfinite(float(flat @ flat)):  # there the host would wait
             raise GrowthError(
                 f"{self.name}: the update holds NaN or infinite values; check the activations and the loss, "
                 "lower the learning rate, or leave this batch out"

@@ -85,6 +85,18 @@ class _Norm(HandsNewOn):
                 f"{type(self).__name__}: the number of features to add must be at least 1, found {shown(by)}"
             )
 
+    _size: ClassVar[str]  # the attribute that holds the number of features
+
+    def _keep(self, index: Array) -> None:
+        for name in ("weight", "bias", *self._buffers):
+            held = getattr(self, name)
+            if isinstance(held, Parameter):
+                held.keep(0, index)
+            elif held is not None and held.ndim:
+                setattr(self, name, namespace(held, index).take(held, index, axis=0))
+        size, count = getattr(self, self._size), int(index.shape[0])
+        setattr(self, self._size, (count, *size[1:]) if isinstance(size, tuple) else count)
+
     def _append(self, shape: tuple[int, ...], **blocks: tuple[Array | None, float]) -> None:
         """Append to the first axis of each array a block of this shape, or its default value; all is checked first."""
         found: dict[str, Array] = {}
@@ -124,6 +136,7 @@ class LayerNorm(_Norm):
     """
 
     _switches = ("elementwise_affine",)
+    _size = "normalized_shape"
     _shown = "{self.normalized_shape}, eps={self.eps}"
 
     def __init__(
@@ -186,6 +199,7 @@ class BatchNorm(_Norm):
     _since: ClassVar[Mapping[str, int]] = {"num_batches_tracked": 2}
     _ndims: ClassVar[tuple[int, ...]] = ()
     _switches = ("affine", "track_running_stats")
+    _size = "num_features"
 
     def __init__(
         self,
@@ -319,6 +333,7 @@ class GroupNorm(_Norm):
     """
 
     _shown = "{self.num_groups}, {self.num_channels}, eps={self.eps}"
+    _size = "num_channels"
 
     def __init__(
         self,
@@ -352,6 +367,9 @@ class GroupNorm(_Norm):
         """Raise what ``extend(by)`` would raise, without changing anything."""
         super().check_extend(by)
         self._check_groups(self.num_channels + by, self.num_groups)
+
+    def _check_keep(self, count: int) -> None:
+        self._check_groups(count, self.num_groups)
 
     def extend(
         self, by: int, weight: Array | None = None, bias: Array | None = None, new_num_groups: int | None = None
