@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, is_array, namespace
+from growarray.backend import Array, asarray, is_array, is_cupy, namespace, to_numpy
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.ops import cross_entropy, mse
 
-__all__ = ["Task", "accuracy", "batches", "batches_of", "check_data", "f1", "is_pair", "task_named"]
+__all__ = ["Task", "accuracy", "batches", "batches_of", "check_data", "f1", "is_pair", "numbers", "task_named"]
 
 _LOOKED_AT = 2**22  # values that are looked at at a time, of an array that may lie on disk
 
@@ -124,6 +124,18 @@ def task_named(name: str, score: str | None = None) -> Task:
     return replace(
         task, score=lambda y, labels: f1(namespace(y).argmax(y, axis=1), labels, average=average), score_name=score
     )
+
+
+def numbers(values: Sequence[Any]) -> list[float]:
+    """Losses as numbers; those on a GPU with one wait for all.
+
+    >>> numbers([np.float32(0.5), 2.0])
+    [0.5, 2.0]
+    """
+    if values and all(map(is_cupy, values)):
+        found: list[float] = to_numpy(namespace(*values).stack(list(values))).tolist()
+        return found
+    return [float(value) for value in values]
 
 
 def batches(

@@ -444,6 +444,18 @@ def test_a_choice_by_cost_takes_the_most_for_it(choose: str) -> None:
     assert layer is max(layers, key=lambda each: each.new_neurons_fo_improvement / getattr(each, cost))
 
 
+def test_the_narrowest_place_grows_and_of_equals_the_first() -> None:
+    grown = GrowingMLP(4, 2, [4, 3, 3], dtype=np.float64, rng=np.random.default_rng(0))
+    run = loop(network=grown, choose="narrowest")
+    for widths in ([4, 4, 3], [4, 4, 4], [5, 4, 4]):
+        run.planner.collect(run.data)
+        run.network.compute_optimal_updates(max_new=1)
+        layer = run.planner.choose(run.planner.rule, run.validation).layer
+        layer.apply_change(0.1)
+        run.network.delete_update()
+        assert grown.widths == widths
+
+
 def test_bic_refuses_what_costs_more_than_it_brings() -> None:
     chance = np.random.default_rng(5).integers(0, 2, len(X))  # there is nothing to learn
     run = loop(choose="bic", data=(X, chance), epochs=20)
