@@ -8,9 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from growarray.backend import Array, asarray, assign, library, namespace, target_of
+from growarray.backend import Array, asarray, assign, library, namespace, precision_on, target_of
 from growarray.contraction import Plan
-from growarray.contraction.checks import is_whole
+from growarray.contraction.checks import is_whole, known_precision
 from growarray.errors import PlanError, ShapeError, shown
 from growarray.factorized.linear_convert import linear_layer_of, read_linears
 from growarray.factorized.linear_plan import NAMED_WAYS, linear_plan
@@ -48,6 +48,7 @@ class FactorizedLinear(Module):
     std : of the entries of W at the start. None is that of :class:`growarray.nn.Linear`, ``1 / sqrt(3 in_features)``,
         in every format; ``'original'`` is the ``sqrt(5 / in_features)`` of TensorLy-Torch, by its formulas except for
         ``'blocktt'``, where W has that size. The bias is drawn as that of ``Linear``.
+    precision : on a GPU, as in :func:`growarray.contraction.plan`; a CPU multiplies float32 in full
 
     Raises ValueError: an option makes no sense; the message lists what does. ShapeError and PlanError are ValueErrors.
 
@@ -70,8 +71,10 @@ class FactorizedLinear(Module):
         dtype: Any = None,
         rng: np.random.Generator | None = None,
         std: float | str | None = None,
+        precision: str | None = None,
     ) -> None:
         library(device)
+        self.precision = known_precision(precision)
         bias = flag("FactorizedLinear", "bias", bias)
         self.in_tensorized_features = _sizes("in_tensorized_features", in_tensorized_features)
         self.out_tensorized_features = _sizes("out_tensorized_features", out_tensorized_features)
@@ -105,8 +108,8 @@ class FactorizedLinear(Module):
             self.reset_parameters(rng, std=std)
 
     def _saved(self) -> dict[str, Any]:
-        names = ("in_tensorized_features", "out_tensorized_features", "n_layers", "implementation", "weight", "bias")
-        return {name: getattr(self, name) for name in names}
+        names = ("in_tensorized_features", "out_tensorized_features", "n_layers", "implementation", "precision")
+        return {name: getattr(self, name) for name in (*names, "weight", "bias")}
 
     @classmethod
     def _restored(cls, weight: FactorizedTensor, bias: Parameter | None, **options: Any) -> Self:
@@ -171,7 +174,7 @@ class FactorizedLinear(Module):
         shapes = tuple(self.weight.format.operand_shape(a.shape, i, len(factors)) for i, a in enumerate(factors))
         return linear_plan(
             kind.name, math.prod(shape[:-1]), self.in_tensorized_features, self.out_tensorized_features, shapes,
-            self.implementation, training, *target_of(factors[0]),
+            self.implementation, training, *target_of(factors[0]), precision_on(factors[0], self.precision),
         )  # fmt: skip
 
     def plan(self, shape: Sequence[int], training: bool = False, indices: Any = 0) -> Plan:

@@ -73,7 +73,7 @@ def linear_path(name: str, inner: int, outer: int, way: str, shapes: Shapes) -> 
 @lru_cache(maxsize=512)
 def linear_plan(
     name: str, n: int, inner: tuple[int, ...], outer: tuple[int, ...], shapes: Shapes, optimize: Any, training: bool,
-    dtype: str, device: str,
+    dtype: str, device: str, precision: str | None = None,
 ) -> Plan:  # fmt: skip
     """The plan for ``n`` rows of ``inner`` modes; ``shapes`` are those of the factors, as in the equation.
 
@@ -83,14 +83,15 @@ def linear_plan(
     Raises PlanError: ``optimize`` cannot be used.
     """
     equation = linear_equation(name, len(inner), len(outer))
+    target: dict[str, Any] = {"dtype": dtype, "device": device, "precision": precision}
     if isinstance(optimize, str) and optimize in PRESETS:
         if optimize not in NAMED_WAYS:
             raise PlanError(f"{shown(optimize)} is for convolutions; expected 'auto', 'factorized' or 'reconstructed'")
         optimize = linear_path(name, len(inner), len(outer), optimize, shapes)
     elif isinstance(optimize, str) and optimize == "auto":
         rows = 1 << max(n - 1, 0).bit_length()
-        optimize = plan(equation, (rows, *inner), *shapes, training=training, dtype=dtype, device=device).path
-    return plan(equation, (n, *inner), *shapes, optimize=optimize, training=training, dtype=dtype, device=device)
+        optimize = plan(equation, (rows, *inner), *shapes, training=training, **target).path
+    return plan(equation, (n, *inner), *shapes, optimize=optimize, training=training, **target)
 
 
 def tensorize(in_features: int, out_features: int, modes: int = 3) -> tuple[tuple[int, ...], tuple[int, ...]]:
