@@ -32,7 +32,6 @@ __all__ = [
     "library_of",
     "load",
     "namespace",
-    "precision_on",
     "set_rows",
     "special_functions",
     "target_of",
@@ -206,10 +205,10 @@ def library(device: str | None) -> Any:
         count = int(cupy.cuda.runtime.getDeviceCount())
     except Exception as error:  # CuPy raises its own classes for a missing driver
         remedy = 'install one of the extras: pip install "growarray[cuda12]" or "growarray[cuda13]"'
-        if "InsufficientDriver" in str(error):
-            remedy = "install NVIDIA's driver, or a newer one, or the extra for an older CUDA: growarray[cuda12]"
-        elif not isinstance(error, ImportError):
-            remedy = "nvidia-smi says which GPUs there are, CUDA_VISIBLE_DEVICES which of them may be used"
+        if not isinstance(error, ImportError):
+            remedy = (
+                "nvidia-smi shows driver and GPUs; update an old driver, or take the extra of an older CUDA, cuda12"
+            )
         raise DeviceError(
             f"device {shown(device)} needs CuPy and an NVIDIA GPU ({type(error).__name__}: {error}); {remedy}"
         ) from error
@@ -390,14 +389,6 @@ def target_of(array: Array) -> tuple[str, str]:
     if is_numpy(array):
         return array.dtype.char, "cpu"
     return str(array.dtype).rpartition(".")[2], "gpu"
-
-
-def precision_on(array: Array, precision: str | None) -> str | None:
-    """``precision`` if it says how this array is multiplied: ``'tf32'`` is for float32 on a GPU.
-
-    >>> precision_on(np.ones(2, np.float32), "tf32")
-    """
-    return precision if target_of(array) == ("float32", "gpu") else None
 
 
 def accurate_dtype(xp: Any, x: Array) -> Any:

@@ -22,6 +22,7 @@ __all__ = [
     "known_precision",
     "operands",
     "precision_of",
+    "precision_on",
 ]
 
 _TF32 = "tf32"
@@ -68,6 +69,11 @@ def known_precision(precision: str | None) -> str | None:
     if precision is not None and precision != _TF32:
         raise PlanError(f"precision: found {shown(precision)}, expected None or 'tf32'")
     return precision
+
+
+def precision_on(precision: str | None, dtype: str, device: str) -> str | None:
+    """What a layer was told, where it counts: ``'tf32'`` is for float32 on a GPU."""
+    return precision if (dtype, device) == ("float32", "gpu") else None
 
 
 def precision_of(precision: str | None, dtype: str, device: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from growarray.backend import Array, asarray, assign, library, namespace, precision_on, target_of
+from growarray.backend import Array, asarray, assign, library, namespace, target_of
 from growarray.contraction import Plan
 from growarray.contraction.checks import known_precision
 from growarray.contraction.path import PRESETS
@@ -183,7 +183,7 @@ class FactorizedConv(FactorizedSources):
     def _plan(self, shape: tuple[int, ...], factors: Arrays, layer_index: LayerIndex, training: bool) -> Plan:
         return conv_plan(
             self.weight.name, shape, tuple(map(tuple, map(_shape, factors))), self.groups, self._settings[layer_index],
-            self.implementation, training, *target_of(factors[0]), precision_on(factors[0], self.precision),
+            self.implementation, training, *target_of(factors[0]), self.precision,
         )  # fmt: skip
 
     def plan(self, shape: Sequence[int], training: bool = False, indices: Any = 0) -> Plan:

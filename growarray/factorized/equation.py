@@ -19,6 +19,7 @@ from typing import Any
 
 from growarray.backend import Array, namespace
 from growarray.contraction import Plan, plan
+from growarray.contraction.checks import precision_on
 from growarray.errors import ShapeError
 from growarray.factorized.format import TensorFormat
 from growarray.factorized.settings import ConvSettings
@@ -80,7 +81,8 @@ def conv_plan(
     lead = x_shape[:2] if groups == 1 else (x_shape[0], groups, x_shape[1] // groups)
     return plan(
         conv_equation(name, order, groups > 1), (*lead, *x_shape[2:]), *shapes,
-        optimize=optimize, training=training, dtype=dtype, device=device, precision=precision, **settings.options,
+        optimize=optimize, training=training, dtype=dtype, device=device,
+        precision=precision_on(precision, dtype, device), **settings.options,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from growarray.backend import Array, asarray, assign, library, namespace, precision_on, target_of
+from growarray.backend import Array, asarray, assign, library, namespace, target_of
 from growarray.contraction import Plan
 from growarray.contraction.checks import is_whole, known_precision
 from growarray.errors import PlanError, ShapeError, shown
@@ -174,7 +174,7 @@ class FactorizedLinear(Module):
         shapes = tuple(self.weight.format.operand_shape(a.shape, i, len(factors)) for i, a in enumerate(factors))
         return linear_plan(
             kind.name, math.prod(shape[:-1]), self.in_tensorized_features, self.out_tensorized_features, shapes,
-            self.implementation, training, *target_of(factors[0]), precision_on(factors[0], self.precision),
+            self.implementation, training, *target_of(factors[0]), self.precision,
         )  # fmt: skip
 
     def plan(self, shape: Sequence[int], training: bool = False, indices: Any = 0) -> Plan:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from growarray.contraction import Plan, plan
+from growarray.contraction.checks import precision_on
 from growarray.contraction.path import PRESETS
 from growarray.errors import PlanError, shown
 from growarray.factorized.tensor import FactorizedTensor
@@ -83,7 +84,7 @@ def linear_plan(
     Raises PlanError: ``optimize`` cannot be used.
     """
     equation = linear_equation(name, len(inner), len(outer))
-    target: dict[str, Any] = {"dtype": dtype, "device": device, "precision": precision}
+    target: dict[str, Any] = {"dtype": dtype, "device": device, "precision": precision_on(precision, dtype, device)}
     if isinstance(optimize, str) and optimize in PRESETS:
         if optimize not in NAMED_WAYS:
             raise PlanError(f"{shown(optimize)} is for convolutions; expected 'auto', 'factorized' or 'reconstructed'")

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from growarray.backend import Array, device_of, is_numpy, namespace, precision_on
+from growarray.backend import Array, device_of, is_numpy, namespace
 from growarray.contraction import Plan, plan
+from growarray.contraction.checks import precision_on
 from growarray.contraction.geometry import ConvAxis, conv_axes
 from growarray.contraction.plan import frozen
 from growarray.contraction.transpose import transpose
@@ -114,8 +115,8 @@ def plan_target(x: Array, precision: str | None = None) -> dict[str, Any]:
     >>> plan_target(np.ones(2), "tf32")
     {'dtype': 'float64', 'device': 'cpu', 'precision': None}
     """
-    device = "cpu" if is_numpy(x) else "gpu"
-    return {"dtype": str(x.dtype).rpartition(".")[2], "device": device, "precision": precision_on(x, precision)}
+    dtype, device = str(x.dtype).rpartition(".")[2], "cpu" if is_numpy(x) else "gpu"
+    return {"dtype": dtype, "device": device, "precision": precision_on(precision, dtype, device)}
 
 
 def conv_plan(
