@@ -201,8 +201,7 @@ def library(device: str | None) -> Any:
     if name != "cuda" and not (name.startswith("cuda:") and name[5:].isdigit()):
         raise ValueError(f"unknown device {shown(device)}; expected None, 'cpu', 'cuda' or 'cuda:N'")
     try:
-        cupy = load("cupy")
-        count = int(cupy.cuda.runtime.getDeviceCount())
+        count = int(load("cupy").cuda.runtime.getDeviceCount())
     except Exception as error:  # CuPy raises its own classes for a missing driver
         remedy = 'install one of the extras: pip install "growarray[cuda12]" or "growarray[cuda13]"'
         if not isinstance(error, ImportError):
