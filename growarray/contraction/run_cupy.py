@@ -178,7 +178,8 @@ class Launched:
         self.program, self.problem, self.keep = program, program.problem, keep
         self.dtype, self.itemsize = str(arrays[0].dtype), int(arrays[0].dtype.itemsize)
         self.tf32 = tf32 and self.dtype == "float32"
-        self.folded, self.groups = {*folded}, _grouped(step for step in program.steps if step.mask not in folded)
+        self.folded = frozenset(folded)
+        self.groups = _grouped(step for step in program.steps if step.mask not in folded)
         self.masks = (*(1 << i for i in range(len(arrays))), *folded)
         modes = {step.mask: step.out for step in program.steps}
         modes |= {1 << i: one.modes for i, one in enumerate(self.problem.operands)}
@@ -330,7 +331,7 @@ class _Backward:
         }
         strides = {m: s // forward.itemsize for m, s in zip(problem.output, dy.strides, strict=True)}
         gradients = {problem.everything: _Stored(given, strides)}
-        # what is folded has a way back too if it holds an operand that is wanted
+        # of what is folded too: a transpose gives partial results that nothing reads in place of those it spares
         steps = (step for step in forward.program.steps if step.mask not in forward.folded or step.mask & wanted)
         for group in reversed(_grouped(steps)):
             if group.mask & wanted and group.mask in gradients:

@@ -10,6 +10,8 @@ from growarray.growing.conv import (
     RestrictedConv2dGrowingModule,
 )
 from growarray.growing.conv_merge import Conv2dMergeGrowingModule
+from growarray.growing.dropout import GrowingDropout, GrowingDropout1d, GrowingDropout2d
+from growarray.growing.fisher import softmax_fisher_seeds
 from growarray.growing.layer import GrowingModule
 from growarray.growing.linear import LinearGrowingModule, LinearMergeGrowingModule
 from growarray.growing.merge import MergeGrowingModule
@@ -30,6 +32,9 @@ __all__ = [
     "Conv2dMergeGrowingModule",
     "Conv3dGrowingModule",
     "FullConv2dGrowingModule",
+    "GrowingDropout",
+    "GrowingDropout1d",
+    "GrowingDropout2d",
     "GrowingModule",
     "GrowthRule",
     "GrowthUpdate",
@@ -54,4 +59,5 @@ __all__ = [
     "optimal_delta",
     "pseudo_inverse",
     "shrink",
+    "softmax_fisher_seeds",
 ]

@@ -1,35 +1,15 @@
-"""The gradient alone, with no forward pass before it, by launches."""
+"""Layers that take a gradient alone, with no forward pass before it, by launches."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import pytest
 
 from growarray import nn
 from growarray.backend import to_numpy
-from growarray.contraction import plan, transpose
 from growarray.ops import conv
 from tests.cuda.device import Cuda, cuda
-from tests.cuda.test_products import CP, DENSE, shapes_of
 
 __all__ = ["cuda"]
-
-
-@pytest.mark.parametrize("equation", [CP, DENSE], ids=["cp", "dense"])
-def test_the_gradient_by_one_operand(cuda: Cuda, equation: str) -> None:
-    rng, shapes = np.random.default_rng(0), shapes_of(equation, {"y": 5, "x": 4})
-    arrays = [rng.standard_normal(shape) for shape in shapes]
-    options: dict[str, Any] = {"padding": 1, "optimize": "factorized", "dtype": "float64"}
-    host, there = (plan(equation, *shapes, **options, device=device) for device in ("cpu", "cuda"))
-    dy = rng.standard_normal(host.output_shape)
-    for operand in range(len(shapes)):
-        others = arrays[:operand] + arrays[operand + 1 :]
-        expected = transpose(host, dy, *others, operand=operand)
-        found = transpose(there, cuda.array(dy), *map(cuda.array, others), operand=operand)
-        np.testing.assert_allclose(to_numpy(found), expected, atol=1e-12)
-    assert cuda.launches
 
 
 def test_layers_that_use_it(cuda: Cuda) -> None:

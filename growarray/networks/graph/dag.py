@@ -238,6 +238,10 @@ class GrowingDAG(LayerGraph):
         """Add the last batch to every statistic."""
         self.collected().update(update_covariance_loss_gradient)
 
+    def update_covariance_loss_gradient(self, count_samples: bool = True) -> None:
+        """Add the present gradients to E, whether or not it has been updated for this batch."""
+        self.collected().update_e(count_samples)
+
     def reset_computation(self) -> None:
         """End the collection."""
         self.weigh(None)
