@@ -1,4 +1,4 @@
-"""What is shown as lines and tables: as text, and as HTML for notebooks, where everything is escaped."""
+"""Lines and tables as text, and as escaped HTML for notebooks."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _html(block: Block) -> str:
 
 
 class Displayed:
-    """Something that notebooks show as HTML: its blocks, by default what ``str`` gives."""
+    """Shown by notebooks as HTML: its blocks, by default its ``str``."""
 
     def _blocks(self) -> Sequence[Block]:
         return [str(self)]

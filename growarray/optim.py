@@ -33,7 +33,7 @@ def _at_least_zero(where: str, **options: float) -> None:
 
 
 class Optimizer:
-    """Base: the parameters, the learning rate, and a loop over the gradients that there are.
+    """Base class: the parameters, the learning rate, and a loop over the gradients.
 
     ``parameters`` is an iterable of parameters, or a Module, which is asked at every step, so that parameters
     which growth has added take part. ``lr`` may be set between steps. A frozen parameter is left as it is, by weight
@@ -63,7 +63,7 @@ class Optimizer:
             if not isinstance(entry, Parameter):
                 raise TypeError(f"{name}: expected Parameters or a Module, found {type(entry).__name__}")
         if not self.parameters:
-            raise ValueError(f"{name}: there is no parameter to optimise")
+            raise ValueError(f"{name}: there are no parameters to optimise; pass at least one")
         self.lr = lr
 
     def _saved(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Optimizer:
         return list({id(p): p for p in found}.values())
 
     def step(self) -> None:
-        """Update every parameter that has a gradient and is not frozen; if a gradient is not an array, none."""
+        """Update every parameter that has a gradient and is not frozen; a gradient of another type raises first."""
         moved = [(p, p.grad) for p in self.parameters if p.grad is not None and p.requires_grad]
         for parameter, gradient in moved:
             namespace(parameter.data, gradient, where=f"{type(self).__name__}: ")
@@ -103,7 +103,7 @@ class Optimizer:
         return {name: p for name, p in named.items() if first[id(p)] == name}
 
     def state_dict(self) -> dict[str, Array]:
-        """The options and what is kept for each parameter, as copies by name: ``lr``, ``0.weight.exp_avg``, ….
+        """Copies of the options and slots by name: ``lr``, ``0.weight.exp_avg``, ….
 
         Numbers are arrays without axes, so that ``save_npz`` and ``save_safetensors`` write it as it is.
 
@@ -121,7 +121,7 @@ class Optimizer:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave, on each parameter's device; what is kept now is forgotten.
+        """Restore what :meth:`state_dict` returned, on each parameter's device; replaces the present state.
 
         Raises
         ------
@@ -166,14 +166,14 @@ def _real(where: str, value: Any) -> np.ndarray:
 
 
 def _option(where: str, value: np.ndarray, old: Any) -> Any:
-    """An option in the kind of the present one: a number, a flag, or a pair of numbers."""
+    """An option, of the kind of the current one: a number, a flag, or a pair of numbers."""
     if value.shape != np.shape(old):
         raise ShapeError(f"{where}: found shape {value.shape}, expected {np.shape(old)}")
     return tuple(value.tolist()) if isinstance(old, tuple) else type(old)(value.item())
 
 
 def _slot(where: str, value: np.ndarray, parameter: Parameter) -> Any:
-    """What a parameter keeps: a Python number, or an array of its shape, on its device and in its dtype."""
+    """A checked slot: a Python number, or an array of the parameter's shape, on its device and in its dtype."""
     if value.ndim == 0:
         return value.item()
     if value.shape != parameter.shape:
@@ -232,7 +232,7 @@ class SGD(Optimizer):
 
 
 def _bias_correction(beta: float, step: Any) -> Any:
-    """1 - beta^step, for a number or an array of steps (in the form that float32 keeps exact)."""
+    """1 - beta^step, for a number or an array of steps, without cancellation in float32."""
     if beta == 0.0:
         return 1.0
     if is_array(step):

@@ -1,4 +1,4 @@
-"""A layer in the form that was chosen for it, and the report on it."""
+"""Factorizing a layer as chosen, and the report on it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Made = tuple[Any, ConversionReport, float]
 
 
 def factorized_layer(target: Target, choice: Choice, options: Mapping[str, Any], rng: np.random.Generator) -> Made:
-    """The layer in a form, what is known of it without an input, and its squared error."""
+    """The factorized layer, its report as far as it needs no input, and its squared error."""
     dense, kernel = target.layer, target.kernel
     size = dense.number_of_parameters()
     if choice.format is None:

@@ -43,7 +43,7 @@ def compress(
     rng: np.random.Generator | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Compression:
-    """A copy of the network whose convolutions and linear layers are factorized to spend a budget best.
+    """A copy of the network whose convolutions and linear layers are factorized to keep a budget with the least error.
 
     network : any module; layers are found and replaced wherever they are held, in lists and graphs too. What is inside
         a growing module stays, as do transposed convolutions and layers that share their weight with another: what
@@ -155,7 +155,7 @@ def _limit(budget: float, by: str, dense: float, least: float) -> float:
     if least > limit * (1.0 + 1e-12):
         unit = " microseconds" if by == "time" else f" {by}" if by == "parameters" else " FLOPs"
         raise ValueError(
-            f"compress: the budget of {limit / scale:,.0f}{unit} cannot be met; the least is "
+            f"compress: the budget of {limit / scale:,.0f}{unit} cannot be met; the lowest possible is "
             f"{math.ceil(least / scale):,}, {least / dense:.1%} of the dense network"
         )
     return limit
@@ -167,7 +167,7 @@ def _spend(
     judge: Callable[[str, Choice], Made],
     tell: Callable[[float], None],
 ) -> tuple[dict[str, Made], dict[str, list[Candidate]]]:
-    """Layer, report and squared error for each name: what the budget buys; and the candidates with better errors.
+    """Layer, report and squared error for each name within the budget, and the candidates with corrected errors.
 
     What is chosen is decomposed, by ``judge``, and has the error found; the other ranks of its format have their
     estimates changed by the same factor. In the end the best choice among all that was decomposed is taken.
@@ -190,7 +190,7 @@ def _spend(
 
 
 def _corrected(estimates: Sequence[Candidate], done: Mapping[Choice, Made]) -> list[Candidate]:
-    """The errors that were found, and for the other ranks of a format estimates times the factor found last."""
+    """Errors that were found; other ranks of a format have their estimates times the factor found last."""
     factors: dict[str | None, float] = {}
     for c in sorted(estimates, key=lambda c: list(done).index(c.rank) if c.rank in done else -1):
         if c.rank in done and c.error > 0.0:

@@ -114,7 +114,7 @@ def _each(option: str, value: Any, names: Sequence[str], default: Any) -> list[A
         for name in value:
             if name not in names:
                 raise PlanError(
-                    f"{option}: {shown(name)} is not a convolution mode of this equation; there are {list(names)}"
+                    f"{option}: {shown(name)} is not a convolution mode of this equation; known are {list(names)}"
                 )
         return [value.get(name, default) for name in names]
     if isinstance(value, tuple | list):

@@ -1,4 +1,4 @@
-"""What a machine can do, as far as planning needs it: product rate by shape, passes over memory, call overhead."""
+"""The machine model of planning: product rate by shape, passes over memory, call overhead."""
 
 from __future__ import annotations
 

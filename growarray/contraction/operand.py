@@ -1,4 +1,4 @@
-"""What happens to an array before the first product and after the last gradient: diagonals, sums, padding."""
+"""Preparing an array before the first product, and its gradient after the last: diagonals, sums, padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan chooses: the tree, how much of the batch runs at a time, and which modes are cut; and what that costs."""
+"""Choices of a plan: the tree, the size of batch blocks, the modes that are cut; and their cost."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Selection:
-    """What there is to choose for: a problem on a machine, forward or with its backward pass, some operands constant.
+    """The input of a choice: a problem on a machine, forward or with its backward pass, some operands constant.
 
     device : ``'cpu'`` or ``'gpu'``
     """

@@ -146,7 +146,7 @@ def _forked() -> None:
     for other in set(_jobs) - {me}:
         del _jobs[other]
     if mine is not None and mine.inside:
-        mine.errors.append(RuntimeError("os.fork in the middle of a run: the child lost pieces of it; run it again"))
+        mine.errors.append(RuntimeError("os.fork during a run: the child has lost a part of it; run it again"))
         mine.inside.clear()
         mine.left.put(None)
 

@@ -1,4 +1,4 @@
-"""What a reader of any format hands on: the structure, its tensors still in the file, and what the file says."""
+"""The result of a reader of any format: the structure, its tensors still in the file, and the metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CRC-32 of large records at twice the speed of zlib, with nothing but exclusive ors of arrays."""
+"""CRC-32 of large records at twice the speed of zlib, computed with exclusive ors of arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the statistics of a place have collected, for a rule to plan from."""
+"""Means of the statistics of a place, for a rule to plan from."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["check_readers", "layer_means", "means_of_layer", "means_of_merge", "
 
 
 def layer_means(layer: Any, pseudo_inverse: bool = False) -> LayerMeans:
-    """What the statistics have collected of this layer."""
+    """Means of the statistics of this layer."""
     held, floor = layer.statistics, rounding_floor(layer.weight.data)
     return LayerMeans(held.mean_s, held.m, held.e, held.m_prev, held.p, floor, pseudo_inverse)
 
 
 def means_of_layer(layer: Any, pseudo_inverse: bool = False) -> PlaceMeans:
-    """What the statistics have collected, for a rule to plan from; a delta alone if the layer sees no new neurons."""
+    """Means around a layer, for a rule to plan from; those of a delta only if the layer cannot read new neurons."""
     own = layer_means(layer, pseudo_inverse)
     s_prev = layer.statistics.s_prev if layer.statistics.sees_front else None
     return PlaceMeans((own,), lambda: of_goals(own.e(), (layer,)), s_prev)
 
 
 def means_of_merge(merge: Any, pseudo_inverse: bool = False) -> PlaceMeans:
-    """What the statistics have collected, for a rule to plan from: of each next layer, and of the full activity."""
+    """Means around a merge, for a rule to plan from: of each next layer, and of the full activity."""
     held, readers = merge.statistics, merge.readers
 
     def of_reader(i: int, rows: slice, goals: slice) -> LayerMeans:
@@ -46,11 +46,11 @@ def means_of_merge(merge: Any, pseudo_inverse: bool = False) -> PlaceMeans:
 
 
 def check_readers(merge: Any) -> None:
-    """Raise unless the next layers of a merge can see its new neurons, and if by every tap, then all alike."""
+    """Raise unless all next layers of a merge can read its new neurons, and in the same way."""
     for reader in merge.readers:
         if not reader.growth_taps:
             raise GrowthError(
-                f"{merge.name}: next layer {reader.name} sees no new channels; make it a RestrictedConv2dGrowingModule "
+                f"{merge.name}: next layer {reader.name} cannot read new channels; use a RestrictedConv2dGrowingModule "
                 "or a FullConv2dGrowingModule"
             )
         if merge.spatial and reader.reads is None:
@@ -61,7 +61,7 @@ def check_readers(merge: Any) -> None:
     ways = {(reader.reads is None, reader.every_tap and reader.reads) for reader in merge.readers}
     if len(ways) > 1:
         raise NotImplementedError(
-            f"{merge.name}: its next layers would see new neurons in {len(ways)} different ways; supported: linear "
+            f"{merge.name}: its next layers would read new neurons in {len(ways)} different ways; supported: linear "
             "layers, restricted convolutions, or full convolutions of one geometry"
         )
 
@@ -71,7 +71,7 @@ def _cuts(widths: Sequence[int]) -> list[slice]:
 
 
 def of_goals(e: Array, readers: Sequence[Any]) -> Array:
-    """E over the columns of M_prev: of layers that count every tap of a kernel, once for each tap.
+    """E over the columns of M_prev; of a layer that reads by every tap, once for each tap.
 
     e : over the outputs of all readers, side by side
     """

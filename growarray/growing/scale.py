@@ -134,7 +134,7 @@ def normalisation_scales(
     target = std_target or std(weight)
     if not target:
         if omega is None:
-            raise ValueError(f"{how}: the layer has no spread of weights to aim at; pass std_target")
+            raise ValueError(f"{how}: the weights of the layer have no standard deviation to aim at; pass std_target")
         target = 1.0 / math.sqrt(max(fan_in(omega), 1))
 
     def to(array: Array | None, wanted: float) -> float:
@@ -223,7 +223,10 @@ def normalise_columns(
     existing = xp.concat([reader.weight.data for reader in place.readers], axis=0)
     factors = gradmax_column_factors(existing, xp.concat([p.weight.data for p in planned], axis=0), gradmax_scale)
     if factors is None:
-        warnings.warn(f"{place.name}: gradmax_normalization has no norm to aim at; nothing is scaled", stacklevel=3)
+        warnings.warn(
+            f"{place.name}: the existing weights have no norm for gradmax_normalization; nothing is scaled",
+            stacklevel=3,
+        )
         return
     for reader, part in zip(place.readers, planned, strict=True):
         reader.update = reader.update.times(scaled_columns(part, factors), factors)
@@ -261,7 +264,7 @@ def normalise_update(
 
 
 def described(array: Array) -> dict[str, float]:
-    """Least, largest, mean and standard deviation (n - 1) of an array; NaN if there is nothing."""
+    """Minimum, maximum, mean and standard deviation (n - 1) of an array; NaN if it is empty."""
     if 0 in array.shape:
         return dict.fromkeys(("min", "max", "mean", "std"), math.nan)
     xp = namespace(array)

@@ -94,7 +94,7 @@ def pseudo_inverse(matrix: Array, floor: float = float(np.finfo(np.float64).eps)
 
 
 def _solve(matrix: Array, right: Array, name: str, *, pseudo: bool, floor: float) -> Array:
-    """``matrix^-1 right``, by Cholesky's verdict on the rank: a solve if it is full, else the pseudo-inverse."""
+    """``matrix^-1 right``, by a solve if Cholesky finds full rank, else by the pseudo-inverse."""
     xp = namespace(matrix, right)
     if matrix.shape[0] == 0:
         return right

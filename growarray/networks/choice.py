@@ -1,4 +1,4 @@
-"""Choosing where to grow: what a planned growth is worth, beside others."""
+"""Choosing where to grow: the value of each planned growth."""
 
 from __future__ import annotations
 

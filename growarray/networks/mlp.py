@@ -122,7 +122,7 @@ class GrowingMLP(GrowingNetwork):
                 raise GrowthError(
                     f"GrowingMLP.normalise: {layer.name} is followed by {shown(layer.post_layer_function)}, expected a "
                     "positively homogeneous function such as ReLU() or LeakyReLU(): with another one rescaled weights "
-                    "compute something else; leave normalise() out"
+                    "compute something else; do not call normalise()"
                 )
         for first, second in itertools.pairwise(self.layers):
             w_in, w_out = first.weight.data, second.weight.data

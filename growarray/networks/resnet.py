@@ -66,8 +66,8 @@ class GrowingBlock(Module):
             raise ShapeError(f"{name}: the first layer gives {hidden[0]} neurons, the second reads {hidden[1]}")
         if downsample is None and first.in_neurons != second.out_features:
             raise ShapeError(
-                f"{name}: {first.in_neurons} features in and {second.out_features} out cannot be added; give a "
-                "downsample= that makes the one of the other"
+                f"{name}: {first.in_neurons} input and {second.out_features} output features cannot be added; pass "
+                "a downsample= from one to the other"
             )
         self.name = name
         self.pre_activation = pre_activation or Identity()

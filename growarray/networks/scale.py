@@ -1,4 +1,4 @@
-"""The scale that features and targets were brought to before a network saw them."""
+"""The scale of features and targets that a network was trained on."""
 
 from __future__ import annotations
 

@@ -48,4 +48,6 @@ def check_chain(where: str, inputs: int, chain: Sequence[Any], outputs: int) -> 
     given = [inputs, *(part.out_features for part in chain)]
     taken = [*(part.in_features for part in chain), outputs]
     if given != taken:
-        raise ShapeError(f"{where}: parts of the widths {given} are followed by parts of the widths {taken}")
+        raise ShapeError(
+            f"{where}: parts that give the widths {given} are followed by parts that take the widths {taken}"
+        )

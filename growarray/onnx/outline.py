@@ -1,4 +1,4 @@
-"""Which node of an ONNX model reads which initializer, and what the graph takes and gives; nothing is built or run.
+"""Which node of an ONNX model reads which initializer, and the graph's inputs and outputs; nothing is built or run.
 
 Field numbers are those of ``onnx.proto`` (IR version 13). The tensors have been checked before.
 """

@@ -144,7 +144,7 @@ def _network(model: Model, builder: Builder) -> Graph:
 
 
 def _needed(model: Model) -> list[OpNode]:
-    """The nodes that an output depends on; what the others are does not matter."""
+    """The nodes that an output depends on; the others are ignored."""
     givers: dict[str, list[OpNode]] = {}
     for node in model.nodes:
         for name in filter(None, node.outputs):
@@ -219,7 +219,7 @@ def _build(builder: Builder, node: OpNode) -> None:
 
 
 def _fixed(row: Operator, given: Sequence[Constant | Dynamic]) -> bool:
-    """Whether a node can be computed now: its inputs are constants that nobody trains, and not too large for it."""
+    """Whether a node can be computed now: its inputs are constants, not trained, and not too large."""
     total = 0
     for value in given:
         if not isinstance(value, Constant) or value.array.dtype == object:
@@ -231,7 +231,7 @@ def _fixed(row: Operator, given: Sequence[Constant | Dynamic]) -> bool:
 
 
 def _graph(builder: Builder, inputs: list[str], outputs: list[str]) -> Graph:
-    """The network: what reaches no output is left out, and outputs have their names."""
+    """The network without unused modules, its outputs under their names."""
     for name in outputs:
         with at(f"output {quote(name)}"):
             value = builder.values.get(name)

@@ -55,7 +55,7 @@ class Compiled(Module):
         return self.forward(*inputs)
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """Refused: an inference engine has no way back."""
+        """Not supported: onnxruntime computes no gradients."""
         raise NotImplementedError(
             f"compiled {type(self._network).__name__}: it runs forwards only; call vjp of the network itself"
         )

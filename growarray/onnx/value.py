@@ -1,4 +1,4 @@
-"""What is known of a value while a graph is read: that it is a constant, or depends on the inputs, or why neither."""
+"""Values of a graph while it is read: constant, dependent on the inputs, or unsupported."""
 
 from __future__ import annotations
 

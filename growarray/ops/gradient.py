@@ -1,4 +1,4 @@
-"""What a pullback checks of the gradient that it is given."""
+"""Checks of the gradient that a pullback is given."""
 
 from __future__ import annotations
 

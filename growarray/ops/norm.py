@@ -98,7 +98,7 @@ def batch_statistics(x: Array) -> tuple[Array, Array]:
     xp = namespace(x)
     axes, spread = _channel_axes("batch_statistics", x)
     if x.shape[1] and math.prod(x.shape[i] for i in axes) < 1:
-        raise ShapeError(f"batch_statistics: input of shape {tuple(x.shape)} holds no value to average")
+        raise ShapeError(f"batch_statistics: input of shape {tuple(x.shape)} has no values to average")
     mean = xp.mean(x, axis=axes)
     centred = x - xp.reshape(mean, spread)
     return mean, xp.mean(centred * centred, axis=axes)

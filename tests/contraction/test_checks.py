@@ -115,7 +115,7 @@ def test_out_that_cannot_hold_the_result_is_refused_untouched() -> None:
     memory = np.zeros(8)
     over = np.lib.stride_tricks.as_strided
     for out in (over(memory, (2, 4), (0, 8)), over(memory, (2, 4), (8, 8))):
-        with pytest.raises(ShapeError, match=r"out of shape \(2, 4\) with strides .* lies over itself"):
+        with pytest.raises(ShapeError, match=r"out of shape \(2, 4\) with strides .* overlaps itself"):
             product()(*arrays(), out=out)
     assert not memory.any()
     with pytest.raises(TypeError, match="out is list, expected a NumPy array"):

@@ -201,7 +201,7 @@ NPZ_FAULTS = {
         "found 'images'",
     ),
     "half_a_test_part": ({"x": X, "y": Y, "x_test": X}, "found one of 'x_test' and 'y_test'"),
-    "lengths": ({"x": X, "y": Y[:2]}, "x has 3 rows, y has 2; they must be of one length"),
+    "lengths": ({"x": X, "y": Y[:2]}, "x has 3 rows, y has 2; they must have the same length"),
     "nan": ({"x": np.where(X == 3, np.nan, X), "y": Y}, "x[1, 1] is nan, expected a finite number"),
     "nan_label": ({"x": X, "y": np.array([0, np.nan, 1])}, "y[1] is nan, expected a finite number"),
     "too_large": ({"x": np.where(X == 4, 1e300, X), "y": Y}, "x[2]: a value is too large for float32"),

@@ -192,7 +192,7 @@ def test_streams_of_windows_are_joined_block_by_block() -> None:
         np.testing.assert_allclose(cross_moment(one, other), expected, rtol=0, atol=1e-12 * np.abs(expected).max())
     moment = cross_moment(both)
     assert np.array_equal(moment, moment.T)
-    with pytest.raises(TypeError, match="windows of a convolution meet features without positions"):
+    with pytest.raises(TypeError, match="windows of a convolution do not fit features without positions"):
         cross_moment(JoinedStream((a, Stream(np.ones((4, 2))))))
 
 

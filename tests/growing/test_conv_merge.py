@@ -228,7 +228,7 @@ def test_what_cannot_meet_in_a_merge_is_refused() -> None:
         merge.add_previous_module(Conv2dGrowingModule(1, 3, 3))
     with pytest.raises(ShapeError, match=r"gives images of \(6, 6\), the merge expects \(4, 4\)"):
         merge.add_previous_module(Conv2dGrowingModule(1, 2, 3, padding=1, input_size=6))
-    with pytest.raises(ShapeError, match=r"has a kernel of \(5, 5\), the merge was made for \(3, 3\)"):
+    with pytest.raises(ShapeError, match=r"has kernel size \(5, 5\), expected next_kernel_size, which is \(3, 3\)"):
         merge.add_next_module(Conv2dGrowingModule(2, 1, 5))
     with pytest.raises(ShapeError, match="has 3 channels, the merge has 2 outputs"):
         merge.add_next_module(Conv2dGrowingModule(3, 1, 3))
@@ -238,7 +238,7 @@ def test_what_cannot_meet_in_a_merge_is_refused() -> None:
         merge.add_next_module(AvgPool2d(2))
     with pytest.raises(ShapeError, match="input_volume is 31, but 2 channels of"):
         Conv2dMergeGrowingModule(2, (4, 4), 3, input_volume=31)
-    with pytest.raises(TypeError, match="is a convolution, whose windows meet no features"):
+    with pytest.raises(TypeError, match="is a convolution, expected a layer of features"):
         LinearMergeGrowingModule(previous_modules=[conv], in_features=32)
     assert (merge.previous_modules, merge.next_modules) == ([conv], [])
 
@@ -250,7 +250,7 @@ def test_what_cannot_grow_through_a_merge_is_refused() -> None:
         merge.set_next_modules(readers)
         return merge
 
-    with pytest.raises(GrowthError, match="sees no new channels; make it a Restricted"):
+    with pytest.raises(GrowthError, match="cannot read new channels; use a Restricted"):
         merge_into(Conv2dGrowingModule(2, 1, 3)).init_computation()
     with pytest.raises(NotImplementedError, match="reads images as features"):
         merge_into(LinearGrowingModule(32, 1)).init_computation()

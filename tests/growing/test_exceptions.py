@@ -117,7 +117,7 @@ MERGE_CASES: dict[str, Case] = {
     "delta_no_samples": (
         lambda: Junction.of().merge.compute_optimal_delta(),
         ValueError,
-        r"S\[-1\]\(merge\): the mean of no samples does not exist",
+        r"S\[-1\]\(merge\): there are no samples, so there is no mean",
     ),
     "s_update_not_stored": (
         lambda: merge().compute_s_update(),
@@ -185,7 +185,7 @@ LAYER_CASES: dict[str, Case] = {
     "s_growth_no_prev": (lambda: layer(4, 3).tensor_s_growth, ValueError, "there is no previous module, so no neurons"),
     "set_s_growth": (lambda: setattr(layer(4, 3), "tensor_s_growth", 1), AttributeError, "tensor_s_growth"),
     "added_no_prev": (lambda: layer(4, 3).compute_m_prev_update(), ValueError, "there is no previous module"),
-    "stat_empty": (lambda: TensorStatistic(name="S")(), ValueError, "S: the mean of no samples does not exist"),
+    "stat_empty": (lambda: TensorStatistic(name="S")(), ValueError, "S: there are no samples, so there is no mean"),
     "x_ext_missing": (
         lambda: planned().second.extended_forward(np.ones((1, 3))),
         ValueError,
@@ -194,7 +194,7 @@ LAYER_CASES: dict[str, Case] = {
     "ext_bias_not_null": (
         lambda: with_extension_bias().apply_change(),
         ValueError,
-        "second: the input extension has a bias of up to 0.5; drop it",
+        "second: the input extension has a bias of up to 0.5, expected none; remove it",
     ),
     "extension_size_without_extension": (
         lambda: Pair.of().second.apply_change(extension_size=2),
@@ -263,7 +263,7 @@ LAYER_CASES: dict[str, Case] = {
     "select_both": (
         lambda: planned().second.sub_select_optimal_added_parameters(1, 0.5),
         ValueError,
-        "give either keep_neurons or threshold, found 1, 0.5",
+        "pass either keep_neurons or threshold, found 1, 0.5",
     ),
     "wrong_input": (
         lambda: layer(4, 3)(np.ones((2, 5))),
@@ -296,7 +296,7 @@ LAYER_CASES: dict[str, Case] = {
     "rows_and_biases": (
         lambda: layer(4, 3).layer_out_extension(np.ones((2, 4)), np.ones(1)),
         ValueError,
-        "2 rows of weights, 1 biases",
+        "weight has 2 rows, bias 1 entries",
     ),
 }
 

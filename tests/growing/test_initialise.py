@@ -324,10 +324,10 @@ def test_completion_does_not_carry_a_planned_delta_out() -> None:
 # What is refused, before anything changes.
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "odd": ({"extension_size": 3, "neuron_pairing": "vv_z_negz"}, "needs an even extension, found 3 neurons"),
+    "odd": ({"extension_size": 3, "neuron_pairing": "vv_z_negz"}, "needs an even number of neurons, found 3"),
     "odd_outer": (
         {"extension_size": 2, "output_extension_size": 5, "neuron_pairing": "vv_z_negz"},
-        "needs an even extension, found 5",
+        "needs an even number of neurons, found 5",
     ),
     "pairing": ({"extension_size": 2, "neuron_pairing": "zz"}, "unknown neuron pairing 'zz'; known: vv_z_negz"),
     "rescaling": ({"extension_size": 2, "rescaling": "vt"}, "unknown rescaling 'vt'; known: default_vt, vt_constr"),
@@ -426,9 +426,13 @@ def test_misuse_is_refused_by_name() -> None:
 
 
 def test_no_spread_to_aim_at_is_said() -> None:
-    with pytest.raises(ValueError, match="the layer has no spread of weights to aim at; pass std_target"):
+    with pytest.raises(
+        ValueError, match="the weights of the layer have no standard deviation to aim at; pass std_target"
+    ):
         normalisation_scales("legacy_normalization", np.ones((2, 0)), np.ones((2, 2)), None, None)
     pair = Pair.of((4, 0, 2))
     pair.second.create_layer_extensions(2, rng=rng())
-    with pytest.warns(UserWarning, match="gradmax_normalization has no norm to aim at; nothing is scaled"):
+    with pytest.warns(
+        UserWarning, match="the existing weights have no norm for gradmax_normalization; nothing is scaled"
+    ):
         pair.second.normalize_optimal_updates(normalization_type="gradmax_normalization")

@@ -231,7 +231,7 @@ def test_growth_that_cannot_be_is_refused(kind: str) -> None:
 
 def test_nothing_is_planned_without_samples() -> None:
     joint = Junction.of()
-    with pytest.raises(GrowthError, match=r"S\(merge\): the mean of no samples does not exist"):
+    with pytest.raises(GrowthError, match=r"S\(merge\): there are no samples, so there is no mean"):
         joint.merge.compute_optimal_updates(TINY)
     with pytest.raises(GrowthError, match="no neurons are planned; call compute_optimal_updates"):
         joint.merge.sub_select_optimal_added_parameters(1)

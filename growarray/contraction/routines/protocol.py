@@ -1,4 +1,4 @@
-"""What a routine answers: whether it can run a product, how long that takes, and the product itself, each way.
+"""The protocol of routines: whether one fits a product, its predicted time, and the product in each direction.
 
 A class answers for sizes alone; an instance runs one product of fixed sizes. The plan prices, and a program runs, what
 :func:`growarray.contraction.routines.choice.choose` gives for the same product and the same way.

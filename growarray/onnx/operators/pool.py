@@ -1,4 +1,4 @@
-"""Pools: the same operator if both mean the same, else padding, weights, or a product with a matrix."""
+"""Pools: one operator if it means the same, else with padding, weights, or a product with a matrix."""
 
 from __future__ import annotations
 

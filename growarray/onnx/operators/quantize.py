@@ -1,4 +1,4 @@
-"""Quantisation: a pair of both operators computes with floats, and hands gradients through as if it did not round."""
+"""Quantisation in floats; gradients pass as if nothing was rounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows over spatial axes: what convolutions and pools have in common when they are read and written."""
+"""Windows over spatial axes, which convolutions and pools share."""
 
 from __future__ import annotations
 

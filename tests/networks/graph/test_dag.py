@@ -129,7 +129,7 @@ def test_a_snapshot_brings_nodes_and_edges_back():
         (lambda d: d.remove_node("8@n"), "no node '8@n'"),
         (lambda d: d.rename_nodes({"1@n": "2@n"}), "exists already"),
         (lambda d: d.rename_nodes({"8@n": "9@n"}), "no node '8@n'"),
-        (lambda d: d.rename_nodes({"1@n": "9@n", "2@n": "9@n"}), "two nodes would have one name"),
+        (lambda d: d.rename_nodes({"1@n": "9@n", "2@n": "9@n"}), "two nodes would have the same name"),
         (lambda d: d.restructure({"edges": [("1@n", "end@n")], "node_attributes": {}}), "'start@n' is not described"),
         (lambda d: d.bottlenecks(), "no statistics are collected"),
         (lambda d: d.update_computation(), "no statistics are collected"),
