@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-__all__ = ["Block", "Displayed", "Table", "html_of", "text_of"]
-
 
 class Table(NamedTuple):
     """Rows of cells, the first of them the head; as many columns as ``left`` says are text, the others numbers."""

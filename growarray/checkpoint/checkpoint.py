@@ -14,8 +14,6 @@ from growarray.display import Displayed
 from growarray.files.errors import naming
 from growarray.files.tensor import StoredTensor
 
-__all__ = ["Checkpoint"]
-
 
 class Checkpoint(Displayed, Mapping[str, NDArray[Any]]):
     """A mapping from flat name to array, as :func:`load_checkpoint` returns it.

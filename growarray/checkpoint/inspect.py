@@ -23,8 +23,6 @@ from growarray.files.limits import Limits, limits_or_default
 from growarray.files.source import Source
 from growarray.onnx.outline import GraphOutline, Use, outline_graph
 
-__all__ = ["Extra", "Inspection", "TensorRow", "inspect", "outline_extras"]
-
 _MOST_EXTRAS = 100
 _MOST_KEY = 200
 

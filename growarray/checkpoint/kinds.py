@@ -10,8 +10,6 @@ from growarray.files.limits import Limits
 from growarray.files.source import Source
 from growarray.onnx.initializers import looks_like_onnx
 
-__all__ = ["kind_of"]
-
 _STRANGERS = (  # first bytes, what they are, what to do
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run 'git lfs pull'"),
     (b"<", "an HTML or XML page, not a checkpoint", "the download gave an error page; fetch the file again"),

@@ -26,8 +26,6 @@ from growarray.files.source import Source, source_name
 from growarray.files.tensor import StoredTensor
 from growarray.onnx.initializers import read_onnx
 
-__all__ = ["load_checkpoint"]
-
 _READERS: dict[str, Callable[[Source, Limits], Contents]] = {
     "torch-zip": read_torch_zip,
     "torch-legacy": read_torch_legacy,

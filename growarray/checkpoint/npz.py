@@ -18,8 +18,6 @@ from growarray.files.limits import Limits
 from growarray.files.source import Region, Source, check_crc, compare_crc
 from growarray.files.tensor import StoredTensor, count_of
 
-__all__ = ["read_npz"]
-
 _MAGIC = b"\x93NUMPY"
 _MOST_HEADER = 10_000
 _PIECE = 2**20  # bytes that are inflated at a time

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from growarray.files.tensor import StoredTensor
 
-__all__ = ["printable", "shape_text", "table"]
-
 
 def table(
     stored: Mapping[str, StoredTensor], *, title: str, tied: Sequence[Sequence[str]], notes: Sequence[str]

@@ -13,8 +13,6 @@ from growarray.files.limits import Limits
 from growarray.files.source import Region, Source
 from growarray.files.tensor import StoredTensor, count_of
 
-__all__ = ["DTYPES", "read_safetensors"]
-
 DTYPES = {
     "BOOL": "bool",
     "U8": "uint8",

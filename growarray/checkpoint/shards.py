@@ -14,8 +14,6 @@ from growarray.files.limits import Limits
 from growarray.files.source import Source
 from growarray.files.tensor import StoredTensor
 
-__all__ = ["read_index_file"]
-
 Reader = Callable[[Source], Contents]
 
 

@@ -25,8 +25,6 @@ from growarray.nn.module import Module, Parameter
 from growarray.nn.owner import Owner
 from growarray.optim import Optimizer
 
-__all__ = ["Reader", "Writer", "saved_classes"]
-
 _HOMES = (
     "nn", "nn.arithmetic", "nn.operation", "nn.resize", "nn.sized", "factorized", "growing", "growing.norm", "networks",
     "networks.part", "networks.scale", "optim",

@@ -13,8 +13,6 @@ from growarray.cli.help import argument_name, show_help
 from growarray.cli.terminal import say_interrupted
 from growarray.errors import GrowArrayError
 
-__all__ = ["Command", "Group"]
-
 _EXPECTED = (GrowArrayError, ValueError, OSError, MemoryError, NotImplementedError)
 
 

@@ -26,8 +26,6 @@ from growarray.nn.cast import cast
 from growarray.onnx.export import to_onnx
 from growarray.onnx.read import from_onnx
 
-__all__ = ["convert"]
-
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _KINDS = (".safetensors", ".npz", ".onnx")
 _MOST_LISTED = 8

@@ -10,8 +10,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["argument_name", "show_help"]
-
 _WIDEST = 30  # columns of a name, beyond which its text begins a line below
 _BESIDE = 26  # columns that a text needs at least to stand beside its name
 

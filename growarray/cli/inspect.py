@@ -21,8 +21,6 @@ from growarray.cli.options import switch
 from growarray.cli.terminal import plain_table, show_line, show_table
 from growarray.onnx.outline import GraphOutline, Port, Use
 
-__all__ = ["inspect"]
-
 _UNWRAPPED = 100_000  # columns without a terminal: a line stays a line
 _MOST_USES = 4
 

@@ -14,8 +14,6 @@ import typer
 
 from growarray.errors import shown
 
-__all__ = ["Option", "at_least", "choices", "flag_of", "is_known", "option", "options_of", "switch", "takes_options"]
-
 
 def choices(*names: str) -> str:
     """What the help shows for an option that takes one of a few names.

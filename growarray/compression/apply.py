@@ -19,8 +19,6 @@ from growarray.factorized.measure import plan_figures, time_both
 from growarray.factorized.report import Change, ConversionReport
 from growarray.factorized.tensor import FactorizedTensor
 
-__all__ = ["factorized_layer", "with_figures"]
-
 Made = tuple[Any, ConversionReport, float]
 
 

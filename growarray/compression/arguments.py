@@ -17,8 +17,6 @@ from growarray.factorized.parameters import real_array
 from growarray.factorized.tensor import FactorizedTensor, kinds
 from growarray.nn.module import Module
 
-__all__ = ["check_arguments", "check_inputs", "check_options", "chosen_targets"]
-
 _MEASURES = ("parameters", "flops", "time")
 _SHOWN = 5  # layers that an error tells of
 

@@ -23,8 +23,6 @@ from growarray.factorized.settings import ConvSettings
 from growarray.factorized.spectra import WIDEST, Spectra, Tail, geometric
 from growarray.factorized.tensor import FactorizedTensor
 
-__all__ = ["MATRIX", "Choice", "candidates_of", "cost_of", "plans_of", "weighted_error", "weighted_kernel"]
-
 _PLANNED = 10  # of each format if every candidate is planned
 MATRIX = CPTensor
 """The format of a linear layer's weight: with one mode a side it is a product of two matrices."""

@@ -15,8 +15,6 @@ from growarray.compression.targets import Target
 from growarray.errors import ShapeError
 from growarray.nn.module import Module, Pullback
 
-__all__ = ["compare_outputs", "effect", "observe", "outputs_of", "sensitivity", "swapped"]
-
 _CHUNK = 32  # samples that are run at a time
 _WIDEST = 2048  # input features above which no second moment is kept: its root would take half a minute
 _UNKNOWN = 0.9  # share of the identity in a shrunk moment above which it says too little to be used

@@ -14,8 +14,6 @@ from growarray.decompose import Candidate
 from growarray.display import Block, Displayed, Table, text_of
 from growarray.factorized.report import Change, ConversionReport
 
-__all__ = ["Compression", "Point", "trade_off"]
-
 _PRICES = 200  # at which the trade-off is looked at
 
 

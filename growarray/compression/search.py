@@ -24,8 +24,6 @@ from growarray.factorized.report import Change
 from growarray.factorized.settings import flag
 from growarray.nn.module import Module
 
-__all__ = ["compress"]
-
 _ROUNDS = 4  # of choosing, decomposing what is chosen, and correcting the estimates by what came of it
 
 

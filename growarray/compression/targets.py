@@ -28,8 +28,6 @@ from growarray.nn.linear import Linear
 from growarray.nn.module import Module, Parameter
 from growarray.nn.owner import Owner, below
 
-__all__ = ["Target", "find_targets", "left_alone"]
-
 _TRANSPOSED = (ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, ConvTransposeNd)
 _DENSE = (Linear, Conv1d, Conv2d, Conv3d, ConvNd)
 

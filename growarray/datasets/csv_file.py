@@ -12,8 +12,6 @@ import numpy as np
 
 from growarray.errors import DataError, shown
 
-__all__ = ["CsvTable", "is_number", "read_csv"]
-
 _MISSING = ("", "na", "n/a", "nan", "null")
 _OFTEN = 5  # where every other label occurs so often, one that occurs in the first line alone is a name
 

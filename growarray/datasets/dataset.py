@@ -10,8 +10,6 @@ import numpy as np
 
 from growarray.errors import DataError, shown
 
-__all__ = ["Dataset", "Task", "check_options", "class_values", "encode_classes", "split_rows", "standardise"]
-
 Task = Literal["classification", "regression"]
 _FEW_CLASSES, _LEAST_PER_CLASS = 20, 3  # more labels, of fewer samples on average, are not classes
 

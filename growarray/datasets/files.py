@@ -15,8 +15,6 @@ from growarray.datasets.csv_file import is_number, read_csv
 from growarray.datasets.dataset import Dataset, Task, check_options, class_values, encode_classes, split_rows
 from growarray.errors import DataError, shown
 
-__all__ = ["load_samples", "load_table"]
-
 _NAMES = (("x", "y"), ("X", "y"), ("features", "labels"), ("data", "target"))  # of the arrays of a .npz
 _Where = Callable[[int], str]  # a row, as messages name it
 

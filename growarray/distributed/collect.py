@@ -16,8 +16,6 @@ from growarray.networks.part import as_growing
 from growarray.nn import Module
 from growarray.ops.sizes import whole_number
 
-__all__ = ["collect"]
-
 
 def collect(
     network: Module,

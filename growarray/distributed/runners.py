@@ -19,8 +19,6 @@ from growarray.distributed.value import GrowthStatistics, fingerprint_of, statis
 from growarray.errors import GrowthError
 from growarray.networks.network import GrowingNetwork
 
-__all__ = ["Runner", "runner_for"]
-
 
 class Runner(Protocol):
     """Makes nodes: future statistics of a shard, or future sums of them."""

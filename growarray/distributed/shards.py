@@ -9,8 +9,6 @@ import numpy as np
 
 from growarray.errors import GrowthError, ShapeError
 
-__all__ = ["DaskShard", "from_dask"]
-
 
 @dataclass(frozen=True, eq=False)
 class DaskShard:

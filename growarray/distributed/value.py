@@ -19,8 +19,6 @@ from growarray.networks.part import as_growing
 from growarray.networks.planner import needs_fisher
 from growarray.nn import Module
 
-__all__ = ["GrowthStatistics", "fingerprint_of", "load_shard", "statistics_of"]
-
 
 @dataclass(frozen=True, eq=False)
 class GrowthStatistics:

@@ -20,18 +20,6 @@ from growarray.ops.sizes import whole_number
 if TYPE_CHECKING:
     from growarray.factorized.layer import FactorizedKernel
 
-__all__ = [
-    "DenseConv",
-    "array_of",
-    "check_finite",
-    "fitted",
-    "layer_of",
-    "listed",
-    "numpy_dtype",
-    "read_conv",
-    "read_convs",
-]
-
 Arrays = tuple[Array, ...]
 _LayerT = TypeVar("_LayerT", bound="FactorizedKernel")
 

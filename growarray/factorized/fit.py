@@ -10,8 +10,6 @@ from growarray.decompose import Degeneracy
 from growarray.decompose.arguments import is_share
 from growarray.errors import shown
 
-__all__ = ["Fit", "checked_kwargs", "warn_lowered"]
-
 
 class Fit(NamedTuple):
     """What a format's decomposition reports; None if the format does not say.

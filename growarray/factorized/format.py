@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from growarray.factorized.increment import Added, Goal
     from growarray.factorized.spectra import Spectra
 
-__all__ = ["TensorFormat"]
-
 Arrays = tuple[Array, ...]
 Terms = tuple[tuple[str, ...], ...]
 _RANK_OPTIONS = ("error", "modes")  # options of the decompositions that a format replaces by its rank

@@ -23,8 +23,6 @@ from growarray.nn.linear import uniform
 from growarray.nn.module import Module, Parameter, Pullback
 from growarray.ops.sizes import whole_number
 
-__all__ = ["FactorizedLinear"]
-
 Arrays = tuple[Array, ...]
 Sizes = tuple[int, ...]
 

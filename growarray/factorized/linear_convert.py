@@ -17,8 +17,6 @@ from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Module
 from growarray.ops.sizes import whole_number
 
-__all__ = ["DenseLinear", "linear_layer_of", "read_linear", "read_linears"]
-
 _LayerT = TypeVar("_LayerT", bound=Module)
 
 

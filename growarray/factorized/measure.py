@@ -22,18 +22,6 @@ from growarray.factorized.settings import layer_indices
 from growarray.nn.conv import ConvNd
 from growarray.nn.module import Module
 
-__all__ = [
-    "Probe",
-    "conversion_report",
-    "output_gap",
-    "plan_figures",
-    "probes_of",
-    "relative",
-    "time_both",
-    "total",
-    "whole_shape",
-]
-
 _CHUNK = 32  # samples of the calibration data that are run at a time
 _RUNS, _SECONDS = 20, 0.3  # most runs of a timing, and the time after which three of them are enough
 

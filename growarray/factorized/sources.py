@@ -17,8 +17,6 @@ from growarray.factorized.report import ConversionReport
 from growarray.factorized.settings import flag, layers_of
 from growarray.factorized.tensor import FactorizedTensor
 
-__all__ = ["FactorizedSources"]
-
 
 class FactorizedSources(FactorizedKernel):
     """Constructors of :class:`growarray.factorized.FactorizedConv` beside its own.

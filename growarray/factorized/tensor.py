@@ -27,8 +27,6 @@ from growarray.factorized.ranks import RankMask, masked_factors
 from growarray.nn.owner import Owner
 from growarray.nn.parameter import Parameter
 
-__all__ = ["FactorizedTensor", "formats", "kinds"]
-
 _FORMATS: dict[str, type[FactorizedTensor]] = {}
 _DEFAULT = "CP"
 

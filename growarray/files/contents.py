@@ -7,8 +7,6 @@ from typing import Any
 
 from growarray.files.tensor import StoredTensor
 
-__all__ = ["Contents"]
-
 
 @dataclass
 class Contents:

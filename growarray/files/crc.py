@@ -7,8 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 
-__all__ = ["crc32"]
-
 # x**103906 + x**67231 + 1 is a multiple of the polynomial of CRC-32, so its 16th power is one too: that takes the
 # exponents to whole bytes, and doubles the length of the blocks.
 _RING, _NEAR = 2 * 103906, 2 * 67231

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 
 from growarray.errors import CheckpointError
 
-__all__ = ["Malformed", "at", "naming", "quote"]
-
 
 class Malformed(Exception):
     """What is wrong, expected and found; :func:`naming` turns it into a ``CheckpointError`` that names the file."""

@@ -10,8 +10,6 @@ from growarray.files.limits import Limits
 from growarray.files.paths import is_safe_name
 from growarray.files.source import Source
 
-__all__ = ["ExternalFiles"]
-
 
 class ExternalFiles:
     """Finds the files beside one model, each once."""

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["is_safe_name", "replacing"]
-
 
 def is_safe_name(name: str) -> bool:
     """Whether a name is relative, printable and inside its folder on every system.

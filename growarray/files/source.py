@@ -11,8 +11,6 @@ from typing import Any, BinaryIO
 from growarray.files.crc import crc32
 from growarray.files.errors import Malformed
 
-__all__ = ["Region", "Source", "check_crc", "compare_crc", "source_name"]
-
 
 class Source:
     """A regular file, or bytes: ``view`` is a memoryview of it, a private map that never writes to the file.

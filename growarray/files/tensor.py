@@ -12,8 +12,6 @@ from growarray.files.dtypes import DType
 from growarray.files.errors import Malformed, at, naming, quote
 from growarray.files.source import Region
 
-__all__ = ["MOST_AXES", "PackedTensor", "StoredTensor", "check_geometry", "count_of"]
-
 Array = NDArray[Any]
 
 MOST_AXES = 64  # what NumPy can hold

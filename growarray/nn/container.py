@@ -10,8 +10,6 @@ from growarray.backend import Array
 from growarray.nn.module import ExtendedPullback, Module, Pullback
 from growarray.nn.pullback import for_parameters
 
-__all__ = ["Sequential"]
-
 
 class Sequential(Module):
     """Modules one after another; their names are "0", "1", … as in a torch state dict.

@@ -9,8 +9,6 @@ from growarray.backend import Array, add_rows, device_of, set_rows
 from growarray.errors import ShapeError
 from growarray.nn.module import Pullback
 
-__all__ = ["gather", "gather_elements", "gather_nd", "scatter_elements", "scatter_nd"]
-
 
 def _counted(xp: Any, indices: Array, size: int, where: str) -> Array:
     """Positions counted from the first. Raises ShapeError for one outside the axis."""

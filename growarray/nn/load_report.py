@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 from growarray.display import Displayed
 
-__all__ = ["Cast", "LoadReport", "Misshapen", "nearest_names", "prefix_hint"]
-
 Shape = tuple[int, ...]
 
 _MOST_ROWS = 40  # of one kind in the table

@@ -17,8 +17,6 @@ from growarray.nn.parameter import Parameter as Parameter
 if TYPE_CHECKING:
     from growarray.nn.summary import Summary
 
-__all__ = ["Module"]
-
 _ENGINES = {"onnxruntime": "onnx.session"}  # what runs a network, and where it is
 
 Pullback = Callable[..., Any]

@@ -15,8 +15,6 @@ from growarray.nn.linear import real_dtype
 from growarray.nn.module import ExtendedPullback, Module, Parameter, Pullback
 from growarray.ops.norm import NormVjp, batch_norm, batch_statistics, group_norm, layer_norm
 
-__all__ = ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "GroupNorm", "LayerNorm"]
-
 
 def _filled(shape: tuple[int, ...], value: float, dtype: Any, device: str | None) -> Array:
     library(device)

@@ -18,8 +18,6 @@ from growarray.nn.load_report import LoadReport
 from growarray.nn.load_state import Rename, check_strictly, match_state, values_for
 from growarray.nn.parameter import Parameter
 
-__all__ = ["Owner", "below"]
-
 
 def below(prefix: str, name: str) -> str:
     """What stands before the names of a child's arrays: its name and a dot, nothing more for a child without a name.

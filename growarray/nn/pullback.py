@@ -7,8 +7,6 @@ from typing import Any
 
 from growarray.backend import Array
 
-__all__ = ["for_parameters"]
-
 
 def for_parameters(pullback: Callable[..., Any], *gradients: Array) -> None:
     """Run a pullback for what it adds to parameters; one that takes ``wrt_x=False`` is spared the input's gradient.

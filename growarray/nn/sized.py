@@ -14,8 +14,6 @@ from growarray.nn.padding import Pad
 from growarray.nn.several import Several
 from growarray.ops.norm import group_norm
 
-__all__ = ["CutTo", "GroupedNorm", "LiveShape", "SamePad", "SamePool", "same_pads"]
-
 Pairs = tuple[tuple[int, int], ...]
 
 

@@ -19,8 +19,6 @@ from growarray.onnx.graph import OpNode
 from growarray.onnx.names import LEAVES, layer_name, node_name
 from growarray.onnx.value import Array, Constant, Dim, Dynamic, Known, Shape, Unsupported
 
-__all__ = ["Builder", "broadcast", "product"]
-
 _LONGEST_NAME = 200
 _LAYER = 40  # steps of the limits that making one takes as long as
 

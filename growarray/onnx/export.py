@@ -20,8 +20,6 @@ from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.model import DATA_TYPES, Model, Node, Port, write_model
 from growarray.onnx.operators import OPERATORS, WRITES
 
-__all__ = ["OPSETS", "to_onnx"]
-
 OPSETS = range(17, 23)
 _BATCH = "n"  # the symbol of the batch
 

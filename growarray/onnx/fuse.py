@@ -15,8 +15,6 @@ from growarray.nn.graph import Node
 from growarray.nn.module import Module, Parameter
 from growarray.nn.reduce import ReduceMean
 
-__all__ = ["fuse"]
-
 
 def fuse(
     nodes: Sequence[Node], outputs: Sequence[str], axes: Mapping[str, int | None], titled: Callable[[str], bool]

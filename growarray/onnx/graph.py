@@ -20,8 +20,6 @@ from growarray.onnx.protobuf import BYTES, FIXED32, VARINT, Field, count_varints
 from growarray.onnx.tensor import read_tensor_fields, stored_tensor
 from growarray.onnx.wire import GraphWire, ValueInfo
 
-__all__ = ["Model", "OpNode", "read_model"]
-
 _KINDS = {  # AttributeProto.type: what it holds, and the field that has it
     1: ("float", 2),
     2: ("int", 3),

@@ -16,8 +16,6 @@ from growarray.files.tensor import StoredTensor
 from growarray.onnx.protobuf import BYTES, VARINT, Field, Wire
 from growarray.onnx.tensor import TensorFields, read_tensor_fields, stored_tensor
 
-__all__ = ["looks_like_onnx", "read_onnx"]
-
 _GRAPH = 7  # in ModelProto
 _MODEL_TEXTS = {2: "producer_name", 3: "producer_version", 4: "domain"}
 

@@ -15,8 +15,6 @@ from growarray.nn.cast import cast
 from growarray.nn.module import Module, Parameter
 from growarray.onnx.model import DATA_TYPES, Node, Tensor
 
-__all__ = ["Edge", "Lowering", "OnnxGraph", "register_lowering"]
-
 
 @dataclass(frozen=True)
 class Edge:

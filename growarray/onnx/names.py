@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from growarray.onnx.graph import OpNode
 
-__all__ = ["LEAVES", "layer_name", "node_name"]
-
 LEAVES = ("weight", "bias", "kernel", "gamma", "beta", "scale", "running_mean", "running_var", "value", "alpha")
 """What exporters call the weights of a layer."""
 

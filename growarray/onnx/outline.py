@@ -15,8 +15,6 @@ from growarray.files.source import Source
 from growarray.onnx.protobuf import BYTES, Field
 from growarray.onnx.wire import GraphWire
 
-__all__ = ["GraphOutline", "Port", "Use", "outline_graph"]
-
 _GRAPH, _NODE, _INITIALIZER, _INPUT, _OUTPUT = 7, 1, 5, 11, 12
 _SUBGRAPHS = (6, 11)  # in AttributeProto: one graph, and several
 

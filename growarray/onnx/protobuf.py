@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from growarray.files.errors import Malformed
 
-__all__ = ["BYTES", "FIXED32", "FIXED64", "VARINT", "Field", "Wire", "count_varints", "decode_varints", "encode_varint"]
-
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _BLOCK = 2**20
 

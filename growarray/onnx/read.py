@@ -27,8 +27,6 @@ from growarray.onnx.tensor import TYPE_NAMES
 from growarray.onnx.value import Constant, Dynamic, Unsupported, letter
 from growarray.onnx.wire import ValueInfo
 
-__all__ = ["from_onnx"]
-
 _FIRST, _LAST = 6, 28  # opsets whose operators mean what is written here
 _LONGEST = 1000  # characters of a message
 _HELD = ("bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float32", "float64")

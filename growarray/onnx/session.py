@@ -15,8 +15,6 @@ from growarray.errors import shown
 from growarray.nn.module import Module, Pullback
 from growarray.onnx.export import to_onnx
 
-__all__ = ["Compiled"]
-
 _MOST = 8  # sessions: each holds the weights once more
 
 

@@ -26,8 +26,6 @@ from growarray.onnx.protobuf import (
     encode_varint,
 )
 
-__all__ = ["TYPE_NAMES", "TensorFields", "read_tensor_fields", "stored_tensor"]
-
 _FLOAT, _INT32, _STRING, _INT64, _RAW, _DOUBLE, _UINT64 = 4, 5, 6, 7, 9, 10, 11
 
 _TYPES = {  # data_type: name, and the typed field that may hold its values

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from growarray.files.tensor import StoredTensor
 
-__all__ = ["Array", "Constant", "Dim", "Dynamic", "Known", "Shape", "Unsupported", "letter"]
-
 Array = NDArray[Any]
 Dim = int | str
 Shape = tuple[Dim, ...] | None

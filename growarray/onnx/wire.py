@@ -12,8 +12,6 @@ from growarray.files.limits import Limits
 from growarray.files.source import Source
 from growarray.onnx.protobuf import VARINT, Field, Wire
 
-__all__ = ["GraphWire", "ValueInfo"]
-
 _MOST_AXES = 64
 _MOST_AXIS_NAME = 64  # bytes
 

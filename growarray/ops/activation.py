@@ -13,23 +13,6 @@ from growarray.backend import Array, kind_of, namespace
 from growarray.errors import shown
 from growarray.ops.erf import erf as error_function
 
-__all__ = [
-    "elu",
-    "gelu",
-    "hardtanh",
-    "identity",
-    "leaky_relu",
-    "log_softmax",
-    "relu",
-    "relu6",
-    "selu",
-    "sigmoid",
-    "silu",
-    "softmax",
-    "softplus",
-    "tanh",
-]
-
 Vjp = Callable[[Array], Array]
 
 _SELU_ALPHA = 1.6732632423543772

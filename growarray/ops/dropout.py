@@ -8,8 +8,6 @@ import numpy as np
 
 from growarray.backend import Array, asarray, namespace
 
-__all__ = ["dropout"]
-
 
 def dropout(x: Array, p: float, rng: np.random.Generator) -> tuple[Array, Callable[[Array], Array]]:
     """``y = x * mask / (1 - p)``, any shape; an entry is dropped with probability ``p``. Keeps the mask.

@@ -8,8 +8,6 @@ from typing import Any
 from growarray.backend import Array, asarray, namespace
 from growarray.errors import ShapeError
 
-__all__ = ["chained", "check_gradient", "loss_gradient"]
-
 Vjp = Callable[[Array], Array]
 
 

@@ -14,8 +14,6 @@ from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.ops.gradient import check_gradient
 
-__all__ = ["batch_norm", "batch_statistics", "group_norm", "layer_norm"]
-
 NormVjp = Callable[[Array], tuple[Array, Array | None, Array | None]]
 
 

@@ -15,8 +15,6 @@ from growarray.errors import ShapeError, shown
 from growarray.ops.conv import conv_geometry
 from growarray.ops.sizes import each_axis
 
-__all__ = ["Windows", "windows"]
-
 
 @dataclass(frozen=True, eq=False)
 class Windows:

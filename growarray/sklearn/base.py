@@ -25,8 +25,6 @@ from growarray.ops.sizes import whole_number
 from growarray.optim import AdamW, constant, cosine
 from growarray.sklearn.losses import weighted_moments
 
-__all__ = ["GrowingEstimator"]
-
 _NETWORKS = ("mlp", "residual", "dag")  # those of images take no weights of samples
 _RULES = {"tiny": TINY, "gradmax": GRADMAX, "fisher": FISHER}
 _WHOLE = 200  # samples that batch_size='auto' takes at once, as many as scikit-learn's own networks

@@ -17,8 +17,6 @@ from growarray.ops.activation import softmax
 from growarray.sklearn.base import GrowingEstimator
 from growarray.sklearn.losses import CLASSIFICATION
 
-__all__ = ["GrowingClassifier"]
-
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class GrowingClassifier(ClassifierMixin, GrowingEstimator):  # type: ignore[misc]

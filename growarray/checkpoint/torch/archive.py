@@ -14,8 +14,6 @@ from growarray.files.errors import Malformed, at, quote
 from growarray.files.limits import Limits
 from growarray.files.source import Region, Source, check_crc
 
-__all__ = ["read_torch_zip"]
-
 _VERSIONS = range(1, 11)
 
 

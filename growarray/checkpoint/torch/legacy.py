@@ -20,8 +20,6 @@ from growarray.files.errors import Malformed, at, quote
 from growarray.files.limits import Limits
 from growarray.files.source import Region, Source
 
-__all__ = ["read_torch_legacy"]
-
 _VERSION = 1001
 _COUNT = struct.Struct("<q")
 

@@ -28,8 +28,6 @@ from growarray.cli.bench.measure import (
 from growarray.contraction import Plan
 from growarray.contraction.machine import machine_for, to_dict
 
-__all__ = ["KINDS", "facts", "measure_layer"]
-
 KINDS = ("forward", "training")
 _DIFFERENT = {"float32": 1e-3, "float64": 1e-9}  # of the largest entry, from which two results are not the same
 _PACKAGES = ("growarray", "numpy", "opt_einsum", "torch", "tensorly-torch")

@@ -33,8 +33,6 @@ from growarray.nn.module import Module
 from growarray.onnx.export import to_onnx
 from growarray.onnx.read import from_onnx
 
-__all__ = ["compress"]
-
 _WEIGHTS, _GRAPH, _REPORT, _PICTURE = "compressed.safetensors", "compressed.onnx", "report.json", "tradeoff.png"
 _FORMATS = tuple(kind.name.lower() for kind in kinds() if kind.format.decomposition is not None)
 _DEFAULT = signature(compress_network).parameters["formats"].default

@@ -18,8 +18,6 @@ from growarray.cli.grow.checks import check_entries
 from growarray.errors import ResumeError, shown
 from growarray.networks import Growth, Snapshot, write_atomically
 
-__all__ = ["Checkpoint", "damaged", "read_checkpoint", "take_checkpoint", "write_checkpoint"]
-
 _FORMAT = 2
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 

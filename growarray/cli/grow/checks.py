@@ -8,8 +8,6 @@ from typing import Any
 
 from growarray.errors import shown
 
-__all__ = ["check_entries"]
-
 _NUMBER = int | float
 _FIGURES = dict.fromkeys(("train_loss", "validation_loss", "validation_score"), _NUMBER)
 _TRAINED = {"epoch": int, "parameters": int, "widths": list, **_FIGURES}

@@ -21,8 +21,6 @@ from growarray.contraction.machine import cache_folder
 from growarray.networks import History, write_atomically
 from growarray.networks.picture import draw
 
-__all__ = ["GrowCommand", "closing_lines", "grow"]
-
 
 class GrowCommand(Command):
     """What a run needs less memory with, and what Ctrl-C leaves of it."""

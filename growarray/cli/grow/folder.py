@@ -14,17 +14,6 @@ from growarray.cli.files import check_writable, make_folder
 from growarray.errors import ResumeError
 from growarray.networks import GrowingNetwork, write_atomically
 
-__all__ = [
-    "CHECKPOINT",
-    "GRAPH",
-    "HISTORY",
-    "MODEL",
-    "PICTURE",
-    "new_folder",
-    "remove_leftovers",
-    "write_weights",
-]
-
 CHECKPOINT, HISTORY, PICTURE, MODEL = "checkpoint.npz", "history.json", "run.png", "network.onnx"
 GRAPH = "graph.png"  # of a network that is a graph: how it grew
 _NPZ, _SAFETENSORS = "weights.npz", "weights.safetensors"

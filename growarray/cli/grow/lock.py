@@ -21,8 +21,6 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-__all__ = ["LOCK", "locked"]
-
 LOCK = "run.lock"
 _HELD = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}  # what the systems say of a lock that another process has
 _FAR = 1 << 30  # the byte that is locked on Windows: beyond the text, which others read

@@ -18,8 +18,6 @@ from growarray.factorized.formats.tt import TTTensor
 from growarray.factorized.index import Item, take
 from growarray.nn.module import Parameter
 
-__all__ = ["BlockTTTensor"]
-
 
 class _Format(ChainFormat):
     name = "BlockTT"

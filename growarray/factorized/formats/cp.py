@@ -33,8 +33,6 @@ from growarray.factorized.ranks import RankAxes
 from growarray.factorized.spectra import Spectra, geometric
 from growarray.nn.module import Parameter
 
-__all__ = ["CPTensor"]
-
 _MANY = 256  # components above which sweeps take minutes, each with a cubic solve
 _QUICK: dict[str, Any] = {"init": "random", "starts": 1, "max_iterations": 30, "correct": False}
 _EFFORT = 1e9  # entries of the kernel times rank times sweeps that one decomposition of a search may take: seconds

@@ -15,8 +15,6 @@ from growarray.factorized.index import Item, take
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter
 
-__all__ = ["DenseTensor"]
-
 
 class _Format(TensorFormat):
     name = "Dense"

@@ -23,8 +23,6 @@ from growarray.factorized.formats.bases import ChainFormat, ChainTensor, no_fixe
 from growarray.factorized.increment import Added, Goal, Increment, equal_norms, fit, padded
 from growarray.factorized.spectra import LEVELS, Spectra
 
-__all__ = ["TTTensor"]
-
 
 class _Format(ChainFormat):
     name = "TT"

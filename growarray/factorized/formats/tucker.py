@@ -36,8 +36,6 @@ from growarray.factorized.ranks import RankAxes
 from growarray.factorized.spectra import LEVELS, Spectra
 from growarray.nn.module import Parameter
 
-__all__ = ["TuckerTensor"]
-
 
 class _Format(CentredFormat):
     name = "Tucker"

@@ -19,8 +19,6 @@ from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.row import ANY, Fold, Operator, Read, operation
 from growarray.onnx.value import Array, Constant, Dynamic, letter
 
-__all__ = ["ROWS", "WRITES", "account_broadcast", "batch_of", "operands_of"]
-
 
 def _single(value: Constant, x: Dynamic) -> bool:
     """Whether a constant is one number that adds no axes to a value."""

@@ -11,8 +11,6 @@ from growarray.files.errors import Malformed
 from growarray.onnx.call import Calls, written
 from growarray.onnx.operators.row import ALL, Operator
 
-__all__ = ["ROWS"]
-
 _INFINITE = -math.inf
 
 

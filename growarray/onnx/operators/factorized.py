@@ -26,8 +26,6 @@ from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.conv import window_options
 from growarray.onnx.operators.window import padded
 
-__all__ = ["WRITES"]
-
 Modes = tuple[str, ...]
 Place = tuple[int, ...]
 Array = NDArray[Any]

@@ -20,8 +20,6 @@ from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.row import ALL, Operator, operation
 from growarray.onnx.value import Shape
 
-__all__ = ["ROWS", "WRITES"]
-
 
 def _elements(builder: Builder, shapes: Sequence[Any], options: Mapping[str, Any]) -> Shape:
     _axis(options["axis"], shapes[0])

@@ -18,8 +18,6 @@ from growarray.onnx.operators.constant import check_shape
 from growarray.onnx.operators.row import ALL, Operator
 from growarray.onnx.value import Array, Dim, Dynamic
 
-__all__ = ["ROWS"]
-
 _FIXED = "export the model with fixed sizes"
 
 

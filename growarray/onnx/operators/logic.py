@@ -14,8 +14,6 @@ from growarray.onnx.operators.arithmetic import account_broadcast
 from growarray.onnx.operators.row import Operator, operation
 from growarray.onnx.value import Array
 
-__all__ = ["ROWS"]
-
 
 def _fold_equal(builder: Builder, node: OpNode) -> Array:
     a, b = constant_array(builder, node, 0), constant_array(builder, node, 1)

@@ -35,8 +35,6 @@ from growarray.nn.module import Module
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.model import DATA_TYPES, Node
 
-__all__ = ["WRITES"]
-
 
 def _graph(graph: OnnxGraph, network: Graph, *inputs: Edge) -> Any:
     if len(inputs) != len(network.inputs):

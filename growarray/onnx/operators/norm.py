@@ -18,8 +18,6 @@ from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.row import Operator
 from growarray.onnx.value import Constant, Dynamic
 
-__all__ = ["ROWS"]
-
 
 def _vector(builder: Builder, node: OpNode, index: int, what: str, size: int | None = None) -> Constant:
     value = builder.constant(node, index, what)

@@ -21,8 +21,6 @@ from growarray.onnx.operators.row import ALL, ANY, Operator, operation
 from growarray.onnx.operators.window import MOST, padded, sliced, write_fitted
 from growarray.onnx.value import Array, Dynamic, Shape
 
-__all__ = ["ROWS"]
-
 _PADDING = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 

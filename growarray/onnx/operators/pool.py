@@ -20,8 +20,6 @@ from growarray.onnx.operators.window import Windows, padded, write_fitted
 from growarray.onnx.value import Dim
 from growarray.ops.pool import PoolAxis, adaptive_sizes, pool_axes
 
-__all__ = ["ROWS"]
-
 _MAX: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 _AVERAGE: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 _ADAPTIVE: dict[int, Any] = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}

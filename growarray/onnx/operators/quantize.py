@@ -14,8 +14,6 @@ from growarray.onnx.operators.row import ALL, Operator
 from growarray.onnx.tensor import TYPE_NAMES
 from growarray.onnx.value import letter
 
-__all__ = ["ROWS"]
-
 _NUMBERS = {name: number for number, name in TYPE_NAMES.items()}
 _KINDS = ("int8", "uint8", "int16", "uint16")
 

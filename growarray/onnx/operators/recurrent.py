@@ -9,8 +9,6 @@ from growarray.nn.operation import Operation
 from growarray.onnx.call import Calls, written
 from growarray.onnx.operators.row import Operator
 
-__all__ = ["ROWS"]
-
 _GATES = {"RNN": (1, ["Tanh"]), "LSTM": (4, ["Sigmoid", "Tanh", "Tanh"]), "GRU": (3, ["Sigmoid", "Tanh"])}
 
 

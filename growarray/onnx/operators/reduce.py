@@ -16,8 +16,6 @@ from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.row import Fold, Operator, Read
 from growarray.onnx.value import Array, Shape
 
-__all__ = ["ROWS", "WRITES"]
-
 _IDENTICAL = ("Max", "Mean", "Min", "Prod", "Sum")  # of no axes, these leave the value as it is
 
 

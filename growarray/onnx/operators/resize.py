@@ -17,8 +17,6 @@ from growarray.onnx.operators.row import Operator
 from growarray.onnx.operators.window import MOST
 from growarray.onnx.value import Dim
 
-__all__ = ["ROWS"]
-
 
 def _floats(builder: Builder, node: OpNode, index: int, what: str) -> list[float]:
     if not builder.has(node, index):

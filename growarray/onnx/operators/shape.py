@@ -17,8 +17,6 @@ from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.row import ALL, Operator
 from growarray.onnx.value import Array, Dim, Dynamic, Shape
 
-__all__ = ["ROWS"]
-
 
 def _read_reshape(builder: Builder, node: OpNode) -> None:
     """Axes that come from the input at the same place are copied, one other may follow from the rest."""

@@ -12,8 +12,6 @@ from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.row import Operator
 
-__all__ = ["ROWS"]
-
 
 def _softmax(name: str, kind: Any) -> Operator:
     def read(builder: Builder, node: OpNode) -> None:

@@ -13,8 +13,6 @@ from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.value import Dim, Dynamic
 
-__all__ = ["MOST", "Pairs", "Windows", "options_of", "padded", "sliced", "write_fitted"]
-
 MOST = 2**20
 """The largest stride, dilation, kernel size or padding: more is a bomb, or a mistake."""
 _MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
