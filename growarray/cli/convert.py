@@ -14,8 +14,8 @@ import typer
 from numpy.typing import NDArray
 
 from growarray.checkpoint import Checkpoint, load_checkpoint
+from growarray.checkpoint.checkpoint import printable
 from growarray.checkpoint.inspect import Inspection, inspect, outline_extras
-from growarray.checkpoint.report import printable
 from growarray.checkpoint.save import SAFETENSORS_TYPES, save_npz, save_safetensors
 from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, Texts, limits_from
 from growarray.cli.options import choices, option, switch

@@ -11,7 +11,7 @@ import numpy as np
 
 from growarray.backend import Array, asarray, namespace, to_numpy
 from growarray.errors import ShapeError
-from growarray.factorized.fit import Fit
+from growarray.factorized.format import Fit
 from growarray.factorized.settings import fixed_modes_of, layer_indices
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from growarray.backend import Array, asarray, namespace
 from growarray.errors import ShapeError, shown
 from growarray.factorized.convert import array_of, check_finite, listed, numpy_dtype
-from growarray.factorized.fit import checked_kwargs, warn_lowered
+from growarray.factorized.format import checked_kwargs, warn_lowered
 from growarray.factorized.linear_plan import tensorize
 from growarray.factorized.settings import plain
 from growarray.factorized.tensor import FactorizedTensor

@@ -14,7 +14,7 @@ from growarray.contraction import Plan
 from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError, shown
 from growarray.factorized.convert import DenseConv
-from growarray.factorized.fit import Fit
+from growarray.factorized.format import Fit
 from growarray.factorized.layer import FactorizedKernel
 from growarray.factorized.parameters import real_array
 from growarray.factorized.report import Change, ConversionReport

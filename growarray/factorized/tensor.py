@@ -18,8 +18,7 @@ from growarray.contraction import Plan
 from growarray.decompose.arguments import check_sizes
 from growarray.errors import ShapeError, shown
 from growarray.factorized.contracted import planned
-from growarray.factorized.fit import warn_lowered
-from growarray.factorized.format import Arrays, TensorFormat
+from growarray.factorized.format import Arrays, TensorFormat, warn_lowered
 from growarray.factorized.index import full_index
 from growarray.factorized.initial import drawn_factors, normal_factors
 from growarray.factorized.parameters import check_size, real_array, trained_dtype

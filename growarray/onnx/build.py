@@ -15,8 +15,7 @@ from growarray.nn.arithmetic import Value
 from growarray.nn.cast import RangeError, cast
 from growarray.nn.graph import Node
 from growarray.nn.module import Module, Parameter
-from growarray.onnx.graph import OpNode
-from growarray.onnx.names import LEAVES, layer_name, node_name
+from growarray.onnx.graph import LEAVES, OpNode, layer_name, node_name
 from growarray.onnx.value import Array, Constant, Dim, Dynamic, Known, Shape, Unsupported
 
 _LONGEST_NAME = 200

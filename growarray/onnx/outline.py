@@ -12,8 +12,7 @@ from typing import NamedTuple
 from growarray.files.errors import Malformed
 from growarray.files.limits import Limits
 from growarray.files.source import Source
-from growarray.onnx.protobuf import BYTES, Field
-from growarray.onnx.wire import GraphWire
+from growarray.onnx.protobuf import BYTES, Field, GraphWire
 
 _GRAPH, _NODE, _INITIALIZER, _INPUT, _OUTPUT = 7, 1, 5, 11, 12
 _SUBGRAPHS = (6, 11)  # in AttributeProto: one graph, and several

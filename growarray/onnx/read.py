@@ -11,8 +11,8 @@ import numpy as np
 
 from growarray.errors import shown
 from growarray.files.errors import Malformed, at, naming, quote
-from growarray.files.external import ExternalFiles
 from growarray.files.limits import Limits, limits_or_default
+from growarray.files.paths import ExternalFiles
 from growarray.files.source import Source, source_name
 from growarray.nn.activation import Identity
 from growarray.nn.elementwise import Cast
@@ -23,9 +23,9 @@ from growarray.onnx.fuse import fuse
 from growarray.onnx.graph import Model, OpNode, read_model
 from growarray.onnx.operators import DOMAINS, OPERATORS
 from growarray.onnx.operators.row import Operator
+from growarray.onnx.protobuf import ValueInfo
 from growarray.onnx.tensor import TYPE_NAMES
 from growarray.onnx.value import Constant, Dynamic, Unsupported, letter
-from growarray.onnx.wire import ValueInfo
 
 _FIRST, _LAST = 6, 28  # opsets whose operators mean what is written here
 _LONGEST = 1000  # characters of a message

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from growarray.files.dtypes import BY_NAME, DType
 from growarray.files.errors import Malformed, at, quote
-from growarray.files.external import ExternalFiles
 from growarray.files.limits import Limits
+from growarray.files.paths import ExternalFiles
 from growarray.files.source import Region, Source
 from growarray.files.tensor import PackedTensor, StoredTensor, count_of
 from growarray.onnx.protobuf import (

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from growarray.backend import to_numpy
 from growarray.checkpoint import Checkpoint, load_checkpoint, save_safetensors
+from growarray.checkpoint.checkpoint import printable
 from growarray.checkpoint.inspect import inspect
-from growarray.checkpoint.report import printable
 from growarray.cli.compress.data import accuracy, labelled
 from growarray.cli.compress.weights import Weights
 from growarray.cli.files import check_writable, make_folder

@@ -11,7 +11,7 @@ from rich.console import Console
 from growarray.cli.command import Command
 from growarray.cli.files import check_writable, make_folder
 from growarray.cli.grow import folder as files
-from growarray.cli.grow.lock import locked
+from growarray.cli.grow.folder import locked
 from growarray.cli.grow.options import OPTIONS, options_from
 from growarray.cli.grow.resume import open_run
 from growarray.cli.grow.run import Run

@@ -17,8 +17,7 @@ from growarray.decompose.cp import cp
 from growarray.decompose.rank import factor_std, largest_cp_rank, validate_cp_rank
 from growarray.errors import ShapeError
 from growarray.factorized.equation import kernel_modes
-from growarray.factorized.fit import Fit
-from growarray.factorized.format import Arrays
+from growarray.factorized.format import Arrays, Fit
 from growarray.factorized.formats.bases import (
     CentredFormat,
     CentredTensor,

@@ -19,8 +19,7 @@ from growarray.decompose.unfolding import leading, mode_product, unfold
 from growarray.decompose.whiten import roots
 from growarray.errors import ShapeError
 from growarray.factorized.equation import kernel_modes
-from growarray.factorized.fit import Fit
-from growarray.factorized.format import Arrays
+from growarray.factorized.format import Arrays, Fit
 from growarray.factorized.formats.bases import (
     CentredFormat,
     CentredTensor,

@@ -134,4 +134,3 @@ ROWS = (
     Operator("Attention", written(_attention), inputs=(3, 7), outputs=4, kinds=ALL),
     Operator("RotaryEmbedding", written(_rotary), inputs=(3, 4), kinds="fi"),
 )
-"""The operators of this family."""

@@ -147,4 +147,3 @@ ROWS = (
     Operator("Swish", written(_swish)),
     Operator("ThresholdedRelu", written(_thresholded)),
 )
-"""The operators of this family."""

@@ -110,4 +110,3 @@ ROWS = (
     Operator("Shape", _read_sizes, kinds=ALL),
     Operator("Size", _read_sizes, kinds=ALL),
 )
-"""The operators of this family."""

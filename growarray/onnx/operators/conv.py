@@ -221,4 +221,3 @@ ROWS = (
         double=False,
     ),
 )
-"""The operators of this family."""

@@ -263,7 +263,6 @@ ROWS = (
         )
     ),
 )
-"""The operators of this family."""
 
 WRITES: dict[Any, Lowering] = {nn.Function: _write_function}
 """A function is written as the operator of its name."""

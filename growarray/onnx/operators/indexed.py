@@ -193,7 +193,6 @@ ROWS = (
     Operator("TopK", _read_top_k, inputs=(1, 2), outputs=2, kinds="fiu"),
     Operator("Trilu", _read_trilu, inputs=(1, 2), kinds=ALL),
 )
-"""The operators of this family."""
 
 WRITES: dict[Any, Lowering] = {LiveShape: _write_live, Operation: _write}
 """An operation is written as the operator of its name."""

@@ -131,4 +131,3 @@ ROWS = (
     Operator("SpaceToDepth", _read_space_to_depth, kinds=ALL),
     Operator("Tile", _read_tile, inputs=(2, 2), kinds=ALL),
 )
-"""The operators of this family."""

@@ -68,4 +68,3 @@ ROWS = (
     Operator("Scaler", written(_scaler), domain=_DOMAIN),
     Operator("ZipMap", written(_zip_map), domain=_DOMAIN),
 )
-"""The operators of this family."""

@@ -153,4 +153,3 @@ ROWS = (
     Operator("Gemm", _read_gemm, {nn.Linear: _write_linear}, inputs=(2, 3)),
     Operator("MatMul", _read_matmul, {MatMul: _write_matmul}, inputs=(2, 2)),
 )
-"""The operators of this family."""

@@ -233,4 +233,3 @@ ROWS = (
     Operator("Slice", _read_slice, {Slice: _write_slice}, _fold_slice, (1, 5), kinds=ALL),
     Operator("Split", _read_split, inputs=(1, 2), outputs=ANY, kinds=ALL),
 )
-"""The operators of this family."""

@@ -182,4 +182,3 @@ ROWS = (
     Operator("GlobalMaxPool", _read_global),
     Operator("MaxPool", _read_max_pool, dict.fromkeys(_MAX.values(), _write_max_pool), outputs=2),
 )
-"""The operators of this family."""

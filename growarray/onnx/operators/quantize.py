@@ -99,4 +99,3 @@ ROWS = (
     Operator("QLinearMatMul", written(_product), inputs=(8, 8), kinds=ALL),
     Operator("QuantizeLinear", written(_quantize), inputs=(2, 3), kinds=ALL),
 )
-"""The operators of this family."""

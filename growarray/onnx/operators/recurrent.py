@@ -72,4 +72,3 @@ ROWS = (
     Operator("LSTM", written(_read), inputs=(3, 8), outputs=3),
     Operator("RNN", written(_read), inputs=(3, 6), outputs=2),
 )
-"""The operators of this family."""

@@ -82,7 +82,6 @@ ROWS = (
     _reduction("Sum", np.sum, since=13),
     _reduction("SumSquare"),
 )
-"""The operators of this family."""
 
 WRITES: dict[Any, Lowering] = {Reduce: _write, ReduceMean: _write}
 """A reduction is written as the operator of its name."""

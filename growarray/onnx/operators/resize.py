@@ -95,4 +95,3 @@ ROWS = (
     Operator("Resize", _read, {Resize: _write}, inputs=(1, 4)),
     Operator("Upsample", _read, inputs=(1, 2)),
 )
-"""The operators of this family."""

@@ -239,4 +239,3 @@ ROWS = (
         "Unsqueeze", _read_unsqueeze, {Unsqueeze: _write_unsqueeze}, _fold_unsqueeze, (1, 2), moves=True, kinds=ALL
     ),
 )
-"""The operators of this family."""
