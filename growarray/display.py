@@ -58,6 +58,15 @@ def _html(block: Block) -> str:
     return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
+def printable(name: str) -> str:
+    """A name as it is, or escaped if a terminal would obey it or show nothing.
+
+    >>> printable("a\\x1b[2J")
+    'a\\\\x1b[2J'
+    """
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
 class Displayed:
     """Shown by notebooks as HTML: its blocks, by default its ``str``."""
 

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
-from growarray.checkpoint.checkpoint import printable
 from growarray.cli.terminal import say_interrupted
+from growarray.display import printable
 from growarray.errors import GrowArrayError
 
 _WIDEST = 30  # columns of a name, beyond which its text begins a line below

@@ -14,11 +14,11 @@ import typer
 from numpy.typing import NDArray
 
 from growarray.checkpoint import Checkpoint, load_checkpoint
-from growarray.checkpoint.checkpoint import printable
 from growarray.checkpoint.inspect import Inspection, inspect, outline_extras
 from growarray.checkpoint.save import SAFETENSORS_TYPES, save_npz, save_safetensors
 from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, Texts, limits_from
 from growarray.cli.options import choices, option, switch
+from growarray.display import printable
 from growarray.errors import CheckpointError, shown
 from growarray.files.tensor import StoredTensor
 from growarray.nn import Module, renamed

@@ -211,7 +211,7 @@ NPZ_FAULTS = {
     "scalar": ({"x": X, "y": np.array(1)}, "y is a single value; expected one row a sample"),
     "one_sample": ({"x": X[:1], "y": Y[:1]}, "found 1 sample(s), expected at least 2"),
     "one_class": ({"x": X, "y": Y * 0}, "y[0]: all 3 labels are '0'; classification needs at least 2 classes"),
-    "no_features": ({"x": X[:, :0], "y": Y}, "x has shape (3, 0), no features"),
+    "no_features": ({"x": X[:, :0], "y": Y}, "x has shape (3, 0), so no features"),
     "one_hot": ({"x": X, "y": np.eye(3)}, "labels have shape (3, 3), expected (3,); turn one-hot rows into numbers"),
     "real_labels": ({"x": X, "y": Y + 0.5}, "y[0]: label 0.5 is not a whole number"),
     "unknown_class": ({"x": X, "y": Y, "x_test": X, "y_test": Y + 1}, "y_test[1]: class '2' does not occur in"),

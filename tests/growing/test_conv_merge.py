@@ -220,7 +220,7 @@ def test_what_cannot_meet_in_a_merge_is_refused() -> None:
     conv = Conv2dGrowingModule(1, 2, 3, input_size=6, name="conv")
     merge = Conv2dMergeGrowingModule(2, (4, 4), 3, previous_modules=[conv], name="merge")
     linear = LinearGrowingModule(5, 2, name="linear")
-    with pytest.raises(TypeError, match="previous module linear hands on no images"):
+    with pytest.raises(TypeError, match="previous module linear does not output images"):
         merge.add_previous_module(linear)
     with pytest.raises(TypeError, match="is a Linear; expected a growing layer or a merge"):
         merge.add_previous_module(Linear(2, 2))

@@ -254,7 +254,7 @@ LAYER_CASES: dict[str, Case] = {
         TypeError,
         "first: the next module is LinearMergeGrowingModule, expected a growing layer",
     ),
-    "delta_before_stats": (lambda: layer(4, 3).compute_optimal_delta(), ValueError, "the mean of no samples"),
+    "delta_before_stats": (lambda: layer(4, 3).compute_optimal_delta(), ValueError, "there are no samples"),
     "foi_before_delta": (
         lambda: Pair.of().second.first_order_improvement,
         ValueError,

@@ -16,7 +16,6 @@ from rich.console import Console
 
 from growarray.backend import to_numpy
 from growarray.checkpoint import Checkpoint, load_checkpoint, save_safetensors
-from growarray.checkpoint.checkpoint import printable
 from growarray.checkpoint.inspect import inspect
 from growarray.cli.compress.data import accuracy, labelled
 from growarray.cli.compress.weights import Weights
@@ -25,6 +24,7 @@ from growarray.cli.options import choices, option, switch
 from growarray.cli.terminal import show_line, stderr_bar
 from growarray.compression import Compression
 from growarray.compression import compress as compress_network
+from growarray.display import printable
 from growarray.errors import DataError, shown
 from growarray.factorized.report import Change
 from growarray.factorized.tensor import kinds

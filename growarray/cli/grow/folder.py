@@ -18,8 +18,8 @@ from typing import IO, Any
 import numpy as np
 
 from growarray.backend import to_numpy
-from growarray.checkpoint.checkpoint import printable
 from growarray.cli.files import check_writable, make_folder
+from growarray.display import printable
 from growarray.errors import ResumeError
 from growarray.networks import GrowingNetwork, write_atomically
 

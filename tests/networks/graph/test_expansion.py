@@ -158,7 +158,7 @@ def test_refusals():
     with pytest.raises(GrowthError, match="nothing is planned"):
         _ = wider.first_order_improvement
     dag.init_computation()
-    with pytest.raises(GrowthError, match="mean of no samples"):
+    with pytest.raises(GrowthError, match="there are no samples"):
         wider.compute_optimal_updates()
     collect(dag, x, target)
     dag.compute_optimal_updates()
