@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from bench.timing import show, use_threads, write_json
+from growarray.contraction.blas_kernel import blas_named
 
 SUITES = (
     "merge_statistics",
@@ -21,6 +22,7 @@ SUITES = (
     "resnet_cycle",
     "graph_growth",
     "growth_defaults",
+    "adapters",
     "estimators",
     "distributed",
     "import_time",
@@ -52,6 +54,7 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown suites {sorted(unknown)}; known: {', '.join(SUITES)}")
     use_threads(chosen.threads)
+    show(f"products by {blas_named()}\n")
     results: dict[str, Any] = {}
 
     def keep(name: str, result: Mapping[str, Any]) -> None:

@@ -19,7 +19,6 @@ from growarray.errors import DeviceError, shown
 
 __all__ = [
     "accurate_dtype",
-    "add_rows",
     "asarray",
     "assign",
     "cholesky",
@@ -32,7 +31,6 @@ __all__ = [
     "library_of",
     "load",
     "namespace",
-    "set_rows",
     "special_functions",
     "target_of",
     "to_device",
@@ -327,36 +325,6 @@ def assign(array: Array, index: Any, values: Any, *, add: bool = False) -> Array
         array[index] += values
     else:
         array[index] = values
-    return array
-
-
-def add_rows(array: Array, places: Array, rows: Array) -> Array:
-    """``array`` (m, k) with each row added at its place; places may repeat. Use the result, as of :func:`assign`.
-
-    >>> add_rows(np.zeros((2, 1)), np.array([1, 1]), np.ones((2, 1))).tolist()
-    [[0.0], [2.0]]
-    """
-    if not isinstance(array, np.ndarray) and hasattr(array, "at"):
-        return array.at[places].add(rows)
-    together = getattr(library_of(array).add, "at", None)  # of NumPy and CuPy
-    if together is not None:
-        together(array, places, rows)
-        return array
-    for i, place in enumerate(to_numpy(places).tolist()):
-        array[place, :] += rows[i, :]
-    return array
-
-
-def set_rows(array: Array, places: Array, rows: Array) -> Array:
-    """``array`` (m, k) with each row set at its place. Use the result, as of :func:`assign`.
-
-    >>> set_rows(np.zeros((2, 1)), np.array([1]), np.ones((1, 1))).tolist()
-    [[0.0], [1.0]]
-    """
-    if getattr(library_of(array).add, "at", None) is not None or hasattr(array, "at"):
-        return assign(array, places, rows)
-    for i, place in enumerate(to_numpy(places).tolist()):
-        array[place, :] = rows[i, :]
     return array
 
 

@@ -27,7 +27,7 @@ from threadpoolctl import ThreadpoolController
 
 from growarray.contraction import workspace
 
-__all__ = ["forked", "settled", "single_threaded"]
+__all__ = ["forked", "libraries", "settled", "single_threaded"]
 
 _T = TypeVar("_T")
 
@@ -51,12 +51,15 @@ class _Count(NamedTuple):
     own: bool
 
 
-def _counts() -> list[_Count]:
-    """Those of the libraries that NumPy's products may run in: its own if its wheel brings one, else all."""
-    found = ThreadpoolController().select(user_api="blas").lib_controllers
+def libraries() -> list[Any]:
+    """Those that NumPy's products may run in: its own if its wheel brings one, else all."""
+    found: list[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
     folders = {Path(np.__file__).parent.parent / "numpy.libs", Path(np.__file__).parent / ".dylibs"}
-    mine = [library for library in found if Path(library.filepath).parent in folders]
-    made = (_count(library) for library in mine or found)
+    return [library for library in found if Path(library.filepath).parent in folders] or found
+
+
+def _counts() -> list[_Count]:
+    made = (_count(library) for library in libraries())
     return [count for count in made if count is not None]
 
 

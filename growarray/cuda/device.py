@@ -15,7 +15,17 @@ import numpy as np
 from growarray.backend import Array, load
 from growarray.errors import DeviceError
 
-__all__ = ["Kernel", "StridedProduct", "current", "empty", "kernel_launch", "parts", "product_launch", "workspace"]
+__all__ = [
+    "Kernel",
+    "StridedProduct",
+    "cuda",
+    "current",
+    "empty",
+    "kernel_launch",
+    "parts",
+    "product_launch",
+    "workspace",
+]
 
 Launch = Callable[[Sequence[int]], object]
 """Starts some work, given the table of addresses."""
@@ -23,6 +33,7 @@ Launch = Callable[[Sequence[int]], object]
 _KEPT = 1 << 28  # bytes of a work space that a thread keeps; a larger one goes back to the pool at once
 _KINDS = {"float32": 0, "float64": 1, "float16": 2}  # cudaDataType_t
 _COMPUTE = {"float32": 68, "float64": 70, "float16": 68}  # cublasComputeType_t: float16 is summed in float32
+_TF32 = 77
 _SCALARS: dict[int, np.ndarray] = {68: np.asarray([1, 0], "float32"), 70: np.asarray([1, 0], "float64")}  # alpha, beta
 
 
@@ -40,6 +51,7 @@ class StridedProduct(NamedTuple):
 
     turned : whether a and b are transposed    sizes : rows, columns and depth of each product, and how many there are
     ld, step : elements from one column, and from one matrix, to the next, of a, b and c    slots : of a, b, c
+    tf32 : whether float32 may be multiplied with 10 bits of fraction
     """
 
     turned: tuple[bool, bool]
@@ -49,6 +61,12 @@ class StridedProduct(NamedTuple):
     dtype: str
     out_dtype: str
     slots: tuple[int, int, int]
+    tf32: bool = False
+
+
+def cuda() -> Any:
+    """CuPy's module of that name: devices, streams, memory."""
+    return load("cupy").cuda
 
 
 @lru_cache(maxsize=1024)
@@ -74,6 +92,7 @@ def product_launch(product: StridedProduct) -> Launch:
     kind, compute = _KINDS[product.dtype], _COMPUTE[product.dtype]
     one = _SCALARS[compute].ctypes.data
     zero = one + _SCALARS[compute].itemsize
+    compute = _TF32 if product.tf32 and product.dtype == "float32" else compute
     (a, b, c), (lda, ldb, ldc), (ja, jb, jc) = product.slots, product.ld, product.step
     turned_a, turned_b = map(int, product.turned)
     out_kind, default = _KINDS[product.out_dtype], -1
@@ -85,8 +104,8 @@ def product_launch(product: StridedProduct) -> Launch:
 
 def current(array: Array) -> contextlib.AbstractContextManager[Any]:
     """Makes the device of ``array`` the one on which work is launched, if it is not."""
-    index, cuda = array.device.id, load("cupy").cuda
-    return contextlib.nullcontext() if cuda.runtime.getDevice() == index else cuda.Device(index)
+    index, here = array.device.id, cuda()
+    return contextlib.nullcontext() if here.runtime.getDevice() == index else here.Device(index)
 
 
 def _no_memory(count: int, error: Exception) -> DeviceError:
@@ -118,15 +137,15 @@ _here = threading.local()
 
 def workspace(count: int) -> Any:
     """Memory that work on the current stream may use until this thread asks again; its address is ``.ptr``."""
-    cuda = load("cupy").cuda
-    key = cuda.runtime.getDevice(), cuda.get_current_stream().ptr
+    here = cuda()
+    key = here.runtime.getDevice(), here.get_current_stream().ptr
     held: dict[Any, Any] = _here.__dict__.setdefault("held", {})
     found = held.get(key)
     if found is None or found[0] < count:
         held.pop(key, None)
         try:
-            found = count, cuda.alloc(count)
-        except cuda.memory.OutOfMemoryError as error:
+            found = count, here.alloc(count)
+        except here.memory.OutOfMemoryError as error:
             raise _no_memory(count, error) from error
         if count <= _KEPT:
             held[key] = found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,27 +116,34 @@ def _add_square(stream: StreamLike, total: RunningSum) -> bool:
     if total.shape != (stream.width, stream.width) or any(r.array.shape[0] != rows for r in ready.values()):
         return False
     order, out = {key: i for i, key in enumerate(ready)}, total.upper()
-    places = [
-        (order[id(part.array)], top, top + int(part.ready.array.shape[1]))
-        for part, top in zip(parts, _offsets(stream), strict=True)
-    ]
-    targets: dict[tuple[int, int], list[Any]] = {}
-    for (i, top, bottom), (j, start, end) in itertools.combinations_with_replacement(places, 2):
-        view = out[top:bottom, start:end]
-        targets.setdefault((min(i, j), max(i, j)), []).append(view if i <= j else view.T)
-    sums = add_row_products(list(ready.values()), targets) if is_numpy(out) else None
+    if not is_numpy(out):
+        return False
+    widths, biases = tuple(part.array.shape[-1] for part in parts), tuple(part.bias for part in parts)
+    places, ones, blocks = _square_layout(tuple(order[id(part.array)] for part in parts), widths, biases)
+    targets = {pair: [out[at].T if turned else out[at] for at, turned in views] for pair, views in blocks.items()}
+    sums = add_row_products(list(ready.values()), targets)
     if sums is None:
         return False
     row = np.full(stream.width, float(rows))  # what a column of ones has with every column
-    for i, top, bottom in places:
-        row[top:bottom] = sums[i]
-    ones = [bottom for part, (_, _, bottom) in zip(parts, places, strict=True) if part.bias]
+    for i, columns in places:
+        row[columns] = sums[i]
     for k in ones:
         out[: k + 1, k] += row[: k + 1]
     row[ones] = 0.0
     for k in ones:
         out[k, k + 1 :] += row[k + 1 :]
     return True
+
+
+@lru_cache(maxsize=256)
+def _square_layout(order: tuple[int, ...], widths: tuple[int, ...], biases: tuple[bool, ...]) -> tuple[Any, Any, Any]:
+    """Where parts stand, the columns of ones, and the blocks of the upper triangle that each pair of arrays fills."""
+    starts = [0, *itertools.accumulate(width + bias for width, bias in zip(widths, biases, strict=True))]
+    places = [(i, slice(top, top + width)) for i, top, width in zip(order, starts, widths, strict=False)]
+    blocks: dict[tuple[int, int], list[Any]] = {}
+    for (i, top), (j, start) in itertools.combinations_with_replacement(places, 2):
+        blocks.setdefault((min(i, j), max(i, j)), []).append(((top, start), i > j))
+    return places, [at.stop for (_, at), bias in zip(places, biases, strict=True) if bias], blocks
 
 
 class _Place(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,8 +58,9 @@ def build_network(
     dtype: str,
     device: str,
     rng: np.random.Generator,
+    image: Sequence[int] | None = None,
 ) -> GrowingNetwork:
-    """A network with ``widths`` in the order of its growing layers."""
+    """A network with ``widths`` in the order of its growing layers, and of images those of :func:`image_shape`."""
     common: dict[str, Any] = {"activation": function, "device": device, "dtype": np.dtype(dtype), "rng": rng}
     if kind == "mlp":
         return GrowingMLP(features, outputs, hidden_size=widths, **common)
@@ -67,15 +68,22 @@ def build_network(
         return GrowingDAG(features, outputs, **common)
     if kind == "cnn":
         stages = list(zip(widths[::2], widths[1::2], strict=True))
-        return GrowingVGG(image_shape(features), outputs, stages, growing_conv_type=FullConv2dGrowingModule, **common)
+        shape, kind_of = image_shape(features, image), FullConv2dGrowingModule
+        return GrowingVGG(shape, outputs, stages, growing_conv_type=kind_of, **common)
     if kind == "resnet":
         stream = [_STREAM * 2**i for i in range(len(widths))]
-        return GrowingResNet(image_shape(features), outputs, stream, widths, **common)
+        return GrowingResNet(image_shape(features, image), outputs, stream, widths, **common)
     return GrowingResidualMLP(features, outputs, num_features=widths[1::2], hidden_features=widths[::2], **common)
 
 
 def rebuild_network(
-    kind: str, widths: list[int], activation: str, dtype: str, state: Mapping[str, Any], features: int | None = None
+    kind: str,
+    widths: list[int],
+    activation: str,
+    dtype: str,
+    state: Mapping[str, Any],
+    features: int | None = None,
+    image: Sequence[int] | None = None,
 ) -> GrowingNetwork:
     """The network of a state dict; its last weight gives the outputs, its first the features if not given.
 
@@ -97,7 +105,7 @@ def rebuild_network(
         raise ValueError(f"the widths {widths} do not fit a network of kind {shown(kind)}")
     first, last = (np.shape(state[f"{name}.weight"]) for name in _ends(kind, len(widths)))
     sizes = {n for value in state.values() for n in np.shape(value)}
-    if not (_fits(kind, len(widths), features, first, last) and sizes.issuperset(widths)):
+    if not (_fits(kind, len(widths), features, first, last, image) and sizes.issuperset(widths)):
         raise ValueError(f"the widths {widths} do not match the weights")
     network = build_network(
         kind,
@@ -108,6 +116,7 @@ def rebuild_network(
         dtype=dtype,
         device="cpu",
         rng=np.random.default_rng(0),
+        image=image,
     )
     network.load_state_dict(state)
     return network
@@ -137,15 +146,22 @@ def _ends(kind: str, places: int) -> tuple[str, str]:
     return rows.get(kind, ("layers.0.layer", f"layers.{places}.layer"))
 
 
-def _fits(kind: str, places: int, features: int | None, first: tuple[int, ...], last: tuple[int, ...]) -> bool:
+def _fits(
+    kind: str,
+    places: int,
+    features: int | None,
+    first: tuple[int, ...],
+    last: tuple[int, ...],
+    image: Sequence[int] | None,
+) -> bool:
     """Whether the shapes of first and last weight are those of such a network."""
     if kind in ("mlp", "residual"):
         return len(first) == len(last) == 2 and features in (None, first[1])
     if type(features) is not int or len(first) != 4:
         return False
-    channels, side, _ = image_shape(features)
+    channels, *sizes = image_shape(features, image)
     if kind == "resnet":
         return first[1] == channels and last[1:] == (_STREAM * 2 ** (places - 1),)
     for _ in range(places // 2):
-        side = -(-side // 2)
-    return first[1] == channels and last[2:] == (side, side)
+        sizes = [-(-size // 2) for size in sizes]
+    return first[1] == channels and last[2:] == tuple(sizes)

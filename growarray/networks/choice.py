@@ -19,8 +19,9 @@ WORTH: dict[str, Callable[[Any], float]] = {
     "first_order": lambda place: float(place.first_order_improvement),
     "per_parameter": lambda place: _per(place.new_neurons_fo_improvement, place.parameters_added),
     "per_flop": lambda place: _per(place.new_neurons_fo_improvement, place.flops_added),
+    "narrowest": lambda place: -float(place.in_neurons),
 }
-"""What a place promises: all of its plan, or what is new in it for each parameter or FLOP that this adds."""
+"""What a place promises, by all of its plan or for each parameter or FLOP that this adds; or how narrow it is."""
 
 JUDGED = ("validation", "bic")
 """Ways to choose that carry every plan out on the validation data, at the scaling that a line search finds."""

@@ -22,19 +22,31 @@ __all__ = ["GrowingVGG", "ImageNetwork", "Normalization", "function_of", "image_
 Normalization = Callable[[int], Module]
 
 
-def image_shape(features: int) -> tuple[int, int, int]:
-    """Channels, height and width of square images with this many numbers: of one channel, or else of three.
+def image_shape(features: int, sizes: Sequence[int] | None = None) -> tuple[int, int, int]:
+    """Channels, height and width of images: ``sizes``, or those of square ones of one channel, or else of three.
 
-    >>> image_shape(64), image_shape(3072)
-    ((1, 8, 8), (3, 32, 32))
+    Raises ShapeError: there are no such images, or ``sizes`` are of other images, or have the channels last.
+
+    >>> image_shape(64), image_shape(3072), image_shape(24, (1, 4, 6))
+    ((1, 8, 8), (3, 32, 32), (1, 4, 6))
     """
+    if sizes is not None:
+        channels, height, width = each_axis("image", "sizes", tuple(sizes), 3, 1)
+        if channels > 4 and width in (1, 3, 4):
+            raise ShapeError(
+                f"images have shape {channels, height, width}, expected (channels, height, width); their channels seem "
+                "to be last: save x.transpose(0, 3, 1, 2)"
+            )
+        if channels * height * width != features:
+            raise ShapeError(f"images of shape {channels, height, width} do not have {features} features")
+        return channels, height, width
     for channels in (1, 3):
         side = math.isqrt(features // channels)
         if side and channels * side**2 == features:
             return channels, side, side
     raise ShapeError(
-        f"{features} features are no square image, expected size * size, or 3 * size * size; use a network of linear "
-        "layers, or one of your own with the shape of its images"
+        f"{features} features are no square image, expected size * size, or 3 * size * size; give images in a .npz "
+        "file as (n, c, h, w) or (n, h, w), or use a network of linear layers"
     )
 
 

@@ -87,12 +87,14 @@ class Planner:
 
         fisher : E too
         """
-        tolerance = self.settings.relative_error
+        tolerance, exact = self.settings.relative_error, self.settings.exact_fisher
+        if exact and self.task.name == "regression":
+            raise GrowthError("exact_fisher: a regression has no softmax; leave exact_fisher out")
         self.network.init_computation(trace_precision=None if tolerance is None else 1e-3)
         seen = 0
         for x, target in batches_of(data, self.settings.collect_batch, self.rng):
             weights = None if self.task.weights is None else self.task.weights(target)
-            self.network.collect_batch(x, target, self.task.loss, fisher=fisher, weights=weights)
+            self.network.collect_batch(x, target, self.task.loss, fisher=fisher, exact=exact, weights=weights)
             seen += int(x.shape[0])
             if tolerance is not None and self.network.relative_error() <= tolerance:
                 break

@@ -13,6 +13,7 @@ from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.growing import (
     Conv2dGrowingModule,
+    GrowingDropout2d,
     GrowingModule,
     LinearGrowingModule,
     RestrictedConv2dGrowingModule,
@@ -190,7 +191,7 @@ class GrowingResNet(ImageNetwork):
         stride and a projected shortcut
     hidden_channels : of all blocks, or of each    blocks_per_stage : number of blocks in a stage
     activation, normalization, growing_conv_type : as in :class:`GrowingVGG`; the first two stand before convolutions
-    use_bias : of all convolutions but those of shortcuts
+    use_bias : of all convolutions but those of shortcuts    dropout_rate : of the hidden channels of blocks
 
     >>> import numpy as np
     >>> network = GrowingResNet((1, 8, 8), 10, channels=(4, 8), rng=np.random.default_rng(0))
@@ -213,6 +214,7 @@ class GrowingResNet(ImageNetwork):
         use_bias: bool = True,
         device: str | None = None,
         *,
+        dropout_rate: float = 0.0,
         dtype: Any = None,
         rng: np.random.Generator | None = None,
     ) -> None:
@@ -225,6 +227,7 @@ class GrowingResNet(ImageNetwork):
             )
         self._function = ReLU(at_zero=1.0) if activation is None else activation
         self._normalization, self._conv, self._use_bias = normalization, growing_conv_type, use_bias
+        self._dropout_rate = dropout_rate
         self._kind: dict[str, Any] = {"device": device, "dtype": dtype, "rng": rng or np.random.default_rng()}
         self.stem = Sequential(Conv2d(in_features[0], widths[0], 3, padding=1, bias=use_bias, **self._kind))
         self.stages: list[Sequential] = []
@@ -243,9 +246,12 @@ class GrowingResNet(ImageNetwork):
         return function_of(channels, self._function, self._normalization)
 
     def _add(self, stage: int, before: int, width: int, hidden: int, stride: int = 1) -> GrowingBlock:
+        middle = self._before(hidden)
+        if self._dropout_rate:
+            middle = Sequential(middle, GrowingDropout2d(self._dropout_rate, rng=self._kind["rng"]))
         shortcut = Conv2d(before, width, 1, stride, bias=False, **self._kind) if stride > 1 or before != width else None
         block = Conv2dGrowingBlock(
-            before, width, 3, hidden, pre_activation=self._before(before), mid_activation=self._before(hidden),
+            before, width, 3, hidden, pre_activation=self._before(before), mid_activation=middle,
             name=f"stages.{stage}.{len(self.stages[stage])}", kwargs_first_layer={"stride": stride},
             kwargs_layer={"padding": 1, "use_bias": self._use_bias, **self._kind}, downsample=shortcut,
             growing_conv_type=self._conv,

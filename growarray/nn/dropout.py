@@ -23,6 +23,7 @@ class Dropout(Module):
 
     slope_at_zero = 1.0  # the mean of the slope over masks
     _shown = "p={self.p}"
+    _per_entry: int | None = None  # the first axes over which masks are drawn, None for all
 
     def __init__(self, p: float = 0.5, rng: np.random.Generator | None = None) -> None:
         if not 0.0 <= p <= 1.0:
@@ -32,4 +33,4 @@ class Dropout(Module):
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value and pullback, which drops the same entries of the gradient."""
-        return dropout(x, self.p if self.training else 0.0, self.rng)
+        return dropout(x, self.p if self.training else 0.0, self.rng, axes=self._per_entry)

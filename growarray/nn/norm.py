@@ -11,8 +11,9 @@ import numpy as np
 from growarray.backend import Array, asarray, device_of, library, namespace, to_device
 from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError, shown
+from growarray.nn.extension import HandsNewOn
 from growarray.nn.linear import real_dtype
-from growarray.nn.module import ExtendedPullback, Module, Parameter, Pullback
+from growarray.nn.module import Parameter, Pullback
 from growarray.ops.norm import NormVjp, batch_norm, batch_statistics, group_norm, layer_norm
 
 
@@ -27,7 +28,7 @@ def _check_eps(where: str, eps: float) -> float:
     return eps
 
 
-class _Norm(Module):
+class _Norm(HandsNewOn):
     """What the norms share: optional weight and bias, neutral towards features that growth may add."""
 
     weight: Parameter | None
@@ -74,21 +75,6 @@ class _Norm(Module):
     def parameters_per_feature(self) -> int:
         """Weights and biases over the number of features, the first axis of each."""
         return sum(p.size // p.shape[0] for p in self.parameters() if p.shape[0])
-
-    def extended_forward(self, x: Array | None, x_ext: Array | None = None) -> tuple[Array | None, Array | None]:
-        """Value of the layer, and ``x_ext`` itself: features to be added are not normalised yet."""
-        return None if x is None else self.forward(x), x_ext
-
-    def extended_vjp(
-        self, x: Array | None, x_ext: Array | None = None
-    ) -> tuple[tuple[Array | None, Array | None], ExtendedPullback]:
-        """:meth:`extended_forward` and the way back; ``dy_ext`` passes through as ``x_ext`` does."""
-        y, back = (None, None) if x is None else self.vjp(x)
-
-        def pullback(dy: Array | None, dy_ext: Array | None = None) -> tuple[Array | None, Array | None]:
-            return None if back is None or dy is None else back(dy), dy_ext
-
-        return (y, x_ext), pullback
 
     def check_extend(self, by: int) -> None:
         """Raise ValueError unless ``by`` is a positive whole number."""

@@ -7,14 +7,18 @@ from collections.abc import Callable
 import numpy as np
 
 from growarray.backend import Array, asarray, namespace
+from growarray.errors import ShapeError
 
 
-def dropout(x: Array, p: float, rng: np.random.Generator) -> tuple[Array, Callable[[Array], Array]]:
+def dropout(
+    x: Array, p: float, rng: np.random.Generator, *, axes: int | None = None
+) -> tuple[Array, Callable[[Array], Array]]:
     """``y = x * mask / (1 - p)``, any shape; an entry is dropped with probability ``p``. Keeps the mask.
 
+    axes : entries that agree on the first ``axes`` axes fall together, whole channels for 2; default each by itself
     The mask is drawn in NumPy and then moved, so that every library drops the same entries.
 
-    Raises ValueError: ``p`` is not between 0 and 1.
+    Raises ValueError: ``p`` is not between 0 and 1; ShapeError: ``x`` has fewer axes.
 
     >>> import numpy as np
     >>> y, pullback = dropout(np.ones(4), 0.5, np.random.default_rng(0))
@@ -23,10 +27,13 @@ def dropout(x: Array, p: float, rng: np.random.Generator) -> tuple[Array, Callab
     """
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"dropout: p must be between 0 and 1, found {p}")
-    xp = namespace(x)
+    xp, shape = namespace(x), tuple(x.shape)
+    if axes is not None and len(shape) < axes:
+        raise ShapeError(f"dropout: input has shape {shape}, expected at least {axes} axes")
     if p == 0.0:
         return x, lambda dy: dy
-    keep = asarray(rng.random(tuple(x.shape)) >= p, like=x)
+    drawn = shape[:axes] + (1,) * (len(shape) - len(shape[:axes]))
+    keep = asarray(rng.random(drawn) >= p, like=x)
     scale = 0.0 if p == 1.0 else 1.0 / (1.0 - p)
 
     def masked(values: Array) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 
 from growarray import nn
 from growarray.compression import compress
-from growarray.factorized import FactorizedConv, FactorizedLinear, TensorLasso, tensor_dropout
+from growarray.factorized import TCL, TRL, FactorizedConv, FactorizedLinear, TensorLasso, tensor_dropout
 from growarray.growing import FullConv2dGrowingModule, RestrictedConv2dGrowingModule
 from growarray.networks import GrowingDAG, GrowingMLP, GrowingResidualMLP, Growth, GrowthSettings
 from growarray.networks.part import as_growing
@@ -104,6 +104,12 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "masked": lambda: (masked().eval(), (2, 2, 7, 7)),
     "linear": lambda: (FactorizedLinear((2, 3), (4, 5), factorization="blocktt", rank=3, rng=rng()), (3, 6)),
     "joint linear": lambda: (FactorizedLinear((2, 3), (2, 2), n_layers=3, rank=4, rng=rng())[2], (3, 6)),
+    "tensor regression": (
+        lambda: (
+            nn.Sequential(TCL((3, 4), (2, 3), bias=True, rng=rng()), TRL((2, 3), (2, 2), True, rank=3, rng=rng())),
+            (3, 3, 4),
+        )
+    ),
     "compressed": lambda: (small(), (2, 4, 8, 8)),
     "scaled": lambda: (nn.Sequential(Scale([1.0, 2.0], [0.5, 3.0]), nn.Softmax()), (3, 2)),
     "tied": lambda: (tied(), (3, 4)),

@@ -44,7 +44,7 @@ class Memory:
 class Cuda:
     """What the fake device did: launches in order, pieces of memory.
 
-    room : bytes that may be asked for at once    dry : whether launches are counted only
+    room : bytes that may be asked for at once    dry : whether launches are counted only    stream : the current one
     """
 
     def __init__(self) -> None:
@@ -53,6 +53,7 @@ class Cuda:
         self.memory: list[Memory] = []
         self.room = 1 << 40
         self.dry = False
+        self.stream = 0
 
     def array(self, values: Any) -> Any:
         return doubles.DoubleArray(np.asarray(values))
@@ -143,9 +144,12 @@ def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
     made = Cuda()
     cuda = types.SimpleNamespace(
         runtime=types.SimpleNamespace(
-            getDevice=lambda: 0, getDeviceCount=lambda: 1, getDeviceProperties=lambda _: {"name": b"Double"}
+            getDevice=lambda: 0,
+            getDeviceCount=lambda: 1,
+            getDeviceProperties=lambda _: {"name": b"Double"},
+            runtimeGetVersion=lambda: 12080,
         ),
-        get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+        get_current_stream=lambda: types.SimpleNamespace(ptr=made.stream),
         alloc=made.alloc,
         Device=lambda index: nullcontext(),
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),

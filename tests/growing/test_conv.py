@@ -13,7 +13,9 @@ from growarray.growing import (
     FISHER,
     GRADMAX,
     TINY,
+    Conv1dGrowingModule,
     Conv2dGrowingModule,
+    Conv3dGrowingModule,
     FullConv2dGrowingModule,
     GrowthRule,
     JoinedStream,
@@ -310,6 +312,38 @@ def test_the_fisher_rule_whitens_the_outputs_of_every_tap(geometry: str) -> None
     whitened = np.einsum("pq,qot,oc->pct", roots[0], goal.reshape(len(n), 2, -1), roots[1]).reshape(n.shape)
     values = np.linalg.svd(whitened, compute_uv=False)[: second.new_neurons]
     np.testing.assert_allclose(second.eigenvalues_extension, values, rtol=1e-9, atol=1e-9 * values[0])
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [(Conv1dGrowingModule, (9,)), (Conv3dGrowingModule, (4, 3, 5))])
+def test_one_and_three_axes_grow_by_the_same_code(kind: Any, sizes: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    common = {"dtype": np.float64, "rng": rng}
+    first = kind(2, 2, 3, padding=1, post_layer_function=activation("tanh"), **common)
+    second = kind(2, 3, 2, previous_module=first, **common)
+    first.next_module = second
+    x = rng.standard_normal((8, 2, *sizes))
+    before = second(first(x))
+    target = before + rng.standard_normal(before.shape)
+    second.init_computation()
+    h, back_first = first.vjp(x)
+    y, back_second = second.vjp(h)
+    back_first(back_second(y - target))
+    second.update_computation()
+    put = windows(h, second.kernel_size, bias=True).materialise().reshape(-1, second.stream_width)
+    np.testing.assert_allclose(second.tensor_s(), put.T @ put / 8, rtol=1e-12, atol=1e-12)
+    second.compute_optimal_updates(max_new=2)
+
+    def loss() -> float:
+        return float(((second.extended_forward(*first.extended_forward(x))[0] - target) ** 2).sum() / 2 / 8)
+
+    np.testing.assert_array_equal(second.extended_forward(*first.extended_forward(x))[0], before)
+    start, predicted = loss(), second.predicted_decrease
+    second.scaling_factor = factor = 1e-3 / max(1.0, predicted) ** 0.5
+    assert (start - loss()) / factor**2 == pytest.approx(predicted, rel=1e-2)
+    expected = second.extended_forward(*first.extended_forward(x))[0]
+    second.apply_change()
+    assert (first.out_channels, second.in_channels, second.weight.shape) == (4, 4, (3, 4, *(2,) * len(sizes)))
+    np.testing.assert_allclose(second(first(x)), expected, rtol=0, atol=1e-12)
 
 
 def test_another_library_gives_the_same() -> None:

@@ -267,7 +267,7 @@ def test_every_library_runs_the_same(kind: str, xp: Library) -> None:
     def ran(to: Any, adopt: Any) -> list[np.ndarray]:
         grown = network(kind)
         adopt(grown)
-        run = loop(network=grown, data=(to(X), to(LABELS)), batch_size=64)
+        run = loop(network=grown, data=(to(X), to(LABELS)), batch_size=64, epochs=2)
         run.run()
         return list(weights(run.network).values())
 

@@ -26,6 +26,7 @@ from growarray.cli.bench.measure import (
     synchronised,
 )
 from growarray.contraction import Plan
+from growarray.contraction.blas_kernel import blas_named
 from growarray.contraction.machine import machine_for, to_dict
 
 KINDS = ("forward", "training")
@@ -35,7 +36,7 @@ _PASS = {"forward": "forward", "training": "forward + backward"}
 
 
 def facts(device: str | None) -> dict[str, Any]:
-    """What the figures depend on: the machine model, the number of cores and versions."""
+    """What the figures depend on: the machine model, the number of cores, NumPy's BLAS and versions."""
     versions = {}
     for name in _PACKAGES:
         try:
@@ -50,6 +51,7 @@ def facts(device: str | None) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "machine": to_dict(machine_for("cpu" if device is None else "gpu")),
+        "blas": blas_named(),
     }
 
 

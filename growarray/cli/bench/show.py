@@ -32,6 +32,8 @@ def show_paths(console: Console, report: Mapping[str, Any]) -> None:
     cores = f", {machine['cores']} core{'s' if machine['cores'] > 1 else ''}" if report["device"] == "cpu" else ""
     text = f"{report['device']}{cores}, {report['clock']} time, machine model: {machine['name']}"
     show_line(console, text)
+    if report["device"] == "cpu":
+        show_line(console, f"products by {report['blas']}")
     for kind in KINDS:
         if kind in report["summary"]:
             console.print()

@@ -34,7 +34,7 @@ class RunOptions:
     3
     """
 
-    data: str = _row(DIGITS, "'digits', or a .npz, .npy or .csv file", _DATA, takes="FILE")
+    data: str = _row(DIGITS, "'digits', a .npz, .npy or .csv file, or a folder of images", _DATA, takes="FILE")
     labels: str | None = _row(None, "second .npy file, with the labels", _DATA, takes="FILE", means="none")
     label_column: str | None = _row(None, "CSV column with the labels", _DATA, takes="NAME", means="the last")
     task: str = _row("classification", "what the labels are for", _DATA, choices=("classification", "regression"))

@@ -157,6 +157,11 @@ class Expansion:
         return 0 if alpha is None else int(alpha.shape[0])
 
     @property
+    def in_neurons(self) -> int:
+        """Neurons of the node that gets wider, 0 of what is new."""
+        return self._width([str(self.expanding_node)] if self.type is ExpansionType.EXPANDED_NODE else [])
+
+    @property
     def parameters_added(self) -> int:
         """Scalars that the plan adds."""
         units = int(self.update.input_extension is not None) if self.is_edge else self.new_neurons

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from growarray import nn
 from growarray.files.errors import Malformed
+from growarray.nn.module import Module
 from growarray.onnx.call import Calls, written
+from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.row import ALL, Operator
 
 _INFINITE = -math.inf
@@ -130,7 +133,34 @@ def _rotary(call: Calls) -> None:
     call.give(call("Reshape", y, np.array([0, 0, -1])) if flat else y)
 
 
+def _write_heads(graph: OnnxGraph, layer: nn.MultiheadAttention, x: Edge) -> Any:
+    """In products and a softmax, which every operator set has."""
+    graph.check_batch(x)
+    (n, t, d), heads = graph.shape_after(layer, x), layer.num_heads
+    width, names = d // heads, ("in_proj_weight", "in_proj_bias")
+    weights = [graph.parameter(name, value) for name in names if (value := getattr(layer, name)) is not None]
+    z = graph.node("Gemm", graph.reshape(x, (n * t, d)), *weights, shape=(n * t, 3 * d), transB=1)
+    z = graph.reshape(z, (n, t, 3, heads, width))
+    parts = [graph.lower("", nn.Slice((i,), (i + 1,), (2,)), z) for i in range(3)]
+    q, k, v = (graph.transpose(graph.reshape(part, (n, t, heads, width)), (0, 2, 1, 3)) for part in parts)
+    q = graph.node("Mul", q, graph.constant(1.0 / math.sqrt(width)))
+    scores = graph.node("MatMul", q, graph.transpose(k, (0, 1, 3, 2)), shape=(n, heads, t, t))
+    if layer.causal:
+        scores = graph.node("Add", scores, graph.constant(np.triu(np.full((t, t), -np.inf), 1)))
+    y = graph.node("MatMul", graph.lower("", nn.Softmax(), scores), v, shape=v.shape)
+    joined = graph.reshape(graph.transpose(y, (0, 2, 1, 3)), (n, t, d))
+    return graph.lower("out_proj", layer.out_proj, joined)
+
+
+def _write_embedding(graph: OnnxGraph, layer: nn.Embedding, x: Edge) -> Edge:
+    weight = graph.parameter("weight", layer.weight)
+    return graph.node("Gather", weight, x, shape=graph.shape_after(layer, x), batch=x.batch, axis=0)
+
+
 ROWS = (
     Operator("Attention", written(_attention), inputs=(3, 7), outputs=4, kinds=ALL),
     Operator("RotaryEmbedding", written(_rotary), inputs=(3, 4), kinds="fi"),
 )
+
+WRITES: dict[type[Module], Lowering] = {nn.MultiheadAttention: _write_heads, nn.Embedding: _write_embedding}
+"""Layers that are written in other operators."""

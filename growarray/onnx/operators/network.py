@@ -9,7 +9,10 @@ import numpy as np
 
 from growarray import nn
 from growarray.growing import (
+    Adapter,
+    Conv1dGrowingModule,
     Conv2dGrowingModule,
+    Conv3dGrowingModule,
     FullConv2dGrowingModule,
     GrowingModule,
     LinearGrowingModule,
@@ -56,6 +59,10 @@ def _sequential(graph: OnnxGraph, layer: nn.Sequential, x: Edge) -> Edge:
 
 def _layer(graph: OnnxGraph, layer: GrowingModule, x: Edge) -> Any:
     return graph.lower("post_layer_function", layer.post_layer_function, graph.lower("layer", layer.layer, x))
+
+
+def _adapter(graph: OnnxGraph, layer: Adapter, x: Edge) -> Any:
+    return graph.lower("", layer.merge(), x)
 
 
 def _merge(graph: OnnxGraph, merge: MergeGrowingModule, x: Edge) -> Any:
@@ -119,6 +126,7 @@ def _network(graph: OnnxGraph, network: GrowingNetwork, x: Edge) -> Any:
 
 
 WRITES: dict[type[Module], Lowering] = {
+    Adapter: _adapter,
     Graph: _graph,
     GrowingDAG: _dag,
     GrowingNetwork: _network,
@@ -128,8 +136,7 @@ WRITES: dict[type[Module], Lowering] = {
     nn.Sequential: _sequential,
     **dict.fromkeys((GrowingMLP, GrowingResidualMLP, GrowingResNet, GrowingVGG), _network),
     **dict.fromkeys((GrowingBlock, LinearGrowingBlock, Conv2dGrowingBlock), _growing_block),
-    **dict.fromkeys(
-        (LinearGrowingModule, Conv2dGrowingModule, RestrictedConv2dGrowingModule, FullConv2dGrowingModule), _layer
-    ),
+    **dict.fromkeys((LinearGrowingModule, RestrictedConv2dGrowingModule, FullConv2dGrowingModule), _layer),
+    **dict.fromkeys((Conv1dGrowingModule, Conv2dGrowingModule, Conv3dGrowingModule), _layer),
 }
 """What writes each class of module that is made of others."""
