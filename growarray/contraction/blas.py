@@ -27,8 +27,6 @@ from threadpoolctl import ThreadpoolController
 
 from growarray.contraction import workspace
 
-__all__ = ["forked", "libraries", "settled", "single_threaded"]
-
 _T = TypeVar("_T")
 
 _BUFFER = 1024  # elements; NumPy copies what lies in runs shorter than its buffer, which halves the speed of a pass

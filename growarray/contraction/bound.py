@@ -10,8 +10,6 @@ from growarray.contraction.checks import operands
 from growarray.contraction.planned import Planned
 from growarray.errors import PlanError, ShapeError, shown
 
-__all__ = ["BoundPlan", "factors_of"]
-
 
 class BoundPlan:
     """A plan with fixed operands, made by :meth:`Plan.bind`; call it with the remaining ones, in their order.

@@ -19,8 +19,6 @@ from growarray.contraction.machine import Machine
 from growarray.contraction.plan import plan
 from growarray.contraction.threads import run_tasks
 
-__all__ = ["Measurements", "fit", "measure"]
-
 Sample = tuple[int, float]
 """How many elements, bytes or steps, and the seconds that they took."""
 

@@ -9,8 +9,6 @@ from typing import NoReturn
 
 from growarray.errors import PlanError
 
-__all__ = ["ELLIPSIS", "Equation", "parse"]
-
 ELLIPSIS = "..."
 _NAME = re.compile(r"[^\W\d]\w*|\.\.\.|[^\x00-\x7f\s]")  # opt_einsum.get_symbol gives signs such as × too
 

@@ -9,8 +9,6 @@ from typing import Any
 from growarray.contraction.checks import is_whole
 from growarray.errors import PlanError, shown
 
-__all__ = ["PADDING_MODES", "ConvAxis", "conv_axes"]
-
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 from growarray.errors import PlanError, shown
 
-__all__ = ["MINIMIZE", "Amounts", "Objective", "objective_named"]
-
 MINIMIZE = ("time", "flops", "memory", "size", "write", "combo", "limit")
 _FACTOR = 64.0  # operations that writing one element counts for, as in opt_einsum and cotengra
 _WEIGHTED = re.compile(r"(combo|limit)(?:-(\d+(?:\.\d+)?))?")

@@ -8,8 +8,6 @@ from growarray.backend import Array, assign
 from growarray.contraction.geometry import ConvAxis
 from growarray.contraction.shapes import Operand
 
-__all__ = ["inverse", "pad", "prepare", "unpad", "unprepare"]
-
 
 def prepare(xp: Any, x: Array, operand: Operand) -> Array:
     """The operand with every mode once, and only those that another operand or the output needs."""

@@ -18,8 +18,6 @@ from growarray.backend import load
 from growarray.contraction.problem import Problem
 from growarray.errors import PlanError, shown
 
-__all__ = ["optimizer_named", "optimizer_paths", "plain_view"]
-
 Path = Sequence[tuple[int, ...]]
 Optimizer = Callable[..., Path]
 Judge = Callable[[Path], float]

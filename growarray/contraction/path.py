@@ -14,8 +14,6 @@ from growarray.contraction.search import EXACT, Search, search, total
 from growarray.contraction.tree import Tree, from_left, ordered, peak_elements
 from growarray.errors import PlanError, shown
 
-__all__ = ["PRESETS", "alternative_trees", "find_tree", "searches"]
-
 PRESETS = ("factorized", "mobilenet", "reconstructed")
 
 

@@ -20,8 +20,6 @@ from growarray.contraction.slicing import cheapest_slices, sliced_peak, sliced_s
 from growarray.contraction.tree import Tree, peak_elements
 from growarray.errors import PlanError
 
-__all__ = ["Choice", "Selection"]
-
 _MANY = 1 << 62  # operations, while they are not known yet
 _TIE = 1.05  # times the least predicted time: as good, for predictions are no better than that; fewer operations decide
 _CORES = 2  # for which a path is searched

@@ -12,8 +12,6 @@ from growarray.contraction.geometry import ConvAxis
 from growarray.contraction.problem import Conv, Problem
 from growarray.errors import PlanError, shown
 
-__all__ = ["Piece", "checked_cuts", "geometry_of", "kinds", "pieces", "positions", "sliceable", "sliced_problem"]
-
 Range = tuple[slice, slice, ConvAxis | None]
 
 

@@ -19,8 +19,6 @@ from growarray.contraction import blas
 from growarray.contraction.blas import single_threaded
 from growarray.contraction.machine import threads
 
-__all__ = ["run_tasks"]
-
 _MOST_OFFERS = 8  # a worker; an offer outlives a short job until a worker wakes, and must not cost the next job one
 
 _offers: SimpleQueue[tuple[_Job, Context]] = SimpleQueue()

@@ -13,18 +13,6 @@ from typing import NamedTuple
 from growarray.contraction.cost import Costs
 from growarray.contraction.problem import Problem
 
-__all__ = [
-    "Entry",
-    "Tree",
-    "from_left",
-    "linear_path",
-    "ordered",
-    "peak_elements",
-    "peak_of",
-    "random_tree",
-    "unrolled",
-]
-
 Tree = list[tuple[int, int]]
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-__all__ = ["ACCUMULATED", "Walk", "address", "kernel_text", "split", "walk"]
-
 ACCUMULATED = {"float16": "float32", "float32": "float32", "float64": "float64"}
 _C = {"float16": "half_t", "float32": "float", "float64": "double"}
 

@@ -13,8 +13,6 @@ from growarray.backend import Array, is_cupy
 from growarray.cuda.device import Kernel, current, kernel_launch, parts
 from growarray.cuda.text import ACCUMULATED, kernel_text
 
-__all__ = ["Rule", "adam", "move_together", "sgd"]
-
 _THREADS = 256
 _MOST = 24  # parameters of one launch: the arguments of a kernel have 4 KB
 _WIDE = 1 << 30  # elements from which on their number takes 64 bits

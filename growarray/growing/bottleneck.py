@@ -8,8 +8,6 @@ from growarray.backend import Array, namespace
 from growarray.growing.merge import MergeGrowingModule
 from growarray.growing.update import optimal_delta, rounding_floor
 
-__all__ = ["joint_delta", "projected_v_goal"]
-
 
 def joint_delta(
     merge: MergeGrowingModule, update: bool = True, return_deltas: bool = False, force_pseudo_inverse: bool = False

@@ -10,18 +10,6 @@ import numpy as np
 from growarray.backend import Array, asarray, namespace
 from growarray.nn import Parameter
 
-__all__ = [
-    "DELTA",
-    "INPUT",
-    "GrowthUpdate",
-    "Weighted",
-    "kept_columns",
-    "kept_rows",
-    "like",
-    "scaled",
-    "scaled_columns",
-]
-
 DELTA, INPUT = "delta", "input extension"
 _Part = TypeVar("_Part")
 

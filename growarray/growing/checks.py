@@ -13,8 +13,6 @@ from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.nn.module import Module
 
-__all__ = ["as_scalar", "check_function", "declared_shape", "sample_count", "saved_statistic"]
-
 _COUNTS = ("samples", "batches", "traced_batches")
 
 

@@ -22,8 +22,6 @@ from growarray.growing.stream import Stream
 from growarray.growing.update import neuron_goal
 from growarray.ops.sizes import whole_number
 
-__all__ = ["BatchNames", "LayerNames", "MergeNames"]
-
 
 def _at(path: str, doc: str, write: Callable[[Any, Any], None] | None = None) -> Any:
     """A property that reads the attribute at ``path``."""

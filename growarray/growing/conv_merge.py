@@ -22,8 +22,6 @@ from growarray.nn import Identity, Module
 from growarray.ops.sizes import each_axis
 from growarray.ops.windows import Windows, windows
 
-__all__ = ["Conv2dMergeGrowingModule"]
-
 Sizes = int | tuple[int, ...]
 
 

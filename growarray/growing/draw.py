@@ -22,22 +22,6 @@ from growarray.growing.checks import as_scalar
 from growarray.growing.layer import GrowingModule, layer_before
 from growarray.growing.scale import fan_in, rescaling_factors, std
 
-__all__ = [
-    "INITIALISATIONS",
-    "PAIRINGS",
-    "allocate_extensions",
-    "apply_rescaling",
-    "check_drawing",
-    "draw_extensions",
-    "drawing",
-    "initial_values",
-    "initialise_extensions",
-    "pair_neurons",
-    "paired",
-    "zero_columns",
-    "zero_rows",
-]
-
 PAIRINGS = ("vv_z_negz",)
 Draw = Callable[[tuple[int, ...], "Array | None", int, np.random.Generator], np.ndarray]
 

@@ -17,15 +17,6 @@ from growarray.growing.layer import GrowingModule
 from growarray.growing.neighbour import is_neighbour
 from growarray.growing.rule import TINY, Rule
 
-__all__ = [
-    "carry_out",
-    "check_change",
-    "compute_optimal_delta",
-    "compute_optimal_updates",
-    "delete_update",
-    "extended_forward",
-]
-
 
 def compute_optimal_delta(
     module: GrowingModule,

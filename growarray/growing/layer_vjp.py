@@ -9,8 +9,6 @@ from growarray.growing.moment import cross_moment
 from growarray.nn.module import Pullback
 from growarray.ops.gradient import check_gradient
 
-__all__ = ["layer_vjp"]
-
 
 def layer_vjp(module: Any, x: Array) -> tuple[Array, Pullback]:
     """Value and pullback; input and gradient at the pre-activity are kept while they are requested.

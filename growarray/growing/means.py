@@ -14,8 +14,6 @@ from growarray.errors import GrowthError
 from growarray.growing.rule import LayerMeans, PlaceMeans
 from growarray.growing.update import rounding_floor
 
-__all__ = ["check_readers", "layer_means", "means_of_layer", "means_of_merge", "of_goals"]
-
 
 def layer_means(layer: Any, pseudo_inverse: bool = False) -> LayerMeans:
     """Means of the statistics of this layer."""

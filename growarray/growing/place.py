@@ -22,23 +22,6 @@ from growarray.growing.rule import TINY, PlaceMeans, Rule, planned, rule_of
 from growarray.nn import Module
 from growarray.ops.sizes import whole_number
 
-__all__ = [
-    "Place",
-    "PlaceFigures",
-    "apply_change",
-    "compute_optimal_updates",
-    "first_order_improvement",
-    "flops_added",
-    "function_before",
-    "new_neurons_fo_improvement",
-    "parameters_added",
-    "parameters_per_neuron",
-    "predicted_decrease",
-    "select_neurons",
-    "take",
-    "widens",
-]
-
 
 class Place(Protocol):
     """What a layer and a merge are as places to grow."""

@@ -18,8 +18,6 @@ from growarray.growing.stream import Stream
 from growarray.growing.update import optimal_delta
 from growarray.nn.module import Module, Pullback
 
-__all__ = ["RankStatistics"]
-
 _ROOM = 1 << 22  # entries of unfolded input held at a time: 32 MiB
 
 

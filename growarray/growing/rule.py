@@ -29,19 +29,6 @@ from growarray.growing.update import (
     square,
 )
 
-__all__ = [
-    "FISHER",
-    "GRADMAX",
-    "TINY",
-    "GrowthRule",
-    "LayerMeans",
-    "PlaceMeans",
-    "Rule",
-    "added_neurons",
-    "planned",
-    "rule_of",
-]
-
 _GRAM_FROM = 64  # size from which the leading singular vectors are taken from the Gram matrix
 Mean = Callable[[], Array]
 

@@ -23,22 +23,6 @@ from growarray.growing.layer import GrowingModule, layer_before
 from growarray.growing.neighbour import weighted_layers
 from growarray.growing.place import Place
 
-__all__ = [
-    "NORMALISATIONS",
-    "RESCALINGS",
-    "Scales",
-    "described",
-    "fan_in",
-    "gradmax_column_factors",
-    "normalisation_scales",
-    "normalise_columns",
-    "normalise_update",
-    "rescaling_factors",
-    "scale_delta",
-    "scale_extensions",
-    "std",
-]
-
 RESCALINGS = ("default_vt", "vt_constraint_old_shape", "vt_constraint_new_shape")
 NORMALISATIONS = (
     "equalize_second_layer",

@@ -13,8 +13,6 @@ from growarray.errors import GrowthError, ShapeError
 from growarray.ops.moments import window_moment
 from growarray.ops.windows import Windows, windows
 
-__all__ = ["JoinedStream", "Stream", "StreamLike", "window_blocks", "windows_over"]
-
 
 class StreamLike(Protocol):
     """What a statistic asks of a stream: its parts, its width, its number of samples."""

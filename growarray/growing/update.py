@@ -21,20 +21,6 @@ import numpy as np
 from growarray.backend import Array, cholesky, namespace
 from growarray.errors import GrowthError, ShapeError
 
-__all__ = [
-    "activation_slope",
-    "finite",
-    "inverse_sqrt",
-    "is_definite",
-    "neuron_goal",
-    "neuron_slopes",
-    "optimal_delta",
-    "pseudo_inverse",
-    "rounding_floor",
-    "shrink",
-    "square",
-]
-
 
 def square(matrix: Array, name: str) -> Array:
     """A matrix as float64, if it is square and finite; else ``ShapeError`` or ``GrowthError`` with its name."""

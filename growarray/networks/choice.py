@@ -8,8 +8,6 @@ from typing import Any
 
 from growarray.networks.data import Task
 
-__all__ = ["CHOICES", "JUDGED", "WORTH", "bic"]
-
 
 def _per(gain: float, cost: int) -> float:
     return gain / cost if cost else 0.0

@@ -11,8 +11,6 @@ from growarray.errors import DataError
 from growarray.files.paths import write_atomically
 from growarray.networks.picture import figure_of
 
-__all__ = ["History", "line_of"]
-
 
 class History(Displayed):
     """A list of entries, dictionaries with an ``event`` (``'train'`` or ``'growth'``), and a ``final`` summary.

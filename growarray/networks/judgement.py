@@ -17,8 +17,6 @@ from growarray.networks.network import GrowingNetwork
 from growarray.nn import Module
 from growarray.nn.owner import Owner
 
-__all__ = ["Best", "Judgement", "Snapshot", "judge"]
-
 _PARTS = 16  # of the data: enough for a standard error, few enough to cost nothing
 
 

@@ -12,8 +12,6 @@ from growarray.errors import ShapeError, shown
 from growarray.networks.data import batches
 from growarray.ops.sizes import whole_number
 
-__all__ = ["Batches"]
-
 
 class Batches:
     """Batches of samples and targets, to iterate over as often as there are epochs; nothing else is held in memory.

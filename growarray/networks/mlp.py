@@ -18,8 +18,6 @@ from growarray.networks.widths import check_chain, listed_widths, sample_width
 from growarray.nn import SELU, Module
 from growarray.ops.sizes import whole_number
 
-__all__ = ["GrowingMLP"]
-
 
 class GrowingMLP(GrowingNetwork):
     """Linear layers with an activation between them, each hidden width able to grow.

@@ -12,8 +12,6 @@ from growarray.networks.network import GrowingNetwork
 from growarray.nn import Module
 from growarray.nn.module import Parameter, Pullback, for_parameters
 
-__all__ = ["PartlyGrowing", "as_growing"]
-
 
 class PartlyGrowing(GrowingNetwork):
     """Any module as a growing network: its growing layers are those of the growing parts inside.

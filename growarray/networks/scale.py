@@ -9,8 +9,6 @@ import numpy as np
 from growarray.backend import Array, asarray, namespace
 from growarray.nn.module import Module, Pullback
 
-__all__ = ["Scale"]
-
 
 class Scale(Module):
     """``y = (x - offset) * factor`` over the last axis, computed in float64 and given in the dtype of ``x``.

@@ -13,8 +13,6 @@ from growarray.backend import Array
 from growarray.contraction.machine import Machine
 from growarray.contraction.problem import Product
 
-__all__ = ["D_FEATURE", "D_KERNEL", "FORWARD", "ArrayRoutine", "PieceRoutine", "Routine", "SingleCall", "Task"]
-
 FORWARD, D_FEATURE, D_KERNEL = "forward", "d_feature", "d_kernel"
 
 Task = Callable[[], object]

@@ -20,8 +20,6 @@ from growarray.nn import Module
 from growarray.nn.module import Pullback
 from growarray.ops.sizes import whole_number
 
-__all__ = ["GrowingDAG"]
-
 
 class GrowingDAG(LayerGraph):
     """A network that grows by edges, by nodes and by the width of its nodes; at first one edge from input to output.

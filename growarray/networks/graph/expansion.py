@@ -21,8 +21,6 @@ from growarray.networks.graph.structure import Edge, arrow
 from growarray.nn import Module
 from growarray.ops.sizes import whole_number
 
-__all__ = ["Expansion", "ExpansionType"]
-
 
 class ExpansionType(Enum):
     """What an expansion adds."""

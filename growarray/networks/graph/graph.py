@@ -19,8 +19,6 @@ from growarray.nn import Identity, Module, Sequential
 from growarray.nn import activation as activation_named
 from growarray.ops.sizes import whole_number
 
-__all__ = ["LayerGraph"]
-
 
 class LayerGraph(GrowingNetwork):
     """A graph of layers: a :class:`LinearMergeGrowingModule` at each node, a layer on each edge.

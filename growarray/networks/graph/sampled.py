@@ -13,8 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["best_features", "neurons_between"]
-
 _DEPENDENT = 1e-9  # of its own square is all that is left of a feature that others make
 
 

@@ -16,8 +16,6 @@ from growarray.growing.update import pseudo_inverse, rounding_floor
 from growarray.networks.graph.sampled import neurons_between
 from growarray.nn import Module
 
-__all__ = ["Features", "GraphStatistics", "Sampled", "TargetMeans"]
-
 
 class Features(NamedTuple):
     """Activities of some nodes side by side, and with ``ones`` a last column of ones for their biases."""

@@ -7,8 +7,6 @@ from graphlib import CycleError, TopologicalSorter
 
 from growarray.errors import GrowthError
 
-__all__ = ["Edge", "ancestors", "arrow", "candidate_suffix", "in_order", "possible_edges", "possible_paths"]
-
 Edge = tuple[str, str]
 
 
