@@ -136,7 +136,7 @@ def test_nothing_of_a_plan_changes() -> None:
     made = plan(CONV, *CONV_SHAPES, padding=1)
     with pytest.raises(TypeError, match="does not support item assignment"):
         made.geometry["padding"] = 0  # type: ignore[index]
-    with pytest.raises(AttributeError, match="block: a plan does not change"):
+    with pytest.raises(AttributeError, match="block: a plan cannot be changed"):
         del made.block
     assert made.with_path("auto").output_shape == made.output_shape == (2, 4, 8)
 

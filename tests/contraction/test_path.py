@@ -245,7 +245,7 @@ def test_an_optimizer_that_fails_is_named():
         (7, "expected 'auto', a name, or a path such as [(0, 1)], found 7"),
         ([(0, "a")], "expected 'auto', a name, or a path such as [(0, 1)], found"),
         ([(0, 1)], "2 operands are left, expected one result"),
-        ([], "3 operands are left over"),
+        ([], "3 operands are left"),
         ([(0, 3), (0, 1)], "step (0, 3) does not name distinct ones of 3 operands"),
         ([(0, -1), (0, 1)], "step (0, -1) does not name distinct ones of 3 operands"),
         ([(1, 1), (0, 1)], "step (1, 1) does not name distinct ones of 3 operands"),
