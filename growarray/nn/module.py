@@ -1,16 +1,16 @@
-"""Module: the contract that every layer fulfils; values for many samples, in evaluation mode."""
+"""Module: the contract that every layer fulfils."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from growarray.backend import Array, namespace
+from growarray.backend import Array
 from growarray.errors import shown
+from growarray.nn.inference import in_batches
 from growarray.nn.owner import Owner
 from growarray.nn.parameter import Parameter as Parameter
 
@@ -145,50 +145,6 @@ class Module(Owner):
         from growarray.nn.summary import summary_of  # what prices products is needed here alone
 
         return summary_of(self, input_shape)
-
-
-@contextmanager
-def evaluating(module: Any) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode afterwards.
-
-    >>> from growarray.nn.dropout import Dropout
-    >>> layer = Dropout()
-    >>> with evaluating(layer):
-    ...     print(layer.training)
-    False
-    >>> layer.training
-    True
-    """
-    modes = [(inner, inner.training) for inner in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for inner, mode in modes:
-            inner.training = mode
-
-
-def in_batches(module: Any, inputs: Sequence[Array], batch_size: int) -> Any:
-    """Value of the module in evaluation mode, put together from batches along the first axis of the inputs.
-
-    Raises ValueError if ``batch_size`` is not positive, or there are no samples.
-
-    >>> import numpy as np
-    >>> from growarray.nn.dropout import Dropout
-    >>> in_batches(Dropout(), [np.ones((3, 1))], 2).shape
-    (3, 1)
-    """
-    count = int(inputs[0].shape[0]) if inputs and inputs[0].ndim else 0
-    if batch_size < 1 or count < 1:
-        raise ValueError(
-            f"{type(module).__name__}.predict: found {count} samples and batch_size={batch_size}, expected at least 1 "
-            "of each; samples lie along the first axis"
-        )
-    with evaluating(module):
-        parts = [module(*[x[start : start + batch_size, ...] for x in inputs]) for start in range(0, count, batch_size)]
-    if isinstance(parts[0], tuple):  # a graph of several outputs
-        return tuple(namespace(*values).concat(values, axis=0) for values in zip(*parts, strict=True))
-    return namespace(*parts).concat(parts, axis=0)
 
 
 def for_parameters(pullback: Callable[..., Any], *gradients: Array) -> None:

@@ -16,7 +16,7 @@ from growarray.contraction.checks import is_ordered, is_whole
 from growarray.contraction.table import quantity, seconds
 from growarray.display import Block, Displayed, Table, text_of
 from growarray.errors import ShapeError, shown
-from growarray.nn.module import evaluating
+from growarray.nn.inference import evaluating
 from growarray.nn.parameter import Parameter
 
 Shape = tuple[int, ...]
