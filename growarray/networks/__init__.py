@@ -12,9 +12,11 @@ from growarray.networks.images import GrowingVGG
 from growarray.networks.judgement import Best, Judgement, Snapshot
 from growarray.networks.line_search import LineSearch, line_search
 from growarray.networks.loader import Batches
+from growarray.networks.mixer import GrowingMLPMixer
 from growarray.networks.mlp import GrowingMLP
 from growarray.networks.network import GrowingNetwork
 from growarray.networks.planner import default_budget
+from growarray.networks.prune import Pruning, prune
 from growarray.networks.resnet import Conv2dGrowingBlock, GrowingBlock, GrowingResNet, LinearGrowingBlock
 from growarray.networks.settings import GrowthSettings
 
@@ -29,6 +31,7 @@ __all__ = [
     "GrowingBlock",
     "GrowingDAG",
     "GrowingMLP",
+    "GrowingMLPMixer",
     "GrowingNetwork",
     "GrowingResNet",
     "GrowingResidualBlock",
@@ -41,6 +44,7 @@ __all__ = [
     "LineSearch",
     "LinearGrowingBlock",
     "Point",
+    "Pruning",
     "Snapshot",
     "Task",
     "accuracy",
@@ -50,6 +54,7 @@ __all__ = [
     "default_budget",
     "f1",
     "line_search",
+    "prune",
     "task_named",
     "write_atomically",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from growarray.growing import FullConv2dGrowingModule
 from growarray.networks.block import GrowingResidualMLP
 from growarray.networks.graph import GrowingDAG
 from growarray.networks.images import GrowingVGG, image_shape
+from growarray.networks.mixer import GrowingMLPMixer
 from growarray.networks.mlp import GrowingMLP
 from growarray.networks.network import GrowingNetwork
 from growarray.networks.resnet import GrowingResNet
@@ -19,9 +21,10 @@ from growarray.nn import Module, ReLU, activation
 
 __all__ = ["NETWORKS", "build_network", "hidden_activation", "number_of_places", "rebuild_network"]
 
-_PLACES = {"mlp": 1, "residual": 2, "dag": 0, "cnn": 2, "resnet": 1}
+_PLACES = {"mlp": 1, "residual": 2, "dag": 0, "cnn": 2, "resnet": 1, "mixer": 2}
 NETWORKS = tuple(_PLACES)
 _STREAM = 16  # channels of the residual stream in the first stage of a resnet; each next one has twice as many
+_FEATURES = 32  # of a patch in a mixer
 
 
 def hidden_activation(name: str, *, where: str = "activation") -> Module:
@@ -70,10 +73,21 @@ def build_network(
         stages = list(zip(widths[::2], widths[1::2], strict=True))
         shape, kind_of = image_shape(features, image), FullConv2dGrowingModule
         return GrowingVGG(shape, outputs, stages, growing_conv_type=kind_of, **common)
+    if kind == "mixer":
+        shape, pairs = image_shape(features, image), (widths[::2], widths[1::2])
+        return GrowingMLPMixer(shape, outputs, _patch_size(shape), _FEATURES, *pairs, len(pairs[0]), **common)
     if kind == "resnet":
         stream = [_STREAM * 2**i for i in range(len(widths))]
         return GrowingResNet(image_shape(features, image), outputs, stream, widths, **common)
     return GrowingResidualMLP(features, outputs, num_features=widths[1::2], hidden_features=widths[::2], **common)
+
+
+def _patch_size(image: Sequence[int]) -> int:
+    """The smallest size of squares that cut an image, at most 4 along its longer side, or the largest that cut it."""
+    common = math.gcd(*image[1:])
+    return next(
+        size for size in range(1, common + 1) if common % size == 0 and (4 * size >= max(image[1:]) or size == common)
+    )
 
 
 def rebuild_network(
@@ -142,7 +156,7 @@ def _ends(kind: str, places: int) -> tuple[str, str]:
     """Names of the first and of the last layer."""
     if kind == "resnet":
         return "stem.0", "head.3"
-    rows = {"residual": ("blocks.0.first.layer", "head.layer")}
+    rows = {"residual": ("blocks.0.first.layer", "head.layer"), "mixer": ("patcher.0", "head.1")}
     return rows.get(kind, ("layers.0.layer", f"layers.{places}.layer"))
 
 
@@ -160,6 +174,9 @@ def _fits(
     if type(features) is not int or len(first) != 4:
         return False
     channels, *sizes = image_shape(features, image)
+    if kind == "mixer":
+        size = _patch_size((channels, *sizes))
+        return first[1:] == (channels, size, size) and last[1:] == (_FEATURES,)
     if kind == "resnet":
         return first[1] == channels and last[1:] == (_STREAM * 2 ** (places - 1),)
     for _ in range(places // 2):

@@ -14,7 +14,7 @@ from growarray.growing.fisher import softmax_fisher_seeds
 from growarray.nn import Module
 from growarray.nn.module import Pullback
 
-__all__ = ["GrowingNetwork", "evaluating", "is_frozen"]
+__all__ = ["GrowingNetwork", "evaluating", "gradients_kept", "is_frozen"]
 
 
 @contextmanager
@@ -26,6 +26,17 @@ def evaluating(network: Module) -> Iterator[None]:
         yield
     finally:
         network.train(training)
+
+
+@contextmanager
+def gradients_kept(network: Module) -> Iterator[None]:
+    """At the end of it every parameter has the gradient again that it had before."""
+    gradients = [(parameter, parameter.grad) for parameter in network.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
 
 
 def is_frozen(layer: Any) -> bool:
@@ -189,17 +200,13 @@ class GrowingNetwork(Module):
         That is c - 1 calls of the pullback; gradients of weights stay as they are. It is exact if samples do not meet:
         a BatchNorm has to be in evaluation mode. The rest as in :meth:`update_computation_true_fisher`.
         """
-        gradients = [(parameter, parameter.grad) for parameter in self.parameters()]
         xp = namespace(logits)
         factors = xp.ones_like(logits[:, :1]) if weights is None else weights[:, None]
         factors = xp.astype(factors / loss_normalization, logits.dtype, copy=False)
-        try:
+        with gradients_kept(self):
             for index, seed in enumerate(softmax_fisher_seeds(logits)):
                 pullback(seed * factors, wrt_x=False)
                 self.update_covariance_loss_gradient(count_samples=index == 0)
-        finally:
-            for parameter, gradient in gradients:
-                parameter.grad = gradient
 
     def update_computation(self, update_covariance_loss_gradient: bool = True) -> None:
         """Add the last batch to every statistic."""

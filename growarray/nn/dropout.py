@@ -12,7 +12,7 @@ from growarray.ops.dropout import dropout
 class Dropout(Module):
     """Drops entries with probability ``p`` and divides the rest by ``1 - p``, in training; in evaluation ``y = x``.
 
-    ``rng`` defaults to a fresh unseeded generator; masks are drawn in NumPy, whatever library ``x`` is of.
+    ``rng`` defaults to a fresh unseeded generator; its numbers are those of NumPy, whatever library ``x`` is of.
     Raises ValueError unless ``0 <= p <= 1``.
 
     >>> import numpy as np

@@ -91,6 +91,22 @@ class Parameter:
         slots = {name: grown(value) for name, value in self.slots.items()}
         self.data, self.grad, self.slots = xp.concat([old, new], axis=axis), gradient, slots
 
+    def keep(self, axis: int, index: Array) -> None:
+        """Keep the entries ``index`` along ``axis`` alone, of data, gradient and slots.
+
+        >>> p = Parameter(np.arange(6.0).reshape(2, 3))
+        >>> p.keep(1, np.array([0, 2]))
+        >>> p.data.tolist()
+        [[0.0, 2.0], [3.0, 5.0]]
+        """
+        xp = namespace(self.data, index)
+
+        def kept(values: Any) -> Any:
+            return xp.take(values, index, axis=axis) if is_array(values) and values.ndim else values
+
+        self.data, self.grad = kept(self.data), kept(self.grad)
+        self.slots = {name: kept(value) for name, value in self.slots.items()}
+
     def __repr__(self) -> str:
         return f"Parameter(shape={self.shape}, dtype={self.data.dtype})"
 

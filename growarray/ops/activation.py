@@ -12,6 +12,7 @@ from collections.abc import Callable
 from growarray.backend import Array, kind_of, namespace
 from growarray.errors import shown
 from growarray.ops.erf import erf as error_function
+from growarray.ops.fused import fused
 
 Vjp = Callable[[Array], Array]
 
@@ -43,6 +44,12 @@ def relu(x: Array, *, at_zero: float = 0.0) -> tuple[Array, Vjp]:
     >>> y.tolist(), pullback(np.ones(3)).tolist()
     ([0.0, 0.0, 2.0], [0.0, 1.0, 1.0])
     """
+    namespace(x)
+    return _relu(x, at_zero)
+
+
+@fused
+def _relu(x: Array, at_zero: float) -> tuple[Array, Vjp]:
     xp = namespace(x)
     alive = x >= 0.0 if at_zero == 1.0 else x > 0.0
     kink = None if at_zero in (0.0, 1.0) else x == 0.0

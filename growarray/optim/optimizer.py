@@ -11,6 +11,8 @@ from growarray.backend import Array, asarray, is_array, is_cupy, load, namespace
 from growarray.errors import ShapeError, shown
 from growarray.nn import Owner, Parameter
 
+_OWN = "growarray.optim.rules"  # whose updates run on a GPU as one launch
+
 
 def at_least_zero(where: str, **options: float) -> None:
     """Raise ``TypeError`` for an option that is not a number, ``ValueError`` for a negative one."""
@@ -22,7 +24,7 @@ def at_least_zero(where: str, **options: float) -> None:
 
 
 class Optimizer:
-    """Base class: the parameters, the learning rate, and a loop over the gradients.
+    """Base: the parameters, the learning rate, and a loop over the gradients that there are.
 
     ``parameters`` is an iterable of parameters, or a Module, which is asked at every step, so that parameters
     which growth has added take part. ``lr`` may be set between steps. A frozen parameter is left as it is, by weight
@@ -53,12 +55,11 @@ class Optimizer:
             if not isinstance(entry, Parameter):
                 raise TypeError(f"{name}: expected Parameters or a Module, found {type(entry).__name__}")
         if not self.parameters:
-            raise ValueError(f"{name}: there are no parameters to optimise; pass at least one")
+            raise ValueError(f"{name}: there is no parameter to optimise")
         self.lr = lr
 
     def _saved(self) -> dict[str, Any]:
-        options = {name: getattr(self, name) for name in ("lr", *self._options)}
-        return {"parameters": self._source, **options}
+        return {"parameters": self._source} | {name: getattr(self, name) for name in ("lr", *self._options)}
 
     @property
     def parameters(self) -> list[Parameter]:
@@ -67,12 +68,11 @@ class Optimizer:
         return list({id(p): p for p in found}.values())
 
     def step(self) -> None:
-        """Update every parameter that has a gradient and is not frozen; a gradient of another type raises first."""
+        """Update every parameter that has a gradient and is not frozen; if a gradient is not an array, none."""
         moved = [(p, p.grad) for p in self.parameters if p.grad is not None and p.requires_grad]
         for parameter, gradient in moved:
             namespace(parameter.data, gradient, where=f"{type(self).__name__}: ")
-        own = type(self).__module__ == __name__  # a subclass may write another update
-        if own and any(is_cupy(p.data) for p, _ in moved):
+        if type(self).__module__ == _OWN and any(is_cupy(p.data) for p, _ in moved):  # a subclass may differ
             moved = load("growarray.cuda.update").move_together(moved, *self._rule(float(self.lr)))
         for parameter, gradient in moved:
             parameter.data = self.update(parameter, gradient, float(self.lr))
@@ -93,7 +93,7 @@ class Optimizer:
         return {name: p for name, p in named.items() if first[id(p)] == name}
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of the options and slots by name: ``lr``, ``0.weight.exp_avg``, ….
+        """The options and what is kept for each parameter, as copies by name: ``lr``, ``0.weight.exp_avg``, ….
 
         Numbers are arrays without axes, so that ``save_npz`` and ``save_safetensors`` write it as it is.
 
@@ -111,7 +111,7 @@ class Optimizer:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned, on each parameter's device; replaces the present state.
+        """Take over what :meth:`state_dict` gave, on each parameter's device; what is kept now is forgotten.
 
         Raises
         ------
@@ -127,11 +127,9 @@ class Optimizer:
         missing = [name for name in options if name not in state]
         unknown = [name for name in state if name not in options and name.rpartition(".")[0] not in named]
         if missing or unknown:
-            parts = [f"{what} {', '.join(names[:5])}" for what, names in (("missing", missing), ("unknown", unknown))
-                     if names]  # fmt: skip
-            raise KeyError(
-                f"{where}: {'; '.join(parts)}; expected the state of a {type(self).__name__} of this network"
-            )
+            wrong = {"missing": missing, "unknown": unknown}
+            parts = "; ".join(f"{what} {', '.join(names[:5])}" for what, names in wrong.items() if names)
+            raise KeyError(f"{where}: {parts}; expected the state of a {type(self).__name__} of this network")
         found = {name: _real(f"{where}: {name}", state[name]) for name in state}
         slots: dict[str, dict[str, Any]] = {name: {} for name in named}
         for name in found.keys() - options:
@@ -156,14 +154,14 @@ def _real(where: str, value: Any) -> np.ndarray:
 
 
 def _option(where: str, value: np.ndarray, old: Any) -> Any:
-    """An option, of the kind of the current one: a number, a flag, or a pair of numbers."""
+    """An option in the kind of the present one: a number, a flag, or a pair of numbers."""
     if value.shape != np.shape(old):
         raise ShapeError(f"{where}: found shape {value.shape}, expected {np.shape(old)}")
     return tuple(value.tolist()) if isinstance(old, tuple) else type(old)(value.item())
 
 
 def _slot(where: str, value: np.ndarray, parameter: Parameter) -> Any:
-    """A checked slot: a Python number, or an array of the parameter's shape, on its device and in its dtype."""
+    """What a parameter keeps: a Python number, or an array of its shape, on its device and in its dtype."""
     if value.ndim == 0:
         return value.item()
     if value.shape != parameter.shape:

@@ -63,7 +63,7 @@ class SGD(Optimizer):
 
 
 def _bias_correction(beta: float, step: Any) -> Any:
-    """1 - beta^step, for a number or an array of steps, without cancellation in float32."""
+    """1 - beta^step, for a number or an array of steps (in the form that float32 keeps exact)."""
     if beta == 0.0:
         return 1.0
     if is_array(step):
@@ -110,9 +110,8 @@ class Adam(Optimizer):
 
     def _rule(self, lr: float) -> Any:
         decay = 1.0 - lr * self.weight_decay if isinstance(self, AdamW) else self.weight_decay
-        rule = load("growarray.cuda.update").adam(
-            (*self.betas, decay, self.eps), not isinstance(self, AdamW), self.amsgrad
-        )
+        options = (*self.betas, decay, self.eps)
+        rule = load("growarray.cuda.update").adam(options, not isinstance(self, AdamW), self.amsgrad)
 
         def own(p: Parameter) -> tuple[float, float]:
             first, second = (_bias_correction(beta, p.slots.get("step", 0) + 1) for beta in self.betas)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from growarray.backend import accurate_dtype, namespace
+from growarray.backend import accurate_dtype, is_cupy, load, namespace
 from growarray.nn import Owner, Parameter
 from growarray.optim.optimizer import at_least_zero
 
@@ -53,7 +53,7 @@ def warm_up(schedule: Schedule, steps: int) -> Schedule:
 def clip_gradients(parameters: Owner | Parameter | Iterable[Parameter], max_norm: float) -> float:
     """Scale all gradients by ``min(1, max_norm / (norm + 1e-6))``; returns the L2 norm of all of them before.
 
-    Raises ValueError if ``max_norm`` is negative.
+    On a GPU the norm is an array without axes, as a number would wait. Raises ValueError for a negative ``max_norm``.
 
     >>> import numpy as np
     >>> p = Parameter(np.zeros(2))
@@ -65,11 +65,14 @@ def clip_gradients(parameters: Owner | Parameter | Iterable[Parameter], max_norm
     found = [parameters] if isinstance(parameters, Parameter) else parameters
     found = found.parameters() if isinstance(found, Owner) else found
     held = [(p, p.grad) for p in {id(p): p for p in found}.values() if p.grad is not None and p.requires_grad]
+    if held and is_cupy(held[0][1]):
+        there: Any = load("growarray.cuda.update").clip_together(held, float(max_norm))
+        if there is not None:
+            return there  # type: ignore[no-any-return]
     squares: Any = 0.0
     for _, gradient in held:
-        xp = namespace(gradient)
-        values = xp.astype(gradient, accurate_dtype(xp, gradient), copy=False)
-        squares = squares + xp.sum(values * values)
+        values = namespace(gradient).astype(gradient, accurate_dtype(namespace(gradient), gradient), copy=False)
+        squares = squares + namespace(gradient).sum(values * values)
     norm = math.sqrt(float(squares))
     scale = min(float(max_norm) / (norm + 1e-6), 1.0)
     if scale != 1.0:

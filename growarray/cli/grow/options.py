@@ -45,7 +45,7 @@ class RunOptions:
         0.1, "share of the training part to choose the network by", _DATA, least=0, below=1
     )
     test_fraction: float = _row(0.2, "share of all samples to test with", _DATA, least=0, below=1)
-    network: str = _row("mlp", "layers, blocks, a graph; cnn, resnet: of images", _NETWORK, choices=NETWORKS)
+    network: str = _row("mlp", "layers, blocks, a graph; cnn, resnet, mixer: of images", _NETWORK, choices=NETWORKS)
     hidden_layers: int = _row(1, "hidden layers, residual blocks, or stages of a cnn", _NETWORK, least=1)
     width: int = _row(2, "neurons, or channels, of each at the start", _NETWORK, least=1)
     activation: str = _row("relu", "relu, gelu, selu, tanh, ...", _NETWORK, takes="NAME")
