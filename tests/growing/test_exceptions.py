@@ -1,7 +1,7 @@
 """Every misuse in the manifest's exception table: the class that is documented, and a message that says what to do.
 
 Where the original asserts, a ValueError stands here; where it cannot grow after a merge, either it works (see
-``test_through``) or the message says which call does.
+``test_merge_growth``) or the message says which call does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from growarray.growing import LinearGrowingModule, LinearMergeGrowingModule, TensorStatistic
 from growarray.growing.norm import GrowingGroupNorm
 from growarray.nn import Linear, ReLU, Sequential
-from tests.growing.pairs import Junction, Pair, layer
+from tests.growing.pairs import MergeCase, Pair, layer
 
 RNG = np.random.default_rng(9)
 X, TARGET = RNG.standard_normal((30, 4)), RNG.standard_normal((30, 2))
@@ -37,7 +37,7 @@ def planned() -> Pair:
 
 def reader(**options: Any) -> LinearGrowingModule:
     """A layer after a merge that may not grow."""
-    joint = Junction.of((4,), (2,), allow_growing=False, **options)
+    joint = MergeCase.of((4,), (2,), allow_growing=False, **options)
     joint.readers[0].init_computation()
     joint.back([X], lambda ys: [ys[0] - TARGET])
     joint.readers[0].update_computation()
@@ -115,7 +115,7 @@ MERGE_CASES: dict[str, Case] = {
     ),
     "delta_no_prev": (lambda: merge().compute_optimal_delta(), ValueError, "there are no previous layers"),
     "delta_no_samples": (
-        lambda: Junction.of().merge.compute_optimal_delta(),
+        lambda: MergeCase.of().merge.compute_optimal_delta(),
         ValueError,
         r"S\[-1\]\(merge\): there are no samples, so there is no mean",
     ),
@@ -138,13 +138,13 @@ MERGE_CASES: dict[str, Case] = {
 
 
 def no_forward() -> Any:
-    joint = Junction.of()
+    joint = MergeCase.of()
     joint.merge.init_computation()
     return joint.merge.compute_s_update()
 
 
 def no_delta() -> Any:
-    joint = Junction.of(bias=(True, False))
+    joint = MergeCase.of(bias=(True, False))
     joint.collect([X, X[:, :3]], lambda ys: ys)
     return joint.merge.projected_v_goal()
 
@@ -327,7 +327,7 @@ def test_misuse_of_a_layer(case: str) -> None:
 
 def test_neighbours_that_the_original_accepts_are_accepted() -> None:
     merge(next_modules=[Linear(3, 2)])
-    joint = Junction.of()
+    joint = MergeCase.of()
     joint.merge.update_scaling_factor(np.array([0.4]))
     assert joint.readers[0].scaling_factor == 0.4
     assert layer(4, 3).compute_optimal_updates is not None
@@ -340,14 +340,14 @@ def test_neighbours_that_the_original_accepts_are_accepted() -> None:
 
 
 def test_new_readers_of_a_merge_in_use_warn() -> None:
-    joint = Junction.of(bias=(True, False)).collect([X, X[:, :3]], lambda ys: ys)
+    joint = MergeCase.of(bias=(True, False)).collect([X, X[:, :3]], lambda ys: ys)
     with pytest.warns(UserWarning, match=r"merge: S\(merge\) holds 30 samples"):
         joint.merge.set_next_modules([])
 
 
 @pytest.mark.filterwarnings("ignore:merge. M")
 def test_new_branches_of_a_merge_in_use_warn() -> None:
-    joint = Junction.of(bias=(True, False)).collect([X, X[:, :3]], lambda ys: ys)
+    joint = MergeCase.of(bias=(True, False)).collect([X, X[:, :3]], lambda ys: ys)
     with pytest.warns(UserWarning, match=r"merge: S\[-1\]\(merge\) holds 30 samples"):
         joint.merge.set_previous_modules([])
 

@@ -17,7 +17,7 @@ from growarray.growing.place import take
 from growarray.growing.scale import normalisation_scales, rescaling_factors
 from growarray.nn import ReLU, Sequential, Tanh
 from tests.conftest import Library
-from tests.growing.pairs import Junction, Pair, layer
+from tests.growing.pairs import MergeCase, Pair, layer
 
 SEED = 10
 X = np.random.default_rng(SEED).standard_normal((50, 4))
@@ -396,7 +396,7 @@ def test_a_number_that_would_spoil_the_plan_is_refused(method: str, arguments: d
 
 @pytest.mark.parametrize("keep", [-1, 1.5, math.nan])
 def test_a_merge_keeps_a_whole_number_of_neurons(keep: Any) -> None:
-    joint = Junction.of(bias=(True, False))
+    joint = MergeCase.of(bias=(True, False))
     ones = {"input_extension": np.ones((2, 2)), "output_extension": np.ones((2, 8)), "singular_values": np.ones(2)}
     take(joint.merge, GrowthUpdate(**ones))
     with pytest.raises((ValueError, TypeError), match="merge: keep_neurons must be"):
