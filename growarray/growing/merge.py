@@ -25,8 +25,6 @@ from growarray.nn import Identity, Module
 from growarray.nn.module import Pullback
 from growarray.ops.sizes import whole_number
 
-__all__ = ["MergeGrowingModule"]
-
 
 class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
     """Base class of merges: neighbours, the sum of their outputs, and statistics of what flows in and out.

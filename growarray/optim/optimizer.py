@@ -24,7 +24,7 @@ def at_least_zero(where: str, **options: float) -> None:
 
 
 class Optimizer:
-    """Base: the parameters, the learning rate, and a loop over the gradients that there are.
+    """Base class: the parameters, the learning rate, and a loop over the gradients.
 
     ``parameters`` is an iterable of parameters, or a Module, which is asked at every step, so that parameters
     which growth has added take part. ``lr`` may be set between steps. A frozen parameter is left as it is, by weight
@@ -55,7 +55,7 @@ class Optimizer:
             if not isinstance(entry, Parameter):
                 raise TypeError(f"{name}: expected Parameters or a Module, found {type(entry).__name__}")
         if not self.parameters:
-            raise ValueError(f"{name}: there is no parameter to optimise")
+            raise ValueError(f"{name}: there are no parameters to optimise; pass at least one")
         self.lr = lr
 
     def _saved(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Optimizer:
         return list({id(p): p for p in found}.values())
 
     def step(self) -> None:
-        """Update every parameter that has a gradient and is not frozen; if a gradient is not an array, none."""
+        """Update every parameter that has a gradient and is not frozen; a gradient of another type raises first."""
         moved = [(p, p.grad) for p in self.parameters if p.grad is not None and p.requires_grad]
         for parameter, gradient in moved:
             namespace(parameter.data, gradient, where=f"{type(self).__name__}: ")
@@ -93,10 +93,11 @@ class Optimizer:
         return {name: p for name, p in named.items() if first[id(p)] == name}
 
     def state_dict(self) -> dict[str, Array]:
-        """The options and what is kept for each parameter, as copies by name: ``lr``, ``0.weight.exp_avg``, ….
+        """Copies of the options and slots by name: ``lr``, ``0.weight.exp_avg``, ….
 
         Numbers are arrays without axes, so that ``save_npz`` and ``save_safetensors`` write it as it is.
 
+        >>> from growarray.optim import SGD
         >>> p = Parameter(np.zeros(1))
         >>> p.accumulate(np.ones(1))
         >>> optimizer = SGD([p], lr=1.0, momentum=0.5)
@@ -111,7 +112,7 @@ class Optimizer:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave, on each parameter's device; what is kept now is forgotten.
+        """Restore what :meth:`state_dict` returned, on each parameter's device; replaces the present state.
 
         Raises
         ------
@@ -154,14 +155,14 @@ def _real(where: str, value: Any) -> np.ndarray:
 
 
 def _option(where: str, value: np.ndarray, old: Any) -> Any:
-    """An option in the kind of the present one: a number, a flag, or a pair of numbers."""
+    """An option, of the kind of the current one: a number, a flag, or a pair of numbers."""
     if value.shape != np.shape(old):
         raise ShapeError(f"{where}: found shape {value.shape}, expected {np.shape(old)}")
     return tuple(value.tolist()) if isinstance(old, tuple) else type(old)(value.item())
 
 
 def _slot(where: str, value: np.ndarray, parameter: Parameter) -> Any:
-    """What a parameter keeps: a Python number, or an array of its shape, on its device and in its dtype."""
+    """A checked slot: a Python number, or an array of the parameter's shape, on its device and in its dtype."""
     if value.ndim == 0:
         return value.item()
     if value.shape != parameter.shape:

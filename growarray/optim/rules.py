@@ -63,7 +63,7 @@ class SGD(Optimizer):
 
 
 def _bias_correction(beta: float, step: Any) -> Any:
-    """1 - beta^step, for a number or an array of steps (in the form that float32 keeps exact)."""
+    """1 - beta^step, for a number or an array of steps, without cancellation in float32."""
     if beta == 0.0:
         return 1.0
     if is_array(step):

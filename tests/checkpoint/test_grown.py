@@ -259,7 +259,7 @@ def test_images_are_rebuilt_only_as_the_weights_say(network: str, tmp_path: Path
     grown(tmp_path, network=network, test_fraction=0.9, epochs=1, growths=0)
     for features in (None, 63, 3 * 64, 64 * 10**8) if network == "cnn" else (None, 63, 3 * 64):
         edited(tmp_path / "run", features=features)
-        with pytest.raises(CheckpointError, match=r"do not match the weights|do not have 63 features"):
+        with pytest.raises(CheckpointError, match=r"do not match the weights|do not have"):
             growarray.load(tmp_path / "run")
     edited(tmp_path / "run", features=64, widths=[2] * 60)
     with pytest.raises(CheckpointError, match="weight"):
