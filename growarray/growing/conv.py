@@ -138,12 +138,14 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
         """Windows of the input of the last batch."""
         if self.recorder.roots is not None:
             raise NotImplementedError(f"{self.name}: sample weights are not supported for convolutions; omit them")
-        return windows(self.recorder.need("input"), self.kernel_size, **self._geometry(), bias=self.use_bias)
+        x, options = self.recorder.need("input"), {**self._geometry(), "bias": self.use_bias}
+        return self.recorder.once("windows", x, lambda: windows(x, self.kernel_size, **options))  # type: ignore[no-any-return]
 
     def gradient_stream(self, desired_activation: Array | None = None) -> Windows:
         """Gradient at the pre-activity in the last batch, or the desired change if given, as windows of one tap."""
         gradient = self.recorder.need("gradient") if desired_activation is None else desired_activation
-        return windows(gradient, (1,) * len(self.kernel_size))
+        ones = (1,) * len(self.kernel_size)
+        return self.recorder.once("gradient", gradient, lambda: windows(gradient, ones))  # type: ignore[no-any-return]
 
     @property
     def input_size(self) -> tuple[int, ...]:

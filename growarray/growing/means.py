@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import math
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, namespace
+from growarray.backend import Array, asarray, is_cupy, namespace, to_numpy
 from growarray.errors import GrowthError
 from growarray.growing.rule import LayerMeans, PlaceMeans
 from growarray.growing.update import rounding_floor
+
+_NAMES = ("s", "m", "e", "m_prev", "p")  # of the means of a layer
+_LARGEST = 1024  # rows up to which a matrix is decomposed on the host: a guess, no decomposition was timed on a GPU
 
 
 def layer_means(layer: Any, pseudo_inverse: bool = False) -> LayerMeans:
@@ -41,6 +47,34 @@ def means_of_merge(merge: Any, pseudo_inverse: bool = False) -> PlaceMeans:
     rows, goals = _cuts([r.out_features for r in readers]), _cuts([r.goal_width for r in readers])
     means = tuple(map(of_reader, range(len(readers)), rows, goals))
     return PlaceMeans(means, lambda: of_goals(held.e(), readers), held.s_prev)
+
+
+def on_host(means: PlaceMeans, like: Array) -> PlaceMeans:
+    """The same in NumPy, if ``like`` is on a GPU and no matrix is large: all that there is comes with one wait.
+
+    Small matrices are decomposed faster there, and every question about them would wait.
+    """
+    if not is_cupy(like):
+        return means
+    wanted = {(i, name): getattr(layer, name) for i, layer in enumerate(means.layers) for name in _NAMES}
+    wanted |= {(-1, "e"): means.e} | ({} if means.s_prev is None else {(-1, "s_prev"): means.s_prev})
+    found: dict[tuple[int, str], Array] = {}
+    for key, mean in wanted.items():
+        try:
+            found[key] = mean()
+        except GrowthError:  # nothing was collected; whoever asks for it is told
+            continue
+    if not found or max(max(array.shape) for array in found.values()) > _LARGEST:
+        return means
+    xp, sizes = namespace(*found.values()), [math.prod(array.shape) for array in found.values()]
+    joined = to_numpy(xp.concat([xp.reshape(array, (-1,)) for array in found.values()]))
+    parts = np.split(joined, np.cumsum(sizes)[:-1])
+    host = {key: part.reshape(found[key].shape) for key, part in zip(found, parts, strict=True)}
+
+    def of(i: int) -> dict[str, Any]:
+        return {name: partial(operator.getitem, host, (j, name)) for j, name in host if j == i}
+
+    return replace(means, layers=tuple(replace(layer, **of(i)) for i, layer in enumerate(means.layers)), **of(-1))
 
 
 def check_readers(merge: Any) -> None:

@@ -19,6 +19,7 @@ from growarray.networks.planner import default_budget
 from growarray.networks.prune import Pruning, prune
 from growarray.networks.resnet import Conv2dGrowingBlock, GrowingBlock, GrowingResNet, LinearGrowingBlock
 from growarray.networks.settings import GrowthSettings
+from growarray.networks.transformer import GrowingAttention, GrowingTransformerBlock
 
 __all__ = [
     "Batches",
@@ -28,6 +29,7 @@ __all__ = [
     "Expansion",
     "ExpansionType",
     "GraphStatistics",
+    "GrowingAttention",
     "GrowingBlock",
     "GrowingDAG",
     "GrowingMLP",
@@ -36,6 +38,7 @@ __all__ = [
     "GrowingResNet",
     "GrowingResidualBlock",
     "GrowingResidualMLP",
+    "GrowingTransformerBlock",
     "GrowingVGG",
     "Growth",
     "GrowthSettings",

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, is_array, namespace
+from growarray.backend import Array, asarray, is_array, is_cupy, namespace, to_numpy
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.ops import cross_entropy, mse
 
-__all__ = ["Task", "accuracy", "batches", "batches_of", "check_data", "f1", "is_pair", "task_named"]
+__all__ = ["Task", "accuracy", "batches", "batches_of", "check_data", "f1", "is_pair", "numbers", "task_named"]
 
 _LOOKED_AT = 2**22  # values that are looked at at a time, of an array that may lie on disk
 
@@ -113,6 +113,18 @@ def task_named(name: str) -> Task:
     if name not in _TASKS:
         raise ValueError(f"unknown task {shown(name)}; known: {', '.join(_TASKS)}")
     return _TASKS[name]
+
+
+def numbers(values: Sequence[Any]) -> list[float]:
+    """Losses as numbers; those on a GPU with one wait for all.
+
+    >>> numbers([np.float32(0.5), 2.0])
+    [0.5, 2.0]
+    """
+    if values and all(map(is_cupy, values)):
+        found: list[float] = to_numpy(namespace(*values).stack(list(values))).tolist()
+        return found
+    return [float(value) for value in values]
 
 
 def batches(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -151,6 +152,12 @@ class GrowingVGG(ImageNetwork):
     def chain(self) -> list[Any]:
         """The layers, from input to output."""
         return [*self.layers, self.flattened]
+
+    def outline(self) -> dict[str, Any]:
+        """Channels of the image, of each convolution and of the output, one after the other, as plain data."""
+        names = ["image", *(f"conv {i}" for i in range(1, len(self.layers))), "output"]
+        widths = [self.image[0], *(layer.out_channels for layer in self.layers)]
+        return {"nodes": dict(zip(names, widths, strict=True)), "edges": [list(e) for e in itertools.pairwise(names)]}
 
     @property
     def growing_layers(self) -> list[Any]:

@@ -309,6 +309,15 @@ class GrowingResNet(ImageNetwork):
         """The first convolution, the stages, the head."""
         return [self.stem, *self.stages, self.head]
 
+    def outline(self) -> dict[str, Any]:
+        """Channels of the residual stream and hidden ones of each block beside it, as plain data."""
+        nodes, edges = {"image": self.image[0], "sum 0": self.blocks[0].first_layer.in_channels}, [["image", "sum 0"]]
+        for i, block in enumerate(self.blocks, 1):
+            before, hidden, after = f"sum {i - 1}", f"block {i}", f"sum {i}"
+            nodes |= {hidden: block.hidden_neurons, after: block.second_layer.out_features}
+            edges += [[before, hidden], [hidden, after], [before, after]]
+        return {"nodes": nodes | {"output": self.out_features}, "edges": [*edges, [after, "output"]]}
+
     @property
     def growing_layers(self) -> list[Any]:
         """The second layer of every block: its input is a hidden width."""

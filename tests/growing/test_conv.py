@@ -8,7 +8,7 @@ import array_api_strict
 import numpy as np
 import pytest
 
-from growarray.errors import GrowthError, ShapeError
+from growarray.errors import GrowthError, PlanError, ShapeError
 from growarray.growing import (
     FISHER,
     GRADMAX,
@@ -379,3 +379,30 @@ def test_what_cannot_be_is_refused_with_what_to_do() -> None:
         pair.first.compute_n_update()
     with pytest.raises(GrowthError, match="there are no samples, so there is no mean"):
         pair.second.compute_optimal_updates()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_statistics_of_before_a_growth_are_refused_after_it(kind: Any) -> None:
+    pair = Pair(kind, function="tanh")
+    pair.collect().compute_optimal_updates(max_new=1)
+    pair.second.apply_change(scaling_factor=0.1)
+    pair.second.delete_update()
+    with pytest.raises(GrowthError, match="mean of no samples does not exist"):
+        pair.second.compute_optimal_updates()
+    with pytest.raises(
+        ShapeError, match=r"update has shape \(28, 2\), expected \(37, 2\); run a batch since the layer"
+    ):
+        pair.second.update_computation()
+    pair.collect().compute_optimal_updates(max_new=1)
+    assert pair.second.tensor_m().shape == (37, 2)
+
+
+@pytest.mark.parametrize("kind", [Conv2dGrowingModule, *KINDS])
+def test_an_image_smaller_than_the_kernel_is_refused(kind: Any) -> None:
+    layer = kind(2, 3, 5, padding=1)
+    message = "a kernel of 5 with dilation 1 spans 5 positions, the padded input has 4; add padding of 1"
+    with pytest.raises(PlanError, match=message):
+        layer(np.ones((1, 2, 2, 6), dtype=np.float32))
+    layer.update_input_size((2, 6))
+    with pytest.raises(PlanError, match=message):
+        _ = layer.output_size

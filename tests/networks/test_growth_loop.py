@@ -283,7 +283,7 @@ def test_every_library_runs_the_same(kind: str, xp: Library) -> None:
     [
         (
             {"choose": "best"},
-            "choose must be one of first_order, per_parameter, per_flop, validation, bic, found .best.",
+            "choose must be one of first_order, per_parameter, per_flop, narrowest, validation, bic, found .best.",
         ),
         *[({name: 0}, f"{name} must be at least 1, found 0") for name in ("epochs", "batch_size", "neurons", "every")],
     ],
@@ -441,6 +441,18 @@ def test_a_choice_by_cost_takes_the_most_for_it(choose: str) -> None:
     layers = [each for each in run.network.growing_layers if each.parameters_added]
     assert len({getattr(each, cost) // each.new_neurons for each in layers}) > 1
     assert layer is max(layers, key=lambda each: each.new_neurons_fo_improvement / getattr(each, cost))
+
+
+def test_the_narrowest_place_grows_and_of_equals_the_first() -> None:
+    grown = GrowingMLP(4, 2, [4, 3, 3], dtype=np.float64, rng=np.random.default_rng(0))
+    run = loop(network=grown, choose="narrowest")
+    for widths in ([4, 4, 3], [4, 4, 4], [5, 4, 4]):
+        run.planner.collect(run.data)
+        run.network.compute_optimal_updates(max_new=1)
+        layer = run.planner.choose(run.planner.rule, run.validation).layer
+        layer.apply_change(0.1)
+        run.network.delete_update()
+        assert grown.widths == widths
 
 
 def test_bic_refuses_what_costs_more_than_it_brings() -> None:

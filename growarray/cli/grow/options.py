@@ -50,11 +50,12 @@ class RunOptions:
     width: int = _row(2, "neurons, or channels, of each at the start", _NETWORK, least=1)
     activation: str = _row("relu", "relu, gelu, selu, tanh, ...", _NETWORK, takes="NAME")
     rule: str = _row("tiny", "how new neurons are computed", _GROWTH, choices=tuple(RULES))
-    choose: str = _row(
-        "first_order",
-        "grow where most is promised, in all or for its cost, or comes",
+    choose: str | None = _row(
+        None,
+        "grow where most is promised, in all or for its cost, or comes, or what is narrowest",
         _GROWTH,
         choices=CHOICES,
+        means="narrowest for cnn and resnet, else first_order",
     )
     neurons: int = _row(8, "most neurons that one growth adds", _GROWTH, least=1)
     every: int = _row(2, "epochs from growth to growth", _GROWTH, least=1)
@@ -109,6 +110,7 @@ class RunOptions:
         names = {each.name for each in fields(GrowthSettings)}
         return GrowthSettings(**{name: value for name, value in vars(self).items() if name in names} | {
             "rule": RULES[self.rule],
+            "choose": self.choose or ("narrowest" if self.network in ("cnn", "resnet") else "first_order"),
             "max_parameters": "auto" if self.max_parameters is None else self.max_parameters or None,
             "max_flops": self.max_flops or None,
             "patience": self.patience or None,
