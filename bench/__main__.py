@@ -22,6 +22,7 @@ SUITES = (
     "resnet_cycle",
     "graph_growth",
     "growth_defaults",
+    "adapters",
     "estimators",
     "distributed",
     "import_time",

@@ -19,7 +19,7 @@ from growarray.errors import DeviceError, shown
 
 __all__ = [
     "accurate_dtype",
-    "add_rows",
+    "after_copy",
     "asarray",
     "assign",
     "cholesky",
@@ -32,7 +32,6 @@ __all__ = [
     "library_of",
     "load",
     "namespace",
-    "set_rows",
     "special_functions",
     "target_of",
     "to_device",
@@ -49,6 +48,7 @@ if hasattr(os, "register_at_fork"):  # a child would wait for ever for an import
 _BY_NAME = {"cupy": "array_api_compat.cupy", "torch": "array_api_compat.torch"}
 """Namespaces of the libraries whose arrays do not know it themselves, by where their classes are."""
 
+after_copy: list[Any] = []  # what looks at checks that a GPU has made by the time that values have come from it
 _compat: dict[type, Any] = {}  # array type -> namespace, so that a lookup costs one dictionary access
 
 
@@ -80,8 +80,7 @@ def is_numpy(x: object) -> bool:
 
 def library_of(x: Any) -> Any:
     """Namespace of one array, whatever its dtype: for what stores and converts, and does not compute."""
-    kind = type(x)
-    if kind not in _compat:
+    if (kind := type(x)) not in _compat:
         _refuse_masked(x)
         if isinstance(x, np.matrix):
             raise TypeError("expected an array, found a matrix, whose * is another product; pass numpy.asarray(x)")
@@ -255,11 +254,8 @@ def asarray(x: Any, *, like: Array | None = None, dtype: Any = None) -> Array:
     return xp.asarray(x, dtype=dtype, device=None if is_numpy(like) else device_of(like))
 
 
-_WIDER = {
-    "bfloat16": "float",
-    "float8": "float",
-    "complex32": "cfloat",
-}  # methods of torch, by how names of dtypes begin
+# methods of torch, by how names of dtypes begin
+_WIDER = {"bfloat16": "float", "float8": "float", "complex32": "cfloat"}
 _HOST = 1  # device type of DLPack
 
 
@@ -301,7 +297,10 @@ def to_numpy(x: Any) -> np.ndarray:
         _refuse_masked(x)
         return np.asarray(x)
     if is_cupy(x):
-        return np.asarray(x.get())
+        host = np.asarray(x.get())
+        for look in after_copy:
+            look()
+        return host
     if _is_foreign(x):
         return np.asarray(_handed_over(_readable(x)))
     try:
@@ -327,36 +326,6 @@ def assign(array: Array, index: Any, values: Any, *, add: bool = False) -> Array
         array[index] += values
     else:
         array[index] = values
-    return array
-
-
-def add_rows(array: Array, places: Array, rows: Array) -> Array:
-    """``array`` (m, k) with each row added at its place; places may repeat. Take the result, as of :func:`assign`.
-
-    >>> add_rows(np.zeros((2, 1)), np.array([1, 1]), np.ones((2, 1))).tolist()
-    [[0.0], [2.0]]
-    """
-    if not isinstance(array, np.ndarray) and hasattr(array, "at"):
-        return array.at[places].add(rows)
-    together = getattr(library_of(array).add, "at", None)  # of NumPy and CuPy
-    if together is not None:
-        together(array, places, rows)
-        return array
-    for i, place in enumerate(to_numpy(places).tolist()):
-        array[place, :] += rows[i, :]
-    return array
-
-
-def set_rows(array: Array, places: Array, rows: Array) -> Array:
-    """``array`` (m, k) with each row in its place. Take the result, as of :func:`assign`.
-
-    >>> set_rows(np.zeros((2, 1)), np.array([1]), np.ones((1, 1))).tolist()
-    [[0.0], [1.0]]
-    """
-    if getattr(library_of(array).add, "at", None) is not None or hasattr(array, "at"):
-        return assign(array, places, rows)
-    for i, place in enumerate(to_numpy(places).tolist()):
-        array[place, :] = rows[i, :]
     return array
 
 

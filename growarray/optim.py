@@ -67,8 +67,7 @@ class Optimizer:
         self.lr = lr
 
     def _saved(self) -> dict[str, Any]:
-        options = {name: getattr(self, name) for name in ("lr", *self._options)}
-        return {"parameters": self._source, **options}
+        return {"parameters": self._source} | {name: getattr(self, name) for name in ("lr", *self._options)}
 
     @property
     def parameters(self) -> list[Parameter]:
@@ -81,8 +80,7 @@ class Optimizer:
         moved = [(p, p.grad) for p in self.parameters if p.grad is not None and p.requires_grad]
         for parameter, gradient in moved:
             namespace(parameter.data, gradient, where=f"{type(self).__name__}: ")
-        own = type(self).__module__ == __name__  # a subclass may write another update
-        if own and any(is_cupy(p.data) for p, _ in moved):
+        if type(self).__module__ == __name__ and any(is_cupy(p.data) for p, _ in moved):  # a subclass may differ
             moved = load("growarray.cuda.update").move_together(moved, *self._rule(float(self.lr)))
         for parameter, gradient in moved:
             parameter.data = self.update(parameter, gradient, float(self.lr))
@@ -137,11 +135,9 @@ class Optimizer:
         missing = [name for name in options if name not in state]
         unknown = [name for name in state if name not in options and name.rpartition(".")[0] not in named]
         if missing or unknown:
-            parts = [f"{what} {', '.join(names[:5])}" for what, names in (("missing", missing), ("unknown", unknown))
-                     if names]  # fmt: skip
-            raise KeyError(
-                f"{where}: {'; '.join(parts)}; expected the state of a {type(self).__name__} of this network"
-            )
+            wrong = {"missing": missing, "unknown": unknown}
+            parts = "; ".join(f"{what} {', '.join(names[:5])}" for what, names in wrong.items() if names)
+            raise KeyError(f"{where}: {parts}; expected the state of a {type(self).__name__} of this network")
         found = {name: _real(f"{where}: {name}", state[name]) for name in state}
         slots: dict[str, dict[str, Any]] = {name: {} for name in named}
         for name in found.keys() - options:
@@ -279,12 +275,12 @@ class Adam(Optimizer):
 
     def _rule(self, lr: float) -> Any:
         decay = 1.0 - lr * self.weight_decay if isinstance(self, AdamW) else self.weight_decay
-        rule = load("growarray.cuda.update").adam(
-            (*self.betas, decay, self.eps), not isinstance(self, AdamW), self.amsgrad
-        )
+        options = (*self.betas, decay, self.eps)
+        rule = load("growarray.cuda.update").adam(options, lr, not isinstance(self, AdamW), self.amsgrad)
 
         def own(p: Parameter) -> tuple[float, float]:
-            first, second = (_bias_correction(beta, p.slots.get("step", 0) + 1) for beta in self.betas)
+            step = p.slots.get("step", 0)  # an array of steps is counted there
+            first, second = (1.0 if is_array(step) else _bias_correction(beta, step + 1) for beta in self.betas)
             return lr / first, second**0.5
 
         return rule, own
@@ -375,7 +371,7 @@ def warm_up(schedule: Schedule, steps: int) -> Schedule:
 def clip_gradients(parameters: Owner | Parameter | Iterable[Parameter], max_norm: float) -> float:
     """Scale all gradients by ``min(1, max_norm / (norm + 1e-6))``; returns the L2 norm of all of them before.
 
-    Raises ValueError if ``max_norm`` is negative.
+    On a GPU the norm is an array without axes, as a number would wait. Raises ValueError for a negative ``max_norm``.
 
     >>> import numpy as np
     >>> p = Parameter(np.zeros(2))
@@ -387,11 +383,14 @@ def clip_gradients(parameters: Owner | Parameter | Iterable[Parameter], max_norm
     found = [parameters] if isinstance(parameters, Parameter) else parameters
     found = found.parameters() if isinstance(found, Owner) else found
     held = [(p, p.grad) for p in {id(p): p for p in found}.values() if p.grad is not None and p.requires_grad]
+    if held and is_cupy(held[0][1]):
+        there: Any = load("growarray.cuda.update").clip_together(held, float(max_norm))
+        if there is not None:
+            return there  # type: ignore[no-any-return]
     squares: Any = 0.0
     for _, gradient in held:
-        xp = namespace(gradient)
-        values = xp.astype(gradient, accurate_dtype(xp, gradient), copy=False)
-        squares = squares + xp.sum(values * values)
+        values = namespace(gradient).astype(gradient, accurate_dtype(namespace(gradient), gradient), copy=False)
+        squares = squares + namespace(gradient).sum(values * values)
     norm = math.sqrt(float(squares))
     scale = min(float(max_norm) / (norm + 1e-6), 1.0)
     if scale != 1.0:

@@ -177,7 +177,7 @@ def load_folder(folder: str | os.PathLike[str]) -> Grown:
         options, classes = final["options"], tuple(final["classes"])
         network = rebuild_network(
             options["network"], final["widths"], options["activation"], options["dtype"],
-            dict(load_checkpoint(weights, mmap=False)), final.get("features"),
+            dict(load_checkpoint(weights, mmap=False)), final.get("features"), final.get("image"),
         )  # fmt: skip
         network.eval()
         grown = Grown(network, options["task"], classes, final["scaling"], found)

@@ -72,7 +72,7 @@ class Option:
 
     def check(self, name: str, value: Any) -> None:
         """Raise ``ValueError`` unless the value is one of the choices, or within the bounds."""
-        if self.choices:
+        if self.choices and not (value is None and self.default is None):
             is_known(flag_of(name), value, self.choices)
         bounded = self.least > -math.inf and value is not None
         if bounded and not self.least <= value < self.below:

@@ -30,7 +30,9 @@ _SHOWN = 10  # rows of the table
 
 def predict(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="what growarray grow --output DIR wrote")],
-    data: Annotated[str, typer.Argument(metavar="DATA", help="'digits', or a .npz, .npy or .csv file")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="'digits', a .npz, .npy or .csv file, or a folder of images")
+    ],
     labels: Annotated[Path | None, option("FILE", "second .npy file, with the targets", "--labels")] = None,
     label_column: Annotated[
         str | None, option("NAME", "CSV column with the targets; default as in training", "--label-column")

@@ -18,7 +18,7 @@ from growarray.decompose import Candidate
 from growarray.decompose.unfolding import mode_product
 from growarray.factorized import CPTensor, DenseTensor
 from growarray.factorized.equation import conv_plan, stored_sizes
-from growarray.factorized.linear_plan import linear_plan
+from growarray.factorized.linear_plan import linear_equation, linear_plan
 from growarray.factorized.settings import ConvSettings
 from growarray.factorized.spectra import WIDEST, Spectra, Tail, geometric
 from growarray.factorized.tensor import FactorizedTensor
@@ -95,10 +95,10 @@ def plans_of(target: Target, choice: Choice) -> list[Plan]:
     """The contraction of each use of the layer."""
     machine, layer, name = target_of(target.kernel), target.layer, choice.format or DenseTensor.name
     if target.is_linear:
-        (out, inner), factors = target.kernel.shape, _factor_shapes(target, choice)
+        inner, factors = target.kernel.shape[1], _factor_shapes(target, choice)
         return [
-            linear_plan(name, math.prod(shape[:-1]), (inner,), (out,), factors, "auto", False, *machine)
-            for shape in target.shapes
+            linear_plan(linear_equation(name, 1, 1), ((math.prod(s[:-1]), inner), *factors), "auto", False, *machine)
+            for s in target.shapes
         ]
     if choice.format is None:
         return [layer.plan(shape) for shape in target.shapes]

@@ -37,7 +37,8 @@ class Machine:
     element : seconds for one element of one arithmetic pass in cache    copied : seconds for one gathered element
     gathered : seconds for one element read with a stride    byte : seconds for one byte from main memory, all cores
     row : seconds for beginning one row of gathered elements
-    dense : FLOP/s of a convolution by the kernel of a GPU, which reads windows where they lie
+    dense : FLOP/s of a convolution by the kernel of a GPU, which reads windows where they lie; cudnn : by cuDNN
+    tf32 : how many times faster float32 is multiplied with 10 bits of fraction
     call : seconds for one call into the library    small : seconds for one small product of a batch, beside its own
     step : seconds for what surrounds a pairwise product
     cache : bytes that one core has to itself
@@ -59,6 +60,8 @@ class Machine:
     row: float = 5.0e-9
     small: float = 6.0e-8
     dense: float = 1.0e13
+    cudnn: float = 4.0e13
+    tf32: float = 2.1
 
     def product(self, batch: int, rows: int, depth: int, columns: int, itemsize: int = 4) -> float:
         """Seconds on one core for ``batch`` products (rows, depth) @ (depth, columns)."""

@@ -7,20 +7,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from growarray.backend import Array, namespace
 from growarray.contraction.problem import Pair
 from growarray.contraction.program import Program
-from growarray.contraction.routines.cupy import Depthwise, Launches, Place, Site, chain_gradients, chained
+from growarray.contraction.routines.cupy import WIDE, Depthwise, Launches, Place, Site, chain_gradients, chained
 from growarray.contraction.routines.depthwise_text import Chain
 from growarray.contraction.step import Step
-from growarray.cuda.device import Kernel, current, empty, kernel_launch, product_launch, workspace
-from growarray.cuda.text import ACCUMULATED, Walk
+from growarray.cuda.convolution import Convolution, convolution_launch
+from growarray.cuda.device import Kernel, StridedProduct, current, empty, kernel_launch, product_launch, workspace
+from growarray.cuda.text import Walk
 
 __all__ = ["Launched", "layout"]
 
 _FUSED = 64  # taps that the kernels of one launch have together at most
-_WIDE = 1 << 30  # elements from which on an address takes 64 bits
-_BYTES = {"float16": 2, "float32": 4, "float64": 8}
+_READY: dict[type, Callable[[Any], Callable[[Sequence[int]], object]]] = {
+    Kernel: kernel_launch,
+    StridedProduct: product_launch,
+    Convolution: convolution_launch,
+}
 
 
 class _Stored(NamedTuple):
@@ -60,30 +66,55 @@ class _Memory:
 
 
 class _Table:
-    """The slots of one sequence of launches: addresses that are given, then pieces of memory."""
+    """The slots of one sequence of launches: addresses that are given, then pieces of memory.
 
-    def __init__(self, given: int) -> None:
+    apart : whether work space lies apart from partial results, which are kept
+    """
+
+    def __init__(self, given: int, apart: bool = False) -> None:
         self.given, self.memory = given, _Memory()
-        self.offsets: list[int] = []
-        self._pieces: dict[int, tuple[int, int]] = {}
+        self.spares = _Memory() if apart else self.memory
         self.launches: Launches = []
+        self._offsets: list[tuple[bool, int]] = []  # whether it is work space that lies apart, and where in it
+        self._pieces: dict[int, tuple[int, int]] = {}
+        self._lent: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return self.given + len(self._offsets)
 
     def take(self, count: int) -> int:
         """A slot with a piece of so many bytes."""
         piece = self.memory.take(count)
-        self.offsets.append(piece[0])
-        slot = self.given + len(self.offsets) - 1
-        self._pieces[slot] = piece
-        return slot
+        self._offsets.append((False, piece[0]))
+        self._pieces[len(self) - 1] = piece
+        return len(self) - 1
 
     def give(self, slot: int) -> None:
         """The piece of a slot, if it has one, may be taken again."""
         if slot in self._pieces:
             self.memory.give(self._pieces.pop(slot))
 
+    def spare(self, count: int, dtype: str) -> int:
+        """A slot with work space for so many elements, until the launches that are added next."""
+        piece = self.spares.take(np.dtype(dtype).itemsize * count)
+        self._lent.append(piece)
+        self._offsets.append((self.spares is not self.memory, piece[0]))
+        return len(self) - 1
+
+    def add(self, launches: Launches) -> None:
+        """Launches, which follow those that are there; what comes after them may use their work space."""
+        self.launches += launches
+        while self._lent:
+            self.spares.give(self._lent.pop())
+
+    def addresses(self, memory: int, spares: int) -> list[int]:
+        """Those of the pieces, given where the memory and the work space begin."""
+        bases = memory, spares
+        return [bases[apart] + offset for apart, offset in self._offsets]
+
     def ready(self) -> list[Callable[[Sequence[int]], object]]:
         """The launches, ready to run."""
-        return [kernel_launch(one) if isinstance(one, Kernel) else product_launch(one) for one in self.launches]
+        return [_READY[type(one)](one) for one in self.launches]
 
 
 @dataclass(frozen=True)
@@ -141,10 +172,13 @@ class Launched:
     folded : masks of the partial results that are given    keep : whether what a backward pass needs is kept
     """
 
-    def __init__(self, program: Program, arrays: Sequence[Array], folded: Mapping[int, Array], keep: bool) -> None:
+    def __init__(
+        self, program: Program, arrays: Sequence[Array], folded: Mapping[int, Array], keep: bool, tf32: bool = False
+    ) -> None:
         self.program, self.problem, self.keep = program, program.problem, keep
-        self.dtype = str(arrays[0].dtype)
-        self.itemsize = _BYTES[self.dtype]
+        self.dtype, self.itemsize = str(arrays[0].dtype), int(arrays[0].dtype.itemsize)
+        self.tf32 = tf32 and self.dtype == "float32"
+        self.folded = frozenset(folded)
         self.groups = _grouped(step for step in program.steps if step.mask not in folded)
         self.masks = (*(1 << i for i in range(len(arrays))), *folded)
         modes = {step.mask: step.out for step in program.steps}
@@ -155,26 +189,39 @@ class Launched:
             for slot, (mask, x) in enumerate(zip(self.masks, given, strict=True))
         }
         whole = self.problem.everything
-        self.wide = max(map(self.problem.elements, (*modes, whole))) >= _WIDE or any(
-            abs(s) >= _WIDE for one in self.stored.values() for s in one.strides.values()
+        self.wide = max(map(self.problem.elements, (*modes, whole))) >= WIDE or any(
+            abs(s) >= WIDE for one in self.stored.values() for s in one.strides.values()
         )
         self.shape = tuple(self.problem.extent(m, whole) for m in self.problem.output)
-        self.table = table = _Table(len(given) + 1)
+        self._back: dict[Any, _Backward] = {}
+        with current(given[0]):
+            self._run = self._made(len(given))
+
+    def _made(self, given: int) -> list[Callable[[Sequence[int]], object]]:
+        """The launches of the forward pass, ready to run."""
+        whole, keep = self.problem.everything, self.keep
+        self.table = table = _Table(given + 1, apart=keep)
         for group in self.groups:
             if group.mask == whole:
-                self.stored[whole] = _Stored(len(given), _strides(self.problem.output, self.shape))
+                self.stored[whole] = _Stored(given, _strides(self.problem.output, self.shape))
             else:
                 order = self._order(group.steps[-1])
                 sizes = [self.problem.extent(m, group.mask) for m in order]
                 self.stored[group.mask] = _Stored(table.take(self.itemsize * math.prod(sizes)), _strides(order, sizes))
-            table.launches += self._forward(group)
+            table.add(self._forward(group))
             for used in () if keep else (group.f, *(step.k for step in group.steps)):
                 table.give(self.stored[used].slot)
-        self._run = table.ready()
-        self._back: dict[Any, _Backward] = {}
+        return table.ready()
 
     def _order(self, step: Step) -> list[str]:
-        """Modes of a partial result as it is stored: the batch first, then channels, then positions."""
+        """Modes of a partial result as it is stored: the batch first, then channels, then positions.
+
+        A kernel lies as the convolution that takes it has it, since cuDNN takes no other.
+        """
+        user = next((one for one in self.program.steps if one.k == step.mask), None)
+        if user is not None and user.pair.product.is_conv:
+            pair = user.pair
+            return [m for m in (*pair.b, *pair.n, *pair.s, *(a.name for a in pair.product.axes)) if m in step.out]
         rest = [m for m in step.out if m != self.problem.block]
         return [m for m in step.out if m == self.problem.block] + rest
 
@@ -197,7 +244,7 @@ class Launched:
             axes.append(walk)
             sizes |= {f"p{k}": walk.size, f"q{k}": walk.out, f"t{k}": walk.taps}
         b, s, n = (tuple(name for name in sizes if name[0] == letter) for letter in "bsn")
-        return Site(self.dtype, sizes, b, s, n, tuple(axes), self.wide)
+        return Site(self.dtype, sizes, b, s, n, tuple(axes), self.wide, self.tf32)
 
     def place(self, group: _Group, stored: _Stored, mask: int, letter: str) -> Place:
         """Where a partial result lies, by index; ``letter`` is that of its positions or taps."""
@@ -222,7 +269,7 @@ class Launched:
         if group.is_chain:
             return chained(self.chain(group, site), site, self.kernels(group), feature, out, backward=False)
         kernel = self.place(group, self.stored[step.k], step.k, "t")
-        found: Launches = step.forward.forward(site, kernel, feature, out)
+        found: Launches = step.forward.forward(site, kernel, feature, out, self.table.spare)
         return found
 
     def _given(self, arrays: Sequence[Array], folded: Mapping[int, Array]) -> list[Array]:
@@ -238,12 +285,12 @@ class Launched:
         given = self._given(arrays, folded)
         with current(given[0]):
             y = empty(self.shape, self.dtype)
-            size = self.table.memory.size
+            size, spares = self.table.memory.size, self.table.spares.size
             held = empty((size,), "uint8").data if self.keep else workspace(size)
+            piece = workspace(spares) if self.keep and spares else held
             table = [x.data.ptr for x in given]
             table.append(y.data.ptr)
-            base = held.ptr
-            table += [base + offset for offset in self.table.offsets]
+            table += self.table.addresses(held.ptr, piece.ptr)
             for launch in self._run:
                 launch(table)
 
@@ -251,7 +298,8 @@ class Launched:
             key = wanted, dy.strides
             found = self._back.get(key)
             if found is None:
-                found = self._back[key] = _Backward(self, wanted, dy)
+                with current(dy):
+                    found = self._back[key] = _Backward(self, wanted, dy)
             gradients = found.run(given, held, dy)
             if self.program.masks is not None:
                 return gradients
@@ -266,7 +314,7 @@ class _Backward:
     def __init__(self, forward: Launched, wanted: int, dy: Array) -> None:
         self.forward, problem = forward, forward.problem
         self.operands = [1 << i for i in range(len(problem)) if wanted >> i & 1]
-        given, kept = len(forward.masks), len(forward.table.offsets)
+        given, kept = len(forward.masks), len(forward.table) - forward.table.given
         # given arrays, the gradient of the output, partial results that are kept, gradients, pieces of work space
         self.table = table = _Table(given + 1 + kept + len(self.operands))
         first = given + 1 + kept
@@ -277,7 +325,9 @@ class _Backward:
         }
         strides = {m: s // forward.itemsize for m, s in zip(problem.output, dy.strides, strict=True)}
         gradients = {problem.everything: _Stored(given, strides)}
-        for group in reversed(forward.groups):
+        # of what is folded too: a transpose gives partial results that nothing reads in place of those it spares
+        steps = (step for step in forward.program.steps if step.mask not in forward.folded or step.mask & wanted)
+        for group in reversed(_grouped(steps)):
             if group.mask & wanted and group.mask in gradients:
                 d_out = gradients.pop(group.mask)
                 gradients |= self._launch(group, d_out, wanted)
@@ -287,13 +337,9 @@ class _Backward:
     def _target(self, mask: int, like: _Stored) -> _Stored:
         if mask in self.targets:
             return self.targets[mask]
-        return _Stored(self.table.take(self.forward.itemsize * self.forward.problem.elements(mask)), like.strides)
-
-    def _spare(self, count: int) -> int:
-        """Work space of the sums of one group; what follows in the stream may use it."""
-        slot = self.table.take(_BYTES[ACCUMULATED[self.forward.dtype]] * count)
-        self.table.give(slot)
-        return slot
+        sizes = [self.forward.problem.extent(m, mask) for m in like.strides]  # a given one may lie in any way
+        slot = self.table.take(self.forward.itemsize * math.prod(sizes))
+        return _Stored(slot, _strides(list(like.strides), sizes))
 
     def _launch(self, group: _Group, d_out: _Stored, wanted: int) -> dict[int, _Stored]:
         forward, table = self.forward, self.table
@@ -305,18 +351,18 @@ class _Backward:
             place = forward.place(group, target, group.f, "p")
             if group.is_chain:
                 chain = forward.chain(group, site)
-                table.launches += chained(chain, site, forward.kernels(group), d_place, place, backward=True)
+                table.add(chained(chain, site, forward.kernels(group), d_place, place, backward=True))
             else:
                 kernel = forward.place(group, forward.stored[step.k], step.k, "t")
-                table.launches += step.by_feature.d_feature(site, kernel, d_place, place)
+                table.add(step.by_feature.d_feature(site, kernel, d_place, place, table.spare))
         chosen = {i: one.k for i, one in enumerate(group.steps) if one.k & wanted}
         found |= {k: self._target(k, forward.stored[k]) for k in chosen.values()}
         places = {i: forward.place(group, found[k], k, "t") for i, k in chosen.items()}
         if chosen and group.is_chain:
             chain, kernels = forward.chain(group, site), forward.kernels(group)
-            table.launches += chain_gradients(chain, site, kernels, d_place, feature, places, self._spare)
+            table.add(chain_gradients(chain, site, kernels, d_place, feature, places, table.spare))
         elif chosen:
-            table.launches += step.by_kernel.d_kernel(site, d_place, feature, places[0], self._spare)
+            table.add(step.by_kernel.d_kernel(site, d_place, feature, places[0], table.spare))
         return found
 
     def run(self, given: Sequence[Array], held: Any, dy: Array) -> dict[int, Array]:
@@ -326,10 +372,10 @@ class _Backward:
             found = {mask: empty(shape, forward.dtype) for mask, shape in self.shapes.items()}
             table = [x.data.ptr for x in given]
             table.append(dy.data.ptr)
-            table += [held.ptr + offset for offset in forward.table.offsets]
+            table += forward.table.addresses(held.ptr, 0)
             table += [x.data.ptr for x in found.values()]
-            piece = workspace(self.table.memory.size)
-            table += [piece.ptr + offset for offset in self.table.offsets]
+            piece = workspace(self.table.memory.size).ptr
+            table += self.table.addresses(piece, piece)
             for launch in self._run:
                 launch(table)
             return found

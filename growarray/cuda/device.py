@@ -12,17 +12,37 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from growarray.backend import Array, load
-from growarray.errors import DeviceError
+from growarray.backend import Array, is_cupy, load, namespace
+from growarray.cuda.text import ACCUMULATED, THREADS
+from growarray.errors import DeviceError, ShapeError
 
-__all__ = ["Kernel", "StridedProduct", "current", "empty", "kernel_launch", "parts", "product_launch", "workspace"]
+__all__ = [
+    "WIDE",
+    "Kernel",
+    "StridedProduct",
+    "contiguous",
+    "cuda",
+    "current",
+    "empty",
+    "fits",
+    "gradient",
+    "kernel_launch",
+    "parts",
+    "product_launch",
+    "run",
+    "uploaded",
+    "workspace",
+    "zeros",
+]
 
 Launch = Callable[[Sequence[int]], object]
 """Starts some work, given the table of addresses."""
 
+WIDE = 1 << 30  # elements from which on an index takes 64 bits
 _KEPT = 1 << 28  # bytes of a work space that a thread keeps; a larger one goes back to the pool at once
 _KINDS = {"float32": 0, "float64": 1, "float16": 2}  # cudaDataType_t
 _COMPUTE = {"float32": 68, "float64": 70, "float16": 68}  # cublasComputeType_t: float16 is summed in float32
+_TF32 = 77
 _SCALARS: dict[int, np.ndarray] = {68: np.asarray([1, 0], "float32"), 70: np.asarray([1, 0], "float64")}  # alpha, beta
 
 
@@ -40,6 +60,7 @@ class StridedProduct(NamedTuple):
 
     turned : whether a and b are transposed    sizes : rows, columns and depth of each product, and how many there are
     ld, step : elements from one column, and from one matrix, to the next, of a, b and c    slots : of a, b, c
+    tf32 : whether float32 may be multiplied with 10 bits of fraction
     """
 
     turned: tuple[bool, bool]
@@ -49,6 +70,12 @@ class StridedProduct(NamedTuple):
     dtype: str
     out_dtype: str
     slots: tuple[int, int, int]
+    tf32: bool = False
+
+
+def cuda() -> Any:
+    """CuPy's module of that name: devices, streams, memory."""
+    return load("cupy").cuda
 
 
 @lru_cache(maxsize=1024)
@@ -74,6 +101,7 @@ def product_launch(product: StridedProduct) -> Launch:
     kind, compute = _KINDS[product.dtype], _COMPUTE[product.dtype]
     one = _SCALARS[compute].ctypes.data
     zero = one + _SCALARS[compute].itemsize
+    compute = _TF32 if product.tf32 and product.dtype == "float32" else compute
     (a, b, c), (lda, ldb, ldc), (ja, jb, jc) = product.slots, product.ld, product.step
     turned_a, turned_b = map(int, product.turned)
     out_kind, default = _KINDS[product.out_dtype], -1
@@ -83,10 +111,48 @@ def product_launch(product: StridedProduct) -> Launch:
     )  # fmt: skip
 
 
+def run(text: str, blocks: int, *arguments: Any) -> None:
+    """Launch a kernel once, in blocks of ``THREADS``; arrays go by their addresses, None is no address."""
+    _compiled(text)((blocks,), (THREADS,), tuple(0 if a is None else a for a in arguments))
+
+
+def fits(*arrays: Array | None) -> bool:
+    """Whether kernels of one storage type take these arrays: contiguous, with entries, of one dtype that they know."""
+    found = [x for x in arrays if x is not None]
+    return (
+        all(is_cupy(x) and x.dtype == found[0].dtype and x.flags.c_contiguous and x.size > 0 for x in found)
+        and str(found[0].dtype) in ACCUMULATED
+    )
+
+
+def gradient(dy: Array, shape: tuple[int, ...], dtype: Any, like: Array) -> Array:
+    """A gradient as kernels take it, contiguous. Raises ShapeError if it has another shape, TypeError if it is of
+    another library or device than ``like``."""
+    namespace(dy, like, where="pullback: ")
+    if dy.shape != shape:
+        raise ShapeError(
+            f"pullback: the gradient has shape {tuple(dy.shape)}, the result has {shape}; pass a gradient of the "
+            "result's shape"
+        )
+    return contiguous(dy, dtype)
+
+
+def contiguous(array: Array, dtype: Any) -> Array:
+    """The array itself, if it is contiguous and of this dtype, else a copy."""
+    return load("cupy").ascontiguousarray(array, dtype)
+
+
+def uploaded(table: np.ndarray) -> Array:
+    """A copy there. The host does not wait: CUDA has taken what it copies of pageable memory when the call returns."""
+    here, made = cuda(), empty(table.shape, table.dtype)
+    here.runtime.memcpyAsync(made.data.ptr, table.ctypes.data, table.nbytes, 1, here.get_current_stream().ptr)
+    return made
+
+
 def current(array: Array) -> contextlib.AbstractContextManager[Any]:
     """Makes the device of ``array`` the one on which work is launched, if it is not."""
-    index, cuda = array.device.id, load("cupy").cuda
-    return contextlib.nullcontext() if cuda.runtime.getDevice() == index else cuda.Device(index)
+    index, here = array.device.id, cuda()
+    return contextlib.nullcontext() if here.runtime.getDevice() == index else here.Device(index)
 
 
 def _no_memory(count: int, error: Exception) -> DeviceError:
@@ -105,6 +171,11 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Array:
         raise _no_memory(math.prod(shape) * np.dtype(dtype).itemsize, error) from error
 
 
+def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+    """A new array of zeros."""
+    return load("cupy").zeros(shape, dtype)
+
+
 def parts(shapes: Sequence[tuple[int, ...]], dtype: str) -> list[Array]:
     """New arrays that lie in one piece of memory, which is asked for once."""
     item = np.dtype(dtype).itemsize
@@ -118,15 +189,15 @@ _here = threading.local()
 
 def workspace(count: int) -> Any:
     """Memory that work on the current stream may use until this thread asks again; its address is ``.ptr``."""
-    cuda = load("cupy").cuda
-    key = cuda.runtime.getDevice(), cuda.get_current_stream().ptr
+    here = cuda()
+    key = here.runtime.getDevice(), here.get_current_stream().ptr
     held: dict[Any, Any] = _here.__dict__.setdefault("held", {})
     found = held.get(key)
     if found is None or found[0] < count:
         held.pop(key, None)
         try:
-            found = count, cuda.alloc(count)
-        except cuda.memory.OutOfMemoryError as error:
+            found = count, here.alloc(count)
+        except here.memory.OutOfMemoryError as error:
             raise _no_memory(count, error) from error
         if count <= _KEPT:
             held[key] = found

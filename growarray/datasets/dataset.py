@@ -23,6 +23,7 @@ class Dataset:
     x_train : (n, d)   x_test : (m, d) of one floating dtype
     y_train : (n,) int64 numbers of classes 0 to k - 1, or (n, t) real targets for regression
     classes : the k names of the classes, in the order of their numbers; empty for regression
+    image : channels, height and width if the samples are images, whose numbers then follow in this order
 
     >>> import numpy as np
     >>> x, y = np.zeros((3, 2)), np.array([0, 1, 1])
@@ -36,6 +37,7 @@ class Dataset:
     y_test: np.ndarray
     task: Task
     classes: tuple[str, ...] = ()
+    image: tuple[int, ...] | None = None
 
     @property
     def features(self) -> int:

@@ -39,4 +39,4 @@ def load_digits(*, test_fraction: float = 0.2, seed: int = 0, dtype: Any = np.fl
     x = images.astype(dtype) / np.dtype(dtype).type(16)
     train, test = split_rows(len(x), test_fraction, np.random.default_rng(seed), classes=labels)
     names = tuple(str(digit) for digit in range(10))
-    return Dataset(x[train], labels[train], x[test], labels[test], "classification", names)
+    return Dataset(x[train], labels[train], x[test], labels[test], "classification", names, (1, 8, 8))

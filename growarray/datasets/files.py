@@ -1,4 +1,4 @@
-"""Tables from ``.npz``, ``.npy`` and ``.csv`` files, checked before anything is trained on them."""
+"""Tables from ``.npz``, ``.npy`` and ``.csv`` files, and images, checked before anything is trained on them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from growarray.datasets.csv_file import is_number, read_csv
 from growarray.datasets.dataset import Dataset, Task, check_options, class_values, encode_classes, split_rows
+from growarray.datasets.images import image_sizes, read_images
 from growarray.errors import DataError, shown
 
 __all__ = ["load_samples", "load_table"]
@@ -28,6 +29,7 @@ class _Part(NamedTuple):
     y: np.ndarray | None
     where: _Where  # its target
     where_x: _Where  # its features
+    image: tuple[int, ...] | None = None
 
 
 class _Wanted(NamedTuple):
@@ -58,9 +60,9 @@ def load_table(
     ``.npz``: arrays ``x`` and ``y`` (or ``X`` and ``y``, ``features`` and ``labels``, ``data`` and ``target``), and
     if the test part is fixed ``x_test`` and ``y_test``. ``.npy``: the last column is the label, or ``labels`` names
     a second ``.npy``. ``.csv``: a header or none; the label is the last column or the one called ``label_column``.
-    Features of more than two axes are flattened to (n, d). Classes become numbers 0 to k - 1 and keep their names;
-    regression targets are (n, t).
-    Pickled objects are never loaded.
+    Features of more than two axes are flattened to (n, d); those of three or four are images, see ``Dataset.image``.
+    A folder has images, all of one size, in a subfolder for each class. Classes become numbers 0 to k - 1 and keep
+    their names; regression targets are (n, t). Pickled objects are never loaded.
 
     Raises DataError: the file is missing, damaged or of an unknown kind, or its content cannot be trained on: empty,
     text or non-finite cells, missing labels, different lengths, fewer than 2 samples or classes, or over 20 classes of
@@ -82,12 +84,12 @@ def load_table(
     rng = np.random.default_rng(seed)
     if test is None:
         keep, held = split_rows(len(x), test_fraction, rng, classes=y if task == "classification" else None)
-        return Dataset(x[keep], y[keep], x[held], y[held], task, classes)
+        return Dataset(x[keep], y[keep], x[held], y[held], task, classes, train.image)
     y_test = _known_targets(test, y.shape[1:], classes, task, dtype)
     if test.x.shape[1] != x.shape[1]:
         raise DataError(f"{path}: x_test has {test.x.shape[1]} features, x has {x.shape[1]}; they must agree")
     order = rng.permutation(len(x))
-    return Dataset(x[order], y[order], _cast(test.x, dtype, test.where_x), y_test, task, classes)
+    return Dataset(x[order], y[order], _cast(test.x, dtype, test.where_x), y_test, task, classes, train.image)
 
 
 def load_samples(
@@ -130,10 +132,10 @@ def load_samples(
 
 def _read(path: Path, wanted: _Wanted) -> tuple[_Part, _Part | None]:
     """The samples of a file, and its fixed test part if it has one."""
-    readers = {".npz": _read_npz, ".npy": _read_npy, ".csv": _read_csv}
-    suffix = _existing(path).suffix.lower()
+    readers = {".npz": _read_npz, ".npy": _read_npy, ".csv": _read_csv, "folder": _read_folder}
+    suffix = "folder" if path.is_dir() else _existing(path).suffix.lower()
     if suffix not in readers:
-        raise DataError(f"{path}: unknown kind of file {shown(path.suffix)}; expected .npz, .npy or .csv")
+        raise DataError(f"{path}: unknown kind of file {shown(path.suffix)}; expected .npz, .npy or .csv, or a folder")
     if wanted.labels is not None and suffix != ".npy":
         raise ValueError(f"labels= belongs to .npy files, found {path.name}; put the labels into the file itself")
     if wanted.label_column is not None and suffix != ".csv":
@@ -141,9 +143,22 @@ def _read(path: Path, wanted: _Wanted) -> tuple[_Part, _Part | None]:
     return readers[suffix](path, wanted)
 
 
+def _read_folder(path: Path, wanted: _Wanted) -> tuple[_Part, None]:
+    x, labels, paths = read_images(path)
+    if not any(labels) and wanted.features is None:
+        raise DataError(f"{path}: expected a subfolder of images for each class, found {paths[0].name}; sort them so")
+    _check_rows(path, len(x), wanted.rows)
+
+    def where(row: int) -> str:
+        return str(paths[row])
+
+    y = np.array(labels) if any(labels) else None
+    return _Part(x.reshape(len(x), -1).astype(np.float64), y, where, where, image_sizes(x.shape)), None
+
+
 def _existing(path: Path) -> Path:
     if path.is_dir():
-        raise DataError(f"{path}: expected a file, found a folder; name a .npz, .npy or .csv file in it")
+        raise DataError(f"{path}: expected a file, found a folder; name a .npy file in it")
     if not path.is_file():
         raise DataError(f"{path}: no such file; looked in {path.absolute().parent}, check the spelling")
     return path
@@ -234,7 +249,8 @@ def _part(path: Path, arrays: dict[str, np.ndarray], x_name: str, y_name: str, r
                 f"{path}: {name}[{', '.join(map(str, index))}] is {values[index]}, expected a finite number; "
                 "fill in or remove that sample"
             )
-    return _Part(features, y, lambda row: f"{path}, {y_name}[{row}]", lambda row: f"{path}, {x_name}[{row}]")
+    where, where_x = (lambda row, name=name: f"{path}, {name}[{row}]" for name in (y_name, x_name))
+    return _Part(features, y, where, where_x, image_sizes(x.shape))
 
 
 def _check_rows(path: Path, rows: int, least: int) -> None:

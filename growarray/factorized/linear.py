@@ -8,28 +8,17 @@ from typing import Any, Self
 
 import numpy as np
 
-from growarray.backend import Array, asarray, assign, library, namespace, target_of
-from growarray.contraction import Plan
-from growarray.contraction.checks import is_whole
-from growarray.errors import PlanError, ShapeError, shown
+from growarray.backend import Array, namespace
+from growarray.factorized.affine import FactorizedAffine
 from growarray.factorized.linear_convert import linear_layer_of, read_linears
-from growarray.factorized.linear_plan import NAMED_WAYS, linear_plan
-from growarray.factorized.owner import draw_weight
-from growarray.factorized.parameters import checked_bias
-from growarray.factorized.settings import flag, hashable, plain, planned_shape, shape_of
+from growarray.factorized.settings import mode_sizes
 from growarray.factorized.sub import SubFactorizedLinear
 from growarray.factorized.tensor import FactorizedTensor
-from growarray.nn.linear import uniform
-from growarray.nn.module import Module, Parameter, Pullback
-from growarray.ops.sizes import whole_number
 
 __all__ = ["FactorizedLinear"]
 
-Arrays = tuple[Array, ...]
-Sizes = tuple[int, ...]
 
-
-class FactorizedLinear(Module):
+class FactorizedLinear(FactorizedAffine):
     """``y = x W^T + b`` over the last axis, ``W`` (out_features, in_features) read as a factorized tensor.
 
     Both features split into modes, and W is the tensor (*out_tensorized_features, *in_tensorized_features) with rows
@@ -57,6 +46,8 @@ class FactorizedLinear(Module):
     ((7, 10), (7, 32), (3, 5, 3))
     """
 
+    _sizes = ("in_tensorized_features", "out_tensorized_features")
+
     def __init__(
         self,
         in_tensorized_features: int | Sequence[int],
@@ -71,166 +62,29 @@ class FactorizedLinear(Module):
         rng: np.random.Generator | None = None,
         std: float | str | None = None,
     ) -> None:
-        library(device)
-        bias = flag("FactorizedLinear", "bias", bias)
-        self.in_tensorized_features = _sizes("in_tensorized_features", in_tensorized_features)
-        self.out_tensorized_features = _sizes("out_tensorized_features", out_tensorized_features)
-        self.n_layers = whole_number("FactorizedLinear", "n_layers", n_layers, 1)
-        lead = (self.n_layers,) if self.n_layers > 1 else ()
-        shape = (*lead, *self.out_tensorized_features, *self.in_tensorized_features)
-        given = factorization if isinstance(factorization, FactorizedTensor) else None
-        kind = FactorizedTensor.kind(factorization) if given is None else type(given)
-        if lead and not kind.format.takes_integers:
-            raise NotImplementedError(
-                f"FactorizedLinear: n_layers={n_layers} with {kind.name}, whose modes come in pairs, is not supported; "
-                "use another format"
-            )
-        if given is not None:
-            if (device, dtype, std) != (None, None, None) or not isinstance(rank, str) or rank != "same":
-                raise ValueError(
-                    "FactorizedLinear: rank, std, device and dtype are those of the tensor that is given as "
-                    "factorization; leave them out"
-                )
-            if given.shape != shape:
-                raise ShapeError(f"FactorizedLinear: {shown(given)} is given for a weight with modes {shape}")
-            self.weight = given
-        else:
-            self.weight = FactorizedTensor.new(shape, rank, kind.name, std=None, dtype=dtype, device=device)
-        like = self.weight.all_factors()[0].data
-        zeros = np.zeros((*lead, self.out_features))
-        self.bias = Parameter(asarray(zeros, like=like, dtype=like.dtype)) if bias else None
-        self.implementation = hashable(implementation)
-        self._check_implementation()
-        if given is None:
-            self.reset_parameters(rng, std=std)
-
-    def _saved(self) -> dict[str, Any]:
-        names = ("in_tensorized_features", "out_tensorized_features", "n_layers", "implementation", "weight", "bias")
-        return {name: getattr(self, name) for name in names}
-
-    @classmethod
-    def _restored(cls, weight: FactorizedTensor, bias: Parameter | None, **options: Any) -> Self:
-        layer = cls(**options, factorization=weight, bias=False)
-        lead = (layer.n_layers,) if layer.n_layers > 1 else ()
-        layer.bias = checked_bias(bias, (*lead, layer.out_features))
-        return layer
-
-    def _check_implementation(self) -> None:
-        """Raise ValueError unless the engine takes it as a path; the search of ``'auto'`` waits for an input."""
-        if isinstance(self.implementation, str) and self.implementation in ("auto", *NAMED_WAYS):
-            return
-        try:
-            self.plan((1, self.in_features))
-        except (PlanError, TypeError) as error:
-            raise ValueError(
-                f"FactorizedLinear: implementation {shown(self.implementation)} cannot be used: {error}; expected "
-                "'auto', 'factorized', 'reconstructed' or a path of growarray.contraction.plan"
-            ) from error
-
-    def reset_parameters(self, rng: np.random.Generator | None = None, *, std: float | str | None = None) -> None:
-        """Draw weight and bias anew; ``std`` as in the constructor."""
-        rng = np.random.default_rng() if rng is None else rng
-        width = self.in_features
-        draw_weight("FactorizedLinear", self.weight, std, width, math.sqrt(5.0 / width), rng)
-        if self.bias is not None:
-            bound, old = 1.0 / math.sqrt(width), self.bias.data
-            self.bias.data = asarray(uniform(self.bias.shape, bound, rng, np.float64), like=old, dtype=old.dtype)
+        self.in_tensorized_features = mode_sizes("FactorizedLinear", "in_tensorized_features", in_tensorized_features)
+        self.out_tensorized_features = mode_sizes(
+            "FactorizedLinear", "out_tensorized_features", out_tensorized_features
+        )
+        self._input = (math.prod(self.in_tensorized_features),)
+        self._output = (math.prod(self.out_tensorized_features),)
+        self._build(bias, factorization, rank, implementation, n_layers, device, dtype, rng, std)
 
     @property
     def in_features(self) -> int:
         """Width of the input."""
-        return math.prod(self.in_tensorized_features)
+        return self._input[0]
 
     @property
     def out_features(self) -> int:
         """Width of the output."""
-        return math.prod(self.out_tensorized_features)
+        return self._output[0]
 
-    @property
-    def rank(self) -> Any:
-        """Rank of the factorization."""
-        return self.weight.rank
+    def _expected(self) -> str:
+        return f"a last axis of {self.in_features} for modes {self.in_tensorized_features}; flatten the input"
 
-    def _layer_index(self, indices: Any) -> tuple[int, ...]:
-        """The leading index of one layer: none if there is one only."""
-        indices = plain(indices)
-        if not is_whole(indices):
-            raise ValueError(f"FactorizedLinear: indices={shown(indices)}, expected a whole number")
-        at = int(indices)
-        if not -self.n_layers <= at < self.n_layers:
-            raise IndexError(f"FactorizedLinear: indices={at} is out of range, n_layers={self.n_layers}")
-        return (at % self.n_layers,) if self.n_layers > 1 else ()
-
-    def _plan(self, shape: Sizes, factors: Arrays, training: bool) -> Plan:
-        if not shape or shape[-1] != self.in_features:
-            raise ShapeError(
-                f"FactorizedLinear: input has shape {shape}, expected a last axis of {self.in_features} for modes "
-                f"{self.in_tensorized_features}; flatten the input"
-            )
-        kind = type(self.weight)
-        shapes = tuple(self.weight.format.operand_shape(a.shape, i, len(factors)) for i, a in enumerate(factors))
-        return linear_plan(
-            kind.name, math.prod(shape[:-1]), self.in_tensorized_features, self.out_tensorized_features, shapes,
-            self.implementation, training, *target_of(factors[0]),
-        )  # fmt: skip
-
-    def plan(self, shape: Sequence[int], training: bool = False, indices: Any = 0) -> Plan:
-        """The contraction that runs for an input of this shape: its steps, cost and memory; ``print`` shows a table.
-
-        training : the plan of :meth:`vjp`, which counts the backward pass too
-        """
-        sizes = planned_shape("FactorizedLinear.plan", shape)
-        return self._plan(sizes, self.weight.factors_vjp(self._layer_index(indices), drop=False)[0], training)
-
-    def __call__(self, x: Array, indices: Any = 0) -> Array:
-        """:meth:`forward`."""
-        return self.forward(x, indices)
-
-    def forward(self, x: Array, indices: Any = 0) -> Array:
-        """Value of one layer; x (..., in_features)."""
-        layer_index = self._layer_index(indices)
-        factors, _ = self.weight.factors_vjp(layer_index)
-        todo = self._plan(shape_of("FactorizedLinear", x), factors, training=False)
-        return self._result(todo(*self._operands(x, factors)), x, layer_index)
-
-    def vjp(self, x: Array, indices: Any = 0) -> tuple[Array, Pullback]:
-        """Value and pullback, which adds to the gradients of weight and bias."""
-        layer_index = self._layer_index(indices)
-        factors, factors_back = self.weight.factors_vjp(layer_index)
-        todo = self._plan(shape_of("FactorizedLinear", x), factors, training=True)
-        result, back = todo.vjp(*self._operands(x, factors))
-        inner, x_shape = tuple(result.shape), tuple(x.shape)
-        y = self._result(result, x, layer_index)
-        y_shape = tuple(y.shape)
-
-        def pullback(dy: Array) -> Array:
-            if shape_of("FactorizedLinear: the gradient", dy) != y_shape:
-                raise ShapeError(
-                    f"FactorizedLinear: the gradient has shape {tuple(dy.shape)}, the result had {y_shape}"
-                )
-            xp = namespace(dy)
-            dx, *d_operands = back(xp.reshape(dy, inner))
-            shaped = [xp.reshape(d, a.shape) for d, a in zip(d_operands, factors, strict=True)]
-            for factor, gradient in zip(self.weight.all_factors(), factors_back(tuple(shaped)), strict=True):
-                factor.accumulate(gradient)
-            if self.bias is not None:
-                row = xp.sum(xp.reshape(dy, (-1, self.out_features)), axis=0)
-                self.bias.accumulate(assign(xp.zeros_like(self.bias.data), (*layer_index, ...), row))
-            return xp.reshape(dx, x_shape)
-
-        return y, pullback
-
-    def _operands(self, x: Array, factors: Arrays) -> list[Array]:
-        xp = namespace(x, *factors)
-        rows = xp.reshape(x, (math.prod(x.shape[:-1]), *self.in_tensorized_features))
-        return [rows, *self.weight.format.operands(factors)]
-
-    def _result(self, result: Array, x: Array, layer_index: tuple[int, ...]) -> Array:
-        """The fresh result of a contraction as (..., out_features), with the bias added in place."""
-        y = namespace(result).reshape(result, (*x.shape[:-1], self.out_features))
-        if self.bias is not None:
-            y += self.bias.data[(*layer_index, ...)]
-        return y
+    def _original_std(self) -> float:
+        return math.sqrt(5.0 / self.in_features)
 
     def matrix(self, indices: Any = 0) -> Array:
         """The dense weight (out_features, in_features) of one layer."""
@@ -303,20 +157,3 @@ class FactorizedLinear(Module):
         features = (None, n_tensorized_modes, in_tensorized_features, out_tensorized_features)
         found = read_linears("from_linear_list", linear_list, bias)
         return linear_layer_of(cls, found, features, decomposition_kwargs, rank, factorization, implementation, dtype)
-
-    def extra_repr(self) -> str:
-        """Modes, rank and options."""
-        parts = [f"{self.in_tensorized_features}, {self.out_tensorized_features}, bias={self.bias is not None}"]
-        parts += [f"factorization={self.weight.name}, rank={self.rank}"]
-        parts += [f"n_layers={self.n_layers}"] if self.n_layers > 1 else []
-        parts += [f"implementation={self.implementation!r}"] if self.implementation != "auto" else []
-        return ", ".join(parts)
-
-
-def _sizes(option: str, features: Any) -> Sizes:
-    """Sizes of modes as a tuple of ints of at least 1."""
-    features = plain(features)
-    values = tuple(features) if isinstance(features, tuple | list) else (features,)
-    if not values:
-        raise ShapeError(f"FactorizedLinear: {option} is empty, expected the size of at least one mode")
-    return tuple(whole_number("FactorizedLinear", option, value, 1) for value in values)

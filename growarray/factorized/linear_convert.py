@@ -12,12 +12,19 @@ from growarray.errors import ShapeError, shown
 from growarray.factorized.convert import array_of, check_finite, listed, numpy_dtype
 from growarray.factorized.fit import checked_kwargs, warn_lowered
 from growarray.factorized.linear_plan import tensorize
-from growarray.factorized.settings import plain
+from growarray.factorized.owner import lead_modes
+from growarray.factorized.settings import mode_sizes
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Module
-from growarray.ops.sizes import whole_number
 
-__all__ = ["DenseLinear", "linear_layer_of", "read_linear", "read_linears"]
+__all__ = [
+    "DenseLinear",
+    "fitted_weight",
+    "linear_layer_of",
+    "read_linear",
+    "read_linears",
+    "split_shape",
+]
 
 _LayerT = TypeVar("_LayerT", bound=Module)
 
@@ -73,57 +80,69 @@ def linear_layer_of(
     decomposition: Mapping[str, Any] | None, given: Any, factorization: str, implementation: Any, dtype: Any,
 ) -> _LayerT:  # fmt: skip
     """A factorized layer of these dense ones, in their library; ``given`` is the rank as the user wrote it."""
-    decomposition = checked_kwargs("from_linear", decomposition)
     first = found[0].weight
-    inner, outer = _features(tuple(first.shape), *features)
+    names = ("in_tensorized_features", "out_tensorized_features")
+    inner, outer = split_shape("from_linear", names, (first.shape[1], first.shape[0]), *features)
+    weight = fitted_weight(
+        "from_linear", [one.weight for one in found], (*outer, *inner), given, factorization, decomposition, dtype
+    )
     biased = any(one.bias is not None for one in found)
-    dtype = numpy_dtype(first) if dtype is None else dtype
-    weights = FactorizedTensor.kind(factorization)
-    lead = (len(found),) if len(found) > 1 else ()
-    # Factors of a rank that the weight cannot use might not fit in memory.
-    asked = weights.format.validate_rank((*lead, *outer, *inner), given)
-    rank = weights.format.usable_rank((*lead, *outer, *inner), asked)
-    blank = FactorizedTensor.new((*lead, *outer, *inner), rank, weights.name, std=None, dtype=dtype)
-    made = kind(inner, outer, biased, blank, implementation=implementation, n_layers=len(found))
+    made = kind(inner, outer, biased, weight, implementation=implementation, n_layers=len(found))
     layer: Any = made
-    for parameter in layer.parameters():
-        parameter.data = asarray(parameter.data, like=first)
-    xp = namespace(*(one.weight for one in found))
-    whole = xp.stack([one.weight for one in found]) if len(found) > 1 else first
-    quick = weights.format.quick_options(layer.rank)
-    layer.weight.init_from_tensor(xp.reshape(whole, layer.weight.shape), **{**quick, **decomposition})
-    warn_lowered("from_linear", given, asked, layer.rank, stacklevel=3)
     if layer.bias is not None:
+        xp = namespace(first)
         rows = [xp.zeros_like(first[:, 0]) if one.bias is None else one.bias for one in found]
         layer.bias.data = xp.astype(xp.stack(rows) if len(found) > 1 else rows[0], layer.bias.data.dtype)
     return made
 
 
-def _features(
-    shape: tuple[int, ...], auto: bool | None, modes: int, inner: Any, outer: Any
+def fitted_weight(
+    where: str, matrices: Sequence[Array], modes: tuple[int, ...], given: Any, factorization: str,
+    decomposition: Mapping[str, Any] | None, dtype: Any,
+) -> FactorizedTensor:  # fmt: skip
+    """The decomposition of a matrix, or of several together, whose sides split into modes; in their library."""
+    decomposition, first = checked_kwargs(where, decomposition), matrices[0]
+    kind = FactorizedTensor.kind(factorization)
+    shape = (*lead_modes(where, kind, len(matrices)), *modes)
+    # Factors of a rank that the weight cannot use might not fit in memory.
+    asked = kind.format.validate_rank(shape, given)
+    rank = kind.format.usable_rank(shape, asked)
+    weight = FactorizedTensor.new(
+        shape, rank, kind.name, std=None, dtype=numpy_dtype(first) if dtype is None else dtype
+    )
+    for factor in weight.all_factors():
+        factor.data = asarray(factor.data, like=first)
+    xp = namespace(*matrices)
+    whole = xp.stack(list(matrices)) if len(matrices) > 1 else first
+    quick = kind.format.quick_options(weight.rank)
+    weight.init_from_tensor(xp.reshape(whole, shape), **{**quick, **decomposition})
+    warn_lowered(where, given, asked, weight.rank, stacklevel=4)
+    return weight
+
+
+def split_shape(
+    where: str, names: tuple[str, str], shape: tuple[int, int], auto: bool | None, modes: int, *sides: Any
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Modes of input and output for a weight of this shape."""
-    if inner is None and outer is None and auto is not False:
-        return tensorize(shape[1], shape[0], modes)
+    """Modes of the two sides of a matrix, found or given; ``names`` are those of the options that give them.
+
+    >>> split_shape("doc", ("rows", "columns"), (8, 9), None, 2, None, None)
+    ((2, 4), (3, 3))
+    """
+    given = " and ".join(f"{name}={shown(side)}" for name, side in zip(names, sides, strict=True))
+    missing = [side is None for side in sides]
+    if all(missing) and auto is not False:
+        return tensorize(shape[0], shape[1], modes)
     if auto:
-        raise ValueError(
-            f"from_linear: auto_tensorize=True with in_tensorized_features={shown(inner)} and "
-            f"out_tensorized_features={shown(outer)}; pass only one of the two ways"
-        )
-    if inner is None or outer is None:
-        raise ValueError(
-            f"from_linear: in_tensorized_features={shown(inner)} and out_tensorized_features={shown(outer)}; give "
-            "both or neither"
-        )
-    sizes = []
-    for label, given, width in (("in", inner, shape[1]), ("out", outer, shape[0])):
-        given = plain(given)
-        values = tuple(given) if isinstance(given, tuple | list) else (given,)
-        values = tuple(whole_number("from_linear", f"{label}_tensorized_features", v, 1) for v in values)
-        if math.prod(values) != width:
+        raise ValueError(f"{where}: auto_tensorize=True with {given}; pass only one of the two ways")
+    if any(missing):
+        raise ValueError(f"{where}: {given}; give both or neither")
+    found = []
+    for name, side, width in zip(names, sides, shape, strict=True):
+        sizes = mode_sizes(where, name, side)
+        if math.prod(sizes) != width:
             raise ShapeError(
-                f"from_linear: {label}_tensorized_features {values} have the product {math.prod(values)}, "
-                f"expected {width}, the {label}_features of the layer"
+                f"{where}: {name} {sizes} have the product {math.prod(sizes)}, expected {width}, the "
+                f"{name.replace('tensorized_', '')} of the layer"
             )
-        sizes.append(values)
-    return sizes[0], sizes[1]
+        found.append(sizes)
+    return found[0], found[1]

@@ -26,30 +26,37 @@ NAMED_WAYS = ("factorized", "reconstructed")
 
 
 @lru_cache
-def linear_equation(name: str, inner: int, outer: int) -> str:
+def linear_equation(name: str, inner: int, outer: int, input_first: bool = False) -> str:
     """The equation of an affine map from ``inner`` modes to ``outer`` modes by a weight of the format of this name.
 
-    >>> linear_equation("CP", 2, 1)
-    'n i0 i1, r, o0 r, i0 r, i1 r -> n o0'
+    input_first : whether the weight has the modes of the input before those of the output
+
+    >>> linear_equation("CP", 2, 1), linear_equation("CP", 1, 1, input_first=True)
+    ('n i0 i1, r, o0 r, i0 r, i1 r -> n o0', 'n i0, r, i0 r, o0 r -> n o0')
     """
     rows, columns = [f"o{k}" for k in range(outer)], [f"i{k}" for k in range(inner)]
-    factors = ", ".join(" ".join(term) for term in FactorizedTensor.kind(name).format.terms([*rows, *columns]))
-    return f"n {' '.join(columns)}, {factors} -> n {' '.join(rows)}"
+    terms = FactorizedTensor.kind(name).format.terms([*columns, *rows] if input_first else [*rows, *columns])
+    return f"n {' '.join(columns)}, {', '.join(map(' '.join, terms))} -> n {' '.join(rows)}"
+
+
+def _terms(equation: str) -> tuple[list[list[str]], list[str]]:
+    """Modes of the operands, and of the result."""
+    left, _, right = equation.partition(" -> ")
+    return [term.split() for term in left.split(",")], right.split()
 
 
 @lru_cache(maxsize=512)
-def linear_path(name: str, inner: int, outer: int, way: str, shapes: Shapes) -> _Path:
+def linear_path(equation: str, way: str, shapes: Shapes) -> _Path:
     """``'factorized'`` or ``'reconstructed'`` as a path of :func:`growarray.contraction.plan`.
 
     factorized : the input goes through one factor after the other, those of its own modes first, in a chain the last
     reconstructed : the dense weight first, along its cheapest path
     shapes : of the factors, as the equation names their modes
 
-    >>> linear_path("CP", 1, 1, "factorized", ((4,), (3, 4), (2, 4)))
+    >>> linear_path("n i0, r, o0 r, i0 r -> n o0", "factorized", ((4,), (3, 4), (2, 4)))
     ((0, 3), (0, 2), (0, 1))
     """
-    rows, columns = [f"o{k}" for k in range(outer)], [f"i{k}" for k in range(inner)]
-    terms = FactorizedTensor.kind(name).format.terms([*rows, *columns])
+    ((_, *columns), *terms), (_, *rows) = _terms(equation)
     if way == "reconstructed":
         if len(terms) == 1:
             return ((0, 1),)
@@ -71,26 +78,25 @@ def linear_path(name: str, inner: int, outer: int, way: str, shapes: Shapes) -> 
 
 
 @lru_cache(maxsize=512)
-def linear_plan(
-    name: str, n: int, inner: tuple[int, ...], outer: tuple[int, ...], shapes: Shapes, optimize: Any, training: bool,
-    dtype: str, device: str,
-) -> Plan:  # fmt: skip
-    """The plan for ``n`` rows of ``inner`` modes; ``shapes`` are those of the factors, as in the equation.
+def linear_plan(equation: str, shapes: Shapes, optimize: Any, training: bool, dtype: str, device: str) -> Plan:
+    """The plan of an equation over ``n`` rows; ``shapes`` are those of all operands, the input first.
 
     ``'auto'`` searches once for all n up to the next power of two: a search takes a quarter of a second for eight
     operands, and the last batch of a data set has a size of its own.
 
     Raises PlanError: ``optimize`` cannot be used.
     """
-    equation = linear_equation(name, len(inner), len(outer))
     if isinstance(optimize, str) and optimize in PRESETS:
         if optimize not in NAMED_WAYS:
             raise PlanError(f"{shown(optimize)} is for convolutions; expected 'auto', 'factorized' or 'reconstructed'")
-        optimize = linear_path(name, len(inner), len(outer), optimize, shapes)
+        optimize = linear_path(equation, optimize, shapes[1:])
     elif isinstance(optimize, str) and optimize == "auto":
-        rows = 1 << max(n - 1, 0).bit_length()
-        optimize = plan(equation, (rows, *inner), *shapes, training=training, dtype=dtype, device=device).path
-    return plan(equation, (n, *inner), *shapes, optimize=optimize, training=training, dtype=dtype, device=device)
+        wide = [
+            tuple(1 << max(n - 1, 0).bit_length() if mode == "n" else n for mode, n in zip(term, shape, strict=True))
+            for term, shape in zip(_terms(equation)[0], shapes, strict=True)
+        ]
+        optimize = plan(equation, *wide, training=training, dtype=dtype, device=device).path
+    return plan(equation, *shapes, optimize=optimize, training=training, dtype=dtype, device=device)
 
 
 def tensorize(in_features: int, out_features: int, modes: int = 3) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from growarray.decompose.arguments import is_real
-from growarray.errors import shown
+from growarray.errors import ShapeError, shown
 from growarray.factorized.tensor import FactorizedTensor
 
-__all__ = ["draw_weight", "factorized_tensor_of", "refuse_lasso"]
+__all__ = ["draw_weight", "factorized_tensor_of", "held_or_new", "lead_modes", "refuse_lasso"]
 
 
 def factorized_tensor_of(owner: Any, where: str) -> FactorizedTensor:
@@ -29,6 +29,38 @@ def factorized_tensor_of(owner: Any, where: str) -> FactorizedTensor:
     if not tensor.format.rank_axes(tensor.order):
         raise ValueError(f"{where}: {shown(tensor)} has no rank")
     return tensor
+
+
+def lead_modes(where: str, kind: type[FactorizedTensor], n_layers: int) -> tuple[int, ...]:
+    """The mode that selects one of several layers, none for one; NotImplementedError if the format has no such mode.
+
+    >>> lead_modes("doc", FactorizedTensor.kind("cp"), 3)
+    (3,)
+    """
+    if n_layers > 1 and not kind.format.takes_integers:
+        raise NotImplementedError(
+            f"{where}: n_layers={n_layers} with {kind.name}, whose modes come in pairs, is not supported; use another "
+            "format"
+        )
+    return (n_layers,) if n_layers > 1 else ()
+
+
+def held_or_new(
+    where: str, modes: tuple[int, ...], factorization: Any, rank: Any, n_layers: int, **options: Any
+) -> FactorizedTensor:
+    """The tensor that is given as factorization, if it has these modes, or a new one of zeros in the format it names.
+
+    >>> held_or_new("doc", (2, 3), "cp", 2, 4).shape
+    (4, 2, 3)
+    """
+    given = factorization if isinstance(factorization, FactorizedTensor) else None
+    kind = FactorizedTensor.kind(factorization) if given is None else type(given)
+    shape = (*lead_modes(where, kind, n_layers), *modes)
+    if given is None:
+        return FactorizedTensor.new(shape, rank, kind.name, std=None, **options)
+    if given.shape != shape:
+        raise ShapeError(f"{where}: {shown(given)} is given for a weight with modes {shape}")
+    return given
 
 
 def draw_weight(

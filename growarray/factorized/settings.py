@@ -23,9 +23,11 @@ __all__ = [
     "flag",
     "flags_of",
     "hashable",
+    "joint_index",
     "layer_index_of",
     "layer_indices",
     "layers_of",
+    "mode_sizes",
     "nested",
     "plain",
     "planned_shape",
@@ -193,6 +195,21 @@ def check_channels(in_channels: int, out_channels: int, groups: int) -> int:
     return groups
 
 
+def joint_index(where: str, indices: Any, n_layers: int) -> tuple[int, ...]:
+    """The leading index of one of ``n_layers`` layers: none if there is one only.
+
+    >>> joint_index("doc", 0, 1), joint_index("doc", -1, 3)
+    ((), (2,))
+    """
+    indices = plain(indices)
+    if not is_whole(indices):
+        raise ValueError(f"{where}: indices={shown(indices)}, expected a whole number")
+    at = int(indices)
+    if not -n_layers <= at < n_layers:
+        raise IndexError(f"{where}: indices={at} is out of range, n_layers={n_layers}")
+    return (at % n_layers,) if n_layers > 1 else ()
+
+
 def fixed_modes_of(fixed: Any, lead: int, axes: int) -> Any:
     """Modes that keep their size: ``'spatial'`` are the ``axes`` of the kernel, behind leading modes and channels.
 
@@ -224,6 +241,19 @@ def plain(value: Any) -> Any:
     ([2, 3], 4)
     """
     return value.tolist() if isinstance(value, np.ndarray) and value.dtype.kind in "iub" else value
+
+
+def mode_sizes(where: str, option: str, sizes: Any) -> tuple[int, ...]:
+    """Sizes of modes as a tuple of ints of at least 1; a number stands for one mode.
+
+    >>> mode_sizes("doc", "rank", 3)
+    (3,)
+    """
+    sizes = plain(sizes)
+    values = tuple(sizes) if isinstance(sizes, tuple | list) else (sizes,)
+    if not values:
+        raise ShapeError(f"{where}: {option} is empty, expected the size of at least one mode")
+    return tuple(whole_number(where, option, value, 1) for value in values)
 
 
 def shape_of(where: str, x: Any) -> tuple[int, ...]:

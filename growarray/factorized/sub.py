@@ -9,7 +9,7 @@ from growarray.backend import Array
 from growarray.contraction import Plan
 from growarray.nn.module import Module, Pullback
 
-__all__ = ["SubFactorizedConv", "SubFactorizedLinear", "SubLayer"]
+__all__ = ["SubFactorizedConv", "SubFactorizedEmbedding", "SubFactorizedLinear", "SubLayer"]
 
 
 class SubLayer(Module):
@@ -107,3 +107,29 @@ class SubFactorizedLinear(SubLayer):
     def matrix(self) -> Array:
         """The dense weight (out_features, in_features)."""
         return self.main_linear.matrix(self.indices)
+
+
+class SubFactorizedEmbedding(SubLayer):
+    """What ``layer[i]`` gives: a table of its own that shares parameters and gradients with the joint one.
+
+    >>> import numpy as np
+    >>> from growarray.factorized import FactorizedEmbedding
+    >>> joint = FactorizedEmbedding(6, 4, factorization="cp", n_layers=2, rng=np.random.default_rng(0))
+    >>> joint[1](np.asarray([5, 0])).shape
+    (2, 4)
+    """
+
+    _shown = "indices={self.indices}"
+
+    def __init__(self, main_layer: Any, indices: int) -> None:
+        self.main_layer = main_layer
+        self.indices = indices
+
+    @property
+    def main(self) -> Any:
+        """The joint layer."""
+        return self.main_layer
+
+    def table(self) -> Array:
+        """The dense table (num_embeddings, embedding_dim)."""
+        return self.main_layer.table(self.indices)

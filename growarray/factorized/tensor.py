@@ -266,6 +266,19 @@ class FactorizedTensor(Owner):
         )
         return chosen, lambda gradients: back(choice(tuple(gradients)))
 
+    def _operands_vjp(
+        self, layer_index: Sequence[int] = (), *, drop: bool = True
+    ) -> tuple[list[Array], Callable[[Sequence[Array]], None]]:
+        """:meth:`factors_vjp` as the format names modes; the way back adds to the gradients of the parameters."""
+        arrays, back = self.factors_vjp(layer_index, drop=drop)
+
+        def accumulate(gradients: Sequence[Array]) -> None:
+            shaped = [namespace(d).reshape(d, a.shape) for d, a in zip(gradients, arrays, strict=True)]
+            for factor, gradient in zip(self.all_factors(), back(tuple(shaped)), strict=True):
+                factor.accumulate(gradient)
+
+        return self.format.operands(arrays), accumulate
+
     def _scaled(self, drop: bool) -> tuple[Arrays, Callable[[Sequence[Any]], Sequence[Any]]]:
         data = tuple(map(_data, self.all_factors()))
         if self.dropout is None and not self.lasso_weights:
@@ -292,15 +305,9 @@ class FactorizedTensor(Owner):
         >>> pullback(value), t.factors["factor_1"].grad.shape
         (None, (2, 3, 2))
         """
-        arrays, factors_back = self.factors_vjp()
-        value, back = self._plan().vjp(*self.format.operands(arrays))
-
-        def pullback(d_tensor: Array) -> None:
-            shaped = [namespace(d).reshape(d, a.shape) for d, a in zip(back(d_tensor), arrays, strict=True)]
-            for factor, gradient in zip(self.all_factors(), factors_back(shaped), strict=True):
-                factor.accumulate(gradient)
-
-        return value, pullback
+        operands, accumulate = self._operands_vjp()
+        value, back = self._plan().vjp(*operands)
+        return value, lambda d_tensor: accumulate(back(d_tensor))
 
     def _plan(self) -> Plan:
         factors = self.all_factors()

@@ -1,8 +1,18 @@
 """Growing modules: layers and merges that collect statistics, plan their growth and carry it out."""
 
+from growarray.growing.adapter import Adapter, adapt, load_adapters, merge_adapters
 from growarray.growing.change import GrowthUpdate
-from growarray.growing.conv import Conv2dGrowingModule, FullConv2dGrowingModule, RestrictedConv2dGrowingModule
+from growarray.growing.conv import (
+    Conv1dGrowingModule,
+    Conv2dGrowingModule,
+    Conv3dGrowingModule,
+    FullConv2dGrowingModule,
+    RestrictedConv2dGrowingModule,
+)
 from growarray.growing.conv_merge import Conv2dMergeGrowingModule
+from growarray.growing.dependence import hsic, linear_dependence
+from growarray.growing.dropout import GrowingDropout, GrowingDropout1d, GrowingDropout2d
+from growarray.growing.fisher import softmax_fisher_seeds
 from growarray.growing.layer import GrowingModule
 from growarray.growing.linear import LinearGrowingModule, LinearMergeGrowingModule
 from growarray.growing.merge import MergeGrowingModule
@@ -17,9 +27,15 @@ __all__ = [
     "FISHER",
     "GRADMAX",
     "TINY",
+    "Adapter",
+    "Conv1dGrowingModule",
     "Conv2dGrowingModule",
     "Conv2dMergeGrowingModule",
+    "Conv3dGrowingModule",
     "FullConv2dGrowingModule",
+    "GrowingDropout",
+    "GrowingDropout1d",
+    "GrowingDropout2d",
     "GrowingModule",
     "GrowthRule",
     "GrowthUpdate",
@@ -34,11 +50,17 @@ __all__ = [
     "Stream",
     "TensorStatistic",
     "TensorStatisticWithEstimationError",
+    "adapt",
     "added_neurons",
     "cross_moment",
+    "hsic",
     "inverse_sqrt",
+    "linear_dependence",
+    "load_adapters",
+    "merge_adapters",
     "neuron_goal",
     "optimal_delta",
     "pseudo_inverse",
     "shrink",
+    "softmax_fisher_seeds",
 ]

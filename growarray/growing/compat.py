@@ -105,6 +105,8 @@ class LayerNames(place.PlaceFigures, BatchNames):
     carry_out = layer_change.carry_out
     apply_change = place.apply_change
     delete_update = layer_change.delete_update
+    keep_outputs = layer_change.keep_outputs
+    keep_inputs = layer_change.keep_inputs
     delta_raw = _at("update.solution", "The optimal delta as it was solved for, (o, d) float64.")
 
     # Drawn extensions, and scales.

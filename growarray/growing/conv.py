@@ -21,12 +21,18 @@ from growarray.growing.layer import GrowingModule
 from growarray.growing.layer_vjp import layer_vjp
 from growarray.growing.neighbour import Reading, is_neighbour
 from growarray.growing.statistics import LayerStatistics
-from growarray.nn import Conv2d, Module
+from growarray.nn import Conv1d, Conv2d, Conv3d, Module
 from growarray.ops.conv import conv, conv_geometry
 from growarray.ops.sizes import each_axis
 from growarray.ops.windows import Windows, windows
 
-__all__ = ["Conv2dGrowingModule", "FullConv2dGrowingModule", "RestrictedConv2dGrowingModule"]
+__all__ = [
+    "Conv1dGrowingModule",
+    "Conv2dGrowingModule",
+    "Conv3dGrowingModule",
+    "FullConv2dGrowingModule",
+    "RestrictedConv2dGrowingModule",
+]
 
 Sizes = int | tuple[int, ...]
 
@@ -51,6 +57,7 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
     """
 
     _statistics_of: ClassVar[type[LayerStatistics]] = ConvStatistics
+    _layer_of: ClassVar[Any] = Conv2d
     spatial = property(lambda _: True, doc="Whether it hands on images: it does.")
 
     in_channels = property(attrgetter("layer.in_channels"), doc="Channels of the input.")
@@ -82,7 +89,7 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
         dtype: Any = None,
         rng: np.random.Generator | None = None,
     ) -> None:
-        layer = Conv2d(
+        layer = self._layer_of(
             in_channels, out_channels, kernel_size, stride, padding, dilation, 1, use_bias,
             rng=rng, dtype=dtype, device=device,
         )  # fmt: skip
@@ -133,12 +140,14 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
             raise NotImplementedError(
                 f"{self.name}: weights of samples are not supported by convolutions; leave them out"
             )
-        return windows(self.recorder.need("input"), self.kernel_size, **self._geometry(), bias=self.use_bias)
+        x, options = self.recorder.need("input"), {**self._geometry(), "bias": self.use_bias}
+        return self.recorder.once("windows", x, lambda: windows(x, self.kernel_size, **options))  # type: ignore[no-any-return]
 
     def gradient_stream(self, desired_activation: Array | None = None) -> Windows:
         """Gradient at the pre-activity in the last batch, or what is wanted in its place, as windows of one tap."""
         gradient = self.recorder.need("gradient") if desired_activation is None else desired_activation
-        return windows(gradient, (1,) * len(self.kernel_size))
+        ones = (1,) * len(self.kernel_size)
+        return self.recorder.once("gradient", gradient, lambda: windows(gradient, ones))  # type: ignore[no-any-return]
 
     @property
     def input_size(self) -> tuple[int, ...]:
@@ -286,3 +295,25 @@ class FullConv2dGrowingModule(Conv2dGrowingModule):
         """Windows of the previous layer that each tap reads, (n, positions, taps, features), zeros in the padding."""
         seen = self.statistics.seen()
         return namespace(seen).permute_dims(seen, (1, 3, 0, 2))
+
+
+class Conv1dGrowingModule(FullConv2dGrowingModule):
+    """A growing convolution of (n, c, length), which sees new channels through every tap; the rest is the same.
+
+    >>> import numpy as np
+    >>> Conv1dGrowingModule(2, 3, 3, padding=1)(np.ones((4, 2, 7), dtype=np.float32)).shape
+    (4, 3, 7)
+    """
+
+    _layer_of = Conv1d
+
+
+class Conv3dGrowingModule(FullConv2dGrowingModule):
+    """A growing convolution of (n, c, depth, height, width), which sees new channels through every tap.
+
+    >>> import numpy as np
+    >>> Conv3dGrowingModule(2, 3, 2, stride=2)(np.ones((4, 2, 4, 4, 6), dtype=np.float32)).shape
+    (4, 3, 2, 2, 3)
+    """
+
+    _layer_of = Conv3d

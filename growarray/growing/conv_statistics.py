@@ -32,10 +32,14 @@ class ConvStatistics(LayerStatistics):
         Raises GrowthError if what is before works at other positions than this layer.
         """
         layer, own = self.layer, self.layer.input_stream
-        sizes = tuple(int(size) for size in own.array.shape[2:])
-        parts = windows_over(layer.previous.input_stream, sizes, layer.name)
-        found = [[part.read_by(own.axes, tap) for part in parts] for tap in layer.growth_taps]
-        return [(JoinedStream([seen for seen, _ in tap]), tap[0][1]) for tap in found]
+
+        def make() -> list[tuple[JoinedStream, tuple[slice, ...]]]:
+            sizes = tuple(int(size) for size in own.array.shape[2:])
+            parts = windows_over(layer.previous.input_stream, sizes, layer.name)
+            found = [[part.read_by(own.axes, tap) for part in parts] for tap in layer.growth_taps]
+            return [(JoinedStream([seen for seen, _ in tap]), tap[0][1]) for tap in found]
+
+        return layer.recorder.once("views", own, make)  # type: ignore[no-any-return]
 
     @property
     def sees_front(self) -> bool:

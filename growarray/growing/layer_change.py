@@ -24,6 +24,8 @@ __all__ = [
     "compute_optimal_updates",
     "delete_update",
     "extended_forward",
+    "keep_inputs",
+    "keep_outputs",
 ]
 
 
@@ -110,6 +112,20 @@ def carry_out(module: GrowingModule, delta: bool = True, extension: bool = True)
     if columns is not None:
         module.layer_in_extension(module.input_extension_scaling * columns.weight.data)
         module.update = replace(module.update, applied=module.update.applied | {INPUT})
+
+
+def keep_outputs(module: GrowingModule, index: Array) -> None:
+    """Lose all neurons but ``index`` of the output; normalisation and optimizer state follow."""
+    for parameter in module.layer.parameters():
+        parameter.keep(0, index)
+    module.post_layer_function._keep(index)
+    module.declare_statistics()
+
+
+def keep_inputs(module: GrowingModule, index: Array) -> None:
+    """Lose all neurons but ``index`` of the input."""
+    module.weight.keep(1, index)
+    module.declare_statistics()
 
 
 def delete_update(

@@ -32,9 +32,8 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
     """What every merge has: neighbours, the sum that the caller made, statistics of what flows in and out.
 
     The caller adds the branches; the merge takes the sum, applies ``post_merge_function`` and hands the result to its
-    next modules. It has no parameters of its own but those of the function. ``device`` is where its statistics are
-    kept, default where the data are. Its ``update`` holds what is known of planned neurons; their weights are held by
-    the layers around it.
+    next modules. It has no parameters but those of the function. ``device`` is where its statistics are kept, default
+    where the data are. What is known of planned neurons is its ``update``; the layers around it hold their weights.
     """
 
     _links: ClassVar[tuple[str, ...]] = ("previous_modules", "next_modules")
@@ -353,6 +352,13 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
         self.update_size()
         if self.in_features > before:
             self.post_merge_function.extend(self.in_features - before)
+
+    def keep_outputs(self, index: Array) -> None:
+        """Lose all neurons but ``index``, in every previous layer and in the function."""
+        for module in self.layers_before:
+            module.keep_outputs(index)
+        self.update_size()
+        self.post_merge_function._keep(index)
 
     @property
     def front(self) -> Neighbour:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from growarray.backend import Array, asarray, assign, device_of, is_numpy, namespace, to_device, to_numpy
+from growarray.backend import Array, asarray, assign, device_of, is_cupy, is_numpy, namespace, to_device, to_numpy
 from growarray.contraction.kernels import Rows, RunningSum, add_row_products, row_products
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.checks import declared_shape, sample_count, saved_statistic
@@ -115,27 +116,34 @@ def _add_square(stream: StreamLike, total: RunningSum) -> bool:
     if total.shape != (stream.width, stream.width) or any(r.array.shape[0] != rows for r in ready.values()):
         return False
     order, out = {key: i for i, key in enumerate(ready)}, total.upper()
-    places = [
-        (order[id(part.array)], top, top + int(part.ready.array.shape[1]))
-        for part, top in zip(parts, _offsets(stream), strict=True)
-    ]
-    targets: dict[tuple[int, int], list[Any]] = {}
-    for (i, top, bottom), (j, start, end) in itertools.combinations_with_replacement(places, 2):
-        view = out[top:bottom, start:end]
-        targets.setdefault((min(i, j), max(i, j)), []).append(view if i <= j else view.T)
-    sums = add_row_products(list(ready.values()), targets) if is_numpy(out) else None
+    if not is_numpy(out):
+        return False
+    widths, biases = tuple(part.array.shape[-1] for part in parts), tuple(part.bias for part in parts)
+    places, ones, blocks = _square_layout(tuple(order[id(part.array)] for part in parts), widths, biases)
+    targets = {pair: [out[at].T if turned else out[at] for at, turned in views] for pair, views in blocks.items()}
+    sums = add_row_products(list(ready.values()), targets)
     if sums is None:
         return False
     row = np.full(stream.width, float(rows))  # what a column of ones has with every column
-    for i, top, bottom in places:
-        row[top:bottom] = sums[i]
-    ones = [bottom for part, (_, _, bottom) in zip(parts, places, strict=True) if part.bias]
+    for i, columns in places:
+        row[columns] = sums[i]
     for k in ones:
         out[: k + 1, k] += row[: k + 1]
     row[ones] = 0.0
     for k in ones:
         out[k, k + 1 :] += row[k + 1 :]
     return True
+
+
+@lru_cache(maxsize=256)
+def _square_layout(order: tuple[int, ...], widths: tuple[int, ...], biases: tuple[bool, ...]) -> tuple[Any, Any, Any]:
+    """Where parts stand, the columns of ones, and the blocks of the upper triangle that each pair of arrays fills."""
+    starts = [0, *itertools.accumulate(width + bias for width, bias in zip(widths, biases, strict=True))]
+    places = [(i, slice(top, top + width)) for i, top, width in zip(order, starts, widths, strict=False)]
+    blocks: dict[tuple[int, int], list[Any]] = {}
+    for (i, top), (j, start) in itertools.combinations_with_replacement(places, 2):
+        blocks.setdefault((min(i, j), max(i, j)), []).append(((top, start), i > j))
+    return places, [at.stop for (_, at), bias in zip(places, biases, strict=True) if bias], blocks
 
 
 class _Place(NamedTuple):
@@ -165,7 +173,8 @@ class TensorStatistic:
         given to it as ``out=`` from then on, for :func:`cross_moment` to add to; this spares a matrix and its passes
 
     Differs from the original: sums are float64, the caller's arrays are neither kept nor changed, a value
-    that is not finite raises before anything is added, and statistics of two workers add with ``+``.
+    that is not finite raises before anything is added (on a GPU, when its mean is planned from), and statistics of two
+    workers add with ``+``.
 
     >>> import numpy as np
     >>> half = TensorStatistic().update(np.array([2.0]), 4), TensorStatistic().update(np.array([4.0]), 2)
@@ -244,9 +253,12 @@ class TensorStatistic:
         xp = namespace(value, where=f"{self.name}: ")
         known = self.shape if self._total is None else self._total.shape
         if known is not None and tuple(value.shape) != known:
-            raise ShapeError(f"{self.name}: update has shape {tuple(value.shape)}, expected {known}; reset() first")
-        flat = xp.reshape(xp.astype(value, xp.float64, copy=False), (-1,))
-        if not math.isfinite(float(flat @ flat)):  # one pass, and unlike a sum it cannot cancel infinities
+            raise ShapeError(
+                f"{self.name}: update has shape {tuple(value.shape)}, expected {known}; run a batch since the layer "
+                "has grown, or reset() first"
+            )
+        flat = xp.reshape(xp.astype(value, xp.float64, copy=False), (-1,))  # its square cannot cancel infinities
+        if not is_cupy(value) and not math.isfinite(float(flat @ flat)):  # there the host would wait
             raise GrowthError(
                 f"{self.name}: the update holds NaN or infinite values; check the activations and the loss, "
                 "lower the learning rate, or leave this batch out"

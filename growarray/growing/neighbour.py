@@ -131,6 +131,9 @@ class Neighbour(Protocol):
     def apply_output_extension(self) -> None:
         """Take the new neurons in, times ``output_extension_scaling``."""
 
+    def keep_outputs(self, index: Array) -> None:
+        """Lose all neurons but ``index``."""
+
     def compute_optimal_updates(self, rule: Any = ..., **options: Any) -> tuple[Array | None, Array | None]:
         """Plan for this place by a rule."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class BatchRecorder:
         self._requests: dict[str, set[Any]] = {}
         self._batch: Any = None
         self._kept: dict[str, Any] = {}
-        self._streams: dict[str, tuple[Array, bool, Stream]] = {}
+        self._made: dict[str, tuple[Any, Any]] = {}
         self.roots: Array | None = None  # of the samples' weights, which then count in every stream
 
     def request(self, what: str, by: object) -> None:
@@ -61,7 +61,7 @@ class BatchRecorder:
 
     def start(self, batch: Any, **parts: Any) -> None:
         """Forget the last batch; of this one, which ``batch`` stands for, keep the parts that are asked for."""
-        self._batch, self._streams = batch, {}
+        self._batch, self._made = batch, {}
         self._kept = {what: part for what, part in parts.items() if self.wants(what)}
 
     def is_latest(self, batch: Any) -> bool:
@@ -88,24 +88,30 @@ class BatchRecorder:
 
     def forget(self, *parts: str) -> None:
         """Drop these parts, and what was made of any."""
-        self._streams = {}
+        self._made = {}
         for what in parts:
             self._kept.pop(what, None)
         if not self._kept:
             self._batch = None
+
+    def once(self, what: str, source: Any, make: Callable[[], Any]) -> Any:
+        """What ``make`` makes of ``source``, a part of the batch; made once and kept until the next batch."""
+        kept = self._made.get(what)
+        if kept is None or kept[0] is not source:
+            kept = self._made[what] = source, make()
+        return kept[1]
 
     def stream(self, what: str, array: Array, *, bias: bool = False, weighted: bool = False) -> Stream:
         """One stream for all moments of a batch: what is made of its rows is made once.
 
         weighted : the array carries the weights of the samples already, as gradients do
         """
-        kept = self._streams.get(what)
-        if kept is None or kept[0] is not array or kept[1] != bias:
+
+        def make() -> Stream:
             stream = Stream(array, bias)
-            if self.roots is not None:
-                stream = stream.weighted(self.roots, over=weighted)
-            kept = self._streams[what] = array, bias, stream
-        return kept[2]
+            return stream if self.roots is None else stream.weighted(self.roots, over=weighted)
+
+        return self.once(f"{what} {bias}", array, make)  # type: ignore[no-any-return]
 
 
 class LayerStatistics:

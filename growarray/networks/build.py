@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from growarray.growing import FullConv2dGrowingModule
 from growarray.networks.block import GrowingResidualMLP
 from growarray.networks.graph import GrowingDAG
 from growarray.networks.images import GrowingVGG, image_shape
+from growarray.networks.mixer import GrowingMLPMixer
 from growarray.networks.mlp import GrowingMLP
 from growarray.networks.network import GrowingNetwork
 from growarray.networks.resnet import GrowingResNet
@@ -19,9 +21,10 @@ from growarray.nn import Module, ReLU, activation
 
 __all__ = ["NETWORKS", "build_network", "hidden_activation", "number_of_places", "rebuild_network"]
 
-_PLACES = {"mlp": 1, "residual": 2, "dag": 0, "cnn": 2, "resnet": 1}
+_PLACES = {"mlp": 1, "residual": 2, "dag": 0, "cnn": 2, "resnet": 1, "mixer": 2}
 NETWORKS = tuple(_PLACES)
 _STREAM = 16  # channels of the residual stream in the first stage of a resnet; each next one has twice as many
+_FEATURES = 32  # of a patch in a mixer
 
 
 def hidden_activation(name: str, *, where: str = "activation") -> Module:
@@ -58,8 +61,9 @@ def build_network(
     dtype: str,
     device: str,
     rng: np.random.Generator,
+    image: Sequence[int] | None = None,
 ) -> GrowingNetwork:
-    """A network with ``widths`` in the order of its growing layers."""
+    """A network with ``widths`` in the order of its growing layers, and of images those of :func:`image_shape`."""
     common: dict[str, Any] = {"activation": function, "device": device, "dtype": np.dtype(dtype), "rng": rng}
     if kind == "mlp":
         return GrowingMLP(features, outputs, hidden_size=widths, **common)
@@ -67,15 +71,33 @@ def build_network(
         return GrowingDAG(features, outputs, **common)
     if kind == "cnn":
         stages = list(zip(widths[::2], widths[1::2], strict=True))
-        return GrowingVGG(image_shape(features), outputs, stages, growing_conv_type=FullConv2dGrowingModule, **common)
+        shape, kind_of = image_shape(features, image), FullConv2dGrowingModule
+        return GrowingVGG(shape, outputs, stages, growing_conv_type=kind_of, **common)
+    if kind == "mixer":
+        shape, pairs = image_shape(features, image), (widths[::2], widths[1::2])
+        return GrowingMLPMixer(shape, outputs, _patch_size(shape), _FEATURES, *pairs, len(pairs[0]), **common)
     if kind == "resnet":
         stream = [_STREAM * 2**i for i in range(len(widths))]
-        return GrowingResNet(image_shape(features), outputs, stream, widths, **common)
+        return GrowingResNet(image_shape(features, image), outputs, stream, widths, **common)
     return GrowingResidualMLP(features, outputs, num_features=widths[1::2], hidden_features=widths[::2], **common)
 
 
+def _patch_size(image: Sequence[int]) -> int:
+    """The smallest size of squares that cut an image, at most 4 along its longer side, or the largest that cut it."""
+    common = math.gcd(*image[1:])
+    return next(
+        size for size in range(1, common + 1) if common % size == 0 and (4 * size >= max(image[1:]) or size == common)
+    )
+
+
 def rebuild_network(
-    kind: str, widths: list[int], activation: str, dtype: str, state: Mapping[str, Any], features: int | None = None
+    kind: str,
+    widths: list[int],
+    activation: str,
+    dtype: str,
+    state: Mapping[str, Any],
+    features: int | None = None,
+    image: Sequence[int] | None = None,
 ) -> GrowingNetwork:
     """The network of a state dict, whose outputs are those of its last weight, features of its first if not given.
 
@@ -97,7 +119,7 @@ def rebuild_network(
         raise ValueError(f"the widths {widths} are not those of a network of the kind {shown(kind)}")
     first, last = (np.shape(state[f"{name}.weight"]) for name in _ends(kind, len(widths)))
     sizes = {n for value in state.values() for n in np.shape(value)}
-    if not (_fits(kind, len(widths), features, first, last) and sizes.issuperset(widths)):
+    if not (_fits(kind, len(widths), features, first, last, image) and sizes.issuperset(widths)):
         raise ValueError(f"the widths {widths} are not those of the weights")
     network = build_network(
         kind,
@@ -108,6 +130,7 @@ def rebuild_network(
         dtype=dtype,
         device="cpu",
         rng=np.random.default_rng(0),
+        image=image,
     )
     network.load_state_dict(state)
     return network
@@ -133,19 +156,29 @@ def _ends(kind: str, places: int) -> tuple[str, str]:
     """Names of the first and of the last layer."""
     if kind == "resnet":
         return "stem.0", "head.3"
-    rows = {"residual": ("blocks.0.first.layer", "head.layer")}
+    rows = {"residual": ("blocks.0.first.layer", "head.layer"), "mixer": ("patcher.0", "head.1")}
     return rows.get(kind, ("layers.0.layer", f"layers.{places}.layer"))
 
 
-def _fits(kind: str, places: int, features: int | None, first: tuple[int, ...], last: tuple[int, ...]) -> bool:
+def _fits(
+    kind: str,
+    places: int,
+    features: int | None,
+    first: tuple[int, ...],
+    last: tuple[int, ...],
+    image: Sequence[int] | None,
+) -> bool:
     """Whether the shapes of first and last weight are those of such a network."""
     if kind in ("mlp", "residual"):
         return len(first) == len(last) == 2 and features in (None, first[1])
     if type(features) is not int or len(first) != 4:
         return False
-    channels, side, _ = image_shape(features)
+    channels, *sizes = image_shape(features, image)
+    if kind == "mixer":
+        size = _patch_size((channels, *sizes))
+        return first[1:] == (channels, size, size) and last[1:] == (_FEATURES,)
     if kind == "resnet":
         return first[1] == channels and last[1:] == (_STREAM * 2 ** (places - 1),)
     for _ in range(places // 2):
-        side = -(-side // 2)
-    return first[1] == channels and last[2:] == (side, side)
+        sizes = [-(-size // 2) for size in sizes]
+    return first[1] == channels and last[2:] == tuple(sizes)

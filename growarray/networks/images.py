@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.growing import Conv2dGrowingModule, FullConv2dGrowingModule, RestrictedConv2dGrowingModule
 from growarray.networks.network import GrowingNetwork
-from growarray.networks.widths import listed_widths
+from growarray.networks.widths import check_widths, listed_widths
 from growarray.nn import Flatten, Module, ReLU, Sequential
 from growarray.ops.sizes import each_axis, whole_number
 
@@ -22,19 +23,31 @@ __all__ = ["GrowingVGG", "ImageNetwork", "Normalization", "function_of", "image_
 Normalization = Callable[[int], Module]
 
 
-def image_shape(features: int) -> tuple[int, int, int]:
-    """Channels, height and width of square images with this many numbers: of one channel, or else of three.
+def image_shape(features: int, sizes: Sequence[int] | None = None) -> tuple[int, int, int]:
+    """Channels, height and width of images: ``sizes``, or those of square ones of one channel, or else of three.
 
-    >>> image_shape(64), image_shape(3072)
-    ((1, 8, 8), (3, 32, 32))
+    Raises ShapeError: there are no such images, or ``sizes`` are of other images, or have the channels last.
+
+    >>> image_shape(64), image_shape(3072), image_shape(24, (1, 4, 6))
+    ((1, 8, 8), (3, 32, 32), (1, 4, 6))
     """
+    if sizes is not None:
+        channels, height, width = each_axis("image", "sizes", tuple(sizes), 3, 1)
+        if channels > 4 and width in (1, 3, 4):
+            raise ShapeError(
+                f"images have shape {channels, height, width}, expected (channels, height, width); their channels seem "
+                "to be last: save x.transpose(0, 3, 1, 2)"
+            )
+        if channels * height * width != features:
+            raise ShapeError(f"images of shape {channels, height, width} do not have {features} features")
+        return channels, height, width
     for channels in (1, 3):
         side = math.isqrt(features // channels)
         if side and channels * side**2 == features:
             return channels, side, side
     raise ShapeError(
-        f"{features} features are no square image, expected size * size, or 3 * size * size; use a network of linear "
-        "layers, or one of your own with the shape of its images"
+        f"{features} features are no square image, expected size * size, or 3 * size * size; give images in a .npz "
+        "file as (n, c, h, w) or (n, h, w), or use a network of linear layers"
     )
 
 
@@ -55,6 +68,10 @@ class ImageNetwork(GrowingNetwork):
         self.image = each_axis(where, "in_features", in_features, 3, 1)
         self.in_features = math.prod(self.image)
         self.out_features = whole_number(where, "out_features", out_features, 1)
+
+    def _check_held(self) -> None:
+        if math.prod(each_axis(type(self).__name__, "in_features", self.image, 3, 1)) != self.in_features:
+            raise ShapeError(f"{type(self).__name__}: images {self.image} have not {self.in_features} numbers")
 
     def _flat(self, x: Array) -> Array:
         shape = tuple(x.shape[1:])
@@ -124,10 +141,23 @@ class GrowingVGG(ImageNetwork):
             layer.previous_module, self.layers[-1].next_module = self.layers[-1], layer
         self.layers.append(layer)
 
+    _held = ("image", "in_features", "out_features", "layers", "flattened")
+
+    def _check_held(self) -> None:
+        parts = [(layer.in_channels, layer.out_channels) for layer in self.layers]
+        check_widths("GrowingVGG", self.image[0], parts, self.out_features)
+        super()._check_held()
+
     @property
     def chain(self) -> list[Any]:
         """The layers, from input to output."""
         return [*self.layers, self.flattened]
+
+    def outline(self) -> dict[str, Any]:
+        """Channels of the image, of each convolution and of the output, one after the other, as plain data."""
+        names = ["image", *(f"conv {i}" for i in range(1, len(self.layers))), "output"]
+        widths = [self.image[0], *(layer.out_channels for layer in self.layers)]
+        return {"nodes": dict(zip(names, widths, strict=True)), "edges": [list(e) for e in itertools.pairwise(names)]}
 
     @property
     def growing_layers(self) -> list[Any]:

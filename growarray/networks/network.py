@@ -10,10 +10,11 @@ from typing import Any
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, shown
 from growarray.growing import TINY, GrowingModule, MergeGrowingModule, Rule
+from growarray.growing.fisher import softmax_fisher_seeds
 from growarray.nn import Module
 from growarray.nn.module import Pullback
 
-__all__ = ["GrowingNetwork", "evaluating", "is_frozen"]
+__all__ = ["GrowingNetwork", "evaluating", "gradients_kept", "is_frozen"]
 
 
 @contextmanager
@@ -25,6 +26,17 @@ def evaluating(network: Module) -> Iterator[None]:
         yield
     finally:
         network.train(training)
+
+
+@contextmanager
+def gradients_kept(network: Module) -> Iterator[None]:
+    """At the end of it every parameter has the gradient again that it had before."""
+    gradients = [(parameter, parameter.grad) for parameter in network.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
 
 
 def is_frozen(layer: Any) -> bool:
@@ -133,16 +145,68 @@ class GrowingNetwork(Module):
             module.init_computation()
 
     def collect_batch(
-        self, x: Array, target: Array, loss: Callable[..., Any], *, fisher: bool = False, weights: Array | None = None
+        self,
+        x: Array,
+        target: Array,
+        loss: Callable[..., Any],
+        *,
+        fisher: bool = False,
+        exact: bool = False,
+        weights: Array | None = None,
     ) -> None:
         """One batch of a collection: forward, back, and into every statistic, E with ``fisher``.
 
         The gradient is that of the sum of the sample losses, so that promised improvements are of their mean.
+        exact : E is :meth:`update_computation_true_fisher`'s, of outputs that are the logits of a softmax
         """
         self.weigh(weights)
         y, pullback = self.vjp(x)
-        pullback(loss(y, target)[1](float(x.shape[0])), wrt_x=False)
+        dy = loss(y, target)[1](float(x.shape[0]))
+        if fisher and exact:
+            self.update_computation_true_fisher(pullback, dy, y, weights=weights)
+            return
+        pullback(dy, wrt_x=False)
         self.update_computation(update_covariance_loss_gradient=fisher)
+
+    def update_covariance_loss_gradient(self, count_samples: bool = True) -> None:
+        """Add the present gradients to E everywhere, whether or not it has been updated for this batch."""
+        for module in self.collectors():
+            module.update_covariance_loss_gradient(count_samples)
+
+    def update_computation_true_fisher(
+        self,
+        pullback: Pullback,
+        dy: Array,
+        logits: Array,
+        loss_normalization: float = 1.0,
+        *,
+        weights: Array | None = None,
+    ) -> None:
+        """Add the last batch to every statistic, with the exact Fisher of a softmax as E.
+
+        pullback, logits : what ``vjp`` gave, logits (n, c)    dy : gradient of the loss at the logits
+        loss_normalization : what the gradients of the samples in ``dy`` are divided by, n if it is that of their mean;
+        the original's default is n, here statistics are of sums    weights : those that ``dy`` carries
+        """
+        self.accumulate_true_fisher_covariance(pullback, logits, loss_normalization, weights=weights)
+        pullback(dy, wrt_x=False)  # last, so that gradients of weights and of the batch are the loss's
+        self.update_computation(update_covariance_loss_gradient=False)
+
+    def accumulate_true_fisher_covariance(
+        self, pullback: Pullback, logits: Array, loss_normalization: float = 1.0, *, weights: Array | None = None
+    ) -> None:
+        """Add ``J^T (diag(p) - p p^T) J`` of the last batch to E everywhere, p the softmax of the logits (n, c).
+
+        That is c - 1 calls of the pullback; gradients of weights stay as they are. It is exact if samples do not meet:
+        a BatchNorm has to be in evaluation mode. The rest as in :meth:`update_computation_true_fisher`.
+        """
+        xp = namespace(logits)
+        factors = xp.ones_like(logits[:, :1]) if weights is None else weights[:, None]
+        factors = xp.astype(factors / loss_normalization, logits.dtype, copy=False)
+        with gradients_kept(self):
+            for index, seed in enumerate(softmax_fisher_seeds(logits)):
+                pullback(seed * factors, wrt_x=False)
+                self.update_covariance_loss_gradient(count_samples=index == 0)
 
     def update_computation(self, update_covariance_loss_gradient: bool = True) -> None:
         """Add the last batch to every statistic."""

@@ -28,8 +28,12 @@ class GrowthSettings:
     patience : growths in a row that are refused or undone before growing stops, None to go on for ever
     keep_best : at the end go back to the network with the lowest validation loss, unless the last is as good
     choose : ``'first_order'`` by promised improvement, ``'per_parameter'`` or ``'per_flop'`` by what the new weights
-        promise for their cost, ``'validation'`` by the loss on validation data after growth, ``'bic'`` by
-        :func:`bic` there: then growing stops when nothing lowers it
+        promise for their cost, ``'narrowest'`` what has fewest neurons, ``'hsic'`` by how much the gradient depends on
+        what new neurons would read, see :func:`growarray.growing.linear_dependence`; ``'validation'`` by the loss on
+        validation data after growth, ``'score'`` by the task's figure of merit there, ``'bic'`` by :func:`bic` there:
+        then growing stops when nothing lowers it
+    exact_fisher : E, for a rule that takes it such as FISHER, is the exact Fisher of the softmax and not the second
+        moment of the gradients, by a way back for each class but one; for classification
     relative_error : stop collecting when every M is known to it (at least two batches), None for all batches
     collect_batch : samples a batch while collecting
     search_samples : most samples that a line search looks at, spread evenly over the validation data
@@ -49,6 +53,7 @@ class GrowthSettings:
     patience: int | None = 3
     keep_best: bool = True
     choose: str = "first_order"
+    exact_fisher: bool = False
     relative_error: float | None = None
     collect_batch: int = 1024
     search_samples: int = 4096
@@ -68,8 +73,9 @@ class GrowthSettings:
             raise ValueError(
                 f"GrowthSettings: max_parameters must be a number, None or 'auto', found {shown(self.max_parameters)}"
             )
-        if not isinstance(self.keep_best, bool):
-            raise TypeError(f"GrowthSettings: keep_best must be True or False, found {shown(self.keep_best)}")
+        for name in ("keep_best", "exact_fisher"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"GrowthSettings: {name} must be True or False, found {shown(getattr(self, name))}")
         for name in ("growths", "max_parameters", "max_flops", "least_gain"):
             value = getattr(self, name)
             if value is not None and value != "auto" and not value >= 0:

@@ -18,6 +18,7 @@ from growarray.nn.activation import (
     activation,
 )
 from growarray.nn.arithmetic import Add, Concat, Div, MatMul, Maximum, Minimum, Mul, Sub
+from growarray.nn.attention import MultiheadAttention
 from growarray.nn.container import Sequential
 from growarray.nn.conv import (
     Conv1d,
@@ -50,6 +51,7 @@ from growarray.nn.elementwise import (
     Softsign,
     Sqrt,
 )
+from growarray.nn.embedding import Embedding
 from growarray.nn.graph import Graph, Node
 from growarray.nn.linear import Linear
 from growarray.nn.load_report import LoadReport
@@ -102,6 +104,7 @@ __all__ = [
     "Cos",
     "Div",
     "Dropout",
+    "Embedding",
     "Erf",
     "Exp",
     "Expand",
@@ -129,6 +132,7 @@ __all__ = [
     "Mish",
     "Module",
     "Mul",
+    "MultiheadAttention",
     "Neg",
     "Node",
     "Owner",

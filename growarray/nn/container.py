@@ -133,6 +133,14 @@ class Sequential(Module):
         for layer in self.layers:
             layer.extend(by)
 
+    def _check_keep(self, count: int) -> None:
+        for layer in self.layers:
+            layer._check_keep(count)
+
+    def _keep(self, index: Array) -> None:
+        for layer in self.layers:
+            layer._keep(index)
+
     def rescale(self, scale: float) -> None:
         """Tell every module that its input will be ``scale`` times what it was."""
         for layer in self.layers:

@@ -14,7 +14,7 @@ __all__ = ["Dropout"]
 class Dropout(Module):
     """Drops entries with probability ``p`` and divides the rest by ``1 - p``, in training; in evaluation ``y = x``.
 
-    ``rng`` defaults to a fresh unseeded generator; masks are drawn in NumPy, whatever library ``x`` is of.
+    ``rng`` defaults to a fresh unseeded generator; its numbers are those of NumPy, whatever library ``x`` is of.
     Raises ValueError unless ``0 <= p <= 1``.
 
     >>> import numpy as np
@@ -25,6 +25,7 @@ class Dropout(Module):
 
     slope_at_zero = 1.0  # the mean of the slope over masks
     _shown = "p={self.p}"
+    _per_entry: int | None = None  # the first axes over which masks are drawn, None for all
 
     def __init__(self, p: float = 0.5, rng: np.random.Generator | None = None) -> None:
         if not 0.0 <= p <= 1.0:
@@ -34,4 +35,4 @@ class Dropout(Module):
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value and pullback, which drops the same entries of the gradient."""
-        return dropout(x, self.p if self.training else 0.0, self.rng)
+        return dropout(x, self.p if self.training else 0.0, self.rng, axes=self._per_entry)

@@ -95,6 +95,12 @@ class Module(Owner):
     def extend(self, by: int) -> None:
         """Take ``by`` more features of the input; nothing to do unless the layer keeps a value for each."""
 
+    def _check_keep(self, count: int) -> None:
+        """Raise what ``_keep`` of ``count`` features would raise, without changing anything."""
+
+    def _keep(self, index: Array) -> None:
+        """Lose all features of the input but these; nothing to do unless the layer keeps a value for each."""
+
     def rescale(self, scale: float) -> None:
         """The input will be ``scale`` times what it was; nothing to do unless the layer remembers its input."""
 

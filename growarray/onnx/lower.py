@@ -186,9 +186,9 @@ class OnnxGraph:
         if x.batch not in (0, None):
             raise self.refuse(f"the batch is axis {x.batch} of its input, expected 0; pass dynamic_batch=False")
 
-    def check_features(self, x: Edge) -> None:
-        """Raise unless the last axis, which the present layer takes for the features, is another than the batch."""
-        if x.batch == x.ndim - 1:
+    def check_features(self, x: Edge, axes: int = 1) -> None:
+        """Raise if one of the last axes, which the present layer takes for the features, is the batch."""
+        if x.batch is not None and x.batch >= x.ndim - axes:
             raise self.refuse("the batch is the axis of the features; pass dynamic_batch=False")
 
     @property

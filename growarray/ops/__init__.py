@@ -16,6 +16,7 @@ from growarray.ops.activation import (
     softplus,
     tanh,
 )
+from growarray.ops.attention import attention
 from growarray.ops.conv import conv, conv_transpose
 from growarray.ops.dropout import dropout
 from growarray.ops.linear import linear
@@ -25,6 +26,7 @@ from growarray.ops.pool import adaptive_avg_pool, avg_pool, max_pool
 
 __all__ = [
     "adaptive_avg_pool",
+    "attention",
     "avg_pool",
     "batch_norm",
     "batch_statistics",

@@ -7,16 +7,22 @@ from collections.abc import Callable
 import numpy as np
 
 from growarray.backend import Array, asarray, namespace
+from growarray.errors import ShapeError
+from growarray.ops.fused import fused
 
 __all__ = ["dropout"]
 
 
-def dropout(x: Array, p: float, rng: np.random.Generator) -> tuple[Array, Callable[[Array], Array]]:
+def dropout(
+    x: Array, p: float, rng: np.random.Generator, *, axes: int | None = None
+) -> tuple[Array, Callable[[Array], Array]]:
     """``y = x * mask / (1 - p)``, any shape; an entry is dropped with probability ``p``. Keeps the mask.
 
-    The mask is drawn in NumPy and then moved, so that every library drops the same entries.
+    axes : entries that agree on the first ``axes`` axes fall together, whole channels for 2; default each by itself
+    Every library drops the same entries: those that ``rng`` draws in NumPy. On CuPy the numbers of ``default_rng`` are
+    computed there, unless ``axes`` are given; those of another generator are drawn in NumPy and moved.
 
-    Raises ValueError: ``p`` is not between 0 and 1.
+    Raises ValueError: ``p`` is not between 0 and 1; ShapeError: ``x`` has fewer axes.
 
     >>> import numpy as np
     >>> y, pullback = dropout(np.ones(4), 0.5, np.random.default_rng(0))
@@ -25,10 +31,22 @@ def dropout(x: Array, p: float, rng: np.random.Generator) -> tuple[Array, Callab
     """
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"dropout: p must be between 0 and 1, found {p}")
-    xp = namespace(x)
+    shape = tuple(x.shape)
+    namespace(x)
+    if axes is not None and len(shape) < axes:
+        raise ShapeError(f"dropout: input has shape {shape}, expected at least {axes} axes")
     if p == 0.0:
         return x, lambda dy: dy
-    keep = asarray(rng.random(tuple(x.shape)) >= p, like=x)
+    return _dropped(x, p, rng, shape[:axes] + (1,) * (len(shape) - len(shape[:axes])))
+
+
+@fused
+def _dropped(
+    x: Array, p: float, rng: np.random.Generator, drawn: tuple[int, ...]
+) -> tuple[Array, Callable[[Array], Array]]:
+    """:func:`dropout` of what has been checked, by a mask of shape ``drawn``."""
+    xp = namespace(x)
+    keep = asarray(rng.random(drawn) >= p, like=x)
     scale = 0.0 if p == 1.0 else 1.0 / (1.0 - p)
 
     def masked(values: Array) -> Array:

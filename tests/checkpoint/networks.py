@@ -10,9 +10,18 @@ import numpy as np
 
 from growarray import nn
 from growarray.compression import compress
-from growarray.factorized import FactorizedConv, FactorizedLinear, TensorLasso, tensor_dropout
+from growarray.factorized import TCL, TRL, FactorizedConv, FactorizedLinear, TensorLasso, tensor_dropout
 from growarray.growing import FullConv2dGrowingModule, RestrictedConv2dGrowingModule
-from growarray.networks import GrowingDAG, GrowingMLP, GrowingResidualMLP, Growth, GrowthSettings
+from growarray.networks import (
+    GrowingDAG,
+    GrowingMLP,
+    GrowingMLPMixer,
+    GrowingResidualMLP,
+    GrowingResNet,
+    GrowingVGG,
+    Growth,
+    GrowthSettings,
+)
 from growarray.networks.part import as_growing
 from growarray.networks.scale import Scale
 from growarray.onnx.read import from_onnx
@@ -87,6 +96,12 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "grown": lambda: (grown().network, (6, 4)),
     "grown residual": lambda: (grown(GrowingResidualMLP(4, 2, [2, 2], [1, 2], rng=rng())).network, (6, 4)),
     "dag": lambda: (dag(), (6, 4)),
+    "vgg": lambda: (GrowingVGG((1, 6, 6), 3, [(2, 3), 2], rng=rng()), (2, 1, 6, 6)),
+    "resnet": lambda: (
+        GrowingResNet((1, 6, 6), 3, (2, 3), (1, 0), normalization=nn.BatchNorm2d, dropout_rate=0.2, rng=rng()),
+        (2, 1, 6, 6),
+    ),
+    "mixer": lambda: (GrowingMLPMixer((1, 6, 6), 3, 3, 4, [2, 0], 3, 2, dropout=0.2, rng=rng()), (2, 1, 6, 6)),
     "stem": lambda: (stem(), (2, 1, 8, 8)),
     "partly growing": lambda: (as_growing(stem()), (2, 1, 8, 8)),
     "restricted convolutions": lambda: (convolutions(RestrictedConv2dGrowingModule), (2, 1, 8, 8)),
@@ -104,6 +119,12 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "masked": lambda: (masked().eval(), (2, 2, 7, 7)),
     "linear": lambda: (FactorizedLinear((2, 3), (4, 5), factorization="blocktt", rank=3, rng=rng()), (3, 6)),
     "joint linear": lambda: (FactorizedLinear((2, 3), (2, 2), n_layers=3, rank=4, rng=rng())[2], (3, 6)),
+    "tensor regression": (
+        lambda: (
+            nn.Sequential(TCL((3, 4), (2, 3), bias=True, rng=rng()), TRL((2, 3), (2, 2), True, rank=3, rng=rng())),
+            (3, 3, 4),
+        )
+    ),
     "compressed": lambda: (small(), (2, 4, 8, 8)),
     "scaled": lambda: (nn.Sequential(Scale([1.0, 2.0], [0.5, 3.0]), nn.Softmax()), (3, 2)),
     "tied": lambda: (tied(), (3, 4)),

@@ -256,8 +256,9 @@ def test_npy_faults_are_named(tmp_path, array, options, message):
 def test_missing_files_folders_and_unknown_kinds(tmp_path):
     with pytest.raises(DataError, match=r"t.csv: no such file; looked in .*check the spelling"):
         load_table(tmp_path / "t.csv")
-    with pytest.raises(DataError, match="expected a file, found a folder"):
-        load_table(tmp_path)
+    np.save(tmp_path / "t.npy", np.zeros((4, 2)))
+    with pytest.raises(DataError, match=r"expected a file, found a folder; name a \.npy file in it"):
+        load_table(tmp_path / "t.npy", labels=tmp_path)
     (tmp_path / "t.xlsx").write_text("")
     with pytest.raises(DataError, match=r"t.xlsx: unknown kind of file '\.xlsx'; expected \.npz, \.npy or \.csv"):
         load_table(tmp_path / "t.xlsx")

@@ -8,12 +8,14 @@ import array_api_strict
 import numpy as np
 import pytest
 
-from growarray.errors import GrowthError, ShapeError
+from growarray.errors import GrowthError, PlanError, ShapeError
 from growarray.growing import (
     FISHER,
     GRADMAX,
     TINY,
+    Conv1dGrowingModule,
     Conv2dGrowingModule,
+    Conv3dGrowingModule,
     FullConv2dGrowingModule,
     GrowthRule,
     JoinedStream,
@@ -312,6 +314,38 @@ def test_the_fisher_rule_whitens_the_outputs_of_every_tap(geometry: str) -> None
     np.testing.assert_allclose(second.eigenvalues_extension, values, rtol=1e-9, atol=1e-9 * values[0])
 
 
+@pytest.mark.parametrize(("kind", "sizes"), [(Conv1dGrowingModule, (9,)), (Conv3dGrowingModule, (4, 3, 5))])
+def test_one_and_three_axes_grow_by_the_same_code(kind: Any, sizes: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    common = {"dtype": np.float64, "rng": rng}
+    first = kind(2, 2, 3, padding=1, post_layer_function=activation("tanh"), **common)
+    second = kind(2, 3, 2, previous_module=first, **common)
+    first.next_module = second
+    x = rng.standard_normal((8, 2, *sizes))
+    before = second(first(x))
+    target = before + rng.standard_normal(before.shape)
+    second.init_computation()
+    h, back_first = first.vjp(x)
+    y, back_second = second.vjp(h)
+    back_first(back_second(y - target))
+    second.update_computation()
+    put = windows(h, second.kernel_size, bias=True).materialise().reshape(-1, second.stream_width)
+    np.testing.assert_allclose(second.tensor_s(), put.T @ put / 8, rtol=1e-12, atol=1e-12)
+    second.compute_optimal_updates(max_new=2)
+
+    def loss() -> float:
+        return float(((second.extended_forward(*first.extended_forward(x))[0] - target) ** 2).sum() / 2 / 8)
+
+    np.testing.assert_array_equal(second.extended_forward(*first.extended_forward(x))[0], before)
+    start, predicted = loss(), second.predicted_decrease
+    second.scaling_factor = factor = 1e-3 / max(1.0, predicted) ** 0.5
+    assert (start - loss()) / factor**2 == pytest.approx(predicted, rel=1e-2)
+    expected = second.extended_forward(*first.extended_forward(x))[0]
+    second.apply_change()
+    assert (first.out_channels, second.in_channels, second.weight.shape) == (4, 4, (3, 4, *(2,) * len(sizes)))
+    np.testing.assert_allclose(second(first(x)), expected, rtol=0, atol=1e-12)
+
+
 def test_another_library_gives_the_same() -> None:
     pair, strict = (Pair(FullConv2dGrowingModule, "strides", "tanh") for _ in range(2))
     for module in (strict.first, strict.second):
@@ -345,3 +379,30 @@ def test_what_cannot_be_is_refused_with_what_to_do() -> None:
         pair.first.compute_n_update()
     with pytest.raises(GrowthError, match="mean of no samples does not exist"):
         pair.second.compute_optimal_updates()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_statistics_of_before_a_growth_are_refused_after_it(kind: Any) -> None:
+    pair = Pair(kind, function="tanh")
+    pair.collect().compute_optimal_updates(max_new=1)
+    pair.second.apply_change(scaling_factor=0.1)
+    pair.second.delete_update()
+    with pytest.raises(GrowthError, match="mean of no samples does not exist"):
+        pair.second.compute_optimal_updates()
+    with pytest.raises(
+        ShapeError, match=r"update has shape \(28, 2\), expected \(37, 2\); run a batch since the layer"
+    ):
+        pair.second.update_computation()
+    pair.collect().compute_optimal_updates(max_new=1)
+    assert pair.second.tensor_m().shape == (37, 2)
+
+
+@pytest.mark.parametrize("kind", [Conv2dGrowingModule, *KINDS])
+def test_an_image_smaller_than_the_kernel_is_refused(kind: Any) -> None:
+    layer = kind(2, 3, 5, padding=1)
+    message = "a kernel of 5 with dilation 1 spans 5 positions, the padded input has 4; add padding of 1"
+    with pytest.raises(PlanError, match=message):
+        layer(np.ones((1, 2, 2, 6), dtype=np.float32))
+    layer.update_input_size((2, 6))
+    with pytest.raises(PlanError, match=message):
+        _ = layer.output_size

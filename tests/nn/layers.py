@@ -195,6 +195,10 @@ EXAMPLES: dict[str, Example] = {
     "ConvTransposeNd": conv(lambda **kw: nn.ConvTransposeNd(4, 1, 2, 2, **kw), (1, 1, 1, 2, 1, 1), (1, 2, 2, 3, 2, 2)),
     "Flatten": Example(nn.Flatten, (2, 3, 4), (2, 12)),
     "Flatten-inner": Example(lambda: nn.Flatten(0, 1), (2, 3, 4), (6, 4)),
+    "MultiheadAttention": same(lambda: nn.MultiheadAttention(4, 2, rng=rng(), dtype=F64), 2, 3, 4),
+    "MultiheadAttention-causal": same(
+        lambda: nn.MultiheadAttention(4, 1, bias=False, causal=True, rng=rng(), dtype=F64), 2, 3, 4
+    ),
     **NEW,
     "Sequential": Example(
         lambda: nn.Sequential(linear(4, 3), nn.BatchNorm1d(3, dtype=F64), nn.Tanh(), linear(3, 2)), (5, 4), (5, 2)

@@ -63,7 +63,8 @@ def as_function(layer: Module) -> Callable[..., Any]:
 def test_every_layer_has_an_example() -> None:
     public = {*(getattr(nn, n) for n in nn.__all__), *(getattr(growing, n) for n in growing.__all__)}
     layers = {c for c in public if inspect.isclass(c) and issubclass(c, Module) and c is not Module}
-    assert layers == {type(example.build()) for example in EXAMPLES.values()}
+    whole = {nn.Embedding}  # its input has no derivative: tests/nn/test_embedding.py
+    assert layers - whole == {type(example.build()) for example in EXAMPLES.values()}
 
 
 @each_layer

@@ -6,7 +6,7 @@ import pytest
 from growarray import nn
 from growarray.checkpoint import load_checkpoint, to_onnx
 from growarray.errors import ShapeError
-from growarray.factorized import FactorizedConv, FactorizedLinear, tensor_dropout
+from growarray.factorized import TCL, TRL, FactorizedConv, FactorizedLinear, tensor_dropout
 from tests.checkpoint.files import rows
 from tests.onnx.runtime import export
 
@@ -103,6 +103,19 @@ def test_linear(factorization, implementation, size, tmp_path):
     used = export(layer, tmp_path / "model.onnx", size)
     if implementation == "reconstructed" and len(size) == 2:
         assert used == ["Gemm"]
+
+
+@pytest.mark.parametrize("factorization", LINEAR)
+def test_tensor_regression(factorization, tmp_path):
+    layer = TRL((3, 4), (2, 2), True, factorization=factorization, rank=3, rng=np.random.default_rng(5))
+    export(nn.Sequential(layer), tmp_path / "model.onnx", (2, 3, 4))
+
+
+def test_tensor_contraction(tmp_path):
+    layer = TCL((3, 4), (2, 5), bias=True, rng=np.random.default_rng(5))
+    export(nn.Sequential(layer), tmp_path / "model.onnx", (2, 3, 4))
+    with pytest.raises(NotImplementedError, match="the batch is the axis of the features"):
+        to_onnx(layer, tmp_path / "model.onnx", (3, 4))
 
 
 def test_low_rank_is_two_products(tmp_path):

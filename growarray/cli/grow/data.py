@@ -24,6 +24,7 @@ Pair = tuple[Array, Array]
 class RunData:
     """Pairs (features, targets) to train on, to choose by and to test with; None if a part is empty.
 
+    image : channels, height and width of a sample, None if it is no image
     scaling : what was subtracted from features and targets and what they were multiplied by, None if nothing was
     digest : SHA-256 of every array, by which a run that goes on knows its data again
     """
@@ -36,6 +37,7 @@ class RunData:
     classes: tuple[str, ...]
     scaling: dict[str, list[float]] | None
     digest: str
+    image: tuple[int, ...] | None = None
 
     def parts(self) -> list[tuple[str, Pair | None]]:
         """Name and pair of each part."""
@@ -43,7 +45,7 @@ class RunData:
 
 
 def load_data(options: RunOptions) -> RunData:
-    """The digits, or a table from a file, split in three.
+    """The digits, a table from a file, or images, split in three.
 
     The validation part is taken from the training part, by class for classification. Both splits follow the seed.
     """
@@ -73,7 +75,9 @@ def load_data(options: RunOptions) -> RunData:
         (to_device(x, options.device), to_device(y, options.device)) if len(x) or index == 0 else None
         for index, (x, y) in enumerate(parts)
     )
-    return RunData(cast(Pair, train), validation, test, data.features, data.outputs, data.classes, scaling, digest)
+    return RunData(
+        cast(Pair, train), validation, test, data.features, data.outputs, data.classes, scaling, digest, data.image
+    )
 
 
 def as_options(source: str, message: str) -> str:

@@ -36,7 +36,7 @@ class RunOptions:
     3
     """
 
-    data: str = _row(DIGITS, "'digits', or a .npz, .npy or .csv file", _DATA, takes="FILE")
+    data: str = _row(DIGITS, "'digits', a .npz, .npy or .csv file, or a folder of images", _DATA, takes="FILE")
     labels: str | None = _row(None, "second .npy file, with the labels", _DATA, takes="FILE", means="none")
     label_column: str | None = _row(None, "CSV column with the labels", _DATA, takes="NAME", means="the last")
     task: str = _row("classification", "what the labels are for", _DATA, choices=("classification", "regression"))
@@ -47,16 +47,17 @@ class RunOptions:
         0.1, "share of the training part to choose the network by", _DATA, least=0, below=1
     )
     test_fraction: float = _row(0.2, "share of all samples to test with", _DATA, least=0, below=1)
-    network: str = _row("mlp", "layers, blocks, a graph; cnn, resnet: of images", _NETWORK, choices=NETWORKS)
+    network: str = _row("mlp", "layers, blocks, a graph; cnn, resnet, mixer: of images", _NETWORK, choices=NETWORKS)
     hidden_layers: int = _row(1, "hidden layers, residual blocks, or stages of a cnn", _NETWORK, least=1)
     width: int = _row(2, "neurons, or channels, of each at the start", _NETWORK, least=1)
     activation: str = _row("relu", "relu, gelu, selu, tanh, ...", _NETWORK, takes="NAME")
     rule: str = _row("tiny", "how new neurons are computed", _GROWTH, choices=tuple(RULES))
-    choose: str = _row(
-        "first_order",
-        "grow where most is promised, in all or for its cost, or comes",
+    choose: str | None = _row(
+        None,
+        "grow where most is promised, in all or for its cost, or comes, or what is narrowest",
         _GROWTH,
         choices=CHOICES,
+        means="narrowest for cnn and resnet, else first_order",
     )
     neurons: int = _row(8, "most neurons that one growth adds", _GROWTH, least=1)
     every: int = _row(2, "epochs from growth to growth", _GROWTH, least=1)
@@ -111,6 +112,7 @@ class RunOptions:
         names = {each.name for each in fields(GrowthSettings)}
         return GrowthSettings(**{name: value for name, value in vars(self).items() if name in names} | {
             "rule": RULES[self.rule],
+            "choose": self.choose or ("narrowest" if self.network in ("cnn", "resnet") else "first_order"),
             "max_parameters": "auto" if self.max_parameters is None else self.max_parameters or None,
             "max_flops": self.max_flops or None,
             "patience": self.patience or None,

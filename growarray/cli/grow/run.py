@@ -43,6 +43,7 @@ def build_loop(options: RunOptions, data: RunData, widths: list[int] | None = No
         dtype=options.dtype,
         device=options.device,
         rng=rng,
+        image=data.image,
     )
     task = task_named(options.task)
     if options.task == "classification":
@@ -148,6 +149,7 @@ class Run:
             "refused": sum("refused" in entry for entry in grown),
             "compare": self._fixed(on_entry) if self.options.compare else None,
             "features": self.data.features,
+            "image": self.data.image,
             "classes": list(self.data.classes),
             "scaling": self.data.scaling,
             "options": asdict(self.options),

@@ -11,10 +11,25 @@ from growarray.contraction.problem import Product
 from growarray.contraction.routines.depthwise_text import THREADS, Chain, depthwise, factor_gradients, tap_sums
 from growarray.contraction.routines.implicit_text import Implicit, implicit
 from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
+from growarray.cuda.convolution import Convolution
 from growarray.cuda.device import Kernel, StridedProduct
 from growarray.cuda.text import ACCUMULATED, Walk
 
-__all__ = ["Dense", "Depthwise", "Launches", "Place", "Site", "Spare", "Strided", "chain_gradients", "chained"]
+__all__ = [
+    "WIDE",
+    "Dense",
+    "Depthwise",
+    "Launches",
+    "Place",
+    "Site",
+    "Spare",
+    "Strided",
+    "chain_gradients",
+    "chained",
+    "contiguous",
+    "moved",
+    "operations",
+]
 
 _WAYS = (FORWARD, D_FEATURE, D_KERNEL)
 _BLOCKS = 1024  # of threads, which fill a GPU
@@ -23,10 +38,12 @@ _LEAST = 1024  # elements that a piece of a sum has at least
 _IMAGES = 256  # products of which a gradient by a kernel is the sum at most
 _PARTS = 1 << 24  # elements that the pieces of a gradient have together at most
 _UNROLLED = 64  # taps for which a thread keeps a sum each
+WIDE = 1 << 30  # elements from which on an address takes 64 bits
 
-Launches = list[Kernel | StridedProduct]
-Spare = Callable[[int], int]
-"""Gives work space for so many elements of the type in which is summed, as a slot of the table of addresses."""
+Launches = list[Kernel | StridedProduct | Convolution]
+Spare = Callable[[int, str], int]
+"""Gives work space for so many elements of a type until the launches of one product are done, as a slot of the table
+of addresses."""
 
 
 class Place(NamedTuple):
@@ -37,7 +54,10 @@ class Place(NamedTuple):
 
 
 class Site(NamedTuple):
-    """A product with named indices, see :mod:`growarray.cuda.text`; ``wide`` if it needs 64 bits for an address."""
+    """A product with named indices, see :mod:`growarray.cuda.text`.
+
+    wide : whether it needs 64 bits for an address    tf32 : whether float32 may be multiplied with 10 bits of fraction
+    """
 
     dtype: str
     sizes: Mapping[str, int]
@@ -46,6 +66,7 @@ class Site(NamedTuple):
     n: tuple[str, ...]
     axes: tuple[Walk, ...]
     wide: bool
+    tf32: bool = False
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -81,20 +102,20 @@ class Dense:
     @classmethod
     def seconds(cls, product: Product, machine: Machine, way: str) -> float:
         """Operations, what is read and written, and a launch, two for a gradient by the kernel."""
-        flops = 2.0 * product.b * product.s * product.n * product.columns * product.taps
         launches = (2 if way == D_KERNEL else 1) * machine.call
-        return launches + _moved(product) * machine.byte + flops / machine.dense * product.itemsize / 4
+        flops = operations(product) / machine.dense * product.itemsize / 4
+        return launches + moved(product) * machine.byte + flops
 
     @classmethod
     def preparing(cls, product: Product, machine: Machine) -> float:
         """Nothing is kept."""
         return 0.0
 
-    def forward(self, site: Site, kernel: Place, feature: Place, out: Place) -> Launches:
+    def forward(self, site: Site, kernel: Place, feature: Place, out: Place, spare: Spare) -> Launches:
         """The product."""
         return _implicit(site, site.n, (*site.s, *site.taps), site.places("q"), kernel, feature, out)
 
-    def d_feature(self, site: Site, kernel: Place, d_out: Place, out: Place) -> Launches:
+    def d_feature(self, site: Site, kernel: Place, d_out: Place, out: Place, spare: Spare) -> Launches:
         """Its gradient by the feature map."""
         return _implicit(site, site.s, (*site.n, *site.taps), site.places("p"), kernel, d_out, out, backward=True)
 
@@ -104,7 +125,12 @@ class Dense:
         return _implicit(site, site.n, site.places("q"), columns, d_out, feature, out, spare=spare)
 
 
-def _moved(product: Product) -> int:
+def operations(product: Product) -> float:
+    """Multiplications and additions."""
+    return 2.0 * product.b * product.s * product.n * product.columns * product.taps
+
+
+def moved(product: Product) -> int:
     """Bytes that are read and written once."""
     shapes = (product.feature_shape, product.kernel_shape, product.shape)
     return sum(map(math.prod, shapes)) * product.itemsize
@@ -121,15 +147,16 @@ def _implicit(
     most = min(_SLABS, site.count(depth) // _LEAST, max(_PARTS // size, 1), -(-_BLOCKS // math.prod(one.grid)))
     target, after = out.slot, []
     if spare is not None and most > 1:
-        target = spare(most * size)
-        parts = _contiguous(site, (*site.b, *rows, *columns))
+        target = spare(most * size, ACCUMULATED[site.dtype])
+        parts = contiguous(site, (*site.b, *rows, *columns))
         one = one._replace(slabs=most, slab_step=size, out=parts)
         after = _added(site, target, parts, out, most)
     text = implicit(one, site.dtype, site.wide)
     return [Kernel(text, math.prod(one.grid), THREADS, (left.slot, right.slot, target)), *after]
 
 
-def _contiguous(site: Site, names: Sequence[str]) -> dict[str, int]:
+def contiguous(site: Site, names: Sequence[str]) -> dict[str, int]:
+    """Strides of indices that lie one in the other."""
     return {name: site.count(names[place + 1 :]) for place, name in enumerate(names)}
 
 
@@ -156,17 +183,17 @@ class Strided(Dense):
         s, n, columns = product.s, product.n, product.columns
         rows, depth, width = {FORWARD: (n, s, columns), D_FEATURE: (s, n, columns), D_KERNEL: (n, columns, s)}[way]
         flops = machine.product(product.b, rows, depth, width, product.itemsize)
-        return (3 if way == D_KERNEL else 2) * machine.call + _moved(product) * machine.byte + flops
+        return (3 if way == D_KERNEL else 2) * machine.call + moved(product) * machine.byte + flops
 
-    def forward(self, site: Site, kernel: Place, feature: Place, out: Place) -> Launches:
+    def forward(self, site: Site, kernel: Place, feature: Place, out: Place, spare: Spare) -> Launches:
         """The product."""
         found = _strided(site, site.n, site.s, site.places("q"), kernel, _by_output(feature), out)
-        return found or super().forward(site, kernel, feature, out)
+        return found or super().forward(site, kernel, feature, out, spare)
 
-    def d_feature(self, site: Site, kernel: Place, d_out: Place, out: Place) -> Launches:
+    def d_feature(self, site: Site, kernel: Place, d_out: Place, out: Place, spare: Spare) -> Launches:
         """Its gradient by the feature map."""
         found = _strided(site, site.s, site.n, site.places("q"), kernel, d_out, _by_output(out))
-        return found or super().d_feature(site, kernel, d_out, out)
+        return found or super().d_feature(site, kernel, d_out, out, spare)
 
     def d_kernel(self, site: Site, d_out: Place, feature: Place, out: Place, spare: Spare) -> Launches:
         """Its gradient by the kernel."""
@@ -216,7 +243,7 @@ def _strided(
     kept = (left.strides, right.strides, out.strides)
     batch, pieces, size = _merged(site, site.b, *kept), 1, site.count((*site.b, *rows, *columns))
     deep, tall, across = _merged(site, depth, *kept), _merged(site, rows, *kept), _merged(site, columns, *kept)
-    parts = _contiguous(site, (*site.b, *rows, *columns))
+    parts = contiguous(site, (*site.b, *rows, *columns))
     if spare is not None and len(deep) == 2:
         pieces, kept = deep[0].size, (left.strides, right.strides, parts)
         if pieces > _IMAGES or pieces * size > _PARTS:
@@ -228,21 +255,19 @@ def _strided(
         batch, across = across[:1], across[1:]
     if max(map(len, (deep, tall, across, batch))) > 1 or not all(axis.is_plain for axis in site.axes):
         return []
-    one = _columnwise(
-        site.dtype, *(group[0] if group else _Index(1, (0, 0, 0)) for group in (tall, deep, across, batch))
-    )
+    one = _columnwise(site, *(group[0] if group else _Index(1, (0, 0, 0)) for group in (tall, deep, across, batch)))
     if one is None:
         return []
     target, after = out.slot, []
     if pieces > 1 and spare is not None:
-        target = spare(pieces * size)
+        target = spare(pieces * size, ACCUMULATED[site.dtype])
         after = _added(site, target, parts, out, pieces)
         one = one._replace(out_dtype=ACCUMULATED[site.dtype])
     a, b, _ = one.slots
     return [one._replace(slots=((left.slot, right.slot)[a], (left.slot, right.slot)[b], target)), *after]
 
 
-def _columnwise(dtype: str, rows: _Index, depth: _Index, columns: _Index, batch: _Index) -> StridedProduct | None:
+def _columnwise(site: Site, rows: _Index, depth: _Index, columns: _Index, batch: _Index) -> StridedProduct | None:
     """The product as cuBLAS takes it, or its transpose; None if no index of an array has stride 1, or they overlap.
 
     The slots are 0 for the left array, 1 for the right one, and 2.
@@ -256,7 +281,7 @@ def _columnwise(dtype: str, rows: _Index, depth: _Index, columns: _Index, batch:
             continue
         steps = (batch.strides[a], batch.strides[b], batch.strides[2])
         turned = (plain_a is None, plain_b is None)
-        return StridedProduct(turned, sizes, (ld_a, ld_b, ld_c), steps, dtype, dtype, (a, b, 2))
+        return StridedProduct(turned, sizes, (ld_a, ld_b, ld_c), steps, site.dtype, site.dtype, (a, b, 2), site.tf32)
     return None
 
 
@@ -305,9 +330,9 @@ def chain_gradients(
     """Gradients by the kernels of a chain whose positions are in ``targets``: sums by tap, then their products."""
     batches, taps, whole = site.count(chain.b), site.count(chain.taps), site.count(site.places("q"))
     slabs = max(1, min(_SLABS, _BLOCKS // batches, whole // _LEAST))
-    parts = spare(slabs * batches * taps)
+    parts = spare(slabs * batches * taps, ACCUMULATED[site.dtype])
     sums = tap_sums(chain, site.dtype, d_out.strides, feature.strides, site.wide, -(-whole // slabs))
-    strides = _contiguous(site, (*chain.b, *chain.taps))
+    strides = contiguous(site, (*chain.b, *chain.taps))
     by_kernel = {j: place.strides for j, place in targets.items()}
     text = factor_gradients(chain, site.dtype, strides, by_kernel, slabs, site.wide)
     count = sum(site.count([n for n in strides if n in place]) for place in by_kernel.values())

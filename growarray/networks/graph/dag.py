@@ -14,7 +14,7 @@ from growarray.growing import TINY, GrowthRule, Rule
 from growarray.networks.graph.expansion import Expansion, ExpansionType
 from growarray.networks.graph.graph import LayerGraph
 from growarray.networks.graph.statistics import Features, GraphStatistics
-from growarray.networks.graph.structure import Edge, candidate_suffix, possible_edges, possible_paths
+from growarray.networks.graph.structure import Edge, arrow, candidate_suffix, possible_edges, possible_paths
 from growarray.networks.widths import sample_width
 from growarray.nn import Module
 from growarray.nn.module import Pullback
@@ -118,6 +118,54 @@ class GrowingDAG(LayerGraph):
         super()._connect()
         self._expansions: list[Expansion] | None = None
 
+    def append(self, other: GrowingDAG) -> None:
+        """Let ``other`` go on where this graph ends: its root and this end become one node, which can get wider.
+
+        The value is ``other(self(x))``; nodes keep their names but for the root of ``other``, whose layers are this
+        graph's from now on. That the place between two graphs grows is the original's ``InterMergeExpansion``.
+
+        Raises TypeError, ShapeError or GrowthError, before anything changes: ``other`` is no other graph, reads another
+        width, has a node of the same name, or both nodes that become one have a function.
+
+        >>> import numpy as np
+        >>> first, second = GrowingDAG(4, 3, name="a"), GrowingDAG(3, 2, name="b")
+        >>> first.append(second)
+        >>> first(np.zeros((5, 4), np.float32)).shape, first.edges
+        ((5, 2), [('start@a', 'end@a'), ('end@a', 'end@b')])
+        >>> [str(expansion) for expansion in first.define_next_actions()][-1]
+        'wider node end'
+        """
+        if not isinstance(other, GrowingDAG) or other is self:
+            raise TypeError(f"GrowingDAG.append: expected another GrowingDAG, found {shown(other)}")
+        joint, root = self.end, other.root
+        if self.out_features != other.in_features:
+            raise ShapeError(
+                f"GrowingDAG.append: the graph ends in {self.out_features} features, the other one reads "
+                f"{other.in_features}; they must be as many"
+            )
+        for node in other.merges:
+            if node != root:
+                self._check_new(node)
+        plain = {"activation": "id", "use_layer_norm": False}
+        applied = [self._attributes[joint], other._attributes[root]]
+        ahead = applied[0] == plain
+        if plain not in applied:
+            raise GrowthError(
+                f"GrowingDAG.append: {joint} and {root} become one node and both have a function, "
+                "expected one with activation 'id' and no layer norm"
+            )
+        merge = self.merges[joint]
+        merge.allow_growing = True
+        if ahead:
+            merge.post_merge_function, self._attributes[joint] = other.merges[root].post_merge_function, applied[1]
+        self.merges |= {node: held for node, held in other.merges.items() if node != root}
+        self._attributes |= {node: held for node, held in other._attributes.items() if node != root}
+        for edge, (source, target) in other._ends.items():
+            ends = (joint if source == root else source, target)
+            self.layers[arrow(ends)], self._ends[arrow(ends)] = other.layers[edge], ends
+        self.end, self.out_features = other.end, other.out_features
+        self._connect()
+
     # Values, and the way back.
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
@@ -189,6 +237,10 @@ class GrowingDAG(LayerGraph):
     def update_computation(self, update_covariance_loss_gradient: bool = True) -> None:
         """Add the last batch to every statistic."""
         self.collected().update(update_covariance_loss_gradient)
+
+    def update_covariance_loss_gradient(self, count_samples: bool = True) -> None:
+        """Add the present gradients to E, whether or not it has been updated for this batch."""
+        self.collected().update_e(count_samples)
 
     def reset_computation(self) -> None:
         """End the collection."""

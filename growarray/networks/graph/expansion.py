@@ -157,6 +157,11 @@ class Expansion:
         return 0 if alpha is None else int(alpha.shape[0])
 
     @property
+    def in_neurons(self) -> int:
+        """Neurons of the node that gets wider, 0 of what is new."""
+        return self._width([str(self.expanding_node)] if self.type is ExpansionType.EXPANDED_NODE else [])
+
+    @property
     def parameters_added(self) -> int:
         """Scalars that the plan adds."""
         units = int(self.update.input_extension is not None) if self.is_edge else self.new_neurons
@@ -176,7 +181,8 @@ class Expansion:
         held, dag, nodes = self.dag.collected(), self.dag, self.next_nodes
         front = held.columns(self.front)
         layers = tuple(held.target(node, held.columns(dag.reads(node)), front) for node in nodes)
-        return PlaceMeans(layers, lambda: held.gradient_moment(nodes), lambda: held.second_moment(front, front))
+        ones = len(front) - 1 if self.front.ones else None
+        return PlaceMeans(layers, lambda: held.gradient_moment(nodes), lambda: held.second_moment(front, front), ones)
 
     def compute_optimal_updates(self, rule: Rule = TINY, **options: Any) -> None:
         """Plan the new weights by ``rule`` in closed form, and the deltas of the weights beside them."""

@@ -134,6 +134,13 @@ class GraphStatistics:
             statistic.update()
         self._streams, self._solved = None, {}
 
+    def update_e(self, count_samples: bool = True) -> None:
+        """Add the present gradients to E once more."""
+        self._streams = None  # they may be those of another pullback
+        value, samples = self._e_of_batch()
+        self.e.update(value, samples, count_samples=count_samples)
+        self._streams, self._solved = None, {}
+
     def _batch(self) -> tuple[JoinedStream, Stream]:
         """Features and gradients of the last batch; candidates are drawn from the first one."""
         if self._streams is None:

@@ -64,6 +64,7 @@ DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 WRITES: dict[type[Module], Lowering] = {
     **{kind: write for row in OPERATORS.values() for kind, write in row.writes.items()},
     **arithmetic.WRITES,
+    **attention.WRITES,
     **element.WRITES,
     **factorized.WRITES,
     **indexed.WRITES,

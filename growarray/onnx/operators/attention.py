@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from growarray import nn
 from growarray.files.errors import Malformed
+from growarray.nn.module import Module
 from growarray.onnx.call import Calls, written
+from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.row import ALL, Operator
 
-__all__ = ["ROWS"]
+__all__ = ["ROWS", "WRITES", "attended"]
 
 _INFINITE = -math.inf
 
@@ -132,8 +135,41 @@ def _rotary(call: Calls) -> None:
     call.give(call("Reshape", y, np.array([0, 0, -1])) if flat else y)
 
 
+def attended(graph: OnnxGraph, q: Edge, k: Edge, v: Edge, scale: float, causal: bool) -> Edge:
+    """:func:`growarray.ops.attention` of q (..., t, d), k (..., t, d), v (..., t, e)."""
+    *lead, t, _ = q.shape
+    turned = graph.transpose(k, (*range(len(lead)), k.ndim - 1, k.ndim - 2))
+    scores = graph.node("MatMul", graph.node("Mul", q, graph.constant(scale)), turned, shape=(*lead, t, t))
+    if causal:
+        scores = graph.node("Add", scores, graph.constant(np.triu(np.full((t, t), -np.inf), 1)))
+    return graph.node("MatMul", graph.lower("", nn.Softmax(), scores), v, shape=(*lead, t, v.shape[-1]))
+
+
+def _write_heads(graph: OnnxGraph, layer: nn.MultiheadAttention, x: Edge) -> Any:
+    """In products and a softmax, which every operator set has."""
+    graph.check_batch(x)
+    (n, t, d), heads = graph.shape_after(layer, x), layer.num_heads
+    width, names = d // heads, ("in_proj_weight", "in_proj_bias")
+    weights = [graph.parameter(name, value) for name in names if (value := getattr(layer, name)) is not None]
+    z = graph.node("Gemm", graph.reshape(x, (n * t, d)), *weights, shape=(n * t, 3 * d), transB=1)
+    z = graph.reshape(z, (n, t, 3, heads, width))
+    parts = [graph.lower("", nn.Slice((i,), (i + 1,), (2,)), z) for i in range(3)]
+    q, k, v = (graph.transpose(graph.reshape(part, (n, t, heads, width)), (0, 2, 1, 3)) for part in parts)
+    y = attended(graph, q, k, v, 1.0 / math.sqrt(width), layer.causal)
+    joined = graph.reshape(graph.transpose(y, (0, 2, 1, 3)), (n, t, d))
+    return graph.lower("out_proj", layer.out_proj, joined)
+
+
+def _write_embedding(graph: OnnxGraph, layer: nn.Embedding, x: Edge) -> Edge:
+    weight = graph.parameter("weight", layer.weight)
+    return graph.node("Gather", weight, x, shape=graph.shape_after(layer, x), batch=x.batch, axis=0)
+
+
 ROWS = (
     Operator("Attention", written(_attention), inputs=(3, 7), outputs=4, kinds=ALL),
     Operator("RotaryEmbedding", written(_rotary), inputs=(3, 4), kinds="fi"),
 )
 """The operators of this family."""
+
+WRITES: dict[type[Module], Lowering] = {nn.MultiheadAttention: _write_heads, nn.Embedding: _write_embedding}
+"""Layers that are written in other operators."""

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from growarray.backend import to_numpy
+from growarray.backend import namespace, to_numpy
 from growarray.contraction import Plan, parse
 from growarray.contraction.problem import Problem
-from growarray.factorized import FactorizedConv, FactorizedLinear, SubFactorizedConv, SubFactorizedLinear
+from growarray.factorized import TCL, TRL, FactorizedConv, FactorizedLinear, SubFactorizedConv, SubFactorizedLinear
+from growarray.factorized.affine import ContractedLayer, FactorizedAffine
 from growarray.factorized.settings import layer_index_of
 from growarray.nn.module import Module
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
@@ -199,19 +200,23 @@ class _Path:
         return _Map(self.graph.reshape(transposed, (rows, self._size(order), *spatial)), order)
 
 
-def _bias(graph: OnnxGraph, layer: FactorizedConv | FactorizedLinear, place: Place) -> Edge | None:
-    """The bias of one layer of a joint one is a part of what the state dict has, so it gets another name."""
+def _bias(graph: OnnxGraph, layer: FactorizedConv | ContractedLayer, place: Place) -> Edge | None:
+    """The bias; of one layer of a joint one, or of several modes, it is not what the state dict has: another name."""
     if layer.bias is None:
         return None
-    return graph.parameter("path.bias", layer.bias.data[place]) if place else graph.parameter("bias", layer.bias)
+    values = layer.bias.data[(*place, ...)]
+    if place or values.ndim > 1:
+        return graph.parameter("path.bias", namespace(values).reshape(values, (-1,)))
+    return graph.parameter("bias", layer.bias)
 
 
-def _factors(graph: OnnxGraph, layer: FactorizedConv | FactorizedLinear, plan: Plan, place: Place) -> list[Array]:
+def _factors(graph: OnnxGraph, layer: FactorizedConv | ContractedLayer, plan: Plan, place: Place) -> list[Array]:
     """The arrays that the plan contracts with the input."""
-    dropout = layer.weight.dropout
+    dropout = layer.weight.dropout if isinstance(layer, FactorizedConv | FactorizedAffine) else None
     if dropout is not None and dropout.drop_test and dropout.p:
         raise graph.refuse("tensor dropout with drop_test=True is random in inference; call remove_tensor_dropout")
-    parts = layer.weight.factors_vjp(place, drop=False)[0]
+    operands = layer.weight._operands_vjp if isinstance(layer, FactorizedConv) else layer._operands
+    parts, _ = operands(place, drop=False)
     return [to_numpy(part).reshape(sizes) for part, sizes in zip(parts, plan.shapes[1:], strict=True)]
 
 
@@ -230,24 +235,26 @@ def _sub_conv(graph: OnnxGraph, layer: SubFactorizedConv, x: Edge) -> Edge:
     return _conv(graph, joint, x, indices=layer.indices)
 
 
-def _linear(graph: OnnxGraph, layer: FactorizedLinear, x: Edge, *, indices: int = 0) -> Edge:
-    shape = graph.shape_after(layer[indices] if layer.n_layers > 1 else layer, x)
-    graph.check_features(x)
-    plan, place = layer.plan(x.shape, indices=indices), (indices,) if layer.n_layers > 1 else ()
+def _contracted(graph: OnnxGraph, layer: ContractedLayer, x: Edge, *, indices: int = 0) -> Edge:
+    shape, axes = graph.shape_after(layer, x), len(layer._input)
+    graph.check_features(x, axes)
+    plan, place = layer.plan(x.shape, indices=indices), layer._layer_index(indices)
     factors = _factors(graph, layer, plan, place)
-    rows = graph.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+    rows = graph.reshape(x, (math.prod(x.shape[:-axes]), math.prod(layer._input)))
     y = _Path(graph, plan, _bias(graph, layer, place)).run(plan.tree, rows, factors)
     return graph.reshape(y, shape, x.batch or 0)
 
 
 def _sub_linear(graph: OnnxGraph, layer: SubFactorizedLinear, x: Edge) -> Edge:
-    return _linear(graph, layer.main_linear, x, indices=layer.indices)
+    return _contracted(graph, layer.main_linear, x, indices=layer.indices)
 
 
 WRITES: dict[type[Module], Lowering] = {
     FactorizedConv: _conv,
-    FactorizedLinear: _linear,
+    FactorizedLinear: _contracted,
     SubFactorizedConv: _sub_conv,
     SubFactorizedLinear: _sub_linear,
+    TCL: _contracted,
+    TRL: _contracted,
 }
 """The function that writes each class of layer."""

@@ -125,7 +125,8 @@ def test_selection_keeps_the_first_neurons_and_drops_an_edge():
 
 def test_layer_norm_leaves_new_neurons_alone_until_they_are_there():
     """The original's extended forward raises here; norms pass new features through, as everywhere."""
-    dag = GrowingDAG(4, 2, use_layer_norm=True, name="n", activation="tanh", dtype=np.float64)
+    options = {"activation": "tanh", "dtype": np.float64, "rng": np.random.default_rng(0)}
+    dag = GrowingDAG(4, 2, use_layer_norm=True, name="n", **options)
     dag.add_node_with_two_edges("start@n", "1@n", "end@n", {"size": 3})
     x, target = data()
     dag.remove_edge("start@n", "end@n")
