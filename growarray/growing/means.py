@@ -31,7 +31,8 @@ def means_of_layer(layer: Any, pseudo_inverse: bool = False) -> PlaceMeans:
     """Means around a layer, for a rule to plan from; those of a delta only if the layer cannot read new neurons."""
     own = layer_means(layer, pseudo_inverse)
     s_prev = layer.statistics.s_prev if layer.statistics.sees_front else None
-    return PlaceMeans((own,), lambda: of_goals(own.e(), (layer,)), s_prev)
+    ones = None if s_prev is None else _ones(layer.previous)
+    return PlaceMeans((own,), lambda: of_goals(own.e(), (layer,)), s_prev, ones)
 
 
 def means_of_merge(merge: Any, pseudo_inverse: bool = False) -> PlaceMeans:
@@ -46,7 +47,7 @@ def means_of_merge(merge: Any, pseudo_inverse: bool = False) -> PlaceMeans:
 
     rows, goals = _cuts([r.out_features for r in readers]), _cuts([r.goal_width for r in readers])
     means = tuple(map(of_reader, range(len(readers)), rows, goals))
-    return PlaceMeans(means, lambda: of_goals(held.e(), readers), held.s_prev)
+    return PlaceMeans(means, lambda: of_goals(held.e(), readers), held.s_prev, _ones(merge))
 
 
 def on_host(means: PlaceMeans, like: Array) -> PlaceMeans:
@@ -96,6 +97,16 @@ def check_readers(merge: Any) -> None:
             f"{merge.name}: its next layers would read new neurons in {len(ways)} different ways; supported: linear "
             "layers, restricted convolutions, or full convolutions of one geometry"
         )
+
+
+def _ones(front: Any) -> int | None:
+    """The column of ones of the first layer at the front that has a bias, among what they all read."""
+    end = 0
+    for layer in front.layers_before:
+        end += int(layer.stream_width)
+        if layer.use_bias:
+            return end - 1
+    return None
 
 
 def _cuts(widths: Sequence[int]) -> list[slice]:
