@@ -15,20 +15,6 @@ import typer
 
 from growarray.errors import shown
 
-__all__ = [
-    "PRECISIONS",
-    "Option",
-    "at_least",
-    "choices",
-    "flag_of",
-    "is_known",
-    "option",
-    "options_of",
-    "switch",
-    "takes_options",
-    "use_precision",
-]
-
 PRECISIONS = ("float32", "tf32")
 """How a GPU may multiply float32."""
 

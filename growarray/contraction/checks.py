@@ -1,4 +1,4 @@
-"""Arguments of plans that make no sense are refused before anything is done."""
+"""Checks of the arguments of plans, before any work."""
 
 from __future__ import annotations
 
@@ -119,17 +119,15 @@ def check_arrays(equation: str, arrays: Sequence[Array]) -> None:
 def check_out(out: Any, arrays: Sequence[np.ndarray], shape: tuple[int, ...]) -> None:
     """Raise unless ``out`` can hold a result of this shape that is made from ``arrays``."""
     if not isinstance(out, np.ndarray):
-        raise TypeError(f"out is {type(out).__name__}, expected a NumPy array; leave it out to get a new one")
+        raise TypeError(f"out is {type(out).__name__}, expected a NumPy array; omit it to get a new one")
     if out.shape != shape or out.dtype != arrays[0].dtype or not out.flags.writeable:
         raise ShapeError(f"out is {out.dtype} {out.shape}, expected writeable {arrays[0].dtype} {shape}")
     if any(np.may_share_memory(out, x) for x in arrays):
-        raise ShapeError("out shares memory with an operand; pass an array of its own")
+        raise ShapeError("out shares memory with an operand; pass a separate array")
     reach = out.itemsize
     for stride, size in sorted((abs(s), n) for s, n in zip(out.strides, out.shape, strict=True) if n > 1):
         if stride < reach and out.size:
-            raise ShapeError(
-                f"out of shape {shape} with strides {out.strides} lies over itself; pass an array of its own"
-            )
+            raise ShapeError(f"out of shape {shape} with strides {out.strides} overlaps itself; pass a separate array")
         reach += stride * (size - 1)
 
 

@@ -1,4 +1,4 @@
-"""A plan at work: which steps run for given arrays, of which sizes, dtype and library, and on what they run."""
+"""Running a plan: the steps for given arrays, by their sizes, dtype and library."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def plan(
 
 
 def frozen(value: Any) -> Any:
-    """Lists and mappings as what can be a key. Raises PlanError for what cannot be one, such as arrays and sets."""
+    """Lists and mappings as hashable values. Raises PlanError for anything else, such as arrays and sets."""
     if isinstance(value, Mapping):
         return _Mapping({k: frozen(v) for k, v in value.items()})
     if isinstance(value, list | tuple):
@@ -125,7 +125,7 @@ def shapes_of(given: Sequence[Any], dtype: Any = None, device: Any = None) -> tu
 
 
 class _Mapping(dict[str, Any]):
-    """A mapping by mode that can be a key; nobody changes it."""
+    """A hashable mapping by mode, never changed."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
@@ -191,11 +191,11 @@ class Plan(Displayed):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if "_made" in self.__dict__:
-            raise AttributeError(f"{name}: a plan does not change; make another one with plan(...)")
+            raise AttributeError(f"{name}: a plan cannot be changed; make another one with plan(...)")
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"{name}: a plan does not change; make another one with plan(...)")
+        raise AttributeError(f"{name}: a plan cannot be changed; make another one with plan(...)")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "geometry": dict(self.geometry)}  # a mapping proxy can be neither pickled nor copied
@@ -240,7 +240,7 @@ class Plan(Displayed):
 
     @property
     def peak_bytes(self) -> int:
-        """Bytes that partial results and the output hold at the worst moment; operands are not counted."""
+        """Largest number of bytes that partial results and the output hold at once; operands are not counted."""
         return self._selection.peak(self._choice) * int(self.dtype.itemsize)
 
     def with_path(self, optimize: Any) -> Plan:
@@ -288,7 +288,7 @@ class Plan(Displayed):
         """
         if not isinstance(self.minimize, str):
             raise PlanError(
-                "to_dict: the objective is a function, which is no plain data; plan again with optimize=plan.path"
+                "to_dict: the objective is a function, which is not plain data; plan again with optimize=plan.path"
             )
         return {
             "equation": self.equation,

@@ -1,4 +1,4 @@
-"""What tables and bound plans ask of a plan."""
+"""The protocol of plans for tables and bound plans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan as it is shown: its steps, their sums, and what the best other paths would cost."""
+"""Showing a plan: its steps, their sums, and the cost of the best other paths."""
 
 from __future__ import annotations
 

@@ -20,8 +20,6 @@ from growarray.nn.linear import uniform
 from growarray.nn.module import Module, Parameter, Pullback
 from growarray.ops.sizes import whole_number
 
-__all__ = ["ContractedLayer", "FactorizedAffine"]
-
 Arrays = Sequence[Array]
 Sizes = tuple[int, ...]
 

@@ -38,8 +38,6 @@ from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter, Pullback
 from growarray.ops.sizes import whole_number
 
-__all__ = ["FactorizedConv"]
-
 LayerIndex = tuple[int, ...]
 
 _shape = operator.attrgetter("shape")

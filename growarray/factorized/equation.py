@@ -25,16 +25,6 @@ from growarray.factorized.format import TensorFormat
 from growarray.factorized.settings import ConvSettings
 from growarray.factorized.tensor import FactorizedTensor
 
-__all__ = [
-    "conv_equation",
-    "conv_plan",
-    "conv_shapes",
-    "dense_kernel",
-    "kernel_modes",
-    "kernel_sizes",
-    "stored_sizes",
-]
-
 Shapes = tuple[tuple[int, ...], ...]
 
 

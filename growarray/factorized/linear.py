@@ -16,8 +16,6 @@ from growarray.factorized.settings import mode_sizes
 from growarray.factorized.sub import SubFactorizedLinear
 from growarray.factorized.tensor import FactorizedTensor
 
-__all__ = ["FactorizedLinear"]
-
 
 class FactorizedLinear(FactorizedAffine):
     """``y = x W^T + b`` over the last axis, ``W`` (out_features, in_features) read as a factorized tensor.

@@ -19,8 +19,6 @@ from growarray.errors import PlanError, shown
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.ops.sizes import whole_number
 
-__all__ = ["NAMED_WAYS", "linear_equation", "linear_path", "linear_plan", "split_features", "tensorize"]
-
 Shapes = tuple[tuple[int, ...], ...]
 _Path = tuple[tuple[int, int], ...]
 NAMED_WAYS = ("factorized", "reconstructed")

@@ -27,17 +27,6 @@ from growarray.ops.conv import (
 )
 from growarray.ops.sizes import each_axis, whole_number
 
-__all__ = [
-    "Conv1d",
-    "Conv2d",
-    "Conv3d",
-    "ConvNd",
-    "ConvTranspose1d",
-    "ConvTranspose2d",
-    "ConvTranspose3d",
-    "ConvTransposeNd",
-]
-
 
 class _Conv(Module):
     """What convolutions and transposed ones share: a kernel, a bias, and options with one entry for each axis.

@@ -18,16 +18,6 @@ from growarray.contraction.transpose import transpose
 from growarray.errors import ShapeError, shown
 from growarray.ops.sizes import each_axis, whole_number
 
-__all__ = [
-    "check_output_padding",
-    "conv",
-    "conv_geometry",
-    "conv_plan",
-    "conv_transpose",
-    "conv_transpose_plan",
-    "plan_target",
-]
-
 _DENSE = "n c {at}, o c {at} -> n o {at} | {axes}"
 _GROUPED = "n g c {at}, g o c {at} -> n g o {at} | {axes}"
 _DEPTHWISE = "n g {at}, g {at} -> n g {at} | {axes}"

@@ -34,8 +34,6 @@ from growarray.contraction import Plan, single_steps, tree_dict
 from growarray.errors import PlanError
 from growarray.networks import write_atomically
 
-__all__ = ["BenchCommand", "bench_console", "contraction_from", "device_named", "paths", "paths_command", "suite"]
-
 _LONG = 10  # seconds of the best path above which nothing is measured
 _WIDTH = 100  # columns of a table that is not shown in a terminal
 _MEASURING, _OUTPUT = "Measuring", "Output"

@@ -16,8 +16,6 @@ from growarray.networks import GrowthSettings
 from growarray.networks.build import NETWORKS, hidden_activation
 from growarray.networks.choice import CHOICES, JUDGED
 
-__all__ = ["DIGITS", "OPTIONS", "RULES", "RunOptions", "given_values", "options_from"]
-
 DIGITS = "digits"
 RULES: dict[str, GrowthRule] = {"tiny": TINY, "gradmax": GRADMAX, "fisher": FISHER}
 

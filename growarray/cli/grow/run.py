@@ -27,8 +27,6 @@ from growarray.networks.picture import draw
 from growarray.ops import cross_entropy
 from growarray.optim import AdamW, cosine
 
-__all__ = ["Run", "build_loop", "check_budget"]
-
 OnEntry = Callable[[Growth, dict[str, Any]], None]
 
 
