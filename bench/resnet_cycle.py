@@ -38,7 +38,13 @@ class Case:
         return f"{self.inputs} x {self.size}², {self.channels}, {'-'.join(map(str, self.hidden))}"
 
 
-CASES = (Case(1, 8, 16, (8, 8), 128), Case(3, 16, 16, (8, 8, 8), 64), Case(3, 32, 16, (16, 16), 32))
+CASES = (
+    Case(1, 8, 16, (8, 8), 128),
+    Case(3, 16, 16, (8, 8, 8), 64),
+    Case(3, 32, 16, (16, 16), 32),
+    Case(3, 16, 64, (32, 32), 64),
+    Case(3, 32, 32, (32, 32), 64),
+)
 
 
 class Data:

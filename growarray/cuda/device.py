@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -12,24 +13,34 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from growarray.backend import Array, load
-from growarray.errors import DeviceError
+from growarray.backend import Array, is_cupy, load, namespace
+from growarray.cuda.text import ACCUMULATED, THREADS
+from growarray.errors import DeviceError, ShapeError
 
 __all__ = [
+    "WIDE",
     "Kernel",
     "StridedProduct",
+    "contiguous",
     "cuda",
     "current",
+    "double_ratio",
     "empty",
+    "fits",
+    "gradient",
     "kernel_launch",
     "parts",
     "product_launch",
+    "run",
+    "uploaded",
     "workspace",
+    "zeros",
 ]
 
 Launch = Callable[[Sequence[int]], object]
 """Starts some work, given the table of addresses."""
 
+WIDE = 1 << 30  # elements from which on an index takes 64 bits
 _KEPT = 1 << 28  # bytes of a work space that a thread keeps; a larger one goes back to the pool at once
 _KINDS = {"float32": 0, "float64": 1, "float16": 2}  # cudaDataType_t
 _COMPUTE = {"float32": 68, "float64": 70, "float16": 68}  # cublasComputeType_t: float16 is summed in float32
@@ -69,6 +80,18 @@ def cuda() -> Any:
     return load("cupy").cuda
 
 
+def double_ratio() -> int:
+    """How many times as long as in float32 the current GPU takes in float64; 1 if none is in use."""
+    if "cupy" not in sys.modules:
+        return 1
+    runtime = cuda().runtime
+    try:
+        number = runtime.cudaDevAttrSingleToDoublePrecisionPerfRatio
+        return max(int(runtime.deviceGetAttribute(number, runtime.getDevice())), 1)
+    except runtime.CUDARuntimeError:  # there is no GPU
+        return 1
+
+
 @lru_cache(maxsize=1024)
 def _compiled(text: str) -> Any:
     return load("cupy").RawKernel(text, "growarray")  # compiled at its first launch on a device, and kept on disk
@@ -102,6 +125,44 @@ def product_launch(product: StridedProduct) -> Launch:
     )  # fmt: skip
 
 
+def run(text: str, blocks: int, *arguments: Any) -> None:
+    """Launch a kernel once, in blocks of ``THREADS``; arrays go by their addresses, None is no address."""
+    _compiled(text)((blocks,), (THREADS,), tuple(0 if a is None else a for a in arguments))
+
+
+def fits(*arrays: Array | None) -> bool:
+    """Whether kernels of one storage type take these arrays: contiguous, with entries, of one dtype that they know."""
+    found = [x for x in arrays if x is not None]
+    return (
+        all(is_cupy(x) and x.dtype == found[0].dtype and x.flags.c_contiguous and x.size > 0 for x in found)
+        and str(found[0].dtype) in ACCUMULATED
+    )
+
+
+def gradient(dy: Array, shape: tuple[int, ...], dtype: Any, like: Array) -> Array:
+    """A gradient as kernels take it, contiguous. Raises ShapeError if it has another shape, TypeError if it is of
+    another library or device than ``like``."""
+    namespace(dy, like, where="pullback: ")
+    if dy.shape != shape:
+        raise ShapeError(
+            f"pullback: the gradient has shape {tuple(dy.shape)}, the result has {shape}; pass a gradient of the "
+            "result's shape"
+        )
+    return contiguous(dy, dtype)
+
+
+def contiguous(array: Array, dtype: Any) -> Array:
+    """The array itself, if it is contiguous and of this dtype, else a copy."""
+    return load("cupy").ascontiguousarray(array, dtype)
+
+
+def uploaded(table: np.ndarray) -> Array:
+    """A copy there. The host does not wait: CUDA has taken what it copies of pageable memory when the call returns."""
+    here, made = cuda(), empty(table.shape, table.dtype)
+    here.runtime.memcpyAsync(made.data.ptr, table.ctypes.data, table.nbytes, 1, here.get_current_stream().ptr)
+    return made
+
+
 def current(array: Array) -> contextlib.AbstractContextManager[Any]:
     """Makes the device of ``array`` the one on which work is launched, if it is not."""
     index, here = array.device.id, cuda()
@@ -122,6 +183,11 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Array:
         return cupy.empty(shape, dtype)
     except cupy.cuda.memory.OutOfMemoryError as error:
         raise _no_memory(math.prod(shape) * np.dtype(dtype).itemsize, error) from error
+
+
+def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+    """A new array of zeros."""
+    return load("cupy").zeros(shape, dtype)
 
 
 def parts(shapes: Sequence[tuple[int, ...]], dtype: str) -> list[Array]:

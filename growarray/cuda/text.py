@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-__all__ = ["ACCUMULATED", "Walk", "address", "kernel_text", "split", "walk"]
+THREADS = 256  # of a block
 
 ACCUMULATED = {"float16": "float32", "float32": "float32", "float64": "float64"}
 _C = {"float16": "half_t", "float32": "float", "float64": "double"}
@@ -24,6 +24,21 @@ typedef _Float16 half_t;
 static float load(const half_t* p) { return *p; }
 static void store(half_t* p, float v) { *p = (half_t)v; }
 #endif"""
+
+BLOCK_SUMS = f"""template <class V> static __device__ V all_of(V v, V* held, bool largest) {{
+  __syncthreads(); held[threadIdx.x] = v; __syncthreads();
+  for (unsigned k = {THREADS // 2}; k; k >>= 1) {{
+    if (threadIdx.x < k) {{
+      const V a = held[threadIdx.x], b = held[threadIdx.x + k];
+      held[threadIdx.x] = !largest ? a + b : a < b || b != b ? b : a;
+    }}
+    __syncthreads();
+  }}
+  return held[0];
+}}
+template <class V> static __device__ V sum_of(V v, V* held) {{ return all_of(v, held, false); }}
+template <class V> static __device__ V max_of(V v, V* held) {{ return all_of(v, held, true); }}"""
+"""Sum and largest over the threads of a block, the same for all of them; a NaN stays. All threads call."""
 
 
 class Walk(NamedTuple):
@@ -44,14 +59,18 @@ class Walk(NamedTuple):
         return (self.taps, self.stride, self.before, self.out) == (1, 1, 0, self.size)
 
 
-def kernel_text(dtype: str, arguments: str, lines: Sequence[str], wide: bool) -> str:
-    """A kernel of the name ``growarray``: T is the storage type, A that of sums, I of indices, 64 bits if ``wide``."""
+def kernel_text(dtype: str, arguments: str, lines: Sequence[str], wide: bool, *before: str) -> str:
+    """A kernel of the name ``growarray``: T is the storage type, A that of sums, I of indices, 64 bits if ``wide``.
+
+    before : functions that stand before it
+    """
     stored, summed = _C[dtype], _C[ACCUMULATED[dtype]]
     head = [
         *([_HALF] if dtype == "float16" else []),
         f"static __device__ {summed} load(const {summed}* p) {{ return *p; }}",
         f"static __device__ void store({summed}* p, {summed} v) {{ *p = v; }}",
         f"typedef {stored} T; typedef {summed} A; typedef {'long long' if wide else 'int'} I;",
+        *before,
         f'extern "C" __global__ void growarray({arguments}) {{',
     ]
     return "\n".join([*head, *lines, "}"]) + "\n"

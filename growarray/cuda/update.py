@@ -1,7 +1,11 @@
-"""One launch for all parameters of an optimizer."""
+"""One launch for all parameters of an optimizer, however many and however large, and for all gradients that are cut.
+
+Arrays are given in a table, which is made anew for every step: data are replaced, so their addresses change.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -10,14 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from growarray.backend import Array, is_cupy
-from growarray.cuda.device import Kernel, current, kernel_launch, parts
-from growarray.cuda.text import ACCUMULATED, kernel_text
+from growarray.cuda.device import contiguous, current, empty, fits, parts, run, uploaded
+from growarray.cuda.text import ACCUMULATED, BLOCK_SUMS, THREADS, kernel_text
 
-__all__ = ["Rule", "adam", "move_together", "sgd"]
-
-_THREADS = 256
-_MOST = 24  # parameters of one launch: the arguments of a kernel have 4 KB
-_WIDE = 1 << 30  # elements from which on their number takes 64 bits
+_EACH = 4 * THREADS  # elements of a block
 
 
 class Rule(NamedTuple):
@@ -25,13 +25,14 @@ class Rule(NamedTuple):
 
     lines : set P, the new data, and S0, S1, …, the new slots    slots : their names
     options : numbers c0, c1, … of all parameters; a parameter has numbers o0, o1, … of its own
-    counts : whether the steps of a parameter are counted
+    counts : lines that set o0, o1, … from t, the number of this step, for a parameter that has grown and counts the
+        steps of every entry; empty if steps are not counted
     """
 
     lines: tuple[str, ...]
     slots: tuple[str, ...]
     options: tuple[float, ...]
-    counts: bool = False
+    counts: tuple[str, ...] = ()
 
 
 def sgd(options: tuple[float, float, float, float], nesterov: bool) -> Rule:
@@ -43,47 +44,68 @@ def sgd(options: tuple[float, float, float, float], nesterov: bool) -> Rule:
     return Rule(lines, ("momentum_buffer",), options)
 
 
-def adam(options: tuple[float, float, float, float], within: bool, amsgrad: bool) -> Rule:
+def adam(options: tuple[float, float, float, float], lr: float, within: bool, amsgrad: bool) -> Rule:
     """:class:`growarray.optim.Adam`: both betas, decay, eps; o0 is lr and o1 a root, with their bias corrected."""
+    logs = tuple(math.log(beta) if beta else -math.inf for beta in options[:2])
+    counts = ("o0 = c4 / -expm1(t * c5); o1 = sqrt(-expm1(t * c6));",)
     decay = "const A q = p, d = g + c2 * p;" if within else "const A q = p * c2, d = g;"
     means = "S0 = c0 * s0 + (1 - c0) * d; S1 = c1 * s1 + (1 - c1) * d * d;"
-    names = ("exp_avg", "exp_avg_sq")
-    if not amsgrad:
-        return Rule((decay, means, "P = q - o0 * S0 / (sqrt(S1) / o1 + c3);"), names, options, True)
-    lines = (decay, means, "S2 = s2 > S1 ? s2 : S1;", "P = q - o0 * S0 / (sqrt(S2) / o1 + c3);")
-    return Rule(lines, (*names, "max_exp_avg_sq"), options, True)
+    largest, square = ("S2 = s2 > S1 ? s2 : S1;", "S2") if amsgrad else ("", "S1")
+    lines = (decay, means, largest, f"P = q - o0 * S0 / (sqrt({square}) / o1 + c3);")
+    names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    return Rule(lines, names if amsgrad else names[:2], (*options, lr, *logs), counts)
 
 
 class _Entry(NamedTuple):
-    """A parameter, with None for a slot that is not there yet."""
+    """A parameter, with None for a slot that is not there yet, and for steps that are counted as one number."""
 
     parameter: Any
     gradient: Array
     slots: tuple[Array | None, ...]
+    steps: Array | None
     own: tuple[float, ...]
 
 
+# A table has a row of whole numbers for each array: its first block, its size, then addresses, then float64 numbers.
+_FIND = f"""I j = 0, above = rows; while (above - j > 1) {{
+  const I middle = (j + above) / 2; const bool later = table[middle * width] > (long long)blockIdx.x;
+  if (later) above = middle; else j = middle; }}
+const long long* row = table + j * width;
+const I start = ((I)blockIdx.x - row[0]) * {_EACH} + threadIdx.x, n = row[1];
+#define EACH for (I i = start, k = 0; k < {_EACH // THREADS} && i < n; ++k, i += {THREADS})
+#define AT(slot) ((T*)row[2 + slot])"""
+
+
 @lru_cache(maxsize=64)
-def _text(lines: tuple[str, ...], slots: int, options: int, own: int, count: int, dtype: str, wide: bool) -> str:
-    """The kernel for ``count`` parameters, which lie one after the other in the numbers of threads."""
-    numbers, arguments, body = "long long" if wide else "int", [], []
-    summed = {"float32": "float", "float64": "double"}[ACCUMULATED[dtype]]
-    arguments += [f"{summed} c{k}" for k in range(options)]
-    for j in range(count):
-        arguments += [f"{numbers} n{j}", *(f"{summed} o{k}_{j}" for k in range(own))]
-        arguments += [f"const T* p{j}", f"const T* g{j}", *(f"const T* s{k}_{j}" for k in range(slots))]
-        arguments += [f"T* P{j}", *(f"T* S{k}_{j}" for k in range(slots))]
-        body += [
-            f"if (i < n{j}) {{ const A p = load(p{j} + i), g = load(g{j} + i); A P;",
-            *(f"const A s{k} = s{k}_{j} ? load(s{k}_{j} + i) : (A)0; A S{k};" for k in range(slots)),
-            *(f"const A o{k} = o{k}_{j};" for k in range(own)),
-            *lines,
-            f"store(P{j} + i, P);",
-            *(f"store(S{k}_{j} + i, S{k});" for k in range(slots)),
-            f"return; }} i -= n{j};",
-        ]
-    first = f"I i = (I)blockIdx.x * {_THREADS} + threadIdx.x;"
-    return kernel_text(dtype, ", ".join(arguments), [first, *body], wide)
+def _step(lines: tuple[str, ...], counts: tuple[str, ...], slots: int, options: int, own: int, dtype: str) -> str:
+    """The kernel of a rule, for any number of parameters of any sizes."""
+    put, steps = 2 + slots, 3 + 2 * slots  # places of the new data, and of the steps, before the numbers
+    step = f"if (AT({steps})) {{ const A t = load(AT({steps}) + i) + 1; store(AT({steps + 1}) + i, t);"
+    body = [
+        *(f"A o{k} = *(const double*)(row + 2 + {steps + 2 + k});" for k in range(own)),
+        "EACH {", *([step, *counts, "}"] if counts else []),
+        "const A p = load(AT(0) + i), g = load(AT(1) + i); A P;",
+        *(f"const A s{k} = AT({2 + k}) ? load(AT({2 + k}) + i) : (A)0; A S{k};" for k in range(slots)),
+        *lines,
+        f"store(AT({put}) + i, P);",
+        *(f"store(AT({put + 1 + k}) + i, S{k});" for k in range(slots)),
+        "}",
+    ]  # fmt: skip
+    arguments = ["const long long* table, I rows, I width", *(f"A c{k}" for k in range(options))]
+    return kernel_text(dtype, ", ".join(arguments), [_FIND, *body], True)
+
+
+def _launched(text: str, rows: Sequence[Sequence[Any]], *given: Any) -> None:
+    """Launch a kernel over all arrays, one copy of their table before it.
+
+    rows : of each array its size, addresses (None is 0), and numbers
+    """
+    width, blocks = 1 + len(rows[0]), 0
+    table = np.empty((len(rows), width), np.int64)
+    for row, values in zip(table, rows, strict=True):
+        row[0], blocks = blocks, blocks + -(-values[0] // _EACH)
+        row[1:] = [np.float64(v).view(np.int64) if isinstance(v, float) else v or 0 for v in values]
+    run(text, blocks, uploaded(table), np.int64(len(rows)), np.int64(width), *given)
 
 
 def move_together(
@@ -97,47 +119,91 @@ def move_together(
     left = []
     for parameter, gradient in moved:
         data, held = parameter.data, parameter.slots
-        arrays = [data, gradient, *(held[name] for name in rule.slots if name in held)]
-        # steps that growth made an array count by entry
-        if hasattr(held.get("step"), "shape") or not all(_fits(x, data) for x in arrays):
+        count = held.get("step")
+        steps = count if hasattr(count, "shape") and rule.counts else None
+        arrays = [
+            data,
+            gradient,
+            *(held[name] for name in rule.slots if name in held),
+            *([] if steps is None else [steps]),
+        ]
+        if not fits(*arrays) or any(x.shape != data.shape for x in arrays):
             left.append((parameter, gradient))
             continue
-        entry = _Entry(parameter, gradient, tuple(map(held.get, rule.slots)), own(parameter))
+        entry = _Entry(parameter, gradient, tuple(map(held.get, rule.slots)), steps, own(parameter))
         groups.setdefault((data.dtype, data.device.id), []).append(entry)
-    made: list[tuple[_Entry, tuple[Array, ...]]] = []
-    for group in groups.values():
-        for at in range(0, len(group), _MOST):
-            some = group[at : at + _MOST]
-            made += zip(some, _updated(rule, some), strict=True)
-    for (parameter, *_), (data, *slots) in made:  # once there was memory for all
+    made = [(entry, new) for group in groups.values() for entry, new in zip(group, _updated(rule, group), strict=True)]
+    for (parameter, _, _, steps, _), (data, *slots, new_steps) in made:  # once there was memory for all
         if rule.counts:
-            parameter.slots["step"] = parameter.slots.get("step", 0) + 1
+            parameter.slots["step"] = parameter.slots.get("step", 0) + 1 if steps is None else new_steps
         parameter.slots |= dict(zip(rule.slots, slots, strict=True))
         parameter.data = data
     return left
 
 
-def _fits(x: Array, data: Array) -> bool:
-    same = x.shape == data.shape and x.dtype == data.dtype and str(x.dtype) in ACCUMULATED
-    return same and is_cupy(x) and bool(x.flags.c_contiguous) and x.size > 0
-
-
-def _updated(rule: Rule, entries: Sequence[_Entry]) -> list[tuple[Array, ...]]:
-    dtype, total = str(entries[0].parameter.data.dtype), sum(entry.parameter.data.size for entry in entries)
-    wide, number = total >= _WIDE, np.dtype(ACCUMULATED[dtype]).type
-    each = 1 + len(rule.slots)
-    text = _text(rule.lines, len(rule.slots), len(rule.options), len(entries[0].own), len(entries), dtype, wide)
-    arguments: list[object] = [number(c) for c in rule.options]
-    shapes = [entry.parameter.data.shape for entry in entries for _ in range(each)]
+def _updated(rule: Rule, entries: Sequence[_Entry]) -> list[list[Array | None]]:
+    """New data, slots and steps of each."""
+    dtype, slots = str(entries[0].parameter.data.dtype), len(rule.slots)
+    text = _step(rule.lines, rule.counts, slots, len(rule.options), len(entries[0].own), dtype)
     with current(entries[0].parameter.data):
-        fresh = parts(shapes, dtype)
-        found = [tuple(fresh[at : at + each]) for at in range(0, len(fresh), each)]
-        for entry, new in zip(entries, found, strict=True):
-            size = math.prod(entry.parameter.data.shape)
-            arguments += [np.int64(size) if wide else np.int32(size), *map(number, entry.own)]
-            arguments += [entry.parameter.data.data.ptr, entry.gradient.data.ptr]
-            arguments += [0 if slot is None else slot.data.ptr for slot in entry.slots]
-            arguments += [x.data.ptr for x in new]
-        launch = Kernel(text, -(-total // _THREADS), _THREADS, tuple(range(len(arguments))))
-        kernel_launch(launch)(arguments)  # type: ignore[arg-type]
+        many = [1 + slots + (entry.steps is not None) for entry in entries]
+        fresh = iter(
+            parts([e.gradient.shape for e, count in zip(entries, many, strict=True) for _ in range(count)], dtype)
+        )
+        found = [[*itertools.islice(fresh, count), *[None] * (2 + slots - count)] for count in many]
+        rows = [
+            [e.gradient.size, *_addresses(e.parameter.data, e.gradient, *e.slots, *new[:-1], e.steps, new[-1]), *e.own]
+            for e, new in zip(entries, found, strict=True)
+        ]
+        _launched(text, rows, *map(np.dtype(ACCUMULATED[dtype]).type, rule.options))
     return found
+
+
+def _addresses(*arrays: Array | None) -> list[int]:
+    return [0 if x is None else x.data.ptr for x in arrays]
+
+
+@lru_cache(maxsize=8)
+def _clipping(dtype: str) -> tuple[str, str, str]:
+    """Sums of squares of blocks; norm and factor, in one block; gradients times the factor."""
+    squares = [
+        f"__shared__ double held[{THREADS}]; double s = 0;", _FIND,
+        "EACH { const double v = load(AT(0) + i); s += v * v; }",
+        "s = sum_of(s, held); if (threadIdx.x == 0) sums[blockIdx.x] = s;",
+    ]  # fmt: skip
+    norm = [
+        f"__shared__ double held[{THREADS}]; double s = 0;",
+        f"for (I i = threadIdx.x; i < blocks; i += {THREADS}) s += sums[i];",
+        "s = sqrt(sum_of(s, held)); const double by = most / (s + 1e-6);",
+        "if (threadIdx.x == 0) { found[0] = s; found[1] = by > 1 ? 1 : by; }",
+    ]
+    scaled = [_FIND, "EACH store(AT(1) + i, load(AT(0) + i) * (A)found[1]);"]
+    table = "const long long* table, I rows, I width"
+    return (
+        kernel_text(dtype, f"{table}, double* sums", squares, True, BLOCK_SUMS),
+        kernel_text(dtype, "const double* sums, double* found, double most, I blocks", norm, True, BLOCK_SUMS),
+        kernel_text(dtype, f"{table}, const double* found", scaled, True),
+    )
+
+
+def clip_together(held: Sequence[tuple[Any, Array]], max_norm: float) -> Array | None:
+    """Scale the gradients of parameters; returns their norm (), for which nobody waits. Three launches.
+
+    None, and nothing has changed, if gradients are not of one dtype and device.
+    """
+    gradients = [contiguous(g, g.dtype) if is_cupy(g) else g for _, g in held]
+    if not fits(*gradients) or len({g.device.id for g in gradients}) > 1:
+        return None
+    dtype = str(gradients[0].dtype)
+    squares, norm, scaled = _clipping(dtype)
+    with current(gradients[0]):
+        made = parts([g.shape for g in gradients], dtype)
+        rows = [[g.size, *_addresses(g, new)] for g, new in zip(gradients, made, strict=True)]
+        count = sum(-(-g.size // _EACH) for g in gradients)
+        sums, found = empty((count,), "float64"), empty((2,), "float64")
+        _launched(squares, rows, sums)
+        run(norm, 1, sums, found, np.float64(max_norm), np.int64(count))
+        _launched(scaled, rows, found)
+    for (parameter, _), new in zip(held, made, strict=True):
+        parameter.grad = new
+    return found[0]

@@ -1,37 +1,42 @@
-"""What the statistics of a place have collected, for a rule to plan from."""
+"""Means of the statistics of a place, for a rule to plan from."""
 
 from __future__ import annotations
 
 import itertools
+import math
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, namespace
+from growarray.backend import Array, asarray, is_cupy, namespace, to_numpy
 from growarray.errors import GrowthError
 from growarray.growing.rule import LayerMeans, PlaceMeans
 from growarray.growing.update import rounding_floor
 
-__all__ = ["check_readers", "layer_means", "means_of_layer", "means_of_merge", "of_goals"]
+_NAMES = ("s", "m", "e", "m_prev", "p")  # of the means of a layer
+_LARGEST = 1024  # rows up to which a matrix is decomposed on the host: a guess, no decomposition was timed on a GPU
 
 
 def layer_means(layer: Any, pseudo_inverse: bool = False) -> LayerMeans:
-    """What the statistics have collected of this layer."""
+    """Means of the statistics of this layer."""
     held, floor = layer.statistics, rounding_floor(layer.weight.data)
     return LayerMeans(held.mean_s, held.m, held.e, held.m_prev, held.p, floor, pseudo_inverse)
 
 
 def means_of_layer(layer: Any, pseudo_inverse: bool = False) -> PlaceMeans:
-    """What the statistics have collected, for a rule to plan from; a delta alone if the layer sees no new neurons."""
+    """Means around a layer, for a rule to plan from; those of a delta only if the layer cannot read new neurons."""
     own = layer_means(layer, pseudo_inverse)
     s_prev = layer.statistics.s_prev if layer.statistics.sees_front else None
-    return PlaceMeans((own,), lambda: of_goals(own.e(), (layer,)), s_prev)
+    ones = None if s_prev is None else _ones(layer.previous)
+    return PlaceMeans((own,), lambda: of_goals(own.e(), (layer,)), s_prev, ones)
 
 
 def means_of_merge(merge: Any, pseudo_inverse: bool = False) -> PlaceMeans:
-    """What the statistics have collected, for a rule to plan from: of each next layer, and of the full activity."""
+    """Means around a merge, for a rule to plan from: of each next layer, and of the full activity."""
     held, readers = merge.statistics, merge.readers
 
     def of_reader(i: int, rows: slice, goals: slice) -> LayerMeans:
@@ -42,15 +47,43 @@ def means_of_merge(merge: Any, pseudo_inverse: bool = False) -> PlaceMeans:
 
     rows, goals = _cuts([r.out_features for r in readers]), _cuts([r.goal_width for r in readers])
     means = tuple(map(of_reader, range(len(readers)), rows, goals))
-    return PlaceMeans(means, lambda: of_goals(held.e(), readers), held.s_prev)
+    return PlaceMeans(means, lambda: of_goals(held.e(), readers), held.s_prev, _ones(merge))
+
+
+def on_host(means: PlaceMeans, like: Array) -> PlaceMeans:
+    """The same in NumPy, if ``like`` is on a GPU and no matrix is large: all that there is comes with one wait.
+
+    Small matrices are decomposed faster there, and every question about them would wait.
+    """
+    if not is_cupy(like):
+        return means
+    wanted = {(i, name): getattr(layer, name) for i, layer in enumerate(means.layers) for name in _NAMES}
+    wanted |= {(-1, "e"): means.e} | ({} if means.s_prev is None else {(-1, "s_prev"): means.s_prev})
+    found: dict[tuple[int, str], Array] = {}
+    for key, mean in wanted.items():
+        try:
+            found[key] = mean()
+        except GrowthError:  # nothing was collected; whoever asks for it is told
+            continue
+    if not found or max(max(array.shape) for array in found.values()) > _LARGEST:
+        return means
+    xp, sizes = namespace(*found.values()), [math.prod(array.shape) for array in found.values()]
+    joined = to_numpy(xp.concat([xp.reshape(array, (-1,)) for array in found.values()]))
+    parts = np.split(joined, np.cumsum(sizes)[:-1])
+    host = {key: part.reshape(found[key].shape) for key, part in zip(found, parts, strict=True)}
+
+    def of(i: int) -> dict[str, Any]:
+        return {name: partial(operator.getitem, host, (j, name)) for j, name in host if j == i}
+
+    return replace(means, layers=tuple(replace(layer, **of(i)) for i, layer in enumerate(means.layers)), **of(-1))
 
 
 def check_readers(merge: Any) -> None:
-    """Raise unless the next layers of a merge can see its new neurons, and if by every tap, then all alike."""
+    """Raise unless all next layers of a merge can read its new neurons, and in the same way."""
     for reader in merge.readers:
         if not reader.growth_taps:
             raise GrowthError(
-                f"{merge.name}: next layer {reader.name} sees no new channels; make it a RestrictedConv2dGrowingModule "
+                f"{merge.name}: next layer {reader.name} cannot read new channels; use a RestrictedConv2dGrowingModule "
                 "or a FullConv2dGrowingModule"
             )
         if merge.spatial and reader.reads is None:
@@ -61,9 +94,19 @@ def check_readers(merge: Any) -> None:
     ways = {(reader.reads is None, reader.every_tap and reader.reads) for reader in merge.readers}
     if len(ways) > 1:
         raise NotImplementedError(
-            f"{merge.name}: its next layers would see new neurons in {len(ways)} different ways; supported: linear "
+            f"{merge.name}: its next layers would read new neurons in {len(ways)} different ways; supported: linear "
             "layers, restricted convolutions, or full convolutions of one geometry"
         )
+
+
+def _ones(front: Any) -> int | None:
+    """The column of ones of the first layer at the front that has a bias, among what they all read."""
+    end = 0
+    for layer in front.layers_before:
+        end += int(layer.stream_width)
+        if layer.use_bias:
+            return end - 1
+    return None
 
 
 def _cuts(widths: Sequence[int]) -> list[slice]:
@@ -71,7 +114,7 @@ def _cuts(widths: Sequence[int]) -> list[slice]:
 
 
 def of_goals(e: Array, readers: Sequence[Any]) -> Array:
-    """E over the columns of M_prev: of layers that count every tap of a kernel, once for each tap.
+    """E over the columns of M_prev; of a layer that reads by every tap, once for each tap.
 
     e : over the outputs of all readers, side by side
     """

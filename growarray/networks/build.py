@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from growarray.growing import FullConv2dGrowingModule
 from growarray.networks.block import GrowingResidualMLP
 from growarray.networks.graph import GrowingDAG
 from growarray.networks.images import GrowingVGG, image_shape
+from growarray.networks.mixer import GrowingMLPMixer
 from growarray.networks.mlp import GrowingMLP
 from growarray.networks.network import GrowingNetwork
 from growarray.networks.resnet import GrowingResNet
@@ -19,13 +21,14 @@ from growarray.nn import Module, ReLU, activation
 
 __all__ = ["NETWORKS", "build_network", "hidden_activation", "number_of_places", "rebuild_network"]
 
-_PLACES = {"mlp": 1, "residual": 2, "dag": 0, "cnn": 2, "resnet": 1}
+_PLACES = {"mlp": 1, "residual": 2, "dag": 0, "cnn": 2, "resnet": 1, "mixer": 2}
 NETWORKS = tuple(_PLACES)
 _STREAM = 16  # channels of the residual stream in the first stage of a resnet; each next one has twice as many
+_FEATURES = 32  # of a patch in a mixer
 
 
 def hidden_activation(name: str, *, where: str = "activation") -> Module:
-    """The activation between layers; ``ValueError`` if growth has no use for it, which says ``where`` it stands.
+    """The activation between layers; ``ValueError`` that names ``where`` if it is not a function of single neurons.
 
     >>> hidden_activation("relu")
     ReLU(at_zero=1.0)
@@ -44,7 +47,7 @@ def hidden_activation(name: str, *, where: str = "activation") -> Module:
 
 
 def number_of_places(kind: str, hidden_layers: int) -> int:
-    """How many widths a network has at first, by hidden layer, block or stage: none a graph of one edge."""
+    """Number of initial widths: one for each hidden layer, block or stage, none for a graph."""
     return hidden_layers * _PLACES[kind]
 
 
@@ -70,10 +73,21 @@ def build_network(
         stages = list(zip(widths[::2], widths[1::2], strict=True))
         shape, kind_of = image_shape(features, image), FullConv2dGrowingModule
         return GrowingVGG(shape, outputs, stages, growing_conv_type=kind_of, **common)
+    if kind == "mixer":
+        shape, pairs = image_shape(features, image), (widths[::2], widths[1::2])
+        return GrowingMLPMixer(shape, outputs, _patch_size(shape), _FEATURES, *pairs, len(pairs[0]), **common)
     if kind == "resnet":
         stream = [_STREAM * 2**i for i in range(len(widths))]
         return GrowingResNet(image_shape(features, image), outputs, stream, widths, **common)
     return GrowingResidualMLP(features, outputs, num_features=widths[1::2], hidden_features=widths[::2], **common)
+
+
+def _patch_size(image: Sequence[int]) -> int:
+    """The smallest size of squares that cut an image, at most 4 along its longer side, or the largest that cut it."""
+    common = math.gcd(*image[1:])
+    return next(
+        size for size in range(1, common + 1) if common % size == 0 and (4 * size >= max(image[1:]) or size == common)
+    )
 
 
 def rebuild_network(
@@ -85,7 +99,7 @@ def rebuild_network(
     features: int | None = None,
     image: Sequence[int] | None = None,
 ) -> GrowingNetwork:
-    """The network of a state dict, whose outputs are those of its last weight, features of its first if not given.
+    """The network of a state dict; its last weight gives the outputs, its first the features if not given.
 
     Raises
     ------
@@ -102,11 +116,11 @@ def rebuild_network(
     if kind == "dag":
         return _rebuilt_graph(widths, activation, dtype, state)
     if not widths or len(widths) % number_of_places(kind, 1):
-        raise ValueError(f"the widths {widths} are not those of a network of the kind {shown(kind)}")
+        raise ValueError(f"the widths {widths} do not fit a network of kind {shown(kind)}")
     first, last = (np.shape(state[f"{name}.weight"]) for name in _ends(kind, len(widths)))
     sizes = {n for value in state.values() for n in np.shape(value)}
     if not (_fits(kind, len(widths), features, first, last, image) and sizes.issuperset(widths)):
-        raise ValueError(f"the widths {widths} are not those of the weights")
+        raise ValueError(f"the widths {widths} do not match the weights")
     network = build_network(
         kind,
         first[1] if features is None else features,
@@ -123,17 +137,17 @@ def rebuild_network(
 
 
 def _rebuilt_graph(widths: list[int], activation: str, dtype: str, state: Mapping[str, Any]) -> GrowingDAG:
-    """The graph whose nodes and edges the names of the weights tell."""
+    """The graph that the names of the weights describe."""
     shapes = {name: np.shape(value) for name, value in state.items() if name.endswith(".layer.weight")}
     first = [shape for name, shape in shapes.items() if name.startswith("layers.start@->") and len(shape) == 2]
     last = [shape for name, shape in shapes.items() if name.endswith("->end@.layer.weight") and len(shape) == 2]
     if not first or not last:
-        raise ValueError("the weights are not those of a graph from start to end")
+        raise ValueError("the weights do not form a graph from start to end")
     function = hidden_activation(activation)
     graph = GrowingDAG(first[0][1], last[0][0], activation=function, dtype=np.dtype(dtype))
     graph.match(state)
     if graph.widths != widths:
-        raise ValueError(f"the widths {widths} are not those of the weights")
+        raise ValueError(f"the widths {widths} do not match the weights")
     graph.load_state_dict(state)
     return graph
 
@@ -142,7 +156,7 @@ def _ends(kind: str, places: int) -> tuple[str, str]:
     """Names of the first and of the last layer."""
     if kind == "resnet":
         return "stem.0", "head.3"
-    rows = {"residual": ("blocks.0.first.layer", "head.layer")}
+    rows = {"residual": ("blocks.0.first.layer", "head.layer"), "mixer": ("patcher.0", "head.1")}
     return rows.get(kind, ("layers.0.layer", f"layers.{places}.layer"))
 
 
@@ -160,6 +174,9 @@ def _fits(
     if type(features) is not int or len(first) != 4:
         return False
     channels, *sizes = image_shape(features, image)
+    if kind == "mixer":
+        size = _patch_size((channels, *sizes))
+        return first[1:] == (channels, size, size) and last[1:] == (_FEATURES,)
     if kind == "resnet":
         return first[1] == channels and last[1:] == (_STREAM * 2 ** (places - 1),)
     for _ in range(places // 2):

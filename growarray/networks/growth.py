@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+import operator
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, namespace
+from growarray.backend import Array, is_cupy, namespace
 from growarray.errors import GrowthError, shown
-from growarray.networks.data import Task, batches_of, check_data, task_named
+from growarray.networks.data import Task, batches_of, check_data, numbers, task_named
 from growarray.networks.history import History, line_of
 from growarray.networks.judgement import Best, Judgement, Snapshot, judge
 from growarray.networks.loader import Batches
@@ -48,7 +49,7 @@ class Growth:
 
     :meth:`run` may be stopped after any epoch and gone on with: :meth:`state` and ``best`` hold what is not in the
     network or the optimizer's slots. A batch whose loss is NaN or infinite raises ``GrowthError`` before any weight
-    moves.
+    moves; on a GPU it is found after the epoch, and the weights go back to those before it.
 
     Raises
     ------
@@ -115,7 +116,7 @@ class Growth:
         return self.planner.budget
 
     def run(self, until: int | None = None, *, progress: bool | Callable[[str], Any] = False) -> History:
-        """Go on to epoch ``until``, by default to the last, which ends with the best network; returns the history.
+        """Run to epoch ``until``, by default the last, which restores the best network; returns the history.
 
         progress : True for a line on standard error after each entry, or a function that takes the lines
         """
@@ -149,7 +150,8 @@ class Growth:
     def train_epoch(self) -> dict[str, Any]:
         """One pass over the shuffled training data; returns its entry."""
         self.network.train()
-        total, count = 0.0, 0
+        losses: list[tuple[Any, int]] = []
+        before: Snapshot | None = None
         if isinstance(self.data, Batches):
             self.data.epoch = self.epoch  # what a run draws does not depend on where it was stopped
         for x, target in batches_of(self.data, self.settings.batch_size, self.rng):
@@ -157,24 +159,39 @@ class Growth:
                 self.optimizer.lr = self.schedule(self.steps)
             y, pullback = self.network.vjp(x)
             loss, loss_pullback = self.task.loss(y, target)
-            value = float(loss)
-            if not math.isfinite(value):
-                raise GrowthError(
-                    f"Growth: the loss of a batch in epoch {self.epoch + 1} is {value}; look for NaN in the data, or "
-                    "lower the learning rate; the weights are those before this batch"
-                )
+            if is_cupy(loss):  # looked at after the epoch: now the host would wait
+                before = before or Snapshot.of(self.network)
+            else:
+                self._check_losses([float(loss)], "batch")
             self.optimizer.zero_grad()
             pullback(loss_pullback(), wrt_x=False)
             if self.settings.clip is not None:
                 clip_gradients(self.network.parameters(), self.settings.clip)
             self.optimizer.step()
-            total, count = total + value * int(x.shape[0]), count + int(x.shape[0])
+            losses.append((loss, int(x.shape[0])))
             self.steps += 1
+        try:
+            values = numbers([loss for loss, _ in losses])
+            self._check_losses(values, "epoch")
+        except Exception:
+            if before is not None:
+                before.restore(self.network)
+            raise
+        counts = [count for _, count in losses]
+        total, count = sum(map(operator.mul, values, counts)), sum(counts)
         self.epoch += 1
         judgement = self._judge()
         self._keep(judgement)
         figures = {**self._figures(judgement), "judged_by": self._judged_by, "lr": float(self.optimizer.lr)}
         return self._record("train", train_loss=total / count, **figures)
+
+    def _check_losses(self, values: Sequence[float], since: str) -> None:
+        broken = [value for value in values if not math.isfinite(value)]
+        if broken:
+            raise GrowthError(
+                f"Growth: the loss of a batch in epoch {self.epoch + 1} is {broken[0]}; look for NaN in the data, or "
+                f"lower the learning rate; the weights are those before this {since}"
+            )
 
     def evaluate(self, data: Any, batch_size: int = 4096, *, task: Task | None = None) -> tuple[float, float]:
         """Mean loss and score (accuracy or R²) on arrays or batches, in evaluation mode, by ``task`` or the loop's."""
@@ -190,7 +207,7 @@ class Growth:
         return namespace(*y).concat(y, axis=0), namespace(*target).concat(target, axis=0)
 
     def _judge(self) -> Judgement:
-        """The network as it is, on the validation data."""
+        """Judge the current network on the validation data."""
         return judge(self.task, *self._outputs(self.validation))
 
     def _keep(self, judgement: Judgement) -> None:
@@ -248,7 +265,7 @@ class Growth:
         return "training" if self.validation is self.data else "validation"
 
     def _figures(self, judgement: Judgement) -> dict[str, Any]:
-        """What every entry says of the network."""
+        """Figures of the network for every entry."""
         return {
             "validation_loss": judgement.loss,
             "validation_score": judgement.score,
@@ -268,7 +285,7 @@ class Growth:
         return entry
 
     def _refuse(self, reason: str, **entry: Any) -> dict[str, Any]:
-        """Record a growth that came to nothing; the last of ``settings.patience`` in a row ends growing."""
+        """Record a growth without effect; the last of ``settings.patience`` in a row ends growing."""
         self.network.delete_update()
         self.failures += 1
         recorded = self._record("growth", **entry, refused=reason, added=0)
@@ -293,7 +310,7 @@ class Growth:
         return entry
 
     def state(self) -> dict[str, Any]:
-        """Plain data to go on from: counters, generator, history. Weights, slots and ``best`` are saved beside it."""
+        """Plain data to resume from: counters, generator, history. Weights, slots and ``best`` are saved beside it."""
         return {
             "epoch": self.epoch,
             "steps": self.steps,
@@ -306,7 +323,7 @@ class Growth:
         }
 
     def load_state(self, state: dict[str, Any], best: Best | None = None) -> None:
-        """Take over what :meth:`state` gave, and the ``best`` of that moment."""
+        """Restore what :meth:`state` returned, and the ``best`` of that time."""
         epoch, steps, growths, failures = (int(state[name]) for name in ("epoch", "steps", "growths", "failures"))
         finished, history, budget = bool(state["finished_growing"]), History(state["history"]), state["budget"]
         self.rng.bit_generator.state = state["rng"]  # first: a state of another kind of generator raises
@@ -315,7 +332,7 @@ class Growth:
 
 
 def _check_trained(network: Any, optimizer: Any, task: Any) -> None:
-    """Raise if one is of another kind than the loop needs, or the optimizer would move nothing of the network."""
+    """Raise unless optimizer and task are of the right kind and the optimizer holds a parameter of the network."""
     if not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
         raise TypeError(f"Growth: optimizer is a {type(optimizer).__name__}, expected one such as AdamW(network)")
     if not isinstance(task, str | Task):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.growing import Conv2dGrowingModule, FullConv2dGrowingModule, RestrictedConv2dGrowingModule
 from growarray.networks.network import GrowingNetwork
-from growarray.networks.widths import listed_widths
+from growarray.networks.widths import check_widths, listed_widths
 from growarray.nn import Flatten, Module, ReLU, Sequential
 from growarray.ops.sizes import each_axis, whole_number
 
@@ -67,6 +68,10 @@ class ImageNetwork(GrowingNetwork):
         self.image = each_axis(where, "in_features", in_features, 3, 1)
         self.in_features = math.prod(self.image)
         self.out_features = whole_number(where, "out_features", out_features, 1)
+
+    def _check_held(self) -> None:
+        if math.prod(each_axis(type(self).__name__, "in_features", self.image, 3, 1)) != self.in_features:
+            raise ShapeError(f"{type(self).__name__}: images {self.image} have not {self.in_features} numbers")
 
     def _flat(self, x: Array) -> Array:
         shape = tuple(x.shape[1:])
@@ -136,10 +141,23 @@ class GrowingVGG(ImageNetwork):
             layer.previous_module, self.layers[-1].next_module = self.layers[-1], layer
         self.layers.append(layer)
 
+    _held = ("image", "in_features", "out_features", "layers", "flattened")
+
+    def _check_held(self) -> None:
+        parts = [(layer.in_channels, layer.out_channels) for layer in self.layers]
+        check_widths("GrowingVGG", self.image[0], parts, self.out_features)
+        super()._check_held()
+
     @property
     def chain(self) -> list[Any]:
         """The layers, from input to output."""
         return [*self.layers, self.flattened]
+
+    def outline(self) -> dict[str, Any]:
+        """Channels of the image, of each convolution and of the output, one after the other, as plain data."""
+        names = ["image", *(f"conv {i}" for i in range(1, len(self.layers))), "output"]
+        widths = [self.image[0], *(layer.out_channels for layer in self.layers)]
+        return {"nodes": dict(zip(names, widths, strict=True)), "edges": [list(e) for e in itertools.pairwise(names)]}
 
     @property
     def growing_layers(self) -> list[Any]:

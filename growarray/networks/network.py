@@ -1,4 +1,4 @@
-"""GrowingNetwork: what the loop needs of a network, whatever its shape."""
+"""GrowingNetwork: the base class of networks that the loop can grow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from growarray.growing.fisher import softmax_fisher_seeds
 from growarray.nn import Module
 from growarray.nn.module import Pullback
 
-__all__ = ["GrowingNetwork", "evaluating", "is_frozen"]
+__all__ = ["GrowingNetwork", "evaluating", "gradients_kept", "is_frozen"]
 
 
 @contextmanager
@@ -26,6 +26,17 @@ def evaluating(network: Module) -> Iterator[None]:
         yield
     finally:
         network.train(training)
+
+
+@contextmanager
+def gradients_kept(network: Module) -> Iterator[None]:
+    """At the end of it every parameter has the gradient again that it had before."""
+    gradients = [(parameter, parameter.grad) for parameter in network.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
 
 
 def is_frozen(layer: Any) -> bool:
@@ -108,7 +119,7 @@ class GrowingNetwork(Module):
         return 2 * sum(p.size for name, p in self.named_parameters() if name.endswith("weight") and p.data.ndim > 1)
 
     def structure(self) -> Any:
-        """What of the network, beside its widths, growth may change; None if that is nothing."""
+        """What growth may change besides the widths, or None."""
         return None
 
     def outline(self) -> dict[str, Any] | None:
@@ -116,15 +127,15 @@ class GrowingNetwork(Module):
         return None
 
     def match(self, state: Mapping[str, Any]) -> None:
-        """Have the structure of the network whose state dict ``state`` is; nothing to do unless that may change."""
+        """Take on the structure of the network in a state dict; does nothing if growth changes widths only."""
 
     @property
     def width_names(self) -> list[str]:
-        """What :attr:`widths` are the widths of."""
+        """What each of :attr:`widths` belongs to."""
         return [layer.widens for layer in self.growing_layers]
 
     def restructure(self, structure: Any) -> None:
-        """Be again what :meth:`structure` gave; weights of what is new are to be set after it."""
+        """Restore what :meth:`structure` returned; set the weights of new parts afterwards."""
 
     def init_computation(self, *, trace_precision: float | None = None) -> None:
         """Start a collection everywhere; with ``trace_precision`` every M estimates its error."""
@@ -189,17 +200,13 @@ class GrowingNetwork(Module):
         That is c - 1 calls of the pullback; gradients of weights stay as they are. It is exact if samples do not meet:
         a BatchNorm has to be in evaluation mode. The rest as in :meth:`update_computation_true_fisher`.
         """
-        gradients = [(parameter, parameter.grad) for parameter in self.parameters()]
         xp = namespace(logits)
         factors = xp.ones_like(logits[:, :1]) if weights is None else weights[:, None]
         factors = xp.astype(factors / loss_normalization, logits.dtype, copy=False)
-        try:
+        with gradients_kept(self):
             for index, seed in enumerate(softmax_fisher_seeds(logits)):
                 pullback(seed * factors, wrt_x=False)
                 self.update_covariance_loss_gradient(count_samples=index == 0)
-        finally:
-            for parameter, gradient in gradients:
-                parameter.grad = gradient
 
     def update_computation(self, update_covariance_loss_gradient: bool = True) -> None:
         """Add the last batch to every statistic."""
@@ -295,11 +302,11 @@ class GrowingNetwork(Module):
         self.selected = None
 
     def missing_neurons(self) -> int:
-        """Neurons that are missing to the targets of all growing layers that have one."""
+        """Number of neurons still missing to reach the targets of all growing layers."""
         return sum(layer.missing_neurons() for layer in self._with_target())
 
     def complete_growth(self, extension_kwargs: dict[str, Any] | None = None) -> None:
-        """Fill every growing layer that has a target up to it, by drawn neurons."""
+        """Add random neurons to every growing layer until it reaches its target."""
         for layer in self._with_target():
             layer.complete_growth(extension_kwargs)
 

@@ -19,7 +19,7 @@ from growarray.growing import (
     RestrictedConv2dGrowingModule,
 )
 from growarray.networks.images import ImageNetwork, Normalization, function_of
-from growarray.networks.widths import listed_widths
+from growarray.networks.widths import check_widths, listed_widths
 from growarray.nn import AdaptiveAvgPool2d, Conv2d, Flatten, Identity, Linear, Module, ReLU, Sequential
 from growarray.nn.module import Pullback
 
@@ -62,19 +62,29 @@ class GrowingBlock(Module):
     ) -> None:
         first: Any = first_layer
         second: Any = second_layer
-        hidden = (int(first.out_features), int(second.in_neurons))
-        if hidden[0] != hidden[1]:
-            raise ShapeError(f"{name}: the first layer gives {hidden[0]} neurons, the second reads {hidden[1]}")
-        if downsample is None and first.in_neurons != second.out_features:
-            raise ShapeError(
-                f"{name}: {first.in_neurons} features in and {second.out_features} out cannot be added; give a "
-                "downsample= that makes the one of the other"
-            )
         self.name = name
         self.pre_activation = pre_activation or Identity()
         self.first_layer, self.second_layer = first, second
         self.downsample = downsample or Identity()
+        self._check_held()
         second.previous_module, first.next_module = first, second
+
+    _held = ("name", "pre_activation", "first_layer", "second_layer", "downsample")
+
+    def _check_held(self) -> None:
+        hidden, (width, out) = (self.first_layer.out_features, self.second_layer.in_neurons), self._ends
+        if hidden[0] != hidden[1]:
+            raise ShapeError(f"{self.name}: the first layer gives {hidden[0]} neurons, the second reads {hidden[1]}")
+        if self.downsample.is_identity and width != out:
+            raise ShapeError(
+                f"{self.name}: {width} input and {out} output features cannot be added; pass a downsample= from one "
+                "to the other"
+            )
+
+    @property
+    def _ends(self) -> tuple[int, int]:
+        """Width of the input and of the output."""
+        return int(self.first_layer.in_neurons), int(self.second_layer.out_features)
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value, and the way back through branch and shortcut."""
@@ -242,13 +252,26 @@ class GrowingResNet(ImageNetwork):
             self._before(widths[-1]), AdaptiveAvgPool2d(1), Flatten(), Linear(before, self.out_features, **self._kind)
         )
 
+    _held = (
+        "image", "in_features", "out_features", "stem", "stages", "head", "_function", "_normalization", "_conv",
+        "_use_bias", "_dropout_rate",
+    )  # fmt: skip
+
+    def _check_held(self) -> None:
+        stem: Any = self.stem[0]
+        head: Any = self.head[3]
+        ends = [(stem.in_channels, stem.out_channels), *(block._ends for block in self.blocks)]
+        check_widths("GrowingResNet", self.image[0], ends, head.in_features)
+        self._kind = {"device": None, "dtype": stem.weight.data.dtype, "rng": np.random.default_rng()}
+        super()._check_held()
+
     def _before(self, channels: int) -> Module:
         return function_of(channels, self._function, self._normalization)
 
     def _add(self, stage: int, before: int, width: int, hidden: int, stride: int = 1) -> GrowingBlock:
         middle = self._before(hidden)
         if self._dropout_rate:
-            middle = Sequential(middle, GrowingDropout2d(self._dropout_rate, rng=self._kind["rng"]))
+            middle = Sequential(middle, GrowingDropout2d(self._dropout_rate, rng=self._kind["rng"].spawn(1)[0]))
         shortcut = Conv2d(before, width, 1, stride, bias=False, **self._kind) if stride > 1 or before != width else None
         block = Conv2dGrowingBlock(
             before, width, 3, hidden, pre_activation=self._before(before), mid_activation=middle,
@@ -285,6 +308,15 @@ class GrowingResNet(ImageNetwork):
     def chain(self) -> list[Any]:
         """The first convolution, the stages, the head."""
         return [self.stem, *self.stages, self.head]
+
+    def outline(self) -> dict[str, Any]:
+        """Channels of the residual stream and hidden ones of each block beside it, as plain data."""
+        nodes, edges = {"image": self.image[0], "sum 0": self.blocks[0].first_layer.in_channels}, [["image", "sum 0"]]
+        for i, block in enumerate(self.blocks, 1):
+            before, hidden, after = f"sum {i - 1}", f"block {i}", f"sum {i}"
+            nodes |= {hidden: block.hidden_neurons, after: block.second_layer.out_features}
+            edges += [[before, hidden], [hidden, after], [before, after]]
+        return {"nodes": nodes | {"output": self.out_features}, "edges": [*edges, [after, "output"]]}
 
     @property
     def growing_layers(self) -> list[Any]:

@@ -10,7 +10,7 @@ from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError, shown
 from growarray.ops.sizes import whole_number
 
-__all__ = ["check_chain", "listed_widths", "sample_width"]
+__all__ = ["check_chain", "check_widths", "listed_widths", "sample_width"]
 
 
 def sample_width(where: str, in_features: int | Sequence[int], *, flatten: bool = True) -> int:
@@ -40,12 +40,19 @@ def listed_widths(where: str, option: str, widths: Any, count: int) -> list[int]
     return [whole_number(where, f"{option}[{i}]", width, 0) for i, width in enumerate(widths)]
 
 
+def check_widths(where: str, inputs: int, parts: Sequence[tuple[int, int]], outputs: int) -> None:
+    """Raise ShapeError unless each of ``parts``, (in, out), takes what the one before it gives, from end to end.
+
+    >>> check_widths("doc", 3, [(3, 2), (2, 4)], 4)
+    """
+    given, taken = [inputs, *(part[1] for part in parts)], [*(part[0] for part in parts), outputs]
+    if given != taken:
+        raise ShapeError(f"{where}: parts that give widths {given} are followed by parts that take {taken}")
+
+
 def check_chain(where: str, inputs: int, chain: Sequence[Any], outputs: int) -> None:
-    """Raise ShapeError unless each of ``chain`` takes what the one before it gives, from ``inputs`` to ``outputs``.
+    """:func:`check_widths` of parts with ``in_features`` and ``out_features``.
 
     >>> check_chain("doc", 3, [], 3)
     """
-    given = [inputs, *(part.out_features for part in chain)]
-    taken = [*(part.in_features for part in chain), outputs]
-    if given != taken:
-        raise ShapeError(f"{where}: parts of the widths {given} are followed by parts of the widths {taken}")
+    check_widths(where, inputs, [(part.in_features, part.out_features) for part in chain], outputs)

@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 from growarray.backend import Array
-from growarray.nn.module import ExtendedPullback, Module, Pullback
-from growarray.nn.pullback import for_parameters
-
-__all__ = ["Sequential"]
+from growarray.nn.module import ExtendedPullback, Module, Pullback, for_parameters
 
 
 class Sequential(Module):
@@ -132,6 +129,14 @@ class Sequential(Module):
         self.check_extend(by)
         for layer in self.layers:
             layer.extend(by)
+
+    def _check_keep(self, count: int) -> None:
+        for layer in self.layers:
+            layer._check_keep(count)
+
+    def _keep(self, index: Array) -> None:
+        for layer in self.layers:
+            layer._keep(index)
 
     def rescale(self, scale: float) -> None:
         """Tell every module that its input will be ``scale`` times what it was."""

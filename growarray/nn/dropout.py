@@ -8,13 +8,11 @@ from growarray.backend import Array
 from growarray.nn.module import Module, Pullback
 from growarray.ops.dropout import dropout
 
-__all__ = ["Dropout"]
-
 
 class Dropout(Module):
     """Drops entries with probability ``p`` and divides the rest by ``1 - p``, in training; in evaluation ``y = x``.
 
-    ``rng`` defaults to a fresh unseeded generator; masks are drawn in NumPy, whatever library ``x`` is of.
+    ``rng`` defaults to a fresh unseeded generator; its numbers are those of NumPy, whatever library ``x`` is of.
     Raises ValueError unless ``0 <= p <= 1``.
 
     >>> import numpy as np

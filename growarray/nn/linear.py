@@ -14,8 +14,6 @@ from growarray.nn.module import Module, Parameter, Pullback
 from growarray.nn.parameter import as_parameter
 from growarray.ops.linear import linear
 
-__all__ = ["Linear", "real_dtype", "uniform"]
-
 
 def uniform(
     shape: tuple[int, ...], bound: float, rng: np.random.Generator, dtype: Any = None, device: str | None = None
@@ -118,9 +116,9 @@ class Linear(Module):
 
         def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
             dx, dw, db = back(dy, wrt_x=wrt_x, wrt_w=wrt_w)
-            self.weight.accumulate(dw)
+            self.weight.accumulate(dw, fresh=True)
             if self.bias is not None:
-                self.bias.accumulate(db)
+                self.bias.accumulate(db, fresh=True)
             return dx
 
         return y, pullback

@@ -8,15 +8,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from growarray.backend import Array, asarray, device_of, library, namespace, to_device
+from growarray.backend import Array, asarray, device_of, is_numpy, library, namespace, to_device
 from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError, shown
 from growarray.nn.extension import HandsNewOn
 from growarray.nn.linear import real_dtype
 from growarray.nn.module import Parameter, Pullback
-from growarray.ops.norm import NormVjp, batch_norm, batch_statistics, group_norm, layer_norm
-
-__all__ = ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "GroupNorm", "LayerNorm"]
+from growarray.ops.norm import NormVjp, batch_norm, group_norm, layer_norm, normalised, tracked
 
 
 def _filled(shape: tuple[int, ...], value: float, dtype: Any, device: str | None) -> Array:
@@ -68,7 +66,7 @@ class _Norm(HandsNewOn):
             dx, dw, db = back(dy)
             for parameter, gradient in ((self.weight, dw), (self.bias, db)):
                 if parameter is not None:
-                    parameter.accumulate(gradient)
+                    parameter.accumulate(gradient, fresh=True)
             return dx
 
         return pullback
@@ -84,6 +82,18 @@ class _Norm(HandsNewOn):
             raise ValueError(
                 f"{type(self).__name__}: the number of features to add must be at least 1, found {shown(by)}"
             )
+
+    _size: ClassVar[str]  # the attribute that holds the number of features
+
+    def _keep(self, index: Array) -> None:
+        for name in ("weight", "bias", *self._buffers):
+            held = getattr(self, name)
+            if isinstance(held, Parameter):
+                held.keep(0, index)
+            elif held is not None and held.ndim:
+                setattr(self, name, namespace(held, index).take(held, index, axis=0))
+        size, count = getattr(self, self._size), int(index.shape[0])
+        setattr(self, self._size, (count, *size[1:]) if isinstance(size, tuple) else count)
 
     def _append(self, shape: tuple[int, ...], **blocks: tuple[Array | None, float]) -> None:
         """Append to the first axis of each array a block of this shape, or its default value; all is checked first."""
@@ -124,6 +134,7 @@ class LayerNorm(_Norm):
     """
 
     _switches = ("elementwise_affine",)
+    _size = "normalized_shape"
     _shown = "{self.normalized_shape}, eps={self.eps}"
 
     def __init__(
@@ -186,6 +197,7 @@ class BatchNorm(_Norm):
     _since: ClassVar[Mapping[str, int]] = {"num_batches_tracked": 2}
     _ndims: ClassVar[tuple[int, ...]] = ()
     _switches = ("affine", "track_running_stats")
+    _size = "num_features"
 
     def __init__(
         self,
@@ -234,20 +246,21 @@ class BatchNorm(_Norm):
             raise ShapeError(
                 f"{name}: input has shape {tuple(x.shape)}, statistics of a batch need more than one value per channel"
             )
-        mean, var = batch_statistics(x)
-        y, back = batch_norm(x, *self._arrays(), mean=mean, var=var, training=True, eps=self.eps)
+        namespace(x, *self._arrays())
+        y, mean, var, back = normalised(x, *self._arrays(), None, None, True, self.eps)
         if self.training and self.track_running_stats:
-            self._track(mean, var * (count / (count - 1)))
+            self._track(mean, var, count / (count - 1))
         return y, self._pullback(back)
 
-    def _track(self, mean: Array, var: Array) -> None:
-        xp = namespace(mean, self.running_mean)
+    def _track(self, mean: Array, var: Array, unbiased: float) -> None:
+        running: Array = self.running_mean
         batches: Array = self.num_batches_tracked
+        xp = namespace(mean, running)
         self.num_batches_tracked = batches = xp.asarray(batches + 1)
-        share = 1.0 / float(batches) if self.momentum is None else self.momentum
-        for name, new in (("running_mean", mean), ("running_var", var)):
-            old = getattr(self, name)
-            setattr(self, name, (1.0 - share) * old + share * xp.astype(new, old.dtype, copy=False))
+        share: Any = self.momentum
+        if share is None:  # a number of NumPy's; of others an array, as a number would wait for the device
+            share = 1.0 / (float(batches) if is_numpy(batches) else xp.astype(batches, running.dtype))
+        self.running_mean, self.running_var = tracked(running, self.running_var, mean, var, share, unbiased)
 
     def extend(
         self,
@@ -318,6 +331,7 @@ class GroupNorm(_Norm):
     """
 
     _shown = "{self.num_groups}, {self.num_channels}, eps={self.eps}"
+    _size = "num_channels"
 
     def __init__(
         self,
@@ -351,6 +365,9 @@ class GroupNorm(_Norm):
         """Raise what ``extend(by)`` would raise, without changing anything."""
         super().check_extend(by)
         self._check_groups(self.num_channels + by, self.num_groups)
+
+    def _check_keep(self, count: int) -> None:
+        self._check_groups(count, self.num_groups)
 
     def extend(
         self, by: int, weight: Array | None = None, bias: Array | None = None, new_num_groups: int | None = None

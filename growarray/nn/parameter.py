@@ -11,8 +11,6 @@ import numpy as np
 from growarray.backend import Array, asarray, is_array, namespace
 from growarray.errors import ShapeError
 
-__all__ = ["Parameter", "as_parameter"]
-
 _adding = threading.RLock()  # one for all: adding is a matter of memory bandwidth; a signal handler may add, too
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_adding.acquire, after_in_parent=_adding.release, after_in_child=_adding.release)
@@ -50,8 +48,9 @@ class Parameter:
         """Number of entries of ``data``."""
         return int(np.prod(self.shape, dtype=np.int64))
 
-    def accumulate(self, gradient: Array | None) -> None:
-        """Add ``gradient`` to ``grad``, in the dtype of ``data``; the caller's array is never kept.
+    def accumulate(self, gradient: Array | None, *, fresh: bool = False) -> None:
+        """Add ``gradient`` to ``grad``, in the dtype of ``data``; the caller's array is not kept, unless it is
+        ``fresh``: made for this, so that nobody else has it.
 
         A frozen parameter takes none. None adds nothing: what a pullback gives of a parameter that was frozen before.
         Several threads may add to one parameter at a time: nothing is lost.
@@ -63,7 +62,7 @@ class Parameter:
             raise ShapeError(f"gradient has shape {tuple(gradient.shape)}, parameter {self.shape}")
         with _adding:
             if self.grad is None:
-                self.grad = xp.astype(gradient, self.data.dtype, copy=True)
+                self.grad = xp.astype(gradient, self.data.dtype, copy=not fresh)
             else:
                 self.grad = self.grad + xp.astype(gradient, self.data.dtype, copy=False)
 
@@ -92,6 +91,22 @@ class Parameter:
         gradient = None if self.grad is None else grown(self.grad)
         slots = {name: grown(value) for name, value in self.slots.items()}
         self.data, self.grad, self.slots = xp.concat([old, new], axis=axis), gradient, slots
+
+    def keep(self, axis: int, index: Array) -> None:
+        """Keep the entries ``index`` along ``axis`` alone, of data, gradient and slots.
+
+        >>> p = Parameter(np.arange(6.0).reshape(2, 3))
+        >>> p.keep(1, np.array([0, 2]))
+        >>> p.data.tolist()
+        [[0.0, 2.0], [3.0, 5.0]]
+        """
+        xp = namespace(self.data, index)
+
+        def kept(values: Any) -> Any:
+            return xp.take(values, index, axis=axis) if is_array(values) and values.ndim else values
+
+        self.data, self.grad = kept(self.data), kept(self.grad)
+        self.slots = {name: kept(value) for name, value in self.slots.items()}
 
     def __repr__(self) -> str:
         return f"Parameter(shape={self.shape}, dtype={self.data.dtype})"

@@ -12,23 +12,7 @@ from collections.abc import Callable
 from growarray.backend import Array, kind_of, namespace
 from growarray.errors import shown
 from growarray.ops.erf import erf as error_function
-
-__all__ = [
-    "elu",
-    "gelu",
-    "hardtanh",
-    "identity",
-    "leaky_relu",
-    "log_softmax",
-    "relu",
-    "relu6",
-    "selu",
-    "sigmoid",
-    "silu",
-    "softmax",
-    "softplus",
-    "tanh",
-]
+from growarray.ops.fused import fused
 
 Vjp = Callable[[Array], Array]
 
@@ -50,6 +34,7 @@ def identity(x: Array) -> tuple[Array, Vjp]:
     return x, lambda dy: dy
 
 
+@fused
 def relu(x: Array, *, at_zero: float = 0.0) -> tuple[Array, Vjp]:
     """``y = max(x, 0)``, any shape. Keeps one or two masks, one byte an element.
 
@@ -71,6 +56,7 @@ def relu(x: Array, *, at_zero: float = 0.0) -> tuple[Array, Vjp]:
     return xp.maximum(x, 0.0), vjp
 
 
+@fused
 def leaky_relu(x: Array, slope: float = 0.01) -> tuple[Array, Vjp]:
     """``y = x`` if x > 0, else ``slope * x``; any shape. Keeps the sign mask.
 
@@ -84,6 +70,7 @@ def leaky_relu(x: Array, slope: float = 0.01) -> tuple[Array, Vjp]:
     return y, lambda dy: dy * (slope + (1.0 - slope) * xp.astype(positive, dy.dtype))
 
 
+@fused
 def elu(x: Array, alpha: float = 1.0) -> tuple[Array, Vjp]:
     """``y = x`` if x > 0, else ``alpha * (exp(x) - 1)``; any shape. Keeps the derivative.
 
@@ -97,6 +84,7 @@ def elu(x: Array, alpha: float = 1.0) -> tuple[Array, Vjp]:
     return xp.maximum(x, 0.0) + below, lambda dy: dy * slope
 
 
+@fused
 def selu(x: Array) -> tuple[Array, Vjp]:
     """``y = 1.0507… * elu(x, 1.6733…)``, any shape. Source: Klambauer et al. 2017.
 
@@ -108,6 +96,7 @@ def selu(x: Array) -> tuple[Array, Vjp]:
     return _SELU_SCALE * y, lambda dy: back(_SELU_SCALE * dy)
 
 
+@fused
 def gelu(x: Array, *, approximate: str = "none") -> tuple[Array, Vjp]:
     """``y = x * Phi(x)``, any shape, with Phi the normal distribution function. Keeps the derivative.
 
@@ -141,6 +130,7 @@ def _logistic(x: Array) -> Array:
     return xp.where(x >= 0.0, xp.ones_like(x), small) / (1.0 + small)
 
 
+@fused
 def silu(x: Array) -> tuple[Array, Vjp]:
     """``y = x * sigmoid(x)``, any shape. Keeps the derivative.
 
@@ -153,6 +143,7 @@ def silu(x: Array) -> tuple[Array, Vjp]:
     return x * s, lambda dy: dy * slope
 
 
+@fused
 def tanh(x: Array) -> tuple[Array, Vjp]:
     """``y = tanh(x)``, any shape. Keeps y.
 
@@ -165,6 +156,7 @@ def tanh(x: Array) -> tuple[Array, Vjp]:
     return y, lambda dy: dy * (1.0 - y * y)
 
 
+@fused
 def sigmoid(x: Array) -> tuple[Array, Vjp]:
     """``y = 1 / (1 + exp(-x))``, any shape, without overflow. Keeps y.
 
@@ -177,6 +169,7 @@ def sigmoid(x: Array) -> tuple[Array, Vjp]:
     return y, lambda dy: dy * slope
 
 
+@fused
 def softplus(x: Array) -> tuple[Array, Vjp]:
     """``y = log(1 + exp(x))``, and x itself above 20 as in torch; any shape. Keeps the derivative.
 

@@ -8,8 +8,7 @@ import numpy as np
 
 from growarray.backend import Array, asarray, namespace
 from growarray.errors import ShapeError
-
-__all__ = ["dropout"]
+from growarray.ops.fused import fused
 
 
 def dropout(
@@ -18,7 +17,8 @@ def dropout(
     """``y = x * mask / (1 - p)``, any shape; an entry is dropped with probability ``p``. Keeps the mask.
 
     axes : entries that agree on the first ``axes`` axes fall together, whole channels for 2; default each by itself
-    The mask is drawn in NumPy and then moved, so that every library drops the same entries.
+    Every library drops the same entries: those that ``rng`` draws in NumPy. On CuPy the numbers of ``default_rng`` are
+    computed there, unless ``axes`` are given; those of another generator are drawn in NumPy and moved.
 
     Raises ValueError: ``p`` is not between 0 and 1; ShapeError: ``x`` has fewer axes.
 
@@ -29,12 +29,21 @@ def dropout(
     """
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"dropout: p must be between 0 and 1, found {p}")
-    xp, shape = namespace(x), tuple(x.shape)
+    shape = tuple(x.shape)
+    namespace(x)
     if axes is not None and len(shape) < axes:
         raise ShapeError(f"dropout: input has shape {shape}, expected at least {axes} axes")
     if p == 0.0:
         return x, lambda dy: dy
-    drawn = shape[:axes] + (1,) * (len(shape) - len(shape[:axes]))
+    return _dropped(x, p, rng, shape[:axes] + (1,) * (len(shape) - len(shape[:axes])))
+
+
+@fused
+def _dropped(
+    x: Array, p: float, rng: np.random.Generator, drawn: tuple[int, ...]
+) -> tuple[Array, Callable[[Array], Array]]:
+    """:func:`dropout` of what has been checked, by a mask of shape ``drawn``."""
+    xp = namespace(x)
     keep = asarray(rng.random(drawn) >= p, like=x)
     scale = 0.0 if p == 1.0 else 1.0 / (1.0 - p)
 

@@ -1,4 +1,4 @@
-"""What a pullback checks of the gradient that it is given."""
+"""Checks of the gradient that a pullback is given."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 
 from growarray.backend import Array, asarray, namespace
 from growarray.errors import ShapeError
-
-__all__ = ["chained", "check_gradient", "loss_gradient"]
 
 Vjp = Callable[[Array], Array]
 
@@ -29,16 +27,30 @@ def check_gradient(where: str, dy: Array, shape: tuple[int, ...]) -> None:
         )
 
 
-def chained(where: str, backs: Sequence[Vjp], shape: tuple[int, ...]) -> Vjp:
-    """The way back through steps that gave a result of ``shape``: the last one's pullback first.
+def checked(where: str, y: Array, back: Vjp) -> tuple[Array, Vjp]:
+    """The value, and a pullback that checks its gradient; the value itself is not kept.
 
     >>> import numpy as np
-    >>> chained("doc", [lambda dy: dy + 1.0, lambda dy: 2.0 * dy], (1,))(np.ones(1)).tolist()
-    [3.0]
+    >>> checked("doc", np.ones(1), lambda dy: 2.0 * dy)[1](np.ones(1)).tolist()
+    [2.0]
     """
+    shape = tuple(y.shape)
 
     def vjp(dy: Array) -> Array:
         check_gradient(where, dy, shape)
+        return back(dy)
+
+    return y, vjp
+
+
+def joined(backs: Sequence[Vjp]) -> Vjp:
+    """The way back through steps, the last one's pullback first.
+
+    >>> joined([lambda dy: dy + 1.0, lambda dy: 2.0 * dy])(1.0)
+    3.0
+    """
+
+    def vjp(dy: Array) -> Array:
         for back in reversed(backs):
             dy = back(dy)
         return dy

@@ -10,12 +10,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from growarray.backend import Array, asarray, device_of, namespace, to_numpy
+import numpy as np
+
+from growarray.backend import Array, asarray, device_of, is_array, namespace
+from growarray.cuda.late import check
+from growarray.cuda.loss import label_error, nothing_to_average
 from growarray.errors import ShapeError, shown
 from growarray.ops.activation import log_softmax
+from growarray.ops.fused import fused
 from growarray.ops.gradient import loss_gradient
-
-__all__ = ["cross_entropy", "l1", "mse"]
 
 LossVjp = Callable[..., Array]
 _REDUCTIONS = ("mean", "sum", "none")
@@ -37,12 +40,11 @@ def _one_hot(xp: Any, logits: Array, target: Array, ignore_index: int) -> tuple[
     classes = logits.shape[1]
     counted = target != ignore_index
     outside = counted & ((target < 0) | (target >= classes))
-    if bool(xp.any(outside)):
-        label = int(to_numpy(target)[to_numpy(outside)].ravel()[0])
-        raise ValueError(
-            f"cross_entropy: label {label} is not one of the {classes} classes 0 to {classes - 1}; "
-            f"labels that do not count are marked with ignore_index={ignore_index}"
-        )
+
+    def judged(outside: Any, target: Any) -> Exception | None:
+        return label_error(int(target[outside].ravel()[0]), classes, ignore_index) if outside.any() else None
+
+    check(judged, outside, target)
     numbers = xp.arange(classes, dtype=target.dtype, device=device_of(logits))
     column = (1, classes, *(1,) * (logits.ndim - 2))
     return xp.expand_dims(target, axis=1) == xp.reshape(numbers, column), xp.expand_dims(counted, axis=1)
@@ -101,20 +103,26 @@ def cross_entropy(
     _check_reduction("cross_entropy", reduction)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"cross_entropy: label_smoothing must be between 0 and 1, found {label_smoothing}")
-    xp = namespace(logits, target, weight)
+    namespace(logits, target, weight)
     if logits.ndim < 2 or logits.shape[1] < 1:
         raise ShapeError(f"cross_entropy: logits have shape {tuple(logits.shape)}, expected (n, c) or (n, c, ...)")
+    loss, back = _entropy(logits, target, weight, label_smoothing, reduction, ignore_index)
+    return loss, lambda dloss=1.0: back(loss_gradient(dloss, logits))
+
+
+@fused
+def _entropy(
+    logits: Array, target: Array, weight: Array | None, label_smoothing: float, reduction: str, ignore_index: int
+) -> tuple[Array, LossVjp]:
+    xp = namespace(logits)
     q, total = _coefficients(xp, logits, target, weight, label_smoothing, ignore_index)
-    if reduction == "mean" and float(total) == 0.0:
-        raise ValueError(
-            "cross_entropy: every target is ignored, so there is no mean; use reduction='sum' for such a batch"
-        )
+    if reduction == "mean":
+        check(lambda found: None if found else nothing_to_average(), total if is_array(total) else np.asarray(total))
     log_p, _ = log_softmax(logits, axis=1)
     # a class that does not count adds 0 even if its log probability is -inf
     losses = -xp.sum(q * xp.where(q == 0.0, xp.zeros_like(q), log_p), axis=1)
 
-    def vjp(dloss: Any = 1.0) -> Array:
-        dloss = loss_gradient(dloss, logits)
+    def vjp(dloss: Any) -> Array:
         gradient = xp.exp(log_p) * xp.sum(q, axis=1, keepdims=True) - q
         if reduction == "mean":
             gradient = gradient / total

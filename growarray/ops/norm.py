@@ -12,9 +12,8 @@ from typing import Any
 
 from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
+from growarray.ops.fused import fused
 from growarray.ops.gradient import check_gradient
-
-__all__ = ["batch_norm", "batch_statistics", "group_norm", "layer_norm"]
 
 NormVjp = Callable[[Array], tuple[Array, Array | None, Array | None]]
 
@@ -98,10 +97,52 @@ def batch_statistics(x: Array) -> tuple[Array, Array]:
     xp = namespace(x)
     axes, spread = _channel_axes("batch_statistics", x)
     if x.shape[1] and math.prod(x.shape[i] for i in axes) < 1:
-        raise ShapeError(f"batch_statistics: input of shape {tuple(x.shape)} holds no value to average")
+        raise ShapeError(f"batch_statistics: input of shape {tuple(x.shape)} has no values to average")
     mean = xp.mean(x, axis=axes)
     centred = x - xp.reshape(mean, spread)
     return mean, xp.mean(centred * centred, axis=axes)
+
+
+@fused
+def normalised(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    mean: Array | None,
+    var: Array | None,
+    training: bool,
+    eps: float,
+) -> tuple[Array, Array, Array, NormVjp]:
+    """:func:`batch_norm` of what has been checked; between y and pullback the mean and variance that were taken."""
+    xp = namespace(x)
+    axes, spread = _channel_axes("batch_norm", x)
+    if mean is None or var is None:
+        mean, var = batch_statistics(x)
+    inverse = xp.reshape(1.0 / xp.sqrt(var + eps), spread)
+    z = (x - xp.reshape(mean, spread)) * inverse
+    wide = None if weight is None else xp.reshape(weight, spread)
+
+    def vjp(dy: Array) -> tuple[Array, Array | None, Array | None]:
+        check_gradient("batch_norm", dy, x.shape)
+        g = dy if wide is None else dy * wide
+        dx = _standardise_back(xp, g, z, inverse, axes) if training else g * inverse
+        dw = None if weight is None else xp.sum(dy * z, axis=axes)
+        return dx, dw, None if bias is None else xp.sum(dy, axis=axes)
+
+    return _affine(z, wide, None if bias is None else xp.reshape(bias, spread)), mean, var, vjp
+
+
+@fused
+def tracked(
+    mean: Array, var: Array, batch_mean: Array, batch_var: Array, share: Any, unbiased: float
+) -> tuple[Array, Array]:
+    """Running statistics (c,) moved by ``share`` towards those of a batch, whose variance is times ``unbiased``."""
+    xp = namespace(mean, batch_mean)
+
+    def moved(old: Array, new: Array) -> Array:
+        return (1.0 - share) * old + share * xp.astype(new, old.dtype, copy=False)
+
+    return moved(mean, batch_mean), moved(var, batch_var * unbiased)
 
 
 def batch_norm(
@@ -129,25 +170,13 @@ def batch_norm(
     >>> y.tolist(), [g.shape for g in pullback(y)]
     ([[0.0], [2.0]], [(2, 1), (1,), (1,)])
     """
-    xp = namespace(x, weight, bias, mean, var)
-    axes, spread = _channel_axes("batch_norm", x)
+    namespace(x, weight, bias, mean, var)
+    _channel_axes("batch_norm", x)
     _check_affine("batch_norm", (x.shape[1],), weight=weight, bias=bias, mean=mean, var=var)
-    if mean is None or var is None:
-        if not training:
-            raise ValueError("batch_norm: evaluation needs mean and var; pass both, or training=True")
-        mean, var = batch_statistics(x)
-    inverse = xp.reshape(1.0 / xp.sqrt(var + eps), spread)
-    z = (x - xp.reshape(mean, spread)) * inverse
-    wide = None if weight is None else xp.reshape(weight, spread)
-
-    def vjp(dy: Array) -> tuple[Array, Array | None, Array | None]:
-        check_gradient("batch_norm", dy, x.shape)
-        g = dy if wide is None else dy * wide
-        dx = _standardise_back(xp, g, z, inverse, axes) if training else g * inverse
-        dw = None if weight is None else xp.sum(dy * z, axis=axes)
-        return dx, dw, None if bias is None else xp.sum(dy, axis=axes)
-
-    return _affine(z, wide, None if bias is None else xp.reshape(bias, spread)), vjp
+    if (mean is None or var is None) and not training:
+        raise ValueError("batch_norm: evaluation needs mean and var; pass both, or training=True")
+    y, _, _, back = normalised(x, weight, bias, mean, var, training, eps)
+    return y, back
 
 
 def group_norm(

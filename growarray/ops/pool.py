@@ -15,10 +15,9 @@ from typing import Any
 from growarray.backend import Array, assign, device_of, namespace
 from growarray.contraction.checks import is_whole
 from growarray.errors import ShapeError, shown
-from growarray.ops.gradient import chained, check_gradient
+from growarray.ops.fused import fused
+from growarray.ops.gradient import checked, joined
 from growarray.ops.sizes import each_axis
-
-__all__ = ["PoolAxis", "adaptive_avg_pool", "adaptive_sizes", "avg_pool", "check_divisor", "max_pool", "pool_axes"]
 
 Vjp = Callable[[Array], Array]
 Sizes = int | Sequence[int]
@@ -144,7 +143,7 @@ def check_divisor(where: str, divisor_override: int | None) -> None:
 
 
 def _check_input(where: str, x: Array) -> Any:
-    """The namespace of ``x``, which must hold real floats over at least one non-empty spatial axis."""
+    """The namespace of ``x``, which must hold real floats over at least one spatial axis that is not empty."""
     xp = namespace(x)
     if not xp.isdtype(x.dtype, "real floating"):
         raise TypeError(
@@ -255,14 +254,19 @@ def max_pool(
     >>> y.tolist(), pullback(np.ones((1, 1, 2))).tolist()
     ([[[3.0, 2.0]]], [[[0.0, 1.0, 1.0, 0.0]]])
     """
-    xp = _check_input("max_pool", x)
+    _check_input("max_pool", x)
     axes = pool_axes("max_pool", x.ndim - 2, kernel_size, stride, padding, dilation)
     sizes = _output_sizes("max_pool", x, axes, ceil_mode)
-    backs = []
+    return checked("max_pool", *_max_windows(x, axes, sizes))
+
+
+@fused
+def _max_windows(x: Array, axes: Sequence[PoolAxis], sizes: Sequence[int]) -> tuple[Array, Vjp]:
+    xp, backs = namespace(x), []
     for i in reversed(range(len(axes))):  # the last axis first: of equal maxima that in the first row wins
         x, back = _max_along(xp, x, i + 2, axes[i], sizes[i])
         backs.append(back)
-    return x, chained("max_pool", backs, x.shape)
+    return x, joined(backs)
 
 
 def _sum_along(xp: Any, x: Array, axis: int, window: PoolAxis, out: int) -> Array:
@@ -298,14 +302,21 @@ def avg_pool(
     >>> y.tolist(), pullback(np.ones((1, 1, 2))).tolist()
     ([[[2.0, 2.0]]], [[[0.5, 0.5, 0.5, 0.5]]])
     """
-    xp = _check_input("avg_pool", x)
+    _check_input("avg_pool", x)
     axes = pool_axes("avg_pool", x.ndim - 2, kernel_size, stride, padding, dilation)
     check_divisor("avg_pool", divisor_override)
     sizes = _output_sizes("avg_pool", x, axes, ceil_mode)
-    shapes = []
+    return checked("avg_pool", *_mean_windows(x, axes, sizes, count_include_pad, divisor_override))
+
+
+@fused
+def _mean_windows(
+    x: Array, axes: Sequence[PoolAxis], sizes: Sequence[int], include_pad: bool, divisor_override: int | None
+) -> tuple[Array, Vjp]:
+    xp, shapes = namespace(x), []
     divisor = xp.ones((), dtype=x.dtype, device=device_of(x))
     for i, (window, out) in enumerate(zip(axes, sizes, strict=True)):
-        counts = window.counts(x.shape[i + 2], out, count_include_pad)
+        counts = window.counts(x.shape[i + 2], out, include_pad)
         column = xp.asarray(counts, dtype=x.dtype, device=device_of(x))
         divisor = divisor * xp.reshape(column, (out, *(1,) * (len(axes) - 1 - i)))
         shapes.append(tuple(x.shape))
@@ -314,7 +325,6 @@ def avg_pool(
         divisor = divisor_override
 
     def vjp(dy: Array) -> Array:
-        check_gradient("avg_pool", dy, x.shape)
         dy = dy / divisor
         for i in reversed(range(len(axes))):
             dy = _spread(_zeros(xp, dy, shapes[i]), i + 2, axes[i], sizes[i], repeat(dy))
@@ -379,10 +389,9 @@ def adaptive_avg_pool(x: Array, output_size: int | Sequence[int | None] | None) 
     wanted = adaptive_sizes("adaptive_avg_pool", x.ndim - 2, output_size)
     sizes = [size if out is None else out for size, out in zip(x.shape[2:], wanted, strict=True)]
     if set(sizes) == {1}:
-        x, back = _global_mean(xp, x)
-        return x, chained("adaptive_avg_pool", [back], x.shape)
+        return checked("adaptive_avg_pool", *_global_mean(xp, x))
     backs = []
     for axis, out in enumerate(sizes, start=2):
         x, back = _adaptive_along(xp, x, axis, out)
         backs.append(back)
-    return x, chained("adaptive_avg_pool", backs, x.shape)
+    return checked("adaptive_avg_pool", x, joined(backs))

@@ -19,8 +19,6 @@ from growarray.ops.sizes import whole_number
 from growarray.sklearn.classifier import GrowingClassifier
 from growarray.sklearn.losses import weighted_moments
 
-__all__ = ["FactorizedConvClassifier"]
-
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class FactorizedConvClassifier(GrowingClassifier):

@@ -12,7 +12,16 @@ from growarray import nn
 from growarray.compression import compress
 from growarray.factorized import TCL, TRL, FactorizedConv, FactorizedLinear, TensorLasso, tensor_dropout
 from growarray.growing import FullConv2dGrowingModule, RestrictedConv2dGrowingModule
-from growarray.networks import GrowingDAG, GrowingMLP, GrowingResidualMLP, Growth, GrowthSettings
+from growarray.networks import (
+    GrowingDAG,
+    GrowingMLP,
+    GrowingMLPMixer,
+    GrowingResidualMLP,
+    GrowingResNet,
+    GrowingVGG,
+    Growth,
+    GrowthSettings,
+)
 from growarray.networks.part import as_growing
 from growarray.networks.scale import Scale
 from growarray.onnx.read import from_onnx
@@ -87,6 +96,12 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "grown": lambda: (grown().network, (6, 4)),
     "grown residual": lambda: (grown(GrowingResidualMLP(4, 2, [2, 2], [1, 2], rng=rng())).network, (6, 4)),
     "dag": lambda: (dag(), (6, 4)),
+    "vgg": lambda: (GrowingVGG((1, 6, 6), 3, [(2, 3), 2], rng=rng()), (2, 1, 6, 6)),
+    "resnet": lambda: (
+        GrowingResNet((1, 6, 6), 3, (2, 3), (1, 0), normalization=nn.BatchNorm2d, dropout_rate=0.2, rng=rng()),
+        (2, 1, 6, 6),
+    ),
+    "mixer": lambda: (GrowingMLPMixer((1, 6, 6), 3, 3, 4, [2, 0], 3, 2, dropout=0.2, rng=rng()), (2, 1, 6, 6)),
     "stem": lambda: (stem(), (2, 1, 8, 8)),
     "partly growing": lambda: (as_growing(stem()), (2, 1, 8, 8)),
     "restricted convolutions": lambda: (convolutions(RestrictedConv2dGrowingModule), (2, 1, 8, 8)),

@@ -67,6 +67,7 @@ def test_every_rule_and_network_runs(network, rule):
     assert final["growths"] + final["refused"] == 1
     assert final["growths"] == 1 or rule == "fisher"
     assert sum(final["widths"]) == 2 * len(final["widths"]) + run.loop.history.of("growth")[0]["added"]
+    assert run.loop.settings.choose == ("narrowest" if network in ("cnn", "resnet") else "first_order")
 
 
 @pytest.mark.parametrize("rule", ["tiny", "fisher"])

@@ -84,6 +84,7 @@ CASES = {
     "residual_validation": {"network": "residual", "choose": "validation"},
     "cnn": {"network": "cnn"},
     "resnet": {"network": "resnet"},
+    "mixer": {"network": "mixer"},
     "float64": {"dtype": "float64", "hidden_layers": 2, "activation": "tanh", "width": 1},
     "budget": {"max_parameters": 400},
     "relative_error": {"relative_error": 0.5},

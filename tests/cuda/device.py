@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from growarray import backend
-from growarray.cuda import device
+from growarray.cuda import device, late
 from tests import doubles
 from tests.cuda import emulator
 
@@ -24,6 +24,10 @@ _KINDS = {0: np.float32, 1: np.float64, 2: np.float16}
 
 
 class OutOfMemoryError(MemoryError):
+    """As CuPy's."""
+
+
+class CUDARuntimeError(RuntimeError):
     """As CuPy's."""
 
 
@@ -44,16 +48,22 @@ class Memory:
 class Cuda:
     """What the fake device did: launches in order, pieces of memory.
 
+    operations : what CuPy launches for portable operations    waits : where the host waits for the device
     room : bytes that may be asked for at once    dry : whether launches are counted only    stream : the current one
+    computes : how the products were computed, as cuBLAS numbers it    ratio : how slow float64 is
     """
 
     def __init__(self) -> None:
         self.launches: list[str] = []
+        self.operations: list[str] = []
+        self.waits: list[str] = []
+        self.uploads: list[int] = []
         self.texts: set[str] = set()
         self.memory: list[Memory] = []
         self.room = 1 << 40
         self.dry = False
-        self.stream = 0
+        self.stream, self.ratio = 0, 2
+        self.computes: list[int] = []
 
     def array(self, values: Any) -> Any:
         return doubles.DoubleArray(np.asarray(values))
@@ -70,6 +80,23 @@ class Cuda:
         shape = shape if isinstance(shape, tuple) else (shape,)
         piece = self.alloc(int(np.prod(shape)) * np.dtype(dtype).itemsize)
         return doubles.DoubleArray(piece.values.view(dtype).reshape(shape))
+
+    def zeros(self, shape: Any, dtype: Any) -> Any:
+        made = self.empty(shape, dtype)
+        made._values[...] = 0
+        return made
+
+    def contiguous(self, x: Any, dtype: Any) -> Any:
+        plain = x.dtype == np.dtype(dtype) and x._values.flags.c_contiguous
+        if not plain:
+            self.operations.append("ascontiguousarray")
+        return x if plain else doubles.DoubleArray(np.ascontiguousarray(x._values, dtype))
+
+    def upload(self, there: int, here: int, count: int, kind: int, stream: int) -> None:
+        if (kind, stream) != (1, 0):
+            raise ValueError(f"kind {kind} on stream {stream}")
+        self.uploads.append(count)
+        ctypes.memmove(there, here, count)
 
     def kernel(self, text: str, name: str, **options: Any) -> Any:
         if name != "growarray":
@@ -92,6 +119,9 @@ class Cuda:
     ) -> None:  # fmt: skip
         """As cuBLAS documents it: column by column, leading dimensions checked, alpha and beta read where they are."""
         self.launches.append("product")
+        self.computes.append(compute)
+        if compute not in (68, 70, 77):
+            raise ValueError(f"computeType {compute}")
         kind = ctypes.c_double if compute == 70 else ctypes.c_float
         if (kind.from_address(alpha).value, kind.from_address(beta).value, handle, algorithm) != (1.0, 0.0, 7, -1):
             raise ValueError("alpha, beta, handle or algorithm")
@@ -147,7 +177,11 @@ def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
             getDevice=lambda: 0,
             getDeviceCount=lambda: 1,
             getDeviceProperties=lambda _: {"name": b"Double"},
+            memcpyAsync=made.upload,
             runtimeGetVersion=lambda: 12080,
+            cudaDevAttrSingleToDoublePrecisionPerfRatio=87,
+            deviceGetAttribute=lambda number, device: {87: made.ratio}[number],
+            CUDARuntimeError=CUDARuntimeError,
         ),
         get_current_stream=lambda: types.SimpleNamespace(ptr=made.stream),
         alloc=made.alloc,
@@ -157,7 +191,13 @@ def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
     )
     modules: dict[str, Any] = {
         "cupy": types.SimpleNamespace(
-            empty=made.empty, ndarray=_ndarray, RawKernel=made.kernel, cuda=cuda, __version__="14.0"
+            empty=made.empty,
+            zeros=made.zeros,
+            ascontiguousarray=made.contiguous,
+            ndarray=_ndarray,
+            RawKernel=made.kernel,
+            cuda=cuda,
+            __version__="14.0",
         ),
         "array_api_compat.cupy": doubles.xp,
         "cupy.cuda": cuda,
@@ -173,14 +213,57 @@ def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
     patch.setattr(double, "strides", property(lambda self: self._values.strides), raising=False)
     patch.setattr(double, "data", property(lambda self: _Data(self._values)), raising=False)
     patch.setattr(double, "flags", property(lambda self: self._values.flags), raising=False)
-    patch.setattr(double, "get", lambda self: np.array(self._values), raising=False)
-    for cached in (device._compiled,):
-        cached.cache_clear()
-    device._here.__dict__.clear()
+    _count(patch, made)
+    _forget()
     yield made
     made.check()
+    _forget()
+
+
+def _forget() -> None:
     device._compiled.cache_clear()
     device._here.__dict__.clear()
+    late._waiting.clear()
+    late._records.clear()
+
+
+def _count(patch: pytest.MonkeyPatch, made: Cuda) -> None:
+    """Count operations that make or change an array, and what reads values on the host; views cost nothing."""
+    double, call = doubles.DoubleArray, doubles._Function.__call__
+
+    def known(arguments: Any) -> list[Any]:
+        return [a._values for a in arguments if isinstance(a, double)]
+
+    def function(self: Any, *arguments: Any, **options: Any) -> Any:
+        found = call(self, *arguments, **options)
+        result = found[0] if isinstance(found, tuple) else found
+        if isinstance(result, double) and not self._name.startswith("empty"):
+            views = any(np.may_share_memory(result._values, x) for x in known(arguments))
+            if not views:
+                (made.uploads if self._name == "asarray" else made.operations).append(self._name)  # type: ignore[attr-defined]
+        return found
+
+    def counted(name: str, where: list[str]) -> None:
+        plain = getattr(double, name)
+
+        def method(self: Any, *arguments: Any, **options: Any) -> Any:
+            found = plain(self, *arguments, **options)
+            if name != "__getitem__" or not np.may_share_memory(found._values, self._values):
+                where.append(name)
+            return found
+
+        patch.setattr(double, name, method)
+
+    patch.setattr(doubles._Function, "__call__", function)
+    both = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
+    binary = [f"__{side}{word}__" for word in both for side in ("", "r", "i")]
+    one = ("lt", "le", "eq", "ne", "gt", "ge", "neg", "abs", "invert", "getitem", "setitem")
+    others = [f"__{word}__" for word in one]
+    patch.setattr(double, "get", lambda self: np.array(self._values), raising=False)
+    for name in (*binary, *others):
+        counted(name, made.operations)
+    for name in ("__float__", "__int__", "__bool__", "__index__", "__dlpack__", "get"):
+        counted(name, made.waits)
 
 
 @pytest.fixture

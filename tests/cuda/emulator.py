@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 __all__ = ["COMPILER", "run"]
 
 COMPILER = shutil.which("g++")
@@ -20,6 +22,13 @@ COMPILER = shutil.which("g++")
 _HEAD = """
 #include <ucontext.h>
 #include <math.h>
+static float exp(float v) { return expf(v); }  // as CUDA has them, without the headers of C++, which take long
+static float log(float v) { return logf(v); }
+static float sqrt(float v) { return sqrtf(v); }
+static float expm1(float v) { return expm1f(v); }
+static float log1p(float v) { return log1pf(v); }
+static float tanh(float v) { return tanhf(v); }
+static float erf(float v) { return erff(v); }
 struct place { unsigned x; };
 static place threadIdx, blockIdx, blockDim, gridDim;
 #define __global__
@@ -67,29 +76,39 @@ def _compiled(text: str) -> tuple[Any, tuple[str, ...]]:
     name = re.search(r"growarray\(([^)]*)\) \{", text)
     if name is None or COMPILER is None:
         raise ValueError(f"no kernel of the name growarray in {text!r}")
+    short = {alias: plain for plain, alias in re.findall(r"typedef ([a-z ]+) ([A-Z]);", text)}
     types = tuple(argument.rpartition(" ")[0].strip() for argument in name[1].split(","))
+    types = tuple(short.get(t, t) for t in types)
     values = ", ".join(
         f"({t})arguments[{i}]" if t.endswith("*") else f"*({t}*)arguments[{i}]" for i, t in enumerate(types)
     )
     stem = _folder() / hashlib.sha256(text.encode()).hexdigest()[:24]
     stem.with_suffix(".cpp").write_text(_HEAD + text + _TAIL % (values, "__syncthreads" in text, values))
-    command = [COMPILER, "-O0", "-w", "-shared", "-fPIC", "-o", f"{stem}.so", f"{stem}.cpp"]
+    command = [COMPILER, "-O0", "-w", "-nostdinc++", "-shared", "-fPIC", "-o", f"{stem}.so", f"{stem}.cpp"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"{done.stderr}\n{text}")
     return ctypes.CDLL(f"{stem}.so").run, types
 
 
-_SCALARS = {"float": ctypes.c_float, "double": ctypes.c_double, "int": ctypes.c_int, "long long": ctypes.c_longlong,
-            "unsigned long long": ctypes.c_ulonglong}  # fmt: skip
+_SCALARS = {"float": "float32", "double": "float64", "int": "int32", "long long": "int64",
+            "unsigned long long": "uint64"}  # fmt: skip
+
+
+def _held(kind: str, value: Any) -> int | np.ndarray:
+    """An address, or the place of a scalar, which CuPy hands over in the size of its dtype, whatever the text says."""
+    if kind.endswith("*"):
+        return int(value)
+    if not isinstance(value, np.generic) or value.dtype != _SCALARS[kind]:
+        raise TypeError(f"the kernel takes {kind}, found {value!r} of {type(value)}")
+    return np.asarray(value)
 
 
 def run(text: str, blocks: int, threads: int, arguments: Sequence[Any]) -> None:
-    """Run the kernel; pointers are addresses, scalars numbers of the type that the text names."""
+    """Run the kernel; pointers are addresses, scalars NumPy's numbers of the type that the text names."""
     function, types = _compiled(text)
     if len(types) != len(arguments):
         raise TypeError(f"the kernel takes {types}, found {len(arguments)} arguments")
-    held = [a if t.endswith("*") else _SCALARS[t](a.item() if hasattr(a, "item") else a)
-            for t, a in zip(types, arguments, strict=True)]  # fmt: skip
-    table = (ctypes.c_void_p * len(held))(*(h if isinstance(h, int) else ctypes.addressof(h) for h in held))
+    held = [_held(kind, value) for kind, value in zip(types, arguments, strict=True)]
+    table = (ctypes.c_void_p * len(held))(*(h if isinstance(h, int) else h.ctypes.data for h in held))
     function(blocks, threads, table)

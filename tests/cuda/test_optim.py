@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from growarray.backend import to_numpy
-from growarray.cuda import update
 from growarray.errors import DeviceError
 from growarray.nn.module import Parameter
-from growarray.optim import SGD, Adam, AdamW
+from growarray.optim import SGD, Adam, AdamW, clip_gradients
 from tests.cuda import nvrtc
 from tests.cuda.device import Cuda, cuda
 
@@ -65,6 +64,8 @@ def test_a_parameter_that_has_grown_counts_steps_by_entry(cuda: Cuda) -> None:
     p.grad = cuda.array(np.ones(3))
     optimizer.step()
     np.testing.assert_allclose(to_numpy(p.data), [0.0, 0.0, 0.5], atol=1e-12)
+    assert to_numpy(p.slots["step"]).tolist() == [2.0, 2.0, 1.0]
+    assert (len(cuda.launches), cuda.waits) == (2, ["get", "get"])
 
 
 def test_a_subclass_keeps_its_own_update(cuda: Cuda) -> None:
@@ -79,21 +80,46 @@ def test_a_subclass_keeps_its_own_update(cuda: Cuda) -> None:
     assert cuda.launches == []
 
 
-def test_many_parameters_take_a_few_launches(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(update, "_MOST", 2)
-    many = [Parameter(cuda.array(np.full(3, float(i)))) for i in range(5)]
-    for p in many:
-        p.grad = cuda.array(np.ones(3))
-    SGD(many, lr=0.5).step()
-    assert [to_numpy(p.data)[0] for p in many] == [-0.5, 0.5, 1.5, 2.5, 3.5]
-    assert len(cuda.launches) == 3
+@pytest.mark.parametrize("make", [OPTIMIZERS["sgd"], OPTIMIZERS["adamw"]], ids=["sgd", "adamw"])
+def test_parameters_of_a_resnet_take_one_launch_and_one_copy_of_their_table(cuda: Cuda, make: Any) -> None:
+    sizes = np.random.default_rng(0).integers(1, 3000, 62)
+    pairs = [(Parameter(np.arange(n) * 1.0), Parameter(cuda.array(np.arange(n) * 1.0))) for n in sizes]
+    for p, q in pairs:
+        p.grad, q.grad = np.cos(p.data), cuda.array(np.cos(p.data))
+    make([p for p, _ in pairs]).step()
+    make([q for _, q in pairs]).step()
+    for p, q in pairs:
+        np.testing.assert_allclose(to_numpy(q.data), p.data, rtol=1e-14)
+    assert (len(cuda.launches), len(cuda.uploads), cuda.operations) == (1, 1, [])
+
+
+@pytest.mark.parametrize("most", [0.5, 1e9, 0.0])
+def test_gradients_are_cut_without_a_wait(cuda: Cuda, most: float) -> None:
+    rng = np.random.default_rng(0)
+    here = [Parameter(np.zeros(shape, np.float32)) for shape in [(3, 4), (5,), (), (3000,)]]
+    there = [Parameter(cuda.array(p.data)) for p in here]
+    for p, q in zip(here, there, strict=True):
+        p.grad = rng.standard_normal(p.shape, np.float32)
+        q.grad = cuda.array(p.grad.T.copy().T)
+    norm, found = clip_gradients(here, most), clip_gradients(there, most)
+    assert (len(cuda.launches), cuda.waits) == (3, [])
+    np.testing.assert_allclose(float(found), norm, rtol=1e-12)
+    for p, q in zip(here, there, strict=True):
+        np.testing.assert_allclose(to_numpy(q.grad), p.grad, rtol=1e-6)
+
+
+def test_a_norm_that_is_no_number_spoils_all_gradients(cuda: Cuda) -> None:
+    there = [Parameter(cuda.array(np.zeros(2))) for _ in range(2)]
+    there[0].grad, there[1].grad = cuda.array(np.array([np.nan, 1.0])), cuda.array(np.ones(2))
+    assert np.isnan(float(clip_gradients(there, 1.0)))
+    assert np.isnan(to_numpy(there[1].grad)).all()
 
 
 def test_without_memory_for_all_parameters_none_is_moved(cuda: Cuda) -> None:
     small, large = Parameter(cuda.array(np.zeros(2))), Parameter(cuda.array(np.zeros(99, np.float32)))
     for p in (small, large):
         p.grad = cuda.array(np.ones(p.shape, p.data.dtype))
-    cuda.room = 100
+    cuda.room = 1000
     with pytest.raises(DeviceError, match="the GPU has no 1200 bytes left"):
         Adam([small, large], lr=1.0).step()
     assert (to_numpy(small.data).tolist(), small.slots, large.slots) == ([0.0, 0.0], {}, {})

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from growarray.growing import FISHER, GRADMAX, TINY
-from growarray.networks import GrowingMLP, GrowthSettings, bic, planner, task_named
+from growarray.networks import GrowingMLP, GrowthSettings, bic, f1, planner, task_named
+from growarray.networks.choice import CHOICES
 from growarray.networks.line_search import LineSearch
 from growarray.nn import Linear, ReLU, Sequential
 from growarray.ops import cross_entropy
@@ -283,7 +284,7 @@ def test_every_library_runs_the_same(kind: str, xp: Library) -> None:
     [
         (
             {"choose": "best"},
-            "choose must be one of first_order, per_parameter, per_flop, validation, bic, found .best.",
+            f"choose must be one of {', '.join(CHOICES)}, found .best.",
         ),
         *[({name: 0}, f"{name} must be at least 1, found 0") for name in ("epochs", "batch_size", "neurons", "every")],
     ],
@@ -443,6 +444,18 @@ def test_a_choice_by_cost_takes_the_most_for_it(choose: str) -> None:
     assert layer is max(layers, key=lambda each: each.new_neurons_fo_improvement / getattr(each, cost))
 
 
+def test_the_narrowest_place_grows_and_of_equals_the_first() -> None:
+    grown = GrowingMLP(4, 2, [4, 3, 3], dtype=np.float64, rng=np.random.default_rng(0))
+    run = loop(network=grown, choose="narrowest")
+    for widths in ([4, 4, 3], [4, 4, 4], [5, 4, 4]):
+        run.planner.collect(run.data)
+        run.network.compute_optimal_updates(max_new=1)
+        layer = run.planner.choose(run.planner.rule, run.validation).layer
+        layer.apply_change(0.1)
+        run.network.delete_update()
+        assert grown.widths == widths
+
+
 def test_bic_refuses_what_costs_more_than_it_brings() -> None:
     chance = np.random.default_rng(5).integers(0, 2, len(X))  # there is nothing to learn
     run = loop(choose="bic", data=(X, chance), epochs=20)
@@ -459,3 +472,26 @@ def test_bic_counts_parameters_and_samples() -> None:
     classes, values = task_named("classification"), task_named("regression")
     assert bic(3, 0.5, 100, classes) == pytest.approx(3 * math.log(100) + 100)
     assert bic(3, 0.5, 100, values) == pytest.approx(3 * math.log(100) + 100 * math.log(0.5))
+
+
+def test_the_place_with_the_best_score_grows_by_f1_as_well() -> None:
+    run = loop(choose="score", epochs=2, task=task_named("classification", score="f1_macro"))
+    entry = run.run().of("growth")[0]
+    again = loop(choose="score", epochs=2, task=task_named("classification", score="f1_macro"))
+    again.train_epoch()
+    plans = again.planner
+    with plans.planning():
+        plans.collect(again.data)
+        again.network.compute_optimal_updates(plans.rule)
+        places = again.network.growing_layers
+        trials = [plans.search(place, again.validation) for place in places]
+        scores = [plans.score(p, t.factor, again.validation) for p, t in zip(places, trials, strict=True)]
+        for place, trial, score in zip(places, trials, scores, strict=True):
+            again.network.set_scaling_factor(0.0)
+            place.scaling_factor = trial.factor
+            predicted = np.argmax(again.network.extended_forward(X), axis=1)
+            assert score == f1(predicted, LABELS)
+        again.network.delete_update()
+    best = max(range(len(places)), key=lambda i: (scores[i], -trials[i].loss))
+    assert entry["layer_index"] == best
+    assert again.history.of("train")[0]["validation_score"] == run.history.of("train")[0]["validation_score"]

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from growarray.backend import library
-from growarray.cli.options import Option, flag_of, options_of
+from growarray.cli.options import PRECISIONS, Option, flag_of, options_of, use_precision
 from growarray.errors import shown
 from growarray.growing import FISHER, GRADMAX, TINY, GrowthRule
 from growarray.networks import GrowthSettings
 from growarray.networks.build import NETWORKS, hidden_activation
 from growarray.networks.choice import CHOICES, JUDGED
-
-__all__ = ["DIGITS", "OPTIONS", "RULES", "RunOptions", "given_values", "options_from"]
 
 DIGITS = "digits"
 RULES: dict[str, GrowthRule] = {"tiny": TINY, "gradmax": GRADMAX, "fisher": FISHER}
@@ -47,16 +45,17 @@ class RunOptions:
         0.1, "share of the training part to choose the network by", _DATA, least=0, below=1
     )
     test_fraction: float = _row(0.2, "share of all samples to test with", _DATA, least=0, below=1)
-    network: str = _row("mlp", "layers, blocks, a graph; cnn, resnet: of images", _NETWORK, choices=NETWORKS)
+    network: str = _row("mlp", "layers, blocks, a graph; cnn, resnet, mixer: of images", _NETWORK, choices=NETWORKS)
     hidden_layers: int = _row(1, "hidden layers, residual blocks, or stages of a cnn", _NETWORK, least=1)
     width: int = _row(2, "neurons, or channels, of each at the start", _NETWORK, least=1)
     activation: str = _row("relu", "relu, gelu, selu, tanh, ...", _NETWORK, takes="NAME")
     rule: str = _row("tiny", "how new neurons are computed", _GROWTH, choices=tuple(RULES))
-    choose: str = _row(
-        "first_order",
-        "grow where most is promised, in all or for its cost, or comes",
+    choose: str | None = _row(
+        None,
+        "grow where most is promised, in all or for its cost, or comes, or what is narrowest",
         _GROWTH,
         choices=CHOICES,
+        means="narrowest for cnn and resnet, else first_order",
     )
     neurons: int = _row(8, "most neurons that one growth adds", _GROWTH, least=1)
     every: int = _row(2, "epochs from growth to growth", _GROWTH, least=1)
@@ -79,6 +78,7 @@ class RunOptions:
     seed: int = _row(0, "of splits, weights and batches", _TRAINING, least=0)
     dtype: str = _row("float32", "of data and weights", _TRAINING, choices=("float32", "float64"))
     device: str = _row("cpu", "cpu, cuda or cuda:N", _TRAINING, takes="NAME")
+    precision: str = _row("float32", "in which a GPU multiplies float32", _TRAINING, choices=PRECISIONS)
     compare: bool = _row(False, "train a fixed network too", _OUTPUT, flag="--compare", means="no")
 
     def __post_init__(self) -> None:
@@ -111,6 +111,7 @@ class RunOptions:
         names = {each.name for each in fields(GrowthSettings)}
         return GrowthSettings(**{name: value for name, value in vars(self).items() if name in names} | {
             "rule": RULES[self.rule],
+            "choose": self.choose or ("narrowest" if self.network in ("cnn", "resnet") else "first_order"),
             "max_parameters": "auto" if self.max_parameters is None else self.max_parameters or None,
             "max_flops": self.max_flops or None,
             "patience": self.patience or None,
@@ -142,6 +143,7 @@ def options_from(given: Mapping[str, Any]) -> RunOptions:
     if values.get("task") == "regression" and values.setdefault("label_smoothing", 0.0):
         raise ValueError("--label-smoothing: expected none for a regression, which has no classes; leave it out")
     options = RunOptions(**values)
+    use_precision(options.precision, options.device, options.dtype)
     library(options.device)  # a device that is missing is said before a folder is made
     return options
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_graphs", "frames_of", "graph_figure", "places"]
 
 _NODE, _NEW, _EDGE = "#dbe9f6", "#f7c59f", "#8c8c8c"
+_SHOWN = 7  # growths of a graph whose edges never change
 Outline = Mapping[str, Any]  # nodes: width by name; edges: pairs of names
 
 
@@ -40,16 +41,22 @@ def places(outline: Outline) -> dict[str, tuple[float, float]]:
 def frames_of(steps: Sequence[Mapping[str, Any]]) -> list[tuple[str, Outline]]:
     """Titles and outlines from the entries of a history: the start, then each change of the graph.
 
-    Growths that only make nodes wider are shown in the frame of the change before them.
+    Growths that only make nodes wider are shown in the frame of the change before them, but for a graph whose edges
+    never change: of its growths at most seven are shown, the last among them.
     """
-    first = next((step for step in steps if step["event"] == "train" and "graph" in step), None)
-    frames = [] if first is None else [("start", first["graph"])]
-    for step in steps:
-        if step["event"] == "growth" and "refused" not in step and "graph" in step:
-            until, title = f"\nuntil epoch {step['epoch']}", f"epoch {step['epoch']}: {step['where']}"
-            if step["graph"]["edges"] == frames[-1][1]["edges"]:
-                title = frames.pop()[0].partition("\n")[0] + until
-            frames.append((title, step["graph"]))
+    first = next((step["graph"] for step in steps if step["event"] == "train" and "graph" in step), None)
+    grown = [step for step in steps if step["event"] == "growth" and "refused" not in step and "graph" in step]
+    frames = [] if first is None else [("start", first)]
+    if grown and first is not None and all(step["graph"]["edges"] == first["edges"] for step in grown):
+        shown = sorted({round(i * (len(grown) - 1) / (_SHOWN - 1)) for i in range(_SHOWN)})
+        for step in (grown[i] for i in shown):
+            frames.append((f"epoch {step['epoch']}: {step['parameters']:,} parameters", step["graph"]))
+        return frames
+    for step in grown:
+        until, title = f"\nuntil epoch {step['epoch']}", f"epoch {step['epoch']}: {step['where']}"
+        if step["graph"]["edges"] == frames[-1][1]["edges"]:
+            title = frames.pop()[0].partition("\n")[0] + until
+        frames.append((title, step["graph"]))
     return frames
 
 

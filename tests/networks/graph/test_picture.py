@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from growarray.errors import GrowthError
-from growarray.networks import GrowingDAG
+from growarray.networks import GrowingDAG, GrowingResNet, GrowingVGG
 from growarray.networks.graph.picture import frames_of, graph_figure, places
 from tests.networks.graph.graphs import skip_graph
 
@@ -35,6 +35,30 @@ def test_a_strip_has_a_panel_for_the_start_and_each_growth():
     assert {"start\n4", "1\n3", "2\n2", "end\n2"} <= set(texts)
     with pytest.raises(ValueError, match="no graph to draw"):
         graph_figure(frames_of([{"event": "train"}]))
+
+
+def test_a_graph_that_only_widens_has_its_start_and_seven_growths():
+    network = GrowingVGG((1, 8, 8), 10, [(2, 3)])
+    start = network.outline()
+    assert start == {
+        "nodes": {"image": 1, "conv 1": 2, "conv 2": 3, "output": 10},
+        "edges": [["image", "conv 1"], ["conv 1", "conv 2"], ["conv 2", "output"]],
+    }
+    outlines = [{**start, "nodes": {**start["nodes"], "conv 1": 2 + i}} for i in range(1, 21)]
+    growths = [{"event": "growth", "epoch": i, "parameters": 1000 * i, "graph": g} for i, g in enumerate(outlines, 1)]
+    frames = frames_of([{"event": "train", "graph": start}, *growths])
+    assert [frame["nodes"]["conv 1"] for _, frame in frames] == [2, 3, 6, 9, 13, 16, 19, 22]
+    assert frames[-1][0] == "epoch 20: 20,000 parameters"
+    assert len(frames_of([{"event": "train", "graph": start}, *growths[:3]])) == 4
+
+
+def test_a_residual_network_shows_its_stream_and_its_blocks():
+    outline = GrowingResNet((3, 8, 8), 10, (4, 8), (0, 5)).outline()
+    assert outline["nodes"] == {
+        "image": 3, "sum 0": 4, "block 1": 0, "sum 1": 4, "block 2": 5, "sum 2": 8, "output": 10,
+    }  # fmt: skip
+    assert ["sum 1", "sum 2"] in outline["edges"]
+    assert graph_figure([("start", outline)]).axes[0].get_title() == "start"
 
 
 def test_networkx_has_nodes_with_sizes_and_edges_with_parameters():
