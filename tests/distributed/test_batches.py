@@ -118,7 +118,7 @@ def test_batches_that_do_not_fit_are_refused() -> None:
         ([*PARTS, X], TypeError, "batch 8 is"),
         ([], GrowthError, "there are no training samples"),
         ([*PARTS, (X[:9, :3], LABELS[:9])], ValueError, "X has 3 features, but GrowingClassifier is expecting 4"),
-        ([*PARTS, (X[:9], LABELS[:9] + 1)], ValueError, "y: has classes"),
+        ([*PARTS, (X[:9], LABELS[:9] + 1)], ValueError, "y: found classes [1, 2], expected [0, 1]"),
         ([*PARTS, (X[:9], LABELS[:8])], ValueError, "inconsistent numbers of samples"),
     ):
         with pytest.raises(error, match=re.escape(message)):
