@@ -30,7 +30,7 @@ _SIDE = 23  # positions along an axis: 23 x 23 are enough for the engine to take
 _IMAGES, _CHANNELS = 48, 8
 _OTHERS = 12  # measurements that are not products
 _RATES = {"cudnn": "cudnn", "implicit": "dense"}  # of convolutions, by the routine that runs them
-_LAUNCHES = 2.0 + 1 / 8  # calls that a product on a GPU takes, as its routine and the machine count them
+_LAUNCHES = 2.0  # calls that a product on a GPU takes, as its routine counts them
 _WIDER = 1 << 8  # times as many elements that a pass has on a GPU, which would not be busy with fewer
 _DTYPE = np.dtype("float32")
 
@@ -78,8 +78,8 @@ def fit(found: Measurements, base: Machine, *, name: str, cores: int = 1) -> Mac
     )
     if not found.launched:
         return replace(machine, step=_step(found, machine))
-    machine, (rows, depth, columns) = replace(machine, call=_LEAST), found.chain_product
-    own = machine.product(1, rows, depth, _IMAGES * columns) + machine.step
+    rows, depth, columns = found.chain_product
+    own = machine.product(1, rows, depth, _IMAGES * columns, each=machine.small) + machine.step
     rates: dict[str, Any] = {"call": max((_IMAGES * _more(found) - own) / _LAUNCHES, _LEAST)}
     for routine, operations, seconds in found.convolutions:
         rates[_RATES[routine]] = operations / max(seconds - call, seconds / 10)

@@ -96,7 +96,7 @@ def test_measuring_gives_what_the_fit_reads(arrays, monkeypatch):
 def test_on_a_gpu_a_call_is_a_launch_and_the_rate_of_what_convolves_is_fitted():
     known = replace(GPU, name="known", call=5e-6, element=4e-12, byte=4e-13, cudnn=3e13)
     rows, depth, columns = CHAIN
-    overhead, step = 2.5e-5, known.step + 2 * known.call + known.product(1, rows, depth, 48 * columns)
+    overhead, step = 2.5e-5, known.step + 2 * known.call + known.product(1, rows, depth, 48 * columns, each=0.0)
     found = Measurements(
         products=tuple((*s, overhead + known.product(1, *s)) for s in SHAPES),
         calls=(overhead,) * 2,
