@@ -276,10 +276,11 @@ class Adam(Optimizer):
     def _rule(self, lr: float) -> Any:
         decay = 1.0 - lr * self.weight_decay if isinstance(self, AdamW) else self.weight_decay
         options = (*self.betas, decay, self.eps)
-        rule = load("growarray.cuda.update").adam(options, not isinstance(self, AdamW), self.amsgrad)
+        rule = load("growarray.cuda.update").adam(options, lr, not isinstance(self, AdamW), self.amsgrad)
 
         def own(p: Parameter) -> tuple[float, float]:
-            first, second = (_bias_correction(beta, p.slots.get("step", 0) + 1) for beta in self.betas)
+            step = p.slots.get("step", 0)  # an array of steps is counted there
+            first, second = (1.0 if is_array(step) else _bias_correction(beta, step + 1) for beta in self.betas)
             return lr / first, second**0.5
 
         return rule, own

@@ -178,6 +178,7 @@ class Launched:
         self.program, self.problem, self.keep = program, program.problem, keep
         self.dtype, self.itemsize = str(arrays[0].dtype), int(arrays[0].dtype.itemsize)
         self.tf32 = tf32 and self.dtype == "float32"
+        self.folded = frozenset(folded)
         self.groups = _grouped(step for step in program.steps if step.mask not in folded)
         self.masks = (*(1 << i for i in range(len(arrays))), *folded)
         modes = {step.mask: step.out for step in program.steps}
@@ -324,7 +325,9 @@ class _Backward:
         }
         strides = {m: s // forward.itemsize for m, s in zip(problem.output, dy.strides, strict=True)}
         gradients = {problem.everything: _Stored(given, strides)}
-        for group in reversed(forward.groups):
+        # of what is folded too: a transpose gives partial results that nothing reads in place of those it spares
+        steps = (step for step in forward.program.steps if step.mask not in forward.folded or step.mask & wanted)
+        for group in reversed(_grouped(steps)):
             if group.mask & wanted and group.mask in gradients:
                 d_out = gradients.pop(group.mask)
                 gradients |= self._launch(group, d_out, wanted)
@@ -334,7 +337,9 @@ class _Backward:
     def _target(self, mask: int, like: _Stored) -> _Stored:
         if mask in self.targets:
             return self.targets[mask]
-        return _Stored(self.table.take(self.forward.itemsize * self.forward.problem.elements(mask)), like.strides)
+        sizes = [self.forward.problem.extent(m, mask) for m in like.strides]  # a given one may lie in any way
+        slot = self.table.take(self.forward.itemsize * math.prod(sizes))
+        return _Stored(slot, _strides(list(like.strides), sizes))
 
     def _launch(self, group: _Group, d_out: _Stored, wanted: int) -> dict[int, _Stored]:
         forward, table = self.forward, self.table

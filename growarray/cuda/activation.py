@@ -1,10 +1,11 @@
-"""ReLU, and whatever else lets elements pass: which of them is kept as one bit an element.
+"""Activations, one launch each way. Of ReLU, and whatever else lets elements pass, one bit an element is kept.
 
-A block has 8 times 256 elements: thread t those at t, t + 256, …, and one byte for them.
+A block of those has 8 times 256 elements: thread t those at t, t + 256, …, and one byte for them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -15,7 +16,7 @@ from growarray.backend import Array
 from growarray.cuda.device import WIDE, current, empty, fits, gradient, run
 from growarray.cuda.text import THREADS, kernel_text
 
-__all__ = ["gated", "relu"]
+__all__ = ["elu", "gated", "gelu", "leaky_relu", "relu", "selu", "sigmoid", "silu", "softplus", "tanh"]
 
 _START = f"const I first = (I)blockIdx.x * {8 * THREADS} + threadIdx.x; int bits = 0;"
 _EACH = f"for (int k = 0; k < 8; ++k) {{ const I i = first + k * {THREADS}; if (i >= n) break;"
@@ -59,9 +60,91 @@ def gated(
     return y, vjp
 
 
-def relu(x: Array, at_zero: float) -> tuple[Array, Callable[[Array], Array]] | None:
+def relu(x: Array, *, at_zero: float = 0.0) -> tuple[Array, Callable[[Array], Array]] | None:
     """As :func:`growarray.ops.relu`."""
     if at_zero not in (0.0, 1.0) or not fits(x):
         return None
     alive = "v >= 0" if at_zero else "v > 0"
     return gated(x, "", f"on = {alive}; r = v < 0 ? (A)0 : v;", "r = v * (A)on;")
+
+
+@lru_cache(maxsize=64)
+def _smooth(dtype: str, lines: str, wide: bool, back: bool) -> str:
+    body = [
+        f"const I i = (I)blockIdx.x * {THREADS} + threadIdx.x; if (i >= n) return;",
+        f"const A v = load(x + i); A r, slope; {lines}",
+        "store(y + i, load(dy + i) * slope);" if back else "store(y + i, r);",
+    ]
+    return kernel_text(dtype, f"const T* x, {'const T* dy, ' if back else ''}T* y, I n", body, wide)
+
+
+def _launched(x: Array, lines: str) -> tuple[Array, Callable[[Array], Array]] | None:
+    """An elementwise function: ``lines`` set r and its slope from v. Keeps ``x``."""
+    if not fits(x):
+        return None
+    dtype, wide, blocks = str(x.dtype), x.size >= WIDE, -(-x.size // THREADS)
+    count = (np.int64 if wide else np.int32)(x.size)
+    with current(x):
+        y = empty(x.shape, dtype)
+        run(_smooth(dtype, lines, wide, False), blocks, x, y, count)
+
+    def vjp(dy: Array) -> Array:
+        with current(x):
+            dx = empty(x.shape, dtype)
+            run(_smooth(dtype, lines, wide, True), blocks, x, gradient(dy, x.shape, dtype, x), dx, count)
+        return dx
+
+    return y, vjp
+
+
+_Found = tuple[Array, Callable[[Array], Array]] | None
+_LOGISTIC = "const A e = exp(v < 0 ? v : -v), s = (v < 0 ? e : (A)1) / (1 + e);"
+
+
+def leaky_relu(x: Array, slope: float = 0.01) -> _Found:
+    """As :func:`growarray.ops.leaky_relu`."""
+    return _launched(x, f"slope = v > 0 ? (A)1 : (A){slope!r}; r = v * slope;")
+
+
+def elu(x: Array, alpha: float = 1.0, scale: float = 1.0) -> _Found:
+    """As :func:`growarray.ops.elu`, times ``scale``."""
+    below = f"const A below = (A){alpha!r} * expm1(v);"
+    return _launched(
+        x, f"{below} r = (A){scale!r} * (v > 0 ? v : below); slope = (A){scale!r} * (v > 0 ? 1 : below + (A){alpha!r});"
+    )
+
+
+def selu(x: Array) -> _Found:
+    """As :func:`growarray.ops.selu`."""
+    return elu(x, 1.6732632423543772, 1.0507009873554805)
+
+
+def gelu(x: Array, *, approximate: str = "none") -> _Found:
+    """As :func:`growarray.ops.gelu`."""
+    if approximate != "none":
+        return None
+    below = f"const A below = (A)0.5 * (1 + erf(v * (A){math.sqrt(0.5)!r}));"
+    return _launched(
+        x, f"{below} r = v * below; slope = below + v * exp((A)-0.5 * v * v) * (A){1 / math.sqrt(2 * math.pi)!r};"
+    )
+
+
+def silu(x: Array) -> _Found:
+    """As :func:`growarray.ops.silu`."""
+    return _launched(x, f"{_LOGISTIC} r = v * s; slope = s * (1 + v * (1 - s));")
+
+
+def sigmoid(x: Array) -> _Found:
+    """As :func:`growarray.ops.sigmoid`."""
+    return _launched(x, f"{_LOGISTIC} r = s; slope = s * ((v < 0 ? (A)1 : e) / (1 + e));")
+
+
+def tanh(x: Array) -> _Found:
+    """As :func:`growarray.ops.tanh`."""
+    return _launched(x, "r = tanh(v); slope = 1 - r * r;")
+
+
+def softplus(x: Array) -> _Found:
+    """As :func:`growarray.ops.softplus`."""
+    power = "const A power = v > 20 ? (A)0 : exp(v);"
+    return _launched(x, f"{power} r = v > 20 ? v : log1p(power); slope = v > 20 ? (A)1 : power / (1 + power);")

@@ -5,6 +5,8 @@ Arrays are given in a table, which is made anew for every step: data are replace
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -25,13 +27,14 @@ class Rule(NamedTuple):
 
     lines : set P, the new data, and S0, S1, …, the new slots    slots : their names
     options : numbers c0, c1, … of all parameters; a parameter has numbers o0, o1, … of its own
-    counts : whether the steps of a parameter are counted
+    counts : lines that set o0, o1, … from t, the number of this step, for a parameter that has grown and counts the
+        steps of every entry; empty if steps are not counted
     """
 
     lines: tuple[str, ...]
     slots: tuple[str, ...]
     options: tuple[float, ...]
-    counts: bool = False
+    counts: tuple[str, ...] = ()
 
 
 def sgd(options: tuple[float, float, float, float], nesterov: bool) -> Rule:
@@ -43,23 +46,25 @@ def sgd(options: tuple[float, float, float, float], nesterov: bool) -> Rule:
     return Rule(lines, ("momentum_buffer",), options)
 
 
-def adam(options: tuple[float, float, float, float], within: bool, amsgrad: bool) -> Rule:
+def adam(options: tuple[float, float, float, float], lr: float, within: bool, amsgrad: bool) -> Rule:
     """:class:`growarray.optim.Adam`: both betas, decay, eps; o0 is lr and o1 a root, with their bias corrected."""
+    logs = tuple(math.log(beta) if beta else -math.inf for beta in options[:2])
+    counts = ("o0 = c4 / -expm1(t * c5); o1 = sqrt(-expm1(t * c6));",)
     decay = "const A q = p, d = g + c2 * p;" if within else "const A q = p * c2, d = g;"
     means = "S0 = c0 * s0 + (1 - c0) * d; S1 = c1 * s1 + (1 - c1) * d * d;"
-    names = ("exp_avg", "exp_avg_sq")
-    if not amsgrad:
-        return Rule((decay, means, "P = q - o0 * S0 / (sqrt(S1) / o1 + c3);"), names, options, True)
-    lines = (decay, means, "S2 = s2 > S1 ? s2 : S1;", "P = q - o0 * S0 / (sqrt(S2) / o1 + c3);")
-    return Rule(lines, (*names, "max_exp_avg_sq"), options, True)
+    largest, square = ("S2 = s2 > S1 ? s2 : S1;", "S2") if amsgrad else ("", "S1")
+    lines = (decay, means, largest, f"P = q - o0 * S0 / (sqrt({square}) / o1 + c3);")
+    names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    return Rule(lines, names if amsgrad else names[:2], (*options, lr, *logs), counts)
 
 
 class _Entry(NamedTuple):
-    """A parameter, with None for a slot that is not there yet."""
+    """A parameter, with None for a slot that is not there yet, and for steps that are counted as one number."""
 
     parameter: Any
     gradient: Array
     slots: tuple[Array | None, ...]
+    steps: Array | None
     own: tuple[float, ...]
 
 
@@ -74,18 +79,20 @@ const I start = ((I)blockIdx.x - row[0]) * {_EACH} + threadIdx.x, n = row[1];
 
 
 @lru_cache(maxsize=64)
-def _step(lines: tuple[str, ...], slots: int, options: int, own: int, dtype: str) -> str:
+def _step(lines: tuple[str, ...], counts: tuple[str, ...], slots: int, options: int, own: int, dtype: str) -> str:
     """The kernel of a rule, for any number of parameters of any sizes."""
-    put, numbers = 2 + slots, 3 + 2 * slots  # places of the new data, and of the first number
+    put, steps = 2 + slots, 3 + 2 * slots  # places of the new data, and of the steps, before the numbers
+    step = f"if (AT({steps})) {{ const A t = load(AT({steps}) + i) + 1; store(AT({steps + 1}) + i, t);"
     body = [
-        *(f"const A o{k} = *(const double*)(row + 2 + {numbers + k});" for k in range(own)),
-        "EACH { const A p = load(AT(0) + i), g = load(AT(1) + i); A P;",
+        *(f"A o{k} = *(const double*)(row + 2 + {steps + 2 + k});" for k in range(own)),
+        "EACH {", *([step, *counts, "}"] if counts else []),
+        "const A p = load(AT(0) + i), g = load(AT(1) + i); A P;",
         *(f"const A s{k} = AT({2 + k}) ? load(AT({2 + k}) + i) : (A)0; A S{k};" for k in range(slots)),
         *lines,
         f"store(AT({put}) + i, P);",
         *(f"store(AT({put + 1 + k}) + i, S{k});" for k in range(slots)),
         "}",
-    ]
+    ]  # fmt: skip
     arguments = ["const long long* table, I rows, I width", *(f"A c{k}" for k in range(options))]
     return kernel_text(dtype, ", ".join(arguments), [_FIND, *body], True)
 
@@ -114,32 +121,40 @@ def move_together(
     left = []
     for parameter, gradient in moved:
         data, held = parameter.data, parameter.slots
-        arrays = [data, gradient, *(held[name] for name in rule.slots if name in held)]
-        # steps that growth made an array count by entry
-        if hasattr(held.get("step"), "shape") or not fits(*arrays) or any(x.shape != data.shape for x in arrays):
+        count = held.get("step")
+        steps = count if hasattr(count, "shape") and rule.counts else None
+        arrays = [
+            data,
+            gradient,
+            *(held[name] for name in rule.slots if name in held),
+            *([] if steps is None else [steps]),
+        ]
+        if not fits(*arrays) or any(x.shape != data.shape for x in arrays):
             left.append((parameter, gradient))
             continue
-        entry = _Entry(parameter, gradient, tuple(map(held.get, rule.slots)), own(parameter))
+        entry = _Entry(parameter, gradient, tuple(map(held.get, rule.slots)), steps, own(parameter))
         groups.setdefault((data.dtype, data.device.id), []).append(entry)
-    made: list[tuple[_Entry, tuple[Array, ...]]] = []
-    for group in groups.values():
-        made += zip(group, _updated(rule, group), strict=True)
-    for (parameter, *_), (data, *slots) in made:  # once there was memory for all
+    made = [(entry, new) for group in groups.values() for entry, new in zip(group, _updated(rule, group), strict=True)]
+    for (parameter, _, _, steps, _), (data, *slots, new_steps) in made:  # once there was memory for all
         if rule.counts:
-            parameter.slots["step"] = parameter.slots.get("step", 0) + 1
+            parameter.slots["step"] = parameter.slots.get("step", 0) + 1 if steps is None else new_steps
         parameter.slots |= dict(zip(rule.slots, slots, strict=True))
         parameter.data = data
     return left
 
 
-def _updated(rule: Rule, entries: Sequence[_Entry]) -> list[tuple[Array, ...]]:
-    dtype, each = str(entries[0].parameter.data.dtype), 1 + len(rule.slots)
-    text = _step(rule.lines, len(rule.slots), len(rule.options), len(entries[0].own), dtype)
+def _updated(rule: Rule, entries: Sequence[_Entry]) -> list[list[Array | None]]:
+    """New data, slots and steps of each."""
+    dtype, slots = str(entries[0].parameter.data.dtype), len(rule.slots)
+    text = _step(rule.lines, rule.counts, slots, len(rule.options), len(entries[0].own), dtype)
     with current(entries[0].parameter.data):
-        fresh = parts([entry.parameter.data.shape for entry in entries for _ in range(each)], dtype)
-        found = [tuple(fresh[at : at + each]) for at in range(0, len(fresh), each)]
+        many = [1 + slots + (entry.steps is not None) for entry in entries]
+        fresh = iter(
+            parts([e.gradient.shape for e, count in zip(entries, many, strict=True) for _ in range(count)], dtype)
+        )
+        found = [[*itertools.islice(fresh, count), *[None] * (2 + slots - count)] for count in many]
         rows = [
-            [e.parameter.data.size, *_addresses(e.parameter.data, e.gradient, *e.slots, *new), *e.own]
+            [e.gradient.size, *_addresses(e.parameter.data, e.gradient, *e.slots, *new[:-1], e.steps, new[-1]), *e.own]
             for e, new in zip(entries, found, strict=True)
         ]
         _launched(text, rows, *map(np.dtype(ACCUMULATED[dtype]).type, rule.options))

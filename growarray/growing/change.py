@@ -84,6 +84,17 @@ class GrowthUpdate(Generic[_Part]):
         """Whether nothing is planned: a plan that leaves everything as it is has a decrease of 0."""
         return not (self.deltas or self.decreases) and self.input_extension is None
 
+    def on(self: GrowthUpdate[Array], like: Array) -> GrowthUpdate[Array]:
+        """A plan of matrices with those that become weights on the device of ``like``; figures stay where they are."""
+
+        def moved(array: Array | None) -> Array | None:
+            return None if array is None else asarray(array, like=like)
+
+        return replace(
+            self, deltas=tuple(map(moved, self.deltas)), solutions=tuple(map(moved, self.solutions)),
+            input_extension=moved(self.input_extension), output_extension=moved(self.output_extension),
+        )  # fmt: skip
+
     def improvement(self, slope: float) -> float:
         """What the new neurons promise behind a function of this slope: ``slope * sum(s^2)``, or of ``s`` if linear."""
         if self.singular_values is None:

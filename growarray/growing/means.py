@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import math
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, namespace
+from growarray.backend import Array, asarray, is_cupy, namespace, to_numpy
 from growarray.errors import GrowthError
 from growarray.growing.rule import LayerMeans, PlaceMeans
 from growarray.growing.update import rounding_floor
 
-__all__ = ["check_readers", "layer_means", "means_of_layer", "means_of_merge", "of_goals"]
+__all__ = ["check_readers", "layer_means", "means_of_layer", "means_of_merge", "of_goals", "on_host"]
+
+_NAMES = ("s", "m", "e", "m_prev", "p")  # of the means of a layer
+_LARGEST = 1024  # rows up to which a matrix is decomposed on the host: a guess, no decomposition was timed on a GPU
 
 
 def layer_means(layer: Any, pseudo_inverse: bool = False) -> LayerMeans:
@@ -27,7 +33,8 @@ def means_of_layer(layer: Any, pseudo_inverse: bool = False) -> PlaceMeans:
     """What the statistics have collected, for a rule to plan from; a delta alone if the layer sees no new neurons."""
     own = layer_means(layer, pseudo_inverse)
     s_prev = layer.statistics.s_prev if layer.statistics.sees_front else None
-    return PlaceMeans((own,), lambda: of_goals(own.e(), (layer,)), s_prev)
+    ones = None if s_prev is None else _ones(layer.previous)
+    return PlaceMeans((own,), lambda: of_goals(own.e(), (layer,)), s_prev, ones)
 
 
 def means_of_merge(merge: Any, pseudo_inverse: bool = False) -> PlaceMeans:
@@ -42,7 +49,35 @@ def means_of_merge(merge: Any, pseudo_inverse: bool = False) -> PlaceMeans:
 
     rows, goals = _cuts([r.out_features for r in readers]), _cuts([r.goal_width for r in readers])
     means = tuple(map(of_reader, range(len(readers)), rows, goals))
-    return PlaceMeans(means, lambda: of_goals(held.e(), readers), held.s_prev)
+    return PlaceMeans(means, lambda: of_goals(held.e(), readers), held.s_prev, _ones(merge))
+
+
+def on_host(means: PlaceMeans, like: Array) -> PlaceMeans:
+    """The same in NumPy, if ``like`` is on a GPU and no matrix is large: all that there is comes with one wait.
+
+    Small matrices are decomposed faster there, and every question about them would wait.
+    """
+    if not is_cupy(like):
+        return means
+    wanted = {(i, name): getattr(layer, name) for i, layer in enumerate(means.layers) for name in _NAMES}
+    wanted |= {(-1, "e"): means.e} | ({} if means.s_prev is None else {(-1, "s_prev"): means.s_prev})
+    found: dict[tuple[int, str], Array] = {}
+    for key, mean in wanted.items():
+        try:
+            found[key] = mean()
+        except GrowthError:  # nothing was collected; whoever asks for it is told
+            continue
+    if not found or max(max(array.shape) for array in found.values()) > _LARGEST:
+        return means
+    xp, sizes = namespace(*found.values()), [math.prod(array.shape) for array in found.values()]
+    joined = to_numpy(xp.concat([xp.reshape(array, (-1,)) for array in found.values()]))
+    parts = np.split(joined, np.cumsum(sizes)[:-1])
+    host = {key: part.reshape(found[key].shape) for key, part in zip(found, parts, strict=True)}
+
+    def of(i: int) -> dict[str, Any]:
+        return {name: partial(operator.getitem, host, (j, name)) for j, name in host if j == i}
+
+    return replace(means, layers=tuple(replace(layer, **of(i)) for i, layer in enumerate(means.layers)), **of(-1))
 
 
 def check_readers(merge: Any) -> None:
@@ -64,6 +99,16 @@ def check_readers(merge: Any) -> None:
             f"{merge.name}: its next layers would see new neurons in {len(ways)} different ways; supported: linear "
             "layers, restricted convolutions, or full convolutions of one geometry"
         )
+
+
+def _ones(front: Any) -> int | None:
+    """The column of ones of the first layer at the front that has a bias, among what they all read."""
+    end = 0
+    for layer in front.layers_before:
+        end += int(layer.stream_width)
+        if layer.use_bias:
+            return end - 1
+    return None
 
 
 def _cuts(widths: Sequence[int]) -> list[slice]:

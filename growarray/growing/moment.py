@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from growarray.backend import Array, asarray, assign, device_of, is_numpy, namespace, to_device, to_numpy
+from growarray.backend import Array, asarray, assign, device_of, is_cupy, is_numpy, namespace, to_device, to_numpy
 from growarray.contraction.kernels import Rows, RunningSum, add_row_products, row_products
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.checks import declared_shape, sample_count, saved_statistic
@@ -173,7 +173,8 @@ class TensorStatistic:
         given to it as ``out=`` from then on, for :func:`cross_moment` to add to; this spares a matrix and its passes
 
     Differs from the original: sums are float64, the caller's arrays are neither kept nor changed, a value
-    that is not finite raises before anything is added, and statistics of two workers add with ``+``.
+    that is not finite raises before anything is added (on a GPU, when its mean is planned from), and statistics of two
+    workers add with ``+``.
 
     >>> import numpy as np
     >>> half = TensorStatistic().update(np.array([2.0]), 4), TensorStatistic().update(np.array([4.0]), 2)
@@ -256,8 +257,8 @@ class TensorStatistic:
                 f"{self.name}: update has shape {tuple(value.shape)}, expected {known}; run a batch since the layer "
                 "has grown, or reset() first"
             )
-        flat = xp.reshape(xp.astype(value, xp.float64, copy=False), (-1,))
-        if not math.isfinite(float(flat @ flat)):  # one pass, and unlike a sum it cannot cancel infinities
+        flat = xp.reshape(xp.astype(value, xp.float64, copy=False), (-1,))  # its square cannot cancel infinities
+        if not is_cupy(value) and not math.isfinite(float(flat @ flat)):  # there the host would wait
             raise GrowthError(
                 f"{self.name}: the update holds NaN or infinite values; check the activations and the loss, "
                 "lower the learning rate, or leave this batch out"

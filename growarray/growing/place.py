@@ -17,6 +17,7 @@ from growarray.backend import Array
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.change import GrowthUpdate, kept_columns
 from growarray.growing.checks import as_scalar
+from growarray.growing.means import on_host
 from growarray.growing.neighbour import Neighbour
 from growarray.growing.rule import TINY, PlaceMeans, Rule, planned, rule_of
 from growarray.nn import Module
@@ -89,7 +90,8 @@ def compute_optimal_updates(
     before stays planned.
     """
     place.check_growable()
-    change = planned(rule_of(rule, options), place.means(force_pseudo_inverse))
+    like = place.readers[0].weight.data
+    change = planned(rule_of(rule, options), on_host(place.means(force_pseudo_inverse), like)).on(like)
     take(place, change, update_previous=update_previous)
     return change.output_extension, change.input_extension
 

@@ -74,11 +74,13 @@ class PlaceMeans:
 
     layers : of each layer that reads it    e : (o, o) over the outputs of all of them, side by side
     s_prev : (p, p) second moment of what new neurons would read; None if no neurons can be added
+    ones : a column of what they would read that is 1 everywhere, None if there is none
     """
 
     layers: tuple[LayerMeans, ...]
     e: Mean
     s_prev: Mean | None = None
+    ones: int | None = None
 
     def m_prev(self) -> Array:
         """M_prev of all layers side by side, (p, o)."""

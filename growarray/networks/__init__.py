@@ -18,6 +18,7 @@ from growarray.networks.planner import default_budget
 from growarray.networks.prune import Pruning, prune
 from growarray.networks.resnet import Conv2dGrowingBlock, GrowingBlock, GrowingResNet, LinearGrowingBlock
 from growarray.networks.settings import GrowthSettings
+from growarray.networks.transformer import GrowingAttention, GrowingTransformerBlock
 
 __all__ = [
     "Batches",
@@ -27,6 +28,7 @@ __all__ = [
     "Expansion",
     "ExpansionType",
     "GraphStatistics",
+    "GrowingAttention",
     "GrowingBlock",
     "GrowingDAG",
     "GrowingMLP",
@@ -35,6 +37,7 @@ __all__ = [
     "GrowingResNet",
     "GrowingResidualBlock",
     "GrowingResidualMLP",
+    "GrowingTransformerBlock",
     "GrowingVGG",
     "Growth",
     "GrowthSettings",

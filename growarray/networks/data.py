@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, is_array, namespace
+from growarray.backend import Array, asarray, is_array, is_cupy, namespace, to_numpy
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.ops import cross_entropy, mse
 
-__all__ = ["Task", "accuracy", "batches", "batches_of", "check_data", "f1", "is_pair", "task_named"]
+__all__ = ["Task", "accuracy", "batches", "batches_of", "check_data", "f1", "is_pair", "numbers", "task_named"]
 
 _LOOKED_AT = 2**22  # values that are looked at at a time, of an array that may lie on disk
 
@@ -102,17 +102,40 @@ _TASKS = {
 }
 
 
-def task_named(name: str) -> Task:
+def task_named(name: str, score: str | None = None) -> Task:
     """``'classification'`` (cross entropy, accuracy) or ``'regression'`` (mean squared error, R²).
 
     Regression targets are (n, t), or (n,) if there is one a sample.
+    score : ``'f1_macro'`` or ``'f1_micro'`` for another figure of merit of a classification: :func:`f1` of the greatest
+        logits, labels (n,)
 
-    >>> task_named("regression").score_name
-    'r2'
+    >>> task_named("regression").score_name, task_named("classification", score="f1_macro").score_name
+    ('r2', 'f1_macro')
     """
     if name not in _TASKS:
         raise ValueError(f"unknown task {shown(name)}; known: {', '.join(_TASKS)}")
-    return _TASKS[name]
+    task = _TASKS[name]
+    if score in (None, task.score_name):
+        return task
+    if name != "classification" or score not in ("f1_macro", "f1_micro"):
+        known = ("accuracy", "f1_macro", "f1_micro") if name == "classification" else (task.score_name,)
+        raise ValueError(f"task_named: score of a {name} must be one of {', '.join(known)}, found {shown(score)}")
+    average = score.removeprefix("f1_")
+    return replace(
+        task, score=lambda y, labels: f1(namespace(y).argmax(y, axis=1), labels, average=average), score_name=score
+    )
+
+
+def numbers(values: Sequence[Any]) -> list[float]:
+    """Losses as numbers; those on a GPU with one wait for all.
+
+    >>> numbers([np.float32(0.5), 2.0])
+    [0.5, 2.0]
+    """
+    if values and all(map(is_cupy, values)):
+        found: list[float] = to_numpy(namespace(*values).stack(list(values))).tolist()
+        return found
+    return [float(value) for value in values]
 
 
 def batches(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import operator
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, namespace
+from growarray.backend import Array, is_cupy, namespace
 from growarray.errors import GrowthError, shown
 from growarray.networks.balance import balance
-from growarray.networks.data import Task, batches_of, check_data, task_named
+from growarray.networks.data import Task, batches_of, check_data, numbers, task_named
 from growarray.networks.history import History, line_of
 from growarray.networks.judgement import Best, Judgement, Snapshot, judge
 from growarray.networks.loader import Batches
@@ -48,7 +49,7 @@ class Growth:
 
     :meth:`run` may be stopped after any epoch and gone on with: :meth:`state` and ``best`` hold what is not in the
     network or the optimizer's slots. A batch whose loss is NaN or infinite raises ``GrowthError`` before any weight
-    moves.
+    moves; on a GPU it is found after the epoch, and the weights go back to those before it.
 
     Raises
     ------
@@ -149,7 +150,8 @@ class Growth:
     def train_epoch(self) -> dict[str, Any]:
         """One pass over the shuffled training data; returns its entry."""
         self.network.train()
-        total, count = 0.0, 0
+        losses: list[tuple[Any, int]] = []
+        before: Snapshot | None = None
         if isinstance(self.data, Batches):
             self.data.epoch = self.epoch  # what a run draws does not depend on where it was stopped
         for x, target in batches_of(self.data, self.settings.batch_size, self.rng):
@@ -157,24 +159,39 @@ class Growth:
                 self.optimizer.lr = self.schedule(self.steps)
             y, pullback = self.network.vjp(x)
             loss, loss_pullback = self.task.loss(y, target)
-            value = float(loss)
-            if not math.isfinite(value):
-                raise GrowthError(
-                    f"Growth: the loss of a batch in epoch {self.epoch + 1} is {value}; look for NaN in the data, or "
-                    "lower the learning rate; the weights are those before this batch"
-                )
+            if is_cupy(loss):  # looked at after the epoch: now the host would wait
+                before = before or Snapshot.of(self.network)
+            else:
+                self._check_losses([float(loss)], "batch")
             self.optimizer.zero_grad()
             pullback(loss_pullback(), wrt_x=False)
             if self.settings.clip is not None:
                 clip_gradients(self.network.parameters(), self.settings.clip)
             self.optimizer.step()
-            total, count = total + value * int(x.shape[0]), count + int(x.shape[0])
+            losses.append((loss, int(x.shape[0])))
             self.steps += 1
+        try:
+            values = numbers([loss for loss, _ in losses])
+            self._check_losses(values, "epoch")
+        except Exception:
+            if before is not None:
+                before.restore(self.network)
+            raise
+        counts = [count for _, count in losses]
+        total, count = sum(map(operator.mul, values, counts)), sum(counts)
         self.epoch += 1
         judgement = self._judge()
         self._keep(judgement)
         figures = {**self._figures(judgement), "judged_by": self._judged_by, "lr": float(self.optimizer.lr)}
         return self._record("train", train_loss=total / count, **figures)
+
+    def _check_losses(self, values: Sequence[float], since: str) -> None:
+        broken = [value for value in values if not math.isfinite(value)]
+        if broken:
+            raise GrowthError(
+                f"Growth: the loss of a batch in epoch {self.epoch + 1} is {broken[0]}; look for NaN in the data, or "
+                f"lower the learning rate; the weights are those before this {since}"
+            )
 
     def evaluate(self, data: Any, batch_size: int = 4096, *, task: Task | None = None) -> tuple[float, float]:
         """Mean loss and score (accuracy or R²) on arrays or batches, in evaluation mode, by ``task`` or the loop's."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from growarray.backend import Array, is_array, namespace
 from growarray.growing import GrowingModule, MergeGrowingModule
-from growarray.networks.data import Task
+from growarray.networks.data import Task, numbers
 from growarray.networks.network import GrowingNetwork
 from growarray.nn import Module
 from growarray.nn.owner import Owner
@@ -52,10 +52,9 @@ def judge(task: Task, y: Array, target: Array) -> Judgement:
     count = int(y.shape[0])
     parts = min(_PARTS, count)
     cuts = [count * part // parts for part in range(parts + 1)]
-    losses = tuple(
-        float(task.loss(y[start:stop, ...], target[start:stop, ...])[0]) for start, stop in itertools.pairwise(cuts)
-    )
-    return Judgement(float(task.loss(y, target)[0]), float(task.score(y, target)), losses)
+    losses = [task.loss(y[start:stop, ...], target[start:stop, ...])[0] for start, stop in itertools.pairwise(cuts)]
+    whole, *found = numbers([task.loss(y, target)[0], *losses])
+    return Judgement(whole, float(task.score(y, target)), tuple(found))
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,8 +28,10 @@ class GrowthSettings:
     patience : growths in a row that are refused or undone before growing stops, None to go on for ever
     keep_best : at the end go back to the network with the lowest validation loss, unless the last is as good
     choose : ``'first_order'`` by promised improvement, ``'per_parameter'`` or ``'per_flop'`` by what the new weights
-        promise for their cost, ``'narrowest'`` what has fewest neurons, ``'validation'`` by the loss on validation data
-        after growth, ``'bic'`` by :func:`bic` there: then growing stops when nothing lowers it
+        promise for their cost, ``'narrowest'`` what has fewest neurons, ``'hsic'`` by how much the gradient depends on
+        what new neurons would read, see :func:`growarray.growing.linear_dependence`; ``'validation'`` by the loss on
+        validation data after growth, ``'score'`` by the task's figure of merit there, ``'bic'`` by :func:`bic` there:
+        then growing stops when nothing lowers it
     balance : after a growth make the incoming weights of new neurons as large as those of the others, and the outgoing
         ones smaller by as much, where that changes nothing: see :func:`growarray.networks.balance.balance`
     exact_fisher : E, for a rule that takes it such as FISHER, is the exact Fisher of the softmax and not the second

@@ -118,9 +118,9 @@ class Linear(Module):
 
         def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
             dx, dw, db = back(dy, wrt_x=wrt_x, wrt_w=wrt_w)
-            self.weight.accumulate(dw)
+            self.weight.accumulate(dw, fresh=True)
             if self.bias is not None:
-                self.bias.accumulate(db)
+                self.bias.accumulate(db, fresh=True)
             return dx
 
         return y, pullback

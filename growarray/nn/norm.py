@@ -68,7 +68,7 @@ class _Norm(HandsNewOn):
             dx, dw, db = back(dy)
             for parameter, gradient in ((self.weight, dw), (self.bias, db)):
                 if parameter is not None:
-                    parameter.accumulate(gradient)
+                    parameter.accumulate(gradient, fresh=True)
             return dx
 
         return pullback

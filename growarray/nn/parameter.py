@@ -50,8 +50,9 @@ class Parameter:
         """Number of entries of ``data``."""
         return int(np.prod(self.shape, dtype=np.int64))
 
-    def accumulate(self, gradient: Array | None) -> None:
-        """Add ``gradient`` to ``grad``, in the dtype of ``data``; the caller's array is never kept.
+    def accumulate(self, gradient: Array | None, *, fresh: bool = False) -> None:
+        """Add ``gradient`` to ``grad``, in the dtype of ``data``; the caller's array is not kept, unless it is
+        ``fresh``: made for this, so that nobody else has it.
 
         A frozen parameter takes none. None adds nothing: what a pullback gives of a parameter that was frozen before.
         Several threads may add to one parameter at a time: nothing is lost.
@@ -63,7 +64,7 @@ class Parameter:
             raise ShapeError(f"gradient has shape {tuple(gradient.shape)}, parameter {self.shape}")
         with _adding:
             if self.grad is None:
-                self.grad = xp.astype(gradient, self.data.dtype, copy=True)
+                self.grad = xp.astype(gradient, self.data.dtype, copy=not fresh)
             else:
                 self.grad = self.grad + xp.astype(gradient, self.data.dtype, copy=False)
 

@@ -51,6 +51,7 @@ def identity(x: Array) -> tuple[Array, Vjp]:
     return x, lambda dy: dy
 
 
+@fused
 def relu(x: Array, *, at_zero: float = 0.0) -> tuple[Array, Vjp]:
     """``y = max(x, 0)``, any shape. Keeps one or two masks, one byte an element.
 
@@ -61,12 +62,6 @@ def relu(x: Array, *, at_zero: float = 0.0) -> tuple[Array, Vjp]:
     >>> y.tolist(), pullback(np.ones(3)).tolist()
     ([0.0, 0.0, 2.0], [0.0, 1.0, 1.0])
     """
-    namespace(x)
-    return _relu(x, at_zero)
-
-
-@fused
-def _relu(x: Array, at_zero: float) -> tuple[Array, Vjp]:
     xp = namespace(x)
     alive = x >= 0.0 if at_zero == 1.0 else x > 0.0
     kink = None if at_zero in (0.0, 1.0) else x == 0.0
@@ -78,6 +73,7 @@ def _relu(x: Array, at_zero: float) -> tuple[Array, Vjp]:
     return xp.maximum(x, 0.0), vjp
 
 
+@fused
 def leaky_relu(x: Array, slope: float = 0.01) -> tuple[Array, Vjp]:
     """``y = x`` if x > 0, else ``slope * x``; any shape. Keeps the sign mask.
 
@@ -91,6 +87,7 @@ def leaky_relu(x: Array, slope: float = 0.01) -> tuple[Array, Vjp]:
     return y, lambda dy: dy * (slope + (1.0 - slope) * xp.astype(positive, dy.dtype))
 
 
+@fused
 def elu(x: Array, alpha: float = 1.0) -> tuple[Array, Vjp]:
     """``y = x`` if x > 0, else ``alpha * (exp(x) - 1)``; any shape. Keeps the derivative.
 
@@ -104,6 +101,7 @@ def elu(x: Array, alpha: float = 1.0) -> tuple[Array, Vjp]:
     return xp.maximum(x, 0.0) + below, lambda dy: dy * slope
 
 
+@fused
 def selu(x: Array) -> tuple[Array, Vjp]:
     """``y = 1.0507… * elu(x, 1.6733…)``, any shape. Source: Klambauer et al. 2017.
 
@@ -115,6 +113,7 @@ def selu(x: Array) -> tuple[Array, Vjp]:
     return _SELU_SCALE * y, lambda dy: back(_SELU_SCALE * dy)
 
 
+@fused
 def gelu(x: Array, *, approximate: str = "none") -> tuple[Array, Vjp]:
     """``y = x * Phi(x)``, any shape, with Phi the normal distribution function. Keeps the derivative.
 
@@ -148,6 +147,7 @@ def _logistic(x: Array) -> Array:
     return xp.where(x >= 0.0, xp.ones_like(x), small) / (1.0 + small)
 
 
+@fused
 def silu(x: Array) -> tuple[Array, Vjp]:
     """``y = x * sigmoid(x)``, any shape. Keeps the derivative.
 
@@ -160,6 +160,7 @@ def silu(x: Array) -> tuple[Array, Vjp]:
     return x * s, lambda dy: dy * slope
 
 
+@fused
 def tanh(x: Array) -> tuple[Array, Vjp]:
     """``y = tanh(x)``, any shape. Keeps y.
 
@@ -172,6 +173,7 @@ def tanh(x: Array) -> tuple[Array, Vjp]:
     return y, lambda dy: dy * (1.0 - y * y)
 
 
+@fused
 def sigmoid(x: Array) -> tuple[Array, Vjp]:
     """``y = 1 / (1 + exp(-x))``, any shape, without overflow. Keeps y.
 
@@ -184,6 +186,7 @@ def sigmoid(x: Array) -> tuple[Array, Vjp]:
     return y, lambda dy: dy * slope
 
 
+@fused
 def softplus(x: Array) -> tuple[Array, Vjp]:
     """``y = log(1 + exp(x))``, and x itself above 20 as in torch; any shape. Keeps the derivative.
 

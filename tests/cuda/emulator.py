@@ -25,6 +25,10 @@ _HEAD = """
 static float exp(float v) { return expf(v); }  // as CUDA has them, without the headers of C++, which take long
 static float log(float v) { return logf(v); }
 static float sqrt(float v) { return sqrtf(v); }
+static float expm1(float v) { return expm1f(v); }
+static float log1p(float v) { return log1pf(v); }
+static float tanh(float v) { return tanhf(v); }
+static float erf(float v) { return erff(v); }
 struct place { unsigned x; };
 static place threadIdx, blockIdx, blockDim, gridDim;
 #define __global__

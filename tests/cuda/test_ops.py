@@ -100,6 +100,17 @@ def test_relu(cuda: Cuda, data: st.DataObject) -> None:
         same(cuda, (1, 1), lambda x: ops.relu(x, at_zero=at_zero), x)  # noqa: B023
 
 
+SMOOTH = [ops.leaky_relu, ops.elu, ops.selu, ops.gelu, ops.silu, ops.sigmoid, ops.tanh, ops.softplus]
+
+
+@pytest.mark.parametrize("function", SMOOTH)
+def test_smooth_activations(cuda: Cuda, function: Any) -> None:
+    x = np.concatenate([np.linspace(-30.0, 30.0, 301), [-1e3, 1e3]])
+    for dtype in ("float64", "float16"):
+        same(cuda, (1, 1), function, x.astype(dtype))
+    check_vjp(function, cuda.array(np.array([-2.0, -0.5, 0.3, 1.5])))
+
+
 @few
 @given(data=st.data())
 def test_pooling(cuda: Cuda, data: st.DataObject) -> None:

@@ -64,6 +64,8 @@ def test_a_parameter_that_has_grown_counts_steps_by_entry(cuda: Cuda) -> None:
     p.grad = cuda.array(np.ones(3))
     optimizer.step()
     np.testing.assert_allclose(to_numpy(p.data), [0.0, 0.0, 0.5], atol=1e-12)
+    assert to_numpy(p.slots["step"]).tolist() == [2.0, 2.0, 1.0]
+    assert (len(cuda.launches), cuda.waits) == (2, ["get", "get"])
 
 
 def test_a_subclass_keeps_its_own_update(cuda: Cuda) -> None:
@@ -117,7 +119,7 @@ def test_without_memory_for_all_parameters_none_is_moved(cuda: Cuda) -> None:
     small, large = Parameter(cuda.array(np.zeros(2))), Parameter(cuda.array(np.zeros(99, np.float32)))
     for p in (small, large):
         p.grad = cuda.array(np.ones(p.shape, p.data.dtype))
-    cuda.room = 100
+    cuda.room = 1000
     with pytest.raises(DeviceError, match="the GPU has no 1200 bytes left"):
         Adam([small, large], lr=1.0).step()
     assert (to_numpy(small.data).tolist(), small.slots, large.slots) == ([0.0, 0.0], {}, {})

@@ -14,6 +14,7 @@ from bench.suite import CASES
 from growarray import FactorizedConv
 from growarray.backend import to_numpy
 from growarray.contraction import plan
+from growarray.contraction.transpose import transpose
 from growarray.errors import DeviceError
 from growarray.testing import check_vjp
 from tests.cuda.device import Cuda, cuda
@@ -57,6 +58,19 @@ def compare(cuda: Cuda, equation: str, shapes: list[tuple[int, ...]], dtype: str
 @pytest.mark.parametrize("optimize", ["factorized", "reconstructed"])
 def test_every_format_and_path(cuda: Cuda, equation: str, optimize: str) -> None:
     compare(cuda, equation, shapes_of(equation, {"y": 5, "x": 4}), optimize=optimize, padding=1)
+
+
+@pytest.mark.parametrize("equation", [CP, TUCKER, TT, DENSE, GROUPED], ids=["cp", "tucker", "tt", "dense", "groups"])
+def test_a_transpose_gives_the_gradient_by_one_operand_alone(cuda: Cuda, equation: str) -> None:
+    shapes, rng = shapes_of(equation, {"y": 5, "x": 4}), np.random.default_rng(0)
+    host = [rng.standard_normal(shape) for shape in shapes]
+    p = plan(equation, *shapes, optimize="factorized", padding=1, dtype="float64")
+    there = plan(equation, *shapes, optimize=p.path, padding=1, dtype="float64", device="cuda")
+    y, back = p.vjp(*host)
+    for operand, expected in enumerate(back(y)):
+        others = [cuda.array(x) for i, x in enumerate(host) if i != operand]
+        found = to_numpy(transpose(there, cuda.array(y), *others, operand=operand))
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-11)
 
 
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])

@@ -181,7 +181,8 @@ class Expansion:
         held, dag, nodes = self.dag.collected(), self.dag, self.next_nodes
         front = held.columns(self.front)
         layers = tuple(held.target(node, held.columns(dag.reads(node)), front) for node in nodes)
-        return PlaceMeans(layers, lambda: held.gradient_moment(nodes), lambda: held.second_moment(front, front))
+        ones = len(front) - 1 if self.front.ones else None
+        return PlaceMeans(layers, lambda: held.gradient_moment(nodes), lambda: held.second_moment(front, front), ones)
 
     def compute_optimal_updates(self, rule: Rule = TINY, **options: Any) -> None:
         """Plan the new weights by ``rule`` in closed form, and the deltas of the weights beside them."""
