@@ -1,4 +1,4 @@
-"""What one pairwise product costs, forward and backward: operations, bytes, the routines that run it, seconds."""
+"""Cost of one pairwise product, forward and backward: operations, bytes, routines, seconds."""
 
 from __future__ import annotations
 

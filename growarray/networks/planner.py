@@ -20,8 +20,6 @@ from growarray.networks.line_search import LineSearch, line_search
 from growarray.networks.network import GrowingNetwork, evaluating, is_frozen
 from growarray.networks.settings import GrowthSettings
 
-__all__ = ["Choice", "Planner", "default_budget", "needs_fisher"]
-
 Data = tuple[Array, Array]  # features and targets
 
 
