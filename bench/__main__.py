@@ -22,6 +22,7 @@ SUITES = (
     "resnet_cycle",
     "graph_growth",
     "growth_defaults",
+    "grown_digits",
     "adapters",
     "estimators",
     "distributed",
