@@ -36,6 +36,7 @@ SUITES = (
     "suite",
     "from_scratch",
     "gpu",
+    "predicted_gpu",
     "serving",
 )
 
