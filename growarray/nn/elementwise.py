@@ -14,27 +14,6 @@ from growarray.nn.cast import rounded
 from growarray.nn.module import Module, Parameter, Pullback
 from growarray.ops.erf import erf
 
-__all__ = [
-    "Abs",
-    "Cast",
-    "Clip",
-    "Cos",
-    "Erf",
-    "Exp",
-    "Function",
-    "HardSigmoid",
-    "HardSwish",
-    "Log",
-    "Mish",
-    "Neg",
-    "PReLU",
-    "Pow",
-    "Reciprocal",
-    "Sin",
-    "Softsign",
-    "Sqrt",
-]
-
 _CASTS = ("float32", "float64", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 Valued = tuple[Array, Callable[[], Array]]
 

@@ -14,8 +14,6 @@ from growarray.onnx.call import Calls, written
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.row import ALL, Operator
 
-__all__ = ["ROWS", "WRITES"]
-
 _INFINITE = -math.inf
 
 
@@ -135,6 +133,16 @@ def _rotary(call: Calls) -> None:
     call.give(call("Reshape", y, np.array([0, 0, -1])) if flat else y)
 
 
+def attended(graph: OnnxGraph, q: Edge, k: Edge, v: Edge, scale: float, causal: bool) -> Edge:
+    """:func:`growarray.ops.attention` of q (..., t, d), k (..., t, d), v (..., t, e)."""
+    *lead, t, _ = q.shape
+    turned = graph.transpose(k, (*range(len(lead)), k.ndim - 1, k.ndim - 2))
+    scores = graph.node("MatMul", graph.node("Mul", q, graph.constant(scale)), turned, shape=(*lead, t, t))
+    if causal:
+        scores = graph.node("Add", scores, graph.constant(np.triu(np.full((t, t), -np.inf), 1)))
+    return graph.node("MatMul", graph.lower("", nn.Softmax(), scores), v, shape=(*lead, t, v.shape[-1]))
+
+
 def _write_heads(graph: OnnxGraph, layer: nn.MultiheadAttention, x: Edge) -> Any:
     """In products and a softmax, which every operator set has."""
     graph.check_batch(x)
@@ -145,11 +153,7 @@ def _write_heads(graph: OnnxGraph, layer: nn.MultiheadAttention, x: Edge) -> Any
     z = graph.reshape(z, (n, t, 3, heads, width))
     parts = [graph.lower("", nn.Slice((i,), (i + 1,), (2,)), z) for i in range(3)]
     q, k, v = (graph.transpose(graph.reshape(part, (n, t, heads, width)), (0, 2, 1, 3)) for part in parts)
-    q = graph.node("Mul", q, graph.constant(1.0 / math.sqrt(width)))
-    scores = graph.node("MatMul", q, graph.transpose(k, (0, 1, 3, 2)), shape=(n, heads, t, t))
-    if layer.causal:
-        scores = graph.node("Add", scores, graph.constant(np.triu(np.full((t, t), -np.inf), 1)))
-    y = graph.node("MatMul", graph.lower("", nn.Softmax(), scores), v, shape=v.shape)
+    y = attended(graph, q, k, v, 1.0 / math.sqrt(width), layer.causal)
     joined = graph.reshape(graph.transpose(y, (0, 2, 1, 3)), (n, t, d))
     return graph.lower("out_proj", layer.out_proj, joined)
 
@@ -163,7 +167,6 @@ ROWS = (
     Operator("Attention", written(_attention), inputs=(3, 7), outputs=4, kinds=ALL),
     Operator("RotaryEmbedding", written(_rotary), inputs=(3, 4), kinds="fi"),
 )
-"""The operators of this family."""
 
 WRITES: dict[type[Module], Lowering] = {nn.MultiheadAttention: _write_heads, nn.Embedding: _write_embedding}
 """Layers that are written in other operators."""

@@ -21,11 +21,13 @@ from growarray.growing import (
 )
 from growarray.networks import (
     Conv2dGrowingBlock,
+    GrowingAttention,
     GrowingBlock,
     GrowingDAG,
     GrowingMLP,
     GrowingResidualMLP,
     GrowingResNet,
+    GrowingTransformerBlock,
     GrowingVGG,
     LinearGrowingBlock,
 )
@@ -37,8 +39,7 @@ from growarray.nn.graph import Graph
 from growarray.nn.module import Module
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.model import DATA_TYPES, Node
-
-__all__ = ["WRITES"]
+from growarray.onnx.operators.attention import attended
 
 
 def _graph(graph: OnnxGraph, network: Graph, *inputs: Edge) -> Any:
@@ -81,6 +82,24 @@ def _growing_block(graph: OnnxGraph, block: GrowingBlock, x: Edge) -> Any:
     for name in ("pre_activation", "first_layer", "second_layer"):
         branch = graph.lower(name, getattr(block, name), branch)
     return graph.node("Add", branch, graph.lower("downsample", block.downsample, x))
+
+
+def _heads(graph: OnnxGraph, layer: GrowingAttention, x: Edge) -> Any:
+    graph.check_batch(x)
+    total: Any = None
+    for h, parts in enumerate(zip(layer.query, layer.key, layer.value, layer.output, strict=True)):
+        query, key, value, output = parts
+        u = graph.lower(f"key.{h}", key, graph.lower(f"query.{h}", query, x))
+        seen = attended(graph, u, x, x, layer.scale, layer.causal)
+        part = graph.lower(f"output.{h}", output, graph.lower(f"value.{h}", value, seen))
+        total = part if total is None else graph.node("Add", total, part)
+    return total
+
+
+def _transformer(graph: OnnxGraph, block: GrowingTransformerBlock, x: Edge) -> Any:
+    z = graph.node("Add", x, graph.lower("attention", block.attention, graph.lower("norm1", block.norm1, x)))
+    hidden = graph.lower("first", block.first, graph.lower("norm2", block.norm2, z))
+    return graph.node("Add", z, graph.lower("second", block.second, hidden))
 
 
 def _dag(graph: OnnxGraph, network: GrowingDAG, x: Edge) -> Any:
@@ -130,9 +149,11 @@ def _network(graph: OnnxGraph, network: GrowingNetwork, x: Edge) -> Any:
 WRITES: dict[type[Module], Lowering] = {
     Adapter: _adapter,
     Graph: _graph,
+    GrowingAttention: _heads,
     GrowingDAG: _dag,
     GrowingNetwork: _network,
     GrowingResidualBlock: _block,
+    GrowingTransformerBlock: _transformer,
     MergeGrowingModule: _merge,
     Scale: _scale,
     nn.Sequential: _sequential,
