@@ -103,7 +103,7 @@ class Cuda:
             raise OutOfMemoryError(f"Out of memory allocating {count} bytes")
         self.allocations += 1
         if self.dry:
-            values = np.empty(count, np.uint8)
+            values = np.zeros(count, np.uint8)
             self.hold(values)
             return _Data(values)
         self.memory.append(Memory(count))
@@ -288,7 +288,7 @@ def _count(patch: pytest.MonkeyPatch, made: Cuda) -> None:
             if made.dry and name == "__matmul__":
                 where.append(name)
                 made.move(self, *arguments)
-                found = double(np.empty((*self.shape[:-1], arguments[0].shape[-1]), self.dtype))
+                found = double(np.zeros((*self.shape[:-1], arguments[0].shape[-1]), self.dtype))
                 made.flops[str(self.dtype)] += 2 * found.size * self.shape[-1]
                 return found
             found = plain(self, *arguments, **options)
