@@ -200,12 +200,15 @@ def library(device: str | None) -> Any:
     if name != "cuda" and not (name.startswith("cuda:") and name[5:].isdigit()):
         raise ValueError(f"unknown device {shown(device)}; expected None, 'cpu', 'cuda' or 'cuda:N'")
     try:
-        cupy = load("cupy")
-        count = int(cupy.cuda.runtime.getDeviceCount())
+        count = int(load("cupy").cuda.runtime.getDeviceCount())
     except Exception as error:  # CuPy raises its own classes for a missing driver
+        remedy = 'install one of the extras: pip install "growarray[cuda12]" or "growarray[cuda13]"'
+        if not isinstance(error, ImportError):
+            remedy = (
+                "nvidia-smi shows driver and GPUs; update an old driver, or take the extra of an older CUDA, cuda12"
+            )
         raise DeviceError(
-            f"device {shown(device)} needs CuPy and an NVIDIA GPU ({type(error).__name__}: {error}); "
-            'install one of the extras: pip install "growarray[cuda12]" or "growarray[cuda13]"'
+            f"device {shown(device)} needs CuPy and an NVIDIA GPU ({type(error).__name__}: {error}); {remedy}"
         ) from error
     index = int(name[5:] or 0) if ":" in name else 0
     if index >= count:

@@ -64,6 +64,10 @@ class Machine:
     cudnn: float = 4.0e13
     tf32: float = 2.1
 
+    def with_tf32(self) -> Machine:
+        """This machine as it multiplies float32 with 10 bits of fraction."""
+        return replace(self, rate=self.rate * self.tf32, cudnn=self.cudnn * self.tf32)
+
     def product(self, batch: int, rows: int, depth: int, columns: int, itemsize: int = 4) -> float:
         """Seconds on one core for ``batch`` products (rows, depth) @ (depth, columns)."""
         flops = 2.0 * rows * depth * columns

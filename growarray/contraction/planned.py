@@ -21,6 +21,7 @@ class Planned(Protocol):
     output_shape: tuple[int, ...]
     dtype: Any
     device: str
+    precision: str | None
     machine: Machine
     training: bool
     block: int
