@@ -1,5 +1,6 @@
 """Every Python block of the README and of the documentation runs alone, as someone copies it into a new file."""
 
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -63,3 +64,13 @@ def test_the_floors_of_the_architecture_are_those_that_are_checked():
         r"^\| (`growarray/.*?) \|", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"), re.MULTILINE
     )
     assert [set(re.findall(r"`growarray/(\w+)", row)) for row in rows][: len(floors)] == floors
+
+
+def test_every_name_that_stands_for_one_of_gromo_exists():
+    page = (ROOT / "docs/migrate.md").read_text(encoding="utf-8")
+    table = page.partition("### Every name of GroMo 0.1.0")[2].partition("## TensorLy-Torch")[0]
+    names = set(re.findall(r"`(growarray(?:\.\w+)+)`", table))
+    assert len(names) > 20
+    for name in names - {"growarray.growing.norm"}:
+        home, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(home), attribute), name

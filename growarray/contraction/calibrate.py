@@ -19,8 +19,6 @@ from growarray.contraction.machine import Machine
 from growarray.contraction.plan import plan
 from growarray.contraction.threads import run_tasks
 
-__all__ = ["Measurements", "fit", "measure"]
-
 Sample = tuple[int, float]
 """How many elements, bytes or steps, and the seconds that they took."""
 
@@ -38,7 +36,7 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Measurements:
-    """Seconds of what the machine model counts, float32, one core unless said otherwise.
+    """Seconds of each operation in the machine model, float32, one core unless stated otherwise.
 
     products : (rows, depth, columns, seconds) of one product each    calls : seconds of calls that do next to nothing
     passes : elements of one arithmetic pass in cache    copies, gathers : elements copied in runs, and with a stride
@@ -57,7 +55,7 @@ class Measurements:
 
 
 def fit(found: Measurements, base: Machine, *, name: str, cores: int = 1) -> Machine:
-    """The machine whose model comes closest to the measurements; ``base`` gives what is not measured, the cache.
+    """The machine whose model fits the measurements best; the cache size is that of ``base``.
 
     The rate of a product and its half sizes are those with the least squared error of the logarithm of the seconds.
     """
@@ -114,7 +112,7 @@ def measure(
     device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Measurements:
-    """Measure this machine with arrays of one library, in about so many seconds.
+    """Measure this machine with arrays of one library, in about ``budget`` seconds.
 
     xp : NumPy, or the namespace of the arrays of a GPU    cores : streams that run side by side on a CPU
     device : as :func:`growarray.contraction.plan` takes it

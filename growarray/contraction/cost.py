@@ -1,4 +1,4 @@
-"""What one pairwise product costs, forward and backward: operations, bytes, the routines that run it, seconds."""
+"""Cost of one pairwise product, forward and backward: operations, bytes, routines, seconds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
 
 __all__ = ["Costs", "StepCost", "is_short"]
 
-_SHORT = 1.5e-3  # seconds of a plain product below which a second thread costs more than it saves
-_SHORT_CALLS = 2  # times that for convolutions, whose calls are short: threads wait for the interpreter's lock at each
+_SHORT = 0.8e-3  # seconds of a plain product below which a second thread costs more than it saves
+_SHORT_CALLS = 4  # times that for convolutions, whose calls are short: threads wait for the interpreter's lock at each
 _SHARED = 0.4  # of a core that each further one adds to the steps of a single block, measured
 _FRESH = 8.0  # passes that writing to a new array is worth, whose pages come one by one
 

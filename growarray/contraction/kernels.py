@@ -11,14 +11,6 @@ import numpy as np
 from growarray.backend import Array, assign, is_numpy, namespace
 from growarray.errors import ShapeError
 
-__all__ = [
-    "Rows",
-    "RunningSum",
-    "add_row_products",
-    "portable_row_products",
-    "row_products",
-]
-
 _BLOCK = 4096  # rows in one single-precision product: adding it to the float64 sum costs little beside it
 _MIX = 8  # rows that are mixed together: 4 let binary features through (1.4e-6), 16 cost a third more
 _SMALL = 2**19  # multiplications up to which raising to float64 costs less than mixing

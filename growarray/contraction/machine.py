@@ -1,4 +1,4 @@
-"""What a machine can do, as far as planning needs it: product rate by shape, passes over memory, call overhead."""
+"""The machine model of planning: product rate by shape, passes over memory, call overhead."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class Machine:
     element : seconds for one element of one arithmetic pass in cache    copied : seconds for one gathered element
     gathered : seconds for one element read with a stride    byte : seconds for one byte from main memory, all cores
     row : seconds for beginning one row of gathered elements
-    dense : FLOP/s of a convolution by the kernel of a GPU, which reads windows where they lie; cudnn : by cuDNN
+    dense : FLOP/s of a convolution by the kernel of a GPU, which reads windows where they lie
+    cudnn : FLOP/s of a convolution by cuDNN
     tf32 : how many times faster float32 is multiplied with 10 bits of fraction
     call : seconds for one call into the library    small : seconds for one small product of a batch, beside its own
     step : seconds for what surrounds a pairwise product
@@ -62,6 +63,10 @@ class Machine:
     dense: float = 1.0e13
     cudnn: float = 4.0e13
     tf32: float = 2.1
+
+    def with_tf32(self) -> Machine:
+        """This machine as it multiplies float32 with 10 bits of fraction."""
+        return replace(self, rate=self.rate * self.tf32, cudnn=self.cudnn * self.tf32)
 
     def product(self, batch: int, rows: int, depth: int, columns: int, itemsize: int = 4) -> float:
         """Seconds on one core for ``batch`` products (rows, depth) @ (depth, columns)."""

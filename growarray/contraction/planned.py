@@ -1,4 +1,4 @@
-"""What tables and bound plans ask of a plan."""
+"""The protocol of plans for tables and bound plans."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Planned(Protocol):
     output_shape: tuple[int, ...]
     dtype: Any
     device: str
+    precision: str | None
     machine: Machine
     training: bool
     block: int

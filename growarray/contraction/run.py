@@ -6,7 +6,7 @@ fixed number of groups, so that no result depends on the number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -253,7 +253,7 @@ def _backward(schedule: Schedule, saved: Saved, dy: np.ndarray, wanted: int) -> 
             gradients[mask] += value
     gradients |= results
     for step in reversed(program.common):
-        _backward_step(step, saved.common, gradients, wanted, None, shared)
+        _backward_step(step, saved.common, gradients, wanted, None, shared, {})
     return gradients
 
 
@@ -265,7 +265,7 @@ def _backward_block(
     program, values = schedule.programs[i], saved.blocks[i]
     gradients: Values = {program.problem.everything: dy[schedule.outs[i]].transpose(program.unfinal)}
     for step in reversed(program.blocked):
-        _backward_step(step, values, gradients, wanted, ready.get(step.mask), shared)
+        _backward_step(step, values, gradients, wanted, ready.get(step.mask), shared, program.slots)
     for mask, gradient in gradients.items():
         if mask in results:
             results[mask][schedule.cuts[i][mask]] = gradient
@@ -275,8 +275,13 @@ def _backward_block(
             sums[mask] = gradient
 
 
-def _backward_step(step: Step, values: Values, gradients: Values, wanted: int, ready: Any, shared: bool) -> None:
-    """Replace the gradient of a product by those of its two sides."""
+def _backward_step(
+    step: Step, values: Values, gradients: Values, wanted: int, ready: Any, shared: bool, slots: Mapping[int, str]
+) -> None:
+    """Replace the gradient of a product by those of its two sides.
+
+    slots : work space of partial results: their gradients, made and used up in the other order, take as few
+    """
     f, k = step.f, step.k
     if not (f | k) & wanted:
         return
@@ -288,9 +293,14 @@ def _backward_step(step: Step, values: Values, gradients: Values, wanted: int, r
             _each(step.by_kernel.d_kernel(d_out, step.feature(np, values[f]), d_kernel), shared)
         gradients[k] = step.d_kernel(np, d_kernel)
     if f & wanted:
-        gradients[f] = np.zeros(step.f_stored, d_out.dtype) if step.empty else np.empty(step.f_stored, d_out.dtype)
         if step.empty:
+            gradients[f] = np.zeros(step.f_stored, d_out.dtype)
             return
+        gradients[f] = (
+            here.arrays[f"gradient of {slots[f]}", step.f_stored, d_out.dtype]
+            if f in slots
+            else np.empty(step.f_stored, d_out.dtype)
+        )
         target = None if step.padded else view_as(gradients[f].transpose(step.f_perm), step.f_shape)
         d_feature = np.empty(step.feature_shape, d_out.dtype) if target is None else target
         _each(step.by_feature.d_feature(step.kernel(np, values[k]), d_out, d_feature, ready), shared)

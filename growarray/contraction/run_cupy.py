@@ -205,13 +205,18 @@ class Launched:
             if group.mask == whole:
                 self.stored[whole] = _Stored(given, _strides(self.problem.output, self.shape))
             else:
-                order = self._order(group.steps[-1])
-                sizes = [self.problem.extent(m, group.mask) for m in order]
-                self.stored[group.mask] = _Stored(table.take(self.itemsize * math.prod(sizes)), _strides(order, sizes))
+                self.stored[group.mask] = self.new(table, group.mask)
             table.add(self._forward(group))
             for used in () if keep else (group.f, *(step.k for step in group.steps)):
                 table.give(self.stored[used].slot)
         return table.ready()
+
+    def new(self, table: _Table, mask: int) -> _Stored:
+        """A place for a partial result, or for its gradient."""
+        step = next(one for one in self.program.steps if one.mask == mask)
+        order = self._order(step)
+        sizes = [self.problem.extent(m, mask) for m in order]
+        return _Stored(table.take(self.itemsize * math.prod(sizes)), _strides(order, sizes))
 
     def _order(self, step: Step) -> list[str]:
         """Modes of a partial result as it is stored: the batch first, then channels, then positions.
@@ -284,7 +289,8 @@ class Launched:
         """The result, and a function from its gradient to those by the operands in ``wanted``, by mask."""
         given = self._given(arrays, folded)
         with current(given[0]):
-            y = empty(self.shape, self.dtype)
+            known = folded.get(self.problem.everything)
+            y = empty(self.shape, self.dtype) if known is None else known
             size, spares = self.table.memory.size, self.table.spares.size
             held = empty((size,), "uint8").data if self.keep else workspace(size)
             piece = workspace(spares) if self.keep and spares else held
@@ -334,12 +340,8 @@ class _Backward:
                 table.give(d_out.slot)
         self._run = table.ready()
 
-    def _target(self, mask: int, like: _Stored) -> _Stored:
-        if mask in self.targets:
-            return self.targets[mask]
-        sizes = [self.forward.problem.extent(m, mask) for m in like.strides]  # a given one may lie in any way
-        slot = self.table.take(self.forward.itemsize * math.prod(sizes))
-        return _Stored(slot, _strides(list(like.strides), sizes))
+    def _target(self, mask: int) -> _Stored:
+        return self.targets[mask] if mask in self.targets else self.forward.new(self.table, mask)
 
     def _launch(self, group: _Group, d_out: _Stored, wanted: int) -> dict[int, _Stored]:
         forward, table = self.forward, self.table
@@ -347,7 +349,7 @@ class _Backward:
         d_place = forward.place(group, d_out, group.mask, "q")
         feature = forward.place(group, forward.stored[group.f], group.f, "p")
         if group.f & wanted:
-            found[group.f] = target = self._target(group.f, forward.stored[group.f])
+            found[group.f] = target = self._target(group.f)
             place = forward.place(group, target, group.f, "p")
             if group.is_chain:
                 chain = forward.chain(group, site)
@@ -356,7 +358,7 @@ class _Backward:
                 kernel = forward.place(group, forward.stored[step.k], step.k, "t")
                 table.add(step.by_feature.d_feature(site, kernel, d_place, place, table.spare))
         chosen = {i: one.k for i, one in enumerate(group.steps) if one.k & wanted}
-        found |= {k: self._target(k, forward.stored[k]) for k in chosen.values()}
+        found |= {k: self._target(k) for k in chosen.values()}
         places = {i: forward.place(group, found[k], k, "t") for i, k in chosen.items()}
         if chosen and group.is_chain:
             chain, kernels = forward.chain(group, site), forward.kernels(group)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -23,6 +24,7 @@ __all__ = [
     "contiguous",
     "cuda",
     "current",
+    "double_ratio",
     "empty",
     "fits",
     "gradient",
@@ -76,6 +78,18 @@ class StridedProduct(NamedTuple):
 def cuda() -> Any:
     """CuPy's module of that name: devices, streams, memory."""
     return load("cupy").cuda
+
+
+def double_ratio() -> int:
+    """How many times as long as in float32 the current GPU takes in float64; 1 if none is in use."""
+    if "cupy" not in sys.modules:
+        return 1
+    runtime = cuda().runtime
+    try:
+        number = runtime.cudaDevAttrSingleToDoublePrecisionPerfRatio
+        return max(int(runtime.deviceGetAttribute(number, runtime.getDevice())), 1)
+    except runtime.CUDARuntimeError:  # there is no GPU
+        return 1
 
 
 @lru_cache(maxsize=1024)

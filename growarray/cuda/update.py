@@ -17,8 +17,6 @@ from growarray.backend import Array, is_cupy
 from growarray.cuda.device import contiguous, current, empty, fits, parts, run, uploaded
 from growarray.cuda.text import ACCUMULATED, BLOCK_SUMS, THREADS, kernel_text
 
-__all__ = ["Rule", "adam", "clip_together", "move_together", "sgd"]
-
 _EACH = 4 * THREADS  # elements of a block
 
 

@@ -10,6 +10,7 @@ from growarray.growing.conv import (
     RestrictedConv2dGrowingModule,
 )
 from growarray.growing.conv_merge import Conv2dMergeGrowingModule
+from growarray.growing.dependence import hsic, linear_dependence
 from growarray.growing.dropout import GrowingDropout, GrowingDropout1d, GrowingDropout2d
 from growarray.growing.fisher import softmax_fisher_seeds
 from growarray.growing.layer import GrowingModule
@@ -52,7 +53,9 @@ __all__ = [
     "adapt",
     "added_neurons",
     "cross_moment",
+    "hsic",
     "inverse_sqrt",
+    "linear_dependence",
     "load_adapters",
     "merge_adapters",
     "neuron_goal",

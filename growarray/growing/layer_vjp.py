@@ -9,11 +9,9 @@ from growarray.growing.moment import cross_moment
 from growarray.nn.module import Pullback
 from growarray.ops.gradient import check_gradient
 
-__all__ = ["layer_vjp"]
-
 
 def layer_vjp(module: Any, x: Array) -> tuple[Array, Pullback]:
-    """Value and pullback; input and gradient at the pre-activity are kept while somebody asks for them.
+    """Value and pullback; input and gradient at the pre-activity are kept while they are requested.
 
     The gradients kept are those of the latest pullback of the latest forward pass. ``pullback(dy, wrt_x=False)``
     returns None and spares the product that dx costs, for a layer at the network's input. ``module.value(x)`` gives

@@ -29,19 +29,6 @@ from growarray.growing.update import (
     square,
 )
 
-__all__ = [
-    "FISHER",
-    "GRADMAX",
-    "TINY",
-    "GrowthRule",
-    "LayerMeans",
-    "PlaceMeans",
-    "Rule",
-    "added_neurons",
-    "planned",
-    "rule_of",
-]
-
 _GRAM_FROM = 64  # size from which the leading singular vectors are taken from the Gram matrix
 Mean = Callable[[], Array]
 
@@ -74,11 +61,13 @@ class PlaceMeans:
 
     layers : of each layer that reads it    e : (o, o) over the outputs of all of them, side by side
     s_prev : (p, p) second moment of what new neurons would read; None if no neurons can be added
+    ones : a column of what they would read that is 1 everywhere, None if there is none
     """
 
     layers: tuple[LayerMeans, ...]
     e: Mean
     s_prev: Mean | None = None
+    ones: int | None = None
 
     def m_prev(self) -> Array:
         """M_prev of all layers side by side, (p, o)."""
@@ -87,7 +76,7 @@ class PlaceMeans:
 
 
 class Rule(Protocol):
-    """Plans a change from statistics: one class with one method is a rule of one's own."""
+    """Plans a change from statistics; any class with this method is a rule."""
 
     def plan(self, statistics: PlaceMeans) -> GrowthUpdate[Array]:
         """The planned change as matrices: deltas, input and output extension, and singular values."""
@@ -194,7 +183,7 @@ def _no_rule(found: Any) -> TypeError:
 
 
 def planned(rule: Rule, statistics: PlaceMeans) -> GrowthUpdate[Array]:
-    """What ``rule`` plans, with what it promises to first order, if the rule does not say so itself.
+    """The plan of ``rule``; its first-order decrease is filled in if the rule leaves it out.
 
     Raises TypeError or ShapeError if what a rule of one's own returns is no update, or not one for these layers.
     """
@@ -336,7 +325,7 @@ def _leading(target: Array, rule: GrowthRule) -> tuple[Array, Array, Array]:
 
 
 def _kept(values: Array, rule: GrowthRule) -> int:
-    """How many singular values, sorted downwards, stay."""
+    """How many singular values, in descending order, to keep."""
     xp = namespace(values)
     if values.shape[0] == 0:
         return 0

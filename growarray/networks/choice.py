@@ -1,4 +1,4 @@
-"""Choosing where to grow: what a planned growth is worth, beside others."""
+"""Choosing where to grow: the value of each planned growth."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from growarray.growing.dependence import place_dependence
 from growarray.networks.data import Task
-
-__all__ = ["CHOICES", "JUDGED", "WORTH", "bic"]
 
 
 def _per(gain: float, cost: int) -> float:
@@ -20,10 +19,12 @@ WORTH: dict[str, Callable[[Any], float]] = {
     "per_parameter": lambda place: _per(place.new_neurons_fo_improvement, place.parameters_added),
     "per_flop": lambda place: _per(place.new_neurons_fo_improvement, place.flops_added),
     "narrowest": lambda place: -float(place.in_neurons),
+    "hsic": place_dependence,
 }
-"""What a place promises, by all of its plan or for each parameter or FLOP that this adds; or how narrow it is."""
+"""What a place promises, by all of its plan or for each parameter or FLOP that this adds; or how narrow it is; or how
+much the gradient there depends on what new neurons would read."""
 
-JUDGED = ("validation", "bic")
+JUDGED = ("validation", "score", "bic")
 """Ways to choose that carry every plan out on the validation data, at the scaling that a line search finds."""
 
 CHOICES = (*WORTH, *JUDGED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -102,17 +102,28 @@ _TASKS = {
 }
 
 
-def task_named(name: str) -> Task:
+def task_named(name: str, score: str | None = None) -> Task:
     """``'classification'`` (cross entropy, accuracy) or ``'regression'`` (mean squared error, R²).
 
     Regression targets are (n, t), or (n,) if there is one a sample.
+    score : ``'f1_macro'`` or ``'f1_micro'`` for another figure of merit of a classification: :func:`f1` of the greatest
+        logits, labels (n,)
 
-    >>> task_named("regression").score_name
-    'r2'
+    >>> task_named("regression").score_name, task_named("classification", score="f1_macro").score_name
+    ('r2', 'f1_macro')
     """
     if name not in _TASKS:
         raise ValueError(f"unknown task {shown(name)}; known: {', '.join(_TASKS)}")
-    return _TASKS[name]
+    task = _TASKS[name]
+    if score in (None, task.score_name):
+        return task
+    if name != "classification" or score not in ("f1_macro", "f1_micro"):
+        known = ("accuracy", "f1_macro", "f1_micro") if name == "classification" else (task.score_name,)
+        raise ValueError(f"task_named: score of a {name} must be one of {', '.join(known)}, found {shown(score)}")
+    average = score.removeprefix("f1_")
+    return replace(
+        task, score=lambda y, labels: f1(namespace(y).argmax(y, axis=1), labels, average=average), score_name=score
+    )
 
 
 def numbers(values: Sequence[Any]) -> list[float]:
@@ -135,7 +146,7 @@ def batches(
     The permutation is drawn in NumPy, so that every library sees the same batches.
     """
     if x.shape[0] != target.shape[0]:
-        raise ShapeError(f"batches: {x.shape[0]} samples, {target.shape[0]} targets; they must be as many")
+        raise ShapeError(f"batches: {x.shape[0]} samples, {target.shape[0]} targets; the numbers must agree")
     if size < 1:
         raise ValueError(f"batches: size must be at least 1, found {size}")
     xp = namespace(x, target)
@@ -156,7 +167,7 @@ def is_pair(data: Any) -> bool:
 
 
 def batches_of(data: Any, size: int, rng: np.random.Generator | None = None) -> Iterator[tuple[Array, Array]]:
-    """:func:`batches` of a pair of arrays; what else there is gives its own.
+    """:func:`batches` of a pair of arrays; anything else already is batches.
 
     >>> [target for _, target in batches_of([("x", "y"), ("u", "v")], 8)]
     ['y', 'v']
@@ -168,10 +179,10 @@ def _check_batches(data: Any, validation: Any) -> tuple[int, Array]:
     if isinstance(data, Iterator):
         raise TypeError(
             f"Growth: data is {shown(data)}, expected a pair of arrays, or batches that can be iterated over in every "
-            "epoch, such as Batches(x, target) or a list; a generator is used up after one"
+            "epoch, such as Batches(x, target) or a list; a generator is exhausted after one"
         )
     if validation is None or not is_pair(validation):
-        raise TypeError("Growth: batches are judged on other data; pass validation=(x, target), a pair of arrays")
+        raise TypeError("Growth: data given as batches needs separate validation data; pass validation=(x, target)")
     count, first = 0, None
     for index, part in enumerate(data):
         if not is_pair(part):
@@ -184,7 +195,7 @@ def _check_batches(data: Any, validation: Any) -> tuple[int, Array]:
 
 
 def check_data(data: Any, validation: Any) -> tuple[int, Array]:
-    """The number of samples, and the first of them or all.
+    """Check the data; returns the number of samples, and all of them or the first batch.
 
     Raises TypeError, ShapeError or GrowthError if something is neither a pair nor batches that can be iterated over
     again, its parts differ in number, a value is not finite, or there are no samples.
@@ -200,7 +211,7 @@ def check_data(data: Any, validation: Any) -> tuple[int, Array]:
     if not batched and data[0].shape[0] == 0:
         raise GrowthError("Growth: there are no training samples")
     if validation is not None and validation[0].shape[0] == 0:
-        raise GrowthError("Growth: there are no validation samples; leave validation out to use the training data")
+        raise GrowthError("Growth: there are no validation samples; omit validation to use the training data")
     return (int(data[0].shape[0]), data[0]) if found is None else found
 
 
@@ -223,4 +234,4 @@ def _check_finite(where: str, array: Array) -> None:
             continue
         broken = xp.any(xp.reshape(~xp.isfinite(part), (part.shape[0], -1)), axis=1)
         first = start + int(xp.argmax(xp.astype(broken, xp.int64)))
-        raise GrowthError(f"{where}: sample {first} holds NaN or infinite values; mend it or leave it out")
+        raise GrowthError(f"{where}: sample {first} holds NaN or infinite values; correct it or remove it")

@@ -18,8 +18,6 @@ from growarray.networks.widths import check_chain, listed_widths, sample_width
 from growarray.nn import SELU, Module
 from growarray.ops.sizes import whole_number
 
-__all__ = ["GrowingMLP"]
-
 
 class GrowingMLP(GrowingNetwork):
     """Linear layers with an activation between them, each hidden width able to grow.
@@ -122,7 +120,7 @@ class GrowingMLP(GrowingNetwork):
                 raise GrowthError(
                     f"GrowingMLP.normalise: {layer.name} is followed by {shown(layer.post_layer_function)}, expected a "
                     "positively homogeneous function such as ReLU() or LeakyReLU(): with another one rescaled weights "
-                    "compute something else; leave normalise() out"
+                    "compute something else; do not call normalise()"
                 )
         for first, second in itertools.pairwise(self.layers):
             w_in, w_out = first.weight.data, second.weight.data

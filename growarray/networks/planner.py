@@ -20,8 +20,6 @@ from growarray.networks.line_search import LineSearch, line_search
 from growarray.networks.network import GrowingNetwork, evaluating, is_frozen
 from growarray.networks.settings import GrowthSettings
 
-__all__ = ["Choice", "Planner", "default_budget", "needs_fisher"]
-
 Data = tuple[Array, Array]  # features and targets
 
 
@@ -88,13 +86,14 @@ class Planner:
         fisher : E too
         """
         tolerance, exact = self.settings.relative_error, self.settings.exact_fisher
+        takes_e = fisher or self.settings.choose == "hsic"
         if exact and self.task.name == "regression":
             raise GrowthError("exact_fisher: a regression has no softmax; leave exact_fisher out")
         self.network.init_computation(trace_precision=None if tolerance is None else 1e-3)
         seen = 0
         for x, target in batches_of(data, self.settings.collect_batch, self.rng):
             weights = None if self.task.weights is None else self.task.weights(target)
-            self.network.collect_batch(x, target, self.task.loss, fisher=fisher, exact=exact, weights=weights)
+            self.network.collect_batch(x, target, self.task.loss, fisher=takes_e, exact=exact, weights=weights)
             seen += int(x.shape[0])
             if tolerance is not None and self.network.relative_error() <= tolerance:
                 break
@@ -130,10 +129,14 @@ class Planner:
         return Choice(best, self.search(best, validation))
 
     def _judged(self, layers: list[Any], validation: Data) -> Choice:
-        """The layer whose growth, carried out as far as helps, leaves the lowest loss, or the lowest BIC."""
+        """The layer whose growth, carried out as far as helps, leaves the lowest loss or BIC, or the best score."""
         found = [self.search(layer, validation) for layer in layers]
         if self.settings.choose == "validation":
             best = min(range(len(layers)), key=lambda index: found[index].loss)
+            return Choice(layers[best], found[best])
+        if self.settings.choose == "score":
+            scores = [self.score(layer, trial.factor, validation) for layer, trial in zip(layers, found, strict=True)]
+            best = max(range(len(layers)), key=lambda index: (scores[index], -found[index].loss))
             return Choice(layers[best], found[best])
         size = self.network.number_of_parameters()
 
@@ -147,21 +150,34 @@ class Planner:
 
     def search(self, layer: Any, data: Data) -> LineSearch:
         """Line search of one layer's scaling on samples from all over ``data``; all other layers stand still."""
-        x, target = data
-        count, most = int(x.shape[0]), int(self.settings.search_samples)
-        if count > most:  # not the first ones: data that are sorted would show few classes
-            rows = asarray(np.arange(most) * count // most, like=x)
-            x, target = (namespace(array).take(array, rows, axis=0) for array in data)
-
-        def loss(factor: float) -> float:
-            self.network.set_scaling_factor(0.0)
-            layer.scaling_factor = factor
-            return float(self.task.loss(self.network.extended_forward(x), target)[0])
-
+        x, target = self._sampled(data)
         with evaluating(self.network):
-            result = line_search(loss)
+            result = line_search(lambda factor: float(self.task.loss(self._output(layer, factor, x), target)[0]))
         self.network.set_scaling_factor(0.0)
         return result
+
+    def score(self, layer: Any, factor: float, data: Data) -> float:
+        """The task's figure of merit with what is planned for one layer, at this scaling, on the same samples."""
+        x, target = self._sampled(data)
+        with evaluating(self.network):
+            found = float(self.task.score(self._output(layer, factor, x), target))
+        self.network.set_scaling_factor(0.0)
+        return found
+
+    def _sampled(self, data: Data) -> Data:
+        x, target = data
+        count, most = int(x.shape[0]), int(self.settings.search_samples)
+        if count <= most:
+            return x, target
+        rows = asarray(
+            np.arange(most) * count // most, like=x
+        )  # the first ones of data that are sorted show few classes
+        return namespace(x).take(x, rows, axis=0), namespace(target).take(target, rows, axis=0)
+
+    def _output(self, layer: Any, factor: float, x: Array) -> Array:
+        self.network.set_scaling_factor(0.0)
+        layer.scaling_factor = factor
+        return self.network.extended_forward(x)
 
     def affordable(self, layer: Any) -> int:
         """Neurons that the budgets still allow before ``layer``, at most ``settings.neurons``; 0 if it is frozen."""

@@ -77,8 +77,8 @@ class GrowingBlock(Module):
             raise ShapeError(f"{self.name}: the first layer gives {hidden[0]} neurons, the second reads {hidden[1]}")
         if self.downsample.is_identity and width != out:
             raise ShapeError(
-                f"{self.name}: {width} features in and {out} out cannot be added; give a downsample= that makes the "
-                "one of the other"
+                f"{self.name}: {width} input and {out} output features cannot be added; pass a downsample= from one "
+                "to the other"
             )
 
     @property

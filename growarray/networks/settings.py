@@ -28,8 +28,10 @@ class GrowthSettings:
     patience : growths in a row that are refused or undone before growing stops, None to go on for ever
     keep_best : at the end go back to the network with the lowest validation loss, unless the last is as good
     choose : ``'first_order'`` by promised improvement, ``'per_parameter'`` or ``'per_flop'`` by what the new weights
-        promise for their cost, ``'narrowest'`` what has fewest neurons, ``'validation'`` by the loss on validation data
-        after growth, ``'bic'`` by :func:`bic` there: then growing stops when nothing lowers it
+        promise for their cost, ``'narrowest'`` what has fewest neurons, ``'hsic'`` by how much the gradient depends on
+        what new neurons would read, see :func:`growarray.growing.linear_dependence`; ``'validation'`` by the loss on
+        validation data after growth, ``'score'`` by the task's figure of merit there, ``'bic'`` by :func:`bic` there:
+        then growing stops when nothing lowers it
     exact_fisher : E, for a rule that takes it such as FISHER, is the exact Fisher of the softmax and not the second
         moment of the gradients, by a way back for each class but one; for classification
     relative_error : stop collecting when every M is known to it (at least two batches), None for all batches

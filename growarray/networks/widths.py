@@ -47,7 +47,7 @@ def check_widths(where: str, inputs: int, parts: Sequence[tuple[int, int]], outp
     """
     given, taken = [inputs, *(part[1] for part in parts)], [*(part[0] for part in parts), outputs]
     if given != taken:
-        raise ShapeError(f"{where}: parts of the widths {given} are followed by parts of the widths {taken}")
+        raise ShapeError(f"{where}: parts that give widths {given} are followed by parts that take {taken}")
 
 
 def check_chain(where: str, inputs: int, chain: Sequence[Any], outputs: int) -> None:

@@ -15,8 +15,6 @@ from growarray.ops.attention import attention
 from growarray.ops.linear import linear
 from growarray.ops.sizes import whole_number
 
-__all__ = ["MultiheadAttention"]
-
 
 class MultiheadAttention(Module):
     """Self-attention of (n, t, embed_dim) with ``num_heads`` heads, see :func:`growarray.ops.attention`.

@@ -8,8 +8,6 @@ from typing import Any, ParamSpec, TypeVar
 
 from growarray.backend import is_cupy, load
 
-__all__ = ["fused"]
-
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 

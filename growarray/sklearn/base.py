@@ -1,4 +1,4 @@
-"""What the estimators share: options, rows and their weights, scales, and the loop."""
+"""The base class of the estimators: options, rows and their weights, scales, and the loop."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ from growarray.ops.sizes import whole_number
 from growarray.optim import AdamW, constant, cosine
 from growarray.sklearn.losses import weighted_moments
 
-__all__ = ["GrowingEstimator"]
-
 _NETWORKS = ("mlp", "residual", "dag")  # those of images take no weights of samples
 _RULES = {"tiny": TINY, "gradmax": GRADMAX, "fisher": FISHER}
 _WHOLE = 200  # samples that batch_size='auto' takes at once, as many as scikit-learn's own networks
@@ -35,7 +33,7 @@ _ENDLESS = 10**9  # epochs of a loop that is stopped from outside
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
-    """What both estimators do, and their options. A subclass says what its targets are.
+    """Base class of both estimators and their options; a subclass defines the targets.
 
     network : ``'mlp'``, hidden layers, ``'residual'``, residual blocks, or ``'dag'``, a graph that starts with one edge
     hidden_layers : how many layers or blocks
@@ -80,7 +78,7 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
     verbose: bool = False
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        """Train and grow on ``X`` (n, n_features) and ``y``; with ``warm_start`` go on from the last fit.
+        """Train and grow on ``X`` (n, n_features) and ``y``; with ``warm_start`` continue from the last fit.
 
         sample_weight : (n,), not negative. A row of weight 0 is left out, one of weight 2 counts as two rows.
         """
@@ -120,7 +118,7 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         return hasattr(self, "network_")
 
     def _outputs(self, X: Any) -> np.ndarray:
-        """What the network gives for ``X`` as it came: scaling is inside."""
+        """Outputs of the network for unscaled ``X``; it scales inside."""
         check_is_fitted(self)
         x = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
         return np.asarray(self.network_.eval()(x))
@@ -133,7 +131,7 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         raise NotImplementedError
 
     def _rows(self, X: Any, y: Any, sample_weight: Any, *, goes_on: bool, anew: bool) -> tuple[Any, Any, Any, int]:
-        """Features, targets and weights of the rows that have a weight, and how many samples they stand for."""
+        """Features, targets and weights of the rows with a weight above 0, and their number of samples."""
         self._check_options()
         x, y = validate_data(self, X, y, dtype=(np.float64, np.float32), multi_output=True, reset=not goes_on)
         weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
@@ -146,7 +144,7 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         return x[counted], values, weight, samples
 
     def _check_options(self) -> None:
-        """Raise for an option that nothing else looks at."""
+        """Check the options that nothing else checks."""
         if self.network not in _NETWORKS:
             raise ValueError(f"network: expected one of {', '.join(_NETWORKS)}, found {shown(self.network)}")
         if not (isinstance(self.rule, GrowthRule) or self.rule in _RULES):
@@ -246,7 +244,7 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
 
 
 def _show(loop: Growth) -> None:
-    """A bar that is drawn over itself."""
+    """Print a progress bar over the last one."""
     entry, share = loop.history.of("train")[-1], loop.epoch / loop.settings.epochs
     bar = f"{'#' * round(24 * share):24}"
     figures = f"loss {entry['validation_loss']:.4f}  {entry['parameters']} parameters"

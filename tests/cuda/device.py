@@ -27,6 +27,10 @@ class OutOfMemoryError(MemoryError):
     """As CuPy's."""
 
 
+class CUDARuntimeError(RuntimeError):
+    """As CuPy's."""
+
+
 class Memory:
     """A piece of memory with guards around it, full of NaN."""
 
@@ -46,6 +50,7 @@ class Cuda:
 
     operations : what CuPy launches for portable operations    waits : where the host waits for the device
     room : bytes that may be asked for at once    dry : whether launches are counted only    stream : the current one
+    computes : how the products were computed, as cuBLAS numbers it    ratio : how slow float64 is
     """
 
     def __init__(self) -> None:
@@ -57,7 +62,8 @@ class Cuda:
         self.memory: list[Memory] = []
         self.room = 1 << 40
         self.dry = False
-        self.stream = 0
+        self.stream, self.ratio = 0, 2
+        self.computes: list[int] = []
 
     def array(self, values: Any) -> Any:
         return doubles.DoubleArray(np.asarray(values))
@@ -113,6 +119,9 @@ class Cuda:
     ) -> None:  # fmt: skip
         """As cuBLAS documents it: column by column, leading dimensions checked, alpha and beta read where they are."""
         self.launches.append("product")
+        self.computes.append(compute)
+        if compute not in (68, 70, 77):
+            raise ValueError(f"computeType {compute}")
         kind = ctypes.c_double if compute == 70 else ctypes.c_float
         if (kind.from_address(alpha).value, kind.from_address(beta).value, handle, algorithm) != (1.0, 0.0, 7, -1):
             raise ValueError("alpha, beta, handle or algorithm")
@@ -170,6 +179,9 @@ def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
             getDeviceProperties=lambda _: {"name": b"Double"},
             memcpyAsync=made.upload,
             runtimeGetVersion=lambda: 12080,
+            cudaDevAttrSingleToDoublePrecisionPerfRatio=87,
+            deviceGetAttribute=lambda number, device: {87: made.ratio}[number],
+            CUDARuntimeError=CUDARuntimeError,
         ),
         get_current_stream=lambda: types.SimpleNamespace(ptr=made.stream),
         alloc=made.alloc,

@@ -34,7 +34,7 @@ def test_shuffled_batches_are_the_same_on_every_library(xp: Library) -> None:
 
 
 def test_batches_refuse_what_does_not_fit() -> None:
-    with pytest.raises(ShapeError, match="batches: 10 samples, 9 targets; they must be as many"):
+    with pytest.raises(ShapeError, match="batches: 10 samples, 9 targets; the numbers must agree"):
         next(batches(X, LABELS[:9], 3))
     with pytest.raises(ValueError, match="size must be at least 1, found 0"):
         next(batches(X, LABELS, 0))
@@ -92,3 +92,15 @@ def test_misuse_of_a_task_is_refused() -> None:
         task_named("regression").loss(np.ones((5, 2)), np.ones(5))
     with pytest.raises(ValueError, match="unknown task 'ranking'; known: classification, regression"):
         task_named("ranking")
+
+
+def test_a_classification_may_be_judged_by_f1() -> None:
+    logits = np.eye(3)[[0, 2, 2, 1, 1]]
+    labels = np.array([0, 1, 2, 2, 1])
+    assert task_named("classification", score="f1_macro").score(logits, labels) == pytest.approx(2 / 3)
+    assert task_named("classification", score="f1_micro").score(logits, labels) == pytest.approx(0.6)
+    assert task_named("classification", score="accuracy") is task_named("classification")
+    with pytest.raises(ValueError, match="score of a regression must be one of r2, found 'f1_macro'"):
+        task_named("regression", score="f1_macro")
+    with pytest.raises(ValueError, match="score of a classification must be one of accuracy, f1_macro, f1_micro"):
+        task_named("classification", score="auc")

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from growarray.growing import FISHER, GRADMAX, TINY
-from growarray.networks import GrowingMLP, GrowthSettings, bic, planner, task_named
+from growarray.networks import GrowingMLP, GrowthSettings, bic, f1, planner, task_named
+from growarray.networks.choice import CHOICES
 from growarray.networks.line_search import LineSearch
 from growarray.nn import Linear, ReLU, Sequential
 from growarray.ops import cross_entropy
@@ -283,7 +284,7 @@ def test_every_library_runs_the_same(kind: str, xp: Library) -> None:
     [
         (
             {"choose": "best"},
-            "choose must be one of first_order, per_parameter, per_flop, narrowest, validation, bic, found .best.",
+            f"choose must be one of {', '.join(CHOICES)}, found .best.",
         ),
         *[({name: 0}, f"{name} must be at least 1, found 0") for name in ("epochs", "batch_size", "neurons", "every")],
     ],
@@ -471,3 +472,26 @@ def test_bic_counts_parameters_and_samples() -> None:
     classes, values = task_named("classification"), task_named("regression")
     assert bic(3, 0.5, 100, classes) == pytest.approx(3 * math.log(100) + 100)
     assert bic(3, 0.5, 100, values) == pytest.approx(3 * math.log(100) + 100 * math.log(0.5))
+
+
+def test_the_place_with_the_best_score_grows_by_f1_as_well() -> None:
+    run = loop(choose="score", epochs=2, task=task_named("classification", score="f1_macro"))
+    entry = run.run().of("growth")[0]
+    again = loop(choose="score", epochs=2, task=task_named("classification", score="f1_macro"))
+    again.train_epoch()
+    plans = again.planner
+    with plans.planning():
+        plans.collect(again.data)
+        again.network.compute_optimal_updates(plans.rule)
+        places = again.network.growing_layers
+        trials = [plans.search(place, again.validation) for place in places]
+        scores = [plans.score(p, t.factor, again.validation) for p, t in zip(places, trials, strict=True)]
+        for place, trial, score in zip(places, trials, scores, strict=True):
+            again.network.set_scaling_factor(0.0)
+            place.scaling_factor = trial.factor
+            predicted = np.argmax(again.network.extended_forward(X), axis=1)
+            assert score == f1(predicted, LABELS)
+        again.network.delete_update()
+    best = max(range(len(places)), key=lambda i: (scores[i], -trials[i].loss))
+    assert entry["layer_index"] == best
+    assert again.history.of("train")[0]["validation_score"] == run.history.of("train")[0]["validation_score"]

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from growarray.errors import GrowthError, ShapeError
-from growarray.growing import TINY, FullConv2dGrowingModule, GrowthRule, LinearGrowingModule
+from growarray.growing import (
+    TINY,
+    FullConv2dGrowingModule,
+    GrowthRule,
+    LinearGrowingModule,
+    RestrictedConv2dGrowingModule,
+)
 from growarray.growing.norm import GrowingBatchNorm2d
 from growarray.networks import (
     Conv2dGrowingBlock,
@@ -139,11 +145,12 @@ def test_a_block_grows_by_its_own_names() -> None:
     assert block.hidden_neurons == 4
 
 
+@pytest.mark.parametrize("kind", [RestrictedConv2dGrowingModule, FullConv2dGrowingModule])
 @pytest.mark.parametrize("normalization", [None, NORM])
-def test_an_appended_block_changes_nothing_until_it_grows(normalization: Any) -> None:
+def test_an_appended_block_changes_nothing_until_it_grows(normalization: Any, kind: Any) -> None:
     rng = np.random.default_rng(0)
     x, target = rng.standard_normal((8, 60)), rng.standard_normal((8, 3))
-    network = resnet(normalization=normalization, hidden_channels=2).eval()
+    network = resnet(normalization=normalization, hidden_channels=2, growing_conv_type=kind).eval()
     before = network(x)
     block = network.append_block(0)
     np.testing.assert_array_equal(network(x), before)
@@ -180,7 +187,7 @@ def test_what_does_not_fit_is_refused() -> None:
         image_shape(13)
     with pytest.raises(ShapeError, match="gives 3 neurons, the second reads 2"):
         GrowingBlock(LinearGrowingModule(4, 3), LinearGrowingModule(2, 4))
-    with pytest.raises(ShapeError, match="4 features in and 2 out cannot be added; give a downsample="):
+    with pytest.raises(ShapeError, match="4 input and 2 output features cannot be added; pass a downsample="):
         LinearGrowingBlock(4, 2)
     with pytest.raises(ValueError, match="no kernel_size is given"):
         Conv2dGrowingBlock(2, 2, kwargs_first_layer={"kernel_size": 3})

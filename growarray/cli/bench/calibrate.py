@@ -20,8 +20,6 @@ from growarray.contraction.machine import CPU, GPU, Machine, cache_folder, machi
 from growarray.errors import shown
 from growarray.networks import write_atomically
 
-__all__ = ["calibrate", "calibrated", "calibration_table"]
-
 _UNITS = {
     "rate": "FLOP/s of a large product",
     "half_rows": "rows that halve the rate",

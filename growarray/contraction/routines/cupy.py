@@ -15,22 +15,6 @@ from growarray.cuda.convolution import Convolution
 from growarray.cuda.device import Kernel, StridedProduct
 from growarray.cuda.text import ACCUMULATED, Walk
 
-__all__ = [
-    "WIDE",
-    "Dense",
-    "Depthwise",
-    "Launches",
-    "Place",
-    "Site",
-    "Spare",
-    "Strided",
-    "chain_gradients",
-    "chained",
-    "contiguous",
-    "moved",
-    "operations",
-]
-
 _WAYS = (FORWARD, D_FEATURE, D_KERNEL)
 _BLOCKS = 1024  # of threads, which fill a GPU
 _SLABS = 64  # pieces of a sum at most, so that the second launch, which adds them, is short

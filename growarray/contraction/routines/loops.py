@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numba import njit
 
-__all__ = ["Tables", "correlate", "sum_shifted"]
+__all__ = ["Tables", "add_windows", "correlate", "sum_shifted"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -42,12 +42,14 @@ class Tables(NamedTuple):
     """Where rows of a plane and of its result lie, in elements.
 
     size : of the buffer    lines : (in the buffer, in the source, how many) of what is no padding
-    offsets : of the taps in the buffer    results : (in ``long``, in the result, how many)
+    zeros : what of them is set to zero    offsets : of the taps in the buffer
+    results : (in ``long``, in the result, how many)
     apart, step : from one element of a line to the next in the source, and in the result
     """
 
     size: int
     lines: np.ndarray
+    zeros: np.ndarray
     offsets: np.ndarray
     results: np.ndarray
     apart: int
@@ -60,10 +62,16 @@ def sum_shifted(
     tables: Tables, buffer: np.ndarray, long: np.ndarray,
 ) -> None:  # fmt: skip
     """For plane p, ``out`` from ``ends[p]`` on: sums of what the taps read, times ``weights[rows[p]]``."""
-    _, lines, offsets, results, apart, step = tables
+    _, lines, zeros, offsets, results, apart, step = tables
+    whole = step == 1 and results.shape[0] == 1
     buffer[:] = 0  # its padding stays so
     for p in range(starts.shape[0]):
         _gather(buffer, source, starts[p], apart, lines)
+        for i in range(zeros.shape[0]):
+            buffer[zeros[i]] = 0
+        if whole:
+            _sum(out[ends[p] : ends[p] + results[0, 2]], buffer, offsets, weights[rows[p]])
+            continue
         _sum(long, buffer, offsets, weights[rows[p]])
         if step == 1:
             for i in range(results.shape[0]):
@@ -81,13 +89,43 @@ def correlate(
     tables: Tables, buffer: np.ndarray, long: np.ndarray,
 ) -> None:  # fmt: skip
     """For plane p, add to ``totals[rows[p]]`` the products of ``d_out`` from ``ends[p]`` on with what the taps read."""
-    _, lines, offsets, results, apart, step = tables
+    _, lines, zeros, offsets, results, apart, step = tables
+    whole = step == 1 and results.shape[0] == 1
     buffer[:] = 0
     long[:] = 0  # between rows it stays so
     for p in range(starts.shape[0]):
         _gather(buffer, source, starts[p], apart, lines)
+        for i in range(zeros.shape[0]):
+            buffer[zeros[i]] = 0
+        if whole:
+            _add_products(totals[rows[p]], d_out[ends[p] : ends[p] + results[0, 2]], buffer, offsets)
+            continue
         _gather(long, d_out, ends[p], step, results)
         _add_products(totals[rows[p]], long, buffer, offsets)
+
+
+@_compiled
+def add_windows(
+    windows: np.ndarray, ends: np.ndarray, out: np.ndarray, starts: np.ndarray, tables: Tables, buffer: np.ndarray
+) -> None:
+    """For plane p, ``out`` from ``starts[p]`` on: sums of ``windows`` from ``ends[t, p]`` on, of what each tap t read.
+
+    What no tap reads is left as it is.
+    """
+    _, lines, _, offsets, results, apart, _ = tables
+    for p in range(starts.shape[0]):
+        buffer[:] = 0
+        for t in range(offsets.shape[0]):
+            for i in range(results.shape[0]):
+                near, far, count = offsets[t] + results[i, 0], ends[t, p] + results[i, 1], results[i, 2]
+                _add(buffer[near : near + count], windows[far : far + count])
+        for i in range(lines.shape[0]):
+            near, far, count = lines[i, 0], starts[p] + lines[i, 1], lines[i, 2]
+            if apart == 1:
+                _copy(out[far : far + count], buffer[near : near + count])
+            else:
+                for j in range(count):
+                    out[far + j * apart] = buffer[near + j]
 
 
 @_compiled
@@ -113,6 +151,12 @@ def _gather(target: np.ndarray, source: np.ndarray, start: int, step: int, rows:
 def _copy(target: np.ndarray, source: np.ndarray) -> None:
     for i in range(target.shape[0]):  # not target[:] = source, which allows for arrays that overlap
         target[i] = source[i]
+
+
+@_compiled
+def _add(target: np.ndarray, source: np.ndarray) -> None:
+    for i in range(target.shape[0]):
+        target[i] += source[i]
 
 
 @_compiled

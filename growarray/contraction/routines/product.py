@@ -19,6 +19,7 @@ __all__ = ["Matmul", "Multiply"]
 _SPLIT = 1 << 23  # operations of one piece: about 0.1 ms
 _FEW = 64  # rows that a piece of a gradient by the kernel has at least
 _NARROW = 256  # columns a piece has at least
+_WIDE = 16  # columns that the product's own kernels take at a time
 _IMAGE = 32  # columns of one image below which to copy many of them into one product is faster than one for each
 
 
@@ -71,7 +72,9 @@ class Matmul:
     def __init__(self, product: Product) -> None:
         self.b, self.s, self.n, self.columns = product.b, product.s, product.n, product.columns
         self.flops = 2 * self.b * self.s * self.n * self.columns
-        self._step = max(_NARROW, self.columns * _SPLIT // max(self.flops, 1))  # columns of a piece
+        count = self.columns // max(_NARROW, self.columns * _SPLIT // max(self.flops, 1))
+        count -= count % 2 if count > 1 else 0  # an even number of equal pieces, for two threads
+        self._step = -(-self.columns // max(count, 1) // _WIDE) * _WIDE  # columns of a piece
         lead, shapes = (self.b,) * (self.b != 1), ((self.n, self.s), (self.s, self.columns), (self.n, self.columns))
         one = SingleCall(np.matmul, *((*lead, *shape) for shape in shapes))
         self.call = one if self._step >= self.columns else None

@@ -41,8 +41,6 @@ from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.model import DATA_TYPES, Node
 from growarray.onnx.operators.attention import attended
 
-__all__ = ["WRITES"]
-
 
 def _graph(graph: OnnxGraph, network: Graph, *inputs: Edge) -> Any:
     if len(inputs) != len(network.inputs):

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from growarray.contraction import Plan, plan
 from growarray.contraction.problem import Axis, Product
-from growarray.contraction.routines import compiled
+from growarray.contraction.routines import compiled, planes, scatter
 from growarray.contraction.routines.choice import choose
 from growarray.contraction.routines.compiled import Compiled
 from growarray.contraction.routines.portable import Portable
-from growarray.contraction.routines.protocol import D_KERNEL, FORWARD
+from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
+from growarray.contraction.routines.scatter import Scatter
 from growarray.testing import assert_close
 from tests.contraction.reference import random_arrays
 from tests.contraction.routines.test_routines import (
@@ -42,13 +43,18 @@ DEPTHWISE = Product(3, 1, 1, (Axis("n", 2, 1, 2), Axis("y", 6, 3, 6, 1, 1), Axis
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The routine may be taken, as where Numba is installed."""
-    monkeypatch.setattr(compiled, "available", lambda: True)
+    set_available(monkeypatch, True)
+
+
+def set_available(monkeypatch: pytest.MonkeyPatch, value: bool) -> None:
+    for module in (compiled, scatter):
+        monkeypatch.setattr(module, "available", lambda: value)
 
 
 @pytest.fixture
 def tiny_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_PIECE", "_PLANE", "_SMALL"):
-        monkeypatch.setattr(compiled, name, shrunk(getattr(compiled, name)) // 4)
+    for module, name in ((compiled, "_PIECE"), (planes, "_PLANE"), (planes, "_SMALL")):
+        monkeypatch.setattr(module, name, shrunk(getattr(module, name)) // 4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -66,7 +72,7 @@ def test_it_is_the_portable_product_forward_and_backward(name, cut, dtype, reque
 
 
 @st.composite
-def products(draw: st.DrawFn) -> Product:
+def products(draw: st.DrawFn, summed: bool = False) -> Product:
     """Planes of one to three axes, alone or several for each kernel, with strides, dilations and any padding."""
     many = draw(st.integers(1, 3))
     axes = [Axis("n", many, 1, many)] if draw(st.booleans()) else []
@@ -77,7 +83,8 @@ def products(draw: st.DrawFn) -> Product:
         out = (size + before + after - (taps - 1) * dilation - 1) // stride + 1
         assume(out > 0)
         axes.append(Axis(name, size, taps, out, stride, before, dilation))
-    product = Product(draw(st.integers(1, 4)), 1, 1, tuple(axes), itemsize=8)
+    sizes = (draw(st.integers(1, 4)), *((draw(st.integers(1, 3)), draw(st.integers(1, 3))) if summed else (1, 1)))
+    product = Product(*sizes, tuple(axes), itemsize=8)
     assume(product.is_conv)
     return product
 
@@ -95,6 +102,45 @@ def test_any_geometry(product):
     run(list(routine.d_kernel(d_out, feature, d_kernel)), d_kernel)
     assert_close(y, defined(feature, kernel, product.axes), rtol=1e-12)
     assert_close(d_kernel, np.asarray(Portable(product).d_kernel(np, d_out, feature)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("x", [Axis("x", 7, 3, 7, 1, 1), Axis("x", 7, 4, 7, 1, 5, 2), Axis("x", 2, 5, 2, 1, 2)])
+@pytest.mark.parametrize("more", [(), (Axis("z", 4, 2, 2, 2, 1),)], ids=["plane", "volume"])
+def test_rows_that_lie_end_to_end_give_the_same_bits_as_padded_ones(x, more, monkeypatch):
+    product = Product(3, 1, 1, (*more, Axis("y", 5, 3, 5, 1, 1), x), itemsize=8)
+    rng, found = np.random.default_rng(0), []
+    kernel, feature = rng.standard_normal(product.kernel_shape), rng.standard_normal(product.feature_shape)
+    feature[0, 0] = np.nan  # of a plane of its own
+    for most in (80, -1):
+        monkeypatch.setattr(planes, "_COPIES", most)
+        assert planes.keeps_rows(x) is (most > 0)
+        planes.tables.cache_clear()
+        found.append(nothing(product.shape, "float64"))
+        run(list(Compiled(product).forward(kernel, feature, found[-1])), found[-1][1:])
+    planes.tables.cache_clear()
+    assert np.array_equal(*found, equal_nan=True)
+    assert_close(found[0][1:], defined(feature, kernel, product.axes)[1:], rtol=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(products(summed=True))
+def test_the_gradient_by_the_feature_map_is_added_up_for_any_geometry(product):
+    rng = np.random.default_rng(0)
+    kernel, d_out = rng.standard_normal(product.kernel_shape), rng.standard_normal(product.shape)
+    wanted = np.asarray(Portable(product).d_feature(np, kernel, d_out))
+    d_feature = nothing((*wanted.shape[:-1], 2 * wanted.shape[-1]), "float64")
+    run(list(Scatter(product).d_feature(kernel, d_out, d_feature[..., ::-2])), d_feature)
+    assert_close(d_feature[..., ::-2], wanted, rtol=1e-12)
+    assert np.isnan(d_feature[..., ::2]).all()
+
+
+def test_strides_are_added_up_where_that_is_less_than_windows(monkeypatch):
+    axes = (Axis("y", 8, 3, 4, 2, 1), Axis("x", 8, 3, 4, 2, 1))
+    assert choose(Product(1, 4, 8, axes), D_FEATURE) is Scatter
+    assert choose(Product(1, 8, 4, axes), D_FEATURE).name == "transposed"
+    assert choose(Product(1, 4, 8, axes, itemsize=2), D_FEATURE).name == "transposed"
+    set_available(monkeypatch, False)
+    assert choose(Product(1, 4, 8, axes), D_FEATURE).name == "transposed"
 
 
 @each_case
@@ -149,7 +195,7 @@ def test_a_plan_prices_and_runs_it_with_the_same_bits_for_any_number_of_threads(
         y, pullback = made.vjp(*arrays)
         found.append([y, *pullback(np.ones_like(y))])
     assert all(np.array_equal(*pair) for pair in zip(*found, strict=True))
-    monkeypatch.setattr(compiled, "available", lambda: False)
+    set_available(monkeypatch, False)
     made = planned()
     assert "compiled" not in {step.routine for step in made.steps}
     y, pullback = made.vjp(*arrays)
@@ -167,6 +213,6 @@ def test_it_is_taken_where_it_fits_and_nowhere_else(monkeypatch):
     monkeypatch.undo()
     for value, found in (("0", False), ("1", True)):
         monkeypatch.setenv("GROWARRAY_FAST", value)
-        compiled.available.cache_clear()
-        assert compiled.available() is found
-    compiled.available.cache_clear()
+        planes.available.cache_clear()
+        assert planes.available() is found
+    planes.available.cache_clear()
