@@ -75,6 +75,7 @@ def prune(
     task = task_named(task) if isinstance(task, str) else task
     target = whole_number("prune", "parameters", parameters, 0)
     whole_number("prune", "least", least, 0)
+    whole_number("prune", "batch_size", batch_size, 1)
     if not int(x.shape[0]):
         raise GrowthError("prune: there are no samples to judge neurons by; give x some rows")
     growing.delete_update()
@@ -226,6 +227,7 @@ def _curvature(task: Task, y: Array) -> Iterator[Array]:
 def _collect(network: Any, places: list[_Place], x: Array, task: Task, batch_size: int) -> dict[int, _Layer]:
     """Weights and moments of every layer that reads a place, by its ``id``."""
     readers = {id(reader): reader for place in places for reader in place.readers}
+    count = int(x.shape[0])
     s: dict[int, Any] = {}
     e: dict[int, Any] = dict.fromkeys(readers, 0.0)
     for reader in readers.values():
@@ -233,8 +235,8 @@ def _collect(network: Any, places: list[_Place], x: Array, task: Task, batch_siz
             reader.request(what, network)
     try:
         with evaluating(network), gradients_kept(network):
-            for start in range(0, int(x.shape[0]), batch_size):
-                y, pullback = network.vjp(x[start : start + batch_size, ...])
+            for start in range(0, count, batch_size):
+                y, pullback = network.vjp(x[start : min(start + batch_size, count), ...])
                 for key, reader in readers.items():
                     s[key] = s.get(key, 0.0) + cross_moment(reader.input_stream)
                 for seed in _curvature(task, y):
@@ -247,7 +249,7 @@ def _collect(network: Any, places: list[_Place], x: Array, task: Task, batch_siz
         for reader in readers.values():
             for what in ("input", "pre_activity"):
                 reader.release(what, network)
-    count, found = int(x.shape[0]), {}
+    found = {}
     for key, reader in readers.items():
         moment = to_numpy(s[key]) / count
         weight = to_numpy(reader.rows_of(reader.layer)).astype(np.float64)

@@ -334,6 +334,10 @@ class PReLU(Module):
         layer.weight = weight
         return layer
 
+    def _keep(self, index: Array) -> None:
+        if self.weight.shape[0] > 1:
+            self.weight.keep(0, index)
+
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value and pullback, which adds to ``weight.grad``."""
         xp, (count,) = namespace(x, self.weight.data), self.weight.shape
