@@ -20,8 +20,6 @@ from growarray.networks.part import as_growing
 from growarray.nn import Module
 from growarray.ops.sizes import whole_number
 
-__all__ = ["Pruning", "prune"]
-
 
 @dataclass(frozen=True)
 class Pruning:
