@@ -12,6 +12,7 @@ import numpy as np
 
 from growarray.backend import Array, is_cupy, namespace
 from growarray.errors import GrowthError, shown
+from growarray.networks.balance import balance
 from growarray.networks.data import Task, batches_of, check_data, numbers, task_named
 from growarray.networks.history import History, line_of
 from growarray.networks.judgement import Best, Judgement, Snapshot, judge
@@ -256,6 +257,8 @@ class Growth:
             how = "raised" if not after.loss < before.loss else "hardly lowered"
             change = f"{before.loss:.4f} -> {after.loss:.4f}"
             return self._refuse(f"it {how} the {self._judged_by} loss, {change}", **entry, undone=True)
+        if self.settings.balance:
+            balance(layer, added)
         self._keep(after)
         self.growths, self.failures = self.growths + 1, 0
         return self._record("growth", **entry, added=added, train_loss=train_after, **self._figures(after))

@@ -108,10 +108,11 @@ class RunOptions:
 
     def settings(self) -> GrowthSettings:
         """What the loop needs of the options: those of the same name, with 0 and no number read as the help says."""
-        names = {each.name for each in fields(GrowthSettings)}
+        names, images = {each.name for each in fields(GrowthSettings)}, self.network in ("cnn", "resnet")
         return GrowthSettings(**{name: value for name, value in vars(self).items() if name in names} | {
             "rule": RULES[self.rule],
-            "choose": self.choose or ("narrowest" if self.network in ("cnn", "resnet") else "first_order"),
+            "choose": self.choose or ("narrowest" if images else "first_order"),
+            "balance": images,
             "max_parameters": "auto" if self.max_parameters is None else self.max_parameters or None,
             "max_flops": self.max_flops or None,
             "patience": self.patience or None,
