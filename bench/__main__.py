@@ -37,6 +37,7 @@ SUITES = (
     "suite",
     "from_scratch",
     "gpu",
+    "predicted_gpu",
     "serving",
 )
 

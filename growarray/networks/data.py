@@ -13,8 +13,6 @@ from growarray.backend import Array, asarray, is_array, is_cupy, namespace, to_n
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.ops import cross_entropy, mse
 
-__all__ = ["Task", "accuracy", "batches", "batches_of", "check_data", "f1", "is_pair", "numbers", "task_named"]
-
 _LOOKED_AT = 2**22  # values that are looked at at a time, of an array that may lie on disk
 
 Loss = Callable[[Array, Array], tuple[Any, Callable[..., Array]]]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bench import gpu
+from bench import gpu, predicted_gpu
 from growarray.errors import DeviceError
 from tests.cuda.device import Cuda, cuda
 
@@ -48,3 +48,16 @@ def test_what_layers_should_take_is_named_predicted(capsys: pytest.CaptureFixtur
     assert dense["path"] == "cudnn"
     assert dense["forward"] < dense["forward_own"]
     assert (dense["peer"], first["peer"]) == (730.0, 151.0)
+
+
+def test_steps_are_predicted_from_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = {name: case for name, case in predicted_gpu.CASES.items() if name.startswith(("MLP", "AdamW"))}
+    monkeypatch.setattr(predicted_gpu, "CASES", named)
+    result = predicted_gpu.run()
+    mlp, adamw = result["rows"]
+    assert (mlp["launches"], mlp["products"], mlp["waits"]) == (8, 8, 0)
+    assert (adamw["launches"], adamw["copies"], adamw["products"], adamw["operations"]) == (1, 1, 0, 0)
+    assert adamw["host"] <= 20.0  # microseconds
+    # data, both moments, gradients and new data
+    np.testing.assert_allclose(adamw["memory"], 5 * 4 * 1_863_690 / 2**20, rtol=0.01)
+    assert predicted_gpu.report(result).startswith("Predicted from counts, not measured.")

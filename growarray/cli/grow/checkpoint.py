@@ -18,6 +18,8 @@ from growarray.backend import is_array, to_numpy
 from growarray.errors import ResumeError, shown
 from growarray.networks import Growth, Snapshot, write_atomically
 
+_FORMAT = 2
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 _NUMBER = int | float
 _FIGURES = dict.fromkeys(("train_loss", "validation_loss", "validation_score"), _NUMBER)
 _TRAINED = {"epoch": int, "parameters": int, "widths": list, **_FIGURES}
@@ -94,10 +96,6 @@ def _check_types(where: str, found: Any, types: Mapping[str, Any]) -> None:
 def _check_widths(where: str, widths: list[Any], count: int) -> None:
     if len(widths) != count or not all(type(width) is int and width >= 0 for width in widths):
         raise ValueError(f"{where} has the widths {shown(widths)}")
-
-
-_FORMAT = 2
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
 @dataclass(frozen=True, eq=False)
