@@ -172,9 +172,7 @@ class GrowingTransformerBlock(Module):
         rng = np.random.default_rng() if rng is None else rng
         kind: dict[str, Any] = {"rng": rng, "dtype": dtype, "device": device}
         self.norm1 = LayerNorm(embed_dim, dtype=dtype, device=device)
-        self.attention = GrowingAttention(
-            embed_dim, num_heads, head_features, causal, name=f"{name}.attention", **kind
-        )  # fmt: skip
+        self.attention = GrowingAttention(embed_dim, num_heads, head_features, causal, name=f"{name}.attention", **kind)
         self.norm2 = LayerNorm(embed_dim, dtype=dtype, device=device)
         self.first = LinearGrowingModule(
             embed_dim, hidden_features, True, activation or GELU(), name=f"{name}.first", **kind

@@ -1,4 +1,9 @@
-"""The checkpoint of a run: all that it is after an epoch, in one file, checked before it is used."""
+"""The checkpoint of a run: all that it is after an epoch, in one file, checked before it is used.
+
+It is no file of :func:`growarray.save`: a run goes on with its own options or not at all, and they say what is built,
+in which dtype and where. The file holds what they do not say, for two networks, the present and the best one, whose
+sizes are checked against the options before a network of them is made.
+"""
 
 from __future__ import annotations
 
