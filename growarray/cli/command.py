@@ -17,6 +17,7 @@ from growarray.cli.terminal import say_interrupted
 from growarray.display import printable
 from growarray.errors import GrowArrayError
 
+_EXPECTED = (GrowArrayError, ValueError, OSError, MemoryError, NotImplementedError)
 _WIDEST = 30  # columns of a name, beyond which its text begins a line below
 _BESIDE = 26  # columns that a text needs at least to stand beside its name
 
@@ -78,9 +79,6 @@ def _rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
         else:
             console.print(Padding(Text(name, style="cyan"), (0, 0, 0, 2)))
             console.print(Padding(Text(text), (0, 0, 0, width + 4 if beside else 6)))
-
-
-_EXPECTED = (GrowArrayError, ValueError, OSError, MemoryError, NotImplementedError)
 
 
 class Command(TyperCommand):

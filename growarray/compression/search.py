@@ -28,6 +28,7 @@ from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Module
 
 Made = tuple[Any, ConversionReport, float]
+_ROUNDS = 4  # of choosing, decomposing what is chosen, and correcting the estimates by what came of it
 
 
 def factorized_layer(target: Target, choice: Choice, options: Mapping[str, Any], rng: np.random.Generator) -> Made:
@@ -71,9 +72,6 @@ def with_figures(target: Target, layer: Any, report: ConversionReport, measure: 
         times = [time_both(target.layer, layer, x) for x in inputs]
         figures["measured_time"] = Change(sum(t.before for t in times), sum(t.after for t in times))
     return replace(report, **figures)
-
-
-_ROUNDS = 4  # of choosing, decomposing what is chosen, and correcting the estimates by what came of it
 
 
 def compress(

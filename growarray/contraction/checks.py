@@ -12,19 +12,6 @@ import numpy as np
 from growarray.backend import Array, is_array, library_of, namespace
 from growarray.errors import PlanError, ShapeError, shown
 
-__all__ = [
-    "check_arrays",
-    "check_gradient",
-    "check_out",
-    "device_kind",
-    "is_ordered",
-    "is_whole",
-    "known_precision",
-    "operands",
-    "precision_of",
-    "precision_on",
-]
-
 _TF32 = "tf32"
 _DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 

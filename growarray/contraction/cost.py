@@ -10,8 +10,6 @@ from growarray.contraction.problem import Operations, Pair, Problem
 from growarray.contraction.routines.choice import choose
 from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
 
-__all__ = ["Costs", "StepCost", "is_short"]
-
 _SHORT = 0.8e-3  # seconds of a plain product below which a second thread costs more than it saves
 _SHORT_CALLS = 4  # times that for convolutions, whose calls are short: threads wait for the interpreter's lock at each
 _SHARED = 0.4  # of a core that each further one adds to the steps of a single block, measured

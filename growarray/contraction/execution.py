@@ -19,8 +19,6 @@ from growarray.contraction.run import Schedule
 from growarray.contraction.tree import Tree
 from growarray.errors import ShapeError, shown
 
-__all__ = ["Execution"]
-
 _KEPT = 16  # batch sizes whose steps and schedules are kept
 
 Arrays = Sequence[Array]

@@ -36,19 +36,19 @@ class Rows:
     Kept is at most one block, of the size of the array; longer arrays are made ready block by block, every time.
     """
 
-    __slots__ = ("_kept", "array")
+    __slots__ = ("array", "kept")
 
     def __init__(self, array: Array) -> None:
         self.array = array
-        self._kept: dict[str, Any] = {}
+        self.kept: dict[Any, Any] = {}
 
     def mixed(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows from ``start`` to ``stop``, mixed, and their column sums; see :func:`_mixed`."""
         if stop - start < self.array.shape[0]:
             return _mixed(self.array[start:stop])
-        if "mixed" not in self._kept:
-            self._kept["mixed"] = _mixed(self.array)
-        kept: tuple[np.ndarray, np.ndarray] = self._kept["mixed"]
+        if "mixed" not in self.kept:
+            self.kept["mixed"] = _mixed(self.array)
+        kept: tuple[np.ndarray, np.ndarray] = self.kept["mixed"]
         return kept
 
     def raised(self, start: int, stop: int) -> Array:
@@ -56,9 +56,9 @@ class Rows:
         xp = namespace(self.array)
         if stop - start < self.array.shape[0]:
             return xp.astype(self.array[start:stop, ...], xp.float64, copy=False)
-        if "raised" not in self._kept:
-            self._kept["raised"] = xp.astype(self.array, xp.float64, copy=False)
-        return self._kept["raised"]
+        if "raised" not in self.kept:
+            self.kept["raised"] = xp.astype(self.array, xp.float64, copy=False)
+        return self.kept["raised"]
 
 
 def row_products(
@@ -178,7 +178,9 @@ class RunningSum:
 
     def add(self, values: Array) -> None:
         """Add float64 ``values`` of the shape of the sum, in place if the library can."""
-        self._array = assign(self.array, ..., values, add=True)
+        total = self.array
+        total += values
+        self._array = total
 
 
 def portable_row_products(

@@ -68,12 +68,17 @@ class Machine:
         """This machine as it multiplies float32 with 10 bits of fraction."""
         return replace(self, rate=self.rate * self.tf32, cudnn=self.cudnn * self.tf32)
 
-    def product(self, batch: int, rows: int, depth: int, columns: int, itemsize: int = 4) -> float:
-        """Seconds on one core for ``batch`` products (rows, depth) @ (depth, columns)."""
+    def product(
+        self, batch: int, rows: int, depth: int, columns: int, itemsize: int = 4, each: float | None = None
+    ) -> float:
+        """Seconds on one core for ``batch`` products (rows, depth) @ (depth, columns).
+
+        each : seconds for each of them beside its operations; an eighth of a call, as a batched call loops in C
+        """
         flops = 2.0 * rows * depth * columns
         shape = (1 + self.half_rows / max(rows, 1)) * (1 + self.half_columns / max(columns, 1))
         seconds = flops / self.rate * shape * (1 + self.half_depth / max(depth, 1)) * (itemsize / 4)
-        return batch * (seconds + self.call / 8)  # a batched call loops in C
+        return batch * (seconds + (self.call / 8 if each is None else each))
 
 
 # Chosen on 2 cores of an AMD EPYC with AVX-512 and OpenBLAS 0.3.31 for the order that it gives the paths of
@@ -94,7 +99,7 @@ CPU = Machine(
 )
 # Measured on an NVIDIA H100 with CuPy 14.2: float32 products at 51 TFLOP/s, copies at 3.0 TB/s (read and written), a
 # kernel launched in 7 us, a product in 14. A whole CP layer took 43, 103, 488 and 670 us, batch 8 to 64 and ranks 7 to
-# 563: half sizes of 5 and passes of depthwise kernels at 1.2 TB/s give 43, 117, 482 and 613. The rate of the
+# 563: half sizes of 5 and passes of depthwise kernels at 1.2 TB/s give 48, 123, 508 and 639. The rate of the
 # convolution kernel, `dense`, is a guess: it has not run on a GPU.
 GPU = Machine(
     "gpu",

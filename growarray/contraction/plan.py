@@ -28,8 +28,6 @@ from growarray.contraction.tree import Tree, linear_path
 from growarray.display import Block, Displayed, text_of
 from growarray.errors import PlanError, shown
 
-__all__ = ["Plan", "frozen", "plan", "shapes_of"]
-
 _GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
 
 

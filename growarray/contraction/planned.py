@@ -10,8 +10,6 @@ from growarray.contraction.execution import Execution
 from growarray.contraction.machine import Machine
 from growarray.contraction.tree import Tree
 
-__all__ = ["Planned"]
-
 
 class Planned(Protocol):
     """A plan: see :class:`growarray.contraction.Plan`."""

@@ -19,7 +19,7 @@ from growarray.cuda.convolution import Convolution, convolution_launch
 from growarray.cuda.device import Kernel, StridedProduct, current, empty, kernel_launch, product_launch, workspace
 from growarray.cuda.text import Walk
 
-__all__ = ["Launched", "layout"]
+__all__ = ["Launched", "grouped", "layout"]
 
 _FUSED = 64  # taps that the kernels of one launch have together at most
 _READY: dict[type, Callable[[Any], Callable[[Sequence[int]], object]]] = {
@@ -145,7 +145,8 @@ class _Group:
         return self.is_chain and isinstance(step.forward, Depthwise) and step.f == self.mask and same and taps <= _FUSED
 
 
-def _grouped(steps: Iterable[Step]) -> list[_Group]:
+def grouped(steps: Iterable[Step]) -> list[_Group]:
+    """Steps in the groups that are launched as one."""
     groups: list[_Group] = []
     for step in steps:
         at = next((i for i, group in enumerate(groups) if group.takes(step)), None)
@@ -179,7 +180,7 @@ class Launched:
         self.dtype, self.itemsize = str(arrays[0].dtype), int(arrays[0].dtype.itemsize)
         self.tf32 = tf32 and self.dtype == "float32"
         self.folded = frozenset(folded)
-        self.groups = _grouped(step for step in program.steps if step.mask not in folded)
+        self.groups = grouped(step for step in program.steps if step.mask not in folded)
         self.masks = (*(1 << i for i in range(len(arrays))), *folded)
         modes = {step.mask: step.out for step in program.steps}
         modes |= {1 << i: one.modes for i, one in enumerate(self.problem.operands)}
@@ -333,7 +334,7 @@ class _Backward:
         gradients = {problem.everything: _Stored(given, strides)}
         # of what is folded too: a transpose gives partial results that nothing reads in place of those it spares
         steps = (step for step in forward.program.steps if step.mask not in forward.folded or step.mask & wanted)
-        for group in reversed(_grouped(steps)):
+        for group in reversed(grouped(steps)):
             if group.mask & wanted and group.mask in gradients:
                 d_out = gradients.pop(group.mask)
                 gradients |= self._launch(group, d_out, wanted)

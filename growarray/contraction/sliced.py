@@ -13,8 +13,6 @@ from growarray.contraction.problem import Problem
 from growarray.contraction.slices import Piece, geometry_of, pieces
 from growarray.contraction.tree import Tree
 
-__all__ = ["SlicedExecution"]
-
 _KEPT = 64  # kinds of slices whose steps are kept
 
 

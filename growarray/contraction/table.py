@@ -12,8 +12,6 @@ from growarray.cuda.device import double_ratio
 from growarray.display import Block, Table
 from growarray.errors import PlanError
 
-__all__ = ["alternatives", "plan_blocks", "quantity", "seconds"]
-
 _SLOW = 4  # times as long as float32, from which on the table says that float64 is slow
 _PlanT = TypeVar("_PlanT", bound=Planned)
 

@@ -156,11 +156,12 @@ def contiguous(array: Array, dtype: Any) -> Array:
     return load("cupy").ascontiguousarray(array, dtype)
 
 
-def uploaded(table: np.ndarray) -> Array:
-    """A copy there. The host does not wait: CUDA has taken what it copies of pageable memory when the call returns."""
-    here, made = cuda(), empty(table.shape, table.dtype)
-    here.runtime.memcpyAsync(made.data.ptr, table.ctypes.data, table.nbytes, 1, here.get_current_stream().ptr)
-    return made
+def uploaded(table: np.ndarray) -> int:
+    """Address of a copy in the :func:`workspace`, for the launch that comes next. The host does not wait: CUDA has
+    taken what it copies of pageable memory when the call returns."""
+    here, address = cuda(), int(workspace(table.nbytes).ptr)
+    here.runtime.memcpyAsync(address, table.ctypes.data, table.nbytes, 1, here.get_current_stream().ptr)
+    return address
 
 
 def current(array: Array) -> contextlib.AbstractContextManager[Any]:
@@ -192,6 +193,8 @@ def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
 
 def parts(shapes: Sequence[tuple[int, ...]], dtype: str) -> list[Array]:
     """New arrays that lie in one piece of memory, which is asked for once."""
+    if not shapes:
+        return []
     item = np.dtype(dtype).itemsize
     starts = np.cumsum([0, *(-(-item * math.prod(shape) // 16) * 16 for shape in shapes)]).tolist()
     whole, array = empty((starts[-1],), "uint8").data, load("cupy").ndarray

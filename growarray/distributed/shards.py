@@ -25,11 +25,12 @@ class DaskShard:
 
 
 def from_dask(x: Any, y: Any) -> list[DaskShard]:
-    """The chunks of Dask arrays, or the partitions of Dask frames and series, as shards for :func:`collect`.
+    """The chunks of Dask arrays, or the partitions of Dask frames and series, as shards for :func:`collect` or batches.
 
     x, y : features and targets, cut at the same samples, and along the first axis alone
 
-    With a Dask client as its executor ``collect`` leaves the chunks where they are computed or persisted.
+    With a Dask client as its executor ``collect`` leaves the chunks where they are computed or persisted. ``Growth``
+    and ``fit_batches`` of the estimators take them as batches, each computed when it is reached.
 
     Raises
     ------

@@ -12,7 +12,7 @@ import numpy as np
 from growarray.backend import to_numpy
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.growing import TINY, GrowingModule, MergeGrowingModule, Rule, TensorStatistic
-from growarray.networks.data import Loss, batches
+from growarray.networks.data import Loss, batches, loaded
 from growarray.networks.graph import GrowingDAG
 from growarray.networks.network import GrowingNetwork, evaluating
 from growarray.networks.part import as_growing
@@ -151,10 +151,10 @@ def fingerprint_of(network: Module) -> str:
 
 def load_shard(shard: Any) -> tuple[Any, Any]:
     """The arrays of a shard, loaded if it is a callable; frames and series become arrays."""
-    found = shard() if callable(shard) else shard
+    found = loaded(shard)
     if not isinstance(found, tuple | list) or len(found) != 2:
         raise TypeError(f"a shard must be a pair of arrays (x, target), or a function that returns one; {shown(found)}")
-    x, target = (part.to_numpy() if hasattr(part, "to_numpy") else part for part in found)
+    x, target = found
     samples, targets = x.shape[0], target.shape[0]
     if samples != targets:
         raise ShapeError(f"a shard has {samples} samples and {targets} targets; the numbers must agree")

@@ -21,6 +21,9 @@ from growarray.factorized.ranks import RankAxes, as_tuple
 if TYPE_CHECKING:
     from growarray.factorized.increment import Added, Goal
     from growarray.factorized.spectra import Spectra
+Arrays = tuple[Array, ...]
+Terms = tuple[tuple[str, ...], ...]
+_RANK_OPTIONS = ("error", "modes")  # options of the decompositions that a format replaces by its rank
 
 
 class Fit(NamedTuple):
@@ -64,11 +67,6 @@ def warn_lowered(where: str, asked: Any, valid: Any, found: Any, stacklevel: int
         warnings.warn(
             f"{where}: rank {valid} is above what the tensor can use, lowered to {found}", stacklevel=stacklevel + 1
         )
-
-
-Arrays = tuple[Array, ...]
-Terms = tuple[tuple[str, ...], ...]
-_RANK_OPTIONS = ("error", "modes")  # options of the decompositions that a format replaces by its rank
 
 
 class TensorFormat:

@@ -26,14 +26,6 @@ from growarray.ops.conv import conv, conv_geometry
 from growarray.ops.sizes import each_axis
 from growarray.ops.windows import Windows, windows
 
-__all__ = [
-    "Conv1dGrowingModule",
-    "Conv2dGrowingModule",
-    "Conv3dGrowingModule",
-    "FullConv2dGrowingModule",
-    "RestrictedConv2dGrowingModule",
-]
-
 Sizes = int | tuple[int, ...]
 
 

@@ -9,8 +9,6 @@ from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.statistics import LayerStatistics
 from growarray.growing.stream import JoinedStream, StreamLike, windows_over
 
-__all__ = ["ConvStatistics", "FullConvStatistics", "positions_last", "unfolded"]
-
 
 def unfolded(stream: StreamLike) -> Array:
     """Windows as one array (n, features, positions); moments never need it."""

@@ -20,8 +20,6 @@ from growarray.growing.update import activation_slope
 from growarray.nn import Identity, Module, Parameter
 from growarray.ops.windows import Windows
 
-__all__ = ["GrowingModule", "layer_before"]
-
 
 class GrowingModule(OfFeatures, Module):
     """A layer with its function, its neighbours, and what is planned for it; each kind of layer is a subclass.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from growarray.backend import Array, asarray, assign, device_of, is_cupy, is_numpy, namespace, to_device, to_numpy
+from growarray.backend import Array, asarray, assign, device_of, is_cupy, is_numpy, load, namespace, to_device, to_numpy
 from growarray.contraction.kernels import Rows, RunningSum, add_row_products, row_products
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.checks import declared_shape, sample_count, saved_statistic
@@ -59,6 +59,10 @@ def cross_moment(
     right = left if symmetric else _stream(right)
     if any(isinstance(part, Windows) for part in (*left.parts, *right.parts)):
         return window_blocks(left, right, symmetric)
+    if is_cupy(left.parts[0].array):
+        there = load("growarray.cuda.moment").moment(left.parts, () if symmetric else right.parts, out)
+        if there is not None:
+            return there
     if isinstance(out, RunningSum):
         if symmetric and _add_square(left, out):
             return out

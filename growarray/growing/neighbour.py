@@ -20,17 +20,6 @@ from growarray.growing.moment import TensorStatistic
 from growarray.growing.stream import StreamLike
 from growarray.nn import Module
 
-__all__ = [
-    "Neighbour",
-    "OfFeatures",
-    "Reading",
-    "is_neighbour",
-    "named",
-    "require_neighbour",
-    "weighted_layers",
-    "width_read",
-]
-
 
 class Reading(NamedTuple):
     """Kernel and geometry of the windows that a convolution reads."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from growarray.backend import Array, namespace
+from growarray.backend import Array, cholesky, namespace
 from growarray.contraction.checks import is_whole
 from growarray.errors import ShapeError, shown
 from growarray.growing.change import GrowthUpdate
@@ -293,8 +293,9 @@ def _whitener(s: Array, threshold: float) -> Array:
     The two differ by a rotation, which the singular vectors undo. ``1 / |L^-1|^2`` is a lower bound of the eigenvalues.
     """
     xp = namespace(s)
-    if s.shape[0] and is_definite(s):
-        inverse = xp.linalg.inv(xp.linalg.cholesky(s))
+    factor = cholesky(s) if s.shape[0] and is_definite(s) else None
+    if factor is not None:
+        inverse = xp.linalg.inv(factor)
         if 1.0 / float(xp.sum(inverse**2)) > threshold:
             return inverse
     return inverse_sqrt(s, threshold)

@@ -15,8 +15,6 @@ from growarray.errors import GrowthError
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.stream import JoinedStream, Stream
 
-__all__ = ["BatchRecorder", "LayerStatistics", "MergeStatistics"]
-
 
 class BatchRecorder:
     """Parts of the last batch, each kept while it is requested.

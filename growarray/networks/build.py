@@ -19,8 +19,6 @@ from growarray.networks.network import GrowingNetwork
 from growarray.networks.resnet import GrowingResNet
 from growarray.nn import Module, ReLU, activation
 
-__all__ = ["NETWORKS", "build_network", "hidden_activation", "number_of_places", "rebuild_network"]
-
 _PLACES = {"mlp": 1, "residual": 2, "dag": 0, "cnn": 2, "resnet": 1, "mixer": 2}
 NETWORKS = tuple(_PLACES)
 _STREAM = 16  # channels of the residual stream in the first stage of a resnet; each next one has twice as many

@@ -35,7 +35,8 @@ class Growth:
     network : a :class:`GrowingNetwork`, or a module with one inside: a convolutional stem before a GrowingMLP
     optimizer : it holds the network's parameters; its state grows with them
     data : (x, target) to train on; or batches to iterate over in every epoch, a list or :class:`Batches`, which keep
-        their size: then ``validation`` has to be given, and all of them are read once at the start
+        their size: then ``validation`` has to be given, and all of them are read once at the start. A batch may be a
+        function that loads it, as those of ``growarray.distributed.from_dask``: one at a time is in memory
     validation : (x, target) to judge by, in figures, in growth and at the end. Without it the training data are judged
         by, on which growth that only learns them by heart looks well: give some, a tenth will do
     task : ``'classification'``, ``'regression'`` or a :class:`Task`

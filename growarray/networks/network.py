@@ -14,8 +14,6 @@ from growarray.growing.fisher import softmax_fisher_seeds
 from growarray.nn import Module
 from growarray.nn.module import Pullback
 
-__all__ = ["GrowingNetwork", "evaluating", "gradients_kept", "is_frozen"]
-
 
 @contextmanager
 def evaluating(network: Module) -> Iterator[None]:

@@ -46,6 +46,10 @@ class Planner:
     budget: int | None = None
     samples: int = 0
 
+    def __post_init__(self) -> None:
+        if self.settings.exact_fisher and self.task.name == "regression":
+            raise GrowthError("exact_fisher: a regression has no softmax; leave exact_fisher out")
+
     @contextmanager
     def planning(self) -> Iterator[list[str]]:
         """Within it the network is in evaluation mode, and what it warns of goes into the list, sorted, at the end.
@@ -87,8 +91,6 @@ class Planner:
         """
         tolerance, exact = self.settings.relative_error, self.settings.exact_fisher
         takes_e = fisher or self.settings.choose == "hsic"
-        if exact and self.task.name == "regression":
-            raise GrowthError("exact_fisher: a regression has no softmax; leave exact_fisher out")
         self.network.init_computation(trace_precision=None if tolerance is None else 1e-3)
         seen = 0
         for x, target in batches_of(data, self.settings.collect_batch, self.rng):

@@ -20,8 +20,6 @@ from growarray.networks.part import as_growing
 from growarray.nn import Module
 from growarray.ops.sizes import whole_number
 
-__all__ = ["Pruning", "prune"]
-
 
 @dataclass(frozen=True)
 class Pruning:
@@ -56,8 +54,9 @@ def prune(
     of the mean squared error. The neuron that costs least for each parameter goes, and the weights beside it change by
     ``w S_jo S_oo^-1``; then all is computed anew. One that is always 0 costs nothing and changes nothing.
 
-    Growth goes on from there: gradients, optimizer state and norms lose the same neurons. Places where a parameter is
-    frozen, or a norm has no equal groups without a neuron, are left alone.
+    Growth goes on from there: gradients, optimizer state and norms lose the same neurons. A LayerNorm or GroupNorm then
+    takes its mean over fewer, which the cost does not know of. Places with a frozen parameter, or with a norm whose
+    groups would not be equal, are left alone. Each neuron that goes takes an eigendecomposition of S.
 
     Raises
     ------
@@ -80,8 +79,6 @@ def prune(
     whole_number("prune", "batch_size", batch_size, 1)
     if not int(x.shape[0]):
         raise GrowthError("prune: there are no samples to judge neurons by; give x some rows")
-    growing.delete_update()
-    growing.reset_computation()
     places = list(_places(growing))
     layers = _collect(growing, places, x, task, batch_size)
     before = size = growing.number_of_parameters()
@@ -102,6 +99,8 @@ def prune(
                 place.known = None
     pruned = [place for place in places if place.removed]
     removed = {place.front.name: place.removed for place in pruned}
+    growing.delete_update()
+    growing.reset_computation()
     for place in pruned:
         place.narrow()
     for reader in (reader for place in pruned for reader in place.readers):
@@ -147,6 +146,7 @@ class _Place:
         return tuple(sorted(set(range(self.width)) - set(self.kept)))
 
     def taps(self, reader: Any) -> int:
+        """Weights from one neuron to one output of a reader."""
         return int(np.prod(reader.weight.shape[2:], dtype=np.int64))
 
     def parameters(self, layers: dict[int, _Layer]) -> int:

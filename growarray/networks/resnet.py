@@ -23,8 +23,6 @@ from growarray.networks.widths import check_widths, listed_widths
 from growarray.nn import AdaptiveAvgPool2d, Conv2d, Flatten, Identity, Linear, Module, ReLU, Sequential
 from growarray.nn.module import Pullback
 
-__all__ = ["Conv2dGrowingBlock", "GrowingBlock", "GrowingResNet", "LinearGrowingBlock"]
-
 
 def _second(name: str, doc: str) -> Any:
     return property(attrgetter(f"second_layer.{name}"), doc=doc)

@@ -10,8 +10,6 @@ from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError, shown
 from growarray.ops.sizes import whole_number
 
-__all__ = ["check_chain", "check_widths", "listed_widths", "sample_width"]
-
 
 def sample_width(where: str, in_features: int | Sequence[int], *, flatten: bool = True) -> int:
     """Numbers that one sample, or without ``flatten`` each of its last axes, is made of: from its width or its shape.

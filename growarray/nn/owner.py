@@ -18,7 +18,7 @@ from growarray.nn.load_report import LoadReport
 from growarray.nn.load_state import Rename, check_strictly, match_state, values_for
 from growarray.nn.parameter import Parameter
 
-_WIDTH = 100
+_WIDTH = 100  # characters of a line, above which a module prints on several
 
 
 def describe(kind: str, options: str, inner: Sequence[tuple[str, str]], *, a_line_each: bool = False) -> str:

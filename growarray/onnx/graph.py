@@ -36,6 +36,8 @@ _KINDS = {  # AttributeProto.type: what it holds, and the field that has it
     14: ("type_protos", 15),
 }
 _BY_FIELD = {number: kind for kind, number in _KINDS.values()}
+LEAVES = ("weight", "bias", "kernel", "gamma", "beta", "scale", "running_mean", "running_var", "value", "alpha")
+"""What exporters call the weights of a layer."""
 
 
 @dataclass
@@ -223,10 +225,6 @@ class _Parser:
         value = self.wire.expect(part, VARINT).value
         self.wire.count(50)
         return [value - 2**64 if value >= 2**63 else value]
-
-
-LEAVES = ("weight", "bias", "kernel", "gamma", "beta", "scale", "running_mean", "running_var", "value", "alpha")
-"""What exporters call the weights of a layer."""
 
 
 def layer_name(label: str) -> str:

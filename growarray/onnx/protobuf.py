@@ -17,6 +17,8 @@ from growarray.files.limits import Limits
 from growarray.files.source import Source
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+_MOST_AXES = 64
+_MOST_AXIS_NAME = 64  # bytes
 _BLOCK = 2**20
 
 
@@ -154,10 +156,6 @@ def decode_varints(data: memoryview, count: int) -> NDArray[Any]:
         filled += ends.size
         position += block.size
     return out
-
-
-_MOST_AXES = 64
-_MOST_AXIS_NAME = 64  # bytes
 
 
 @dataclass(frozen=True)

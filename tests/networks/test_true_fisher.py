@@ -131,7 +131,7 @@ def test_the_loop_takes_it() -> None:
     assert [entry["event"] for entry in run.run().steps][:2] == ["train", "growth"]
     assert run.history.of("growth")[0]["slope"] != loop(rule=FISHER, epochs=2).run().of("growth")[0]["slope"]
     with pytest.raises(GrowthError, match="a regression has no softmax; leave exact_fisher out"):
-        loop(rule=FISHER, exact_fisher=True, task="regression", data=(X, TARGET)).run()
+        loop(rule=FISHER, exact_fisher=True, task="regression", data=(X, TARGET))
     with pytest.raises(TypeError, match="exact_fisher must be True or False, found 1"):
         loop(exact_fisher=1)
 

@@ -32,6 +32,10 @@ _UNITS = {
     "call": "s for a call into the library",
     "step": "s around one step of a plan",
 }
+_OF_GPUS = {
+    "dense": "FLOP/s of a convolution by the own kernel; fitted without cuDNN",
+    "cudnn": "FLOP/s of a convolution by cuDNN; fitted with it",
+}
 
 
 def calibrate(
@@ -91,6 +95,6 @@ def calibration_table(machine: Machine, default: Machine) -> Table:
     table.add_column("default", justify="right")
     table.add_column("")
     measured, usual = asdict(machine), asdict(default)
-    for name, unit in _UNITS.items():
+    for name, unit in (_UNITS if default is CPU else _UNITS | _OF_GPUS).items():
         table.add_row(name, f"{measured[name]:.3g}", f"{usual[name]:.3g}", unit)
     return table

@@ -1,4 +1,9 @@
-"""The checkpoint of a run: all that it is after an epoch, in one file, checked before it is used."""
+"""The checkpoint of a run: all that it is after an epoch, in one file, checked before it is used.
+
+It is no file of :func:`growarray.save`: a run goes on with its own options or not at all, and they say what is built,
+in which dtype and where. The file holds what they do not say, for two networks, the present and the best one, whose
+sizes are checked against the options before a network of them is made.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +23,8 @@ from growarray.backend import is_array, to_numpy
 from growarray.errors import ResumeError, shown
 from growarray.networks import Growth, Snapshot, write_atomically
 
+_FORMAT = 2
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 _NUMBER = int | float
 _FIGURES = dict.fromkeys(("train_loss", "validation_loss", "validation_score"), _NUMBER)
 _TRAINED = {"epoch": int, "parameters": int, "widths": list, **_FIGURES}
@@ -94,10 +101,6 @@ def _check_types(where: str, found: Any, types: Mapping[str, Any]) -> None:
 def _check_widths(where: str, widths: list[Any], count: int) -> None:
     if len(widths) != count or not all(type(width) is int and width >= 0 for width in widths):
         raise ValueError(f"{where} has the widths {shown(widths)}")
-
-
-_FORMAT = 2
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
 @dataclass(frozen=True, eq=False)

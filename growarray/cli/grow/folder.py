@@ -23,10 +23,18 @@ from growarray.display import printable
 from growarray.errors import ResumeError
 from growarray.networks import GrowingNetwork, write_atomically
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 CHECKPOINT, HISTORY, PICTURE, MODEL = "checkpoint.npz", "history.json", "run.png", "network.onnx"
 GRAPH = "graph.png"  # of a network that is a graph: how it grew
 _NPZ, _SAFETENSORS = "weights.npz", "weights.safetensors"
 _FILES = (CHECKPOINT, HISTORY, PICTURE, GRAPH, _SAFETENSORS, _NPZ, MODEL)
+LOCK = "run.lock"
+_HELD = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}  # what the systems say of a lock that another process has
+_FAR = 1 << 30  # the byte that is locked on Windows: beyond the text, which others read
 
 
 def new_folder(folder: Path) -> None:
@@ -68,16 +76,6 @@ def write_weights(folder: Path, network: GrowingNetwork) -> Path:
         path, content = folder / _SAFETENSORS, save(state)
     write_atomically(path, content)
     return path
-
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
-LOCK = "run.lock"
-_HELD = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}  # what the systems say of a lock that another process has
-_FAR = 1 << 30  # the byte that is locked on Windows: beyond the text, which others read
 
 
 @contextmanager
