@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
+
 from growarray.backend import is_cupy, load
 
 _Given = ParamSpec("_Given")
@@ -21,7 +23,7 @@ def fused(portable: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
 
     @functools.wraps(portable)
     def chosen(*arguments: _Given.args, **options: _Given.kwargs) -> _Result:
-        if is_cupy(arguments[0]):
+        if type(arguments[0]) is not np.ndarray and is_cupy(arguments[0]):
             found: Any = getattr(load(f"growarray.cuda.{module}"), name)(*arguments, **options)
             if found is not None:
                 result: _Result = found
