@@ -22,6 +22,7 @@ SUITES = (
     "resnet_cycle",
     "graph_growth",
     "growth_defaults",
+    "grown_digits",
     "adapters",
     "estimators",
     "distributed",
@@ -36,6 +37,7 @@ SUITES = (
     "suite",
     "from_scratch",
     "gpu",
+    "predicted_gpu",
     "serving",
 )
 
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of each side; 1 counts processor seconds, not those of the wall")
     parser.add_argument("--cases", metavar="NUMBERS", help="of the suite 'suite', such as 3,7")
     parser.add_argument("--device", help="of the suite 'suite': cpu, cuda or cuda:N")
+    parser.add_argument("--predict", action="store_true", help="of the suite 'gpu': what it should show, not measured")
     chosen = parser.parse_args()
     unknown = set(chosen.suites) - set(SUITES)
     if unknown:
@@ -65,8 +68,8 @@ def main() -> None:
     for name in chosen.suites or SUITES:
         suite = importlib.import_module(f"bench.{name}")
         start = time.perf_counter()
-        options = {"cases": chosen.cases, "device": chosen.device} if name == "suite" else {}
-        keep(name, suite.run(quick=chosen.quick, progress=partial(keep, name), **options))
+        options = {"suite": {"cases": chosen.cases, "device": chosen.device}, "gpu": {"predict": chosen.predict}}
+        keep(name, suite.run(quick=chosen.quick, progress=partial(keep, name), **options.get(name, {})))
         show(f"\n## {name} ({time.perf_counter() - start:.0f} s)\n\n{suite.report(results[name])}\n")
 
 

@@ -5,12 +5,15 @@ convolution or in one layer; of a fixed rank, or grown from rank 0, one rank bef
 most, up to as many parameters. Both have the same images for training, validation and test, the same
 steps, and the best epoch and learning rate by the validation loss; a growth looks at the training images once more.
 
-``python -m bench adapters``
+``python -m bench adapters --json FILE``; ``python -m bench.adapters FILE PICTURE`` then draws the losses by epoch.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +27,7 @@ from growarray.nn import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential
 from growarray.ops import cross_entropy
 from growarray.optim import Adam
 
-__all__ = ["report", "run"]
+__all__ = ["draw", "report", "run"]
 
 ANGLE, SEEDS = 30.0, range(5)
 UPRIGHT, TURNED = 20, 24  # epochs on the upright digits, and on the turned ones
@@ -158,3 +161,26 @@ def run(*, quick: bool = False, progress: Callable[[Any], None] | None = None) -
 def report(results: Mapping[str, Any]) -> str:
     """The table."""
     return table(results["rows"], COLUMNS)
+
+
+def draw(results: Mapping[str, Any], picture: str) -> None:
+    """Validation loss by epoch, mean and range over the seeds, a panel for each case."""
+    from matplotlib.figure import Figure
+
+    rows = results["rows"]
+    figure = Figure(figsize=(3.2 * len(rows), 3.2), layout="constrained")
+    for axes, row in zip(np.ravel(figure.subplots(1, len(rows), sharey=True)), rows, strict=True):
+        for name, colour in (("fixed", "tab:gray"), ("grown", "tab:green")):
+            curves = np.array([r["curves"][name] for r in row["runs"]])
+            epochs = np.arange(1, curves.shape[1] + 1)
+            axes.plot(epochs, curves.mean(axis=0), color=colour, label=name)
+            axes.fill_between(epochs, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+        axes.set(title=f"{row['network']}, {row['where']}, rank {row['rank']}", xlabel="epoch", yscale="log")
+    figure.axes[0].set_ylabel("validation loss")
+    figure.axes[0].legend()
+    figure.savefig(picture, dpi=110)
+
+
+if __name__ == "__main__":
+    held = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    draw(held.get("adapters", held), sys.argv[2])

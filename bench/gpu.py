@@ -1,7 +1,8 @@
-"""FactorizedConv and AdamW on a GPU beside TensorLy-Torch and torch there: ``python -m bench gpu --json FILE``.
+"""Convolutions and AdamW on a GPU beside TensorLy-Torch and torch there: ``python -m bench gpu --json FILE``.
 
-Ten layers of the suite (:mod:`bench.suite`, so the extra ``cli`` must be there) with its batch and with 64, float32.
-Each call waits for the device. Ratios are those of the fastest peer over ours; above 1 ours is faster.
+Ten layers of the suite (:mod:`bench.suite`, so the extra ``cli`` must be there) with its batch and with 64, and dense
+convolutions, float32. Each call waits for the device. Ratios are those of the fastest peer over ours; above 1 ours is
+faster. ``--predict`` shows on any machine what they should take: :mod:`bench.predicted`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from bench import predicted
 from bench.factorized import QUICK
 from bench.peers import peers_for
+from bench.predicted import BATCH, DENSE
 from bench.suite import CASES, Case
 from bench.timing import geometric_mean, show, table
 from growarray import nn
@@ -35,7 +38,6 @@ COLUMNS = {
     "both_best": "fastest peer",
     "both_ratio": "ratio:.2f",
 }
-BATCH = 64
 _FIRST = 2  # layers of a quick run
 _ROUNDS, _BUDGET = 15, 4.0  # of one comparison, seconds at most
 
@@ -61,7 +63,8 @@ def _layer(case: Case) -> dict[str, Any]:
     row: dict[str, Any] = {"name": str(case)}
     ways = {"forward": lambda: forward(*there), "both": pullback_call(both, there, there_dy)}
     for way, ours in ways.items():
-        theirs = {p.name: p.forward if way == "forward" else p.training for p in peers if "TensorLy" in p.name}
+        beside = [p for p in peers if ("TensorLy" in p.name) == (case.format != "dense")]
+        theirs = {p.name: p.forward if way == "forward" else p.training for p in beside}
         found = _times({"ours": ours, **theirs})
         row |= dict(zip((f"{way}_ours", f"{way}_best", f"{way}_ratio"), found, strict=True))
     return row
@@ -93,8 +96,14 @@ def _adamw() -> dict[str, Any]:
     return dict(zip(("ours", "best", "ratio"), _times(calls), strict=True))
 
 
-def run(quick: bool = False, progress: Callable[[Mapping[str, Any]], None] = lambda _: None) -> dict[str, Any]:
-    """Every layer, and the optimizer; what is missing if there is no GPU."""
+def run(
+    quick: bool = False,
+    progress: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    predict: bool = False,
+) -> dict[str, Any]:
+    """Every layer, and the optimizer; what is missing if there is no GPU, or with ``predict`` what they should take."""
+    if predict:
+        return predicted.run(quick, progress)
     try:
         library("cuda")
     except DeviceError as error:
@@ -108,12 +117,15 @@ def run(quick: bool = False, progress: Callable[[Mapping[str, Any]], None] = lam
             result["rows"].append(_layer(case._replace(batch=batch)))
             show(str(result["rows"][-1]))
             progress(result)
+    result["dense"] = [_layer(case) for case in DENSE[: 1 if quick else None]]
     result["adamw"] = _adamw()
     return result
 
 
 def report(result: Mapping[str, Any]) -> str:
-    """The card, the geometric means, and the table."""
+    """The card, the geometric means, and the tables."""
+    if "predicted" in result:
+        return predicted.report(result)
     if "missing" in result:
         return f"Nothing was measured: {result['missing']}"
     rows, adamw = result["rows"], result["adamw"]
@@ -123,4 +135,5 @@ def report(result: Mapping[str, Any]) -> str:
         f"layers: {means[0]:.2f} forward (goal 1.5), {means[1]:.2f} forward + backward (goal 1.3). AdamW of an MLP: "
         f"{adamw['ours']:.0f} us, {adamw['best']} over ours {adamw['ratio']:.2f}."
     )
-    return f"{head}\n\n{table(rows, COLUMNS)}"
+    dense = f"Dense convolutions beside torch (goal 0.95 with cuDNN):\n\n{table(result['dense'], COLUMNS)}"
+    return f"{head}\n\n{table(rows, COLUMNS)}\n\n{dense}"

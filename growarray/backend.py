@@ -53,7 +53,7 @@ _compat: dict[type, Any] = {}  # array type -> namespace, so that a lookup costs
 
 
 def load(name: str) -> Any:
-    """A module that is imported at its first use, because it takes long; ``os.fork`` waits until that is done.
+    """Import a slow module at its first use; ``os.fork`` waits until that is done.
 
     >>> load("math").sqrt(4.0)
     2.0
@@ -99,7 +99,7 @@ def library_of(x: Any) -> Any:
 
 
 def _in_double(xp: Any) -> Any:
-    """``xp``, if it keeps float64, as sums and statistics need it: JAX does so only when it is told to."""
+    """``xp`` if it keeps float64, which sums and statistics need; JAX does so only if that is enabled."""
     if xp.__name__.startswith("jax") and not sys.modules["jax"].config.jax_enable_x64:
         raise TypeError("JAX arrays need float64; call jax.config.update('jax_enable_x64', True) before you make them")
     return xp
@@ -171,12 +171,12 @@ def namespace(*arrays: Any, where: str = "") -> Any:
             first, xp = x, other
         elif other is not xp:
             raise TypeError(
-                f"arrays of two libraries meet: {type(first).__module__}.{type(first).__name__} and "
+                f"arrays of two libraries cannot be mixed: {type(first).__module__}.{type(first).__name__} and "
                 f"{type(x).__module__}.{type(x).__name__}; move one with growarray.backend.asarray(x, like=y)"
             )
         elif not isinstance(x, np.ndarray) and device_of(x) != device_of(first):
             raise TypeError(
-                f"arrays on two devices meet: {device_of(first)} and {device_of(x)}; "
+                f"arrays on two devices cannot be mixed: {device_of(first)} and {device_of(x)}; "
                 "move one with growarray.backend.to_device(x, device)"
             )
     if xp is None:
@@ -200,12 +200,15 @@ def library(device: str | None) -> Any:
     if name != "cuda" and not (name.startswith("cuda:") and name[5:].isdigit()):
         raise ValueError(f"unknown device {shown(device)}; expected None, 'cpu', 'cuda' or 'cuda:N'")
     try:
-        cupy = load("cupy")
-        count = int(cupy.cuda.runtime.getDeviceCount())
+        count = int(load("cupy").cuda.runtime.getDeviceCount())
     except Exception as error:  # CuPy raises its own classes for a missing driver
+        remedy = 'install one of the extras: pip install "growarray[cuda12]" or "growarray[cuda13]"'
+        if not isinstance(error, ImportError):
+            remedy = (
+                "nvidia-smi shows driver and GPUs; update an old driver, or take the extra of an older CUDA, cuda12"
+            )
         raise DeviceError(
-            f"device {shown(device)} needs CuPy and an NVIDIA GPU ({type(error).__name__}: {error}); "
-            'install one of the extras: pip install "growarray[cuda12]" or "growarray[cuda13]"'
+            f"device {shown(device)} needs CuPy and an NVIDIA GPU ({type(error).__name__}: {error}); {remedy}"
         ) from error
     index = int(name[5:] or 0) if ":" in name else 0
     if index >= count:
@@ -231,7 +234,7 @@ def to_device(x: Array, device: Any) -> Array:
 
 
 def asarray(x: Any, *, like: Array | None = None, dtype: Any = None) -> Array:
-    """``x`` as an array: of the library and on the device of ``like``, else its own one if it has one, else NumPy.
+    """``x`` as an array: of the library and device of ``like`` if given, else of its own library, else NumPy.
 
     Objects of other libraries that speak DLPack are taken without their library being imported; bfloat16 and float8,
     which NumPy lacks, become float32 of the same value. Raises TypeError for one without values, on a device that is
@@ -311,7 +314,7 @@ def to_numpy(x: Any) -> np.ndarray:
 
 
 def assign(array: Array, index: Any, values: Any, *, add: bool = False) -> Array:
-    """``array`` with ``values`` at ``index``, or with ``add`` added there: take the result, which may be a new array.
+    """``array`` with ``values`` set at ``index``, or added with ``add``; use the result, which may be a new array.
 
     It is ``array`` itself, changed in place, if its library can do that; JAX's arrays never change. With ``add`` an
     index names no place twice.

@@ -1,12 +1,10 @@
-"""What is shown as lines and tables: as text, and as HTML for notebooks, where everything is escaped."""
+"""Lines and tables as text, and as escaped HTML for notebooks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
-
-__all__ = ["Block", "Displayed", "Table", "html_of", "text_of"]
 
 
 class Table(NamedTuple):
@@ -60,8 +58,17 @@ def _html(block: Block) -> str:
     return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
+def printable(name: str) -> str:
+    """A name as it is, or escaped if a terminal would obey it or show nothing.
+
+    >>> printable("a\\x1b[2J")
+    'a\\\\x1b[2J'
+    """
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
 class Displayed:
-    """Something that notebooks show as HTML: its blocks, by default what ``str`` gives."""
+    """Shown by notebooks as HTML: its blocks, by default its ``str``."""
 
     def _blocks(self) -> Sequence[Block]:
         return [str(self)]

@@ -1,4 +1,4 @@
-"""Exceptions of growarray: each is also the built-in exception a caller would expect; and how they show a value."""
+"""Exceptions of growarray, each also the built-in exception that a caller would expect, and how they show a value."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ShapeError(GrowArrayError, ValueError):
 
 
 class GrowthError(GrowArrayError, ValueError):
-    """A statistic, an update or a growth step cannot be computed from what there is."""
+    """A statistic, an update or a growth step cannot be computed."""
 
 
 class DataError(GrowArrayError, ValueError):
@@ -44,7 +44,7 @@ class DeviceError(GrowArrayError, RuntimeError):
 
 
 class CheckpointError(GrowArrayError, ValueError):
-    """A file of weights is damaged, hostile, or of a kind that is not read."""
+    """A file of weights is damaged, hostile, or of a kind that is not supported."""
 
 
 class PlanError(GrowArrayError, ValueError):
@@ -73,7 +73,7 @@ class _Shown(reprlib.Repr):
 
 
 def shown(value: Any) -> str:
-    """A value as a message has it: its ``repr`` on one line, but an array by its shape, and nothing at length.
+    """A value for a message: its ``repr`` on one line, shortened; an array by its shape.
 
     >>> import numpy as np
     >>> shown([2, "a", np.ones((3, 4))])

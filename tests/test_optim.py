@@ -158,7 +158,7 @@ def test_a_shared_parameter_moves_once() -> None:
         pytest.param(lambda p: Adam(p, betas=(0.9, 1.0)), ValueError, r"betas\[1\] must be at least 0", id="beta"),
         pytest.param(lambda p: Adam(p, eps=-1.0), ValueError, "Adam: eps must not be negative", id="eps"),
         pytest.param(lambda p: AdamW(p, weight_decay=-1.0), ValueError, "AdamW: weight_decay", id="weight-decay"),
-        pytest.param(lambda p: SGD([], 0.1), ValueError, "there is no parameter to optimise", id="empty"),
+        pytest.param(lambda p: SGD([], 0.1), ValueError, "there are no parameters to optimise", id="empty"),
         pytest.param(
             lambda p: SGD([p[0].data], 0.1), TypeError, "expected Parameters or a Module, found ndarray", id="type"
         ),

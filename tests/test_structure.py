@@ -124,6 +124,8 @@ def test_no_function_is_over_60_lines():
 def test_all_is_what_the_module_defines():
     for path, tree in TREES.items():
         names = exported(tree)
+        if not names and path.name != "__init__.py":
+            continue  # a module that users do not import by name: an underscore tells what is its own
         assert len(names) == len(set(names)), within(path)
         defined, aliases = public_definitions(tree)
         # a type alias may be listed, everything else must be

@@ -1,20 +1,17 @@
-"""A checkpoint: weights by name, read when they are asked for, and everything else that the file holds."""
+"""A checkpoint: weights by name, read on access, everything else that the file holds, and its table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from numpy.typing import NDArray
 
-from growarray.checkpoint.report import table
 from growarray.checkpoint.torch.tree import resolve
-from growarray.display import Displayed
+from growarray.display import Displayed, Table, printable, text_of
 from growarray.files.errors import naming
 from growarray.files.tensor import StoredTensor
-
-__all__ = ["Checkpoint"]
 
 
 class Checkpoint(Displayed, Mapping[str, NDArray[Any]]):
@@ -113,3 +110,19 @@ class Checkpoint(Displayed, Mapping[str, NDArray[Any]]):
 
     def _read(self, tensor: StoredTensor) -> NDArray[Any]:
         return tensor.read(ml_dtypes=self._ml_dtypes)
+
+
+def table(
+    stored: Mapping[str, StoredTensor], *, title: str, tied: Sequence[Sequence[str]], notes: Sequence[str]
+) -> str:
+    """Text with a line for each tensor, then the groups of tied names and the notes."""
+    rows = [(printable(name), shape_text(t.shape), t.dtype.name, f"{t.nbytes:,}") for name, t in stored.items()]
+    lines = [f"{len(stored)} tensors, {sum(t.nbytes for t in stored.values()):,} bytes"]
+    lines += [f"tied: {', '.join(map(printable, group))}" for group in tied]
+    lines += [f"note: {note}" for note in notes]
+    return text_of([title, Table([("name", "shape", "dtype", "bytes"), *rows], left=3), *lines])
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """``2x3``, or ``scalar``."""
+    return "x".join(map(str, shape)) or "scalar"

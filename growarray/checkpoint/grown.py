@@ -21,8 +21,6 @@ from growarray.networks.scale import Scale
 from growarray.nn import Sequential, Softmax
 from growarray.onnx.export import to_onnx
 
-__all__ = ["Grown", "load_folder"]
-
 _WEIGHTS = ("weights.safetensors", "weights.npz")
 
 

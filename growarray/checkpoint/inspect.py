@@ -10,11 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from growarray.checkpoint.checkpoint import Checkpoint
-from growarray.checkpoint.kinds import kind_of
-from growarray.checkpoint.load import load_checkpoint
+from growarray.checkpoint.checkpoint import Checkpoint, shape_text
+from growarray.checkpoint.load import kind_of, load_checkpoint
 from growarray.checkpoint.names import Select
-from growarray.checkpoint.report import shape_text
 from growarray.checkpoint.torch.allowlist import Global
 from growarray.checkpoint.torch.tree import CONTAINERS, as_tensor
 from growarray.errors import CheckpointError
@@ -22,8 +20,6 @@ from growarray.files.errors import Malformed, naming, quote
 from growarray.files.limits import Limits, limits_or_default
 from growarray.files.source import Source
 from growarray.onnx.outline import GraphOutline, Use, outline_graph
-
-__all__ = ["Extra", "Inspection", "TensorRow", "inspect", "outline_extras"]
 
 _MOST_EXTRAS = 100
 _MOST_KEY = 200

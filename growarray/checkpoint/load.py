@@ -1,14 +1,14 @@
-"""Opening a checkpoint: the kind is told, the structure is checked, the weights are named; no tensor is read."""
+"""Opening a checkpoint: its kind by content, its structure checked, its weights named; no tensor is read."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, BinaryIO
 
 from growarray.checkpoint.checkpoint import Checkpoint
-from growarray.checkpoint.kinds import kind_of
 from growarray.checkpoint.names import Select, Selection, flatten, select_state, strip_prefixes
 from growarray.checkpoint.npz import read_npz
 from growarray.checkpoint.safetensors import read_safetensors
@@ -16,17 +16,94 @@ from growarray.checkpoint.shards import read_index_file
 from growarray.checkpoint.torch.allowlist import OrderedTree
 from growarray.checkpoint.torch.archive import read_torch_zip
 from growarray.checkpoint.torch.legacy import read_torch_legacy
+from growarray.checkpoint.torch.plain_pickle import compressed_pickle, is_torch_legacy, looks_like_pickle, plain_pickle
 from growarray.checkpoint.torch.tree import check_tree, full_parts, resolve
 from growarray.errors import shown
-from growarray.files.contents import Contents
-from growarray.files.errors import Malformed, at, naming
-from growarray.files.external import ExternalFiles
+from growarray.files.errors import Malformed, at, naming, quote
 from growarray.files.limits import Limits, limits_or_default
+from growarray.files.paths import ExternalFiles
 from growarray.files.source import Source, source_name
-from growarray.files.tensor import StoredTensor
-from growarray.onnx.initializers import read_onnx
+from growarray.files.tensor import Contents, StoredTensor
+from growarray.onnx.initializers import looks_like_onnx, read_onnx
 
-__all__ = ["load_checkpoint"]
+_STRANGERS = (  # first bytes, what they are, what to do
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run 'git lfs pull'"),
+    (b"<", "an HTML or XML page, not a checkpoint", "the download gave an error page; fetch the file again"),
+    (b"PK\x05\x06", "a zip archive without members", "it holds no array; write it again"),
+    (b"\x1f\x8b", "compressed with gzip", "unpack it first"),
+    (b"\xfd7zXZ", "compressed with xz", "unpack it first"),
+    (b"BZh", "compressed with bzip2", "unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "compressed with Zstandard", "unpack it first"),
+    (b"\x04\x22\x4d\x18", "compressed with LZ4, as joblib does", "unpack it first"),
+    (b"\x89HDF", "an HDF5 file", "load it with Keras or h5py, and save .npz or .safetensors"),
+    (b"GGUF", "a GGUF file", "convert it to .safetensors"),
+    (b"\x93NUMPY", "a single .npy array", "load it with numpy.load"),
+)
+_REMEDY = "expected a torch checkpoint, .safetensors or its index, .onnx or .npz"
+
+
+def kind_of(source: Source, limits: Limits) -> str:
+    """``torch-zip``, ``torch-legacy``, ``safetensors``, ``onnx``, ``npz``, or ``index`` of a checkpoint in shards.
+
+    Raises Malformed that says what the file looks like, if it is none of them.
+    """
+    data = source.view
+    head = bytes(data[:512])
+    if not head:
+        raise Malformed(f"is empty; {_REMEDY}")
+    if head.startswith(b"PK\x03\x04"):
+        return "npz" if _is_npz(head) else "torch-zip"
+    if head[8:9] == b"{" and head[4:8] == bytes(4):
+        return "safetensors"
+    packed = compressed_pickle(data, limits)
+    if packed is not None:
+        raise packed
+    if head[8:9] == b"{" and not (head[:1] == b"{" or looks_like_onnx(data)):
+        return "safetensors"  # whose length is wrong
+    if is_torch_legacy(data):
+        return "torch-legacy"
+    if head[0] == 0x80 and looks_like_pickle(data):
+        raise plain_pickle(data, limits)
+    if head.lstrip()[:1] == b"{":
+        return "index"
+    for start, what, remedy in _STRANGERS:
+        if head.lstrip().startswith(start):
+            raise Malformed(f"is {what}; {remedy}")
+    if _is_tar(head):
+        raise Malformed(
+            "is a tar archive, as torch before 0.2 wrote them, which is not read; "
+            "load it with torch.load(weights_only=False) if you trust it, and save it again"
+        )
+    if looks_like_onnx(data) or (
+        head[:1] == b"\x08" and source.name.endswith(".onnx")
+    ):  # the latter to say what is wrong
+        return "onnx"
+    if looks_like_pickle(data):
+        raise plain_pickle(data, limits)
+    raise Malformed(f"is not a recognised checkpoint: it starts with {quote(head[:16])}; {_REMEDY}{_hint(source)}")
+
+
+def _is_npz(head: bytes) -> bool:
+    """Whether the first member of an archive is named like an array of NumPy; its name follows 30 fixed bytes."""
+    length = int.from_bytes(head[26:28], "little")
+    return head[30 : 30 + length].endswith(b".npy")
+
+
+def _is_tar(head: bytes) -> bool:
+    """Whether the first block is a tar header: its checksum is that of the block with blanks in its place."""
+    if len(head) < 512:
+        return False
+    field = head[148:156].strip(b" \0")
+    return bool(re.fullmatch(rb"[0-7]{1,8}", field)) and int(field, 8) == sum(head[:148] + b" " * 8 + head[156:])
+
+
+def _hint(source: Source) -> str:
+    """What the name promises, which the content does not keep."""
+    suffix = source.name.rpartition(".")[2].lower()
+    if suffix in ("safetensors", "onnx", "npz", "pt", "pth", "bin", "ckpt", "json"):
+        return f"; it is named .{suffix}, but its content is damaged or of another kind"
+    return ""
+
 
 _READERS: dict[str, Callable[[Source, Limits], Contents]] = {
     "torch-zip": read_torch_zip,

@@ -11,8 +11,6 @@ from growarray.errors import shown
 from growarray.files.errors import Malformed, quote
 from growarray.files.tensor import StoredTensor
 
-__all__ = ["PREFIXES", "Select", "Selection", "flatten", "select_state", "strip_prefixes"]
-
 Select = str | int | Sequence[Any] | None
 
 PREFIXES = ("module.", "_orig_mod.")

@@ -20,8 +20,6 @@ from growarray.networks.history import History
 from growarray.nn.owner import Owner
 from growarray.optim import Optimizer
 
-__all__ = ["load", "save"]
-
 _VERSION = 1
 _KEY = "growarray"
 _OF_ITS_OWN = Owner | Optimizer | History | Grown

@@ -11,14 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from growarray.checkpoint.zip_index import DEFLATED, STORED, Member, read_index
-from growarray.files.contents import Contents
 from growarray.files.dtypes import NUMPY_NAMES, DType
 from growarray.files.errors import Malformed, at, naming, quote
 from growarray.files.limits import Limits
 from growarray.files.source import Region, Source, check_crc, compare_crc
-from growarray.files.tensor import StoredTensor, count_of
-
-__all__ = ["read_npz"]
+from growarray.files.tensor import Contents, StoredTensor, count_of
 
 _MAGIC = b"\x93NUMPY"
 _MOST_HEADER = 10_000

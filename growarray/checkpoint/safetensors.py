@@ -6,14 +6,11 @@ from itertools import islice
 from typing import Any
 
 from growarray.checkpoint.strict_json import expect_string, parse_json
-from growarray.files.contents import Contents
 from growarray.files.dtypes import BY_NAME
 from growarray.files.errors import Malformed, at, quote
 from growarray.files.limits import Limits
 from growarray.files.source import Region, Source
-from growarray.files.tensor import StoredTensor, count_of
-
-__all__ = ["DTYPES", "read_safetensors"]
+from growarray.files.tensor import Contents, StoredTensor, count_of
 
 DTYPES = {
     "BOOL": "bool",

@@ -19,8 +19,6 @@ from growarray.errors import shown
 from growarray.files.dtypes import NUMPY_NAMES
 from growarray.files.paths import is_safe_name, replacing
 
-__all__ = ["SAFETENSORS_TYPES", "save_npz", "save_safetensors"]
-
 _CODES = {name: code for code, name in DTYPES.items()}
 SAFETENSORS_TYPES = frozenset(_CODES)
 """Names of the element types that safetensors has."""

@@ -7,14 +7,11 @@ from typing import Any
 
 from growarray.checkpoint.names import flatten
 from growarray.checkpoint.strict_json import expect_string, parse_json
-from growarray.files.contents import Contents
 from growarray.files.errors import Malformed, at, quote
-from growarray.files.external import ExternalFiles
 from growarray.files.limits import Limits
+from growarray.files.paths import ExternalFiles
 from growarray.files.source import Source
-from growarray.files.tensor import StoredTensor
-
-__all__ = ["read_index_file"]
+from growarray.files.tensor import Contents, StoredTensor
 
 Reader = Callable[[Source], Contents]
 

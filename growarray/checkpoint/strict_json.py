@@ -7,8 +7,6 @@ from typing import Any, NoReturn
 
 from growarray.files.errors import Malformed, quote
 
-__all__ = ["expect_string", "parse_json"]
-
 _COSTS = (("{", 700), ("[", 110), (",", 48), (":", 24))  # bytes of Python objects, at most
 
 

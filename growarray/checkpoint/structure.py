@@ -25,13 +25,12 @@ from growarray.nn.module import Module, Parameter
 from growarray.nn.owner import Owner
 from growarray.optim import Optimizer
 
-__all__ = ["Reader", "Writer", "saved_classes"]
-
 _HOMES = (
     "nn", "nn.arithmetic", "nn.operation", "nn.resize", "nn.sized", "factorized", "growing", "growing.norm", "networks",
     "networks.part", "networks.scale", "optim",
 )  # fmt: skip
 _OTHERS = {"nn.Node": Node, "nn.Parameter": Parameter}
+_PLAIN_CLASSES = ("History", "TensorDropout")
 _GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 _PLAIN = {"int": int, "float": int | float, "bool": bool, "str": str, "None": type(None)}
 _FAULTS = (GrowArrayError, TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError)
@@ -47,9 +46,10 @@ def saved_classes() -> dict[str, type]:
     found: dict[str, type] = dict(_OTHERS)
     for home in _HOMES:
         module = importlib.import_module(f"growarray.{home}")
-        for name in module.__all__:
-            kind = getattr(module, name)
-            if isinstance(kind, type) and (issubclass(kind, Owner | Optimizer) or name in ("History", "TensorDropout")):
+        for name, kind in vars(module).items():
+            own = name in getattr(module, "__all__", ()) or getattr(kind, "__module__", "") == module.__name__
+            kept = isinstance(kind, type) and (issubclass(kind, Owner | Optimizer) or name in _PLAIN_CLASSES)
+            if kept and own and name[0] != "_":
                 found[f"{home.partition('.')[0]}.{name}"] = kind
     grown = importlib.import_module("growarray.checkpoint.grown")
     return {**found, "checkpoint.Grown": grown.Grown}

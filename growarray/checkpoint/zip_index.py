@@ -13,8 +13,6 @@ from growarray.files.errors import Malformed, quote
 from growarray.files.limits import Limits
 from growarray.files.paths import is_safe_name
 
-__all__ = ["DEFLATED", "STORED", "Member", "read_index"]
-
 STORED, DEFLATED = 0, 8
 
 _END = struct.Struct("<4s4H2LH")

@@ -18,8 +18,6 @@ from growarray.cli.grow.command import GrowCommand, grow
 from growarray.cli.inspect import inspect
 from growarray.cli.predict import predict
 
-__all__ = ["app", "common"]
-
 app = typer.Typer(
     name="growarray",
     cls=Group,

@@ -1,21 +1,84 @@
-"""A command: its help, one line and an exit code for what goes wrong, a quiet end at Ctrl-C."""
+"""A command: its help in any width, one line and an exit code for an error, a quiet end at Ctrl-C."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
-from growarray.checkpoint.report import printable
-from growarray.cli.help import argument_name, show_help
 from growarray.cli.terminal import say_interrupted
+from growarray.display import printable
 from growarray.errors import GrowArrayError
 
-__all__ = ["Command", "Group"]
-
 _EXPECTED = (GrowArrayError, ValueError, OSError, MemoryError, NotImplementedError)
+_WIDEST = 30  # columns of a name, beyond which its text begins a line below
+_BESIDE = 26  # columns that a text needs at least to stand beside its name
+
+
+def show_help(command: Any, ctx: Any, commands: Sequence[tuple[str, str]] = ()) -> None:
+    """Usage, what the command does, and a section for arguments, each panel of options, and commands."""
+    console = Console(highlight=False)
+    sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+    for parameter in command.get_params(ctx):
+        if parameter.param_type_name == "argument":
+            sections["Arguments"].append((argument_name(parameter), _text(parameter)))
+        elif not getattr(parameter, "hidden", False):
+            panel = getattr(parameter, "rich_help_panel", None) or "Options"
+            sections.setdefault(panel, []).append((_name(parameter), _text(parameter)))
+    if commands:
+        sections["Commands"] = list(commands)
+    usage = " ".join(command.collect_usage_pieces(ctx))
+    console.print(Text.assemble(("Usage: ", "bold"), f"{ctx.command_path} {usage}"))
+    console.print()
+    console.print(Text(" ".join((command.help or "").split())))
+    last = sections.pop("Options", [])  # --help, and what belongs to no panel
+    for title, rows in (*sections.items(), ("Options", last)):
+        if rows:
+            console.print()
+            console.print(Text(title, style="bold"))
+            _rows(console, rows)
+
+
+def argument_name(parameter: Any) -> str:
+    """What the usage and the help call an argument."""
+    return str(parameter.metavar or parameter.name.upper())
+
+
+def _name(parameter: Any) -> str:
+    """``--rule [tiny|gradmax]``, ``--quiet``, ``--training / --no-training``."""
+    names = " / ".join([*parameter.opts, *parameter.secondary_opts])
+    return names if parameter.is_flag else f"{names} {parameter.metavar or 'TEXT'}"
+
+
+def _text(parameter: Any) -> str:
+    """The help, and the default if the help does not name it."""
+    silent = parameter.default is None or not parameter.show_default or getattr(parameter, "is_flag", False)
+    default = "" if silent else f"; default {parameter.default}"
+    return f"{parameter.help or ''}{default}{'; required' if parameter.required else ''}"
+
+
+def _rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
+    """Names and texts side by side; one below the other if a name is long or the terminal narrow."""
+    rows = list(rows)
+    width = max((len(name) for name, _ in rows if len(name) <= _WIDEST), default=0)
+    beside = console.width - width - 4 >= _BESIDE
+    for name, text in rows:
+        if beside and len(name) <= width:
+            line = Table.grid(padding=(0, 2, 0, 0))
+            line.add_column(width=width, no_wrap=True)
+            line.add_column()
+            line.add_row(Text(name, style="cyan"), Text(text))
+            console.print(Padding(line, (0, 0, 0, 2)))
+        else:
+            console.print(Padding(Text(name, style="cyan"), (0, 0, 0, 2)))
+            console.print(Padding(Text(text), (0, 0, 0, width + 4 if beside else 6)))
 
 
 class Command(TyperCommand):

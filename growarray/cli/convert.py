@@ -15,18 +15,16 @@ from numpy.typing import NDArray
 
 from growarray.checkpoint import Checkpoint, load_checkpoint
 from growarray.checkpoint.inspect import Inspection, inspect, outline_extras
-from growarray.checkpoint.report import printable
 from growarray.checkpoint.save import SAFETENSORS_TYPES, save_npz, save_safetensors
 from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, Texts, limits_from
 from growarray.cli.options import choices, option, switch
+from growarray.display import printable
 from growarray.errors import CheckpointError, shown
 from growarray.files.tensor import StoredTensor
 from growarray.nn import Module, renamed
 from growarray.nn.cast import cast
 from growarray.onnx.export import to_onnx
 from growarray.onnx.read import from_onnx
-
-__all__ = ["convert"]
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _KINDS = (".safetensors", ".npz", ".onnx")

@@ -13,8 +13,6 @@ from growarray.cli.command import Command
 from growarray.cli.options import option, switch
 from growarray.errors import shown
 
-__all__ = ["FileCommand", "check_writable", "limits_from", "make_folder"]
-
 Texts = list[str] | None
 SelectOption = Annotated[Texts, option("KEY", "key of the part to take; repeat it for a key inside", "--select")]
 PrefixOption = Annotated[Texts, option("PREFIX", "take this prefix off the names; '' keeps all names", "--prefix")]

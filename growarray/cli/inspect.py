@@ -13,15 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from growarray.checkpoint.checkpoint import shape_text
 from growarray.checkpoint.inspect import Extra, Inspection, TensorRow
 from growarray.checkpoint.inspect import inspect as inspect_file
-from growarray.checkpoint.report import printable, shape_text
 from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, limits_from
 from growarray.cli.options import switch
 from growarray.cli.terminal import plain_table, show_line, show_table
+from growarray.display import printable
 from growarray.onnx.outline import GraphOutline, Port, Use
-
-__all__ = ["inspect"]
 
 _UNWRAPPED = 100_000  # columns without a terminal: a line stays a line
 _MOST_USES = 4

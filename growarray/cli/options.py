@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -14,7 +15,8 @@ import typer
 
 from growarray.errors import shown
 
-__all__ = ["Option", "at_least", "choices", "flag_of", "is_known", "option", "options_of", "switch", "takes_options"]
+PRECISIONS = ("float32", "tf32")
+"""How a GPU may multiply float32."""
 
 
 def choices(*names: str) -> str:
@@ -95,6 +97,19 @@ def is_known(flag: str, value: Any, known: Iterable[str]) -> None:
     if value not in names:
         expected = " or ".join(names) if len(names) < 3 else f"one of {', '.join(names)}"
         raise ValueError(f"{flag}: expected {expected}, found {shown(value)}")
+
+
+def use_precision(precision: str, device: str, dtype: str = "float32") -> None:
+    """Tell CuPy, and with it every plan of this process. ``ValueError`` if there is no such precision there."""
+    is_known("--precision", precision, PRECISIONS)
+    if precision == "float32":
+        return
+    if device == "cpu" or dtype != "float32":
+        raise ValueError(
+            f"--precision: tf32 is how a GPU multiplies float32, found {dtype} and --device {device}; pass --device "
+            "cuda, or leave it out"
+        )
+    os.environ["CUPY_TF32"] = "1"
 
 
 def at_least(flag: str, value: float, least: float) -> None:

@@ -23,8 +23,6 @@ from growarray.datasets import load_digits, load_samples
 from growarray.errors import DataError
 from growarray.networks import task_named, write_atomically
 
-__all__ = ["figure", "predict", "predictions_of"]
-
 _SHOWN = 10  # rows of the table
 
 

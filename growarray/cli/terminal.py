@@ -12,8 +12,6 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tim
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Bar", "can_move_cursor", "plain_table", "say_interrupted", "show_line", "show_table", "stderr_bar"]
-
 _BETWEEN = 0.1  # seconds from one drawing of a bar to the next
 _NAME = 16  # columns that a long name is folded to in a narrow terminal
 _WIDE = 70  # columns in which a bar and the time left fit beside a count and figures

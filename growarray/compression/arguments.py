@@ -1,4 +1,4 @@
-"""What :func:`growarray.compress` is asked for, checked before any work."""
+"""Arguments of :func:`growarray.compress`, checked before any work."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from growarray.factorized.parameters import real_array
 from growarray.factorized.tensor import FactorizedTensor, kinds
 from growarray.nn.module import Module
 
-__all__ = ["check_arguments", "check_inputs", "check_options", "chosen_targets"]
-
 _MEASURES = ("parameters", "flops", "time")
 _SHOWN = 5  # layers that an error tells of
 
@@ -26,7 +24,7 @@ _SHOWN = 5  # layers that an error tells of
 def check_arguments(
     network: Any, budget: Any, by: str, formats: Sequence[str], measure: bool, input_shape: Any, calibration: Any
 ) -> list[str]:
-    """Names of the formats; checks all that can be checked without work."""
+    """Check the arguments that need no work; returns the names of the formats."""
     if not isinstance(network, Module):
         raise TypeError(f"compress: expected a Module, found {type(network).__name__}")
     if by not in _MEASURES:
@@ -43,8 +41,8 @@ def check_arguments(
     for option, value in (("input_shape", input_shape), ("calibration", calibration)):
         if isinstance(value, Mapping) and not hasattr(network, "run"):
             raise TypeError(
-                f"compress: {option} is a mapping, and {type(network).__name__} has no named inputs; give that of its "
-                "one input"
+                f"compress: {option} is a mapping, and {type(network).__name__} has no named inputs; pass the value "
+                "for its only input"
             )
     those = [formats] if isinstance(formats, str) or not isinstance(formats, Iterable) else formats
     names = [FactorizedTensor.kind(name).name for name in those]
@@ -55,7 +53,7 @@ def check_arguments(
 
 
 def check_options(decomposition: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """Options of the decompositions by name of the format, which is in use; that of linear layers always is."""
+    """Options of the decompositions by name of the format; that of linear layers is always allowed."""
     if not isinstance(decomposition, Mapping):
         raise TypeError(
             f"compress: decomposition={shown(decomposition)}, expected a mapping from formats to their options"
@@ -71,7 +69,7 @@ def check_options(decomposition: Mapping[str, Mapping[str, Any]], names: Sequenc
 
 
 def chosen_targets(network: Module, keep: Any) -> tuple[list[Target], tuple[str, ...]]:
-    """The layers that may be replaced, and the names of those that are to stay dense."""
+    """The layers that may be replaced, and the names of those to keep dense."""
     names, found = _names(keep), find_targets(network)
     known = [target.name for target in found]
     unknown = sorted({*names} - {*known})
@@ -88,7 +86,7 @@ def chosen_targets(network: Module, keep: Any) -> tuple[list[Target], tuple[str,
 
 
 def _names(keep: Any) -> tuple[str, ...]:
-    """The names of layers that stay dense."""
+    """The names of layers to keep dense."""
     names = (keep,) if isinstance(keep, str) else tuple(keep) if isinstance(keep, Iterable) else (None,)
     if not all(isinstance(name, str) for name in names):
         raise TypeError(f"compress: keep={shown(keep)}, expected the name of a layer, or a list of names")
@@ -96,7 +94,7 @@ def _names(keep: Any) -> tuple[str, ...]:
 
 
 def check_inputs(like: Array, input_shape: Any, calibration: Any) -> tuple[Any, Any]:
-    """An input of the shape that costs are counted for, and the calibration data, in the network's library."""
+    """An input of the shape for which costs are counted, and the calibration data, in the network's library."""
     data, sample = None, None
     if calibration is not None:
         data = _each(calibration, lambda name, x: _finite(name, real_array(f"compress: calibration{name}", x, like)))
@@ -126,5 +124,5 @@ def _finite(name: str, x: Array) -> Array:
             f"compress: calibration{name} has shape {tuple(x.shape)}, expected (n, …) with at least one sample"
         )
     if not bool(xp.all(xp.isfinite(x))):
-        raise ValueError(f"compress: calibration{name} holds a NaN or an infinity; leave those samples out")
+        raise ValueError(f"compress: calibration{name} holds a NaN or an infinity; remove those samples")
     return x

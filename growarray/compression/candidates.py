@@ -1,4 +1,4 @@
-"""What it would cost to factorize a layer at each rank, and about what error it would make, without decomposing it.
+"""Cost and estimated error of a layer at each rank, without decomposing it.
 
 The errors are those of the formats, see ``factorized/spectra.py``: relative and squared, in the norm of the data.
 """
@@ -22,8 +22,6 @@ from growarray.factorized.linear_plan import linear_equation, linear_plan
 from growarray.factorized.settings import ConvSettings
 from growarray.factorized.spectra import WIDEST, Spectra, Tail, geometric
 from growarray.factorized.tensor import FactorizedTensor
-
-__all__ = ["MATRIX", "Choice", "candidates_of", "cost_of", "plans_of", "weighted_error", "weighted_kernel"]
 
 _PLANNED = 10  # of each format if every candidate is planned
 MATRIX = CPTensor
@@ -54,7 +52,7 @@ def weighted_error(target: Target, kernel: Array) -> float:
 
 
 def candidates_of(target: Target, formats: Sequence[str], by: str) -> list[Candidate]:
-    """All ways to factorize the layer that cost less than it does, and the layer itself.
+    """All ways to factorize the layer at a lower cost, and the layer itself.
 
     formats : of convolutions; a linear layer becomes a product of two matrices, CP of one mode each
     by : 'parameters', 'flops' or 'time'
@@ -73,7 +71,7 @@ def candidates_of(target: Target, formats: Sequence[str], by: str) -> list[Candi
 
 
 def _thinned(found: list[tuple[Choice, float]], by: str) -> list[tuple[Choice, float]]:
-    """Every rank once, of those that may lose everything the smallest; if each has to be planned, only some."""
+    """Each rank once, only the smallest of those that may lose everything, and only some if each must be planned."""
     least = min(found, key=lambda pair: np.sum(pair[0].rank))
     unique = sorted(dict([least, *(pair for pair in found if pair[1] < 1.0)]).items(), key=lambda pair: pair[1])
     if by == "parameters" or len(unique) <= _PLANNED:

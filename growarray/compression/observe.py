@@ -1,4 +1,4 @@
-"""What reaches the layers of a network when it runs, and what they do to its output."""
+"""Inputs of the layers while a network runs, and their effect on its output."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from growarray.compression.targets import Target
 from growarray.errors import ShapeError
 from growarray.nn.module import Module, Pullback
 
-__all__ = ["compare_outputs", "effect", "observe", "outputs_of", "sensitivity", "swapped"]
-
 _CHUNK = 32  # samples that are run at a time
 _WIDEST = 2048  # input features above which no second moment is kept: its root would take half a minute
 _UNKNOWN = 0.9  # share of the identity in a shrunk moment above which it says too little to be used
@@ -25,7 +23,7 @@ _SAMPLES = 16  # of the calibration data, for that
 
 
 class _Probe(Module):
-    """Replaces a layer while the network runs; each use of it calls :meth:`seen`."""
+    """Stands in for a layer while the network runs; each use of it calls :meth:`seen`."""
 
     _links = ("target",)
 
@@ -165,7 +163,7 @@ def observe(network: Module, targets: Sequence[Target], sample: Any, data: Any) 
 
 
 def _shrunk(target: Target) -> Array | None:
-    """The moment drawn towards a multiple of the identity, the more the fewer rows there are for its entries."""
+    """The moment shrunk towards a multiple of the identity, more strongly if it has few rows for its entries."""
     if target.moment is None:
         return None
     xp, d = namespace(target.moment), target.moment.shape[0]
@@ -177,14 +175,14 @@ def _shrunk(target: Target) -> Array | None:
 
 
 def sensitivity(network: Module, targets: Sequence[Target], data: Any, rng: np.random.Generator) -> list[list[Array]]:
-    """Measure the influence of each layer: disturb its weights, and see how far its and the network's output move.
+    """Influence of each layer: how much the network's output changes if its weights are disturbed.
 
     Returns the outputs without a disturbance.
     """
     plain = _run(network, [], data, _SAMPLES)
     if not all(math.isfinite(_squares(y, y)[1]) for part in plain for y in part):
         raise ValueError(
-            "compress: the output of the network on the calibration data is not finite; see what it is fed"
+            "compress: the output of the network on the calibration data is not finite; check the data and the weights"
         )
     for target in targets:
         noise = _Noise(target, rng)
@@ -194,7 +192,7 @@ def sensitivity(network: Module, targets: Sequence[Target], data: Any, rng: np.r
 
 
 def effect(network: Module, target: Target, layer: Module, data: Any, plain: Sequence[Sequence[Array]]) -> float:
-    """Squared relative change of the network's output when this layer alone is in the target's place.
+    """Squared relative change of the network's output if only this layer replaces the target.
 
     plain : what :func:`sensitivity` returned
     """
@@ -205,7 +203,7 @@ def effect(network: Module, target: Target, layer: Module, data: Any, plain: Seq
 def compare_outputs(
     network: Module, small: Module, replaced: Mapping[str, tuple[Target, Module]], data: Any
 ) -> tuple[float, dict[str, float]]:
-    """Relative error of the output of the compressed network on ``data``, and that of each layer by itself."""
+    """Relative error of the compressed network's output on ``data``, and of each layer's output alone."""
     probes = {name: _Gap(target, layer) for name, (target, layer) in replaced.items()}
     plain = _run(network, list(probes.values()), data)
     found = _run(small, [], data)

@@ -1,4 +1,4 @@
-"""What compressing a network gave: the network, a report for each layer, and the trade-off that was there."""
+"""Result of a compression: the network, a report for each layer, and the trade-off of cost and error."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from growarray.decompose import Candidate
 from growarray.display import Block, Displayed, Table, text_of
 from growarray.factorized.report import Change, ConversionReport
 
-__all__ = ["Compression", "Point", "trade_off"]
-
 _PRICES = 200  # at which the trade-off is looked at
 
 
@@ -28,7 +26,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Compression(Displayed):
-    """A compressed network and what is known of it; ``print`` shows a table with a line for each layer.
+    """A compressed network and its report; ``print`` shows a table with a line for each layer.
 
     network : the copy, with factorized layers    by, budget : what was limited, and the limit
     reports : for each layer that could be replaced a :class:`growarray.factorized.ConversionReport`, of format 'Dense'
@@ -76,13 +74,13 @@ class Compression(Displayed):
 
     @property
     def cost(self) -> Change:
-        """What was limited, before and after."""
+        """The cost that the budget limits, before and after."""
         found = {"parameters": self.parameters, "flops": self.flops, "time": self.predicted_time}[self.by]
         return found if found is not None else Change(0.0, 0.0)
 
     @property
     def slower(self) -> tuple[str, ...]:
-        """Names of the layers that take longer than before, as far as it is known."""
+        """Names of the layers that take longer than before, if their times are known."""
         return tuple(name for name, report in self.reports.items() if report.slower)
 
     def to_dict(self) -> dict[str, Any]:
@@ -134,7 +132,7 @@ def _sum(changes: Sequence[Change | None]) -> Change | None:
 
 
 def _row(name: str, report: ConversionReport) -> list[str]:
-    """The error is that of the output if it is known, else that of the weights."""
+    """A row of the table; the error is that of the output if it is known, else that of the weights."""
     error = report.weight_error if report.output_error is None else report.output_error
     if report.rank is None:  # it stays dense
         totals = _totals(report.parameters, None, None)

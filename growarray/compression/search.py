@@ -9,24 +9,69 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import is_array
-from growarray.compression.apply import Made, factorized_layer, with_figures
+from growarray.backend import asarray, is_array, namespace
 from growarray.compression.arguments import check_arguments, check_inputs, check_options, chosen_targets
-from growarray.compression.candidates import Choice, candidates_of, cost_of
+from growarray.compression.candidates import Choice, candidates_of, cost_of, plans_of, weighted_error
 from growarray.compression.observe import compare_outputs, effect, observe, sensitivity, swapped
 from growarray.compression.report import Compression, trade_off
 from growarray.compression.targets import Target, left_alone
 from growarray.decompose import Candidate, allocate
 from growarray.decompose.arguments import is_int
 from growarray.decompose.inputs import check_rng
+from growarray.factorized import DenseTensor
 from growarray.factorized.conv import FactorizedConv
-from growarray.factorized.report import Change
+from growarray.factorized.linear import FactorizedLinear
+from growarray.factorized.measure import plan_figures, time_both
+from growarray.factorized.report import Change, ConversionReport
 from growarray.factorized.settings import flag
+from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Module
 
-__all__ = ["compress"]
-
+Made = tuple[Any, ConversionReport, float]
 _ROUNDS = 4  # of choosing, decomposing what is chosen, and correcting the estimates by what came of it
+
+
+def factorized_layer(target: Target, choice: Choice, options: Mapping[str, Any], rng: np.random.Generator) -> Made:
+    """The factorized layer, its report as far as it needs no input, and its squared error."""
+    dense, kernel = target.layer, target.kernel
+    size = dense.number_of_parameters()
+    if choice.format is None:
+        return dense, ConversionReport(DenseTensor.name, None, tuple(kernel.shape), Change(size, size), 0.0), 0.0
+    kind, xp = FactorizedTensor.kind(choice.format), namespace(kernel)
+    weights = {} if target.moment is None else {"weighted": {0 if kind.format.output_last else 1: target.moment}}
+    if target.is_linear:
+        made: Any = FactorizedLinear.from_linear(
+            dense,
+            choice.rank,
+            n_tensorized_modes=1,
+            factorization=kind.name,
+            decomposition_kwargs={**weights, **options},
+        )
+        gap = xp.astype(made.matrix() - kernel, xp.float64)
+        error = math.sqrt(float(xp.sum(gap * gap)) / max(float(xp.sum(xp.astype(kernel, xp.float64) ** 2)), 1e-300))
+        change = Change(size, made.number_of_parameters())
+        report = ConversionReport(kind.name, made.rank, tuple(kernel.shape), change, error, 1, "converged")
+        return made, report, weighted_error(target, made.matrix())
+    options = {**kind.format.search_options(math.prod(kernel.shape), choice.rank, rng), **options}
+    made = FactorizedConv.from_conv(
+        dense, choice.rank, factorization=choice.format, decomposition_kwargs={**weights, **options}, rng=rng
+    )
+    return made, made.report, weighted_error(target, made.kernel())
+
+
+def with_figures(target: Target, layer: Any, report: ConversionReport, measure: bool) -> ConversionReport:
+    """The report with FLOPs, times and memory, if the input of the layer is known."""
+    if not target.shapes:
+        return report
+    dense = plans_of(target, Choice(None))
+    small = dense if layer is target.layer else [layer.plan(shape) for shape in target.shapes]
+    figures: dict[str, Any] = {**plan_figures(zip(dense, small, strict=True)), "input_shape": target.shapes[0]}
+    if measure and layer is not target.layer:
+        draw = np.random.default_rng(0).standard_normal
+        inputs = [asarray(draw(s), like=target.kernel, dtype=target.kernel.dtype) for s in target.shapes]
+        times = [time_both(target.layer, layer, x) for x in inputs]
+        figures["measured_time"] = Change(sum(t.before for t in times), sum(t.after for t in times))
+    return replace(report, **figures)
 
 
 def compress(
@@ -43,7 +88,7 @@ def compress(
     rng: np.random.Generator | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Compression:
-    """A copy of the network whose convolutions and linear layers are factorized to spend a budget best.
+    """A copy of the network whose convolutions and linear layers are factorized to keep a budget with the least error.
 
     network : any module; layers are found and replaced wherever they are held, in lists and graphs too. What is inside
         a growing module stays, as do transposed convolutions and layers that share their weight with another: what
@@ -155,7 +200,7 @@ def _limit(budget: float, by: str, dense: float, least: float) -> float:
     if least > limit * (1.0 + 1e-12):
         unit = " microseconds" if by == "time" else f" {by}" if by == "parameters" else " FLOPs"
         raise ValueError(
-            f"compress: the budget of {limit / scale:,.0f}{unit} cannot be met; the least is "
+            f"compress: the budget of {limit / scale:,.0f}{unit} cannot be met; the lowest possible is "
             f"{math.ceil(least / scale):,}, {least / dense:.1%} of the dense network"
         )
     return limit
@@ -167,7 +212,7 @@ def _spend(
     judge: Callable[[str, Choice], Made],
     tell: Callable[[float], None],
 ) -> tuple[dict[str, Made], dict[str, list[Candidate]]]:
-    """Layer, report and squared error for each name: what the budget buys; and the candidates with better errors.
+    """Layer, report and squared error for each name within the budget, and the candidates with corrected errors.
 
     What is chosen is decomposed, by ``judge``, and has the error found; the other ranks of its format have their
     estimates changed by the same factor. In the end the best choice among all that was decomposed is taken.
@@ -190,7 +235,7 @@ def _spend(
 
 
 def _corrected(estimates: Sequence[Candidate], done: Mapping[Choice, Made]) -> list[Candidate]:
-    """The errors that were found, and for the other ranks of a format estimates times the factor found last."""
+    """Errors that were found; other ranks of a format have their estimates times the factor found last."""
     factors: dict[str | None, float] = {}
     for c in sorted(estimates, key=lambda c: list(done).index(c.rank) if c.rank in done else -1):
         if c.rank in done and c.error > 0.0:

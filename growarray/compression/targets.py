@@ -28,8 +28,6 @@ from growarray.nn.linear import Linear
 from growarray.nn.module import Module, Parameter
 from growarray.nn.owner import Owner, below
 
-__all__ = ["Target", "find_targets", "left_alone"]
-
 _TRANSPOSED = (ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, ConvTransposeNd)
 _DENSE = (Linear, Conv1d, Conv2d, Conv3d, ConvNd)
 
@@ -37,7 +35,7 @@ Shape = tuple[int, ...]
 
 
 class Target:
-    """A layer that may be replaced: its name, its input shapes (one for each use), and what the data did there.
+    """A layer that may be replaced: its name, its input shapes (one for each use), and the moment of its input.
 
     moment : second moment (c, c) of the channels of the input (of one group), None if it is not known
     rows : of which it is the sum
@@ -69,7 +67,7 @@ class Target:
 
 
 def find_targets(network: Module) -> list[Target]:
-    """Convolutions and linear layers whose weight is theirs alone, each once, under its first name.
+    """Convolutions and linear layers that share no weight, each once, under its first name.
 
     Raises ValueError if a weight or a bias holds a NaN or an infinity.
     """
@@ -89,11 +87,11 @@ def find_targets(network: Module) -> list[Target]:
 
 
 def left_alone(network: Module, replaceable: Collection[Module], keep: Collection[str]) -> dict[str, str]:
-    """By name what is held in matrices or kernels and is not among ``replaceable``: class, size, and why it stays.
+    """By name, the other layers with matrices or kernels: class, size, and the reason to keep them dense.
 
     >>> from growarray import nn
     >>> left_alone(nn.Sequential(nn.Linear(3, 2), nn.ConvTranspose1d(4, 2, 3)), [], ["0"])["1"]
-    'ConvTranspose1d, 26 parameters: no factorized layer stands for a transposed convolution'
+    'ConvTranspose1d, 26 parameters: transposed convolutions cannot be factorized'
     """
     known, owners = {id(layer) for layer in replaceable}, _owners(network)
     found: dict[str, str] = {}
@@ -129,17 +127,17 @@ def _has_matrices(module: Owner) -> bool:
 
 
 def _reason(module: Any, inside: str | None, owners: Counter[int]) -> str | None:
-    """Why a module cannot be replaced; None if it can."""
+    """Why a module cannot be replaced, or None if it can."""
     if inside is not None:
         return f"{inside}, a growing module, computes with its weight and extends it"
     if isinstance(module, FactorizedConv | FactorizedLinear):
         return "it is factorized already"
     if isinstance(module, _TRANSPOSED):
-        return "no factorized layer stands for a transposed convolution"
+        return "transposed convolutions cannot be factorized"
     if not isinstance(module, _DENSE):
         return "it is neither a convolution nor a linear layer"
     if type(module) not in _DENSE:
-        return "it is of a class of its own, which might compute something else"
+        return "its class is a subclass, which might compute something else"
     if module.weight.size == 0:
         return "its weight has no entries"
     if not namespace(module.weight.data).isdtype(module.weight.data.dtype, "real floating"):

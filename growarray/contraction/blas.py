@@ -1,4 +1,4 @@
-"""BLAS with one thread while plans run, whoever calls and whatever interrupts.
+"""BLAS with one thread while plans run, in any thread and after any interrupt.
 
 Blocks and pieces run one thread a core; products inside them must not start threads of their own, which would be slow
 and would round another way. NumPy's OpenBLAS counts its threads for the whole process, so a run has to lower that count
@@ -26,8 +26,6 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from growarray.contraction import workspace
-
-__all__ = ["forked", "libraries", "settled", "single_threaded"]
 
 _T = TypeVar("_T")
 
@@ -121,7 +119,7 @@ def _buffered(body: Callable[[], _T]) -> _T:
 
 
 def forked() -> None:
-    """For a forked child, which has no other threads: what those were inside of is over."""
+    """Reset in a forked child, which has no other threads."""
     me, before = get_ident(), set(_inside)
     for other in before - {me}:
         del _inside[other]

@@ -9,8 +9,6 @@ from typing import Any
 
 from growarray.contraction.blas import libraries
 
-__all__ = ["blas_named", "restriction"]
-
 # what OpenBLAS calls its kernels for x86, by the widest vectors that they use; all others use those of 128 bits
 _KERNELS = {
     "avx": ("sandybridge", "bulldozer", "piledriver", "steamroller"),

@@ -1,4 +1,4 @@
-"""A plan with some of its operands given: what they make among themselves is contracted once."""
+"""A plan with some operands fixed, whose products among themselves are computed once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from growarray.contraction.checks import operands
 from growarray.contraction.planned import Planned
 from growarray.errors import PlanError, ShapeError, shown
 
-__all__ = ["BoundPlan", "factors_of"]
-
 
 class BoundPlan:
-    """What :meth:`Plan.bind` returns: call it with the operands that are left, in their order.
+    """A plan with fixed operands, made by :meth:`Plan.bind`; call it with the remaining ones, in their order.
 
     plan : the plan that runs, searched again with the bound operands' own products free of cost
     The bound arrays are kept, not copied: change them only together with a new ``bind``.
@@ -42,11 +40,11 @@ class BoundPlan:
         return [given[i] if i in given else self._factors[i] for i in range(len(self.plan.shapes))]
 
     def __call__(self, *arrays: Array, out: Array | None = None) -> Array:
-        """The result for the operands that are left."""
+        """The result for the remaining operands."""
         return self.plan.execution.value(self._whole(arrays), out, self._folded)
 
     def vjp(self, *arrays: Array) -> tuple[Array, Callable[[Array], tuple[Array | None, ...]]]:
-        """The result, and ``pullback(dy)`` with one gradient for each operand that is left."""
+        """The result, and ``pullback(dy)`` with one gradient for each remaining operand."""
         y, pullback = self.plan.execution.vjp(self._whole(arrays), self.free, self._folded)
 
         def back(dy: Array) -> tuple[Array | None, ...]:

@@ -13,13 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import is_numpy, to_device
+from growarray.backend import is_cupy, is_numpy, to_device
 from growarray.contraction.blas import single_threaded
 from growarray.contraction.machine import Machine
 from growarray.contraction.plan import plan
 from growarray.contraction.threads import run_tasks
-
-__all__ = ["Measurements", "fit", "measure"]
 
 Sample = tuple[int, float]
 """How many elements, bytes or steps, and the seconds that they took."""
@@ -31,6 +29,9 @@ _STREAM = 1 << 26  # bytes that are copied from memory into memory that is new, 
 _SIDE = 23  # positions along an axis: 23 x 23 are enough for the engine to take one image at a time
 _IMAGES, _CHANNELS = 48, 8
 _OTHERS = 12  # measurements that are not products
+_RATES = {"cudnn": "cudnn", "implicit": "dense"}  # of convolutions, by the routine that runs them
+_LAUNCHES = 2.0  # calls that a product on a GPU takes, as its routine counts them
+_WIDER = 1 << 8  # times as many elements that a pass has on a GPU, which would not be busy with fewer
 _DTYPE = np.dtype("float32")
 
 Call = Callable[[], object]
@@ -38,12 +39,13 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Measurements:
-    """Seconds of what the machine model counts, float32, one core unless said otherwise.
+    """Seconds of each operation in the machine model, float32, one core unless stated otherwise.
 
     products : (rows, depth, columns, seconds) of one product each    calls : seconds of calls that do next to nothing
     passes : elements of one arithmetic pass in cache    copies, gathers : elements copied in runs, and with a stride
     streams : bytes read and written (twice) by all cores    chains : steps of plans of small products, and seconds
     chain_product : (rows, depth, columns) of each step
+    launched : whether a step is a launch on a GPU    convolutions : routine, operations and seconds of one
     """
 
     products: tuple[tuple[int, int, int, float], ...]
@@ -54,26 +56,38 @@ class Measurements:
     streams: tuple[Sample, ...]
     chains: tuple[Sample, ...]
     chain_product: tuple[int, int, int]
+    launched: bool = False
+    convolutions: tuple[tuple[str, float, float], ...] = ()
 
 
 def fit(found: Measurements, base: Machine, *, name: str, cores: int = 1) -> Machine:
-    """The machine whose model comes closest to the measurements; ``base`` gives what is not measured, the cache.
+    """The machine whose model fits the measurements best; the cache size is that of ``base``.
 
-    The rate of a product and its half sizes are those with the least squared error of the logarithm of the seconds.
+    The rate of a product and its half sizes are those with the least squared error of the logarithm of the seconds. On
+    a GPU a call is a launch, which is what a step more costs beside its product, not a call into the array library.
     """
     call = max(statistics.median(found.calls), _LEAST)
-    machine = _product_model(found.products, replace(base, name=name, cores=cores, call=call))
+    machine = _product_model(found.products, replace(base, name=name, cores=cores), call)
     machine = replace(
         machine,
+        call=call,
         element=_each(found.passes, call),
         copied=_each(found.copies, call),
         gathered=_each(found.gathers, call),
         byte=_each(found.streams, call),
     )
-    return replace(machine, step=_step(found, machine))
+    if not found.launched:
+        return replace(machine, step=_step(found, machine))
+    rows, depth, columns = found.chain_product
+    own = machine.product(1, rows, depth, _IMAGES * columns, each=machine.small) + machine.step
+    rates: dict[str, Any] = {"call": max((_IMAGES * _more(found) - own) / _LAUNCHES, _LEAST)}
+    for routine, operations, seconds in found.convolutions:
+        rates[_RATES[routine]] = operations / max(seconds - call, seconds / 10)
+    return replace(machine, **rates)
 
 
-def _product_model(products: Sequence[tuple[int, int, int, float]], machine: Machine) -> Machine:
+def _product_model(products: Sequence[tuple[int, int, int, float]], machine: Machine, call: float) -> Machine:
+    machine = replace(machine, call=call)
     sizes = [product[:3] for product in products]
     logs = np.log([seconds for *_, seconds in products])
 
@@ -100,10 +114,14 @@ def _each(samples: Sequence[Sample], call: float) -> float:
 
 def _step(found: Measurements, machine: Machine) -> float:
     """Seconds that one step more costs, less those of its product: from every pair of chains of different length."""
-    pairs = itertools.combinations(sorted(found.chains), 2)
-    more = statistics.median((b - a) / (n - m) for (m, a), (n, b) in pairs if n > m)
     own = machine.call + machine.product(1, *found.chain_product)
-    return max(more - own / machine.cores, machine.call / 10)
+    return max(_more(found) - own / machine.cores, machine.call / 10)
+
+
+def _more(found: Measurements) -> float:
+    """Seconds that one step more costs, of one image."""
+    pairs = itertools.combinations(sorted(found.chains), 2)
+    return statistics.median((b - a) / (n - m) for (m, a), (n, b) in pairs if n > m)
 
 
 def measure(
@@ -114,7 +132,7 @@ def measure(
     device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Measurements:
-    """Measure this machine with arrays of one library, in about so many seconds.
+    """Measure this machine with arrays of one library, in about ``budget`` seconds.
 
     xp : NumPy, or the namespace of the arrays of a GPU    cores : streams that run side by side on a CPU
     device : as :func:`growarray.contraction.plan` takes it
@@ -128,7 +146,7 @@ def measure(
     def timed(call: Call, shares: int = 1) -> float:
         found = _seconds(call, shares * share)
         if progress is not None:
-            progress(next(done), len(shapes) + _OTHERS)
+            progress(next(done), len(shapes) + _OTHERS + (device is not None))
         return found
 
     def draw(*shape: int) -> Any:
@@ -139,13 +157,16 @@ def measure(
 
     products = [(m, k, n, alone(_product_call(xp, draw(m, k), draw(k, n)))) for m, k, n in shapes]
     calls = [alone(_product_call(xp, draw(4, 4), draw(4, 4))), alone(_pass_call(draw(4), draw(4)))]
-    passes = [(_PLANE * k, alone(_pass_call(draw(_PLANE * k), draw(_PLANE * k)))) for k in (1, 2)]
+    launched = is_cupy(draw(1))
+    plane = _PLANE * _WIDER if launched else _PLANE
+    passes = [(plane * k, alone(_pass_call(draw(plane * k), draw(plane * k)))) for k in (1, 2)]
     copies, gathers = (
         [_window_sample(xp, draw, stride, channels, alone) for channels in (16, 64)] for stride in (1, 2)
     )
     streams = [(3 * _STREAM, timed(_stream_call(xp, draw(_STREAM // _DTYPE.itemsize), cores), 4))]
     chains = [(steps * _IMAGES, timed(_chain_call(draw, steps, device), 2)) for steps in (2, 4, 6)]
     product = (_CHANNELS, _CHANNELS, _SIDE * _SIDE)
+    convolutions = [_convolution(draw, device, timed)] if launched else []
     return Measurements(
         tuple(products),
         tuple(calls),
@@ -155,6 +176,8 @@ def measure(
         tuple(streams),
         tuple(chains),
         product,
+        launched,
+        tuple(convolutions),
     )
 
 
@@ -215,6 +238,16 @@ def _chain_call(draw: Callable[..., Any], steps: int, device: str | None) -> Cal
     chain = plan(equation, *shapes, optimize=path, device=device)
     arrays = [draw(*shape) for shape in shapes]
     return _waiting(lambda: chain(*arrays))
+
+
+def _convolution(
+    draw: Callable[..., Any], device: str | None, timed: Callable[[Call], float]
+) -> tuple[str, float, float]:
+    """A dense convolution of 3 x 3 taps, by the routine that runs it there."""
+    shapes = (64, 64, 28, 28), (64, 64, 3, 3)
+    dense = plan("n c y x, o c y x -> n o y x | y, x", *shapes, padding=1, device=device)
+    arrays = [draw(*shape) for shape in shapes]
+    return dense.steps[0].routine, float(dense.flops), timed(_waiting(lambda: dense(*arrays)))
 
 
 def _waiting(call: Callable[[], Any]) -> Call:

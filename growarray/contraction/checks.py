@@ -1,8 +1,9 @@
-"""Arguments of plans that make no sense are refused before anything is done."""
+"""Checks of the arguments of plans, before any work."""
 
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 from growarray.backend import Array, is_array, library_of, namespace
 from growarray.errors import PlanError, ShapeError, shown
 
-__all__ = ["check_arrays", "check_gradient", "check_out", "device_kind", "is_ordered", "is_whole", "operands"]
+_TF32 = "tf32"
+_DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 
 
 def is_whole(value: Any) -> bool:
@@ -49,6 +51,34 @@ def device_kind(device: Any) -> str:
     raise PlanError(f"device: found {shown(device)}, expected None, 'cpu', 'cuda' or 'cuda:N'")
 
 
+def known_precision(precision: str | None) -> str | None:
+    """``'tf32'`` or None. Raises PlanError if it is something else."""
+    if precision is not None and precision != _TF32:
+        raise PlanError(f"precision: found {shown(precision)}, expected None or 'tf32'")
+    return precision
+
+
+def precision_on(precision: str | None, dtype: str, device: str) -> str | None:
+    """What a layer was told, where it counts: ``'tf32'`` is for float32 on a GPU."""
+    return precision if (dtype, device) == ("float32", "gpu") else None
+
+
+def precision_of(precision: str | None, dtype: str, device: str) -> str | None:
+    """That of a plan; by default what CuPy does: float32 in full, unless CUPY_TF32 is 1.
+
+    Raises PlanError if it is none for this dtype and device.
+    """
+    if known_precision(precision) is None:
+        switched = device == "gpu" and dtype == "float32" and os.environ.get("CUPY_TF32", "0") not in ("", "0")
+        return _TF32 if switched else None
+    if (dtype, device) != ("float32", "gpu"):
+        raise PlanError(
+            f"precision: 'tf32' is how a GPU multiplies float32, found {dtype} for device='{_DEVICES[device]}'; leave "
+            "it out, or plan for device='cuda' and float32"
+        )
+    return precision
+
+
 def check_arrays(equation: str, arrays: Sequence[Array]) -> None:
     """Raise TypeError unless all arrays are real floating and of one dtype."""
     first = known = None
@@ -76,17 +106,15 @@ def check_arrays(equation: str, arrays: Sequence[Array]) -> None:
 def check_out(out: Any, arrays: Sequence[np.ndarray], shape: tuple[int, ...]) -> None:
     """Raise unless ``out`` can hold a result of this shape that is made from ``arrays``."""
     if not isinstance(out, np.ndarray):
-        raise TypeError(f"out is {type(out).__name__}, expected a NumPy array; leave it out to get a new one")
+        raise TypeError(f"out is {type(out).__name__}, expected a NumPy array; omit it to get a new one")
     if out.shape != shape or out.dtype != arrays[0].dtype or not out.flags.writeable:
         raise ShapeError(f"out is {out.dtype} {out.shape}, expected writeable {arrays[0].dtype} {shape}")
     if any(np.may_share_memory(out, x) for x in arrays):
-        raise ShapeError("out shares memory with an operand; pass an array of its own")
+        raise ShapeError("out shares memory with an operand; pass a separate array")
     reach = out.itemsize
     for stride, size in sorted((abs(s), n) for s, n in zip(out.strides, out.shape, strict=True) if n > 1):
         if stride < reach and out.size:
-            raise ShapeError(
-                f"out of shape {shape} with strides {out.strides} lies over itself; pass an array of its own"
-            )
+            raise ShapeError(f"out of shape {shape} with strides {out.strides} overlaps itself; pass a separate array")
         reach += stride * (size - 1)
 
 

@@ -8,8 +8,6 @@ from growarray.backend import Array, device_of, is_array, namespace
 from growarray.contraction.checks import check_arrays
 from growarray.contraction.plan import plan, shapes_of
 
-__all__ = ["contract"]
-
 
 def contract(equation: str, *arrays: Array | float, **options: Any) -> Array:
     """Plan and run in one call; options as in :func:`plan`. A Python number is an operand of the arrays' dtype.

@@ -1,4 +1,4 @@
-"""What one pairwise product costs, forward and backward: operations, bytes, the routines that run it, seconds."""
+"""Cost of one pairwise product, forward and backward: operations, bytes, routines, seconds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from growarray.contraction.objective import Amounts, Objective
 from growarray.contraction.problem import Operations, Pair, Problem
 from growarray.contraction.routines.choice import choose
 from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
-
-__all__ = ["Costs", "StepCost", "is_short"]
 
 _SHORT = 0.8e-3  # seconds of a plain product below which a second thread costs more than it saves
 _SHORT_CALLS = 4  # times that for convolutions, whose calls are short: threads wait for the interpreter's lock at each

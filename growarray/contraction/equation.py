@@ -9,8 +9,6 @@ from typing import NoReturn
 
 from growarray.errors import PlanError
 
-__all__ = ["ELLIPSIS", "Equation", "parse"]
-
 ELLIPSIS = "..."
 _NAME = re.compile(r"[^\W\d]\w*|\.\.\.|[^\x00-\x7f\s]")  # opt_einsum.get_symbol gives signs such as × too
 
@@ -109,10 +107,10 @@ def _implicit(terms: list[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def _check(text: str, equation: Equation, output: int, convolved: int) -> None:
-    """Refuse what parses but means nothing."""
+    """Refuse equations that parse but have no meaning."""
     for mode in equation.output:
         if not any(mode in term for term in equation.terms):
-            _fail(text, _place(text, mode, output), f"output mode {mode!r} is in no operand")
+            _fail(text, _place(text, mode, output), f"output mode {mode!r} is not in any operand")
         if equation.output.count(mode) > 1:
             _fail(text, _place(text, mode, output), f"output mode {mode!r} occurs twice; take a diagonal afterwards")
     for mode in equation.convolved:
@@ -130,7 +128,7 @@ def _check(text: str, equation: Equation, output: int, convolved: int) -> None:
                 "the feature map first, the kernel second",
             )
         if mode not in equation.output:
-            _fail(text, place, f"convolution mode {mode!r} must be in the output; sum it afterwards")
+            _fail(text, place, f"convolution mode {mode!r} must be in the output; sum over it afterwards")
 
 
 def _place(text: str, mode: str, start: int) -> int:

@@ -1,4 +1,4 @@
-"""A plan at work: which steps run for given arrays, of which sizes, dtype and library, and on what they run."""
+"""Running a plan: the steps for given arrays, by their sizes, dtype and library."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from growarray.contraction.run import Schedule
 from growarray.contraction.tree import Tree
 from growarray.errors import ShapeError, shown
 
-__all__ = ["Execution"]
-
 _KEPT = 16  # batch sizes whose steps and schedules are kept
 
 Arrays = Sequence[Array]
@@ -36,10 +34,11 @@ class Execution:
     """
 
     def __init__(
-        self, equation: Equation, problem: Problem, geometry: Mapping[str, Any], tree: Tree, block: int
-    ) -> None:
+        self, equation: Equation, problem: Problem, geometry: Mapping[str, Any], tree: Tree, block: int,
+        precision: str | None = None,
+    ) -> None:  # fmt: skip
         self._equation, self._problem, self._geometry, self._tree = equation, problem, dict(geometry), tree
-        self.output = problem.output
+        self.output, self.precision = problem.output, precision
         self.block, self.mode, self.holder, self.axis = block, problem.block, -1, -1
         if self.mode is not None:
             self.holder = problem.operands_with_mode[self.mode].bit_length() - 1
@@ -112,7 +111,7 @@ class Execution:
         self._check(arrays)
         program = self.program(arrays, library="cupy")
         runs = program.steps and not any(step.empty for step in program.steps)
-        made = run_cupy.Launched(program, arrays, folded, keep) if runs else None
+        made = run_cupy.Launched(program, arrays, folded, keep, self.precision == "tf32") if runs else None
         self._launches = _with(self._launches, key, made)
         return made
 

@@ -9,8 +9,6 @@ from growarray.contraction.optimizers import plain_view
 from growarray.contraction.plan import Plan
 from growarray.errors import PlanError
 
-__all__ = ["single_steps", "tree_dict"]
-
 
 def single_steps(plan: Plan) -> list[dict[str, Any]]:
     """Each step as an equation of its own, with what :func:`growarray.contraction.contract` takes for it.

@@ -9,8 +9,6 @@ from typing import Any
 from growarray.contraction.checks import is_whole
 from growarray.errors import PlanError, shown
 
-__all__ = ["PADDING_MODES", "ConvAxis", "conv_axes"]
-
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
@@ -114,7 +112,7 @@ def _each(option: str, value: Any, names: Sequence[str], default: Any) -> list[A
         for name in value:
             if name not in names:
                 raise PlanError(
-                    f"{option}: {shown(name)} is not a convolution mode of this equation; there are {list(names)}"
+                    f"{option}: {shown(name)} is not a convolution mode of this equation; known are {list(names)}"
                 )
         return [value.get(name, default) for name in names]
     if isinstance(value, tuple | list):

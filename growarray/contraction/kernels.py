@@ -11,14 +11,6 @@ import numpy as np
 from growarray.backend import Array, assign, is_numpy, namespace
 from growarray.errors import ShapeError
 
-__all__ = [
-    "Rows",
-    "RunningSum",
-    "add_row_products",
-    "portable_row_products",
-    "row_products",
-]
-
 _BLOCK = 4096  # rows in one single-precision product: adding it to the float64 sum costs little beside it
 _MIX = 8  # rows that are mixed together: 4 let binary features through (1.4e-6), 16 cost a third more
 _SMALL = 2**19  # multiplications up to which raising to float64 costs less than mixing
@@ -44,19 +36,19 @@ class Rows:
     Kept is at most one block, of the size of the array; longer arrays are made ready block by block, every time.
     """
 
-    __slots__ = ("_kept", "array")
+    __slots__ = ("array", "kept")
 
     def __init__(self, array: Array) -> None:
         self.array = array
-        self._kept: dict[str, Any] = {}
+        self.kept: dict[Any, Any] = {}
 
     def mixed(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows from ``start`` to ``stop``, mixed, and their column sums; see :func:`_mixed`."""
         if stop - start < self.array.shape[0]:
             return _mixed(self.array[start:stop])
-        if "mixed" not in self._kept:
-            self._kept["mixed"] = _mixed(self.array)
-        kept: tuple[np.ndarray, np.ndarray] = self._kept["mixed"]
+        if "mixed" not in self.kept:
+            self.kept["mixed"] = _mixed(self.array)
+        kept: tuple[np.ndarray, np.ndarray] = self.kept["mixed"]
         return kept
 
     def raised(self, start: int, stop: int) -> Array:
@@ -64,9 +56,9 @@ class Rows:
         xp = namespace(self.array)
         if stop - start < self.array.shape[0]:
             return xp.astype(self.array[start:stop, ...], xp.float64, copy=False)
-        if "raised" not in self._kept:
-            self._kept["raised"] = xp.astype(self.array, xp.float64, copy=False)
-        return self._kept["raised"]
+        if "raised" not in self.kept:
+            self.kept["raised"] = xp.astype(self.array, xp.float64, copy=False)
+        return self.kept["raised"]
 
 
 def row_products(
@@ -186,7 +178,9 @@ class RunningSum:
 
     def add(self, values: Array) -> None:
         """Add float64 ``values`` of the shape of the sum, in place if the library can."""
-        self._array = assign(self.array, ..., values, add=True)
+        total = self.array
+        total += values
+        self._array = total
 
 
 def portable_row_products(

@@ -1,4 +1,4 @@
-"""What a machine can do, as far as planning needs it: product rate by shape, passes over memory, call overhead."""
+"""The machine model of planning: product rate by shape, passes over memory, call overhead."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class Machine:
     element : seconds for one element of one arithmetic pass in cache    copied : seconds for one gathered element
     gathered : seconds for one element read with a stride    byte : seconds for one byte from main memory, all cores
     row : seconds for beginning one row of gathered elements
-    dense : FLOP/s of a convolution by the kernel of a GPU, which reads windows where they lie; cudnn : by cuDNN
+    dense : FLOP/s of a convolution by the kernel of a GPU, which reads windows where they lie
+    cudnn : FLOP/s of a convolution by cuDNN
     tf32 : how many times faster float32 is multiplied with 10 bits of fraction
     call : seconds for one call into the library    small : seconds for one small product of a batch, beside its own
     step : seconds for what surrounds a pairwise product
@@ -63,12 +64,21 @@ class Machine:
     cudnn: float = 4.0e13
     tf32: float = 2.1
 
-    def product(self, batch: int, rows: int, depth: int, columns: int, itemsize: int = 4) -> float:
-        """Seconds on one core for ``batch`` products (rows, depth) @ (depth, columns)."""
+    def with_tf32(self) -> Machine:
+        """This machine as it multiplies float32 with 10 bits of fraction."""
+        return replace(self, rate=self.rate * self.tf32, cudnn=self.cudnn * self.tf32)
+
+    def product(
+        self, batch: int, rows: int, depth: int, columns: int, itemsize: int = 4, each: float | None = None
+    ) -> float:
+        """Seconds on one core for ``batch`` products (rows, depth) @ (depth, columns).
+
+        each : seconds for each of them beside its operations; an eighth of a call, as a batched call loops in C
+        """
         flops = 2.0 * rows * depth * columns
         shape = (1 + self.half_rows / max(rows, 1)) * (1 + self.half_columns / max(columns, 1))
         seconds = flops / self.rate * shape * (1 + self.half_depth / max(depth, 1)) * (itemsize / 4)
-        return batch * (seconds + self.call / 8)  # a batched call loops in C
+        return batch * (seconds + (self.call / 8 if each is None else each))
 
 
 # Chosen on 2 cores of an AMD EPYC with AVX-512 and OpenBLAS 0.3.31 for the order that it gives the paths of
@@ -89,7 +99,7 @@ CPU = Machine(
 )
 # Measured on an NVIDIA H100 with CuPy 14.2: float32 products at 51 TFLOP/s, copies at 3.0 TB/s (read and written), a
 # kernel launched in 7 us, a product in 14. A whole CP layer took 43, 103, 488 and 670 us, batch 8 to 64 and ranks 7 to
-# 563: half sizes of 5 and passes of depthwise kernels at 1.2 TB/s give 43, 117, 482 and 613. The rate of the
+# 563: half sizes of 5 and passes of depthwise kernels at 1.2 TB/s give 48, 123, 508 and 639. The rate of the
 # convolution kernel, `dense`, is a guess: it has not run on a GPU.
 GPU = Machine(
     "gpu",

@@ -1,4 +1,4 @@
-"""What a search makes as small as possible: the names that the field uses, or a function of a step's cost."""
+"""Objectives of a search: by name, or a function of a step's cost."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Any, NamedTuple
 
 from growarray.errors import PlanError, shown
 
-__all__ = ["MINIMIZE", "Amounts", "Objective", "objective_named"]
-
 MINIMIZE = ("time", "flops", "memory", "size", "write", "combo", "limit")
 _FACTOR = 64.0  # operations that writing one element counts for, as in opt_einsum and cotengra
 _WEIGHTED = re.compile(r"(combo|limit)(?:-(\d+(?:\.\d+)?))?")
 
 
 class Amounts(NamedTuple):
-    """What a product takes, whatever runs it; with its backward pass if the plan is for training.
+    """Amounts of a product, independent of its routine; with its backward pass if the plan is for training.
 
     written : elements of the result, and of the gradients    elements : of the result that are held at a time
     """
@@ -28,7 +26,7 @@ class Amounts(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """What a search adds up, or of what the largest counts.
+    """The objective of a search: a sum, or a maximum, over products.
 
     value : of the :class:`Amounts` of a product, or of its ``StepCost`` if it ``is_priced``
     is_largest : the largest value of a path counts, not their sum
@@ -57,7 +55,7 @@ _NAMED = {
 
 
 def objective_named(minimize: Any) -> Objective:
-    """The objective of a name such as ``'flops'`` or ``'combo-256'``, or that a function of a step's cost is.
+    """The objective of a name such as ``'flops'`` or ``'combo-256'``, or of a function of a step's cost.
 
     >>> objective_named("combo").value(Amounts(flops=1000, written=10, elements=10))
     1640.0

@@ -1,4 +1,4 @@
-"""What happens to an array before the first product and after the last gradient: diagonals, sums, padding."""
+"""Preparing an array before the first product, and its gradient after the last: diagonals, sums, padding."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 from growarray.backend import Array, assign
 from growarray.contraction.geometry import ConvAxis
 from growarray.contraction.shapes import Operand
-
-__all__ = ["inverse", "pad", "prepare", "unpad", "unprepare"]
 
 
 def prepare(xp: Any, x: Array, operand: Operand) -> Array:

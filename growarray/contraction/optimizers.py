@@ -1,4 +1,4 @@
-"""Optimizers that are not this library's: opt_einsum's by name, and any function or object with their signature.
+"""External optimizers: opt_einsum's by name, and any function or object with their signature.
 
 None of them knows convolution modes. So each is shown two plain views of an equation that has some, and of both paths
 the better one is taken. Those that draw many trees judge each of them by its cost here: opt_einsum's random ones,
@@ -17,8 +17,6 @@ from typing import Any
 from growarray.backend import load
 from growarray.contraction.problem import Problem
 from growarray.errors import PlanError, shown
-
-__all__ = ["optimizer_named", "optimizer_paths", "plain_view"]
 
 Path = Sequence[tuple[int, ...]]
 Optimizer = Callable[..., Path]

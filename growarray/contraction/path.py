@@ -1,4 +1,4 @@
-"""The tree that ``optimize=`` asks for: a search, one of the presets, an optimizer of others, or an explicit path."""
+"""The tree that ``optimize=`` asks for: a search, one of the presets, an external optimizer, or an explicit path."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from growarray.contraction.problem import Problem
 from growarray.contraction.search import EXACT, Search, search, total
 from growarray.contraction.tree import Tree, from_left, ordered, peak_elements
 from growarray.errors import PlanError, shown
-
-__all__ = ["PRESETS", "alternative_trees", "find_tree", "searches"]
 
 PRESETS = ("factorized", "mobilenet", "reconstructed")
 
@@ -51,7 +49,7 @@ def find_tree(costs: Costs, optimize: Any, objective: Objective, limit: int | No
 
 
 def _from_optimizer(costs: Costs, finder: Any, objective: Objective, limit: int | None) -> Tree:
-    """The best of the trees that an optimizer of others gives, by what they cost here."""
+    """The best tree of an external optimizer, by its cost here."""
 
     def judged(path: Any) -> float:
         try:
@@ -115,12 +113,12 @@ def _from_path(problem: Problem, path: Any) -> Tree:
             whole |= other
         parts.append(whole)
     if len(parts) != 1:
-        raise PlanError(f"path {shown(path)}: {len(parts)} operands are left over, expected one result")
+        raise PlanError(f"path {shown(path)}: {len(parts)} operands are left, expected one result")
     return tree
 
 
 def _preset(costs: Costs, name: str) -> Tree:
-    """The three ways of the field to run a factorized convolution.
+    """The three usual paths of a factorized convolution.
 
     ``reconstructed``: the whole kernel first. ``mobilenet``: channels in, all convolution modes jointly, the rest.
     ``factorized``: channels in, one convolution mode after the other, the rest; convolution factors that hang on a

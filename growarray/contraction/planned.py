@@ -1,4 +1,4 @@
-"""What tables and bound plans ask of a plan."""
+"""The protocol of plans for tables and bound plans."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from growarray.contraction.execution import Execution
 from growarray.contraction.machine import Machine
 from growarray.contraction.tree import Tree
 
-__all__ = ["Planned"]
-
 
 class Planned(Protocol):
     """A plan: see :class:`growarray.contraction.Plan`."""
@@ -21,6 +19,7 @@ class Planned(Protocol):
     output_shape: tuple[int, ...]
     dtype: Any
     device: str
+    precision: str | None
     machine: Machine
     training: bool
     block: int

@@ -14,8 +14,6 @@ from growarray.contraction.equation import Equation
 from growarray.contraction.geometry import ConvAxis, conv_axes
 from growarray.contraction.shapes import checked_shapes, expand, operand_of, sizes_of
 
-__all__ = ["AMONG_MANY", "Axis", "Conv", "Operations", "Pair", "Problem", "Product"]
-
 AMONG_MANY = 4  # times the work space of a product that is all there is: for one of many, and for a backward pass
 
 

@@ -13,8 +13,6 @@ from growarray.contraction.step import Step
 from growarray.contraction.tree import Tree
 from growarray.errors import PlanError
 
-__all__ = ["Program", "binds_batch", "block_size"]
-
 _COLUMNS = 512  # positions that a block of the batch has at least, so that products stay wide
 _CACHED = 1 << 18  # elements of the largest partial result of a block
 

@@ -20,8 +20,6 @@ from growarray.contraction.step import Step, contiguous
 from growarray.contraction.threads import run_tasks
 from growarray.contraction.workspace import here, view_as
 
-__all__ = ["Saved", "Schedule", "backward", "block_count", "fold", "forward"]
-
 _GROUPS = 8  # sums over blocks that a backward pass keeps apart
 _EVEN = 4  # blocks come in multiples of it if there are enough positions
 _LIGHT = 1 << 29  # operations of a run below which two blocks are enough: more of them only wait for each other

@@ -8,8 +8,6 @@ from typing import Any
 from growarray.backend import Array
 from growarray.contraction.program import Program
 
-__all__ = ["backward", "fold", "forward"]
-
 
 def forward(
     xp: Any, program: Program, arrays: Sequence[Array], folded: dict[int, Array] | None = None

@@ -19,7 +19,7 @@ from growarray.cuda.convolution import Convolution, convolution_launch
 from growarray.cuda.device import Kernel, StridedProduct, current, empty, kernel_launch, product_launch, workspace
 from growarray.cuda.text import Walk
 
-__all__ = ["Launched", "layout"]
+__all__ = ["Launched", "grouped", "layout"]
 
 _FUSED = 64  # taps that the kernels of one launch have together at most
 _READY: dict[type, Callable[[Any], Callable[[Sequence[int]], object]]] = {
@@ -145,7 +145,8 @@ class _Group:
         return self.is_chain and isinstance(step.forward, Depthwise) and step.f == self.mask and same and taps <= _FUSED
 
 
-def _grouped(steps: Iterable[Step]) -> list[_Group]:
+def grouped(steps: Iterable[Step]) -> list[_Group]:
+    """Steps in the groups that are launched as one."""
     groups: list[_Group] = []
     for step in steps:
         at = next((i for i, group in enumerate(groups) if group.takes(step)), None)
@@ -179,7 +180,7 @@ class Launched:
         self.dtype, self.itemsize = str(arrays[0].dtype), int(arrays[0].dtype.itemsize)
         self.tf32 = tf32 and self.dtype == "float32"
         self.folded = frozenset(folded)
-        self.groups = _grouped(step for step in program.steps if step.mask not in folded)
+        self.groups = grouped(step for step in program.steps if step.mask not in folded)
         self.masks = (*(1 << i for i in range(len(arrays))), *folded)
         modes = {step.mask: step.out for step in program.steps}
         modes |= {1 << i: one.modes for i, one in enumerate(self.problem.operands)}
@@ -205,13 +206,18 @@ class Launched:
             if group.mask == whole:
                 self.stored[whole] = _Stored(given, _strides(self.problem.output, self.shape))
             else:
-                order = self._order(group.steps[-1])
-                sizes = [self.problem.extent(m, group.mask) for m in order]
-                self.stored[group.mask] = _Stored(table.take(self.itemsize * math.prod(sizes)), _strides(order, sizes))
+                self.stored[group.mask] = self.new(table, group.mask)
             table.add(self._forward(group))
             for used in () if keep else (group.f, *(step.k for step in group.steps)):
                 table.give(self.stored[used].slot)
         return table.ready()
+
+    def new(self, table: _Table, mask: int) -> _Stored:
+        """A place for a partial result, or for its gradient."""
+        step = next(one for one in self.program.steps if one.mask == mask)
+        order = self._order(step)
+        sizes = [self.problem.extent(m, mask) for m in order]
+        return _Stored(table.take(self.itemsize * math.prod(sizes)), _strides(order, sizes))
 
     def _order(self, step: Step) -> list[str]:
         """Modes of a partial result as it is stored: the batch first, then channels, then positions.
@@ -284,7 +290,8 @@ class Launched:
         """The result, and a function from its gradient to those by the operands in ``wanted``, by mask."""
         given = self._given(arrays, folded)
         with current(given[0]):
-            y = empty(self.shape, self.dtype)
+            known = folded.get(self.problem.everything)
+            y = empty(self.shape, self.dtype) if known is None else known
             size, spares = self.table.memory.size, self.table.spares.size
             held = empty((size,), "uint8").data if self.keep else workspace(size)
             piece = workspace(spares) if self.keep and spares else held
@@ -327,19 +334,15 @@ class _Backward:
         gradients = {problem.everything: _Stored(given, strides)}
         # of what is folded too: a transpose gives partial results that nothing reads in place of those it spares
         steps = (step for step in forward.program.steps if step.mask not in forward.folded or step.mask & wanted)
-        for group in reversed(_grouped(steps)):
+        for group in reversed(grouped(steps)):
             if group.mask & wanted and group.mask in gradients:
                 d_out = gradients.pop(group.mask)
                 gradients |= self._launch(group, d_out, wanted)
                 table.give(d_out.slot)
         self._run = table.ready()
 
-    def _target(self, mask: int, like: _Stored) -> _Stored:
-        if mask in self.targets:
-            return self.targets[mask]
-        sizes = [self.forward.problem.extent(m, mask) for m in like.strides]  # a given one may lie in any way
-        slot = self.table.take(self.forward.itemsize * math.prod(sizes))
-        return _Stored(slot, _strides(list(like.strides), sizes))
+    def _target(self, mask: int) -> _Stored:
+        return self.targets[mask] if mask in self.targets else self.forward.new(self.table, mask)
 
     def _launch(self, group: _Group, d_out: _Stored, wanted: int) -> dict[int, _Stored]:
         forward, table = self.forward, self.table
@@ -347,7 +350,7 @@ class _Backward:
         d_place = forward.place(group, d_out, group.mask, "q")
         feature = forward.place(group, forward.stored[group.f], group.f, "p")
         if group.f & wanted:
-            found[group.f] = target = self._target(group.f, forward.stored[group.f])
+            found[group.f] = target = self._target(group.f)
             place = forward.place(group, target, group.f, "p")
             if group.is_chain:
                 chain = forward.chain(group, site)
@@ -356,7 +359,7 @@ class _Backward:
                 kernel = forward.place(group, forward.stored[step.k], step.k, "t")
                 table.add(step.by_feature.d_feature(site, kernel, d_place, place, table.spare))
         chosen = {i: one.k for i, one in enumerate(group.steps) if one.k & wanted}
-        found |= {k: self._target(k, forward.stored[k]) for k in chosen.values()}
+        found |= {k: self._target(k) for k in chosen.values()}
         places = {i: forward.place(group, found[k], k, "t") for i, k in chosen.items()}
         if chosen and group.is_chain:
             chain, kernels = forward.chain(group, site), forward.kernels(group)

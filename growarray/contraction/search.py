@@ -16,8 +16,6 @@ from growarray.contraction.problem import Problem
 from growarray.contraction.tree import Entry, Tree, from_left, ordered, peak_elements, peak_of, unrolled
 from growarray.errors import PlanError, shown
 
-__all__ = ["EXACT", "Search", "over_limit", "search", "total"]
-
 EXACT = 8  # operands up to which every tree is looked at
 _NEAR = 64.0  # times the best greedy tree's cost up to which a tree is worth searching its parts
 _COOL, _HOT = -3.0, 0.0  # powers of ten between which the temperature of a random tree is drawn

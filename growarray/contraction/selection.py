@@ -1,4 +1,4 @@
-"""What a plan chooses: the tree, how much of the batch runs at a time, and which modes are cut; and what that costs."""
+"""Choices of a plan: the tree, the size of batch blocks, the modes that are cut; and their cost."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from growarray.contraction.slicing import cheapest_slices, sliced_peak, sliced_s
 from growarray.contraction.tree import Tree, peak_elements
 from growarray.errors import PlanError
 
-__all__ = ["Choice", "Selection"]
-
 _MANY = 1 << 62  # operations, while they are not known yet
 _TIE = 1.05  # times the least predicted time: as good, for predictions are no better than that
 _CORES = 2  # for which a path is searched
@@ -42,7 +40,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Selection:
-    """What there is to choose for: a problem on a machine, forward or with its backward pass, some operands constant.
+    """The input of a choice: a problem on a machine, forward or with its backward pass, some operands constant.
 
     device : ``'cpu'`` or ``'gpu'``
     """

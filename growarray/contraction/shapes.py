@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from growarray.contraction.equation import ELLIPSIS, Equation
 from growarray.errors import PlanError, shown
 
-__all__ = ["Operand", "checked_shapes", "expand", "operand_of", "sizes_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class Operand:

@@ -13,8 +13,6 @@ from growarray.contraction.problem import Problem
 from growarray.contraction.slices import Piece, geometry_of, pieces
 from growarray.contraction.tree import Tree
 
-__all__ = ["SlicedExecution"]
-
 _KEPT = 64  # kinds of slices whose steps are kept
 
 
@@ -26,9 +24,9 @@ class SlicedExecution(Execution):
 
     def __init__(
         self, equation: Equation, problem: Problem, geometry: Mapping[str, Any], tree: Tree, block: int,
-        cuts: Mapping[str, int],
+        precision: str | None, cuts: Mapping[str, int],
     ) -> None:  # fmt: skip
-        super().__init__(equation, problem, geometry, tree, block)
+        super().__init__(equation, problem, geometry, tree, block, precision)
         self.cuts = dict(cuts)
         self._parts: dict[Any, Execution] = {}
         self._is_sum = any(mode not in self.output for mode in cuts)
@@ -92,7 +90,7 @@ class SlicedExecution(Execution):
             if run is None:
                 geometry = geometry_of(piece.axes)
                 part = Problem(self._equation, piece.shapes, itemsize=problem.itemsize, **geometry)
-                run = Execution(self._equation, part, geometry, self._tree, self.block)
+                run = Execution(self._equation, part, geometry, self._tree, self.block, self.precision)
                 self._parts = dict([*self._parts.items(), (key, run)][-_KEPT:])
             yield piece, run
 

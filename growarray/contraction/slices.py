@@ -12,8 +12,6 @@ from growarray.contraction.geometry import ConvAxis
 from growarray.contraction.problem import Conv, Problem
 from growarray.errors import PlanError, shown
 
-__all__ = ["Piece", "checked_cuts", "geometry_of", "kinds", "pieces", "positions", "sliceable", "sliced_problem"]
-
 Range = tuple[slice, slice, ConvAxis | None]
 
 
@@ -48,7 +46,7 @@ def checked_cuts(problem: Problem, given: Any) -> dict[str, int]:
         raise PlanError(f"slices: found {shown(given)}, expected pieces by mode such as {{'r': 4}}")
     for mode, count in given.items():
         if mode not in known:
-            raise PlanError(f"slices: {shown(mode)} is no mode that can be cut; there are {', '.join(known)}")
+            raise PlanError(f"slices: {shown(mode)} is not a mode that can be cut; known are {', '.join(known)}")
         if not is_whole(count) or not 1 <= count <= positions(problem, mode):
             raise PlanError(
                 f"slices: found {shown(count)} for {shown(mode)}, expected a whole number from 1 to "

@@ -14,8 +14,6 @@ from growarray.contraction.search import over_limit, search, total
 from growarray.contraction.slices import kinds, positions, sliceable, sliced_problem
 from growarray.contraction.tree import Tree, ordered, peak_elements
 
-__all__ = ["Sliced", "cheapest_slices", "sliced_peak", "sliced_steps"]
-
 CostsOf = Callable[[Problem], Costs]
 
 

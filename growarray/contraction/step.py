@@ -19,8 +19,6 @@ from growarray.contraction.routines.choice import choose
 from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD, SingleCall
 from growarray.contraction.workspace import view_as
 
-__all__ = ["Step", "contiguous"]
-
 
 class Step:
     """A product of two partial results, with everything that its sizes decide.

@@ -1,4 +1,4 @@
-"""A plan as it is shown: its steps, their sums, and what the best other paths would cost."""
+"""Showing a plan: its steps, their sums, and the cost of the best other paths."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TypeVar
 from growarray.contraction.path import PRESETS
 from growarray.contraction.planned import Planned
 from growarray.contraction.search import EXACT
+from growarray.cuda.device import double_ratio
 from growarray.display import Block, Table
 from growarray.errors import PlanError
 
-__all__ = ["alternatives", "plan_blocks", "quantity", "seconds"]
-
+_SLOW = 4  # times as long as float32, from which on the table says that float64 is slow
 _PlanT = TypeVar("_PlanT", bound=Planned)
 
 
@@ -59,6 +59,14 @@ def _order(plan: Planned) -> frozenset[tuple[int, int]]:
     return frozenset((min(pair), max(pair)) for pair in plan.tree)
 
 
+def _numbers(plan: Planned) -> str:
+    """The dtype, and how a GPU multiplies it."""
+    if plan.precision:
+        return f"{plan.dtype} by {plan.precision}"
+    ratio = double_ratio() if plan.device != "cpu" and str(plan.dtype) == "float64" else 1
+    return f"{plan.dtype}{f', which takes {ratio} times as long as float32 on this GPU' if ratio > _SLOW else ''}"
+
+
 def plan_blocks(plan: Planned) -> list[Block]:
     """Step, modes, routine, operations, bytes, size of the result and predicted time; sums; peak; other paths."""
     device = plan.device if plan.device != "cpu" else f"cpu, {plan.machine.cores} cores"
@@ -85,7 +93,7 @@ def plan_blocks(plan: Planned) -> list[Block]:
     blocks: list[Block] = [
         plan.equation,
         f"shapes {', '.join(str(s) for s in plan.shapes)} -> {plan.output_shape}",
-        f"{plan.dtype}, {device}{block}, {kind}, peak {quantity(plan.peak_bytes, 'B')}",
+        f"{_numbers(plan)}, {device}{block}, {kind}, peak {quantity(plan.peak_bytes, 'B')}",
         "",
         Table(rows),
     ]

@@ -19,8 +19,6 @@ from growarray.contraction import blas
 from growarray.contraction.blas import single_threaded
 from growarray.contraction.machine import threads
 
-__all__ = ["run_tasks"]
-
 _MOST_OFFERS = 8  # a worker; an offer outlives a short job until a worker wakes, and must not cost the next job one
 
 _offers: SimpleQueue[tuple[_Job, Context]] = SimpleQueue()
@@ -146,7 +144,7 @@ def _forked() -> None:
     for other in set(_jobs) - {me}:
         del _jobs[other]
     if mine is not None and mine.inside:
-        mine.errors.append(RuntimeError("os.fork in the middle of a run: the child lost pieces of it; run it again"))
+        mine.errors.append(RuntimeError("os.fork during a run: the child has lost a part of it; run it again"))
         mine.inside.clear()
         mine.left.put(None)
 

@@ -7,8 +7,6 @@ from growarray.contraction.checks import is_whole
 from growarray.contraction.plan import Plan
 from growarray.errors import PlanError, ShapeError, shown
 
-__all__ = ["transpose"]
-
 
 def transpose(plan: Plan, dy: Array, *others: Array, operand: int = 0) -> Array:
     """The gradient by one operand if that of the result is ``dy``; the result itself is not computed.

@@ -1,4 +1,4 @@
-"""Trees of products: in which order they are contracted, what they hold, and how opt_einsum writes them.
+"""Trees of products: the order of contraction, its memory, and its form in opt_einsum.
 
 A tree is a list of pairs of operand sets (bit masks), in the order in which they are contracted.
 """
@@ -12,18 +12,6 @@ from typing import NamedTuple
 
 from growarray.contraction.cost import Costs
 from growarray.contraction.problem import Problem
-
-__all__ = [
-    "Entry",
-    "Tree",
-    "from_left",
-    "linear_path",
-    "ordered",
-    "peak_elements",
-    "peak_of",
-    "random_tree",
-    "unrolled",
-]
 
 Tree = list[tuple[int, int]]
 

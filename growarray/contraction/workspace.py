@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["apart", "here", "release", "view_as"]
-
 _T = TypeVar("_T")
 
 _KEPT = 1 << 28  # bytes of one buffer above which it is not kept

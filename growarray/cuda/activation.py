@@ -16,8 +16,6 @@ from growarray.backend import Array
 from growarray.cuda.device import WIDE, current, empty, fits, gradient, run
 from growarray.cuda.text import THREADS, kernel_text
 
-__all__ = ["elu", "gated", "gelu", "leaky_relu", "relu", "selu", "sigmoid", "silu", "softplus", "tanh"]
-
 _START = f"const I first = (I)blockIdx.x * {8 * THREADS} + threadIdx.x; int bits = 0;"
 _EACH = f"for (int k = 0; k < 8; ++k) {{ const I i = first + k * {THREADS}; if (i >= n) break;"
 _BYTE = f"mask[(I)blockIdx.x * {THREADS} + threadIdx.x]"

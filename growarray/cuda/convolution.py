@@ -14,8 +14,6 @@ from growarray.backend import load
 from growarray.cuda.device import cuda, kernel_launch
 from growarray.errors import DeviceError
 
-__all__ = ["WORKSPACE", "Convolution", "Layout", "available", "convolution_launch", "convolution_workspace"]
-
 WORKSPACE = 1 << 28  # bytes of work space that a convolution may take at most
 _KEPT = 256  # graphs
 _ALIGNED = 16  # bytes: the frontend says so of every tensor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -23,6 +24,7 @@ __all__ = [
     "contiguous",
     "cuda",
     "current",
+    "double_ratio",
     "empty",
     "fits",
     "gradient",
@@ -76,6 +78,18 @@ class StridedProduct(NamedTuple):
 def cuda() -> Any:
     """CuPy's module of that name: devices, streams, memory."""
     return load("cupy").cuda
+
+
+def double_ratio() -> int:
+    """How many times as long as in float32 the current GPU takes in float64; 1 if none is in use."""
+    if "cupy" not in sys.modules:
+        return 1
+    runtime = cuda().runtime
+    try:
+        number = runtime.cudaDevAttrSingleToDoublePrecisionPerfRatio
+        return max(int(runtime.deviceGetAttribute(number, runtime.getDevice())), 1)
+    except runtime.CUDARuntimeError:  # there is no GPU
+        return 1
 
 
 @lru_cache(maxsize=1024)
@@ -142,11 +156,12 @@ def contiguous(array: Array, dtype: Any) -> Array:
     return load("cupy").ascontiguousarray(array, dtype)
 
 
-def uploaded(table: np.ndarray) -> Array:
-    """A copy there. The host does not wait: CUDA has taken what it copies of pageable memory when the call returns."""
-    here, made = cuda(), empty(table.shape, table.dtype)
-    here.runtime.memcpyAsync(made.data.ptr, table.ctypes.data, table.nbytes, 1, here.get_current_stream().ptr)
-    return made
+def uploaded(table: np.ndarray) -> int:
+    """Address of a copy in the :func:`workspace`, for the launch that comes next. The host does not wait: CUDA has
+    taken what it copies of pageable memory when the call returns."""
+    here, address = cuda(), int(workspace(table.nbytes).ptr)
+    here.runtime.memcpyAsync(address, table.ctypes.data, table.nbytes, 1, here.get_current_stream().ptr)
+    return address
 
 
 def current(array: Array) -> contextlib.AbstractContextManager[Any]:
@@ -178,6 +193,8 @@ def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
 
 def parts(shapes: Sequence[tuple[int, ...]], dtype: str) -> list[Array]:
     """New arrays that lie in one piece of memory, which is asked for once."""
+    if not shapes:
+        return []
     item = np.dtype(dtype).itemsize
     starts = np.cumsum([0, *(-(-item * math.prod(shape) // 16) * 16 for shape in shapes)]).tolist()
     whole, array = empty((starts[-1],), "uint8").data, load("cupy").ndarray

@@ -11,8 +11,6 @@ from growarray.cuda.activation import gated
 from growarray.cuda.device import fits
 from growarray.cuda.text import ACCUMULATED
 
-__all__ = ["dropped"]
-
 # PCG64 of NumPy, state s: s <- multiplier s + increment, 128 bits; k steps are one with other numbers.
 _MULTIPLIER, _BITS = 0x2360ED051FC65DA44385DF649FCCF645, 42
 

@@ -14,8 +14,6 @@ import numpy as np
 from growarray.backend import Array, after_copy, is_cupy, to_numpy
 from growarray.cuda.device import zeros
 
-__all__ = ["check", "record", "settle"]
-
 Judge = Callable[..., Exception | None]
 
 _MOST = 256  # checks that wait

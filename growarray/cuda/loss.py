@@ -13,8 +13,6 @@ from growarray.cuda.device import WIDE, contiguous, current, empty, fits, run
 from growarray.cuda.late import record
 from growarray.cuda.text import ACCUMULATED, BLOCK_SUMS, THREADS, kernel_text
 
-__all__ = ["entropy", "label_error", "nothing_to_average"]
-
 _BLOCKS = 1024  # at most, so that the second launch, one block, is short
 _FEW = 64  # classes up to which one thread has a row; of more, one block
 

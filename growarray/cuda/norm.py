@@ -12,8 +12,6 @@ from growarray.backend import Array
 from growarray.cuda.device import WIDE, contiguous, current, empty, fits, gradient, run
 from growarray.cuda.text import ACCUMULATED, BLOCK_SUMS, THREADS, kernel_text
 
-__all__ = ["normalised", "tracked"]
-
 _BLOCKS = 1024  # which fill a GPU
 _LEAST = 2048  # values of a channel that a block has at least, and _MOST pieces of a channel
 _MOST = 64

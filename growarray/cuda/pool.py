@@ -13,8 +13,6 @@ from growarray.backend import Array
 from growarray.cuda.device import WIDE, current, empty, fits, gradient, run
 from growarray.cuda.text import THREADS, Walk, address, kernel_text, split, walk
 
-__all__ = ["max_windows", "mean_windows"]
-
 Vjp = Callable[[Array], Array]
 _NONE = 255  # a window of padding alone
 _BIGGEST = "v > best || v != v || won == none"  # as in torch the last NaN, else the first of equal ones

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-__all__ = ["ACCUMULATED", "BLOCK_SUMS", "THREADS", "Walk", "address", "kernel_text", "split", "walk"]
-
 THREADS = 256  # of a block
 
 ACCUMULATED = {"float16": "float32", "float32": "float32", "float64": "float64"}

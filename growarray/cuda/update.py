@@ -5,7 +5,6 @@ Arrays are given in a table, which is made anew for every step: data are replace
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -16,8 +15,6 @@ import numpy as np
 from growarray.backend import Array, is_cupy
 from growarray.cuda.device import contiguous, current, empty, fits, parts, run, uploaded
 from growarray.cuda.text import ACCUMULATED, BLOCK_SUMS, THREADS, kernel_text
-
-__all__ = ["Rule", "adam", "clip_together", "move_together", "sgd"]
 
 _EACH = 4 * THREADS  # elements of a block
 
@@ -148,13 +145,14 @@ def _updated(rule: Rule, entries: Sequence[_Entry]) -> list[list[Array | None]]:
     dtype, slots = str(entries[0].parameter.data.dtype), len(rule.slots)
     text = _step(rule.lines, rule.counts, slots, len(rule.options), len(entries[0].own), dtype)
     with current(entries[0].parameter.data):
-        many = [1 + slots + (entry.steps is not None) for entry in entries]
-        fresh = iter(
-            parts([e.gradient.shape for e, count in zip(entries, many, strict=True) for _ in range(count)], dtype)
-        )
-        found = [[*itertools.islice(fresh, count), *[None] * (2 + slots - count)] for count in many]
+        data = parts([e.gradient.shape for e in entries], dtype)  # are replaced; slots are changed in place
+        fresh = iter(parts([e.gradient.shape for e in entries for x in e.slots if x is None], dtype))
+        found = [
+            [new, *(next(fresh) if x is None else x for x in e.slots), e.steps]
+            for e, new in zip(entries, data, strict=True)
+        ]
         rows = [
-            [e.gradient.size, *_addresses(e.parameter.data, e.gradient, *e.slots, *new[:-1], e.steps, new[-1]), *e.own]
+            [e.gradient.size, *_addresses(e.parameter.data, e.gradient, *e.slots, *new, e.steps), *e.own]
             for e, new in zip(entries, found, strict=True)
         ]
         _launched(text, rows, *map(np.dtype(ACCUMULATED[dtype]).type, rule.options))

@@ -1,4 +1,4 @@
-"""Tables of comma-separated values: every cell a finite number, but for the label, and every fault named."""
+"""Tables of comma-separated values: every cell but the label is a finite number."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ import numpy as np
 
 from growarray.errors import DataError, shown
 
-__all__ = ["CsvTable", "is_number", "read_csv"]
-
 _MISSING = ("", "na", "n/a", "nan", "null")
 _OFTEN = 5  # where every other label occurs so often, one that occurs in the first line alone is a name
 
 
 @dataclass(frozen=True)
 class CsvTable:
-    """What a CSV file holds: ``features`` (n, d), ``labels`` (n,) still as text, and the file's line of each row.
+    """Content of a CSV file: ``features`` (n, d), ``labels`` (n,) as text, and the line in the file of each row.
 
     ``labels`` is empty if the file has none.
     """
@@ -31,7 +29,7 @@ class CsvTable:
 
 
 def read_csv(path: Path, *, label_column: str | None = None, features: int | None = None) -> CsvTable:
-    """Numbers and labels of a CSV file; no labels if it has just as many columns as ``features``.
+    """Numbers and labels of a CSV file; no labels if it has exactly ``features`` columns.
 
     The label is the column named ``label_column``, else the last one. The first line is a header if
     ``label_column`` is given, or if no cell of it is a number. A label that is empty, or a usual sign for it (NA,
@@ -86,7 +84,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _check_first_label(path: Path, rows: list[tuple[int, list[str]]]) -> None:
-    """Refuse a header that passes for a sample: its names are numbers but for the label's, which comes never again."""
+    """Refuse a header that looks like a sample: all its names are numbers, and its label occurs nowhere else."""
     (line, first), *others = rows
     counts = Counter(cells[-1] for _, cells in others)
     if not others or is_number(first[-1]) or first[-1] in counts:
@@ -99,12 +97,12 @@ def _check_first_label(path: Path, rows: list[tuple[int, list[str]]]) -> None:
         return
     raise DataError(
         f"{path}, line {line}: the label is {shown(first[-1])}, {found}; if this line is the header, say so with "
-        f"label_column={shown(first[-1])}, else mend the label or remove the line"
+        f"label_column={shown(first[-1])}, else correct the label or remove the line"
     )
 
 
 def _are_counted(cells: list[str]) -> bool:
-    """Whether the cells are whole numbers one after another, as in a header of column numbers or of years."""
+    """Whether the cells are consecutive whole numbers, as in a header of column numbers or years."""
     numbers = [int(cell) for cell in cells if cell.isdecimal()]
     return len(numbers) == len(cells) > 1 and numbers == list(range(numbers[0], numbers[0] + len(cells)))
 

@@ -1,4 +1,4 @@
-"""A data set split into training and test part, and what every loader does to get there."""
+"""A data set split into training and test part, and the steps that all loaders share."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from growarray.errors import DataError, shown
-
-__all__ = ["Dataset", "Task", "check_options", "class_values", "encode_classes", "split_rows", "standardise"]
 
 Task = Literal["classification", "regression"]
 _FEW_CLASSES, _LEAST_PER_CLASS = 20, 3  # more labels, of fewer samples on average, are not classes
@@ -41,12 +39,12 @@ class Dataset:
 
     @property
     def features(self) -> int:
-        """Width d of the features: what a network takes in."""
+        """Width d of the features: the inputs of a network."""
         return int(self.x_train.shape[1])
 
     @property
     def outputs(self) -> int:
-        """Number of classes, or of regression targets: what a network puts out."""
+        """Number of classes, or of regression targets: the outputs of a network."""
         return len(self.classes) if self.task == "classification" else int(self.y_train.shape[1])
 
     def __repr__(self) -> str:
@@ -78,7 +76,7 @@ def standardise(dataset: Dataset) -> Dataset:
 
 
 def check_options(task: str, test_fraction: float, dtype: Any) -> None:
-    """Raise ``ValueError`` unless the three options that every loader shares can be used."""
+    """Raise ``ValueError`` unless the three options that all loaders share are valid."""
     if task not in get_args(Task):
         raise ValueError(f"unknown task {shown(task)}; expected 'classification' or 'regression'")
     if not 0.0 <= test_fraction < 1.0:
@@ -128,8 +126,7 @@ def encode_classes(labels: np.ndarray, *, where: Callable[[int], str]) -> tuple[
         )
     if len(values) > _FEW_CLASSES and len(labels) < _LEAST_PER_CLASS * len(values):
         instead = (
-            "text labels that hardly occur twice are names of samples: name the column of the classes with "
-            "label_column="
+            "text labels that rarely occur twice look like names; name the column of the classes with label_column="
             if values.dtype.kind == "U"
             else "numbers to predict need task='regression'"
         )

@@ -9,8 +9,6 @@ import numpy as np
 
 from growarray.datasets.dataset import Dataset, check_options, split_rows
 
-__all__ = ["load_digits"]
-
 
 def load_digits(*, test_fraction: float = 0.2, seed: int = 0, dtype: Any = np.float32) -> Dataset:
     """1,797 images of handwritten digits, 8 by 8 pixels, as rows of 64 features in [0, 1].

@@ -16,14 +16,12 @@ from growarray.datasets.dataset import Dataset, Task, check_options, class_value
 from growarray.datasets.images import image_sizes, read_images
 from growarray.errors import DataError, shown
 
-__all__ = ["load_samples", "load_table"]
-
 _NAMES = (("x", "y"), ("X", "y"), ("features", "labels"), ("data", "target"))  # of the arrays of a .npz
 _Where = Callable[[int], str]  # a row, as messages name it
 
 
 class _Part(NamedTuple):
-    """Features (n, d) in float64, targets as they came or None, and how messages name a row."""
+    """Features (n, d) in float64, targets as in the file or None, and how messages name a row."""
 
     x: np.ndarray
     y: np.ndarray | None
@@ -33,7 +31,7 @@ class _Part(NamedTuple):
 
 
 class _Wanted(NamedTuple):
-    """What a file is asked for; with ``features``, the columns of the features, it may lack the targets."""
+    """What a file must hold; the targets are optional if ``features``, the number of feature columns, is given."""
 
     labels: str | PathLike[str] | None
     label_column: str | None
@@ -101,7 +99,7 @@ def load_samples(
     labels: str | PathLike[str] | None = None,
     label_column: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Samples for a network of so many features: x (n, features) in float64, and the targets or None.
+    """Samples for a network with ``features`` inputs: x (n, features) in float64, and the targets or None.
 
     The files are those of :func:`load_table`, with targets or without: a table of ``features`` columns has none, one
     of a column more has them in the last or in ``label_column``. Targets are numbers of ``classes``, or real (n,
@@ -121,8 +119,8 @@ def load_samples(
     part, _ = _read(Path(path), _Wanted(labels, label_column, features))
     if part.x.shape[1] != features:
         raise DataError(
-            f"{path}: found {part.x.shape[1]} features, expected {features}, as many as the network was trained on; "
-            "bring the columns of its training data, without or with the target"
+            f"{path}: found {part.x.shape[1]} features, expected {features} as in training; "
+            "pass the columns of the training data, with or without the target"
         )
     if part.y is None:
         return part.x, None
@@ -139,7 +137,7 @@ def _read(path: Path, wanted: _Wanted) -> tuple[_Part, _Part | None]:
     if wanted.labels is not None and suffix != ".npy":
         raise ValueError(f"labels= belongs to .npy files, found {path.name}; put the labels into the file itself")
     if wanted.label_column is not None and suffix != ".csv":
-        raise ValueError(f"label_column= belongs to .csv files, found {path.name}; leave it out")
+        raise ValueError(f"label_column= belongs to .csv files, found {path.name}; omit it")
     return readers[suffix](path, wanted)
 
 
@@ -165,7 +163,7 @@ def _existing(path: Path) -> Path:
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of a ``.npz`` by name, or the one of a ``.npy`` under ``''``; never a pickle."""
+    """Arrays of a ``.npz`` by name, or the array of a ``.npy`` under ``''``; pickles are never loaded."""
     try:
         with path.open("rb") as stream:
             content = np.load(stream, allow_pickle=False)
@@ -227,7 +225,7 @@ def _read_csv(path: Path, wanted: _Wanted) -> tuple[_Part, None]:
 
 
 def _part(path: Path, arrays: dict[str, np.ndarray], x_name: str, y_name: str, rows: int) -> _Part:
-    """Features and targets by name, the targets if they are there, with shapes, kinds and finiteness checked."""
+    """Features and, if present, targets by name, with shapes, kinds and finiteness checked."""
     x, y = arrays[x_name], arrays.get(y_name)
     for name, values, kinds in ((x_name, x, "biuf"), (y_name, y, "biufU")):
         if values is None:
@@ -237,11 +235,11 @@ def _part(path: Path, arrays: dict[str, np.ndarray], x_name: str, y_name: str, r
         if values.ndim == 0:
             raise DataError(f"{path}: {name} is a single value; expected one row a sample")
     if y is not None and len(x) != len(y):
-        raise DataError(f"{path}: {x_name} has {len(x)} rows, {y_name} has {len(y)}; they must be of one length")
+        raise DataError(f"{path}: {x_name} has {len(x)} rows, {y_name} has {len(y)}; they must have the same length")
     _check_rows(path, len(x), rows)
     features = x.reshape(len(x), -1).astype(np.float64)
     if features.shape[1] == 0:
-        raise DataError(f"{path}: {x_name} has shape {x.shape}, no features; expected at least one column")
+        raise DataError(f"{path}: {x_name} has shape {x.shape}, so no features; expected at least one column")
     for name, values in ((x_name, features), (y_name, y)):
         if values is not None and values.dtype.kind == "f" and not np.all(np.isfinite(values)):
             index = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
@@ -288,7 +286,7 @@ def _column(part: _Part) -> np.ndarray:
 
 
 def _known_targets(part: _Part, shape: tuple[int, ...], classes: tuple[str, ...], task: Task, dtype: Any) -> np.ndarray:
-    """Targets of samples that come after training: of its shape of one target, in the numbers of its classes."""
+    """Targets of samples after training: checked for the shape of one target, and classes as numbers."""
     if task == "regression":
         targets, _ = _targets(part, task, dtype)
         if targets.shape[1:] != shape:

@@ -9,8 +9,6 @@ import numpy as np
 
 from growarray.errors import DataError, shown
 
-__all__ = ["image_sizes", "read_images"]
-
 
 def image_sizes(shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """Channels, height and width of samples of this shape (n, h, w) or (n, c, h, w); None if they are no images.

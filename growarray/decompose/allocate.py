@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 from growarray.decompose.arguments import is_real
 from growarray.errors import shown
 
-__all__ = ["Allocation", "Candidate", "allocate"]
-
 _STATES = 20_000  # partial choices that are kept at a time
 
 

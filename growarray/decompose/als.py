@@ -15,8 +15,6 @@ import numpy as np
 
 from growarray.backend import Array, namespace
 
-__all__ = ["Fit", "Target", "balanced", "iterate", "khatri_rao", "normalised", "product_of"]
-
 _JITTER = 1e-13  # of the mean diagonal of G, on the step only: the fixed points stay where they are
 _CANCEL = 1e-10  # squared relative error below which the norms no longer give it
 

@@ -10,18 +10,6 @@ from typing import Any
 from growarray.contraction.checks import is_ordered
 from growarray.errors import ShapeError, shown
 
-__all__ = [
-    "check_choice",
-    "check_count",
-    "check_modes",
-    "check_options",
-    "check_sizes",
-    "is_int",
-    "is_real",
-    "is_share",
-    "options_of",
-]
-
 
 def is_int(value: Any) -> bool:
     """Whether ``value`` is a whole number, of Python or NumPy, but not a bool or an array.

@@ -16,8 +16,6 @@ from growarray.decompose.tucker import tucker
 from growarray.decompose.whiten import mode_moment, output_error
 from growarray.errors import ShapeError, shown
 
-__all__ = ["rank_for_error", "rank_for_output_error"]
-
 Rank = int | tuple[int, ...]
 """A CP rank, or the ranks of Tucker or of a tensor train (ends included)."""
 

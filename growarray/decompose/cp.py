@@ -30,8 +30,6 @@ from growarray.decompose.tucker import lost_norm, sequential_hosvd
 from growarray.decompose.unfolding import fitting_threads, leading, mode_product, multi_product
 from growarray.decompose.whiten import prepare_weighted, unweight
 
-__all__ = ["CP", "cp"]
-
 _EXACT = 1e-14  # relative error up to which components are exact but for rounding
 _TRIAL = 12  # sweeps after which the best of the starts goes on alone
 

@@ -13,19 +13,6 @@ from growarray.backend import Array, is_array, kind_of, library_of, namespace
 from growarray.decompose.arguments import is_int, is_real
 from growarray.errors import ShapeError, shown
 
-__all__ = [
-    "Prepared",
-    "check_bound",
-    "check_rank",
-    "check_real",
-    "check_rng",
-    "check_tensor",
-    "check_tolerance",
-    "check_weights",
-    "prepare",
-    "rank_or_bound",
-]
-
 
 @dataclass(frozen=True)
 class Prepared:

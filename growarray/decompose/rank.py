@@ -22,24 +22,6 @@ from growarray.decompose.arguments import (
 )
 from growarray.errors import shown
 
-__all__ = [
-    "Rank",
-    "all_ranks",
-    "at_least_one",
-    "cp_parameters",
-    "factor_std",
-    "largest_cp_rank",
-    "largest_tt_rank",
-    "largest_tucker_rank",
-    "rounding_of",
-    "share_of",
-    "tt_parameters",
-    "tucker_parameters",
-    "validate_cp_rank",
-    "validate_tt_rank",
-    "validate_tucker_rank",
-]
-
 Rank = str | float | int | Sequence[int]
 """'same', a share of the dense parameters (float), one rank (int), or all of them; NumPy's numbers too."""
 

@@ -25,16 +25,6 @@ from growarray.decompose.tt import sweep
 from growarray.decompose.unfolding import fitting_threads, leading
 from growarray.decompose.whiten import prepare_weighted, unweight
 
-__all__ = [
-    "TensorRing",
-    "balanced_pair",
-    "largest_mode",
-    "largest_tr_rank",
-    "tensor_ring",
-    "usable_tr_rank",
-    "validate_tr_rank",
-]
-
 
 @dataclass(frozen=True)
 class TensorRing:

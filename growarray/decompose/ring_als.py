@@ -9,8 +9,6 @@ from growarray.backend import Array, namespace
 from growarray.decompose.inputs import Prepared
 from growarray.decompose.unfolding import norm
 
-__all__ = ["iterate_ring", "ring_distance", "ring_product"]
-
 _JITTER = 1e-13  # of the mean diagonal of the Gram matrix, on the step only: the fixed points stay where they are
 
 

@@ -16,8 +16,6 @@ import numpy as np
 from growarray.backend import Array, asarray, namespace, to_numpy
 from growarray.decompose.als import Target, normalised, product_of
 
-__all__ = ["Degeneracy", "correct", "degeneracy"]
-
 
 class Degeneracy(NamedTuple):
     """How close CP components are to cancelling each other.

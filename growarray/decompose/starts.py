@@ -13,8 +13,6 @@ import numpy as np
 
 from growarray.backend import Array, asarray, to_numpy
 
-__all__ = ["starting_points"]
-
 
 def starting_points(core: Array, rank: int, init: str, count: int, rng: np.random.Generator) -> Iterator[list[Array]]:
     """Factors to start from: with init 'svd' the two algebraic ones if they exist, then ``count`` random ones."""

@@ -21,8 +21,6 @@ from growarray.decompose.rank import largest_tt_rank
 from growarray.decompose.unfolding import fitting_threads, leading, norm
 from growarray.decompose.whiten import prepare_weighted, unweight
 
-__all__ = ["TensorTrain", "sweep", "tensor_train"]
-
 
 @dataclass(frozen=True)
 class TensorTrain:

@@ -33,8 +33,6 @@ from growarray.decompose.unfolding import (
 )
 from growarray.decompose.whiten import prepare_weighted, unweight
 
-__all__ = ["Tucker", "lost_norm", "sequential_hosvd", "tucker"]
-
 
 @dataclass(frozen=True)
 class Tucker:

@@ -14,18 +14,6 @@ import numpy as np
 from growarray.backend import Array, asarray, is_numpy, namespace, to_numpy
 from growarray.contraction.blas import single_threaded
 
-__all__ = [
-    "distance",
-    "fewest",
-    "fitting_threads",
-    "improved",
-    "leading",
-    "mode_product",
-    "multi_product",
-    "norm",
-    "unfold",
-]
-
 _T = TypeVar("_T")
 
 _EPS = float(np.finfo(np.float64).eps)

@@ -17,8 +17,6 @@ from growarray.decompose.inputs import check_bound, check_tensor, prepare
 from growarray.decompose.unfolding import fewest, fitting_threads, leading, unfold
 from growarray.errors import ShapeError, shown
 
-__all__ = ["VBMF", "vbmf", "vbmf_rank"]
-
 
 @dataclass(frozen=True)
 class VBMF:

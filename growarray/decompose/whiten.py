@@ -17,8 +17,6 @@ from growarray.decompose.inputs import Prepared, check_real, check_weights, prep
 from growarray.decompose.unfolding import mode_product, norm
 from growarray.errors import ShapeError
 
-__all__ = ["channel_moment", "mode_moment", "output_error", "prepare_weighted", "roots", "unweight", "weight"]
-
 
 def roots(moment: Array) -> tuple[Array, Array]:
     """``S^(1/2)`` and its pseudo-inverse ``S^(-1/2)``, both (d, d), symmetric, float64.

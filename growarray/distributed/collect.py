@@ -1,4 +1,4 @@
-"""Statistics of many shards, summed in one order whoever computes them and whatever finishes first."""
+"""Statistics of many shards, summed in an order that does not depend on which finishes first."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from growarray.networks.data import Loss
 from growarray.networks.part import as_growing
 from growarray.nn import Module
 from growarray.ops.sizes import whole_number
-
-__all__ = ["collect"]
 
 
 def collect(
@@ -65,7 +63,7 @@ def collect(
     if precise is not None and not precise > 0:
         raise ValueError(f"collect: precise must be positive, found {shown(precise)}")
     if not shards:
-        raise GrowthError("collect: there are no shards; give one (x, target) at least")
+        raise GrowthError("collect: there are no shards; pass at least one (x, target)")
     run = runner_for(executor, as_growing(network), {"loss": loss, "rule": rule, "batch_size": batch_size})
     nodes = [run.total([run.one(*pair) for pair in group]) for group in _groups(list(enumerate(shards)), split_every)]
     first = list(nodes)
@@ -89,14 +87,14 @@ def _groups(items: Sequence[Any], size: int) -> list[list[Any]]:
 
 
 class _Tree:
-    """Sums of the values so far, added up as all of them are if no more come: ``size`` at a time, level by level."""
+    """Running sums of values, added ``size`` at a time, level by level."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.levels: list[list[GrowthStatistics]] = []
 
     def add(self, value: GrowthStatistics, level: int = 0) -> None:
-        """One more value; sums that are complete go up a level."""
+        """Add a value; complete sums go up a level."""
         if level == len(self.levels):
             self.levels.append([])
         held = self.levels[level]

@@ -1,4 +1,4 @@
-"""Where the statistics of a shard are computed: here, by an executor of ``concurrent.futures``, or by Dask."""
+"""Runners compute the statistics of shards: in this thread, by an executor of ``concurrent.futures``, or by Dask."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ from growarray.distributed.value import GrowthStatistics, fingerprint_of, statis
 from growarray.errors import GrowthError
 from growarray.networks.network import GrowingNetwork
 
-__all__ = ["Runner", "runner_for"]
-
 
 class Runner(Protocol):
-    """Makes nodes: what will be the statistics of a shard, or a sum of such."""
+    """Makes nodes: future statistics of a shard, or future sums of them."""
 
     def one(self, index: int, shard: Any) -> Any:
         """The statistics of a shard."""
@@ -32,10 +30,10 @@ class Runner(Protocol):
         """The sum of nodes, from left to right."""
 
     def result(self, node: Any) -> GrowthStatistics:
-        """What a node comes to."""
+        """The value of a node."""
 
     def cancel(self, nodes: Sequence[Any]) -> None:
-        """These are no longer needed."""
+        """Drop nodes that are no longer needed."""
 
 
 def runner_for(executor: Any, network: GrowingNetwork, options: Mapping[str, Any]) -> Runner:
@@ -56,7 +54,7 @@ def runner_for(executor: Any, network: GrowingNetwork, options: Mapping[str, Any
 
 @dataclass(frozen=True)
 class _Travelling:
-    """A network as it goes to other threads and processes, each of which makes its own of it once."""
+    """A network sent to other threads and processes, each of which unpacks its own copy once."""
 
     data: bytes
     fingerprint: str
@@ -97,7 +95,7 @@ def _sum(parts: Sequence[GrowthStatistics]) -> GrowthStatistics:
 
 
 class _Local:
-    """Shards by an executor, or here when they are asked for; sums here, so that few are held at a time."""
+    """Shards by an executor or in this thread; sums in this thread, so that few values are held at a time."""
 
     def __init__(self, executor: Executor | None, network: GrowingNetwork, options: Mapping[str, Any]) -> None:
         self.executor, self.options = executor, options
@@ -127,7 +125,7 @@ class _Local:
 
 
 class _Dask:
-    """Shards and sums as tasks of a cluster; the weights are a task too, so that they are there again if lost."""
+    """Shards and sums as tasks of a cluster; the weights are a task too, so that a lost copy is made again."""
 
     def __init__(self, client: Any, network: GrowingNetwork, options: Mapping[str, Any]) -> None:
         travelling = _Travelling.of(network)

@@ -1,4 +1,4 @@
-"""GrowthStatistics: all moments of a network over some samples, as a value that adds and travels."""
+"""GrowthStatistics: all moments of a network over some samples, as a value that can be added and sent."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ import numpy as np
 from growarray.backend import to_numpy
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.growing import TINY, GrowingModule, MergeGrowingModule, Rule, TensorStatistic
-from growarray.networks.data import Loss, batches
+from growarray.networks.data import Loss, batches, loaded
 from growarray.networks.graph import GrowingDAG
 from growarray.networks.network import GrowingNetwork, evaluating
 from growarray.networks.part import as_growing
 from growarray.networks.planner import needs_fisher
 from growarray.nn import Module
 
-__all__ = ["GrowthStatistics", "fingerprint_of", "load_shard", "statistics_of"]
-
 
 @dataclass(frozen=True, eq=False)
 class GrowthStatistics:
-    """Sums of all moments that plan a growth, over ``samples`` samples, on the host; two of one network add.
+    """Sums of all moments that plan a growth, over ``samples`` samples; two of the same network can be added.
 
     moments : a :class:`TensorStatistic` by place and name;  fingerprint : of the weights that they were taken with
 
@@ -46,11 +44,11 @@ class GrowthStatistics:
 
     @classmethod
     def of(cls, network: GrowingNetwork, samples: int, fingerprint: str) -> GrowthStatistics:
-        """What ``network`` has collected."""
+        """The statistics that ``network`` has collected."""
         return cls({name: _alone(held) for name, held in _held(network) if held.samples}, samples, fingerprint)
 
     def __add__(self, other: GrowthStatistics) -> GrowthStatistics:
-        """The statistics of both, rounded as left plus right.
+        """The sum of both.
 
         Raises GrowthError if they were taken with other weights, or for rules that need other moments.
         """
@@ -64,14 +62,14 @@ class GrowthStatistics:
         if self.moments.keys() != other.moments.keys():
             only = sorted(self.moments.keys() ^ other.moments.keys())
             raise GrowthError(
-                f"statistics for other rules cannot be added: only one of them has {shown(only)}; "
+                f"statistics for different rules cannot be added: only one of them has {shown(only)}; "
                 "collect both for the same rule"
             )
         moments = {name: moment + other.moments[name] for name, moment in self.moments.items()}
         return GrowthStatistics(moments, self.samples + other.samples, self.fingerprint)
 
     def put(self, network: Module) -> None:
-        """Make them the statistics of ``network``, for ``compute_optimal_updates`` to plan from.
+        """Set these as the statistics of ``network``, for ``compute_optimal_updates``.
 
         Raises GrowthError if the network has other weights or other places to grow; it collects nothing then.
         ``reset_computation()`` forgets them.
@@ -81,7 +79,7 @@ class GrowthStatistics:
         if found != self.fingerprint:
             raise GrowthError(
                 f"statistics of the weights {self.fingerprint} do not fit a network of the weights {found}; "
-                "collect them with its present weights"
+                "collect them with its current weights"
             )
         network.init_computation()
         like, held = next(iter(network.parameters())).data, dict(_held(network))
@@ -105,11 +103,11 @@ class GrowthStatistics:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> GrowthStatistics:
-        """What :meth:`state_dict` gave; GrowthError for anything else."""
+        """Restore the result of :meth:`state_dict`; GrowthError for anything else."""
         if not isinstance(state, Mapping) or set(state) != {"samples", "fingerprint", "moments"}:
             raise GrowthError(
-                f"GrowthStatistics: state is {shown(state)}, expected what state_dict() gave: samples, fingerprint, "
-                "moments"
+                f"GrowthStatistics: state is {shown(state)}, expected the result of state_dict(): samples, "
+                "fingerprint, moments"
             )
         moments = {}
         for name, saved in state["moments"].items():
@@ -126,7 +124,7 @@ _TRACE = 1e-3  # relative change of a trace below which it is known
 
 
 def _held(network: GrowingNetwork) -> Iterator[tuple[str, TensorStatistic]]:
-    """Every statistic of a network, by the path of its layer or merge and its own name."""
+    """Every statistic of a network, by the path of its layer or merge and the statistic's name."""
     for path, module in network.named_modules():
         if isinstance(module, GrowingModule | MergeGrowingModule | GrowingDAG) and module.statistics is not None:
             for name, held in vars(module.statistics).items():
@@ -135,14 +133,14 @@ def _held(network: GrowingNetwork) -> Iterator[tuple[str, TensorStatistic]]:
 
 
 def _alone(held: TensorStatistic) -> TensorStatistic:
-    """A copy on the host that knows of no layer."""
+    """A copy on the host without a link to a layer."""
     copy = TensorStatistic(name=held.name, trace_precision=held.trace_precision)
     copy.load_state_dict(held.state_dict())
     return copy
 
 
 def fingerprint_of(network: Module) -> str:
-    """32 hexadecimal digits that weights of other names, shapes, dtypes or values do not share."""
+    """32 hexadecimal digits that change with the names, shapes, dtypes or values of the weights."""
     digest = hashlib.blake2b(digest_size=16)
     for name, array in network.state_dict().items():
         host = np.ascontiguousarray(to_numpy(array))
@@ -153,15 +151,15 @@ def fingerprint_of(network: Module) -> str:
 
 def load_shard(shard: Any) -> tuple[Any, Any]:
     """The arrays of a shard, loaded if it is a callable; frames and series become arrays."""
-    found = shard() if callable(shard) else shard
+    found = loaded(shard)
     if not isinstance(found, tuple | list) or len(found) != 2:
-        raise TypeError(f"a shard must be a pair of arrays (x, target), or a function that gives one; {shown(found)}")
-    x, target = (part.to_numpy() if hasattr(part, "to_numpy") else part for part in found)
+        raise TypeError(f"a shard must be a pair of arrays (x, target), or a function that returns one; {shown(found)}")
+    x, target = found
     samples, targets = x.shape[0], target.shape[0]
     if samples != targets:
-        raise ShapeError(f"a shard has {samples} samples and {targets} targets; they must be as many")
+        raise ShapeError(f"a shard has {samples} samples and {targets} targets; the numbers must agree")
     if samples == 0:
-        raise GrowthError("a shard has no samples; leave it out")
+        raise GrowthError("a shard has no samples; omit it")
     return x, target
 
 
@@ -189,7 +187,9 @@ def statistics_of(
     """
     network, (x, target) = as_growing(network), load_shard(shard)
     if any(isinstance(module, GrowingDAG) and module.sampled for module in network.modules()):
-        raise GrowthError("statistics_of: a GrowingDAG draws other candidates from every shard; make it with sampled=0")
+        raise GrowthError(
+            "statistics_of: a GrowingDAG draws different candidates from each shard; construct it with sampled=0"
+        )
     with evaluating(network):
         try:
             network.init_computation(trace_precision=_TRACE)

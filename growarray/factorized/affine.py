@@ -20,8 +20,6 @@ from growarray.nn.linear import uniform
 from growarray.nn.module import Module, Parameter, Pullback
 from growarray.ops.sizes import whole_number
 
-__all__ = ["ContractedLayer", "FactorizedAffine"]
-
 Arrays = Sequence[Array]
 Sizes = tuple[int, ...]
 
@@ -29,10 +27,12 @@ Sizes = tuple[int, ...]
 class ContractedLayer(Module):
     """Value, pullback and plan of such a layer; a subclass says which equation, of what.
 
+    precision : on a GPU, as in :func:`growarray.contraction.plan`; a CPU multiplies float32 in full
     _input, _output : the last axes that the layer takes, and those that it gives
     _modes : of the input in the equation; the sizes of ``_input``, or what these split into
     """
 
+    precision: str | None = None
     _input: Sizes
     _output: Sizes
     _modes: Sizes
@@ -65,7 +65,8 @@ class ContractedLayer(Module):
 
     def _plan(self, shape: Sizes, operands: Arrays, training: bool) -> Plan:
         shapes = ((math.prod(self._lead(shape)), *self._modes), *(tuple(a.shape) for a in operands))
-        return linear_plan(self._equation, shapes, self.implementation, training, *target_of(operands[0]))
+        target = target_of(operands[0])
+        return linear_plan(self._equation, shapes, self.implementation, training, *target, self.precision)
 
     def plan(self, shape: Sequence[int], training: bool = False, indices: Any = 0) -> Plan:
         """The contraction that runs for an input of this shape: its steps, cost and memory; ``print`` shows a table.

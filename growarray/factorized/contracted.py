@@ -8,8 +8,6 @@ from functools import lru_cache
 from growarray.backend import Array, target_of
 from growarray.contraction import Plan, plan
 
-__all__ = ["planned", "run_contraction"]
-
 Arrays = tuple[Array, ...]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from growarray.backend import Array, asarray, assign, library, namespace, target_of
 from growarray.contraction import Plan
+from growarray.contraction.checks import known_precision
 from growarray.contraction.path import PRESETS
 from growarray.errors import PlanError, ShapeError, shown
 from growarray.factorized.equation import conv_plan, kernel_modes, kernel_sizes, stored_sizes
@@ -37,8 +38,6 @@ from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter, Pullback
 from growarray.ops.sizes import whole_number
 
-__all__ = ["FactorizedConv"]
-
 LayerIndex = tuple[int, ...]
 
 _shape = operator.attrgetter("shape")
@@ -64,6 +63,7 @@ class FactorizedConv(FactorizedSources):
         fan_in being in_channels / groups times the taps, in every format: ten such layers in a row keep as much of the
         variance of their input as ten dense ones, within a factor of two unless the rank is very low.
         ``'original'`` is the 0.02 of TensorLy-Torch, by its formulas. The bias is zero.
+    precision : on a GPU, as in :func:`growarray.contraction.plan`; a CPU multiplies float32 in full
 
     Raises ValueError: an option makes no sense; the message lists what does. ShapeError and PlanError are ValueErrors.
 
@@ -96,8 +96,10 @@ class FactorizedConv(FactorizedSources):
         dtype: Any = None,
         rng: np.random.Generator | None = None,
         std: float | str | None = None,
+        precision: str | None = None,
     ) -> None:
         library(device)
+        self.precision = known_precision(precision)
         taps = taps_of(kernel_size, order)
         self.layers_shape, self.groups = layers_of(n_layers), check_channels(in_channels, out_channels, groups)
         self.n_layers = tuple(plain(n_layers)) if isinstance(n_layers, tuple | list | np.ndarray) else n_layers
@@ -131,7 +133,7 @@ class FactorizedConv(FactorizedSources):
 
     def _saved(self) -> dict[str, Any]:
         settings = [(i, s.stride, s.padding, s.dilation, s.has_bias) for i, s in self._settings.items()]
-        names = ("weight", "bias", "n_layers", "groups", "padding_mode", "implementation")
+        names = ("weight", "bias", "n_layers", "groups", "padding_mode", "implementation", "precision")
         return {**{name: getattr(self, name) for name in names}, "settings": settings}
 
     @classmethod
@@ -179,7 +181,7 @@ class FactorizedConv(FactorizedSources):
     def _plan(self, shape: tuple[int, ...], factors: Arrays, layer_index: LayerIndex, training: bool) -> Plan:
         return conv_plan(
             self.weight.name, shape, tuple(map(tuple, map(_shape, factors))), self.groups, self._settings[layer_index],
-            self.implementation, training, *target_of(factors[0]),
+            self.implementation, training, *target_of(factors[0]), self.precision,
         )  # fmt: skip
 
     def plan(self, shape: Sequence[int], training: bool = False, indices: Any = 0) -> Plan:

@@ -11,7 +11,7 @@ import numpy as np
 
 from growarray.backend import Array, asarray, namespace, to_numpy
 from growarray.errors import ShapeError
-from growarray.factorized.fit import Fit
+from growarray.factorized.format import Fit
 from growarray.factorized.settings import fixed_modes_of, layer_indices
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter
@@ -19,18 +19,6 @@ from growarray.ops.sizes import whole_number
 
 if TYPE_CHECKING:
     from growarray.factorized.layer import FactorizedKernel
-
-__all__ = [
-    "DenseConv",
-    "array_of",
-    "check_finite",
-    "fitted",
-    "layer_of",
-    "listed",
-    "numpy_dtype",
-    "read_conv",
-    "read_convs",
-]
 
 Arrays = tuple[Array, ...]
 _LayerT = TypeVar("_LayerT", bound="FactorizedKernel")

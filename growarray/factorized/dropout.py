@@ -14,8 +14,6 @@ from growarray.factorized.settings import flag
 from growarray.nn.owner import Owner
 from growarray.ops.sizes import whole_number
 
-__all__ = ["TensorDropout", "remove_tensor_dropout", "tensor_dropout"]
-
 _OwnerT = TypeVar("_OwnerT", bound=Owner)
 
 

@@ -28,8 +28,6 @@ from growarray.nn.indexed import gather
 from growarray.nn.module import Module, Pullback
 from growarray.ops.sizes import whole_number
 
-__all__ = ["FactorizedEmbedding"]
-
 Sizes = tuple[int, ...]
 _NAMES = ("tensorized_num_embeddings", "tensorized_embedding_dim")
 

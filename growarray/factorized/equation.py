@@ -19,20 +19,11 @@ from typing import Any
 
 from growarray.backend import Array, namespace
 from growarray.contraction import Plan, plan
+from growarray.contraction.checks import precision_on
 from growarray.errors import ShapeError
 from growarray.factorized.format import TensorFormat
 from growarray.factorized.settings import ConvSettings
 from growarray.factorized.tensor import FactorizedTensor
-
-__all__ = [
-    "conv_equation",
-    "conv_plan",
-    "conv_shapes",
-    "dense_kernel",
-    "kernel_modes",
-    "kernel_sizes",
-    "stored_sizes",
-]
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -65,7 +56,7 @@ def conv_equation(name: str, order: int, grouped: bool) -> str:
 @lru_cache(maxsize=512)
 def conv_plan(
     name: str, x_shape: tuple[int, ...], factor_shapes: Shapes, groups: int, settings: ConvSettings, optimize: Any,
-    training: bool, dtype: str, device: str,
+    training: bool, dtype: str, device: str, precision: str | None = None,
 ) -> Plan:  # fmt: skip
     """The plan of a convolution of an input of this shape by a kernel with factors of these shapes."""
     order, kind = len(settings.axes), FactorizedTensor.kind(name).format
@@ -80,7 +71,8 @@ def conv_plan(
     lead = x_shape[:2] if groups == 1 else (x_shape[0], groups, x_shape[1] // groups)
     return plan(
         conv_equation(name, order, groups > 1), (*lead, *x_shape[2:]), *shapes,
-        optimize=optimize, training=training, dtype=dtype, device=device, **settings.options,
+        optimize=optimize, training=training, dtype=dtype, device=device,
+        precision=precision_on(precision, dtype, device), **settings.options,
     )  # fmt: skip
 
 

@@ -22,8 +22,6 @@ from growarray.factorized.tensor import FactorizedTensor
 from growarray.factorized.trl import TRL
 from growarray.nn.module import Parameter, Pullback
 
-__all__ = ["convolve", "factorized_linear", "tensor_dot", "trl"]
-
 
 def convolve(
     x: Array, weight: FactorizedTensor, bias: Array | Parameter | None = None, stride: Any = 1, padding: Any = 0,

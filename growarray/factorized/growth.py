@@ -27,8 +27,6 @@ from growarray.factorized.ranks import as_tuple
 from growarray.factorized.tensor import FactorizedTensor, kinds
 from growarray.nn.module import Parameter
 
-__all__ = ["RankGrowth", "RankStatisticsLike", "grow_rank"]
-
 _WHERE = "FactorizedConv.grow_rank"
 _NOISE = float(np.finfo(np.float64).eps)  # share of the promise under which it is rounding
 

@@ -16,8 +16,6 @@ from growarray.backend import Array, namespace
 from growarray.decompose.whiten import channel_moment
 from growarray.factorized.contracted import run_contraction
 
-__all__ = ["Added", "Goal", "Increment", "equal_norms", "fit", "padded"]
-
 _SWEEPS, _STEPS, _STILL = 8, 12, 1e-3
 _START, _RIDGE = 1e-3, 1e-6  # of the mean eigenvalue of S
 

@@ -9,8 +9,6 @@ from typing import Any
 from growarray.backend import Array, assign, namespace
 from growarray.errors import shown
 
-__all__ = ["Item", "full_index", "take"]
-
 Item = int | slice
 
 

@@ -18,8 +18,6 @@ from growarray.decompose.inputs import check_rng
 from growarray.errors import shown
 from growarray.factorized.format import TensorFormat
 
-__all__ = ["drawn_factors", "normal_factors"]
-
 _SMALL = 0.5  # entries of the leading factor over those of K; at 1 CP trains behind the decomposition of a dense layer
 
 

@@ -17,8 +17,6 @@ from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter
 from growarray.nn.owner import Owner
 
-__all__ = ["TensorLasso"]
-
 _OwnerT = TypeVar("_OwnerT", bound=Owner)
 
 

@@ -17,8 +17,6 @@ from growarray.factorized.settings import ConvSettings, layer_index_of, nested
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Module, Parameter
 
-__all__ = ["FactorizedKernel"]
-
 LayerIndex = tuple[int, ...]
 Arrays = tuple[Array, ...]
 

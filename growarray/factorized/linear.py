@@ -9,13 +9,12 @@ from typing import Any, Self
 import numpy as np
 
 from growarray.backend import Array, namespace
+from growarray.contraction.checks import known_precision
 from growarray.factorized.affine import FactorizedAffine
 from growarray.factorized.linear_convert import linear_layer_of, read_linears
 from growarray.factorized.settings import mode_sizes
 from growarray.factorized.sub import SubFactorizedLinear
 from growarray.factorized.tensor import FactorizedTensor
-
-__all__ = ["FactorizedLinear"]
 
 
 class FactorizedLinear(FactorizedAffine):
@@ -37,6 +36,7 @@ class FactorizedLinear(FactorizedAffine):
     std : of the entries of W at the start. None is that of :class:`growarray.nn.Linear`, ``1 / sqrt(3 in_features)``,
         in every format; ``'original'`` is the ``sqrt(5 / in_features)`` of TensorLy-Torch, by its formulas except for
         ``'blocktt'``, where W has that size. The bias is drawn as that of ``Linear``.
+    precision : on a GPU, as in :func:`growarray.contraction.plan`; a CPU multiplies float32 in full
 
     Raises ValueError: an option makes no sense; the message lists what does. ShapeError and PlanError are ValueErrors.
 
@@ -61,7 +61,9 @@ class FactorizedLinear(FactorizedAffine):
         dtype: Any = None,
         rng: np.random.Generator | None = None,
         std: float | str | None = None,
+        precision: str | None = None,
     ) -> None:
+        self.precision = known_precision(precision)
         self.in_tensorized_features = mode_sizes("FactorizedLinear", "in_tensorized_features", in_tensorized_features)
         self.out_tensorized_features = mode_sizes(
             "FactorizedLinear", "out_tensorized_features", out_tensorized_features
@@ -69,6 +71,9 @@ class FactorizedLinear(FactorizedAffine):
         self._input = (math.prod(self.in_tensorized_features),)
         self._output = (math.prod(self.out_tensorized_features),)
         self._build(bias, factorization, rank, implementation, n_layers, device, dtype, rng, std)
+
+    def _saved(self) -> dict[str, Any]:
+        return {**super()._saved(), "precision": self.precision}
 
     @property
     def in_features(self) -> int:

@@ -10,21 +10,12 @@ from typing import Any, TypeVar
 from growarray.backend import Array, asarray, namespace
 from growarray.errors import ShapeError, shown
 from growarray.factorized.convert import array_of, check_finite, listed, numpy_dtype
-from growarray.factorized.fit import checked_kwargs, warn_lowered
+from growarray.factorized.format import checked_kwargs, warn_lowered
 from growarray.factorized.linear_plan import tensorize
 from growarray.factorized.owner import lead_modes
 from growarray.factorized.settings import mode_sizes
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Module
-
-__all__ = [
-    "DenseLinear",
-    "fitted_weight",
-    "linear_layer_of",
-    "read_linear",
-    "read_linears",
-    "split_shape",
-]
 
 _LayerT = TypeVar("_LayerT", bound=Module)
 

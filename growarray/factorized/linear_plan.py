@@ -13,12 +13,11 @@ from functools import lru_cache
 from typing import Any
 
 from growarray.contraction import Plan, plan
+from growarray.contraction.checks import precision_on
 from growarray.contraction.path import PRESETS
 from growarray.errors import PlanError, shown
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.ops.sizes import whole_number
-
-__all__ = ["NAMED_WAYS", "linear_equation", "linear_path", "linear_plan", "split_features", "tensorize"]
 
 Shapes = tuple[tuple[int, ...], ...]
 _Path = tuple[tuple[int, int], ...]
@@ -78,7 +77,9 @@ def linear_path(equation: str, way: str, shapes: Shapes) -> _Path:
 
 
 @lru_cache(maxsize=512)
-def linear_plan(equation: str, shapes: Shapes, optimize: Any, training: bool, dtype: str, device: str) -> Plan:
+def linear_plan(
+    equation: str, shapes: Shapes, optimize: Any, training: bool, dtype: str, device: str, precision: str | None = None
+) -> Plan:
     """The plan of an equation over ``n`` rows; ``shapes`` are those of all operands, the input first.
 
     ``'auto'`` searches once for all n up to the next power of two: a search takes a quarter of a second for eight
@@ -86,6 +87,7 @@ def linear_plan(equation: str, shapes: Shapes, optimize: Any, training: bool, dt
 
     Raises PlanError: ``optimize`` cannot be used.
     """
+    target: dict[str, Any] = {"dtype": dtype, "device": device, "precision": precision_on(precision, dtype, device)}
     if isinstance(optimize, str) and optimize in PRESETS:
         if optimize not in NAMED_WAYS:
             raise PlanError(f"{shown(optimize)} is for convolutions; expected 'auto', 'factorized' or 'reconstructed'")
@@ -95,8 +97,8 @@ def linear_plan(equation: str, shapes: Shapes, optimize: Any, training: bool, dt
             tuple(1 << max(n - 1, 0).bit_length() if mode == "n" else n for mode, n in zip(term, shape, strict=True))
             for term, shape in zip(_terms(equation)[0], shapes, strict=True)
         ]
-        optimize = plan(equation, *wide, training=training, dtype=dtype, device=device).path
-    return plan(equation, *shapes, optimize=optimize, training=training, dtype=dtype, device=device)
+        optimize = plan(equation, *wide, training=training, **target).path
+    return plan(equation, *shapes, optimize=optimize, training=training, **target)
 
 
 def tensorize(in_features: int, out_features: int, modes: int = 3) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -14,25 +14,13 @@ from growarray.contraction import Plan
 from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError, shown
 from growarray.factorized.convert import DenseConv
-from growarray.factorized.fit import Fit
+from growarray.factorized.format import Fit
 from growarray.factorized.layer import FactorizedKernel
 from growarray.factorized.parameters import real_array
 from growarray.factorized.report import Change, ConversionReport
 from growarray.factorized.settings import layer_indices
 from growarray.nn.conv import ConvNd
 from growarray.nn.module import Module
-
-__all__ = [
-    "Probe",
-    "conversion_report",
-    "output_gap",
-    "plan_figures",
-    "probes_of",
-    "relative",
-    "time_both",
-    "total",
-    "whole_shape",
-]
 
 _CHUNK = 32  # samples of the calibration data that are run at a time
 _RUNS, _SECONDS = 20, 0.3  # most runs of a timing, and the time after which three of them are enough

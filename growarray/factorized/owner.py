@@ -11,8 +11,6 @@ from growarray.decompose.arguments import is_real
 from growarray.errors import ShapeError, shown
 from growarray.factorized.tensor import FactorizedTensor
 
-__all__ = ["draw_weight", "factorized_tensor_of", "held_or_new", "lead_modes", "refuse_lasso"]
-
 
 def factorized_tensor_of(owner: Any, where: str) -> FactorizedTensor:
     """A factorized tensor, or the weight of a layer that is one; it must have a rank.

@@ -12,15 +12,6 @@ from growarray.backend import Array, asarray, kind_of, namespace
 from growarray.errors import ShapeError, shown
 from growarray.nn.module import Parameter
 
-__all__ = [
-    "check_size",
-    "checked_bias",
-    "keep_entries",
-    "real_array",
-    "reshape_parameter",
-    "trained_dtype",
-]
-
 _MOST = 1000  # parameters of a new tensor, times those of the dense one, above which the rank is a slip
 _FEW = 1_000_000  # parameters that are always few enough
 

@@ -11,8 +11,6 @@ from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.nn.module import Parameter
 
-__all__ = ["RankAxes", "RankMask", "as_tuple", "masked_factors", "scale_ranks"]
-
 RankAxes = tuple[tuple[tuple[int, int], ...], ...]
 """For each rank every (factor, axis) that has it; a vector is multiplied in at the first."""
 

@@ -11,8 +11,6 @@ from growarray.contraction.table import quantity, seconds
 from growarray.decompose import Degeneracy
 from growarray.display import Displayed
 
-__all__ = ["Change", "ConversionReport"]
-
 
 class Change(NamedTuple):
     """A figure of the dense layer, and that of the factorized one.

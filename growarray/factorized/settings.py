@@ -16,25 +16,6 @@ from growarray.errors import ShapeError, shown
 from growarray.ops.conv import conv_geometry
 from growarray.ops.sizes import each_axis, whole_number
 
-__all__ = [
-    "ConvSettings",
-    "check_channels",
-    "fixed_modes_of",
-    "flag",
-    "flags_of",
-    "hashable",
-    "joint_index",
-    "layer_index_of",
-    "layer_indices",
-    "layers_of",
-    "mode_sizes",
-    "nested",
-    "plain",
-    "planned_shape",
-    "shape_of",
-    "taps_of",
-]
-
 
 @dataclass(frozen=True)
 class ConvSettings:

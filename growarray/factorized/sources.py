@@ -10,14 +10,12 @@ import numpy as np
 from growarray.errors import ShapeError, shown
 from growarray.factorized.convert import DenseConv, layer_of, read_conv, read_convs
 from growarray.factorized.equation import kernel_sizes
-from growarray.factorized.fit import checked_kwargs, warn_lowered
+from growarray.factorized.format import checked_kwargs, warn_lowered
 from growarray.factorized.layer import FactorizedKernel
 from growarray.factorized.measure import conversion_report, probes_of
 from growarray.factorized.report import ConversionReport
 from growarray.factorized.settings import flag, layers_of
 from growarray.factorized.tensor import FactorizedTensor
-
-__all__ = ["FactorizedSources"]
 
 
 class FactorizedSources(FactorizedKernel):

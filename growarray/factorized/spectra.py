@@ -16,8 +16,6 @@ import numpy as np
 from growarray.backend import Array, namespace, to_numpy
 from growarray.decompose.unfolding import mode_product, unfold
 
-__all__ = ["LEVELS", "WIDEST", "Spectra", "Tail", "geometric"]
-
 LEVELS = tuple(np.geomspace(8.0, 1e-4, 32))
 """Squared errors for which ranks are chosen; all modes share one."""
 WIDEST = 2048

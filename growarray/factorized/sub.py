@@ -9,8 +9,6 @@ from growarray.backend import Array
 from growarray.contraction import Plan
 from growarray.nn.module import Module, Pullback
 
-__all__ = ["SubFactorizedConv", "SubFactorizedEmbedding", "SubFactorizedLinear", "SubLayer"]
-
 
 class SubLayer(Module):
     """One member of a joint layer, as a layer of its own; ``indices`` say which."""

@@ -16,8 +16,6 @@ from growarray.factorized.settings import flag, mode_sizes
 from growarray.nn.linear import uniform
 from growarray.nn.module import Parameter
 
-__all__ = ["TCL"]
-
 
 class TCL(ContractedLayer):
     """Tensor contraction: every mode of an input (n, *input_shape) goes through a matrix, to (n, *rank). For two modes:

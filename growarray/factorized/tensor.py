@@ -18,16 +18,13 @@ from growarray.contraction import Plan
 from growarray.decompose.arguments import check_sizes
 from growarray.errors import ShapeError, shown
 from growarray.factorized.contracted import planned
-from growarray.factorized.fit import warn_lowered
-from growarray.factorized.format import Arrays, TensorFormat
+from growarray.factorized.format import Arrays, TensorFormat, warn_lowered
 from growarray.factorized.index import full_index
 from growarray.factorized.initial import drawn_factors, normal_factors
 from growarray.factorized.parameters import check_size, real_array, trained_dtype
 from growarray.factorized.ranks import RankMask, masked_factors
 from growarray.nn.owner import Owner
 from growarray.nn.parameter import Parameter
-
-__all__ = ["FactorizedTensor", "formats", "kinds"]
 
 _FORMATS: dict[str, type[FactorizedTensor]] = {}
 _DEFAULT = "CP"

@@ -17,8 +17,6 @@ from growarray.factorized.parameters import real_array
 from growarray.factorized.settings import mode_sizes, plain
 from growarray.factorized.tensor import FactorizedTensor
 
-__all__ = ["TRL"]
-
 
 class TRL(FactorizedAffine):
     """Tensor regression: the inner product of an input (n, *input_shape) with a factorized weight, plus a bias.

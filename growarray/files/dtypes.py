@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BY_NAME", "NUMPY_NAMES", "DType", "float_table"]
-
 Array = NDArray[Any]
 
 

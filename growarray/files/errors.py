@@ -1,4 +1,4 @@
-"""Refusing a file: a fault is described where it is found, and named with its file once, on the way out."""
+"""Errors of files: a fault is described where it is found, and the file's name is added once, at the end."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from growarray.errors import CheckpointError
-
-__all__ = ["Malformed", "at", "naming", "quote"]
 
 
 class Malformed(Exception):
@@ -34,10 +32,10 @@ def naming(file: str) -> Iterator[None]:
         raise CheckpointError(f"{file}: cannot be read: {fault.strerror or fault}") from fault
     except MemoryError:
         raise CheckpointError(
-            f"{file}: needs more memory than this process may have; use select=, or a larger machine"
+            f"{file}: needs more memory than this process may use; use select=, or a larger machine"
         ) from None
     except RecursionError:
-        raise CheckpointError(f"{file}: is nested deeper than Python's stack") from None
+        raise CheckpointError(f"{file}: is nested deeper than Python's stack allows") from None
 
 
 def quote(value: object, most: int = 120) -> str:

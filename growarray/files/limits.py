@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Limits", "limits_or_default"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:

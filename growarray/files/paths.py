@@ -1,4 +1,4 @@
-"""Names of files: those that stay inside a folder on every system, and files that appear whole or not at all."""
+"""Names of files: safe ones, files that appear whole or not at all, and those beside a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["is_safe_name", "replacing"]
+from growarray.files.errors import Malformed, at, quote
+from growarray.files.limits import Limits
+from growarray.files.source import Source
 
 
 def is_safe_name(name: str) -> bool:
@@ -41,3 +43,48 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    with replacing(Path(path)) as file:
+        file.write(data)
+
+
+class ExternalFiles:
+    """Finds the files beside one model, each once."""
+
+    def __init__(self, model: Source, limits: Limits, *, follow_links: bool, mapped: bool) -> None:
+        self.model = model
+        self.limits = limits
+        self.follow_links = follow_links
+        self.mapped = mapped
+        self.nbytes = 0  # of all files found so far
+        self._found: dict[str, Source] = {}
+
+    def find(self, location: str) -> Source:
+        """The file at ``location``. Raises Malformed for a path that leaves the folder, by name or by a link."""
+        if location not in self._found:
+            if len(self._found) >= self.limits.files:
+                raise Malformed(f"more than {self.limits.files} additional files (Limits.files)")
+            with at(f"file {quote(location)}"):
+                self._found[location] = found = self._open(location)
+                self.nbytes += found.size
+        return self._found[location]
+
+    def _open(self, location: str) -> Source:
+        folder = self.model.folder
+        if folder is None:
+            raise Malformed("lies next to the model, but the model was not given as a path; pass its path")
+        location = "/".join(part for part in location.split("/") if part != ".")  # some writers begin with ./
+        if not is_safe_name(location) or "://" in location:
+            raise Malformed("is not a plain relative path inside the model's folder")
+        path = folder / location
+        real = Path(os.path.realpath(path))
+        if not self.follow_links and not real.is_relative_to(os.path.realpath(folder)):
+            raise Malformed("is a link that leaves the model's folder; pass follow_links=True if you trust it")
+        if not real.exists():
+            raise Malformed("is missing; fetch it and put it next to the model")
+        source = Source.of_file(real, name=str(path), mapped=self.mapped)
+        source.checksums = self.model.checksums
+        return source

@@ -11,8 +11,6 @@ from typing import Any, BinaryIO
 from growarray.files.crc import crc32
 from growarray.files.errors import Malformed
 
-__all__ = ["Region", "Source", "check_crc", "compare_crc", "source_name"]
-
 
 class Source:
     """A regular file, or bytes: ``view`` is a memoryview of it, a private map that never writes to the file.
@@ -33,7 +31,7 @@ class Source:
 
     @classmethod
     def of(cls, path: str | os.PathLike[str] | BinaryIO, *, name: str, mapped: bool) -> Source:
-        """The file at a path, or what is left of an open one; ``name`` as :func:`source_name` gives it."""
+        """The file at a path, or the rest of an open one; ``name`` as :func:`source_name` gives it."""
         if isinstance(path, str | os.PathLike):
             return cls.of_file(Path(path), name=name, mapped=mapped)
         return cls.of_stream(path)
@@ -62,10 +60,12 @@ class Source:
 
     @classmethod
     def of_stream(cls, stream: BinaryIO) -> Source:
-        """What is left of an open binary file, read whole."""
+        """The rest of an open binary file, read whole."""
         data = stream.read()
         if not isinstance(data, bytes | bytearray):
-            raise Malformed(f"read() gave {type(data).__name__}, expected bytes; open the file in binary mode ('rb')")
+            raise Malformed(
+                f"read() returned {type(data).__name__}, expected bytes; open the file in binary mode ('rb')"
+            )
         return cls.of_bytes(data, source_name(stream))
 
     @property
@@ -98,7 +98,7 @@ class Source:
         return memoryview(self._map)
 
     def _check(self) -> None:
-        """Refuse a mapped file that was written to: its bytes are no longer those that were checked."""
+        """Refuse a mapped file that has changed since it was checked."""
         if self._map is None or self._path is None:
             return
         try:
@@ -121,7 +121,7 @@ def source_name(path: object) -> str:
     raise TypeError(f"expected a path, or a file that is open in binary mode, found {found}{remedy}")
 
 
-_CHANGED = "has changed while it was read; load it again, or pass mmap=False to read it whole at once"
+_CHANGED = "has changed while it was read; load it again, or pass mmap=False to read it at once"
 
 
 def _stamp(found: os.stat_result) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
-"""A tensor that is still in its file: where its bytes are, how they are laid out, and how to read them."""
+"""Tensors that are still in their file: where the bytes are, how they are laid out, and how to read them."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,6 @@ from numpy.typing import NDArray
 from growarray.files.dtypes import DType
 from growarray.files.errors import Malformed, at, naming, quote
 from growarray.files.source import Region
-
-__all__ = ["MOST_AXES", "PackedTensor", "StoredTensor", "check_geometry", "count_of"]
 
 Array = NDArray[Any]
 
@@ -171,3 +170,19 @@ def check_geometry(numel: int, offset: object, shape: object, strides: object, i
     if count and last >= numel:
         raise Malformed(f"size {shape}, stride {strides}, offset {first} reach element {last} of a storage of {numel}")
     return count
+
+
+@dataclass
+class Contents:
+    """``tree`` is a structure of containers, plain values and stored tensors; ``aliases`` are names of other names."""
+
+    kind: str
+    tree: Any
+    metadata: dict[str, Any] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def flat(self) -> dict[str, StoredTensor]:
+        """The tree of a format that has no nesting."""
+        tensors: dict[str, StoredTensor] = self.tree
+        return tensors

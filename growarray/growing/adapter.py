@@ -27,8 +27,6 @@ from growarray.nn.module import Pullback
 from growarray.nn.owner import Owner
 from growarray.ops.sizes import whole_number
 
-__all__ = ["Adapter", "adapt", "load_adapters", "merge_adapters"]
-
 _CONVOLUTIONS = (Conv1d, Conv2d, Conv3d, ConvNd)
 _SAVED = re.compile(r"(?:base_model\.model\.)?(?P<name>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
 

@@ -1,4 +1,4 @@
-"""What the branches of a merge can supply together, and what they cannot: the expressivity bottleneck of the place."""
+"""The expressivity bottleneck of a merge: the part of the wanted change that its branches cannot supply together."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import replace
 from growarray.backend import Array, namespace
 from growarray.growing.merge import MergeGrowingModule
 from growarray.growing.update import optimal_delta, rounding_floor
-
-__all__ = ["joint_delta", "projected_v_goal"]
 
 
 def joint_delta(
@@ -38,7 +36,7 @@ def joint_delta(
 
 
 def projected_v_goal(merge: MergeGrowingModule) -> Array:
-    """``dz - sum of dW_i B_i``: the part of the wanted change that no previous layer's delta makes, last batch.
+    """``dz - sum of dW_i B_i`` in the last batch: what the deltas of the previous layers leave of the wanted change.
 
     Deltas of the layers behind a previous merge are taken off too, as in the original.
     """

@@ -1,4 +1,4 @@
-"""GrowthUpdate: what is planned for a place, as one frozen value."""
+"""GrowthUpdate: a planned growth as one frozen value."""
 
 from __future__ import annotations
 
@@ -9,18 +9,6 @@ import numpy as np
 
 from growarray.backend import Array, asarray, namespace
 from growarray.nn import Parameter
-
-__all__ = [
-    "DELTA",
-    "INPUT",
-    "GrowthUpdate",
-    "Weighted",
-    "kept_columns",
-    "kept_rows",
-    "like",
-    "scaled",
-    "scaled_columns",
-]
 
 DELTA, INPUT = "delta", "input extension"
 _Part = TypeVar("_Part")
@@ -38,7 +26,7 @@ _P = TypeVar("_P", bound=Weighted)
 
 @dataclass(frozen=True, eq=False)
 class GrowthUpdate(Generic[_Part]):
-    """What is planned for a place; another plan is another value, and forgetting it forgets all that was known of it.
+    """A planned growth as a frozen value; a changed plan is a new value.
 
     A rule gives the parts as float64 matrices, whose columns are the features of a stream (the ones of a bias last). A
     layer holds them as layers of its own kind, with the weights (out, in, *kernel) that it adds.
@@ -71,12 +59,12 @@ class GrowthUpdate(Generic[_Part]):
 
     @property
     def decrease(self) -> float | None:
-        """First-order decrease of the loss by all deltas, None if nothing is known of it."""
+        """First-order decrease of the loss by all deltas, or None if it is unknown."""
         return sum(self.decreases) if self.decreases else None
 
     @property
     def solution(self) -> Array | None:
-        """The delta of the only layer as it was solved for, or None."""
+        """The delta of the only layer before scaling, or None."""
         return self.solutions[0] if self.solutions else None
 
     @property
@@ -96,14 +84,14 @@ class GrowthUpdate(Generic[_Part]):
         )  # fmt: skip
 
     def improvement(self, slope: float) -> float:
-        """What the new neurons promise behind a function of this slope: ``slope * sum(s^2)``, or of ``s`` if linear."""
+        """First-order improvement by the new neurons at this slope: ``slope * sum(s^2)``, or of ``s`` if linear."""
         if self.singular_values is None:
             return 0.0
         values = self.singular_values
         return slope * float(namespace(values).sum(values if self.linear else values**2))
 
     def exact_improvement(self, slope: float) -> float:
-        """What the new neurons take off the loss to first order, next to the deltas, behind this slope."""
+        """Exact first-order decrease by the new neurons, in addition to the deltas, for an activation of this slope."""
         return 0.0 if self.slopes is None else slope * float(namespace(self.slopes).sum(self.slopes))
 
     def with_delta(self, delta: _Part | None, decrease: float | None) -> GrowthUpdate[_Part]:
@@ -114,14 +102,14 @@ class GrowthUpdate(Generic[_Part]):
     def with_input(
         self, extension: _Part | None, values: Array | None = None, *, linear: bool = False, slopes: Array | None = None
     ) -> GrowthUpdate[_Part]:
-        """This plan with other new neurons, which have not been applied, and nothing that was known of the old ones."""
+        """This plan with other new neurons, not applied yet; what was known of the old ones is dropped."""
         return replace(
             self, input_extension=extension, singular_values=values, linear=linear, slopes=slopes,
             applied=self.applied - {INPUT},
         )  # fmt: skip
 
     def with_neurons(self, extension: _Part | None, keep: int, zeros: int = 0) -> GrowthUpdate[_Part]:
-        """This plan with its first ``keep`` neurons, then ``zeros`` worth nothing; their weights are ``extension``."""
+        """This plan with its first ``keep`` neurons, then ``zeros`` of no value; ``extension`` holds their weights."""
 
         def cut(values: Array | None) -> Array | None:
             if values is None:
@@ -133,7 +121,7 @@ class GrowthUpdate(Generic[_Part]):
         return replace(self, input_extension=extension, singular_values=values, slopes=slopes)
 
     def times(self, extension: _Part | None, factors: float | np.ndarray) -> GrowthUpdate[_Part]:
-        """This plan with neurons that promise ``factors`` times what they did; their weights are ``extension``.
+        """This plan with the improvement by each neuron times ``factors``; ``extension`` holds their weights.
 
         The singular values follow by the square root, or by the factor itself if they count linearly.
         """

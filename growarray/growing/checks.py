@@ -1,4 +1,4 @@
-"""What growing modules and statistics refuse before they take it: numbers, functions, shapes, saved states."""
+"""Checks of what growing modules and statistics are given: numbers, functions, shapes, saved states."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.nn.module import Module
 
-__all__ = ["as_scalar", "check_function", "declared_shape", "sample_count", "saved_statistic"]
-
 _COUNTS = ("samples", "batches", "traced_batches")
 
 
 def as_scalar(value: Any, name: str) -> float:
-    """A number, or an array of one element, as a float; else ``TypeError`` or ``ValueError`` with what was found."""
+    """A number, or an array of one element, as a float; ``TypeError`` or ``ValueError`` for anything else."""
     if is_array(value):
         if (size := math.prod(value.shape)) != 1:
             raise ValueError(f"{name}: expected one number, found an array of {size} elements")
@@ -32,7 +30,7 @@ def as_scalar(value: Any, name: str) -> float:
 
 
 def check_function(function: Any, role: str, owner: str) -> None:
-    """Raise ``TypeError`` unless ``function`` is None or a module; a name is not looked up silently."""
+    """Raise ``TypeError`` unless ``function`` is None or a module; names are refused."""
     if function is not None and not isinstance(function, Module):
         raise TypeError(
             f"{owner}: {role} is a {type(function).__name__}, expected a Module; "
@@ -71,14 +69,14 @@ def sample_count(name: str, samples: Any) -> int:
 
 
 def saved_statistic(name: str, state: Any, expected: Iterable[str], shape: tuple[int, ...] | None) -> dict[str, Any]:
-    """The entries of a statistic's state, its sum as a float64 NumPy array of its own.
+    """The checked entries of a statistic's state; the sum is a float64 NumPy copy.
 
     Raises ``GrowthError``, or ``ShapeError`` for a sum of another shape than declared.
     """
     expected = sorted(expected)
     found = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
     if found != expected:
-        raise GrowthError(f"{name}: state has keys {found}, expected {expected}; pass what state_dict() gave")
+        raise GrowthError(f"{name}: state has keys {found}, expected {expected}; pass the result of state_dict()")
     values = dict(state)
     for key in _COUNTS:
         if not is_whole(values[key]) or values[key] < 0:
@@ -93,7 +91,7 @@ def saved_statistic(name: str, state: Any, expected: Iterable[str], shape: tuple
         held = None if values["sum"] is None else np.array(to_numpy(values["sum"]), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise GrowthError(
-            f"{name}: the state holds what is no number ({error}); pass what state_dict() gave"
+            f"{name}: the state holds a value that is not a number ({error}); pass the result of state_dict()"
         ) from error
     if held is not None and shape is not None and held.shape != shape:
         raise ShapeError(f"{name}: state has shape {held.shape}, expected {shape}")

@@ -22,8 +22,6 @@ from growarray.growing.stream import Stream
 from growarray.growing.update import neuron_goal
 from growarray.ops.sizes import whole_number
 
-__all__ = ["BatchNames", "LayerNames", "MergeNames"]
-
 
 def _at(path: str, doc: str, write: Callable[[Any, Any], None] | None = None) -> Any:
     """A property that reads the attribute at ``path``."""
@@ -64,7 +62,9 @@ class BatchNames:
         "update.singular_values", "Singular values of the planned neurons.", _planned(singular_values=lambda v: v)
     )
     parameter_update_decrease = _at(
-        "update.decrease", "First-order decrease by the planned delta, None without one.", _planned(decreases=_one)
+        "update.decrease",
+        "First-order decrease by the planned delta, or None if there is none.",
+        _planned(decreases=_one),
     )
 
     def clear_pre_activity_grad(self: Any) -> None:
@@ -83,12 +83,12 @@ class LayerNames(place.PlaceFigures, BatchNames):
     pre_activity = property(lambda layer: layer.recorder.need("pre_activity"), doc="Output before the function.")
     in_neurons = property(lambda layer: layer.weight.shape[1], doc="Neurons, or channels, of the input.")
     store_pre_activity = _stored("pre_activity")
-    tensor_s = _at("statistics.s", "S; after a merge the merge's own.")
+    tensor_s = _at("statistics.s", "S; after a merge, that of the merge.")
     tensor_m = _at("statistics.m", "M.")
     tensor_m_prev = _at("statistics.m_prev", "M_prev.")
     cross_covariance = _at("statistics.p", "P.")
     covariance_loss_gradient = _at("statistics.e", "E.")
-    tensor_s_growth = _at("statistics.s_prev", "S of what new neurons before the layer would read.")
+    tensor_s_growth = _at("statistics.s_prev", "S of the input of new neurons before the layer.")
     compute_s_update = _at("statistics.s_of_batch", "S of the last batch, summed, and its samples.")
     compute_m_update = _at("statistics.m_of_batch", "M of the last batch.")
     compute_m_prev_update = _at("statistics.m_prev_of_batch", "M_prev of the last batch.")
@@ -107,7 +107,7 @@ class LayerNames(place.PlaceFigures, BatchNames):
     delete_update = layer_change.delete_update
     keep_outputs = layer_change.keep_outputs
     keep_inputs = layer_change.keep_inputs
-    delta_raw = _at("update.solution", "The optimal delta as it was solved for, (o, d) float64.")
+    delta_raw = _at("update.solution", "The optimal delta before scaling, (o, d) float64.")
 
     # Drawn extensions, and scales.
     allocate_layer_extensions = draw.allocate_extensions
@@ -140,11 +140,11 @@ class LayerNames(place.PlaceFigures, BatchNames):
         self.update = self.update.with_input(layer)
 
     def plan_input_extension(self: Any, omega: Array, values: Array | None = None, *, linear: bool = False) -> None:
-        """Hold ``omega`` (o, k) as the input extension, with its singular values (``linear``: they were ignored)."""
+        """Store ``omega`` (o, k) as the input extension, with its singular values (``linear``: they were ignored)."""
         self.update = self.update.with_input(self.columns_of(omega), values, linear=linear)
 
     def layer_of_tensor(self: Any, weight: Array, bias: Array | None = None, force_bias: bool = True) -> Any:
-        """A plain layer of these values, in its dtype; ``force_bias`` demands a bias exactly if it has one."""
+        """A plain layer of these values; with ``force_bias``, a bias is required exactly if this layer has one."""
         if force_bias and (bias is not None) != self.use_bias:
             raise GrowthError(
                 f"{self.name}: use_bias is {self.use_bias}, but a bias was {'not ' if bias is None else ''}given"
@@ -159,12 +159,12 @@ class LayerNames(place.PlaceFigures, BatchNames):
         return self.input_stream.materialise()
 
     def update_covariance_loss_gradient(self: Any, count_samples: bool = True) -> None:
-        """Add the present gradient to E, whether or not it was added before (several passes over one batch)."""
+        """Add the current gradient to E, even if it was added before (several passes over one batch)."""
         value, samples = self.statistics.e_of_batch()
         self.statistics.e.update(value, samples, count_samples=count_samples)
 
     def compute_n_update(self: Any) -> tuple[Array, int]:
-        """Sum of ``x^T v``, v what the next module's planned delta leaves undone; samples count every token.
+        """Sum of ``x^T v``, where v is what the next module's planned delta leaves undone; every token is a sample.
 
         Raises TypeError if the next module is no growing layer.
         """
@@ -188,7 +188,7 @@ class LayerNames(place.PlaceFigures, BatchNames):
         return neuron_goal(self.statistics.m_prev(), self.statistics.p(), solution)
 
     def projected_v_goal(self: Any, input_vector: Array | None = None) -> Array:
-        """``dA - dW B``: the part of the wanted change that the planned delta does not make, last batch."""
+        """``dA - dW B`` in the last batch: what the planned delta leaves of the wanted change."""
         delta = self._needs_delta(self.update.delta)
         return self.gradient_stream().array - delta(self.input if input_vector is None else input_vector)
 
@@ -237,15 +237,15 @@ class LayerNames(place.PlaceFigures, BatchNames):
     def get_fan_in_from_layer(layer: Any = None, num_neurons: int | None = None) -> int:
         """Fan-in of ``layer``, or of ``num_neurons`` new inputs."""
         if layer is None and num_neurons is None:
-            raise ValueError("get_fan_in_from_layer: give a layer or a number of neurons")
+            raise ValueError("get_fan_in_from_layer: pass layer= or num_neurons=")
         return scale.fan_in(layer.weight.data) if layer is not None else int(num_neurons or 0)
 
     def weights_statistics(self: Any) -> dict[str, dict[str, float]]:
-        """Least, largest, mean and standard deviation (n - 1) of weight and bias; NaN if there is nothing."""
+        """Minimum, maximum, mean and standard deviation (n - 1) of weight and bias; NaN for an empty array."""
         return {name: scale.described(parameter.data) for name, parameter in self.layer.named_parameters()}
 
     def missing_neurons(self: Any) -> int:
-        """Input features that are missing to ``target_in_features``."""
+        """Number of input features still missing to reach ``target_in_features``."""
         if self.target_in_neurons is None:
             raise GrowthError(f"{self.name}: target_in_features is not set; pass it to the constructor")
         return int(self.target_in_neurons) - int(self.in_neurons)
@@ -259,7 +259,7 @@ class LayerNames(place.PlaceFigures, BatchNames):
         return int(missing // number_of_growth_steps)
 
     def complete_growth(self: Any, extension_kwargs: dict[str, Any] | None = None) -> None:
-        """Add at once what is missing to ``target_in_features``, drawn by ``create_layer_extensions``' options.
+        """Add all missing input features at once; the options are those of ``create_layer_extensions``.
 
         A planned change is forgotten.
         """
@@ -277,7 +277,7 @@ class MergeNames(BatchNames):
     activity = property(lambda merge: merge.recorder.need("activity"), doc="Output of the last batch.")
     store_activity = _stored("activity")
     tensor_s = _at("statistics.s", "Second moment of the activity with its ones.")
-    previous_tensor_s = _at("statistics.previous_s", "Second moment of the full activity, None if there is none.")
+    previous_tensor_s = _at("statistics.previous_s", "Second moment of the full activity, or None if there is none.")
     previous_tensor_m = _at("statistics.previous_m", "Moment of the full activity with the gradient at the sum.")
     tensor_m_prev = _at("statistics.m_prev", "M_prev over all next layers.")
     cross_covariance = _at("statistics.p", "P.")
@@ -300,7 +300,7 @@ class MergeNames(BatchNames):
         self.set_next_modules([*self.next_modules, module])
 
     def grow(self: Any) -> None:
-        """Check all neighbours again, after they grew; call :meth:`update_size` before."""
+        """Check all neighbours again after they grew; call :meth:`update_size` first."""
         self.set_next_modules(self.next_modules)
         self.set_previous_modules(self.previous_modules)
 
@@ -320,11 +320,11 @@ class MergeNames(BatchNames):
         return sum(int(module.out_features) for module in self.next_modules)
 
     def construct_full_activity(self: Any) -> Array:
-        """The full activity of the last batch, put together: (n, total_in_features). Statistics never need it."""
+        """The full activity of the last batch as one array (n, total_in_features); statistics never need it."""
         return self.input_stream.materialise()
 
     def update_covariance_loss_gradient(self: Any, count_samples: bool = True) -> None:
-        """Add the present gradients of the next layers to E once more, as a layer does; nothing if growth is off."""
+        """Add the current gradients of the next layers to E once more; does nothing if growth is off."""
         if self.allow_growing:
             value, samples = self.statistics.e_of_batch()
             self.statistics.e.update(value, samples, count_samples=count_samples)

@@ -26,14 +26,6 @@ from growarray.ops.conv import conv, conv_geometry
 from growarray.ops.sizes import each_axis
 from growarray.ops.windows import Windows, windows
 
-__all__ = [
-    "Conv1dGrowingModule",
-    "Conv2dGrowingModule",
-    "Conv3dGrowingModule",
-    "FullConv2dGrowingModule",
-    "RestrictedConv2dGrowingModule",
-]
-
 Sizes = int | tuple[int, ...]
 
 
@@ -58,7 +50,7 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
 
     _statistics_of: ClassVar[type[LayerStatistics]] = ConvStatistics
     _layer_of: ClassVar[Any] = Conv2d
-    spatial = property(lambda _: True, doc="Whether it hands on images: it does.")
+    spatial = property(lambda _: True, doc="Whether its output is images: True.")
 
     in_channels = property(attrgetter("layer.in_channels"), doc="Channels of the input.")
     out_channels = property(attrgetter("layer.out_channels"), doc="Channels of the output.")
@@ -137,23 +129,21 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
     def input_stream(self) -> Windows:
         """Windows of the input of the last batch."""
         if self.recorder.roots is not None:
-            raise NotImplementedError(
-                f"{self.name}: weights of samples are not supported by convolutions; leave them out"
-            )
+            raise NotImplementedError(f"{self.name}: sample weights are not supported for convolutions; omit them")
         x, options = self.recorder.need("input"), {**self._geometry(), "bias": self.use_bias}
         return self.recorder.once("windows", x, lambda: windows(x, self.kernel_size, **options))  # type: ignore[no-any-return]
 
     def gradient_stream(self, desired_activation: Array | None = None) -> Windows:
-        """Gradient at the pre-activity in the last batch, or what is wanted in its place, as windows of one tap."""
+        """Gradient at the pre-activity in the last batch, or the desired change if given, as windows of one tap."""
         gradient = self.recorder.need("gradient") if desired_activation is None else desired_activation
         ones = (1,) * len(self.kernel_size)
         return self.recorder.once("gradient", gradient, lambda: windows(gradient, ones))  # type: ignore[no-any-return]
 
     @property
     def input_size(self) -> tuple[int, ...]:
-        """Spatial sizes of the last input, or those given."""
+        """Spatial sizes of the last input, or the sizes that were set."""
         if self._input_size is None:
-            raise GrowthError(f"{self.name}: the input size is not known; run a batch or call update_input_size(size)")
+            raise GrowthError(f"{self.name}: the input size is unknown; run a batch or call update_input_size(size)")
         return self._input_size
 
     def update_input_size(
@@ -172,7 +162,7 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
 
     @property
     def known_output_size(self) -> tuple[int, ...] | None:
-        """Spatial sizes of the output, None if those of the input are not known."""
+        """Spatial sizes of the output, or None if those of the input are unknown."""
         return None if self.update_input_size(None, True, False) is None else self.output_size
 
     @property
@@ -194,7 +184,7 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
 
     @property
     def unfolded_extended_input(self) -> Array:
-        """Windows of the last input put together, (n, features, positions). Statistics never need it."""
+        """Windows of the last input as one array (n, features, positions); statistics never need it."""
         return unfolded(self.input_stream)
 
     def get_fan_in_from_layer(self, layer: Any = None, num_neurons: int | None = None) -> int:  # type: ignore[override]
@@ -203,8 +193,10 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
         return found if layer is not None else found * math.prod(self.kernel_size)
 
     def compute_n_update(self) -> tuple[Array, int]:
-        """Refused: of convolutions N is had from the statistics, see ``tensor_n`` of the next layer."""
-        raise GrowthError(f"{self.name}: a convolution sums no N of single batches; use tensor_n of the next layer")
+        """Not supported for convolutions; use ``tensor_n`` of the next layer."""
+        raise GrowthError(
+            f"{self.name}: compute_n_update() is not supported for convolutions; use tensor_n of the next layer"
+        )
 
 
 class RestrictedConv2dGrowingModule(Conv2dGrowingModule):

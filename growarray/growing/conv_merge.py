@@ -1,4 +1,4 @@
-"""Merges of convolutions: the places where images add up, into convolutions, or flattened into linear layers."""
+"""Merges of convolutions: sums of images, read by convolutions or, flattened, by linear layers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ from growarray.growing.neighbour import Neighbour, Reading, is_neighbour
 from growarray.nn import Identity, Module
 from growarray.ops.sizes import each_axis
 from growarray.ops.windows import Windows, windows
-
-__all__ = ["Conv2dMergeGrowingModule"]
 
 Sizes = int | tuple[int, ...]
 
@@ -58,7 +56,7 @@ class Conv2dMergeGrowingModule(MergeNames, MergeGrowingModule):
     (32, 128)
     """
 
-    spatial = property(lambda _: True, doc="Whether it hands on images: it does.")
+    spatial = property(lambda _: True, doc="Whether its output is images: True.")
     in_channels = property(attrgetter("in_features"), doc="Channels of the sum.")
     out_channels = property(attrgetter("in_features"), doc="Channels of the output.")
     output_size = property(attrgetter("input_size"), doc="Same as ``input_size``, as in the original.")
@@ -94,9 +92,11 @@ class Conv2dMergeGrowingModule(MergeNames, MergeGrowingModule):
             )
 
     def check_previous(self, module: Neighbour) -> None:
-        """Raise if what ``module`` hands on are no images, or others than the merge's."""
+        """Raise if the output of ``module`` is not images of the merge's sizes."""
         if not module.spatial:
-            raise TypeError(f"{self.name}: previous module {module.name} hands on no images; expected a convolution")
+            raise TypeError(
+                f"{self.name}: previous module {module.name} does not output images; expected a convolution"
+            )
         self._check_width("previous", module, "channels", module.out_features, self.in_channels)
         found = module.known_output_size
         if found is not None and found != self.input_size:
@@ -114,8 +114,8 @@ class Conv2dMergeGrowingModule(MergeNames, MergeGrowingModule):
         kernel = module.reads.kernel
         if module.weighted_layers and kernel != self.kernel_size:
             raise ShapeError(
-                f"{self.name}: next module {module.name} has a kernel of {kernel}, the merge was made for "
-                f"{self.kernel_size}; give next_kernel_size what all next convolutions have"
+                f"{self.name}: next module {module.name} has kernel size {kernel}, expected next_kernel_size, "
+                f"which is {self.kernel_size}; use the same kernel size in all next convolutions"
             )
 
     def _width_of(self, module: Neighbour) -> int:
@@ -161,10 +161,10 @@ class Conv2dMergeGrowingModule(MergeNames, MergeGrowingModule):
         return math.prod(self._shape_after(self.post_merge_function, self.reshape_function))
 
     def construct_full_activity(self) -> Array:
-        """The full activity of the last batch, put together: (n, total_in_features, positions)."""
+        """The full activity of the last batch as one array (n, total_in_features, positions)."""
         return unfolded(self.input_stream)
 
     @property
     def unfolded_extended_activity(self) -> Array:
-        """Windows of the activity put together, (n, features, positions). Statistics never need it."""
+        """Windows of the activity as one array (n, features, positions); statistics never need it."""
         return unfolded(self.activity_stream)

@@ -1,4 +1,4 @@
-"""What growing convolutions hold of the data: moments of windows, and of those that each tap reads before."""
+"""Statistics of growing convolutions: moments of windows, and of those that each tap reads in the layer before."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.statistics import LayerStatistics
 from growarray.growing.stream import JoinedStream, StreamLike, windows_over
 
-__all__ = ["ConvStatistics", "FullConvStatistics", "positions_last", "unfolded"]
-
 
 def unfolded(stream: StreamLike) -> Array:
-    """Windows put together, (n, features, positions); moments never need it."""
+    """Windows as one array (n, features, positions); moments never need it."""
     return positions_last(stream.materialise())
 
 
@@ -24,10 +22,10 @@ def positions_last(put: Array) -> Array:
 
 
 class ConvStatistics(LayerStatistics):
-    """Statistics of a convolution: what it reads of the layer before, it reads tap by tap."""
+    """Statistics of a convolution, which reads the layer before it tap by tap."""
 
     def views(self) -> list[tuple[JoinedStream, tuple[slice, ...]]]:
-        """For each tap that growth counts: what is before this layer and the tap reads of it, and the outputs that do.
+        """For each tap of growth: the windows of the layer before that it reads, and the outputs that read them.
 
         Raises GrowthError if what is before works at other positions than this layer.
         """
@@ -43,7 +41,7 @@ class ConvStatistics(LayerStatistics):
 
     @property
     def sees_front(self) -> bool:
-        """Whether growth before the layer is planned from its own statistics: not if it counts no tap."""
+        """Whether growth before the layer is planned from its own statistics; False if it has no taps of growth."""
         return super().sees_front and bool(self.layer.growth_taps)
 
     def check_front(self) -> None:
@@ -79,18 +77,18 @@ class FullConvStatistics(ConvStatistics):
     """Statistics in which every tap counts: S of what new channels read, summed over the taps, is the layer's own."""
 
     def declare(self) -> None:
-        """Start anew, for the present widths."""
+        """Reset all statistics for the current widths."""
         super().declare()
         self.s_growth = TensorStatistic(None, self.s_growth_of_batch, name=f"S_growth({self.layer.name})")
 
     @property
     def all(self) -> tuple[TensorStatistic, ...]:
-        """Every statistic that is the layer's own."""
+        """All statistics that belong to the layer."""
         return (*super().all, self.s_growth)
 
     @property
     def s_prev(self) -> TensorStatistic:
-        """Second moment of what new neurons before the layer would read."""
+        """Second moment of the input of new neurons before the layer."""
         return self.s_growth
 
     def s_growth_of_batch(self) -> tuple[Array, int]:

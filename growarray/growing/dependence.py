@@ -12,8 +12,6 @@ from typing import Any
 from growarray.backend import Array, namespace
 from growarray.errors import ShapeError, shown
 
-__all__ = ["hsic", "linear_dependence", "place_dependence"]
-
 
 def _centred_kernel(x: Array, kernel: str, sigma: float | None) -> Array:
     """``H K H`` of the rows of x, K linear, or gaussian with the median of the squared distances as its variance."""

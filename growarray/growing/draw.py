@@ -1,4 +1,4 @@
-"""New neurons that are drawn, not computed: their values, and how they come in pairs.
+"""New neurons with random values, and their pairing.
 
 Weights are (out, in, *kernel) of any order, so that linear layers and convolutions share all of it; the fan-in is
 ``in * prod(kernel)``. Functions that take a module are methods of every growing layer, under the original's names.
@@ -21,22 +21,6 @@ from growarray.growing.change import like
 from growarray.growing.checks import as_scalar
 from growarray.growing.layer import GrowingModule, layer_before
 from growarray.growing.scale import fan_in, rescaling_factors, std
-
-__all__ = [
-    "INITIALISATIONS",
-    "PAIRINGS",
-    "allocate_extensions",
-    "apply_rescaling",
-    "check_drawing",
-    "draw_extensions",
-    "drawing",
-    "initial_values",
-    "initialise_extensions",
-    "pair_neurons",
-    "paired",
-    "zero_columns",
-    "zero_rows",
-]
 
 PAIRINGS = ("vv_z_negz",)
 Draw = Callable[[tuple[int, ...], "Array | None", int, np.random.Generator], np.ndarray]
@@ -104,7 +88,7 @@ def paired(values: Array, axis: int, sign: float) -> Array:
     """
     size = values.shape[axis]
     if size % 2:
-        raise ValueError(f"neuron pairing needs an even extension, found {size} neurons")
+        raise ValueError(f"neuron pairing needs an even number of neurons, found {size}")
     half = values[: size // 2, ...] if axis == 0 else values[:, : size // 2, ...]
     return namespace(values).concat([half, sign * half], axis=axis)
 
@@ -117,7 +101,7 @@ def check_drawing(
     noise_ratio: float = 0.0,
     rng: np.random.Generator | None = None,
 ) -> None:
-    """Raise, before anything changes, what is wrong with the options of extensions that are drawn."""
+    """Check the options of drawn extensions before anything changes."""
     for how in inits:
         drawing(how)
     if as_scalar(noise_ratio, f"{name}: noise_ratio") < 0.0:
@@ -132,7 +116,7 @@ def check_drawing(
         if size < 0:
             raise ValueError(f"{name}: extension sizes must not be negative, found {size}")
         if pairing is not None and size % 2:
-            raise ValueError(f"{name}: neuron pairing needs an even extension, found {size} neurons")
+            raise ValueError(f"{name}: neuron pairing needs an even number of neurons, found {size}")
 
 
 def zero_columns(module: GrowingModule, extension_size: int) -> None:

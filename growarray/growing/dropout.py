@@ -9,8 +9,6 @@ import numpy as np
 from growarray.nn.dropout import Dropout
 from growarray.nn.extension import HandsNewOn
 
-__all__ = ["GrowingDropout", "GrowingDropout1d", "GrowingDropout2d"]
-
 
 class GrowingDropout(HandsNewOn, Dropout):
     """:class:`~growarray.nn.Dropout` that hands new features on as they are, so that growth is not penalised.

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 
-__all__ = ["softmax_fisher_seeds"]
-
 
 def softmax_fisher_seeds(logits: Array) -> Iterator[Array]:
     """Gradients ``g_k`` (n, c) at the logits, c - 1 of them, with ``sum_k g_k g_k^T = diag(p) - p p^T``, p the softmax.

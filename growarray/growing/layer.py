@@ -1,4 +1,4 @@
-"""GrowingModule: what every growing layer has, whatever it computes."""
+"""GrowingModule: the base class of growing layers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from growarray.growing.stream import Stream
 from growarray.growing.update import activation_slope
 from growarray.nn import Identity, Module, Parameter
 from growarray.ops.windows import Windows
-
-__all__ = ["GrowingModule", "layer_before"]
 
 
 class GrowingModule(OfFeatures, Module):
@@ -144,7 +142,7 @@ class GrowingModule(OfFeatures, Module):
 
     @property
     def goal_width(self) -> int:
-        """Columns of M_prev: what one new neuron before this layer has outgoing weights to."""
+        """Columns of M_prev: the number of outgoing weights of one new neuron before this layer."""
         return self.out_features
 
     @property
@@ -174,7 +172,7 @@ class GrowingModule(OfFeatures, Module):
             self.previous.request("activity", self)
 
     def release(self, what: str, by: object) -> None:
-        """``by`` no longer needs ``what``; what nobody needs is not kept."""
+        """End a request of ``by``; a part that is no longer requested is dropped."""
         self.recorder.release(what, by)
         if what == "input" and not self.recorder.wants("input") and self.shared_statistic is not None:
             self.previous.release("activity", self)
@@ -185,7 +183,7 @@ class GrowingModule(OfFeatures, Module):
         return self.recorder.stream("input", self.recorder.need("input"), bias=self.use_bias)
 
     def gradient_stream(self, desired_activation: Array | None = None) -> Stream | Windows:
-        """Gradient at the pre-activity in the last batch, or what is wanted in its place, as a stream."""
+        """Gradient at the pre-activity in the last batch, or the desired change if given, as a stream."""
         if desired_activation is not None:
             return self.recorder.stream("desired", desired_activation, weighted=True)
         return self.recorder.stream("gradient", self.recorder.need("gradient"), weighted=True)
@@ -203,7 +201,7 @@ class GrowingModule(OfFeatures, Module):
         return self.statistics.s if self.use_bias else self.statistics.own_s
 
     def declare_statistics(self) -> None:
-        """Start statistics anew, for the present widths."""
+        """Reset all statistics for the current widths."""
         self.update = replace(self.update, solutions=())  # solved from the statistics that end here
         self.statistics.declare()
 
@@ -224,7 +222,7 @@ class GrowingModule(OfFeatures, Module):
         self.statistics.update(update_covariance_loss_gradient)
 
     def reset_computation(self) -> None:
-        """End a collection: forget statistics, S of the module before too, and keep nothing for this module's sake."""
+        """End a collection: reset all statistics, S of the module before included, and release what was kept."""
         for statistic in self.statistics.all:
             statistic.reset()
         self.release("input", self)
@@ -277,16 +275,16 @@ class GrowingModule(OfFeatures, Module):
         return self.update.input_extension is not None
 
     def check_growable(self) -> None:
-        """Nothing stands in the way: without a module before, there is a delta to plan."""
+        """Never raises: a layer without a previous module still has a delta to plan."""
 
     def check_front(self) -> None:
-        """Raise if the module before cannot take the planned neurons in, or plans another number."""
+        """Raise if the module before cannot add the planned neurons, or plans another number of them."""
         same_width = self.previous.out_features == self.weight.shape[1]
         self.previous.check_output_extension(self.new_neurons if same_width else None)
 
     @property
     def has_plan(self) -> bool:
-        """Whether a change is planned, be it one that leaves everything as it is."""
+        """Whether a change is planned, even one that changes nothing."""
         return not self.update.is_empty
 
     @property
@@ -316,7 +314,7 @@ class GrowingModule(OfFeatures, Module):
         return self.rows_of(self.extended_output_layer)
 
     def set_output_extension(self, alpha: Array | None) -> None:
-        """Hold alpha (k, features of ``input_stream``) as the output extension; None drops it."""
+        """Store alpha (k, features of ``input_stream``) as the output extension; None drops it."""
         if alpha is None:
             self.extended_output_layer = None
             return
@@ -333,7 +331,7 @@ class GrowingModule(OfFeatures, Module):
         self.extended_output_layer = kept_rows(self.extended_output_layer, keep - zeros, zeros)
 
     def check_output_extension(self, size: int | None = None) -> None:
-        """Raise if there is no output extension, it does not fit, has not ``size`` neurons, or the function refuses."""
+        """Raise unless an output extension fits, has ``size`` neurons, and the function can widen."""
         extension = self.extended_output_layer
         if extension is None:
             raise GrowthError(f"{self.name}: there is no output extension to apply; compute or create it first")
@@ -373,7 +371,7 @@ class GrowingModule(OfFeatures, Module):
             parameter.data = data + namespace(data).astype(step, data.dtype, copy=False)
 
     def layer_in_extension(self, weight: Array) -> None:
-        """Append columns ``weight`` (out, k, *kernel) to the layer; its statistics start anew."""
+        """Append columns ``weight`` (out, k, *kernel) to the layer; its statistics are reset."""
         self.weight.extend(1, weight)
         self.declare_statistics()
 
@@ -382,7 +380,9 @@ class GrowingModule(OfFeatures, Module):
         if self.bias is not None and bias is None:
             raise GrowthError(f"{self.name}: the layer has a bias, so its output extension needs one; pass bias=")
         if bias is not None and bias.shape[0] != weight.shape[0]:
-            raise ShapeError(f"{self.name}: {weight.shape[0]} rows of weights, {bias.shape[0]} biases")
+            raise ShapeError(
+                f"{self.name}: weight has {weight.shape[0]} rows, bias {bias.shape[0]} entries; give each row one"
+            )
         self.weight.extend(0, weight)
         if self.bias is not None and bias is not None:
             self.bias.extend(0, bias)

@@ -17,17 +17,6 @@ from growarray.growing.layer import GrowingModule
 from growarray.growing.neighbour import is_neighbour
 from growarray.growing.rule import TINY, Rule
 
-__all__ = [
-    "carry_out",
-    "check_change",
-    "compute_optimal_delta",
-    "compute_optimal_updates",
-    "delete_update",
-    "extended_forward",
-    "keep_inputs",
-    "keep_outputs",
-]
-
 
 def compute_optimal_delta(
     module: GrowingModule,
@@ -62,7 +51,7 @@ def compute_optimal_updates(
     """
     if module.front is not None and module.front.plans_for_readers:
         if not update_previous:
-            raise GrowthError(f"{module.name}: after a merge the merge plans for both sides; leave update_previous on")
+            raise GrowthError(f"{module.name}: after a merge, the merge plans both sides; use update_previous=True")
         module.previous.compute_optimal_updates(rule, **options)
         return None, None
     alpha, _ = place.compute_optimal_updates(module, rule, update_previous=update_previous, **options)
@@ -91,7 +80,9 @@ def check_change(module: GrowingModule, delta: bool = True, extension: bool = Tr
     if planned is not None and planned.bias is not None:
         largest = float(namespace(planned.bias.data).max(namespace(planned.bias.data).abs(planned.bias.data)))
         if largest != 0.0:
-            raise GrowthError(f"{module.name}: the input extension has a bias of up to {largest:.3g}; drop it")
+            raise GrowthError(
+                f"{module.name}: the input extension has a bias of up to {largest:.3g}, expected none; remove it"
+            )
     for what, found, expected in parts:
         if found != expected:
             raise ShapeError(
@@ -101,7 +92,7 @@ def check_change(module: GrowingModule, delta: bool = True, extension: bool = Tr
 
 
 def carry_out(module: GrowingModule, delta: bool = True, extension: bool = True) -> None:
-    """Subtract the planned delta and append the planned columns, scaled; what was checked before."""
+    """Subtract the planned delta and append the planned columns, scaled; call :func:`check_change` first."""
     change, columns = module.update.delta, module.update.input_extension if extension else None
     if columns is not None and module.input_extension_scaling == 0.0:
         warnings.warn(f"{module.name}: the input extension is applied with scaling 0", stacklevel=3)

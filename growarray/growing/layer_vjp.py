@@ -9,11 +9,9 @@ from growarray.growing.moment import cross_moment
 from growarray.nn.module import Pullback
 from growarray.ops.gradient import check_gradient
 
-__all__ = ["layer_vjp"]
-
 
 def layer_vjp(module: Any, x: Array) -> tuple[Array, Pullback]:
-    """Value and pullback; input and gradient at the pre-activity are kept while somebody asks for them.
+    """Value and pullback; input and gradient at the pre-activity are kept while they are requested.
 
     The gradients kept are those of the latest pullback of the latest forward pass. ``pullback(dy, wrt_x=False)``
     returns None and spares the product that dx costs, for a layer at the network's input. ``module.value(x)`` gives
@@ -33,7 +31,8 @@ def layer_vjp(module: Any, x: Array) -> tuple[Array, Pullback]:
         records = recorder.is_latest(pre) and recorder.wants("pre_activity")
         if records:
             recorder.add("gradient", d_pre)
-        if records and recorder.wants("input"):
+        shared = records and recorder.wants("input")
+        if shared:
             # The weight gradient is M^T: one product, accurate in float64, serves both.
             moment = cross_moment(module.input_stream, module.gradient_stream())
             recorder.add("moment", moment)
@@ -43,9 +42,9 @@ def layer_vjp(module: Any, x: Array) -> tuple[Array, Pullback]:
             db = moment[-1, :] if module.use_bias else None
         else:
             dx, dw, db = back(d_pre, wrt_x=wrt_x, wrt_w=wrt_w)
-        layer.weight.accumulate(dw)
+        layer.weight.accumulate(dw, fresh=not shared)
         if layer.bias is not None:
-            layer.bias.accumulate(db)
+            layer.bias.accumulate(db, fresh=not shared)
         return dx
 
     return y, pullback

@@ -14,8 +14,6 @@ from growarray.growing.merge import MergeGrowingModule
 from growarray.nn import Linear, Module
 from growarray.ops import linear
 
-__all__ = ["LinearGrowingModule", "LinearMergeGrowingModule"]
-
 
 class LinearGrowingModule(LayerNames, GrowingModule):
     """``post_layer_function(x W^T + b)`` over the last axis of (n, d) or (n, t, d), able to grow.

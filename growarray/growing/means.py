@@ -1,4 +1,4 @@
-"""What the statistics of a place have collected, for a rule to plan from."""
+"""Means of the statistics of a place, for a rule to plan from."""
 
 from __future__ import annotations
 
@@ -17,20 +17,18 @@ from growarray.errors import GrowthError
 from growarray.growing.rule import LayerMeans, PlaceMeans
 from growarray.growing.update import rounding_floor
 
-__all__ = ["check_readers", "layer_means", "means_of_layer", "means_of_merge", "of_goals", "on_host"]
-
 _NAMES = ("s", "m", "e", "m_prev", "p")  # of the means of a layer
 _LARGEST = 1024  # rows up to which a matrix is decomposed on the host: a guess, no decomposition was timed on a GPU
 
 
 def layer_means(layer: Any, pseudo_inverse: bool = False) -> LayerMeans:
-    """What the statistics have collected of this layer."""
+    """Means of the statistics of this layer."""
     held, floor = layer.statistics, rounding_floor(layer.weight.data)
     return LayerMeans(held.mean_s, held.m, held.e, held.m_prev, held.p, floor, pseudo_inverse)
 
 
 def means_of_layer(layer: Any, pseudo_inverse: bool = False) -> PlaceMeans:
-    """What the statistics have collected, for a rule to plan from; a delta alone if the layer sees no new neurons."""
+    """Means around a layer, for a rule to plan from; those of a delta only if the layer cannot read new neurons."""
     own = layer_means(layer, pseudo_inverse)
     s_prev = layer.statistics.s_prev if layer.statistics.sees_front else None
     ones = None if s_prev is None else _ones(layer.previous)
@@ -38,7 +36,7 @@ def means_of_layer(layer: Any, pseudo_inverse: bool = False) -> PlaceMeans:
 
 
 def means_of_merge(merge: Any, pseudo_inverse: bool = False) -> PlaceMeans:
-    """What the statistics have collected, for a rule to plan from: of each next layer, and of the full activity."""
+    """Means around a merge, for a rule to plan from: of each next layer, and of the full activity."""
     held, readers = merge.statistics, merge.readers
 
     def of_reader(i: int, rows: slice, goals: slice) -> LayerMeans:
@@ -81,11 +79,11 @@ def on_host(means: PlaceMeans, like: Array) -> PlaceMeans:
 
 
 def check_readers(merge: Any) -> None:
-    """Raise unless the next layers of a merge can see its new neurons, and if by every tap, then all alike."""
+    """Raise unless all next layers of a merge can read its new neurons, and in the same way."""
     for reader in merge.readers:
         if not reader.growth_taps:
             raise GrowthError(
-                f"{merge.name}: next layer {reader.name} sees no new channels; make it a RestrictedConv2dGrowingModule "
+                f"{merge.name}: next layer {reader.name} cannot read new channels; use a RestrictedConv2dGrowingModule "
                 "or a FullConv2dGrowingModule"
             )
         if merge.spatial and reader.reads is None:
@@ -96,7 +94,7 @@ def check_readers(merge: Any) -> None:
     ways = {(reader.reads is None, reader.every_tap and reader.reads) for reader in merge.readers}
     if len(ways) > 1:
         raise NotImplementedError(
-            f"{merge.name}: its next layers would see new neurons in {len(ways)} different ways; supported: linear "
+            f"{merge.name}: its next layers would read new neurons in {len(ways)} different ways; supported: linear "
             "layers, restricted convolutions, or full convolutions of one geometry"
         )
 
@@ -116,7 +114,7 @@ def _cuts(widths: Sequence[int]) -> list[slice]:
 
 
 def of_goals(e: Array, readers: Sequence[Any]) -> Array:
-    """E over the columns of M_prev: of layers that count every tap of a kernel, once for each tap.
+    """E over the columns of M_prev; of a layer that reads by every tap, once for each tap.
 
     e : over the outputs of all readers, side by side
     """

@@ -1,4 +1,4 @@
-"""Merges: the places where branches add up, which grow as one."""
+"""Merges: sums of branches that grow together."""
 
 from __future__ import annotations
 
@@ -25,11 +25,9 @@ from growarray.nn import Identity, Module
 from growarray.nn.module import Pullback
 from growarray.ops.sizes import whole_number
 
-__all__ = ["MergeGrowingModule"]
-
 
 class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
-    """What every merge has: neighbours, the sum that the caller made, statistics of what flows in and out.
+    """Base class of merges: neighbours, the sum of their outputs, and statistics of what flows in and out.
 
     The caller adds the branches; the merge takes the sum, applies ``post_merge_function`` and hands the result to its
     next modules. It has no parameters but those of the function. ``device`` is where its statistics are kept, default
@@ -75,7 +73,7 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
     _linked: ClassVar[tuple[str, ...]] = ("previous_modules", "next_modules", "allow_growing")
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """``post_merge_function`` of the branches' sum, and the way back; what is asked for is kept."""
+        """``post_merge_function`` of the branches' sum, and the way back; requested parts are kept."""
         y, back = self.post_merge_function.vjp(x)
         recorder, keeps = self.recorder, self.recorder.is_active
         if keeps:
@@ -95,8 +93,10 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
         return self.post_merge_function.extended_forward(x, x_ext)
 
     request = property(attrgetter("recorder.request"), doc="Keep a part of every batch until it is released.")
-    release = property(attrgetter("recorder.release"), doc="A part is no longer needed; what nobody needs is not kept.")
-    declare_statistics = property(attrgetter("statistics.declare"), doc="Start statistics anew, for present widths.")
+    release = property(
+        attrgetter("recorder.release"), doc="End a request; a part that is no longer requested is dropped."
+    )
+    declare_statistics = property(attrgetter("statistics.declare"), doc="Reset all statistics for the current widths.")
 
     def init_computation(self) -> None:
         """Start a collection: empty statistics; keep input and activity here, inputs and gradients around."""
@@ -114,7 +114,7 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
         self.statistics.update(update_covariance_loss_gradient)
 
     def reset_computation(self) -> None:
-        """End a collection: forget statistics, and keep nothing any longer for this merge's sake."""
+        """End a collection: reset all statistics and release what was kept for them."""
         for statistic in self.statistics.all:
             statistic.reset()
         for module, what in self._parts_to_keep():
@@ -157,7 +157,7 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
         return activation_slope(self.post_merge_function)
 
     def set_previous_modules(self, previous_modules: Iterable[Any]) -> None:
-        """Replace the previous modules; statistics of what flows in start anew.
+        """Replace the previous modules; statistics of what flows in are reset.
 
         Raises TypeError for a module that is neither a growing layer nor a merge, ShapeError for one whose output has
         another width than this merge; nothing has changed then.
@@ -170,7 +170,7 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
         self.declare_statistics()
 
     def set_next_modules(self, next_modules: Iterable[Any]) -> None:
-        """Replace the next modules; any module with ``in_features`` will do, a plain layer too.
+        """Replace the next modules; any module with ``in_features``, plain layers included.
 
         Raises TypeError for a module without, ShapeError for another width than this merge; nothing has changed then.
         """
@@ -181,16 +181,16 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
         self.next_modules = modules
 
     def check_previous(self, module: Neighbour) -> None:
-        """Raise if what ``module`` hands on does not fit."""
+        """Raise if the output of ``module`` does not fit."""
         if module.spatial and module.weighted_layers:
             raise TypeError(
-                f"{self.name}: previous module {module.name} is a convolution, whose windows meet no features; put a "
-                "Conv2dMergeGrowingModule between"
+                f"{self.name}: previous module {module.name} is a convolution, expected a layer of features; "
+                "put a Conv2dMergeGrowingModule between them"
             )
         self._check_width("previous", module, "outputs", module.output_volume, self.in_features)
 
     def check_next(self, module: Any) -> None:
-        """Raise if ``module`` does not read what the merge hands on."""
+        """Raise if ``module`` does not read the merge's output."""
         self._check_width("next", module, "inputs", width_read(module, self.name), self.output_volume)
 
     def _check_width(self, role: str, module: Any, what: str, found: int, expected: int) -> None:
@@ -214,7 +214,7 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
             warnings.warn(text + "call reset_computation() first", stacklevel=3)
 
     def update_size(self) -> None:
-        """Take the width of the previous modules over, and declare statistics for it."""
+        """Set the width to that of the previous modules, and reset the statistics for it."""
         if self.previous_modules:
             self.in_features = self._width_of(self.previous_modules[0])
         self.declare_statistics()
@@ -224,7 +224,7 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
 
     @property
     def input_stream(self) -> JoinedStream:
-        """Inputs of all previous layers side by side, with their ones; never put together."""
+        """Inputs of all previous layers side by side, with their ones; never one array."""
         if not self.layers_before:
             raise GrowthError(f"{self.name}: there are no previous layers; call set_previous_modules() first")
         return JoinedStream(tuple(module.input_stream for module in self.layers_before))
@@ -237,7 +237,7 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
         return self.statistics.previous_s
 
     def check_growable(self) -> None:
-        """Raise what stands in the way of new neurons: an option, neighbours that are missing or of another kind."""
+        """Raise if no neurons can be added: growth is off, or neighbours are missing or of another kind."""
         if not self.allow_growing:
             raise GrowthError(f"{self.name}: growth through the merge is off; construct it with allow_growing=True")
         if not self.layers_before or not self.next_modules:
@@ -381,7 +381,7 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
         return self.update.singular_values is not None
 
     def check_front(self) -> None:
-        """Raise if the previous layers cannot take the planned neurons in."""
+        """Raise if the previous layers cannot add the planned neurons."""
         self.check_extensions(self.new_neurons)
 
     means = means_of_merge

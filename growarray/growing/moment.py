@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from growarray.backend import Array, asarray, assign, device_of, is_cupy, is_numpy, namespace, to_device, to_numpy
+from growarray.backend import Array, asarray, assign, device_of, is_cupy, is_numpy, load, namespace, to_device, to_numpy
 from growarray.contraction.kernels import Rows, RunningSum, add_row_products, row_products
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.checks import declared_shape, sample_count, saved_statistic
@@ -59,6 +59,10 @@ def cross_moment(
     right = left if symmetric else _stream(right)
     if any(isinstance(part, Windows) for part in (*left.parts, *right.parts)):
         return window_blocks(left, right, symmetric)
+    if is_cupy(left.parts[0].array):
+        there = load("growarray.cuda.moment").moment(left.parts, () if symmetric else right.parts, out)
+        if there is not None:
+            return there
     if isinstance(out, RunningSum):
         if symmetric and _add_square(left, out):
             return out
@@ -109,7 +113,7 @@ def cross_moment(
 
 
 def _add_square(stream: StreamLike, total: RunningSum) -> bool:
-    """Add the moment of a stream with itself to ``total``; False, and ``total`` as before, if that cannot be."""
+    """Add the moment of a stream with itself to ``total``; False, without a change, if that is not possible."""
     parts = stream.parts
     ready = {id(part.array): part.ready for part in parts}
     rows = parts[0].ready.array.shape[0]
@@ -303,7 +307,7 @@ class TensorStatistic:
             There are no samples.
         """
         if self._sum is None or self.samples == 0:
-            raise GrowthError(f"{self.name}: the mean of no samples does not exist; update it first")
+            raise GrowthError(f"{self.name}: there are no samples, so there is no mean; call update() first")
         return self._sum / self.samples
 
     def error(self) -> float:
@@ -332,7 +336,7 @@ class TensorStatistic:
         return self.relative_error() <= relative_error
 
     def __add__(self, other: TensorStatistic) -> TensorStatistic:
-        """A new statistic with the samples of both; all else is the left one's, or the right one's if that is empty."""
+        """A new statistic with the samples of both; settings are the left one's, or the right one's if it is empty."""
         if not isinstance(other, TensorStatistic):
             return NotImplemented
         first = self if self._sum is not None or other._sum is None else other
@@ -356,13 +360,13 @@ class TensorStatistic:
         return total
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a later run needs to go on: sum, samples, batches, and the trace's sums."""
+        """Everything needed to resume: sum, samples, batches, and the trace's sums."""
         held = None if self._sum is None else np.array(to_numpy(self._sum))
         names = ("samples", "batches", "trace", "computes_trace", "_square_norm_sum", "_traced_batches")
         return {"sum": held, **{name.lstrip("_"): getattr(self, name) for name in names}}
 
     def load_state_dict(self, state: Mapping[str, Any], *, like: Array | None = None) -> None:
-        """Take over what :meth:`state_dict` gave; raises ``GrowthError`` or ``ShapeError`` before any change.
+        """Restore what :meth:`state_dict` returned; raises ``GrowthError`` or ``ShapeError`` before any change.
 
         like : an array of the library and device to go on with; default those of the present sum, else NumPy.
         """

@@ -20,17 +20,6 @@ from growarray.growing.moment import TensorStatistic
 from growarray.growing.stream import StreamLike
 from growarray.nn import Module
 
-__all__ = [
-    "Neighbour",
-    "OfFeatures",
-    "Reading",
-    "is_neighbour",
-    "named",
-    "require_neighbour",
-    "weighted_layers",
-    "width_read",
-]
-
 
 class Reading(NamedTuple):
     """Kernel and geometry of the windows that a convolution reads."""
@@ -49,7 +38,7 @@ class Neighbour(Protocol):
 
     @property
     def out_features(self) -> int:
-        """Width of what it hands on."""
+        """Width of its output."""
 
     @property
     def in_neurons(self) -> int:
@@ -57,19 +46,19 @@ class Neighbour(Protocol):
 
     @property
     def spatial(self) -> bool:
-        """Whether what it hands on has channels and positions (n, c, *sizes), not features alone."""
+        """Whether its output has channels and positions (n, c, *sizes), not features alone."""
 
     @property
     def known_output_size(self) -> tuple[int, ...] | None:
-        """Spatial sizes of what it hands on, None if it has none or they are not known yet."""
+        """Spatial sizes of its output, or None if it has none or they are not known yet."""
 
     @property
     def output_volume(self) -> int:
-        """Numbers that it hands on for a sample: what a linear layer reads of it."""
+        """Numbers in its output for one sample: the inputs of a linear layer after it."""
 
     @property
     def reads(self) -> Reading | None:
-        """The windows that it reads; None if it reads features."""
+        """The windows that it reads, or None if it reads features."""
 
     @property
     def plans_for_readers(self) -> bool:
@@ -81,7 +70,7 @@ class Neighbour(Protocol):
 
     @property
     def weighted_layers(self) -> Sequence[Any]:
-        """The layer itself; of a merge none, since a merge has no weights of its own."""
+        """The layer itself; none for a merge, which has no weights of its own."""
 
     @property
     def layers_before(self) -> Sequence[Any]:
@@ -114,22 +103,22 @@ class Neighbour(Protocol):
         """Keep ``what`` (``'input'``, ``'pre_activity'``, ``'activity'``) of every batch until ``by`` releases it."""
 
     def release(self, what: str, by: object) -> None:
-        """``by`` no longer needs ``what``."""
+        """End a request of ``by``."""
 
     def set_output_extension(self, alpha: Array | None) -> None:
-        """Hold the incoming weights (k, width of ``input_stream``) of new neurons; None drops them."""
+        """Store the incoming weights (k, width of ``input_stream``) of new neurons; None drops them."""
 
     def keep_output_extension(self, keep: int, zeros: int = 0) -> None:
         """Keep the first ``keep`` new neurons; set the last ``zeros`` of them to zero."""
 
     def check_output_extension(self, size: int | None = None) -> None:
-        """Raise what :meth:`apply_output_extension`, asked for by one next layer alone, would spoil; change nothing.
+        """Raise if :meth:`apply_output_extension` for one next layer alone would fail; changes nothing.
 
         ``size`` is the number of new neurons that the next layer is going to read, if it has to be the same.
         """
 
     def apply_output_extension(self) -> None:
-        """Take the new neurons in, times ``output_extension_scaling``."""
+        """Add the new neurons, times ``output_extension_scaling``."""
 
     def keep_outputs(self, index: Array) -> None:
         """Lose all neurons but ``index``."""
@@ -139,12 +128,12 @@ class Neighbour(Protocol):
 
 
 class OfFeatures:
-    """What layers and merges answer that read features and hand features on; convolutions answer otherwise."""
+    """Answers of layers and merges whose inputs and outputs are features; convolutions override them."""
 
-    spatial: Any = property(lambda _: False, doc="Whether it hands on images.")
+    spatial: Any = property(lambda _: False, doc="Whether its output is images.")
     reads: Any = property(lambda _: None, doc="The windows that it reads: none.")
-    known_output_size: Any = property(lambda _: None, doc="Spatial sizes of what it hands on: none.")
-    output_volume: Any = property(attrgetter("out_features"), doc="Numbers that it hands on for a sample.")
+    known_output_size: Any = property(lambda _: None, doc="Spatial sizes of its output: none.")
+    output_volume: Any = property(attrgetter("out_features"), doc="Numbers in its output for one sample.")
     growth_taps: Any = property(lambda _: ((),), doc="Taps through which a new neuron is seen: its one weight.")
     every_tap: Any = property(lambda _: False, doc="Whether these are all taps of a kernel.")
 
@@ -163,12 +152,12 @@ def _answers(kind: type) -> bool:
 
 
 def is_neighbour(module: Any) -> TypeGuard[Neighbour]:
-    """Whether a module answers all that is asked of a neighbour: its class does, a property may have nothing yet."""
+    """Whether the class of a module fulfils :class:`Neighbour`."""
     return _answers(type(module))  # type: ignore[arg-type]
 
 
 def require_neighbour(module: Any, role: str, owner: str) -> Neighbour:
-    """``module`` if it answers the protocol, else ``TypeError`` with what it is and what is expected."""
+    """``module`` if it fulfils the protocol; ``TypeError`` if not."""
     if not is_neighbour(module):
         raise TypeError(
             f"{owner}: the {role} module is a {type(module).__name__}; expected a growing layer or a merge "
@@ -178,7 +167,7 @@ def require_neighbour(module: Any, role: str, owner: str) -> Neighbour:
 
 
 def width_read(module: Any, owner: str) -> int:
-    """Neurons or channels that a module reads, be it a plain layer with ``in_features``; TypeError for others."""
+    """Neurons or channels that a module reads; ``TypeError`` if it has no ``in_features``."""
     if is_neighbour(module):
         return int(module.in_neurons)
     if isinstance(module, _Plain):

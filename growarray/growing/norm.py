@@ -11,8 +11,6 @@ from typing import Any
 from growarray.backend import Array
 from growarray.nn.norm import BatchNorm, BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
 
-__all__ = ["GrowingBatchNorm", "GrowingBatchNorm1d", "GrowingBatchNorm2d", "GrowingGroupNorm", "GrowingLayerNorm"]
-
 
 class GrowingBatchNorm(BatchNorm):
     """Batch normalisation that grows by channels.

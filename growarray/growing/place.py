@@ -23,23 +23,6 @@ from growarray.growing.rule import TINY, PlaceMeans, Rule, planned, rule_of
 from growarray.nn import Module
 from growarray.ops.sizes import whole_number
 
-__all__ = [
-    "Place",
-    "PlaceFigures",
-    "apply_change",
-    "compute_optimal_updates",
-    "first_order_improvement",
-    "flops_added",
-    "function_before",
-    "new_neurons_fo_improvement",
-    "parameters_added",
-    "parameters_per_neuron",
-    "predicted_decrease",
-    "select_neurons",
-    "take",
-    "widens",
-]
-
 
 class Place(Protocol):
     """What a layer and a merge are as places to grow."""
@@ -50,7 +33,7 @@ class Place(Protocol):
 
     @property
     def front(self) -> Neighbour | None:
-        """The module that new neurons widen, None if there is none."""
+        """The module that new neurons widen, or None."""
 
     @property
     def readers(self) -> tuple[Any, ...]:
@@ -61,17 +44,17 @@ class Place(Protocol):
         """Number of planned neurons."""
 
     def means(self, pseudo_inverse: bool = False) -> PlaceMeans:
-        """What has been collected, for a rule to plan from."""
+        """Means of the statistics, for a rule to plan from."""
 
     @property
     def widens_front(self) -> bool:
         """Whether the plan has new neurons for the front."""
 
     def check_growable(self) -> None:
-        """Raise what stands in the way of growth."""
+        """Raise if growth is not possible."""
 
     def check_front(self) -> None:
-        """Raise if the front cannot take the planned neurons in."""
+        """Raise if the front cannot add the planned neurons."""
 
 
 def compute_optimal_updates(
@@ -97,7 +80,7 @@ def compute_optimal_updates(
 
 
 def take(place: Place, change: GrowthUpdate[Array], *, update_previous: bool = True) -> None:
-    """Hold a change of matrices as the plan: the readers hold their parts of it, the front the new neurons' inputs."""
+    """Store a change of matrices as the plan: the readers hold their parts of it, the front the new neurons' inputs."""
     omega, parts, ends = change.input_extension, [], [0, *itertools.accumulate(r.goal_width for r in place.readers)]
     for i, (reader, rows) in enumerate(zip(place.readers, itertools.pairwise(ends), strict=True)):
         part = GrowthUpdate(
@@ -140,7 +123,7 @@ def widens(place: Place) -> str:
 
 
 def function_before(place: Place) -> Module:
-    """The function behind which new neurons stand."""
+    """The activation of new neurons."""
     return _front(place).output_function
 
 
@@ -198,7 +181,7 @@ def select_neurons(
     if values is None or None in extensions:
         raise GrowthError(f"{place.name}: no neurons are planned; call compute_optimal_updates() first")
     if (keep_neurons is None) == (threshold is None):
-        raise ValueError(f"{place.name}: give either keep_neurons or threshold, found {keep_neurons}, {threshold}")
+        raise ValueError(f"{place.name}: pass either keep_neurons or threshold, found {keep_neurons}, {threshold}")
     total, front = place.new_neurons, _front(place) if sub_select_previous else None
     if keep_neurons is None:
         least = as_scalar(threshold, f"{place.name}: threshold")

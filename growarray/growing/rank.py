@@ -1,4 +1,4 @@
-"""What rank growth is computed from: moments of a factorized convolution's unfolded input with its gradient."""
+"""Statistics for rank growth: moments of a factorized convolution's unfolded input with its gradient."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.stream import Stream
 from growarray.growing.update import optimal_delta
 from growarray.nn.module import Module, Pullback
-
-__all__ = ["RankStatistics"]
 
 _ROOM = 1 << 22  # entries of unfolded input held at a time: 32 MiB
 
@@ -61,7 +59,7 @@ class RankStatistics(Module):
             raise TypeError(f"RankStatistics: found a {type(layer).__name__}, expected a FactorizedConv")
         if layer.layers_shape:
             raise NotImplementedError(
-                f"RankStatistics: joint layers (n_layers={layer.n_layers}) are not supported; give a layer of its own"
+                f"RankStatistics: joint layers (n_layers={layer.n_layers}) are not supported; use n_layers=1"
             )
         self.layer, self.pseudo_inverse = layer, pseudo_inverse
         self._moments = TensorStatistic(name="RankStatistics")
@@ -79,7 +77,7 @@ class RankStatistics(Module):
         return bool(self.layer.settings().has_bias)
 
     def reset(self) -> None:
-        """Forget every sample; what comes next is collected at the layer's present rank."""
+        """Forget every sample; later ones are collected at the layer's current rank."""
         self._moments.reset()
         self.rank, self._settings = self.layer.rank, self.layer.settings()
 
@@ -169,7 +167,9 @@ class RankStatistics(Module):
         mine, theirs = self._key(), other._key()
         for what, value in mine.items():
             if value != theirs[what]:
-                raise ShapeError(f"RankStatistics: layers with {what} {value} and {theirs[what]} cannot be added")
+                raise ShapeError(
+                    f"RankStatistics: statistics of layers with {what} {value} and {theirs[what]} cannot be added"
+                )
         total = RankStatistics(self.layer, pseudo_inverse=self.pseudo_inverse)
         total.rank, total._settings = self.rank, self._settings
         total._moments = self._moments + other._moments

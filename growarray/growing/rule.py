@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from growarray.backend import Array, namespace
+from growarray.backend import Array, cholesky, namespace
 from growarray.contraction.checks import is_whole
 from growarray.errors import ShapeError, shown
 from growarray.growing.change import GrowthUpdate
@@ -28,19 +28,6 @@ from growarray.growing.update import (
     shrink,
     square,
 )
-
-__all__ = [
-    "FISHER",
-    "GRADMAX",
-    "TINY",
-    "GrowthRule",
-    "LayerMeans",
-    "PlaceMeans",
-    "Rule",
-    "added_neurons",
-    "planned",
-    "rule_of",
-]
 
 _GRAM_FROM = 64  # size from which the leading singular vectors are taken from the Gram matrix
 Mean = Callable[[], Array]
@@ -89,7 +76,7 @@ class PlaceMeans:
 
 
 class Rule(Protocol):
-    """Plans a change from statistics: one class with one method is a rule of one's own."""
+    """Plans a change from statistics; any class with this method is a rule."""
 
     def plan(self, statistics: PlaceMeans) -> GrowthUpdate[Array]:
         """The planned change as matrices: deltas, input and output extension, and singular values."""
@@ -196,7 +183,7 @@ def _no_rule(found: Any) -> TypeError:
 
 
 def planned(rule: Rule, statistics: PlaceMeans) -> GrowthUpdate[Array]:
-    """What ``rule`` plans, with what it promises to first order, if the rule does not say so itself.
+    """The plan of ``rule``; its first-order decrease is filled in if the rule leaves it out.
 
     Raises TypeError or ShapeError if what a rule of one's own returns is no update, or not one for these layers.
     """
@@ -306,8 +293,9 @@ def _whitener(s: Array, threshold: float) -> Array:
     The two differ by a rotation, which the singular vectors undo. ``1 / |L^-1|^2`` is a lower bound of the eigenvalues.
     """
     xp = namespace(s)
-    if s.shape[0] and is_definite(s):
-        inverse = xp.linalg.inv(xp.linalg.cholesky(s))
+    factor = cholesky(s) if s.shape[0] and is_definite(s) else None
+    if factor is not None:
+        inverse = xp.linalg.inv(factor)
         if 1.0 / float(xp.sum(inverse**2)) > threshold:
             return inverse
     return inverse_sqrt(s, threshold)
@@ -338,7 +326,7 @@ def _leading(target: Array, rule: GrowthRule) -> tuple[Array, Array, Array]:
 
 
 def _kept(values: Array, rule: GrowthRule) -> int:
-    """How many singular values, sorted downwards, stay."""
+    """How many singular values, in descending order, to keep."""
     xp = namespace(values)
     if values.shape[0] == 0:
         return 0

@@ -23,22 +23,6 @@ from growarray.growing.layer import GrowingModule, layer_before
 from growarray.growing.neighbour import weighted_layers
 from growarray.growing.place import Place
 
-__all__ = [
-    "NORMALISATIONS",
-    "RESCALINGS",
-    "Scales",
-    "described",
-    "fan_in",
-    "gradmax_column_factors",
-    "normalisation_scales",
-    "normalise_columns",
-    "normalise_update",
-    "rescaling_factors",
-    "scale_delta",
-    "scale_extensions",
-    "std",
-]
-
 RESCALINGS = ("default_vt", "vt_constraint_old_shape", "vt_constraint_new_shape")
 NORMALISATIONS = (
     "equalize_second_layer",
@@ -134,7 +118,7 @@ def normalisation_scales(
     target = std_target or std(weight)
     if not target:
         if omega is None:
-            raise ValueError(f"{how}: the layer has no spread of weights to aim at; pass std_target")
+            raise ValueError(f"{how}: the weights of the layer have no standard deviation to aim at; pass std_target")
         target = 1.0 / math.sqrt(max(fan_in(omega), 1))
 
     def to(array: Array | None, wanted: float) -> float:
@@ -223,7 +207,10 @@ def normalise_columns(
     existing = xp.concat([reader.weight.data for reader in place.readers], axis=0)
     factors = gradmax_column_factors(existing, xp.concat([p.weight.data for p in planned], axis=0), gradmax_scale)
     if factors is None:
-        warnings.warn(f"{place.name}: gradmax_normalization has no norm to aim at; nothing is scaled", stacklevel=3)
+        warnings.warn(
+            f"{place.name}: the existing weights have no norm for gradmax_normalization; nothing is scaled",
+            stacklevel=3,
+        )
         return
     for reader, part in zip(place.readers, planned, strict=True):
         reader.update = reader.update.times(scaled_columns(part, factors), factors)
@@ -261,7 +248,7 @@ def normalise_update(
 
 
 def described(array: Array) -> dict[str, float]:
-    """Least, largest, mean and standard deviation (n - 1) of an array; NaN if there is nothing."""
+    """Minimum, maximum, mean and standard deviation (n - 1) of an array; NaN if it is empty."""
     if 0 in array.shape:
         return dict.fromkeys(("min", "max", "mean", "std"), math.nan)
     xp = namespace(array)

@@ -1,4 +1,4 @@
-"""What growing modules hold of the data: parts of the last batch, and the statistics that these add up to."""
+"""What growing modules keep of the data: parts of the last batch, and statistics summed over all batches."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from growarray.errors import GrowthError
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.stream import JoinedStream, Stream
 
-__all__ = ["BatchRecorder", "LayerStatistics", "MergeStatistics"]
-
 
 class BatchRecorder:
-    """Parts of the last batch, each kept for as long as somebody asks for it.
+    """Parts of the last batch, each kept while it is requested.
 
     Requests are kept by requester, so that one module's reset never takes away what another still needs
     (the original counts with mixed booleans and integers, and its counters go negative). ``derived`` says of parts that
@@ -45,22 +43,22 @@ class BatchRecorder:
         self._requests.setdefault(what, set()).add(by)
 
     def release(self, what: str, by: object) -> None:
-        """``by`` no longer needs ``what``; what nobody needs is forgotten."""
+        """End a request of ``by``; a part that is no longer requested is dropped."""
         self._requests.get(what, set()).discard(by)
         if not self.wants(what):
             self.forget(what, *(part for part, sources in self._derived.items() if what in sources))
 
     def wants(self, what: str) -> bool:
-        """Whether anybody asked for ``what``."""
+        """Whether ``what`` is requested."""
         return bool(self._requests.get(what))
 
     @property
     def is_active(self) -> bool:
-        """Whether anybody asked for anything."""
+        """Whether anything is requested."""
         return any(self._requests.values())
 
     def start(self, batch: Any, **parts: Any) -> None:
-        """Forget the last batch; of this one, which ``batch`` stands for, keep the parts that are asked for."""
+        """Drop the last batch, and keep the requested parts of this one, which ``batch`` identifies."""
         self._batch, self._made = batch, {}
         self._kept = {what: part for what, part in parts.items() if self.wants(what)}
 
@@ -69,11 +67,11 @@ class BatchRecorder:
         return self._batch is batch
 
     def add(self, what: str, part: Any) -> None:
-        """Keep a part that the latest batch gave later."""
+        """Keep a part that the latest batch supplies later."""
         self._kept[what] = part
 
     def get(self, what: str) -> Any:
-        """A part of the last batch, None if it is not kept."""
+        """A part of the last batch, or None if it is not kept."""
         return self._kept.get(what)
 
     def need(self, what: str) -> Any:
@@ -87,7 +85,7 @@ class BatchRecorder:
         return part
 
     def forget(self, *parts: str) -> None:
-        """Drop these parts, and what was made of any."""
+        """Drop these parts, and everything computed from them."""
         self._made = {}
         for what in parts:
             self._kept.pop(what, None)
@@ -102,7 +100,7 @@ class BatchRecorder:
         return kept[1]
 
     def stream(self, what: str, array: Array, *, bias: bool = False, weighted: bool = False) -> Stream:
-        """One stream for all moments of a batch: what is made of its rows is made once.
+        """The stream of a part, made once for all moments of a batch.
 
         weighted : the array carries the weights of the samples already, as gradients do
         """
@@ -125,7 +123,7 @@ class LayerStatistics:
         self.declare()
 
     def declare(self) -> None:
-        """Start anew, for the present widths."""
+        """Reset all statistics for the current widths."""
         name, d, o = self.layer.name, self.layer.stream_width, self.layer.out_features
         self.own_s = TensorStatistic((d, d), self.s_of_batch, name=f"S({name})", reuse=True)
         self.m = TensorStatistic((d, o), self.m_of_batch, name=f"M({name})", trace_precision=self.layer.trace_precision)
@@ -134,18 +132,18 @@ class LayerStatistics:
         self.e = TensorStatistic((o, o), self.e_of_batch, name=f"E({name})")
 
     def expect(self) -> None:
-        """A new batch comes: what was updated is so no longer."""
+        """A new batch comes, which no statistic includes yet."""
         for statistic in self.all:
             statistic.updated = False
 
     @property
     def all(self) -> tuple[TensorStatistic, ...]:
-        """Every statistic that is the layer's own."""
+        """All statistics that belong to the layer."""
         return self.own_s, self.m, self.m_prev, self.p, self.e
 
     @property
     def s(self) -> TensorStatistic:
-        """Second moment of the input; after a merge the merge's own, whose last row and column are of ones."""
+        """Second moment of the input; after a merge, that of the merge, whose last row and column are of ones."""
         shared = self.layer.shared_statistic
         return self.own_s if shared is None else shared
 
@@ -156,21 +154,21 @@ class LayerStatistics:
 
     @property
     def sees_front(self) -> bool:
-        """Whether growth before the layer is planned from its own statistics: not after a merge, which has them."""
+        """Whether growth before the layer is planned from its own statistics; False after a merge, which plans it."""
         return self.layer.front is not None and not self.layer.front.plans_for_readers
 
     def check_front(self) -> None:
-        """Raise ``GrowthError`` if what the module before reads cannot meet what this layer reads."""
+        """Raise ``GrowthError`` if this layer and the module before read different kinds of input."""
         previous = self.layer.previous
         if previous.spatial:
             raise GrowthError(
                 f"{self.layer.name}: the previous module {previous.name} is a convolution, and this layer reads "
-                "features without positions; growth between the two is not there, so leave previous_module out"
+                "features without positions; growth between the two is not supported; omit previous_module"
             )
 
     @property
     def s_prev(self) -> TensorStatistic:
-        """Second moment of what new neurons before the layer would read: the neighbour's own."""
+        """Second moment of the input of new neurons before the layer, which the neighbour keeps."""
         return self.layer.previous.growth_statistic  # type: ignore[no-any-return]
 
     def s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
@@ -204,7 +202,7 @@ class LayerStatistics:
         return cross_moment(stream), stream.samples
 
     def update(self, fisher: bool = True) -> None:
-        """Add the last batch to every statistic, E with ``fisher``; one that is not finite to none of them.
+        """Add the last batch to every statistic, E with ``fisher``; a batch that is not finite is added to none.
 
         After a merge that is S, M and E; the merge collects what growth through it needs.
         """
@@ -232,7 +230,7 @@ class MergeStatistics:
         self.declare()
 
     def declare(self) -> None:
-        """Start anew, for the present widths."""
+        """Reset all statistics for the current widths."""
         merge, total = self.merge, self.merge.total_in_features
 
         def declared(name: str, of_batch: Any, *shape: int) -> TensorStatistic:
@@ -249,7 +247,7 @@ class MergeStatistics:
         self.e = declared("E", self.e_of_batch)
 
     def expect(self) -> None:
-        """A new batch comes: what was updated is so no longer."""
+        """A new batch comes, which no statistic includes yet."""
         for statistic in self.all:
             statistic.updated = False
 
@@ -260,13 +258,13 @@ class MergeStatistics:
 
     @property
     def s_prev(self) -> TensorStatistic:
-        """Second moment of what new neurons would read."""
+        """Second moment of the input of new neurons."""
         readers = self.merge.readers
         return readers[0].statistics.s_prev if self.by_reader else self.merge.growth_statistic  # type: ignore[no-any-return]
 
     @property
     def all(self) -> tuple[TensorStatistic, ...]:
-        """Every statistic that there is."""
+        """All statistics."""
         found = (self.s, self.previous_s, self.previous_m, self.m_prev, self.p, self.e)
         return tuple(statistic for statistic in found if statistic is not None)
 

@@ -1,4 +1,4 @@
-"""Streams: the features of one place in the network, never put together when they need not be."""
+"""Streams: the features of one place in the network, made one array only if needed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from growarray.contraction.kernels import Rows
 from growarray.errors import GrowthError, ShapeError
 from growarray.ops.moments import window_moment
 from growarray.ops.windows import Windows, windows
-
-__all__ = ["JoinedStream", "Stream", "StreamLike", "window_blocks", "windows_over"]
 
 
 class StreamLike(Protocol):
@@ -32,7 +30,7 @@ class StreamLike(Protocol):
         """Number of samples: the first axis, whatever follows it."""
 
     def materialise(self) -> Array:
-        """The features put together, ones included; moments never need it."""
+        """The features as one array, ones included; moments never need it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +80,7 @@ class Stream:
         return self.ready.array
 
     def materialise(self) -> Array:
-        """The features with their column of ones, put together: shape (..., width)."""
+        """The features with their column of ones as one array (..., width)."""
         xp = namespace(self.array)
         if not self.bias:
             return self.array
@@ -132,7 +130,7 @@ class JoinedStream:
         return counts.pop()
 
     def materialise(self) -> Array:
-        """All parts put together along the last axis."""
+        """All parts as one array, joined along the last axis."""
         arrays = [part.materialise() for part in self.parts]
         return namespace(*arrays).concat(arrays, axis=-1)
 
@@ -151,7 +149,7 @@ def windows_over(stream: StreamLike, sizes: tuple[int, ...], owner: str) -> list
         if positions != sizes:
             raise GrowthError(
                 f"{owner}: the previous module gives images of {positions}, this one reads {sizes}; new channels need "
-                "the same positions on both sides: put what pools behind this layer"
+                "the same positions on both sides; put pooling after this layer"
             )
         if not isinstance(part, Windows):
             xp = namespace(part.array)
@@ -171,8 +169,8 @@ def window_blocks(left: StreamLike, right: StreamLike, symmetric: bool) -> Array
         for j, other in enumerate(right.parts):
             if not (isinstance(one, Windows) and isinstance(other, Windows)):
                 raise TypeError(
-                    "cross_moment: the windows of a convolution meet features without positions; both sides must be "
-                    "windows: put a convolution, or a merge of convolutions, on both sides"
+                    "cross_moment: windows of a convolution do not fit features without positions; put a "
+                    "convolution, or a merge of convolutions, on both sides"
                 )
             mirrored = symmetric and j < i
             rows[i].append(rows[j][i].T if mirrored else window_moment(one, other))

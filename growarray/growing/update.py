@@ -21,20 +21,6 @@ import numpy as np
 from growarray.backend import Array, cholesky, namespace
 from growarray.errors import GrowthError, ShapeError
 
-__all__ = [
-    "activation_slope",
-    "finite",
-    "inverse_sqrt",
-    "is_definite",
-    "neuron_goal",
-    "neuron_slopes",
-    "optimal_delta",
-    "pseudo_inverse",
-    "rounding_floor",
-    "shrink",
-    "square",
-]
-
 
 def square(matrix: Array, name: str) -> Array:
     """A matrix as float64, if it is square and finite; else ``ShapeError`` or ``GrowthError`` with its name."""
@@ -94,7 +80,7 @@ def pseudo_inverse(matrix: Array, floor: float = float(np.finfo(np.float64).eps)
 
 
 def _solve(matrix: Array, right: Array, name: str, *, pseudo: bool, floor: float) -> Array:
-    """``matrix^-1 right``, by Cholesky's verdict on the rank: a solve if it is full, else the pseudo-inverse."""
+    """``matrix^-1 right``, by a solve if Cholesky finds full rank, else by the pseudo-inverse."""
     xp = namespace(matrix, right)
     if matrix.shape[0] == 0:
         return right

@@ -1,12 +1,13 @@
 """Networks that grow, and the loop that trains them."""
 
 from growarray.compression import Compression, Point, compress  # they were documented under this name first
+from growarray.files.paths import write_atomically
 from growarray.networks.block import GrowingResidualBlock, GrowingResidualMLP
 from growarray.networks.choice import bic
 from growarray.networks.data import Task, accuracy, batches, f1, task_named
 from growarray.networks.graph import Expansion, ExpansionType, GraphStatistics, GrowingDAG
 from growarray.networks.growth import Growth
-from growarray.networks.history import History, write_atomically
+from growarray.networks.history import History
 from growarray.networks.images import GrowingVGG
 from growarray.networks.judgement import Best, Judgement, Snapshot
 from growarray.networks.line_search import LineSearch, line_search

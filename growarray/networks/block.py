@@ -17,8 +17,6 @@ from growarray.nn import Module, ReLU
 from growarray.nn.module import Pullback
 from growarray.ops.sizes import whole_number
 
-__all__ = ["GrowingResidualBlock", "GrowingResidualMLP"]
-
 
 class GrowingResidualBlock(Module):
     """``activation(second(activation(first(x))) + shortcut(x))``: two linear branches that meet in a merge.

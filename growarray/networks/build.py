@@ -19,8 +19,6 @@ from growarray.networks.network import GrowingNetwork
 from growarray.networks.resnet import GrowingResNet
 from growarray.nn import Module, ReLU, activation
 
-__all__ = ["NETWORKS", "build_network", "hidden_activation", "number_of_places", "rebuild_network"]
-
 _PLACES = {"mlp": 1, "residual": 2, "dag": 0, "cnn": 2, "resnet": 1, "mixer": 2}
 NETWORKS = tuple(_PLACES)
 _STREAM = 16  # channels of the residual stream in the first stage of a resnet; each next one has twice as many
@@ -28,7 +26,7 @@ _FEATURES = 32  # of a patch in a mixer
 
 
 def hidden_activation(name: str, *, where: str = "activation") -> Module:
-    """The activation between layers; ``ValueError`` if growth has no use for it, which says ``where`` it stands.
+    """The activation between layers; ``ValueError`` that names ``where`` if it is not a function of single neurons.
 
     >>> hidden_activation("relu")
     ReLU(at_zero=1.0)
@@ -47,7 +45,7 @@ def hidden_activation(name: str, *, where: str = "activation") -> Module:
 
 
 def number_of_places(kind: str, hidden_layers: int) -> int:
-    """How many widths a network has at first, by hidden layer, block or stage: none a graph of one edge."""
+    """Number of initial widths: one for each hidden layer, block or stage, none for a graph."""
     return hidden_layers * _PLACES[kind]
 
 
@@ -99,7 +97,7 @@ def rebuild_network(
     features: int | None = None,
     image: Sequence[int] | None = None,
 ) -> GrowingNetwork:
-    """The network of a state dict, whose outputs are those of its last weight, features of its first if not given.
+    """The network of a state dict; its last weight gives the outputs, its first the features if not given.
 
     Raises
     ------
@@ -116,11 +114,11 @@ def rebuild_network(
     if kind == "dag":
         return _rebuilt_graph(widths, activation, dtype, state)
     if not widths or len(widths) % number_of_places(kind, 1):
-        raise ValueError(f"the widths {widths} are not those of a network of the kind {shown(kind)}")
+        raise ValueError(f"the widths {widths} do not fit a network of kind {shown(kind)}")
     first, last = (np.shape(state[f"{name}.weight"]) for name in _ends(kind, len(widths)))
     sizes = {n for value in state.values() for n in np.shape(value)}
     if not (_fits(kind, len(widths), features, first, last, image) and sizes.issuperset(widths)):
-        raise ValueError(f"the widths {widths} are not those of the weights")
+        raise ValueError(f"the widths {widths} do not match the weights")
     network = build_network(
         kind,
         first[1] if features is None else features,
@@ -137,17 +135,17 @@ def rebuild_network(
 
 
 def _rebuilt_graph(widths: list[int], activation: str, dtype: str, state: Mapping[str, Any]) -> GrowingDAG:
-    """The graph whose nodes and edges the names of the weights tell."""
+    """The graph that the names of the weights describe."""
     shapes = {name: np.shape(value) for name, value in state.items() if name.endswith(".layer.weight")}
     first = [shape for name, shape in shapes.items() if name.startswith("layers.start@->") and len(shape) == 2]
     last = [shape for name, shape in shapes.items() if name.endswith("->end@.layer.weight") and len(shape) == 2]
     if not first or not last:
-        raise ValueError("the weights are not those of a graph from start to end")
+        raise ValueError("the weights do not form a graph from start to end")
     function = hidden_activation(activation)
     graph = GrowingDAG(first[0][1], last[0][0], activation=function, dtype=np.dtype(dtype))
     graph.match(state)
     if graph.widths != widths:
-        raise ValueError(f"the widths {widths} are not those of the weights")
+        raise ValueError(f"the widths {widths} do not match the weights")
     graph.load_state_dict(state)
     return graph
 

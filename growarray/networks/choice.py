@@ -1,4 +1,4 @@
-"""Choosing where to grow: what a planned growth is worth, beside others."""
+"""Choosing where to grow: the value of each planned growth."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 
 from growarray.growing.dependence import place_dependence
 from growarray.networks.data import Task
-
-__all__ = ["CHOICES", "JUDGED", "WORTH", "bic"]
 
 
 def _per(gain: float, cost: int) -> float:

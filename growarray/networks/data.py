@@ -13,8 +13,6 @@ from growarray.backend import Array, asarray, is_array, is_cupy, namespace, to_n
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.ops import cross_entropy, mse
 
-__all__ = ["Task", "accuracy", "batches", "batches_of", "check_data", "f1", "is_pair", "numbers", "task_named"]
-
 _LOOKED_AT = 2**22  # values that are looked at at a time, of an array that may lie on disk
 
 Loss = Callable[[Array, Array], tuple[Any, Callable[..., Array]]]
@@ -146,7 +144,7 @@ def batches(
     The permutation is drawn in NumPy, so that every library sees the same batches.
     """
     if x.shape[0] != target.shape[0]:
-        raise ShapeError(f"batches: {x.shape[0]} samples, {target.shape[0]} targets; they must be as many")
+        raise ShapeError(f"batches: {x.shape[0]} samples, {target.shape[0]} targets; the numbers must agree")
     if size < 1:
         raise ValueError(f"batches: size must be at least 1, found {size}")
     xp = namespace(x, target)
@@ -167,35 +165,49 @@ def is_pair(data: Any) -> bool:
 
 
 def batches_of(data: Any, size: int, rng: np.random.Generator | None = None) -> Iterator[tuple[Array, Array]]:
-    """:func:`batches` of a pair of arrays; what else there is gives its own.
+    """:func:`batches` of a pair of arrays; anything else already is batches, each loaded as it is reached.
 
-    >>> [target for _, target in batches_of([("x", "y"), ("u", "v")], 8)]
+    >>> [target for _, target in batches_of([("x", "y"), lambda: ("u", "v")], 8)]
     ['y', 'v']
     """
-    return batches(data[0], data[1], size, rng) if is_pair(data) else iter(data)
+    return batches(data[0], data[1], size, rng) if is_pair(data) else map(loaded, data)
+
+
+def loaded(part: Any) -> Any:
+    """A batch: what a function gives if it is one, and arrays for frames and series.
+
+    >>> loaded(lambda: ("x", "y"))
+    ('x', 'y')
+    """
+    found = part() if callable(part) else part
+    if not isinstance(found, tuple | list):
+        return found
+    return tuple(array.to_numpy() if hasattr(array, "to_numpy") else array for array in found)
 
 
 def _check_batches(data: Any, validation: Any) -> tuple[int, Array]:
     if isinstance(data, Iterator):
         raise TypeError(
             f"Growth: data is {shown(data)}, expected a pair of arrays, or batches that can be iterated over in every "
-            "epoch, such as Batches(x, target) or a list; a generator is used up after one"
+            "epoch, such as Batches(x, target) or a list; a generator is exhausted after one"
         )
     if validation is None or not is_pair(validation):
-        raise TypeError("Growth: batches are judged on other data; pass validation=(x, target), a pair of arrays")
+        raise TypeError("Growth: data given as batches needs separate validation data; pass validation=(x, target)")
     count, first = 0, None
-    for index, part in enumerate(data):
+    for index, part in enumerate(map(loaded, data)):
         if not is_pair(part):
             raise TypeError(f"Growth: batch {index} of data is {shown(part)}, expected a pair of arrays (x, target)")
         _check_part(f"batch {index} of data", part)
-        count, first = count + int(part[0].shape[0]), part[0] if first is None else first
+        count += int(part[0].shape[0])
+        if first is None:
+            first = namespace(part[0]).asarray(part[0][:1, ...], copy=True)  # nothing keeps the batch
     if first is None or not count:
         raise GrowthError("Growth: there are no training samples")
     return count, first
 
 
 def check_data(data: Any, validation: Any) -> tuple[int, Array]:
-    """The number of samples, and the first of them or all.
+    """Check the data; returns the number of samples, and all of them or the first batch.
 
     Raises TypeError, ShapeError or GrowthError if something is neither a pair nor batches that can be iterated over
     again, its parts differ in number, a value is not finite, or there are no samples.
@@ -206,13 +218,22 @@ def check_data(data: Any, validation: Any) -> tuple[int, Array]:
         if part is None and (batched or name == "validation"):
             continue
         if not isinstance(part, tuple | list) or len(part) != 2 or not all(is_array(array) for array in part):
-            raise TypeError(f"Growth: {name} must be a pair of arrays (x, target), found {type(part).__name__}")
+            raise TypeError(f"Growth: {name} must be a pair of arrays (x, target), found {_kinds(part)}")
         _check_part(name, (part[0], part[1]))
     if not batched and data[0].shape[0] == 0:
         raise GrowthError("Growth: there are no training samples")
     if validation is not None and validation[0].shape[0] == 0:
-        raise GrowthError("Growth: there are no validation samples; leave validation out to use the training data")
+        raise GrowthError("Growth: there are no validation samples; omit validation to use the training data")
     return (int(data[0].shape[0]), data[0]) if found is None else found
+
+
+def _kinds(part: Any) -> str:
+    """What there is in place of a pair of arrays, and how Dask's become batches."""
+    if not isinstance(part, tuple | list):
+        return type(part).__name__
+    text = f"{type(part).__name__} of {', '.join(type(array).__name__ for array in part[:5]) or 'nothing'}"
+    lazy = any(hasattr(array, "to_delayed") for array in part)
+    return text + "; growarray.distributed.from_dask(x, target) makes batches of Dask's" * lazy
 
 
 def _check_part(name: str, part: tuple[Array, Array]) -> None:
@@ -234,4 +255,4 @@ def _check_finite(where: str, array: Array) -> None:
             continue
         broken = xp.any(xp.reshape(~xp.isfinite(part), (part.shape[0], -1)), axis=1)
         first = start + int(xp.argmax(xp.astype(broken, xp.int64)))
-        raise GrowthError(f"{where}: sample {first} holds NaN or infinite values; mend it or leave it out")
+        raise GrowthError(f"{where}: sample {first} holds NaN or infinite values; correct it or remove it")

@@ -12,6 +12,7 @@ import numpy as np
 
 from growarray.backend import Array, is_cupy, namespace
 from growarray.errors import GrowthError, shown
+from growarray.networks.balance import balance
 from growarray.networks.data import Task, batches_of, check_data, numbers, task_named
 from growarray.networks.history import History, line_of
 from growarray.networks.judgement import Best, Judgement, Snapshot, judge
@@ -34,7 +35,8 @@ class Growth:
     network : a :class:`GrowingNetwork`, or a module with one inside: a convolutional stem before a GrowingMLP
     optimizer : it holds the network's parameters; its state grows with them
     data : (x, target) to train on; or batches to iterate over in every epoch, a list or :class:`Batches`, which keep
-        their size: then ``validation`` has to be given, and all of them are read once at the start
+        their size: then ``validation`` has to be given, and all of them are read once at the start. A batch may be a
+        function that loads it, as those of ``growarray.distributed.from_dask``: one at a time is in memory
     validation : (x, target) to judge by, in figures, in growth and at the end. Without it the training data are judged
         by, on which growth that only learns them by heart looks well: give some, a tenth will do
     task : ``'classification'``, ``'regression'`` or a :class:`Task`
@@ -115,7 +117,7 @@ class Growth:
         return self.planner.budget
 
     def run(self, until: int | None = None, *, progress: bool | Callable[[str], Any] = False) -> History:
-        """Go on to epoch ``until``, by default to the last, which ends with the best network; returns the history.
+        """Run to epoch ``until``, by default the last, which restores the best network; returns the history.
 
         progress : True for a line on standard error after each entry, or a function that takes the lines
         """
@@ -206,7 +208,7 @@ class Growth:
         return namespace(*y).concat(y, axis=0), namespace(*target).concat(target, axis=0)
 
     def _judge(self) -> Judgement:
-        """The network as it is, on the validation data."""
+        """Judge the current network on the validation data."""
         return judge(self.task, *self._outputs(self.validation))
 
     def _keep(self, judgement: Judgement) -> None:
@@ -255,6 +257,8 @@ class Growth:
             how = "raised" if not after.loss < before.loss else "hardly lowered"
             change = f"{before.loss:.4f} -> {after.loss:.4f}"
             return self._refuse(f"it {how} the {self._judged_by} loss, {change}", **entry, undone=True)
+        if self.settings.balance:
+            balance(layer, added)
         self._keep(after)
         self.growths, self.failures = self.growths + 1, 0
         return self._record("growth", **entry, added=added, train_loss=train_after, **self._figures(after))
@@ -264,7 +268,7 @@ class Growth:
         return "training" if self.validation is self.data else "validation"
 
     def _figures(self, judgement: Judgement) -> dict[str, Any]:
-        """What every entry says of the network."""
+        """Figures of the network for every entry."""
         return {
             "validation_loss": judgement.loss,
             "validation_score": judgement.score,
@@ -284,7 +288,7 @@ class Growth:
         return entry
 
     def _refuse(self, reason: str, **entry: Any) -> dict[str, Any]:
-        """Record a growth that came to nothing; the last of ``settings.patience`` in a row ends growing."""
+        """Record a growth without effect; the last of ``settings.patience`` in a row ends growing."""
         self.network.delete_update()
         self.failures += 1
         recorded = self._record("growth", **entry, refused=reason, added=0)
@@ -309,7 +313,7 @@ class Growth:
         return entry
 
     def state(self) -> dict[str, Any]:
-        """Plain data to go on from: counters, generator, history. Weights, slots and ``best`` are saved beside it."""
+        """Plain data to resume from: counters, generator, history. Weights, slots and ``best`` are saved beside it."""
         return {
             "epoch": self.epoch,
             "steps": self.steps,
@@ -322,7 +326,7 @@ class Growth:
         }
 
     def load_state(self, state: dict[str, Any], best: Best | None = None) -> None:
-        """Take over what :meth:`state` gave, and the ``best`` of that moment."""
+        """Restore what :meth:`state` returned, and the ``best`` of that time."""
         epoch, steps, growths, failures = (int(state[name]) for name in ("epoch", "steps", "growths", "failures"))
         finished, history, budget = bool(state["finished_growing"]), History(state["history"]), state["budget"]
         self.rng.bit_generator.state = state["rng"]  # first: a state of another kind of generator raises
@@ -331,7 +335,7 @@ class Growth:
 
 
 def _check_trained(network: Any, optimizer: Any, task: Any) -> None:
-    """Raise if one is of another kind than the loop needs, or the optimizer would move nothing of the network."""
+    """Raise unless optimizer and task are of the right kind and the optimizer holds a parameter of the network."""
     if not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
         raise TypeError(f"Growth: optimizer is a {type(optimizer).__name__}, expected one such as AdamW(network)")
     if not isinstance(task, str | Task):

@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
 from growarray.display import Block, Displayed, Table
 from growarray.errors import DataError
+from growarray.files.paths import write_atomically
 from growarray.networks.picture import figure_of
-
-__all__ = ["History", "line_of", "write_atomically"]
-
-
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write to a temporary name in the same folder, flush to disk, rename: the file is never half written."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 class History(Displayed):

@@ -18,8 +18,6 @@ from growarray.networks.widths import check_widths, listed_widths
 from growarray.nn import Flatten, Module, ReLU, Sequential
 from growarray.ops.sizes import each_axis, whole_number
 
-__all__ = ["GrowingVGG", "ImageNetwork", "Normalization", "function_of", "image_shape"]
-
 Normalization = Callable[[int], Module]
 
 

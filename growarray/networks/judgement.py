@@ -1,4 +1,4 @@
-"""Judging a network: what was better on data held out, by how much that may be chance, and going back to it."""
+"""Judging a network on held-out data, whether a difference may be chance, and restoring the best network."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from growarray.networks.data import Task, numbers
 from growarray.networks.network import GrowingNetwork
 from growarray.nn import Module
 from growarray.nn.owner import Owner
-
-__all__ = ["Best", "Judgement", "Snapshot", "judge"]
 
 _PARTS = 16  # of the data: enough for a standard error, few enough to cost nothing
 
@@ -82,7 +80,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, network: Module) -> Snapshot:
-        """What ``network`` is now."""
+        """A snapshot of ``network``."""
         return cls(
             network.state_dict(),
             {name: {key: _copy(value) for key, value in p.slots.items()} for name, p in network.named_parameters()},
@@ -91,7 +89,7 @@ class Snapshot:
         )
 
     def restore(self, network: Module) -> None:
-        """Make ``network``, the one it was taken of or another with the same modules, what it was then.
+        """Restore this state in ``network``: the original, or another with the same modules.
 
         Gradients are forgotten; statistics and planned changes, which fit other widths, start anew.
         """

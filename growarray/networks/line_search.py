@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["LineSearch", "line_search"]
-
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 

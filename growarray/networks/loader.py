@@ -1,4 +1,4 @@
-"""Batches that are drawn anew in every epoch: from arrays that may lie on disk, images moved a little on the way."""
+"""Batches drawn anew in every epoch, from arrays that may lie on disk, with small shifts of images."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from growarray.backend import Array, device_of, namespace
 from growarray.errors import ShapeError, shown
 from growarray.networks.data import batches
 from growarray.ops.sizes import whole_number
-
-__all__ = ["Batches"]
 
 
 class Batches:
@@ -52,7 +50,7 @@ class Batches:
         crop: Sequence[int] | None = None,
     ) -> None:
         if x.shape[0] != target.shape[0]:
-            raise ShapeError(f"Batches: {x.shape[0]} samples, {target.shape[0]} targets; they must be as many")
+            raise ShapeError(f"Batches: {x.shape[0]} samples, {target.shape[0]} targets; the numbers must agree")
         self.x, self.target, self.size = x, target, whole_number("Batches", "size", size, 1)
         self.shuffle, self.seed, self.flip = bool(shuffle), whole_number("Batches", "seed", seed, 0), bool(flip)
         self.shift = whole_number("Batches", "shift", shift, 0)

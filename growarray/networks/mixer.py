@@ -15,8 +15,6 @@ from growarray.networks.widths import check_widths, listed_widths
 from growarray.nn import GELU, Conv2d, Flatten, Identity, LayerNorm, Linear, Module, ReduceMean, Sequential, Transpose
 from growarray.ops.sizes import whole_number
 
-__all__ = ["GrowingMLPMixer"]
-
 
 class GrowingMLPMixer(ImageNetwork):
     """Patches with ``num_features`` each, ``num_blocks`` times mixed, then their mean and a linear layer.

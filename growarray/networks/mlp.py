@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, namespace
+from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, shown
 from growarray.growing import LinearGrowingModule
+from growarray.networks.balance import is_homogeneous
 from growarray.networks.network import GrowingNetwork
 from growarray.networks.widths import check_chain, listed_widths, sample_width
 from growarray.nn import SELU, Module
 from growarray.ops.sizes import whole_number
-
-__all__ = ["GrowingMLP"]
 
 
 class GrowingMLP(GrowingNetwork):
@@ -118,11 +117,11 @@ class GrowingMLP(GrowingNetwork):
             are). Nothing has changed then.
         """
         for layer in self.layers[:-1]:
-            if not _is_homogeneous(layer.post_layer_function, layer.weight.data):
+            if not is_homogeneous(layer.post_layer_function, layer.weight.data):
                 raise GrowthError(
                     f"GrowingMLP.normalise: {layer.name} is followed by {shown(layer.post_layer_function)}, expected a "
                     "positively homogeneous function such as ReLU() or LeakyReLU(): with another one rescaled weights "
-                    "compute something else; leave normalise() out"
+                    "compute something else; do not call normalise()"
                 )
         for first, second in itertools.pairwise(self.layers):
             w_in, w_out = first.weight.data, second.weight.data
@@ -136,22 +135,3 @@ class GrowingMLP(GrowingNetwork):
             if first.layer.bias is not None:
                 first.layer.bias.data = first.layer.bias.data / factor
             second.layer.weight.data = w_out * factor[None, :]
-
-
-def _is_homogeneous(function: Module, weight: Array) -> bool:
-    """Whether ``f(c x) = c f(x)`` for factors c > 0, one for each neuron, in training and in evaluation mode.
-
-    Tried on copies, so that running averages and random numbers stay as they are; the factors are powers of two, so
-    that rounding makes no difference.
-    """
-    xp, neurons = namespace(weight), int(weight.shape[0])
-    if neurons == 0:
-        return True
-    values = np.stack([np.roll(np.geomspace(2.0**-6, 2.0**6, 13), i) for i in range(neurons)], axis=1)
-    x = asarray(np.concatenate([values, -values]), like=weight, dtype=weight.dtype)
-    c = asarray(2.0 ** (np.arange(neurons) % 5 + 1), like=weight, dtype=weight.dtype)
-    for training in (True, False):
-        small, large = (copy.deepcopy(function).train(training)(value) for value in (x, x * c))
-        if float(xp.max(xp.abs(large - small * c))) > 1e-6 * float(xp.max(xp.abs(large))):
-            return False
-    return True

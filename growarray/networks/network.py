@@ -1,4 +1,4 @@
-"""GrowingNetwork: what the loop needs of a network, whatever its shape."""
+"""GrowingNetwork: the base class of networks that the loop can grow."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from growarray.growing import TINY, GrowingModule, MergeGrowingModule, Rule
 from growarray.growing.fisher import softmax_fisher_seeds
 from growarray.nn import Module
 from growarray.nn.module import Pullback
-
-__all__ = ["GrowingNetwork", "evaluating", "gradients_kept", "is_frozen"]
 
 
 @contextmanager
@@ -119,7 +117,7 @@ class GrowingNetwork(Module):
         return 2 * sum(p.size for name, p in self.named_parameters() if name.endswith("weight") and p.data.ndim > 1)
 
     def structure(self) -> Any:
-        """What of the network, beside its widths, growth may change; None if that is nothing."""
+        """What growth may change besides the widths, or None."""
         return None
 
     def outline(self) -> dict[str, Any] | None:
@@ -127,15 +125,15 @@ class GrowingNetwork(Module):
         return None
 
     def match(self, state: Mapping[str, Any]) -> None:
-        """Have the structure of the network whose state dict ``state`` is; nothing to do unless that may change."""
+        """Take on the structure of the network in a state dict; does nothing if growth changes widths only."""
 
     @property
     def width_names(self) -> list[str]:
-        """What :attr:`widths` are the widths of."""
+        """What each of :attr:`widths` belongs to."""
         return [layer.widens for layer in self.growing_layers]
 
     def restructure(self, structure: Any) -> None:
-        """Be again what :meth:`structure` gave; weights of what is new are to be set after it."""
+        """Restore what :meth:`structure` returned; set the weights of new parts afterwards."""
 
     def init_computation(self, *, trace_precision: float | None = None) -> None:
         """Start a collection everywhere; with ``trace_precision`` every M estimates its error."""
@@ -302,11 +300,11 @@ class GrowingNetwork(Module):
         self.selected = None
 
     def missing_neurons(self) -> int:
-        """Neurons that are missing to the targets of all growing layers that have one."""
+        """Number of neurons still missing to reach the targets of all growing layers."""
         return sum(layer.missing_neurons() for layer in self._with_target())
 
     def complete_growth(self, extension_kwargs: dict[str, Any] | None = None) -> None:
-        """Fill every growing layer that has a target up to it, by drawn neurons."""
+        """Add random neurons to every growing layer until it reaches its target."""
         for layer in self._with_target():
             layer.complete_growth(extension_kwargs)
 

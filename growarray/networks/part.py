@@ -10,10 +10,7 @@ from growarray.backend import Array
 from growarray.growing import GrowingModule, MergeGrowingModule
 from growarray.networks.network import GrowingNetwork
 from growarray.nn import Module
-from growarray.nn.module import Parameter, Pullback
-from growarray.nn.pullback import for_parameters
-
-__all__ = ["PartlyGrowing", "as_growing"]
+from growarray.nn.module import Parameter, Pullback, for_parameters
 
 
 class PartlyGrowing(GrowingNetwork):

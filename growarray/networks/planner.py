@@ -20,8 +20,6 @@ from growarray.networks.line_search import LineSearch, line_search
 from growarray.networks.network import GrowingNetwork, evaluating, is_frozen
 from growarray.networks.settings import GrowthSettings
 
-__all__ = ["Choice", "Planner", "default_budget", "needs_fisher"]
-
 Data = tuple[Array, Array]  # features and targets
 
 
@@ -47,6 +45,10 @@ class Planner:
     rng: np.random.Generator
     budget: int | None = None
     samples: int = 0
+
+    def __post_init__(self) -> None:
+        if self.settings.exact_fisher and self.task.name == "regression":
+            raise GrowthError("exact_fisher: a regression has no softmax; leave exact_fisher out")
 
     @contextmanager
     def planning(self) -> Iterator[list[str]]:
@@ -89,8 +91,6 @@ class Planner:
         """
         tolerance, exact = self.settings.relative_error, self.settings.exact_fisher
         takes_e = fisher or self.settings.choose == "hsic"
-        if exact and self.task.name == "regression":
-            raise GrowthError("exact_fisher: a regression has no softmax; leave exact_fisher out")
         self.network.init_computation(trace_precision=None if tolerance is None else 1e-3)
         seen = 0
         for x, target in batches_of(data, self.settings.collect_batch, self.rng):

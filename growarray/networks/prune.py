@@ -20,8 +20,6 @@ from growarray.networks.part import as_growing
 from growarray.nn import Module
 from growarray.ops.sizes import whole_number
 
-__all__ = ["Pruning", "prune"]
-
 
 @dataclass(frozen=True)
 class Pruning:
@@ -56,8 +54,9 @@ def prune(
     of the mean squared error. The neuron that costs least for each parameter goes, and the weights beside it change by
     ``w S_jo S_oo^-1``; then all is computed anew. One that is always 0 costs nothing and changes nothing.
 
-    Growth goes on from there: gradients, optimizer state and norms lose the same neurons. Places where a parameter is
-    frozen, or a norm has no equal groups without a neuron, are left alone.
+    Growth goes on from there: gradients, optimizer state and norms lose the same neurons. A LayerNorm or GroupNorm then
+    takes its mean over fewer, which the cost does not know of. Places with a frozen parameter, or with a norm whose
+    groups would not be equal, are left alone. Each neuron that goes takes an eigendecomposition of S.
 
     Raises
     ------
@@ -77,10 +76,9 @@ def prune(
     task = task_named(task) if isinstance(task, str) else task
     target = whole_number("prune", "parameters", parameters, 0)
     whole_number("prune", "least", least, 0)
+    whole_number("prune", "batch_size", batch_size, 1)
     if not int(x.shape[0]):
         raise GrowthError("prune: there are no samples to judge neurons by; give x some rows")
-    growing.delete_update()
-    growing.reset_computation()
     places = list(_places(growing))
     layers = _collect(growing, places, x, task, batch_size)
     before = size = growing.number_of_parameters()
@@ -101,6 +99,8 @@ def prune(
                 place.known = None
     pruned = [place for place in places if place.removed]
     removed = {place.front.name: place.removed for place in pruned}
+    growing.delete_update()
+    growing.reset_computation()
     for place in pruned:
         place.narrow()
     for reader in (reader for place in pruned for reader in place.readers):
@@ -146,6 +146,7 @@ class _Place:
         return tuple(sorted(set(range(self.width)) - set(self.kept)))
 
     def taps(self, reader: Any) -> int:
+        """Weights from one neuron to one output of a reader."""
         return int(np.prod(reader.weight.shape[2:], dtype=np.int64))
 
     def parameters(self, layers: dict[int, _Layer]) -> int:
@@ -228,6 +229,7 @@ def _curvature(task: Task, y: Array) -> Iterator[Array]:
 def _collect(network: Any, places: list[_Place], x: Array, task: Task, batch_size: int) -> dict[int, _Layer]:
     """Weights and moments of every layer that reads a place, by its ``id``."""
     readers = {id(reader): reader for place in places for reader in place.readers}
+    count = int(x.shape[0])
     s: dict[int, Any] = {}
     e: dict[int, Any] = dict.fromkeys(readers, 0.0)
     for reader in readers.values():
@@ -235,8 +237,8 @@ def _collect(network: Any, places: list[_Place], x: Array, task: Task, batch_siz
             reader.request(what, network)
     try:
         with evaluating(network), gradients_kept(network):
-            for start in range(0, int(x.shape[0]), batch_size):
-                y, pullback = network.vjp(x[start : start + batch_size, ...])
+            for start in range(0, count, batch_size):
+                y, pullback = network.vjp(x[start : min(start + batch_size, count), ...])
                 for key, reader in readers.items():
                     s[key] = s.get(key, 0.0) + cross_moment(reader.input_stream)
                 for seed in _curvature(task, y):
@@ -249,7 +251,7 @@ def _collect(network: Any, places: list[_Place], x: Array, task: Task, batch_siz
         for reader in readers.values():
             for what in ("input", "pre_activity"):
                 reader.release(what, network)
-    count, found = int(x.shape[0]), {}
+    found = {}
     for key, reader in readers.items():
         moment = to_numpy(s[key]) / count
         weight = to_numpy(reader.rows_of(reader.layer)).astype(np.float64)

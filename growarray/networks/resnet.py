@@ -23,8 +23,6 @@ from growarray.networks.widths import check_widths, listed_widths
 from growarray.nn import AdaptiveAvgPool2d, Conv2d, Flatten, Identity, Linear, Module, ReLU, Sequential
 from growarray.nn.module import Pullback
 
-__all__ = ["Conv2dGrowingBlock", "GrowingBlock", "GrowingResNet", "LinearGrowingBlock"]
-
 
 def _second(name: str, doc: str) -> Any:
     return property(attrgetter(f"second_layer.{name}"), doc=doc)
@@ -77,8 +75,8 @@ class GrowingBlock(Module):
             raise ShapeError(f"{self.name}: the first layer gives {hidden[0]} neurons, the second reads {hidden[1]}")
         if self.downsample.is_identity and width != out:
             raise ShapeError(
-                f"{self.name}: {width} features in and {out} out cannot be added; give a downsample= that makes the "
-                "one of the other"
+                f"{self.name}: {width} input and {out} output features cannot be added; pass a downsample= from one "
+                "to the other"
             )
 
     @property

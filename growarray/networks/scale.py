@@ -1,4 +1,4 @@
-"""The scale that features and targets were brought to before a network saw them."""
+"""The scale of features and targets that a network was trained on."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import numpy as np
 
 from growarray.backend import Array, asarray, namespace
 from growarray.nn.module import Module, Pullback
-
-__all__ = ["Scale"]
 
 
 class Scale(Module):

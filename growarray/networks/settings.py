@@ -32,6 +32,8 @@ class GrowthSettings:
         what new neurons would read, see :func:`growarray.growing.linear_dependence`; ``'validation'`` by the loss on
         validation data after growth, ``'score'`` by the task's figure of merit there, ``'bic'`` by :func:`bic` there:
         then growing stops when nothing lowers it
+    balance : after a growth make the incoming weights of new neurons as large as those of the others, and the outgoing
+        ones smaller by as much, where that changes nothing: see :func:`growarray.networks.balance.balance`
     exact_fisher : E, for a rule that takes it such as FISHER, is the exact Fisher of the softmax and not the second
         moment of the gradients, by a way back for each class but one; for classification
     relative_error : stop collecting when every M is known to it (at least two batches), None for all batches
@@ -53,6 +55,7 @@ class GrowthSettings:
     patience: int | None = 3
     keep_best: bool = True
     choose: str = "first_order"
+    balance: bool = False
     exact_fisher: bool = False
     relative_error: float | None = None
     collect_batch: int = 1024
@@ -73,7 +76,7 @@ class GrowthSettings:
             raise ValueError(
                 f"GrowthSettings: max_parameters must be a number, None or 'auto', found {shown(self.max_parameters)}"
             )
-        for name in ("keep_best", "exact_fisher"):
+        for name in ("keep_best", "balance", "exact_fisher"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"GrowthSettings: {name} must be True or False, found {shown(getattr(self, name))}")
         for name in ("growths", "max_parameters", "max_flops", "least_gain"):

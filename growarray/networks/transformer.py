@@ -36,7 +36,7 @@ class GrowingAttention(Module):
     causal : each position sees itself and those before it
 
     The places to grow are ``key[h]``, for the queries and keys of head h, and ``output[h]``, for its values. Scores are
-    divided by the square root of the width at first, and by that for good, so that growth alone changes the function.
+    divided by the square root of embed_dim / num_heads, whatever the width, so that it may grow from any.
     A product of queries and keys takes embed_dim operations for each head, whatever its width.
 
     >>> layer = GrowingAttention(8, 2, head_features=1, rng=np.random.default_rng(0))
@@ -65,7 +65,7 @@ class GrowingAttention(Module):
             )
         width = embed_dim // num_heads if head_features is None else head_features
         whole_number("GrowingAttention", "head_features", width, 0)
-        self.causal, self.scale = causal, 1.0 / math.sqrt(max(width, 1))
+        self.causal, self.scale = causal, math.sqrt(num_heads / embed_dim)
         kind: dict[str, Any] = {
             "rng": np.random.default_rng() if rng is None else rng,
             "dtype": dtype,
@@ -172,9 +172,7 @@ class GrowingTransformerBlock(Module):
         rng = np.random.default_rng() if rng is None else rng
         kind: dict[str, Any] = {"rng": rng, "dtype": dtype, "device": device}
         self.norm1 = LayerNorm(embed_dim, dtype=dtype, device=device)
-        self.attention = GrowingAttention(
-            embed_dim, num_heads, head_features, causal, name=f"{name}.attention", **kind
-        )  # fmt: skip
+        self.attention = GrowingAttention(embed_dim, num_heads, head_features, causal, name=f"{name}.attention", **kind)
         self.norm2 = LayerNorm(embed_dim, dtype=dtype, device=device)
         self.first = LinearGrowingModule(
             embed_dim, hidden_features, True, activation or GELU(), name=f"{name}.first", **kind

@@ -10,8 +10,6 @@ from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError, shown
 from growarray.ops.sizes import whole_number
 
-__all__ = ["check_chain", "check_widths", "listed_widths", "sample_width"]
-
 
 def sample_width(where: str, in_features: int | Sequence[int], *, flatten: bool = True) -> int:
     """Numbers that one sample, or without ``flatten`` each of its last axes, is made of: from its width or its shape.
@@ -47,7 +45,7 @@ def check_widths(where: str, inputs: int, parts: Sequence[tuple[int, int]], outp
     """
     given, taken = [inputs, *(part[1] for part in parts)], [*(part[0] for part in parts), outputs]
     if given != taken:
-        raise ShapeError(f"{where}: parts of the widths {given} are followed by parts of the widths {taken}")
+        raise ShapeError(f"{where}: parts that give widths {given} are followed by parts that take {taken}")
 
 
 def check_chain(where: str, inputs: int, chain: Sequence[Any], outputs: int) -> None:

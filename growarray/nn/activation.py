@@ -10,24 +10,6 @@ from growarray.backend import Array
 from growarray.errors import shown
 from growarray.nn.module import Module, Pullback
 
-__all__ = [
-    "ELU",
-    "GELU",
-    "SELU",
-    "Hardtanh",
-    "Identity",
-    "LeakyReLU",
-    "LogSoftmax",
-    "ReLU",
-    "ReLU6",
-    "SiLU",
-    "Sigmoid",
-    "Softmax",
-    "Softplus",
-    "Tanh",
-    "activation",
-]
-
 
 class _Activation(Module):
     """An operation of :mod:`growarray.ops.activation`: ``_options`` names what it is given after ``x``."""

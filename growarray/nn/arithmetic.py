@@ -10,8 +10,6 @@ from growarray.errors import ShapeError
 from growarray.nn.module import Parameter, Pullback
 from growarray.nn.several import Several, sum_to
 
-__all__ = ["Add", "Concat", "Div", "MatMul", "Maximum", "Minimum", "Mul", "Sub", "Value"]
-
 Halves = tuple[Callable[[Array], Array], Callable[[Array], Array]]
 
 

@@ -15,8 +15,6 @@ from growarray.ops.attention import attention
 from growarray.ops.linear import linear
 from growarray.ops.sizes import whole_number
 
-__all__ = ["MultiheadAttention"]
-
 
 class MultiheadAttention(Module):
     """Self-attention of (n, t, embed_dim) with ``num_heads`` heads, see :func:`growarray.ops.attention`.
@@ -50,11 +48,7 @@ class MultiheadAttention(Module):
     ) -> None:
         whole_number("MultiheadAttention", "embed_dim", embed_dim, 1)
         whole_number("MultiheadAttention", "num_heads", num_heads, 1)
-        if embed_dim % num_heads:
-            raise ShapeError(
-                f"MultiheadAttention: {embed_dim} features cannot be split into {num_heads} heads, expected a number "
-                "that divides them"
-            )
+        self._check_heads(embed_dim, num_heads)
         library(device)
         rng = np.random.default_rng() if rng is None else rng
         bound = math.sqrt(6.0 / (4 * embed_dim))  # Glorot's, of the three matrices as one
@@ -69,13 +63,21 @@ class MultiheadAttention(Module):
     _held = ("num_heads", "causal", "in_proj_weight", "in_proj_bias", "out_proj")
 
     def _check_held(self) -> None:
-        width, bias, out = self.embed_dim, self.in_proj_bias, self.out_proj.weight.shape
-        fits = bias is None or bias.shape == (3 * width,)
-        if self.in_proj_weight.shape != (3 * width, width) or out != (width, width) or not fits:
-            raise ShapeError(f"MultiheadAttention: in_proj {self.in_proj_weight.shape} and out_proj {out} do not fit")
-        whole_number("MultiheadAttention", "num_heads", self.num_heads, 1)
-        if width % self.num_heads:
-            raise ShapeError(f"MultiheadAttention: {width} features cannot be split into {self.num_heads} heads")
+        width, bias = self.embed_dim, self.in_proj_bias
+        if self.in_proj_weight.shape != (3 * width, width) or (bias is not None and bias.shape != (3 * width,)):
+            shapes = [None if p is None else p.shape for p in (self.in_proj_weight, bias)]
+            raise ShapeError(
+                f"MultiheadAttention: in_proj_weight and in_proj_bias have shapes {shapes}, which do not fit"
+            )
+        self._check_heads(width, whole_number("MultiheadAttention", "num_heads", self.num_heads, 1))
+
+    @staticmethod
+    def _check_heads(width: int, heads: int) -> None:
+        if width % heads:
+            raise ShapeError(
+                f"MultiheadAttention: {width} features cannot be split into {heads} heads, expected a number that "
+                "divides them"
+            )
 
     @property
     def embed_dim(self) -> int:

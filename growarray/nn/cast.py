@@ -9,8 +9,6 @@ import numpy as np
 
 from growarray.backend import device_of, is_numpy, library_of, to_numpy
 
-__all__ = ["RangeError", "cast", "dtype_name", "largest_rounding", "rounded"]
-
 Array = Any
 
 _DIGITS = {  # bits of the mantissa and of the exponent

@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 from growarray.backend import Array
-from growarray.nn.module import ExtendedPullback, Module, Pullback
-from growarray.nn.pullback import for_parameters
-
-__all__ = ["Sequential"]
+from growarray.nn.module import ExtendedPullback, Module, Pullback, for_parameters
 
 
 class Sequential(Module):

@@ -10,6 +10,7 @@ import numpy as np
 
 from growarray.backend import Array, library
 from growarray.contraction import Plan
+from growarray.contraction.checks import known_precision
 from growarray.errors import ShapeError, shown
 from growarray.nn.linear import uniform
 from growarray.nn.module import Module, Parameter, Pullback
@@ -26,17 +27,6 @@ from growarray.ops.conv import (
 )
 from growarray.ops.sizes import each_axis, whole_number
 
-__all__ = [
-    "Conv1d",
-    "Conv2d",
-    "Conv3d",
-    "ConvNd",
-    "ConvTranspose1d",
-    "ConvTranspose2d",
-    "ConvTranspose3d",
-    "ConvTransposeNd",
-]
-
 
 class _Conv(Module):
     """What convolutions and transposed ones share: a kernel, a bias, and options with one entry for each axis.
@@ -47,6 +37,7 @@ class _Conv(Module):
 
     axes: int
     output_padding: tuple[int, ...] = ()
+    precision: str | None = None
     _transposed: ClassVar[bool]
     _options: ClassVar[tuple[str, ...]]
     _run: ClassVar[Any]
@@ -137,9 +128,8 @@ class _Conv(Module):
     def plan(self, shape: Sequence[int], training: bool = False) -> Plan:
         """The contraction that runs for an input of this shape, or whose transpose does: its steps, cost and memory."""
         options = {name: getattr(self, name) for name in self._options}
-        plan: Plan = self._planned(
-            shape, self.weight.shape, training=training, **options, **plan_target(self.weight.data)
-        )
+        options |= plan_target(self.weight.data, self.precision)
+        plan: Plan = self._planned(shape, self.weight.shape, training=training, **options)
         return plan
 
     def extra_repr(self) -> str:
@@ -152,6 +142,7 @@ class _Conv(Module):
         parts += [f"groups={self.groups}"] if self.groups != 1 else []
         parts += ["bias=False"] if self.bias is None else []
         parts += [f"padding_mode={self.padding_mode}"] if self.padding_mode != "zeros" else []
+        parts += [f"precision={self.precision}"] if self.precision else []
         return ", ".join(parts)
 
 
@@ -159,7 +150,7 @@ class _Forward(_Conv):
     """Convolution of (n, in_channels, *spatial), options as in torch."""
 
     _transposed = False
-    _options = ("stride", "padding", "dilation", "groups", "padding_mode")
+    _options = ("stride", "padding", "dilation", "groups", "padding_mode", "precision")
     _run, _planned = staticmethod(conv), staticmethod(conv_plan)
 
     def __init__(
@@ -177,8 +168,10 @@ class _Forward(_Conv):
         rng: np.random.Generator | None = None,
         dtype: Any = None,
         device: str | None = None,
+        precision: str | None = None,
     ) -> None:
         self._draw(out_channels, in_channels, kernel_size, groups, bias, rng, dtype, device)
+        self.precision = known_precision(precision)
         self._set_geometry(stride, padding, dilation, groups, padding_mode)
 
     @classmethod
@@ -192,10 +185,12 @@ class _Forward(_Conv):
         dilation: Sizes = 1,
         groups: int = 1,
         padding_mode: str = "zeros",
+        precision: str | None = None,
     ) -> Self:
         """A layer that holds these arrays, weight (out_channels, in_channels / groups, *kernel)."""
         layer = cls.__new__(cls)
         layer._hold(weight, bias, groups)
+        layer.precision = known_precision(precision)
         layer._set_geometry(stride, padding, dilation, groups, padding_mode)
         return layer
 
@@ -245,7 +240,7 @@ class _Transpose(_Conv):
     """Transposed convolution of (n, in_channels, *spatial), options as in torch."""
 
     _transposed = True
-    _options = ("stride", "padding", "output_padding", "groups", "dilation")
+    _options = ("stride", "padding", "output_padding", "groups", "dilation", "precision")
     _run, _planned = staticmethod(conv_transpose), staticmethod(conv_transpose_plan)
 
     def __init__(
@@ -264,12 +259,14 @@ class _Transpose(_Conv):
         rng: np.random.Generator | None = None,
         dtype: Any = None,
         device: str | None = None,
+        precision: str | None = None,
     ) -> None:
         if padding_mode != "zeros":
             raise ValueError(
                 f"{type(self).__name__}: padding_mode {shown(padding_mode)} is not supported; take 'zeros'"
             )
         self._draw(out_channels, in_channels, kernel_size, groups, bias, rng, dtype, device)
+        self.precision = known_precision(precision)
         self._set_options(stride, padding, output_padding, groups, dilation)
 
     def _set_options(self, stride: Any, padding: Any, output_padding: Any, groups: int, dilation: Any) -> None:
@@ -291,10 +288,12 @@ class _Transpose(_Conv):
         output_padding: Sizes = 0,
         groups: int = 1,
         dilation: Sizes = 1,
+        precision: str | None = None,
     ) -> Self:
         """A layer that holds these arrays, weight (in_channels, out_channels / groups, *kernel)."""
         layer = cls.__new__(cls)
         layer._hold(weight, bias, groups)
+        layer.precision = known_precision(precision)
         layer._set_options(stride, padding, output_padding, groups, dilation)
         return layer
 

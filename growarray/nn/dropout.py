@@ -8,8 +8,6 @@ from growarray.backend import Array
 from growarray.nn.module import Module, Pullback
 from growarray.ops.dropout import dropout
 
-__all__ = ["Dropout"]
-
 
 class Dropout(Module):
     """Drops entries with probability ``p`` and divides the rest by ``1 - p``, in training; in evaluation ``y = x``.

@@ -14,27 +14,6 @@ from growarray.nn.cast import rounded
 from growarray.nn.module import Module, Parameter, Pullback
 from growarray.ops.erf import erf
 
-__all__ = [
-    "Abs",
-    "Cast",
-    "Clip",
-    "Cos",
-    "Erf",
-    "Exp",
-    "Function",
-    "HardSigmoid",
-    "HardSwish",
-    "Log",
-    "Mish",
-    "Neg",
-    "PReLU",
-    "Pow",
-    "Reciprocal",
-    "Sin",
-    "Softsign",
-    "Sqrt",
-]
-
 _CASTS = ("float32", "float64", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 Valued = tuple[Array, Callable[[], Array]]
 
@@ -354,6 +333,10 @@ class PReLU(Module):
         layer = cls(axis=axis)
         layer.weight = weight
         return layer
+
+    def _keep(self, index: Array) -> None:
+        if self.weight.shape[0] > 1:
+            self.weight.keep(0, index)
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value and pullback, which adds to ``weight.grad``."""

@@ -14,8 +14,6 @@ from growarray.nn.linear import real_dtype
 from growarray.nn.module import Module, Parameter, Pullback
 from growarray.ops.sizes import whole_number
 
-__all__ = ["Embedding"]
-
 
 class Embedding(Module):
     """Rows of ``weight`` (num_embeddings, embedding_dim) at whole numbers of any shape; they become the last axis.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from growarray.backend import Array
 from growarray.nn.module import ExtendedPullback, Module
 
-__all__ = ["HandsNewOn"]
-
 
 class HandsNewOn(Module):
     """A layer that acts on the present features alone: norms, and dropout that does not penalise growth."""

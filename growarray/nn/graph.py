@@ -11,8 +11,6 @@ from growarray.backend import Array, namespace
 from growarray.errors import shown
 from growarray.nn.module import Module, Parameter, Pullback
 
-__all__ = ["Graph", "Node"]
-
 
 @dataclass(frozen=True)
 class Node:

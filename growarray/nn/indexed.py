@@ -11,19 +11,9 @@ from growarray.backend import Array, assign, device_of, library_of, to_numpy
 from growarray.errors import ShapeError
 from growarray.nn.module import Pullback
 
-__all__ = [
-    "add_rows",
-    "gather",
-    "gather_elements",
-    "gather_nd",
-    "scatter_elements",
-    "scatter_nd",
-    "set_rows",
-]
-
 
 def add_rows(array: Array, places: Array, rows: Array) -> Array:
-    """``array`` (m, k) with each row added at its place; places may repeat. Take the result, as of :func:`assign`.
+    """``array`` (m, k) with each row added at its place; places may repeat. Use the result, as of :func:`assign`.
 
     >>> add_rows(np.zeros((2, 1)), np.array([1, 1]), np.ones((2, 1))).tolist()
     [[0.0], [2.0]]
@@ -45,7 +35,7 @@ def add_rows(array: Array, places: Array, rows: Array) -> Array:
 
 
 def set_rows(array: Array, places: Array, rows: Array) -> Array:
-    """``array`` (m, k) with each row in its place. Take the result, as of :func:`assign`.
+    """``array`` (m, k) with each row set at its place. Use the result, as of :func:`assign`.
 
     >>> set_rows(np.zeros((2, 1)), np.array([1]), np.ones((1, 1))).tolist()
     [[0.0], [1.0]]

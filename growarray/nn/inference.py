@@ -8,8 +8,6 @@ from typing import Any
 
 from growarray.backend import Array, namespace
 
-__all__ = ["evaluating", "in_batches"]
-
 
 @contextmanager
 def evaluating(module: Any) -> Iterator[None]:

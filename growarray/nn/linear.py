@@ -14,8 +14,6 @@ from growarray.nn.module import Module, Parameter, Pullback
 from growarray.nn.parameter import as_parameter
 from growarray.ops.linear import linear
 
-__all__ = ["Linear", "real_dtype", "uniform"]
-
 
 def uniform(
     shape: tuple[int, ...], bound: float, rng: np.random.Generator, dtype: Any = None, device: str | None = None

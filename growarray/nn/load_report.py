@@ -11,9 +11,7 @@ from heapq import nlargest
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from growarray.display import Displayed
-
-__all__ = ["Cast", "LoadReport", "Misshapen", "nearest_names", "prefix_hint"]
+from growarray.display import Block, Displayed, Table, printable, text_of
 
 Shape = tuple[int, ...]
 
@@ -50,7 +48,7 @@ class Misshapen(NamedTuple):
 
     def __str__(self) -> str:
         hint = " (transposed?)" if self.transposed else ""
-        return f"{_printable(self.name)} has shape {self.found}, expected {self.expected}{hint}"
+        return f"{printable(self.name)} has shape {self.found}, expected {self.expected}{hint}"
 
 
 class Cast(NamedTuple):
@@ -61,7 +59,7 @@ class Cast(NamedTuple):
     expected: str
 
     def __str__(self) -> str:
-        return f"{_printable(self.name)} from {self.found} to {self.expected}"
+        return f"{printable(self.name)} from {self.found} to {self.expected}"
 
 
 @dataclass(frozen=True)
@@ -136,10 +134,10 @@ class LoadReport(Displayed):
 
     def sentence(self) -> str:
         """What did not fit, in one line: a few names of each kind, and those that look like a missing one."""
-        near = {name: f"{_printable(name)} (near: {_listed(found)})" for name, found in self.suggestions.items()}
+        near = {name: f"{printable(name)} (near: {_listed(found)})" for name, found in self.suggestions.items()}
         parts = [
-            ("missing", [near.get(name, _printable(name)) for name in self.missing]),
-            ("unexpected", [_printable(name) for name in self.unexpected]),
+            ("missing", [near.get(name, printable(name)) for name in self.missing]),
+            ("unexpected", [printable(name) for name in self.unexpected]),
             ("misshapen", list(map(str, self.misshapen))),
             ("refused casts", [_joined(str(entry), self._beyond(entry.name)) for entry in self.refused]),
         ]
@@ -150,10 +148,11 @@ class LoadReport(Displayed):
         kinds = ("matched", "missing", "unexpected", "misshapen", "refused", "casts", "kept")
         counts = [f"{len(getattr(self, kind))} {kind}" for kind in kinds if getattr(self, kind) or kind == "matched"]
         rows = list(self._rows())
-        lines = _aligned([("what", "name", "found", "expected", "remark"), *rows]) if rows else []
+        head = ("what", "name", "found", "expected", "remark")
         title = ", ".join(counts) + ("" if self else f": {_ALL_WELL}")
-        lines += [f"rename: {_quoted(entry)} applies to no name" for entry in self.unused]
-        return "\n".join([title, *lines, *([self._hint_text()] if self.hint else [])])
+        lines = [f"rename: {_quoted(entry)} applies to no name" for entry in self.unused]
+        blocks: list[Block] = [title, *([Table([head, *rows], left=5)] if rows else []), *lines]
+        return text_of(blocks + ([self._hint_text()] if self.hint else []))
 
     def _hint_text(self) -> str:
         old, new = next(iter(self.hint.items()))
@@ -165,19 +164,19 @@ class LoadReport(Displayed):
 
         def missing(name: str) -> tuple[str, ...]:
             near = self.suggestions.get(name, ())
-            return _printable(name), "", shape(name), f"near: {_listed(near)}" if near else ""
+            return printable(name), "", shape(name), f"near: {_listed(near)}" if near else ""
 
         def misshapen(entry: Misshapen) -> tuple[str, ...]:
             remark = f"{entry.transposed}? transpose it yourself" if entry.transposed else ""
-            return _printable(entry.name), str(entry.found), str(entry.expected), remark
+            return printable(entry.name), str(entry.found), str(entry.expected), remark
 
         def refused(cast: Cast) -> tuple[str, ...]:
             remark = self._beyond(cast.name) or "values would change: cast it yourself"
-            return _printable(cast.name), cast.found, cast.expected, remark
+            return printable(cast.name), cast.found, cast.expected, remark
 
         kinds: dict[str, tuple[Sequence[Any], Callable[[Any], tuple[str, ...]]]] = {
             "missing": (self.missing, missing),
-            "unexpected": (self.unexpected, lambda name: (_printable(name), shape(name), "", "")),
+            "unexpected": (self.unexpected, lambda name: (printable(name), shape(name), "", "")),
             "misshapen": (self.misshapen, misshapen),
             "refused": (self.refused, refused),
         }
@@ -188,10 +187,10 @@ class LoadReport(Displayed):
         for (found, expected), names in _by_dtypes(self.casts).items():
             largest = max(names, key=lambda name: self.rounded.get(name, 0.0))
             change = self.rounded.get(largest, 0.0)
-            remark = f"rounded by up to {change:.1e} of the value, in {_printable(largest)}" if change else ""
-            yield "cast", _cut([_printable(name) for name in names], 2), found, expected, remark
+            remark = f"rounded by up to {change:.1e} of the value, in {printable(largest)}" if change else ""
+            yield "cast", _cut([printable(name) for name in names], 2), found, expected, remark
         if self.kept:
-            yield "kept", _cut([_printable(name) for name in self.kept], 2), "", "", "the state is older than this name"
+            yield "kept", _cut([printable(name) for name in self.kept], 2), "", "", "the state is older than this name"
 
     def _beyond(self, name: str) -> str:
         """Why a value does not fit, and what to do; ``''`` for other names."""
@@ -281,17 +280,7 @@ def _joined(text: str, remark: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(_printable, names))
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _printable(name: str) -> str:
-    """A name of a foreign file without anything that a terminal would obey."""
-    return name if name.isprintable() else ascii(name)[1:-1]
+    return ", ".join(map(printable, names))
 
 
 def _quoted(name: str) -> str:

@@ -15,8 +15,6 @@ from growarray.errors import ShapeError
 from growarray.nn.cast import RangeError, cast, dtype_name, largest_rounding
 from growarray.nn.load_report import Cast, LoadReport, Misshapen
 
-__all__ = ["Rename", "Renamed", "Values", "check_strictly", "match_state", "renamed", "values_for"]
-
 Array = Any
 Rename = Mapping[str, str | None] | Callable[[str], str | None]
 """How names change: old to new, see :func:`renamed`."""

@@ -17,8 +17,6 @@ from growarray.nn.parameter import Parameter as Parameter
 if TYPE_CHECKING:
     from growarray.nn.summary import Summary
 
-__all__ = ["Module"]
-
 _ENGINES = {"onnxruntime": "onnx.session"}  # what runs a network, and where it is
 
 Pullback = Callable[..., Any]
@@ -153,3 +151,17 @@ class Module(Owner):
         from growarray.nn.summary import summary_of  # what prices products is needed here alone
 
         return summary_of(self, input_shape)
+
+
+def for_parameters(pullback: Callable[..., Any], *gradients: Array) -> None:
+    """Run a pullback for what it adds to parameters; one that takes ``wrt_x=False`` is spared the input's gradient.
+
+    >>> import numpy as np
+    >>> from growarray.nn.linear import Linear
+    >>> layer = Linear(3, 2)
+    >>> for_parameters(layer.vjp(np.ones((4, 3), np.float32))[1], np.ones((4, 2), np.float32))
+    >>> layer.weight.grad.shape
+    (2, 3)
+    """
+    options = {"wrt_x": False} if "wrt_x" in (getattr(pullback, "__kwdefaults__", None) or ()) else {}
+    pullback(*gradients, **options)

@@ -9,8 +9,6 @@ from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError, shown
 from growarray.nn.module import Module
 
-__all__ = ["Moved", "at_axis", "counted_axes", "whole_numbers"]
-
 
 def whole_numbers(where: str, option: str, values: Sequence[int]) -> tuple[int, ...]:
     """An option that is a list of whole numbers as a tuple; raises TypeError for anything else.

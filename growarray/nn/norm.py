@@ -16,8 +16,6 @@ from growarray.nn.linear import real_dtype
 from growarray.nn.module import Parameter, Pullback
 from growarray.ops.norm import NormVjp, batch_norm, group_norm, layer_norm, normalised, tracked
 
-__all__ = ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "GroupNorm", "LayerNorm"]
-
 
 def _filled(shape: tuple[int, ...], value: float, dtype: Any, device: str | None) -> Array:
     library(device)

@@ -14,8 +14,6 @@ from growarray.nn.moved import at_axis
 from growarray.nn.recurrent import recurrent
 from growarray.nn.several import Several, sum_to
 
-__all__ = ["Operation"]
-
 Smooth = Callable[..., tuple[Array, Pullback]]
 
 

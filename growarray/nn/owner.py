@@ -1,4 +1,4 @@
-"""What owns parameters and buffers: found by walking its attributes, saved, loaded and moved.
+"""What owns parameters and buffers: found by walking its attributes, saved, loaded, moved and printed.
 
 There is no registration: a :class:`Parameter`, an :class:`Owner`, and lists or dictionaries of them are owned;
 attributes named in ``_links`` (a neighbour in the network) are not; arrays named in ``_buffers`` are saved but not
@@ -7,18 +7,37 @@ trained.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from growarray.backend import Array, device_of, is_array, library, namespace, to_device
 from growarray.display import Block, Displayed, Table
 from growarray.errors import shown
-from growarray.nn.describe import describe
 from growarray.nn.load_report import LoadReport
 from growarray.nn.load_state import Rename, check_strictly, match_state, values_for
 from growarray.nn.parameter import Parameter
 
-__all__ = ["Owner", "below"]
+_WIDTH = 100  # characters of a line, above which a module prints on several
+
+
+def describe(kind: str, options: str, inner: Sequence[tuple[str, str]], *, a_line_each: bool = False) -> str:
+    """``kind(options, name=text, …)``; if that is long, or a text has several lines, each on its own line.
+
+    A module without a name is its text alone.
+
+    >>> print(describe("Sequential", "", [("0", "Linear(2, 3)"), ("1", "ReLU()")], a_line_each=True))
+    Sequential(
+      (0): Linear(2, 3)
+      (1): ReLU()
+    )
+    """
+    first = [options] if options else []
+    line = f"{kind}({', '.join([*first, *(f'{name}={text}' if name else text for name, text in inner)])})"
+    if not inner or not (a_line_each or "\n" in line or len(line) > _WIDTH):
+        return line
+    rows = [*first, *(f"({name}): {text}" if name else text for name, text in inner)]
+    return "\n".join([f"{kind}(", *(textwrap.indent(row, "  ") for row in rows), ")"])
 
 
 def below(prefix: str, name: str) -> str:

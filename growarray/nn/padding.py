@@ -12,8 +12,6 @@ from growarray.nn.module import Pullback
 from growarray.nn.moved import Moved, at_axis, whole_numbers
 from growarray.nn.part import Slice
 
-__all__ = ["Pad"]
-
 _MODES = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 """ONNX's names of the modes, and those of convolutions."""
 

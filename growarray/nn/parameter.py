@@ -11,8 +11,6 @@ import numpy as np
 from growarray.backend import Array, asarray, is_array, namespace
 from growarray.errors import ShapeError
 
-__all__ = ["Parameter", "as_parameter"]
-
 _adding = threading.RLock()  # one for all: adding is a matter of memory bandwidth; a signal handler may add, too
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_adding.acquire, after_in_parent=_adding.release, after_in_child=_adding.release)

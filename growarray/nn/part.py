@@ -10,8 +10,6 @@ from growarray.errors import ShapeError
 from growarray.nn.module import Pullback
 from growarray.nn.moved import Moved, at_axis, counted_axes, whole_numbers
 
-__all__ = ["Gather", "Slice", "positions"]
-
 
 def positions(size: int, start: int, end: int, step: int) -> range:
     """Every ``step``-th position from ``start`` to before ``end`` of an axis; negative ones count from its end.

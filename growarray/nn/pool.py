@@ -23,18 +23,6 @@ from growarray.ops.pool import (
     pool_axes,
 )
 
-__all__ = [
-    "AdaptiveAvgPool1d",
-    "AdaptiveAvgPool2d",
-    "AdaptiveAvgPool3d",
-    "AvgPool1d",
-    "AvgPool2d",
-    "AvgPool3d",
-    "MaxPool1d",
-    "MaxPool2d",
-    "MaxPool3d",
-]
-
 
 class _Pool(Module):
     """A layer over inputs (n, c, *) of as many spatial axes as ``_spatial`` names."""

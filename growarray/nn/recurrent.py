@@ -10,8 +10,6 @@ from growarray.nn.module import Pullback
 from growarray.nn.several import sum_to
 from growarray.ops.activation import sigmoid
 
-__all__ = ["recurrent"]
-
 # n batch · t steps · d directions · f features · h width · g gates
 State = tuple[Array, ...]
 # From gradients of the new state: of the gates' input, the state before, the recurrent weight and its bias.

@@ -11,8 +11,6 @@ from growarray.errors import ShapeError, shown
 from growarray.nn.module import Module, Pullback
 from growarray.nn.moved import Moved, counted_axes, whole_numbers
 
-__all__ = ["Reduce", "ReduceMean"]
-
 Axes = tuple[int, ...]
 # The value with its axes kept, and a function of it that gives the derivative by each entry, or what broadcasts to it.
 Rule = Callable[[Any, Array, Axes], tuple[Array, Callable[[], Array]]]

@@ -14,8 +14,6 @@ from growarray.errors import ShapeError, shown
 from growarray.nn.module import Module, Pullback
 from growarray.nn.moved import counted_axes
 
-__all__ = ["Resize"]
-
 Vector = np.ndarray[Any, np.dtype[Any]]
 # i positions of the result · k size of the input · n size of the result, before rounding · r its region's two ends
 Transform = Callable[[Vector, int, float, Any], Any]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from growarray.backend import Array, namespace
 from growarray.nn.module import Module
 
-__all__ = ["Several", "sum_to"]
-
 
 def sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:
     """The gradient of an operand that was broadcast: summed over the axes along which it was repeated."""

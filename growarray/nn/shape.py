@@ -10,8 +10,6 @@ from growarray.errors import ShapeError
 from growarray.nn.module import Pullback
 from growarray.nn.moved import Moved, counted_axes, whole_numbers
 
-__all__ = ["Expand", "Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"]
-
 
 class _Reshaped(Moved):
     """A module that gives the same values another shape."""

@@ -14,8 +14,6 @@ from growarray.nn.padding import Pad
 from growarray.nn.several import Several
 from growarray.ops.norm import group_norm
 
-__all__ = ["CutTo", "GroupedNorm", "LiveShape", "SamePad", "SamePool", "same_pads"]
-
 Pairs = tuple[tuple[int, int], ...]
 
 
@@ -52,14 +50,14 @@ class GroupedNorm(Module):
         return xp.reshape(y, shape), pullback
 
 
-class LiveShape(Several):
+class DynamicShape(Several):
     """A layer of shapes, :class:`~growarray.nn.shape.Reshape` or Expand, some sizes of which are those of other inputs.
 
     sizes : numbers, and pairs of an input, counted after the first, and its axis
 
     >>> import numpy as np
     >>> from growarray.nn.shape import Expand
-    >>> LiveShape(Expand, (2, (0, 1)))(np.zeros(1), np.ones((5, 3))).shape
+    >>> DynamicShape(Expand, (2, (0, 1)))(np.zeros(1), np.ones((5, 3))).shape
     (2, 3)
     """
 

@@ -19,8 +19,6 @@ from growarray.errors import ShapeError, shown
 from growarray.nn.inference import evaluating
 from growarray.nn.parameter import Parameter
 
-__all__ = ["LayerSummary", "Summary", "summary_of"]
-
 Shape = tuple[int, ...]
 _one_at_a_time = threading.RLock()
 

@@ -1,4 +1,4 @@
-"""Building a network from the nodes of an ONNX graph: what is known of each value, and the modules made so far."""
+"""Building a network from the nodes of an ONNX graph: what is known of each value, and its modules."""
 
 from __future__ import annotations
 
@@ -15,11 +15,8 @@ from growarray.nn.arithmetic import Value
 from growarray.nn.cast import RangeError, cast
 from growarray.nn.graph import Node
 from growarray.nn.module import Module, Parameter
-from growarray.onnx.graph import OpNode
-from growarray.onnx.names import LEAVES, layer_name, node_name
+from growarray.onnx.graph import LEAVES, OpNode, layer_name, node_name
 from growarray.onnx.value import Array, Constant, Dim, Dynamic, Known, Shape, Unsupported
-
-__all__ = ["Builder", "broadcast", "product"]
 
 _LONGEST_NAME = 200
 _LAYER = 40  # steps of the limits that making one takes as long as
@@ -59,7 +56,7 @@ class Builder:
         self._build(self, node)
 
     def evaluate(self, node: OpNode, read: Callable[[Builder, OpNode], None], *, trained: bool) -> None:
-        """Build a node whose inputs are all constants, and note what it gives as constants."""
+        """Build a node whose inputs are all constants, and record its outputs as constants."""
         mark = len(self.nodes)
         read(self, node)
         made = {
@@ -89,7 +86,7 @@ class Builder:
     # values
 
     def define(self, name: str, value: Known) -> None:
-        """Note a value; every name is given once."""
+        """Record a value; each name may be given only once."""
         if name in self.values:
             raise Malformed(f"value {quote(name)} is given twice")
         self.values[name] = value
@@ -98,11 +95,11 @@ class Builder:
             self._shared.add(value.name)
 
     def has(self, node: OpNode, index: int) -> bool:
-        """Whether an optional input is there."""
+        """Whether an optional input is present."""
         return index < len(node.inputs) and node.inputs[index] != ""
 
     def known(self, node: OpNode, index: int) -> Constant | Dynamic:
-        """What is known of an input. Raises Malformed if nothing before the node gives it."""
+        """What is known of an input. Raises Malformed if no earlier node gives it."""
         name = node.inputs[index] if index < len(node.inputs) else ""
         if not name:
             raise Malformed(f"input {index} is missing")
@@ -119,7 +116,7 @@ class Builder:
         return value if isinstance(value, Dynamic) else self.emitted(value)
 
     def constant(self, node: OpNode, index: int, what: str) -> Constant:
-        """An input that must be known now: ``what`` it is goes into the message."""
+        """An input that must be constant; ``what`` names it in the message."""
         value = self.known(node, index)
         if isinstance(value, Dynamic):
             raise Malformed(f"{what} {quote(node.inputs[index])} depends on the input; expected a constant")
@@ -242,7 +239,7 @@ class Builder:
     def step(
         self, module: Module, inputs: Sequence[Dynamic], shape: Shape, hint: str, kind: str | None = None
     ) -> Dynamic:
-        """A further module of the network; ``hint`` is what it would like to be called.
+        """Add a module to the network; ``hint`` is its preferred name.
 
         ``kind`` is the type of what it gives, by default that of the first input.
         """
@@ -312,7 +309,7 @@ class Builder:
             raise Malformed(f"result of shape {shape} takes more than {self.limits.inflated} bytes (Limits.inflated)")
 
     def hint(self, node: OpNode, weight: Constant | None = None) -> str:
-        """What the module of a node would like to be called: as its weight, as the node, or as the operator."""
+        """The preferred name of a node's module: that of its weight, of the node, or of the operator."""
         if weight is None:
             return node_name(node)
         name = layer_name(weight.label)
@@ -323,7 +320,7 @@ class Builder:
         return name or node_name(node).removesuffix(f".{node.op}")
 
     def titled(self, name: str) -> bool:
-        """Whether a node is called after the layer that its weight names, which is the best of names."""
+        """Whether the name of a node comes from its weight, which is the best name."""
         return self._bases.get(name, name) in self._titles
 
     def _unique(self, hint: str) -> str:

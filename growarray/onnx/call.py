@@ -12,8 +12,6 @@ from growarray.onnx.build import Builder
 from growarray.onnx.graph import OpNode
 from growarray.onnx.value import Array, Constant, Dim, Dynamic
 
-__all__ = ["Calls", "written"]
-
 _OPSET = 24  # whose operators the functions below are written in
 _KINDS = {int: "int", float: "float", str: "string"}
 

@@ -20,8 +20,6 @@ from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.model import DATA_TYPES, Model, Node, Port, write_model
 from growarray.onnx.operators import OPERATORS, WRITES
 
-__all__ = ["OPSETS", "to_onnx"]
-
 OPSETS = range(17, 23)
 _BATCH = "n"  # the symbol of the batch
 
@@ -117,7 +115,7 @@ def to_onnx(
 
 
 def _missing(opset: int, strict: bool) -> dict[str, str]:
-    """Why operators cannot be written, by name; ``strict`` asks for those that onnxruntime has in float64."""
+    """Why operators cannot be written, by name; with ``strict``, onnxruntime must have them in float64."""
     newer = {
         name: f"{name} is in operator sets from {row.since} on, opset is {opset}"
         for name, row in OPERATORS.items()
@@ -132,7 +130,7 @@ def _missing(opset: int, strict: bool) -> dict[str, str]:
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
-    """The path, if a file may be made."""
+    """The path, if a file can be written there."""
     target = Path(path)
     if target.is_dir():
         raise IsADirectoryError(f"to_onnx: {target} is a folder; give the path of a file in it, such as model.onnx")
@@ -224,7 +222,7 @@ def _evaluating(network: Module) -> Iterator[None]:
 
 
 def _named(graph: OnnxGraph, inputs: Sequence[str], results: list[Edge], names: Sequence[str]) -> list[Edge]:
-    """The outputs under their names: the node that makes one is renamed, or else its value is copied."""
+    """The outputs under their names: the node that computes one is renamed, or its value copied."""
     made = {name: node for node in graph.nodes for name in node.outputs if node.op != "Constant"}
     renamed: dict[str, str] = {}
     found = []

@@ -11,8 +11,6 @@ from growarray.onnx.build import Builder
 from growarray.onnx.graph import OpNode
 from growarray.onnx.value import Array, Constant, Dynamic
 
-__all__ = ["axes_of", "constant_array", "fold", "narrowed", "positive_axes"]
-
 
 def fold(builder: Builder, node: OpNode, operation: Callable[[Builder, OpNode], Array | None], *, moves: bool) -> bool:
     """Compute a node now if all its inputs are known and ``operation`` can; says whether it did.

@@ -1,4 +1,4 @@
-"""Layers that exporters take apart, put together again: a linear layer's bias, GELU, SiLU, HardSwish and LayerNorm."""
+"""Fusing layers that exporters split: a linear layer's bias, GELU, SiLU, HardSwish and LayerNorm."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ from growarray.nn.graph import Node
 from growarray.nn.module import Module, Parameter
 from growarray.nn.reduce import ReduceMean
 
-__all__ = ["fuse"]
-
 
 def fuse(
     nodes: Sequence[Node], outputs: Sequence[str], axes: Mapping[str, int | None], titled: Callable[[str], bool]
 ) -> list[Node]:
-    """The same network in fewer nodes; what is put together is used nowhere else.
+    """The same network in fewer nodes; only nodes with a single use are fused.
 
     ``axes`` is how many axes the value of a name has, as far as that is known; ``titled`` says whether a node is called
     after the layer that its weight names.
@@ -82,7 +80,7 @@ class _Fuser:
         return replace(inner, name=named, output=node.output)
 
     def _norm(self, node: Node) -> Node | None:
-        """``(x - mean) / sqrt(var + eps) * weight``: a layer norm, without bias as yet."""
+        """``(x - mean) / sqrt(var + eps) * weight``: a layer norm, still without its bias."""
         weight = node.module.value if type(node.module) is Mul else None
         div = self._giver(node.inputs[0], Div) if weight is not None else None
         if weight is None or div is None or len(div.inputs) != 2:
@@ -112,7 +110,7 @@ class _Fuser:
         return module.keepdims and axes == list(range(-count, 0))
 
     def _norm_bias(self, node: Node) -> Node | None:
-        """The bias of a layer norm that was put together."""
+        """The bias of a layer norm that was fused."""
         if type(node.module) is not Add or node.module.value is None:
             return None
         inner, bias = self._giver(node.inputs[0], nn.LayerNorm), node.module.value
@@ -124,7 +122,7 @@ class _Fuser:
         return replace(inner, output=node.output)
 
     def _group(self, node: Node) -> Node | None:
-        """The weight, or the bias, of a group norm that was put together."""
+        """The weight, or the bias, of a group norm that was fused."""
         kind, value = type(node.module), getattr(node.module, "value", None)
         inner = self._giver(node.inputs[0], nn.GroupNorm) if value is not None and kind in (Mul, Add) else None
         layer: Any = None if inner is None else inner.module
@@ -212,7 +210,7 @@ class _Fuser:
         return nn.GELU(), [plus, scaled, erf]
 
     def _free_name(self, inner: Node, last: Node) -> str:
-        """What the scope of a node is called, if no other node is."""
+        """The name of a node's scope, if no other node has it."""
         scope = inner.name.rpartition(".")[0]
         name = scope if scope and scope not in self._names else last.name
         self._names.add(name)

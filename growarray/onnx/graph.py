@@ -1,4 +1,4 @@
-"""The graph of an ONNX model as plain records: nodes with checked attributes, inputs, outputs, opset.
+"""The graph of an ONNX model as plain records: nodes with checked attributes, their names, inputs, outputs, opset.
 
 Field numbers are those of ``onnx.proto`` (IR version 13). The tensors have been checked by
 :mod:`growarray.onnx.initializers` before.
@@ -11,16 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from growarray.files.errors import Malformed, at, quote
-from growarray.files.external import ExternalFiles
 from growarray.files.limits import Limits
+from growarray.files.paths import ExternalFiles
 from growarray.files.source import Source
 from growarray.files.tensor import StoredTensor
 from growarray.onnx.initializers import read_onnx
-from growarray.onnx.protobuf import BYTES, FIXED32, VARINT, Field, count_varints, decode_varints
+from growarray.onnx.protobuf import BYTES, FIXED32, VARINT, Field, GraphWire, ValueInfo, count_varints, decode_varints
 from growarray.onnx.tensor import read_tensor_fields, stored_tensor
-from growarray.onnx.wire import GraphWire, ValueInfo
-
-__all__ = ["Model", "OpNode", "read_model"]
 
 _KINDS = {  # AttributeProto.type: what it holds, and the field that has it
     1: ("float", 2),
@@ -39,6 +36,8 @@ _KINDS = {  # AttributeProto.type: what it holds, and the field that has it
     14: ("type_protos", 15),
 }
 _BY_FIELD = {number: kind for kind, number in _KINDS.values()}
+LEAVES = ("weight", "bias", "kernel", "gamma", "beta", "scale", "running_mean", "running_var", "value", "alpha")
+"""What exporters call the weights of a layer."""
 
 
 @dataclass
@@ -226,3 +225,31 @@ class _Parser:
         value = self.wire.expect(part, VARINT).value
         self.wire.count(50)
         return [value - 2**64 if value >= 2**63 else value]
+
+
+def layer_name(label: str) -> str:
+    """The layer that a weight of this name belongs to, ``''`` if the name does not tell.
+
+    >>> layer_name("features.0.weight"), layer_name("onnx::Conv_17")
+    ('features.0', '')
+    """
+    label = label.partition(":")[0] if not label.startswith("onnx::") else ""
+    for mark in "./":
+        layer, _, leaf = label.rpartition(mark)
+        if layer and leaf in LEAVES:
+            return layer.strip("/").replace("/", ".")
+    computed = label.startswith(("/", "val_"))  # as exporters of torch call what they computed
+    return "" if computed or not label.replace("_", "").replace(".", "").isalnum() else label
+
+
+def node_name(node: OpNode) -> str:
+    """The scope that an exporter writes into the name of a node, or the operator and a number.
+
+    >>> node_name(OpNode(op="Relu", name="/layer1/layer1.0/relu/Relu"))
+    'layer1.0.relu'
+    """
+    parts = [part for part in node.name.split("/") if part]
+    if len(parts) > 1 and parts[-1].startswith(node.op) and parts[-2].rpartition(".")[2].lower() == node.op.lower():
+        parts.pop()
+    kept = [part for part, after in zip(parts, [*parts, ""][1:], strict=True) if not after.startswith(f"{part}.")]
+    return ".".join(kept) or f"{node.op}_{node.index}"

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from growarray.files.contents import Contents
 from growarray.files.errors import Malformed, at, quote
-from growarray.files.external import ExternalFiles
 from growarray.files.limits import Limits
+from growarray.files.paths import ExternalFiles
 from growarray.files.source import Source
-from growarray.files.tensor import StoredTensor
+from growarray.files.tensor import Contents, StoredTensor
 from growarray.onnx.protobuf import BYTES, VARINT, Field, Wire
 from growarray.onnx.tensor import TensorFields, read_tensor_fields, stored_tensor
-
-__all__ = ["looks_like_onnx", "read_onnx"]
 
 _GRAPH = 7  # in ModelProto
 _MODEL_TEXTS = {2: "producer_name", 3: "producer_version", 4: "domain"}

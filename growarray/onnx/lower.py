@@ -15,8 +15,6 @@ from growarray.nn.cast import cast
 from growarray.nn.module import Module, Parameter
 from growarray.onnx.model import DATA_TYPES, Node, Tensor
 
-__all__ = ["Edge", "Lowering", "OnnxGraph", "register_lowering"]
-
 
 @dataclass(frozen=True)
 class Edge:
@@ -42,7 +40,7 @@ _REGISTERED: dict[type[Module], Lowering] = {}
 
 
 def register_lowering(kind: type[Module], function: Lowering) -> None:
-    """Say how layers of a class are written to ONNX: ``function(graph, layer, *inputs)`` returns the output.
+    """Register how layers of a class are written to ONNX: ``function(graph, layer, *inputs)`` returns the output.
 
     kind : a subclass of Module; subclasses of it are written the same way, unless they compute something else
     function : takes an :class:`OnnxGraph`, the layer, and an :class:`Edge` for each input; returns an Edge, or a tuple
@@ -66,7 +64,7 @@ def register_lowering(kind: type[Module], function: Lowering) -> None:
 
 
 def _computes_alike(own: type, kind: type) -> bool:
-    """Whether a subclass leaves what its base computes as it is."""
+    """Whether a subclass computes the same as its base."""
     return all(getattr(own, name) is getattr(kind, name) for name in ("vjp", "forward", "__call__"))
 
 
@@ -101,7 +99,7 @@ class OnnxGraph:
 
     @property
     def prefix(self) -> str:
-        """What stands before the names of the present layer's parameters: ``'blocks.0.'``."""
+        """Prefix of the names of the present layer's parameters, such as ``'blocks.0.'``."""
         return "".join(f"{name}." for name in self._place)
 
     @property
@@ -149,14 +147,14 @@ class OnnxGraph:
         return NotImplementedError(f"to_onnx: {self.where}: {why}")
 
     def shape_after(self, module: Module, *inputs: Edge) -> tuple[int, ...]:
-        """Shape of what the module makes of inputs of these shapes: it is run on ones.
+        """Shape of the module's output for inputs of these shapes: it is run on ones.
 
         Raises what the module raises, with its place in the network in front.
         """
         return tuple(self.run(module, *inputs).shape)
 
     def run(self, module: Module, *inputs: Edge) -> Any:
-        """What the module makes of ones in place of the inputs."""
+        """The module's output for inputs of ones."""
         samples = [
             asarray(np.ones(x.shape), like=self._like, dtype=(x.kind and np.dtype(x.kind)) or self._sample_dtype)
             for x in inputs
@@ -168,7 +166,7 @@ class OnnxGraph:
             raise type(error)(f"to_onnx: {self.where}: {error}") from error
 
     def batch_after(self, module: Module, *inputs: Edge) -> int | None:
-        """The axis of what the module makes that follows the batch: the one that changes with it."""
+        """The axis of the module's output that changes with the batch."""
         larger = [
             x if x.batch is None else replace(x, shape=tuple(n + (i == x.batch) for i, n in enumerate(x.shape)))
             for x in inputs

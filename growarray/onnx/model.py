@@ -16,8 +16,6 @@ import numpy as np
 from growarray.files.paths import replacing
 from growarray.onnx.protobuf import BYTES, FIXED32, VARINT, encode_varint
 
-__all__ = ["DATA_TYPES", "LARGEST", "Model", "Node", "Port", "Tensor", "write_model"]
-
 LARGEST = 2**31 - 1  # bytes of a message of protocol buffers
 DATA_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "float64": 11}
 _IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10}  # the first that has the operator set

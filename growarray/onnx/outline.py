@@ -1,4 +1,4 @@
-"""Which node of an ONNX model reads which initializer, and what the graph takes and gives; nothing is built or run.
+"""Which node of an ONNX model reads which initializer, and the graph's inputs and outputs; nothing is built or run.
 
 Field numbers are those of ``onnx.proto`` (IR version 13). The tensors have been checked before.
 """
@@ -12,10 +12,7 @@ from typing import NamedTuple
 from growarray.files.errors import Malformed
 from growarray.files.limits import Limits
 from growarray.files.source import Source
-from growarray.onnx.protobuf import BYTES, Field
-from growarray.onnx.wire import GraphWire
-
-__all__ = ["GraphOutline", "Port", "Use", "outline_graph"]
+from growarray.onnx.protobuf import BYTES, Field, GraphWire
 
 _GRAPH, _NODE, _INITIALIZER, _INPUT, _OUTPUT = 7, 1, 5, 11, 12
 _SUBGRAPHS = (6, 11)  # in AttributeProto: one graph, and several

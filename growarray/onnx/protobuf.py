@@ -1,4 +1,4 @@
-"""The wire format of protocol buffers: numbered fields, each bounded by the message that holds it.
+"""The wire format of protocol buffers, each field bounded by its message, and of the names and shapes of ONNX.
 
 Source: https://protobuf.dev/programming-guides/encoding. Groups, which proto3 does not have, are refused.
 """
@@ -6,16 +6,19 @@ Source: https://protobuf.dev/programming-guides/encoding. Groups, which proto3 d
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from growarray.files.errors import Malformed
-
-__all__ = ["BYTES", "FIXED32", "FIXED64", "VARINT", "Field", "Wire", "count_varints", "decode_varints", "encode_varint"]
+from growarray.files.limits import Limits
+from growarray.files.source import Source
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+_MOST_AXES = 64
+_MOST_AXIS_NAME = 64  # bytes
 _BLOCK = 2**20
 
 
@@ -153,3 +156,71 @@ def decode_varints(data: memoryview, count: int) -> NDArray[Any]:
         filled += ends.size
         position += block.size
     return out
+
+
+@dataclass(frozen=True)
+class ValueInfo:
+    """A graph input or output: its element type (0 if it is not a tensor), and its axes: sizes from 1, or names.
+
+    The name of an axis that the file leaves open is ``'?'``; ``shape`` is None if the file gives none.
+    """
+
+    name: str
+    element: int = 0
+    shape: tuple[int | str, ...] | None = None
+
+
+class GraphWire(Wire):
+    """Reads one model; what is kept of it is counted against ``Limits.memory`` and the size of the file."""
+
+    def __init__(self, source: Source, limits: Limits) -> None:
+        super().__init__(source.view, limits.steps)
+        self.limits = limits
+        self.memory = limits.memory + source.size
+
+    def count(self, nbytes: int) -> None:
+        """Count memory before it is used."""
+        self.memory -= nbytes
+        if self.memory < 0:
+            raise Malformed(f"graph needs more than {self.limits.memory} bytes and the file's size (Limits.memory)")
+
+    def name(self, part: Field) -> str:
+        """A string that is kept."""
+        self.count(100 + part.end - part.start)
+        return self.text(part, self.limits.string, "Limits.string")
+
+    def value_info(self, message: Field) -> ValueInfo:
+        """``ValueInfoProto``: name, and the element type and shape of a tensor."""
+        self.count(500)
+        name, element, shape = "", 0, None
+        for part in self.parts(message):
+            if part.number == 1:
+                name = self.name(part)
+            elif part.number == 2:
+                for kind in self.parts(part):
+                    if kind.number == 1:  # tensor_type, not a sequence, a map, an optional or a sparse tensor
+                        element, shape = self._tensor_type(kind)
+        return ValueInfo(name, element, shape)
+
+    def _tensor_type(self, message: Field) -> tuple[int, tuple[int | str, ...] | None]:
+        element, shape = 0, None
+        for part in self.parts(message):
+            if part.number == 1:
+                element = self.expect(part, VARINT).value
+            elif part.number == 2:
+                shape = tuple(self._axis(axis, place) for place, axis in enumerate(self.parts(part)))
+        return element, shape
+
+    def _axis(self, message: Field, place: int) -> int | str:
+        """The size of an axis, or a name for one that is not known: exporters write 0 and -1 for that too."""
+        self.count(200)
+        if place >= _MOST_AXES:
+            raise Malformed(f"a graph input or output has more than {_MOST_AXES} axes")
+        found: int | str = "?"
+        for part in self.parts(message):
+            if part.number == 1:
+                value = self.expect(part, VARINT).value
+                found = value if 0 < value < 2**63 else "?"
+            elif part.number == 2:
+                found = (self.name(part) if part.end - part.start <= _MOST_AXIS_NAME else "") or "?"
+        return found

@@ -11,8 +11,8 @@ import numpy as np
 
 from growarray.errors import shown
 from growarray.files.errors import Malformed, at, naming, quote
-from growarray.files.external import ExternalFiles
 from growarray.files.limits import Limits, limits_or_default
+from growarray.files.paths import ExternalFiles
 from growarray.files.source import Source, source_name
 from growarray.nn.activation import Identity
 from growarray.nn.elementwise import Cast
@@ -23,11 +23,9 @@ from growarray.onnx.fuse import fuse
 from growarray.onnx.graph import Model, OpNode, read_model
 from growarray.onnx.operators import DOMAINS, OPERATORS
 from growarray.onnx.operators.row import Operator
+from growarray.onnx.protobuf import ValueInfo
 from growarray.onnx.tensor import TYPE_NAMES
 from growarray.onnx.value import Constant, Dynamic, Unsupported, letter
-from growarray.onnx.wire import ValueInfo
-
-__all__ = ["from_onnx"]
 
 _FIRST, _LAST = 6, 28  # opsets whose operators mean what is written here
 _LONGEST = 1000  # characters of a message
@@ -144,7 +142,7 @@ def _network(model: Model, builder: Builder) -> Graph:
 
 
 def _needed(model: Model) -> list[OpNode]:
-    """The nodes that an output depends on; what the others are does not matter."""
+    """The nodes that an output depends on; the others are ignored."""
     givers: dict[str, list[OpNode]] = {}
     for node in model.nodes:
         for name in filter(None, node.outputs):
@@ -219,7 +217,7 @@ def _build(builder: Builder, node: OpNode) -> None:
 
 
 def _fixed(row: Operator, given: Sequence[Constant | Dynamic]) -> bool:
-    """Whether a node can be computed now: its inputs are constants that nobody trains, and not too large for it."""
+    """Whether a node can be computed now: its inputs are constants, not trained, and not too large."""
     total = 0
     for value in given:
         if not isinstance(value, Constant) or value.array.dtype == object:
@@ -231,7 +229,7 @@ def _fixed(row: Operator, given: Sequence[Constant | Dynamic]) -> bool:
 
 
 def _graph(builder: Builder, inputs: list[str], outputs: list[str]) -> Graph:
-    """The network: what reaches no output is left out, and outputs have their names."""
+    """The network without unused modules, its outputs under their names."""
     for name in outputs:
         with at(f"output {quote(name)}"):
             value = builder.values.get(name)

@@ -15,8 +15,6 @@ from growarray.errors import shown
 from growarray.nn.module import Module, Pullback
 from growarray.onnx.export import to_onnx
 
-__all__ = ["Compiled"]
-
 _MOST = 8  # sessions: each holds the weights once more
 
 
@@ -55,7 +53,7 @@ class Compiled(Module):
         return self.forward(*inputs)
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """Refused: an inference engine has no way back."""
+        """Not supported: onnxruntime computes no gradients."""
         raise NotImplementedError(
             f"compiled {type(self._network).__name__}: it runs forwards only; call vjp of the network itself"
         )

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from growarray.files.dtypes import BY_NAME, DType
 from growarray.files.errors import Malformed, at, quote
-from growarray.files.external import ExternalFiles
 from growarray.files.limits import Limits
+from growarray.files.paths import ExternalFiles
 from growarray.files.source import Region, Source
 from growarray.files.tensor import PackedTensor, StoredTensor, count_of
 from growarray.onnx.protobuf import (
@@ -25,8 +25,6 @@ from growarray.onnx.protobuf import (
     decode_varints,
     encode_varint,
 )
-
-__all__ = ["TYPE_NAMES", "TensorFields", "read_tensor_fields", "stored_tensor"]
 
 _FLOAT, _INT32, _STRING, _INT64, _RAW, _DOUBLE, _UINT64 = 4, 5, 6, 7, 9, 10, 11
 

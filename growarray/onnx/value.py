@@ -1,4 +1,4 @@
-"""What is known of a value while a graph is read: that it is a constant, or depends on the inputs, or why neither."""
+"""Values of a graph while it is read: constant, dependent on the inputs, or unsupported."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from growarray.files.tensor import StoredTensor
-
-__all__ = ["Array", "Constant", "Dim", "Dynamic", "Known", "Shape", "Unsupported", "letter"]
 
 Array = NDArray[Any]
 Dim = int | str

@@ -14,23 +14,6 @@ from growarray.errors import shown
 from growarray.ops.erf import erf as error_function
 from growarray.ops.fused import fused
 
-__all__ = [
-    "elu",
-    "gelu",
-    "hardtanh",
-    "identity",
-    "leaky_relu",
-    "log_softmax",
-    "relu",
-    "relu6",
-    "selu",
-    "sigmoid",
-    "silu",
-    "softmax",
-    "softplus",
-    "tanh",
-]
-
 Vjp = Callable[[Array], Array]
 
 _SELU_ALPHA = 1.6732632423543772

@@ -12,8 +12,6 @@ from growarray.errors import ShapeError
 from growarray.ops.activation import softmax
 from growarray.ops.gradient import check_gradient
 
-__all__ = ["attention"]
-
 AttentionVjp = Callable[[Array], tuple[Array, Array, Array]]
 
 

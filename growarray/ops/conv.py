@@ -11,21 +11,12 @@ from typing import Any, NamedTuple
 
 from growarray.backend import Array, device_of, is_numpy, namespace
 from growarray.contraction import Plan, plan
+from growarray.contraction.checks import precision_on
 from growarray.contraction.geometry import ConvAxis, conv_axes
 from growarray.contraction.plan import frozen
 from growarray.contraction.transpose import transpose
 from growarray.errors import ShapeError, shown
 from growarray.ops.sizes import each_axis, whole_number
-
-__all__ = [
-    "check_output_padding",
-    "conv",
-    "conv_geometry",
-    "conv_plan",
-    "conv_transpose",
-    "conv_transpose_plan",
-    "plan_target",
-]
 
 _DENSE = "n c {at}, o c {at} -> n o {at} | {axes}"
 _GROUPED = "n g c {at}, g o c {at} -> n g o {at} | {axes}"
@@ -107,14 +98,15 @@ def _check_bias(where: str, b: Array | None, out_channels: int) -> None:
         )
 
 
-def plan_target(x: Array) -> dict[str, str]:
-    """Dtype and device of an array, as a plan takes them to predict its cost.
+def plan_target(x: Array, precision: str | None = None) -> dict[str, Any]:
+    """Dtype and device of an array, and the precision if it has a say there, as a plan takes them.
 
     >>> import numpy as np
-    >>> plan_target(np.ones(2))
-    {'dtype': 'float64', 'device': 'cpu'}
+    >>> plan_target(np.ones(2), "tf32")
+    {'dtype': 'float64', 'device': 'cpu', 'precision': None}
     """
-    return {"dtype": str(x.dtype).rpartition(".")[2], "device": "cpu" if is_numpy(x) else "gpu"}
+    dtype, device = str(x.dtype).rpartition(".")[2], "cpu" if is_numpy(x) else "gpu"
+    return {"dtype": dtype, "device": device, "precision": precision_on(precision, dtype, device)}
 
 
 def conv_plan(
@@ -239,6 +231,7 @@ def conv(
     dilation: Sizes = 1,
     groups: int = 1,
     padding_mode: str = "zeros",
+    precision: str | None = None,
 ) -> tuple[Array, Vjp]:
     """Convolution over any number of spatial axes, as in torch without a flip of the kernel. Keeps ``x`` and ``w``.
 
@@ -246,6 +239,7 @@ def conv(
     stride, dilation : one number, or one for each axis    groups : blocks of channels that do not mix
     padding : a number, one for each axis, a pair (before, after) for each axis, ``'same'`` or ``'valid'``
     padding_mode : ``'zeros'``, ``'reflect'``, ``'replicate'`` or ``'circular'``
+    precision : on a GPU, as in :func:`growarray.contraction.plan`; a CPU multiplies float32 in full
     Returns y (n, o, *positions) and a pullback ``dy -> (dx, dw, db)``; db is None if b is. ``pullback(dy,
     wrt_x=False)`` leaves dx out (None): the first layer of a network need not compute it; ``wrt_w=False`` dw: a frozen
     weight.
@@ -261,7 +255,7 @@ def conv(
     """
     xp, x_shape, w_shape = _check_dtypes("conv", x, w, b), tuple(x.shape), tuple(w.shape)
     options = {"stride": stride, "padding": padding, "dilation": dilation, "padding_mode": padding_mode}
-    todo = conv_plan(x_shape, w_shape, groups=groups, **options, **plan_target(x))
+    todo = conv_plan(x_shape, w_shape, groups=groups, **options, **plan_target(x, precision))
     _check_bias("conv", b, w_shape[0])
     feature, kernel = _shaped(xp, x, *todo.shapes[0]), _shaped(xp, w, *todo.shapes[1])
     result, back = todo.vjp(feature, kernel)
@@ -330,6 +324,7 @@ def conv_transpose(
     output_padding: Sizes = 0,
     groups: int = 1,
     dilation: Sizes = 1,
+    precision: str | None = None,
 ) -> tuple[Array, Vjp]:
     """Transposed convolution, the adjoint of :func:`conv` by its input, plus a bias. Keeps ``x`` and ``w``.
 
@@ -349,7 +344,7 @@ def conv_transpose(
     """
     xp, x_shape, w_shape = _check_dtypes("conv_transpose", x, w, b), tuple(x.shape), tuple(w.shape)
     options = {"stride": stride, "padding": padding, "dilation": dilation, "output_padding": output_padding}
-    todo = conv_transpose_plan(x_shape, w_shape, groups=groups, **options, **plan_target(x))
+    todo = conv_transpose_plan(x_shape, w_shape, groups=groups, **options, **plan_target(x, precision))
     out_channels = w_shape[1] * groups
     _check_bias("conv_transpose", b, out_channels)
     result, kernel = _shaped(xp, x, *todo.output_shape), _shaped(xp, w, *todo.shapes[1])

@@ -10,8 +10,6 @@ from growarray.backend import Array, asarray, namespace
 from growarray.errors import ShapeError
 from growarray.ops.fused import fused
 
-__all__ = ["dropout"]
-
 
 def dropout(
     x: Array, p: float, rng: np.random.Generator, *, axes: int | None = None

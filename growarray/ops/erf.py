@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from growarray.backend import Array, namespace, special_functions
 
-__all__ = ["erf", "portable_erf"]
-
 
 def erf(x: Array) -> Array:
     """Error function: SciPy's on NumPy, cupyx's on CuPy, :func:`portable_erf` elsewhere."""

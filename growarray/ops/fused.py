@@ -6,9 +6,9 @@ import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from growarray.backend import is_cupy, load
+import numpy as np
 
-__all__ = ["fused"]
+from growarray.backend import is_cupy, load
 
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
@@ -23,7 +23,7 @@ def fused(portable: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
 
     @functools.wraps(portable)
     def chosen(*arguments: _Given.args, **options: _Given.kwargs) -> _Result:
-        if is_cupy(arguments[0]):
+        if type(arguments[0]) is not np.ndarray and is_cupy(arguments[0]):
             found: Any = getattr(load(f"growarray.cuda.{module}"), name)(*arguments, **options)
             if found is not None:
                 result: _Result = found

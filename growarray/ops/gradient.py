@@ -1,4 +1,4 @@
-"""What a pullback checks of the gradient that it is given."""
+"""Checks of the gradient that a pullback is given."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 
 from growarray.backend import Array, asarray, namespace
 from growarray.errors import ShapeError
-
-__all__ = ["check_gradient", "checked", "joined", "loss_gradient"]
 
 Vjp = Callable[[Array], Array]
 

@@ -19,20 +19,6 @@ from typing import NamedTuple
 from growarray.contraction.machine import Machine, machine_for
 from growarray.contraction.problem import Axis
 
-__all__ = [
-    "DEEP",
-    "LARGEST",
-    "MIXED",
-    "Lag",
-    "LaggedAxis",
-    "MomentPlan",
-    "Run",
-    "lagged_axis",
-    "moment_plan",
-    "orders",
-    "reads_all",
-]
-
 _BLOCK = 1 << 22  # bytes of one block of images with what is made of them: more would not stay in the cache
 
 LARGEST = 1 << 25  # bytes of a block that is not taken in pieces, however large an image is

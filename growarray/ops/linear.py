@@ -9,8 +9,6 @@ from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.ops.gradient import check_gradient
 
-__all__ = ["linear"]
-
 LinearVjp = Callable[..., tuple[Array, Array, Array | None]]
 
 

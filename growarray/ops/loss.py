@@ -20,8 +20,6 @@ from growarray.ops.activation import log_softmax
 from growarray.ops.fused import fused
 from growarray.ops.gradient import loss_gradient
 
-__all__ = ["cross_entropy", "l1", "mse"]
-
 LossVjp = Callable[..., Array]
 _REDUCTIONS = ("mean", "sum", "none")
 

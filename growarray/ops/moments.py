@@ -22,8 +22,6 @@ from growarray.ops.lags import DEEP, LARGEST, MIXED, Lag, MomentPlan, Pairs, Run
 from growarray.ops.phases import Maps, channel_blocks, phase_maps, run_shared
 from growarray.ops.windows import Windows
 
-__all__ = ["window_moment"]
-
 _SQUARES = (1e-20, 1e37)  # sums of squares between which products in single precision neither vanish nor overflow
 
 Totals = dict[tuple[int, int, int, int], Array]

@@ -15,8 +15,6 @@ from growarray.errors import ShapeError
 from growarray.ops.fused import fused
 from growarray.ops.gradient import check_gradient
 
-__all__ = ["batch_norm", "batch_statistics", "group_norm", "layer_norm", "normalised", "tracked"]
-
 NormVjp = Callable[[Array], tuple[Array, Array | None, Array | None]]
 
 
@@ -99,7 +97,7 @@ def batch_statistics(x: Array) -> tuple[Array, Array]:
     xp = namespace(x)
     axes, spread = _channel_axes("batch_statistics", x)
     if x.shape[1] and math.prod(x.shape[i] for i in axes) < 1:
-        raise ShapeError(f"batch_statistics: input of shape {tuple(x.shape)} holds no value to average")
+        raise ShapeError(f"batch_statistics: input of shape {tuple(x.shape)} has no values to average")
     mean = xp.mean(x, axis=axes)
     centred = x - xp.reshape(mean, spread)
     return mean, xp.mean(centred * centred, axis=axes)

@@ -19,8 +19,6 @@ from growarray.contraction.threads import run_tasks
 from growarray.ops.lags import MIXED, MomentPlan
 from growarray.ops.windows import Windows
 
-__all__ = ["Copies", "Maps", "channel_blocks", "phase_maps", "run_shared"]
-
 _SHARED = 3  # pieces of work from which on each has one thread
 _COPIED = 1 << 18  # elements that are copied, or mixed and copied, at a time
 

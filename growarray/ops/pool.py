@@ -19,8 +19,6 @@ from growarray.ops.fused import fused
 from growarray.ops.gradient import checked, joined
 from growarray.ops.sizes import each_axis
 
-__all__ = ["PoolAxis", "adaptive_avg_pool", "adaptive_sizes", "avg_pool", "check_divisor", "max_pool", "pool_axes"]
-
 Vjp = Callable[[Array], Array]
 Sizes = int | Sequence[int]
 Padding = int | Sequence[int | Sequence[int]]

@@ -8,8 +8,6 @@ from typing import Any
 from growarray.contraction.checks import is_whole
 from growarray.errors import shown
 
-__all__ = ["each_axis", "whole_number"]
-
 
 def whole_number(where: str, option: str, value: Any, least: int) -> int:
     """``value`` as an int; raises TypeError if it is not a whole number, ValueError if it is below ``least``.

@@ -1,4 +1,4 @@
-"""What a kernel sees at each output position: a stream of features that is not put together."""
+"""What a kernel reads at each output position: a stream of features that is never one array."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from growarray.errors import ShapeError, shown
 from growarray.ops.conv import conv_geometry
 from growarray.ops.sizes import each_axis
 
-__all__ = ["Windows", "windows"]
-
 
 @dataclass(frozen=True, eq=False)
 class Windows:
@@ -32,7 +30,7 @@ class Windows:
 
     @property
     def parts(self) -> tuple[Windows, ...]:
-        """These windows alone, as the streams of growing layers say it."""
+        """These windows alone; streams of growing layers may have several parts."""
         return (self,)
 
     @property
@@ -51,7 +49,7 @@ class Windows:
         return tuple(axis.out for axis in self.axes)
 
     def materialise(self) -> Array:
-        """The windows put together, (n, *positions, width); moments never need it.
+        """The windows as one array (n, *positions, width); moments never need it.
 
         >>> import numpy as np
         >>> windows(np.arange(4.0).reshape(1, 1, 4), (2,), bias=True).materialise()[0, 1].tolist()

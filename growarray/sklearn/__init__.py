@@ -2,6 +2,7 @@
 
 from growarray.sklearn.base import GrowingEstimator
 from growarray.sklearn.classifier import GrowingClassifier
+from growarray.sklearn.images import FactorizedConvClassifier
 from growarray.sklearn.regressor import GrowingRegressor
 
-__all__ = ["GrowingClassifier", "GrowingEstimator", "GrowingRegressor"]
+__all__ = ["FactorizedConvClassifier", "GrowingClassifier", "GrowingEstimator", "GrowingRegressor"]

@@ -1,9 +1,10 @@
-"""What the estimators share: options, rows and their weights, scales, and the loop."""
+"""The base class of the estimators: options, rows and their weights, scales, and the loop."""
 
 from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +18,9 @@ from growarray.errors import shown
 from growarray.growing import FISHER, GRADMAX, TINY, GrowthRule
 from growarray.networks import Growth, GrowthSettings
 from growarray.networks.build import build_network, hidden_activation, number_of_places
-from growarray.networks.data import Task
+from growarray.networks.data import Task, is_pair, loaded
+from growarray.networks.network import GrowingNetwork
+from growarray.networks.part import PartlyGrowing
 from growarray.networks.planner import default_budget
 from growarray.networks.scale import Scale
 from growarray.nn import Sequential
@@ -25,9 +28,6 @@ from growarray.ops.sizes import whole_number
 from growarray.optim import AdamW, constant, cosine
 from growarray.sklearn.losses import weighted_moments
 
-__all__ = ["GrowingEstimator"]
-
-_NETWORKS = ("mlp", "residual", "dag")  # those of images take no weights of samples
 _RULES = {"tiny": TINY, "gradmax": GRADMAX, "fisher": FISHER}
 _WHOLE = 200  # samples that batch_size='auto' takes at once, as many as scikit-learn's own networks
 _ENDLESS = 10**9  # epochs of a loop that is stopped from outside
@@ -35,7 +35,7 @@ _ENDLESS = 10**9  # epochs of a loop that is stopped from outside
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
-    """What both estimators do, and their options. A subclass says what its targets are.
+    """Base class of both estimators and their options; a subclass defines the targets.
 
     network : ``'mlp'``, hidden layers, ``'residual'``, residual blocks, or ``'dag'``, a graph that starts with one edge
     hidden_layers : how many layers or blocks
@@ -58,6 +58,7 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
     """
 
     _task: ClassVar[Task]
+    _networks: ClassVar[tuple[str, ...]] = ("mlp", "residual", "dag")  # growing convolutions take no weights of samples
 
     network: str = "mlp"
     hidden_layers: int = 1
@@ -80,7 +81,7 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
     verbose: bool = False
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        """Train and grow on ``X`` (n, n_features) and ``y``; with ``warm_start`` go on from the last fit.
+        """Train and grow on ``X`` (n, n_features) and ``y``; with ``warm_start`` continue from the last fit.
 
         sample_weight : (n,), not negative. A row of weight 0 is left out, one of weight 2 counts as two rows.
         """
@@ -95,6 +96,28 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         loop = self._loop(data, validation, samples, self.max_iter)
         steps = self.max_iter * math.ceil(len(data[0]) / loop.settings.batch_size)
         loop.schedule = cosine(self.learning_rate, steps)
+        self._run(loop)
+        self.history_, self.n_iter_ = loop.history, loop.epoch
+        return self
+
+    def fit_batches(self, batches: Any, validation: tuple[Any, Any]) -> Any:
+        """Train and grow on batches, of which one at a time is in memory; judge by ``validation``, a pair (X, y).
+
+        batches : to iterate over in every epoch, each (X, y) or a function that loads it: a list,
+            ``growarray.distributed.from_dask(x, y)``, or :class:`growarray.networks.Batches` of files that NumPy maps
+        Scales, and the classes that there are, are those of ``validation``; balanced classes are so in each batch.
+        """
+        if isinstance(batches, Iterator):
+            raise TypeError(
+                "fit_batches: batches are used up after one epoch; give a list, or functions that load them"
+            )
+        goes_on = self.warm_start and self.__sklearn_is_fitted__()
+        x, values, weight, _ = self._rows(*validation, None, goes_on=goes_on, anew=not goes_on)
+        if not goes_on:
+            self._start(x, values, weight)
+        data = _Scaled(self, batches)
+        loop = self._loop(data, self._scaled(x, values, weight), None, self.max_iter)
+        loop.schedule = cosine(self.learning_rate, self.max_iter * data.count)
         self._run(loop)
         self.history_, self.n_iter_ = loop.history, loop.epoch
         return self
@@ -120,10 +143,15 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         return hasattr(self, "network_")
 
     def _outputs(self, X: Any) -> np.ndarray:
-        """What the network gives for ``X`` as it came: scaling is inside."""
+        """Outputs of the network for unscaled ``X``; it scales inside."""
         check_is_fitted(self)
-        x = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
+        x = validate_data(self, self._features(X), dtype=(np.float64, np.float32), reset=False)
+        x = x.astype(next(iter(self._grown.parameters())).data.dtype, copy=False)
         return np.asarray(self.network_.eval()(x))
+
+    def _features(self, X: Any) -> Any:
+        """Features as scikit-learn checks them."""
+        return X
 
     def _targets(self, y: Any, weight: Any, *, anew: bool) -> tuple[Any, Any]:
         """Targets as numbers (n, outputs), and the weights of the samples with those of their classes.
@@ -133,9 +161,11 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         raise NotImplementedError
 
     def _rows(self, X: Any, y: Any, sample_weight: Any, *, goes_on: bool, anew: bool) -> tuple[Any, Any, Any, int]:
-        """Features, targets and weights of the rows that have a weight, and how many samples they stand for."""
+        """Features, targets and weights of the rows with a weight above 0, and their number of samples."""
         self._check_options()
-        x, y = validate_data(self, X, y, dtype=(np.float64, np.float32), multi_output=True, reset=not goes_on)
+        x, y = validate_data(
+            self, self._features(X), y, dtype=(np.float64, np.float32), multi_output=True, reset=not goes_on
+        )
         weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
         counted = weight > 0
         if not counted.any():
@@ -146,9 +176,8 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         return x[counted], values, weight, samples
 
     def _check_options(self) -> None:
-        """Raise for an option that nothing else looks at."""
-        if self.network not in _NETWORKS:
-            raise ValueError(f"network: expected one of {', '.join(_NETWORKS)}, found {shown(self.network)}")
+        if self.network not in self._networks:
+            raise ValueError(f"network: expected one of {', '.join(self._networks)}, found {shown(self.network)}")
         if not (isinstance(self.rule, GrowthRule) or self.rule in _RULES):
             raise ValueError(f"rule: expected one of {', '.join(_RULES)} or a GrowthRule, found {shown(self.rule)}")
         counts = ["hidden_layers", "start_width", "neurons", "grow_every", "max_iter", "n_iter_no_change"]
@@ -164,20 +193,28 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
     def _start(self, x: Any, values: Any, weight: Any) -> None:
         """The scales, a network of the first widths between them, its optimizer and its generator."""
         self._rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
-        grown = build_network(
+        grown = self._network(x.shape[1], values.shape[1], x.dtype.name)
+        self._scales = self._feature_scale(x, weight), self._target_scale(values, weight)
+        self._optimizer = AdamW(grown, lr=self.learning_rate, weight_decay=self.weight_decay)
+        self._grown = grown
+        inner = grown.module if isinstance(grown, PartlyGrowing) else grown
+        self.network_ = Sequential(self._scales[0], inner, self._scales[1].inverse())
+
+    def _network(self, features: int, outputs: int, dtype: str) -> GrowingNetwork:
+        """What grows, between scaled features and outputs."""
+        return build_network(
             self.network,
-            x.shape[1],
-            values.shape[1],
+            features,
+            outputs,
             [self.start_width] * number_of_places(self.network, self.hidden_layers),
             function=hidden_activation(self.activation),
-            dtype=x.dtype.name,
+            dtype=dtype,
             device="cpu",
             rng=self._rng,
         )
-        self._scales = Scale(*weighted_moments(x, weight)), self._target_scale(values, weight)
-        self._optimizer = AdamW(grown, lr=self.learning_rate, weight_decay=self.weight_decay)
-        self._grown = grown
-        self.network_ = Sequential(self._scales[0], grown, self._scales[1].inverse())
+
+    def _feature_scale(self, x: Any, weight: Any) -> Scale:
+        return Scale(*weighted_moments(x, weight))
 
     def _target_scale(self, values: Any, weight: Any) -> Scale:
         return Scale(np.zeros(values.shape[1]), np.ones(values.shape[1]))
@@ -189,9 +226,10 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         weights = weight[:, None] * (len(weight) / weight.sum())
         return features(x), np.concatenate([values, weights], axis=1).astype(x.dtype)
 
-    def _loop(self, data: Any, validation: Any, samples: int, epochs: int) -> Growth:
-        x, budget = data[0], self.max_parameters
-        if budget == "auto":
+    def _loop(self, data: Any, validation: Any, samples: int | None, epochs: int) -> Growth:
+        """The loop; ``samples`` are those that bound the network, None for all that the data have."""
+        x, budget = (validation if isinstance(data, _Scaled) else data)[0], self.max_parameters
+        if budget == "auto" and samples is not None:
             budget = default_budget(self._grown, np.broadcast_to(x[:1], (samples, x.shape[1])), self.neurons)
         settings = GrowthSettings(
             epochs=epochs,
@@ -245,8 +283,26 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         return None
 
 
+class _Scaled:
+    """Batches as the loop takes them, each when it is reached; ``count`` is their number once all were."""
+
+    def __init__(self, model: GrowingEstimator, batches: Any) -> None:
+        self.model, self.batches, self.count = model, batches, 0
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        dtype, count = next(iter(self.model._grown.parameters())).data.dtype, 0
+        for part in map(loaded, self.batches):
+            if not is_pair(part):
+                raise TypeError(f"fit_batches: batch {count} is {shown(part)}, expected a pair of arrays (X, y)")
+            count += 1
+            x, values, weight, _ = self.model._rows(part[0], part[1], None, goes_on=True, anew=False)
+            features, target = self.model._scaled(x, values, weight)
+            yield features.astype(dtype, copy=False), target.astype(dtype, copy=False)
+        self.count = count
+
+
 def _show(loop: Growth) -> None:
-    """A bar that is drawn over itself."""
+    """Print a progress bar over the last one."""
     entry, share = loop.history.of("train")[-1], loop.epoch / loop.settings.epochs
     bar = f"{'#' * round(24 * share):24}"
     figures = f"loss {entry['validation_loss']:.4f}  {entry['parameters']} parameters"

@@ -17,8 +17,6 @@ from growarray.ops.activation import softmax
 from growarray.sklearn.base import GrowingEstimator
 from growarray.sklearn.losses import CLASSIFICATION
 
-__all__ = ["GrowingClassifier"]
-
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class GrowingClassifier(ClassifierMixin, GrowingEstimator):  # type: ignore[misc]
@@ -63,7 +61,10 @@ class GrowingClassifier(ClassifierMixin, GrowingEstimator):  # type: ignore[misc
         if anew:
             self.classes_ = found
         if not np.isin(found, self.classes_).all():
-            raise ValueError(f"y: has classes {shown(found)}, fitted on {shown(self.classes_)}; fit a new model")
+            raise ValueError(
+                f"y: found classes {shown(found.tolist())}, expected {shown(self.classes_.tolist())} as in the first "
+                "fit; fit a new model"
+            )
         if self.class_weight is not None:
             by_class = compute_class_weight(self.class_weight, classes=found, y=y, sample_weight=weight)
             weight = weight * by_class[np.searchsorted(found, y)]

@@ -9,8 +9,6 @@ import numpy as np
 from growarray.networks.data import Task
 from growarray.ops.loss import cross_entropy
 
-__all__ = ["CLASSIFICATION", "REGRESSION", "weighted_moments"]
-
 
 def _weights(target: Any) -> Any:
     return target[:, -1]

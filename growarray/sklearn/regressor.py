@@ -14,8 +14,6 @@ from growarray.networks.scale import Scale
 from growarray.sklearn.base import GrowingEstimator
 from growarray.sklearn.losses import REGRESSION, weighted_moments
 
-__all__ = ["GrowingRegressor"]
-
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class GrowingRegressor(RegressorMixin, GrowingEstimator):  # type: ignore[misc]

@@ -214,15 +214,15 @@ def pickled(path: Path) -> None:
 DAMAGE: dict[str, tuple[Any, str]] = {
     "no_json": (lambda f: (f / "history.json").write_text("{"), "not JSON"),
     "no_final": (lambda f: History(load_folder(f).history.steps).save(f / "history.json"), "has no dict 'options'"),
-    "widths": (lambda f: edited(f, widths=[10**12]), "are not those of the weights"),
-    "no_widths": (lambda f: edited(f, widths=[]), "are not those of a network"),
+    "widths": (lambda f: edited(f, widths=[10**12]), "do not match the weights"),
+    "no_widths": (lambda f: edited(f, widths=[]), "do not fit a network"),
     "text_widths": (lambda f: edited(f, widths=["a"]), "has the widths"),
     "classes": (lambda f: edited(f, classes=["a", "b", "c"]), "3 classes for 2 outputs"),
     "scaling": (lambda f: edited(f, scaling={"feature_offset": [1.0], "feature_factor": [1.0]}), "another size"),
     "half_scaling": (lambda f: edited(f, scaling={"feature_offset": [1.0, 2.0, 3.0]}), "another size"),
     "text_scaling": (lambda f: edited(f, scaling={"feature_offset": "abc"}), "not lists of finite numbers"),
     "task": (lambda f: edited(f, options={"task": "ranking"}), "the task is 'ranking'"),
-    "no graph": (lambda f: edited(f, options={"network": "dag"}), "not those of a graph from start to end"),
+    "no graph": (lambda f: edited(f, options={"network": "dag"}), "do not form a graph from start to end"),
     "network": (lambda f: edited(f, options={"network": "tree"}), "network is 'tree', expected one of mlp, residual"),
     "activation": (lambda f: edited(f, options={"activation": "os.system"}), "unknown activation 'os.system'"),
     "dtype": (lambda f: edited(f, options={"dtype": "object"}), "has the dtype 'object'"),
@@ -259,7 +259,7 @@ def test_images_are_rebuilt_only_as_the_weights_say(network: str, tmp_path: Path
     grown(tmp_path, network=network, test_fraction=0.9, epochs=1, growths=0)
     for features in (None, 63, 3 * 64, 64 * 10**8) if network == "cnn" else (None, 63, 3 * 64):
         edited(tmp_path / "run", features=features)
-        with pytest.raises(CheckpointError, match=r"not those of the weights|no square image"):
+        with pytest.raises(CheckpointError, match=r"do not match the weights|do not have"):
             growarray.load(tmp_path / "run")
     edited(tmp_path / "run", features=64, widths=[2] * 60)
     with pytest.raises(CheckpointError, match="weight"):

@@ -178,7 +178,7 @@ def test_what_cannot_be_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CheckpointError, match="pipe: is not a regular file"):
         load_checkpoint(tmp_path / "pipe")
-    with pytest.raises(CheckpointError, match=r"read.. gave str, expected bytes; open the file in binary mode"):
+    with pytest.raises(CheckpointError, match=r"read.. returned str, expected bytes; open the file in binary mode"):
         load_checkpoint(io.StringIO("x"))  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         load_checkpoint(5)  # type: ignore[arg-type]

@@ -298,7 +298,7 @@ def test_a_hostile_file_is_refused_by_name(name: str, tmp_path: Path) -> None:
 def test_widths_that_do_not_fit_are_refused_before_anything_is_made(tmp_path: Path) -> None:
     document, arrays = parts(tmp_path, GrowingMLP(4, 3, hidden_size=5))
     arrays["layers.1.layer.weight"] = np.ones((3, 6), dtype=np.float32)
-    with pytest.raises(CheckpointError, match=r"GrowingMLP: parts of the widths \[4, 5, 3\] are followed by"):
+    with pytest.raises(CheckpointError, match=r"GrowingMLP: parts that give widths \[4, 5, 3\] are followed by"):
         growarray.load(written(tmp_path, document, arrays))
     document, arrays = parts(tmp_path, nn.Sequential(nn.BatchNorm1d(4), Scale([1.0], [2.0])))
     (norm,) = (entry for entry in document["objects"] if entry["class"] == "nn.BatchNorm1d")

@@ -91,7 +91,7 @@ def test_modes_of_one_operand_each_may_have_long_names():
         ({"equation": "ab,bc->ac", "shapes": "2x3"}, "this equation cannot be contracted: 'a b, b c -> a c' has 2"),
         ({"equation": "ab,bc->ac", "shapes": "2xq, 3x4"}, "shapes: expected one for each operand such as 8x64, 64x3"),
         ({"equation": "ab,,->", "shapes": "2x3, (), ()", "dtype": "int8"}, "dtype: expected float32 or float64, found"),
-        ({"equation": "ab,bc->ad", "shapes": "2x3, 3x4"}, "output mode 'd' is in no operand"),
+        ({"equation": "ab,bc->ad", "shapes": "2x3, 3x4"}, "output mode 'd' is not in any operand"),
         ({"equation": "a,b->ab", "shapes": "99999, 99999"}, "an array of this equation has more than 268435456"),
         ({"equation": "ab,bc->ac", "shapes": "2x3, 3x4", "rank": 3}, "rank: an option of a layer; with an equation"),
         ({**CHAIN, "equation": "ab->a"}, "expected either an equation with shapes, or inputs, output and size_dict"),

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from growarray.cli.grow import lock
+from growarray.cli.grow import folder as lock
 from growarray.cli.grow.checkpoint import read_checkpoint
-from growarray.cli.grow.folder import CHECKPOINT
-from growarray.cli.grow.lock import LOCK, locked
+from growarray.cli.grow.folder import CHECKPOINT, LOCK, locked
 from growarray.errors import ResumeError
 from tests.cli.conftest import content
 from tests.cli.test_resume import started
@@ -19,7 +18,7 @@ from tests.cli.test_resume import started
 HOLDER = """
 import sys, time
 from pathlib import Path
-from growarray.cli.grow.lock import locked
+from growarray.cli.grow.folder import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

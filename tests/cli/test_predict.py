@@ -151,7 +151,7 @@ def test_the_digits_by_name(predict, tmp_path):
 
 
 REFUSED = {
-    "columns": (("wide.csv",), "wide.csv: found 3 features, expected 2, as many as the network was trained on"),
+    "columns": (("wide.csv",), "wide.csv: found 3 features, expected 2 as in training"),
     "rows": (("wide.npy",), "wide.npy: found 5 features, expected 2"),
     "class": (("other.npz",), "class 'huge' does not occur in training, which has 'big', 'small'"),
     "kind": (("x.txt",), "x.txt: unknown kind of file '.txt'; expected .npz, .npy or .csv"),

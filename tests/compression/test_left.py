@@ -26,11 +26,11 @@ def test_what_is_left_as_it_is_has_a_name_and_a_reason() -> None:
     found = compress(net, 0.99, input_shape=(1, 3, 11, 11), keep="7")
     assert list(found.reports) == ["0"]
     reasons = {
-        "1": "ConvTranspose2d, 292 parameters: no factorized layer stands for a transposed convolution",
+        "1": "ConvTranspose2d, 292 parameters: transposed convolutions cannot be factorized",
         "2": "FactorizedConv, 30 parameters: it is factorized already",
         "5.layers.0.layer": "Linear, 4,062 parameters: LinearGrowingModule, a growing module, computes with its weight",
         "5.layers.1.layer": "Linear, 28 parameters: LinearGrowingModule, a growing module",
-        "6": "Own, 20 parameters: it is of a class of its own",
+        "6": "Own, 20 parameters: its class is a subclass",
         "7": "Linear, 150 parameters: named in keep",
     }
     assert list(found.left) == list(reasons)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from growarray.contraction.calibrate import Measurements, fit, measure
-from growarray.contraction.machine import CPU, Machine, from_dict, to_dict
+from growarray.contraction.machine import CPU, GPU, Machine, from_dict, to_dict
 
 KNOWN = Machine(
     "known", rate=4.2e10, half_rows=7.0, half_columns=33.0, half_depth=2.5, element=3.1e-10, copied=4.4e-10,
@@ -91,3 +91,28 @@ def test_measuring_gives_what_the_fit_reads(arrays, monkeypatch):
     machine = fit(found, CPU, name="here", cores=2)
     assert from_dict(to_dict(machine)) == machine
     assert (machine.name, machine.cores, machine.cache) == ("here", 2, CPU.cache)
+
+
+def test_on_a_gpu_a_call_is_a_launch_and_the_rate_of_what_convolves_is_fitted():
+    known = replace(GPU, name="known", call=5e-6, element=4e-12, byte=4e-13, cudnn=3e13)
+    rows, depth, columns = CHAIN
+    overhead, step = 2.5e-5, known.step + 2 * known.call + known.product(1, rows, depth, 48 * columns, each=0.0)
+    found = Measurements(
+        products=tuple((*s, overhead + known.product(1, *s)) for s in SHAPES),
+        calls=(overhead,) * 2,
+        passes=((1 << 23, overhead + known.element * (1 << 23)),),
+        copies=((1 << 23, 2 * overhead),),
+        gathers=((1 << 23, 2 * overhead),),
+        streams=((1 << 26, overhead + known.byte * (1 << 26)),),
+        chains=tuple((48 * n, overhead + n * step) for n in (2, 4, 6)),
+        chain_product=CHAIN,
+        launched=True,
+        convolutions=(("cudnn", 6e10, overhead + 6e10 / known.cudnn),),
+    )
+    machine = fit(found, GPU, name="here")
+    for name in ("call", "element", "byte", "cudnn", "dense", "step"):
+        assert getattr(machine, name) == pytest.approx(getattr(known, name), rel=0.02), name
+    for shape in SHAPES:
+        assert machine.product(1, *shape) == pytest.approx(known.product(1, *shape), rel=0.3)
+    again = replace(found, convolutions=(("implicit", 6e10, overhead + 6e10 / 7e12),))
+    assert fit(again, GPU, name="here").dense == pytest.approx(7e12, rel=0.02)

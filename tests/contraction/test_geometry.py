@@ -63,7 +63,7 @@ def test_a_pair_pads_a_single_mode_unevenly():
         ({"dilation": [1]}, "dilation: 1 values for 2 convolution modes"),
         ({"padding": (1,)}, "padding: 1 values for 2 convolution modes"),
         ({"padding_mode": ["zeros"]}, "padding_mode: 1 values for 2 convolution modes"),
-        ({"stride": {"z": 1}}, "stride: 'z' is not a convolution mode of this equation; there are ['y', 'x']"),
+        ({"stride": {"z": 1}}, "stride: 'z' is not a convolution mode of this equation; known are ['y', 'x']"),
         ({"padding": -1}, "padding of 'y': found -1, expected a number of at least 0, a pair, 'same' or 'valid'"),
         ({"padding": ((1, 2, 3), 0)}, "padding of 'y': found (1, 2, 3), expected a number"),
         ({"padding": (0, (0, 1.5))}, "padding of 'x': found (0, 1.5), expected a number"),

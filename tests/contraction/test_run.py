@@ -237,7 +237,7 @@ def test_out_of_another_kind_is_refused_and_left_alone():
             made(x, w, out=out)
         assert not out.any()
     square = np.ones((3, 3))
-    with pytest.raises(ShapeError, match="out shares memory with an operand; pass an array of its own"):
+    with pytest.raises(ShapeError, match="out shares memory with an operand; pass a separate array"):
         plan("ij,jk->ik", (3, 3), (3, 3), dtype="float64")(square, np.ones((3, 3)), out=square.T)
     assert square.all()
 

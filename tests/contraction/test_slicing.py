@@ -225,7 +225,7 @@ def test_nothing_is_cut_if_the_caller_says_so():
 @pytest.mark.parametrize(
     ("slices", "message"),
     [
-        ({"q": 2}, "slices: 'q' is no mode that can be cut; there are i, j, k, l"),
+        ({"q": 2}, "slices: 'q' is not a mode that can be cut; known are i, j, k, l"),
         ({"i": 9}, "slices: found 9 for 'i', expected a whole number from 1 to 3"),
         ({"i": 1.5}, "slices: found 1.5 for 'i', expected a whole number"),
         (7, "slices: found 7, expected pieces by mode such as {'r': 4}"),

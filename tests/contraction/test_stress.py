@@ -56,7 +56,7 @@ def test_a_fork_in_the_middle_of_ones_own_run_is_said_in_the_child():
     command = [sys.executable, "-c", FORKED]
     done = subprocess.run(command, env=TWO, capture_output=True, text=True, timeout=300, check=True)
     assert sorted(done.stdout.splitlines()) == [
-        "child os.fork in the middle of a run: the child lost pieces of it; run it again [0, 1, 2, 3, 4]",
+        "child os.fork during a run: the child has lost a part of it; run it again [0, 1, 2, 3, 4]",
         "parent whole [0, 1, 2, 3, 4]",
     ]
 

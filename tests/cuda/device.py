@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import sys
 import types
+import weakref
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -17,13 +19,17 @@ from growarray.cuda import device, late
 from tests import doubles
 from tests.cuda import emulator
 
-__all__ = ["Cuda", "cuda"]
+__all__ = ["Cuda", "counting", "cuda"]
 
 _GUARD = 256  # bytes before and after memory that nobody may touch
 _KINDS = {0: np.float32, 1: np.float64, 2: np.float16}
 
 
 class OutOfMemoryError(MemoryError):
+    """As CuPy's."""
+
+
+class CUDARuntimeError(RuntimeError):
     """As CuPy's."""
 
 
@@ -45,7 +51,10 @@ class Cuda:
     """What the fake device did: launches in order, pieces of memory.
 
     operations : what CuPy launches for portable operations    waits : where the host waits for the device
+    flops : of products, by dtype    moved : bytes that were read or written, as far as they are known
+    allocations : how often kernels asked for memory    peak : the most bytes that arrays held together
     room : bytes that may be asked for at once    dry : whether launches are counted only    stream : the current one
+    computes : how the products were computed, as cuBLAS numbers it    ratio : how slow float64 is
     """
 
     def __init__(self) -> None:
@@ -53,11 +62,38 @@ class Cuda:
         self.operations: list[str] = []
         self.waits: list[str] = []
         self.uploads: list[int] = []
+        self.allocations = self.peak = self.moved = 0
+        self.flops: Counter[str] = Counter()
+        self._sizes: dict[int, int] = {}
+        self._live: dict[int, int] = {}
         self.texts: set[str] = set()
         self.memory: list[Memory] = []
         self.room = 1 << 40
         self.dry = False
-        self.stream = 0
+        self.stream, self.ratio = 0, 2
+        self.computes: list[int] = []
+
+    def forget(self) -> None:
+        """Count from now on."""
+        for log in (self.launches, self.operations, self.waits, self.uploads):
+            log.clear()
+        self.flops.clear()
+        self.allocations, self.moved, self.peak = 0, 0, sum(self._live.values())
+
+    def move(self, *arguments: Any) -> None:
+        """Count the bytes of arrays, or of what lies at known addresses, as read or written once."""
+        for x in arguments:
+            known = isinstance(x, doubles.DoubleArray)
+            self.moved += x._values.nbytes if known else self._sizes.get(x, 0) if isinstance(x, int) else 0
+
+    def hold(self, values: np.ndarray) -> None:
+        """Count the memory of an array for as long as it is there."""
+        while isinstance(values.base, np.ndarray):
+            values = values.base
+        if id(values) not in self._live:
+            self._live[id(values)] = values.nbytes
+            self.peak = max(self.peak, sum(self._live.values()))
+            weakref.finalize(values, self._live.pop, id(values), None)
 
     def array(self, values: Any) -> Any:
         return doubles.DoubleArray(np.asarray(values))
@@ -65,14 +101,18 @@ class Cuda:
     def alloc(self, count: int) -> Memory:
         if count > self.room:
             raise OutOfMemoryError(f"Out of memory allocating {count} bytes")
+        self.allocations += 1
         if self.dry:
-            return _Data(np.empty(count, np.uint8))
+            values = np.zeros(count, np.uint8)
+            self.hold(values)
+            return _Data(values)
         self.memory.append(Memory(count))
         return self.memory[-1]
 
     def empty(self, shape: Any, dtype: Any) -> Any:
         shape = shape if isinstance(shape, tuple) else (shape,)
         piece = self.alloc(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        self._sizes[piece.ptr] = piece.values.nbytes
         return doubles.DoubleArray(piece.values.view(dtype).reshape(shape))
 
     def zeros(self, shape: Any, dtype: Any) -> Any:
@@ -98,6 +138,7 @@ class Cuda:
 
         def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
             self.launches.append("kernel")
+            self.move(*arguments)
             self.texts.add(text)
             if not 0 < block[0] <= 1024 or not 0 < grid[0] < 1 << 31:
                 raise ValueError(f"grid {grid}, block {block}")
@@ -113,6 +154,11 @@ class Cuda:
     ) -> None:  # fmt: skip
         """As cuBLAS documents it: column by column, leading dimensions checked, alpha and beta read where they are."""
         self.launches.append("product")
+        self.move(a, b, c)
+        self.flops[np.dtype(_KINDS[a_kind]).name] += 2 * m * n * k * count
+        self.computes.append(compute)
+        if compute not in (68, 70, 77):
+            raise ValueError(f"computeType {compute}")
         kind = ctypes.c_double if compute == 70 else ctypes.c_float
         if (kind.from_address(alpha).value, kind.from_address(beta).value, handle, algorithm) != (1.0, 0.0, 7, -1):
             raise ValueError("alpha, beta, handle or algorithm")
@@ -170,6 +216,9 @@ def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
             getDeviceProperties=lambda _: {"name": b"Double"},
             memcpyAsync=made.upload,
             runtimeGetVersion=lambda: 12080,
+            cudaDevAttrSingleToDoublePrecisionPerfRatio=87,
+            deviceGetAttribute=lambda number, device: {87: made.ratio}[number],
+            CUDARuntimeError=CUDARuntimeError,
         ),
         get_current_stream=lambda: types.SimpleNamespace(ptr=made.stream),
         alloc=made.alloc,
@@ -228,6 +277,7 @@ def _count(patch: pytest.MonkeyPatch, made: Cuda) -> None:
         if isinstance(result, double) and not self._name.startswith("empty"):
             views = any(np.may_share_memory(result._values, x) for x in known(arguments))
             if not views:
+                made.move(result, *arguments)
                 (made.uploads if self._name == "asarray" else made.operations).append(self._name)  # type: ignore[attr-defined]
         return found
 
@@ -235,13 +285,27 @@ def _count(patch: pytest.MonkeyPatch, made: Cuda) -> None:
         plain = getattr(double, name)
 
         def method(self: Any, *arguments: Any, **options: Any) -> Any:
+            if made.dry and name == "__matmul__":
+                where.append(name)
+                made.move(self, *arguments)
+                found = double(np.zeros((*self.shape[:-1], arguments[0].shape[-1]), self.dtype))
+                made.flops[str(self.dtype)] += 2 * found.size * self.shape[-1]
+                return found
             found = plain(self, *arguments, **options)
             if name != "__getitem__" or not np.may_share_memory(found._values, self._values):
                 where.append(name)
+                made.move(self, *arguments, found)
             return found
 
         patch.setattr(double, name, method)
 
+    plain = double.__init__
+
+    def start(self: Any, values: np.ndarray) -> None:
+        plain(self, values)
+        made.hold(values)
+
+    patch.setattr(double, "__init__", start)
     patch.setattr(doubles._Function, "__call__", function)
     both = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
     binary = [f"__{side}{word}__" for word in both for side in ("", "r", "i")]
@@ -252,6 +316,13 @@ def _count(patch: pytest.MonkeyPatch, made: Cuda) -> None:
         counted(name, made.operations)
     for name in ("__float__", "__int__", "__bool__", "__index__", "__dlpack__", "get"):
         counted(name, made.waits)
+
+
+@contextmanager
+def counting() -> Iterator[Cuda]:
+    """CuPy that counts, outside of tests."""
+    with pytest.MonkeyPatch.context() as patch, _as_cupy(patch) as made:
+        yield made
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import pytest
 
 from growarray.contraction import plan
 from tests.cuda import nvrtc
+from tests.cuda.cudnn import Cudnn, cudnn
 from tests.cuda.device import Cuda, cuda
 
-__all__ = ["cuda"]
+__all__ = ["cuda", "cudnn"]
 
 CP = "n c y x, r, o r, c r, y r, x r -> n o y x | y, x"
 DENSE = "n c y x, o c y x -> n o y x | y, x"
@@ -31,5 +32,15 @@ def test_kernels_of_products_compile(cuda: Cuda, equation: str, dtype: str, mode
     y, back = p.vjp(*(cuda.array(np.zeros(shape, dtype)) for shape in SHAPES[equation]))
     back(y)
     assert len(cuda.texts) >= 3
+    for text in cuda.texts:
+        assert ".visible .entry growarray(" in nvrtc.compiled(text)
+
+
+def test_kernels_that_pad_for_cudnn_compile(cuda: Cuda, cudnn: Cudnn) -> None:
+    cuda.dry = True
+    p = plan(DENSE, *SHAPES[DENSE], padding=1, padding_mode="circular", device="cuda", training=True)
+    y, back = p.vjp(*(cuda.array(np.zeros(shape, np.float32)) for shape in SHAPES[DENSE]))
+    back(y)
+    assert (len(cudnn.runs), len(cuda.texts)) == (3, 2)
     for text in cuda.texts:
         assert ".visible .entry growarray(" in nvrtc.compiled(text)

@@ -10,6 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench import predicted
+from bench.factorized import QUICK
+from bench.suite import CASES
 from growarray.backend import to_numpy
 from growarray.contraction import plan
 from growarray.contraction.routines import cudnn as routine
@@ -159,3 +162,21 @@ def test_a_cudnn_that_does_not_work_is_an_error(cuda: Cuda, cudnn: Cudnn, monkey
     ):
         p(*arrays)
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize("number", QUICK)
+def test_launches_of_the_suite(cuda: Cuda, cudnn: Cudnn, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setattr(routine, "_LEAST", 1 << 27)
+    cuda.dry, layer = True, CASES[number - 1].layer()
+    arrays = [cuda.array(np.broadcast_to(np.float32(0), shape).copy()) for shape in layer.shapes]
+    for way in ("auto", "factorized"):
+        p = plan(layer.equation, *layer.shapes, optimize=way, device="cuda", training=True, **layer.geometry)
+        cuda.launches.clear()
+        y, back = p.vjp(*arrays)
+        forward = len(cuda.launches)
+        back(y)
+        counts = forward, len(cuda.launches)
+        limits = {"cp": (3, 12), "tucker": (6, 22), "tt": (4, 16), "dense": (1, 3)}[layer.format]
+        assert counts <= limits, way
+        assert counts[1] <= limits[1], way
+        assert forward <= counts[1] <= predicted.launches(p)

@@ -122,14 +122,21 @@ def test_any_geometry(cuda: Cuda, data: st.DataObject) -> None:
     most = 4 if mode in ("zeros", "replicate") else max(size - 1, 0)
     padding = data.draw(st.integers(0, most)), data.draw(st.integers(0, most))
     options = {"padding": [padding], "stride": stride, "dilation": dilation, "padding_mode": mode}
-    compare(cuda, "n c x, o c x -> n o x | x", [(2, 3, size), (2, 3, taps)], **options)
-    compare(cuda, "n c x, c x, c -> n c x | x", [(2, 3, size), (3, taps), (3,)], **options)
+    dtype, groups = data.draw(st.sampled_from(["float32", "float16", "float64"])), data.draw(st.integers(1, 2))
+    shapes = [(2, groups, 3, size), (groups, 2, 3, taps)]
+    compare(cuda, "n g c x, g o c x -> n g o x | x", shapes, dtype, **options)
+    compare(cuda, "n c x, c x, c -> n c x | x", [(2, 3, size), (3, taps), (3,)], dtype, **options)
 
 
-def test_finite_differences(cuda: Cuda) -> None:
-    rng = np.random.default_rng(0)
-    arrays = [cuda.array(rng.standard_normal(s)) for s in shapes_of(CP, {"y": 4, "x": 3}, dict.fromkeys(SIZES, 2))]
-    p = plan(CP, *(x.shape for x in arrays), padding=1, padding_mode="reflect", stride=2, device="cuda")
+@pytest.mark.parametrize(
+    ("equation", "mode"),
+    [(CP, "reflect"), ("n g c y x, g o c y x -> n g o y x | y, x", "circular")],
+    ids=["cp", "groups"],
+)
+def test_finite_differences(cuda: Cuda, equation: str, mode: str) -> None:
+    rng, sizes = np.random.default_rng(0), dict.fromkeys(SIZES, 2)
+    arrays = [cuda.array(rng.standard_normal(s)) for s in shapes_of(equation, {"y": 4, "x": 3}, sizes)]
+    p = plan(equation, *(x.shape for x in arrays), padding=1, padding_mode=mode, stride=2, device="cuda")
     check_vjp(p.vjp, *arrays)
 
 
@@ -187,7 +194,7 @@ def test_what_a_device_refuses(cuda: Cuda) -> None:
     cuda.room = 1 << 20
     with pytest.raises(TypeError, match="operand 1 of 'i k, k j -> i j' is float64, operand 0 is float32"):
         p(arrays[0], cuda.array(np.ones((4, 4))))
-    with pytest.raises(TypeError, match="arrays of two libraries meet"):
+    with pytest.raises(TypeError, match="arrays of two libraries cannot be mixed"):
         p(arrays[0], np.ones((4, 4), np.float32))
 
 

@@ -158,11 +158,11 @@ def test_chunks_that_do_not_meet_are_refused():
     x, y = da.zeros((20, 4), chunks=(5, 4)), da.zeros((20, 2), chunks=(5, 2))
     with pytest.raises(TypeError, match="x is a ndarray, expected a Dask array, frame or series"):
         from_dask(np.zeros((20, 4)), y)
-    with pytest.raises(ShapeError, match=re.escape("x is cut along several axes; call x.rechunk({1: -1})")):
+    with pytest.raises(ShapeError, match=re.escape("x is chunked along several axes; call x.rechunk({1: -1})")):
         from_dask(x.rechunk((5, 2)), y)
-    with pytest.raises(GrowthError, match="x has 4 chunks, y has 2; cut both at the same samples"):
+    with pytest.raises(GrowthError, match="x has 4 chunks, y has 2; chunk both at the same samples"):
         from_dask(x, y.rechunk((10, 2)))
-    with pytest.raises(ShapeError, match=re.escape("cut at other samples; call y.rechunk({0: x.chunks[0]})")):
+    with pytest.raises(ShapeError, match=re.escape("chunked at different samples; call y.rechunk({0: x.chunks[0]})")):
         from_dask(x, y.rechunk(((5, 5, 6, 4), 2)))
 
 
@@ -170,7 +170,7 @@ def test_chunks_that_do_not_meet_are_refused():
 def test_a_shard_that_does_not_fit_is_named_by_its_number(network, client, where):
     executor = client if where == "cluster" else None
     for bad, error, message in (
-        ((X[:0], TARGET[:0]), GrowthError, "a shard has no samples; leave it out"),
+        ((X[:0], TARGET[:0]), GrowthError, "a shard has no samples; omit it"),
         ((X[:, :3], TARGET), ShapeError, "3"),
         (lambda: X, TypeError, "a shard must be a pair"),
         (lambda: np.load("nowhere"), FileNotFoundError, "nowhere"),

@@ -163,7 +163,7 @@ def test_statistics_of_other_weights_or_rules_do_not_add():
     (one,), (other,) = parts(mlp()), parts(mlp(seed=1))
     with pytest.raises(GrowthError, match=re.escape(f"{one.fingerprint} and {other.fingerprint} cannot be added")):
         one + other
-    with pytest.raises(GrowthError, match=r"statistics for other rules cannot be added: only one .*'layers.1.e'"):
+    with pytest.raises(GrowthError, match=r"statistics for different rules cannot be added: only one .*'layers.1.e'"):
         one + parts(mlp(), rule=FISHER)[0]
     with pytest.raises(TypeError, match="unsupported operand"):
         one + 1
@@ -171,7 +171,7 @@ def test_statistics_of_other_weights_or_rules_do_not_add():
     assert single[0].fingerprint != one.fingerprint
     network = mlp()
     network.layers[0].weight.data[0, 0] += 1e-12
-    with pytest.raises(GrowthError, match=r"do not fit a network of the weights .* its present weights"):
+    with pytest.raises(GrowthError, match=r"do not fit a network of the weights .* its current weights"):
         one.put(network)
     assert not network.layers[1].recorder.is_active
 
@@ -179,11 +179,11 @@ def test_statistics_of_other_weights_or_rules_do_not_add():
 @pytest.mark.parametrize(
     ("shard", "error", "message"),
     [
-        ((X[:0], TARGET[:0]), GrowthError, "a shard has no samples; leave it out"),
-        ((X, TARGET[:5]), ShapeError, "a shard has 90 samples and 5 targets; they must be as many"),
+        ((X[:0], TARGET[:0]), GrowthError, "a shard has no samples; omit it"),
+        ((X, TARGET[:5]), ShapeError, "a shard has 90 samples and 5 targets; the numbers must agree"),
         ((X[:, :3], TARGET), ShapeError, "3"),
-        (X, TypeError, "a shard must be a pair of arrays (x, target), or a function that gives one"),
-        (lambda: None, TypeError, "a shard must be a pair of arrays (x, target), or a function that gives one; None"),
+        (X, TypeError, "a shard must be a pair of arrays (x, target), or a function that returns one"),
+        (lambda: None, TypeError, "a shard must be a pair of arrays (x, target), or a function that returns one; None"),
     ],
     ids=["empty", "lengths", "width", "no pair", "nothing"],
 )
@@ -194,7 +194,7 @@ def test_a_shard_that_does_not_fit_is_refused(shard, error, message):
 
 @pytest.mark.parametrize("state", [None, {}, {"samples": 1, "fingerprint": "a"}])
 def test_what_is_no_state_is_refused(state):
-    with pytest.raises(GrowthError, match="expected what state_dict"):
+    with pytest.raises(GrowthError, match="expected the result of state_dict"):
         GrowthStatistics.from_state_dict(state)
 
 
@@ -208,5 +208,5 @@ def test_statistics_of_other_places_are_refused():
 
 
 def test_a_graph_that_draws_candidates_is_refused():
-    with pytest.raises(GrowthError, match="draws other candidates from every shard; make it with sampled=0"):
+    with pytest.raises(GrowthError, match="draws different candidates from each shard; construct it with sampled=0"):
         statistics_of(GrowingDAG(4, 2), (X, TARGET), mse)

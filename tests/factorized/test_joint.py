@@ -171,5 +171,5 @@ def test_layers_along_several_modes_take_any_path(n_layers: Any, implementation:
     made = layer("CP", 2, 3, (3, 2), n_layers=n_layers, bias=True, implementation=implementation)
     x = rng(5).standard_normal((2, 2, 6, 5))
     assert_close(made(x, (0, 1)), dense_output(made, x, (0, 1)), rtol=1e-12)
-    with pytest.raises(ValueError, match=r"cannot be used.*operands are left over"):
+    with pytest.raises(ValueError, match=r"cannot be used.*operands are left"):
         layer("CP", 2, 3, (3, 2), n_layers=n_layers, implementation=((0, 1),))

@@ -42,7 +42,7 @@ each_format = pytest.mark.parametrize("name", FORMATS)
         ({"factorization": "tt", "rank": (2, 2, 2, 2, 1)}, ValueError, "must start and end with 1"),
         ({"rank": "some"}, ValueError, "found rank 'some'"),
         ({"implementation": "fastest"}, ValueError, "implementation 'fastest' cannot be used.*'auto', 'factorized'"),
-        ({"implementation": [(0, 1)]}, ValueError, "cannot be used.*operands are left over"),
+        ({"implementation": [(0, 1)]}, ValueError, "cannot be used.*operands are left"),
         ({"fixed_rank_modes": "spatial"}, ValueError, "fixed_rank_modes='spatial' is for Tucker, found CP"),
         ({"factorization": "tucker", "fixed_rank_modes": "time"}, ValueError, "expected 'spatial' or a list of modes"),
         ({"factorization": "tucker", "fixed_rank_modes": (7,)}, ValueError, "fixed_modes"),

@@ -67,7 +67,7 @@ class Pair:
 
 
 @dataclasses.dataclass
-class Junction:
+class MergeCase:
     """Branches over inputs ``sources`` that meet in a merge, and the layers that read it."""
 
     branches: list[LinearGrowingModule]
@@ -89,7 +89,7 @@ class Junction:
         allow_growing: bool = True,
         seed: int = 0,
         **options: Any,
-    ) -> Junction:
+    ) -> MergeCase:
         biases = [bias] * len(inputs) if isinstance(bias, bool) else list(bias)
         branches = [layer(d, width, biases[i], seed + i, name=f"branch{i}", **options) for i, d in enumerate(inputs)]
         merge = LinearMergeGrowingModule(
@@ -137,7 +137,7 @@ class Junction:
         for back in backs:
             back(dz)
 
-    def collect(self, xs: Sequence[Any], gradients: Callable[[list[Any]], list[Any]]) -> Junction:
+    def collect(self, xs: Sequence[Any], gradients: Callable[[list[Any]], list[Any]]) -> MergeCase:
         self.merge.init_computation()
         self.back(xs, gradients)
         self.merge.update_computation()

@@ -15,7 +15,19 @@ from growarray.growing import GRADMAX, TINY, Adapter, adapt, load_adapters, merg
 from growarray.growing.update import inverse_sqrt
 from growarray.networks import Growth, GrowthSettings
 from growarray.networks.part import as_growing
-from growarray.nn import BatchNorm2d, Conv1d, Conv2d, Conv3d, ConvNd, ConvTranspose2d, Flatten, Linear, ReLU, Sequential
+from growarray.nn import (
+    BatchNorm2d,
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvNd,
+    ConvTranspose2d,
+    Flatten,
+    Linear,
+    MultiheadAttention,
+    ReLU,
+    Sequential,
+)
 from growarray.ops import mse
 from growarray.optim import Adam
 from growarray.testing import assert_close, check_vjp
@@ -200,6 +212,17 @@ def test_a_network_is_adapted_in_a_copy_that_computes_the_same() -> None:
     adapted[0].layer.weight.data += 1.0
     assert np.array_equal(network[0].weight.data, before["0.weight"])
     assert all(p.requires_grad for p in network.parameters())
+
+
+def test_the_output_of_attention_takes_one(tmp_path: Any) -> None:
+    network, x = Sequential(MultiheadAttention(4, 2, rng=rng(1), dtype=F64)), rng(2).standard_normal((5, 3, 4))
+    adapted = adapt(network, rank=1, rng=rng())
+    assert np.array_equal(adapted(x), network(x))
+    assert [name for name, p in adapted.named_parameters() if p.requires_grad] == [
+        "0.out_proj.lora_A.weight", "0.out_proj.lora_B.weight",
+    ]  # fmt: skip
+    save(adapted, tmp_path / "adapted.safetensors")
+    assert np.array_equal(load(tmp_path / "adapted.safetensors")(x), network(x))
 
 
 def test_training_moves_the_pairs_alone_and_a_merged_copy_is_plain() -> None:

@@ -62,9 +62,9 @@ def test_streams_and_joined_streams_are_taken_as_they_are() -> None:
         ("samples", -3, "samples of the state is -3"),
         ("batches", 1.5, "batches of the state is 1.5"),
         ("sum", np.array([np.nan, 1.0]), "NaN or infinite"),
-        ("sum", "abc", "holds what is no number"),
+        ("sum", "abc", "holds a value that is not a number"),
         ("trace", float("inf"), "NaN or infinite"),
-        ("square_norm_sum", "x", "holds what is no number"),
+        ("square_norm_sum", "x", "holds a value that is not a number"),
     ],
     ids=str,
 )

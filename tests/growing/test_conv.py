@@ -194,7 +194,7 @@ def test_streams_of_windows_are_joined_block_by_block() -> None:
         np.testing.assert_allclose(cross_moment(one, other), expected, rtol=0, atol=1e-12 * np.abs(expected).max())
     moment = cross_moment(both)
     assert np.array_equal(moment, moment.T)
-    with pytest.raises(TypeError, match="windows of a convolution meet features without positions"):
+    with pytest.raises(TypeError, match="windows of a convolution do not fit features without positions"):
         cross_moment(JoinedStream((a, Stream(np.ones((4, 2))))))
 
 
@@ -255,7 +255,7 @@ def test_sizes_know_of_dilation_and_of_padding_by_name() -> None:
     same = Conv2dGrowingModule(2, 2, 3, padding="same", input_size=(9, 8))
     assert same.output_size == (9, 8)
     after = Conv2dGrowingModule(2, 2, 3, previous_module=layer)
-    with pytest.raises(GrowthError, match="input size is not known; run a batch"):
+    with pytest.raises(GrowthError, match="input size is unknown; run a batch"):
         _ = after.output_size
     assert after.update_input_size(compute_from_previous=True) == (5, 4)
     assert after.get_fan_in_from_layer(num_neurons=4) == 36 == after.get_fan_in_from_layer(Conv2dGrowingModule(4, 1, 3))
@@ -377,7 +377,7 @@ def test_what_cannot_be_is_refused_with_what_to_do() -> None:
         pair.second.plan_input_extension(np.ones((2, 4)))
     with pytest.raises(GrowthError, match="use tensor_n of the next layer"):
         pair.first.compute_n_update()
-    with pytest.raises(GrowthError, match="mean of no samples does not exist"):
+    with pytest.raises(GrowthError, match="there are no samples, so there is no mean"):
         pair.second.compute_optimal_updates()
 
 
@@ -387,7 +387,7 @@ def test_statistics_of_before_a_growth_are_refused_after_it(kind: Any) -> None:
     pair.collect().compute_optimal_updates(max_new=1)
     pair.second.apply_change(scaling_factor=0.1)
     pair.second.delete_update()
-    with pytest.raises(GrowthError, match="mean of no samples does not exist"):
+    with pytest.raises(GrowthError, match="there are no samples, so there is no mean"):
         pair.second.compute_optimal_updates()
     with pytest.raises(
         ShapeError, match=r"update has shape \(28, 2\), expected \(37, 2\); run a batch since the layer"

@@ -25,7 +25,7 @@ KINDS = [RestrictedConv2dGrowingModule, FullConv2dGrowingModule]
 NO_PROJECTION = GrowthRule(compute_delta=False, use_projection=False)
 
 
-class Junction:
+class MergeCase:
     """Two convolutions that meet in a merge, and two that read it; half the squared distance to what is wanted."""
 
     def __init__(self, kind: Any, function: str = "identity", stride: Any = 1, readers: int = 2) -> None:
@@ -78,35 +78,35 @@ class Junction:
 @pytest.mark.parametrize("stride", [1, (2, 1)])
 def test_the_loss_changes_as_predicted_through_a_merge(kind: Any, function: str, stride: Any) -> None:
     for rule in (TINY, FISHER, NO_PROJECTION):
-        junction = Junction(kind, function, stride)
-        merge = junction.collect()
+        merge_case = MergeCase(kind, function, stride)
+        merge = merge_case.collect()
         merge.compute_optimal_updates(rule)
         predicted = merge.predicted_decrease
         assert predicted > 0
         assert merge.new_neurons > 0
         for factor in (1e-3, 3e-4):
-            assert junction.measured(factor / max(1.0, predicted) ** 0.5) == pytest.approx(predicted, rel=1e-2)
+            assert merge_case.measured(factor / max(1.0, predicted) ** 0.5) == pytest.approx(predicted, rel=1e-2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_merge_widens_for_several_rounds_and_gives_what_was_planned(kind: Any) -> None:
-    junction = Junction(kind, "tanh")
+    merge_case = MergeCase(kind, "tanh")
     for round_ in range(2):
-        merge = junction.collect()
+        merge = merge_case.collect()
         merge.compute_optimal_updates(max_new=2)
-        before = junction.forward()
+        before = merge_case.forward()
         merge.scaling_factor = 0.0
-        for one, other in zip(junction.extended(), before, strict=True):
+        for one, other in zip(merge_case.extended(), before, strict=True):
             np.testing.assert_array_equal(one, other)
         merge.scaling_factor = 0.1
-        extended = junction.extended()
+        extended = merge_case.extended()
         merge.apply_change()
-        for one, other in zip(junction.forward(), extended, strict=True):
+        for one, other in zip(merge_case.forward(), extended, strict=True):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
         merge.delete_update()
         width = 5 + 2 * round_
-        assert (merge.in_channels, junction.a.out_channels, junction.b.out_channels) == (width,) * 3
-        assert [reader.in_channels for reader in junction.readers] == [width] * 2
+        assert (merge.in_channels, merge_case.a.out_channels, merge_case.b.out_channels) == (width,) * 3
+        assert [reader.in_channels for reader in merge_case.readers] == [width] * 2
         assert merge.tensor_s.shape == (9 * width + 1,) * 2
 
 
@@ -220,7 +220,7 @@ def test_what_cannot_meet_in_a_merge_is_refused() -> None:
     conv = Conv2dGrowingModule(1, 2, 3, input_size=6, name="conv")
     merge = Conv2dMergeGrowingModule(2, (4, 4), 3, previous_modules=[conv], name="merge")
     linear = LinearGrowingModule(5, 2, name="linear")
-    with pytest.raises(TypeError, match="previous module linear hands on no images"):
+    with pytest.raises(TypeError, match="previous module linear does not output images"):
         merge.add_previous_module(linear)
     with pytest.raises(TypeError, match="is a Linear; expected a growing layer or a merge"):
         merge.add_previous_module(Linear(2, 2))
@@ -228,7 +228,7 @@ def test_what_cannot_meet_in_a_merge_is_refused() -> None:
         merge.add_previous_module(Conv2dGrowingModule(1, 3, 3))
     with pytest.raises(ShapeError, match=r"gives images of \(6, 6\), the merge expects \(4, 4\)"):
         merge.add_previous_module(Conv2dGrowingModule(1, 2, 3, padding=1, input_size=6))
-    with pytest.raises(ShapeError, match=r"has a kernel of \(5, 5\), the merge was made for \(3, 3\)"):
+    with pytest.raises(ShapeError, match=r"has kernel size \(5, 5\), expected next_kernel_size, which is \(3, 3\)"):
         merge.add_next_module(Conv2dGrowingModule(2, 1, 5))
     with pytest.raises(ShapeError, match="has 3 channels, the merge has 2 outputs"):
         merge.add_next_module(Conv2dGrowingModule(3, 1, 3))
@@ -238,7 +238,7 @@ def test_what_cannot_meet_in_a_merge_is_refused() -> None:
         merge.add_next_module(AvgPool2d(2))
     with pytest.raises(ShapeError, match="input_volume is 31, but 2 channels of"):
         Conv2dMergeGrowingModule(2, (4, 4), 3, input_volume=31)
-    with pytest.raises(TypeError, match="is a convolution, whose windows meet no features"):
+    with pytest.raises(TypeError, match="is a convolution, expected a layer of features"):
         LinearMergeGrowingModule(previous_modules=[conv], in_features=32)
     assert (merge.previous_modules, merge.next_modules) == ([conv], [])
 
@@ -250,7 +250,7 @@ def test_what_cannot_grow_through_a_merge_is_refused() -> None:
         merge.set_next_modules(readers)
         return merge
 
-    with pytest.raises(GrowthError, match="sees no new channels; make it a Restricted"):
+    with pytest.raises(GrowthError, match="cannot read new channels; use a Restricted"):
         merge_into(Conv2dGrowingModule(2, 1, 3)).init_computation()
     with pytest.raises(NotImplementedError, match="reads images as features"):
         merge_into(LinearGrowingModule(32, 1)).init_computation()

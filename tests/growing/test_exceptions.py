@@ -1,7 +1,7 @@
 """Every misuse in the manifest's exception table: the class that is documented, and a message that says what to do.
 
 Where the original asserts, a ValueError stands here; where it cannot grow after a merge, either it works (see
-``test_through``) or the message says which call does.
+``test_merge_growth``) or the message says which call does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from growarray.growing import LinearGrowingModule, LinearMergeGrowingModule, TensorStatistic
 from growarray.growing.norm import GrowingGroupNorm
 from growarray.nn import Linear, ReLU, Sequential
-from tests.growing.pairs import Junction, Pair, layer
+from tests.growing.pairs import MergeCase, Pair, layer
 
 RNG = np.random.default_rng(9)
 X, TARGET = RNG.standard_normal((30, 4)), RNG.standard_normal((30, 2))
@@ -37,7 +37,7 @@ def planned() -> Pair:
 
 def reader(**options: Any) -> LinearGrowingModule:
     """A layer after a merge that may not grow."""
-    joint = Junction.of((4,), (2,), allow_growing=False, **options)
+    joint = MergeCase.of((4,), (2,), allow_growing=False, **options)
     joint.readers[0].init_computation()
     joint.back([X], lambda ys: [ys[0] - TARGET])
     joint.readers[0].update_computation()
@@ -115,9 +115,9 @@ MERGE_CASES: dict[str, Case] = {
     ),
     "delta_no_prev": (lambda: merge().compute_optimal_delta(), ValueError, "there are no previous layers"),
     "delta_no_samples": (
-        lambda: Junction.of().merge.compute_optimal_delta(),
+        lambda: MergeCase.of().merge.compute_optimal_delta(),
         ValueError,
-        r"S\[-1\]\(merge\): the mean of no samples does not exist",
+        r"S\[-1\]\(merge\): there are no samples, so there is no mean",
     ),
     "s_update_not_stored": (
         lambda: merge().compute_s_update(),
@@ -138,13 +138,13 @@ MERGE_CASES: dict[str, Case] = {
 
 
 def no_forward() -> Any:
-    joint = Junction.of()
+    joint = MergeCase.of()
     joint.merge.init_computation()
     return joint.merge.compute_s_update()
 
 
 def no_delta() -> Any:
-    joint = Junction.of(bias=(True, False))
+    joint = MergeCase.of(bias=(True, False))
     joint.collect([X, X[:, :3]], lambda ys: ys)
     return joint.merge.projected_v_goal()
 
@@ -185,7 +185,7 @@ LAYER_CASES: dict[str, Case] = {
     "s_growth_no_prev": (lambda: layer(4, 3).tensor_s_growth, ValueError, "there is no previous module, so no neurons"),
     "set_s_growth": (lambda: setattr(layer(4, 3), "tensor_s_growth", 1), AttributeError, "tensor_s_growth"),
     "added_no_prev": (lambda: layer(4, 3).compute_m_prev_update(), ValueError, "there is no previous module"),
-    "stat_empty": (lambda: TensorStatistic(name="S")(), ValueError, "S: the mean of no samples does not exist"),
+    "stat_empty": (lambda: TensorStatistic(name="S")(), ValueError, "S: there are no samples, so there is no mean"),
     "x_ext_missing": (
         lambda: planned().second.extended_forward(np.ones((1, 3))),
         ValueError,
@@ -194,7 +194,7 @@ LAYER_CASES: dict[str, Case] = {
     "ext_bias_not_null": (
         lambda: with_extension_bias().apply_change(),
         ValueError,
-        "second: the input extension has a bias of up to 0.5; drop it",
+        "second: the input extension has a bias of up to 0.5, expected none; remove it",
     ),
     "extension_size_without_extension": (
         lambda: Pair.of().second.apply_change(extension_size=2),
@@ -254,7 +254,7 @@ LAYER_CASES: dict[str, Case] = {
         TypeError,
         "first: the next module is LinearMergeGrowingModule, expected a growing layer",
     ),
-    "delta_before_stats": (lambda: layer(4, 3).compute_optimal_delta(), ValueError, "the mean of no samples"),
+    "delta_before_stats": (lambda: layer(4, 3).compute_optimal_delta(), ValueError, "there are no samples"),
     "foi_before_delta": (
         lambda: Pair.of().second.first_order_improvement,
         ValueError,
@@ -263,7 +263,7 @@ LAYER_CASES: dict[str, Case] = {
     "select_both": (
         lambda: planned().second.sub_select_optimal_added_parameters(1, 0.5),
         ValueError,
-        "give either keep_neurons or threshold, found 1, 0.5",
+        "pass either keep_neurons or threshold, found 1, 0.5",
     ),
     "wrong_input": (
         lambda: layer(4, 3)(np.ones((2, 5))),
@@ -296,7 +296,7 @@ LAYER_CASES: dict[str, Case] = {
     "rows_and_biases": (
         lambda: layer(4, 3).layer_out_extension(np.ones((2, 4)), np.ones(1)),
         ValueError,
-        "2 rows of weights, 1 biases",
+        "weight has 2 rows, bias 1 entries",
     ),
 }
 
@@ -327,7 +327,7 @@ def test_misuse_of_a_layer(case: str) -> None:
 
 def test_neighbours_that_the_original_accepts_are_accepted() -> None:
     merge(next_modules=[Linear(3, 2)])
-    joint = Junction.of()
+    joint = MergeCase.of()
     joint.merge.update_scaling_factor(np.array([0.4]))
     assert joint.readers[0].scaling_factor == 0.4
     assert layer(4, 3).compute_optimal_updates is not None
@@ -340,14 +340,14 @@ def test_neighbours_that_the_original_accepts_are_accepted() -> None:
 
 
 def test_new_readers_of_a_merge_in_use_warn() -> None:
-    joint = Junction.of(bias=(True, False)).collect([X, X[:, :3]], lambda ys: ys)
+    joint = MergeCase.of(bias=(True, False)).collect([X, X[:, :3]], lambda ys: ys)
     with pytest.warns(UserWarning, match=r"merge: S\(merge\) holds 30 samples"):
         joint.merge.set_next_modules([])
 
 
 @pytest.mark.filterwarnings("ignore:merge. M")
 def test_new_branches_of_a_merge_in_use_warn() -> None:
-    joint = Junction.of(bias=(True, False)).collect([X, X[:, :3]], lambda ys: ys)
+    joint = MergeCase.of(bias=(True, False)).collect([X, X[:, :3]], lambda ys: ys)
     with pytest.warns(UserWarning, match=r"merge: S\[-1\]\(merge\) holds 30 samples"):
         joint.merge.set_previous_modules([])
 

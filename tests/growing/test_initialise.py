@@ -17,7 +17,7 @@ from growarray.growing.place import take
 from growarray.growing.scale import normalisation_scales, rescaling_factors
 from growarray.nn import ReLU, Sequential, Tanh
 from tests.conftest import Library
-from tests.growing.pairs import Junction, Pair, layer
+from tests.growing.pairs import MergeCase, Pair, layer
 
 SEED = 10
 X = np.random.default_rng(SEED).standard_normal((50, 4))
@@ -324,10 +324,10 @@ def test_completion_does_not_carry_a_planned_delta_out() -> None:
 # What is refused, before anything changes.
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "odd": ({"extension_size": 3, "neuron_pairing": "vv_z_negz"}, "needs an even extension, found 3 neurons"),
+    "odd": ({"extension_size": 3, "neuron_pairing": "vv_z_negz"}, "needs an even number of neurons, found 3"),
     "odd_outer": (
         {"extension_size": 2, "output_extension_size": 5, "neuron_pairing": "vv_z_negz"},
-        "needs an even extension, found 5",
+        "needs an even number of neurons, found 5",
     ),
     "pairing": ({"extension_size": 2, "neuron_pairing": "zz"}, "unknown neuron pairing 'zz'; known: vv_z_negz"),
     "rescaling": ({"extension_size": 2, "rescaling": "vt"}, "unknown rescaling 'vt'; known: default_vt, vt_constr"),
@@ -396,7 +396,7 @@ def test_a_number_that_would_spoil_the_plan_is_refused(method: str, arguments: d
 
 @pytest.mark.parametrize("keep", [-1, 1.5, math.nan])
 def test_a_merge_keeps_a_whole_number_of_neurons(keep: Any) -> None:
-    joint = Junction.of(bias=(True, False))
+    joint = MergeCase.of(bias=(True, False))
     ones = {"input_extension": np.ones((2, 2)), "output_extension": np.ones((2, 8)), "singular_values": np.ones(2)}
     take(joint.merge, GrowthUpdate(**ones))
     with pytest.raises((ValueError, TypeError), match="merge: keep_neurons must be"):
@@ -426,9 +426,13 @@ def test_misuse_is_refused_by_name() -> None:
 
 
 def test_no_spread_to_aim_at_is_said() -> None:
-    with pytest.raises(ValueError, match="the layer has no spread of weights to aim at; pass std_target"):
+    with pytest.raises(
+        ValueError, match="the weights of the layer have no standard deviation to aim at; pass std_target"
+    ):
         normalisation_scales("legacy_normalization", np.ones((2, 0)), np.ones((2, 2)), None, None)
     pair = Pair.of((4, 0, 2))
     pair.second.create_layer_extensions(2, rng=rng())
-    with pytest.warns(UserWarning, match="gradmax_normalization has no norm to aim at; nothing is scaled"):
+    with pytest.warns(
+        UserWarning, match="the existing weights have no norm for gradmax_normalization; nothing is scaled"
+    ):
         pair.second.normalize_optimal_updates(normalization_type="gradmax_normalization")

@@ -13,7 +13,7 @@ from growarray.growing import LinearGrowingModule, LinearMergeGrowingModule
 from growarray.nn import ReLU
 from growarray.testing import check_vjp
 from tests.conftest import Library, frozen
-from tests.growing.pairs import Junction, layer
+from tests.growing.pairs import MergeCase, layer
 
 LAYER_PARTS = ("input", "pre_activity", "gradient", "moment")
 RNG = np.random.default_rng(7)
@@ -48,7 +48,7 @@ BRANCHES = {
 @pytest.mark.parametrize("kind", BRANCHES)
 def test_statistics_run_over_the_full_activity(kind: str) -> None:
     inputs, biases, sources = BRANCHES[kind]
-    joint = Junction.of(inputs, (2, 3), bias=biases, sources=sources, function="relu")
+    joint = MergeCase.of(inputs, (2, 3), bias=biases, sources=sources, function="relu")
     joint.collect(XS, gradients)
     full = wide([XS[source] for source in sources], list(biases))
     np.testing.assert_allclose(joint.merge.construct_full_activity(), full)
@@ -72,7 +72,7 @@ def test_statistics_run_over_the_full_activity(kind: str) -> None:
 @pytest.mark.parametrize("kind", BRANCHES)
 def test_one_solve_serves_all_branches(kind: str) -> None:
     inputs, biases, sources = BRANCHES[kind]
-    joint = Junction.of(inputs, bias=biases, sources=sources).collect(XS, gradients)
+    joint = MergeCase.of(inputs, bias=biases, sources=sources).collect(XS, gradients)
     full, dz = wide([XS[source] for source in sources], list(biases)), joint.merge.pre_activity_grad
     singular = int(np.linalg.matrix_rank(full)) < full.shape[1]
     with warnings.catch_warnings(record=True) as caught:
@@ -94,7 +94,7 @@ def test_one_solve_serves_all_branches(kind: str) -> None:
 
 
 def test_a_delta_that_is_only_asked_for_is_not_planned() -> None:
-    joint = Junction.of(bias=(True, False)).collect(XS, gradients)
+    joint = MergeCase.of(bias=(True, False)).collect(XS, gradients)
     assert len(joint.merge.compute_optimal_delta(update=False, return_deltas=True)) == 2
     assert all(branch.optimal_delta_layer is None for branch in joint.branches)
     assert joint.merge.compute_optimal_delta() is None
@@ -102,7 +102,7 @@ def test_a_delta_that_is_only_asked_for_is_not_planned() -> None:
 
 def test_a_next_layer_without_bias_is_solved_without_the_ones() -> None:
     """Fact merge_next_without_bias_three_prev_shared_1."""
-    joint = Junction.of(next_bias=False, bias=(True, False)).collect(XS, gradients)
+    joint = MergeCase.of(next_bias=False, bias=(True, False)).collect(XS, gradients)
     weight, bias, _ = joint.readers[0].compute_optimal_delta()
     dy = joint.readers[0].pre_activity_grad
     np.testing.assert_allclose(weight, np.linalg.lstsq(joint.merge.activity, dy, rcond=None)[0].T, atol=1e-10)
@@ -111,7 +111,7 @@ def test_a_next_layer_without_bias_is_solved_without_the_ones() -> None:
 
 def test_a_branch_of_another_dtype_keeps_it() -> None:
     """Fact buffers_use_default_dtype."""
-    joint = Junction.of(bias=(True, False), dtype=np.float32)
+    joint = MergeCase.of(bias=(True, False), dtype=np.float32)
     joint.collect([x.astype(np.float32) for x in XS], lambda ys: ys)
     assert joint.merge.construct_full_activity().dtype == np.float32
     assert joint.merge.previous_tensor_m().dtype == np.float64
@@ -124,7 +124,7 @@ def test_a_branch_of_another_dtype_keeps_it() -> None:
 
 def test_counters_never_go_negative() -> None:
     """Fact merge_store_input_counter_goes_negative."""
-    joint = Junction.of(allow_growing=False)
+    joint = MergeCase.of(allow_growing=False)
     joint.branches[0].next_module = joint.merge
     found = []
     joint.merge.init_computation()
@@ -141,7 +141,7 @@ def test_counters_never_go_negative() -> None:
 
 
 def test_everything_is_let_go_at_the_end() -> None:
-    joint = Junction.of().collect(XS, gradients)
+    joint = MergeCase.of().collect(XS, gradients)
     joint.merge.reset_computation()
     assert [joint.merge.recorder.get(what) for what in ("input", "activity", "gradient")] == [None] * 3
     for module in (*joint.branches, *joint.readers):
@@ -160,7 +160,7 @@ def test_nothing_is_kept_unless_somebody_asks(mode: bool) -> None:
 
 
 def test_a_second_collection_of_a_reader_forgets_the_first() -> None:
-    joint = Junction.of(allow_growing=False, bias=(True, False))
+    joint = MergeCase.of(allow_growing=False, bias=(True, False))
     reader = joint.readers[0]
     for scale in (1.0, 2.0):
         reader.init_computation()
@@ -174,7 +174,7 @@ def test_a_second_collection_of_a_reader_forgets_the_first() -> None:
 
 
 def test_a_pair_behind_a_merge_collects_on_its_own() -> None:
-    joint = Junction.of(allow_growing=False)
+    joint = MergeCase.of(allow_growing=False)
     last = layer(2, 2, previous_module=joint.readers[0])
     last.init_computation()
     z = sum(branch(x) for branch, x in zip(joint.branches, XS, strict=False))
@@ -203,7 +203,7 @@ def test_a_merge_inside_the_branches_contributes_nothing_of_its_own() -> None:
 
 
 def test_sizes_follow_the_neighbours() -> None:
-    joint = Junction.of(allow_growing=False)
+    joint = MergeCase.of(allow_growing=False)
     merge = joint.merge
     for branch in joint.branches:
         with pytest.warns(UserWarning, match="its size changes"):
@@ -220,7 +220,7 @@ def test_sizes_follow_the_neighbours() -> None:
 
 
 def test_refused_neighbours_change_nothing() -> None:
-    joint = Junction.of()
+    joint = MergeCase.of()
     before, after = list(joint.merge.previous_modules), list(joint.merge.next_modules)
     with pytest.raises(ValueError, match="previous module wrong has 2 outputs, the merge expects 3"):
         joint.merge.set_previous_modules([layer(4, 3), layer(4, 2, name="wrong")])
@@ -230,7 +230,7 @@ def test_refused_neighbours_change_nothing() -> None:
 
 
 def test_one_factor_scales_all_neighbours_or_none() -> None:
-    joint = Junction.of()
+    joint = MergeCase.of()
     joint.merge.scaling_factor = np.array([0.4])
     assert joint.merge.scaling_factor == 0.4
     assert {b.output_extension_scaling for b in joint.branches} == {0.4, joint.merge.output_extension_scaling}
@@ -243,13 +243,13 @@ def test_one_factor_scales_all_neighbours_or_none() -> None:
 
 
 def test_every_library_collects_the_same(xp: Library) -> None:
-    joint = Junction.of((4, 3), (2, 3), bias=(True, False))
+    joint = MergeCase.of((4, 3), (2, 3), bias=(True, False))
     for module in (*joint.branches, *joint.readers):
         xp.adopt(module)
     targets = [xp.asarray(target) for target in TARGETS]
     joint.collect([xp.asarray(x) for x in XS], lambda ys: [y - t for y, t in zip(ys, targets, strict=True)])
     joint.merge.compute_optimal_delta()
-    reference = Junction.of((4, 3), (2, 3), bias=(True, False)).collect(XS, gradients)
+    reference = MergeCase.of((4, 3), (2, 3), bias=(True, False)).collect(XS, gradients)
     reference.merge.compute_optimal_delta()
     for ours, theirs in zip(joint.branches, reference.branches, strict=True):
         for p, q in zip(ours.optimal_delta_layer.parameters(), theirs.optimal_delta_layer.parameters(), strict=True):

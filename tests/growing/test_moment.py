@@ -152,7 +152,7 @@ def test_large_finite_values_are_not_called_infinite() -> None:
 
 @pytest.mark.parametrize("empty", [TensorStatistic(), TensorStatistic().update(np.zeros(2), 0)], ids=["new", "zero"])
 def test_the_mean_of_nothing_does_not_exist(empty: TensorStatistic) -> None:
-    with pytest.raises(ValueError, match="the mean of no samples does not exist"):
+    with pytest.raises(ValueError, match="there are no samples, so there is no mean"):
         empty()
 
 

@@ -8,7 +8,7 @@ import pytest
 from growarray.errors import GrowthError
 from growarray.growing import GRADMAX, TINY, GrowthRule
 from tests.conftest import frozen
-from tests.growing.pairs import Junction, Pair, layer, square_loss
+from tests.growing.pairs import MergeCase, Pair, layer, square_loss
 
 RNG = np.random.default_rng(7)
 X, T = frozen(RNG.standard_normal((30, 4))), frozen(RNG.standard_normal((30, 2)))
@@ -21,8 +21,8 @@ def planned(rule: GrowthRule = TINY) -> Pair:
     return pair
 
 
-def joined(*, plan: bool = True) -> Junction:
-    joint = Junction.of(outputs=(2, 2), bias=(True, False))
+def joined(*, plan: bool = True) -> MergeCase:
+    joint = MergeCase.of(outputs=(2, 2), bias=(True, False))
     rng = np.random.default_rng(1)
     xs = [rng.standard_normal((30, 4)), rng.standard_normal((30, 3))]
     joint.collect(xs, lambda ys: [y - T for y in ys])
@@ -150,7 +150,7 @@ def test_e_of_a_merge_may_be_collected_over_several_passes() -> None:
     joint.merge.update_covariance_loss_gradient(count_samples=False)
     assert joint.merge.covariance_loss_gradient.samples == 30
     np.testing.assert_allclose(joint.merge.covariance_loss_gradient(), 2 * once)
-    closed = Junction.of(allow_growing=False)
+    closed = MergeCase.of(allow_growing=False)
     closed.merge.update_covariance_loss_gradient()  # nothing to collect, as in the original
     assert closed.merge.covariance_loss_gradient.samples == 0
 
@@ -241,7 +241,7 @@ def test_a_merge_whose_delta_was_applied_can_be_planned_anew() -> None:
 
 
 def test_a_reader_that_forgets_takes_the_neurons_of_its_merge_along() -> None:
-    joint = Junction.of(outputs=(2,), bias=(True, False))
+    joint = MergeCase.of(outputs=(2,), bias=(True, False))
     rng = np.random.default_rng(1)
     joint.collect([rng.standard_normal((30, 4)), rng.standard_normal((30, 3))], lambda ys: [y - T for y in ys])
     joint.merge.compute_optimal_updates(max_new=1)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from growarray.growing import FISHER, GRADMAX, TINY, GrowthRule
-from tests.growing.pairs import Junction, Pair, linear_loss, square_loss
+from tests.growing.pairs import MergeCase, Pair, linear_loss, square_loss
 
 SCALINGS = (1e-2, 1e-3)
 KINKED, SMOOTH = ("relu", "leaky_relu", "selu"), ("gelu", "silu", "tanh", "identity")
@@ -166,22 +166,22 @@ MERGES: dict[str, dict[str, Any]] = {
 }
 
 
-def junction(kind: str, rule: str, function: str) -> tuple[Junction, list[Any], Any]:
+def merge_case(kind: str, rule: str, function: str) -> tuple[MergeCase, list[Any], Any]:
     options = dict(MERGES[kind])
-    junction = Junction.of(**options, function=function)
-    inputs = [options["inputs"][i] for i in dict.fromkeys(junction.sources)]
+    merge_case = MergeCase.of(**options, function=function)
+    inputs = [options["inputs"][i] for i in dict.fromkeys(merge_case.sources)]
     xs = [RNG.standard_normal((80, d)) for d in inputs]
     targets = [RNG.standard_normal((80, o)) for o in options["outputs"]]
     losses = [square_loss(t) for t in targets]
-    junction.collect(xs, lambda ys: [gradient(y) for (_, gradient), y in zip(losses, ys, strict=True)])
-    junction.merge.compute_optimal_updates(RULES[rule], force_pseudo_inverse=True)
-    return junction, xs, lambda ys: sum(loss(y) for (loss, _), y in zip(losses, ys, strict=True))
+    merge_case.collect(xs, lambda ys: [gradient(y) for (_, gradient), y in zip(losses, ys, strict=True)])
+    merge_case.merge.compute_optimal_updates(RULES[rule], force_pseudo_inverse=True)
+    return merge_case, xs, lambda ys: sum(loss(y) for (loss, _), y in zip(losses, ys, strict=True))
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("kind", MERGES)
 def test_growth_through_a_merge_changes_the_loss_as_its_weights_say(kind: str, rule: str) -> None:
-    joint, xs, loss = junction(kind, rule, "tanh")
+    joint, xs, loss = merge_case(kind, rule, "tanh")
     parts = []
     for branch in joint.branches:
         parts += [branch.extended_output_layer.weight.data]
@@ -202,7 +202,7 @@ def test_growth_through_a_merge_changes_the_loss_as_its_weights_say(kind: str, r
 
 @pytest.mark.parametrize("kind", ["two_one", "two_two", "three_two", "one_one", "one_bias", "shared_input", "no_bias"])
 def test_a_linear_merge_keeps_the_promise_of_tiny(kind: str) -> None:
-    joint, xs, loss = junction(kind, "tiny", "identity")
+    joint, xs, loss = merge_case(kind, "tiny", "identity")
     assert joint.merge.predicted_decrease == pytest.approx(joint.merge.first_order_improvement, rel=1e-9)
     before = loss(joint.forward(xs))
     for factor in SCALINGS:
@@ -214,7 +214,7 @@ def test_a_linear_merge_keeps_the_promise_of_tiny(kind: str) -> None:
 @pytest.mark.parametrize("function", ["relu", "tanh", "sigmoid"])
 @pytest.mark.parametrize("kind", MERGES)
 def test_the_extended_forward_of_a_merge_is_its_forward_after_the_change(kind: str, function: str) -> None:
-    joint, xs, _ = junction(kind, "tiny", function)
+    joint, xs, _ = merge_case(kind, "tiny", function)
     before = joint.forward(xs)
     joint.merge.scaling_factor = 0.0
     for y, kept in zip(joint.extended(xs), before, strict=True):
@@ -232,7 +232,7 @@ def test_the_extended_forward_of_a_merge_is_its_forward_after_the_change(kind: s
 def test_one_merge_of_one_layer_grows_as_a_pair_of_layers_does() -> None:
     x, target = RNG.standard_normal((60, 4)), RNG.standard_normal((60, 2))
     pair = Pair.of((4, 3, 2), "tanh")
-    joint = Junction.of((4,), (2,), function="tanh")
+    joint = MergeCase.of((4,), (2,), function="tanh")
     joint.branches[0].layer.load_state_dict(pair.first.layer.state_dict())
     joint.readers[0].layer.load_state_dict(pair.second.layer.state_dict())
     _, gradient = square_loss(target)

@@ -151,7 +151,7 @@ def test_a_batch_of_nothing_adds_nothing() -> None:
     case = Case("CP")
     statistics = RankStatistics(case.conv).update(case.x[:0], case.gradient()[:0])
     assert statistics.samples == 0
-    with pytest.raises(GrowthError, match="mean of no samples"):
+    with pytest.raises(GrowthError, match="there are no samples"):
         statistics.optimal_delta()
 
 

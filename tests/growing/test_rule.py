@@ -11,7 +11,7 @@ import pytest
 from growarray.errors import ShapeError
 from growarray.growing import TINY, GrowthUpdate, added_neurons, neuron_goal
 from tests.conftest import frozen
-from tests.growing.pairs import Junction, Pair, square_loss
+from tests.growing.pairs import MergeCase, Pair, square_loss
 
 RNG = np.random.default_rng(11)
 X, T = frozen(RNG.standard_normal((40, 4))), frozen(RNG.standard_normal((40, 2)))
@@ -36,8 +36,8 @@ def collected() -> Pair:
     return Pair.of().collect(X, GRADIENT)
 
 
-def joined() -> Junction:
-    return Junction.of(outputs=(2, 2), bias=(True, False)).collect(XS, lambda ys: [y - T for y in ys])
+def joined() -> MergeCase:
+    return MergeCase.of(outputs=(2, 2), bias=(True, False)).collect(XS, lambda ys: [y - T for y in ys])
 
 
 def test_a_rule_of_ones_own_plans_for_a_layer() -> None:

@@ -111,7 +111,7 @@ def test_every_library_gives_the_same(xp: Library, dtype: type) -> None:
 
 
 def test_a_mixture_of_libraries_is_refused() -> None:
-    with pytest.raises(TypeError, match="two libraries meet"):
+    with pytest.raises(TypeError, match="two libraries cannot be mixed"):
         cross_moment(Stream(X), Stream(array_api_strict.asarray(np.array(Y))))
 
 
@@ -119,7 +119,7 @@ def test_a_mixture_of_devices_is_refused() -> None:
     first, second = (
         array_api_strict.ones((3, 2), device=array_api_strict.Device(name)) for name in ("device1", "CPU_DEVICE")
     )
-    with pytest.raises(TypeError, match="two devices meet"):
+    with pytest.raises(TypeError, match="two devices cannot be mixed"):
         cross_moment(first, second)
 
 

@@ -59,6 +59,15 @@ def test_the_inverse_root_whitens(xp: Library) -> None:
     np.testing.assert_allclose(root, root.T, atol=1e-12)
 
 
+def test_a_feature_that_is_almost_nothing_does_not_stop_a_growth() -> None:
+    tiny = 1e-320  # definite once features are scaled alike, and not as it is
+    mixed = (1 - 1e-8) * np.sqrt(tiny)
+    alpha, omega, values = added_neurons(np.array([[1.0, mixed], [mixed, tiny]]), np.array([[2.0], [0.0]]))
+    np.testing.assert_allclose(np.abs(alpha), [[np.sqrt(2.0), 0.0]], atol=1e-12)
+    np.testing.assert_allclose(np.abs(omega), [[np.sqrt(2.0)]], atol=1e-12)
+    assert values.tolist() == [2.0]
+
+
 def test_the_inverse_root_ignores_what_is_under_the_threshold(xp: Library) -> None:
     s = np.diag([4.0, 1e-5, 1.0001e-5, 0.0])
     assert to_numpy(inverse_sqrt(xp.asarray(s))).tolist() == np.diag([0.5, 0.0, 1.0001e-5**-0.5, 0.0]).tolist()

@@ -109,5 +109,5 @@ def test_convolutions_refuse_weights():
     layer.init_computation()
     layer.recorder.roots = np.ones(2)
     y, pullback = layer.vjp(np.ones((2, 1, 5, 5), np.float32))
-    with pytest.raises(NotImplementedError, match="conv: weights of samples are not supported by convolutions"):
+    with pytest.raises(NotImplementedError, match="conv: sample weights are not supported for convolutions"):
         pullback(y)

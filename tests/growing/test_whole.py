@@ -150,7 +150,7 @@ def test_a_plan_that_fails_leaves_the_one_before() -> None:
     chain = Chain()
     chain.batch()
     chain.c.update_computation(update_covariance_loss_gradient=False)
-    with pytest.raises(GrowthError, match=r"E\(c\): the mean of no samples"):
+    with pytest.raises(GrowthError, match=r"E\(c\): there are no samples"):
         chain.c.compute_optimal_updates(FISHER)
     with pytest.raises(GrowthError, match="no update is planned"):
         _ = chain.c.first_order_improvement

@@ -34,7 +34,7 @@ def test_shuffled_batches_are_the_same_on_every_library(xp: Library) -> None:
 
 
 def test_batches_refuse_what_does_not_fit() -> None:
-    with pytest.raises(ShapeError, match="batches: 10 samples, 9 targets; they must be as many"):
+    with pytest.raises(ShapeError, match="batches: 10 samples, 9 targets; the numbers must agree"):
         next(batches(X, LABELS[:9], 3))
     with pytest.raises(ValueError, match="size must be at least 1, found 0"):
         next(batches(X, LABELS, 0))

@@ -187,7 +187,7 @@ def test_what_does_not_fit_is_refused() -> None:
         image_shape(13)
     with pytest.raises(ShapeError, match="gives 3 neurons, the second reads 2"):
         GrowingBlock(LinearGrowingModule(4, 3), LinearGrowingModule(2, 4))
-    with pytest.raises(ShapeError, match="4 features in and 2 out cannot be added; give a downsample="):
+    with pytest.raises(ShapeError, match="4 input and 2 output features cannot be added; pass a downsample="):
         LinearGrowingBlock(4, 2)
     with pytest.raises(ValueError, match="no kernel_size is given"):
         Conv2dGrowingBlock(2, 2, kwargs_first_layer={"kernel_size": 3})

@@ -138,7 +138,7 @@ def test_values_that_are_not_finite_are_found_in_any_part(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        (lambda: iter([(X, LABELS)]), TypeError, "a generator is used up after one"),
+        (lambda: iter([(X, LABELS)]), TypeError, "a generator is exhausted after one"),
         (lambda: [(X, LABELS), X], TypeError, "batch 1 of data is"),
         (lambda: [(X, LABELS[:3])], ShapeError, "batch 0 of data has 200 samples and 3 targets"),
         (list, GrowthError, "there are no training samples"),

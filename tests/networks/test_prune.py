@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from growarray.backend import to_numpy
 from growarray.errors import GrowthError
 from growarray.growing import FullConv2dGrowingModule
 from growarray.growing.norm import GrowingBatchNorm2d, GrowingGroupNorm
@@ -17,14 +18,17 @@ from growarray.networks import (
     GrowingMLPMixer,
     GrowingResidualMLP,
     GrowingResNet,
+    GrowingTransformerBlock,
     GrowingVGG,
     Growth,
     GrowthSettings,
     prune,
 )
-from growarray.nn import Identity, ReLU, Sequential, Tanh
+from growarray.networks.part import as_growing
+from growarray.nn import Identity, Linear, PReLU, ReduceMean, ReLU, Sequential, Tanh
 from growarray.ops import cross_entropy, mse
 from growarray.optim import AdamW
+from tests.conftest import Library
 
 RNG = np.random.default_rng(7)
 X = RNG.standard_normal((80, 4))
@@ -47,6 +51,14 @@ def dag() -> GrowingDAG:
 
 OPTIONS: dict[str, Any] = {"activation": Tanh(), "dtype": np.float64, "rng": np.random.default_rng(1)}
 NORM = {"normalization": lambda width: GrowingBatchNorm2d(width, dtype=np.float64)}
+
+
+def transformer() -> Any:
+    options = {name: OPTIONS[name] for name in ("dtype", "rng")}
+    block = GrowingTransformerBlock(4, 2, 6, 4, activation=PReLU(6, axis=-1, dtype=np.float64), **options)
+    return as_growing(Sequential(block, ReduceMean((1,), keepdims=False), Linear(4, 3, **options)))
+
+
 NETWORKS: dict[str, Any] = {
     "mlp": lambda: (mlp(), X),
     "without bias": lambda: (mlp(bias=False), X),
@@ -59,6 +71,7 @@ NETWORKS: dict[str, Any] = {
     ),
     "resnet": lambda: (GrowingResNet((2, 6, 6), 3, (3, 4), 5, **NORM, **OPTIONS), IMAGES),
     "mixer": lambda: (GrowingMLPMixer((2, 6, 6), 3, 3, 4, 5, 6, 1, **OPTIONS), IMAGES),
+    "transformer": lambda: (transformer(), IMAGES.reshape(90, 12, 4)),
 }
 
 
@@ -224,3 +237,15 @@ def test_gradients_and_modes_stay() -> None:
     assert network.training
     np.testing.assert_array_equal(network.layers[2].bias.grad, kept)
     assert not network.layers[1].recorder.is_active
+
+
+def test_every_library_prunes_the_same(xp: Library) -> None:
+    ours, x = NETWORKS["mlp"]()
+    theirs = copy.deepcopy(ours)
+    xp.adopt(theirs)
+    expected = prune(ours, x, int(0.7 * ours.number_of_parameters()))
+    found = prune(theirs, xp.asarray(x), int(0.7 * theirs.number_of_parameters()))
+    assert found.removed == expected.removed
+    assert found.increase == pytest.approx(expected.increase, rel=1e-6)
+    for name, value in theirs.state_dict().items():
+        np.testing.assert_allclose(to_numpy(value), ours.state_dict()[name], rtol=1e-6, atol=1e-9)

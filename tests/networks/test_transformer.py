@@ -121,7 +121,9 @@ def test_new_queries_and_keys_are_the_svd_of_what_the_scores_ask_for() -> None:
     layer = made.key[0]
     alpha, _ = layer.compute_optimal_updates(max_new=1)
     errors = X.mean(axis=1, keepdims=True) + made.output[0].bias.data - target()
-    d_scores = (errors @ X.transpose(0, 2, 1) - np.mean(errors @ X.transpose(0, 2, 1), axis=2, keepdims=True)) / 4
+    d_scores = (
+        (errors @ X.transpose(0, 2, 1) - np.mean(errors @ X.transpose(0, 2, 1), axis=2, keepdims=True)) / 4 / np.sqrt(6)
+    )
     ones = np.concatenate([X, np.ones((30, 4, 1))], axis=2)
     moment = np.einsum("nia, nij, njb -> ab", ones, d_scores, X) / 30
     second = np.einsum("nia, nib -> ab", ones, ones) / 30

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from growarray.backend import to_numpy
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing import FISHER, FullConv2dGrowingModule, softmax_fisher_seeds
 from growarray.networks import GrowingDAG, GrowingMLP, GrowingResidualMLP, GrowingVGG
 from growarray.nn import Tanh
 from growarray.ops import cross_entropy
+from tests.conftest import Library
 from tests.networks.runs import TARGET, X, loop
 
 with np.load(Path(__file__).parent / "data" / "gromo_true_fisher.npz") as file:
@@ -129,6 +131,20 @@ def test_the_loop_takes_it() -> None:
     assert [entry["event"] for entry in run.run().steps][:2] == ["train", "growth"]
     assert run.history.of("growth")[0]["slope"] != loop(rule=FISHER, epochs=2).run().of("growth")[0]["slope"]
     with pytest.raises(GrowthError, match="a regression has no softmax; leave exact_fisher out"):
-        loop(rule=FISHER, exact_fisher=True, task="regression", data=(X, TARGET)).run()
+        loop(rule=FISHER, exact_fisher=True, task="regression", data=(X, TARGET))
     with pytest.raises(TypeError, match="exact_fisher must be True or False, found 1"):
         loop(exact_fisher=1)
+
+
+def test_every_library_gives_the_same(xp: Library) -> None:
+    network, x = made("dag")
+    labels = np.arange(6) % 3
+    network.init_computation()
+    network.collect_batch(x, labels, cross_entropy, fisher=True, exact=True)
+    expected = moments(network)
+    theirs, _ = made("dag")
+    xp.adopt(theirs)
+    theirs.init_computation()
+    theirs.collect_batch(xp.asarray(x), xp.asarray(labels), cross_entropy, fisher=True, exact=True)
+    for found, wanted in zip(moments(theirs), expected, strict=True):
+        np.testing.assert_allclose(to_numpy(found), wanted, rtol=1e-10, atol=1e-14)

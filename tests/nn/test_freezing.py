@@ -12,8 +12,7 @@ import pytest
 from growarray import nn
 from growarray.backend import to_numpy
 from growarray.factorized import FactorizedConv, FactorizedLinear, TensorLasso
-from growarray.nn.module import Module
-from growarray.nn.pullback import for_parameters
+from growarray.nn.module import Module, for_parameters
 from growarray.optim import SGD, Adam, AdamW, clip_gradients
 from tests.conftest import Library
 from tests.nn.layers import EXAMPLES, Example

@@ -216,3 +216,33 @@ def test_a_momentum_outside_of_0_to_1_is_refused() -> None:
 
 def test_a_width_of_numpy_is_one_axis() -> None:
     assert nn.LayerNorm(np.int64(3)).normalized_shape == (3,)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm2d(4), nn.LayerNorm((4, 3)), nn.GroupNorm(2, 4)], ids=lambda layer: type(layer).__name__
+)
+def test_features_that_are_not_kept_go_with_all_that_is_known_of_them(layer: Any) -> None:
+    rng = np.random.default_rng(0)
+    names = ["weight", "bias", *(["running_mean", "running_var"] if isinstance(layer, nn.BatchNorm2d) else [])]
+    for name in names:
+        held = getattr(layer, name)
+        if isinstance(held, nn.Parameter):
+            held.data = rng.standard_normal(held.shape)
+            held.grad, held.slots = held.data + 1, {"m": held.data + 2, "step": 3}
+        else:
+            setattr(layer, name, rng.uniform(1.0, 2.0, held.shape))
+    before = {name: getattr(layer, name) for name in names}
+    kept = {n: (v.data, v.grad, v.slots["m"]) if isinstance(v, nn.Parameter) else (v,) for n, v in before.items()}
+    layer._check_keep(2)
+    layer._keep(np.array([0, 3]))
+    for name in names:
+        held = getattr(layer, name)
+        found = (held.data, held.grad, held.slots["m"]) if isinstance(held, nn.Parameter) else (held,)
+        for array, old in zip(found, kept[name], strict=True):
+            np.testing.assert_array_equal(array, old[[0, 3]])
+    assert layer.weight.slots["step"] == 3
+    x = rng.standard_normal((5, 2, 3) if isinstance(layer, nn.LayerNorm) else (5, 2, 3, 3))
+    assert layer.eval()(x).shape == x.shape
+    if isinstance(layer, nn.GroupNorm):
+        with pytest.raises(ShapeError, match="3 channels cannot be split into 2 equal groups"):
+            layer._check_keep(3)

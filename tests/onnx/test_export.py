@@ -11,7 +11,7 @@ from growarray import GrowingMLP, GrowingResidualMLP, load_checkpoint, nn
 from growarray.checkpoint import register_lowering, to_onnx
 from growarray.errors import ShapeError
 from growarray.factorized import FactorizedConv
-from growarray.networks import GrowingResNet, GrowingVGG
+from growarray.networks import GrowingMLPMixer, GrowingResNet, GrowingVGG
 from growarray.nn.module import Module
 from growarray.onnx import lower as onnx_lower
 from growarray.onnx.export import OPSETS
@@ -37,6 +37,7 @@ STATES = {
     "residual": (lambda: GrowingResidualMLP(4, 3, 2, 5, 2, rng=RNG), (2, 4)),
     "growing VGG": (lambda: GrowingVGG((1, 6, 5), 3, [(2, 3)], nn.ELU(), rng=RNG), (2, 30)),
     "growing ResNet": (lambda: GrowingResNet((2, 4, 4), 3, (2, 3), 2, normalization=nn.BatchNorm2d), (2, 2, 4, 4)),
+    "growing mixer": (lambda: GrowingMLPMixer((1, 4, 4), 3, 2, 4, 2, 3, 1, 0.1, rng=RNG), (2, 1, 4, 4)),
     "one layer twice": (lambda: nn.Sequential(*[nn.Linear(4, 4, rng=RNG)] * 2), (2, 4)),
 }
 
@@ -57,6 +58,18 @@ def test_the_state_dict_can_be_loaded_from_the_file(make, size, opset, tmp_path)
     assert not other.load_state_dict(found, strict=False).unexpected
     x = RNG.standard_normal((3, *size[1:])).astype(np.float32)
     assert_close(other.eval()(x), run(path, x)[0])
+
+
+def test_blocks_that_have_not_grown_yet_are_their_shortcut_and_a_constant(tmp_path):
+    for network, size in (
+        (GrowingResNet((2, 4, 4), 3, (2, 3), normalization=nn.BatchNorm2d, rng=RNG), (2, 2, 4, 4)),
+        (GrowingMLPMixer((1, 4, 6), 3, 2, 4, [0, 2], [3, 0], num_blocks=2, rng=RNG), (2, 1, 4, 6)),
+    ):
+        for parameter in network.parameters():
+            parameter.data = RNG.standard_normal(parameter.shape).astype(np.float32)
+        to_onnx(network, tmp_path / "model.onnx", size)
+        x = RNG.standard_normal((3, *size[1:])).astype(np.float32)
+        assert_close(network.eval()(x), run(tmp_path / "model.onnx", x)[0])
 
 
 def test_what_the_file_says_of_itself(tmp_path):

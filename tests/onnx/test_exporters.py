@@ -105,7 +105,9 @@ def test_what_is_read_is_written_again(name: str, tmp_path: Path) -> None:
     values = fed(onnxruntime.InferenceSession(path), 2)
     shapes = {name: x.shape for name, x in values.items()}
     if name.startswith(("torch-gru", "torch-lstm")):
-        with pytest.raises(NotImplementedError, match=r"LiveShape\): it repeats a value for each entry of the batch"):
+        with pytest.raises(
+            NotImplementedError, match=r"DynamicShape\): it repeats a value for each entry of the batch"
+        ):
             to_onnx(network, again, shapes)
         return
     to_onnx(network, again, shapes)

@@ -8,7 +8,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from sklearn.base import clone
-from sklearn.datasets import load_diabetes, load_iris
+from sklearn.datasets import load_diabetes, load_digits, load_iris
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -16,8 +16,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 from threadpoolctl import threadpool_limits
 
+from growarray import load, save
 from growarray.growing import TINY
-from growarray.sklearn import GrowingClassifier, GrowingRegressor
+from growarray.sklearn import FactorizedConvClassifier, GrowingClassifier, GrowingRegressor
 
 IRIS = load_iris(return_X_y=True)
 DIABETES = load_diabetes(return_X_y=True)
@@ -34,10 +35,15 @@ def one_thread():
         yield
 
 
-@pytest.mark.parametrize("kind", [GrowingClassifier, GrowingRegressor])
+SMALL_IMAGES = FactorizedConvClassifier(channels=(4,), max_iter=15)
+
+
+@pytest.mark.parametrize(
+    "model", [GrowingClassifier(), GrowingRegressor(), SMALL_IMAGES], ids=lambda m: type(m).__name__
+)
 @pytest.mark.filterwarnings("ignore")  # the checks warn of what they do on purpose
-def test_scikit_learn_has_nothing_to_object(kind):
-    results = check_estimator(kind(), on_skip=None)
+def test_scikit_learn_has_nothing_to_object(model):
+    results = check_estimator(model, on_skip=None)
     assert len(results) >= 58
     others = {result["check_name"] for result in results if result["status"] != "passed"}
     assert others <= {"check_array_api_input"}  # it needs SCIPY_ARRAY_API=1 before SciPy is imported
@@ -273,8 +279,47 @@ def test_data_that_are_wrong_are_refused():
     with pytest.raises(ValueError, match="n_samples = 1 leaves none to train on"):
         model.set_params(early_stopping=True).fit(x[:1], y[:1])
     fitted = GrowingClassifier(max_iter=2, warm_start=True, random_state=0).fit(x, y)
-    with pytest.raises(ValueError, match=re.escape("y: has classes")):
+    with pytest.raises(ValueError, match=re.escape("y: found classes [")):
         fitted.fit(x, y + 1)
     regressor = GrowingRegressor(max_iter=2, warm_start=True, random_state=0).fit(x, y)
     with pytest.raises(ValueError, match=re.escape("y: has shape (150, 2), expected (n,) as in the first fit")):
         regressor.fit(x, np.stack([y, y], axis=1))
+
+
+def test_images_are_rows_or_images(tmp_path):
+    x, y = load_digits(return_X_y=True)
+    rows = np.random.default_rng(0).permutation(len(x))[:600]
+    x, y = x[rows] / 16, y[rows]
+    model = FactorizedConvClassifier(image_shape=(8, 8), channels=(8,), max_iter=8, batch_size=50, random_state=0)
+    model.fit(x[:400], y[:400])
+    assert model.score(x[400:], y[400:]) > 0.85
+    images = x.reshape(-1, 1, 8, 8)
+    other = clone(model).set_params(image_shape=None).fit(images[:400], y[:400])
+    assert np.array_equal(other.predict_proba(images), model.predict_proba(x))
+    assert np.array_equal(pickle.loads(pickle.dumps(model)).predict_proba(x), model.predict_proba(x))
+    assert model._grown.widths[0] > 16
+    # pixels of a channel share their scale
+    offset = model._scales[0].offset
+    np.testing.assert_allclose(offset, np.full(64, x[:400].mean()), rtol=1e-12)
+    save(model.network_, tmp_path / "images.safetensors")
+    assert np.array_equal(load(tmp_path / "images.safetensors").eval()(x), model.network_.eval()(x))
+    for options, message in (
+        ({"image_shape": (8, 9)}, "image_shape: (8, 9) are 72 numbers, X has 64 features"),
+        ({"image_shape": (64,)}, "image_shape: expected (channels, h, w) or (h, w), found (64,)"),
+        ({"network": "dag"}, "network: expected one of mlp, residual, found 'dag'"),
+        ({"factorization": "svd"}, "unknown factorization 'svd'"),
+        ({"channels": (0,)}, "FactorizedConv: out_channels must be at least 1, found 0"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            clone(model).set_params(**options).fit(x, y)
+    with pytest.raises(ValueError, match=re.escape("X: has images (2, 4, 8), image_shape is (8, 8)")):
+        model.fit(x.reshape(-1, 2, 4, 8), y)
+
+
+def test_a_search_over_convolutions():
+    x, y = load_digits(n_class=3, return_X_y=True)
+    model = make_pipeline(StandardScaler(), FactorizedConvClassifier(channels=(4,), max_iter=3, random_state=0))
+    grid = {"factorizedconvclassifier__factorization": ["cp", "tt"]}
+    found = GridSearchCV(model, grid, cv=2, n_jobs=2).fit(x[:200], y[:200])
+    assert found.cv_results_["mean_test_score"].shape == (2,)
+    assert found.best_score_ > 0.5

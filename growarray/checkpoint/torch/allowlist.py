@@ -12,9 +12,6 @@ from typing import Any
 from growarray.files.dtypes import DType
 from growarray.files.errors import Malformed, quote
 
-__all__ = ["Build", "Global", "OrderedTree", "check_key", "unknown_global"]
-
-
 _MOST_IN_KEY = 64
 
 

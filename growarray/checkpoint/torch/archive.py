@@ -9,12 +9,10 @@ from growarray.checkpoint.torch.machine import PickleMachine
 from growarray.checkpoint.torch.rebuild import Rebuild, Storage, check_storage_id
 from growarray.checkpoint.torch.tree import check_tree
 from growarray.checkpoint.zip_index import DEFLATED, STORED, Member, read_index
-from growarray.files.contents import Contents
 from growarray.files.errors import Malformed, at, quote
 from growarray.files.limits import Limits
 from growarray.files.source import Region, Source, check_crc
-
-__all__ = ["read_torch_zip"]
+from growarray.files.tensor import Contents
 
 _VERSIONS = range(1, 11)
 

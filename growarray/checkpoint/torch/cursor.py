@@ -8,8 +8,6 @@ from typing import Any
 from growarray.files.errors import Malformed, quote
 from growarray.files.limits import Limits
 
-__all__ = ["Cursor"]
-
 _MOST_DIGITS = 1300  # of an integer written as text: parsing is quadratic
 _MOST_INT_BYTES = 512
 

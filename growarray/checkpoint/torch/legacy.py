@@ -15,12 +15,10 @@ from growarray.checkpoint.torch.machine import PickleMachine
 from growarray.checkpoint.torch.plain_pickle import MAGIC
 from growarray.checkpoint.torch.rebuild import Rebuild, Storage, check_storage_id
 from growarray.checkpoint.torch.tree import check_tree
-from growarray.files.contents import Contents
 from growarray.files.errors import Malformed, at, quote
 from growarray.files.limits import Limits
 from growarray.files.source import Region, Source
-
-__all__ = ["read_torch_legacy"]
+from growarray.files.tensor import Contents
 
 _VERSION = 1001
 _COUNT = struct.Struct("<q")

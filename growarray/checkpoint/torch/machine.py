@@ -15,8 +15,6 @@ from growarray.checkpoint.torch.opcodes import HANDLERS, NAMES, U8
 from growarray.files.errors import Malformed, quote
 from growarray.files.limits import Limits
 
-__all__ = ["PickleMachine"]
-
 _STOP = 0x2E
 _BATCH = 512  # opcodes between two looks at the bounds
 _BYTES_PER_STEP = 16  # of the file, each of which allows one opcode more

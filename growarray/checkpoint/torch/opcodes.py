@@ -8,8 +8,6 @@ from typing import Any, NoReturn
 
 from growarray.files.errors import Malformed
 
-__all__ = ["HANDLERS", "NAMES", "U8"]
-
 Handler = Callable[[Any], None]
 
 _U2, _U4, U8 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")

@@ -13,8 +13,6 @@ from growarray.checkpoint.torch.machine import PickleMachine
 from growarray.files.errors import Malformed, quote
 from growarray.files.limits import Limits
 
-__all__ = ["MAGIC", "compressed_pickle", "is_torch_legacy", "looks_like_pickle", "plain_pickle"]
-
 MAGIC = 0x1950A86A20F9469CFC6C
 """The number with which files of ``torch.save`` before 1.6 begin, a pickle of its own."""
 

@@ -14,8 +14,6 @@ from growarray.files.limits import Limits
 from growarray.files.source import Region
 from growarray.files.tensor import StoredTensor, check_geometry
 
-__all__ = ["Rebuild", "Storage", "check_storage_id"]
-
 _MOST_NOTES = 100
 _UNTYPED = DType("untyped", "|u1", "|u1", 8)
 

@@ -12,8 +12,6 @@ from growarray.files.errors import Malformed, quote
 from growarray.files.limits import Limits
 from growarray.files.tensor import StoredTensor
 
-__all__ = ["CONTAINERS", "as_tensor", "check_tree", "full_parts", "resolve"]
-
 CONTAINERS = frozenset((dict, OrderedTree, list, tuple))
 _PLAIN = frozenset((str, int, float, bool, type(None), bytes, bytearray, complex, set, frozenset))
 _SMALL = 16  # leaves of a container that is looked through again, not remembered, if it is shared

@@ -14,8 +14,6 @@ from growarray.files.errors import Malformed, quote
 from growarray.files.source import Region, Source
 from growarray.files.tensor import StoredTensor, count_of
 
-__all__ = ["TABLE", "PickledArray", "PickledDType", "unpack"]
-
 
 def unpack(arguments: tuple[Any, ...], *lengths: int) -> tuple[Any, ...]:
     """The arguments, if there are as many as one of ``lengths``."""

@@ -20,8 +20,6 @@ from growarray.contraction.machine import CPU, GPU, Machine, cache_folder, machi
 from growarray.errors import shown
 from growarray.networks import write_atomically
 
-__all__ = ["calibrate", "calibrated", "calibration_table"]
-
 _UNITS = {
     "rate": "FLOP/s of a large product",
     "half_rows": "rows that halve the rate",
@@ -33,6 +31,10 @@ _UNITS = {
     "byte": "s for a byte from main memory",
     "call": "s for a call into the library",
     "step": "s around one step of a plan",
+}
+_OF_GPUS = {
+    "dense": "FLOP/s of a convolution by the own kernel; fitted without cuDNN",
+    "cudnn": "FLOP/s of a convolution by cuDNN; fitted with it",
 }
 
 
@@ -93,6 +95,6 @@ def calibration_table(machine: Machine, default: Machine) -> Table:
     table.add_column("default", justify="right")
     table.add_column("")
     measured, usual = asdict(machine), asdict(default)
-    for name, unit in _UNITS.items():
+    for name, unit in (_UNITS if default is CPU else _UNITS | _OF_GPUS).items():
         table.add_row(name, f"{measured[name]:.3g}", f"{usual[name]:.3g}", unit)
     return table

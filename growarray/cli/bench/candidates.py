@@ -15,8 +15,6 @@ from growarray.contraction.path import PRESETS
 from growarray.contraction.tree import Tree, linear_path, random_tree
 from growarray.errors import PlanError
 
-__all__ = ["Candidate", "candidates_for", "pattern_path", "window_path"]
-
 _ABSURD = 12.0  # times the best predicted time above which a path drawn at random is left out
 _HEAVY = 1 << 31  # bytes of partial results above which it is left out too
 _DRAWS, _MOST_DRAWS = 20, 1500  # trees that are drawn for each one that is wanted, and in all

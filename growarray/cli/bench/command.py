@@ -19,13 +19,20 @@ from growarray.cli.bench.report import facts, measure_layer
 from growarray.cli.bench.show import csv_text, show_paths
 from growarray.cli.command import Command
 from growarray.cli.files import check_writable, make_folder
-from growarray.cli.options import at_least, choices, is_known, option, switch, takes_options
+from growarray.cli.options import (
+    PRECISIONS,
+    at_least,
+    choices,
+    is_known,
+    option,
+    switch,
+    takes_options,
+    use_precision,
+)
 from growarray.cli.terminal import stderr_bar
 from growarray.contraction import Plan, single_steps, tree_dict
 from growarray.errors import PlanError
 from growarray.networks import write_atomically
-
-__all__ = ["BenchCommand", "bench_console", "contraction_from", "device_named", "paths", "paths_command", "suite"]
 
 _LONG = 10  # seconds of the best path above which nothing is measured
 _WIDTH = 100  # columns of a table that is not shown in a terminal
@@ -74,6 +81,9 @@ def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
             float, option("NUMBER", "no round starts after so long, once there were three", panel=_MEASURING)
         ] = 20.0,
         device: Device = "cpu",
+        precision: Annotated[
+            str, option(choices(*PRECISIONS), "in which a GPU multiplies float32", panel=_MEASURING)
+        ] = "float32",
         seed: Annotated[int, option("NUMBER", "of the arrays, and of paths drawn at random", panel=_MEASURING)] = 0,
         output: Annotated[Path | None, option("FOLDER", "folder to write into", panel=_OUTPUT)] = None,
         pictures: Annotated[str, option(choices("png", "svg"), "kind of the pictures", panel=_OUTPUT)] = "png",
@@ -88,6 +98,7 @@ def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
         is_known("--pictures", pictures, ("png", "svg"))
         inline = {key: text for key, text in (("equation", equation), ("shapes", shapes)) if text is not None}
         layer = contraction_from(file, given | inline)
+        use_precision(precision, device, layer.dtype)
         name = device_named(device)
         if output is not None:
             make_folder(output)

@@ -18,8 +18,6 @@ from growarray.contraction import Plan, parse, plan
 from growarray.contraction.problem import Problem
 from growarray.errors import PlanError, shown
 
-__all__ = ["DTYPES", "EQUATION_KEYS", "LARGEST", "Contraction", "Equation", "equation_from", "numbers", "read_options"]
-
 DTYPES = ("float32", "float64")
 LARGEST = 1 << 28
 """Elements of one array: what is larger is a slip of the pen."""

@@ -15,8 +15,6 @@ from growarray.errors import PlanError, shown
 from growarray.factorized.equation import conv_equation, conv_shapes, dense_kernel, stored_sizes
 from growarray.factorized.tensor import FactorizedTensor, kinds
 
-__all__ = ["FORMATS", "HALF", "LAYER", "Layer", "layer_from", "ranks_for"]
-
 FORMATS = tuple(kind.name.lower() for kind in kinds() if kind.format.takes_integers)
 HALF = "half"
 """Padding of half the kernel: with stride 1 the output has the size of the input, for an odd kernel."""

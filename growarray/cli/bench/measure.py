@@ -20,16 +20,6 @@ from growarray.contraction.machine import threads
 from growarray.contraction.threads import run_tasks
 from growarray.contraction.workspace import release
 
-__all__ = [
-    "Peer",
-    "clock_for",
-    "interleaved",
-    "peak_bytes",
-    "pullback_call",
-    "spearman",
-    "synchronised",
-]
-
 _TURN = 0.03  # seconds of calls in one turn, if a call is shorter than that
 _MOST = 50  # calls in one turn
 _COLD = 0.02  # seconds of a call below which a turn starts with one that is not timed: it fills the caches again

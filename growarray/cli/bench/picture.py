@@ -19,8 +19,6 @@ from matplotlib.transforms import Bbox
 from growarray.cli.bench.report import KINDS
 from growarray.contraction.table import quantity, seconds
 
-__all__ = ["drawn_paths", "pareto_front", "short_label"]
-
 _COLOURS = {"forward": "#1f77b4", "training": "#d95f02"}
 _MARKERS = {"forward": "o", "training": "s"}
 _FRONT, _GREY, _PEER = "#2a9d4a", "#8c8c8c", "#7b3fa0"

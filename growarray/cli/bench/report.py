@@ -29,8 +29,6 @@ from growarray.contraction import Plan
 from growarray.contraction.blas_kernel import blas_named
 from growarray.contraction.machine import machine_for, to_dict
 
-__all__ = ["KINDS", "facts", "measure_layer"]
-
 KINDS = ("forward", "training")
 _DIFFERENT = {"float32": 1e-3, "float64": 1e-9}  # of the largest entry, from which two results are not the same
 _PACKAGES = ("growarray", "numpy", "opt_einsum", "torch", "tensorly-torch")

@@ -24,8 +24,6 @@ from growarray.cli.terminal import plain_table, show_line, show_table, stderr_ba
 from growarray.contraction import Search
 from growarray.errors import PlanError, shown
 
-__all__ = ["PLANNERS", "Planner", "planner_named", "read_instances", "scores", "search"]
-
 _SAME = 1 + 1e-9  # times the best known cost that is the best
 
 

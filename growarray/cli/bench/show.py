@@ -15,8 +15,6 @@ from growarray.cli.bench.report import KINDS
 from growarray.cli.terminal import plain_table, show_line, show_table
 from growarray.contraction.table import quantity, seconds
 
-__all__ = ["csv_text", "paths_table", "peers_table", "show_paths"]
-
 _FIELDS = (
     "flops",
     "bytes",

@@ -20,8 +20,6 @@ from growarray.contraction import Plan
 from growarray.contraction.machine import Machine
 from growarray.contraction.table import quantity
 
-__all__ = ["drawn_roofline", "drawn_tree", "saved"]
-
 _ROOF, _POINT, _AUTO, _CONV = "#8c8c8c", "#1f77b4", "#d95f02", "#d62728"
 _MAP = "YlGnBu"
 

@@ -17,7 +17,6 @@ from rich.console import Console
 from growarray.backend import to_numpy
 from growarray.checkpoint import Checkpoint, load_checkpoint, save_safetensors
 from growarray.checkpoint.inspect import inspect
-from growarray.checkpoint.report import printable
 from growarray.cli.compress.data import accuracy, labelled
 from growarray.cli.compress.weights import Weights
 from growarray.cli.files import check_writable, make_folder
@@ -25,6 +24,7 @@ from growarray.cli.options import choices, option, switch
 from growarray.cli.terminal import show_line, stderr_bar
 from growarray.compression import Compression
 from growarray.compression import compress as compress_network
+from growarray.display import printable
 from growarray.errors import DataError, shown
 from growarray.factorized.report import Change
 from growarray.factorized.tensor import kinds
@@ -32,8 +32,6 @@ from growarray.networks import write_atomically
 from growarray.nn.module import Module
 from growarray.onnx.export import to_onnx
 from growarray.onnx.read import from_onnx
-
-__all__ = ["compress"]
 
 _WEIGHTS, _GRAPH, _REPORT, _PICTURE = "compressed.safetensors", "compressed.onnx", "report.json", "tradeoff.png"
 _FORMATS = tuple(kind.name.lower() for kind in kinds() if kind.format.decomposition is not None)

@@ -12,8 +12,6 @@ from growarray.backend import to_numpy
 from growarray.datasets import load_table
 from growarray.errors import DataError, shown
 
-__all__ = ["accuracy", "labelled"]
-
 _BATCH = 256
 
 

@@ -17,8 +17,6 @@ from growarray.contraction.table import quantity, seconds
 from growarray.factorized import formats
 from growarray.factorized.report import Change, ConversionReport
 
-__all__ = ["draw", "drawn"]
-
 _COLOURS = ("#7570b3", "#1f77b4", "#8c8c8c", "#e7298a", "#2a9d5c", "#d95f02")
 _STYLES = ("-.", "-", "-", "-.", ":", "--")  # curves may lie on each other
 _LOOKS = dict(zip(formats(), zip(itertools.cycle(_COLOURS), itertools.cycle(_STYLES), strict=False), strict=False))

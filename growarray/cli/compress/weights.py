@@ -14,8 +14,6 @@ from growarray.nn.conv import ConvNd
 from growarray.nn.module import Module
 from growarray.nn.owner import Owner
 
-__all__ = ["Weights"]
-
 _KINDS: dict[int, Any] = {2: Linear, 3: Conv1d, 4: Conv2d, 5: Conv3d}
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from growarray.cli.command import Command
 from growarray.cli.files import check_writable, make_folder
 from growarray.cli.grow import folder as files
-from growarray.cli.grow.lock import locked
+from growarray.cli.grow.folder import locked
 from growarray.cli.grow.options import OPTIONS, options_from
 from growarray.cli.grow.resume import open_run
 from growarray.cli.grow.run import Run
@@ -20,8 +20,6 @@ from growarray.cli.options import option, switch, takes_options
 from growarray.contraction.machine import cache_folder
 from growarray.networks import History, write_atomically
 from growarray.networks.picture import draw
-
-__all__ = ["GrowCommand", "closing_lines", "grow"]
 
 
 class GrowCommand(Command):

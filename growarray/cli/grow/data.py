@@ -15,8 +15,6 @@ from growarray.datasets import Dataset, load_digits, load_table, standardise
 from growarray.datasets.dataset import split_rows
 from growarray.errors import DataError
 
-__all__ = ["RunData", "as_options", "load_data"]
-
 Pair = tuple[Array, Array]
 
 

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from growarray.backend import library
-from growarray.cli.options import Option, flag_of, options_of
+from growarray.cli.options import PRECISIONS, Option, flag_of, options_of, use_precision
 from growarray.errors import shown
 from growarray.growing import FISHER, GRADMAX, TINY, GrowthRule
 from growarray.networks import GrowthSettings
 from growarray.networks.build import NETWORKS, hidden_activation
 from growarray.networks.choice import CHOICES, JUDGED
-
-__all__ = ["DIGITS", "OPTIONS", "RULES", "RunOptions", "given_values", "options_from"]
 
 DIGITS = "digits"
 RULES: dict[str, GrowthRule] = {"tiny": TINY, "gradmax": GRADMAX, "fisher": FISHER}
@@ -80,6 +78,7 @@ class RunOptions:
     seed: int = _row(0, "of splits, weights and batches", _TRAINING, least=0)
     dtype: str = _row("float32", "of data and weights", _TRAINING, choices=("float32", "float64"))
     device: str = _row("cpu", "cpu, cuda or cuda:N", _TRAINING, takes="NAME")
+    precision: str = _row("float32", "in which a GPU multiplies float32", _TRAINING, choices=PRECISIONS)
     compare: bool = _row(False, "train a fixed network too", _OUTPUT, flag="--compare", means="no")
 
     def __post_init__(self) -> None:
@@ -109,10 +108,11 @@ class RunOptions:
 
     def settings(self) -> GrowthSettings:
         """What the loop needs of the options: those of the same name, with 0 and no number read as the help says."""
-        names = {each.name for each in fields(GrowthSettings)}
+        names, images = {each.name for each in fields(GrowthSettings)}, self.network in ("cnn", "resnet")
         return GrowthSettings(**{name: value for name, value in vars(self).items() if name in names} | {
             "rule": RULES[self.rule],
-            "choose": self.choose or ("narrowest" if self.network in ("cnn", "resnet") else "first_order"),
+            "choose": self.choose or ("narrowest" if images else "first_order"),
+            "balance": images,
             "max_parameters": "auto" if self.max_parameters is None else self.max_parameters or None,
             "max_flops": self.max_flops or None,
             "patience": self.patience or None,
@@ -144,6 +144,7 @@ def options_from(given: Mapping[str, Any]) -> RunOptions:
     if values.get("task") == "regression" and values.setdefault("label_smoothing", 0.0):
         raise ValueError("--label-smoothing: expected none for a regression, which has no classes; leave it out")
     options = RunOptions(**values)
+    use_precision(options.precision, options.device, options.dtype)
     library(options.device)  # a device that is missing is said before a folder is made
     return options
 

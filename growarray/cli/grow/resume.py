@@ -19,8 +19,6 @@ from growarray.errors import ResumeError, shown
 from growarray.networks import Best, GrowingNetwork, Growth, Judgement, Snapshot
 from growarray.networks.build import number_of_places
 
-__all__ = ["check_fits", "open_run", "restore"]
-
 
 def open_run(folder: Path, given: Mapping[str, Any]) -> tuple[RunOptions, Checkpoint]:
     """Options and checkpoint of the run in ``folder``.

@@ -18,6 +18,7 @@ from growarray.cli.grow.data import RunData, load_data
 from growarray.cli.grow.folder import CHECKPOINT, GRAPH, HISTORY, MODEL, PICTURE, write_weights
 from growarray.cli.grow.options import RunOptions
 from growarray.cli.grow.resume import check_fits, restore
+from growarray.cli.options import use_precision
 from growarray.errors import ResumeError
 from growarray.networks import Growth, Task, accuracy, task_named, write_atomically
 from growarray.networks.build import build_network, hidden_activation, number_of_places
@@ -26,13 +27,12 @@ from growarray.networks.picture import draw
 from growarray.ops import cross_entropy
 from growarray.optim import AdamW, cosine
 
-__all__ = ["Run", "build_loop", "check_budget"]
-
 OnEntry = Callable[[Growth, dict[str, Any]], None]
 
 
 def build_loop(options: RunOptions, data: RunData, widths: list[int] | None = None) -> Growth:
     """Network, AdamW along a cosine, task and settings; ``--width`` wide everywhere, or as wide as ``widths``."""
+    use_precision(options.precision, options.device, options.dtype)
     rng = np.random.Generator(np.random.PCG64(options.seed))
     network = build_network(
         options.network,
@@ -149,7 +149,7 @@ class Run:
             "refused": sum("refused" in entry for entry in grown),
             "compare": self._fixed(on_entry) if self.options.compare else None,
             "features": self.data.features,
-            "image": self.data.image,
+            "image": None if self.data.image is None else list(self.data.image),  # as JSON gives it again
             "classes": list(self.data.classes),
             "scaling": self.data.scaling,
             "options": asdict(self.options),

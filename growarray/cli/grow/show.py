@@ -15,8 +15,6 @@ from growarray.cli.grow.options import DIGITS, RunOptions
 from growarray.cli.terminal import Bar, plain_table, show_line, show_table
 from growarray.networks import Growth, History
 
-__all__ = ["Show", "growth_table", "result_table"]
-
 
 def _change(value: float) -> str:
     if value == 0.0:

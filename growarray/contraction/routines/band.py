@@ -23,8 +23,6 @@ from growarray.contraction.routines.protocol import D_KERNEL, FORWARD, Task
 from growarray.contraction.routines.windows import window
 from growarray.contraction.workspace import here, view_as
 
-__all__ = ["Band"]
-
 _PIECE = 1 << 17  # elements of one piece
 _WIDE = 16  # outputs of one block along the innermost axis: the width of the product's own kernels
 _FEW = 4  # rows below which blocks of the innermost axis are gathered, so that they become the rows

@@ -22,8 +22,6 @@ from growarray.contraction.routines.windows import transposed_parts
 from growarray.contraction.routines.winograd import Winograd
 from growarray.errors import PlanError
 
-__all__ = ["ROUTINES", "Transposed", "choose"]
-
 
 class Transposed:
     """The gradient by the feature map as forward products of the output's gradient, one for each phase of the strides.

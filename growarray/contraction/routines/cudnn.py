@@ -26,8 +26,6 @@ from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
 from growarray.cuda.convolution import Convolution, Layout, available, convolution_workspace
 from growarray.cuda.text import Walk
 
-__all__ = ["Cudnn"]
-
 _LEAST = 1 << 27  # operations below which the own kernel is done before cuDNN is called
 _CALL = 26.0 / 7.0  # calls of the machine that one through the frontend takes
 _AXES = 3  # of the positions at most

@@ -15,22 +15,6 @@ from growarray.cuda.convolution import Convolution
 from growarray.cuda.device import Kernel, StridedProduct
 from growarray.cuda.text import ACCUMULATED, Walk
 
-__all__ = [
-    "WIDE",
-    "Dense",
-    "Depthwise",
-    "Launches",
-    "Place",
-    "Site",
-    "Spare",
-    "Strided",
-    "chain_gradients",
-    "chained",
-    "contiguous",
-    "moved",
-    "operations",
-]
-
 _WAYS = (FORWARD, D_FEATURE, D_KERNEL)
 _BLOCKS = 1024  # of threads, which fill a GPU
 _SLABS = 64  # pieces of a sum at most, so that the second launch, which adds them, is short
@@ -182,7 +166,7 @@ class Strided(Dense):
         """Operations at the rate of such matrices, what is read and written, and its launch, as long as two kernels."""
         s, n, columns = product.s, product.n, product.columns
         rows, depth, width = {FORWARD: (n, s, columns), D_FEATURE: (s, n, columns), D_KERNEL: (n, columns, s)}[way]
-        flops = machine.product(product.b, rows, depth, width, product.itemsize)
+        flops = machine.product(product.b, rows, depth, width, product.itemsize, machine.small)
         return (3 if way == D_KERNEL else 2) * machine.call + moved(product) * machine.byte + flops
 
     def forward(self, site: Site, kernel: Place, feature: Place, out: Place, spare: Spare) -> Launches:

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 from growarray.cuda.text import Walk, address, kernel_text, split, walk
 
-__all__ = ["THREADS", "Chain", "depthwise", "factor_gradients", "tap_sums"]
-
 THREADS = 256
 
 Strides = Mapping[str, int]

@@ -19,8 +19,6 @@ from growarray.contraction.routines.protocol import D_KERNEL, FORWARD, Task
 from growarray.contraction.routines.windows import Gather
 from growarray.contraction.workspace import here, view_as
 
-__all__ = ["Im2col", "Rows"]
-
 _DEPTH = 48  # depth of a product from which im2col along the first axis does not pay any more
 _CHUNK = 1 << 18  # elements of gathered windows in one chunk: 1 MiB of float32
 _KERNELS = 256  # rows of the kernel in one piece

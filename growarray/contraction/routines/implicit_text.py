@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 from growarray.cuda.text import Walk, address, kernel_text, split, walk
 
-__all__ = ["THREADS", "Implicit", "implicit"]
-
 THREADS = 256  # 16 x 16, each with a tile of results in registers
 _DEPTH = 16  # of a tile in shared memory
 

@@ -14,8 +14,6 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numba import njit
 
-__all__ = ["Tables", "add_windows", "correlate", "sum_shifted"]
-
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 

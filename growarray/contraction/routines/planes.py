@@ -19,8 +19,6 @@ from growarray.contraction.problem import Axis
 if TYPE_CHECKING:
     from growarray.contraction.routines.loops import Tables
 
-__all__ = ["Flat", "Split", "available", "keeps_rows", "length", "phases", "split", "tables"]
-
 _SMALL = 1 << 12  # results up to which planes are taken together: each has its own overhead
 _PLANE = 1 << 15  # results of a plane that are computed at a time: their buffers stay in the cache of a core
 _COPIES = 80  # elements more in a row, those of all taps together, from which padding takes less time than copies

@@ -13,8 +13,6 @@ from growarray.contraction.problem import Axis, Product
 from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
 from growarray.contraction.routines.windows import transposed_parts, window
 
-__all__ = ["Portable"]
-
 
 class Portable:
     """Any product, on arrays of any library; a convolution gathers windows for one tap of its first axis at a time."""

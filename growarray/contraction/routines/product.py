@@ -14,8 +14,6 @@ from growarray.contraction.problem import Product
 from growarray.contraction.routines.protocol import D_KERNEL, FORWARD, SingleCall, Task
 from growarray.contraction.workspace import here, view_as
 
-__all__ = ["Matmul", "Multiply"]
-
 _SPLIT = 1 << 23  # operations of one piece: about 0.1 ms
 _FEW = 64  # rows that a piece of a gradient by the kernel has at least
 _NARROW = 256  # columns a piece has at least

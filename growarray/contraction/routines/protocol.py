@@ -1,4 +1,4 @@
-"""What a routine answers: whether it can run a product, how long that takes, and the product itself, each way.
+"""The protocol of routines: whether one fits a product, its predicted time, and the product in each direction.
 
 A class answers for sizes alone; an instance runs one product of fixed sizes. The plan prices, and a program runs, what
 :func:`growarray.contraction.routines.choice.choose` gives for the same product and the same way.
@@ -12,8 +12,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from growarray.backend import Array
 from growarray.contraction.machine import Machine
 from growarray.contraction.problem import Product
-
-__all__ = ["D_FEATURE", "D_KERNEL", "FORWARD", "ArrayRoutine", "PieceRoutine", "Routine", "SingleCall", "Task"]
 
 FORWARD, D_FEATURE, D_KERNEL = "forward", "d_feature", "d_kernel"
 

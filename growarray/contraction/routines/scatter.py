@@ -18,8 +18,6 @@ from growarray.contraction.routines.windows import transposed_parts, window
 from growarray.contraction.routines.winograd import Winograd
 from growarray.contraction.workspace import here
 
-__all__ = ["Scatter"]
-
 _CHUNK = 1 << 18  # elements of windows in one piece: 1 MiB of float32
 
 

@@ -14,8 +14,6 @@ from numpy.lib.stride_tricks import as_strided
 from growarray.contraction.problem import Axis, Product
 from growarray.contraction.workspace import here
 
-__all__ = ["Gather", "Part", "Window", "transposed_parts", "window"]
-
 
 def window(axis: Axis, tap: int, start: int, stop: int) -> tuple[int, int, slice]:
     """Where outputs ``start`` to ``stop`` find their input for one tap: first and last + 1 that do, and the input.

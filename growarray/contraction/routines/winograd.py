@@ -26,8 +26,6 @@ from growarray.contraction.routines.windows import Window
 from growarray.contraction.threads import run_tasks
 from growarray.contraction.workspace import here
 
-__all__ = ["Winograd", "tiles_at_once"]
-
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 _POINTS = np.kron(_G, _G)  # (16, 9): from taps to points
 _SIGNS = np.array([1, 1, 1, -1], np.float32)  # of the points that the gradient's transform leaves positive

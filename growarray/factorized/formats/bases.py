@@ -22,18 +22,6 @@ from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter
 from growarray.ops.sizes import whole_number
 
-__all__ = [
-    "CentredFormat",
-    "CentredTensor",
-    "ChainFormat",
-    "ChainTensor",
-    "check_mode",
-    "factor_dict",
-    "insertion",
-    "no_fixed_modes",
-    "parameter",
-]
-
 
 def parameter(value: Array | Parameter) -> Parameter:
     """The parameter itself, or a new one that holds this array; TypeError unless it holds real floating numbers."""

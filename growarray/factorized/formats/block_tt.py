@@ -11,14 +11,11 @@ from typing import Any
 
 from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
-from growarray.factorized.fit import Fit
-from growarray.factorized.format import Arrays
+from growarray.factorized.format import Arrays, Fit
 from growarray.factorized.formats.bases import ChainFormat, ChainTensor, no_fixed_modes
 from growarray.factorized.formats.tt import TTTensor
 from growarray.factorized.index import Item, take
 from growarray.nn.module import Parameter
-
-__all__ = ["BlockTTTensor"]
 
 
 class _Format(ChainFormat):

@@ -17,8 +17,7 @@ from growarray.decompose.cp import cp
 from growarray.decompose.rank import factor_std, largest_cp_rank, validate_cp_rank
 from growarray.errors import ShapeError
 from growarray.factorized.equation import kernel_modes
-from growarray.factorized.fit import Fit
-from growarray.factorized.format import Arrays
+from growarray.factorized.format import Arrays, Fit
 from growarray.factorized.formats.bases import (
     CentredFormat,
     CentredTensor,
@@ -32,8 +31,6 @@ from growarray.factorized.increment import Added, Goal, Increment, fit, padded
 from growarray.factorized.ranks import RankAxes
 from growarray.factorized.spectra import Spectra, geometric
 from growarray.nn.module import Parameter
-
-__all__ = ["CPTensor"]
 
 _MANY = 256  # components above which sweeps take minutes, each with a cubic solve
 _QUICK: dict[str, Any] = {"init": "random", "starts": 1, "max_iterations": 30, "correct": False}

@@ -8,14 +8,11 @@ from typing import Any, Self
 from growarray.backend import Array, namespace
 from growarray.decompose.arguments import check_options
 from growarray.decompose.inputs import check_tensor
-from growarray.factorized.fit import Fit
-from growarray.factorized.format import Arrays, TensorFormat
+from growarray.factorized.format import Arrays, Fit, TensorFormat
 from growarray.factorized.formats.bases import check_mode, insertion, no_fixed_modes, parameter
 from growarray.factorized.index import Item, take
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter
-
-__all__ = ["DenseTensor"]
 
 
 class _Format(TensorFormat):

@@ -15,13 +15,10 @@ import numpy as np
 from growarray.backend import Array, namespace
 from growarray.decompose.ring import largest_mode, largest_tr_rank, tensor_ring, usable_tr_rank, validate_tr_rank
 from growarray.factorized.equation import kernel_modes
-from growarray.factorized.fit import Fit
-from growarray.factorized.format import Arrays
+from growarray.factorized.format import Arrays, Fit
 from growarray.factorized.formats.bases import ChainFormat, ChainTensor, no_fixed_modes
 from growarray.factorized.increment import Added, Goal, Increment, equal_norms, fit, padded
 from growarray.factorized.spectra import LEVELS, Spectra
-
-__all__ = ["TRTensor"]
 
 
 class _Format(ChainFormat):

@@ -17,13 +17,10 @@ from growarray.decompose.rank import factor_std, largest_tt_rank, validate_tt_ra
 from growarray.decompose.tt import tensor_train
 from growarray.decompose.unfolding import mode_product
 from growarray.factorized.equation import kernel_modes
-from growarray.factorized.fit import Fit
-from growarray.factorized.format import Arrays
+from growarray.factorized.format import Arrays, Fit
 from growarray.factorized.formats.bases import ChainFormat, ChainTensor, no_fixed_modes
 from growarray.factorized.increment import Added, Goal, Increment, equal_norms, fit, padded
 from growarray.factorized.spectra import LEVELS, Spectra
-
-__all__ = ["TTTensor"]
 
 
 class _Format(ChainFormat):

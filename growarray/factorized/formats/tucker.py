@@ -19,8 +19,7 @@ from growarray.decompose.unfolding import leading, mode_product, unfold
 from growarray.decompose.whiten import roots
 from growarray.errors import ShapeError
 from growarray.factorized.equation import kernel_modes
-from growarray.factorized.fit import Fit
-from growarray.factorized.format import Arrays
+from growarray.factorized.format import Arrays, Fit
 from growarray.factorized.formats.bases import (
     CentredFormat,
     CentredTensor,
@@ -35,8 +34,6 @@ from growarray.factorized.parameters import reshape_parameter
 from growarray.factorized.ranks import RankAxes
 from growarray.factorized.spectra import LEVELS, Spectra
 from growarray.nn.module import Parameter
-
-__all__ = ["TuckerTensor"]
 
 
 class _Format(CentredFormat):

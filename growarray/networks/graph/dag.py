@@ -20,8 +20,6 @@ from growarray.nn import Module
 from growarray.nn.module import Pullback
 from growarray.ops.sizes import whole_number
 
-__all__ = ["GrowingDAG"]
-
 
 class GrowingDAG(LayerGraph):
     """A network that grows by edges, by nodes and by the width of its nodes; at first one edge from input to output.
@@ -111,8 +109,11 @@ class GrowingDAG(LayerGraph):
         super()._check_held()
         self.statistics, self._kind["rng"] = None, self.rng
         ends = self.merges[self.root], self.merges[self.end]
-        if [end.in_features for end in ends] != [self.in_features, self.out_features]:
-            raise ShapeError(f"GrowingDAG: root and end have other widths than {self.in_features, self.out_features}")
+        widths = tuple(end.in_features for end in ends)
+        if widths != (self.in_features, self.out_features):
+            raise ShapeError(
+                f"GrowingDAG: root and end must have widths {self.in_features, self.out_features}, found {widths}"
+            )
 
     def _connect(self) -> None:
         super()._connect()
@@ -219,7 +220,7 @@ class GrowingDAG(LayerGraph):
 
     @property
     def chain(self) -> list[Any]:
-        """Refused: a graph is no chain."""
+        """Not supported: a graph is not a chain."""
         raise NotImplementedError(f"{type(self).__name__}: a graph has no chain of modules; walk its nodes and edges")
 
     # Statistics, and what may grow.
@@ -250,7 +251,7 @@ class GrowingDAG(LayerGraph):
             self.statistics = None
 
     def collected(self) -> GraphStatistics:
-        """The statistics, if there are some and the graph has not changed since they were begun; else GrowthError."""
+        """The statistics; GrowthError if there are none, or the graph has changed since they were started."""
         if self.statistics is None:
             raise GrowthError(
                 "GrowingDAG: no statistics are collected; call init_computation(), then for each batch forward, "
@@ -258,8 +259,8 @@ class GrowingDAG(LayerGraph):
             )
         if self.statistics.signature != self.signature:
             raise GrowthError(
-                "GrowingDAG: the graph has changed since its statistics were begun; call init_computation() and "
-                "collect them anew"
+                "GrowingDAG: the graph has changed since its statistics were started; call init_computation() and "
+                "collect again"
             )
         return self.statistics
 
@@ -299,7 +300,7 @@ class GrowingDAG(LayerGraph):
         return rows
 
     def bottlenecks(self) -> dict[str, float]:
-        """Expressivity bottleneck of every node: mean squared norm of what is wanted there and no edge can supply.
+        """Expressivity bottleneck of every node: mean squared norm of the wanted change that no edge can supply.
 
         That is ``tr E - tr(M dW)``: the gradient's square, less the decrease that the joint optimal delta promises.
         """
@@ -324,7 +325,7 @@ class GrowingDAG(LayerGraph):
         )
 
     def _new_name(self) -> str:
-        """The first free number from the one that the original gives, which may be taken after a removal."""
+        """The first free number, starting where the original does; after a removal that may be taken."""
         number = len(self.merges) - 1
         while f"{number}@{self.name}" in self.merges:
             number += 1

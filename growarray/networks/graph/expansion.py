@@ -21,8 +21,6 @@ from growarray.networks.graph.structure import Edge, arrow
 from growarray.nn import Module
 from growarray.ops.sizes import whole_number
 
-__all__ = ["Expansion", "ExpansionType"]
-
 
 class ExpansionType(Enum):
     """What an expansion adds."""
@@ -119,14 +117,14 @@ class Expansion:
 
     @property
     def function_before(self) -> Module:
-        """The function behind which new neurons stand."""
+        """The activation of new neurons."""
         if self.type is ExpansionType.EXPANDED_NODE:
             return self.dag.merges[self.expanding_node].post_merge_function  # type: ignore[no-any-return]
         return self.dag.function_of_new_nodes()  # type: ignore[no-any-return]
 
     @property
     def sampled_as(self) -> str | None:
-        """Name of the candidates for its neurons, the same where they read the same and have the same function."""
+        """Name of the candidates for its neurons, shared by expansions with the same input and function."""
         return None if self.is_edge else f"{self.front} {self.function_before!r}"
 
     @property
@@ -177,7 +175,7 @@ class Expansion:
     # Its plan.
 
     def means(self) -> PlaceMeans:
-        """What has been collected, for a rule to plan neurons from."""
+        """Means of the statistics, for a rule to plan neurons from."""
         held, dag, nodes = self.dag.collected(), self.dag, self.next_nodes
         front = held.columns(self.front)
         layers = tuple(held.target(node, held.columns(dag.reads(node)), front) for node in nodes)
@@ -211,13 +209,13 @@ class Expansion:
             self.take(neurons)
 
     def take(self, change: GrowthUpdate[Array]) -> None:
-        """Hold a change as the plan: neurons whose weights on both sides grow with the scaling."""
+        """Store a change as the plan: neurons whose weights on both sides grow with the scaling."""
         self.update, self._sampled, self._planned_for = change, None, self.dag.signature
         slope = activation_slope(self.function_before) if change.singular_values is not None else 0.0
         self._gain = change.improvement(slope)
 
     def _kept(self, rule: Rule, node: str) -> Features:
-        """Of what a node reads, that whose weights the plan may change."""
+        """The inputs of a node whose weights the plan may change."""
         if isinstance(rule, GrowthRule) and not rule.compute_delta:
             return Features((), self.is_edge and self.front.ones)
         reads = self.dag.reads(node)
@@ -238,7 +236,7 @@ class Expansion:
         solves = replace(rule, compute_delta=True) if isinstance(rule, GrowthRule) else rule
         change = planned(solves, PlaceMeans(tuple(layers), lambda: held.gradient_moment(nodes)))
         if not change.deltas:
-            raise GrowthError(f"{self}: the rule plans no delta, which is what a new edge is made of")
+            raise GrowthError(f"{self}: the rule plans no delta, but a new edge needs one")
         old = [delta[:, : len(part)] for delta, part in zip(change.deltas, kept, strict=True)]
         new = [-delta[:, len(part) :] for delta, part in zip(change.deltas, kept, strict=True)]
         alone = [held.target(node, part) for node, part in zip(nodes, kept, strict=True) if len(part)]
@@ -272,7 +270,7 @@ class Expansion:
         return self._promised + self.update.exact_improvement(slope)
 
     def sub_select_optimal_added_parameters(self, keep_neurons: int) -> None:
-        """Keep the first ``keep_neurons`` planned neurons; an edge stays whole, or with 0 goes."""
+        """Keep the first ``keep_neurons`` planned neurons; an edge stays whole, or is dropped with 0."""
         keep = whole_number(str(self), "keep_neurons", keep_neurons, 0)
         omega, alpha = self.update.input_extension, self.update.output_extension
         if self.is_edge or keep == 0:
@@ -298,7 +296,7 @@ class Expansion:
         return (g, g) if self._sampled is None else (1.0, g**2)
 
     def _changed(self, node: str, index: int) -> Features:
-        """What the delta of a next node is over."""
+        """The inputs that the delta of a next node covers."""
         return self._reads[index] if self._reads else self.dag.reads(node)
 
     def added_to(self, node: str, total: Array, activities: Mapping[str, Array]) -> Array:
@@ -326,7 +324,7 @@ class Expansion:
         return total + hidden @ xp.matrix_transpose(rows)
 
     def apply_change(self, scaling_factor: Any = None) -> None:
-        """Carry the plan out at this scaling, by default the one that is set; the graph has changed then.
+        """Apply the plan at this scaling, by default the one that is set; this changes the graph.
 
         Raises
         ------
@@ -337,7 +335,9 @@ class Expansion:
         if self._planned_for is None:
             raise GrowthError(f"{self}: nothing is planned; call compute_optimal_updates() first")
         if self._planned_for != dag.signature:
-            raise GrowthError(f"{self}: the graph has changed since this was planned; collect statistics and plan anew")
+            raise GrowthError(
+                f"{self}: the graph has changed since this was planned; collect statistics and plan again"
+            )
         g = as_scalar(self.scaling_factor if scaling_factor is None else scaling_factor, f"{self}: scaling_factor")
         if not self.is_edge and self.new_neurons:
             self.function_before.check_extend(self.new_neurons)

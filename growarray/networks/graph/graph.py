@@ -19,11 +19,9 @@ from growarray.nn import Identity, Module, Sequential
 from growarray.nn import activation as activation_named
 from growarray.ops.sizes import whole_number
 
-__all__ = ["LayerGraph"]
-
 
 class LayerGraph(GrowingNetwork):
-    """What a graph of layers is made of: a :class:`LinearMergeGrowingModule` at each node, a layer on each edge.
+    """A graph of layers: a :class:`LinearMergeGrowingModule` at each node, a layer on each edge.
 
     merges, layers : by the name of the node, and of the edge as ``first->second``
     """
@@ -186,7 +184,7 @@ class LayerGraph(GrowingNetwork):
                 self._check_new(new)
         names = {node: mapping.get(node, node) for node in self.merges}
         if len(set(names.values())) != len(names):
-            raise GrowthError(f"GrowingDAG: two nodes would have one name: {', '.join(names.values())}")
+            raise GrowthError(f"GrowingDAG: two nodes would have the same name: {', '.join(names.values())}")
         self.root, self.end = names[self.root], names[self.end]
         self.merges = {names[node]: merge for node, merge in self.merges.items()}
         self._attributes = {names[node]: attributes for node, attributes in self._attributes.items()}
@@ -292,7 +290,7 @@ class LayerGraph(GrowingNetwork):
         return graph
 
     def match(self, state: Mapping[str, Any]) -> None:
-        """Have the nodes and edges, and the widths, of the graph whose state dict ``state`` is.
+        """Take on the nodes, edges and widths of the graph in a state dict.
 
         Raises GrowthError if its names and shapes are not those of a graph between the same root and end.
         """
@@ -309,7 +307,7 @@ class LayerGraph(GrowingNetwork):
         torn = [node for node, found in widths.items() if len(found) != 1]
         if torn or not ends:
             raise GrowthError(
-                f"GrowingDAG: the state dict is not that of a graph from {self.root} to {self.end} of these widths"
+                f"GrowingDAG: the state dict does not describe a graph from {self.root} to {self.end} of these widths"
                 + (f"; node {torn[0]} has the widths {sorted(widths[torn[0]])}" if torn else "")
             )
         biases = {str(tuple(e.split("->"))): {"use_bias": f"layers.{e}.layer.bias" in state} for e in shapes}
@@ -319,7 +317,7 @@ class LayerGraph(GrowingNetwork):
         self.restructure({"edges": ends, "node_attributes": described, "edge_attributes": biases})
 
     def restructure(self, structure: Mapping[str, Any]) -> None:
-        """Have the nodes and edges of a description; what is there already stays, with its weights and widths.
+        """Take on the nodes and edges of a description; existing ones keep their weights and widths.
 
         Raises GrowthError for a cycle, a missing root or end, or an edge between nodes that are not described;
         nothing has changed then.
@@ -329,7 +327,7 @@ class LayerGraph(GrowingNetwork):
         attributes = structure.get("edge_attributes", {})
         for node in (self.root, self.end, *(node for edge in edges for node in edge)):
             if node not in nodes:
-                raise GrowthError(f"GrowingDAG: node {shown(node)} is not described; give its size in node_attributes")
+                raise GrowthError(f"GrowingDAG: node {shown(node)} has no attributes; give its size in node_attributes")
         self._check_edges(nodes, edges)
         for node in nodes:
             if node not in self.merges:

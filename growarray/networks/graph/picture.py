@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_graphs", "frames_of", "graph_figure", "places"]
-
 _NODE, _NEW, _EDGE = "#dbe9f6", "#f7c59f", "#8c8c8c"
 _SHOWN = 7  # growths of a graph whose edges never change
 Outline = Mapping[str, Any]  # nodes: width by name; edges: pairs of names

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["best_features", "neurons_between"]
-
 _DEPENDENT = 1e-9  # of its own square is all that is left of a feature that others make
 
 
@@ -49,7 +47,7 @@ def neurons_between(
 
 
 def best_features(undone: Sequence[tuple[np.ndarray, np.ndarray]], most: int) -> list[int]:
-    """Greedily the features that together take off most, best first; those that others make already are left out.
+    """Features that together lower the loss most, chosen greedily, best first; combinations of others are left out.
 
     undone : for each target the second moment (r, r) of the features, with what the target reads taken off, and
         their moment (r, o) with what is left undone there

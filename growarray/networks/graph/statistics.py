@@ -1,4 +1,4 @@
-"""What growth of a graph needs of the data: cross moments of all its nodes, added up batch by batch in one pass."""
+"""Statistics of a graph: cross moments of all its nodes, summed batch by batch in one pass."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from growarray.growing.rule import LayerMeans
 from growarray.growing.update import pseudo_inverse, rounding_floor
 from growarray.networks.graph.sampled import neurons_between
 from growarray.nn import Module
-
-__all__ = ["Features", "GraphStatistics", "Sampled", "TargetMeans"]
 
 
 class Features(NamedTuple):
@@ -117,13 +115,13 @@ class GraphStatistics:
             merge.request("input", self)
 
     def stop(self) -> None:
-        """Nothing is kept any longer for these statistics' sake."""
+        """Release what was kept for these statistics."""
         for merge in self.merges.values():
             merge.release("activity", self)
             merge.release("input", self)
 
     def expect(self) -> None:
-        """A new batch comes."""
+        """A new batch comes, which no statistic includes yet."""
         self._streams = None
         for statistic in (self.m, self.s, self.e):
             statistic.updated = False
@@ -171,7 +169,7 @@ class GraphStatistics:
         return cross_moment(gradients, out=out), gradients.samples
 
     def columns(self, features: Features, *more: np.ndarray) -> np.ndarray:
-        """Where features, and more columns after them, stand in S and M."""
+        """Columns of features, and of more after them, in S and M."""
         ones = [self._columns["ones"]] if features.ones else []
         parts = [*(self._columns[node] for node in features.nodes), *ones, *more]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)

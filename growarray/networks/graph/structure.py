@@ -7,8 +7,6 @@ from graphlib import CycleError, TopologicalSorter
 
 from growarray.errors import GrowthError
 
-__all__ = ["Edge", "ancestors", "arrow", "candidate_suffix", "in_order", "possible_edges", "possible_paths"]
-
 Edge = tuple[str, str]
 
 
@@ -34,9 +32,7 @@ def in_order(where: str, nodes: Iterable[str], edges: Iterable[Edge]) -> list[st
         return list(TopologicalSorter(before).static_order())
     except CycleError as error:
         cycle = " -> ".join(error.args[1])
-        raise GrowthError(
-            f"{where}: the edges run in a cycle, {cycle}; leave one of them out, or turn it round"
-        ) from error
+        raise GrowthError(f"{where}: the edges run in a cycle, {cycle}; remove or reverse one of them") from error
 
 
 def ancestors(order: Sequence[str], edges: Iterable[Edge]) -> dict[str, frozenset[str]]:

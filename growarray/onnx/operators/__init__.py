@@ -16,7 +16,6 @@ from growarray.onnx.operators import (
     layout,
     learned,
     linear,
-    logic,
     network,
     norm,
     part,
@@ -26,34 +25,15 @@ from growarray.onnx.operators import (
     reduce,
     resize,
     shape,
-    softmax,
 )
 from growarray.onnx.operators.row import Operator
 
 __all__ = ["DOMAINS", "OPERATORS", "WRITES"]
 
 _FAMILIES = (
-    arithmetic,
-    attention,
-    composed,
-    constant,
-    conv,
-    element,
-    indexed,
-    layout,
-    learned,
-    linear,
-    logic,
-    norm,
-    part,
-    pool,
-    quantize,
-    recurrent,
-    reduce,
-    resize,
-    shape,
-    softmax,
-)
+    arithmetic, attention, composed, constant, conv, element, indexed, layout, learned, linear, norm, part, pool,
+    quantize, recurrent, reduce, resize, shape,
+)  # fmt: skip
 
 OPERATORS: dict[str, Operator] = {row.key: row for family in _FAMILIES for row in family.ROWS}
 """Every operator by its name, those of another domain than the default one with it in front."""

@@ -1,9 +1,10 @@
-"""Arithmetic on two values with broadcasting, powers, and values that the file fixes."""
+"""Arithmetic, comparisons and logic with broadcasting, choices, and values that the file fixes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,6 @@ from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.row import ANY, Fold, Operator, Read, operation
 from growarray.onnx.value import Array, Constant, Dynamic, letter
-
-__all__ = ["ROWS", "WRITES", "account_broadcast", "batch_of", "operands_of"]
 
 
 def _single(value: Constant, x: Dynamic) -> bool:
@@ -203,6 +202,26 @@ def _several(name: str, kind: Any, writes: dict[Any, Lowering]) -> Operator:
     return Operator(name, _read_several(kind), writes, inputs=(1, ANY), kinds="fiu")
 
 
+WRITES: dict[Any, Lowering] = {arithmetic.Value: _fixed}
+"""A value that the network holds is an initializer."""
+
+
+def _fold_equal(builder: Builder, node: OpNode) -> Array:
+    a, b = constant_array(builder, node, 0), constant_array(builder, node, 1)
+    account_broadcast(builder, a, b)
+    return np.asarray(a == b, dtype=np.bool_)
+
+
+def _fold_where(builder: Builder, node: OpNode) -> Array:
+    condition, a, b = (constant_array(builder, node, i) for i in range(3))
+    account_broadcast(builder, condition, a, b)
+    return narrowed(np.where(condition.astype(np.bool_), a, b))
+
+
+def _rows(result: str | int, kinds: str, *names: str, count: int = 2, **options: Any) -> tuple[Operator, ...]:
+    return tuple(operation(name, count, result, kinds=kinds, **options) for name in names)
+
+
 ROWS = (
     _arithmetic("Add", arithmetic.Add, _fold(lambda a, b: a + b)),
     _arithmetic("Div", arithmetic.Div, _fold(_divided, lambda m, n: m if n == 1 else None), trained=False),
@@ -214,8 +233,14 @@ ROWS = (
     Operator("Pow", _read_power, {elementwise.Pow: _write_power}, _fold(lambda a, b: a**b), (2, 2), kinds="fiu"),
     _arithmetic("Sub", arithmetic.Sub, _fold(lambda a, b: a - b)),
     _several("Sum", arithmetic.Add, {}),
+    *_rows("bool", "b", "And", "Or", "Xor"),
+    *_rows("bool", "b", "Not", count=1),
+    *_rows("bool", "fiu", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+    *_rows(0, "iu", "BitwiseAnd", "BitwiseOr", "BitwiseXor", since=18),
+    *_rows(0, "iu", "BitwiseNot", count=1, since=18),
+    *_rows(0, "iu", "BitShift", direction=str),
+    *_rows("bool", "f", "IsNaN", count=1),
+    *_rows("bool", "f", "IsInf", count=1, detect_negative=1, detect_positive=1),
+    replace(operation("Equal", 2, "bool"), fold=_fold_equal),
+    replace(operation("Where", 3, 1), fold=_fold_where),
 )
-"""The operators of this family."""
-
-WRITES: dict[Any, Lowering] = {arithmetic.Value: _fixed}
-"""A value that the network holds is an initializer."""

@@ -14,8 +14,6 @@ from growarray.onnx.call import Calls, written
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.row import ALL, Operator
 
-__all__ = ["ROWS", "WRITES", "attended"]
-
 _INFINITE = -math.inf
 
 
@@ -169,7 +167,6 @@ ROWS = (
     Operator("Attention", written(_attention), inputs=(3, 7), outputs=4, kinds=ALL),
     Operator("RotaryEmbedding", written(_rotary), inputs=(3, 4), kinds="fi"),
 )
-"""The operators of this family."""
 
 WRITES: dict[type[Module], Lowering] = {nn.MultiheadAttention: _write_heads, nn.Embedding: _write_embedding}
 """Layers that are written in other operators."""

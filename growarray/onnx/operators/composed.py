@@ -12,8 +12,6 @@ from growarray.onnx.call import Calls, written
 from growarray.onnx.fold import positive_axes
 from growarray.onnx.operators.row import ALL, Operator
 
-__all__ = ["ROWS"]
-
 
 def _axes_from(call: Calls, x: str, axis: int) -> Any:
     count = len(call.shape(x))
@@ -149,4 +147,3 @@ ROWS = (
     Operator("Swish", written(_swish)),
     Operator("ThresholdedRelu", written(_thresholded)),
 )
-"""The operators of this family."""

@@ -14,8 +14,6 @@ from growarray.onnx.graph import OpNode
 from growarray.onnx.operators.row import ALL, Operator
 from growarray.onnx.value import Array, Constant
 
-__all__ = ["ROWS", "check_shape"]
-
 
 def _read_sizes(builder: Builder, node: OpNode) -> None:
     """``Shape`` and ``Size`` of a value, as far as they are known."""
@@ -112,4 +110,3 @@ ROWS = (
     Operator("Shape", _read_sizes, kinds=ALL),
     Operator("Size", _read_sizes, kinds=ALL),
 )
-"""The operators of this family."""

@@ -20,8 +20,6 @@ from growarray.onnx.value import Constant, Dim, Dynamic
 from growarray.ops.conv import conv_geometry
 from growarray.ops.sizes import each_axis
 
-__all__ = ["ROWS", "window_options"]
-
 _KINDS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
@@ -223,4 +221,3 @@ ROWS = (
         double=False,
     ),
 )
-"""The operators of this family."""

@@ -24,8 +24,6 @@ from growarray.onnx.operators.row import ALL, Operator, elementwise, folded, one
 from growarray.onnx.tensor import TYPE_NAMES
 from growarray.onnx.value import Array, letter
 
-__all__ = ["ROWS", "WRITES", "same"]
-
 _SELU = (1.67326319217681884765625, 1.05070102214813232421875)  # what the operator's definition says
 _HELD = (
     "float16", "float32", "float64", "bool",
@@ -265,7 +263,6 @@ ROWS = (
         )
     ),
 )
-"""The operators of this family."""
 
 WRITES: dict[Any, Lowering] = {nn.Function: _write_function}
 """A function is written as the operator of its name."""

@@ -27,8 +27,6 @@ from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.conv import window_options
 from growarray.onnx.operators.window import padded
 
-__all__ = ["WRITES"]
-
 Modes = tuple[str, ...]
 Place = tuple[int, ...]
 Array = NDArray[Any]
@@ -70,7 +68,7 @@ class _Path:
 
     def run(self, tree: Sequence[tuple[int, int]], x: Edge, factors: Sequence[Array]) -> Edge:
         """The output of all steps for the feature map ``x`` and the arrays of the factors."""
-        constants = {2 << i: self._leaf(2 << i, array) for i, array in enumerate(factors)}
+        constants = {2 << i: self._operand(2 << i, array) for i, array in enumerate(factors)}
         feature = _Map(x, self._channels(self.problem.terms[0]))
         for left, right in tree:
             if not (left | right) & 1:
@@ -93,7 +91,7 @@ class _Path:
     def _sizes(self, modes: Sequence[str]) -> tuple[int, ...]:
         return tuple(self.problem.size[m] for m in modes)
 
-    def _leaf(self, mask: int, array: Array) -> Array:
+    def _operand(self, mask: int, array: Array) -> Array:
         """A factor in double precision, its modes in the order in which partial results keep them."""
         term = self.problem.terms[mask.bit_length() - 1]
         return array.astype(np.float64).transpose([term.index(m) for m in self.problem.modes(mask)])

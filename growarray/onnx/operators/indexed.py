@@ -11,7 +11,7 @@ from growarray.files.errors import Malformed
 from growarray.nn.cast import dtype_name
 from growarray.nn.operation import Operation
 from growarray.nn.shape import Reshape
-from growarray.nn.sized import LiveShape
+from growarray.nn.sized import DynamicShape
 from growarray.onnx.build import Builder
 from growarray.onnx.call import Calls, written
 from growarray.onnx.fold import positive_axes
@@ -19,8 +19,6 @@ from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.row import ALL, Operator, operation
 from growarray.onnx.value import Shape
-
-__all__ = ["ROWS", "WRITES"]
 
 
 def _elements(builder: Builder, shapes: Sequence[Any], options: Mapping[str, Any]) -> Shape:
@@ -168,7 +166,7 @@ def _write(graph: OnnxGraph, layer: Operation, *inputs: Edge) -> Edge:
     return Edge(y.name, shape, batch, None if kind.startswith("float") else kind)
 
 
-def _write_live(graph: OnnxGraph, layer: LiveShape, x: Edge, *others: Edge) -> Edge:
+def _write_dynamic(graph: OnnxGraph, layer: DynamicShape, x: Edge, *others: Edge) -> Edge:
     """In the shape that it has here, of which one size may follow the batch."""
     shape, batch = graph.shape_after(layer, x, *others), graph.batch_after(layer, x, *others)
     if layer.kind is Reshape:
@@ -195,7 +193,6 @@ ROWS = (
     Operator("TopK", _read_top_k, inputs=(1, 2), outputs=2, kinds="fiu"),
     Operator("Trilu", _read_trilu, inputs=(1, 2), kinds=ALL),
 )
-"""The operators of this family."""
 
-WRITES: dict[Any, Lowering] = {LiveShape: _write_live, Operation: _write}
+WRITES: dict[Any, Lowering] = {DynamicShape: _write_dynamic, Operation: _write}
 """An operation is written as the operator of its name."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from growarray.files.errors import Malformed
 from growarray.nn.shape import Expand, Reshape, Transpose
-from growarray.nn.sized import LiveShape
+from growarray.nn.sized import DynamicShape
 from growarray.onnx.build import Builder, broadcast, product
 from growarray.onnx.fold import constant_array
 from growarray.onnx.graph import OpNode
@@ -17,8 +17,6 @@ from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.constant import check_shape
 from growarray.onnx.operators.row import ALL, Operator
 from growarray.onnx.value import Array, Dim, Dynamic
-
-__all__ = ["ROWS"]
 
 _FIXED = "export the model with fixed sizes"
 
@@ -29,8 +27,8 @@ def _read_expand(builder: Builder, node: OpNode) -> None:
     own = x.shape or ()
     aligned = (*(1,) * (len(asked) - len(own)), *own[max(len(own) - len(asked), 0) :])
     if any(isinstance(n, str) and n != have for n, have in zip(asked, aligned, strict=True)):
-        sources, live = builder.sized(asked)
-        builder.result(node, LiveShape(Expand, live), [x, *sources], broadcast(builder, x.shape, asked))
+        sources, dynamic = builder.sized(asked)
+        builder.result(node, DynamicShape(Expand, dynamic), [x, *sources], broadcast(builder, x.shape, asked))
         return
     sizes = tuple(1 if isinstance(n, str) else n for n in asked)
     check_shape(sizes)
@@ -133,4 +131,3 @@ ROWS = (
     Operator("SpaceToDepth", _read_space_to_depth, kinds=ALL),
     Operator("Tile", _read_tile, inputs=(2, 2), kinds=ALL),
 )
-"""The operators of this family."""

@@ -10,8 +10,6 @@ from growarray.files.errors import Malformed
 from growarray.onnx.call import Calls, written
 from growarray.onnx.operators.row import ALL, Operator
 
-__all__ = ["ROWS"]
-
 _DOMAIN = "ai.onnx.ml"
 
 
@@ -70,4 +68,3 @@ ROWS = (
     Operator("Scaler", written(_scaler), domain=_DOMAIN),
     Operator("ZipMap", written(_zip_map), domain=_DOMAIN),
 )
-"""The operators of this family."""

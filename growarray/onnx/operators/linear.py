@@ -21,8 +21,6 @@ from growarray.onnx.operators.arithmetic import batch_of, operands_of
 from growarray.onnx.operators.row import ANY, Operator
 from growarray.onnx.value import Constant, Dynamic, Shape
 
-__all__ = ["ROWS"]
-
 
 def _affine(builder: Builder, node: OpNode, x: Dynamic, weight: Constant, transposed: bool, alpha: float) -> Dynamic:
     """``alpha x W``, or ``alpha x W^T``, as a linear layer; a weight that is taken both ways stays one parameter."""
@@ -155,4 +153,3 @@ ROWS = (
     Operator("Gemm", _read_gemm, {nn.Linear: _write_linear}, inputs=(2, 3)),
     Operator("MatMul", _read_matmul, {MatMul: _write_matmul}, inputs=(2, 2)),
 )
-"""The operators of this family."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from growarray import nn
+from growarray.backend import to_numpy
 from growarray.growing import (
     Adapter,
     Conv1dGrowingModule,
@@ -40,8 +41,6 @@ from growarray.nn.module import Module
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.model import DATA_TYPES, Node
 from growarray.onnx.operators.attention import attended
-
-__all__ = ["WRITES"]
 
 
 def _graph(graph: OnnxGraph, network: Graph, *inputs: Edge) -> Any:
@@ -80,6 +79,9 @@ def _block(graph: OnnxGraph, block: GrowingResidualBlock, x: Edge) -> Any:
 
 
 def _growing_block(graph: OnnxGraph, block: GrowingBlock, x: Edge) -> Any:
+    if not block.hidden_neurons:  # the branch is the same for every input
+        same = graph.run(nn.Sequential(block.pre_activation, block.first_layer, block.second_layer), x)[:1, ...]
+        return graph.node("Add", graph.lower("downsample", block.downsample, x), graph.constant(to_numpy(same)))
     branch = x
     for name in ("pre_activation", "first_layer", "second_layer"):
         branch = graph.lower(name, getattr(block, name), branch)

@@ -1,4 +1,4 @@
-"""Normalisation over channels, groups, or the last axes, with the statistics of the file or of the input."""
+"""Normalisation over channels, groups, or the last axes, and softmax."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import numpy as np
 from growarray import nn
 from growarray.files.errors import Malformed
 from growarray.nn.arithmetic import Add, Mul
+from growarray.nn.shape import Reshape
 from growarray.nn.sized import GroupedNorm
-from growarray.onnx.build import Builder, broadcast
+from growarray.onnx.build import Builder, broadcast, product
 from growarray.onnx.call import Calls
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.row import Operator
 from growarray.onnx.value import Constant, Dynamic
-
-__all__ = ["ROWS"]
 
 
 def _vector(builder: Builder, node: OpNode, index: int, what: str, size: int | None = None) -> Constant:
@@ -215,6 +214,33 @@ def _read_instance_norm(builder: Builder, node: OpNode) -> None:
     builder.result(node, _group_layer(count, count, eps, *weights), [x], x.shape, None if neutral else scale)
 
 
+def _softmax(name: str, kind: Any) -> Operator:
+    def read(builder: Builder, node: OpNode) -> None:
+        x, hint = builder.dynamic(node, 0), builder.hint(node)
+        axis: int = node.get("axis", "int", -1 if builder.opset >= 13 else 1)
+        count = None if x.shape is None else len(x.shape)
+        if count is not None and not -count <= axis < max(count, 1):
+            raise Malformed(f"axis is {axis} for an input of {count} axes")
+        if builder.opset >= 13 or axis == -1 or (count is not None and axis == count - 1):
+            builder.result(node, kind(axis), [x], x.shape)
+            return
+        if x.shape is None:
+            raise Malformed("the number of axes of its input is not known; export the model with shapes")
+        lead, joined = x.shape[:axis], x.shape[axis:]
+        if sum(isinstance(n, str) for n in joined) > 1:
+            raise Malformed(f"joins axes {joined} of unknown sizes; export the model with fixed sizes")
+        flat = (*lead, product(builder, joined))
+        y = builder.step(kind(-1), [builder.step(nn.Flatten(axis, -1), [x], flat, f"{hint}.joined")], flat, hint)
+        back = Reshape((*(0,) * len(lead), *(-1 if isinstance(n, str) else n for n in joined)))
+        builder.give(node, builder.step(back, [y], x.shape, f"{hint}.back"))
+
+    def write(graph: OnnxGraph, layer: Any, x: Edge) -> Edge:
+        graph.shape_after(layer, x)
+        return graph.node(name, x, axis=layer.axis)
+
+    return Operator(name, read, {kind: write})
+
+
 ROWS = (
     Operator("BatchNormalization", _read_batch_norm, {nn.BatchNorm: _write_batch_norm}, inputs=(5, 5), outputs=5),
     Operator("GroupNormalization", _read_group_norm, {nn.GroupNorm: _write_group_norm}, inputs=(3, 3), since=21),
@@ -224,5 +250,6 @@ ROWS = (
     Operator(
         "LayerNormalization", _read_layer_norm, {nn.LayerNorm: _write_layer_norm}, inputs=(2, 3), outputs=3, since=17
     ),
+    _softmax("LogSoftmax", nn.LogSoftmax),
+    _softmax("Softmax", nn.Softmax),
 )
-"""The operators of this family."""

@@ -21,8 +21,6 @@ from growarray.onnx.operators.row import ALL, ANY, Operator, operation
 from growarray.onnx.operators.window import MOST, padded, sliced, write_fitted
 from growarray.onnx.value import Array, Dynamic, Shape
 
-__all__ = ["ROWS"]
-
 _PADDING = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
@@ -235,4 +233,3 @@ ROWS = (
     Operator("Slice", _read_slice, {Slice: _write_slice}, _fold_slice, (1, 5), kinds=ALL),
     Operator("Split", _read_split, inputs=(1, 2), outputs=ANY, kinds=ALL),
 )
-"""The operators of this family."""

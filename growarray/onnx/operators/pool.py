@@ -1,4 +1,4 @@
-"""Pools: the same operator if both mean the same, else padding, weights, or a product with a matrix."""
+"""Pools: one operator if it means the same, else with padding, weights, or a product with a matrix."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from growarray.onnx.operators.row import Operator
 from growarray.onnx.operators.window import Windows, padded, write_fitted
 from growarray.onnx.value import Dim
 from growarray.ops.pool import PoolAxis, adaptive_sizes, pool_axes
-
-__all__ = ["ROWS"]
 
 _MAX: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 _AVERAGE: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
@@ -184,4 +182,3 @@ ROWS = (
     Operator("GlobalMaxPool", _read_global),
     Operator("MaxPool", _read_max_pool, dict.fromkeys(_MAX.values(), _write_max_pool), outputs=2),
 )
-"""The operators of this family."""

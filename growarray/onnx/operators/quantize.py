@@ -1,4 +1,4 @@
-"""Quantisation: a pair of both operators computes with floats, and hands gradients through as if it did not round."""
+"""Quantisation in floats; gradients pass as if nothing was rounded."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from growarray.onnx.fold import positive_axes
 from growarray.onnx.operators.row import ALL, Operator
 from growarray.onnx.tensor import TYPE_NAMES
 from growarray.onnx.value import letter
-
-__all__ = ["ROWS"]
 
 _NUMBERS = {name: number for number, name in TYPE_NAMES.items()}
 _KINDS = ("int8", "uint8", "int16", "uint16")
@@ -101,4 +99,3 @@ ROWS = (
     Operator("QLinearMatMul", written(_product), inputs=(8, 8), kinds=ALL),
     Operator("QuantizeLinear", written(_quantize), inputs=(2, 3), kinds=ALL),
 )
-"""The operators of this family."""

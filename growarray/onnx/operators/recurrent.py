@@ -9,8 +9,6 @@ from growarray.nn.operation import Operation
 from growarray.onnx.call import Calls, written
 from growarray.onnx.operators.row import Operator
 
-__all__ = ["ROWS"]
-
 _GATES = {"RNN": (1, ["Tanh"]), "LSTM": (4, ["Sigmoid", "Tanh", "Tanh"]), "GRU": (3, ["Sigmoid", "Tanh"])}
 
 
@@ -74,4 +72,3 @@ ROWS = (
     Operator("LSTM", written(_read), inputs=(3, 8), outputs=3),
     Operator("RNN", written(_read), inputs=(3, 6), outputs=2),
 )
-"""The operators of this family."""

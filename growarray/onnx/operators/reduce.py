@@ -16,8 +16,6 @@ from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.row import Fold, Operator, Read
 from growarray.onnx.value import Array, Shape
 
-__all__ = ["ROWS", "WRITES"]
-
 _IDENTICAL = ("Max", "Mean", "Min", "Prod", "Sum")  # of no axes, these leave the value as it is
 
 
@@ -84,7 +82,6 @@ ROWS = (
     _reduction("Sum", np.sum, since=13),
     _reduction("SumSquare"),
 )
-"""The operators of this family."""
 
 WRITES: dict[Any, Lowering] = {Reduce: _write, ReduceMean: _write}
 """A reduction is written as the operator of its name."""

@@ -17,8 +17,6 @@ from growarray.onnx.operators.row import Operator
 from growarray.onnx.operators.window import MOST
 from growarray.onnx.value import Dim
 
-__all__ = ["ROWS"]
-
 
 def _floats(builder: Builder, node: OpNode, index: int, what: str) -> list[float]:
     if not builder.has(node, index):
@@ -97,4 +95,3 @@ ROWS = (
     Operator("Resize", _read, {Resize: _write}, inputs=(1, 4)),
     Operator("Upsample", _read, inputs=(1, 2)),
 )
-"""The operators of this family."""

@@ -17,8 +17,6 @@ from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.value import Array, Shape
 
-__all__ = ["ALL", "ANY", "Fold", "Operator", "broadcast_all", "elementwise", "folded", "one_operator", "operation"]
-
 Read = Callable[[Builder, OpNode], None]
 Fold = Callable[[Builder, OpNode], Array | None]
 ALL = "fiub"

@@ -9,15 +9,13 @@ import numpy as np
 from growarray import nn
 from growarray.files.errors import Malformed
 from growarray.nn.shape import Reshape, Squeeze, Transpose, Unsqueeze
-from growarray.nn.sized import LiveShape
+from growarray.nn.sized import DynamicShape
 from growarray.onnx.build import Builder, product
 from growarray.onnx.fold import axes_of, constant_array, positive_axes
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.row import ALL, Operator
 from growarray.onnx.value import Array, Dim, Dynamic, Shape
-
-__all__ = ["ROWS"]
 
 
 def _read_reshape(builder: Builder, node: OpNode) -> None:
@@ -33,8 +31,8 @@ def _read_reshape(builder: Builder, node: OpNode) -> None:
     keep = keep and 0 in asked
     target = [0 if not keep and isinstance(n, str) and _copied(x.shape, i, n) else n for i, n in enumerate(asked)]
     if sum(isinstance(n, str) or n == -1 for n in target) > 1:
-        sources, live = builder.sized(target)
-        builder.result(node, LiveShape(Reshape, live), [x, *sources], tuple(asked) if -1 not in asked else None)
+        sources, dynamic = builder.sized(target)
+        builder.result(node, DynamicShape(Reshape, dynamic), [x, *sources], tuple(asked) if -1 not in asked else None)
         return
     sizes = tuple(-1 if isinstance(n, str) else n for n in target)
     builder.result(node, Reshape(sizes, allow_zero=keep), [x], _reshaped(builder, x.shape, sizes, keep))
@@ -241,4 +239,3 @@ ROWS = (
         "Unsqueeze", _read_unsqueeze, {Unsqueeze: _write_unsqueeze}, _fold_unsqueeze, (1, 2), moves=True, kinds=ALL
     ),
 )
-"""The operators of this family."""

@@ -1,4 +1,4 @@
-"""Windows over spatial axes: what convolutions and pools have in common when they are read and written."""
+"""Windows over spatial axes, which convolutions and pools share."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from growarray.onnx.build import Builder
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.value import Dim, Dynamic
-
-__all__ = ["MOST", "Pairs", "Windows", "options_of", "padded", "sliced", "write_fitted"]
 
 MOST = 2**20
 """The largest stride, dilation, kernel size or padding: more is a bomb, or a mistake."""

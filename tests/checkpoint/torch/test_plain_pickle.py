@@ -17,7 +17,7 @@ import pytest
 
 from growarray.checkpoint import Limits, load_checkpoint
 from growarray.checkpoint.inspect import inspect
-from growarray.checkpoint.kinds import kind_of
+from growarray.checkpoint.load import kind_of
 from growarray.errors import CheckpointError
 from growarray.files.source import Source
 from tests.checkpoint.files import MAGIC, glob, ordered, pickled, rows, storage, tensor

@@ -11,13 +11,13 @@ from growarray.ops import mse
 from tests.networks.graph.graphs import collect, data, loss_of, skip_graph
 
 
-def second(width: int = 2, name: str = "b", **root: object) -> GrowingDAG:
+def second(width: int = 2, name: str = "b", end: str = "id", **root: object) -> GrowingDAG:
     described = {
         "edges": [(f"start@{name}", f"1@{name}"), (f"1@{name}", f"end@{name}"), (f"start@{name}", f"end@{name}")],
         "node_attributes": {
             f"start@{name}": {"size": width, "activation": "id", **root},
             f"1@{name}": {"size": 3, "activation": "tanh"},
-            f"end@{name}": {"size": 2, "activation": "id"},
+            f"end@{name}": {"size": 2, "activation": end},
         },
     }
     return GrowingDAG(
@@ -76,8 +76,7 @@ def test_what_cannot_be_joined_changes_nothing(other, error, text):
 
 
 def test_a_node_has_one_function():
-    dag = second(name="a", activation="tanh")
-    dag._attributes["end@a"]["activation"] = "tanh"
+    dag = second(name="a", end="tanh")
     with pytest.raises(GrowthError, match="end@a and start@b become one node and both have a function"):
         dag.append(second(activation="tanh"))
     assert dag.end == "end@a"

@@ -159,16 +159,16 @@ def test_refusals():
     with pytest.raises(GrowthError, match="nothing is planned"):
         _ = wider.first_order_improvement
     dag.init_computation()
-    with pytest.raises(GrowthError, match="mean of no samples"):
+    with pytest.raises(GrowthError, match="there are no samples"):
         wider.compute_optimal_updates()
     collect(dag, x, target)
     dag.compute_optimal_updates()
     edge = dag.growing_layers[0]
     wider.apply_change(0.5)
     weights = dag.state_dict()
-    with pytest.raises(GrowthError, match="changed since this was planned; collect statistics and plan anew"):
+    with pytest.raises(GrowthError, match="changed since this was planned; collect statistics and plan again"):
         edge.apply_change(0.5)
-    with pytest.raises(GrowthError, match="changed since its statistics were begun; call init_computation"):
+    with pytest.raises(GrowthError, match="changed since its statistics were started; call init_computation"):
         edge.compute_optimal_updates()
     assert all(np.array_equal(value, weights[name]) for name, value in dag.state_dict().items())
     with pytest.raises(NotImplementedError, match="cannot tell where to grow"):

@@ -14,7 +14,7 @@ from growarray.growing.norm import GrowingBatchNorm1d, GrowingGroupNorm
 from growarray.nn import ReLU, Sequential, Tanh
 from growarray.optim import SGD, Adam
 from tests.conftest import Library, frozen
-from tests.growing.pairs import Junction, Pair, layer
+from tests.growing.pairs import MergeCase, Pair, layer
 
 RNG = np.random.default_rng(8)
 XS = [frozen(RNG.standard_normal((40, d))) for d in (4, 3)]
@@ -26,13 +26,13 @@ def gradients(ys: list[Any]) -> list[Any]:
     return [y - target for y, target in zip(ys, TARGETS, strict=False)]
 
 
-def planned(outputs: tuple[int, ...] = (2, 3), **options: Any) -> Junction:
-    joint = Junction.of((4, 3), outputs, bias=BIAS, **options).collect(XS, gradients)
+def planned(outputs: tuple[int, ...] = (2, 3), **options: Any) -> MergeCase:
+    joint = MergeCase.of((4, 3), outputs, bias=BIAS, **options).collect(XS, gradients)
     joint.merge.compute_optimal_updates(max_new=2)
     return joint
 
 
-def snapshot(joint: Junction) -> list[Any]:
+def snapshot(joint: MergeCase) -> list[Any]:
     """Weights, widths, scalings and plans."""
     found: list[Any] = []
     for module in (*joint.branches, *joint.readers):
@@ -42,14 +42,14 @@ def snapshot(joint: Junction) -> list[Any]:
     return [*found, joint.merge.in_features, joint.merge.new_neurons]
 
 
-def assert_unchanged(joint: Junction, before: list[Any]) -> None:
+def assert_unchanged(joint: MergeCase, before: list[Any]) -> None:
     for now, then in zip(snapshot(joint), before, strict=True):
         np.testing.assert_array_equal(now, then)
 
 
 def test_every_library_grows_the_same(xp: Library) -> None:
     def grown(to: Any, adopt: Any) -> list[np.ndarray]:
-        joint = Junction.of((4, 3), (2, 3), bias=BIAS)
+        joint = MergeCase.of((4, 3), (2, 3), bias=BIAS)
         for module in (*joint.branches, *joint.readers):
             adopt(module)
         targets = [to(target) for target in TARGETS]
@@ -66,7 +66,7 @@ def test_every_library_grows_the_same(xp: Library) -> None:
 
 
 def test_a_reader_asks_its_merge_to_plan() -> None:
-    joint, other = Junction.of((4, 3), (2,), bias=BIAS).collect(XS, gradients), planned((2,))
+    joint, other = MergeCase.of((4, 3), (2,), bias=BIAS).collect(XS, gradients), planned((2,))
     assert joint.readers[0].compute_optimal_updates(max_new=2) == (None, None)
     np.testing.assert_array_equal(
         joint.readers[0].extended_input_layer.weight.data, other.readers[0].extended_input_layer.weight.data
@@ -150,7 +150,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("where", ["pair", "merge"])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_optimizer_state_survives_growth(kind: str, where: str) -> None:
-    network: Any = Pair.of((4, 3, 2)) if where == "pair" else Junction.of((4, 3), (2, 3), bias=BIAS)
+    network: Any = Pair.of((4, 3, 2)) if where == "pair" else MergeCase.of((4, 3), (2, 3), bias=BIAS)
     modules = [network.first, network.second] if where == "pair" else [*network.branches, *network.readers]
     optimizer = OPTIMIZERS[kind](modules)
 
@@ -226,12 +226,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_growth_that_cannot_be_is_refused(kind: str) -> None:
     options, message = REFUSED[kind]
     with pytest.raises(GrowthError, match=message):
-        Junction.of(**{"outputs": (2,), **options}).merge.compute_optimal_updates()
+        MergeCase.of(**{"outputs": (2,), **options}).merge.compute_optimal_updates()
 
 
 def test_nothing_is_planned_without_samples() -> None:
-    joint = Junction.of()
-    with pytest.raises(GrowthError, match=r"S\(merge\): the mean of no samples does not exist"):
+    joint = MergeCase.of()
+    with pytest.raises(GrowthError, match=r"S\(merge\): there are no samples, so there is no mean"):
         joint.merge.compute_optimal_updates(TINY)
     with pytest.raises(GrowthError, match="no neurons are planned; call compute_optimal_updates"):
         joint.merge.sub_select_optimal_added_parameters(1)
@@ -261,7 +261,7 @@ def test_a_plan_that_lost_a_part_is_refused_before_anything_changes() -> None:
 
 
 def test_normalisation_behind_a_merge_widens_with_it() -> None:
-    joint = Junction.of((4, 3), (2,), bias=BIAS)
+    joint = MergeCase.of((4, 3), (2,), bias=BIAS)
     joint.merge.post_merge_function = Sequential(GrowingBatchNorm1d(3, dtype=np.float64), Tanh())
     joint.collect(XS, gradients).merge.compute_optimal_updates(max_new=2)
     joint.merge.apply_change(scaling_factor=0.1)
