@@ -1,4 +1,4 @@
-"""The command ``growarray``; it needs the extra ``cli`` (typer, rich, matplotlib)."""
+"""The command ``growarray``; it needs the extra ``cli`` (typer, rich, matplotlib, and Pillow for folders of images)."""
 
 from __future__ import annotations
 

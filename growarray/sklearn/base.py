@@ -176,6 +176,8 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         return x[counted], values, weight, samples
 
     def _check_options(self) -> None:
+        if self.network not in self._networks:
+            raise ValueError(f"network: expected one of {', '.join(self._networks)}, found {shown(self.network)}")
         if not (isinstance(self.rule, GrowthRule) or self.rule in _RULES):
             raise ValueError(f"rule: expected one of {', '.join(_RULES)} or a GrowthRule, found {shown(self.rule)}")
         counts = ["hidden_layers", "start_width", "neurons", "grow_every", "max_iter", "n_iter_no_change"]

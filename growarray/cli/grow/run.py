@@ -149,7 +149,7 @@ class Run:
             "refused": sum("refused" in entry for entry in grown),
             "compare": self._fixed(on_entry) if self.options.compare else None,
             "features": self.data.features,
-            "image": self.data.image,
+            "image": None if self.data.image is None else list(self.data.image),  # as JSON gives it again
             "classes": list(self.data.classes),
             "scaling": self.data.scaling,
             "options": asdict(self.options),

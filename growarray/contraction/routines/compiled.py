@@ -19,7 +19,8 @@ from growarray.contraction.workspace import here
 __all__ = ["Compiled"]
 
 _PIECE = 1 << 17  # elements of one piece
-_TAP, _COPY = 0.25, 0.6  # passes of the machine that a multiply-add, and a copied element, take
+_TAP, _COPY = 0.2, 0.45  # passes of the machine that a multiply-add, and a copied element, take
+_CALLS, _BEGIN = 15, 8  # calls of the machine that a run begins with, and rows that a plane does
 
 
 class Compiled:
@@ -58,15 +59,18 @@ class Compiled:
         outer, (*others, last), _ = split(product.axes)
         planes, item = product.b * math.prod(a.out for a in outer), product.itemsize / 4
         lines = math.prod(length(a) * len(phases(a)) for a in others)
-        if keeps_rows(last):
-            rows, copied = 2 * last.taps, lines * last.taps * last.out
-            held, moved = math.prod(length(a) for a in others) * last.out, 0
+        if keeps_rows(last):  # rows that lie end to end are one
+            runs, held = math.prod(length(a) for a in others[:-1]), math.prod(length(a) for a in others) * last.out
+            rows = last.taps * (lines if any(a.stride > 1 for a in others) else runs) + runs
+            rows += lines * (last.taps - 1) // 5  # zeros at the ends of rows
+            copied, moved = lines * last.taps * last.out, 0
         else:
             lines *= len(phases(last))
-            rows, copied = lines + math.prod(a.out for a in others), lines * length(last)
             held = moved = math.prod(length(a) for a in (*others, last))
+            rows, copied = lines + math.prod(a.out for a in others), lines * length(last) * last.stride
         passes = held * product.taps * _TAP + (moved + copied) * _COPY
-        return 10 * machine.call + planes * (passes * machine.element * item + rows * machine.row)
+        each = passes * machine.element * item + (rows + _BEGIN) * machine.row
+        return _CALLS * machine.call + planes * each
 
     @classmethod
     def preparing(cls, product: Product, machine: Machine) -> float:
