@@ -29,7 +29,6 @@ _STREAM = 1 << 26  # bytes that are copied from memory into memory that is new, 
 _SIDE = 23  # positions along an axis: 23 x 23 are enough for the engine to take one image at a time
 _IMAGES, _CHANNELS = 48, 8
 _OTHERS = 12  # measurements that are not products
-_RATES = {"cudnn": "cudnn", "implicit": "dense"}  # of convolutions, by the routine that runs them
 _LAUNCHES = 2.0  # calls that a product on a GPU takes, as its routine counts them
 _WIDER = 1 << 8  # times as many elements that a pass has on a GPU, which would not be busy with fewer
 _DTYPE = np.dtype("float32")
@@ -82,7 +81,7 @@ def fit(found: Measurements, base: Machine, *, name: str, cores: int = 1) -> Mac
     own = machine.product(1, rows, depth, _IMAGES * columns, each=machine.small) + machine.step
     rates: dict[str, Any] = {"call": max((_IMAGES * _more(found) - own) / _LAUNCHES, _LEAST)}
     for routine, operations, seconds in found.convolutions:
-        rates[_RATES[routine]] = operations / max(seconds - call, seconds / 10)
+        rates[routine] = operations / max(seconds - call, seconds / 10)
     return replace(machine, **rates)
 
 

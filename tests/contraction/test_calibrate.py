@@ -110,9 +110,9 @@ def test_on_a_gpu_a_call_is_a_launch_and_the_rate_of_what_convolves_is_fitted():
         convolutions=(("cudnn", 6e10, overhead + 6e10 / known.cudnn),),
     )
     machine = fit(found, GPU, name="here")
-    for name in ("call", "element", "byte", "cudnn", "dense", "step"):
+    for name in ("call", "element", "byte", "cudnn", "implicit", "step"):
         assert getattr(machine, name) == pytest.approx(getattr(known, name), rel=0.02), name
     for shape in SHAPES:
         assert machine.product(1, *shape) == pytest.approx(known.product(1, *shape), rel=0.3)
     again = replace(found, convolutions=(("implicit", 6e10, overhead + 6e10 / 7e12),))
-    assert fit(again, GPU, name="here").dense == pytest.approx(7e12, rel=0.02)
+    assert fit(again, GPU, name="here").implicit == pytest.approx(7e12, rel=0.02)

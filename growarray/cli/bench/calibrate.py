@@ -33,7 +33,7 @@ _UNITS = {
     "step": "s around one step of a plan",
 }
 _OF_GPUS = {
-    "dense": "FLOP/s of a convolution by the own kernel; fitted without cuDNN",
+    "implicit": "FLOP/s of a convolution by the own kernel; fitted without cuDNN",
     "cudnn": "FLOP/s of a convolution by cuDNN; fitted with it",
 }
 

@@ -87,7 +87,7 @@ class Dense:
     def seconds(cls, product: Product, machine: Machine, way: str) -> float:
         """Operations, what is read and written, and a launch, two for a gradient by the kernel."""
         launches = (2 if way == D_KERNEL else 1) * machine.call
-        flops = operations(product) / machine.dense * product.itemsize / 4
+        flops = operations(product) / machine.implicit * product.itemsize / 4
         return launches + moved(product) * machine.byte + flops
 
     @classmethod
