@@ -73,7 +73,7 @@ class _Table:
 
     def __init__(self, given: int, apart: bool = False) -> None:
         self.given, self.memory = given, _Memory()
-        self.spares = _Memory() if apart else self.memory
+        self.temporary = _Memory() if apart else self.memory
         self.launches: Launches = []
         self._offsets: list[tuple[bool, int]] = []  # whether it is work space that lies apart, and where in it
         self._pieces: dict[int, tuple[int, int]] = {}
@@ -94,22 +94,22 @@ class _Table:
         if slot in self._pieces:
             self.memory.give(self._pieces.pop(slot))
 
-    def spare(self, count: int, dtype: str) -> int:
+    def reserve(self, count: int, dtype: str) -> int:
         """A slot with work space for so many elements, until the launches that are added next."""
-        piece = self.spares.take(np.dtype(dtype).itemsize * count)
+        piece = self.temporary.take(np.dtype(dtype).itemsize * count)
         self._lent.append(piece)
-        self._offsets.append((self.spares is not self.memory, piece[0]))
+        self._offsets.append((self.temporary is not self.memory, piece[0]))
         return len(self) - 1
 
     def add(self, launches: Launches) -> None:
         """Launches, which follow those that are there; what comes after them may use their work space."""
         self.launches += launches
         while self._lent:
-            self.spares.give(self._lent.pop())
+            self.temporary.give(self._lent.pop())
 
-    def addresses(self, memory: int, spares: int) -> list[int]:
+    def addresses(self, memory: int, temporary: int) -> list[int]:
         """Those of the pieces, given where the memory and the work space begin."""
-        bases = memory, spares
+        bases = memory, temporary
         return [bases[apart] + offset for apart, offset in self._offsets]
 
     def ready(self) -> list[Callable[[Sequence[int]], object]]:
@@ -275,7 +275,7 @@ class Launched:
         if group.is_chain:
             return chained(self.chain(group, site), site, self.kernels(group), feature, out, backward=False)
         kernel = self.place(group, self.stored[step.k], step.k, "t")
-        found: Launches = step.forward.forward(site, kernel, feature, out, self.table.spare)
+        found: Launches = step.forward.forward(site, kernel, feature, out, self.table.reserve)
         return found
 
     def _given(self, arrays: Sequence[Array], folded: Mapping[int, Array]) -> list[Array]:
@@ -292,9 +292,9 @@ class Launched:
         with current(given[0]):
             known = folded.get(self.problem.everything)
             y = empty(self.shape, self.dtype) if known is None else known
-            size, spares = self.table.memory.size, self.table.spares.size
+            size, temporary = self.table.memory.size, self.table.temporary.size
             held = empty((size,), "uint8").data if self.keep else workspace(size)
-            piece = workspace(spares) if self.keep and spares else held
+            piece = workspace(temporary) if self.keep and temporary else held
             table = [x.data.ptr for x in given]
             table.append(y.data.ptr)
             table += self.table.addresses(held.ptr, piece.ptr)
@@ -332,7 +332,7 @@ class _Backward:
         }
         strides = {m: s // forward.itemsize for m, s in zip(problem.output, dy.strides, strict=True)}
         gradients = {problem.everything: _Stored(given, strides)}
-        # of what is folded too: a transpose gives partial results that nothing reads in place of those it spares
+        # of what is folded too: a transpose gives partial results that nothing reads in place of those it temporary
         steps = (step for step in forward.program.steps if step.mask not in forward.folded or step.mask & wanted)
         for group in reversed(grouped(steps)):
             if group.mask & wanted and group.mask in gradients:
@@ -357,15 +357,15 @@ class _Backward:
                 table.add(chained(chain, site, forward.kernels(group), d_place, place, backward=True))
             else:
                 kernel = forward.place(group, forward.stored[step.k], step.k, "t")
-                table.add(step.by_feature.d_feature(site, kernel, d_place, place, table.spare))
+                table.add(step.by_feature.d_feature(site, kernel, d_place, place, table.reserve))
         chosen = {i: one.k for i, one in enumerate(group.steps) if one.k & wanted}
         found |= {k: self._target(k) for k in chosen.values()}
         places = {i: forward.place(group, found[k], k, "t") for i, k in chosen.items()}
         if chosen and group.is_chain:
             chain, kernels = forward.chain(group, site), forward.kernels(group)
-            table.add(chain_gradients(chain, site, kernels, d_place, feature, places, table.spare))
+            table.add(chain_gradients(chain, site, kernels, d_place, feature, places, table.reserve))
         elif chosen:
-            table.add(step.by_kernel.d_kernel(site, d_place, feature, places[0], table.spare))
+            table.add(step.by_kernel.d_kernel(site, d_place, feature, places[0], table.reserve))
         return found
 
     def run(self, given: Sequence[Array], held: Any, dy: Array) -> dict[int, Array]:

@@ -60,12 +60,12 @@ class Kernel(NamedTuple):
 class StridedProduct(NamedTuple):
     """Products of matrices that lie at equal distances, column by column as cuBLAS has them: ``c = op(a) op(b)``.
 
-    turned : whether a and b are transposed    sizes : rows, columns and depth of each product, and how many there are
+    transposed : whether a and b are    sizes : rows, columns and depth of each product, and how many there are
     ld, step : elements from one column, and from one matrix, to the next, of a, b and c    slots : of a, b, c
     tf32 : whether float32 may be multiplied with 10 bits of fraction
     """
 
-    turned: tuple[bool, bool]
+    transposed: tuple[bool, bool]
     sizes: tuple[int, int, int, int]
     ld: tuple[int, int, int]
     step: tuple[int, int, int]
@@ -117,10 +117,10 @@ def product_launch(product: StridedProduct) -> Launch:
     zero = one + _SCALARS[compute].itemsize
     compute = _TF32 if product.tf32 and product.dtype == "float32" else compute
     (a, b, c), (lda, ldb, ldc), (ja, jb, jc) = product.slots, product.ld, product.step
-    turned_a, turned_b = map(int, product.turned)
+    left, right = map(int, product.transposed)
     out_kind, default = _KINDS[product.out_dtype], -1
     return lambda table: run(
-        handle(), turned_a, turned_b, rows, columns, depth, one, table[a], kind, lda, ja, table[b], kind, ldb, jb,
+        handle(), left, right, rows, columns, depth, one, table[a], kind, lda, ja, table[b], kind, ldb, jb,
         zero, table[c], out_kind, ldc, jc, count, compute, default,
     )  # fmt: skip
 

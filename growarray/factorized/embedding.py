@@ -260,10 +260,10 @@ def _rows(xp: Any, factor: Array, axes: range, places: Array) -> tuple[Array, Pu
     """What a factor has at places of some of its axes, the places first, and the way back."""
     others, count = [i for i in range(factor.ndim) if i not in axes], len(axes)
     order = (*axes, *others)
-    turned = xp.permute_dims(factor, order)
-    rows, back = gather(xp, xp.reshape(turned, (-1, *turned.shape[count:])), places)
+    transposed = xp.permute_dims(factor, order)
+    rows, back = gather(xp, xp.reshape(transposed, (-1, *transposed.shape[count:])), places)
     home = tuple(order.index(i) for i in range(factor.ndim))
-    return rows, lambda d: xp.permute_dims(xp.reshape(back(d)[0], turned.shape), home)
+    return rows, lambda d: xp.permute_dims(xp.reshape(back(d)[0], transposed.shape), home)
 
 
 @lru_cache

@@ -124,7 +124,7 @@ def _add_square(stream: StreamLike, total: RunningSum) -> bool:
         return False
     widths, biases = tuple(part.array.shape[-1] for part in parts), tuple(part.bias for part in parts)
     places, ones, blocks = _square_layout(tuple(order[id(part.array)] for part in parts), widths, biases)
-    targets = {pair: [out[at].T if turned else out[at] for at, turned in views] for pair, views in blocks.items()}
+    targets = {pair: [out[at].T if mirror else out[at] for at, mirror in views] for pair, views in blocks.items()}
     sums = add_row_products(list(ready.values()), targets)
     if sums is None:
         return False

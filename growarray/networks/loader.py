@@ -20,7 +20,7 @@ class Batches:
     size : samples a batch, the last may be smaller    shuffle : another order in every epoch
     seed : of order and changes; an epoch is drawn from it and from :attr:`epoch`, which counts the passes
     shift : for images (n, c, h, w), the most pixels by which each is moved, up, down and aside; zeros come in
-    flip : whether half of the images are turned left to right    crop : (h, w) of a window at a random place of each
+    flip : whether half of the images are mirrored left to right    crop : (h, w) of a window at a random place of each
 
     :meth:`plain` has the same samples in order and unchanged, those of ``crop`` at the centre.
 
@@ -89,7 +89,7 @@ class Batches:
             yield x, target
 
     def _changed(self, x: Array, rng: np.random.Generator) -> Array:
-        """Every image at a place of its own within its border, some turned."""
+        """Every image at a place of its own within its border, some mirrored."""
         xp, (n, _, *sizes), border = namespace(x), x.shape, self.shift
         height, width = sizes if self.crop is None else self.crop
         for axis in (2, 3) if border else ():
@@ -98,9 +98,9 @@ class Batches:
             x = xp.concat([zeros, x, zeros], axis=axis)
         tops = rng.integers(0, sizes[0] + 2 * border - height, size=n, endpoint=True).tolist()
         lefts = rng.integers(0, sizes[1] + 2 * border - width, size=n, endpoint=True).tolist()
-        turned = (rng.random(n) < 0.5).tolist() if self.flip else [False] * n
+        mirrored = (rng.random(n) < 0.5).tolist() if self.flip else [False] * n
         images: list[Any] = []
-        for i, (top, left, turn) in enumerate(zip(tops, lefts, turned, strict=True)):
+        for i, (top, left, turn) in enumerate(zip(tops, lefts, mirrored, strict=True)):
             image = x[i, :, top : top + height, left : left + width]
             images.append(xp.flip(image, axis=2) if turn else image)
         return xp.stack(images)

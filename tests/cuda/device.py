@@ -182,11 +182,15 @@ def _address(argument: Any) -> Any:
     return argument.data.ptr if isinstance(argument, doubles.DoubleArray) else argument
 
 
-def _matrices(start: int, kind: int, shape: tuple[int, int], ld: int, jump: int, count: int, turned: int) -> np.ndarray:
+def _matrices(
+    start: int, kind: int, shape: tuple[int, int], ld: int, jump: int, count: int, transposed: int
+) -> np.ndarray:
     dtype = np.dtype(_KINDS[kind])
-    span = jump * (count - 1) + ld * ((shape[0] if turned else shape[1]) - 1) + (shape[1] if turned else shape[0])
+    span = (
+        jump * (count - 1) + ld * ((shape[0] if transposed else shape[1]) - 1) + (shape[1] if transposed else shape[0])
+    )
     flat = np.frombuffer((ctypes.c_char * (span * dtype.itemsize)).from_address(start), dtype)
-    steps = (jump, ld, 1) if turned else (jump, 1, ld)
+    steps = (jump, ld, 1) if transposed else (jump, 1, ld)
     return np.lib.stride_tricks.as_strided(flat, (count, *shape), [s * dtype.itemsize for s in steps])
 
 

@@ -14,8 +14,8 @@ from growarray.contraction.routines.cupy import (
     Dense,
     Launches,
     Place,
+    Reserve,
     Site,
-    Spare,
     chained,
     contiguous,
     moved,
@@ -48,54 +48,54 @@ class Cudnn(Dense):
         flops = operations(product) / machine.cudnn * product.itemsize / 4
         return _CALL * machine.call + moved(product) * machine.byte + flops
 
-    def forward(self, site: Site, kernel: Place, feature: Place, out: Place, spare: Spare) -> Launches:
+    def forward(self, site: Site, kernel: Place, feature: Place, out: Place, reserve: Reserve) -> Launches:
         """The product."""
-        return self._launches(FORWARD, site, kernel, feature, out, spare)
+        return self._launches(FORWARD, site, kernel, feature, out, reserve)
 
-    def d_feature(self, site: Site, kernel: Place, d_out: Place, out: Place, spare: Spare) -> Launches:
+    def d_feature(self, site: Site, kernel: Place, d_out: Place, out: Place, reserve: Reserve) -> Launches:
         """Its gradient by the feature map."""
-        return self._launches(D_FEATURE, site, kernel, out, d_out, spare)
+        return self._launches(D_FEATURE, site, kernel, out, d_out, reserve)
 
-    def d_kernel(self, site: Site, d_out: Place, feature: Place, out: Place, spare: Spare) -> Launches:
+    def d_kernel(self, site: Site, d_out: Place, feature: Place, out: Place, reserve: Reserve) -> Launches:
         """Its gradient by the kernel."""
-        return self._launches(D_KERNEL, site, out, feature, d_out, spare)
+        return self._launches(D_KERNEL, site, out, feature, d_out, reserve)
 
-    def _own(self, way: str, site: Site, kernel: Place, feature: Place, out: Place, spare: Spare) -> Launches:
+    def _own(self, way: str, site: Site, kernel: Place, feature: Place, out: Place, reserve: Reserve) -> Launches:
         if way == FORWARD:
-            return super().forward(site, kernel, feature, out, spare)
+            return super().forward(site, kernel, feature, out, reserve)
         if way == D_FEATURE:
-            return super().d_feature(site, kernel, out, feature, spare)
-        return super().d_kernel(site, out, feature, kernel, spare)
+            return super().d_feature(site, kernel, out, feature, reserve)
+        return super().d_kernel(site, out, feature, kernel, reserve)
 
-    def _launches(self, way: str, site: Site, kernel: Place, feature: Place, out: Place, spare: Spare) -> Launches:
+    def _launches(self, way: str, site: Site, kernel: Place, feature: Place, out: Place, reserve: Reserve) -> Launches:
         """The convolution, on a feature map that is padded before it if need be.
 
         cuDNN's gradient by the kernel is wrong if there is more padding on one side than on the other.
         """
         if all(axis.mode == "zeros" and (way != D_KERNEL or axis.before == axis.after) for axis in site.axes):
-            found = self._convolved(way, site, kernel, feature, out, spare)
-            return found or self._own(way, site, kernel, feature, out, spare)
+            found = self._convolved(way, site, kernel, feature, out, reserve)
+            return found or self._own(way, site, kernel, feature, out, reserve)
         margin, inner = _padded(site)
         batch = _batch(site, feature)
         order = [*batch, *site.b, *site.s, *(p for p in site.places("p") if p not in batch)]
-        lies, slot = contiguous(inner, order), spare(inner.count(order), site.dtype)
-        found = self._convolved(way, inner, kernel, Place(slot, lies), out, spare)
+        lies, slot = contiguous(inner, order), reserve(inner.count(order), site.dtype)
+        found = self._convolved(way, inner, kernel, Place(slot, lies), out, reserve)
         if not found:
-            return self._own(way, site, kernel, feature, out, spare)
+            return self._own(way, site, kernel, feature, out, reserve)
         chain = Chain(margin.sizes, (*site.b, *site.s), margin.axes, ())
         padded = Place(slot, {name.replace("p", "q"): stride for name, stride in lies.items()})
         if way == D_FEATURE:
             return [*found, *chained(chain, margin, (), padded, feature, backward=True)]
         return [*chained(chain, margin, (), feature, padded, backward=False), *found]
 
-    def _convolved(self, way: str, site: Site, kernel: Place, feature: Place, out: Place, spare: Spare) -> Launches:
+    def _convolved(self, way: str, site: Site, kernel: Place, feature: Place, out: Place, reserve: Reserve) -> Launches:
         """By cuDNN; empty if it does not take it."""
         one = _convolution(way, site, kernel, feature, out)
         space = None if one is None else convolution_workspace(one)
         if one is None or space is None:
             return []
-        otherwise = tuple(self._own(way, site, kernel, feature, out, spare))
-        work = spare(space, "uint8") if space else feature.slot
+        otherwise = tuple(self._own(way, site, kernel, feature, out, reserve))
+        work = reserve(space, "uint8") if space else feature.slot
         return [one._replace(slots=(feature.slot, kernel.slot, out.slot, work), otherwise=otherwise)]
 
 

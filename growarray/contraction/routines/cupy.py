@@ -25,7 +25,7 @@ _UNROLLED = 64  # taps for which a thread keeps a sum each
 WIDE = 1 << 30  # elements from which on an address takes 64 bits
 
 Launches = list[Kernel | StridedProduct | Convolution]
-Spare = Callable[[int, str], int]
+Reserve = Callable[[int, str], int]
 """Gives work space for so many elements of a type until the launches of one product are done, as a slot of the table
 of addresses."""
 
@@ -95,18 +95,18 @@ class Dense:
         """Nothing is kept."""
         return 0.0
 
-    def forward(self, site: Site, kernel: Place, feature: Place, out: Place, spare: Spare) -> Launches:
+    def forward(self, site: Site, kernel: Place, feature: Place, out: Place, reserve: Reserve) -> Launches:
         """The product."""
         return _implicit(site, site.n, (*site.s, *site.taps), site.places("q"), kernel, feature, out)
 
-    def d_feature(self, site: Site, kernel: Place, d_out: Place, out: Place, spare: Spare) -> Launches:
+    def d_feature(self, site: Site, kernel: Place, d_out: Place, out: Place, reserve: Reserve) -> Launches:
         """Its gradient by the feature map."""
         return _implicit(site, site.s, (*site.n, *site.taps), site.places("p"), kernel, d_out, out, backward=True)
 
-    def d_kernel(self, site: Site, d_out: Place, feature: Place, out: Place, spare: Spare) -> Launches:
+    def d_kernel(self, site: Site, d_out: Place, feature: Place, out: Place, reserve: Reserve) -> Launches:
         """Its gradient by the kernel, in pieces that are added in a second launch."""
         columns = (*site.s, *site.taps)
-        return _implicit(site, site.n, site.places("q"), columns, d_out, feature, out, spare=spare)
+        return _implicit(site, site.n, site.places("q"), columns, d_out, feature, out, reserve=reserve)
 
 
 def operations(product: Product) -> float:
@@ -122,7 +122,7 @@ def moved(product: Product) -> int:
 
 def _implicit(
     site: Site, rows: tuple[str, ...], depth: tuple[str, ...], columns: tuple[str, ...],
-    left: Place, right: Place, out: Place, backward: bool = False, spare: Spare | None = None,
+    left: Place, right: Place, out: Place, backward: bool = False, reserve: Reserve | None = None,
 ) -> Launches:  # fmt: skip
     one = Implicit(
         site.sizes, site.b, rows, depth, columns, left.strides, right.strides, out.strides, site.axes, backward
@@ -130,8 +130,8 @@ def _implicit(
     size = site.count((*site.b, *rows, *columns))
     most = min(_SLABS, site.count(depth) // _LEAST, max(_PARTS // size, 1), -(-_BLOCKS // math.prod(one.grid)))
     target, after = out.slot, []
-    if spare is not None and most > 1:
-        target = spare(most * size, ACCUMULATED[site.dtype])
+    if reserve is not None and most > 1:
+        target = reserve(most * size, ACCUMULATED[site.dtype])
         parts = contiguous(site, (*site.b, *rows, *columns))
         one = one._replace(slabs=most, slab_step=size, out=parts)
         after = _added(site, target, parts, out, most)
@@ -169,20 +169,20 @@ class Strided(Dense):
         flops = machine.product(product.b, rows, depth, width, product.itemsize, machine.small)
         return (3 if way == D_KERNEL else 2) * machine.call + moved(product) * machine.byte + flops
 
-    def forward(self, site: Site, kernel: Place, feature: Place, out: Place, spare: Spare) -> Launches:
+    def forward(self, site: Site, kernel: Place, feature: Place, out: Place, reserve: Reserve) -> Launches:
         """The product."""
         found = _strided(site, site.n, site.s, site.places("q"), kernel, _by_output(feature), out)
-        return found or super().forward(site, kernel, feature, out, spare)
+        return found or super().forward(site, kernel, feature, out, reserve)
 
-    def d_feature(self, site: Site, kernel: Place, d_out: Place, out: Place, spare: Spare) -> Launches:
+    def d_feature(self, site: Site, kernel: Place, d_out: Place, out: Place, reserve: Reserve) -> Launches:
         """Its gradient by the feature map."""
         found = _strided(site, site.s, site.n, site.places("q"), kernel, d_out, _by_output(out))
-        return found or super().d_feature(site, kernel, d_out, out, spare)
+        return found or super().d_feature(site, kernel, d_out, out, reserve)
 
-    def d_kernel(self, site: Site, d_out: Place, feature: Place, out: Place, spare: Spare) -> Launches:
+    def d_kernel(self, site: Site, d_out: Place, feature: Place, out: Place, reserve: Reserve) -> Launches:
         """Its gradient by the kernel."""
-        found = _strided(site, site.n, site.places("q"), site.s, d_out, _by_output(feature), out, spare)
-        return found or super().d_kernel(site, d_out, feature, out, spare)
+        found = _strided(site, site.n, site.places("q"), site.s, d_out, _by_output(feature), out, reserve)
+        return found or super().d_kernel(site, d_out, feature, out, reserve)
 
 
 def _by_output(place: Place) -> Place:
@@ -218,17 +218,17 @@ def _joined(indices: Sequence[_Index]) -> list[_Index]:
 
 def _strided(
     site: Site, rows: Sequence[str], depth: Sequence[str], columns: Sequence[str],
-    left: Place, right: Place, out: Place, spare: Spare | None = None,
+    left: Place, right: Place, out: Place, reserve: Reserve | None = None,
 ) -> Launches:  # fmt: skip
     """``out[b, row, column] = sum over depth of left right`` as products at equal distances; empty if it is none.
 
-    With ``spare`` the depth may come in pieces at a distance, such as images: each is a product, and they are added.
+    With ``reserve`` the depth may come in pieces at a distance, such as images: each is a product, and they are added.
     """
     kept = (left.strides, right.strides, out.strides)
     batch, pieces, size = _merged(site, site.b, *kept), 1, site.count((*site.b, *rows, *columns))
     deep, tall, across = _merged(site, depth, *kept), _merged(site, rows, *kept), _merged(site, columns, *kept)
     parts = contiguous(site, (*site.b, *rows, *columns))
-    if spare is not None and len(deep) == 2:
+    if reserve is not None and len(deep) == 2:
         pieces, kept = deep[0].size, (left.strides, right.strides, parts)
         if pieces > _IMAGES or pieces * size > _PARTS:
             return []
@@ -243,8 +243,8 @@ def _strided(
     if one is None:
         return []
     target, after = out.slot, []
-    if pieces > 1 and spare is not None:
-        target = spare(pieces * size, ACCUMULATED[site.dtype])
+    if pieces > 1 and reserve is not None:
+        target = reserve(pieces * size, ACCUMULATED[site.dtype])
         after = _added(site, target, parts, out, pieces)
         one = one._replace(out_dtype=ACCUMULATED[site.dtype])
     a, b, _ = one.slots
@@ -264,8 +264,10 @@ def _columnwise(site: Site, rows: _Index, depth: _Index, columns: _Index, batch:
         if ld_a is None or ld_b is None or ld_c is None or max(*sizes, ld_a, ld_b, ld_c) >= 1 << 31:
             continue
         steps = (batch.strides[a], batch.strides[b], batch.strides[2])
-        turned = (plain_a is None, plain_b is None)
-        return StridedProduct(turned, sizes, (ld_a, ld_b, ld_c), steps, site.dtype, site.dtype, (a, b, 2), site.tf32)
+        transposed = (plain_a is None, plain_b is None)
+        return StridedProduct(
+            transposed, sizes, (ld_a, ld_b, ld_c), steps, site.dtype, site.dtype, (a, b, 2), site.tf32
+        )
     return None
 
 
@@ -309,12 +311,12 @@ def chained(chain: Chain, site: Site, kernels: Sequence[int], source: Place, tar
 
 def chain_gradients(
     chain: Chain, site: Site, kernels: Sequence[int], d_out: Place, feature: Place, targets: Mapping[int, Place],
-    spare: Spare,
+    reserve: Reserve,
 ) -> Launches:  # fmt: skip
     """Gradients by the kernels of a chain whose positions are in ``targets``: sums by tap, then their products."""
     batches, taps, whole = site.count(chain.b), site.count(chain.taps), site.count(site.places("q"))
     slabs = max(1, min(_SLABS, _BLOCKS // batches, whole // _LEAST))
-    parts = spare(slabs * batches * taps, ACCUMULATED[site.dtype])
+    parts = reserve(slabs * batches * taps, ACCUMULATED[site.dtype])
     sums = tap_sums(chain, site.dtype, d_out.strides, feature.strides, site.wide, -(-whole // slabs))
     strides = contiguous(site, (*chain.b, *chain.taps))
     by_kernel = {j: place.strides for j, place in targets.items()}

@@ -104,7 +104,7 @@ def _attention(call: Calls) -> None:
 
 
 def _rotary(call: Calls) -> None:
-    """Pairs of entries of each head turned by the angle of their position."""
+    """Pairs of entries of each head rotated by the angle of their position."""
     x, places, get = call.input(0), call.input(3), call.node.get
     heads, count, mixed = get("num_heads", "int"), get("rotary_embedding_dim", "int", 0), call.node.flag("interleaved")
     flat = len(call.shape(x)) == 3
@@ -121,23 +121,23 @@ def _rotary(call: Calls) -> None:
 
     ends = (part(0, count, 2), part(1, count, 2)) if mixed else (part(0, count // 2), part(count // 2, count))
     first, second = ends
-    turned = [
+    rotated = [
         call("Sub", call("Mul", cos, first), call("Mul", sin, second)),
         call("Add", call("Mul", sin, first), call("Mul", cos, second)),
     ]
     if mixed:
-        turned = [call("Unsqueeze", z, np.array([4])) for z in turned]
-        turned = [call("Reshape", call("Concat", *turned, axis=4), np.array([0, 0, 0, count]))]
+        rotated = [call("Unsqueeze", z, np.array([4])) for z in rotated]
+        rotated = [call("Reshape", call("Concat", *rotated, axis=4), np.array([0, 0, 0, count]))]
     rest = [part(count, width)] if count < width else []
-    y = call("Concat", *turned, *rest, axis=3)
+    y = call("Concat", *rotated, *rest, axis=3)
     call.give(call("Reshape", y, np.array([0, 0, -1])) if flat else y)
 
 
 def attended(graph: OnnxGraph, q: Edge, k: Edge, v: Edge, scale: float, causal: bool) -> Edge:
     """:func:`growarray.ops.attention` of q (..., t, d), k (..., t, d), v (..., t, e)."""
     *lead, t, _ = q.shape
-    turned = graph.transpose(k, (*range(len(lead)), k.ndim - 1, k.ndim - 2))
-    scores = graph.node("MatMul", graph.node("Mul", q, graph.constant(scale)), turned, shape=(*lead, t, t))
+    transposed = graph.transpose(k, (*range(len(lead)), k.ndim - 1, k.ndim - 2))
+    scores = graph.node("MatMul", graph.node("Mul", q, graph.constant(scale)), transposed, shape=(*lead, t, t))
     if causal:
         scores = graph.node("Add", scores, graph.constant(np.triu(np.full((t, t), -np.inf), 1)))
     return graph.node("MatMul", graph.lower("", nn.Softmax(), scores), v, shape=(*lead, t, v.shape[-1]))

@@ -31,10 +31,10 @@ def _read(call: Calls) -> None:
     if direction not in ("forward", "reverse", "bidirectional"):
         raise Malformed(f"direction is {direction!r}; expected forward, reverse or bidirectional")
 
-    def turned(name: str, *perm: int) -> str:
+    def transposed(name: str, *perm: int) -> str:
         return str(call("Transpose", name, perm=list(perm))) if batch_first else name
 
-    x, ways = turned(call.input(0), 1, 0, 2), 2 if direction == "bidirectional" else 1
+    x, ways = transposed(call.input(0), 1, 0, 2), 2 if direction == "bidirectional" else 1
     _, rows, width = call.sizes(call.input(2))
     steps, batch, features = call.shape(x)
     shapes = call.sizes(call.input(1)), (ways, rows, features)
@@ -44,7 +44,7 @@ def _read(call: Calls) -> None:
     dtype = np.float64 if call.value(x).kind == "float64" else np.float32
     bias = call.input(3) or call.constant(np.zeros((ways, 2 * rows), dtype))
     starts = [call.input(i) for i in ((5, 6) if node.op == "LSTM" else (5,))]
-    starts = [turned(s, 1, 0, 2) if s else call.constant(np.zeros((ways, 1, width), dtype)) for s in starts]
+    starts = [transposed(s, 1, 0, 2) if s else call.constant(np.zeros((ways, 1, width), dtype)) for s in starts]
     names = [x, call.input(1), call.input(2), bias, *starts]
     inputs = [call.dynamic(name) for name in names]
     hint, options = builder.hint(node), {"cell": node.op, "direction": direction}
@@ -58,13 +58,13 @@ def _read(call: Calls) -> None:
         return str(call("Slice", name, np.array([start]), np.array([end]), np.array([axis])))
 
     parts = [states] if len(starts) == 1 else [part(states, 3, i * width, (i + 1) * width) for i in range(2)]
-    call.give(turned(parts[0], 2, 0, 1, 3))
+    call.give(transposed(parts[0], 2, 0, 1, 3))
     for i, name in enumerate(parts, start=1):
         if i < len(node.outputs) and node.outputs[i]:
             ends = [(0, 1) if direction == "reverse" or d else (-1, 2**31) for d in range(ways)]
             last = [part(part(name, 1, d, d + 1), 0, *end) for d, end in enumerate(ends)]
             whole = call("Concat", *last, axis=1) if ways > 1 else last[0]
-            call.give(turned(call("Squeeze", whole, np.array([0])), 1, 0, 2), i)
+            call.give(transposed(call("Squeeze", whole, np.array([0])), 1, 0, 2), i)
 
 
 ROWS = (
