@@ -104,13 +104,13 @@ def _draw(panel: Axes, outline: Outline, before: Outline) -> None:
         colour = _EDGE if (source, target) in known else "#d95f02"
         panel.annotate(
             "", at[target], at[source], zorder=1,
-            arrowprops={"arrowstyle": "-|>", "color": colour, "shrinkA": 13 * size, "shrinkB": 13 * size,
+            arrowprops={"arrowstyle": "-|>", "color": colour, "shrinkA": 17 * size, "shrinkB": 17 * size,
                         "connectionstyle": f"arc3,rad={0.0 if at[target][0] - at[source][0] == 1 else 0.25}"},
         )  # fmt: skip
     for node, (x, y) in at.items():
         same = before["nodes"].get(node) == outline["nodes"][node]
         panel.scatter(
-            [x], [y], s=620 * size**2, color=_NODE if same else _NEW, edgecolors="black", linewidths=0.8, zorder=2
+            [x], [y], s=1000 * size**2, color=_NODE if same else _NEW, edgecolors="black", linewidths=0.8, zorder=2
         )
         text = f"{node.split('@')[0]}\n{outline['nodes'][node]}"
         panel.text(x, y, text, ha="center", va="center", fontsize=4 + 3 * size, zorder=3)
