@@ -134,10 +134,11 @@ class Module(Owner):
         compiled: Module = engine.Compiled(self, threads=threads, dtype=dtype)
         return compiled
 
-    def summary(self, input_shape: Sequence[Any]) -> Summary:
+    def summary(self, input_shape: Sequence[Any], *, dtype: Any = None) -> Summary:
         """Layers, shapes, parameters, FLOPs and predicted time for an input; the result prints as a table.
 
         input_shape : of the input, the batch first; a list of shapes for a network of several inputs
+        dtype : of the input, such as ``'int64'`` for what an embedding looks up; by default that of the weights
         The network runs once, in evaluation mode, on zeros. FLOPs and time are those of products.
 
         Raises ShapeError if the shape is none, and what the network raises for it.
@@ -150,7 +151,7 @@ class Module(Owner):
         """
         from growarray.nn.summary import summary_of  # what prices products is needed here alone
 
-        return summary_of(self, input_shape)
+        return summary_of(self, input_shape, dtype)
 
 
 def for_parameters(pullback: Callable[..., Any], *gradients: Array) -> None:

@@ -86,13 +86,13 @@ class Summary(Displayed):
     __repr__ = __str__
 
 
-def summary_of(network: Any, input_shape: Sequence[Any]) -> Summary:
+def summary_of(network: Any, input_shape: Sequence[Any], dtype: Any = None) -> Summary:
     """Run ``network`` on zeros in evaluation mode, and note every layer that computes by itself."""
     shapes = _shapes(network, input_shape)
     like = next((p.data for p in network.parameters()), np.zeros((), np.float32))
     uses: list[tuple[str, Any, tuple[Shape, ...], Any]] = []
     with _one_at_a_time, _watched(network, uses), evaluating(network):
-        network(*[asarray(np.zeros(shape), like=like, dtype=like.dtype) for shape in shapes])
+        network(*(asarray(np.zeros(s, dtype), like=like, dtype=like.dtype if dtype is None else None) for s in shapes))
     counted: set[int] = set()
     layers = []
     for name, module, inputs, output in uses:

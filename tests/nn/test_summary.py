@@ -7,6 +7,7 @@ import pytest
 
 from growarray import FactorizedConv, GrowingMLP, nn
 from growarray.errors import ShapeError
+from growarray.factorized import FactorizedEmbedding
 from growarray.networks import GrowingResidualMLP, History
 
 RNG = np.random.default_rng(0)
@@ -79,6 +80,17 @@ def test_it_prints_as_a_table() -> None:
 def test_shapes_that_are_none_are_refused(shape: object) -> None:
     with pytest.raises(ShapeError, match="summary: input_shape is"):
         nn.Linear(3, 2).summary(shape)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "table", [nn.Embedding(8, 4, rng=RNG), FactorizedEmbedding(8, 4, rank=2, rng=RNG)], ids=["table", "factorized"]
+)
+def test_whole_numbers_come_in_if_they_are_asked_for(table: nn.Module) -> None:
+    found = nn.Sequential(table, nn.Linear(4, 2, rng=RNG)).summary((3, 5), dtype="int64")
+    assert [(layer.output, layer.parameters) for layer in found.layers] == [
+        ((3, 5, 4), sum(p.size for p in table.parameters())),
+        ((3, 5, 2), 10),
+    ]
 
 
 def test_an_error_of_the_network_leaves_nothing_behind() -> None:
