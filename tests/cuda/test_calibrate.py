@@ -30,5 +30,6 @@ def test_what_convolves_there_is_measured(
     assert (routine, operations) == ("cudnn" if with_cudnn else "implicit", 2.0 * 64 * 64 * 64 * 9 * 28 * 28)
     assert double is None or double.runs == ["forward"]
     machine = calibrate.fit(found, GPU, name="gpu, calibrated")
-    assert getattr(machine, "cudnn" if with_cudnn else "dense") == pytest.approx(operations / 1e-5)
-    assert getattr(machine, "dense" if with_cudnn else "cudnn") == getattr(GPU, "dense" if with_cudnn else "cudnn")
+    fitted, left = ("cudnn", "implicit") if with_cudnn else ("implicit", "cudnn")
+    assert getattr(machine, fitted) == pytest.approx(operations / 1e-5)
+    assert getattr(machine, left) == getattr(GPU, left)

@@ -263,10 +263,9 @@ def test_r2_of_an_evaluation_does_not_depend_on_its_batches() -> None:
     np.testing.assert_allclose(run.evaluate(run.data, batch_size=7), run.evaluate(run.data), rtol=1e-12)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_library_runs_the_same(kind: str, xp: Library) -> None:
+def test_every_library_runs_the_same(xp: Library) -> None:
     def ran(to: Any, adopt: Any) -> list[np.ndarray]:
-        grown = network(kind)
+        grown = network("residual")
         adopt(grown)
         run = loop(network=grown, data=(to(X), to(LABELS)), batch_size=64, epochs=2)
         run.run()
