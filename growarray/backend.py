@@ -48,7 +48,8 @@ if hasattr(os, "register_at_fork"):  # a child would wait for ever for an import
 _BY_NAME = {"cupy": "array_api_compat.cupy", "torch": "array_api_compat.torch"}
 """Namespaces of the libraries whose arrays do not know it themselves, by where their classes are."""
 
-after_copy: list[Any] = []  # what looks at checks that a GPU has made by the time that values have come from it
+after_copy: list[Any] = []
+"""Called once values have come from a GPU: what looks at the checks that it has made by then."""
 _compat: dict[type, Any] = {}  # array type -> namespace, so that a lookup costs one dictionary access
 
 
