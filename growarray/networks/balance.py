@@ -22,7 +22,7 @@ def balance(place: Any, added: int) -> None:
     weights take the inverse factor, so that what the network computes stays the same; behind a function that is not
     positively homogeneous nothing is changed.
     """
-    readers = getattr(place, "readers", ())  # what grows in a graph has none, and neurons of finite size
+    readers = place.readers  # what grows in a graph has none, and neurons of finite size
     before = place.front.layers_before if readers else ()
     if not added or not before or not all(is_homogeneous(place.function_before, layer.weight.data) for layer in before):
         return
@@ -52,7 +52,7 @@ def _scale(parameter: Any, axis: int, start: int, factors: Array) -> None:
 def is_homogeneous(function: Module, weight: Array) -> bool:
     """Whether ``f(c x) = c f(x)`` for factors c > 0, one for each neuron, in training and in evaluation mode.
 
-    weight : (neurons, …) of the layer before it;  tried on copies, so that running averages and random numbers stay as
+    weight : (neurons, …) of the layer before it; tried on copies, so that running averages and random numbers stay as
     they are; the factors are powers of two, so that rounding makes no difference
 
     >>> from growarray.nn import ReLU, Tanh

@@ -42,6 +42,7 @@ class Expansion:
     previous_node, next_node : of a new edge or node    expanding_node : the new or the wider node
     """
 
+    readers: tuple[Any, ...] = ()  # a graph's edges read its new neurons: nothing for `balance` to bring to size
     update: GrowthUpdate[Array]
     _planned_for: Any  # signature of the graph
     _reads: tuple[Features, ...]  # what the deltas are over
