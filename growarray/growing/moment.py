@@ -60,9 +60,8 @@ def cross_moment(
     if any(isinstance(part, Windows) for part in (*left.parts, *right.parts)):
         return window_blocks(left, right, symmetric)
     if is_cupy(left.parts[0].array):
-        total = out.array if isinstance(out, RunningSum) else out
-        sides = left.parts, () if symmetric else right.parts
-        there = load("growarray.cuda.moment").moment(*sides, total, total is not out)
+        total, others = out.array if isinstance(out, RunningSum) else out, () if symmetric else right.parts
+        there = load("growarray.cuda.moment").moment(left.parts, others, total, total is not out)
         if there is not None:
             return there if total is out else out
     if isinstance(out, RunningSum):
