@@ -60,20 +60,25 @@ class Walk(NamedTuple):
 
 
 def kernel_text(
-    dtype: str, arguments: str, lines: Sequence[str], wide: bool, *before: str, threads: int = THREADS, resident: int = 1
+    dtype: str,
+    arguments: str,
+    lines: Sequence[str],
+    wide: bool,
+    *before: str,
+    threads: int = THREADS,
+    resident: int = 1,
 ) -> str:
-    """A kernel of the name ``growarray``: T is the storage type, A that of sums, I of indices, 64 bits if ``wide``, and U
-    the same without a sign.
+    """A kernel of the name ``growarray``: T is the storage type, A that of sums, I of indices, 64 bits if ``wide``.
 
-    before : functions that stand before it    threads : of a block    resident : blocks that a multiprocessor has
-    registers for
+    N is I without a sign.    before : functions that stand before it
+    threads : of a block    resident : blocks that a multiprocessor has registers for
     """
     stored, summed, index = _C[dtype], _C[ACCUMULATED[dtype]], "long long" if wide else "int"
     head = [
         *([_HALF] if dtype == "float16" else []),
         f"static __device__ {summed} load(const {summed}* p) {{ return *p; }}",
         f"static __device__ void store({summed}* p, {summed} v) {{ *p = v; }}",
-        f"typedef {stored} T; typedef {summed} A; typedef {index} I; typedef unsigned {index} U;",
+        f"typedef {stored} T; typedef {summed} A; typedef {index} I; typedef unsigned {index} N;",
         *before,
         f'extern "C" __global__ void __launch_bounds__({threads}, {resident}) growarray({arguments}) {{',
     ]

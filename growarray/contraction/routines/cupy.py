@@ -85,7 +85,7 @@ class Dense:
 
     @classmethod
     def seconds(cls, product: Product, machine: Machine, way: str) -> float:
-        """Operations of the tiles that it is cut into, what is read and written, and a launch, two of a sum in pieces."""
+        """Operations of its tiles, what is read and written, and a launch, two for a sum in pieces."""
         axes = tuple((axis.size, axis.taps, axis.out, axis.stride) for axis in product.axes)
         found = cut(way, product.b, product.s, product.n, axes, product.itemsize == 8)
         flops = found.operations / machine.implicit * max(product.itemsize / 4, 1)

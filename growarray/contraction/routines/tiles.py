@@ -120,7 +120,7 @@ def _pieces(depth: int, blocks: int, size: int) -> set[int]:
 
 def _cut(tile: Tile, apart: bool, slabs: int, blocks: int, depth: int, loops: float, size: int) -> Cut:
     each = -(-blocks * slabs // _UNITS)  # blocks of the busiest multiprocessor
-    steps = -(-(-(-depth // DEPTH)) // slabs) * loops
+    steps = -(-depth // (DEPTH * slabs)) * loops
     waiting = max(1.0, _WARPS / (each * tile.threads / 32)) ** 0.75
     operations = each * steps * tile.cycles(apart) * waiting * _UNITS * _BEST
     added = _LAUNCH + _PIECE * slabs + 2 * 4 * _BYTE * slabs * size if slabs > 1 else 0.0
