@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from growarray.backend import to_numpy
-from growarray.contraction.kernels import RunningSum
+from growarray.contraction.sums import RunningSum
 from growarray.cuda import moment
 from growarray.growing import JoinedStream, Stream, cross_moment
 from tests.cuda.device import Cuda, cuda
