@@ -62,9 +62,11 @@ def cross_moment(
     if any(isinstance(part, Windows) for part in (*lefts, *rights)):
         return window_blocks(left, right, symmetric)
     if is_cupy(lefts[0].array):
-        there = load("growarray.cuda.moment").moment(lefts, rights, out)
+        total = out.array if isinstance(out, RunningSum) else out
+        adds = total is not None and total is not out
+        there = load("growarray.cuda.moment").moment(lefts, rights, total, adds)
         if there is not None:
-            return there
+            return out if adds else there
     if isinstance(out, RunningSum):
         if symmetric and _add_square(lefts, out):
             return out
