@@ -62,11 +62,9 @@ def cross_moment(
     if any(isinstance(part, Windows) for part in (*lefts, *rights)):
         return window_blocks(left, right, symmetric)
     if is_cupy(lefts[0].array):
-        total = out.array if isinstance(out, RunningSum) else out
-        adds = total is not None and total is not out
-        there = load("growarray.cuda.moment").moment(lefts, rights, total, adds)
+        there = _by_kernels(lefts, rights, out)
         if there is not None:
-            return out if adds else there
+            return there
     if isinstance(out, RunningSum):
         if symmetric and _add_square(lefts, out):
             return out
@@ -114,6 +112,14 @@ def cross_moment(
         if p.left_bias and p.right_bias:
             out = assign(out, (p.top + height, p.start + width), float(next(iter(lengths))))
     return out
+
+
+def _by_kernels(lefts: Sequence[Stream], rights: Sequence[Stream], out: Any) -> Any:
+    """The moment on CuPy, added to a sum that holds something; None if kernels do not take the arrays."""
+    total = out.array if isinstance(out, RunningSum) else out
+    adds = total is not None and total is not out
+    found = load("growarray.cuda.moment").moment(lefts, rights, total, adds)
+    return out if adds and found is not None else found
 
 
 def _add_square(parts: Sequence[Stream], total: RunningSum) -> bool:
