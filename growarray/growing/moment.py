@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from growarray.contraction.kernels import Rows, row_products
 from growarray.contraction.sums import RunningSum
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.checks import declared_shape, sample_count, saved_statistic
-from growarray.growing.stream import JoinedStream, Stream, StreamLike, window_blocks
+from growarray.growing.stream import JoinedStream, Stream, StreamLike, different, window_blocks
 from growarray.ops.windows import Windows
 
 __all__ = ["TensorStatistic", "TensorStatisticWithEstimationError", "cross_moment"]
@@ -66,7 +65,7 @@ def cross_moment(
         if there is not None:
             return there
     if isinstance(out, RunningSum):
-        if symmetric and _add_square(lefts, out):
+        if symmetric and out.add_square(*different(lefts)):
             return out
         out = None
     ready: dict[int, Rows] = {}
@@ -120,27 +119,6 @@ def _by_kernels(lefts: Sequence[Stream], rights: Sequence[Stream], out: Any) -> 
     adds = total is not None and total is not out
     found = load("growarray.cuda.moment").moment(lefts, rights, total, adds)
     return out if adds and found is not None else found
-
-
-def _add_square(parts: Sequence[Stream], total: RunningSum) -> bool:
-    """Add the moment of a stream with itself to ``total``; False, without a change, if that is not possible."""
-    ready = {id(part.array): part.ready for part in parts}
-    order = {key: i for i, key in enumerate(ready)}
-    layout = [(order[id(part.array)], part.ready.array.shape[1], part.bias) for part in parts]
-    return total.add_square(list(ready.values()), _columns(tuple(layout)))
-
-
-@lru_cache(maxsize=256)
-def _columns(layout: tuple[tuple[int, int, bool], ...]) -> np.ndarray:
-    """For each column of a stream its place among its different arrays side by side, which a column of ones follows.
-
-    layout : of each part the index of its array, in the order of their first use; its width; whether ones follow
-    """
-    widths = {i: width for i, width, _ in layout}
-    starts = [0, *itertools.accumulate(widths.values())]
-    return np.concatenate([[*range(starts[i], starts[i + 1]), *starts[-1:] * bias] for i, _, bias in layout]).astype(
-        int
-    )
 
 
 class _Place(NamedTuple):
