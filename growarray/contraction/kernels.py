@@ -15,7 +15,7 @@ _BLOCK = 4096  # rows in one single-precision product: adding it to the float64 
 _MIX = 8  # rows that are mixed together: 4 let binary features through (1.4e-6), 16 cost a third more
 _SMALL = 2**19  # multiplications up to which raising to float64 costs less than mixing
 _RAISED = 65536  # rows that are raised to float64 at a time: bounds the memory that the copy needs
-_LARGEST = 1e38  # sum of squares up to which no product of two columns overflows single precision
+LARGEST = 1e38  # sum of squares up to which no product of two columns overflows single precision
 
 
 def _mixers(levels: int) -> tuple[np.ndarray, ...]:
@@ -101,16 +101,18 @@ def row_products(
 
 
 def _worth_mixing(arrays: Sequence[Rows]) -> bool:
-    if not all(is_numpy(r.array) and r.array.dtype == np.float32 for r in arrays):
-        return False
-    rows, widest = arrays[0].array.shape[0], max(r.array.shape[1] for r in arrays)
-    return bool(rows * widest**2 > _SMALL)
+    widest = 0
+    for rows in arrays:
+        if not is_numpy(rows.array) or rows.array.dtype != np.float32:
+            return False
+        widest = max(widest, rows.array.shape[1])
+    return bool(len(arrays[0].array) * widest**2 > _SMALL)
 
 
 def is_moderate(x: np.ndarray) -> bool:
     """Whether all values are finite, and no product of two columns overflows single precision."""
     x = x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
-    return bool(np.vdot(x, x) < _LARGEST)
+    return bool(np.vdot(x, x) < LARGEST)
 
 
 def spans(arrays: Sequence[Rows]) -> list[tuple[int, int, bool]]:
