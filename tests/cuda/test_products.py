@@ -211,7 +211,8 @@ def test_what_a_device_refuses(cuda: Cuda) -> None:
 
 
 def test_a_layer_runs_by_launches(cuda: Cuda) -> None:
-    conv = FactorizedConv(4, 6, 3, order=2, padding=1, rank=3, bias=True, rng=np.random.default_rng(0))
+    options: dict[str, Any] = {"order": 2, "padding": 1, "rank": 3, "implementation": "factorized"}
+    conv = FactorizedConv(4, 6, 3, bias=True, rng=np.random.default_rng(0), **options)
     x = np.random.default_rng(1).standard_normal((2, 4, 5, 5), dtype=np.float32)
     expected = conv(x)
     for parameter in conv.parameters():
