@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from growarray.contraction.machine import Machine
 from growarray.contraction.objective import Amounts, Objective
-from growarray.contraction.problem import Operations, Pair, Problem
+from growarray.contraction.problem import Operations, Pair, Problem, Product
 from growarray.contraction.routines.choice import choose
-from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
+from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD, Routine
 
-_SHORT = 0.8e-3  # seconds of a plain product below which a second thread costs more than it saves
-_SHORT_CALLS = 4  # times that for convolutions, whose calls are short: threads wait for the interpreter's lock at each
+_SHORT = 0.3e-3  # seconds of a product, or of a compiled loop, below which a second thread gains nothing, measured
+_SHORT_CALLS = 10  # times that for what makes many short calls: threads wait for the interpreter's lock at each
 _SHARED = 0.4  # of a core that each further one adds to the steps of a single block, measured
 _FRESH = 8.0  # passes that writing to a new array is worth, whose pages come one by one
 
@@ -36,9 +36,9 @@ class StepCost:
     backward_seconds: float
 
 
-def is_short(pair: Pair, seconds: float) -> bool:
+def is_short(product: Product, routine: type[Routine], seconds: float) -> bool:
     """Whether a step of a single block, of so many seconds on one core, is left to one thread."""
-    return seconds < _SHORT * (_SHORT_CALLS if pair.product.is_conv else 1)
+    return seconds < _SHORT * (_SHORT_CALLS if product.is_conv and routine.name != "compiled" else 1)
 
 
 class Costs:
@@ -117,7 +117,7 @@ class Costs:
         if before and product.s == 1:
             forward += _FRESH * machine.element * product.b * product.n * product.columns
             forward += 0.0 if self.library == "numpy" else machine.call  # among kernels no step shares a launch
-        parallel = self._parallel(pair, forward)
+        parallel = self._parallel(pair, routine, forward)
         held, traffic = self.held(pair.feature_mask | pair.kernel_mask), self._traffic(pair) * machine.byte
         seconds = times * (forward / parallel + machine.step) + traffic + routine.preparing(product, machine)
         moved = problem.itemsize * (found.elements + found.operands)
@@ -134,10 +134,10 @@ class Costs:
             seconds, back_seconds,
         )  # fmt: skip
 
-    def _parallel(self, pair: Pair, seconds: float) -> float:
+    def _parallel(self, pair: Pair, routine: type[Routine], seconds: float) -> float:
         """Cores that share a step: what does not depend on the blocks is small, and runs before them in one piece, and
         so does a short step if there is one block."""
-        if self._before_blocks(pair) or (self.blocks == 1 and is_short(pair, seconds)):
+        if self._before_blocks(pair) or (self.blocks == 1 and is_short(pair.product, routine, seconds)):
             return 1.0
         return 1.0 + _SHARED * (self.machine.cores - 1) if self.blocks == 1 else self.machine.cores
 

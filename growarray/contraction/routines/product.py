@@ -15,7 +15,9 @@ from growarray.contraction.routines.protocol import D_KERNEL, FORWARD, SingleCal
 from growarray.contraction.workspace import here, view_as
 
 _SPLIT = 1 << 24  # operations of one piece: about 0.2 ms
-_FEW = 64  # rows that a piece of a gradient by the kernel has at least; of the product itself, twice that on either side
+_FEW = (
+    64  # rows that a piece of a gradient by the kernel has at least; of the product itself, twice that on either side
+)
 _WIDE = 16  # columns, or rows, that the product's own kernels take at a time
 _IMAGE = 32  # columns of one image below which to copy many of them into one product is faster than one for each
 
