@@ -241,5 +241,5 @@ def _look(count: np.ndarray, seen: int, times: int) -> None:
 
 
 if hasattr(os, "sched_yield"):
-    _look(np.zeros(1, np.int64), np.int64(0), 0)  # compiled now, not by a worker during a fork
+    _look(np.zeros(1, np.int64), 0, 0)  # compiled now, not by a worker during a fork
     look_by(_look)
