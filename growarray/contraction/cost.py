@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 
 from growarray.contraction.machine import Machine
@@ -119,7 +121,9 @@ class Costs:
             forward += 0.0 if self.library == "numpy" else machine.call  # among kernels no step shares a launch
         parallel = self._parallel(pair, routine, forward)
         held, traffic = self.held(pair.feature_mask | pair.kernel_mask), self._traffic(pair) * machine.byte
-        seconds = times * (forward / parallel + machine.step) + traffic + routine.preparing(product, machine)
+        reordering = self._reordering(pair)
+        seconds = times * (forward / parallel + machine.step) + traffic + reordering
+        seconds += routine.preparing(product, machine)
         moved = problem.itemsize * (found.elements + found.operands)
         if not self.training:
             return StepCost(routine.name, "", "", found.flops, 0, moved, 0, held, seconds, 0.0)
@@ -128,7 +132,7 @@ class Costs:
         by_kernel = choose(again, D_KERNEL, self.library)
         back = by_feature.seconds(product, machine, D_FEATURE) + by_kernel.seconds(again, machine, D_KERNEL)
         back_seconds = times * (back / parallel + 2 * machine.step) + 2 * traffic
-        back_seconds += by_feature.preparing(product, machine)
+        back_seconds += by_feature.preparing(product, machine) + reordering
         return StepCost(
             routine.name, by_feature.name, by_kernel.name, found.flops, found.backward_flops, moved, 2 * moved, held,
             seconds, back_seconds,
@@ -140,6 +144,25 @@ class Costs:
         if self._before_blocks(pair) or (self.blocks == 1 and is_short(pair.product, routine, seconds)):
             return 1.0
         return 1.0 + _SHARED * (self.machine.cores - 1) if self.blocks == 1 else self.machine.cores
+
+    def _reordering(self, pair: Pair) -> float:
+        """Seconds to copy an operand into the order of modes in which it is a kernel, if it does not lie so."""
+        problem, mask, groups = self.problem, pair.kernel_mask, (pair.b, pair.n, pair.s)
+        if self.library != "numpy" or mask & (mask - 1):
+            return 0.0
+        size = {m: problem.extent(m, mask) for m in problem.operands[mask.bit_length() - 1].modes}
+        stored = [m for m in size if size[m] > 1]
+        places = [[stored.index(m) for m in group if m in stored] for group in groups]
+        if all(b - a == 1 for group in places for a, b in itertools.pairwise(group)):
+            return 0.0
+        wanted = [*itertools.chain(*groups), *(a.name for a in pair.product.axes)]
+        wanted, run = [m for m in wanted if m in stored], 1
+        for a, b in zip(reversed(stored), reversed(wanted), strict=True):
+            if a != b:
+                break
+            run *= size[a]
+        each = self.machine.gathered if run == 1 else self.machine.copied + self.machine.row / run
+        return math.prod(size.values()) * each
 
     def _before_blocks(self, pair: Pair) -> bool:
         problem = self.problem
