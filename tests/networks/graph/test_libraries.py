@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from growarray.backend import to_numpy
-from growarray.networks.graph.expansion import ExpansionType
+from growarray.networks import ExpansionType
 from growarray.ops import mse
 from tests.conftest import Library
 from tests.networks.graph.graphs import data, skip_graph
