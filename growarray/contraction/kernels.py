@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, assign, is_numpy, namespace
+from growarray.backend import Array, is_numpy, namespace
 from growarray.errors import ShapeError
 
 _BLOCK = 4096  # rows in one single-precision product: adding it to the float64 sum costs little beside it
 _MIX = 8  # rows that are mixed together: 4 let binary features through (1.4e-6), 16 cost a third more
 _SMALL = 2**19  # multiplications up to which raising to float64 costs less than mixing
 _RAISED = 65536  # rows that are raised to float64 at a time: bounds the memory that the copy needs
-_STRIP = 256  # columns whose products are made and added at a time, while they are in the cache
 _LARGEST = 1e38  # sum of squares up to which no product of two columns overflows single precision
 
 
@@ -101,86 +100,22 @@ def _worth_mixing(arrays: Sequence[Rows]) -> bool:
     return bool(rows * widest**2 > _SMALL)
 
 
-def add_row_products(
-    arrays: Sequence[Rows], targets: Mapping[tuple[int, int], Sequence[np.ndarray]]
-) -> list[np.ndarray] | None:
-    """Add each product of :func:`row_products` to the float64 views of its pair; returns the arrays' column sums.
+def is_moderate(rows: Rows) -> bool:
+    """Whether all values are finite, and no product of two columns overflows single precision."""
+    x = rows.array if rows.array.dtype == np.float32 else rows.raised(0, rows.array.shape[0])
+    return bool(np.vdot(x, x) < _LARGEST)
 
-    Of a pair (i, i) with a single view only the upper triangle is sure to be added; see :class:`RunningSum`.
-    Returns None, and adds nothing, if the arrays are not NumPy's, hold more rows than one block, or hold values
-    that are not finite or whose squares overflow single precision.
-    """
+
+def row_blocks(arrays: Sequence[Rows]) -> Iterator[tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]]:
+    """Blocks of NumPy arrays whose products add up to those of the arrays: mixed, or raised; and their column sums."""
     rows = arrays[0].array.shape[0]
-    if rows > _BLOCK or not all(is_numpy(a.array) for a in arrays):
-        return None
     mixable = rows - rows % _MIX**2 if _worth_mixing(arrays) else 0
-    blocks = [[a.mixed(0, mixable) for a in arrays]] if mixable else []
-    if mixable < rows or rows == 0:
-        rest = [a.raised(mixable, rows) for a in arrays]
-        blocks.append([(a, a.sum(axis=0)) for a in rest])
-    if not all(np.vdot(a, a) < _LARGEST for block in blocks for a, _ in block):
-        return None
-    for block in blocks:
-        for (i, j), views in targets.items():
-            _add_product(block[i][0], block[j][0], views, upper=i == j and len(views) == 1)
-    return [sum(sums[1:], sums[0]) for sums in zip(*([s for _, s in block] for block in blocks), strict=True)]
-
-
-def _add_product(left: np.ndarray, right: np.ndarray, views: Sequence[np.ndarray], *, upper: bool) -> None:
-    """Add ``left^T right`` to all views: at once if it is a square that is added whole, which symmetry halves."""
-    width = left.shape[1]
-    strip = width if left is right and not upper else _STRIP
-    for start in range(0, width, strip or 1):
-        stop, first = start + strip, start if upper else 0
-        part = left[:, start:stop].T @ right[:, first:]
-        for view in views:
-            view[start:stop, first:] += part
-
-
-class RunningSum:
-    """A float64 sum that is added to in place; to a symmetric one its upper triangle is enough.
-
-    >>> import numpy as np
-    >>> total = RunningSum(np.zeros((2, 2)))
-    >>> total.upper()[0, 1] += 3.0
-    >>> total.array.tolist()
-    [[0.0, 3.0], [3.0, 0.0]]
-    """
-
-    __slots__ = ("_array", "_whole")
-
-    def __init__(self, array: Array) -> None:
-        self._array, self._whole = array, True
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the sum."""
-        return tuple(self._array.shape)
-
-    def upper(self) -> Array:
-        """The sum, to add to its upper triangle alone: the lower one will be its mirror image."""
-        self._whole = False
-        return self._array
-
-    @property
-    def array(self) -> Array:
-        """The sum, whole; not a copy."""
-        if not self._whole:
-            a, self._whole, xp = self._array, True, namespace(self._array)
-            for start in range(0, a.shape[0], _STRIP):
-                stop = min(start + _STRIP, a.shape[0])
-                square = a[start:stop, start:stop]
-                whole = xp.triu(square) + xp.matrix_transpose(xp.triu(square, k=1))
-                a = assign(a, (slice(start, stop), slice(start, stop)), whole)
-                a = assign(a, (slice(stop, None), slice(start, stop)), xp.matrix_transpose(a[start:stop, stop:]))
-            self._array = a
-        return self._array
-
-    def add(self, values: Array) -> None:
-        """Add float64 ``values`` of the shape of the sum, in place if the library can."""
-        total = self.array
-        total += values
-        self._array = total
+    for start in range(0, mixable, _BLOCK):
+        blocks, sums = zip(*(a.mixed(start, min(start + _BLOCK, mixable)) for a in arrays), strict=True)
+        yield blocks, sums
+    for start in range(mixable, rows, _RAISED):
+        raised = tuple(a.raised(start, min(start + _RAISED, rows)) for a in arrays)
+        yield raised, tuple(x.sum(axis=0) for x in raised)
 
 
 def portable_row_products(

@@ -62,6 +62,16 @@ def apart(body: Callable[[], _T]) -> _T:
         here.arrays = before
 
 
+def lent(body: Callable[[Any], _T]) -> _T:
+    """``body(arrays)`` with what this thread keeps; whoever interrupts it finds other arrays."""
+    arrays = here.arrays
+    try:
+        here.arrays = _Arrays()
+        return body(arrays)
+    finally:
+        here.arrays = arrays
+
+
 def release() -> None:
     """Give this thread's buffers back to the system."""
     here.arrays = _Arrays()

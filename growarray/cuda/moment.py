@@ -55,15 +55,14 @@ def _raised(parts: Sequence[Any], start: int, stop: int) -> Array:
     return made
 
 
-def moment(left: Sequence[Any], right: Sequence[Any], out: Any) -> Any:
+def moment(left: Sequence[Any], right: Sequence[Any], total: Array | None, adds: bool) -> Array | None:
     """As :func:`growarray.growing.cross_moment` of the parts of streams; ``right`` is empty if both sides are one.
 
-    out : None, an array to write into, or a running sum to add to, which comes back
+    total : None, or an array to write into, or to add to if ``adds``, which comes back
     None if kernels do not take the arrays, or they differ in rows.
     """
     arrays = [part.ready.array for part in (*left, *right)]
     rows, sizes = arrays[0].shape[0], [sum(part.width for part in side) for side in (left, right or left)]
-    total, adds = getattr(out, "array", out), hasattr(out, "upper")
     alike = all(fits(x) and x.shape[0] == rows and x.device == arrays[0].device for x in arrays)
     if not alike or (total is not None and (total.shape != tuple(sizes) or not fits(total, empty((1,), "float64")))):
         return None
@@ -75,7 +74,7 @@ def moment(left: Sequence[Any], right: Sequence[Any], out: Any) -> Any:
             a = _raised(left, start, stop)
             b = _raised(right, start, stop) if right else a
             _multiplied(a, b, total, adds or start > 0)
-    return total if out is None else out
+    return total
 
 
 def _multiplied(a: Array, b: Array, total: Array, adds: bool) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from growarray.backend import Array, asarray, assign, device_of, is_cupy, is_numpy, load, namespace, to_device, to_numpy
-from growarray.contraction.kernels import Rows, RunningSum, add_row_products, row_products
+from growarray.contraction.kernels import Rows, row_products
+from growarray.contraction.sums import RunningSum
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.checks import declared_shape, sample_count, saved_statistic
-from growarray.growing.stream import JoinedStream, Stream, StreamLike, window_blocks
+from growarray.growing.stream import JoinedStream, Stream, StreamLike, different, window_blocks
 from growarray.ops.windows import Windows
 
 __all__ = ["TensorStatistic", "TensorStatisticWithEstimationError", "cross_moment"]
@@ -34,7 +34,7 @@ def cross_moment(
     left, right : :class:`Stream`, :class:`JoinedStream`, the :class:`Windows` of convolutions on both sides, or plain
         arrays (n, d) or (n, t, d); ``right=None`` is ``left``
     out : float64 array of the result's shape to write into, None for a new one, or a :class:`RunningSum` to add to,
-        which comes back if that was possible (see :func:`add_row_products`); if not, a new array does, as of windows
+        which comes back if that was possible (see :meth:`RunningSum.add_square`); if not, a new array does
     Returns (left.width, right.width). Divide by ``left.samples`` for the mean.
 
     Joined streams are never put together: each pair of parts is one product, an array that stands in several
@@ -57,18 +57,19 @@ def cross_moment(
     left = _stream(left)
     symmetric = right is None or right is left
     right = left if symmetric else _stream(right)
-    if any(isinstance(part, Windows) for part in (*left.parts, *right.parts)):
+    lefts, rights = left.parts, () if symmetric else right.parts
+    if any(isinstance(part, Windows) for part in (*lefts, *rights)):
         return window_blocks(left, right, symmetric)
-    if is_cupy(left.parts[0].array):
-        there = load("growarray.cuda.moment").moment(left.parts, () if symmetric else right.parts, out)
+    if is_cupy(lefts[0].array):
+        there = _by_kernels(lefts, rights, out)
         if there is not None:
             return there
     if isinstance(out, RunningSum):
-        if symmetric and _add_square(left, out):
+        if symmetric and out.add_square(*different(lefts)):
             return out
         out = None
     ready: dict[int, Rows] = {}
-    for part in (*left.parts, *right.parts):
+    for part in (*lefts, *rights):
         ready.setdefault(id(part.array), part.ready)
     keys = list(ready)
     xp = namespace(*(r.array for r in ready.values()))
@@ -112,42 +113,12 @@ def cross_moment(
     return out
 
 
-def _add_square(stream: StreamLike, total: RunningSum) -> bool:
-    """Add the moment of a stream with itself to ``total``; False, without a change, if that is not possible."""
-    parts = stream.parts
-    ready = {id(part.array): part.ready for part in parts}
-    rows = parts[0].ready.array.shape[0]
-    if total.shape != (stream.width, stream.width) or any(r.array.shape[0] != rows for r in ready.values()):
-        return False
-    order, out = {key: i for i, key in enumerate(ready)}, total.upper()
-    if not is_numpy(out):
-        return False
-    widths, biases = tuple(part.array.shape[-1] for part in parts), tuple(part.bias for part in parts)
-    places, ones, blocks = _square_layout(tuple(order[id(part.array)] for part in parts), widths, biases)
-    targets = {pair: [out[at].T if mirror else out[at] for at, mirror in views] for pair, views in blocks.items()}
-    sums = add_row_products(list(ready.values()), targets)
-    if sums is None:
-        return False
-    row = np.full(stream.width, float(rows))  # what a column of ones has with every column
-    for i, columns in places:
-        row[columns] = sums[i]
-    for k in ones:
-        out[: k + 1, k] += row[: k + 1]
-    row[ones] = 0.0
-    for k in ones:
-        out[k, k + 1 :] += row[k + 1 :]
-    return True
-
-
-@lru_cache(maxsize=256)
-def _square_layout(order: tuple[int, ...], widths: tuple[int, ...], biases: tuple[bool, ...]) -> tuple[Any, Any, Any]:
-    """Where parts stand, the columns of ones, and the blocks of the upper triangle that each pair of arrays fills."""
-    starts = [0, *itertools.accumulate(width + bias for width, bias in zip(widths, biases, strict=True))]
-    places = [(i, slice(top, top + width)) for i, top, width in zip(order, starts, widths, strict=False)]
-    blocks: dict[tuple[int, int], list[Any]] = {}
-    for (i, top), (j, start) in itertools.combinations_with_replacement(places, 2):
-        blocks.setdefault((min(i, j), max(i, j)), []).append(((top, start), i > j))
-    return places, [at.stop for (_, at), bias in zip(places, biases, strict=True) if bias], blocks
+def _by_kernels(lefts: Sequence[Stream], rights: Sequence[Stream], out: Any) -> Any:
+    """The moment on CuPy, added to a sum that holds something; None if kernels do not take the arrays."""
+    total = out.array if isinstance(out, RunningSum) else out
+    adds = total is not None and total is not out
+    found = load("growarray.cuda.moment").moment(lefts, rights, total, adds)
+    return out if adds and found is not None else found
 
 
 class _Place(NamedTuple):
@@ -173,8 +144,8 @@ class TensorStatistic:
     update_function : called by :meth:`update` without a value; returns (sum over the batch, samples)
     trace_precision : None, or the relative change of the trace of the covariance below which it is no longer
         computed; then :meth:`error` estimates how far the mean still is from its expectation.
-    reuse : for the moment of a stream with itself: what the update function returns first becomes the sum, and is
-        given to it as ``out=`` from then on, for :func:`cross_moment` to add to; this spares a matrix and its passes
+    reuse : the update function is given the sum as ``out=``, for :func:`cross_moment` to add to; if it cannot, what
+        comes back is added. This spares a matrix and its passes
 
     Differs from the original: sums are float64, the caller's arrays are neither kept nor changed, a value
     that is not finite raises before anything is added (on a GPU, when its mean is planned from), and statistics of two
@@ -242,34 +213,43 @@ class TensorStatistic:
             The value is not finite, or no value was given and there is no update function.
         """
         owned = value is None and self._reuse
+        total = RunningSum() if self._total is None else self._total
         if value is None:
             if self.updated:
                 return self
             if self._update_function is None:
                 raise GrowthError(f"{self.name}: no value given and no update function; call update(value, samples)")
-            if self._reuse and self._total is not None and self.trace_precision is None:
-                options = {"out": self._total, **options}
+            if self._reuse and self.trace_precision is None and (self._total or self.device in (None, "cpu")):
+                options = {"out": total, **options}
             value, samples = self._update_function(**options)
         samples = sample_count(self.name, samples)
-        if value is not None and value is self._total:  # it has been checked and added
-            self.samples, self.updated = self.samples + (samples if count_samples else 0), True
-            return self
+        counted = samples if count_samples else 0
+        if value is total:  # it has been added to, after a check
+            self._check_shape(total.shape)
+            self._total, self.samples = total, self.samples + counted
+        else:
+            self._check(value)
+            self._add(value, counted, traced=count_samples, owned=owned)
+        self.updated = True
+        return self
+
+    def _check(self, value: Any) -> None:
         xp = namespace(value, where=f"{self.name}: ")
-        known = self.shape if self._total is None else self._total.shape
-        if known is not None and tuple(value.shape) != known:
-            raise ShapeError(
-                f"{self.name}: update has shape {tuple(value.shape)}, expected {known}; run a batch since the layer "
-                "has grown, or reset() first"
-            )
+        self._check_shape(tuple(value.shape))
         flat = xp.reshape(xp.astype(value, xp.float64, copy=False), (-1,))  # its square cannot cancel infinities
         if not is_cupy(value) and not math.isfinite(float(flat @ flat)):  # there the host would wait
             raise GrowthError(
                 f"{self.name}: the update holds NaN or infinite values; check the activations and the loss, "
                 "lower the learning rate, or leave this batch out"
             )
-        self._add(value, samples if count_samples else 0, traced=count_samples, owned=owned)
-        self.updated = True
-        return self
+
+    def _check_shape(self, shape: tuple[int, ...] | None) -> None:
+        known = self.shape if self._total is None else self._total.shape
+        if known is not None and shape != known:
+            raise ShapeError(
+                f"{self.name}: update has shape {shape}, expected {known}; run a batch since the layer has grown, or "
+                "reset() first"
+            )
 
     def _add(self, value: Array, samples: int, *, traced: bool, owned: bool = False) -> None:
         value = value if self.device is None else to_device(value, self.device)

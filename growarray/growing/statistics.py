@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, is_numpy, namespace
-from growarray.contraction.kernels import RunningSum
+from growarray.contraction.sums import RunningSum
 from growarray.errors import GrowthError
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.stream import JoinedStream, Stream

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol
+
+import numpy as np
 
 from growarray.backend import Array, namespace
 from growarray.contraction.kernels import Rows
@@ -133,6 +137,29 @@ class JoinedStream:
         """All parts as one array, joined along the last axis."""
         arrays = [part.materialise() for part in self.parts]
         return namespace(*arrays).concat(arrays, axis=-1)
+
+
+def different(parts: Sequence[Stream]) -> tuple[list[Rows], np.ndarray]:
+    """The different arrays of the parts, and the column of :meth:`RunningSum.add_square` that each of theirs is.
+
+    >>> import numpy as np
+    >>> x, y = np.zeros((5, 2)), np.zeros((5, 1))
+    >>> different((Stream(x, bias=True), Stream(y), Stream(x)))[1].tolist()
+    [0, 1, 3, 2, 0, 1]
+    """
+    ready = {id(part.array): part.ready for part in parts}
+    order = {key: i for i, key in enumerate(ready)}
+    return list(ready.values()), _columns(tuple((order[id(p.array)], p.rows.shape[1], p.bias) for p in parts))
+
+
+@lru_cache(maxsize=256)
+def _columns(layout: tuple[tuple[int, int, bool], ...]) -> np.ndarray:
+    """Of parts by the index of their array, its width, and whether ones follow."""
+    widths = {i: width for i, width, _ in layout}
+    starts = [0, *itertools.accumulate(widths.values())]
+    return np.concatenate([[*range(starts[i], starts[i + 1]), *starts[-1:] * bias] for i, _, bias in layout]).astype(
+        int
+    )
 
 
 def windows_over(stream: StreamLike, sizes: tuple[int, ...], owner: str) -> list[Windows]:

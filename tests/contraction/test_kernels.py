@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from growarray.backend import to_numpy
-from growarray.contraction.kernels import Rows, RunningSum, add_row_products, portable_row_products, row_products
+from growarray.contraction.kernels import portable_row_products, row_products
 from growarray.errors import ShapeError
 from tests.conftest import Library, frozen
 
@@ -170,64 +170,3 @@ def test_results_stay_on_the_device_of_the_arrays() -> None:
     assert products[0, 0].device == device
     assert sums[0].device == device
     assert products[0, 0].dtype == array_api_strict.float64
-
-
-# Products that are added to a sum in place.
-
-
-@pytest.mark.parametrize("rows", [0, 1, 63, 64, 300, 4096])
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: dtype.__name__)
-def test_products_are_added_to_every_view_of_their_pair(rows: int, dtype: type) -> None:
-    arrays = [frozen(RNG.standard_normal((rows, width)).astype(dtype)) for width in (300, 7)]
-    before = RNG.standard_normal((614, 614))
-    total, size = before.copy(), max(rows, 1)
-    square, twice, turned = total[:300, :300], [total[300:307, 300:307], total[307:314, 300:307]], total[314:, :300].T
-    sums = add_row_products(
-        [Rows(a) for a in arrays], {(0, 0): [square], (1, 1): twice, (0, 1): [total[:300, 307:314], turned[:, :7]]}
-    )
-    assert sums is not None
-    for array, found in zip(arrays, sums, strict=True):
-        assert np.abs(found - array.astype(np.float64).sum(axis=0)).max() <= TOLERANCE[dtype] * size
-    added = total - before
-    near = TOLERANCE[dtype] * size + 1e-13
-    assert np.abs(np.triu(added[:300, :300]) - np.triu(exact(arrays[0], arrays[0]))).max() <= near
-    for block in (added[300:307, 300:307], added[307:314, 300:307]):
-        assert np.abs(block - exact(arrays[1], arrays[1])).max() <= near
-    for block in (added[:300, 307:314], added[314:321, :300].T):
-        assert np.abs(block - exact(arrays[0], arrays[1])).max() <= near
-    assert not added[321:, :].any()
-
-
-def _holding(value: float) -> np.ndarray:
-    array = RNG.standard_normal((200, 80)).astype(np.float32)
-    array[17, 3] = value
-    return array
-
-
-REFUSED = {
-    "nan": [_holding(1.0), _holding(np.nan)],
-    "infinite": [_holding(1.0), _holding(np.inf)],
-    "square_overflows": [_holding(1.0), _holding(1e25)],
-    "bad_in_the_last_rows": [np.concatenate([_holding(1.0)[:130], np.full((1, 80), np.inf, np.float32)])],
-    "more_than_one_block": [np.ones((4097, 2), np.float32)],
-    "another_library": [array_api_strict.ones((5, 2))],
-}
-
-
-@pytest.mark.parametrize("kind", REFUSED)
-@pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow")
-def test_nothing_is_added_where_it_cannot_all_be(kind: str) -> None:
-    arrays = [Rows(array) for array in REFUSED[kind]]
-    views = {(i, i): [np.zeros((a.array.shape[1],) * 2)] for i, a in enumerate(arrays)}
-    assert add_row_products(arrays, views) is None
-    assert not any(view.any() for (view,) in views.values())
-
-
-@pytest.mark.parametrize("width", [0, 1, 256, 700])
-def test_a_running_sum_is_whole_again_when_it_is_read(width: int, xp: Library) -> None:
-    host = RNG.standard_normal((width, width))
-    total = RunningSum(xp.asarray(host) + 0.0)
-    assert np.array_equal(to_numpy(total.array), host)
-    total.upper()
-    assert np.array_equal(to_numpy(total.array), np.triu(host) + np.triu(host, 1).T)
-    assert total.shape == (width, width)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from growarray.backend import to_numpy
-from growarray.contraction.kernels import RunningSum
+from growarray.contraction.sums import RunningSum
 from growarray.cuda import moment
-from growarray.growing import JoinedStream, Stream, cross_moment
+from growarray.growing import JoinedStream, Stream, TensorStatistic, cross_moment
 from tests.cuda.device import Cuda, cuda
 
 __all__ = ["cuda"]
@@ -48,6 +48,25 @@ def test_batches_are_added_in_place_and_long_ones_in_parts(cuda: Cuda, monkeypat
     expected = sum(columns(x).T @ columns(x) for x in batches)
     np.testing.assert_allclose(to_numpy(total.array), expected, rtol=1e-13, atol=1e-12)
     assert cuda.operations == []
+
+
+def test_a_statistic_on_a_gpu_is_added_to_from_its_second_batch_on(cuda: Cuda) -> None:
+    batches = iter(drawn((30, 5), (20, 5), (10, 5)))
+    taken: list[bool] = []
+
+    def update(out: RunningSum) -> tuple[Any, int]:
+        x = next(batches)
+        made = cross_moment(Stream(cuda.array(x), bias=True), out=out)
+        taken.append(made is out)
+        return made, len(x)
+
+    statistic = TensorStatistic((6, 6), update, reuse=True)
+    for _ in range(3):
+        statistic.updated = False
+        statistic.update()
+    whole = columns(np.concatenate(drawn((30, 5), (20, 5), (10, 5))))
+    np.testing.assert_allclose(to_numpy(statistic()) * 60, whole.T @ whole, rtol=1e-13, atol=1e-12)
+    assert taken == [False, True, True]
 
 
 def test_a_merge_is_one_product(cuda: Cuda) -> None:
