@@ -132,6 +132,7 @@ class GrowingDAG(LayerGraph):
 
     def _connect(self) -> None:
         super()._connect()
+        self._reads = {node: self._read_by(node) for node in self.merges}
         self._expansions: list[Expansion] | None = None
 
     append = append
@@ -212,9 +213,12 @@ class GrowingDAG(LayerGraph):
 
     def reads(self, node: str) -> Features:
         """What the edges into a node read: the activities before it, and ones if one of them has a bias."""
+        return self._reads[node]
+
+    def _read_by(self, node: str) -> Features:
         biased = any(self.layers[edge].use_bias for edge in self._into[node])
         parts = tuple((self._ends[edge][0], self._readings[edge]) for edge in self._into[node])
-        return Features(parts, biased, self.shape_of(node))
+        return Features(parts, biased, self._shapes[node])
 
     def init_computation(self, *, trace_precision: float | None = None) -> None:
         """Start a collection for all nodes and all that may be added; see :class:`GraphStatistics`."""

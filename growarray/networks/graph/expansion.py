@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -214,9 +215,10 @@ class Expansion(Addition):
 
     def added_to(self, node: str, total: Array, activities: Mapping[str, Array]) -> Array:
         """The sum at a node with what the plan adds to it, at the scaling that is set."""
-        if node not in self.next_nodes or self._planned_for is None:
+        nodes = self.next_nodes if self._planned_for is not None else []
+        if node not in nodes:
             return total
-        xp, g, index = namespace(total), float(self.scaling_factor), self.next_nodes.index(node)
+        xp, g, index = namespace(total), float(self.scaling_factor), nodes.index(node)
 
         def cast(matrix: Array) -> Array:
             return xp.astype(matrix, total.dtype, copy=False)
@@ -236,9 +238,9 @@ class Expansion(Addition):
 
     def _outgoing(self, index: int) -> Array:
         """The planned weights of the next node ``index``."""
-        start = sum(self._goals[:index])
         omega: Any = self.update.input_extension
-        return omega[start : start + self._goals[index], :]
+        goals = [0, *itertools.accumulate(self._goals)]
+        return omega[goals[index] : goals[index + 1], :]
 
     def apply_change(self, scaling_factor: Any = None) -> None:
         """Apply the plan at this scaling, by default the one that is set; this changes the graph.

@@ -9,7 +9,7 @@ import numpy as np
 
 from growarray.backend import namespace
 from growarray.errors import GrowthError, shown
-from growarray.networks.graph.parts import NODE_TYPES, Layer, Merge, geometry_of, new_layer, new_merge, node_function
+from growarray.networks.graph.parts import NODE_TYPES, Layer, Merge, described, new_layer, new_merge, node_function
 from growarray.networks.graph.reading import Images, Reading, reading_between
 from growarray.networks.graph.structure import Edge, ancestors, arrow, in_order
 from growarray.networks.network import GrowingNetwork
@@ -66,8 +66,7 @@ class LayerGraph(GrowingNetwork):
     @property
     def edges(self) -> list[Edge]:
         """Pairs of nodes, by their first node in the order of :attr:`nodes`."""
-        position = {node: index for index, node in enumerate(self.merges)}
-        return sorted(self._ends.values(), key=lambda edge: position[edge[0]])
+        return sorted(self._ends.values(), key=lambda edge: self.nodes.index(edge[0]))
 
     @property
     def order(self) -> list[str]:
@@ -99,8 +98,7 @@ class LayerGraph(GrowingNetwork):
 
     def shape_of(self, node: str) -> tuple[int, ...]:
         """Height and width of the images at a node, () for features."""
-        images = self.images_of(node)
-        return () if images is None else images.shape
+        return self._shapes[self._known(node)]
 
     def reading(self, source: str, target: str) -> Reading:
         """How the edge between two nodes reads the first of them; if there is none, how a new one would."""
@@ -110,9 +108,12 @@ class LayerGraph(GrowingNetwork):
     def new_reading(self, source: str, target: str) -> Reading:
         """How a new edge between two nodes, or nodes like them, reads if nothing else is said.
 
-        Raises ShapeError, PlanError or NotImplementedError if there can be none.
+        Raises ShapeError or NotImplementedError if there can be none.
         """
-        return reading_between(arrow((source, target)), self.images_of(source), self.images_of(target), {})
+        if (source, target) not in self._new_readings:
+            images = self.images_of(source), self.images_of(target)
+            self._new_readings[source, target] = reading_between(arrow((source, target)), *images, {})
+        return self._new_readings[source, target]
 
     def _may_read(self, source: str, target: str) -> bool:
         try:
@@ -148,8 +149,8 @@ class LayerGraph(GrowingNetwork):
 
         Between nodes of images they may say ``stride``, ``padding`` and ``dilation``; the kernel is the first node's.
 
-        Raises GrowthError if a node does not exist, the edge does, or it would close a cycle; ShapeError or PlanError
-        if sizes of images do not meet; NotImplementedError from features to images. Nothing has changed then.
+        Raises GrowthError if a node does not exist, the edge does, or it would close a cycle; ShapeError if
+        sizes of images do not meet; NotImplementedError from features to images. Nothing has changed then.
         """
         edge = (self._known(prev_node), self._known(next_node))
         if arrow(edge) in self.layers:
@@ -278,10 +279,15 @@ class LayerGraph(GrowingNetwork):
         """Order of computation and links between neighbours, after every change of nodes or edges."""
         self._order = in_order("GrowingDAG", self.merges, self._ends.values())
         self._into = {node: [e for e, ends in self._ends.items() if ends[1] == node] for node in self.merges}
-        self._readings = {edge: self._reading_of(edge) for edge in self._ends}
-        images = self.images_of(self.root)
-        self.image = None if images is None else (self.merges[self.root].in_features, *images.shape)
-        self.flatten = images is None
+        images = {node: self.images_of(node) for node in self.merges}
+        self._readings = {
+            edge: reading_between(edge, images[source], images[target], described(self.layers[edge]))
+            for edge, (source, target) in self._ends.items()
+        }
+        self._new_readings: dict[Edge, Reading] = {}
+        self._shapes = {node: () if found is None else found.shape for node, found in images.items()}
+        shape = self._shapes[self.root]
+        self.image, self.flatten = (self.merges[self.root].in_features, *shape) if shape else None, not shape
         for edge, (source, target) in self._ends.items():
             layer = self.layers[edge]
             layer.name, layer.previous_module, layer.next_module = edge, self.merges[source], self.merges[target]
@@ -289,11 +295,6 @@ class LayerGraph(GrowingNetwork):
             merge.name = node
             merge.set_previous_modules([self.layers[edge] for edge in self._into[node]])
             merge.set_next_modules([self.layers[edge] for edge, ends in self._ends.items() if ends[0] == node])
-
-    def _reading_of(self, edge: str) -> Reading:
-        """How the layer of an edge reads."""
-        layer, (source, target) = self.layers[edge], self._ends[edge]
-        return reading_between(edge, self.images_of(source), self.images_of(target), geometry_of(layer))
 
     # Its description.
 
@@ -305,12 +306,8 @@ class LayerGraph(GrowingNetwork):
                 node: {"type": NODE_TYPES[merge.spatial], "size": merge.in_features, **self._attributes[node]}
                 for node, merge in self.merges.items()
             },
-            "edge_attributes": {str(edge): self._described(edge) for edge in self.edges},
+            "edge_attributes": {str(edge): described(self.get_edge_module(*edge)) for edge in self.edges},
         }
-
-    def _described(self, edge: Edge) -> dict[str, Any]:
-        layer = self.get_edge_module(*edge)
-        return {"type": NODE_TYPES[layer.spatial], "use_bias": layer.use_bias, **geometry_of(layer)}
 
     structure = export_dag_parameters
 

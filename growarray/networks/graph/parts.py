@@ -69,7 +69,8 @@ def new_layer(reading: Reading, channels: int, outputs: int, **options: Any) -> 
     return LinearGrowingModule(channels * reading.taps, outputs, **options)
 
 
-def geometry_of(layer: Layer) -> dict[str, Any]:
-    """Kernel, stride, padding and dilation of a convolution, as the attributes of its edge; none of a linear layer."""
-    names = ("kernel_size", "stride", "padding", "dilation")
-    return {name: getattr(layer, name) for name in names} if isinstance(layer, FullConv2dGrowingModule) else {}
+def described(layer: Layer) -> dict[str, Any]:
+    """The attributes of an edge, from which :func:`new_layer` is told how to read, and whether to have a bias."""
+    names = ("kernel_size", "stride", "padding", "dilation") if isinstance(layer, FullConv2dGrowingModule) else ()
+    geometry = {name: getattr(layer, name) for name in names}
+    return {"type": NODE_TYPES[layer.spatial], "use_bias": layer.use_bias, **geometry}

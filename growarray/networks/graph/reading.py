@@ -13,7 +13,7 @@ import numpy as np
 
 from growarray.backend import Array, namespace
 from growarray.contraction.problem import Axis
-from growarray.errors import ShapeError, shown
+from growarray.errors import PlanError, ShapeError, shown
 from growarray.growing import JoinedStream, Stream
 from growarray.growing.stream import StreamLike
 from growarray.nn import AdaptiveAvgPool2d, Flatten, Module, Sequential
@@ -159,7 +159,7 @@ def reading_between(edge: str, source: Images | None, target: Images | None, att
     """How an edge reads, from what its ends are; ``attributes`` may say stride, padding and dilation.
 
     Without them a kernel is centred on every position, or with images of several sizes on every second, third, ….
-    Raises ShapeError or PlanError if the sizes do not fit, NotImplementedError if features would lead to images.
+    Raises ShapeError if the sizes do not fit, NotImplementedError if features would lead to images.
     """
     if target is None:
         return AsFeatures() if source is None else AsFeatures(source.pool, source.shape)
@@ -177,9 +177,13 @@ def reading_between(edge: str, source: Images | None, target: Images | None, att
     steps = tuple(-(-size // out) for size, out in zip(source.shape, target.shape, strict=True))
     options = {"stride": steps, "padding": tuple((taps - 1) // 2 for taps in kernel), "dilation": (1, 1)}
     reading = AsWindows(source.shape, kernel, **{name: attributes.get(name, options[name]) for name in options})
-    if reading.positions != target.shape:
+    try:
+        positions = reading.positions
+    except PlanError as error:
+        raise ShapeError(f"GrowingDAG: edge {edge} cannot read images of {source.shape}: {error}") from error
+    if positions != target.shape:
         raise ShapeError(
-            f"GrowingDAG: edge {edge} gives images of {reading.positions}, its node has {target.shape}; use an odd "
+            f"GrowingDAG: edge {edge} gives images of {positions}, its node has {target.shape}; use an odd "
             "kernel, or choose stride and padding in edge_attributes"
         )
     return reading
