@@ -65,7 +65,7 @@ def _moment(
         axis = folded_axis(left.axes, right.axes, _sizes(left, right), symmetric, _is_narrow(left, right))
         if axis is not None:
             one, two = folded(left, axis), folded(right, axis)
-            return spread(xp, _moment(xp, one, one if symmetric else two, None, symmetric, lanes), left, right, axis)
+            return spread(_moment(xp, one, one if symmetric else two, None, symmetric, lanes), left, right, axis)
     pieces = list(_pieces(left, right, symmetric, lagged))
     blocks = [(*piece, images) for piece in pieces for images in _images(left.samples, piece[2])]
     total, *others = [_Lane(xp, symmetric) for _ in range(min(lanes, len(blocks)))]
