@@ -84,6 +84,7 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
             dx = back(dy)
             if keeps and recorder.is_latest(x) and recorder.wants("input"):
                 recorder.add("gradient", dx)
+                recorder.lead([layer.recorder for layer in self.layers_before])
             return dx
 
         return y, pullback
