@@ -20,6 +20,7 @@ from growarray.contraction.blas import settled
 from growarray.contraction.threads import run_tasks
 from growarray.errors import ShapeError, shown
 from growarray.ops.assembly import Products, assembled, feature_sums
+from growarray.ops.folded import folded, folded_axis, spread
 from growarray.ops.lags import DEEP, LANES, MIXED, Lag, MomentPlan, Run, moment_plan, orders, reads_all
 from growarray.ops.phases import Maps, is_mixed, phase_maps
 from growarray.ops.windows import Windows
@@ -60,6 +61,11 @@ def _moment(
     xp: Any, left: Windows, right: Windows, lagged: tuple[int, ...] | None, symmetric: bool, lanes: int
 ) -> Array:
     """All blocks added up in so many lanes, and what the columns of ones have with every feature."""
+    if lagged is None and lanes > 1:
+        axis = folded_axis(left.axes, right.axes, _sizes(left, right), symmetric, _is_narrow(left, right))
+        if axis is not None:
+            one, two = folded(left, axis), folded(right, axis)
+            return spread(xp, _moment(xp, one, one if symmetric else two, None, symmetric, lanes), left, right, axis)
     pieces = list(_pieces(left, right, symmetric, lagged))
     blocks = [(*piece, images) for piece in pieces for images in _images(left.samples, piece[2])]
     total, *others = [_Lane(xp, symmetric) for _ in range(min(lanes, len(blocks)))]
@@ -99,9 +105,9 @@ def _pieces(
     left: Windows, right: Windows, symmetric: bool, lagged: tuple[int, ...] | None
 ) -> Iterator[tuple[Windows, Windows, MomentPlan]]:
     """Both sides and their plan; in pieces along the axis with most outputs if an image is large."""
-    sizes = (left.samples, int(left.array.shape[1]), int(right.array.shape[1]))
+    sizes = _sizes(left, right)
     device = "cpu" if is_numpy(left.array) else "gpu"
-    narrow = all(is_numpy(w.array) and w.array.dtype == np.float32 for w in (left, right))
+    narrow = _is_narrow(left, right)
     plan = moment_plan(left.axes, right.axes, sizes, symmetric, lagged, narrow, device)
     if plan.single and not all(map(_is_moderate, (left.array,) if symmetric else (left.array, right.array))):
         plan = moment_plan(left.axes, right.axes, sizes, symmetric, lagged, False, device)
@@ -117,6 +123,15 @@ def _pieces(
         else:
             one, other = left, right
         yield one, other, plan
+
+
+def _sizes(left: Windows, right: Windows) -> tuple[int, int, int]:
+    """Images, channels left and right."""
+    return left.samples, int(left.array.shape[1]), int(right.array.shape[1])
+
+
+def _is_narrow(left: Windows, right: Windows) -> bool:
+    return all(is_numpy(w.array) and w.array.dtype == np.float32 for w in (left, right))
 
 
 def _is_moderate(x: np.ndarray) -> bool:

@@ -308,6 +308,41 @@ class Depthwise(Dense):
         return launches * machine.call + share * elements * machine.element * product.itemsize / 4
 
 
+class Outer(Dense):
+    """A product that sums nothing: an element of the result is one of each side, times each other."""
+
+    name: ClassVar[str] = "outer"
+    ways: ClassVar[tuple[str, ...]] = (FORWARD,)
+
+    @classmethod
+    def fits(cls, product: Product, library: str) -> bool:
+        """Nothing is summed."""
+        return library == "cupy" and sums_nothing(product)
+
+    @classmethod
+    def seconds(cls, product: Product, machine: Machine, way: str) -> float:
+        """A launch, and what is read and written; those in a row are one launch if there is no way back."""
+        return machine.call + moved(product) * machine.byte
+
+    def forward(self, site: Site, kernel: Place, feature: Place, out: Place, reserve: Reserve) -> Launches:
+        """The product."""
+        sizes = {name: site.sizes[name] for name in (*site.b, *site.n, *site.places("q"))}
+        return multiplied(sizes, [_by_output(feature), kernel], out, site.dtype, site.wide)
+
+
+def sums_nothing(product: Product) -> bool:
+    """Whether there is neither a sum over channels nor one over taps."""
+    return product.s == 1 and not product.is_conv
+
+
+def multiplied(sizes: Mapping[str, int], parts: Sequence[Place], out: Place, dtype: str, wide: bool) -> Launches:
+    """The product of arrays element by element."""
+    first, *others = parts
+    chain = Chain(sizes, tuple(sizes), (), tuple(one.strides for one in others))
+    text = depthwise(chain, dtype, first.strides, out.strides, wide)
+    return [Kernel(text, _blocks(math.prod(sizes.values())), THREADS, (*(one.slot for one in parts), out.slot))]
+
+
 def chained(chain: Chain, site: Site, kernels: Sequence[int], source: Place, target: Place, backward: bool) -> Launches:
     """All steps of a chain at once, or the gradient by its feature map."""
     text = depthwise(chain, site.dtype, source.strides, target.strides, site.wide, backward)

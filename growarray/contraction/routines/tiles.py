@@ -87,7 +87,9 @@ def cut(way: str, b: int, s: int, n: int, axes: tuple[tuple[int, int, int, int],
     """The fastest by the model.
 
     axes : size, taps, outputs and stride of each; the gradient by the feature map is made for each phase of the strides
-    """
+    """  # what is empty counts as one
+    b, s, n = max(b, 1), max(s, 1), max(n, 1)
+    axes = tuple((max(size, 1), taps, max(out, 1), stride) for size, taps, out, stride in axes)
     taps, out = math.prod(axis[1] for axis in axes), math.prod(axis[2] for axis in axes)
     rows, channels, columns, phases = n, s, out, 1
     if way == D_FEATURE:
