@@ -100,8 +100,9 @@ class BatchRecorder:
             kept = self._made[what] = source, make()
         return kept[1]
 
-    def lead(self, recorders: Sequence[BatchRecorder]) -> None:
-        """Let others share what they make of a gradient that they get from here."""
+    def hand_on(self, what: str, part: Any, recorders: Sequence[BatchRecorder]) -> None:
+        """Keep a part that the latest batch supplies later; others that get it share what they make of the batch."""
+        self.add(what, part)
         pool: dict[Any, Any] = {}
         for recorder in recorders:
             recorder.pool = pool
