@@ -73,6 +73,40 @@ def test_batch_norm(cuda: Cuda, data: st.DataObject) -> None:
     same(cuda, (1, 2), moments_given, x, w, b)
 
 
+@few
+@given(data=st.data())
+def test_layer_norm(cuda: Cuda, data: st.DataObject) -> None:
+    shape = data.draw(st.sampled_from([(1, 1), (40, 3), (7, 64), (3, 5, 300), (2, 40, 33)]))
+    axes = data.draw(st.integers(1, len(shape) - 1))
+    x = drawn(data, *shape)
+    w, b = (np.linspace(0.5, 2.0, x[0].size).astype(x.dtype)[: x[(0,) * (x.ndim - axes)].size] for _ in range(2))
+    w, b = (a.reshape(shape[-axes:]) for a in (w, b))
+    same(cuda, (1, 2), lambda x, w, b: ops.layer_norm(x, w, b, axes), x + x.dtype.type(3), w, b)
+    y, back = ops.layer_norm(cuda.array(x), None, None, axes)
+    cuda.launches.clear()
+    assert back(y)[1:] == (None, None)
+    assert len(cuda.launches) == 1
+
+
+@few
+@given(data=st.data())
+def test_group_norm(cuda: Cuda, data: st.DataObject) -> None:
+    n, groups, each = (data.draw(st.integers(1, 5)) for _ in range(3))
+    size = data.draw(st.sampled_from([(), (1,), (7, 3), (300,)]))
+    x = drawn(data, n, groups * each, *size)
+    w, b = (np.linspace(0.5, 2.0, groups * each).astype(x.dtype) for _ in range(2))
+    same(cuda, (1, 2), lambda x, w, b: ops.group_norm(x, groups, w, b), x - x.dtype.type(2), w, b)
+
+
+def test_rows_of_large_means_lose_nothing_and_keep_a_nan(cuda: Cuda) -> None:
+    x = (1e4 + np.random.default_rng(0).standard_normal((6, 3000))).astype("float32")
+    x[1, 5] = np.nan
+    y, wide = to_numpy(ops.layer_norm(cuda.array(x))[0]), x.astype("float64")
+    expected = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(y, expected, atol=2e-3)
+    assert np.isnan(y[1]).all()
+
+
 def test_batch_norm_of_large_means_loses_nothing(cuda: Cuda) -> None:
     x = (1e4 + np.random.default_rng(0).standard_normal((8, 1, 3000))).astype("float32")
     y, _ = ops.batch_norm(cuda.array(x))
@@ -205,6 +239,8 @@ def test_finite_differences(cuda: Cuda) -> None:
     x, w = cuda.array(rng.standard_normal((2, 2, 3, 2))), cuda.array(rng.standard_normal(2))
     check_vjp(ops.relu, x)
     check_vjp(lambda x, w, b: ops.batch_norm(x, w, b), x, w, w)
+    check_vjp(lambda x, w, b: ops.group_norm(x, 1, w, b), x, w, w)
+    check_vjp(lambda x, w, b: ops.layer_norm(x, w, b), x, w, w)
     check_vjp(lambda x: ops.max_pool(x, 3, 2, 1), x)
     check_vjp(lambda x: ops.avg_pool(x, 3, 2, 1, count_include_pad=False), x)
     check_vjp(lambda x: ops.dropout(x, 0.5, np.random.default_rng(0)), x)

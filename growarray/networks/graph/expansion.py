@@ -13,6 +13,7 @@ from growarray.backend import Array, asarray, namespace
 from growarray.errors import GrowthError, shown
 from growarray.growing import TINY, GrowthRule, GrowthUpdate, Rule
 from growarray.growing.checks import as_scalar
+from growarray.growing.means import on_host
 from growarray.growing.rule import PlaceMeans, planned, rule_of
 from growarray.growing.update import activation_slope
 from growarray.networks.graph.sampled import best_features
@@ -190,12 +191,16 @@ class Expansion:
             raise NotImplementedError(
                 "GrowingDAG: a rule whose neurons start at zero cannot tell where to grow; use TINY or FISHER"
             )
+        with on_host(self.dag):
+            self._plan(rule)
+
+    def _plan(self, rule: Rule) -> None:
         held = self.dag.collected()
         self.delete_update()
         if self.is_edge:
             self._take_inputs(rule, held.columns(Features((str(self.previous_node),), False)), None)
             return
-        self.take(planned(rule, self.means()))
+        self.take(planned(rule, self.means()).on(self._like))
         if self.sampled_as not in held.sampled:
             return
         neurons, promised = self.update, self._gain
@@ -226,8 +231,13 @@ class Expansion:
         """Plan the sampled neurons ``order``."""
         weights, columns = self.dag.collected().candidates(self.sampled_as)
         alpha = namespace(weights).take(weights, asarray(order, like=weights), axis=0)
-        self._take_inputs(rule, columns[order], alpha)
+        with on_host(self.dag):
+            self._take_inputs(rule, columns[order], alpha)
         self._sampled = (rule, order)  # the first of them are the best, however many are kept
+
+    @property
+    def _like(self) -> Array:
+        return next(iter(self.dag.parameters())).data
 
     def _take_inputs(self, rule: Rule, columns: np.ndarray, alpha: Array | None) -> None:
         """Plan what the next nodes read of more inputs, the neurons ``alpha`` or the previous node, and the deltas."""
@@ -243,7 +253,8 @@ class Expansion:
         alone = [held.target(node, part) for node, part in zip(nodes, kept, strict=True) if len(part)]
         known = [planned(solves, PlaceMeans((target,), target.e)).decreases for target in alone]
         omega = new[0] if len(new) == 1 else namespace(*new).concat(new, axis=0)
-        self.update = replace(change, deltas=tuple(old), solutions=(), input_extension=omega, output_extension=alpha)
+        plan = replace(change, deltas=tuple(old), solutions=(), input_extension=omega, output_extension=alpha)
+        self.update = plan.on(self._like)
         self._reads = tuple(self._kept(rule, node) for node in nodes)
         self._planned_for, self._gain = self.dag.signature, sum(change.decreases) - sum(map(sum, known))
         self._sampled = (rule, columns)

@@ -114,6 +114,11 @@ class GraphStatistics:
             merge.request("activity", self)
             merge.request("input", self)
 
+    @property
+    def all(self) -> tuple[TensorStatistic, ...]:
+        """All statistics."""
+        return self.m, self.s, self.e
+
     def stop(self) -> None:
         """Release what was kept for these statistics."""
         for merge in self.merges.values():
@@ -123,7 +128,7 @@ class GraphStatistics:
     def expect(self) -> None:
         """A new batch comes, which no statistic includes yet."""
         self._streams = None
-        for statistic in (self.m, self.s, self.e):
+        for statistic in self.all:
             statistic.updated = False
 
     def update(self, fisher: bool = True) -> None:
