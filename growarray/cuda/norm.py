@@ -13,7 +13,7 @@ import numpy as np
 
 from growarray.backend import Array
 from growarray.cuda.device import WIDE, contiguous, current, empty, fits, gradient, run
-from growarray.cuda.text import ACCUMULATED, BLOCK_SUMS, THREADS, kernel_text
+from growarray.cuda.text import ACCUMULATED, BLOCK_SUMS, ROW_SUM, THREADS, kernel_text, lanes_for
 
 _BLOCKS = 1024  # which fill a GPU
 _LEAST = 2048  # values of a channel that a block has at least, and _MOST pieces of a channel
@@ -175,15 +175,6 @@ def tracked(
 
 # A row has a power of two of threads, its lanes, and a block as many rows as fit; its values are those of the channels
 # (row % groups) * each and after, ``rest`` of each.
-_ROW_SUM = """static __device__ A row_sum(A v, A* held, unsigned lanes) {
-  const unsigned lane = threadIdx.x % lanes;
-  __syncthreads(); held[threadIdx.x] = v; __syncthreads();
-  for (unsigned k = lanes / 2; k; k >>= 1) {
-    if (lane < k) held[threadIdx.x] += held[threadIdx.x + k];
-    __syncthreads();
-  }
-  return held[threadIdx.x - lane];
-}"""
 _ROW = (
     f"__shared__ A held[{THREADS}]; const int lane = threadIdx.x % lanes;",
     f"const I row = (I)blockIdx.x * ({THREADS} / lanes) + threadIdx.x / lanes;",
@@ -250,7 +241,7 @@ def _row_text(what: str, dtype: str, wide: bool) -> str:
             ],
         ),
     }[what]  # fmt: skip
-    return kernel_text(dtype, f"{arguments}, {_ROW_SIZES}", lines, wide, *([] if what == "weights" else [_ROW_SUM]))
+    return kernel_text(dtype, f"{arguments}, {_ROW_SIZES}", lines, wide, *([] if what == "weights" else [ROW_SUM]))
 
 
 def grouped(
@@ -261,7 +252,7 @@ def grouped(
         return None
     n, channels, dtype = x.shape[0], x.shape[1], str(x.dtype)
     rest, rows, each = x.size // (n * channels), n * groups, channels // groups
-    wide, of_sums, lanes = x.size >= WIDE, np.dtype(ACCUMULATED[dtype]).type, _lanes(each * rest)
+    wide, of_sums, lanes = x.size >= WIDE, np.dtype(ACCUMULATED[dtype]).type, lanes_for(each * rest)
     index = np.int64 if wide else np.int32
     sizes = [index(k) for k in (rows, each * rest, groups, each, rest)]
     blocks = -(-rows * lanes // THREADS)
@@ -284,8 +275,3 @@ def grouped(
         return dx, dw, db
 
     return y, vjp
-
-
-def _lanes(m: int) -> int:
-    """Threads of a row of m values: a power of two, from a warp's half to a block."""
-    return min(THREADS, 1 << max(m.bit_length() - 1, 4))

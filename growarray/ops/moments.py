@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, assign, device_of, is_numpy, namespace
+from growarray.backend import Array, asarray, assign, device_of, is_cupy, is_numpy, load, namespace
 from growarray.contraction.routines.windows import window
 from growarray.errors import ShapeError, shown
 from growarray.ops.lags import DEEP, LARGEST, MIXED, Lag, MomentPlan, Pairs, Run, moment_plan, orders, reads_all
@@ -48,6 +48,10 @@ def window_moment(left: Windows, right: Windows | None = None, *, lagged: Sequen
     right = left if right is None else right
     xp = namespace(left.array, right.array, where="window_moment: ")
     _check(left, right, lagged)
+    if lagged is None and is_cupy(left.array):
+        there: Array | None = load("growarray.cuda.moment").window_moment(left, None if symmetric else right)
+        if there is not None:
+            return there
     totals: Totals = {}
     for one, other, plan in _pieces(left, right, symmetric, None if lagged is None else tuple(lagged)):
         for images in _blocks(left.samples, plan):

@@ -385,13 +385,18 @@ def adaptive_avg_pool(x: Array, output_size: int | Sequence[int | None] | None) 
     >>> y.tolist(), pullback(np.ones((1, 1, 2))).tolist()
     ([[[2.0, 4.0]]], [[[0.5, 1.0, 0.5]]])
     """
-    xp = _check_input("adaptive_avg_pool", x)
+    _check_input("adaptive_avg_pool", x)
     wanted = adaptive_sizes("adaptive_avg_pool", x.ndim - 2, output_size)
     sizes = [size if out is None else out for size, out in zip(x.shape[2:], wanted, strict=True)]
+    return checked("adaptive_avg_pool", *_adaptive(x, sizes))
+
+
+@fused
+def _adaptive(x: Array, sizes: Sequence[int]) -> tuple[Array, Vjp]:
+    xp, backs = namespace(x), []
     if set(sizes) == {1}:
-        return checked("adaptive_avg_pool", *_global_mean(xp, x))
-    backs = []
+        return _global_mean(xp, x)
     for axis, out in enumerate(sizes, start=2):
         x, back = _adaptive_along(xp, x, axis, out)
         backs.append(back)
-    return checked("adaptive_avg_pool", x, joined(backs))
+    return x, joined(backs)

@@ -38,8 +38,7 @@ def same(
     dtype = arrays[0].dtype.name
     y, back = operation(*(a.astype("float64") for a in arrays))
     there = [cuda.array(a) for a in arrays]
-    for log in (cuda.launches, cuda.operations, cuda.waits):
-        log.clear()
+    clear(cuda)
     got, got_back = operation(*there)
     forward = len(cuda.launches)
     dy = np.random.default_rng(1).standard_normal(y.shape).astype(dtype)
@@ -49,6 +48,11 @@ def same(
     agree(got, y, dtype)
     for one, other in zip(*((g if isinstance(g, tuple) else (g,)) for g in (gradients, expected)), strict=True):
         agree(one, other, dtype)
+
+
+def clear(cuda: Cuda) -> None:
+    for log in (cuda.launches, cuda.operations, cuda.waits):
+        log.clear()
 
 
 def drawn(data: st.DataObject, *shape: int) -> np.ndarray:
@@ -162,6 +166,17 @@ def test_pooling(cuda: Cuda, data: st.DataObject) -> None:
     same(cuda, (1, 1), lambda x: ops.avg_pool(x, kernel, dilation=dilation, **options), x)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "outs", "dtype"),
+    [((7,), 3, "float64"), ((9, 20), 1, "float16"), ((5, 3, 4), (2, 6, None), "float32")],
+    ids=["some overlap", "all", "more outputs"],
+)
+def test_adaptive_pooling(cuda: Cuda, sizes: Any, outs: Any, dtype: str) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, *sizes)).astype(dtype)
+    same(cuda, (1, 1), lambda x: ops.adaptive_avg_pool(x, outs), x)
+    check_vjp(lambda x: ops.adaptive_avg_pool(x, outs), cuda.array(x.astype("float64")[:1, :1]))
+
+
 def test_maxima_that_are_equal_missing_or_no_numbers(cuda: Cuda) -> None:
     x = np.array([[[[1, 1, np.nan, 0], [1, 1, np.nan, 5], [-np.inf] * 4, [-np.inf] * 4]]])
     for kernel in (2, 3):
@@ -183,16 +198,21 @@ def test_cross_entropy(cuda: Cuda, data: st.DataObject) -> None:
     if weight is not None and c > 1:
         weight[1] = 0.0
     options: dict[str, Any] = {"label_smoothing": data.draw(st.sampled_from([0.0, 0.2])), "reduction": "sum"}
-    options["reduction"] = data.draw(st.sampled_from(["sum", "mean"])) if (target == 0).sum() < target.size else "sum"
+    ways = ["sum", "none", *(["mean"] if (target == 0).sum() < target.size else [])]
+    options["reduction"] = data.draw(st.sampled_from(ways))
     loss, back = ops.cross_entropy(x.astype("float64"), target, weight=weight, **options)
     there = None if weight is None else cuda.array(weight)
-    cuda.launches.clear()
-    cuda.waits.clear()
+    clear(cuda)
     got, got_back = ops.cross_entropy(cuda.array(x), cuda.array(target), weight=there, **options)
     gradient = got_back(2.0)
-    assert (len(cuda.launches), cuda.waits) == (3, [])
+    assert (len(cuda.launches), cuda.operations, cuda.waits) == (3, [], [])
     agree(got, loss, "float32")
     agree(gradient, back(2.0), "float32")
+    slopes = np.linspace(-1.0, 2.0, loss.size).reshape(loss.shape)
+    clear(cuda)
+    gradient = got_back(cuda.array(slopes.astype("float32")))
+    assert (len(cuda.launches), cuda.operations, cuda.waits) == (1, [], [])
+    agree(gradient, back(slopes), "float32")
 
 
 def test_a_label_out_of_range_is_found_late(cuda: Cuda) -> None:
