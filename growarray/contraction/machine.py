@@ -60,7 +60,7 @@ class Machine:
     cores: int = 1
     row: float = 5.0e-9
     small: float = 6.0e-8
-    implicit: float = 1.0e13
+    implicit: float = 3.0e13
     cudnn: float = 4.0e13
     tf32: float = 2.1
 

@@ -167,6 +167,18 @@ def test_bound_factors_and_batches_of_another_size(cuda: Cuda) -> None:
     assert to_numpy(p(cuda.array(arrays[0][:0]), *single[1:])).shape == (0, *expected.shape[1:])
 
 
+def test_a_kernel_is_made_of_its_factors_in_two_launches(cuda: Cuda) -> None:
+    rng, shapes = np.random.default_rng(0), shapes_of(CP, {"y": 5, "x": 4})
+    arrays = [rng.standard_normal(shape) for shape in shapes]
+    path = [(1, 4), (3, 4), (1, 3), (1, 2), (0, 1)]  # r, r y, r x, c r, o r, and the convolution
+    p = plan(CP, *shapes, optimize=path, padding=1, dtype="float64", device="cuda")
+    assert [step.routine for step in p.steps] == ["depthwise", "outer", "outer", "matmul", "implicit"]
+    y = plan(CP, *shapes, optimize=path, padding=1, dtype="float64")(*arrays)
+    np.testing.assert_allclose(to_numpy(p(*map(cuda.array, arrays))), y, rtol=1e-12, atol=1e-12)
+    assert len(cuda.launches) == 3  # what only multiplies is one
+    compare(cuda, CP, shapes, optimize=path, padding=1)  # with a way back each has its own
+
+
 @pytest.mark.parametrize("number", QUICK)
 def test_launches_of_the_suite(cuda: Cuda, number: int) -> None:
     cuda.dry, case = True, CASES[number - 1]
@@ -199,7 +211,8 @@ def test_what_a_device_refuses(cuda: Cuda) -> None:
 
 
 def test_a_layer_runs_by_launches(cuda: Cuda) -> None:
-    conv = FactorizedConv(4, 6, 3, order=2, padding=1, rank=3, bias=True, rng=np.random.default_rng(0))
+    options: dict[str, Any] = {"order": 2, "padding": 1, "rank": 3, "implementation": "factorized"}
+    conv = FactorizedConv(4, 6, 3, bias=True, rng=np.random.default_rng(0), **options)
     x = np.random.default_rng(1).standard_normal((2, 4, 5, 5), dtype=np.float32)
     expected = conv(x)
     for parameter in conv.parameters():
