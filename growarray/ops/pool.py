@@ -142,8 +142,8 @@ def check_divisor(where: str, divisor_override: int | None) -> None:
         raise ValueError(f"{where}: divisor_override must not be 0; None divides by the number of positions")
 
 
-def _check_input(where: str, x: Array) -> Any:
-    """The namespace of ``x``, which must hold real floats over at least one spatial axis that is not empty."""
+def _check_input(where: str, x: Array) -> None:
+    """Raise unless ``x`` holds real floats over at least one spatial axis that is not empty."""
     xp = namespace(x)
     if not xp.isdtype(x.dtype, "real floating"):
         raise TypeError(
@@ -159,7 +159,6 @@ def _check_input(where: str, x: Array) -> Any:
             f"{where}: input has shape {tuple(x.shape)}, expected at least one position on every spatial axis; "
             "leave empty inputs out (an empty batch may be pooled)"
         )
-    return xp
 
 
 def _output_sizes(where: str, x: Array, axes: tuple[PoolAxis, ...], ceil_mode: bool) -> list[int]:
@@ -354,8 +353,7 @@ def _adaptive_along(xp: Any, x: Array, axis: int, out: int) -> tuple[Array, Vjp]
     def vjp(dy: Array) -> Array:
         dx = _zeros(xp, dy, shape)
         for outputs, window in _adaptive_windows(shape[axis], out):
-            shares = repeat(dy[_at(axis, outputs)] / window.kernel)
-            dx = _spread(dx, axis, window, repeats, shares, fresh=repeats == out)
+            dx = _spread(dx, axis, window, repeats, repeat(dy[_at(axis, outputs)] / window.kernel), repeats == out)
         return dx
 
     return y, vjp
