@@ -99,7 +99,7 @@ def _lagged(case: Case) -> str:
     from growarray.ops.windows import windows
 
     w = windows(case.input, (case.kernel, case.kernel), stride=case.stride, padding=case.kernel // 2)
-    chosen = moment_plan(w.axes, w.axes, (case.n, case.c, case.c), True).lagged
+    chosen = moment_plan(w.axes, w.axes, (case.n, case.c, case.c), True, single=True).lagged
     return ", ".join("yx"[i] for i in chosen) or "none"
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 
 from growarray.contraction.machine import Machine
 from growarray.contraction.objective import Amounts, Objective
-from growarray.contraction.problem import Operations, Pair, Problem
+from growarray.contraction.problem import Operations, Pair, Problem, Product
 from growarray.contraction.routines.choice import choose
-from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
+from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD, Routine
 
-_SHORT = 0.8e-3  # seconds of a plain product below which a second thread costs more than it saves
-_SHORT_CALLS = 4  # times that for convolutions, whose calls are short: threads wait for the interpreter's lock at each
+_SHORT = 0.3e-3  # seconds of a product, or of a compiled loop, below which a second thread gains nothing, measured
+_SHORT_CALLS = 10  # times that for what makes many short calls: threads wait for the interpreter's lock at each
 _SHARED = 0.4  # of a core that each further one adds to the steps of a single block, measured
 _FRESH = 8.0  # passes that writing to a new array is worth, whose pages come one by one
 
@@ -36,9 +38,9 @@ class StepCost:
     backward_seconds: float
 
 
-def is_short(pair: Pair, seconds: float) -> bool:
+def is_short(product: Product, routine: type[Routine], seconds: float) -> bool:
     """Whether a step of a single block, of so many seconds on one core, is left to one thread."""
-    return seconds < _SHORT * (_SHORT_CALLS if pair.product.is_conv else 1)
+    return seconds < _SHORT * (_SHORT_CALLS if product.is_conv and routine.name != "compiled" else 1)
 
 
 class Costs:
@@ -114,12 +116,15 @@ class Costs:
             product, times = product.over(tuple(axes)), self.blocks
         routine = choose(product, FORWARD, self.library)
         forward = routine.seconds(product, machine, FORWARD)
-        if before and product.s == 1:
+        if before and product.s == 1 and self.library == "numpy":
             forward += _FRESH * machine.element * product.b * product.n * product.columns
-            forward += 0.0 if self.library == "numpy" else machine.call  # among kernels no step shares a launch
-        parallel = self._parallel(pair, forward)
+        elif before and product.s == product.n == 1:
+            forward += machine.call  # among kernels no step shares a launch
+        parallel = self._parallel(pair, routine, forward)
         held, traffic = self.held(pair.feature_mask | pair.kernel_mask), self._traffic(pair) * machine.byte
-        seconds = times * (forward / parallel + machine.step) + traffic + routine.preparing(product, machine)
+        reordering = self._reordering(pair)
+        seconds = times * (forward / parallel + machine.step) + traffic + reordering
+        seconds += routine.preparing(product, machine)
         moved = problem.itemsize * (found.elements + found.operands)
         if not self.training:
             return StepCost(routine.name, "", "", found.flops, 0, moved, 0, held, seconds, 0.0)
@@ -128,18 +133,37 @@ class Costs:
         by_kernel = choose(again, D_KERNEL, self.library)
         back = by_feature.seconds(product, machine, D_FEATURE) + by_kernel.seconds(again, machine, D_KERNEL)
         back_seconds = times * (back / parallel + 2 * machine.step) + 2 * traffic
-        back_seconds += by_feature.preparing(product, machine)
+        back_seconds += by_feature.preparing(product, machine) + reordering
         return StepCost(
             routine.name, by_feature.name, by_kernel.name, found.flops, found.backward_flops, moved, 2 * moved, held,
             seconds, back_seconds,
         )  # fmt: skip
 
-    def _parallel(self, pair: Pair, seconds: float) -> float:
+    def _parallel(self, pair: Pair, routine: type[Routine], seconds: float) -> float:
         """Cores that share a step: what does not depend on the blocks is small, and runs before them in one piece, and
         so does a short step if there is one block."""
-        if self._before_blocks(pair) or (self.blocks == 1 and is_short(pair, seconds)):
+        if self._before_blocks(pair) or (self.blocks == 1 and is_short(pair.product, routine, seconds)):
             return 1.0
         return 1.0 + _SHARED * (self.machine.cores - 1) if self.blocks == 1 else self.machine.cores
+
+    def _reordering(self, pair: Pair) -> float:
+        """Seconds to copy an operand into the order of modes in which it is a kernel, if it does not lie so."""
+        problem, mask, groups = self.problem, pair.kernel_mask, (pair.b, pair.n, pair.s)
+        if self.library != "numpy" or mask & (mask - 1):
+            return 0.0
+        size = {m: problem.extent(m, mask) for m in problem.operands[mask.bit_length() - 1].modes}
+        stored = [m for m in size if size[m] > 1]
+        places = [[stored.index(m) for m in group if m in stored] for group in groups]
+        if all(b - a == 1 for group in places for a, b in itertools.pairwise(group)):
+            return 0.0
+        wanted = [*itertools.chain(*groups), *(a.name for a in pair.product.axes)]
+        wanted, run = [m for m in wanted if m in stored], 1
+        for a, b in zip(reversed(stored), reversed(wanted), strict=True):
+            if a != b:
+                break
+            run *= size[a]
+        each = self.machine.gathered if run == 1 else self.machine.copied + self.machine.row / run
+        return math.prod(size.values()) * each
 
     def _before_blocks(self, pair: Pair) -> bool:
         problem = self.problem

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ _BLOCK = 4096  # rows in one single-precision product: adding it to the float64 
 _MIX = 8  # rows that are mixed together: 4 let binary features through (1.4e-6), 16 cost a third more
 _SMALL = 2**19  # multiplications up to which raising to float64 costs less than mixing
 _RAISED = 65536  # rows that are raised to float64 at a time: bounds the memory that the copy needs
-_LARGEST = 1e38  # sum of squares up to which no product of two columns overflows single precision
+LARGEST = 1e38  # sum of squares up to which no product of two columns overflows single precision
 
 
 def _mixers(levels: int) -> tuple[np.ndarray, ...]:
@@ -59,6 +59,13 @@ class Rows:
             self.kept["raised"] = xp.astype(self.array, xp.float64, copy=False)
         return self.kept["raised"]
 
+    def block(self, start: int, stop: int, mixed: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Rows from ``start`` to ``stop`` of a NumPy array, mixed or raised, and their column sums."""
+        if mixed:
+            return self.mixed(start, stop)
+        raised = self.raised(start, stop)
+        return raised, raised.sum(axis=0)
+
 
 def row_products(
     arrays: Sequence[Array | Rows],
@@ -94,28 +101,26 @@ def row_products(
 
 
 def _worth_mixing(arrays: Sequence[Rows]) -> bool:
-    if not all(is_numpy(r.array) and r.array.dtype == np.float32 for r in arrays):
-        return False
-    rows, widest = arrays[0].array.shape[0], max(r.array.shape[1] for r in arrays)
-    return bool(rows * widest**2 > _SMALL)
+    widest = 0
+    for rows in arrays:
+        if not is_numpy(rows.array) or rows.array.dtype != np.float32:
+            return False
+        widest = max(widest, rows.array.shape[1])
+    return bool(len(arrays[0].array) * widest**2 > _SMALL)
 
 
-def is_moderate(rows: Rows) -> bool:
+def is_moderate(x: np.ndarray) -> bool:
     """Whether all values are finite, and no product of two columns overflows single precision."""
-    x = rows.array if rows.array.dtype == np.float32 else rows.raised(0, rows.array.shape[0])
-    return bool(np.vdot(x, x) < _LARGEST)
+    x = x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
+    return bool(np.vdot(x, x) < LARGEST)
 
 
-def row_blocks(arrays: Sequence[Rows]) -> Iterator[tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]]:
-    """Blocks of NumPy arrays whose products add up to those of the arrays: mixed, or raised; and their column sums."""
+def spans(arrays: Sequence[Rows]) -> list[tuple[int, int, bool]]:
+    """From where to where rows of NumPy arrays make a block, and whether they are mixed or raised to float64."""
     rows = arrays[0].array.shape[0]
     mixable = rows - rows % _MIX**2 if _worth_mixing(arrays) else 0
-    for start in range(0, mixable, _BLOCK):
-        blocks, sums = zip(*(a.mixed(start, min(start + _BLOCK, mixable)) for a in arrays), strict=True)
-        yield blocks, sums
-    for start in range(mixable, rows, _RAISED):
-        raised = tuple(a.raised(start, min(start + _RAISED, rows)) for a in arrays)
-        yield raised, tuple(x.sum(axis=0) for x in raised)
+    mixed = [(at, min(at + _BLOCK, mixable), True) for at in range(0, mixable, _BLOCK)]
+    return mixed + [(at, min(at + _RAISED, rows), False) for at in range(mixable, rows, _RAISED)]
 
 
 def portable_row_products(

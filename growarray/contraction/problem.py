@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from growarray.contraction.equation import Equation
 from growarray.contraction.geometry import ConvAxis, conv_axes
 from growarray.contraction.shapes import checked_shapes, expand, operand_of, sizes_of
+from growarray.errors import PlanError
 
 AMONG_MANY = 4  # times the work space of a product that is all there is: for one of many, and for a backward pass
 
@@ -306,6 +307,14 @@ class Problem:
             count * ((2 if by_feature else 1) + (2 if by_kernel else 1)),
             self.elements(whole),
             self.elements(left) + self.elements(right),
+        )
+
+    def no_pair(self, left: int, right: int) -> PlanError:
+        """What is wrong with two partial results that have no product."""
+        one, other = (" ".join(self.modes(side)) for side in (left, right))
+        return PlanError(
+            f"'{self.equation}': the path joins '{one}' and '{other}' the wrong way round: each has the feature map of "
+            "a convolution mode whose kernel the other has; join one of them with another operand first"
         )
 
     def pair(self, left: int, right: int) -> Pair | None:

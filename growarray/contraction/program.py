@@ -11,7 +11,6 @@ from growarray.contraction import operand
 from growarray.contraction.problem import Problem
 from growarray.contraction.step import Step
 from growarray.contraction.tree import Tree
-from growarray.errors import PlanError
 
 _COLUMNS = 512  # positions that a block of the batch has at least, so that products stay wide
 _CACHED = 1 << 18  # elements of the largest partial result of a block
@@ -45,7 +44,7 @@ class Program:
         for left, right in tree:
             pair = problem.pair(left, right)
             if pair is None:
-                raise PlanError(f"'{problem.equation}': the path joins convolution modes the wrong way round")
+                raise problem.no_pair(left, right)
             steps.append(Step(pair, stored[pair.feature_mask], stored[pair.kernel_mask], problem, library))
             stored[left | right] = steps[-1].out
         blocked = tuple(step for step in steps if step.mask & holder)

@@ -84,10 +84,13 @@ class Selection:
         """What each product costs, in all slices together."""
         if choice.cuts:
             return tuple(sliced_steps(self.problem, self._slice_costs, choice.cuts, choice.tree))
-        steps = [choice.costs.step(*pair) for pair in choice.tree]
-        if None in steps:
-            raise PlanError(f"'{self.problem.equation}': the path joins convolution modes the wrong way round")
-        return tuple(step for step in steps if step is not None)
+        steps = []
+        for left, right in choice.tree:
+            step = choice.costs.step(left, right)
+            if step is None:
+                raise self.problem.no_pair(left, right)
+            steps.append(step)
+        return tuple(steps)
 
     def peak(self, choice: Choice) -> int:
         """Elements that partial results and the output hold at the worst moment."""

@@ -51,7 +51,7 @@ class Step:
         chosen = choose(product, FORWARD, library)
         self.forward: Any = chosen(product)
         self.call = self._single_call() if library == "numpy" else None
-        self.short = is_short(pair, chosen.seconds(product, CPU, FORWARD))
+        self.short = is_short(product, chosen, chosen.seconds(product, CPU, FORWARD))
 
     def _single_call(self) -> SingleCall | None:
         """The product as one call of NumPy, if contiguous operands need no copy for it."""

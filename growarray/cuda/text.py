@@ -59,19 +59,28 @@ class Walk(NamedTuple):
         return (self.taps, self.stride, self.before, self.out) == (1, 1, 0, self.size)
 
 
-def kernel_text(dtype: str, arguments: str, lines: Sequence[str], wide: bool, *before: str) -> str:
+def kernel_text(
+    dtype: str,
+    arguments: str,
+    lines: Sequence[str],
+    wide: bool,
+    *before: str,
+    threads: int = THREADS,
+    resident: int = 1,
+) -> str:
     """A kernel of the name ``growarray``: T is the storage type, A that of sums, I of indices, 64 bits if ``wide``.
 
-    before : functions that stand before it
+    N is I without a sign.    before : functions that stand before it
+    threads : of a block    resident : blocks that a multiprocessor has registers for
     """
-    stored, summed = _C[dtype], _C[ACCUMULATED[dtype]]
+    stored, summed, index = _C[dtype], _C[ACCUMULATED[dtype]], "long long" if wide else "int"
     head = [
         *([_HALF] if dtype == "float16" else []),
         f"static __device__ {summed} load(const {summed}* p) {{ return *p; }}",
         f"static __device__ void store({summed}* p, {summed} v) {{ *p = v; }}",
-        f"typedef {stored} T; typedef {summed} A; typedef {'long long' if wide else 'int'} I;",
+        f"typedef {stored} T; typedef {summed} A; typedef {index} I; typedef unsigned {index} N;",
         *before,
-        f'extern "C" __global__ void growarray({arguments}) {{',
+        f'extern "C" __global__ void __launch_bounds__({threads}, {resident}) growarray({arguments}) {{',
     ]
     return "\n".join([*head, *lines, "}"]) + "\n"
 

@@ -13,7 +13,7 @@ from growarray.backend import to_numpy
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.growing import TINY, GrowingModule, MergeGrowingModule, Rule, TensorStatistic
 from growarray.networks.data import Loss, batches, loaded
-from growarray.networks.graph import GrowingDAG
+from growarray.networks.graph import GraphStatistics, GrowingDAG
 from growarray.networks.network import GrowingNetwork, evaluating
 from growarray.networks.part import as_growing
 from growarray.networks.planner import needs_fisher
@@ -127,7 +127,8 @@ def _held(network: GrowingNetwork) -> Iterator[tuple[str, TensorStatistic]]:
     """Every statistic of a network, by the path of its layer or merge and the statistic's name."""
     for path, module in network.named_modules():
         if isinstance(module, GrowingModule | MergeGrowingModule | GrowingDAG) and module.statistics is not None:
-            for name, held in vars(module.statistics).items():
+            found = module.statistics
+            for name, held in found.named() if isinstance(found, GraphStatistics) else vars(found).items():
                 if isinstance(held, TensorStatistic):
                     yield f"{path}.{name}", held
 

@@ -60,6 +60,7 @@ class Conv2dMergeGrowingModule(MergeNames, MergeGrowingModule):
     in_channels = property(attrgetter("in_features"), doc="Channels of the sum.")
     out_channels = property(attrgetter("in_features"), doc="Channels of the output.")
     output_size = property(attrgetter("input_size"), doc="Same as ``input_size``, as in the original.")
+    next_kernel_size = property(attrgetter("kernel_size"), doc="Kernel size of the convolutions that read it.")
     stride = _of_reading("stride")
     padding = _of_reading("padding")
     dilation = _of_reading("dilation")

@@ -32,7 +32,7 @@ def means_of_layer(layer: Any, pseudo_inverse: bool = False) -> PlaceMeans:
     own = layer_means(layer, pseudo_inverse)
     s_prev = layer.statistics.s_prev if layer.statistics.sees_front else None
     ones = None if s_prev is None else _ones(layer.previous)
-    return PlaceMeans((own,), lambda: of_goals(own.e(), (layer,)), s_prev, ones)
+    return PlaceMeans((own,), lambda: of_goals(own.e(), *_goals((layer,))), s_prev, ones)
 
 
 def means_of_merge(merge: Any, pseudo_inverse: bool = False) -> PlaceMeans:
@@ -47,7 +47,7 @@ def means_of_merge(merge: Any, pseudo_inverse: bool = False) -> PlaceMeans:
 
     rows, goals = _cuts([r.out_features for r in readers]), _cuts([r.goal_width for r in readers])
     means = tuple(map(of_reader, range(len(readers)), rows, goals))
-    return PlaceMeans(means, lambda: of_goals(held.e(), readers), held.s_prev, _ones(merge))
+    return PlaceMeans(means, lambda: of_goals(held.e(), *_goals(readers)), held.s_prev, _ones(merge))
 
 
 def on_host(means: PlaceMeans, like: Array) -> PlaceMeans:
@@ -113,16 +113,21 @@ def _cuts(widths: Sequence[int]) -> list[slice]:
     return list(itertools.starmap(slice, itertools.pairwise([0, *itertools.accumulate(widths)])))
 
 
-def of_goals(e: Array, readers: Sequence[Any]) -> Array:
-    """E over the columns of M_prev; of a layer that reads by every tap, once for each tap.
+def _goals(readers: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """Outputs of each reader, and the taps through which each sees a new neuron."""
+    outputs = [reader.out_features for reader in readers]
+    return outputs, [reader.goal_width // max(o, 1) for reader, o in zip(readers, outputs, strict=True)]
 
-    e : over the outputs of all readers, side by side
+
+def of_goals(e: Array, outputs: Sequence[int], taps: Sequence[int]) -> Array:
+    """E over the columns of M_prev; of a layer that reads by several taps, once for each tap.
+
+    e : over the outputs of all readers, side by side    outputs, taps : of each reader
     """
-    counts = [reader.goal_width // max(reader.out_features, 1) for reader in readers]
-    if max(counts) == 1:
+    if max(taps) == 1:
         return e
-    outputs = np.repeat(np.arange(e.shape[0]), np.repeat(counts, [reader.out_features for reader in readers]))
-    taps = np.concatenate([np.tile(np.arange(n), r.out_features) for n, r in zip(counts, readers, strict=True)])
-    xp, rows = namespace(e), asarray(outputs, like=e)
+    each = np.repeat(np.arange(e.shape[0]), np.repeat(taps, outputs))
+    tap = np.concatenate([np.tile(np.arange(n), o) for n, o in zip(taps, outputs, strict=True)])
+    xp, rows = namespace(e), asarray(each, like=e)
     of_outputs = xp.take(xp.take(e, rows, axis=0), rows, axis=1)
-    return of_outputs * asarray(taps[:, None] == taps, like=e, dtype=e.dtype)
+    return of_outputs * asarray(tap[:, None] == tap, like=e, dtype=e.dtype)

@@ -166,6 +166,7 @@ class Growth:
                 self._check_losses([float(loss)], "batch")
             self.optimizer.zero_grad()
             pullback(loss_pullback(), wrt_x=False)
+            del y, pullback, loss_pullback  # what they keep is free for the optimizer and for the next batch
             if self.settings.clip is not None:
                 clip_gradients(self.network.parameters(), self.settings.clip)
             self.optimizer.step()

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.growing import Conv2dGrowingModule, FullConv2dGrowingModule, RestrictedConv2dGrowingModule
 from growarray.networks.network import GrowingNetwork
@@ -70,15 +69,6 @@ class ImageNetwork(GrowingNetwork):
     def _check_held(self) -> None:
         if math.prod(each_axis(type(self).__name__, "in_features", self.image, 3, 1)) != self.in_features:
             raise ShapeError(f"{type(self).__name__}: images {self.image} have not {self.in_features} numbers")
-
-    def _flat(self, x: Array) -> Array:
-        shape = tuple(x.shape[1:])
-        if shape not in (self.image, (self.in_features,)):
-            raise ShapeError(
-                f"{type(self).__name__}: samples have shape {shape}, expected images {self.image} or rows of "
-                f"{self.in_features} numbers"
-            )
-        return namespace(x).reshape(x, (x.shape[0], *self.image))
 
 
 class GrowingVGG(ImageNetwork):

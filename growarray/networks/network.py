@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from growarray.backend import Array, namespace
-from growarray.errors import GrowthError, shown
+from growarray.errors import GrowthError, ShapeError, shown
 from growarray.growing import TINY, GrowingModule, MergeGrowingModule, Rule
 from growarray.growing.fisher import softmax_fisher_seeds
 from growarray.nn import Module
@@ -69,6 +69,14 @@ class GrowingNetwork(Module):
         raise NotImplementedError(f"{type(self).__name__} must define chain")
 
     def _flat(self, x: Array) -> Array:
+        if self.image is not None:
+            shape, numbers = tuple(x.shape[1:]), math.prod(self.image)
+            if shape not in (self.image, (numbers,)):
+                raise ShapeError(
+                    f"{type(self).__name__}: samples have shape {shape}, expected images {self.image} or rows of "
+                    f"{numbers} numbers"
+                )
+            return namespace(x).reshape(x, (x.shape[0], *self.image))
         if not self.flatten or x.ndim == 2:
             return x
         return namespace(x).reshape(x, (x.shape[0], math.prod(x.shape[1:])))

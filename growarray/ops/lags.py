@@ -16,14 +16,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from growarray.contraction.machine import Machine, machine_for
+from growarray.contraction.machine import machine_for
 from growarray.contraction.problem import Axis
 
-_BLOCK = 1 << 22  # bytes of one block of images with what is made of them: more would not stay in the cache
+# bytes of one block of images with what is made of them: more would not stay in the cache, or fill a GPU
+_BLOCK = {"cpu": 7 << 19, "gpu": 1 << 28}
+_LARGEST = {"cpu": 1 << 24, "gpu": 1 << 28}  # bytes of a block that is not taken in pieces, however large an image is
+_SHARED = 2e-3  # seconds from which on work is shared
 
-LARGEST = 1 << 25  # bytes of a block that is not taken in pieces, however large an image is
+LANES = 2  # blocks that are worked on side by side
 DEEP = 4096  # positions in one product in single precision, which is then added in double
 MIXED = 8  # images that are mixed together; see contraction.kernels
+_NARROW = 8  # features that take as long in single precision as in double
 _MIXING = 8  # gathered elements that mixing one costs
 _CALLS = 4  # calls into the library around one product
 
@@ -55,6 +59,15 @@ class Lag(NamedTuple):
     def mirrored(self) -> tuple[int, int, int]:
         """The key of the transposed products, if both sides are the same."""
         return self.right, self.left, -self.lag
+
+    @property
+    def spans(self) -> dict[tuple[int, int], slice]:
+        """The runs that each pair of taps sums over, which follow one another."""
+        found: dict[tuple[int, int], slice] = {}
+        for i, run in enumerate(self.runs):
+            for pair in run.pairs:
+                found[pair] = slice(found.get(pair, slice(i, i)).start, i + 1)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +139,17 @@ class MomentPlan:
 
     lagged : axes    outer, inner : their lags; those of a single position where an axis is not lagged
     single : whether products are made in single precision, from images that are mixed
-    size : bytes of one image with what is made of it    images : of one block    seconds : predicted for all of them
+    images : of one block    pieces : of an image, cut along its longest axis    shared : whether it is worth threads
+    seconds : predicted on one core
     """
 
     lagged: tuple[int, ...]
     outer: LaggedAxis
     inner: LaggedAxis
     single: bool
-    size: int
     images: int
+    pieces: int
+    shared: bool
     seconds: float
 
 
@@ -172,10 +187,10 @@ def moment_plan(
     choices = orders(len(left)) if lagged is None else (lagged,)
     precisions = (False, True) if single and sizes[0] >= MIXED else (False,)
     plans = (
-        _plan(left, right, sizes, symmetric, one, precision, machine_for(device))
+        _plan(left, right, sizes, symmetric, one, precision, device)
         for one, precision in itertools.product(choices, precisions)
     )
-    return min((p for p in plans if not p.single or p.size * p.images <= LARGEST), key=lambda plan: plan.seconds)
+    return min(plans, key=lambda plan: plan.seconds)
 
 
 def _plan(
@@ -185,35 +200,51 @@ def _plan(
     symmetric: bool,
     lagged: tuple[int, ...],
     single: bool,
-    machine: Machine,
+    device: str,
 ) -> MomentPlan:
+    machine = machine_for(device)
     point = lagged_axis(_POINT, _POINT)
     outer, inner = [*(lagged_axis(left[i], right[i]) for i in lagged), point, point][:2]
     rest = [i for i in range(len(left)) if i not in lagged]
     f, g = (n * math.prod(side[i].taps for i in rest) for n, side in zip(sizes[1:], (left, right), strict=True))
     spread = math.prod(left[i].out for i in rest)
-    stored = f * len(outer.phases("left")) * len(inner.phases("left")) * (2 if len(lagged) == 2 else 1)
+    stored = f * len(outer.phases("left")) * len(inner.phases("left"))
     stored += 0 if symmetric else g * len(outer.phases("right")) * len(inner.phases("right"))
     stored *= outer.count * inner.count * spread
     itemsize = 4 if single else 8
-    size = itemsize * max(stored, 1)
-    images = max(1, min(sizes[0], _BLOCK // size))
-    if single:
-        images = min(max(images, 2 * MIXED), sizes[0]) // MIXED * MIXED
-    blocks, half = -(-sizes[0] // images), 0.5 if symmetric else 1.0
+    half = 0.5 if symmetric else 1.0
     rows = sum(run.stop - run.start for lag in outer.lags for run in lag.runs)
     columns = sum(_depth(run, inner.count) for lag in inner.lags for run in lag.runs)
     calls, sums = (_each(outer, what) * _each(inner, what) for what in ("runs", "pairs"))
     product = machine.product(1, f, DEEP, g, itemsize) / DEEP if f * g > 1 else machine.element
-    seconds = stored * sizes[0] * (1 if single else 2) * machine.copied / machine.cores
+    if single:
+        product = product * (1 + _NARROW / max(min(f, g), 1)) + _CALLS * machine.call / DEEP
+    seconds = stored * sizes[0] * (1.5 if single else 2) * (2 if len(lagged) == 2 else 1) * machine.copied
     if single:
         seconds += sum(sizes[1:]) / 2 * math.prod(axis.size for axis in left) * sizes[0] * _MIXING * machine.copied
-    product += _CALLS * machine.call / DEEP if single else 0.0
-    seconds += half * rows * columns * spread * sizes[0] * product / machine.cores
-    seconds += half * blocks * (calls * _CALLS * machine.call + sums * (machine.call + f * g * 4 * machine.element))
+    seconds += half * rows * columns * spread * sizes[0] * product
+    adding = half * calls * (_CALLS * machine.call + f * g * 4 * machine.element) * (2 if single else 1)
+    shared = seconds > max(_SHARED, 2 * adding)
+    images, blocks = _blocks(sizes[0], MIXED if single else 1, itemsize * max(stored, 1), shared, device)
+    pieces = max(1, -(-itemsize * stored * images // _LARGEST[device]))
+    if shared and blocks == 1 and not lagged:
+        pieces = max(pieces, LANES)
+    seconds += blocks * adding + half * sums * f * g * 4 * machine.element
     pairs = math.prod(left[i].taps * right[i].taps for i in lagged)
     seconds += pairs * (_CALLS * machine.call + f * g * 2 * machine.gathered)
-    return MomentPlan(lagged, outer, inner, single, size, images, seconds)
+    return MomentPlan(lagged, outer, inner, single, images, pieces, shared, seconds)
+
+
+def _blocks(samples: int, unit: int, size: int, shared: bool, device: str) -> tuple[int, int]:
+    """Images of a block, a multiple of ``unit``, and how many blocks there are: if they are shared, the same for each
+    lane.
+
+    size : bytes of one image with what is made of it
+    """
+    count = max(1, -(-samples * size // _BLOCK[device]))
+    count += shared and count % LANES
+    images = unit * max(1, -(-(samples // unit) // count))
+    return images, max(1, -(-(samples - samples % unit) // images))
 
 
 def reads_all(run: Run, count: int) -> bool:

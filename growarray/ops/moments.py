@@ -2,29 +2,32 @@
 
 Of the taps on a lagged axis only those products are made that differ: pairs of taps at the same lag multiply the same
 shifted feature maps. Their sums differ at the borders alone, which are added apart, so that nothing cancels. The other
-axes are unfolded, for one block of images at a time.
+axes are unfolded, for one block of images at a time. NumPy's blocks are dealt out to two lanes, which run side by side
+if there are two threads, one after the other if not; bits are the same.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, assign, device_of, is_numpy, namespace
-from growarray.contraction.routines.windows import window
+from growarray.backend import Array, assign, device_of, is_numpy, namespace
+from growarray.contraction.blas import settled
+from growarray.contraction.threads import run_tasks
 from growarray.errors import ShapeError, shown
-from growarray.ops.lags import DEEP, LARGEST, MIXED, Lag, MomentPlan, Pairs, Run, moment_plan, orders, reads_all
-from growarray.ops.phases import Maps, channel_blocks, phase_maps, run_shared
+from growarray.ops.assembly import Products, assembled, feature_sums
+from growarray.ops.folded import folded, folded_axis, spread
+from growarray.ops.lags import DEEP, LANES, MIXED, Lag, MomentPlan, Run, moment_plan, orders, reads_all
+from growarray.ops.phases import Maps, is_mixed, phase_maps
 from growarray.ops.windows import Windows
 
 _SQUARES = (1e-20, 1e37)  # sums of squares between which products in single precision neither vanish nor overflow
 
-Totals = dict[tuple[int, int, int, int], Array]
+Block = tuple[Windows, Windows, MomentPlan, slice]
 
 
 def window_moment(left: Windows, right: Windows | None = None, *, lagged: Sequence[int] | None = None) -> Array:
@@ -48,11 +51,37 @@ def window_moment(left: Windows, right: Windows | None = None, *, lagged: Sequen
     right = left if right is None else right
     xp = namespace(left.array, right.array, where="window_moment: ")
     _check(left, right, lagged)
-    totals: Totals = {}
-    for one, other, plan in _pieces(left, right, symmetric, None if lagged is None else tuple(lagged)):
-        for images in _blocks(left.samples, plan):
-            _add_images(xp, totals, one, None if symmetric else other, images, plan)
-    return _assembled(xp, totals, left, right, plan.lagged, symmetric)
+    order = None if lagged is None else tuple(lagged)
+    if is_numpy(left.array):
+        return settled(partial(_moment, xp, left, right, order, symmetric, LANES))
+    return _moment(xp, left, right, order, symmetric, 1)
+
+
+def _moment(
+    xp: Any, left: Windows, right: Windows, lagged: tuple[int, ...] | None, symmetric: bool, lanes: int
+) -> Array:
+    """All blocks added up in so many lanes, and what the columns of ones have with every feature."""
+    if lagged is None and lanes > 1:
+        axis = folded_axis(left.axes, right.axes, _sizes(left, right), symmetric, _is_narrow(left, right))
+        if axis is not None:
+            one, two = folded(left, axis), folded(right, axis)
+            return spread(_moment(xp, one, one if symmetric else two, None, symmetric, lanes), left, right, axis)
+    pieces = list(_pieces(left, right, symmetric, lagged))
+    blocks = [(*piece, images) for piece in pieces for images in _images(left.samples, piece[2])]
+    total, *others = [_Lane(xp, symmetric) for _ in range(min(lanes, len(blocks)))]
+    shares = _dealt(blocks, 1 + len(others))
+    run_tasks([partial(lane.add, share) for lane, share in zip((total, *others), shares, strict=True)])
+    for other in others:
+        total.join(other)
+    out = assembled(xp, total.products, left, right, pieces[0][2].lagged, symmetric)
+    inside = slice(left.width - left.bias), slice(right.width - right.bias)
+    if right.bias:
+        out = assign(out, (inside[0], -1), total.feature_sums("left"))
+    if left.bias:
+        out = assign(out, (-1, inside[1]), out[inside[0], -1] if symmetric else total.feature_sums("right"))
+    if left.bias and right.bias:
+        out = assign(out, (-1, -1), float(right.samples * math.prod(right.positions)))
+    return out
 
 
 def _check(left: Windows, right: Windows, lagged: Sequence[int] | None) -> None:
@@ -76,15 +105,15 @@ def _pieces(
     left: Windows, right: Windows, symmetric: bool, lagged: tuple[int, ...] | None
 ) -> Iterator[tuple[Windows, Windows, MomentPlan]]:
     """Both sides and their plan; in pieces along the axis with most outputs if an image is large."""
-    sizes = (left.samples, int(left.array.shape[1]), int(right.array.shape[1]))
+    sizes = _sizes(left, right)
     device = "cpu" if is_numpy(left.array) else "gpu"
-    narrow = all(is_numpy(w.array) and w.array.dtype == np.float32 for w in (left, right))
+    narrow = _is_narrow(left, right)
     plan = moment_plan(left.axes, right.axes, sizes, symmetric, lagged, narrow, device)
     if plan.single and not all(map(_is_moderate, (left.array,) if symmetric else (left.array, right.array))):
         plan = moment_plan(left.axes, right.axes, sizes, symmetric, lagged, False, device)
     outs = left.positions
     longest = outs.index(max(outs))
-    count = max(1, min(outs[longest], -(-plan.size * plan.images // LARGEST)))
+    count = max(1, min(outs[longest], plan.pieces))
     for i in range(count):
         if count > 1:
             cut = [slice(0, out) for out in outs]
@@ -96,49 +125,148 @@ def _pieces(
         yield one, other, plan
 
 
+def _sizes(left: Windows, right: Windows) -> tuple[int, int, int]:
+    """Images, channels left and right."""
+    return left.samples, int(left.array.shape[1]), int(right.array.shape[1])
+
+
+def _is_narrow(left: Windows, right: Windows) -> bool:
+    return all(is_numpy(w.array) and w.array.dtype == np.float32 for w in (left, right))
+
+
 def _is_moderate(x: np.ndarray) -> bool:
     """Whether all values are finite, and their products neither vanish nor overflow in single precision."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(_SQUARES[0] < np.vdot(x, x) < _SQUARES[1])
 
 
-def _blocks(count: int, plan: MomentPlan) -> Iterator[slice]:
+def _images(count: int, plan: MomentPlan) -> Iterator[slice]:
     """Images taken together; those that are too few to be mixed are the last."""
     mixable = count - count % MIXED if plan.single else count
     for start in range(0, mixable, plan.images):
         yield slice(start, min(start + plan.images, mixable))
-    if mixable < count:
+    if mixable < count or count == 0:
         yield slice(mixable, count)
 
 
-def _add_images(xp: Any, totals: Totals, left: Windows, right: Windows | None, images: slice, plan: MomentPlan) -> None:
-    lefts = phase_maps(xp, left, images, plan, "left")
-    rights = lefts if right is None else phase_maps(xp, right, images, plan, "right")
-    for maps, others in zip(lefts, rights, strict=True):
-        _add(xp, totals, maps, others, plan, symmetric=right is None)
+def _dealt(blocks: Sequence[Block], lanes: int) -> list[list[Block]]:
+    """Each block, the largest first, goes to the lane that has least to do. Mixed images take half the time."""
+    shares: list[list[Block]] = [[] for _ in range(lanes)]
+    loads = [0] * lanes
+    weights = [(images.stop - images.start) * (1 if is_mixed(plan, images) else 2) for *_, plan, images in blocks]
+    for i in sorted(range(len(blocks)), key=lambda i: -weights[i]):
+        lane = loads.index(min(loads))
+        shares[lane].append(blocks[i])
+        loads[lane] += weights[i]
+    return shares
 
 
-def _add(xp: Any, totals: Totals, maps: Maps, others: Maps, plan: MomentPlan, *, symmetric: bool) -> None:
-    """Add the products of one block of images; if both sides are one, of two mirrored lags only one."""
-    for inner in plan.inner.lags:
-        for run in inner.runs:
+class _Lane:
+    """What one thread adds up: products of runs, and the maps of each piece of each side."""
+
+    def __init__(self, xp: Any, symmetric: bool) -> None:
+        self.xp, self.symmetric = xp, symmetric
+        self.products: Products = {}
+        self.sums: dict[tuple[str, Windows], Array] = {}  # of maps over images
+        self.features: dict[str, Array] = {}  # those that are known already
+
+    def add(self, blocks: Sequence[Block]) -> None:
+        """Add one block after the other."""
+        for block in blocks:
+            self._add_block(*block)
+
+    def join(self, other: _Lane) -> None:
+        """Add what another lane has, and take it from there."""
+        _move_to(self.products, other.products)
+        _move_to(self.sums, other.sums)
+        _move_to(self.features, other.features)
+
+    def feature_sums(self, side: str) -> Array:
+        """Sum of each feature of one side over images and outputs."""
+        found = [feature_sums(self.xp, w, maps) for (of, w), maps in self.sums.items() if of == side]
+        return sum(found, self.features.get(side, 0.0))
+
+    def _add_block(self, left: Windows, right: Windows, plan: MomentPlan, images: slice) -> None:
+        whole = not plan.lagged and not is_mixed(plan, images)  # all windows are there: sums are those of their rows
+        lefts, sums = phase_maps(self.xp, left, images, plan, "left", summed=right.bias and not whole)
+        rights, others = lefts, None
+        if not self.symmetric:
+            rights, others = phase_maps(self.xp, right, images, plan, "right", summed=left.bias and not whole)
+        for maps, counterparts in zip(lefts, rights, strict=True):
+            self._add_maps(maps, counterparts, plan)
+        for side, w, matrices, found, wanted in (
+            ("left", left, lefts, sums, right.bias),
+            ("right", right, rights, others, left.bias),
+        ):
+            if found is not None:
+                _add_to(self.sums, (side, w), found)
+            elif whole and wanted:
+                _add_to(self.features, side, _row_sums(self.xp, matrices[0][0, 0]))
+
+    def _add_maps(self, maps: Maps, others: Maps, plan: MomentPlan) -> None:
+        """Add the products of all lags; side by side, if this is not one lane of several."""
+        outers, inners = plan.outer.lags, plan.inner.lags
+        shares = [(one, outers) for one in inners] if len(inners) != 1 else [(inners[0], (one,)) for one in outers]
+        tasks = [partial(self._add_lags, maps, others, plan, *share) for share in shares]
+        if plan.shared:
+            run_tasks(tasks)
+        else:
+            for task in tasks:
+                task()
+
+    def _add_lags(self, maps: Maps, others: Maps, plan: MomentPlan, inner: Lag, outers: Sequence[Lag]) -> None:
+        """Add the products; if both sides are one, of two mirrored lags only one."""
+        xp = self.xp
+        for j, run in enumerate(inner.runs):
             lefts: dict[int, Array] = {}
             rights: dict[int, Array] = {}
-            tasks = []
             shift = inner.lag if reads_all(run, plan.inner.count) else 0
-            for outer in plan.outer.lags:
+            for outer in outers:
                 key, mirrored = (outer.key, inner.key), (outer.mirrored, inner.mirrored)
-                if symmetric and mirrored < key:
+                if self.symmetric and mirrored < key:
                     continue
                 if outer.left not in lefts:
                     lefts[outer.left] = _left(xp, maps[outer.left, inner.left], run)
                 left = right = lefts[outer.left]
-                if not symmetric or mirrored != key:
+                if not self.symmetric or mirrored != key:
                     if outer.right not in rights:
                         rights[outer.right] = _right(xp, others[outer.right, inner.right], run, inner.lag)
                     right = rights[outer.right]
-                tasks.append(partial(_products, xp, totals, left, right, outer, run.pairs, shift))
-            run_shared(tasks)
+                self._add_products(left, right, (outer, inner), j, shift)
+
+    def _add_products(self, left: Array, right: Array, lags: tuple[Lag, Lag], j: int, shift: int) -> None:
+        """Add ``a b^T`` for each run of rows of one lag; in pieces where the product is made in single precision."""
+        outer, inner = lags
+        xp, total = self.xp, self.products.get(lags)
+        if total is None:
+            shape = (len(outer.runs), len(inner.runs), left.shape[0], right.shape[0])
+            total = xp.zeros(shape, dtype=xp.float64, device=device_of(left))
+        width = math.prod(left.shape[2:])
+        ahead = outer.lag * width + shift
+        a, b = (xp.reshape(x, (x.shape[0], math.prod(x.shape[1:]))) for x in (left, right))
+        for i, run in enumerate(outer.runs):
+            start, stop = max(run.start * width, -ahead), min(run.stop * width, a.shape[1] - ahead)
+            deep = DEEP if a.dtype == xp.float32 else max(stop - start, 1)
+            for low in range(start, stop, deep):
+                high = min(low + deep, stop)
+                part = a[:, low:high] @ xp.matrix_transpose(b[:, low + ahead : high + ahead])
+                total = assign(total, (i, j, ...), part, add=True)
+        self.products[lags] = total
+
+
+def _add_to(totals: dict[Any, Array], key: Hashable, value: Array) -> None:
+    held = totals.get(key)
+    totals[key] = value if held is None else assign(held, ..., value, add=True)
+
+
+def _move_to(totals: dict[Any, Array], others: dict[Any, Array]) -> None:
+    for key in list(others):
+        _add_to(totals, key, others.pop(key))
+
+
+def _row_sums(xp: Any, maps: Array) -> Array:
+    matrix = xp.reshape(maps, (maps.shape[0], math.prod(maps.shape[1:])))
+    return matrix @ xp.ones(matrix.shape[1], dtype=matrix.dtype, device=device_of(matrix))
 
 
 def _left(xp: Any, maps: Array, run: Run) -> Array:
@@ -157,86 +285,3 @@ def _right(xp: Any, maps: Array, run: Run, lag: int) -> Array:
 
 def _strip(xp: Any, maps: Array, start: int, stop: int) -> Array:
     return xp.asarray(maps[..., start:stop], copy=True)
-
-
-def _products(xp: Any, totals: Totals, left: Array, right: Array, outer: Lag, inner: Pairs, shift: int) -> None:
-    """The products of one lag, of each run of rows one, added to the totals of the pairs of taps that sum over it."""
-    width = math.prod(left.shape[2:])
-    ahead = outer.lag * width + shift
-    a, b = (xp.reshape(x, (x.shape[0], math.prod(x.shape[1:]))) for x in (left, right))
-    for run in outer.runs:
-        start, stop = max(run.start * width, -ahead), min(run.stop * width, a.shape[1] - ahead)
-        part = _product(xp, a[:, start:stop], b[:, start + ahead : stop + ahead])
-        for index, ((s, t), (u, v)) in enumerate(itertools.product(run.pairs, inner)):
-            held = totals.get((s, u, t, v))
-            if held is not None:
-                totals[s, u, t, v] = assign(held, ..., part, add=True)
-            else:  # each pair is added to apart from now on
-                totals[s, u, t, v] = xp.asarray(part, copy=True) if index else part
-
-
-def _product(xp: Any, a: Array, b: Array) -> Array:
-    """``a b^T`` in float64; in pieces if the product itself is made in single precision."""
-    if a.dtype == xp.float64:
-        return a @ xp.matrix_transpose(b)
-    total = xp.zeros((a.shape[0], b.shape[0]), dtype=xp.float64)
-    for start in range(0, a.shape[1], DEEP):
-        total += a[:, start : start + DEEP] @ xp.matrix_transpose(b[:, start : start + DEEP])
-    return total
-
-
-def _assembled(
-    xp: Any, totals: Totals, left: Windows, right: Windows, lagged: tuple[int, ...], symmetric: bool
-) -> Array:
-    """The blocks of all pairs of taps as one matrix, with what the columns of ones have with every feature."""
-    out = xp.zeros((left.width, right.width), dtype=xp.float64, device=device_of(left.array))
-    shapes = [(int(w.array.shape[1]), *(axis.taps for axis in w.axes)) for w in (left, right)]
-    sizes = [math.prod(shape) for shape in shapes]
-    inside = (slice(sizes[0]), slice(sizes[1]))
-    whole = (*shapes[0], *shapes[1])
-    grid = np.reshape(out[inside], whole) if is_numpy(out) else xp.zeros(whole, dtype=out.dtype, device=out.device)
-    places = [_places(w, lagged) for w in (left, right)]
-    for key in list(totals):
-        block, one, other = totals.pop(key), key[:2], key[2:]
-        both = [(one, other, block)]
-        if symmetric and one != other:
-            both.append((other, one, xp.matrix_transpose(block)))
-        for row, column, found in both:
-            place = (*places[0][row], *places[1][column])
-            grid = assign(grid, place, xp.reshape(found, grid[place].shape))
-    if not is_numpy(out):
-        out = assign(out, inside, xp.reshape(grid, (sizes[0], sizes[1])))
-    if right.bias:
-        out = assign(out, (inside[0], sizes[1]), _sums(xp, left))
-    if left.bias:
-        row = out[inside[0], sizes[1]] if symmetric else _sums(xp, right)
-        out = assign(out, (sizes[0], inside[1]), row)
-    if left.bias and right.bias:
-        out = assign(out, (sizes[0], sizes[1]), float(right.samples * math.prod(right.positions)))
-    return out
-
-
-def _places(w: Windows, lagged: tuple[int, ...]) -> dict[tuple[int, ...], tuple[Any, ...]]:
-    """Where the features of a pair of lagged taps, or of one tap and 0, lie among (c, *taps)."""
-    places = {}
-    for chosen in itertools.product(*(range(w.axes[i].taps) for i in lagged)):
-        at = dict(zip(lagged, chosen, strict=True))
-        places[(*chosen, 0, 0)[:2]] = (slice(None), *(at.get(i, slice(None)) for i in range(len(w.axes))))
-    return places
-
-
-def _sums(xp: Any, w: Windows) -> Array:
-    """Sum of each feature over images and outputs: of each position over the images, then of those that a tap reads."""
-    parts: dict[int, Array] = {}
-
-    def add(channels: slice) -> None:
-        parts[channels.start] = xp.sum(w.array[:, channels, ...], axis=0, dtype=xp.float64)
-
-    run_shared([partial(add, channels) for channels in channel_blocks(w.array)])
-    sums = xp.concat([parts[start] for start in sorted(parts)])
-    for axis in w.axes:
-        reads = np.zeros((axis.size, axis.taps))
-        for tap in range(axis.taps):
-            reads[window(axis, tap, 0, axis.out)[2], tap] = 1.0
-        sums = xp.tensordot(sums, asarray(reads, like=sums), axes=((1,), (0,)))
-    return xp.reshape(sums, (-1,))

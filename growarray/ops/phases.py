@@ -1,26 +1,22 @@
-"""Copying the phases of a block of images, a few channels at a time; mixing float32 images on the way."""
+"""Copying the phases of a block of images, a few channels at a time; mixing and adding up images on the way."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from growarray.backend import Array, assign, device_of, is_numpy
-from growarray.contraction.blas import settled
 from growarray.contraction.kernels import Rows
 from growarray.contraction.problem import Axis
 from growarray.contraction.routines.windows import window
-from growarray.contraction.threads import run_tasks
 from growarray.ops.lags import MIXED, MomentPlan
 from growarray.ops.windows import Windows
 
-_SHARED = 3  # pieces of work from which on each has one thread
-_COPIED = 1 << 18  # elements that are copied, or mixed and copied, at a time
+_COPIED = 1 << 16  # elements that are copied, or mixed and copied, at a time
 
 Maps = dict[tuple[int, int], Array]
 """By phase of the outer and the inner axis: (features, rows, between, columns)."""
@@ -73,38 +69,46 @@ def _copies(axes: tuple[Axis, ...], lagged: tuple[tuple[int, int, int, int], ...
     )
 
 
-def phase_maps(xp: Any, w: Windows, images: slice, plan: MomentPlan, side: str) -> list[Maps]:
-    """The phases of the lagged axes that this side needs: in float64, or mixed in float32 and their mean in float64."""
+def is_mixed(plan: MomentPlan, images: slice) -> bool:
+    """Whether these images are mixed, to be multiplied in single precision."""
+    return plan.single and (images.stop - images.start) % MIXED == 0
+
+
+def phase_maps(
+    xp: Any, w: Windows, images: slice, plan: MomentPlan, side: str, *, summed: bool
+) -> tuple[list[Maps], Array | None]:
+    """The phases of the lagged axes that this side needs: in float64, or mixed in float32 and their mean in float64.
+
+    Also, if ``summed``, the sum of the maps over the images, in float64.
+    """
     x = w.array[images, ...]
-    mixed = plan.single and x.shape[0] % MIXED == 0
-    found: list[Maps] = []
-    kinds = [(x.shape[0], x.dtype), (1, xp.float64)] if mixed else [(x.shape[0], xp.float64)]
+    mixed = is_mixed(plan, images)
     todo = {}
     for phases in itertools.product(plan.outer.phases(side), plan.inner.phases(side)):
         stored = zip(plan.lagged, phases, (plan.outer, plan.inner), strict=False)
         todo[phases] = _copies(w.axes, tuple((i, phase, axis.first, axis.count) for i, phase, axis in stored))
-    for count, dtype in kinds:
-        shapes = {
-            phases: (x.shape[1], *one.taps, *(count if n is None else n for n in one.lengths))
-            for phases, one in todo.items()
-        }
-        found.append(
-            {
-                key: (xp.empty if todo[key].full else xp.zeros)(shape, dtype=dtype, device=device_of(x))
-                for key, shape in shapes.items()
-            }
-        )
-
-    def fill(channels: slice) -> None:
+    kinds = [(_rows(x.shape[0]), x.dtype), (1, xp.float64)] if mixed else [(x.shape[0], xp.float64)]
+    found: list[Maps] = [
+        {key: _target(xp, x, count, dtype, one) for key, one in todo.items()} for count, dtype in kinds
+    ]
+    sums = xp.zeros(x.shape[1:], dtype=xp.float64, device=device_of(x)) if summed else None
+    for channels in _channel_blocks(x):
         part = x[:, channels, ...]
-        for source, maps in zip(_mixed(part) if mixed else (part,), found, strict=True):
+        *sources, total = _mixed(part) if mixed else (part, xp.sum(part, axis=0, dtype=xp.float64) if summed else None)
+        sums = assign(sums, (channels, ...), total) if summed else None
+        for source, maps in zip(sources, found, strict=True):
             for phases, target in maps.items():
                 filled = _copy(xp, target[channels, ...], source, todo[phases])
                 if not is_numpy(filled):  # of NumPy it is a view of the target; others have all channels at once
                     maps[phases] = filled
+    matrices = [{phases: _as_matrix(xp, one, todo[phases], plan) for phases, one in maps.items()} for maps in found]
+    return matrices, sums
 
-    run_shared([partial(fill, channels) for channels in channel_blocks(x)])
-    return [{phases: _as_matrix(xp, one, todo[phases], plan) for phases, one in maps.items()} for maps in found]
+
+def _target(xp: Any, x: Array, images: int, dtype: Any, todo: Copies) -> Array:
+    """What so many images are copied to; zeros if a tap reads padding."""
+    shape = (x.shape[1], *todo.taps, *(images if n is None else n for n in todo.lengths))
+    return (xp.empty if todo.full else xp.zeros)(shape, dtype=dtype, device=device_of(x))
 
 
 def _as_matrix(xp: Any, array: Array, todo: Copies, plan: MomentPlan) -> Array:
@@ -114,14 +118,19 @@ def _as_matrix(xp: Any, array: Array, todo: Copies, plan: MomentPlan) -> Array:
     return xp.reshape(array, (features, rows, between, columns))
 
 
-def _mixed(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 images with the same moments, whose values are not alike, and one in float64 that holds their mean."""
-    rows, _ = Rows(images.reshape(len(images), -1)).mixed(0, len(images))
+def _rows(images: int) -> int:
+    """Of the images that are mixed all differ from their mean, but for those whose sum is a single one."""
+    return images - (images == MIXED)
+
+
+def _mixed(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Float32 images with the same moments, whose values are not alike; their mean in float64, as an image; the sum."""
+    rows, sums = Rows(images.reshape(len(images), -1)).mixed(0, len(images))
     mixed = rows.reshape(-1, *images.shape[1:])
-    return mixed[:-1], mixed[-1:].astype(np.float64)
+    return mixed[: _rows(len(images))], mixed[-1:].astype(np.float64), sums.reshape(images.shape[1:])
 
 
-def channel_blocks(x: Array) -> list[slice]:
+def _channel_blocks(x: Array) -> list[slice]:
     """Channels that are copied together: all of them, or as many as stay in the cache."""
     count = int(x.shape[1])
     step = max(1, _COPIED * count // max(math.prod(x.shape), 1)) if is_numpy(x) else max(count, 1)
@@ -134,12 +143,3 @@ def _copy(xp: Any, target: Array, x: Array, todo: Copies) -> Array:
         piece = source[read]
         target = assign(target, into, piece if is_numpy(piece) else xp.astype(piece, target.dtype))
     return target
-
-
-def run_shared(tasks: Sequence[Callable[[], object]]) -> None:
-    """Side by side, one thread each, if there are several; one or two are left to the threads of BLAS."""
-    if len(tasks) >= _SHARED:
-        settled(partial(run_tasks, tasks))
-    else:
-        for task in tasks:
-            task()

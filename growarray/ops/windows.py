@@ -69,12 +69,16 @@ class Windows:
         return xp.concat([out, ones], axis=-1) if self.bias else out
 
     def cropped(self, outputs: Sequence[slice]) -> Windows:
-        """The windows of some outputs: those from ``start`` to ``stop`` along each axis."""
-        axes = (
-            axis._replace(out=max(part.stop - part.start, 0), before=axis.before - part.start * axis.stride)
-            for axis, part in zip(self.axes, outputs, strict=True)
-        )
-        return replace(self, axes=tuple(axes))
+        """The windows of some outputs, those from ``start`` to ``stop`` along each axis, and what they read alone."""
+        axes, read = [], []
+        for axis, part in zip(self.axes, outputs, strict=True):
+            out, first = max(part.stop - part.start, 0), part.start * axis.stride - axis.before
+            low = min(max(first, 0), axis.size)
+            reach = (out - 1) * axis.stride + (axis.taps - 1) * axis.dilation + 1
+            high = max(min(first + reach, axis.size), low)
+            axes.append(axis._replace(size=high - low, out=out, before=low - first))
+            read.append(slice(low, high))
+        return replace(self, array=self.array[(slice(None), slice(None), *read)], axes=tuple(axes))
 
     def read_by(self, axes: Sequence[Axis], taps: Sequence[int]) -> tuple[Windows, tuple[slice, ...]]:
         """Windows whose outputs one tap of a following convolution reads, and its outputs that read any.

@@ -84,7 +84,9 @@ def test_modes_of_one_operand_each_may_have_long_names():
     ("given", "message"),
     [
         ({**CHAIN, "size_dict": {"a": 1}}, "size_dict: no size for mode(s) b, c, d"),
-        ({"inputs": 3, "output": [], "size_dict": {}}, "inputs, output, size_dict: expected lists of modes and a size"),
+        ({"inputs": [3], "output": [], "size_dict": {}}, "inputs, output, size_dict: expected lists of modes and a"),
+        ({**CHAIN, "inputs": "ab,bc"}, "inputs: expected a list with the modes of each operand, found 'ab,bc'"),
+        ({"equation": "ab - b", "shapes": "2x3"}, "character 4: unexpected '-', expected a name, ',', '->' or '|'"),
         ({**CHAIN, "size_dict": {**CHAIN["size_dict"], "a": "x"}}, "inputs, output, size_dict: expected lists"),
         ({"inputs": [["a"]], "output": []}, "inputs, output, size_dict: expected lists of modes and a size for each"),
         ({"equation": "ab,bc->ac"}, "shapes: none given; an equation needs one for each operand, such as 8x64, 64x3"),
@@ -102,6 +104,7 @@ def test_what_is_no_equation_is_refused(given, message):
     with pytest.raises(ValueError) as raised:  # noqa: PT011
         equation_from(given)
     assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,10 @@ def test_the_picture_is_drawn_for_any_number_of_paths(count, memory):
     (roof,) = panel.get_lines()
     assert max(roof.get_ydata()) == CPU.rate
     assert roof.get_ydata()[0] == pytest.approx(roof.get_xdata()[0] / CPU.byte)
+    panel.figure.canvas.draw()
+    assert not any(
+        "mathdefault" in tick.get_text() for tick in panel.get_ymajorticklabels() + panel.get_yminorticklabels()
+    )
 
 
 def test_a_tree_marks_where_convolution_modes_meet_and_sizes():

@@ -66,6 +66,16 @@ def test_an_offer_that_nobody_has_taken_yet_costs_the_next_run_no_worker(monkeyp
         run_tasks([threading.Barrier(2, timeout=120).wait] * 2)
 
 
+def test_who_waits_looks_before_it_sleeps_and_misses_nothing(monkeypatch):
+    monkeypatch.setenv("GROWARRAY_THREADS", "2")
+    seen: list[bool] = []
+    monkeypatch.setattr(threads_module, "_look", lambda count, before, times: seen.append(count[0] != before))
+    for _ in range(20):
+        meeting = threading.Barrier(2, timeout=120)
+        run_tasks([meeting.wait] * 2)
+    assert seen  # though nothing is waited for here: then both go to sleep as without it
+
+
 @pytest.mark.parametrize("failing", [0, 5, 19])
 def test_the_first_error_comes_out_and_the_rest_is_dropped(several, failing):
     started: list[int] = []

@@ -32,6 +32,8 @@ static float erf(float v) { return erff(v); }
 struct place { unsigned x; };
 static place threadIdx, blockIdx, blockDim, gridDim;
 #define __global__
+#define __launch_bounds__(threads, blocks)
+#define __align__(bytes) __attribute__((aligned(bytes)))
 #define __device__ inline
 #define __shared__ static
 static const int MOST = 1024, STACK = 1 << 15;

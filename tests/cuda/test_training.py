@@ -105,6 +105,21 @@ def test_an_epoch_waits_for_its_losses_and_a_plan_once_a_place(cuda: Cuda) -> No
         np.testing.assert_allclose(other["promised"], one["promised"], rtol=1e-4)
 
 
+def test_memory_of_an_epoch_is_that_of_one_batch(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda.dry, rng = True, np.random.default_rng(0)
+    x = cuda.array(rng.standard_normal((256, 5), dtype=np.float32))
+    network = GrowingMLP(5, 2, hidden_size=50, number_hidden_layers=6, rng=rng).to(x)
+    data, settings = (x, cuda.array(np.zeros(256, np.int64))), GrowthSettings(epochs=3, batch_size=64)
+    loop, peaks = Growth(network, AdamW(network), data, settings=settings, rng=rng), []
+    plain = loop.optimizer.step
+    monkeypatch.setattr(loop.optimizer, "step", lambda: (plain(), peaks.append(cuda.peak)))
+    loop.train_epoch()
+    cuda.forget()
+    loop.train_epoch()
+    hidden = 4 * 64 * 50  # bytes of a hidden layer; the way back keeps six of them
+    assert peaks[-1] - peaks[4] < hidden / 2
+
+
 def test_a_loss_that_is_no_number_is_found_after_the_epoch_and_undone(cuda: Cuda) -> None:
     loop = growth(cuda.array)
     before = {name: to_numpy(value).copy() for name, value in loop.network.state_dict().items()}

@@ -16,6 +16,7 @@ from growarray.nn.module import Module
 from growarray.onnx import lower as onnx_lower
 from growarray.onnx.export import OPSETS
 from tests.checkpoint.files import rows
+from tests.networks.graph.graphs import image_graph
 from tests.onnx.runtime import assert_close, export, operators, run
 
 RNG = np.random.default_rng(0)
@@ -36,6 +37,7 @@ STATES = {
     "mlp": (lambda: GrowingMLP(4, 3, 5, 2, nn.Sequential(nn.BatchNorm1d(5), nn.SELU()), rng=RNG), (2, 4)),
     "residual": (lambda: GrowingResidualMLP(4, 3, 2, 5, 2, rng=RNG), (2, 4)),
     "growing VGG": (lambda: GrowingVGG((1, 6, 5), 3, [(2, 3)], nn.ELU(), rng=RNG), (2, 30)),
+    "graph of images": (lambda: image_graph(dtype=np.float32), (2, 2, 6, 5)),
     "growing ResNet": (lambda: GrowingResNet((2, 4, 4), 3, (2, 3), 2, normalization=nn.BatchNorm2d), (2, 2, 4, 4)),
     "growing mixer": (lambda: GrowingMLPMixer((1, 4, 4), 3, 2, 4, 2, 3, 1, 0.1, rng=RNG), (2, 1, 4, 4)),
     "one layer twice": (lambda: nn.Sequential(*[nn.Linear(4, 4, rng=RNG)] * 2), (2, 4)),

@@ -140,7 +140,8 @@ def equation_from(given: Mapping[str, Any]) -> Equation:
     try:
         size = max([math.prod(shape) for shape in shapes] + [found.problem.elements(found.problem.everything)])
     except PlanError as error:
-        raise ValueError(f"this equation cannot be contracted: {error}") from error
+        reason = str(error).splitlines()[0]  # in one line nothing can point at a character
+        raise ValueError(f"this equation cannot be contracted: {reason}") from error
     if size > LARGEST:
         raise ValueError(f"an array of this equation has more than {LARGEST} elements; make sizes smaller")
     return found
@@ -161,6 +162,8 @@ def _shapes(value: Any) -> tuple[tuple[int, ...], ...]:
 
 def _named(given: Mapping[str, Any]) -> tuple[str, tuple[tuple[int, ...], ...]]:
     """Equation and shapes from inputs, output and sizes, in which anything may be the name of a mode."""
+    if not isinstance(given["inputs"], list):
+        raise ValueError(f"inputs: expected a list with the modes of each operand, found {shown(given['inputs'])}")
     try:
         terms = [[str(mode) for mode in term] for term in given["inputs"]]
         output, sizes = [str(mode) for mode in given["output"]], {str(m): int(n) for m, n in given["size_dict"].items()}

@@ -121,8 +121,8 @@ def _predicted_against_measured(panel: Axes, report: Mapping[str, Any], kinds: S
     panel.fill_between([low, high], [low / 2, high / 2], [low * 2, high * 2], **band)
     panel.scatter([], [], s=34, facecolors="none", edgecolors=_GREY, label="hollow: drawn at random")
     panel.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
-    _axis(panel.xaxis, low, high, seconds)
-    _axis(panel.yaxis, low, high, seconds)
+    ticks(panel.xaxis, low, high, seconds)
+    ticks(panel.yaxis, low, high, seconds)
     panel.set_xlabel("predicted time")
     panel.set_ylabel("measured time")
     _legend(panel)
@@ -159,8 +159,8 @@ def _trade_off(panel: Axes, report: Mapping[str, Any]) -> tuple[list[tuple[Point
         panel.axvline(x, color=_PEER, linewidth=1.0, linestyle=style, label=peer["label"], zorder=0)
         low, high = min(low, x / 1.2), max(high, x * 1.2)
     panel.set(xscale="log", yscale="log", xlim=(low, high), ylim=(bottom, top))
-    _axis(panel.xaxis, low, high, seconds)
-    _axis(panel.yaxis, bottom, top, lambda value: quantity(value, "B"))
+    ticks(panel.xaxis, low, high, seconds)
+    ticks(panel.yaxis, bottom, top, lambda value: quantity(value, "B"))
     panel.set_xlabel("measured time, forward")
     panel.set_ylabel(f"{'measured' if measured else 'predicted'} peak memory, forward")
     _legend(panel)
@@ -172,7 +172,7 @@ def _legend(panel: Axes) -> None:
     panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=2, fontsize=8.5, frameon=False)
 
 
-def _axis(axis: Any, low: float, high: float, text: Any) -> None:
+def ticks(axis: Any, low: float, high: float, text: Any) -> None:
     """Ticks in words, the closer the less there is between the ends."""
     decades = math.log10(high / low)
     fine = (1.0, 3.0) if decades > 1.8 else (1.0, 2.0, 5.0) if decades > 0.8 else tuple(k / 2 for k in range(2, 20))

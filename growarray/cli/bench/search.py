@@ -93,7 +93,8 @@ def search(
         typer.echo(json.dumps(found, indent=1))
         return
     show_table(bench_console(), _table(found, chosen))
-    show_line(bench_console(), f"{len(instances)} instances; FLOPs of a forward pass beside the least that are known")
+    count = f"{len(instances)} instance{'s' * (len(instances) != 1)}"
+    show_line(bench_console(), f"{count}; FLOPs of a forward pass beside the least that are known")
 
 
 def planner_named(name: str) -> Planner:

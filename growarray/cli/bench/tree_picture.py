@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
+from growarray.cli.bench.picture import ticks
 from growarray.contraction import Plan
 from growarray.contraction.machine import Machine
 from growarray.contraction.table import quantity
@@ -133,8 +134,8 @@ def drawn_roofline(report: Mapping[str, Any], machine: Machine) -> Figure:
 
 
 def _axes(panel: Axes) -> None:
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: quantity(value)))
+    ticks(panel.xaxis, *panel.get_xlim(), "{:g}".format)
+    ticks(panel.yaxis, *panel.get_ylim(), quantity)
     panel.set_xlabel("arithmetic intensity: operations for each byte that the steps read and write")
     panel.set_ylabel("measured operations a second, forward")
     panel.grid(which="major", alpha=0.3)

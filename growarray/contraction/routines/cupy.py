@@ -11,6 +11,7 @@ from growarray.contraction.problem import Product
 from growarray.contraction.routines.depthwise_text import THREADS, Chain, depthwise, factor_gradients, tap_sums
 from growarray.contraction.routines.implicit_text import Implicit, implicit
 from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
+from growarray.contraction.routines.tiles import PARTS, WORTH, cut
 from growarray.cuda.convolution import Convolution
 from growarray.cuda.device import Kernel, StridedProduct
 from growarray.cuda.text import ACCUMULATED, Walk
@@ -20,7 +21,6 @@ _BLOCKS = 1024  # of threads, which fill a GPU
 _SLABS = 64  # pieces of a sum at most, so that the second launch, which adds them, is short
 _LEAST = 1024  # elements that a piece of a sum has at least
 _IMAGES = 256  # products of which a gradient by a kernel is the sum at most
-_PARTS = 1 << 24  # elements that the pieces of a gradient have together at most
 _UNROLLED = 64  # taps for which a thread keeps a sum each
 WIDE = 1 << 30  # elements from which on an address takes 64 bits
 
@@ -85,10 +85,11 @@ class Dense:
 
     @classmethod
     def seconds(cls, product: Product, machine: Machine, way: str) -> float:
-        """Operations, what is read and written, and a launch, two for a gradient by the kernel."""
-        launches = (2 if way == D_KERNEL else 1) * machine.call
-        flops = operations(product) / machine.implicit * product.itemsize / 4
-        return launches + moved(product) * machine.byte + flops
+        """Operations of its tiles, what is read and written, and a launch, two for a sum in pieces."""
+        axes = tuple((axis.size, axis.taps, axis.out, axis.stride) for axis in product.axes)
+        found = cut(way, product.b, product.s, product.n, axes, product.itemsize == 8)
+        flops = found.operations / machine.implicit * max(product.itemsize / 4, 1)
+        return (2 if found.slabs > 1 else 1) * machine.call + moved(product) * machine.byte + flops
 
     @classmethod
     def preparing(cls, product: Product, machine: Machine) -> float:
@@ -97,16 +98,20 @@ class Dense:
 
     def forward(self, site: Site, kernel: Place, feature: Place, out: Place, reserve: Reserve) -> Launches:
         """The product."""
-        return _implicit(site, site.n, (*site.s, *site.taps), site.places("q"), kernel, feature, out)
+        return _implicit(FORWARD, site, kernel, feature, out, reserve)
 
     def d_feature(self, site: Site, kernel: Place, d_out: Place, out: Place, reserve: Reserve) -> Launches:
         """Its gradient by the feature map."""
-        return _implicit(site, site.s, (*site.n, *site.taps), site.places("p"), kernel, d_out, out, backward=True)
+        return _implicit(D_FEATURE, site, kernel, d_out, out, reserve)
 
     def d_kernel(self, site: Site, d_out: Place, feature: Place, out: Place, reserve: Reserve) -> Launches:
-        """Its gradient by the kernel, in pieces that are added in a second launch."""
-        columns = (*site.s, *site.taps)
-        return _implicit(site, site.n, site.places("q"), columns, d_out, feature, out, reserve=reserve)
+        """Its gradient by the kernel."""
+        return _implicit(D_KERNEL, site, d_out, feature, out, reserve)
+
+
+def is_cut(product: Product) -> bool:
+    """Whether the sum of a product by the own kernel, or of its gradient by the feature map, may be cut in pieces."""
+    return operations(product) >= WORTH
 
 
 def operations(product: Product) -> float:
@@ -120,23 +125,29 @@ def moved(product: Product) -> int:
     return sum(map(math.prod, shapes)) * product.itemsize
 
 
-def _implicit(
-    site: Site, rows: tuple[str, ...], depth: tuple[str, ...], columns: tuple[str, ...],
-    left: Place, right: Place, out: Place, backward: bool = False, reserve: Reserve | None = None,
-) -> Launches:  # fmt: skip
+def _implicit(way: str, site: Site, left: Place, right: Place, out: Place, reserve: Reserve) -> Launches:
+    b, s, n = (site.count(names) for names in (site.b, site.s, site.n))
+    axes = tuple((a.size, a.taps, a.out, a.stride if a.mode == "zeros" else 1) for a in site.axes)
+    found = cut(way, b, s, n, axes, site.dtype == "float64")
+    apart, inside = (site.taps, ()) if found.apart else ((), site.taps)
+    rows, depth, columns, looped, blocked = {
+        FORWARD: (site.n, (*site.s, *inside), site.places("q"), apart, ()),
+        D_FEATURE: (site.s, (*site.n, *inside), site.places("p"), apart, ()),
+        D_KERNEL: (site.n, site.places("q"), (*site.s, *inside), (), apart),
+    }[way]
     one = Implicit(
-        site.sizes, site.b, rows, depth, columns, left.strides, right.strides, out.strides, site.axes, backward
-    )
-    size = site.count((*site.b, *rows, *columns))
-    most = min(_SLABS, site.count(depth) // _LEAST, max(_PARTS // size, 1), -(-_BLOCKS // math.prod(one.grid)))
+        site.sizes, site.b, rows, depth, columns, left.strides, right.strides, out.strides, found.tile, site.axes,
+        way == D_FEATURE, looped, blocked, found.slabs,
+    )  # fmt: skip
     target, after = out.slot, []
-    if reserve is not None and most > 1:
-        target = reserve(most * size, ACCUMULATED[site.dtype])
-        parts = contiguous(site, (*site.b, *rows, *columns))
-        one = one._replace(slabs=most, slab_step=size, out=parts)
-        after = _added(site, target, parts, out, most)
+    if found.slabs > 1:
+        names = (*site.b, *blocked, *rows, *columns)
+        size, parts = site.count(names), contiguous(site, names)
+        target = reserve(found.slabs * size, ACCUMULATED[site.dtype])
+        after = _added(site, target, parts, out, found.slabs)
+        one = one._replace(slab_step=size, out=parts)
     text = implicit(one, site.dtype, site.wide)
-    return [Kernel(text, math.prod(one.grid), THREADS, (left.slot, right.slot, target)), *after]
+    return [Kernel(text, math.prod(one.grid), found.tile.threads, (left.slot, right.slot, target)), *after]
 
 
 def contiguous(site: Site, names: Sequence[str]) -> dict[str, int]:
@@ -145,8 +156,8 @@ def contiguous(site: Site, names: Sequence[str]) -> dict[str, int]:
 
 
 def _added(site: Site, parts: int, strides: Mapping[str, int], out: Place, slabs: int) -> Launches:
-    """The sum of the pieces of a gradient by a kernel."""
-    chain = Chain(site.sizes, (*site.b, *site.n, *site.s), site.axes, (out.strides,))
+    """The sum of the pieces of a result."""
+    chain = Chain(site.sizes, tuple(strides), (), (out.strides,))
     text = factor_gradients(chain, site.dtype, strides, {0: out.strides}, slabs, site.wide)
     return [Kernel(text, _blocks(site.count(tuple(strides))), THREADS, (parts, out.slot))]
 
@@ -230,7 +241,7 @@ def _strided(
     parts = contiguous(site, (*site.b, *rows, *columns))
     if reserve is not None and len(deep) == 2:
         pieces, kept = deep[0].size, (left.strides, right.strides, parts)
-        if pieces > _IMAGES or pieces * size > _PARTS:
+        if pieces > _IMAGES or pieces * size > PARTS:
             return []
         tall, across = _merged(site, rows, *kept), _merged(site, columns, *kept)
         batch = _joined([_Index(pieces, (*deep[0].strides[:2], size)), *_merged(site, site.b, *kept)])
@@ -300,6 +311,41 @@ class Depthwise(Dense):
         elements = product.b * (math.prod(product.feature_shape[2:]) + product.columns)
         launches, share = ((2 if way == D_KERNEL else 1) / 2, 0.5) if product.is_conv else (0.0, 0.125)
         return launches * machine.call + share * elements * machine.element * product.itemsize / 4
+
+
+class Outer(Dense):
+    """A product that sums nothing: an element of the result is one of each side, times each other."""
+
+    name: ClassVar[str] = "outer"
+    ways: ClassVar[tuple[str, ...]] = (FORWARD,)
+
+    @classmethod
+    def fits(cls, product: Product, library: str) -> bool:
+        """Nothing is summed."""
+        return library == "cupy" and sums_nothing(product)
+
+    @classmethod
+    def seconds(cls, product: Product, machine: Machine, way: str) -> float:
+        """A launch, and what is read and written; those in a row are one launch if there is no way back."""
+        return machine.call + moved(product) * machine.byte
+
+    def forward(self, site: Site, kernel: Place, feature: Place, out: Place, reserve: Reserve) -> Launches:
+        """The product."""
+        sizes = {name: site.sizes[name] for name in (*site.b, *site.n, *site.places("q"))}
+        return multiplied(sizes, [_by_output(feature), kernel], out, site.dtype, site.wide)
+
+
+def sums_nothing(product: Product) -> bool:
+    """Whether there is neither a sum over channels nor one over taps."""
+    return product.s == 1 and not product.is_conv
+
+
+def multiplied(sizes: Mapping[str, int], parts: Sequence[Place], out: Place, dtype: str, wide: bool) -> Launches:
+    """The product of arrays element by element."""
+    first, *others = parts
+    chain = Chain(sizes, tuple(sizes), (), tuple(one.strides for one in others))
+    text = depthwise(chain, dtype, first.strides, out.strides, wide)
+    return [Kernel(text, _blocks(math.prod(sizes.values())), THREADS, (*(one.slot for one in parts), out.slot))]
 
 
 def chained(chain: Chain, site: Site, kernels: Sequence[int], source: Place, target: Place, backward: bool) -> Launches:

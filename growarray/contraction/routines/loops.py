@@ -8,11 +8,14 @@ depend on the machine, and on nothing else.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+
+from growarray.contraction.threads import look_by
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -64,9 +67,10 @@ def sum_shifted(
     whole = step == 1 and results.shape[0] == 1
     buffer[:] = 0  # its padding stays so
     for p in range(starts.shape[0]):
-        _gather(buffer, source, starts[p], apart, lines)
-        for i in range(zeros.shape[0]):
-            buffer[zeros[i]] = 0
+        if p == 0 or starts[p] != starts[p - 1]:
+            _gather(buffer, source, starts[p], apart, lines)
+            for i in range(zeros.shape[0]):
+                buffer[zeros[i]] = 0
         if whole:
             _sum(out[ends[p] : ends[p] + results[0, 2]], buffer, offsets, weights[rows[p]])
             continue
@@ -219,3 +223,23 @@ def _add_products(totals: np.ndarray, d_out: np.ndarray, buffer: np.ndarray, off
             totals[t + 1] += second
         if t + 2 < taps:
             totals[t + 2] += third
+
+
+_PAUSE = 10  # looks more: who made the count go on has then let go of the interpreter's lock
+_yield = types.ExternalFunction("sched_yield", types.int32())
+
+
+@_compiled
+def _look(count: np.ndarray, seen: int, times: int) -> None:
+    """Return when ``count[0]`` is no more ``seen``, or after so many looks; other threads may have the core."""
+    for _ in range(times):
+        _yield()
+        if count[0] != seen:
+            for _ in range(_PAUSE):
+                _yield()
+            return
+
+
+if hasattr(os, "sched_yield"):
+    _look(np.zeros(1, np.int64), 0, 0)  # compiled now, not by a worker during a fork
+    look_by(_look)

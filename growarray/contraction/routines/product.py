@@ -14,10 +14,11 @@ from growarray.contraction.problem import Product
 from growarray.contraction.routines.protocol import D_KERNEL, FORWARD, SingleCall, Task
 from growarray.contraction.workspace import here, view_as
 
-_SPLIT = 1 << 23  # operations of one piece: about 0.1 ms
-_FEW = 64  # rows that a piece of a gradient by the kernel has at least
-_NARROW = 256  # columns a piece has at least
-_WIDE = 16  # columns that the product's own kernels take at a time
+_SPLIT = 1 << 24  # operations of one piece: about 0.2 ms
+_FEW = (
+    64  # rows that a piece of a gradient by the kernel has at least; of the product itself, twice that on either side
+)
+_WIDE = 16  # columns, or rows, that the product's own kernels take at a time
 _IMAGE = 32  # columns of one image below which to copy many of them into one product is faster than one for each
 
 
@@ -70,12 +71,12 @@ class Matmul:
     def __init__(self, product: Product) -> None:
         self.b, self.s, self.n, self.columns = product.b, product.s, product.n, product.columns
         self.flops = 2 * self.b * self.s * self.n * self.columns
-        count = self.columns // max(_NARROW, self.columns * _SPLIT // max(self.flops, 1))
-        count -= count % 2 if count > 1 else 0  # an even number of equal pieces, for two threads
-        self._step = -(-self.columns // max(count, 1) // _WIDE) * _WIDE  # columns of a piece
+        self.by_rows = self.n > self.columns  # the longer side is cut: every piece reads all of the other operand
+        whole = self.n if self.by_rows else self.columns
+        self.pieces = _pieces(whole, min(self.flops // _SPLIT, whole // (2 * _FEW)))
         lead, shapes = (self.b,) * (self.b != 1), ((self.n, self.s), (self.s, self.columns), (self.n, self.columns))
         one = SingleCall(np.matmul, *((*lead, *shape) for shape in shapes))
-        self.call = one if self._step >= self.columns else None
+        self.call = one if len(self.pieces) == 1 else None
 
     @classmethod
     def fits(cls, product: Product, library: str) -> bool:
@@ -119,8 +120,9 @@ class Matmul:
         if self.call is not None:
             np.matmul(ready, flat, out=target)
             return ()
-        pieces = [slice(start, start + self._step) for start in range(0, self.columns, self._step)]
-        return [partial(np.matmul, ready, flat[..., p], target[..., p]) for p in pieces]
+        if self.by_rows:
+            return [partial(np.matmul, ready[..., p, :], flat, target[..., p, :]) for p in self.pieces]
+        return [partial(np.matmul, ready, flat[..., p], target[..., p]) for p in self.pieces]
 
     def d_kernel(self, d_out: np.ndarray, feature: np.ndarray, out: np.ndarray) -> Sequence[Task]:
         """Some rows after others."""
@@ -129,13 +131,18 @@ class Matmul:
             flat, d_flat = feature.reshape(self.b, -1), d_out.reshape(self.b, -1)
             np.einsum("bl,bl->b", d_flat, flat, out=target[:, 0, 0])
             return ()
-        step = max(_FEW, self.n * _SPLIT // max(self.flops, 1))
-        pieces = [slice(start, start + step) for start in range(0, self.n, step)]
+        pieces = _pieces(self.n, min(self.flops // _SPLIT, self.n // _FEW))
         images, others = _by_image(d_out), _by_image(feature)
         if images is not None and others is not None and 4 * self.s < images.shape[3]:
             return [partial(_image_products, images[:, :, p], others, target[:, p]) for p in pieces]
         right = feature.reshape(self.b, self.s, -1).swapaxes(1, 2)  # copied, if it is no view, once for all pieces
         return [partial(_row_products, d_out[:, p], right, target[:, p]) for p in pieces]
+
+
+def _pieces(whole: int, count: int) -> list[slice]:
+    """Ranges of nearly equal size, an even number of them for two threads, or one."""
+    step = max(-(-whole // max(count - count % 2, 1) // _WIDE) * _WIDE, 1)
+    return [slice(start, min(start + step, whole)) for start in range(0, max(whole, 1), step)]
 
 
 def _flat(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

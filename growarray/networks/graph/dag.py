@@ -11,10 +11,14 @@ import numpy as np
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.growing import TINY, GrowthRule, Rule
-from growarray.networks.graph.expansion import Expansion, ExpansionType
+from growarray.networks.graph.addition import ExpansionType
+from growarray.networks.graph.append import append
+from growarray.networks.graph.expansion import Expansion
+from growarray.networks.graph.features import Features
 from growarray.networks.graph.graph import LayerGraph
-from growarray.networks.graph.statistics import Features, GraphStatistics
-from growarray.networks.graph.structure import Edge, arrow, candidate_suffix, possible_edges, possible_paths
+from growarray.networks.graph.parts import NODE_TYPES
+from growarray.networks.graph.statistics import GraphStatistics
+from growarray.networks.graph.structure import Edge, candidate_suffix, possible_edges, possible_paths
 from growarray.networks.widths import sample_width
 from growarray.nn import Module
 from growarray.nn.module import Pullback
@@ -24,12 +28,15 @@ from growarray.ops.sizes import whole_number
 class GrowingDAG(LayerGraph):
     """A network that grows by edges, by nodes and by the width of its nodes; at first one edge from input to output.
 
-    in_features, out_features : of the nodes ``root`` and ``end``
+    in_features, out_features : of the nodes ``root`` and ``end``, their channels if these are images
     neurons : most neurons that one growth adds, where the rule does not say
     use_bias : whether new edges have a bias, but for the second edge of a new node, which has none
     use_layer_norm : whether a LayerNorm stands before the activation of new nodes and of the end
     activation : of new nodes, a name or a module, which is copied
     sampled : neurons to choose from at each place, besides those of the rule; see :mod:`.sampled`
+    default_layer_type : ``'linear'``, or ``'convolution'``: root and end are images (n, channels, *input_shape), which
+        kernels of ``kernel_size`` read; with ``end_type='linear'`` the end is features, which read all numbers of
+        images, or with ``pool='mean'`` the means of their channels
     name : nodes are called ``start@name``, ``1@name``, …, ``end@name``
     DAG_parameters : edges and nodes to begin with, as :meth:`export_dag_parameters` gives them
 
@@ -68,13 +75,18 @@ class GrowingDAG(LayerGraph):
         DAG_parameters: Mapping[str, Any] | None = None,
         device: str | None = None,
         *,
+        kernel_size: int | Sequence[int] = 3,
+        input_shape: Sequence[int] | None = None,
+        pool: str = "flatten",
+        end_type: str | None = None,
         sampled: int = 64,
         dtype: Any = None,
         rng: np.random.Generator | None = None,
     ) -> None:
-        if default_layer_type != "linear":
+        if default_layer_type not in NODE_TYPES:
             raise NotImplementedError(
-                f"GrowingDAG: default_layer_type {shown(default_layer_type)} is not supported; supported: 'linear'"
+                f"GrowingDAG: default_layer_type {shown(default_layer_type)} is not supported; supported: "
+                f"{', '.join(map(repr, NODE_TYPES))}"
             )
         if any(mark in name for mark in ("_", ".", "->")):
             raise GrowthError(f"GrowingDAG: name must not contain '_', '.' or '->', found {shown(name)}")
@@ -85,13 +97,16 @@ class GrowingDAG(LayerGraph):
         self.sampled = whole_number("GrowingDAG", "sampled", sampled, 0)
         self.rng = np.random.default_rng() if rng is None else rng
         self.statistics: GraphStatistics | None = None
+        images = {"type": default_layer_type, "shape": input_shape, "kernel_size": kernel_size, "pool": pool}
         first = {
             "edges": [(f"{root}@{name}", f"{end}@{name}")],
             "node_attributes": {
-                f"{root}@{name}": {"size": self.in_features, "activation": "id", "use_layer_norm": False},
-                f"{end}@{name}": {"size": self.out_features, "activation": "id"},
+                f"{root}@{name}": {**images, "size": self.in_features, "activation": "id", "use_layer_norm": False},
+                f"{end}@{name}": {
+                    **images, "type": end_type or default_layer_type, "size": self.out_features, "activation": "id",
+                },
             },
-        }
+        }  # fmt: skip
         super().__init__(
             (f"{root}@{name}", f"{end}@{name}"),
             first if DAG_parameters is None else DAG_parameters,
@@ -117,55 +132,10 @@ class GrowingDAG(LayerGraph):
 
     def _connect(self) -> None:
         super()._connect()
+        self._reads = {node: self._read_by(node) for node in self.merges}
         self._expansions: list[Expansion] | None = None
 
-    def append(self, other: GrowingDAG) -> None:
-        """Let ``other`` go on where this graph ends: its root and this end become one node, which can get wider.
-
-        The value is ``other(self(x))``; nodes keep their names but for the root of ``other``, whose layers are this
-        graph's from now on. That the place between two graphs grows is the original's ``InterMergeExpansion``.
-
-        Raises TypeError, ShapeError or GrowthError, before anything changes: ``other`` is no other graph, reads another
-        width, has a node of the same name, or both nodes that become one have a function.
-
-        >>> import numpy as np
-        >>> first, second = GrowingDAG(4, 3, name="a"), GrowingDAG(3, 2, name="b")
-        >>> first.append(second)
-        >>> first(np.zeros((5, 4), np.float32)).shape, first.edges
-        ((5, 2), [('start@a', 'end@a'), ('end@a', 'end@b')])
-        >>> [str(expansion) for expansion in first.define_next_actions()][-1]
-        'wider node end'
-        """
-        if not isinstance(other, GrowingDAG) or other is self:
-            raise TypeError(f"GrowingDAG.append: expected another GrowingDAG, found {shown(other)}")
-        joint, root = self.end, other.root
-        if self.out_features != other.in_features:
-            raise ShapeError(
-                f"GrowingDAG.append: the graph ends in {self.out_features} features, the other one reads "
-                f"{other.in_features}; they must be as many"
-            )
-        for node in other.merges:
-            if node != root:
-                self._check_new(node)
-        plain = {"activation": "id", "use_layer_norm": False}
-        applied = [self._attributes[joint], other._attributes[root]]
-        ahead = applied[0] == plain
-        if plain not in applied:
-            raise GrowthError(
-                f"GrowingDAG.append: {joint} and {root} become one node and both have a function, "
-                "expected one with activation 'id' and no layer norm"
-            )
-        merge = self.merges[joint]
-        merge.allow_growing = True
-        if ahead:
-            merge.post_merge_function, self._attributes[joint] = other.merges[root].post_merge_function, applied[1]
-        self.merges |= {node: held for node, held in other.merges.items() if node != root}
-        self._attributes |= {node: held for node, held in other._attributes.items() if node != root}
-        for edge, (source, target) in other._ends.items():
-            ends = (joint if source == root else source, target)
-            self.layers[arrow(ends)], self._ends[arrow(ends)] = other.layers[edge], ends
-        self.end, self.out_features = other.end, other.out_features
-        self._connect()
+    append = append
 
     # Values, and the way back.
 
@@ -179,7 +149,7 @@ class GrowingDAG(LayerGraph):
         for node in self._order:
             total = flat if node == self.root else None
             for edge in self._into[node]:
-                y, backs[edge] = self.layers[edge].vjp(values[self._ends[edge][0]])
+                y, backs[edge] = self._edge_vjp(edge, values[self._ends[edge][0]])
                 total = y if total is None else total + y
             values[node], backs[node] = self.merges[node].vjp(self._nothing(node, flat) if total is None else total)
 
@@ -198,9 +168,24 @@ class GrowingDAG(LayerGraph):
 
         return values[self.end], pullback
 
+    def _edge_vjp(self, edge: str, x: Array) -> tuple[Array, Any]:
+        """Value of a layer, and its way back; a linear one reads images as its node says."""
+        function, layer = self._readings[edge].function, self.layers[edge]
+        if function is None:
+            return layer.vjp(x)
+        flat, back = function.vjp(x)
+        y, layer_back = layer.vjp(flat)
+
+        def pullback(dy: Array, *, wrt_x: bool = True) -> Array | None:
+            dx = layer_back(dy, wrt_x=wrt_x)
+            return back(dx) if wrt_x else None
+
+        return y, pullback
+
     def _nothing(self, node: str, x: Array) -> Array:
         """The sum at a node that no edge leads into."""
-        return namespace(x).zeros((x.shape[0], self.merges[node].in_features), dtype=x.dtype, device=x.device)
+        shape = (x.shape[0], self.merges[node].in_features, *self.shape_of(node))
+        return namespace(x).zeros(shape, dtype=x.dtype, device=x.device)
 
     def extended_forward(self, x: Array, x_ext: Array | None = None) -> Array:
         """Output with every planned change at the scalings that are set: of edges, and of expansions."""
@@ -209,7 +194,8 @@ class GrowingDAG(LayerGraph):
         for node in self._order:
             total = flat if node == self.root else None
             for edge in self._into[node]:
-                layer, value = self.layers[edge], values[self._ends[edge][0]]
+                layer, value, read = self.layers[edge], values[self._ends[edge][0]], self._readings[edge].function
+                value = value if read is None else read(value)
                 y, _ = layer.extended_forward(value, None, use_extended_input=False, use_extended_output=False)
                 total = y if total is None else total + y
             total = self._nothing(node, flat) if total is None else total
@@ -227,8 +213,12 @@ class GrowingDAG(LayerGraph):
 
     def reads(self, node: str) -> Features:
         """What the edges into a node read: the activities before it, and ones if one of them has a bias."""
+        return self._reads[node]
+
+    def _read_by(self, node: str) -> Features:
         biased = any(self.layers[edge].use_bias for edge in self._into[node])
-        return Features(tuple(self._ends[edge][0] for edge in self._into[node]), biased)
+        parts = tuple((self._ends[edge][0], self._readings[edge]) for edge in self._into[node])
+        return Features(parts, biased, self._shapes[node])
 
     def init_computation(self, *, trace_precision: float | None = None) -> None:
         """Start a collection for all nodes and all that may be added; see :class:`GraphStatistics`."""
@@ -266,7 +256,7 @@ class GrowingDAG(LayerGraph):
 
     def relative_error(self) -> float:
         """Estimated relative error of the moments of activities and gradients."""
-        return self.collected().m.relative_error()
+        return self.collected().relative_error()
 
     def compute_optimal_delta(self, force_pseudo_inverse: bool = False) -> None:
         """Plan for every edge its part of the joint optimal delta of all edges into the same node."""
@@ -280,7 +270,7 @@ class GrowingDAG(LayerGraph):
     def joint_deltas(self, pseudo_inverse: bool = False) -> dict[str, tuple[Array, float]]:
         """For every node with edges into it, their joint optimal delta over :meth:`reads`, and its decrease."""
         held, nodes = self.collected(), [node for node in self.merges if self._into[node]]
-        means = {node: held.target(node, held.columns(self.reads(node))) for node in nodes}
+        means = {node: held.target(node, held.columns(node, self.reads(node))) for node in nodes}
         return {node: replace(mean, pseudo_inverse=pseudo_inverse).optimal_delta() for node, mean in means.items()}
 
     def rows_of(self, node: str, features: Features, matrix: Array) -> dict[str, Array]:
@@ -317,11 +307,12 @@ class GrowingDAG(LayerGraph):
         new = self._new_name()
 
         def inside(pairs: list[Edge]) -> list[Edge]:
-            return [(a, b) for a, b in pairs if a != self.end and b != self.root]
+            return [(a, b) for a, b in pairs if a != self.end and b != self.root and self._may_read(a, b)]
 
+        paths = [(a, b) for a, b in inside(possible_paths(before, edges)) if self._may_read(a, a)]
         return (
             [{"previous_node": a, "next_node": b} for a, b in inside(possible_edges(before, edges))],
-            [{"previous_node": a, "new_node": new, "next_node": b} for a, b in inside(possible_paths(before, edges))],
+            [{"previous_node": a, "new_node": new, "next_node": b} for a, b in paths],
         )
 
     def _new_name(self) -> str:

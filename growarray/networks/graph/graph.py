@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -10,21 +9,22 @@ import numpy as np
 
 from growarray.backend import namespace
 from growarray.errors import GrowthError, shown
-from growarray.growing import LinearGrowingModule, LinearMergeGrowingModule
-from growarray.growing.norm import GrowingLayerNorm
+from growarray.networks.graph.parts import NODE_TYPES, Layer, Merge, described, new_layer, new_merge, node_function
+from growarray.networks.graph.reading import Images, Reading, reading_between
 from growarray.networks.graph.structure import Edge, ancestors, arrow, in_order
 from growarray.networks.network import GrowingNetwork
-from growarray.networks.widths import check_chain
-from growarray.nn import Identity, Module, Sequential
-from growarray.nn import activation as activation_named
-from growarray.ops.sizes import whole_number
+from growarray.networks.widths import check_widths
+from growarray.nn import Module
 
 
 class LayerGraph(GrowingNetwork):
-    """A graph of layers: a :class:`LinearMergeGrowingModule` at each node, a layer on each edge.
+    """A graph of layers: a merge at each node, of features or of images, and a layer on each edge.
 
     merges, layers : by the name of the node, and of the edge as ``first->second``
     """
+
+    in_features: int
+    out_features: int
 
     def __init__(
         self,
@@ -42,8 +42,8 @@ class LayerGraph(GrowingNetwork):
         self.use_bias, self.use_layer_norm, self.activation = use_bias, use_layer_norm, activation
         self._kind: dict[str, Any] = {"device": device, "dtype": dtype, "rng": rng}
         self._attributes: dict[str, dict[str, Any]] = {}
-        self.merges: dict[str, LinearMergeGrowingModule] = {}
-        self.layers: dict[str, LinearGrowingModule] = {}
+        self.merges: dict[str, Merge] = {}
+        self.layers: dict[str, Layer] = {}
         self._ends: dict[str, Edge] = {}
         self.restructure(structure)
 
@@ -55,7 +55,8 @@ class LayerGraph(GrowingNetwork):
         self._kind = {"device": None, "dtype": next((p.data.dtype for p in self.parameters()), None), "rng": None}
         self._connect()
         for edge, (source, target) in self._ends.items():
-            check_chain(edge, self.merges[source].out_features, [self.layers[edge]], self.merges[target].in_features)
+            layer, inputs = self.layers[edge], self.merges[source].in_features * self._readings[edge].taps
+            check_widths(edge, inputs, [(layer.in_features, layer.out_features)], self.merges[target].in_features)
 
     @property
     def nodes(self) -> list[str]:
@@ -65,8 +66,7 @@ class LayerGraph(GrowingNetwork):
     @property
     def edges(self) -> list[Edge]:
         """Pairs of nodes, by their first node in the order of :attr:`nodes`."""
-        position = {node: index for index, node in enumerate(self.merges)}
-        return sorted(self._ends.values(), key=lambda edge: position[edge[0]])
+        return sorted(self._ends.values(), key=lambda edge: self.nodes.index(edge[0]))
 
     @property
     def order(self) -> list[str]:
@@ -80,8 +80,8 @@ class LayerGraph(GrowingNetwork):
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """Nodes with their widths, and edges: what statistics and plans are made for."""
-        return tuple((n, m.in_features) for n, m in self.merges.items()), tuple(self.layers)
+        """Nodes with their widths, and edges with how they read: what statistics and plans are made for."""
+        return tuple((n, m.in_features) for n, m in self.merges.items()), tuple(self._readings.items())
 
     def predecessors(self, node: str) -> list[str]:
         """The nodes whose edges lead into ``node``."""
@@ -91,11 +91,42 @@ class LayerGraph(GrowingNetwork):
         """The nodes that the edges of ``node`` lead to."""
         return [edge[1] for edge in self._ends.values() if edge[0] == self._known(node)]
 
-    def get_node_module(self, node: str) -> LinearMergeGrowingModule:
+    def images_of(self, node: str) -> Images | None:
+        """What a node of images is; None for one of features."""
+        attributes = self._attributes[node if node in self._attributes else self._known(node)]
+        return Images.of(node, attributes) if "shape" in attributes else None
+
+    def shape_of(self, node: str) -> tuple[int, ...]:
+        """Height and width of the images at a node, () for features."""
+        return self._shapes[self._known(node)]
+
+    def reading(self, source: str, target: str) -> Reading:
+        """How the edge between two nodes reads the first of them; if there is none, how a new one would."""
+        known = self._readings.get(arrow((source, target)))
+        return self.new_reading(source, target) if known is None else known
+
+    def new_reading(self, source: str, target: str) -> Reading:
+        """How a new edge between two nodes, or nodes like them, reads if nothing else is said.
+
+        Raises ShapeError or NotImplementedError if there can be none.
+        """
+        if (source, target) not in self._new_readings:
+            images = self.images_of(source), self.images_of(target)
+            self._new_readings[source, target] = reading_between(arrow((source, target)), *images, {})
+        return self._new_readings[source, target]
+
+    def _may_read(self, source: str, target: str) -> bool:
+        try:
+            self.new_reading(source, target)
+        except (ValueError, NotImplementedError):
+            return False
+        return True
+
+    def get_node_module(self, node: str) -> Merge:
         """The merge at a node."""
         return self.merges[self._known(node)]
 
-    def get_edge_module(self, prev_node: str, next_node: str) -> LinearGrowingModule:
+    def get_edge_module(self, prev_node: str, next_node: str) -> Layer:
         """The layer on an edge."""
         edge = arrow((self._known(prev_node), self._known(next_node)))
         if edge not in self.layers:
@@ -116,13 +147,17 @@ class LayerGraph(GrowingNetwork):
     ) -> None:
         """Add a layer between two nodes; ``edge_attributes`` may say ``use_bias``.
 
-        Raises GrowthError if a node does not exist, the edge does, or it would close a cycle; nothing has changed then.
+        Between nodes of images they may say ``stride``, ``padding`` and ``dilation``; the kernel is the first node's.
+
+        Raises GrowthError if a node does not exist, the edge does, or it would close a cycle; ShapeError if
+        sizes of images do not meet; NotImplementedError from features to images. Nothing has changed then.
         """
         edge = (self._known(prev_node), self._known(next_node))
         if arrow(edge) in self.layers:
             raise GrowthError(f"GrowingDAG: the edge {arrow(edge)} exists already; remove it first")
         self._check_edges(self.merges, [*self._ends.values(), edge])
-        self._add(edge, edge_attributes or {}, zero_weights)
+        self.layers[arrow(edge)] = self._layer(edge, edge_attributes or {}, zero_weights)
+        self._ends[arrow(edge)] = edge
         self._connect()
 
     def add_node_with_two_edges(
@@ -136,17 +171,34 @@ class LayerGraph(GrowingNetwork):
     ) -> None:
         """Add a node of ``node_attributes['size']`` between two others; its second edge has no bias.
 
+        It is like the node before it, images of the same shape say, but for its attributes: ``type``, ``activation``,
+        ``use_layer_norm``; of images ``shape``, ``kernel_size`` of the edges that read it, ``pool``.
+
         Raises GrowthError if a node does not exist, the new one does, or its edges would close a cycle, KeyError
-        without a size; nothing has changed then.
+        without a size; else as :meth:`add_direct_edge`. Nothing has changed then.
         """
         self._check_new(new_node)
         edges = [(self._known(prev_node), new_node), (new_node, self._known(next_node))]
         self._check_edges([*self.merges, new_node], [*self._ends.values(), *edges])
-        attributes = edge_attributes or {}
-        self.merges[new_node] = self._merge(new_node, node_attributes)
-        self._add(edges[0], attributes, zero_weights)
-        self._add(edges[1], {**attributes, "use_bias": False}, zero_weights)
+        attributes, like = edge_attributes or {}, self._like(prev_node)
+        new = {new_node: self._merge(new_node, {**like, **node_attributes})}
+        try:
+            layers = [
+                self._layer(edge, {**attributes, **more}, zero_weights, {**self.merges, **new})
+                for edge, more in zip(edges, ({}, {"use_bias": False}), strict=True)
+            ]
+        except BaseException:
+            del self._attributes[new_node]
+            raise
+        self.merges |= new
+        self.layers |= {arrow(edge): layer for edge, layer in zip(edges, layers, strict=True)}
+        self._ends |= {arrow(edge): edge for edge in edges}
         self._connect()
+
+    def _like(self, node: str) -> dict[str, Any]:
+        """Attributes of a new node after ``node``, besides those of every new node."""
+        images = self.images_of(node)
+        return {"type": "linear"} if images is None else {"type": "convolution", **images.described()}
 
     def _check_edges(self, nodes: Iterable[str], edges: list[Edge]) -> None:
         """Raise GrowthError if these edges run in a cycle, or one leads into the root."""
@@ -193,57 +245,49 @@ class LayerGraph(GrowingNetwork):
         self._ends = {arrow(edge): edge for edge in ends}
         self._connect()
 
-    def _merge(self, node: str, attributes: Mapping[str, Any]) -> LinearMergeGrowingModule:
+    def _merge(self, node: str, attributes: Mapping[str, Any]) -> Merge:
         """A new merge; what it was made of is kept for :meth:`export_dag_parameters`."""
-        if "size" not in attributes:
-            raise KeyError(f"GrowingDAG: node {node} needs a size, for example {{'size': 4}}")
-        if attributes.get("type", "linear") != "linear":
-            raise NotImplementedError(
-                f"GrowingDAG: node {node} has the type {shown(attributes['type'])}; supported: 'linear'"
-            )
-        kept = {name: attributes.get(name, getattr(self, name)) for name in ("activation", "use_layer_norm")}
-        size = whole_number("GrowingDAG", f"size of {node}", attributes["size"], 0)
-        merge = LinearMergeGrowingModule(
-            self._function(size, **kept), allow_growing=node not in (self.root, self.end), in_features=size, name=node
-        )
-        self._attributes[node] = kept
+        defaults = {name: getattr(self, name) for name in ("activation", "use_layer_norm")}
+        inner = node not in (self.root, self.end)
+        merge, self._attributes[node] = new_merge(node, {**defaults, **attributes}, inner, self._kind["dtype"])
         return merge
 
-    def _function(self, size: int, activation: str | Module, use_layer_norm: bool) -> Module:
-        """What a node of this width applies to its sum."""
-        function = copy.deepcopy(activation) if isinstance(activation, Module) else None
-        if function is None:
-            function = Identity() if activation == "id" else activation_named(str(activation))
-        if not use_layer_norm:
-            return function
-        dtype = self._kind["dtype"]
-        return Sequential(GrowingLayerNorm(size, elementwise_affine=False, dtype=dtype), function)
+    def function_of_new_nodes(self, shape: tuple[int, ...] = ()) -> Module:
+        """What a new node applies to its sum, of images with ``shape``."""
+        return node_function(0, self.activation, self.use_layer_norm, shape, self._kind["dtype"])
 
-    def function_of_new_nodes(self) -> Module:
-        """What a new node applies to its sum."""
-        return self._function(0, self.activation, self.use_layer_norm)
-
-    def _add(
+    def _layer(
         self,
         edge: Edge,
         attributes: Mapping[str, Any],
         zero_weights: bool = False,
-        known: Mapping[str, LinearGrowingModule] | None = None,
-    ) -> None:
-        source, target = edge
-        widths = self.merges[source].out_features, self.merges[target].in_features
-        use_bias = attributes.get("use_bias", self.use_bias)
-        layer = LinearGrowingModule(*widths, use_bias=use_bias, name=arrow(edge), **self._kind)
-        if (other := next(iter((known or self.layers).values()), None)) is not None:
+        merges: Mapping[str, Merge] | None = None,
+    ) -> Layer:
+        """A new layer between two nodes."""
+        reading = reading_between(arrow(edge), self.images_of(edge[0]), self.images_of(edge[1]), attributes)
+        widths = [(merges or self.merges)[node].in_features for node in edge]
+        layer = new_layer(
+            reading, *widths, use_bias=attributes.get("use_bias", self.use_bias), name=arrow(edge), **self._kind
+        )
+        if (other := next(iter(self.layers.values()), None)) is not None:
             layer.to(other.weight.data)  # wherever the graph is by now
         for parameter in layer.parameters() if zero_weights else ():
             parameter.data = namespace(parameter.data).zeros_like(parameter.data)
-        self.layers[arrow(edge)], self._ends[arrow(edge)] = layer, edge
+        return layer
 
     def _connect(self) -> None:
         """Order of computation and links between neighbours, after every change of nodes or edges."""
         self._order = in_order("GrowingDAG", self.merges, self._ends.values())
         self._into = {node: [e for e, ends in self._ends.items() if ends[1] == node] for node in self.merges}
+        images = {node: self.images_of(node) for node in self.merges}
+        self._readings = {
+            edge: reading_between(edge, images[source], images[target], described(self.layers[edge]))
+            for edge, (source, target) in self._ends.items()
+        }
+        self._new_readings: dict[Edge, Reading] = {}
+        self._shapes = {node: () if found is None else found.shape for node, found in images.items()}
+        shape = self._shapes[self.root]
+        self.image, self.flatten = (self.merges[self.root].in_features, *shape) if shape else None, not shape
         for edge, (source, target) in self._ends.items():
             layer = self.layers[edge]
             layer.name, layer.previous_module, layer.next_module = edge, self.merges[source], self.merges[target]
@@ -259,12 +303,10 @@ class LayerGraph(GrowingNetwork):
         return {
             "edges": self.edges,
             "node_attributes": {
-                node: {"type": "linear", "size": merge.in_features, **self._attributes[node]}
+                node: {"type": NODE_TYPES[merge.spatial], "size": merge.in_features, **self._attributes[node]}
                 for node, merge in self.merges.items()
             },
-            "edge_attributes": {
-                str(edge): {"type": "linear", "use_bias": self.get_edge_module(*edge).use_bias} for edge in self.edges
-            },
+            "edge_attributes": {str(edge): described(self.get_edge_module(*edge)) for edge in self.edges},
         }
 
     structure = export_dag_parameters
@@ -292,8 +334,14 @@ class LayerGraph(GrowingNetwork):
     def match(self, state: Mapping[str, Any]) -> None:
         """Take on the nodes, edges and widths of the graph in a state dict.
 
-        Raises GrowthError if its names and shapes are not those of a graph between the same root and end.
+        Raises GrowthError if its names and shapes are not those of a graph between the same root and end;
+        NotImplementedError if these are images, whose sizes a state dict does not tell.
         """
+        if self.image is not None:
+            raise NotImplementedError(
+                "GrowingDAG: a state dict does not tell the sizes of images; build the graph with DAG_parameters=, as "
+                "export_dag_parameters() gives them, then load the state dict"
+            )
         shapes = {}
         for name, value in state.items():
             edge = name.removeprefix("layers.").removesuffix(".layer.weight")
@@ -332,13 +380,18 @@ class LayerGraph(GrowingNetwork):
         for node in nodes:
             if node not in self.merges:
                 self._check_new(node)
-        merges = {node: self.merges.get(node) or self._merge(node, nodes[node]) for node in nodes}
-        layers, self.merges, self.layers, self._ends = self.layers, merges, {}, {}
+        before = dict(self._attributes)
+        try:
+            merges = {node: self.merges.get(node) or self._merge(node, nodes[node]) for node in nodes}
+            per_edge = any(isinstance(value, dict) for value in attributes.values())
+            layers = {
+                arrow(edge): self.layers.get(arrow(edge))
+                or self._layer(edge, attributes.get(str(edge), {}) if per_edge else attributes, merges=merges)
+                for edge in edges
+            }
+        except BaseException:
+            self._attributes = before
+            raise
+        self.merges, self.layers, self._ends = merges, layers, {arrow(edge): edge for edge in edges}
         self._attributes = {node: self._attributes[node] for node in merges}
-        for edge in edges:
-            if (known := layers.get(arrow(edge))) is not None:
-                self.layers[arrow(edge)], self._ends[arrow(edge)] = known, edge
-            else:
-                per_edge = any(isinstance(value, dict) for value in attributes.values())
-                self._add(edge, attributes.get(str(edge), {}) if per_edge else attributes, known=layers)
         self._connect()

@@ -46,32 +46,63 @@ def neurons_between(
     return joined
 
 
-def best_features(undone: Sequence[tuple[np.ndarray, np.ndarray]], most: int) -> list[int]:
-    """Features that together lower the loss most, chosen greedily, best first; combinations of others are left out.
+def best_features(
+    undone: Sequence[tuple[np.ndarray, np.ndarray]], most: int, taps: Sequence[int] | None = None
+) -> list[int]:
+    """Neurons that together lower the loss most, chosen greedily, best first; combinations of others are left out.
 
     undone : for each target the second moment (r, r) of the features, with what the target reads taken off, and
         their moment (r, o) with what is left undone there
+    taps : features that a neuron is for each target, side by side; default 1
 
     >>> best_features([(np.diag([1.0, 4.0, 0.0]), np.array([[3.0], [2.0], [0.0]]))], 3)
     [0, 1]
     """
-    grams, moments = [gram.copy() for gram, _ in undone], [moment.copy() for _, moment in undone]
-    least = [_DEPENDENT * np.diagonal(gram) for gram in grams]
+    counts = taps or [1] * len(undone)
+    sides = [_Side(*side, count) for side, count in zip(undone, counts, strict=True)]
     chosen: list[int] = []
     while len(chosen) < most:
-        gains = np.zeros(len(grams[0]))
-        for gram, moment, floor in zip(grams, moments, least, strict=True):
-            square = np.diagonal(gram)
-            usable = square > floor
-            gains += np.where(usable, np.sum(moment**2, axis=1) / np.where(usable, square, 1.0), 0.0)
+        gains = np.sum([side.gains() for side in sides], axis=0)
         gains[chosen] = 0.0
         best = int(np.argmax(gains))
         if not gains[best] > 0:
             break
         chosen.append(best)
-        for gram, moment, floor in zip(grams, moments, least, strict=True):
-            if gram[best, best] > floor[best]:
-                share = gram[:, best] / gram[best, best]
-                moment -= np.outer(share, moment[best])
-                gram -= np.outer(share, gram[best])
+        for side in sides:
+            side.take(best)
     return chosen
+
+
+class _Side:
+    """What neurons, each of ``taps`` features, would give one target, with those that were chosen taken off."""
+
+    def __init__(self, gram: np.ndarray, moment: np.ndarray, taps: int) -> None:
+        count = len(gram) // taps
+        self.gram, self.taps = gram.reshape(count, taps, count, taps).copy(), taps
+        self.moment = moment.reshape(count, taps, -1).copy()
+        self.least = _DEPENDENT * np.max(np.diagonal(gram).reshape(count, taps), axis=1, initial=0.0)
+
+    def _inverses(self) -> np.ndarray:
+        """Pseudo-inverses of the neurons' own second moments, (count, taps, taps)."""
+        blocks = np.einsum("itiu->itu", self.gram)
+        if self.taps == 1:
+            usable = blocks > self.least[:, None, None]
+            return np.where(usable, 1.0 / np.where(usable, blocks, 1.0), 0.0)
+        values, vectors = np.linalg.eigh(blocks)
+        usable = values > self.least[:, None]
+        scaled = vectors * np.where(usable, 1.0 / np.where(usable, values, 1.0), 0.0)[:, None, :]
+        inverses: np.ndarray = scaled @ vectors.transpose(0, 2, 1)
+        return inverses
+
+    def gains(self) -> np.ndarray:
+        """What each neuron takes off the loss."""
+        self.inverses = self._inverses()
+        if self.taps == 1:  # a product of two numbers for each neuron
+            return np.sum(self.moment**2, axis=(1, 2)) * self.inverses[:, 0, 0]  # type: ignore[no-any-return]
+        return np.sum(self.moment * (self.inverses @ self.moment), axis=(1, 2))  # type: ignore[no-any-return]
+
+    def take(self, best: int) -> None:
+        """Take off what the neuron ``best`` makes."""
+        share = self.gram[:, :, best, :] @ self.inverses[best]
+        self.moment -= share @ self.moment[best]
+        self.gram -= np.tensordot(share, self.gram[best], 1)

@@ -113,7 +113,9 @@ def _dag(graph: OnnxGraph, network: GrowingDAG, x: Edge) -> Any:
         merge, total = network.merges[node], values.get(node)
         for source in network.predecessors(node):
             edge = arrow((source, node))
-            value = graph.lower(f"layers.{edge}", network.layers[edge], values[source])
+            function, value = network.reading(source, node).function, values[source]
+            value = value if function is None else graph.lower(f"layers.{edge}", function, value)
+            value = graph.lower(f"layers.{edge}", network.layers[edge], value)
             total = value if total is None else graph.node("Add", total, value)
         if total is None:
             raise TypeError(f"to_onnx: {graph.where}: no edge leads into node {node}; add one, or remove the node")
@@ -122,6 +124,8 @@ def _dag(graph: OnnxGraph, network: GrowingDAG, x: Edge) -> Any:
 
 
 def _flat(graph: OnnxGraph, network: GrowingNetwork, x: Edge) -> Any:
+    if network.image is not None and x.shape[1:] != network.image:
+        return graph.reshape(x, (x.shape[0], *network.image))
     if not network.flatten or x.ndim == 2:
         return x
     graph.check_batch(x)
@@ -142,8 +146,6 @@ def _scale(graph: OnnxGraph, scale: Scale, x: Edge) -> Any:
 def _network(graph: OnnxGraph, network: GrowingNetwork, x: Edge) -> Any:
     names = {id(child): name for name, child in network.children()}
     x = _flat(graph, network, x)
-    if network.image is not None and x.shape[1:] != network.image:
-        x = graph.reshape(x, (x.shape[0], *network.image))
     chain: list[Any] = network.chain
     for module in chain:
         x = graph.lower(names[id(module)], module, x)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,9 +91,10 @@ def products(draw: st.DrawFn, summed: bool = False) -> Product:
     return product
 
 
-@settings(max_examples=150, deadline=None)
-@given(products())
-def test_any_geometry(product):
+@settings(max_examples=200, deadline=None)
+@given(products(), st.integers(1, 3), st.integers(1, 3))
+def test_any_geometry(product, summed, results):
+    product = replace(product, s=summed, n=results)
     rng = np.random.default_rng(0)
     kernel, feature, d_out = (
         rng.standard_normal(shape) for shape in (product.kernel_shape, product.feature_shape, product.shape)
@@ -107,7 +110,7 @@ def test_any_geometry(product):
 @pytest.mark.parametrize("x", [Axis("x", 7, 3, 7, 1, 1), Axis("x", 7, 4, 7, 1, 5, 2), Axis("x", 2, 5, 2, 1, 2)])
 @pytest.mark.parametrize("more", [(), (Axis("z", 4, 2, 2, 2, 1),)], ids=["plane", "volume"])
 def test_rows_that_lie_end_to_end_give_the_same_bits_as_padded_ones(x, more, monkeypatch):
-    product = Product(3, 1, 1, (*more, Axis("y", 5, 3, 5, 1, 1), x), itemsize=8)
+    product = Product(3, 2, 3, (*more, Axis("y", 5, 3, 5, 1, 1), x), itemsize=8)
     rng, found = np.random.default_rng(0), []
     kernel, feature = rng.standard_normal(product.kernel_shape), rng.standard_normal(product.feature_shape)
     feature[0, 0] = np.nan  # of a plane of its own
@@ -206,9 +209,9 @@ def test_a_plan_prices_and_runs_it_with_the_same_bits_for_any_number_of_threads(
 
 def test_it_is_taken_where_it_fits_and_nowhere_else(monkeypatch):
     assert choose(DEPTHWISE, FORWARD) is choose(DEPTHWISE, D_KERNEL) is Compiled
-    half, dense = Product(3, 1, 1, DEPTHWISE.axes, itemsize=2), Product(3, 2, 1, DEPTHWISE.axes)
-    assert choose(half, FORWARD).name == "band"
-    assert choose(dense, FORWARD).name == "im2col"
+    assert choose(replace(DEPTHWISE, itemsize=2), FORWARD).name == "band"
+    for s, n, name in ((2, 1, "compiled"), (8, 4, "compiled"), (32, 1, "compiled"), (1, 5, "im2col"), (9, 4, "im2col")):
+        assert choose(replace(DEPTHWISE, s=s, n=n), FORWARD).name == name, (s, n)
     assert choose(DEPTHWISE, FORWARD, "array_api_strict").name == "portable"
     monkeypatch.undo()
     for value, found in (("0", False), ("1", True)):
@@ -216,3 +219,17 @@ def test_it_is_taken_where_it_fits_and_nowhere_else(monkeypatch):
         planes.available.cache_clear()
         assert planes.available() is found
     planes.available.cache_clear()
+
+
+def test_a_thread_that_looks_for_work_sees_it_without_the_interpreters_lock():
+    from growarray.contraction.routines.loops import _look
+
+    count = np.zeros(1, np.int64)
+    _look(count, count[0], 3)  # nothing comes: it gives up
+    thread = threading.Thread(target=_look, args=(count, count[0], 1 << 40), daemon=True)
+    thread.start()
+    thread.join(0.05)
+    assert thread.is_alive()
+    count[0] += 1
+    thread.join(120)
+    assert not thread.is_alive()

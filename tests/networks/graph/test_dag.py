@@ -151,7 +151,9 @@ def test_what_is_not_built_is_refused_by_name():
         GrowingDAG(3, 2, name="a_b")
     with pytest.raises(KeyError, match="needs a size"):
         GrowingDAG(3, 2).add_node_with_two_edges("start@", "1@", "end@", {"type": "linear"})
-    with pytest.raises(NotImplementedError, match="'convolution'; supported: 'linear'"):
-        GrowingDAG(3, 2).add_node_with_two_edges("start@", "1@", "end@", {"type": "convolution", "size": 2})
+    with pytest.raises(NotImplementedError, match="leads from features to images"):
+        GrowingDAG(3, 2).add_node_with_two_edges(
+            "start@", "1@", "end@", {"type": "convolution", "size": 2, "shape": (4, 4)}
+        )
     with pytest.raises(NotImplementedError, match="no chain"):
         _ = GrowingDAG(3, 2).chain

@@ -10,7 +10,8 @@ import pytest
 from growarray.errors import GrowthError
 from growarray.growing import FISHER, GRADMAX, TINY, GrowthUpdate
 from growarray.networks import Expansion, ExpansionType, GrowingDAG
-from growarray.networks.graph.statistics import Features
+from growarray.networks.graph.features import Features
+from growarray.networks.graph.reading import AsFeatures
 from growarray.ops import mse
 from tests.networks.graph.graphs import collect, data, loss_of, skip_graph
 
@@ -142,7 +143,7 @@ def test_layer_norm_leaves_new_neurons_alone_until_they_are_there():
 
 def test_features_are_products_of_blocks():
     activities = {"a": np.arange(6.0).reshape(2, 3), "b": np.ones((2, 1))}
-    features, matrix = Features(("a", "b"), True), np.arange(10.0).reshape(2, 5)
+    features, matrix = Features((("a", AsFeatures()), ("b", AsFeatures())), True), np.arange(10.0).reshape(2, 5)
     joined = np.concatenate([activities["a"], activities["b"], np.ones((2, 1))], axis=1)
     np.testing.assert_allclose(features.values(matrix, activities), joined @ matrix.T)
     blocks, ones = features.cut(matrix, {"a": 3, "b": 1})
@@ -226,6 +227,6 @@ def test_gain_with_fisher_is_next_to_the_deltas_with_fisher():
     collect(dag, x, target)
     dag.compute_optimal_updates(FISHER)
     edge = dag.growing_layers[0]
-    reads = dag.collected().columns(dag.reads("end@n"))
+    reads = dag.collected().columns("end@n", dag.reads("end@n"))
     alone = dag.collected().target("end@n", reads).optimal_delta(fisher=True)[1]
     np.testing.assert_allclose(edge.new_neurons_fo_improvement, edge.first_order_improvement - alone, rtol=1e-12)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from growarray.backend import to_numpy
-from growarray.networks.graph.expansion import ExpansionType
+from growarray.networks import GrowingDAG
 from growarray.ops import mse
 from tests.conftest import Library
-from tests.networks.graph.graphs import data, skip_graph
+from tests.networks.graph.graphs import data, image_graph, images, skip_graph
 
 
-@pytest.mark.parametrize("index", [0, 1, -1], ids=[kind.name for kind in ExpansionType])
-def test_a_growth_is_that_of_numpy(xp: Library, index: int) -> None:
-    x, target = data()
+def _image_graph() -> GrowingDAG:
+    return image_graph("linear", "mean", sampled=8)
+
+
+GROWTHS = [*((skip_graph, index) for index in (0, 1, -1)), *((_image_graph, index) for index in (2, 10))]
+
+
+@pytest.mark.parametrize(("graph", "index"), GROWTHS, ids=["edge", "node", "wider", "kernel", "map"])
+def test_a_growth_is_that_of_numpy(xp: Library, graph: Callable[[], GrowingDAG], index: int) -> None:
+    x, target = data() if graph is skip_graph else images(graph())
     values, plans = [], []
     for make in (np.asarray, xp.asarray):
-        dag = skip_graph()
+        dag = graph()
         if values:
             xp.adopt(dag)
         dag.init_computation()

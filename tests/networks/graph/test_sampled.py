@@ -41,6 +41,27 @@ def test_greedy_choice_is_the_plain_one_by_one():
     assert all(fall > 0 for fall in falls)
 
 
+def test_channels_of_several_features_are_chosen_together():
+    """Against least squares on all features of the chosen channels, for two readers with 3 features and 1 of each."""
+    rng = np.random.default_rng(4)
+    channels, wanted = rng.standard_normal((60, 5, 3)), [rng.standard_normal((60, 2)) for _ in range(2)]
+    channels[:, 4] = channels[:, 0]
+    features = [channels.reshape(60, -1), channels.mean(axis=2)]
+    undone = [(f.T @ f, f.T @ want) for f, want in zip(features, wanted, strict=True)]
+    chosen = best_features(undone, 5, [3, 1])
+
+    def left(picked):
+        used = [channels[:, picked].reshape(60, -1), channels[:, picked].mean(axis=2)]
+        rests = (want - use @ np.linalg.lstsq(use, want)[0] for use, want in zip(used, wanted, strict=True))
+        return sum(float(np.sum(rest**2)) for rest in rests)
+
+    assert len(chosen) == 4  # the fifth is a copy
+    for count, best in enumerate(chosen):
+        rest = [j for j in range(5) if j not in chosen[:count]]
+        least = min(left([*chosen[:count], j]) for j in rest)
+        assert left([*chosen[:count], best]) <= least * (1 + 1e-12)
+
+
 def test_a_direct_edge_leaves_nothing_to_small_neurons_but_much_to_sampled_ones():
     """All that a linear map of the input can do is the edge's own; the rule alone would never add a node."""
     x, target = data(200)
