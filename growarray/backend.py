@@ -345,7 +345,10 @@ def assign(array: Array, index: Any, values: Any, *, add: bool = False) -> Array
         place = array.at[index]
         return place.add(values) if add else place.set(values)
     if add:
-        array[index] += values
+        part = array[index]
+        part += values
+        if not (isinstance(part, np.ndarray) and np.may_share_memory(part, array)):
+            array[index] = part
     else:
         array[index] = values
     return array

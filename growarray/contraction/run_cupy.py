@@ -24,12 +24,18 @@ from growarray.contraction.routines.cupy import (
 )
 from growarray.contraction.routines.depthwise_text import Chain
 from growarray.contraction.step import Step
-from growarray.cuda.device import current, empty, workspace
+from growarray.cuda.device import contiguous, current, empty, workspace
 from growarray.cuda.text import Walk
 
 __all__ = ["Launched", "grouped", "layout"]
 
 _FUSED = 64  # taps that the kernels of one launch have together at most
+
+
+def _span(array: Array) -> int:
+    """How far its elements lie apart, in elements."""
+    steps = zip(array.shape, array.strides, strict=True)
+    return sum((int(size) - 1) * abs(int(step)) for size, step in steps) // int(array.dtype.itemsize)
 
 
 class _Stored(NamedTuple):
@@ -128,9 +134,7 @@ class Launched:
             for slot, (mask, x) in enumerate(zip(self.masks, given, strict=True))
         }
         whole = self.problem.everything
-        self.wide = max(map(self.problem.elements, (*modes, whole))) >= WIDE or any(
-            abs(s) >= WIDE for one in self.stored.values() for s in one.strides.values()
-        )
+        self.wide = max(map(self.problem.elements, (*modes, whole))) >= WIDE or max(map(_span, given)) >= WIDE
         self.shape = tuple(self.problem.extent(m, whole) for m in self.problem.output)
         self._back: dict[Any, _Backward] = {}
         with current(given[0]):
@@ -265,6 +269,8 @@ class Launched:
                 launch(table)
 
         def back(dy: Array) -> dict[int, Array]:
+            if _span(dy) >= WIDE and not self.wide:
+                dy = contiguous(dy, dy.dtype)
             key = wanted, dy.strides
             found = self._back.get(key)
             if found is None:

@@ -9,16 +9,17 @@ import itertools
 import math
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
-from growarray.backend import Array, assign, device_of, namespace
+import numpy as np
+
 from growarray.contraction.machine import machine_for
 from growarray.contraction.problem import Axis
+from growarray.contraction.routines.windows import window
 from growarray.ops.lags import moment_plan
 from growarray.ops.windows import Windows
 
 _LARGEST = 1 << 22  # bytes of the moment of all positions
-_CALLS = 6  # calls into the library that adding what one output reads takes
+_CALLS = 6  # calls into the library that adding what a pair of taps reads takes
 
 
 @lru_cache(maxsize=512)
@@ -34,9 +35,9 @@ def folded_axis(
         held = (sizes[0], sizes[1] * left[i].size, sizes[2] * right[i].size)
         if 8 * held[1] * held[2] * taps > _LARGEST:
             continue
-        added = sizes[1] * sizes[2] * taps * left[i].taps * right[i].taps
+        pairs = left[i].taps * right[i].taps
         seconds = moment_plan(rest[0], rest[1], held, symmetric, None, single).seconds
-        seconds += left[i].out * (_CALLS * machine.call + added * machine.gathered)
+        seconds += pairs * (_CALLS * machine.call + left[i].out * sizes[1] * sizes[2] * taps * machine.gathered)
         if seconds < least:
             best, least = i, seconds
     return best
@@ -50,56 +51,49 @@ def folded(w: Windows, axis: int) -> Windows:
     >>> folded(windows(np.ones((2, 3, 8, 9)), (3, 3)), 0).array.shape
     (2, 24, 9)
     """
-    xp, shape = namespace(w.array), w.array.shape
-    array = xp.moveaxis(w.array, axis + 2, 2)
-    array = xp.reshape(array, (shape[0], shape[1] * shape[axis + 2], *array.shape[3:]))
+    array = np.moveaxis(w.array, axis + 2, 2)
+    array = array.reshape(len(array), -1, *array.shape[3:])
     return replace(w, array=array, axes=w.axes[:axis] + w.axes[axis + 1 :])
 
 
-def spread(xp: Any, moment: Array, left: Windows, right: Windows, axis: int) -> Array:
-    """The moment of the windows from that of the folded ones: of what each output reads along the axis the sum."""
-    out = xp.zeros((left.width, right.width), dtype=xp.float64, device=device_of(moment))
-    inside = [slice(w.width - w.bias) for w in (left, right)]
-    kept = [slice(length - w.bias) for length, w in zip(moment.shape, (left, right), strict=True)]
-    out = assign(out, tuple(inside), _summed(xp, moment[tuple(kept)], (left, right), axis))
+def spread(moment: np.ndarray, left: Windows, right: Windows, axis: int) -> np.ndarray:
+    """The moment of the windows from that of the folded ones: sums of what outputs read with two taps of the axis."""
+    sides, count = (left, right), len(left.axes)
+    (one, taps), (other, others) = ((w.axes[axis], _others(w, axis)) for w in sides)
+    inside, kept = ([slice(length - w.bias) for length, w in zip(shape, sides, strict=True)] for shape in (
+        (left.width, right.width), moment.shape
+    ))  # fmt: skip
+    c, d = (int(w.array.shape[1]) for w in sides)
+    block = moment[kept[0], kept[1]].reshape(c, one.size, -1, d, other.size, math.prod(others))
+    total = np.empty((one.taps, other.taps, c, math.prod(taps), d, math.prod(others)))
+    for s, t in itertools.product(range(one.taps), range(other.taps)):
+        ends = [window(one, s, 0, one.out)[:2], window(other, t, 0, other.out)[:2]]
+        low, high = max(start for start, _ in ends), min(stop for _, stop in ends)
+        rows, columns = window(one, s, low, high)[2], window(other, t, low, high)[2]
+        total[s, t] = block[:, rows, :, :, columns].diagonal(axis1=1, axis2=4).sum(axis=-1)
+    total = total.reshape(one.taps, other.taps, c, *taps, d, *others)
+    out = np.zeros((left.width, right.width))
+    out[inside[0], inside[1]] = np.moveaxis(total, (0, 1), (1 + axis, 2 + count + axis)).reshape(
+        out[inside[0], inside[1]].shape
+    )
     if right.bias:
-        out = assign(out, (inside[0], -1), _summed(xp, moment[kept[0], -1], (left,), axis))
+        out[inside[0], -1] = _sums(moment[kept[0], -1], left, axis)
     if left.bias:
-        row = out[inside[0], -1] if left is right else _summed(xp, moment[-1, kept[1]], (right,), axis)
-        out = assign(out, (-1, inside[1]), row)
+        out[-1, inside[1]] = out[inside[0], -1] if left is right else _sums(moment[-1, kept[1]], right, axis)
     if left.bias and right.bias:
-        out = assign(out, (-1, -1), moment[-1, -1] * left.axes[axis].out)
+        out[-1, -1] = moment[-1, -1] * one.out
     return out
 
 
-def _summed(xp: Any, block: Array, sides: tuple[Windows, ...], axis: int) -> Array:
-    """``block`` has for each side an axis of its features at all positions; the result, of its features."""
-    shapes, taps = [], []
-    for w in sides:
-        channels, along = int(w.array.shape[1]), w.axes[axis]
-        others = [one.taps for i, one in enumerate(w.axes) if i != axis]
-        shapes.append((channels, along.size, math.prod(others)))
-        taps.append((channels, along.taps, *others))
-    block = xp.reshape(block, tuple(itertools.chain(*shapes)))
-    shape = tuple(itertools.chain(*((c, t, rest) for (c, _, rest), (_, t, *_) in zip(shapes, taps, strict=True))))
-    total = xp.zeros(shape, dtype=block.dtype, device=device_of(block))
-    everything = slice(None)
-    for output in range(sides[0].axes[axis].out):
-        found = [_read(w.axes[axis], output) for w in sides]
-        into = tuple(itertools.chain(*((everything, used, everything) for used, _ in found)))
-        read = tuple(itertools.chain(*((everything, positions, everything) for _, positions in found)))
-        total = assign(total, into, block[read], add=True)
-    total = xp.reshape(total, tuple(itertools.chain(*taps)))
-    for i in range(len(taps)):  # the taps of this axis go back to their place
-        start = i * len(taps[0])
-        total = xp.moveaxis(total, start + 1, start + 1 + axis)
-    return xp.reshape(total, tuple(math.prod(one) for one in taps))
+def _others(w: Windows, axis: int) -> list[int]:
+    """Taps of the other axes."""
+    return [one.taps for i, one in enumerate(w.axes) if i != axis]
 
 
-def _read(axis: Axis, output: int) -> tuple[slice, slice]:
-    """The taps that do not read padding for one output, and where they read."""
-    first = output * axis.stride - axis.before
-    low = min(max(-(first // axis.dilation), 0), axis.taps)
-    high = max(min((axis.size - 1 - first) // axis.dilation + 1, axis.taps), low)
-    start, stop = (first + tap * axis.dilation for tap in (low, high))
-    return slice(low, high), slice(start, stop, axis.dilation) if high > low else slice(0)
+def _sums(sums: np.ndarray, w: Windows, axis: int) -> np.ndarray:
+    """The sum of each feature, from those at all positions of the axis."""
+    along, others = w.axes[axis], _others(w, axis)
+    block = sums.reshape(-1, along.size, math.prod(others))
+    read = (window(along, tap, 0, along.out)[2] for tap in range(along.taps))
+    total = np.stack([block[:, positions].sum(axis=1) for positions in read])
+    return np.moveaxis(total.reshape(along.taps, len(block), *others), 0, 1 + axis).reshape(-1)

@@ -69,7 +69,7 @@ def _moment(
         axis = folded_axis(left.axes, right.axes, _sizes(left, right), symmetric, _is_narrow(left, right))
         if axis is not None:
             one, two = folded(left, axis), folded(right, axis)
-            return spread(xp, _moment(xp, one, one if symmetric else two, None, symmetric, lanes), left, right, axis)
+            return spread(_moment(xp, one, one if symmetric else two, None, symmetric, lanes), left, right, axis)
     pieces = list(_pieces(left, right, symmetric, lagged))
     blocks = [(*piece, images) for piece in pieces for images in _images(left.samples, piece[2])]
     total, *others = [_Lane(xp, symmetric) for _ in range(min(lanes, len(blocks)))]
@@ -171,7 +171,8 @@ class _Lane:
     def __init__(self, xp: Any, symmetric: bool) -> None:
         self.xp, self.symmetric = xp, symmetric
         self.products: Products = {}
-        self.sums: dict[tuple[str, Windows], Array] = {}
+        self.sums: dict[tuple[str, Windows], Array] = {}  # of maps over images
+        self.features: dict[str, Array] = {}  # those that are known already
 
     def add(self, blocks: Sequence[Block]) -> None:
         """Add one block after the other."""
@@ -182,21 +183,29 @@ class _Lane:
         """Add what another lane has, and take it from there."""
         _move_to(self.products, other.products)
         _move_to(self.sums, other.sums)
+        _move_to(self.features, other.features)
 
     def feature_sums(self, side: str) -> Array:
         """Sum of each feature of one side over images and outputs."""
-        return sum(feature_sums(self.xp, w, found) for (of, w), found in self.sums.items() if of == side)
+        found = [feature_sums(self.xp, w, maps) for (of, w), maps in self.sums.items() if of == side]
+        return sum(found, self.features.get(side, 0.0))
 
     def _add_block(self, left: Windows, right: Windows, plan: MomentPlan, images: slice) -> None:
-        lefts, sums = phase_maps(self.xp, left, images, plan, "left", summed=right.bias)
+        whole = not plan.lagged and not is_mixed(plan, images)  # all windows are there: sums are those of their rows
+        lefts, sums = phase_maps(self.xp, left, images, plan, "left", summed=right.bias and not whole)
         rights, others = lefts, None
         if not self.symmetric:
-            rights, others = phase_maps(self.xp, right, images, plan, "right", summed=left.bias)
+            rights, others = phase_maps(self.xp, right, images, plan, "right", summed=left.bias and not whole)
         for maps, counterparts in zip(lefts, rights, strict=True):
             self._add_maps(maps, counterparts, plan)
-        for side, w, found in (("left", left, sums), ("right", right, others)):
+        for side, w, matrices, found, wanted in (
+            ("left", left, lefts, sums, right.bias),
+            ("right", right, rights, others, left.bias),
+        ):
             if found is not None:
                 _add_to(self.sums, (side, w), found)
+            elif whole and wanted:
+                _add_to(self.features, side, _row_sums(self.xp, matrices[0][0, 0]))
 
     def _add_maps(self, maps: Maps, others: Maps, plan: MomentPlan) -> None:
         """Add the products of all lags; side by side, if this is not one lane of several."""
@@ -257,6 +266,11 @@ def _add_to(totals: dict[Any, Array], key: Hashable, value: Array) -> None:
 def _move_to(totals: dict[Any, Array], others: dict[Any, Array]) -> None:
     for key in list(others):
         _add_to(totals, key, others.pop(key))
+
+
+def _row_sums(xp: Any, maps: Array) -> Array:
+    matrix = xp.reshape(maps, (maps.shape[0], math.prod(maps.shape[1:])))
+    return matrix @ xp.ones(matrix.shape[1], dtype=matrix.dtype, device=device_of(matrix))
 
 
 def _left(xp: Any, maps: Array, run: Run) -> Array:

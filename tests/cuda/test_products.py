@@ -13,7 +13,7 @@ from bench.factorized import QUICK
 from bench.suite import CASES
 from growarray import FactorizedConv
 from growarray.backend import to_numpy
-from growarray.contraction import plan
+from growarray.contraction import plan, run_cupy
 from growarray.contraction.transpose import transpose
 from growarray.errors import DeviceError
 from growarray.testing import check_vjp
@@ -153,6 +153,23 @@ def test_views_are_read_where_they_lie(cuda: Cuda) -> None:
     both = plan("i k, k j -> i j", (4, 3), (3, 5), dtype="float64", device="cuda")
     a, b = rng.standard_normal((3, 4)).T, rng.standard_normal((6, 10))[::2, ::2]
     np.testing.assert_allclose(to_numpy(both(cuda.array(a), cuda.array(b))), a @ b, atol=1e-14)
+
+
+def test_few_elements_far_apart_take_long_addresses(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_cupy, "WIDE", 150)
+    rng, shapes = np.random.default_rng(0), [(2, 2, 5), (3, 2, 2)]
+    w, near, far = rng.standard_normal(shapes[1]), rng.standard_normal(shapes[0]), rng.standard_normal((2, 2, 5, 9))
+    dy = rng.standard_normal((2, 3, 4, 9))[..., 0]
+    for x, wide in ((near, False), (far[..., 0], True)):
+        p = plan("n a k, m a k -> n m k | k", *shapes, dtype="float64", device="cuda")
+        y, back = plan("n a k, m a k -> n m k | k", *shapes, dtype="float64").vjp(x, w)
+        cuda.texts.clear()
+        cuda.operations.clear()
+        got, got_back = p.vjp(cuda.array(x), cuda.array(w))
+        assert [("typedef long long I" in text) for text in cuda.texts] == [wide]
+        for found, expected in zip((got, *got_back(cuda.array(dy))), (y, *back(dy)), strict=True):
+            np.testing.assert_allclose(to_numpy(found), expected, atol=1e-13)
+        assert cuda.operations == ["ascontiguousarray"] * (not wide)  # the gradient lies far apart too
 
 
 def test_bound_factors_and_batches_of_another_size(cuda: Cuda) -> None:

@@ -89,8 +89,8 @@ def test_every_choice_of_lagged_axes_equals_unfolding(pair):
         agree(window_moment(right, left, lagged=lagged), b.T @ a)
     for axis in range(len(left.axes) if len(left.axes) > 1 else 0):
         one, other = folded(left, axis), folded(right, axis)
-        agree(spread(np, window_moment(one), left, left, axis), a.T @ a)
-        agree(spread(np, window_moment(one, other), left, right, axis), a.T @ b)
+        agree(spread(window_moment(one), left, left, axis), a.T @ a)
+        agree(spread(window_moment(one, other), left, right, axis), a.T @ b)
 
 
 def test_by_hand():
