@@ -25,7 +25,7 @@ _READ, _FILLED, _SPLIT = (
     6.0,
     12.0,
 )  # cycles for a vector that a warp reads, for 32 elements that are filled in, and
-# with taps among their indices: not measured, from the instructions that they are compiled to
+# with taps among their indices: assumed, not measured
 
 
 class Tile(NamedTuple):
