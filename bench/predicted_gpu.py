@@ -65,6 +65,7 @@ def _training(network: nn.Module, *shape: int) -> Callable[[Any], Callable[[], A
             loss, back = ops.cross_entropy(y, labels)
             optimizer.zero_grad()
             pullback(back(), wrt_x=False)
+            del y, pullback, back  # as torch forgets what its way back has read
             optimizer.step()
             return loss
 

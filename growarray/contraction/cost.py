@@ -125,9 +125,10 @@ class Costs:
             product, times = product.over(tuple(axes)), self.blocks
         routine = choose(product, FORWARD, self.library)
         forward = routine.seconds(product, machine, FORWARD)
-        if before and product.s == 1:
+        if before and product.s == 1 and self.library == "numpy":
             forward += _FRESH * machine.element * product.b * product.n * product.columns
-            forward += 0.0 if self.library == "numpy" else machine.call  # among kernels no step shares a launch
+        elif before and product.s == product.n == 1:
+            forward += machine.call  # among kernels no step shares a launch
         parallel = self._parallel(pair, routine, forward)
         held, traffic = self.held(pair.feature_mask | pair.kernel_mask), self._traffic(pair) * machine.byte
         reordering = self._reordering(pair) / parallel

@@ -7,26 +7,35 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from growarray.backend import Array, namespace
+from growarray.contraction.addresses import Table
 from growarray.contraction.problem import Pair
 from growarray.contraction.program import Program
-from growarray.contraction.routines.cupy import WIDE, Depthwise, Launches, Place, Site, chain_gradients, chained
+from growarray.contraction.routines.cupy import (
+    WIDE,
+    Depthwise,
+    Launches,
+    Place,
+    Site,
+    chain_gradients,
+    chained,
+    multiplied,
+    sums_nothing,
+)
 from growarray.contraction.routines.depthwise_text import Chain
 from growarray.contraction.step import Step
-from growarray.cuda.convolution import Convolution, convolution_launch
-from growarray.cuda.device import Kernel, StridedProduct, current, empty, kernel_launch, product_launch, workspace
+from growarray.cuda.device import contiguous, current, empty, workspace
 from growarray.cuda.text import Walk
 
 __all__ = ["Launched", "grouped", "layout"]
 
 _FUSED = 64  # taps that the kernels of one launch have together at most
-_READY: dict[type, Callable[[Any], Callable[[Sequence[int]], object]]] = {
-    Kernel: kernel_launch,
-    StridedProduct: product_launch,
-    Convolution: convolution_launch,
-}
+
+
+def _span(array: Array) -> int:
+    """How far its elements lie apart, in elements."""
+    steps = zip(array.shape, array.strides, strict=True)
+    return sum((int(size) - 1) * abs(int(step)) for size, step in steps) // int(array.dtype.itemsize)
 
 
 class _Stored(NamedTuple):
@@ -40,81 +49,6 @@ def layout(array: Array) -> tuple[Any, ...]:
     """What launches depend on."""
     index = getattr(array.device, "id", None)  # NumPy has a word, and the check refuses it
     return array.dtype, array.shape, array.strides, index
-
-
-class _Memory:
-    """Pieces of one block of memory; what is given back is taken again."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._free: list[tuple[int, int]] = []
-
-    def take(self, count: int) -> tuple[int, int]:
-        """A piece of at least so many bytes."""
-        count = -(-count // 256) * 256
-        fits = [piece for piece in self._free if piece[1] >= count]
-        if fits:
-            found = min(fits, key=lambda piece: piece[1])
-            self._free.remove(found)
-            return found
-        self.size += count
-        return self.size - count, count
-
-    def give(self, piece: tuple[int, int]) -> None:
-        """It may be taken again."""
-        self._free.append(piece)
-
-
-class _Table:
-    """The slots of one sequence of launches: addresses that are given, then pieces of memory.
-
-    apart : whether work space lies apart from partial results, which are kept
-    """
-
-    def __init__(self, given: int, apart: bool = False) -> None:
-        self.given, self.memory = given, _Memory()
-        self.temporary = _Memory() if apart else self.memory
-        self.launches: Launches = []
-        self._offsets: list[tuple[bool, int]] = []  # whether it is work space that lies apart, and where in it
-        self._pieces: dict[int, tuple[int, int]] = {}
-        self._lent: list[tuple[int, int]] = []
-
-    def __len__(self) -> int:
-        return self.given + len(self._offsets)
-
-    def take(self, count: int) -> int:
-        """A slot with a piece of so many bytes."""
-        piece = self.memory.take(count)
-        self._offsets.append((False, piece[0]))
-        self._pieces[len(self) - 1] = piece
-        return len(self) - 1
-
-    def give(self, slot: int) -> None:
-        """The piece of a slot, if it has one, may be taken again."""
-        if slot in self._pieces:
-            self.memory.give(self._pieces.pop(slot))
-
-    def reserve(self, count: int, dtype: str) -> int:
-        """A slot with work space for so many elements, until the launches that are added next."""
-        piece = self.temporary.take(np.dtype(dtype).itemsize * count)
-        self._lent.append(piece)
-        self._offsets.append((self.temporary is not self.memory, piece[0]))
-        return len(self) - 1
-
-    def add(self, launches: Launches) -> None:
-        """Launches, which follow those that are there; what comes after them may use their work space."""
-        self.launches += launches
-        while self._lent:
-            self.temporary.give(self._lent.pop())
-
-    def addresses(self, memory: int, temporary: int) -> list[int]:
-        """Those of the pieces, given where the memory and the work space begin."""
-        bases = memory, temporary
-        return [bases[apart] + offset for apart, offset in self._offsets]
-
-    def ready(self) -> list[Callable[[Sequence[int]], object]]:
-        """The launches, ready to run."""
-        return [_READY[type(one)](one) for one in self.launches]
 
 
 @dataclass(frozen=True)
@@ -132,6 +66,16 @@ class _Group:
     def mask(self) -> int:
         """Mask of what comes out."""
         return self.steps[-1].mask
+
+    @property
+    def operands(self) -> tuple[int, ...]:
+        """Masks of what comes in, the kernels too."""
+        return self.f, *(step.k for step in self.steps)
+
+    @property
+    def sums_nothing(self) -> bool:
+        """Whether an element of the result is a product of one element of each operand."""
+        return all(sums_nothing(step.pair.product) for step in self.steps)
 
     @property
     def is_chain(self) -> bool:
@@ -190,9 +134,7 @@ class Launched:
             for slot, (mask, x) in enumerate(zip(self.masks, given, strict=True))
         }
         whole = self.problem.everything
-        self.wide = max(map(self.problem.elements, (*modes, whole))) >= WIDE or any(
-            abs(s) >= WIDE for one in self.stored.values() for s in one.strides.values()
-        )
+        self.wide = max(map(self.problem.elements, (*modes, whole))) >= WIDE or max(map(_span, given)) >= WIDE
         self.shape = tuple(self.problem.extent(m, whole) for m in self.problem.output)
         self._back: dict[Any, _Backward] = {}
         with current(given[0]):
@@ -201,18 +143,28 @@ class Launched:
     def _made(self, given: int) -> list[Callable[[Sequence[int]], object]]:
         """The launches of the forward pass, ready to run."""
         whole, keep = self.problem.everything, self.keep
-        self.table = table = _Table(given + 1, apart=keep)
+        self.table = table = Table(given + 1, apart=keep)
+        factors: dict[int, list[int]] = {}  # of what is not computed by itself
         for group in self.groups:
+            parts = [part for mask in group.operands for part in factors.pop(mask, [mask])]
+            if (
+                group.sums_nothing
+                and not keep
+                and any(g.sums_nothing and group.mask in g.operands for g in self.groups)
+            ):
+                factors[group.mask] = parts
+                continue
             if group.mask == whole:
                 self.stored[whole] = _Stored(given, _strides(self.problem.output, self.shape))
             else:
                 self.stored[group.mask] = self.new(table, group.mask)
-            table.add(self._forward(group))
-            for used in () if keep else (group.f, *(step.k for step in group.steps)):
+            apart = len(parts) > len(group.operands)
+            table.add(self._multiplied(group.mask, parts) if apart else self._forward(group))
+            for used in () if keep else parts:
                 table.give(self.stored[used].slot)
         return table.ready()
 
-    def new(self, table: _Table, mask: int) -> _Stored:
+    def new(self, table: Table, mask: int) -> _Stored:
         """A place for a partial result, or for its gradient."""
         step = next(one for one in self.program.steps if one.mask == mask)
         order = self._order(step)
@@ -278,6 +230,21 @@ class Launched:
         found: Launches = step.forward.forward(site, kernel, feature, out, self.table.reserve)
         return found
 
+    def _multiplied(self, mask: int, parts: Sequence[int]) -> Launches:
+        """Arrays that nothing is summed of, in one launch."""
+        extent, out = self.problem.extent, self.stored[mask].strides
+        names = {m: f"q{place}" for place, m in enumerate(out)}
+        sizes = {name: extent(m, mask) for m, name in names.items()}
+        places = [
+            Place(
+                self.stored[part].slot,
+                {names[m]: s for m, s in self.stored[part].strides.items() if extent(m, part) > 1},
+            )
+            for part in parts
+        ]
+        target = Place(self.stored[mask].slot, {names[m]: s for m, s in out.items()})
+        return multiplied(sizes, places, target, self.dtype, self.wide)
+
     def _given(self, arrays: Sequence[Array], folded: Mapping[int, Array]) -> list[Array]:
         """The operands, every mode once, and what is folded."""
         if self.program.masks is not None:
@@ -302,6 +269,8 @@ class Launched:
                 launch(table)
 
         def back(dy: Array) -> dict[int, Array]:
+            if _span(dy) >= WIDE and not self.wide:
+                dy = contiguous(dy, dy.dtype)
             key = wanted, dy.strides
             found = self._back.get(key)
             if found is None:
@@ -323,7 +292,7 @@ class _Backward:
         self.operands = [1 << i for i in range(len(problem)) if wanted >> i & 1]
         given, kept = len(forward.masks), len(forward.table) - forward.table.given
         # given arrays, the gradient of the output, partial results that are kept, gradients, pieces of work space
-        self.table = table = _Table(given + 1 + kept + len(self.operands))
+        self.table = table = Table(given + 1 + kept + len(self.operands))
         first = given + 1 + kept
         modes = {mask: problem.operands[mask.bit_length() - 1].modes for mask in self.operands}
         self.shapes = {mask: tuple(problem.extent(m, mask) for m in order) for mask, order in modes.items()}

@@ -179,16 +179,20 @@ def _no_memory(count: int, error: Exception) -> DeviceError:
 
 def empty(shape: tuple[int, ...], dtype: Any) -> Array:
     """A new array. Raises DeviceError if there is no memory for it."""
-    cupy = load("cupy")
-    try:
-        return cupy.empty(shape, dtype)
-    except cupy.cuda.memory.OutOfMemoryError as error:
-        raise _no_memory(math.prod(shape) * np.dtype(dtype).itemsize, error) from error
+    return _new("empty", shape, dtype)
 
 
 def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
-    """A new array of zeros."""
-    return load("cupy").zeros(shape, dtype)
+    """A new array of zeros. Raises DeviceError if there is no memory for it."""
+    return _new("zeros", shape, dtype)
+
+
+def _new(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+    cupy = load("cupy")
+    try:
+        return getattr(cupy, name)(shape, dtype)
+    except cupy.cuda.memory.OutOfMemoryError as error:
+        raise _no_memory(math.prod(shape) * np.dtype(dtype).itemsize, error) from error
 
 
 def parts(shapes: Sequence[tuple[int, ...]], dtype: str) -> list[Array]:

@@ -49,7 +49,7 @@ def adam(options: tuple[float, float, float, float], lr: float, within: bool, am
     counts = ("o0 = c4 / -expm1(t * c5); o1 = sqrt(-expm1(t * c6));",)
     decay = "const A q = p, d = g + c2 * p;" if within else "const A q = p * c2, d = g;"
     means = "S0 = c0 * s0 + (1 - c0) * d; S1 = c1 * s1 + (1 - c1) * d * d;"
-    largest, square = ("S2 = s2 > S1 ? s2 : S1;", "S2") if amsgrad else ("", "S1")
+    largest, square = ("S2 = s2 > S1 || s2 != s2 ? s2 : S1;", "S2") if amsgrad else ("", "S1")
     lines = (decay, means, largest, f"P = q - o0 * S0 / (sqrt({square}) / o1 + c3);")
     names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
     return Rule(lines, names if amsgrad else names[:2], (*options, lr, *logs), counts)

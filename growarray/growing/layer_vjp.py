@@ -34,7 +34,8 @@ def layer_vjp(module: Any, x: Array) -> tuple[Array, Pullback]:
         shared = records and recorder.wants("input")
         if shared:
             # The weight gradient is M^T: one product, accurate in float64, serves both.
-            moment = cross_moment(module.input_stream, module.gradient_stream())
+            left, right = module.input_stream, module.gradient_stream()
+            moment = recorder.pooled((id(left), id(right)), lambda: (cross_moment(left, right), left, right))[0]
             recorder.add("moment", moment)
             dx = back(d_pre, wrt_x=True, wrt_w=False)[0] if wrt_x else None
             xp = namespace(moment)

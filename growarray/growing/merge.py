@@ -83,7 +83,7 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
         def pullback(dy: Array) -> Array:
             dx = back(dy)
             if keeps and recorder.is_latest(x) and recorder.wants("input"):
-                recorder.add("gradient", dx)
+                recorder.hand_on("gradient", dx, [layer.recorder for layer in self.layers_before])
             return dx
 
         return y, pullback

@@ -37,6 +37,7 @@ class BatchRecorder:
         self._kept: dict[str, Any] = {}
         self._made: dict[str, tuple[Any, Any]] = {}
         self.roots: Array | None = None  # of the samples' weights, which then count in every stream
+        self.pool: dict[Any, Any] = {}  # what the layers before one merge make of a batch; keys name what values hold
 
     def request(self, what: str, by: object) -> None:
         """Keep ``what`` of every batch until ``by`` releases it."""
@@ -59,7 +60,7 @@ class BatchRecorder:
 
     def start(self, batch: Any, **parts: Any) -> None:
         """Drop the last batch, and keep the requested parts of this one, which ``batch`` identifies."""
-        self._batch, self._made = batch, {}
+        self._batch, self._made, self.pool = batch, {}, {}
         self._kept = {what: part for what, part in parts.items() if self.wants(what)}
 
     def is_latest(self, batch: Any) -> bool:
@@ -86,7 +87,7 @@ class BatchRecorder:
 
     def forget(self, *parts: str) -> None:
         """Drop these parts, and everything computed from them."""
-        self._made = {}
+        self._made, self.pool = {}, {}
         for what in parts:
             self._kept.pop(what, None)
         if not self._kept:
@@ -99,6 +100,19 @@ class BatchRecorder:
             kept = self._made[what] = source, make()
         return kept[1]
 
+    def hand_on(self, what: str, part: Any, recorders: Sequence[BatchRecorder]) -> None:
+        """Keep a part that the latest batch supplies later; others that get it share what they make of the batch."""
+        self.add(what, part)
+        pool: dict[Any, Any] = {}
+        for recorder in recorders:
+            recorder.pool = pool
+
+    def pooled(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What ``make`` makes, once for all recorders with this pool."""
+        if key not in self.pool:
+            self.pool[key] = make()
+        return self.pool[key]
+
     def stream(self, what: str, array: Array, *, bias: bool = False, weighted: bool = False) -> Stream:
         """The stream of a part, made once for all moments of a batch.
 
@@ -106,8 +120,9 @@ class BatchRecorder:
         """
 
         def make() -> Stream:
-            stream = Stream(array, bias)
-            return stream if self.roots is None else stream.weighted(self.roots, over=weighted)
+            if self.roots is not None:
+                return Stream(array, bias).weighted(self.roots, over=weighted)
+            return self.pooled((id(array), bias), lambda: Stream(array, bias))  # type: ignore[no-any-return]
 
         return self.once(f"{what} {bias}", array, make)  # type: ignore[no-any-return]
 
@@ -334,8 +349,9 @@ def _stacked(blocks: Sequence[Array], out: Any) -> Array:
     """Blocks (d_i, o) one above the other: added to the running sum ``out`` if that can be, else a new array."""
     rows = sum(int(block.shape[0]) for block in blocks)
     joins = isinstance(out, RunningSum) and out.shape == (rows, int(blocks[0].shape[1]))
-    if not (
-        joins and all(is_numpy(x) for x in (*blocks, out.array)) and all(math.isfinite(np.vdot(b, b)) for b in blocks)
+    different = {id(block): block for block in blocks}.values()
+    if not (joins and all(map(is_numpy, (*different, out.array)))) or not all(
+        math.isfinite(np.vdot(block, block)) for block in different
     ):  # whoever updates names what is not finite
         return namespace(*blocks).concat(list(blocks), axis=0)
     start = 0

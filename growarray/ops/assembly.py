@@ -53,8 +53,7 @@ def assembled(
 def _place(
     xp: Any, grid: Array, places: Sequence[dict[tuple[int, ...], Place]], found: list[Found], symmetric: bool
 ) -> Array:
-    while found:
-        outer, inner, block = found.pop()
+    for index, (outer, inner, block) in enumerate(found):
         for (s, t), rows in outer.spans.items():
             of_rows = _sum(xp, block, rows)
             for (u, v), columns in inner.spans.items():
@@ -64,7 +63,7 @@ def _place(
                     both.append(((t, v), (s, u), xp.matrix_transpose(total)))
                 for one, other, part in both:
                     place = (*places[0][one], *places[1][other])
-                    grid = assign(grid, place, xp.reshape(part, grid[place].shape), add=True)
+                    grid = assign(grid, place, xp.reshape(part, grid[place].shape), add=index > 0)
     return grid
 
 

@@ -20,7 +20,7 @@ from growarray.contraction.machine import machine_for
 from growarray.contraction.problem import Axis
 
 # bytes of one block of images with what is made of them: more would not stay in the cache, or fill a GPU
-_BLOCK = {"cpu": 1 << 22, "gpu": 1 << 28}
+_BLOCK = {"cpu": 7 << 19, "gpu": 1 << 28}
 _LARGEST = {"cpu": 1 << 24, "gpu": 1 << 28}  # bytes of a block that is not taken in pieces, however large an image is
 _SHARED = 2e-3  # seconds from which on work is shared
 
@@ -208,7 +208,7 @@ def _plan(
     rest = [i for i in range(len(left)) if i not in lagged]
     f, g = (n * math.prod(side[i].taps for i in rest) for n, side in zip(sizes[1:], (left, right), strict=True))
     spread = math.prod(left[i].out for i in rest)
-    stored = f * len(outer.phases("left")) * len(inner.phases("left")) * (2 if len(lagged) == 2 else 1)
+    stored = f * len(outer.phases("left")) * len(inner.phases("left"))
     stored += 0 if symmetric else g * len(outer.phases("right")) * len(inner.phases("right"))
     stored *= outer.count * inner.count * spread
     itemsize = 4 if single else 8
@@ -219,7 +219,7 @@ def _plan(
     product = machine.product(1, f, DEEP, g, itemsize) / DEEP if f * g > 1 else machine.element
     if single:
         product = product * (1 + _NARROW / max(min(f, g), 1)) + _CALLS * machine.call / DEEP
-    seconds = stored * sizes[0] * (1.5 if single else 2) * machine.copied
+    seconds = stored * sizes[0] * (1.5 if single else 2) * (2 if len(lagged) == 2 else 1) * machine.copied
     if single:
         seconds += sum(sizes[1:]) / 2 * math.prod(axis.size for axis in left) * sizes[0] * _MIXING * machine.copied
     seconds += half * rows * columns * spread * sizes[0] * product

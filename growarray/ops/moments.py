@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, assign, device_of, is_numpy, namespace
+from growarray.backend import Array, assign, device_of, is_cupy, is_numpy, load, namespace
 from growarray.contraction.blas import settled
 from growarray.contraction.threads import run_tasks
 from growarray.errors import ShapeError, shown
 from growarray.ops.assembly import Products, assembled, feature_sums
+from growarray.ops.folded import folded, folded_axis, spread
 from growarray.ops.lags import DEEP, LANES, MIXED, Lag, MomentPlan, Run, moment_plan, orders, reads_all
 from growarray.ops.phases import Maps, is_mixed, phase_maps
 from growarray.ops.windows import Windows
@@ -50,6 +51,10 @@ def window_moment(left: Windows, right: Windows | None = None, *, lagged: Sequen
     right = left if right is None else right
     xp = namespace(left.array, right.array, where="window_moment: ")
     _check(left, right, lagged)
+    if lagged is None and is_cupy(left.array):
+        there: Array | None = load("growarray.cuda.moment").window_moment(left, None if symmetric else right)
+        if there is not None:
+            return there
     order = None if lagged is None else tuple(lagged)
     if is_numpy(left.array):
         return settled(partial(_moment, xp, left, right, order, symmetric, LANES))
@@ -60,6 +65,11 @@ def _moment(
     xp: Any, left: Windows, right: Windows, lagged: tuple[int, ...] | None, symmetric: bool, lanes: int
 ) -> Array:
     """All blocks added up in so many lanes, and what the columns of ones have with every feature."""
+    if lagged is None and lanes > 1:
+        axis = folded_axis(left.axes, right.axes, _sizes(left, right), symmetric, _is_narrow(left, right))
+        if axis is not None:
+            one, two = folded(left, axis), folded(right, axis)
+            return spread(_moment(xp, one, one if symmetric else two, None, symmetric, lanes), left, right, axis)
     pieces = list(_pieces(left, right, symmetric, lagged))
     blocks = [(*piece, images) for piece in pieces for images in _images(left.samples, piece[2])]
     total, *others = [_Lane(xp, symmetric) for _ in range(min(lanes, len(blocks)))]
@@ -99,9 +109,9 @@ def _pieces(
     left: Windows, right: Windows, symmetric: bool, lagged: tuple[int, ...] | None
 ) -> Iterator[tuple[Windows, Windows, MomentPlan]]:
     """Both sides and their plan; in pieces along the axis with most outputs if an image is large."""
-    sizes = (left.samples, int(left.array.shape[1]), int(right.array.shape[1]))
+    sizes = _sizes(left, right)
     device = "cpu" if is_numpy(left.array) else "gpu"
-    narrow = all(is_numpy(w.array) and w.array.dtype == np.float32 for w in (left, right))
+    narrow = _is_narrow(left, right)
     plan = moment_plan(left.axes, right.axes, sizes, symmetric, lagged, narrow, device)
     if plan.single and not all(map(_is_moderate, (left.array,) if symmetric else (left.array, right.array))):
         plan = moment_plan(left.axes, right.axes, sizes, symmetric, lagged, False, device)
@@ -117,6 +127,15 @@ def _pieces(
         else:
             one, other = left, right
         yield one, other, plan
+
+
+def _sizes(left: Windows, right: Windows) -> tuple[int, int, int]:
+    """Images, channels left and right."""
+    return left.samples, int(left.array.shape[1]), int(right.array.shape[1])
+
+
+def _is_narrow(left: Windows, right: Windows) -> bool:
+    return all(is_numpy(w.array) and w.array.dtype == np.float32 for w in (left, right))
 
 
 def _is_moderate(x: np.ndarray) -> bool:
@@ -152,7 +171,8 @@ class _Lane:
     def __init__(self, xp: Any, symmetric: bool) -> None:
         self.xp, self.symmetric = xp, symmetric
         self.products: Products = {}
-        self.sums: dict[tuple[str, Windows], Array] = {}
+        self.sums: dict[tuple[str, Windows], Array] = {}  # of maps over images
+        self.features: dict[str, Array] = {}  # those that are known already
 
     def add(self, blocks: Sequence[Block]) -> None:
         """Add one block after the other."""
@@ -163,21 +183,29 @@ class _Lane:
         """Add what another lane has, and take it from there."""
         _move_to(self.products, other.products)
         _move_to(self.sums, other.sums)
+        _move_to(self.features, other.features)
 
     def feature_sums(self, side: str) -> Array:
         """Sum of each feature of one side over images and outputs."""
-        return sum(feature_sums(self.xp, w, found) for (of, w), found in self.sums.items() if of == side)
+        found = [feature_sums(self.xp, w, maps) for (of, w), maps in self.sums.items() if of == side]
+        return sum(found, self.features.get(side, 0.0))
 
     def _add_block(self, left: Windows, right: Windows, plan: MomentPlan, images: slice) -> None:
-        lefts, sums = phase_maps(self.xp, left, images, plan, "left", summed=right.bias)
+        whole = not plan.lagged and not is_mixed(plan, images)  # all windows are there: sums are those of their rows
+        lefts, sums = phase_maps(self.xp, left, images, plan, "left", summed=right.bias and not whole)
         rights, others = lefts, None
         if not self.symmetric:
-            rights, others = phase_maps(self.xp, right, images, plan, "right", summed=left.bias)
+            rights, others = phase_maps(self.xp, right, images, plan, "right", summed=left.bias and not whole)
         for maps, counterparts in zip(lefts, rights, strict=True):
             self._add_maps(maps, counterparts, plan)
-        for side, w, found in (("left", left, sums), ("right", right, others)):
+        for side, w, matrices, found, wanted in (
+            ("left", left, lefts, sums, right.bias),
+            ("right", right, rights, others, left.bias),
+        ):
             if found is not None:
                 _add_to(self.sums, (side, w), found)
+            elif whole and wanted:
+                _add_to(self.features, side, _row_sums(self.xp, matrices[0][0, 0]))
 
     def _add_maps(self, maps: Maps, others: Maps, plan: MomentPlan) -> None:
         """Add the products of all lags; side by side, if this is not one lane of several."""
@@ -238,6 +266,11 @@ def _add_to(totals: dict[Any, Array], key: Hashable, value: Array) -> None:
 def _move_to(totals: dict[Any, Array], others: dict[Any, Array]) -> None:
     for key in list(others):
         _add_to(totals, key, others.pop(key))
+
+
+def _row_sums(xp: Any, maps: Array) -> Array:
+    matrix = xp.reshape(maps, (maps.shape[0], math.prod(maps.shape[1:])))
+    return matrix @ xp.ones(matrix.shape[1], dtype=matrix.dtype, device=device_of(matrix))
 
 
 def _left(xp: Any, maps: Array, run: Run) -> Array:

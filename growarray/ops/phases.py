@@ -16,7 +16,7 @@ from growarray.contraction.routines.windows import window
 from growarray.ops.lags import MIXED, MomentPlan
 from growarray.ops.windows import Windows
 
-_COPIED = 1 << 18  # elements that are copied, or mixed and copied, at a time
+_COPIED = 1 << 16  # elements that are copied, or mixed and copied, at a time
 
 Maps = dict[tuple[int, int], Array]
 """By phase of the outer and the inner axis: (features, rows, between, columns)."""
@@ -91,18 +91,18 @@ def phase_maps(
     found: list[Maps] = [
         {key: _target(xp, x, count, dtype, one) for key, one in todo.items()} for count, dtype in kinds
     ]
-    sums = []
+    sums = xp.zeros(x.shape[1:], dtype=xp.float64, device=device_of(x)) if summed else None
     for channels in _channel_blocks(x):
         part = x[:, channels, ...]
         *sources, total = _mixed(part) if mixed else (part, xp.sum(part, axis=0, dtype=xp.float64) if summed else None)
-        sums.append(total)
+        sums = assign(sums, (channels, ...), total) if summed else None
         for source, maps in zip(sources, found, strict=True):
             for phases, target in maps.items():
                 filled = _copy(xp, target[channels, ...], source, todo[phases])
                 if not is_numpy(filled):  # of NumPy it is a view of the target; others have all channels at once
                     maps[phases] = filled
     matrices = [{phases: _as_matrix(xp, one, todo[phases], plan) for phases, one in maps.items()} for maps in found]
-    return matrices, xp.concat(sums) if summed else None
+    return matrices, sums
 
 
 def _target(xp: Any, x: Array, images: int, dtype: Any, todo: Copies) -> Array:

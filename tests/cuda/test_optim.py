@@ -123,3 +123,12 @@ def test_without_memory_for_all_parameters_none_is_moved(cuda: Cuda) -> None:
     with pytest.raises(DeviceError, match="the GPU has no 800 bytes left"):
         Adam([small, large], lr=1.0).step()
     assert (to_numpy(small.data).tolist(), small.slots, large.slots) == ([0.0, 0.0], {}, {})
+
+
+def test_a_step_holds_five_arrays_a_parameter(cuda: Cuda) -> None:
+    cuda.dry, p = True, Parameter(cuda.array(np.zeros(1 << 16, np.float32)))
+    p.grad, optimizer = cuda.array(np.zeros(1 << 16, np.float32)), AdamW([p])
+    optimizer.step()
+    cuda.forget()
+    optimizer.step()
+    assert cuda.peak <= 5 * p.data.size * 4 + 1024  # data, gradient, two moments, and new data: no temporary array

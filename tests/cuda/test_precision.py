@@ -79,8 +79,12 @@ def test_the_switch_of_cupy_counts(monkeypatch: pytest.MonkeyPatch, cudnn: Cudnn
 LAYERS: dict[str, Any] = {
     "conv": lambda **k: nn.Conv2d(3, 4, 3, rng=np.random.default_rng(0), **k),
     "transposed": lambda **k: nn.ConvTranspose2d(3, 4, 3, rng=np.random.default_rng(0), **k),
-    "factorized": lambda **k: FactorizedConv(3, 4, 3, order=2, rank=2, rng=np.random.default_rng(0), **k),
-    "linear": lambda **k: FactorizedLinear((2, 3), (2, 2), rank=2, rng=np.random.default_rng(0), **k),
+    "factorized": lambda **k: FactorizedConv(
+        3, 4, 3, order=2, rank=2, implementation="factorized", rng=np.random.default_rng(0), **k
+    ),
+    "linear": lambda **k: FactorizedLinear(
+        (2, 3), (2, 2), rank=2, implementation="factorized", rng=np.random.default_rng(0), **k
+    ),
 }
 
 

@@ -13,7 +13,7 @@ from bench.factorized import QUICK
 from bench.suite import CASES
 from growarray import FactorizedConv
 from growarray.backend import to_numpy
-from growarray.contraction import plan
+from growarray.contraction import plan, run_cupy
 from growarray.contraction.transpose import transpose
 from growarray.errors import DeviceError
 from growarray.testing import check_vjp
@@ -155,6 +155,23 @@ def test_views_are_read_where_they_lie(cuda: Cuda) -> None:
     np.testing.assert_allclose(to_numpy(both(cuda.array(a), cuda.array(b))), a @ b, atol=1e-14)
 
 
+def test_few_elements_far_apart_take_long_addresses(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_cupy, "WIDE", 150)
+    rng, shapes = np.random.default_rng(0), [(2, 2, 5), (3, 2, 2)]
+    w, near, far = rng.standard_normal(shapes[1]), rng.standard_normal(shapes[0]), rng.standard_normal((2, 2, 5, 9))
+    dy = rng.standard_normal((2, 3, 4, 9))[..., 0]
+    for x, wide in ((near, False), (far[..., 0], True)):
+        p = plan("n a k, m a k -> n m k | k", *shapes, dtype="float64", device="cuda")
+        y, back = plan("n a k, m a k -> n m k | k", *shapes, dtype="float64").vjp(x, w)
+        cuda.texts.clear()
+        cuda.operations.clear()
+        got, got_back = p.vjp(cuda.array(x), cuda.array(w))
+        assert [("typedef long long I" in text) for text in cuda.texts] == [wide]
+        for found, expected in zip((got, *got_back(cuda.array(dy))), (y, *back(dy)), strict=True):
+            np.testing.assert_allclose(to_numpy(found), expected, atol=1e-13)
+        assert cuda.operations == ["ascontiguousarray"] * (not wide)  # the gradient lies far apart too
+
+
 def test_bound_factors_and_batches_of_another_size(cuda: Cuda) -> None:
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(s) for s in shapes_of(CP, {"y": 5, "x": 4})]
@@ -165,6 +182,18 @@ def test_bound_factors_and_batches_of_another_size(cuda: Cuda) -> None:
     single = [cuda.array(arrays[0][:1]), *map(cuda.array, arrays[1:])]
     np.testing.assert_allclose(to_numpy(p(*single)), expected[:1], atol=1e-12)
     assert to_numpy(p(cuda.array(arrays[0][:0]), *single[1:])).shape == (0, *expected.shape[1:])
+
+
+def test_a_kernel_is_made_of_its_factors_in_two_launches(cuda: Cuda) -> None:
+    rng, shapes = np.random.default_rng(0), shapes_of(CP, {"y": 5, "x": 4})
+    arrays = [rng.standard_normal(shape) for shape in shapes]
+    path = [(1, 4), (3, 4), (1, 3), (1, 2), (0, 1)]  # r, r y, r x, c r, o r, and the convolution
+    p = plan(CP, *shapes, optimize=path, padding=1, dtype="float64", device="cuda")
+    assert [step.routine for step in p.steps] == ["depthwise", "outer", "outer", "matmul", "implicit"]
+    y = plan(CP, *shapes, optimize=path, padding=1, dtype="float64")(*arrays)
+    np.testing.assert_allclose(to_numpy(p(*map(cuda.array, arrays))), y, rtol=1e-12, atol=1e-12)
+    assert len(cuda.launches) == 3  # what only multiplies is one
+    compare(cuda, CP, shapes, optimize=path, padding=1)  # with a way back each has its own
 
 
 @pytest.mark.parametrize("number", QUICK)
@@ -199,7 +228,8 @@ def test_what_a_device_refuses(cuda: Cuda) -> None:
 
 
 def test_a_layer_runs_by_launches(cuda: Cuda) -> None:
-    conv = FactorizedConv(4, 6, 3, order=2, padding=1, rank=3, bias=True, rng=np.random.default_rng(0))
+    options: dict[str, Any] = {"order": 2, "padding": 1, "rank": 3, "implementation": "factorized"}
+    conv = FactorizedConv(4, 6, 3, bias=True, rng=np.random.default_rng(0), **options)
     x = np.random.default_rng(1).standard_normal((2, 4, 5, 5), dtype=np.float32)
     expected = conv(x)
     for parameter in conv.parameters():

@@ -35,7 +35,7 @@ def test_every_cut(cuda: Cuda, monkeypatch: pytest.MonkeyPatch, found: Cut, geom
     monkeypatch.setattr(routine, "cut", lambda *_: found)
     planned = importlib.import_module("growarray.contraction.plan")._cached
     planned.cache_clear()  # plans keep their launches
-    dtype = "float64" if found.slabs == 2 else "float32"
+    dtype = {1: "float16", 2: "float64", 3: "float32"}[found.slabs]
     compare(cuda, DENSE, [(2, 17, 6, 8), (10, 17, 2, 3)], dtype, optimize="factorized", **geometry)
     assert any(f"A acc[{found.tile.tall}][{found.tile.broad}];" in text for text in cuda.texts)
     planned.cache_clear()

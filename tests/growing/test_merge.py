@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from growarray.backend import to_numpy
-from growarray.growing import LinearGrowingModule, LinearMergeGrowingModule
+from growarray.growing import LinearGrowingModule, LinearMergeGrowingModule, layer_vjp
 from growarray.nn import ReLU
 from growarray.testing import check_vjp
 from tests.conftest import Library, frozen
@@ -34,6 +34,33 @@ def wide(xs: list[np.ndarray], biases: list[bool]) -> np.ndarray:
 def test_the_pullback_agrees_with_differences() -> None:
     merge = LinearMergeGrowingModule(ReLU(), in_features=3)
     check_vjp(merge.vjp, RNG.standard_normal((4, 3)))
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["one_input", "two_inputs"])
+def test_what_branches_make_of_one_gradient_is_made_once(same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same input with the same gradient is one moment; it is made anew for a batch in the same memory."""
+    rng, made, inner = np.random.default_rng(0), list[int](), layer_vjp.cross_moment
+    monkeypatch.setattr(layer_vjp, "cross_moment", lambda *args: made.append(1) or inner(*args))
+    a, b = (LinearGrowingModule(4, 2, rng=rng, dtype=np.float64) for _ in range(2))
+    merge = LinearMergeGrowingModule(previous_modules=[a, b], in_features=2)
+    merge.init_computation()
+    x, dz = np.empty((5, 4)), np.empty((5, 2))
+    other = x if same else np.empty((5, 4))
+    total = 0.0
+    for _ in range(2):
+        x[...], other[...], dz[...] = (rng.standard_normal(array.shape) for array in (x, other, dz))
+        (ya, back_a), (yb, back_b) = a.vjp(x), b.vjp(other)
+        gradient = merge.vjp(ya + yb)[1](dz)
+        back_a(gradient)
+        back_b(gradient)
+        merge.update_computation()
+        total = total + wide([x, other], [True, True]).T @ dz
+        np.testing.assert_allclose(b.weight.grad, total[5:9].T, rtol=1e-13)
+    np.testing.assert_allclose(merge.previous_tensor_m(), total / 10, rtol=1e-13)
+    assert len(made) == (2 if same else 4)
+    assert a.recorder.pool is b.recorder.pool
+    merge.reset_computation()
+    assert not a.recorder.pool
 
 
 BRANCHES = {

@@ -18,6 +18,7 @@ from growarray import ops
 from growarray.backend import to_numpy
 from growarray.errors import PlanError, ShapeError
 from growarray.ops import lags, moments
+from growarray.ops.folded import folded, folded_axis, spread
 from growarray.ops.lags import moment_plan, orders
 from growarray.ops.moments import window_moment
 from growarray.ops.windows import Windows, windows
@@ -86,6 +87,10 @@ def test_every_choice_of_lagged_axes_equals_unfolding(pair):
         agree(window_moment(left, lagged=lagged), a.T @ a)
         agree(window_moment(left, right, lagged=lagged), a.T @ b)
         agree(window_moment(right, left, lagged=lagged), b.T @ a)
+    for axis in range(len(left.axes) if len(left.axes) > 1 else 0):
+        one, other = folded(left, axis), folded(right, axis)
+        agree(spread(window_moment(one), left, left, axis), a.T @ a)
+        agree(spread(window_moment(one, other), left, right, axis), a.T @ b)
 
 
 def test_by_hand():
@@ -209,12 +214,13 @@ def test_single_precision_does_not_drift_where_values_are_alike(name, monkeypatc
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_results_do_not_depend_on_the_number_of_threads(monkeypatch, dtype):
     x = np.random.default_rng(6).standard_normal((16, 12, 14, 14)).astype(dtype)
-    w = windows(x, (3, 3), padding=1)
+    w, few, one = (windows(a, (3, 3), padding=1, bias=True) for a in (x, x[:, :1], np.tile(x[:1], (1, 3, 4, 4))))
     results = []
     for count in ("1", "2", "3"):
         monkeypatch.setenv("GROWARRAY_THREADS", count)
-        results.append(window_moment(w, lagged=(0, 1)))
-    assert all(np.array_equal(results[0], other) for other in results[1:])
+        results.append([window_moment(w, lagged=(0, 1)), window_moment(w), window_moment(few), window_moment(one)])
+    for others in results[1:]:
+        assert all(map(np.array_equal, results[0], others))
 
 
 def test_single_precision_is_for_many_features_alone():
@@ -234,6 +240,20 @@ def test_the_plan_unfolds_what_has_one_tap_and_lags_what_has_many():
 
     assert choice(64, 28, 1) == ()
     assert choice(64, 28, 3) == choice(32, 28, 5) == (0, 1)
+
+
+def test_an_axis_is_folded_if_there_are_few_channels():
+    def choice(n: int, c: int, size: int, kernel: int) -> int | None:
+        axes = windows(np.zeros((n, c, size, size)), (kernel, kernel), padding=kernel // 2).axes
+        return folded_axis(axes, axes, (n, c, c), True, True)
+
+    assert choice(128, 1, 28, 5) == choice(128, 3, 32, 3) == 0
+    assert choice(64, 16, 32, 3) is choice(32, 64, 56, 1) is None
+    x = np.random.default_rng(9).standard_normal((128, 1, 28, 28)).astype(np.float32)
+    w = windows(x, (5, 5), padding=2, bias=True)
+    found = window_moment(w)
+    agree(found, window_moment(w, lagged=()), tolerance("float32"))
+    assert np.array_equal(found, found.T)
 
 
 @pytest.mark.parametrize("size", [1e-25, 1e25])

@@ -11,7 +11,7 @@ from growarray.contraction.problem import Product
 from growarray.contraction.routines.depthwise_text import THREADS, Chain, depthwise, factor_gradients, tap_sums
 from growarray.contraction.routines.implicit_text import Implicit, implicit
 from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
-from growarray.contraction.routines.tiles import PARTS, cut
+from growarray.contraction.routines.tiles import PARTS, WORTH, cut
 from growarray.cuda.convolution import Convolution
 from growarray.cuda.device import Kernel, StridedProduct
 from growarray.cuda.text import ACCUMULATED, Walk
@@ -107,6 +107,11 @@ class Dense:
     def d_kernel(self, site: Site, d_out: Place, feature: Place, out: Place, reserve: Reserve) -> Launches:
         """Its gradient by the kernel."""
         return _implicit(D_KERNEL, site, d_out, feature, out, reserve)
+
+
+def is_cut(product: Product) -> bool:
+    """Whether the sum of a product by the own kernel, or of its gradient by the feature map, may be cut in pieces."""
+    return operations(product) >= WORTH
 
 
 def operations(product: Product) -> float:
@@ -306,6 +311,41 @@ class Depthwise(Dense):
         elements = product.b * (math.prod(product.feature_shape[2:]) + product.columns)
         launches, share = ((2 if way == D_KERNEL else 1) / 2, 0.5) if product.is_conv else (0.0, 0.125)
         return launches * machine.call + share * elements * machine.element * product.itemsize / 4
+
+
+class Outer(Dense):
+    """A product that sums nothing: an element of the result is one of each side, times each other."""
+
+    name: ClassVar[str] = "outer"
+    ways: ClassVar[tuple[str, ...]] = (FORWARD,)
+
+    @classmethod
+    def fits(cls, product: Product, library: str) -> bool:
+        """Nothing is summed."""
+        return library == "cupy" and sums_nothing(product)
+
+    @classmethod
+    def seconds(cls, product: Product, machine: Machine, way: str) -> float:
+        """A launch, and what is read and written; those in a row are one launch if there is no way back."""
+        return machine.call + moved(product) * machine.byte
+
+    def forward(self, site: Site, kernel: Place, feature: Place, out: Place, reserve: Reserve) -> Launches:
+        """The product."""
+        sizes = {name: site.sizes[name] for name in (*site.b, *site.n, *site.places("q"))}
+        return multiplied(sizes, [_by_output(feature), kernel], out, site.dtype, site.wide)
+
+
+def sums_nothing(product: Product) -> bool:
+    """Whether there is neither a sum over channels nor one over taps."""
+    return product.s == 1 and not product.is_conv
+
+
+def multiplied(sizes: Mapping[str, int], parts: Sequence[Place], out: Place, dtype: str, wide: bool) -> Launches:
+    """The product of arrays element by element."""
+    first, *others = parts
+    chain = Chain(sizes, tuple(sizes), (), tuple(one.strides for one in others))
+    text = depthwise(chain, dtype, first.strides, out.strides, wide)
+    return [Kernel(text, _blocks(math.prod(sizes.values())), THREADS, (*(one.slot for one in parts), out.slot))]
 
 
 def chained(chain: Chain, site: Site, kernels: Sequence[int], source: Place, target: Place, backward: bool) -> Launches:

@@ -54,7 +54,7 @@ def depthwise(chain: Chain, dtype: str, source: Strides, target: Strides, wide: 
     inner = [f"sum += f{len(chain.axes)} * load(x + {address(source)});"]
     arguments = ["const T* x", *(f"const T* w{j}" for j in range(len(chain.factors))), "T* y"]
     lines = [
-        f"const I i = (I)blockIdx.x * {THREADS} + threadIdx.x;",
+        f"const N i = (N)blockIdx.x * {THREADS} + threadIdx.x;",
         f"if (i >= {chain.count(names)}) return;",
         *split("i", names, chain.sizes),
         f"A sum = 0; const A f0 = {product(-1, '(A)1')};",
@@ -77,10 +77,10 @@ def tap_sums(chain: Chain, dtype: str, d_out: Strides, feature: Strides, wide: b
         f"A sum[{count}];",
         "#pragma unroll",
         f"for (int t = 0; t < {count}; ++t) sum[t] = 0;",
-        f"const I batch = blockIdx.x % {chain.count(chain.b)}, slab = blockIdx.x / {chain.count(chain.b)};",
+        f"const N batch = blockIdx.x % {chain.count(chain.b)}, slab = blockIdx.x / {chain.count(chain.b)};",
         *split("batch", chain.b, chain.sizes),
-        f"const I stop = (slab + 1) * {length} < {whole} ? (slab + 1) * {length} : {whole};",
-        f"for (I i = slab * {length} + threadIdx.x; i < stop; i += {THREADS}) {{",
+        f"const N stop = (slab + 1) * {length} < {whole} ? (slab + 1) * {length} : {whole};",
+        f"for (N i = slab * {length} + threadIdx.x; i < stop; i += {THREADS}) {{",
         *split("i", places, chain.sizes),
         f"const A g = load(d + {address(d_out)});",
         *loop,

@@ -132,7 +132,7 @@ class _Side:
     def declared(self) -> list[str]:
         """Two tiles, one that is multiplied and one that is filled; rows are apart by what keeps banks apart."""
         return [
-            f"__shared__ __align__(16) A {self.name}_tile[2][{DEPTH}][{self.size + _VECTOR * self.along}];",
+            f"alignas(16) __shared__ A {self.name}_tile[2][{DEPTH}][{self.size + _VECTOR * self.along}];",
             f"A {self.name}_next[{self.each}];",
         ]
 
@@ -175,7 +175,7 @@ class _Side:
 def _nearest(names: Sequence[str], strides: Strides) -> int:
     """How far neighbours lie apart; positions move with those that are read."""
     read = [{"q": "p", "p": "q"}.get(n[0], n[0]) + n[1:] for n in names]
-    return min((step for step in map(strides.get, (*names, *read)) if step), default=1 << 62)
+    return min((abs(step) for step in map(strides.get, (*names, *read)) if step), default=1 << 62)
 
 
 def _positions(one: Implicit) -> list[str]:
@@ -249,7 +249,7 @@ def _results(one: Implicit) -> list[str]:
     if together > 1:
         kind = "A" if slabbed else "T"
         stored = [
-            f"struct __align__(16) Four {{ {kind} v[{together}]; }} four;",
+            f"struct alignas(sizeof(T) < 4 ? 8 : 16) Four {{ {kind} v[{together}]; }} four;",
             "#pragma unroll",
             f"for (int n = 0; n < {together}; ++n) store(four.v + n, acc[i][j + n]);",
             f"*(Four*)(out + {target}) = four;",
