@@ -20,7 +20,7 @@ __all__ = ["NETWORKS", "draw", "report", "run"]
 
 FOLDER = Path("grown_digits")
 EPOCHS, SEEDS = 60, range(5)
-NETWORKS: dict[str, dict[str, Any]] = {"cnn": {}, "resnet": {}, "dag": {"max_parameters": 8000}}
+NETWORKS: dict[str, dict[str, Any]] = {"cnn": {}, "resnet": {}, "mixer": {}, "dag": {"max_parameters": 8000}}
 COLUMNS = {
     "network": "network",
     "seed": "seed:d",

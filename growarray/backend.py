@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -19,10 +20,10 @@ from growarray.errors import DeviceError, shown
 
 __all__ = [
     "accurate_dtype",
-    "after_copy",
     "asarray",
     "assign",
     "cholesky",
+    "copied_along",
     "device_of",
     "is_array",
     "is_cupy",
@@ -35,6 +36,7 @@ __all__ = [
     "special_functions",
     "target_of",
     "to_device",
+    "to_host",
     "to_numpy",
 ]
 
@@ -48,8 +50,8 @@ if hasattr(os, "register_at_fork"):  # a child would wait for ever for an import
 _BY_NAME = {"cupy": "array_api_compat.cupy", "torch": "array_api_compat.torch"}
 """Namespaces of the libraries whose arrays do not know it themselves, by where their classes are."""
 
-after_copy: list[Any] = []
-"""Called once values have come from a GPU: what looks at the checks that it has made by then."""
+copied_along: list[Any] = []
+"""Asked when values come from a GPU: for arrays that come in the same copy, and what looks at them then."""
 _compat: dict[type, Any] = {}  # array type -> namespace, so that a lookup costs one dictionary access
 
 
@@ -301,10 +303,7 @@ def to_numpy(x: Any) -> np.ndarray:
         _refuse_masked(x)
         return np.asarray(x)
     if is_cupy(x):
-        host = np.asarray(x.get())
-        for look in after_copy:
-            look()
-        return host
+        return to_host([x])[0]
     if _is_foreign(x):
         return np.asarray(_handed_over(_readable(x)))
     try:
@@ -312,6 +311,25 @@ def to_numpy(x: Any) -> np.ndarray:
     except (RuntimeError, BufferError, AttributeError, ValueError, TypeError):
         xp = library_of(x)  # a device that DLPack cannot reach: go through the library's own first one
         return np.from_dlpack(x.to_device(xp.__array_namespace_info__().devices()[0]))
+
+
+def to_host(arrays: Sequence[Any]) -> list[np.ndarray]:
+    """Each as a NumPy array; those of CuPy come in one copy, so that the host waits once for all of them.
+
+    >>> to_host([np.ones(2), 3.0])
+    [array([1., 1.]), array(3.)]
+    """
+    there = [x for x in arrays if is_cupy(x)]
+    if not there:
+        return list(map(to_numpy, arrays))
+    given = [ask() for ask in copied_along]
+    found = iter(
+        load("growarray.cuda.copy").copied(load("cupy"), [*there, *(array for more, _ in given for array in more)])
+    )
+    values = [next(found) if is_cupy(x) else to_numpy(x) for x in arrays]
+    for look, seen in [(look, [next(found) for _ in more]) for more, look in given]:
+        look(seen)
+    return values
 
 
 def assign(array: Array, index: Any, values: Any, *, add: bool = False) -> Array:

@@ -1,25 +1,26 @@
 """Checks of values that lie on a GPU: to look at them waits for it, so they are made there and found late.
 
-Somebody looks when values go to the host anyway (:func:`growarray.backend.to_numpy`), and when :func:`settle` is
-called, as :class:`growarray.networks.Growth` does after every epoch.
+What is to be looked at comes along whenever values go to the host anyway (:func:`growarray.backend.to_host`), and when
+:func:`settle` is called.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, after_copy, is_cupy, to_numpy
-from growarray.cuda.device import zeros
+from growarray.backend import Array, copied_along, is_cupy, to_host, to_numpy
+from growarray.cuda.device import cuda, zeros
 
 Judge = Callable[..., Exception | None]
 
 _MOST = 256  # checks that wait
 _lock = threading.RLock()
-_waiting: list[tuple[tuple[Array, ...], Judge]] = []
-_records: dict[tuple[Judge, int], Array] = {}
+_waiting: list[tuple[tuple[Array, ...], Judge, Any]] = []  # with the stream on which the arrays are written
+_records: dict[tuple[Judge, int, int], Array] = {}
 
 
 def check(judge: Judge, *arrays: Array) -> None:
@@ -32,7 +33,7 @@ def check(judge: Judge, *arrays: Array) -> None:
             raise error
         return
     with _lock:
-        _waiting.append((arrays, judge))
+        _waiting.append((arrays, judge, cuda().get_current_stream()))
         many = len(_waiting) > _MOST
     if many:
         settle()
@@ -41,12 +42,13 @@ def check(judge: Judge, *arrays: Array) -> None:
 def record(judge: Judge, like: Array) -> Array:
     """Four whole numbers on the device of ``like``, 0 until a kernel writes what ``judge`` will be shown late."""
     with _lock:
-        key = judge, like.device.id
+        stream = cuda().get_current_stream()
+        key = judge, like.device.id, stream.ptr
         if key not in _records:
             _records[key] = zeros((4,), "int64")
         found = _records[key]
-        if not any(arrays[0] is found for arrays, _ in _waiting):
-            _waiting.append(((found,), judge))
+        if not any(arrays[0] is found for arrays, *_ in _waiting):
+            _waiting.append(((found,), judge, stream))
         return found
 
 
@@ -55,14 +57,29 @@ def settle() -> None:
 
     >>> settle()
     """
+    arrays, look = _taken()
+    look(to_host(arrays))
+
+
+def _taken() -> tuple[list[Array], Callable[[Sequence[np.ndarray]], None]]:
+    """All arrays that wait to be looked at, and what looks at them on the host; from now on they wait no more."""
     with _lock:
         waiting = _waiting[:]
         _waiting.clear()
-        errors = [judge(*(np.asarray(x.get()) for x in arrays)) for arrays, judge in waiting]
+    here = {cuda().get_current_stream().ptr} if waiting else set()
+    for stream in {stream.ptr: stream for *_, stream in waiting if stream.ptr not in here}.values():
+        stream.synchronize()
+
+    def look(values: Sequence[np.ndarray]) -> None:
+        found = iter(values)
+        errors = [judge(*(next(found) for _ in arrays)) for arrays, judge, _ in waiting]
         failed = [error for error in errors if error is not None]
         if failed:
-            _records.clear()
+            with _lock:
+                _records.clear()
             raise failed[0]
 
+    return [array for arrays, *_ in waiting for array in arrays], look
 
-after_copy.append(settle)
+
+copied_along.append(_taken)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, is_cupy
-from growarray.cuda.device import WIDE, contiguous, current, empty, fits, run
+from growarray.cuda.device import WIDE, contiguous, current, empty, fits, gradient, run
 from growarray.cuda.late import record
 from growarray.cuda.text import ACCUMULATED, BLOCK_SUMS, THREADS, kernel_text
 
@@ -53,12 +53,13 @@ def _rows(dtype: str, few: bool, smooth: float, wide: bool) -> str:
         f"{every} sum += exp(load(at + c * rest) - top);", joined("sum", "sum"),
         "const A logarithm = log(sum);", *rest,
         f"if ({lane} == 0) {{ loss += mine; weights += own; }}",
+        f"if ({lane} == 0 && each) store(each + r, mine);",
         f"if ({lane} == 0) {{ kept[3 * r] = top; kept[3 * r + 1] = logarithm; kept[3 * r + 2] = whole; }} }}",
         "loss = sum_of(loss, held); weights = sum_of(weights, held); bad = max_of(bad, labels);",
         "if (threadIdx.x == 0) { parts[2 * blockIdx.x] = loss; parts[2 * blockIdx.x + 1] = weights;",
         "  found[blockIdx.x] = bad; }",
     ]  # fmt: skip
-    arguments = "const T* x, const long long* target, const T* weight, A* kept, A* parts, long long* found"
+    arguments = "const T* x, const long long* target, const T* weight, A* kept, A* parts, long long* found, T* each"
     return kernel_text(dtype, f"{arguments}, {_NUMBERS}", lines, wide, BLOCK_SUMS)
 
 
@@ -74,7 +75,7 @@ def _total(dtype: str, mean: bool) -> str:
         "loss += parts[2 * i]; weights += parts[2 * i + 1]; bad = found[i] > bad ? found[i] : bad; }",
         "loss = sum_of(loss, held); weights = sum_of(weights, held); bad = max_of(bad, labels);",
         f"const A by = {'weights' if mean else '(A)1'};",
-        "if (threadIdx.x == 0) { store(y, loss / by); total[0] = by;",
+        "if (threadIdx.x == 0) { if (y) store(y, loss / by); total[0] = by;",
         "  const int what = bad != none ? 1 : by == 0 ? 2 : 0;",
         "  if (what && !wrong[0]) { wrong[0] = what; wrong[1] = bad; wrong[2] = classes; wrong[3] = ignored; } }",
     ]
@@ -91,9 +92,10 @@ def _slopes(dtype: str, smooth: float, wide: bool) -> str:
         "const A w = used ? (weight ? load(weight + c) : (A)1) : (A)0;",
         f"const A q = (A){smooth!r} / classes * w + (c == label ? (A){1.0 - smooth!r} * w : (A)0);",
         "const A p = exp(load(x + i) - kept[3 * r] - kept[3 * r + 1]) * kept[3 * r + 2] - q;",
-        "store(dx + i, p * (slope / total[0]));",
+        "store(dx + i, p * (slope * (slopes ? load(slopes + r * each) : (A)1) / total[0]));",
     ]  # fmt: skip
-    arguments = "const T* x, const long long* target, const T* weight, const A* kept, const A* total, A slope, T* dx"
+    kept = "const A* kept, const A* total, A slope, const T* slopes, I each, T* dx"
+    arguments = f"const T* x, const long long* target, const T* weight, {kept}"
     return kernel_text(dtype, f"{arguments}, {_NUMBERS}", lines, wide)
 
 
@@ -123,7 +125,7 @@ def entropy(
 ) -> tuple[Array, Callable[[Any], Array]] | None:
     """As in :mod:`growarray.ops.loss`; a label out of range is found late. Keeps the logits and three numbers a row."""
     n, classes, *rest = logits.shape
-    if reduction == "none" or target.shape != (n, *rest) or target.dtype.kind not in "iu" or not fits(logits, weight):
+    if target.shape != (n, *rest) or target.dtype.kind not in "iu" or not fits(logits, weight):
         return None
     if not is_cupy(target) or (weight is not None and weight.shape != (classes,)):
         return None
@@ -136,16 +138,23 @@ def entropy(
         target = contiguous(target, "int64")
         shapes: list[tuple[int, ...]] = [(rows, 3), (blocks, 2), (1,)]
         kept, parts, total = (empty(shape, of_sums) for shape in shapes)
-        found, loss, wrong = empty((blocks,), "int64"), empty((), dtype), record(_judged, logits)
-        run(_rows(dtype, few, label_smoothing, wide), blocks, logits, target, weight, kept, parts, found, *numbers)
+        found, wrong = empty((blocks,), "int64"), record(_judged, logits)
+        loss = empty(target.shape if reduction == "none" else (), dtype)
+        each, one = (loss, None) if reduction == "none" else (None, loss)
+        text = _rows(dtype, few, label_smoothing, wide)
+        run(text, blocks, logits, target, weight, kept, parts, found, each, *numbers)
         count = np.int32(blocks), np.int32(classes), ignored, none
-        run(_total(dtype, reduction == "mean"), 1, parts, found, loss, total, wrong, *count)
+        run(_total(dtype, reduction == "mean"), 1, parts, found, one, total, wrong, *count)
+
+    shape = loss.shape
 
     def vjp(dloss: Any) -> Array:
-        slope = dloss if isinstance(dloss, float) else 1.0
+        slope, slopes, step = (dloss, None, 0) if isinstance(dloss, float) else (1.0, dloss, int(bool(shape)))
         with current(logits):
-            dx, given = empty(logits.shape, dtype), (logits, target, weight, kept, total, of_sums(slope))
-            run(_slopes(dtype, label_smoothing, wide), -(-logits.size // THREADS), *given, dx, *numbers)
-        return dx if isinstance(dloss, float) else dx * dloss
+            slopes = None if slopes is None else gradient(slopes, shape, dtype, logits)
+            dx, given = empty(logits.shape, dtype), (logits, target, weight, kept, total, of_sums(slope), slopes)
+            text, blocks = _slopes(dtype, label_smoothing, wide), -(-logits.size // THREADS)
+            run(text, blocks, *given, index(step), dx, *numbers)
+        return dx
 
     return loss, vjp

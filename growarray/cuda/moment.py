@@ -1,7 +1,11 @@
-"""Moments of features: rows raised to float64 with their ones, one strided-batched product over pieces, their sum."""
+"""Moments: rows raised to float64 with their ones, one strided-batched product over pieces, and the sum of these.
+
+Rows are samples, or the windows of a convolution, which are unfolded for a part of the positions at a time.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -9,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array
-from growarray.cuda.device import StridedProduct, current, empty, fits, product_launch, run
-from growarray.cuda.text import THREADS, kernel_text
+from growarray.cuda.device import WIDE, StridedProduct, contiguous, current, empty, fits, product_launch, run
+from growarray.cuda.text import ACCUMULATED, THREADS, Walk, address, kernel_text, split, walk
 
-__all__ = ["moment"]
+__all__ = ["moment", "window_moment"]
 
 _PAD = 64  # rows are filled up with zeros to a multiple, so that powers of two divide them
 _TILE, _TILES = 64, 264  # of a product: pieces are as many as leave no multiprocessor idle
 _LARGEST = 1 << 25  # float64 numbers that are raised at a time
+_UNFOLDED = 1 << 22  # float64 numbers of unfolded windows at a time: 32 MiB, as on NumPy
 _HERE = f"const I i = (I)blockIdx.x * {THREADS} + threadIdx.x; if (i >= count) return;"
 
 
@@ -91,3 +96,55 @@ def _multiplied(a: Array, b: Array, total: Array, adds: bool) -> None:
     product_launch(product)([b.data.ptr, a.data.ptr, target.data.ptr])
     if target is not total:
         _launch(_SUM, size, target, total, pieces, int(adds))
+
+
+@lru_cache(maxsize=128)
+def _unfold(dtype: str, channels: int, axes: tuple[Walk, ...], ones: bool, wide: bool) -> str:
+    """Rows of windows in float64, one for each image and output position; zeros below, and in the padding."""
+    q, t, p = ([f"{letter}{k}" for k in range(len(axes))] for letter in "qtp")
+    of_q, of_t = dict(zip(q, (a.out for a in axes), strict=True)), dict(zip(t, (a.taps for a in axes), strict=True))
+    sizes, outputs = [a.size for a in axes], math.prod(of_q.values())
+    features = channels * math.prod(of_t.values())
+    strides = {name: math.prod(sizes[k + 1 :]) for k, name in enumerate(p)}
+    at = f"(image * {channels} + channel) * {math.prod(sizes)} + {address(strides)}"
+    lines = [
+        _HERE, f"const I c = i % {features + ones}, r = i / {features + ones}; double v = 0;",
+        f"if (r < rows && c == {features}) v = 1;" if ones else "",
+        f"if (r < rows && c < {features}) {{ const I row = r + first, image = row / {outputs};",
+        *split(f"(row % {outputs})", q, of_q), *split("c", ["channel", *t], {"channel": channels, **of_t}),
+        *walk(axes, [f"v = (double)load(x + {at});"], taps=False), "}", "to[i] = v;",
+    ]  # fmt: skip
+    return kernel_text(dtype, "const T* x, double* to, I rows, I first, I count", lines, wide)
+
+
+def _unfolded(w: Any, x: Array, start: int, stop: int) -> Array:
+    """Rows ``start`` to ``stop`` of windows, with their ones, filled up with zeros."""
+    axes = tuple(Walk(a.size, a.taps, a.out, a.stride, a.before, dilation=a.dilation) for a in w.axes)
+    outputs, (_, channels, *sizes) = math.prod(w.positions), x.shape
+    image, first = divmod(start, outputs)
+    made = empty((-(-(stop - start) // _PAD) * _PAD, w.width), "float64")
+    wide = max((2 + (stop - start) // outputs) * channels * math.prod(sizes), made.size) >= WIDE
+    numbers = map(np.int64 if wide else np.int32, (stop - start, first, made.size))
+    run(_unfold(str(x.dtype), channels, axes, w.bias, wide), -(-made.size // THREADS), x[image:, ...], made, *numbers)
+    return made
+
+
+def window_moment(left: Any, right: Any) -> Array | None:
+    """As :func:`growarray.ops.moments.window_moment`; ``right`` is None if both sides are one.
+
+    Windows are unfolded for some positions at a time: two or three launches for each, four or less for two sides.
+    None if kernels do not take the arrays, or there are no windows.
+    """
+    sides = [left] if right is None else [left, right]
+    rows, widths = left.samples * math.prod(left.positions), [w.width for w in sides]
+    if not rows or not all(str(w.array.dtype) in ACCUMULATED and w.array.size for w in sides):
+        return None
+    step = max(_UNFOLDED // sum(widths) // _PAD, 1) * _PAD
+    with current(left.array):
+        arrays = [contiguous(w.array, w.array.dtype) for w in sides]
+        total = empty((widths[0], widths[-1]), "float64")
+        for start in range(0, rows, step):
+            made = [_unfolded(w, x, start, min(start + step, rows)) for w, x in zip(sides, arrays, strict=True)]
+            _multiplied(made[0], made[-1], total, start > 0)
+            del made  # before the next block asks for memory
+    return total

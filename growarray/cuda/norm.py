@@ -1,4 +1,7 @@
-"""Batch normalisation: moments in pieces, which the pass that normalises puts together; the way back likewise."""
+"""Batch normalisation: moments in pieces, which the pass that normalises puts together; the way back likewise.
+
+Of layer and group normalisation each row of ``m`` values that lie together has its own mean and deviation, in one pass.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,12 @@ import numpy as np
 
 from growarray.backend import Array
 from growarray.cuda.device import WIDE, contiguous, current, empty, fits, gradient, run
-from growarray.cuda.text import ACCUMULATED, BLOCK_SUMS, THREADS, kernel_text
+from growarray.cuda.text import ACCUMULATED, BLOCK_SUMS, ROW_SUM, THREADS, kernel_text, lanes_for
 
 _BLOCKS = 1024  # which fill a GPU
 _LEAST = 2048  # values of a channel that a block has at least, and _MOST pieces of a channel
 _MOST = 64
+_SIDE = 32  # channels that are summed side by side if each has few values together
 
 # A block has one piece of one channel c: of its m values, which lie in rows of ``rest``, those from ``start``.
 _PIECE = (
@@ -88,9 +92,9 @@ def _text(what: str, dtype: str, wide: bool) -> str:
     return kernel_text(dtype, f"{arguments}, {_SIZES}", body, wide, BLOCK_SUMS)
 
 
-def _pieces(channels: int, m: int) -> tuple[int, int]:
+def _pieces(channels: int, m: int, least: int = _LEAST) -> tuple[int, int]:
     """Pieces of a channel, and the values of each but the last."""
-    pieces = max(1, min(_MOST, _BLOCKS // channels, m // _LEAST))
+    pieces = max(1, min(_MOST, _BLOCKS // channels, m // least))
     step = -(-m // pieces)
     return -(-m // step), step
 
@@ -167,3 +171,107 @@ def tracked(
         given = (mean, var, batch_mean, batch_var, *made, number(share), number(unbiased), np.int32(mean.size))
         run(_tracking(dtype), -(-mean.size // THREADS), *given)
     return made
+
+
+# A row has a power of two of threads, its lanes, and a block as many rows as fit; its values are those of the channels
+# (row % groups) * each and after, ``rest`` of each.
+_ROW = (
+    f"__shared__ A held[{THREADS}]; const int lane = threadIdx.x % lanes;",
+    f"const I row = (I)blockIdx.x * ({THREADS} / lanes) + threadIdx.x / lanes;",
+    "const I first = row % groups * each, at = row * m, stop = row < rows ? m : 0;",
+)
+_OF_ROW = "for (I e = lane; e < stop; e += lanes) {"
+_ROW_SIZES = "I rows, I m, I groups, I each, I rest, int lanes"
+
+
+@lru_cache(maxsize=64)
+def _row_text(what: str, dtype: str, wide: bool) -> str:
+    """Value of rows, gradient by them, or in pieces the gradients of weight and bias."""
+    arguments, lines = {
+        "value": (
+            "const T* x, A eps, const T* weight, const T* bias, T* y, A* kept",
+            [
+                *_ROW, "A s = 0;", _OF_ROW, "s += load(x + at + e); }",
+                "const A mean = row_sum(s, held, lanes) / m; s = 0;",
+                _OF_ROW, "const A v = load(x + at + e) - mean; s += v * v; }",
+                "const A inverse = 1 / sqrt(row_sum(s, held, lanes) / m + eps);",
+                "if (lane == 0 && row < rows) { kept[2 * row] = mean; kept[2 * row + 1] = inverse; }",
+                _OF_ROW, "const I c = first + e / rest;",
+                "const A z = (load(x + at + e) - mean) * inverse, w = weight ? load(weight + c) : (A)1;",
+                "store(y + at + e, z * w + (bias ? load(bias + c) : (A)0)); }",
+            ],
+        ),
+        "back": (
+            "const T* x, const A* kept, const T* weight, const T* dy, T* dx, const A* parts, T* dw, T* db, I pieces",
+            [
+                f"const I here = (I)blockIdx.x * {THREADS} + threadIdx.x, across = (I)gridDim.x * {THREADS};",
+                "for (I c = here; c < groups * each; c += across) { A s = 0, t = 0;",
+                "for (I k = 0; k < pieces; ++k) {",
+                "  s += parts[2 * (c * pieces + k)]; t += parts[2 * (c * pieces + k) + 1]; }",
+                "if (dw) store(dw + c, t); if (db) store(db + c, s); }",
+                *_ROW, "const A mean = row < rows ? kept[2 * row] : 0, inverse = row < rows ? kept[2 * row + 1] : 0;",
+                "A s = 0, t = 0;", _OF_ROW,
+                "const A g = load(dy + at + e) * (weight ? load(weight + first + e / rest) : (A)1);",
+                "s += g; t += g * (load(x + at + e) - mean) * inverse; }",
+                "s = row_sum(s, held, lanes) / m; t = row_sum(t, held, lanes) / m;", _OF_ROW,
+                "const A g = load(dy + at + e) * (weight ? load(weight + first + e / rest) : (A)1);",
+                "store(dx + at + e, inverse * (g - s - (load(x + at + e) - mean) * inverse * t)); }",
+            ],
+        ),
+        "weights": (  # ``lanes`` channels side by side, a piece of the images: values start to stop of each channel
+            "const T* x, const A* kept, const T* dy, A* parts, I pieces, I step",
+            [
+                f"__shared__ A sums[{THREADS}], dots[{THREADS}];",
+                "const I channels = groups * each, of = rows / groups * rest;",
+                "const I piece = (I)blockIdx.x % pieces, c = (I)blockIdx.x / pieces * lanes + threadIdx.x % lanes;",
+                "const I start = piece * step, stop = c >= channels ? 0 : start + step < of ? start + step : of;",
+                "A s = 0, t = 0;",
+                f"for (I e = start + threadIdx.x / lanes; e < stop; e += {THREADS} / lanes) {{",
+                "const I image = e / rest, row = image * groups + c / each;",
+                "const I i = (image * channels + c) * rest + e % rest;",
+                "const A g = load(dy + i); s += g; t += g * (load(x + i) - kept[2 * row]) * kept[2 * row + 1]; }",
+                "sums[threadIdx.x] = s; dots[threadIdx.x] = t; __syncthreads();",
+                f"for (int k = {THREADS // 2}; k >= lanes; k >>= 1) {{",
+                "  if (threadIdx.x < k) {",
+                "    sums[threadIdx.x] += sums[threadIdx.x + k]; dots[threadIdx.x] += dots[threadIdx.x + k]; }",
+                "  __syncthreads(); }",
+                "if (threadIdx.x < lanes && c < channels) {",
+                "  parts[2 * (c * pieces + piece)] = sums[threadIdx.x];",
+                "  parts[2 * (c * pieces + piece) + 1] = dots[threadIdx.x]; }",
+            ],
+        ),
+    }[what]  # fmt: skip
+    return kernel_text(dtype, f"{arguments}, {_ROW_SIZES}", lines, wide, *([] if what == "weights" else [ROW_SUM]))
+
+
+def grouped(
+    x: Array, groups: int, weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Callable[[Array], tuple[Array, Array | None, Array | None]]] | None:
+    """As in :mod:`growarray.ops.norm`: one launch; back two, or one without weight and bias. Keeps ``x``."""
+    if not fits(x, weight, bias):
+        return None
+    n, channels, dtype = x.shape[0], x.shape[1], str(x.dtype)
+    rest, rows, each = x.size // (n * channels), n * groups, channels // groups
+    wide, of_sums, lanes = x.size >= WIDE, np.dtype(ACCUMULATED[dtype]).type, lanes_for(each * rest)
+    index = np.int64 if wide else np.int32
+    sizes = [index(k) for k in (rows, each * rest, groups, each, rest)]
+    blocks = -(-rows * lanes // THREADS)
+    with current(x):
+        y, kept = empty(x.shape, dtype), empty((rows, 2), of_sums)
+        run(_row_text("value", dtype, wide), blocks, x, of_sums(eps), weight, bias, y, kept, *sizes, np.int32(lanes))
+
+    def vjp(dy: Array) -> tuple[Array, Array | None, Array | None]:
+        with current(x):
+            dy, dx, pieces, parts = gradient(dy, x.shape, dtype, x), empty(x.shape, dtype), 0, None
+            dw, db = (None if p is None else empty((channels,), dtype) for p in (weight, bias))
+            if dw is not None or db is not None:
+                side = 1 if rest >= _SIDE else _SIDE  # neighbours of a value are of its channel, or of the next ones
+                pieces, step = _pieces(-(-channels // side), n * rest, _LEAST // side)
+                parts, count = empty((channels, pieces, 2), of_sums), -(-channels // side) * pieces
+                given = x, kept, dy, parts, index(pieces), index(step), *sizes, np.int32(side)
+                run(_row_text("weights", dtype, wide), count, *given)
+            text, last = _row_text("back", dtype, wide), (*sizes, np.int32(lanes))
+            run(text, blocks, x, kept, weight, dy, dx, parts, dw, db, index(pieces), *last)
+        return dx, dw, db
+
+    return y, vjp

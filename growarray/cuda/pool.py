@@ -11,7 +11,7 @@ import numpy as np
 
 from growarray.backend import Array
 from growarray.cuda.device import WIDE, current, empty, fits, gradient, run
-from growarray.cuda.text import THREADS, Walk, address, kernel_text, split, walk
+from growarray.cuda.text import ROW_SUM, THREADS, Walk, address, kernel_text, lanes_for, split, walk
 
 Vjp = Callable[[Array], Array]
 _NONE = 255  # a window of padding alone
@@ -107,3 +107,67 @@ def _count(start: str, low: int, high: int, taps: int, dilation: int) -> str:
     first = f"({start} >= {low} ? 0 : ({low} - {start} + {dilation - 1}) / {dilation})"
     last = f"(({high - 1} - {start}) / {dilation} < {taps - 1} ? ({high - 1} - {start}) / {dilation} : {taps - 1})"
     return f"({last} < {first} ? 1 : {last} - {first} + 1)"
+
+
+@lru_cache(maxsize=64)
+def _adaptive_text(dtype: str, sizes: tuple[int, ...], outs: tuple[int, ...], wide: bool, back: bool) -> str:
+    """Mean of nearly equal windows: ``lanes`` threads an output; on the way back a thread an input."""
+    axes = range(len(sizes))
+    p, q = ([f"{letter}{k}" for k in axes] for letter in "pq")
+    pairs = list(enumerate(zip(sizes, outs, strict=True)))
+    start = [f"const I a{k} = (long long)q{k} * {size} / {o};" for k, (size, o) in pairs]
+    length = [f"const I l{k} = ((long long)(q{k} + 1) * {size} + {o - 1}) / {o} - a{k};" for k, (size, o) in pairs]
+    count = " * ".join(f"l{k}" for k in axes)
+    strides = {name: math.prod(of[k + 1 :]) for names, of in ((p, sizes), (q, outs)) for k, name in enumerate(names)}
+
+    def at(names: Sequence[str], of: Sequence[int]) -> str:
+        return f"image * {math.prod(of)} + {address({name: strides[name] for name in names})}"
+
+    if back:
+        last = [f"const I z{k} = ((long long)(p{k} + 1) * {o} - 1) / {size};" for k, (size, o) in pairs]
+        loops = [f"for (I q{k} = (long long)p{k} * {o} / {size}; q{k} <= z{k}; ++q{k}) {{" for k, (size, o) in pairs]
+        body = [
+            f"const I i = (I)blockIdx.x * {THREADS} + threadIdx.x; if (i >= n) return;",
+            f"const I image = i / {math.prod(sizes)}; A s = 0;",
+            *split(f"(i % {math.prod(sizes)})", p, dict(zip(p, sizes, strict=True))),
+            *last, *loops, *start, *length, f"s += load(x + {at(q, outs)}) / (A)({count});", "}" * len(loops),
+            "store(y + i, s);",
+        ]  # fmt: skip
+        return kernel_text(dtype, "const T* x, T* y, I n, int lanes", body, wide)
+    body = [
+        f"__shared__ A held[{THREADS}]; const int lane = threadIdx.x % lanes;",
+        f"const I i = (I)blockIdx.x * ({THREADS} / lanes) + threadIdx.x / lanes, image = i / {math.prod(outs)};",
+        *split(f"(i % {math.prod(outs)})", q, dict(zip(q, outs, strict=True))), *start, *length,
+        f"const I count = {count}; A s = 0;",
+        "for (I e = i < n ? lane : count; e < count; e += lanes) { I r = e;",
+        *(f"const I p{k} = a{k} + r % l{k}; r /= l{k};" for k in reversed(axes)),
+        f"s += load(x + {at(p, sizes)}); }}",
+        "s = row_sum(s, held, lanes); if (lane == 0 && i < n) store(y + i, s / count);",
+    ]  # fmt: skip
+    return kernel_text(dtype, "const T* x, T* y, I n, int lanes", body, wide, ROW_SUM)
+
+
+def adaptive(x: Array, sizes: Sequence[int]) -> tuple[Array, Vjp] | None:
+    """As in :mod:`growarray.ops.pool`, in one launch each way; keeps nothing."""
+    if not fits(x):
+        return None
+    inputs, outs, dtype = x.shape[2:], tuple(sizes), str(x.dtype)
+    shape, made = x.shape, (*x.shape[:2], *outs)
+    lanes = lanes_for(math.prod(-(-size // out) for size, out in zip(inputs, outs, strict=True)))
+    wide = max(x.size, math.prod(made)) >= WIDE
+
+    def launch(source: Array, to: tuple[int, ...], back: bool) -> Array:
+        out, count, many = empty(to, dtype), math.prod(to), 1 if back else lanes
+        number = (np.int64 if wide else np.int32)(count)
+        text = _adaptive_text(dtype, inputs, outs, wide, back)
+        run(text, -(-count * many // THREADS), source, out, number, np.int32(many))
+        return out
+
+    with current(x):
+        like, y = empty((0,), dtype), launch(x, made, False)
+
+    def vjp(dy: Array) -> Array:
+        with current(like):
+            return launch(gradient(dy, made, dtype, like), shape, True)
+
+    return y, vjp

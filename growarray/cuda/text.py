@@ -40,6 +40,26 @@ template <class V> static __device__ V sum_of(V v, V* held) {{ return all_of(v, 
 template <class V> static __device__ V max_of(V v, V* held) {{ return all_of(v, held, true); }}"""
 """Sum and largest over the threads of a block, the same for all of them; a NaN stays. All threads call."""
 
+ROW_SUM = """static __device__ A row_sum(A v, A* held, unsigned lanes) {
+  const unsigned lane = threadIdx.x % lanes;
+  __syncthreads(); held[threadIdx.x] = v; __syncthreads();
+  for (unsigned k = lanes / 2; k; k >>= 1) {
+    if (lane < k) held[threadIdx.x] += held[threadIdx.x + k];
+    __syncthreads();
+  }
+  return held[threadIdx.x - lane];
+}"""
+"""Sum over ``lanes`` threads side by side, a power of two, the same for all of them. All threads call."""
+
+
+def lanes_for(count: int) -> int:
+    """Threads that sum ``count`` values together: a power of two, from half a warp to a block.
+
+    >>> lanes_for(3), lanes_for(100), lanes_for(5000)
+    (16, 64, 256)
+    """
+    return min(THREADS, 1 << max(count.bit_length() - 1, 4))
+
 
 class Walk(NamedTuple):
     """An axis of a feature map: output position q reads ``q stride + t dilation - before``, padded in a mode."""

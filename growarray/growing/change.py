@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from growarray.backend import Array, asarray, namespace
+from growarray.backend import Array, asarray, is_numpy, namespace
 from growarray.nn import Parameter
 
 DELTA, INPUT = "delta", "input extension"
@@ -75,12 +77,16 @@ class GrowthUpdate(Generic[_Part]):
     def on(self: GrowthUpdate[Array], like: Array) -> GrowthUpdate[Array]:
         """A plan of matrices with those that become weights on the device of ``like``; figures stay where they are."""
 
-        def moved(array: Array | None) -> Array | None:
-            return None if array is None else asarray(array, like=like)
+        arrays = [*self.deltas, *self.solutions, self.input_extension, self.output_extension]
+        known = {id(array): array for array in arrays if array is not None}
+        there = dict(zip(known, moved(list(known.values()), like), strict=True))
+
+        def of(array: Array | None) -> Array | None:
+            return None if array is None else there[id(array)]
 
         return replace(
-            self, deltas=tuple(map(moved, self.deltas)), solutions=tuple(map(moved, self.solutions)),
-            input_extension=moved(self.input_extension), output_extension=moved(self.output_extension),
+            self, deltas=tuple(map(of, self.deltas)), solutions=tuple(map(of, self.solutions)),
+            input_extension=of(self.input_extension), output_extension=of(self.output_extension),
         )  # fmt: skip
 
     def improvement(self, slope: float) -> float:
@@ -132,6 +138,16 @@ class GrowthUpdate(Generic[_Part]):
         by = np.asarray(factors, dtype=np.float64)
         values = follow(self.singular_values, by if self.linear else np.sqrt(by))
         return replace(self, input_extension=extension, singular_values=values, slopes=follow(self.slopes, by))
+
+
+def moved(arrays: Sequence[Array], like: Array) -> list[Array]:
+    """Float64 matrices with the library and device of ``like``; from NumPy in one copy, of which each is a view."""
+    if is_numpy(like) or not all(map(is_numpy, arrays)):
+        return [asarray(array, like=like) for array in arrays]
+    there = asarray(np.concatenate([np.ravel(array) for array in arrays] or [np.zeros(0)]), like=like)
+    ends = np.cumsum([0, *(array.size for array in arrays)]).tolist()
+    parts = zip(arrays, itertools.pairwise(ends), strict=True)
+    return [namespace(there).reshape(there[start:stop], array.shape) for array, (start, stop) in parts]
 
 
 def like(part: _P, weight: Array, bias: Array | None = None) -> _P:

@@ -9,11 +9,12 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
-from growarray.backend import Array, namespace
+from growarray.backend import Array, asarray, namespace
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing import place
 from growarray.growing.change import DELTA, INPUT, GrowthUpdate, scaled
 from growarray.growing.layer import GrowingModule
+from growarray.growing.means import on_host
 from growarray.growing.neighbour import is_neighbour
 from growarray.growing.rule import TINY, Rule
 
@@ -32,8 +33,10 @@ def compute_optimal_delta(
     GrowthError
         No statistics have been collected.
     """
-    means = module.layer_means(force_pseudo_inverse)
-    delta, decrease = means.optimal_delta(fisher=use_fisher, shrinkage=fisher_shrinkage)
+    with on_host(module, module.previous_module if is_neighbour(module.previous_module) else None):
+        means = module.layer_means(force_pseudo_inverse)
+        delta, decrease = means.optimal_delta(fisher=use_fisher, shrinkage=fisher_shrinkage)
+    delta = asarray(delta, like=module.weight.data)
     module.update = replace(module.update, solutions=(delta,))
     if update:
         module.update = module.update.with_delta(module.part_of(delta), decrease)
@@ -172,7 +175,7 @@ def extended_forward(
         module.update.input_extension,
         module.extended_output_layer,
     )
-    if delta is not None and use_optimal_delta:
+    if delta is not None and use_optimal_delta and module.optimal_delta_scaling:
         y = y - module.optimal_delta_scaling * delta(x)
     if columns is not None and use_extended_input:
         if x_ext is None:
@@ -180,7 +183,8 @@ def extended_forward(
                 f"{module.name}: there is an input extension of {module.new_neurons} features, but x_ext is None; "
                 "pass the second result of the previous module's extended_forward"
             )
-        y = y + module.input_extension_scaling * columns(x_ext)
+        if module.input_extension_scaling:
+            y = y + module.input_extension_scaling * columns(x_ext)
     elif x_ext is not None and use_extended_input:
         warnings.warn(f"{module.name}: x_ext is given, but there is no input extension; it is ignored", stacklevel=2)
     if rows is None or not use_extended_output:

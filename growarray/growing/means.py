@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import math
-import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, is_cupy, namespace, to_numpy
+from growarray.backend import Array, asarray, is_cupy, namespace, to_host
 from growarray.errors import GrowthError
 from growarray.growing.rule import LayerMeans, PlaceMeans
 from growarray.growing.update import rounding_floor
 
-_NAMES = ("s", "m", "e", "m_prev", "p")  # of the means of a layer
 _LARGEST = 1024  # rows up to which a matrix is decomposed on the host: a guess, no decomposition was timed on a GPU
 
 
@@ -50,32 +47,23 @@ def means_of_merge(merge: Any, pseudo_inverse: bool = False) -> PlaceMeans:
     return PlaceMeans(means, lambda: of_goals(held.e(), *_goals(readers)), held.s_prev, _ones(merge))
 
 
-def on_host(means: PlaceMeans, like: Array) -> PlaceMeans:
-    """The same in NumPy, if ``like`` is on a GPU and no matrix is large: all that there is comes with one wait.
+@contextmanager
+def on_host(*owners: Any) -> Iterator[None]:
+    """Within it the means of layers, merges and graphs on a GPU are NumPy's, unless one is large: with one wait.
 
     Small matrices are decomposed faster there, and every question about them would wait.
     """
-    if not is_cupy(like):
-        return means
-    wanted = {(i, name): getattr(layer, name) for i, layer in enumerate(means.layers) for name in _NAMES}
-    wanted |= {(-1, "e"): means.e} | ({} if means.s_prev is None else {(-1, "s_prev"): means.s_prev})
-    found: dict[tuple[int, str], Array] = {}
-    for key, mean in wanted.items():
-        try:
-            found[key] = mean()
-        except GrowthError:  # nothing was collected; whoever asks for it is told
-            continue
-    if not found or max(max(array.shape) for array in found.values()) > _LARGEST:
-        return means
-    xp, sizes = namespace(*found.values()), [math.prod(array.shape) for array in found.values()]
-    joined = to_numpy(xp.concat([xp.reshape(array, (-1,)) for array in found.values()]))
-    parts = np.split(joined, np.cumsum(sizes)[:-1])
-    host = {key: part.reshape(found[key].shape) for key, part in zip(found, parts, strict=True)}
-
-    def of(i: int) -> dict[str, Any]:
-        return {name: partial(operator.getitem, host, (j, name)) for j, name in host if j == i}
-
-    return replace(means, layers=tuple(replace(layer, **of(i)) for i, layer in enumerate(means.layers)), **of(-1))
+    held = {id(one): one for owner in owners if owner and owner.statistics for one in owner.statistics.all}
+    there = [one for one in held.values() if one.host_mean is None and one.samples and is_cupy(one.total)]
+    if max((size for one in there for size in one.total.shape), default=0) > _LARGEST:
+        there = []
+    try:
+        for one, total in zip(there, to_host([one.total for one in there]), strict=True):
+            one.host_mean = total / one.samples
+        yield
+    finally:
+        for one in there:
+            one.host_mean = None
 
 
 def check_readers(merge: Any) -> None:

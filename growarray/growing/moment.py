@@ -175,12 +175,14 @@ class TensorStatistic:
         self._update_function = update_function
         self._reuse = reuse
         self._total: RunningSum | None = None
+        self.host_mean: np.ndarray | None = None  # while somebody has brought it there
         self.samples = 0
         self.updated = False
         self._start_trace()
 
     @property
-    def _sum(self) -> Array | None:
+    def total(self) -> Array | None:
+        """The sum over all samples, float64, or None before the first; not a copy."""
         return None if self._total is None else self._total.array
 
     def _start_trace(self) -> None:
@@ -253,7 +255,7 @@ class TensorStatistic:
 
     def _add(self, value: Array, samples: int, *, traced: bool, owned: bool = False) -> None:
         value = value if self.device is None else to_device(value, self.device)
-        xp = namespace(value, self._sum)
+        xp = namespace(value, self.total)
         if self._total is None:
             self._total = RunningSum(xp.astype(value, xp.float64, copy=not owned))
         else:
@@ -274,9 +276,9 @@ class TensorStatistic:
             self.computes_trace = False
 
     def _square_norm_of_mean(self) -> float:
-        if self._sum is None or self.samples == 0:
+        if self.total is None or self.samples == 0:
             return 0.0
-        return float(namespace(self._sum).sum(self._sum**2)) / self.samples**2
+        return float(namespace(self.total).sum(self.total**2)) / self.samples**2
 
     def __call__(self) -> Array:
         """The mean, float64.
@@ -286,9 +288,9 @@ class TensorStatistic:
         GrowthError
             There are no samples.
         """
-        if self._sum is None or self.samples == 0:
+        if self.total is None or self.samples == 0:
             raise GrowthError(f"{self.name}: there are no samples, so there is no mean; call update() first")
-        return self._sum / self.samples
+        return self.total / self.samples if self.host_mean is None else self.host_mean
 
     def error(self) -> float:
         """Estimate of ``E|mean - expectation|^2``: trace of the covariance over the number of batches."""
@@ -300,7 +302,7 @@ class TensorStatistic:
 
     def relative_error(self) -> float:
         """``sqrt(error()) / |mean|``, infinite while there are fewer than two batches."""
-        norm = math.sqrt(self._square_norm_of_mean()) if self._sum is not None else 0.0
+        norm = math.sqrt(self._square_norm_of_mean()) if self.total is not None else 0.0
         error = self.error()
         return math.inf if norm == 0.0 or math.isinf(error) else math.sqrt(max(error, 0.0)) / norm
 
@@ -319,18 +321,18 @@ class TensorStatistic:
         """A new statistic with the samples of both; settings are the left one's, or the right one's if it is empty."""
         if not isinstance(other, TensorStatistic):
             return NotImplemented
-        first = self if self._sum is not None or other._sum is None else other
+        first = self if self.total is not None or other.total is None else other
         precision = first.trace_precision
         total = TensorStatistic(
             first.shape, first._update_function, self.device or other.device, first.name, trace_precision=precision
         )
         for one in (self, other):
-            if one._sum is not None:
-                if total._sum is not None and one._sum.shape != total._sum.shape:
+            if one.total is not None:
+                if total.total is not None and one.total.shape != total.total.shape:
                     raise ShapeError(
-                        f"statistics of shapes {tuple(total._sum.shape)} and {tuple(one._sum.shape)} cannot be added"
+                        f"statistics of shapes {tuple(total.total.shape)} and {tuple(one.total.shape)} cannot be added"
                     )
-                total._add(one._sum, one.samples, traced=False)
+                total._add(one.total, one.samples, traced=False)
             total.batches += one.batches
             total._square_norm_sum += one._square_norm_sum
             total._traced_batches += one._traced_batches
@@ -341,7 +343,7 @@ class TensorStatistic:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to resume: sum, samples, batches, and the trace's sums."""
-        held = None if self._sum is None else np.array(to_numpy(self._sum))
+        held = None if self.total is None else np.array(to_numpy(self.total))
         names = ("samples", "batches", "trace", "computes_trace", "_square_norm_sum", "_traced_batches")
         return {"sum": held, **{name.lstrip("_"): getattr(self, name) for name in names}}
 
@@ -353,7 +355,7 @@ class TensorStatistic:
         saved = saved_statistic(self.name, state, TensorStatistic().state_dict(), self.shape)
         held = saved["sum"]
         if held is not None:
-            held = asarray(held, like=self._sum if like is None else like)
+            held = asarray(held, like=self.total if like is None else like)
             held = held if self.device is None else to_device(held, self.device)
         self._total = None if held is None else RunningSum(held)
         self.samples, self.batches = saved["samples"], saved["batches"]
@@ -361,7 +363,7 @@ class TensorStatistic:
         self._square_norm_sum, self._traced_batches = saved["square_norm_sum"], saved["traced_batches"]
 
     def __repr__(self) -> str:
-        where = "" if self._sum is None else f", shape={tuple(self._sum.shape)}, device={device_of(self._sum)}"
+        where = "" if self.total is None else f", shape={tuple(self.total.shape)}, device={device_of(self.total)}"
         return f"{type(self).__name__}({self.name!r}, samples={self.samples}{where})"
 
 

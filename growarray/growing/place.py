@@ -74,7 +74,8 @@ def compute_optimal_updates(
     """
     place.check_growable()
     like = place.readers[0].weight.data
-    change = planned(rule_of(rule, options), on_host(place.means(force_pseudo_inverse), like)).on(like)
+    with on_host(place, place.front, *place.readers):
+        change = planned(rule_of(rule, options), place.means(force_pseudo_inverse)).on(like)
     take(place, change, update_previous=update_previous)
     return change.output_extension, change.input_extension
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, asarray, is_array, is_cupy, namespace, to_numpy
+from growarray.backend import Array, asarray, is_array, is_cupy, namespace, to_host
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.ops import cross_entropy, mse
 
@@ -27,6 +27,10 @@ def accuracy(logits: Array, labels: Array) -> float:
     >>> accuracy(np.array([[2.0, 1.0], [0.0, 3.0]]), np.array([0, 0]))
     0.5
     """
+    return float(_accuracy(logits, labels))
+
+
+def _accuracy(logits: Array, labels: Array) -> Any:
     xp = namespace(logits, labels)
     if tuple(labels.shape) == tuple(logits.shape):
         labels = xp.argmax(labels, axis=1)
@@ -36,7 +40,12 @@ def accuracy(logits: Array, labels: Array) -> float:
             f"or probabilities {tuple(logits.shape)}"
         )
     right = xp.astype(xp.argmax(logits, axis=1), labels.dtype) == labels
-    return float(xp.mean(xp.astype(right, xp.float64)))
+    return _read(xp.mean(xp.astype(right, xp.float64)))
+
+
+def _read(number: Array) -> Any:
+    """A float, or the array itself on a GPU, where the host would wait."""
+    return number if is_cupy(number) else float(number)
 
 
 def f1(predicted: Array, labels: Array, *, average: str = "macro") -> float:
@@ -61,11 +70,12 @@ def f1(predicted: Array, labels: Array, *, average: str = "macro") -> float:
     return sum(2 * both / (both + either) for both, either in groups) / len(groups)
 
 
-def _r2(prediction: Array, target: Array) -> float:
-    """1 - residual over total sum of squares: 1 is perfect, 0 the mean's."""
+def _r2(prediction: Array, target: Array) -> Any:
+    """1 - residual over total sum of squares: 1 is perfect, 0 the mean's, and of targets that are all equal."""
     xp, target = namespace(prediction, target), _columns(target, prediction)
-    total = float(xp.sum((target - xp.mean(target, axis=0)) ** 2))
-    return 1.0 - float(xp.sum((prediction - target) ** 2)) / total if total else 0.0
+    residual, total = (xp.sum((target - y) ** 2) for y in (prediction, xp.mean(target, axis=0)))
+    zeros, ones = xp.zeros_like(total), xp.ones_like(total)
+    return _read(xp.where(total == 0.0, zeros, 1.0 - residual / xp.where(total == 0.0, ones, total)))
 
 
 def _columns(target: Array, y: Array) -> Array:
@@ -82,20 +92,20 @@ def _mean_square(y: Array, target: Array) -> tuple[Any, Callable[..., Array]]:
 
 @dataclass(frozen=True)
 class Task:
-    """A mean loss ``(y, target) -> (loss, pullback)`` and a figure of merit ``(y, target) -> float``, larger better.
+    """A mean loss ``(y, target) -> (loss, pullback)`` and a figure of merit ``(y, target) -> number``, larger better.
 
     weights : what each sample counts in the loss, ``target -> (n,)``, or None if all count the same
     """
 
     name: str
     loss: Loss
-    score: Callable[[Array, Array], float]
+    score: Callable[[Array, Array], Any]  # on a GPU it may be an array, which is not waited for
     score_name: str
     weights: Callable[[Array], Array] | None = None
 
 
 _TASKS = {
-    "classification": Task("classification", cross_entropy, accuracy, "accuracy"),
+    "classification": Task("classification", cross_entropy, _accuracy, "accuracy"),
     "regression": Task("regression", _mean_square, _r2, "r2"),
 }
 
@@ -130,10 +140,7 @@ def numbers(values: Sequence[Any]) -> list[float]:
     >>> numbers([np.float32(0.5), 2.0])
     [0.5, 2.0]
     """
-    if values and all(map(is_cupy, values)):
-        found: list[float] = to_numpy(namespace(*values).stack(list(values))).tolist()
-        return found
-    return [float(value) for value in values]
+    return list(map(float, to_host(values)))
 
 
 def batches(

@@ -15,7 +15,7 @@ from growarray.errors import GrowthError, shown
 from growarray.networks.balance import balance
 from growarray.networks.data import Task, batches_of, check_data, numbers, task_named
 from growarray.networks.history import History, line_of
-from growarray.networks.judgement import Best, Judgement, Snapshot, judge
+from growarray.networks.judgement import Best, Judgement, Snapshot, judged
 from growarray.networks.loader import Batches
 from growarray.networks.network import evaluating, is_frozen
 from growarray.networks.part import as_growing
@@ -173,8 +173,8 @@ class Growth:
             losses.append((loss, int(x.shape[0])))
             self.steps += 1
         try:
-            values = numbers([loss for loss, _ in losses])
-            self._check_losses(values, "epoch")
+            values = numbers([*(loss for loss, _ in losses), *self._judged()])  # the only wait of an epoch
+            self._check_losses(values[: len(losses)], "epoch")
         except Exception:
             if before is not None:
                 before.restore(self.network)
@@ -182,7 +182,7 @@ class Growth:
         counts = [count for _, count in losses]
         total, count = sum(map(operator.mul, values, counts)), sum(counts)
         self.epoch += 1
-        judgement = self._judge()
+        judgement = Judgement.of(values[len(losses) :])
         self._keep(judgement)
         figures = {**self._figures(judgement), "judged_by": self._judged_by, "lr": float(self.optimizer.lr)}
         return self._record("train", train_loss=total / count, **figures)
@@ -198,7 +198,8 @@ class Growth:
     def evaluate(self, data: Any, batch_size: int = 4096, *, task: Task | None = None) -> tuple[float, float]:
         """Mean loss and score (accuracy or R²) on arrays or batches, in evaluation mode, by ``task`` or the loop's."""
         (y, target), task = self._outputs(data, batch_size), task or self.task
-        return float(task.loss(y, target)[0]), task.score(y, target)
+        loss, score = numbers([task.loss(y, target)[0], task.score(y, target)])
+        return loss, score
 
     def _outputs(self, data: Any, batch_size: int = 4096) -> tuple[Array, Array]:
         """Outputs for all samples, and their targets."""
@@ -208,9 +209,13 @@ class Growth:
         y, target = ([pair[i] for pair in found] for i in range(2))
         return namespace(*y).concat(y, axis=0), namespace(*target).concat(target, axis=0)
 
-    def _judge(self) -> Judgement:
-        """Judge the current network on the validation data."""
-        return judge(self.task, *self._outputs(self.validation))
+    def _judged(self) -> list[Any]:
+        """What the current network is judged by, on the validation data; not waited for."""
+        return judged(self.task, *self._outputs(self.validation))
+
+    def _loss(self) -> Any:
+        """Loss on the training data; not waited for."""
+        return self.task.loss(*self._outputs(self.data))[0]
 
     def _keep(self, judgement: Judgement) -> None:
         """Keep the network as the best so far, if it is."""
@@ -229,8 +234,9 @@ class Growth:
         planner.check(rule)
         with planner.planning() as notes:
             samples = planner.collect(self.data, fisher=needs_fisher(rule))
-            self.network.compute_optimal_updates(rule)
-            choice = planner.choose(rule, self.validation)
+            with self.network.means_on_host():
+                self.network.compute_optimal_updates(rule)
+                choice = planner.choose(rule, self.validation)
         layer, search = choice.layer, choice.search
         if layer is None:
             return self._refuse(str(choice.refused))
@@ -246,12 +252,18 @@ class Growth:
         predicted = -entry["slope"] * scaling**2 / (1.0 if search is None else 2.0)
         entry |= {"scaling": scaling, "predicted_change": predicted}
 
-        before, train_before = self._judge(), self.evaluate(self.data)[0]
+        waiting = [self._loss(), *self._judged()]
         size, snapshot = self.network.number_of_parameters(), Snapshot.of(self.network)
         self.network.select_update(index)
         self.network.apply_change(scaling)
         self.network.delete_update()
-        after, train_after = self._judge(), self.evaluate(self.data)[0]
+        try:
+            values = numbers([*waiting, self._loss(), *self._judged()])
+        except Exception:  # a check that waited on a GPU, for example
+            snapshot.restore(self.network)
+            raise
+        (train_before, *old), (train_after, *new) = values[: len(waiting)], values[len(waiting) :]
+        before, after = Judgement.of(old), Judgement.of(new)
         entry |= {"train_change": train_after - train_before, "validation_change": after.loss - before.loss}
         if after.is_worse(before, self.settings.least_gain * (self.network.number_of_parameters() - size)):
             snapshot.restore(self.network)
@@ -300,7 +312,7 @@ class Growth:
 
     def _stop(self, what: str, reason: str, *, go_back: bool = True) -> None:
         """End ``'growing'`` or ``'training'`` and say why; ``go_back`` to the best network if this one is worse."""
-        best, judgement, epoch = self.best, self._judge(), self.epoch
+        best, judgement, epoch = self.best, Judgement.of(numbers(self._judged())), self.epoch
         if go_back and best is not None and judgement.is_worse(best.judgement):
             best.snapshot.restore(self.network)
             judgement, epoch = best.judgement, best.epoch

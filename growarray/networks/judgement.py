@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from growarray.backend import Array, is_array, namespace
 from growarray.growing import GrowingModule, MergeGrowingModule
-from growarray.networks.data import Task, numbers
+from growarray.networks.data import Task
 from growarray.networks.network import GrowingNetwork
 from growarray.nn import Module
 from growarray.nn.owner import Owner
@@ -33,6 +33,11 @@ class Judgement:
     score: float
     parts: tuple[float, ...]
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Judgement:
+        """From the numbers that :func:`judged` gives."""
+        return cls(values[0], values[1], tuple(values[2:]))
+
     def is_worse(self, other: Judgement, gain: float = 0.0) -> bool:
         """Whether the loss is not lower than ``other``'s, on the same data, by ``gain``, and that by more than chance.
 
@@ -45,14 +50,13 @@ class Judgement:
         return not rise <= max(error, noise)
 
 
-def judge(task: Task, y: Array, target: Array) -> Judgement:
-    """Loss and score of predictions ``y``, and the losses of their parts."""
+def judged(task: Task, y: Array, target: Array) -> list[Any]:
+    """Of predictions ``y`` the loss, the score, and the losses of their parts: numbers, or arrays on their GPU."""
     count = int(y.shape[0])
     parts = min(_PARTS, count)
     cuts = [count * part // parts for part in range(parts + 1)]
     losses = [task.loss(y[start:stop, ...], target[start:stop, ...])[0] for start, stop in itertools.pairwise(cuts)]
-    whole, *found = numbers([task.loss(y, target)[0], *losses])
-    return Judgement(whole, float(task.score(y, target)), tuple(found))
+    return [task.loss(y, target)[0], task.score(y, target), *losses]
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from growarray.backend import Array, namespace
 from growarray.errors import GrowthError, ShapeError, shown
 from growarray.growing import TINY, GrowingModule, MergeGrowingModule, Rule
 from growarray.growing.fisher import softmax_fisher_seeds
+from growarray.growing.means import on_host
 from growarray.nn import Module
 from growarray.nn.module import Pullback
 
@@ -247,8 +248,14 @@ class GrowingNetwork(Module):
     def compute_optimal_updates(self, rule: Rule = TINY, **options: Any) -> None:
         """Plan updates for every growing layer by ``rule``; single options may be given by name."""
         self.selected = None
-        for layer in self.growing_layers:
-            layer.compute_optimal_updates(rule, **options)
+        with self.means_on_host():
+            for layer in self.growing_layers:
+                layer.compute_optimal_updates(rule, **options)
+
+    def means_on_host(self) -> AbstractContextManager[None]:
+        """Within it the means of all statistics are NumPy's: they come from a GPU with one wait, if none is large."""
+        modules = (module for module in self.modules() if isinstance(module, GrowingModule | MergeGrowingModule))
+        return on_host(*self.collectors(), *modules)
 
     def update_information(self) -> dict[int, dict[str, float]]:
         """For each growing layer: first-order improvement (``update_value``) and the delta's part of it."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, assign, device_of, is_numpy, namespace
+from growarray.backend import Array, assign, device_of, is_cupy, is_numpy, load, namespace
 from growarray.contraction.blas import settled
 from growarray.contraction.threads import run_tasks
 from growarray.errors import ShapeError, shown
@@ -51,6 +51,10 @@ def window_moment(left: Windows, right: Windows | None = None, *, lagged: Sequen
     right = left if right is None else right
     xp = namespace(left.array, right.array, where="window_moment: ")
     _check(left, right, lagged)
+    if lagged is None and is_cupy(left.array):
+        there: Array | None = load("growarray.cuda.moment").window_moment(left, None if symmetric else right)
+        if there is not None:
+            return there
     order = None if lagged is None else tuple(lagged)
     if is_numpy(left.array):
         return settled(partial(_moment, xp, left, right, order, symmetric, LANES))

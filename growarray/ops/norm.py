@@ -36,11 +36,6 @@ def _affine(z: Array, weight: Array | None, bias: Array | None) -> Array:
     return y if bias is None else y + bias
 
 
-def _sum(xp: Any, x: Array, axes: tuple[int, ...]) -> Array:
-    """Sum over ``axes``; a copy if there are none (not every library takes an empty tuple)."""
-    return xp.sum(x, axis=axes) if axes else xp.asarray(x, copy=True)
-
-
 def _check_affine(where: str, expected: tuple[int, ...], **arrays: Array | None) -> None:
     for name, array in arrays.items():
         if array is not None and tuple(array.shape) != expected:
@@ -73,16 +68,18 @@ def layer_norm(
     if not 1 <= normalized_ndim <= x.ndim:
         raise ShapeError(f"layer_norm: cannot normalise {normalized_ndim} axes of an input of shape {tuple(x.shape)}")
     _check_affine("layer_norm", tuple(x.shape[x.ndim - normalized_ndim :]), weight=weight, bias=bias)
-    axes, leading = tuple(range(x.ndim - normalized_ndim, x.ndim)), tuple(range(x.ndim - normalized_ndim))
-    z, inverse = _standardise(xp, x, axes, eps)
+    shape, cut = tuple(x.shape), x.ndim - normalized_ndim
+    rows = (math.prod(shape[:cut]), math.prod(shape[cut:]))
+    w, b = (None if a is None else xp.reshape(a, rows[1:]) for a in (weight, bias))
+    y, back = _grouped(xp.reshape(x, rows), 1, w, b, eps)
 
     def vjp(dy: Array) -> tuple[Array, Array | None, Array | None]:
-        check_gradient("layer_norm", dy, x.shape)
-        dx = _standardise_back(xp, dy if weight is None else dy * weight, z, inverse, axes)
-        dw = None if weight is None else _sum(xp, dy * z, leading)
-        return dx, dw, None if bias is None else _sum(xp, dy, leading)
+        check_gradient("layer_norm", dy, shape)
+        dx, *found = back(xp.reshape(dy, rows))
+        dw, db = (None if a is None else xp.reshape(a, shape[cut:]) for a in found)
+        return xp.reshape(dx, shape), dw, db
 
-    return _affine(z, weight, bias), vjp
+    return xp.reshape(y, shape), vjp
 
 
 def batch_statistics(x: Array) -> tuple[Array, Array]:
@@ -193,19 +190,33 @@ def group_norm(
     >>> group_norm(np.array([[1.0, 3.0, 8.0, 2.0]]), 2, eps=0.0)[0].tolist()
     [[-1.0, 1.0, 1.0, -1.0]]
     """
-    xp = namespace(x, weight, bias)
-    axes, spread = _channel_axes("group_norm", x)
-    n, c, *rest = x.shape
+    namespace(x, weight, bias)
+    _channel_axes("group_norm", x)
+    c = x.shape[1]
     if num_groups < 1 or c % num_groups:
         raise ShapeError(f"group_norm: {c} channels cannot be split into {num_groups} groups of equal size")
     _check_affine("group_norm", (c,), weight=weight, bias=bias)
-    grouped = (n, num_groups, c // num_groups * math.prod(rest))
+    y, back = _grouped(x, num_groups, weight, bias, eps)
+
+    def vjp(dy: Array) -> tuple[Array, Array | None, Array | None]:
+        check_gradient("group_norm", dy, x.shape)
+        return back(dy)
+
+    return y, vjp
+
+
+@fused
+def _grouped(x: Array, groups: int, weight: Array | None, bias: Array | None, eps: float) -> tuple[Array, NormVjp]:
+    """:func:`group_norm` of what has been checked."""
+    xp = namespace(x)
+    axes, spread = _channel_axes("group_norm", x)
+    n, c, *rest = x.shape
+    grouped = (n, groups, c // groups * math.prod(rest))
     rows, inverse = _standardise(xp, xp.reshape(x, grouped), (2,), eps)
     z = xp.reshape(rows, x.shape)
     wide = None if weight is None else xp.reshape(weight, spread)
 
     def vjp(dy: Array) -> tuple[Array, Array | None, Array | None]:
-        check_gradient("group_norm", dy, x.shape)
         g = xp.reshape(dy if wide is None else dy * wide, grouped)
         dx = xp.reshape(_standardise_back(xp, g, rows, inverse, (2,)), x.shape)
         dw = None if weight is None else xp.sum(dy * z, axis=axes)

@@ -142,8 +142,8 @@ def check_divisor(where: str, divisor_override: int | None) -> None:
         raise ValueError(f"{where}: divisor_override must not be 0; None divides by the number of positions")
 
 
-def _check_input(where: str, x: Array) -> Any:
-    """The namespace of ``x``, which must hold real floats over at least one spatial axis that is not empty."""
+def _check_input(where: str, x: Array) -> None:
+    """Raise unless ``x`` holds real floats over at least one spatial axis that is not empty."""
     xp = namespace(x)
     if not xp.isdtype(x.dtype, "real floating"):
         raise TypeError(
@@ -159,7 +159,6 @@ def _check_input(where: str, x: Array) -> Any:
             f"{where}: input has shape {tuple(x.shape)}, expected at least one position on every spatial axis; "
             "leave empty inputs out (an empty batch may be pooled)"
         )
-    return xp
 
 
 def _output_sizes(where: str, x: Array, axes: tuple[PoolAxis, ...], ceil_mode: bool) -> list[int]:
@@ -354,8 +353,7 @@ def _adaptive_along(xp: Any, x: Array, axis: int, out: int) -> tuple[Array, Vjp]
     def vjp(dy: Array) -> Array:
         dx = _zeros(xp, dy, shape)
         for outputs, window in _adaptive_windows(shape[axis], out):
-            shares = repeat(dy[_at(axis, outputs)] / window.kernel)
-            dx = _spread(dx, axis, window, repeats, shares, fresh=repeats == out)
+            dx = _spread(dx, axis, window, repeats, repeat(dy[_at(axis, outputs)] / window.kernel), repeats == out)
         return dx
 
     return y, vjp
@@ -385,13 +383,18 @@ def adaptive_avg_pool(x: Array, output_size: int | Sequence[int | None] | None) 
     >>> y.tolist(), pullback(np.ones((1, 1, 2))).tolist()
     ([[[2.0, 4.0]]], [[[0.5, 1.0, 0.5]]])
     """
-    xp = _check_input("adaptive_avg_pool", x)
+    _check_input("adaptive_avg_pool", x)
     wanted = adaptive_sizes("adaptive_avg_pool", x.ndim - 2, output_size)
     sizes = [size if out is None else out for size, out in zip(x.shape[2:], wanted, strict=True)]
+    return checked("adaptive_avg_pool", *_adaptive(x, sizes))
+
+
+@fused
+def _adaptive(x: Array, sizes: Sequence[int]) -> tuple[Array, Vjp]:
+    xp, backs = namespace(x), []
     if set(sizes) == {1}:
-        return checked("adaptive_avg_pool", *_global_mean(xp, x))
-    backs = []
+        return _global_mean(xp, x)
     for axis, out in enumerate(sizes, start=2):
         x, back = _adaptive_along(xp, x, axis, out)
         backs.append(back)
-    return checked("adaptive_avg_pool", x, joined(backs))
+    return x, joined(backs)

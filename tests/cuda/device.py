@@ -120,7 +120,8 @@ class Cuda:
         made._values[...] = 0
         return made
 
-    def contiguous(self, x: Any, dtype: Any) -> Any:
+    def contiguous(self, x: Any, dtype: Any = None) -> Any:
+        dtype = x.dtype if dtype is None else dtype
         plain = x.dtype == np.dtype(dtype) and x._values.flags.c_contiguous
         if not plain:
             self.operations.append("ascontiguousarray")
@@ -224,7 +225,9 @@ def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
             deviceGetAttribute=lambda number, device: {87: made.ratio}[number],
             CUDARuntimeError=CUDARuntimeError,
         ),
-        get_current_stream=lambda: types.SimpleNamespace(ptr=made.stream),
+        get_current_stream=lambda: types.SimpleNamespace(
+            ptr=made.stream, synchronize=lambda: made.waits.append("synchronize")
+        ),
         alloc=made.alloc,
         Device=lambda index: nullcontext(),
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
@@ -235,6 +238,7 @@ def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
             empty=made.empty,
             zeros=made.zeros,
             ascontiguousarray=made.contiguous,
+            concatenate=lambda arrays: doubles.xp.concat(arrays),
             ndarray=_ndarray,
             RawKernel=made.kernel,
             cuda=cuda,
@@ -253,6 +257,9 @@ def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
     patch.setattr(type(doubles.DEVICE), "id", 0, raising=False)
     patch.setattr(double, "strides", property(lambda self: self._values.strides), raising=False)
     patch.setattr(double, "data", property(lambda self: _Data(self._values)), raising=False)
+    patch.setattr(double, "nbytes", property(lambda self: self._values.nbytes), raising=False)
+    patch.setattr(double, "reshape", lambda self, *shape: double(self._values.reshape(*shape)), raising=False)
+    patch.setattr(double, "view", lambda self, dtype: double(self._values.view(dtype)), raising=False)
     patch.setattr(double, "flags", property(lambda self: self._values.flags), raising=False)
     _count(patch, made)
     _forget()

@@ -11,6 +11,8 @@ from growarray.backend import to_numpy
 from growarray.contraction.sums import RunningSum
 from growarray.cuda import moment
 from growarray.growing import JoinedStream, Stream, TensorStatistic, cross_moment
+from growarray.ops.moments import window_moment
+from growarray.ops.windows import windows
 from tests.cuda.device import Cuda, cuda
 
 __all__ = ["cuda"]
@@ -78,3 +80,62 @@ def test_a_merge_is_one_product(cuda: Cuda) -> None:
     assert cuda.launches == ["kernel"] * 3 + ["product"]
     whole = np.concatenate([columns(x), y, x], axis=1).astype("float64")
     np.testing.assert_allclose(found, whole.T @ whole, rtol=1e-13, atol=1e-12)
+
+
+CONVOLUTIONS: dict[str, Any] = {  # (n, c, *sizes), kernel, options
+    "same": ((3, 2, 6, 5), (3, 3), {"padding": 1, "bias": True}),
+    "stride, dilation": ((2, 3, 9, 8), (3, 2), {"stride": (2, 3), "dilation": (2, 1), "padding": ((2, 1), (0, 2))}),
+    "1-d": ((4, 2, 12), (5,), {"padding": 2, "bias": True}),
+    "3-d": ((2, 1, 4, 3, 5), (2, 1, 3), {"padding": (1, 0, 1)}),
+}
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_moments_of_windows(cuda: Cuda, monkeypatch: pytest.MonkeyPatch, case: Any, dtype: str) -> None:
+    shape, kernel, options = case
+    (x,) = drawn(shape, dtype=dtype)
+    here, there = (windows(a, kernel, **options) for a in (x.astype("float64"), cuda.array(x)))
+    (g,) = drawn((shape[0], 4, *here.positions), dtype=dtype)
+    ones = (1,) * len(kernel)
+    gradient, gradient_there = (windows(a, ones) for a in (g.astype("float64"), cuda.array(g)))
+    expected = window_moment(here), window_moment(here, gradient)
+    for most in (1 << 22, 64 * here.width, 1):  # at once, and in blocks that end within an image
+        monkeypatch.setattr(moment, "_UNFOLDED", most)
+        cuda.forget()
+        found = window_moment(there), window_moment(there, gradient_there)
+        rows = shape[0] * int(np.prod(here.positions))
+        blocks = 1 if most == 1 << 22 else -(-rows // 64)  # each 2 and 3 launches, and after the first a sum
+        assert (len(cuda.launches), cuda.operations, cuda.waits) == (7 * blocks - 2, [], [])
+        for one, other in zip(found, expected, strict=True):
+            assert to_numpy(one).dtype == np.float64
+            np.testing.assert_allclose(to_numpy(one), other, rtol=1e-10, atol=1e-10)
+
+
+def test_windows_that_another_convolution_reads(cuda: Cuda) -> None:
+    (x,) = drawn((3, 2, 7, 6), dtype="float64")
+    after = windows(x, (3, 3), padding=1, stride=2)
+    for tap in ((0, 0), (2, 1)):
+        one, other = (windows(a, (3, 3), padding=1, bias=True).read_by(after.axes, tap)[0] for a in (x, cuda.array(x)))
+        found = to_numpy(window_moment(other))
+        rows = one.materialise().reshape(-1, one.width)
+        np.testing.assert_allclose(found, rows.T @ rows, rtol=1e-10, atol=1e-10)
+
+
+def test_windows_without_kernels_run_as_elsewhere(cuda: Cuda) -> None:
+    (x,) = drawn((4, 3, 6, 5), dtype="float64")
+    turned = cuda.array(x.transpose(0, 1, 3, 2).copy().transpose(0, 1, 3, 2))
+    expected = window_moment(windows(x, (3, 3)))
+    for there in (windows(turned, (3, 3)), windows(cuda.array(x[:0]), (3, 3))):
+        found = to_numpy(window_moment(there))
+        np.testing.assert_allclose(found, expected * bool(there.samples), rtol=1e-10, atol=1e-10)
+
+
+def test_windows_are_never_there_all_at_once(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moment, "_UNFOLDED", 1 << 16)
+    cuda.dry = True
+    there = windows(cuda.array(np.zeros((16, 8, 32, 32), "float32")), (3, 3), padding=1)  # 9.4 MB in float64
+    cuda.forget()
+    held = cuda.peak
+    window_moment(there)
+    assert cuda.peak - held < 1 << 20  # a block, its product in pieces, and the sum

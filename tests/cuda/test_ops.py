@@ -38,8 +38,7 @@ def same(
     dtype = arrays[0].dtype.name
     y, back = operation(*(a.astype("float64") for a in arrays))
     there = [cuda.array(a) for a in arrays]
-    for log in (cuda.launches, cuda.operations, cuda.waits):
-        log.clear()
+    clear(cuda)
     got, got_back = operation(*there)
     forward = len(cuda.launches)
     dy = np.random.default_rng(1).standard_normal(y.shape).astype(dtype)
@@ -49,6 +48,11 @@ def same(
     agree(got, y, dtype)
     for one, other in zip(*((g if isinstance(g, tuple) else (g,)) for g in (gradients, expected)), strict=True):
         agree(one, other, dtype)
+
+
+def clear(cuda: Cuda) -> None:
+    for log in (cuda.launches, cuda.operations, cuda.waits):
+        log.clear()
 
 
 def drawn(data: st.DataObject, *shape: int) -> np.ndarray:
@@ -71,6 +75,40 @@ def test_batch_norm(cuda: Cuda, data: st.DataObject) -> None:
     w, b = (np.linspace(0.5, 2.0, c).astype(x.dtype) for _ in range(2))
     same(cuda, (2, 2), lambda x, w, b: ops.batch_norm(x, w, b), x + x.dtype.type(3), w, b)
     same(cuda, (1, 2), moments_given, x, w, b)
+
+
+@few
+@given(data=st.data())
+def test_layer_norm(cuda: Cuda, data: st.DataObject) -> None:
+    shape = data.draw(st.sampled_from([(1, 1), (40, 3), (7, 64), (3, 5, 300), (2, 40, 33)]))
+    axes = data.draw(st.integers(1, len(shape) - 1))
+    x = drawn(data, *shape)
+    w, b = (np.linspace(0.5, 2.0, x[0].size).astype(x.dtype)[: x[(0,) * (x.ndim - axes)].size] for _ in range(2))
+    w, b = (a.reshape(shape[-axes:]) for a in (w, b))
+    same(cuda, (1, 2), lambda x, w, b: ops.layer_norm(x, w, b, axes), x + x.dtype.type(3), w, b)
+    y, back = ops.layer_norm(cuda.array(x), None, None, axes)
+    cuda.launches.clear()
+    assert back(y)[1:] == (None, None)
+    assert len(cuda.launches) == 1
+
+
+@few
+@given(data=st.data())
+def test_group_norm(cuda: Cuda, data: st.DataObject) -> None:
+    n, groups, each = (data.draw(st.integers(1, 5)) for _ in range(3))
+    size = data.draw(st.sampled_from([(), (1,), (7, 3), (300,)]))
+    x = drawn(data, n, groups * each, *size)
+    w, b = (np.linspace(0.5, 2.0, groups * each).astype(x.dtype) for _ in range(2))
+    same(cuda, (1, 2), lambda x, w, b: ops.group_norm(x, groups, w, b), x - x.dtype.type(2), w, b)
+
+
+def test_rows_of_large_means_lose_nothing_and_keep_a_nan(cuda: Cuda) -> None:
+    x = (1e4 + np.random.default_rng(0).standard_normal((6, 3000))).astype("float32")
+    x[1, 5] = np.nan
+    y, wide = to_numpy(ops.layer_norm(cuda.array(x))[0]), x.astype("float64")
+    expected = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(y, expected, atol=2e-3)
+    assert np.isnan(y[1]).all()
 
 
 def test_batch_norm_of_large_means_loses_nothing(cuda: Cuda) -> None:
@@ -128,6 +166,17 @@ def test_pooling(cuda: Cuda, data: st.DataObject) -> None:
     same(cuda, (1, 1), lambda x: ops.avg_pool(x, kernel, dilation=dilation, **options), x)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "outs", "dtype"),
+    [((7,), 3, "float64"), ((9, 20), 1, "float16"), ((5, 3, 4), (2, 6, None), "float32")],
+    ids=["some overlap", "all", "more outputs"],
+)
+def test_adaptive_pooling(cuda: Cuda, sizes: Any, outs: Any, dtype: str) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, *sizes)).astype(dtype)
+    same(cuda, (1, 1), lambda x: ops.adaptive_avg_pool(x, outs), x)
+    check_vjp(lambda x: ops.adaptive_avg_pool(x, outs), cuda.array(x.astype("float64")[:1, :1]))
+
+
 def test_maxima_that_are_equal_missing_or_no_numbers(cuda: Cuda) -> None:
     x = np.array([[[[1, 1, np.nan, 0], [1, 1, np.nan, 5], [-np.inf] * 4, [-np.inf] * 4]]])
     for kernel in (2, 3):
@@ -149,16 +198,21 @@ def test_cross_entropy(cuda: Cuda, data: st.DataObject) -> None:
     if weight is not None and c > 1:
         weight[1] = 0.0
     options: dict[str, Any] = {"label_smoothing": data.draw(st.sampled_from([0.0, 0.2])), "reduction": "sum"}
-    options["reduction"] = data.draw(st.sampled_from(["sum", "mean"])) if (target == 0).sum() < target.size else "sum"
+    ways = ["sum", "none", *(["mean"] if (target == 0).sum() < target.size else [])]
+    options["reduction"] = data.draw(st.sampled_from(ways))
     loss, back = ops.cross_entropy(x.astype("float64"), target, weight=weight, **options)
     there = None if weight is None else cuda.array(weight)
-    cuda.launches.clear()
-    cuda.waits.clear()
+    clear(cuda)
     got, got_back = ops.cross_entropy(cuda.array(x), cuda.array(target), weight=there, **options)
     gradient = got_back(2.0)
-    assert (len(cuda.launches), cuda.waits) == (3, [])
+    assert (len(cuda.launches), cuda.operations, cuda.waits) == (3, [], [])
     agree(got, loss, "float32")
     agree(gradient, back(2.0), "float32")
+    slopes = np.linspace(-1.0, 2.0, loss.size).reshape(loss.shape)
+    clear(cuda)
+    gradient = got_back(cuda.array(slopes.astype("float32")))
+    assert (len(cuda.launches), cuda.operations, cuda.waits) == (1, [], [])
+    agree(gradient, back(slopes), "float32")
 
 
 def test_a_label_out_of_range_is_found_late(cuda: Cuda) -> None:
@@ -205,6 +259,8 @@ def test_finite_differences(cuda: Cuda) -> None:
     x, w = cuda.array(rng.standard_normal((2, 2, 3, 2))), cuda.array(rng.standard_normal(2))
     check_vjp(ops.relu, x)
     check_vjp(lambda x, w, b: ops.batch_norm(x, w, b), x, w, w)
+    check_vjp(lambda x, w, b: ops.group_norm(x, 1, w, b), x, w, w)
+    check_vjp(lambda x, w, b: ops.layer_norm(x, w, b), x, w, w)
     check_vjp(lambda x: ops.max_pool(x, 3, 2, 1), x)
     check_vjp(lambda x: ops.avg_pool(x, 3, 2, 1, count_include_pad=False), x)
     check_vjp(lambda x: ops.dropout(x, 0.5, np.random.default_rng(0)), x)

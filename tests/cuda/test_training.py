@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from growarray import nn, ops
-from growarray.backend import to_numpy
+from growarray.backend import to_host, to_numpy
+from growarray.cuda import copy
 from growarray.errors import GrowthError
 from growarray.networks import GrowingMLP, Growth, GrowthSettings
 from growarray.optim import AdamW, clip_gradients
@@ -82,20 +83,19 @@ def growth(place: Any, **options: Any) -> Growth:
     return Growth(network, AdamW(network, lr=0.01), data, settings=settings, rng=np.random.default_rng(1))
 
 
-def test_an_epoch_waits_for_its_losses_and_a_plan_once_a_place(cuda: Cuda) -> None:
+def test_an_epoch_waits_once_and_a_plan_once_for_all_places(cuda: Cuda) -> None:
     here, there = growth(lambda x: x), growth(cuda.array)
     for _ in range(2):
         here.train_epoch()
         clear(cuda)
         there.train_epoch()
-        # losses of the batches, their checks, losses of the judgement, their checks, its score
-        assert cuda.waits == ["get", "get", "get", "get", "__float__"]
+        assert cuda.waits == ["get"]  # losses, judgement and checks together
         assert "__pow__" not in cuda.operations  # parameters that grew are moved by kernels, too
         clear(cuda)
         there.planner.collect(there.data)
         assert cuda.waits == []
         there.network.compute_optimal_updates(there.planner.rule)
-        assert cuda.waits == ["get"] * (1 + len(there.network.growing_layers))  # and the checks of labels
+        assert cuda.waits == ["get"]  # means of all places, with the checks of labels
         there.network.reset_computation()
         rng = np.random.default_rng(2)
         here.rng = here.planner.rng = rng
@@ -138,3 +138,34 @@ def test_a_statistic_that_is_spoilt_is_refused_when_it_is_planned_from(cuda: Cud
     loop.network.collect_batch(cuda.array(x), cuda.array(np.zeros(4, np.int64)), loop.task.loss)
     with pytest.raises(GrowthError, match="holds NaN or infinite values"):
         loop.network.compute_optimal_updates()
+
+
+def test_a_growth_waits_for_its_plan_its_trials_and_its_judgements(cuda: Cuda) -> None:
+    loop = growth(cuda.array)
+    loop.train_epoch()
+    clear(cuda)
+    loop.grow()
+    trials = cuda.waits.count("__float__")
+    assert cuda.waits == ["get", *["__float__"] * trials, "get"]
+    assert 7 <= trials <= 20
+
+
+def test_arrays_of_all_kinds_come_in_one_copy(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = [np.arange(3.0), np.array(True), np.zeros((0, 2), "float16"), np.arange(6).reshape(2, 3).T, np.float32(2)]
+    for most, copies in ((1 << 20, 1), (16, 3)):
+        monkeypatch.setattr(copy, "_PACKED", most)
+        clear(cuda)
+        found = to_host([*map(cuda.array, arrays), 7.0])
+        assert cuda.waits == ["get"] * copies
+        for one, other in zip(found, [*arrays, 7.0], strict=True):
+            np.testing.assert_array_equal(one, other, strict=True)
+
+
+def test_what_another_stream_writes_is_waited_for(cuda: Cuda) -> None:
+    cuda.stream = 5
+    ops.cross_entropy(cuda.array(np.zeros((2, 3))), cuda.array(np.array([0, 3])))
+    cuda.stream = 0
+    clear(cuda)
+    with pytest.raises(ValueError, match="label 3 is not one of the 3 classes"):
+        to_numpy(cuda.array(np.ones(2)))
+    assert cuda.waits == ["synchronize", "get"]

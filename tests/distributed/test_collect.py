@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
+import dask
 import dask.array as da
 import numpy as np
 import pandas as pd
@@ -37,7 +38,8 @@ def network():
 @pytest.fixture(scope="module")
 def client():
     options = {"n_workers": 2, "threads_per_worker": 2, "dashboard_address": ":0", "silence_logs": 50}
-    with LocalCluster(**options) as cluster, Client(cluster) as connected:
+    patience = {"distributed.comm.timeouts.connect": "5s"}  # so long is a worker called that is dead, 30 s by default
+    with dask.config.set(patience), LocalCluster(**options) as cluster, Client(cluster) as connected:
         yield connected
 
 

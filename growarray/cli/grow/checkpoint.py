@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from growarray.backend import is_array, to_numpy
+from growarray.backend import is_array, to_host
 from growarray.errors import ResumeError, shown
 from growarray.networks import Growth, Snapshot, write_atomically
 
@@ -150,7 +150,8 @@ def take_checkpoint(
 
 
 def _host(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: to_numpy(value) if is_array(value) else value for name, value in values.items()}
+    arrays = {name: value for name, value in values.items() if is_array(value)}
+    return {**values, **dict(zip(arrays, to_host(list(arrays.values())), strict=True))}
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -20,7 +20,7 @@ from growarray.cli.grow.options import RunOptions
 from growarray.cli.grow.resume import check_fits, restore
 from growarray.cli.options import use_precision
 from growarray.errors import ResumeError
-from growarray.networks import Growth, Task, accuracy, task_named, write_atomically
+from growarray.networks import Growth, task_named, write_atomically
 from growarray.networks.build import build_network, hidden_activation, number_of_places
 from growarray.networks.graph.picture import draw_graphs, frames_of
 from growarray.networks.picture import draw
@@ -47,9 +47,7 @@ def build_loop(options: RunOptions, data: RunData, widths: list[int] | None = No
     )
     task = task_named(options.task)
     if options.task == "classification":
-        task = Task(
-            task.name, partial(cross_entropy, label_smoothing=options.label_smoothing), accuracy, task.score_name
-        )
+        task = replace(task, loss=partial(cross_entropy, label_smoothing=options.label_smoothing))
     steps = options.epochs * math.ceil(data.train[0].shape[0] / options.batch_size)
     return Growth(
         network,

@@ -10,17 +10,22 @@ from typing import NamedTuple
 
 from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL
 
-__all__ = ["DEPTH", "PARTS", "Cut", "Tile", "cut"]
+__all__ = ["DEPTH", "PARTS", "WORTH", "Cut", "Tile", "cut"]
 
 DEPTH = 8  # of a tile in shared memory
 PARTS = 1 << 24  # elements that the pieces of a sum have together at most
+WORTH = 1 << 27  # operations from which on a launch more, to add pieces, is short beside them
 _UNITS = 132  # multiprocessors of an H100 or H200
 _WARPS = 8  # on a multiprocessor, from which on nothing waits for memory or for a sum
 _SLABS = 128  # pieces of a sum at most, so that the second launch, which adds them, is short
-_WORTH = 1 << 27  # operations from which on a launch more, to add pieces, is short beside them
 _LEAST = 64  # of the depth in a piece
 _LAUNCH, _PIECE, _BYTE = 4.0e8, 3.0e6, 10.0  # operations in the time of a launch more, a piece more, a byte moved
-_FILLED, _SPLIT = 6.0, 12.0  # cycles for 32 elements that are brought to shared memory; with taps among the indices
+_READ, _FILLED, _SPLIT = (
+    2.0,
+    6.0,
+    12.0,
+)  # cycles for a vector that a warp reads, for 32 elements that are filled in, and
+# with taps among their indices: assumed, not measured
 
 
 class Tile(NamedTuple):
@@ -48,7 +53,7 @@ class Tile(NamedTuple):
 
     def cycles(self, apart: bool) -> float:
         """Of a multiprocessor for one tile of depth: 128 multiplications a cycle, reading and filling shared memory."""
-        reads = self.threads / 32 * DEPTH * 2 * (-(-self.tall // 4) + -(-self.broad // 4))
+        reads = self.threads / 32 * DEPTH * _READ * (-(-self.tall // 4) + -(-self.broad // 4))
         filling = (self.rows + self.columns) * DEPTH / 32 * (_FILLED if apart else _SPLIT)
         return self.rows * self.columns * DEPTH / 128 + reads + filling
 
@@ -87,8 +92,8 @@ def cut(way: str, b: int, s: int, n: int, axes: tuple[tuple[int, int, int, int],
     """The fastest by the model.
 
     axes : size, taps, outputs and stride of each; the gradient by the feature map is made for each phase of the strides
-    """  # what is empty counts as one
-    b, s, n = max(b, 1), max(s, 1), max(n, 1)
+    """
+    b, s, n = max(b, 1), max(s, 1), max(n, 1)  # what is empty counts as one
     axes = tuple((max(size, 1), taps, max(out, 1), stride) for size, taps, out, stride in axes)
     taps, out = math.prod(axis[1] for axis in axes), math.prod(axis[2] for axis in axes)
     rows, channels, columns, phases = n, s, out, 1
@@ -101,7 +106,7 @@ def cut(way: str, b: int, s: int, n: int, axes: tuple[tuple[int, int, int, int],
     elif phases == 1 and taps > 1:
         choices.append((False, channels * taps, columns, b, 1.0))
     size = b * n * s * taps if way == D_KERNEL else b * phases * rows * columns
-    worth = way == D_KERNEL or 2 * b * s * n * taps * out >= _WORTH
+    worth = way == D_KERNEL or 2 * b * s * n * taps * out >= WORTH
     return min(
         (
             _cut(tile, apart, slabs, blocks, deep, many, size)

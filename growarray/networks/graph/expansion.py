@@ -14,7 +14,7 @@ from growarray.backend import Array, asarray, namespace
 from growarray.errors import GrowthError
 from growarray.growing import TINY, GrowthRule, GrowthUpdate, Rule
 from growarray.growing.checks import as_scalar
-from growarray.growing.means import of_goals
+from growarray.growing.means import of_goals, on_host
 from growarray.growing.rule import PlaceMeans, planned, rule_of
 from growarray.growing.update import activation_slope
 from growarray.networks.graph.addition import Addition, ExpansionType
@@ -88,13 +88,17 @@ class Expansion(Addition):
             raise NotImplementedError(
                 "GrowingDAG: a rule whose neurons start at zero cannot tell where to grow; use TINY or FISHER"
             )
+        with on_host(self.dag):
+            self._plan(rule)
+
+    def _plan(self, rule: Rule) -> None:
         held = self.dag.collected()
         self.delete_update()
         if self.is_edge:
             after = str(self.next_node)
             self._take_inputs(rule, [held.columns(after, Features(self.front.parts, False))], None)
             return
-        self.take(planned(rule, self.means()))
+        self.take(planned(rule, self.means()).on(self._like))
         if self.sampled_as not in held.sampled:
             return
         neurons, promised = self.update, self._gain
@@ -132,8 +136,13 @@ class Expansion(Addition):
         weights = self.dag.collected().sampled[self.sampled_as].weights
         alpha = namespace(weights).take(weights, asarray(order, like=weights), axis=0)
         columns = [self._candidates(node).reshape(weights.shape[0], -1)[order].ravel() for node in self.next_nodes]
-        self._take_inputs(rule, columns, alpha)
+        with on_host(self.dag):
+            self._take_inputs(rule, columns, alpha)
         self._sampled = (rule, order)  # the first of them are the best, however many are kept
+
+    @property
+    def _like(self) -> Array:
+        return next(iter(self.dag.parameters())).data
 
     def _take_inputs(self, rule: Rule, columns: list[np.ndarray], alpha: Array | None) -> None:
         """Plan what the next nodes read of more inputs, the neurons ``alpha`` or the previous node, and the deltas.
@@ -156,7 +165,8 @@ class Expansion(Addition):
         alone = [held.target(node, part) for node, part in zip(nodes, kept, strict=True) if len(part)]
         known = [planned(solves, PlaceMeans((target,), target.e)).decreases for target in alone]
         omega = new[0] if len(new) == 1 else namespace(*new).concat(new, axis=0)
-        self.update = replace(change, deltas=tuple(old), solutions=(), input_extension=omega, output_extension=alpha)
+        plan = replace(change, deltas=tuple(old), solutions=(), input_extension=omega, output_extension=alpha)
+        self.update = plan.on(self._like)
         self._reads = tuple(self._kept(rule, node) for node in nodes)
         self._planned_for, self._gain = self.dag.signature, sum(change.decreases) - sum(map(sum, known))
         self._sampled = (rule, np.zeros(0, np.int64))

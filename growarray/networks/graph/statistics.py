@@ -118,6 +118,11 @@ class GraphStatistics:
         for index, held in enumerate(self.seen.values()):
             yield from ((f"seen.{index}.{name}", statistic) for name, statistic in held.all.items())
 
+    @property
+    def all(self) -> tuple[TensorStatistic, ...]:
+        """All statistics."""
+        return tuple(statistic for _, statistic in self.named())
+
     def stop(self) -> None:
         """Release what was kept for these statistics."""
         for merge in self.merges.values():
