@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.timing import Comparison, compare, geometric_mean, measure, show, table
+from bench.timing import Comparison, compare, geometric_mean, product_rate, show, table
 
 __all__ = ["report", "run"]
 
@@ -109,12 +109,6 @@ def _memory(case: Case, forward: Callable[[], Any]) -> float:
     return (peak + given) / (y.nbytes + given)
 
 
-def _product_rate() -> float:
-    """FLOP/s of a large product with all threads."""
-    a = np.random.default_rng(0).standard_normal((2048, 2048), dtype=np.float32)
-    return 2 * 2048**3 / measure(lambda: a @ a, repeat=9)
-
-
 def _row(case: Case, peak: float) -> dict[str, Any]:
     plan, sides, error = _sides(case)
     forward: Comparison = compare(sides["forward"], sides["torch_forward"], budget=6.0)
@@ -136,7 +130,7 @@ def _row(case: Case, peak: float) -> dict[str, Any]:
 
 def run(quick: bool = False, progress: Callable[[Mapping[str, Any]], None] = lambda _: None) -> dict[str, Any]:
     """Every case, and the geometric means over the dense 3 x 3 layers."""
-    peak = _product_rate()
+    peak = product_rate()
     rows: list[dict[str, Any]] = []
     result: dict[str, Any] = {"product_gflops": peak / 1e9, "rows": rows}
     for case in _cases(quick):

@@ -27,7 +27,17 @@ from typing import Any
 import numpy as np
 
 from bench.suite import CASES, Case
-from bench.timing import Comparison, compare, geometric_mean, measure, repository, show, table, use_threads
+from bench.timing import (
+    Comparison,
+    compare,
+    geometric_mean,
+    measure,
+    product_rate,
+    repository,
+    show,
+    table,
+    use_threads,
+)
 from growarray import FactorizedConv
 from growarray.cli.bench.layer import Layer
 
@@ -216,12 +226,6 @@ def _latency(number: int, budget: float) -> dict[str, Any]:
     }
 
 
-def _product_rate() -> float:
-    """FLOP/s of a large product with all threads."""
-    a = np.random.default_rng(SEED).standard_normal((2048, 2048), dtype=np.float32)
-    return 2 * 2048**3 / measure(lambda: a @ a, repeat=9)
-
-
 def _status(name: str) -> int:
     """Bytes of one line of ``/proc/self/status``."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -262,7 +266,7 @@ def run(quick: bool = False, progress: Callable[[Mapping[str, Any]], None] = lam
     """Every case with its memory, every layer with one image, and the geometric means."""
     warnings.filterwarnings("ignore")
     budget = 1.5 if quick else 5.0
-    peak = _product_rate()
+    peak = product_rate()
     rows: list[dict[str, Any]] = []
     latency: list[dict[str, Any]] = []
     result: dict[str, Any] = {"product_gflops": peak / 1e9, "rows": rows, "latency": latency}

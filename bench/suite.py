@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bench.timing import show, table
+from bench.timing import product_rate, show, table
 from growarray.backend import to_device
 from growarray.cli.bench.candidates import Candidate, candidates_for
 from growarray.cli.bench.layer import Layer, layer_from
@@ -39,6 +39,7 @@ COLUMNS = {
     "case": "layer",
     "auto_seconds": "auto",
     "fastest_seconds": "fastest",
+    "rate": "of the product rate:.0%",
     "auto_behind": "auto behind:.1%",
     "spearman": "rank correlation:.2f",
     "fastest": "fastest path",
@@ -149,6 +150,7 @@ def run_case(number: int, *, quick: bool, seed: int = 0, device: str | None = No
         "case": str(case),
         "spearman": summary["spearman"],
         "auto_seconds": statistics.median(final[auto]),
+        "flops": report["paths"][auto]["forward"]["flops"],
         **_behind(final, auto, [row["label"] for row in report["paths"]]),
         "paths": report["paths"],
         "remarks": report["remarks"],
@@ -225,16 +227,20 @@ def run(
 ) -> dict[str, Any]:
     """Measure the chosen cases; raises ``ValueError`` if one of them does not exist."""
     results: list[dict[str, Any]] = []
+    device = None if device == "cpu" else device
+    peak = product_rate() if device is None else None
     for number in chosen_cases(cases, quick=quick):
-        results.append(run_case(number, quick=quick, device=None if device == "cpu" else device))
+        results.append(run_case(number, quick=quick, device=device))
+        if peak is not None:
+            results[-1]["rate"] = results[-1]["flops"] / results[-1]["auto_seconds"] / peak
         show(f"{number:>2}  {results[-1]['case']}: auto {results[-1]['auto_behind']:.1%} behind")
         if progress is not None:
             progress({"cases": results})
-    return facts(device) | {"summary": suite_summary(results), "cases": results}
+    return facts(device) | {"product_rate": peak, "summary": suite_summary(results), "cases": results}
 
 
 def report(results: Mapping[str, Any]) -> str:
-    """One row for each case, and two lines that sum them up."""
+    """One row for each case, and lines that sum them up."""
     rows = [
         {
             **case,
@@ -244,10 +250,12 @@ def report(results: Mapping[str, Any]) -> str:
         }
         for case in results["cases"]
     ]
-    found = results["summary"]
+    found, peak = results["summary"], results.get("product_rate")
     texts = [f"auto within {CLOSE:.0%} of the fastest path: {found['close']} of {found['cases']} cases"]
     texts[0] += f" ({found['close_share']:.0%}), at worst {found['worst_behind']:.1%} behind"
     if found["mean_spearman"] is not None:
         texts.append(f"rank correlation: mean {found['mean_spearman']:.3f}, least {found['least_spearman']:.3f}")
+    if peak:
+        texts.append(f"product rate: {peak / 1e9:.0f} GFLOP/s, by {results['blas']}")
     texts += [remark for case in results["cases"] for remark in case["remarks"]]
     return f"{table(rows, COLUMNS)}\n\n" + "\n".join(texts)

@@ -23,6 +23,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 __all__ = [
     "Comparison",
     "clock",
@@ -31,6 +33,7 @@ __all__ = [
     "geometric_mean",
     "machine",
     "measure",
+    "product_rate",
     "repository",
     "show",
     "table",
@@ -178,6 +181,12 @@ def measure(function: Callable[[], object], *, repeat: int = 7, warmup: int = 2)
         function()
         times.append(clock() - start)
     return statistics.median(times)
+
+
+def product_rate() -> float:
+    """FLOP/s of a large product of float32 with all threads."""
+    a = np.random.default_rng(0).standard_normal((2048, 2048), dtype=np.float32)
+    return 2 * 2048**3 / measure(lambda: a @ a, repeat=9)
 
 
 def geometric_mean(values: Iterable[float]) -> float:

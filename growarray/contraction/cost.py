@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from growarray.contraction.machine import Machine
@@ -49,11 +50,12 @@ class Costs:
     problem : with the block mode at its full size    block : positions of the block mode that run at a time
     constants : mask of the operands that are contracted once, so that steps among them cost nothing
     library : of the arrays that will be contracted
+    tree : whose partial results lie as its products leave them; for others only the operands' order is known
     """
 
     def __init__(
         self, problem: Problem, machine: Machine, *, training: bool, block: int, constants: int = 0,
-        library: str = "numpy",
+        library: str = "numpy", tree: Sequence[tuple[int, int]] = (),
     ) -> None:  # fmt: skip
         self.problem, self.machine, self.training = problem, machine, training
         self.constants, self.library = constants, library
@@ -62,6 +64,13 @@ class Costs:
         self.blocks = whole / self.block
         self._steps: dict[tuple[int, int], StepCost | None] = {}
         self._held: dict[int, int] = {}
+        self._orders = {1 << i: one.modes for i, one in enumerate(problem.operands)}
+        for pair in filter(None, itertools.starmap(problem.pair, tree)):
+            self._orders[pair.feature_mask | pair.kernel_mask] = (
+                *pair.b,
+                *pair.n,
+                *(a.name for a in pair.product.axes),
+            )
 
     def held(self, operands: int) -> int:
         """Elements that a partial result takes at a time: of a block a core, unless a backward pass keeps it whole."""
@@ -122,7 +131,7 @@ class Costs:
             forward += machine.call  # among kernels no step shares a launch
         parallel = self._parallel(pair, routine, forward)
         held, traffic = self.held(pair.feature_mask | pair.kernel_mask), self._traffic(pair) * machine.byte
-        reordering = self._reordering(pair)
+        reordering = self._reordering(pair) / parallel
         seconds = times * (forward / parallel + machine.step) + traffic + reordering
         seconds += routine.preparing(product, machine)
         moved = problem.itemsize * (found.elements + found.operands)
@@ -147,23 +156,31 @@ class Costs:
         return 1.0 + _SHARED * (self.machine.cores - 1) if self.blocks == 1 else self.machine.cores
 
     def _reordering(self, pair: Pair) -> float:
-        """Seconds to copy an operand into the order of modes in which it is a kernel, if it does not lie so."""
-        problem, mask, groups = self.problem, pair.kernel_mask, (pair.b, pair.n, pair.s)
-        if self.library != "numpy" or mask & (mask - 1):
+        """Seconds to copy both sides into the order of modes in which they meet, unless they lie so."""
+        b, s, axes = pair.b, pair.s, [a.name for a in pair.product.axes]
+        each = [(name,) for name in axes]
+        seconds = self._copied(pair.kernel_mask, (b, pair.n, s, *each))
+        if pair.product.is_conv or pair.product.s == 1:
+            return seconds + self._copied(pair.feature_mask, (b, s, *each))
+        images = self._copied(pair.feature_mask, (b, axes[:1], s, axes[1:]))  # one product after the other
+        return seconds + min(images, self._copied(pair.feature_mask, (b, s, axes)))
+
+    def _copied(self, operands: int, groups: Sequence[Sequence[str]]) -> float:
+        """Seconds to bring a partial result into an order of modes, each group of them one axis; 0 for a view."""
+        if self.library != "numpy" or operands not in self._orders:
             return 0.0
-        size = {m: problem.extent(m, mask) for m in problem.operands[mask.bit_length() - 1].modes}
-        stored = [m for m in size if size[m] > 1]
-        places = [[stored.index(m) for m in group if m in stored] for group in groups]
-        if all(b - a == 1 for group in places for a, b in itertools.pairwise(group)):
+        size = {m: n for m in self._orders[operands] if (n := self.problem.extent(m, operands)) > 1}
+        stored, wanted = list(size), [[m for m in group if m in size] for group in groups]
+        places = [[stored.index(m) for m in group] for group in wanted]
+        if all(later - place == 1 for group in places for place, later in itertools.pairwise(group)):
             return 0.0
-        wanted = [*itertools.chain(*groups), *(a.name for a in pair.product.axes)]
-        wanted, run = [m for m in wanted if m in stored], 1
-        for a, b in zip(reversed(stored), reversed(wanted), strict=True):
-            if a != b:
+        run = 1
+        for one, other in zip(reversed(stored), reversed(list(itertools.chain(*wanted))), strict=False):
+            if one != other:
                 break
-            run *= size[a]
-        each = self.machine.gathered if run == 1 else self.machine.copied + self.machine.row / run
-        return math.prod(size.values()) * each
+            run *= size[one]
+        machine = self.machine
+        return math.prod(size.values()) * (machine.gathered if run == 1 else machine.copied + machine.row / run)
 
     def _before_blocks(self, pair: Pair) -> bool:
         problem = self.problem

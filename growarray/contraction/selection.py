@@ -142,6 +142,7 @@ class Selection:
             library="numpy" if self.device == "cpu" else "cupy",
             block=-(-whole // block_count(whole, block, flops)) if block else max(whole, 1),
             constants=sum(1 << i for i in self.constants),
+            tree=tree,
         )
 
     def _slice_costs(self, problem: Problem) -> Costs:

@@ -257,7 +257,11 @@ class Growth:
         self.network.select_update(index)
         self.network.apply_change(scaling)
         self.network.delete_update()
-        values = numbers([*waiting, self._loss(), *self._judged()])
+        try:
+            values = numbers([*waiting, self._loss(), *self._judged()])
+        except Exception:  # a check that waited on a GPU, for example
+            snapshot.restore(self.network)
+            raise
         (train_before, *old), (train_after, *new) = values[: len(waiting)], values[len(waiting) :]
         before, after = Judgement.of(old), Judgement.of(new)
         entry |= {"train_change": train_after - train_before, "validation_change": after.loss - before.loss}

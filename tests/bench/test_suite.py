@@ -54,6 +54,11 @@ def test_every_case_is_a_row(small):
     text = report(found)
     assert "| 1 | cp 0.5, 3 -> 4, 3x3 on 6x6, batch 2 |" in text
     assert "of 2 cases (" in text
+    assert found["blas"] in text
+    for case in found["cases"]:
+        auto = next(row for row in case["paths"] if row["label"] == case["auto"])
+        assert case["flops"] == auto["forward"]["flops"]
+        assert case["rate"] * found["product_rate"] * case["auto_seconds"] == pytest.approx(case["flops"])
 
 
 def test_quick_takes_its_own_cases(small):
@@ -95,7 +100,7 @@ def test_sums_and_what_is_shown():
         "least_spearman": 0.5,
     }
     text = report({"cases": results, "summary": suite_summary(results)})
-    assert "| 3 | c | 1 ms | 900 us | 11.0% | – | patterns |" in text
-    assert "| 1 | a | 1 ms | 900 us | 0.0% | 1.00 | auto |" in text
+    assert "| 3 | c | 1 ms | 900 us | – | 11.0% | – | patterns |" in text
+    assert "| 1 | a | 1 ms | 900 us | – | 0.0% | 1.00 | auto |" in text
     assert "auto within 5% of the fastest path: 2 of 3 cases (67%), at worst 11.0% behind" in text
     assert "rank correlation: mean 0.750, least 0.500" in text

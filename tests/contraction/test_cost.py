@@ -187,6 +187,32 @@ def test_the_short_steps_of_a_single_image_are_not_shared(images, faster):
     assert (seconds(4) < seconds(1)) == faster
 
 
+@pytest.mark.parametrize(
+    ("kernel", "shape", "each"),
+    [
+        ("n q s t", (6, 5, 40, 3), 0.0),
+        ("t s q n", (3, 40, 5, 6), CPU.gathered),
+        ("n s q t", (6, 40, 5, 3), CPU.copied + CPU.row / 3),
+        ("n s t q", (6, 40, 3, 5), CPU.gathered),
+    ],
+)
+def test_a_kernel_that_does_not_lie_in_the_order_of_its_product_is_copied(kernel, shape, each):
+    def seconds(operand: str, sizes: tuple[int, ...]) -> float:
+        problem = Problem(parse(f"s t x, {operand} x -> n q x | x"), [(40, 3, 7), (*sizes, 1)])
+        return Costs(problem, CPU, training=False, block=1).step(1, 2).seconds  # type: ignore
+
+    assert seconds(kernel, shape) - seconds("n q s t", (6, 5, 40, 3)) == pytest.approx(6 * 5 * 40 * 3 * each)
+
+
+def test_how_a_partial_result_lies_is_known_if_the_tree_is():
+    problem = Problem(parse("c x y, r c, o r y, x -> o x | x"), [(4, 70, 60), (8, 4), (5, 8, 60), (1,)])
+    tree = [(0b0001, 0b0010), (0b0011, 0b0100)]  # r y x, whose y and r are summed, in this order
+    known, unknown = (Costs(problem, CPU, training=False, block=1, tree=t) for t in (tree, ()))
+    first, second = (known.step(*pair).seconds - unknown.step(*pair).seconds for pair in tree)  # type: ignore
+    assert first == 0
+    assert second == pytest.approx(8 * 70 * 60 * (CPU.copied + CPU.row / 70))
+
+
 def test_the_objectives_differ():
     layer = cp(8, (64, 64), (56, 56), (3, 3), 28, weights=False)
     problem = Problem(parse(layer.equation), layer.shapes, padding=1)

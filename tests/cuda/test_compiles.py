@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from growarray import ops
 from growarray.contraction import plan
+from growarray.ops.moments import window_moment
+from growarray.ops.windows import windows
 from tests.cuda import nvrtc
 from tests.cuda.cudnn import Cudnn, cudnn
 from tests.cuda.device import Cuda, cuda
@@ -42,5 +45,18 @@ def test_kernels_that_pad_for_cudnn_compile(cuda: Cuda, cudnn: Cudnn) -> None:
     y, back = p.vjp(*(cuda.array(np.zeros(shape, np.float32)) for shape in SHAPES[DENSE]))
     back(y)
     assert (len(cudnn.runs), len(cuda.texts)) == (3, 2)
+    for text in cuda.texts:
+        assert ".visible .entry growarray(" in nvrtc.compiled(text)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_kernels_of_operations_compile(cuda: Cuda, dtype: str) -> None:
+    cuda.dry = True
+    x, w = (cuda.array(np.ones(shape, dtype)) for shape in ((4, 6, 8, 8), (6,)))
+    made = [ops.group_norm(x, 2, w, w), ops.batch_norm(x, w, w), ops.adaptive_avg_pool(x, 3), ops.max_pool(x, 2)]
+    for y, back in (*made, ops.gelu(x)):
+        back(y)
+    ops.cross_entropy(x, cuda.array(np.zeros((4, 8, 8), np.int64)), reduction="none")[1](1.0)
+    window_moment(windows(x, (3, 3), padding=1, bias=True))
     for text in cuda.texts:
         assert ".visible .entry growarray(" in nvrtc.compiled(text)

@@ -112,6 +112,16 @@ def test_moments_of_windows(cuda: Cuda, monkeypatch: pytest.MonkeyPatch, case: A
             np.testing.assert_allclose(to_numpy(one), other, rtol=1e-10, atol=1e-10)
 
 
+def test_windows_that_another_convolution_reads(cuda: Cuda) -> None:
+    (x,) = drawn((3, 2, 7, 6), dtype="float64")
+    after = windows(x, (3, 3), padding=1, stride=2)
+    for tap in ((0, 0), (2, 1)):
+        one, other = (windows(a, (3, 3), padding=1, bias=True).read_by(after.axes, tap)[0] for a in (x, cuda.array(x)))
+        found = to_numpy(window_moment(other))
+        rows = one.materialise().reshape(-1, one.width)
+        np.testing.assert_allclose(found, rows.T @ rows, rtol=1e-10, atol=1e-10)
+
+
 def test_windows_without_kernels_run_as_elsewhere(cuda: Cuda) -> None:
     (x,) = drawn((4, 3, 6, 5), dtype="float64")
     turned = cuda.array(x.transpose(0, 1, 3, 2).copy().transpose(0, 1, 3, 2))

@@ -15,9 +15,7 @@ from growarray.contraction.routines.protocol import D_KERNEL, FORWARD, SingleCal
 from growarray.contraction.workspace import here, view_as
 
 _SPLIT = 1 << 24  # operations of one piece: about 0.2 ms
-_FEW = (
-    64  # rows that a piece of a gradient by the kernel has at least; of the product itself, twice that on either side
-)
+_FEW, _LONG = 64, 192  # rows that a piece of a gradient by the kernel has at least; rows or columns of a product's
 _WIDE = 16  # columns, or rows, that the product's own kernels take at a time
 _IMAGE = 32  # columns of one image below which to copy many of them into one product is faster than one for each
 
@@ -73,7 +71,7 @@ class Matmul:
         self.flops = 2 * self.b * self.s * self.n * self.columns
         self.by_rows = self.n > self.columns  # the longer side is cut: every piece reads all of the other operand
         whole = self.n if self.by_rows else self.columns
-        self.pieces = _pieces(whole, min(self.flops // _SPLIT, whole // (2 * _FEW)))
+        self.pieces = _pieces(whole, min(self.flops // _SPLIT, whole // _LONG))
         lead, shapes = (self.b,) * (self.b != 1), ((self.n, self.s), (self.s, self.columns), (self.n, self.columns))
         one = SingleCall(np.matmul, *((*lead, *shape) for shape in shapes))
         self.call = one if len(self.pieces) == 1 else None
