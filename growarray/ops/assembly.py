@@ -55,9 +55,9 @@ def _place(
 ) -> Array:
     for index, (outer, inner, block) in enumerate(found):
         for (s, t), rows in outer.spans.items():
-            of_rows = _sum(xp, block, rows)
+            of_rows = _sum(block, rows)
             for (u, v), columns in inner.spans.items():
-                total = _sum(xp, of_rows, columns)
+                total = _sum(of_rows, columns)
                 both = [((s, u), (t, v), total)]
                 if symmetric and (s, u) != (t, v):
                     both.append(((t, v), (s, u), xp.matrix_transpose(total)))
@@ -67,8 +67,8 @@ def _place(
     return grid
 
 
-def _sum(xp: Any, block: Array, runs: slice) -> Array:
-    return block[runs.start, ...] if runs.stop - runs.start == 1 else xp.sum(block[runs, ...], axis=0)
+def _sum(block: Array, runs: slice) -> Array:
+    return sum((block[i, ...] for i in range(runs.start + 1, runs.stop)), block[runs.start, ...])
 
 
 def _places(w: Windows, lagged: tuple[int, ...]) -> dict[tuple[int, ...], Place]:

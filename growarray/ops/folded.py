@@ -67,6 +67,9 @@ def spread(moment: np.ndarray, left: Windows, right: Windows, axis: int) -> np.n
     block = moment[kept[0], kept[1]].reshape(c, one.size, -1, d, other.size, math.prod(others))
     total = np.empty((one.taps, other.taps, c, math.prod(taps), d, math.prod(others)))
     for s, t in itertools.product(range(one.taps), range(other.taps)):
+        if left is right and t < s:
+            total[s, t] = total[t, s].transpose(2, 3, 0, 1)
+            continue
         ends = [window(one, s, 0, one.out)[:2], window(other, t, 0, other.out)[:2]]
         low, high = max(start for start, _ in ends), min(stop for _, stop in ends)
         rows, columns = window(one, s, low, high)[2], window(other, t, low, high)[2]
