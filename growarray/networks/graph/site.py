@@ -33,13 +33,13 @@ class Site:
         trace_precision: float | None,
     ) -> None:  # fmt: skip
         self._batch, self._streams = batch, cast(Batch | None, None)
-        self._groups = [_by_reading(known), _by_reading(drawn)]
+        self._parts = [*_by_reading(known).items(), *_by_reading(drawn).items()]
         sizes: dict[Any, int] = {}
-        for group in self._groups:
-            for reading, parts in group.items():
-                sizes |= {(source, reading): count * reading.taps for source, count in parts.items()}
-                sizes.setdefault("ones", 1)
-        self.columns = ranges({"ones": 1} | sizes if "ones" not in sizes else sizes)
+        for reading, sources in self._parts:
+            sizes |= {(source, reading): count * reading.taps for source, count in sources.items()}
+            sizes.setdefault("ones", 1)  # after the first part
+        sizes.setdefault("ones", 1)
+        self.columns = ranges(sizes)
         self.rows = ranges(rows)
         d, o = (sum(map(len, found.values())) for found in (self.columns, self.rows))
         self.s = TensorStatistic((d, d), self._s_of_batch, name=f"S of {name}", reuse=True)
@@ -62,9 +62,7 @@ class Site:
             gradient: Any = gradient_stream(joined((gradients[node] for node in self.rows), axis=1))
             parts: list[Any] = [
                 reading.stream(joined((activities[source] for source in sources), axis=1), bias=not index)
-                for index, (reading, sources) in enumerate(
-                    (reading, sources) for group in self._groups for reading, sources in group.items()
-                )
+                for index, (reading, sources) in enumerate(self._parts)
             ] or [_ones(gradient)]
             if roots is not None:
                 parts = [part.weighted(roots) for part in parts]
@@ -127,8 +125,12 @@ class Seen:
         return xp.reshape(xp.stack(found, axis=-1), (p, o * len(found))), gradient.samples
 
     def _p_of_batch(self) -> tuple[Array, int]:
-        reads = self._reads.stream(self._batch()[0])
-        found = [cross_moment(seen, _cropped(reads, outputs)) for seen, outputs in self.views()]
+        reads, views = self._reads.stream(self._batch()[0]), self.views()
+        if not reads.streams:  # no edge leads into the node
+            moment = cross_moment(views[0][0])
+            empty = namespace(moment).zeros((len(views), moment.shape[0], 0), dtype=moment.dtype, device=moment.device)
+            return empty, views[0][0].samples
+        found = [cross_moment(seen, _cropped(reads, outputs)) for seen, outputs in views]
         return namespace(found[0]).stack(found, axis=0), reads.samples
 
 

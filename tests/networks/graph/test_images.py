@@ -297,6 +297,18 @@ def test_what_cannot_be_changes_nothing(change, error, text):
     assert all(np.array_equal(value, state[name]) for name, value in dag.state_dict().items())
 
 
+def test_a_node_that_nothing_leads_into_gets_what_the_bottleneck_asks_for():
+    dag = image_graph(sampled=8)
+    x, target = images(dag)
+    dag.remove_edge("1@n", "2@n")
+    collect(dag, x, target)
+    dag.compute_optimal_updates(max_new=1)
+    gains = {str(e): e.new_neurons_fo_improvement for e in dag.growing_layers if str(e).endswith("->2")}
+    assert set(gains) == {"new edge 1->2", "new edge start->2", "new node 4: 1->2", "new node 4: start->2"}
+    assert min(gains.values()) > 0.0
+    assert max(gains.values()) < dag.bottlenecks()["2@n"]
+
+
 def test_a_batch_that_is_broken_or_weighted_is_in_no_statistic():
     dag = image_graph()
     x, target = images(dag)
