@@ -111,8 +111,9 @@ class FactorizedSources(FactorizedKernel):
         >>> conv = FactorizedConv.from_conv(dense, rank=0.5, factorization="tucker")
         >>> conv.stride, conv.rank, conv.number_of_parameters(), dense.number_of_parameters()
         ((2, 1), (12, 6, 2, 2), 556, 1168)
-        >>> print(FactorizedConv.from_conv(dense, rank=0.5, factorization="tt", input_shape=(1, 8, 9, 9)).report.flops)
-        Change(before=103680, after=32064)
+        >>> conv = FactorizedConv.from_conv(dense, rank=0.5, factorization="tt", input_shape=(8, 8, 32, 32))
+        >>> print(conv.report.flops)
+        Change(before=9437184, after=2365440)
         """
         return cls._converted(
             [read_conv(conv_layer)], decompose_weights, decomposition_kwargs, calibration, input_shape, measure,

@@ -19,6 +19,7 @@ def append(dag: Any, other: Any) -> None:
     width, has a node of the same name, or both nodes that become one have a function.
 
     >>> import numpy as np
+    >>> from growarray.networks import GrowingDAG
     >>> first, second = GrowingDAG(4, 3, name="a"), GrowingDAG(3, 2, name="b")
     >>> first.append(second)
     >>> first(np.zeros((5, 4), np.float32)).shape, first.edges
