@@ -25,9 +25,9 @@ Sample = tuple[int, float]
 _LEAST = 1e-14  # seconds that a coefficient is at least: noise may leave less than nothing
 _HALF = (0.1, 1e4)  # between which the half sizes are looked for
 _PLANE = 1 << 15  # elements of a pass: a few such arrays lie in the cache of a core
-_STREAM = 1 << 26  # bytes that are copied from memory into memory that is new, as a result is
-_SIDE = 23  # positions along an axis: 23 x 23 are enough for the engine to take one image at a time
-_IMAGES, _CHANNELS = 48, 8
+_STREAM = 1 << 26  # bytes that are copied, more than any cache holds
+_SIDE, _CHANNELS = 23, 8
+_IMAGES = 48  # that a GPU takes at a time; a CPU takes one, so that a step is one product on one core
 _OTHERS = 12  # measurements that are not products
 _LAUNCHES = 2.0  # calls that a product on a GPU takes, as its routine counts them
 _WIDER = 1 << 8  # times as many elements that a pass has on a GPU, which would not be busy with fewer
@@ -42,7 +42,7 @@ class Measurements:
 
     products : (rows, depth, columns, seconds) of one product each    calls : seconds of calls that do next to nothing
     passes : elements of one arithmetic pass in cache    copies, gathers : elements copied in runs, and with a stride
-    streams : bytes read and written (twice) by all cores    chains : steps of plans of small products, and seconds
+    streams : bytes read and written by all cores    chains : steps of plans of small products, and seconds
     chain_product : (rows, depth, columns) of each step
     launched : whether a step is a launch on a GPU    convolutions : routine, operations and seconds of one
     """
@@ -114,7 +114,7 @@ def _each(samples: Sequence[Sample], call: float) -> float:
 def _step(found: Measurements, machine: Machine) -> float:
     """Seconds that one step more costs, less those of its product: from every pair of chains of different length."""
     own = machine.call + machine.product(1, *found.chain_product)
-    return max(_more(found) - own / machine.cores, machine.call / 10)
+    return max(_more(found) - own, machine.call / 10)
 
 
 def _more(found: Measurements) -> float:
@@ -162,8 +162,9 @@ def measure(
     copies, gathers = (
         [_window_sample(xp, draw, stride, channels, alone) for channels in (16, 64)] for stride in (1, 2)
     )
-    streams = [(3 * _STREAM, timed(_stream_call(xp, draw(_STREAM // _DTYPE.itemsize), cores), 4))]
-    chains = [(steps * _IMAGES, timed(_chain_call(draw, steps, device), 2)) for steps in (2, 4, 6)]
+    streams = [(2 * _STREAM, timed(_stream_call(xp, draw(_STREAM // _DTYPE.itemsize), cores), 4))]
+    images = _IMAGES if launched else 1
+    chains = [(steps * images, timed(_chain_call(draw, steps, images, device), 2)) for steps in (2, 4, 6)]
     product = (_CHANNELS, _CHANNELS, _SIDE * _SIDE)
     convolutions = [_convolution(draw, device, timed)] if launched else []
     return Measurements(
@@ -215,24 +216,20 @@ def _window_sample(
 
 
 def _stream_call(xp: Any, source: Any, cores: int) -> Call:
-    """A copy into new memory, cut in one piece a core: the model counts one reading and two writings."""
+    """A copy, cut in one piece a core."""
     if not is_numpy(source):
         return _waiting(lambda: xp.asarray(source, copy=True))
+    target = np.zeros_like(source)
     pieces = [slice(*pair) for pair in itertools.pairwise(np.linspace(0, source.size, cores + 1).astype(int))]
-
-    def copy() -> None:
-        target = np.empty_like(source)
-        run_tasks([partial(np.copyto, target[piece], source[piece]) for piece in pieces])
-
-    return copy
+    return partial(run_tasks, [partial(np.copyto, target[piece], source[piece]) for piece in pieces])
 
 
-def _chain_call(draw: Callable[..., Any], steps: int, device: str | None) -> Call:
-    """A plan of so many small products, one after the other on every image: a convolution with a single position."""
+def _chain_call(draw: Callable[..., Any], steps: int, images: int, device: str | None) -> Call:
+    """A plan of so many small products, one after the other on all images: a convolution with a single position."""
     names = [f"c{i}" for i in range(steps + 1)]
     factors = [f"{names[1]} {names[0]} y x", *(f"{b} {a}" for a, b in itertools.pairwise(names[1:]))]
     equation = f"n {names[0]} y x, {', '.join(factors)} -> n {names[-1]} y x | y, x"
-    shapes = [(_IMAGES, _CHANNELS, _SIDE, _SIDE), (_CHANNELS, _CHANNELS, 1, 1), *[(_CHANNELS, _CHANNELS)] * (steps - 1)]
+    shapes = [(images, _CHANNELS, _SIDE, _SIDE), (_CHANNELS, _CHANNELS, 1, 1), *[(_CHANNELS, _CHANNELS)] * (steps - 1)]
     path = [(0, 1), *((0, left) for left in range(steps - 1, 0, -1))]
     chain = plan(equation, *shapes, optimize=path, device=device)
     arrays = [draw(*shape) for shape in shapes]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from growarray.contraction.machine import Machine
 from growarray.contraction.objective import Amounts, Objective
@@ -14,9 +14,9 @@ from growarray.contraction.routines.choice import choose
 from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD, Routine
 
 _SHORT = 0.3e-3  # seconds of a product, or of a compiled loop, below which a second thread gains nothing, measured
-_SHORT_CALLS = 10  # times that for what makes many short calls: threads wait for the interpreter's lock at each
+_SHORT_CALLS = 9  # times that for what makes many short calls: threads wait for the interpreter's lock at each
 _SHARED = 0.4  # of a core that each further one adds to the steps of a single block, measured
-_FRESH = 8.0  # passes that writing to a new array is worth, whose pages come one by one
+_WAIT = 4.5e-6  # seconds for which each call of one of several threads waits for the interpreter's lock, measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,8 @@ class Costs:
         whole = problem.size[problem.block] if problem.block is not None else 1
         self.block = max(min(block, whole), 1)
         self.blocks = whole / self.block
+        waits = library == "numpy" and self.blocks > 1 and machine.cores > 1
+        self._beside = replace(machine, call=machine.call + _WAIT) if waits else machine  # for steps of the blocks
         self._steps: dict[tuple[int, int], StepCost | None] = {}
         self._held: dict[int, int] = {}
         self._orders = {1 << i: one.modes for i, one in enumerate(problem.operands)}
@@ -118,16 +120,14 @@ class Costs:
         return self._steps[key]
 
     def _cost(self, pair: Pair, found: Operations) -> StepCost:
-        problem, machine, product, times = self.problem, self.machine, pair.product, 1.0
-        before = self._before_blocks(pair)
+        problem, product, times, before = self.problem, pair.product, 1.0, self._before_blocks(pair)
+        machine = self.machine if before else self._beside
         if not before and problem.block is not None:
             axes = [a._replace(size=self.block, out=self.block) if a.name == problem.block else a for a in product.axes]
             product, times = product.over(tuple(axes)), self.blocks
         routine = choose(product, FORWARD, self.library)
         forward = routine.seconds(product, machine, FORWARD)
-        if before and product.s == 1 and self.library == "numpy":
-            forward += _FRESH * machine.element * product.b * product.n * product.columns
-        elif before and product.s == product.n == 1:
+        if before and product.s == product.n == 1 and self.library != "numpy":
             forward += machine.call  # among kernels no step shares a launch
         parallel = self._parallel(pair, routine, forward)
         held, traffic = self.held(pair.feature_mask | pair.kernel_mask), self._traffic(pair) * machine.byte
@@ -159,11 +159,26 @@ class Costs:
         """Seconds to copy both sides into the order of modes in which they meet, unless they lie so."""
         b, s, axes = pair.b, pair.s, [a.name for a in pair.product.axes]
         each = [(name,) for name in axes]
+        if pair.product.s == 1 and not pair.product.is_conv:
+            return self._across(pair)
         seconds = self._copied(pair.kernel_mask, (b, pair.n, s, *each))
-        if pair.product.is_conv or pair.product.s == 1:
+        if pair.product.is_conv:
             return seconds + self._copied(pair.feature_mask, (b, s, *each))
         images = self._copied(pair.feature_mask, (b, axes[:1], s, axes[1:]))  # one product after the other
         return seconds + min(images, self._copied(pair.feature_mask, (b, s, axes)))
+
+    def _across(self, pair: Pair) -> float:
+        """Seconds more that a multiplication takes if its longer side is not read as it lies, innermost mode first."""
+        by_feature = pair.product.columns > 1
+        operands = pair.feature_mask if by_feature else pair.kernel_mask
+        modes = (*pair.b, *((a.name for a in pair.product.axes) if by_feature else pair.n))
+        if self.library != "numpy" or operands not in self._orders:
+            return 0.0
+        stored, wanted = (
+            [m for m in order if self.problem.extent(m, operands) > 1] for order in (self._orders[operands], modes)
+        )
+        result = self.problem.elements(pair.feature_mask | pair.kernel_mask)
+        return result * self.machine.gathered if stored[-1:] != wanted[-1:] else 0.0
 
     def _copied(self, operands: int, groups: Sequence[Sequence[str]]) -> float:
         """Seconds to bring a partial result into an order of modes, each group of them one axis; 0 for a view."""
@@ -190,7 +205,7 @@ class Costs:
         )
 
     def _traffic(self, pair: Pair) -> int:
-        """Bytes that pass between cache and main memory: operands read, and results written to memory that is new.
+        """Bytes that pass between a core's cache and what lies behind it: operands read, and results that are kept.
 
         The routines of a GPU count what they read and write themselves.
         """
@@ -200,5 +215,5 @@ class Costs:
         operands = [part for part in (pair.feature_mask, pair.kernel_mask) if part & (part - 1) == 0]
         elements = sum(problem.elements(part) for part in operands)
         if self.training or result == problem.everything:
-            elements += 2 * problem.elements(result)
+            elements += (2 if self.training else 1) * problem.elements(result)
         return elements * self.problem.itemsize

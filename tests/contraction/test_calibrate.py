@@ -32,7 +32,7 @@ def simulated(machine: Machine, noise: float = 0.0) -> Measurements:
     def samples(each: float) -> tuple[tuple[int, float], ...]:
         return tuple((count, off(machine.call + each * count)) for count in (10_000, 30_000, 100_000))
 
-    step = machine.step + (machine.call + machine.product(1, *CHAIN)) / machine.cores
+    step = machine.step + machine.call + machine.product(1, *CHAIN)
     return Measurements(
         products=tuple((*s, off(machine.call + machine.product(1, *s))) for s in SHAPES),
         calls=(off(machine.call),) * 3,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from growarray.contraction import plan
-from growarray.contraction.cost import Costs
+from growarray.contraction.cost import _WAIT, Costs
 from growarray.contraction.equation import parse
 from growarray.contraction.machine import CPU
 from growarray.contraction.objective import objective_named
@@ -222,3 +222,24 @@ def test_the_objectives_differ():
     assert totals["flops"] < totals["memory"]
     first = trees["flops"][0]
     assert costs.value(objective_named("memory"), *first) == costs.step(*first).elements
+
+
+@pytest.mark.parametrize(("order", "across"), [("r x", False), ("x r", True)])
+def test_a_multiplication_that_does_not_read_as_its_longer_side_lies_takes_longer(order, across):
+    def seconds(order: str) -> float:
+        shape = {"r x": (30, 50), "x r": (50, 30)}[order]
+        problem = Problem(parse(f"r, {order} -> r x"), [(30,), shape])
+        return Costs(problem, CPU, training=False, block=1).step(1, 2).seconds  # type: ignore
+
+    assert seconds(order) - seconds("r x") == pytest.approx(across * 30 * 50 * CPU.gathered)
+
+
+def test_calls_of_threads_beside_each_other_wait_for_the_lock_of_the_interpreter():
+    problem = Problem(parse("n c y x, c y x -> n c y x | y, x"), [(32, 64, 14, 14), (64, 3, 3)], padding=1)
+
+    def seconds(cores: int, call: float) -> float:  # without what is no product: steps of four blocks, bytes
+        costs = Costs(problem, replace(CPU, cores=cores, call=call, step=1e-12, byte=1e-18), training=False, block=8)
+        return cores * costs.step(1, 2).seconds  # type: ignore
+
+    assert seconds(2, 1e-6) == pytest.approx(seconds(1, 1e-6 + _WAIT))
+    assert seconds(2, 1e-6) > 1.1 * seconds(1, 1e-6)

@@ -26,6 +26,7 @@ from growarray.contraction.workspace import here, view_as
 _PIECE = 1 << 17  # elements of one piece
 _WIDE = 16  # outputs of one block along the innermost axis: the width of the product's own kernels
 _FEW = 4  # rows below which blocks of the innermost axis are gathered, so that they become the rows
+_CALLS = 5  # of the machine, that products of one run of blocks take
 _BLOCK = 5000  # outputs squared times columns, where the cost of one small call equals that of its zeros
 
 
@@ -115,10 +116,11 @@ class Band:
         banded = axes[at]
         reach = (block - 1) * banded.stride + (banded.taps - 1) * banded.dilation + 1
         columns = (axes[at - 1].out if at else 1) if innermost else math.prod(a.out for a in axes[at + 1 :])
-        others = product.taps // banded.taps
-        each = machine.small + 2.0 * block * min(reach, banded.size) * columns * item / (0.55 * machine.rate)
-        added = (others - 1) * 4 * b * out * machine.element * item
-        return others * (b * out / max(block * columns, 1) * each + 3 * machine.call) + added
+        sides, others = (columns, block) if innermost else (block, columns), product.taps // banded.taps
+        many = math.ceil(b * out / max(block * columns, 1))
+        products = machine.product(many, sides[0], min(reach, banded.size), sides[1], product.itemsize, machine.small)
+        calls = _CALLS * len(_runs(banded, block)) * machine.call
+        return others * (products + calls) + (others - 1) * 3 * b * out * machine.element * item
 
     @classmethod
     def preparing(cls, product: Product, machine: Machine) -> float:

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from growarray.contraction.machine import Machine
-from growarray.contraction.problem import Product
+from growarray.contraction.problem import Axis, Product
 from growarray.contraction.routines.protocol import D_KERNEL, FORWARD, Task
 from growarray.contraction.routines.windows import Gather
 from growarray.contraction.workspace import here, view_as
@@ -23,8 +23,8 @@ _DEPTH = 48  # depth of a product from which im2col along the first axis does no
 _CHUNK = 1 << 18  # elements of gathered windows in one chunk: 1 MiB of float32
 _KERNELS = 256  # rows of the kernel in one piece
 _COLUMNS = (128, 400)  # columns below which products lose speed: shallow ones, deep ones
+_PADDED = 6  # calls of the machine that all windows of a chunk take if they are copied at once
 _QUARTER = 64  # depth of a quarter of a gradient by the kernel, at least
-_GATHERED = 1.15  # what convolutions by gathered windows take beside the model, measured
 _COLD = 1.2  # what products over gathered windows take beside those whose operands lie in the cache, measured
 _STRIDED = 1.4  # what gradients of convolutions with strides take beside the model, measured
 
@@ -41,7 +41,7 @@ def _chunk(product: Product) -> int:
 
 def _gathering(product: Product, machine: Machine) -> tuple[float, float]:
     """Seconds for one gathered element, and for the padded copy from which windows with strides are gathered."""
-    each, axes = machine.copied + machine.row / max(product.axes[-1].out, 1), product.axes
+    each, axes = machine.copied + machine.row / _run(product.axes), product.axes
     if all(a.stride == 1 or a.taps == 1 for a in axes):
         return each, 0.0
     padded = math.prod((a.out - 1) * a.stride + (a.taps - 1) * a.dilation + 1 for a in axes)
@@ -90,9 +90,10 @@ class Im2col:
             return _d_kernel_seconds(product, machine)
         b, s, n, out, taps = product.b, product.s, product.n, product.columns, product.taps
         each, padded = _gathering(product, machine)
-        chunks = max(1.0, b * s * taps * out * product.itemsize / machine.cache)
-        work = b * s * taps * out * each + padded + _COLD * machine.product(b, n, s * taps, out, product.itemsize)
-        return _GATHERED * work + chunks * taps * machine.call
+        gathered = b * s * taps * out
+        work = gathered * each + padded + _COLD * machine.product(b, n, s * taps, out, product.itemsize)
+        calls = max(1.0, gathered / _chunk(product)) * (2 + (_PADDED if padded else 2 * taps))
+        return work + calls * machine.call
 
     @classmethod
     def preparing(cls, product: Product, machine: Machine) -> float:
@@ -175,11 +176,10 @@ class Rows:
         at = _first(product)
         self.order = (at, *(i for i in range(len(product.axes)) if i != at))
         self.axes = tuple(product.axes[i] for i in self.order)  # a shift along the first is a shift of whole columns
-        first, others = self.axes[0], self.axes[1:]
+        others = self.axes[1:]
         self.depth = self.s * math.prod(a.taps for a in others)
         self.others = math.prod(a.out for a in others)
-        wide = _chunk(product) // max(self.b * self.depth * self.others, 1)
-        self.chunks = _ranges(first.out, wide, _COLUMNS[0], self.others)
+        self.chunks = _row_chunks(product)
         self._axes_last = (0, 1, *(2 + i for i in self.order))
         self._taps_first = (3 + at, 0, 1, *(3 + i for i in self.order[1:]), 2)
         self._gathers: dict[int, Gather] = {}  # by the first position of a chunk
@@ -201,13 +201,13 @@ class Rows:
         if way == D_KERNEL:
             return _d_kernel_seconds(product, machine)
         b, s, n, out, taps = product.b, product.s, product.n, product.columns, product.taps
-        first = product.axes[_first(product)]
-        chunks = max(1.0, b * s * taps * out * product.itemsize / machine.cache / first.taps)
-        columns = out // max(first.out, 1) * (first.out + (first.taps - 1) * first.dilation)
-        depth, passes = s * taps // first.taps, (first.taps - 1) * n * out * machine.element
-        work = _COLD * first.taps * machine.product(b, n, depth, out, product.itemsize)
+        first, chunks = product.axes[_first(product)], len(_row_chunks(product))
+        rows = first.out + chunks * (first.taps - 1) * first.dilation  # each chunk gathers those of all its taps
+        depth, columns = s * taps // first.taps, out // max(first.out, 1) * rows
+        work = first.taps * machine.product(b, n, depth, out, product.itemsize)
+        passes = 3 * (first.taps - 1) * n * out * machine.element * product.itemsize / 4
         work += b * (depth * columns * _gathering(product, machine)[0] + passes)
-        return work + chunks * (taps + first.taps) * machine.call
+        return work + 2 * chunks * (first.taps + taps // first.taps) * machine.call
 
     @classmethod
     def preparing(cls, product: Product, machine: Machine) -> float:
@@ -275,6 +275,26 @@ class Rows:
                 total[tap] += np.matmul(d_flat, self._shifted(windows, tap, len(r)).swapaxes(1, 2))
         shaped = total.reshape(taps[0], self.b, self.n, *taps[1:], width)
         out.transpose(self._taps_first)[...] = shaped
+
+
+def _row_chunks(product: Product) -> list[range]:
+    """Positions of the first convolved axis whose windows, of the other axes, are gathered at a time."""
+    first = product.axes[_first(product)]
+    others = product.columns // max(first.out, 1)
+    depth = product.s * product.taps // first.taps
+    return _ranges(first.out, _chunk(product) // max(product.b * depth * others, 1), _COLUMNS[0], others)
+
+
+def _run(axes: Sequence[Axis]) -> int:
+    """Elements that gathering copies in a row: positions of the last convolved axis, and of all axes after it."""
+    length = 1
+    for axis in reversed(axes):
+        if axis.stride > 1 and length > 1:
+            break
+        length *= axis.out
+        if not axis.is_plain:
+            break
+    return max(length, 1)
 
 
 def _first(product: Product) -> int:

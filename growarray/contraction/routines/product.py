@@ -39,7 +39,7 @@ class Multiply:
     def seconds(cls, product: Product, machine: Machine, way: str) -> float:
         """One pass, in rows."""
         out = product.columns
-        each = 2 * machine.element + machine.row / max(out if out > 1 else product.n, 1)
+        each = machine.element + 2 * machine.row / max(out if out > 1 else product.n, 1)
         return machine.call + product.b * product.n * out * each
 
     @classmethod
