@@ -51,7 +51,7 @@ def factorized(kind: str, **options: Any) -> FactorizedConv:
 LAYERS: dict[str, Callable[[], Module]] = {
     "cp": lambda: factorized("cp", rank=8, bias=True),
     "cp, strided": lambda: factorized("cp", rank=8, stride=2),
-    "tucker": lambda: factorized("tucker", rank=0.3),
+    "tucker": lambda: factorized("tucker", rank=0.2),
     "tt": lambda: factorized("tt", rank=0.3),
     "dense": lambda: Conv2d(16, 32, 3, padding=1, rng=np.random.default_rng(0)),
 }

@@ -20,7 +20,7 @@ __all__ = ["Compiled"]
 
 _PIECE = 1 << 17  # elements of one piece
 _TAP, _COPY = 0.3, 0.65  # passes of the machine that a multiply-add, and a copied element, take
-_CALLS, _BEGIN = 15, 12  # calls of the machine that a run begins with, and rows that a plane does
+_CALLS, _BEGIN = 23, 12  # calls of the machine that a run begins with, and rows that a plane does
 _FEW, _ROWS = 32, 4  # sums and results of a plane up to which loops are faster than products over gathered windows
 
 

@@ -24,6 +24,7 @@ _CHUNK = 1 << 18  # elements of gathered windows in one chunk: 1 MiB of float32
 _KERNELS = 256  # rows of the kernel in one piece
 _COLUMNS = (128, 400)  # columns below which products lose speed: shallow ones, deep ones
 _PADDED = 6  # calls of the machine that all windows of a chunk take if they are copied at once
+_BEGIN = 8  # calls of the machine that products of several taps begin with
 _QUARTER = 64  # depth of a quarter of a gradient by the kernel, at least
 _COLD = 1.2  # what products over gathered windows take beside those whose operands lie in the cache, measured
 _STRIDED = 1.4  # what gradients of convolutions with strides take beside the model, measured
@@ -92,7 +93,7 @@ class Im2col:
         each, padded = _gathering(product, machine)
         gathered = b * s * taps * out
         work = gathered * each + padded + _COLD * machine.product(b, n, s * taps, out, product.itemsize)
-        calls = max(1.0, gathered / _chunk(product)) * (2 + (_PADDED if padded else 2 * taps))
+        calls = max(1.0, gathered / _chunk(product)) * (3 + (_PADDED if padded else 1.5 * taps))
         return work + calls * machine.call
 
     @classmethod
@@ -207,7 +208,7 @@ class Rows:
         work = first.taps * machine.product(b, n, depth, out, product.itemsize)
         passes = 3 * (first.taps - 1) * n * out * machine.element * product.itemsize / 4
         work += b * (depth * columns * _gathering(product, machine)[0] + passes)
-        return work + 2 * chunks * (first.taps + taps // first.taps) * machine.call
+        return work + (_BEGIN + chunks * (2 * first.taps + taps // first.taps)) * machine.call
 
     @classmethod
     def preparing(cls, product: Product, machine: Machine) -> float:
