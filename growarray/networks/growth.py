@@ -112,8 +112,8 @@ class Growth:
         self.best: Best | None = None
 
     def __repr__(self) -> str:
-        done = f"epoch {self.epoch} of {self.settings.epochs}, {self.growths} growths"
-        return f"Growth({type(self.network).__name__}, widths {self.network.widths}, {done})"
+        done = f"epoch={self.epoch}, epochs={self.settings.epochs}, growths={self.growths}"
+        return f"Growth({type(self.network).__name__}, widths={self.network.widths}, {done})"
 
     @property
     def budget(self) -> int | None:
