@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from growarray.backend import Array, kind_of, namespace
+from growarray.backend import Array, kind_of, namespace, target_of
 from growarray.errors import shown
 from growarray.ops.erf import erf as error_function
 from growarray.ops.fused import fused
@@ -19,6 +19,7 @@ Vjp = Callable[[Array], Array]
 _SELU_ALPHA = 1.6732632423543772
 _SELU_SCALE = 1.0507009873554805
 _SOFTPLUS_THRESHOLD = 20.0  # torch's: above it softplus(x) is x
+_HALF_THRESHOLD = 11.0  # in float16, where it is x from 9 on, and exp(12) infinite
 
 
 def identity(x: Array) -> tuple[Array, Vjp]:
@@ -178,7 +179,7 @@ def softplus(x: Array) -> tuple[Array, Vjp]:
     [0.0, 1000.0]
     """
     xp = namespace(x)
-    large = x > _SOFTPLUS_THRESHOLD
+    large = x > (_HALF_THRESHOLD if target_of(x)[0] in ("e", "float16") else _SOFTPLUS_THRESHOLD)
     power = xp.exp(xp.where(large, xp.zeros_like(x), x))
     slope = xp.where(large, xp.ones_like(x), power / (1.0 + power))
     return xp.where(large, x, xp.log1p(power)), lambda dy: dy * slope

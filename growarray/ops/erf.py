@@ -6,9 +6,9 @@ from growarray.backend import Array, namespace, special_functions
 
 
 def erf(x: Array) -> Array:
-    """Error function: SciPy's on NumPy, cupyx's on CuPy, :func:`portable_erf` elsewhere."""
+    """Error function in the dtype of ``x``: SciPy's on NumPy, cupyx's on CuPy, :func:`portable_erf` elsewhere."""
     own = special_functions(x)
-    return portable_erf(x) if own is None else own.erf(x)
+    return portable_erf(x) if own is None else namespace(x).astype(own.erf(x), x.dtype, copy=False)
 
 
 # Cody 1969, Rational Chebyshev approximations for the error function: numerator and denominator,

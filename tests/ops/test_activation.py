@@ -65,6 +65,18 @@ def test_dtype_and_shape_stay(name: str, xp: Library) -> None:
     assert_close(y, wide, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_half_precision_stays(name: str) -> None:
+    x = POINTS.astype(np.float16)
+    y, pullback = CASES[name](x)
+    assert (y.dtype, pullback(x).dtype) == (np.float16, np.float16)
+
+
+def test_softplus_of_half_precision_is_finite() -> None:
+    y, pullback = act.softplus(np.array([9.0, 12.0, 19.0], np.float16))
+    assert (y.tolist(), pullback(np.ones_like(y)).tolist()) == ([9.0, 12.0, 19.0], [1.0, 1.0, 1.0])
+
+
 @pytest.mark.parametrize("name", SCIPY)
 def test_value_agrees_with_scipy(name: str, xp: Library) -> None:
     assert_close(CASES[name](xp.asarray(POINTS))[0], SCIPY[name](POINTS), rtol=2e-10)
