@@ -192,6 +192,8 @@ def softmax(x: Array, axis: int = -1) -> tuple[Array, Vjp]:
     [0.5, 0.5]
     """
     xp = namespace(x)
+    if 0 in x.shape:
+        return x, lambda dy: dy
     power = xp.exp(x - xp.max(x, axis=axis, keepdims=True))
     y = power / xp.sum(power, axis=axis, keepdims=True)
     return y, lambda dy: y * (dy - xp.sum(dy * y, axis=axis, keepdims=True))
@@ -206,6 +208,8 @@ def log_softmax(x: Array, axis: int = -1) -> tuple[Array, Vjp]:
     ([0.5, 0.5], [0.0, 0.0])
     """
     xp = namespace(x)
+    if 0 in x.shape:
+        return x, lambda dy: dy
     shifted = x - xp.max(x, axis=axis, keepdims=True)
     y = shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
     return y, lambda dy: dy - xp.exp(y) * xp.sum(dy, axis=axis, keepdims=True)
