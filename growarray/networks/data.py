@@ -219,19 +219,24 @@ def check_data(data: Any, validation: Any) -> tuple[int, Array]:
     Raises TypeError, ShapeError or GrowthError if something is neither a pair nor batches that can be iterated over
     again, its parts differ in number, a value is not finite, or there are no samples.
     """
-    batched = isinstance(data, Iterable) and not (isinstance(data, tuple) or is_pair(data))
-    found = _check_batches(data, validation) if batched else None
-    for name, part in (("data", None if batched else data), ("validation", validation)):
-        if part is None and (batched or name == "validation"):
-            continue
-        if not isinstance(part, tuple | list) or len(part) != 2 or not all(is_array(array) for array in part):
-            raise TypeError(f"Growth: {name} must be a pair of arrays (x, target), found {_kinds(part)}")
-        _check_part(name, (part[0], part[1]))
-    if not batched and data[0].shape[0] == 0:
-        raise GrowthError("Growth: there are no training samples")
-    if validation is not None and validation[0].shape[0] == 0:
-        raise GrowthError("Growth: there are no validation samples; omit validation to use the training data")
-    return (int(data[0].shape[0]), data[0]) if found is None else found
+    if isinstance(data, Iterable) and not (isinstance(data, tuple) or is_pair(data)):
+        count, first = _check_batches(data, validation)
+    else:
+        _check_pair("data", data)
+        count, first = int(data[0].shape[0]), data[0]
+        if not count:
+            raise GrowthError("Growth: there are no training samples")
+    if validation is not None:
+        _check_pair("validation", validation)
+        if validation[0].shape[0] == 0:
+            raise GrowthError("Growth: there are no validation samples; omit validation to use the training data")
+    return count, first
+
+
+def _check_pair(name: str, part: Any) -> None:
+    if not is_pair(part):
+        raise TypeError(f"Growth: {name} must be a pair of arrays (x, target), found {_kinds(part)}")
+    _check_part(name, part)
 
 
 def _kinds(part: Any) -> str:

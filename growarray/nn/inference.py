@@ -1,4 +1,4 @@
-"""Values of a module for many samples, in evaluation mode."""
+"""Evaluation mode and gradients as they were, and values of a module for many samples."""
 
 from __future__ import annotations
 
@@ -28,6 +28,17 @@ def evaluating(module: Any) -> Iterator[None]:
     finally:
         for inner, mode in modes:
             inner.training = mode
+
+
+@contextmanager
+def gradients_kept(module: Any) -> Iterator[None]:
+    """At the end of it every parameter has the gradient again that it had before."""
+    gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
 
 
 def in_batches(module: Any, inputs: Sequence[Array], batch_size: int) -> Any:
