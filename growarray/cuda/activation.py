@@ -106,10 +106,8 @@ def leaky_relu(x: Array, slope: float = 0.01) -> _Found:
 
 def elu(x: Array, alpha: float = 1.0, scale: float = 1.0) -> _Found:
     """As :func:`growarray.ops.elu`, times ``scale``."""
-    below = f"const A below = (A){alpha!r} * expm1(v);"
-    return _launched(
-        x, f"{below} r = (A){scale!r} * (v > 0 ? v : below); slope = (A){scale!r} * (v > 0 ? 1 : below + (A){alpha!r});"
-    )
+    s, a = f"(A){scale!r}", f"(A){alpha!r}"
+    return _launched(x, f"r = {s} * (v > 0 ? v : {a} * expm1(v)); slope = {s} * (v > 0 ? 1 : {a} * exp(v));")
 
 
 def selu(x: Array) -> _Found:

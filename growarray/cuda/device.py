@@ -109,8 +109,8 @@ def kernel_launch(kernel: Kernel) -> Launch:
 
 def product_launch(product: StridedProduct) -> Launch:
     """Ready to run."""
-    run = load("cupy_backends.cuda.libs.cublas").gemmStridedBatchedEx
-    handle = load("cupy.cuda.device").get_cublas_handle  # of this thread and device; it follows the current stream
+    run = cuda().cublas.gemmStridedBatchedEx  # CuPy's attribute finds cuBLAS where pip put it; its module does not
+    handle = cuda().get_cublas_handle  # of this thread and device; it follows the current stream
     rows, columns, depth, count = product.sizes
     kind, compute = _KINDS[product.dtype], _COMPUTE[product.dtype]
     one = _SCALARS[compute].ctypes.data

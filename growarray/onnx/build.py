@@ -219,12 +219,7 @@ class Builder:
         return np.float64 if dtype == np.float64 else np.float32
 
     def parameter(
-        self,
-        value: Constant,
-        what: str,
-        form: Any = (),
-        change: Callable[[Array], Array] = lambda x: x,
-        size: int = 0,
+        self, value: Constant, what: str, form: Any = (), change: Callable[[Array], Array] = lambda x: x, size: int = 0
     ) -> Parameter:
         """The parameter for a constant: one for all nodes that take it in the same ``form``.
 

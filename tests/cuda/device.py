@@ -231,7 +231,8 @@ def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
         alloc=made.alloc,
         Device=lambda index: nullcontext(),
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
-        device=types.SimpleNamespace(get_cublas_handle=lambda: 7),
+        cublas=types.SimpleNamespace(gemmStridedBatchedEx=made.product),
+        get_cublas_handle=lambda: 7,
     )
     modules: dict[str, Any] = {
         "cupy": types.SimpleNamespace(
@@ -246,8 +247,6 @@ def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
         ),
         "array_api_compat.cupy": doubles.xp,
         "cupy.cuda": cuda,
-        "cupy.cuda.device": cuda.device,
-        "cupy_backends.cuda.libs.cublas": types.SimpleNamespace(gemmStridedBatchedEx=made.product),
     }
     for name, module in modules.items():
         patch.setitem(sys.modules, name, module)
