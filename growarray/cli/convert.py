@@ -31,8 +31,7 @@ _KINDS = (".safetensors", ".npz", ".onnx")
 _MOST_LISTED = 8
 
 RenameOption = Annotated[
-    Texts,
-    option("OLD=NEW", "a name, or a prefix that ends in a dot; 'OLD.=' takes it off", "--rename"),
+    Texts, option("OLD=NEW", "a name, or a prefix that ends in a dot; 'OLD.=' takes it off", "--rename")
 ]
 ShapeOption = Annotated[
     Texts,

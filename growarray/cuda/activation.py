@@ -111,7 +111,7 @@ def leaky_relu(x: Array, slope: float = 0.01) -> _Found:
 
 def elu(x: Array, alpha: float = 1.0, scale: float = 1.0) -> _Found:
     """As :func:`growarray.ops.elu`, times ``scale``."""
-    lines = "const A below = c0 * expm1(v); r = c1 * (v > 0 ? v : below); slope = c1 * (v > 0 ? 1 : below + c0);"
+    lines = "r = c1 * (v > 0 ? v : c0 * expm1(v)); slope = c1 * (v > 0 ? 1 : c0 * exp(v));"
     return _launched(x, lines, alpha, scale)
 
 

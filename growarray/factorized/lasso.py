@@ -51,11 +51,7 @@ class TensorLasso:
     """
 
     def __init__(
-        self,
-        penalty: float = 0.01,
-        clamp_weights: bool = True,
-        threshold: float = 1e-6,
-        normalize_loss: bool = True,
+        self, penalty: float = 0.01, clamp_weights: bool = True, threshold: float = 1e-6, normalize_loss: bool = True
     ) -> None:
         for option, value in (("penalty", penalty), ("threshold", threshold)):
             if not is_real(value) or not 0.0 <= value < float("inf"):

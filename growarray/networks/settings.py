@@ -10,8 +10,6 @@ from growarray.growing import TINY, GrowthRule, Rule
 from growarray.networks.choice import CHOICES, JUDGED
 from growarray.ops.sizes import whole_number
 
-__all__ = ["GrowthSettings"]
-
 
 @dataclass(frozen=True)
 class GrowthSettings:

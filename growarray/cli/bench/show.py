@@ -15,14 +15,7 @@ from growarray.cli.bench.report import KINDS
 from growarray.cli.terminal import plain_table, show_line, show_table
 from growarray.contraction.table import quantity, seconds
 
-_FIELDS = (
-    "flops",
-    "bytes",
-    "predicted_seconds",
-    "measured_seconds",
-    "predicted_peak_bytes",
-    "measured_peak_bytes",
-)
+_FIELDS = ("flops", "bytes", "predicted_seconds", "measured_seconds", "predicted_peak_bytes", "measured_peak_bytes")
 
 
 def show_paths(console: Console, report: Mapping[str, Any]) -> None:

@@ -51,8 +51,7 @@ def compress(
         Texts, option(choices(*_FORMATS), f"repeat it for more; default {', '.join(_DEFAULT)}", "--format")
     ] = None,
     calibration: Annotated[
-        Path | None,
-        option("FILE", ".npy with inputs (n, ...), or .npz with one array for each input of the graph"),
+        Path | None, option("FILE", ".npy with inputs (n, ...), or .npz with one array for each input of the graph")
     ] = None,
     data: Annotated[
         Path | None,
