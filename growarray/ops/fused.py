@@ -1,4 +1,4 @@
-"""Where an operation has kernels of its own on CuPy, beside the portable one."""
+"""Operations that have kernels of their own on CuPy, beside the portable ones."""
 
 from __future__ import annotations
 
