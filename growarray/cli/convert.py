@@ -54,7 +54,7 @@ def convert(
     select: SelectOption = None,
     prefix: PrefixOption = None,
     rename: RenameOption = None,
-    dtype: Annotated[str | None, option(choices(*_DTYPES), "of all real numbers")] = None,
+    dtype: Annotated[str | None, option(choices(*_DTYPES), "of all real numbers; default as in the file")] = None,
     input_shape: ShapeOption = None,
     force: Annotated[bool, switch("--force", "replace OUT if it exists")] = False,
     limits: LimitsOption = None,

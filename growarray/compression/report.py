@@ -103,6 +103,8 @@ class Compression(Displayed):
     def __str__(self) -> str:
         return text_of(self._blocks())
 
+    __repr__ = __str__
+
     def _blocks(self) -> list[Block]:
         what = "weights" if self.output_error is None else "output"
         rows = [["layer", "format", "rank", "parameters", "", "FLOPs", "time", f"{what} off"]]

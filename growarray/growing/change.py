@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from growarray.backend import Array, asarray, is_numpy, namespace
+from growarray.display import fields_of
 from growarray.nn import Parameter
 
 DELTA, INPUT = "delta", "input extension"
@@ -53,6 +54,8 @@ class GrowthUpdate(Generic[_Part]):
     decreases: tuple[float, ...] = ()
     slopes: Array | None = None
     applied: frozenset[str] = frozenset()
+
+    __repr__ = fields_of
 
     @property
     def delta(self) -> _Part | None:

@@ -111,6 +111,10 @@ class Growth:
         self.finished_growing = False
         self.best: Best | None = None
 
+    def __repr__(self) -> str:
+        done = f"epoch={self.epoch}, epochs={self.settings.epochs}, growths={self.growths}"
+        return f"Growth({type(self.network).__name__}, widths={self.network.widths}, {done})"
+
     @property
     def budget(self) -> int | None:
         """The most parameters that the network may have; None without a limit."""
@@ -349,7 +353,7 @@ class Growth:
 
 def _check_trained(network: Any, optimizer: Any, task: Any) -> None:
     """Raise unless optimizer and task are of the right kind and the optimizer holds a parameter of the network."""
-    if not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
+    if isinstance(optimizer, type) or not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
         raise TypeError(f"Growth: optimizer is a {type(optimizer).__name__}, expected one such as AdamW(network)")
     if not isinstance(task, str | Task):
         raise TypeError(f"Growth: task is a {type(task).__name__}, expected 'classification', 'regression' or a Task")

@@ -94,10 +94,14 @@ def _check_dtypes(where: str, x: Array, w: Array, b: Array | None) -> Any:
     xp = namespace(x, w, b)
     for name, array in (("weight", w), ("bias", b)):
         if array is not None and array.dtype != x.dtype:
-            raise TypeError(f"{where}: input is {x.dtype}, {name} {array.dtype}; convert one with xp.astype")
+            raise TypeError(f"{where}: input is {x.dtype}, {name} {array.dtype}; {_as_in(array.dtype)}")
     if not xp.isdtype(x.dtype, "real floating"):
-        raise TypeError(f"{where}: input is {x.dtype}, expected real floats; convert it with xp.astype(x, xp.float32)")
+        raise TypeError(f"{where}: input is {x.dtype}, expected real floats; {_as_in('float32')}")
     return xp
+
+
+def _as_in(dtype: Any) -> str:
+    return f"convert the input, as in x.astype({str(dtype).rpartition('.')[2]!r})"
 
 
 def _check_bias(where: str, b: Array | None, out_channels: int) -> None:

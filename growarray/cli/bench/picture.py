@@ -26,6 +26,11 @@ _RADII = (9, 15, 23, 33, 45, 60, 78, 100, 125, 155, 190, 230)
 _STEPS = [(radius, angle) for radius in _RADII for angle in range(0, 360, 15)]
 _NEAR = 3.0  # pixels that a label keeps from a line
 
+# what part of a decade has a tick, if the axis has more decades than this
+_TICKS: tuple[tuple[float, tuple[float, ...]], ...] = (
+    (3.5, (1,)), (1.8, (1, 3)), (0.8, (1, 2, 5)), (0.4, (1, 1.5, 2, 3, 5, 7)), (-1, tuple(k / 2 for k in range(2, 20))),
+)  # fmt: skip
+
 Point = tuple[float, float]
 
 
@@ -155,9 +160,7 @@ def _legend(panel: Axes) -> None:
 def ticks(axis: Any, low: float, high: float, text: Any) -> None:
     """Ticks in words, the closer the less there is between the ends."""
     decades = math.log10(high / low)
-    fine = (1.0, 3.0) if decades > 1.8 else (1.0, 2.0, 5.0) if decades > 0.8 else tuple(k / 2 for k in range(2, 20))
-    subs = (1.0,) if decades > 3.5 else fine
-    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_locator(LogLocator(subs=next(subs for least, subs in _TICKS if decades > least)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     axis.set_minor_formatter(NullFormatter())
 

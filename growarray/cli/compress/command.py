@@ -20,7 +20,7 @@ from growarray.checkpoint.inspect import inspect
 from growarray.cli.compress.data import accuracy, labelled
 from growarray.cli.compress.weights import Weights
 from growarray.cli.files import check_writable, fixed_shape, make_folder, sizes_from
-from growarray.cli.options import choices, option, switch
+from growarray.cli.options import at_least, choices, is_known, option, switch
 from growarray.cli.terminal import show_line, stderr_bar
 from growarray.compression import Compression
 from growarray.compression import compress as compress_network
@@ -64,10 +64,13 @@ def compress(
     measure: Annotated[bool, switch("--measure", "also time the layers, dense and factorized")] = False,
     output: Annotated[Path | None, option("FOLDER", "to write into; without it nothing is written")] = None,
     force: Annotated[bool, switch("--force", "replace what an earlier run wrote there")] = False,
-    seed: Annotated[int, option("NUMBER", "of what is drawn at random", min=0)] = 0,
+    seed: Annotated[int, option("NUMBER", "of what is drawn at random")] = 0,
     as_json: Annotated[bool, switch("--json", "print JSON in place of the table")] = False,
 ) -> None:
     """Factorize convolutions and linear layers so that a budget is spent best; show what it saves and what it costs."""
+    at_least("--seed", seed, 0)
+    for name in formats or ():
+        is_known("--format", name, _FORMATS)
     options: dict[str, Any] = {
         "budget": _budget(budget), "by": by, "formats": formats or _DEFAULT, "keep": keep or (),
         "measure": measure, "rng": np.random.default_rng(seed),
