@@ -95,8 +95,9 @@ def library_of(x: Any) -> Any:
             _compat[kind] = _in_double(x.__array_namespace__())
         else:
             raise TypeError(
-                f"expected an array of NumPy, CuPy or another array-API library, found {kind.__module__}."
-                f"{kind.__qualname__}; convert it with growarray.backend.asarray(x)"
+                "expected an array of NumPy, CuPy or another array-API library, found "
+                f"{f'{kind.__module__}.{kind.__qualname__}'.removeprefix('builtins.')}; convert it with "
+                "growarray.backend.asarray(x)"
             )
     return _compat[kind]
 
@@ -129,7 +130,9 @@ def kind_of(x: Array) -> str:
 
 
 def _refuse_kind(x: Array, where: str) -> NoReturn:
-    remedy = "real and imaginary parts as features" if kind_of(x) == "c" else "numbers, as in x.astype(numpy.float64)"
+    remedies = {"c": "real and imaginary parts as features"}
+    remedies |= dict.fromkeys("UTO", "numbers; numpy.unique(x, return_inverse=True) gives names and numbers of labels")
+    remedy = remedies.get(kind_of(x), "numbers, as in x.astype(numpy.float64)")
     raise TypeError(f"{where}expected an array of real numbers, found {shown(x)}; pass {remedy}")
 
 

@@ -49,11 +49,10 @@ class ConvAxis:
         if reach > padded:
             raise PlanError(
                 f"convolution mode {shown(name)}: a kernel of {kernel} with dilation {self.dilation} spans {reach} "
-                f"positions, the padded input has {padded}; add padding of {reach - padded}, shrink the kernel, or "
-                "name the feature map first"
+                f"positions, the padded input has {padded}; add padding of {reach - padded}, or shrink the kernel"
             )
         pad = max(self.before, self.after)
-        most = {"reflect": size - 1, "circular": size}.get(self.padding_mode, pad if size else 0)
+        most = {"reflect": size - 1, "circular": size, "zeros": pad}.get(self.padding_mode, pad if size else 0)
         if pad > most:
             raise PlanError(
                 f"convolution mode {shown(name)}: {self.padding_mode} padding of {pad} needs more than the {size} "

@@ -14,10 +14,11 @@ from growarray.errors import GrowthError, ShapeError, shown
 from growarray.growing import TINY, GrowingModule, MergeGrowingModule, Rule, TensorStatistic
 from growarray.networks.data import Loss, batches, loaded
 from growarray.networks.graph import GraphStatistics, GrowingDAG
-from growarray.networks.network import GrowingNetwork, evaluating
+from growarray.networks.network import GrowingNetwork
 from growarray.networks.part import as_growing
 from growarray.networks.planner import needs_fisher
 from growarray.nn import Module
+from growarray.nn.inference import evaluating
 
 
 @dataclass(frozen=True, eq=False)

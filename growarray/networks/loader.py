@@ -71,6 +71,10 @@ class Batches:
     def _changes(self) -> bool:
         return bool(self.shift or self.flip or self.crop)
 
+    def __repr__(self) -> str:
+        options = ("samples", "size", "shuffle", "seed", "shift", "flip", "crop")
+        return f"Batches({', '.join(f'{name}={getattr(self, name)}' for name in options)})"
+
     def __len__(self) -> int:
         return -(-self.samples // self.size)
 

@@ -15,9 +15,10 @@ from growarray.growing import GrowingModule, MergeGrowingModule, cross_moment
 from growarray.growing.fisher import softmax_fisher_seeds
 from growarray.growing.update import pseudo_inverse, rounding_floor
 from growarray.networks.data import Task, task_named
-from growarray.networks.network import evaluating, gradients_kept, is_frozen
+from growarray.networks.network import is_frozen
 from growarray.networks.part import as_growing
 from growarray.nn import Module
+from growarray.nn.inference import evaluating, gradients_kept
 from growarray.ops.sizes import whole_number
 
 
@@ -199,7 +200,7 @@ class _Place:
 
 
 def _places(network: Module) -> Iterator[_Place]:
-    """The widths that can shrink: those that could grow, where nothing is frozen."""
+    """The widths that can shrink: those that could grow if nothing were frozen."""
     for module in network.modules():
         if not isinstance(module, GrowingModule | MergeGrowingModule) or module.front is None:
             continue

@@ -58,6 +58,10 @@ class Optimizer:
             raise ValueError(f"{name}: there are no parameters to optimise; pass at least one")
         self.lr = lr
 
+    def __repr__(self) -> str:
+        options = (f"{name}={getattr(self, name)}" for name in ("lr", *self._options))
+        return f"{type(self).__name__}({', '.join(options)}, parameters={len(self.parameters)})"
+
     def _saved(self) -> dict[str, Any]:
         return {"parameters": self._source} | {name: getattr(self, name) for name in ("lr", *self._options)}
 

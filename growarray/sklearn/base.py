@@ -242,13 +242,7 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
             keep_best=self.early_stopping,
         )
         return Growth(
-            self._grown,
-            self._optimizer,
-            data,
-            validation=validation,
-            task=self._task,
-            settings=settings,
-            rng=self._rng,
+            self._grown, self._optimizer, data, validation=validation, task=self._task, settings=settings, rng=self._rng
         )
 
     def _run(self, loop: Growth) -> None:
