@@ -257,15 +257,14 @@ def test_an_empty_batch_has_an_empty_result_and_no_gradient(function: Any, taps:
         assert_close(db, np.zeros(2))
 
 
-@pytest.mark.parametrize("n", [2, 33], ids=["few", "many"])
 @pytest.mark.parametrize("taps", [1, 3])
-def test_no_channels_give_the_bias_alone(taps: int, n: int, xp: Library) -> None:
-    x, w, b = (xp.asarray(a) for a in draw((n, 0, 4, 4), (3, 0, taps, taps), (3,)))
+def test_no_channels_give_the_bias_alone(taps: int, xp: Library) -> None:
+    x, w, b = (xp.asarray(a) for a in draw((2, 0, 4, 4), (3, 0, taps, taps), (3,)))
     y, pullback = conv(x, w, b, padding=taps // 2)
-    assert_close(y, np.broadcast_to(to_numpy(b).reshape(3, 1, 1), (n, 3, 4, 4)))
-    assert [tuple(g.shape) for g in pullback(y)] == [(n, 0, 4, 4), (3, 0, taps, taps), (3,)]
+    assert_close(y, np.broadcast_to(to_numpy(b).reshape(3, 1, 1), (2, 3, 4, 4)))
+    assert [tuple(g.shape) for g in pullback(y)] == [(2, 0, 4, 4), (3, 0, taps, taps), (3,)]
     y, pullback = conv(pullback(y)[0], xp.asarray(np.zeros((0, 0, 1, 1))))
-    assert tuple(y.shape) == (n, 0, 4, 4)
+    assert tuple(y.shape) == (2, 0, 4, 4)
 
 
 def test_float32_stays_float32_and_is_accurate() -> None:
