@@ -17,11 +17,11 @@ def test_a_run_its_optimizer_and_its_history() -> None:
     x = np.random.default_rng(0).standard_normal((40, 3)).astype("float32")
     network = GrowingMLP(3, 2, 1, rng=np.random.default_rng(0))
     loop = Growth(network, AdamW(network, lr=0.01), (x, (x[:, 0] > 0).astype(np.int64)), settings=GrowthSettings(2))
-    assert repr(loop) == "Growth(GrowingMLP, widths [1], epoch 0 of 2, 0 growths)"
+    assert repr(loop) == "Growth(GrowingMLP, widths=[1], epoch=0, epochs=2, growths=0)"
     assert repr(loop.optimizer).startswith("AdamW(lr=0.01, betas=(0.9, 0.999), eps=1e-08, weight_decay=")
-    assert repr(loop.optimizer).endswith("; 4 parameters)")
+    assert repr(loop.optimizer).endswith(", parameters=4)")
     loop.history.add("train", epoch=1, train_loss=0.5)
-    assert repr(loop.history) == "History(1 epochs, 0 growths)"
+    assert repr(loop.history) == "History(epochs=1, growths=0)"
     assert str(loop.history).splitlines()[1].split() == [
         "event", "where", "epoch", "train", "loss", "validation", "loss", "validation", "score", "parameters",
     ]  # fmt: skip

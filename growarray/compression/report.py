@@ -163,10 +163,7 @@ def trade_off(
     """
     alone: dict[str, tuple[Point, ...]] = {}
     for name in formats if len(formats) > 1 else ():
-        own = {
-            layer: [c for c in those if c.rank.format in (None, name) or layer in linear]
-            for layer, those in offers.items()
-        }
+        own = {k: [c for c in v if c.rank.format in (None, name) or k in linear] for k, v in offers.items()}
         alone[name] = _curve(own, fixed, dense)
     found = {"best": _curve(offers, fixed, dense), **alone}
     # falling prices find corners alone: between two of all formats, those of one format may be better than the first

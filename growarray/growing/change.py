@@ -109,13 +109,11 @@ class GrowthUpdate(Generic[_Part]):
         return replace(self, deltas=deltas, decreases=decreases, applied=self.applied - {DELTA})
 
     def with_input(
-        self, extension: _Part | None, values: Array | None = None, *, linear: bool = False, slopes: Array | None = None
+        self, extension: _Part | None, values: Array | None = None, *, linear: bool = False
     ) -> GrowthUpdate[_Part]:
         """This plan with other new neurons, not applied yet; what was known of the old ones is dropped."""
-        return replace(
-            self, input_extension=extension, singular_values=values, linear=linear, slopes=slopes,
-            applied=self.applied - {INPUT},
-        )  # fmt: skip
+        new: dict[str, Any] = {"input_extension": extension, "singular_values": values, "linear": linear}
+        return replace(self, **new, slopes=None, applied=self.applied - {INPUT})
 
     def with_neurons(self, extension: _Part | None, keep: int, zeros: int = 0) -> GrowthUpdate[_Part]:
         """This plan with its first ``keep`` neurons, then ``zeros`` of no value; ``extension`` holds their weights."""

@@ -112,8 +112,8 @@ class Growth:
         self.best: Best | None = None
 
     def __repr__(self) -> str:
-        done = f"epoch {self.epoch} of {self.settings.epochs}, {self.growths} growths"
-        return f"Growth({type(self.network).__name__}, widths {self.network.widths}, {done})"
+        done = f"epoch={self.epoch}, epochs={self.settings.epochs}, growths={self.growths}"
+        return f"Growth({type(self.network).__name__}, widths={self.network.widths}, {done})"
 
     @property
     def budget(self) -> int | None:
@@ -244,7 +244,7 @@ class Growth:
         layer, search = choice.layer, choice.search
         if layer is None:
             return self._refuse(str(choice.refused))
-        index, added = layers.index(layer), layer.new_neurons
+        index = layers.index(layer)
         entry = {"where": layer.name, "widens": layer.widens, "layer_index": index, "samples": samples, "notes": notes}
         entry |= {"promised": layer.first_order_improvement, "slope": layer.predicted_decrease}
         if search is not None and search.factor == 0.0:
@@ -255,8 +255,11 @@ class Growth:
         # A parabola with this slope at the start and its lowest point where the search ended falls by half the way.
         predicted = -entry["slope"] * scaling**2 / (1.0 if search is None else 2.0)
         entry |= {"scaling": scaling, "predicted_change": predicted}
+        return self._carry_out(layer, index, scaling, entry)
 
-        waiting = [self._loss(), *self._judged()]
+    def _carry_out(self, layer: Any, index: int, scaling: float, entry: dict[str, Any]) -> dict[str, Any]:
+        """Make the planned change of a layer, and undo it if it does not pay."""
+        added, waiting = layer.new_neurons, [self._loss(), *self._judged()]
         size, snapshot = self.network.number_of_parameters(), Snapshot.of(self.network)
         self.network.select_update(index)
         self.network.apply_change(scaling)

@@ -51,7 +51,7 @@ class History(Displayed):
         return figure
 
     def __repr__(self) -> str:
-        return f"History({len(self.of('train'))} epochs, {len(self.of('growth'))} growths)"
+        return f"History(epochs={len(self.of('train'))}, growths={len(self.of('growth'))})"
 
     def __str__(self) -> str:
         return text_of(self._blocks())

@@ -200,7 +200,7 @@ class _Place:
 
 
 def _places(network: Module) -> Iterator[_Place]:
-    """The widths that can shrink: those that could grow, where nothing is frozen."""
+    """The widths that can shrink: those that could grow if nothing were frozen."""
     for module in network.modules():
         if not isinstance(module, GrowingModule | MergeGrowingModule) or module.front is None:
             continue

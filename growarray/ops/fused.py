@@ -1,4 +1,4 @@
-"""Where an operation has kernels of its own on CuPy, beside the portable one; and float32 for half precision."""
+"""Operations that have kernels of their own on CuPy, beside the portable ones; and float32 for half precision."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Optimizer:
 
     def __repr__(self) -> str:
         options = (f"{name}={getattr(self, name)}" for name in ("lr", *self._options))
-        return f"{type(self).__name__}({', '.join(options)}; {len(self.parameters)} parameters)"
+        return f"{type(self).__name__}({', '.join(options)}, parameters={len(self.parameters)})"
 
     def _saved(self) -> dict[str, Any]:
         return {"parameters": self._source} | {name: getattr(self, name) for name in ("lr", *self._options)}

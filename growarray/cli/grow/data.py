@@ -63,11 +63,8 @@ def load_data(options: RunOptions) -> RunData:
     if options.validation_fraction > 0:
         classes, rng = data.y_train if data.task == "classification" else None, np.random.default_rng([options.seed, 1])
         keep, held = split_rows(len(keep), options.validation_fraction, rng, classes=classes)
-    parts = [
-        (data.x_train[keep], data.y_train[keep]),
-        (data.x_train[held], data.y_train[held]),
-        (data.x_test, data.y_test),
-    ]
+    x, y = data.x_train, data.y_train
+    parts = [(x[keep], y[keep]), (x[held], y[held]), (data.x_test, data.y_test)]
     digest = _digest([array for part in parts for array in part])
     train, validation, test = (
         (to_device(x, options.device), to_device(y, options.device)) if len(x) or index == 0 else None
@@ -85,11 +82,9 @@ def as_options(source: str, message: str) -> str:
     'a.csv: real targets need --task regression, --labels a .npy file'
     """
     start = source if message.startswith(source) else ""
-    text = re.sub(r"\btask='(\w+)'", r"--task \1", message.removeprefix(start)).replace(
-        "dtype=float64", "--dtype float64"
-    )
-    text = text.replace("label_column='", "--label-column '").replace("label_column=", "--label-column")
-    return start + text.replace("labels=", "--labels")
+    text = re.sub(r"\btask='(\w+)'", r"--task \1", message.removeprefix(start))
+    text = text.replace("dtype=float64", "--dtype float64").replace("label_column='", "--label-column '")
+    return start + text.replace("label_column=", "--label-column").replace("labels=", "--labels")
 
 
 def _scaled(data: Dataset) -> tuple[Dataset, dict[str, list[float]]]:

@@ -1,4 +1,4 @@
-"""Convolution with few channels beside its batch on NumPy, in loops that Numba compiles, where it is installed."""
+"""Convolution with few channels beside its batch on NumPy, in loops that Numba compiles, if it is installed."""
 
 from __future__ import annotations
 

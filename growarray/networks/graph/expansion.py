@@ -38,7 +38,7 @@ class Expansion(Addition):
     update: GrowthUpdate[Array]
     _planned_for: Any  # signature of the graph
     _reads: tuple[Features, ...]  # what the deltas are over
-    _sampled: tuple[Rule, np.ndarray] | None  # where the new weights come from more inputs: which candidates
+    _sampled: tuple[Rule, np.ndarray] | None  # if the new weights come from more inputs: which candidates
     _gain: float
 
     @property
