@@ -193,6 +193,8 @@ def namespace(*arrays: Any, where: str = "") -> Any:
 def library(device: str | None) -> Any:
     """Namespace that makes arrays for a device name: NumPy for ``None`` and ``'cpu'``, else CuPy.
 
+    ``'cuda'`` is the GPU that CuPy uses; ``'cuda:N'`` makes GPU N that one, since its operations run there alone.
+
     Raises
     ------
     DeviceError
@@ -216,9 +218,11 @@ def library(device: str | None) -> Any:
         raise DeviceError(
             f"device {shown(device)} needs CuPy and an NVIDIA GPU ({type(error).__name__}: {error}); {remedy}"
         ) from error
-    index = int(name[5:] or 0) if ":" in name else 0
+    index = int(name[5:] or 0)
     if index >= count:
         raise DeviceError(f"device {shown(device)} does not exist; this machine has {count} GPU(s), counted from 0")
+    if name != "cuda":
+        load("cupy").cuda.Device(index).use()
     return load("array_api_compat.cupy")
 
 
@@ -231,12 +235,9 @@ def to_device(x: Array, device: Any) -> Array:
     if not isinstance(device, str):
         return load("array_api_compat").to_device(x, device)
     xp = library(device)
-    host = to_numpy(x)
     if device == "cpu":
-        return host
-    cuda = load("cupy").cuda
-    with cuda.Device(int(device[5:] or 0) if ":" in device else 0):
-        return xp.asarray(host)
+        return to_numpy(x)
+    return x if is_cupy(x) and x.device.id == load("cupy").cuda.runtime.getDevice() else xp.asarray(to_numpy(x))
 
 
 def asarray(x: Any, *, like: Array | None = None, dtype: Any = None) -> Array:

@@ -49,8 +49,8 @@ class Compiled:
 
     @classmethod
     def fits(cls, product: Product, library: str) -> bool:
-        """A convolution with few channels beside its batch, in single or double precision, if Numba is installed."""
-        few = product.n <= _ROWS and product.s * product.n <= _FEW
+        """A convolution with few channels beside its batch but some, in single or double precision, with Numba."""
+        few = product.n <= _ROWS and 0 < product.s * product.n <= _FEW
         return library == "numpy" and product.is_conv and few and product.itemsize in (4, 8) and available()
 
     @classmethod
