@@ -210,16 +210,8 @@ class Plan(Displayed):
 
     def _key(self) -> tuple[Any, ...]:
         axes = tuple(conv.axis for conv in self._problem.conv.values())
-        chosen = (
-            self.minimize,
-            self.training,
-            self.constants,
-            str(self.dtype),
-            self.device,
-            self.precision,
-            tuple(self.slices.items()),
-        )
-        return (self.equation, self.shapes, self.path, axes, *chosen)
+        chosen = (self.minimize, self.training, self.constants, str(self.dtype), self.device, self.precision)
+        return (self.equation, self.shapes, self.path, axes, *chosen, tuple(self.slices.items()))
 
     @property
     def flops(self) -> int:

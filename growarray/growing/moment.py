@@ -17,8 +17,6 @@ from growarray.growing.checks import declared_shape, sample_count, saved_statist
 from growarray.growing.stream import JoinedStream, Stream, StreamLike, different, window_blocks
 from growarray.ops.windows import Windows
 
-__all__ = ["TensorStatistic", "TensorStatisticWithEstimationError", "cross_moment"]
-
 UpdateFunction = Callable[..., tuple[Array, int]]
 
 
