@@ -71,11 +71,8 @@ def load(path: str | os.PathLike[str]) -> Any:
     Nothing is executed: the file names classes of this library, and their constructors check what it gives them.
     Arrays are NumPy's; ``network.to("cuda")`` moves them.
 
-    Raises
-    ------
-    CheckpointError
-        The file is damaged, was written by a later version, holds weights alone, or says what is not so; the folder
-        holds no finished run.
+    Raises CheckpointError: the file is damaged, was written by a later version, holds weights alone, or says what is
+    not so; the folder holds no finished run.
 
     >>> import growarray
     >>> try:
