@@ -151,14 +151,9 @@ def namespace(*arrays: Any, where: str = "") -> Any:
 
     Whatever computes with arrays asks here first, so here it is said what an array must be.
 
-    Raises
-    ------
-    TypeError
-        The arrays belong to two libraries or two devices, or there is no array among them; one is masked, a matrix, or
-        holds something else than real numbers.
+    Raises TypeError: the arrays belong to two libraries or two devices, or there is no array among them; one is masked,
+    a matrix, or holds something else than real numbers.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> namespace(np.ones(2), None, 3.0).__name__
     'array_api_compat.numpy'
@@ -195,12 +190,8 @@ def library(device: str | None) -> Any:
 
     ``'cuda'`` is the GPU that CuPy uses; ``'cuda:N'`` makes GPU N that one, since its operations run there alone.
 
-    Raises
-    ------
-    DeviceError
-        ``device`` asks for CUDA and CuPy is not installed or sees no GPU.
-    ValueError
-        The device name is unknown.
+    Raises DeviceError: ``device`` asks for CUDA and CuPy is not installed or sees no GPU; ValueError: the device name
+    is unknown.
     """
     if device in (None, "cpu"):
         return library_of(np.empty(0))

@@ -16,8 +16,6 @@ from growarray.contraction.routines.planes import Flat, available, keeps_rows, l
 from growarray.contraction.routines.protocol import D_KERNEL, FORWARD, Task
 from growarray.contraction.workspace import here
 
-__all__ = ["Compiled"]
-
 _PIECE = 1 << 17  # elements of one piece
 _TAP, _COPY = 0.3, 0.65  # passes of the machine that a multiply-add, and a copied element, take
 _CALLS, _BEGIN = 15, 12  # calls of the machine that a run begins with, and rows that a plane does
@@ -51,8 +49,8 @@ class Compiled:
 
     @classmethod
     def fits(cls, product: Product, library: str) -> bool:
-        """A convolution with few channels beside its batch, in single or double precision, if Numba is installed."""
-        few = product.n <= _ROWS and product.s * product.n <= _FEW
+        """A convolution with few channels beside its batch but some, in single or double precision, with Numba."""
+        few = product.n <= _ROWS and 0 < product.s * product.n <= _FEW
         return library == "numpy" and product.is_conv and few and product.itemsize in (4, 8) and available()
 
     @classmethod
