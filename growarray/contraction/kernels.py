@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,6 @@ _MIX = 8  # rows that are mixed together: 4 let binary features through (1.4e-6)
 _SMALL = 2**19  # multiplications up to which raising to float64 costs less than mixing
 _RAISED = 65536  # rows that are raised to float64 at a time: bounds the memory that the copy needs
 LARGEST = 1e38  # sum of squares up to which no product of two columns overflows single precision
-
-
-def _mixers(levels: int) -> tuple[np.ndarray, ...]:
-    """7 orthonormal rows that add up to zero, drawn once; level k is divided by 8^(k/2), the scale of its sums."""
-    start = np.random.default_rng(0).standard_normal((_MIX, _MIX))
-    start[:, 0] = 1.0
-    rows = np.linalg.qr(start)[0].T[1:]
-    return tuple((rows / math.sqrt(_MIX) ** level).astype(np.float32) for level in range(levels))
-
-
-_MIXERS = _mixers(8)  # 8^4 rows make a block
 
 
 class Rows:
@@ -142,24 +132,30 @@ def _mixed(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows with the same products as those of ``block`` (m, d), small terms first, and the column sums of ``block``.
 
     Rows 1/8 of the block apart are taken 8 at a time. What makes them differ goes through 7 random orthonormal rows;
-    what they share, their sum, is made pairwise, exact where they are equal, and is treated the same way while 8
-    divides it. From the last sums their mean is taken off and comes back as one row more: nothing small is added to
-    something large before the end.
+    what they share, their sum, is made pairwise, exact where they are equal, and is treated the same way while there
+    are many. The last sums are taken all together, and their mean is the last row: nothing small is added to something
+    large before the end.
     """
     count, width = block.shape
-    rows, done, sums, level = np.empty((count + 1, width), np.float32), 0, block, 0
-    while len(sums) and len(sums) % _MIX == 0:
+    rows, done, sums, level = np.empty((count, width), np.float32), 0, block, 0
+    while len(sums) ** 2 > _MIX * count and len(sums) % _MIX == 0:
         share = len(sums) // _MIX
         slabs = sums.reshape(_MIX, share * width)
         mixed = rows[done : done + len(sums)].reshape(slabs.shape)
         np.add(slabs[:4], slabs[4:], out=mixed[:4])  # until the product is written there
         np.add(mixed[:2], mixed[2:4], out=mixed[4:6])
         sums = np.add(mixed[4], mixed[5]).reshape(share, width)
-        np.matmul(_MIXERS[level], slabs, out=mixed[:-1])
+        np.matmul(_mixer(_MIX, level), slabs, out=mixed[:-1])
         done, level = done + (_MIX - 1) * share, level + 1
-    scale = 1.0 / math.sqrt(_MIX) ** level
+    np.matmul(_mixer(len(sums), level), sums, out=rows[done:-1])
     total = np.add.reduce(sums, axis=0, dtype=np.float64)
-    mean = total / len(sums)
-    np.multiply(sums - mean.astype(np.float32), np.float32(scale), out=rows[done:count])
-    rows[count] = math.sqrt(len(sums)) * scale * mean
+    rows[-1] = total / math.sqrt(count)
     return rows, total
+
+
+@lru_cache(maxsize=256)
+def _mixer(rows: int, level: int) -> np.ndarray:
+    """Orthonormal rows, drawn once, that with a row of equal entries make a basis; sums of 8^level rows are scaled."""
+    start = np.random.default_rng(0).standard_normal((rows, rows))
+    start[:, 0] = 1.0
+    return (np.linalg.qr(start)[0].T[1:] / math.sqrt(_MIX) ** level).astype(np.float32)
