@@ -18,8 +18,6 @@ from growarray.growing.checks import declared_shape, sample_count, saved_statist
 from growarray.growing.stream import JoinedStream, Layout, Stream, StreamLike, arranged, square_columns, window_blocks
 from growarray.ops.windows import Windows
 
-__all__ = ["TensorStatistic", "TensorStatisticWithEstimationError", "cross_moment"]
-
 UpdateFunction = Callable[..., tuple[Array, int]]
 
 
@@ -41,15 +39,9 @@ def cross_moment(
     Joined streams are never put together: each pair of parts is one product, an array that stands in several
     parts is multiplied once, and the moment of a stream with itself computes one triangle.
 
-    Raises
-    ------
-    ShapeError
-        The two have different numbers of rows.
-    TypeError
-        They belong to two libraries or devices, are no arrays, or are complex; or windows meet plain features.
+    Raises ShapeError: the two have different numbers of rows; TypeError: they belong to two libraries or devices, are
+    no arrays, or are complex; or windows meet plain features.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> x = np.ones((4, 2), dtype=np.float32)
     >>> cross_moment(Stream(x, bias=True)).tolist()
@@ -207,12 +199,8 @@ class TensorStatistic:
         is set nothing happens, so that two owners of one statistic may both ask. Forward passes unset it.
         ``count_samples=False`` adds a sum without counting its samples (several passes over one batch).
 
-        Raises
-        ------
-        ShapeError
-            The value has another shape than declared, or than before; nothing is added.
-        GrowthError
-            The value is not finite, or no value was given and there is no update function.
+        Raises ShapeError: the value has another shape than declared, or than before; nothing is added; GrowthError: the
+        value is not finite, or no value was given and there is no update function.
         """
         owned = value is None and self._reuse
         total = RunningSum() if self._total is None else self._total
@@ -283,10 +271,7 @@ class TensorStatistic:
     def __call__(self) -> Array:
         """The mean, float64.
 
-        Raises
-        ------
-        GrowthError
-            There are no samples.
+        Raises GrowthError: there are no samples.
         """
         if self.total is None or self.samples == 0:
             raise GrowthError(f"{self.name}: there are no samples, so there is no mean; call update() first")

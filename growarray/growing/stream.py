@@ -13,6 +13,7 @@ import numpy as np
 
 from growarray.backend import Array, namespace
 from growarray.contraction.kernels import Rows
+from growarray.display import fields_of
 from growarray.errors import GrowthError, ShapeError
 from growarray.ops.moments import window_moment
 from growarray.ops.windows import Windows, windows
@@ -63,6 +64,8 @@ class Stream:
         if self.array.ndim > 2:
             rows = namespace(rows).reshape(rows, (math.prod(shape[:-1]), shape[-1]))
         object.__setattr__(self, "ready", Rows(rows))
+
+    __repr__ = fields_of
 
     @property
     def parts(self) -> tuple[Stream, ...]:

@@ -244,8 +244,9 @@ def _kinds(part: Any) -> str:
     if not isinstance(part, tuple | list):
         return type(part).__name__
     text = f"{type(part).__name__} of {', '.join(type(array).__name__ for array in part[:5]) or 'nothing'}"
-    lazy = any(hasattr(array, "to_delayed") for array in part)
-    return text + "; growarray.distributed.from_dask(x, target) makes batches of Dask's" * lazy
+    if any(hasattr(array, "to_delayed") for array in part):
+        return f"{text}; growarray.distributed.from_dask(x, target) makes batches of Dask's"
+    return f"{text}; numpy.asarray makes an array of a list or a frame"
 
 
 def _check_part(name: str, part: tuple[Array, Array]) -> None:
@@ -257,7 +258,7 @@ def _check_part(name: str, part: tuple[Array, Array]) -> None:
 
 def _check_finite(where: str, array: Array) -> None:
     """Raise if a sample holds NaN or infinite values: one is enough to spoil every weight. Looks at rows in parts."""
-    xp = namespace(array)
+    xp = namespace(array, where=f"{where}: ")
     if not xp.isdtype(array.dtype, "real floating"):
         return
     rows = max(1, _LOOKED_AT // max(1, math.prod(array.shape[1:])))

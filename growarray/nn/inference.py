@@ -51,6 +51,7 @@ def in_batches(module: Any, inputs: Sequence[Array], batch_size: int) -> Any:
     >>> in_batches(Dropout(), [np.ones((3, 1))], 2).shape
     (3, 1)
     """
+    namespace(*inputs, where=f"{type(module).__name__}.predict: ")
     count = int(inputs[0].shape[0]) if inputs and inputs[0].ndim else 0
     if batch_size < 1 or count < 1:
         raise ValueError(
