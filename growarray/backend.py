@@ -151,14 +151,9 @@ def namespace(*arrays: Any, where: str = "") -> Any:
 
     Whatever computes with arrays asks here first, so here it is said what an array must be.
 
-    Raises
-    ------
-    TypeError
-        The arrays belong to two libraries or two devices, or there is no array among them; one is masked, a matrix, or
-        holds something else than real numbers.
+    Raises TypeError: the arrays belong to two libraries or two devices, or there is no array among them; one is masked,
+    a matrix, or holds something else than real numbers.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> namespace(np.ones(2), None, 3.0).__name__
     'array_api_compat.numpy'
@@ -166,12 +161,13 @@ def namespace(*arrays: Any, where: str = "") -> Any:
     first: Any = None
     xp: Any = None
     for x in arrays:
-        if x is None or (isinstance(x, int | float) and not isinstance(x, np.generic)):  # float64's scalars are floats
-            continue
+        plain = type(x) is np.ndarray  # looked at with as few questions as can be: every operation asks
+        if not plain and (x is None or (isinstance(x, int | float) and not isinstance(x, np.generic))):
+            continue  # float64's scalars are floats
         other = library_of(x)
-        if (x.dtype.kind if type(x) is np.ndarray else kind_of(x)) not in "fiub":
+        if (x.dtype.kind if plain else kind_of(x)) not in "fiub":
             _refuse_kind(x, where)
-        if getattr(x, "requires_grad", False):
+        if not plain and getattr(x, "requires_grad", False):
             _refuse_gradient(x)
         if xp is None:
             first, xp = x, other
@@ -180,7 +176,7 @@ def namespace(*arrays: Any, where: str = "") -> Any:
                 f"arrays of two libraries cannot be mixed: {type(first).__module__}.{type(first).__name__} and "
                 f"{type(x).__module__}.{type(x).__name__}; move one with growarray.backend.asarray(x, like=y)"
             )
-        elif not isinstance(x, np.ndarray) and device_of(x) != device_of(first):
+        elif not plain and device_of(x) != device_of(first):
             raise TypeError(
                 f"arrays on two devices cannot be mixed: {device_of(first)} and {device_of(x)}; "
                 "move one with growarray.backend.to_device(x, device)"
@@ -195,12 +191,8 @@ def library(device: str | None) -> Any:
 
     ``'cuda'`` is the GPU that CuPy uses; ``'cuda:N'`` makes GPU N that one, since its operations run there alone.
 
-    Raises
-    ------
-    DeviceError
-        ``device`` asks for CUDA and CuPy is not installed or sees no GPU.
-    ValueError
-        The device name is unknown.
+    Raises DeviceError: ``device`` asks for CUDA and CuPy is not installed or sees no GPU; ValueError: the device name
+    is unknown.
     """
     if device in (None, "cpu"):
         return library_of(np.empty(0))

@@ -75,13 +75,8 @@ def conv_axes(
     Each option is one value for all modes, a sequence with one for each, or a mapping from mode to value. A padding is
     a number, a pair (before, after), ``'valid'`` (none) or ``'same'`` (the output has the size of the input; stride 1).
 
-    Raises
-    ------
-    PlanError
-        A value is of the wrong kind or out of range, or there are more or fewer than convolution modes.
+    Raises PlanError: a value is of the wrong kind or out of range, or there are more or fewer than convolution modes.
 
-    Examples
-    --------
     >>> [a.before for a in conv_axes(["y", "x"], [3, 5], padding="same")]
     [1, 2]
     """

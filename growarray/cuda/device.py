@@ -17,26 +17,6 @@ from growarray.backend import Array, is_cupy, load, namespace
 from growarray.cuda.text import ACCUMULATED, THREADS
 from growarray.errors import DeviceError, ShapeError
 
-__all__ = [
-    "WIDE",
-    "Kernel",
-    "StridedProduct",
-    "contiguous",
-    "cuda",
-    "current",
-    "double_ratio",
-    "empty",
-    "fits",
-    "gradient",
-    "kernel_launch",
-    "parts",
-    "product_launch",
-    "run",
-    "uploaded",
-    "workspace",
-    "zeros",
-]
-
 Launch = Callable[[Sequence[int]], object]
 """Starts some work, given the table of addresses."""
 

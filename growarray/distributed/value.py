@@ -181,11 +181,8 @@ def statistics_of(
     loss : the mean loss ``(y, target) -> (loss, pullback)``;  batch_size : samples in memory at a time
     fingerprint : that of the network's weights if it is known, to spare its computation
 
-    Raises
-    ------
-    GrowthError, ShapeError, TypeError
-        The shard has no samples, is no pair, its parts differ in number, or samples have another width than the
-        network expects.
+    Raises GrowthError, ShapeError, TypeError: the shard has no samples, is no pair, its parts differ in number, or
+    samples have another width than the network expects.
     """
     network, (x, target) = as_growing(network), load_shard(shard)
     if any(isinstance(module, GrowingDAG) and module.sampled for module in network.modules()):

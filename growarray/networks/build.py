@@ -99,11 +99,8 @@ def rebuild_network(
 ) -> GrowingNetwork:
     """The network of a state dict; its last weight gives the outputs, its first the features if not given.
 
-    Raises
-    ------
-    ValueError, KeyError, TypeError
-        Kind, widths or activation are unknown, or the state dict is not that of such a network. Nothing of the
-        size of wrong widths is made.
+    Raises ValueError, KeyError, TypeError: kind, widths or activation are unknown, or the state dict is not that of
+    such a network. Nothing of the size of wrong widths is made.
 
     >>> network = GrowingMLP(4, 3, hidden_size=[5])
     >>> rebuild_network("mlp", [5], "relu", "float32", network.state_dict()).in_features

@@ -52,16 +52,8 @@ class Growth:
     network or the optimizer's slots. A batch whose loss is NaN or infinite raises ``GrowthError`` before any weight
     moves; on a GPU it is found after the epoch, and the weights go back to those before it.
 
-    Raises
-    ------
-    TypeError
-        Network, optimizer, task or data are of another kind.
-    GrowthError, ShapeError
-        There are no samples, one is not finite, samples and targets differ in number, or the optimizer holds none of
-        the parameters.
-
-    Examples
-    --------
+    Raises TypeError: network, optimizer, task or data are of another kind; GrowthError, ShapeError: there are no
+    samples, one is not finite, samples and targets differ in number, or the optimizer holds none of the parameters.
 
     >>> import numpy as np
     >>> from growarray.networks import GrowingMLP

@@ -104,11 +104,8 @@ class GrowingMLP(GrowingNetwork):
         ``sqrt(|incoming| / |outgoing|)``; a positively homogeneous activation, ``f(c x) = c f(x)`` for c > 0, leaves
         the function unchanged.
 
-        Raises
-        ------
-        GrowthError
-            An activation is not positively homogeneous (the default, SELU, is not; ReLU, LeakyReLU and the identity
-            are). Nothing has changed then.
+        Raises GrowthError: an activation is not positively homogeneous (the default, SELU, is not; ReLU, LeakyReLU and
+        the identity are). Nothing has changed then.
         """
         for layer in self.layers[:-1]:
             if not is_homogeneous(layer.post_layer_function, layer.weight.data):

@@ -30,7 +30,6 @@ class GrowingNetwork(Module):
     """
 
     selected: int | None = None
-    _weighed = False
     flatten: bool = True  # whether a sample of several axes is flattened
     image: tuple[int, ...] | None = None  # the shape that every sample is brought to, if it is an image
 

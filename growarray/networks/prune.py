@@ -59,10 +59,7 @@ def prune(
     takes its mean over fewer, which the cost does not know of. Places with a frozen parameter, or with a norm whose
     groups would not be equal, are left alone. Each neuron that goes takes an eigendecomposition of S.
 
-    Raises
-    ------
-    GrowthError
-        The budget cannot be reached so, or there are no samples; nothing has changed then.
+    Raises GrowthError: the budget cannot be reached so, or there are no samples; nothing has changed then.
 
     Source: Hassibi & Stork 1993, *Second order derivatives for network pruning: optimal brain surgeon*; with factored
     curvature Wang et al. 2019, *EigenDamage*.

@@ -55,19 +55,11 @@ def to_onnx(
     ``layer.plan(input_shape)``, those among its factors computed beforehand: what is left of them are weights named
     ``<layer>.path.0``, …. The file appears at once and whole, or not at all.
 
-    Raises
-    ------
-    NotImplementedError
-        A module is of a class that is not written (see :func:`register_lowering`), or what it computes cannot be; the
-        message says where in the network it is.
-    ShapeError, PlanError, TypeError, ValueError
-        An option makes no sense, a layer refuses the shape that it gets (its own message, with its place), or a weight
-        is beyond the range of ``dtype``.
-    OSError
-        ``path`` is a folder, or cannot be written.
+    Raises NotImplementedError: a module is of a class that is not written (see :func:`register_lowering`), or what it
+    computes cannot be; the message says where in the network it is; ShapeError, PlanError, TypeError, ValueError: an
+    option makes no sense, a layer refuses the shape that it gets (its own message, with its place), or a weight is
+    beyond the range of ``dtype``; OSError: ``path`` is a folder, or cannot be written.
 
-    Examples
-    --------
     >>> import tempfile
     >>> from growarray import load_checkpoint, nn
     >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))

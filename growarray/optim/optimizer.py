@@ -118,15 +118,9 @@ class Optimizer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned, on each parameter's device; replaces the present state.
 
-        Raises
-        ------
-        KeyError
-            An option is missing, or an entry belongs to no option and no parameter: another kind of optimizer, or
-            another network.
-        ShapeError
-            An entry has another shape than its parameter, which has grown since, or will.
-        TypeError
-            An entry is not a real number or an array of them. If anything raises, nothing has changed.
+        Raises KeyError: an option is missing, or an entry belongs to no option and no parameter: another kind of
+        optimizer, or another network; ShapeError: an entry has another shape than its parameter, which has grown since,
+        or will; TypeError: an entry is not a real number or an array of them. If anything raises, nothing has changed.
         """
         where, named, options = f"{type(self).__name__}.load_state_dict", self._named(), ("lr", *self._options)
         missing = [name for name in options if name not in state]

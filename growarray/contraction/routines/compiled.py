@@ -16,8 +16,6 @@ from growarray.contraction.routines.planes import Flat, available, keeps_rows, l
 from growarray.contraction.routines.protocol import D_KERNEL, FORWARD, Task
 from growarray.contraction.workspace import here
 
-__all__ = ["Compiled"]
-
 _PIECE = 1 << 17  # elements of one piece
 _TAP, _COPY = 0.3, 0.65  # passes of the machine that a multiply-add, and a copied element, take
 _CALLS, _BEGIN = 15, 12  # calls of the machine that a run begins with, and rows that a plane does

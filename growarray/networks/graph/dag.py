@@ -46,10 +46,7 @@ class GrowingDAG(LayerGraph):
     Differs from the original: candidates are values, not nodes and edges that are put into the graph; they are planned
     in closed form from statistics of one pass; ancestors and names never go stale; the order of candidates is sorted.
 
-    Raises
-    ------
-    GrowthError
-        The edges run in a cycle, a name is taken, or a node does not exist.
+    Raises GrowthError: the edges run in a cycle, a name is taken, or a node does not exist.
 
     >>> import numpy as np
     >>> dag = GrowingDAG(4, 2, rng=np.random.default_rng(0))
