@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from growarray import FactorizedConv, Growth, nn
+import growarray
+from growarray import FactorizedConv, Growth, from_onnx, nn
 from growarray.networks import GrowingMLP, GrowthSettings
 from growarray.optim import AdamW
 
@@ -65,6 +67,16 @@ MISTAKES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: nn.BatchNorm1d(3)(X[:1, :3]),
         ValueError,
         r"more than one value per channel; pass more samples, or call eval\(\) to use the running ones",
+    ),
+    "a network that is nowhere": (
+        lambda: growarray.load("no.safetensors"),
+        ValueError,
+        "no such file or folder; check",
+    ),
+    "weights for a graph": (
+        lambda: from_onnx(io.BytesIO(b"PK\x03\x04weights.npy")),
+        ValueError,
+        r"is not an ONNX model: it starts with .*PK.*; load_checkpoint reads weights",
     ),
     "a path for a state": (
         lambda: nn.Linear(3, 4).load_state_dict("weights.pt"),  # type: ignore[arg-type]

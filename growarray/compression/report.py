@@ -121,9 +121,13 @@ class Compression(Displayed):
         else:
             lines.append("output off: norm of what a layer's output differs by, over its own norm")
             lines.append(f"network: output off by {self.output_error:.3g} on the calibration data")
-        for name in self.slower:
-            found = self.reports[name].measured_time or self.reports[name].predicted_time
-            lines.append(f"SLOWER than dense: {name}, {found.ratio if found else math.nan:.3g} times its time")
+        for name, report in self.reports.items():
+            time, how = report.measured_time or report.predicted_time, "predicted"
+            if report.measured_time and time:
+                how = "measured"
+                lines.append(f"measured: {name}, {seconds(time.before)} -> {seconds(time.after)}, {time.ratio:.0%}")
+            if report.slower and time:
+                lines.append(f"SLOWER than dense: {name}, {time.ratio:.3g} times its {how} time")
         lines += [f"left as it is: {name} ({why})" for name, why in self.left.items()]
         return lines
 

@@ -124,6 +124,7 @@ def _layers(panel: Axes, by: str, shown: list[tuple[str, ConversionReport]], hid
     panel.xaxis.set_major_locator(MaxNLocator(6))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: seconds(x) if by == "time" else quantity(x)))
     more = f" (the {hidden} smallest layers are left out)" if hidden else ""
+    panel.set_ylabel("layer")
     panel.set_xlabel(f"{_WORDS[by]} before (frame) and after{more}")
 
 
