@@ -95,8 +95,9 @@ def library_of(x: Any) -> Any:
             _compat[kind] = _in_double(x.__array_namespace__())
         else:
             raise TypeError(
-                f"expected an array of NumPy, CuPy or another array-API library, found {kind.__module__}."
-                f"{kind.__qualname__}; convert it with growarray.backend.asarray(x)"
+                "expected an array of NumPy, CuPy or another array-API library, found "
+                f"{f'{kind.__module__}.{kind.__qualname__}'.removeprefix('builtins.')}; convert it with "
+                "growarray.backend.asarray(x)"
             )
     return _compat[kind]
 
@@ -129,7 +130,9 @@ def kind_of(x: Array) -> str:
 
 
 def _refuse_kind(x: Array, where: str) -> NoReturn:
-    remedy = "real and imaginary parts as features" if kind_of(x) == "c" else "numbers, as in x.astype(numpy.float64)"
+    remedies = {"c": "real and imaginary parts as features"}
+    remedies |= dict.fromkeys("UTO", "numbers; numpy.unique(x, return_inverse=True) gives names and numbers of labels")
+    remedy = remedies.get(kind_of(x), "numbers, as in x.astype(numpy.float64)")
     raise TypeError(f"{where}expected an array of real numbers, found {shown(x)}; pass {remedy}")
 
 
@@ -148,14 +151,9 @@ def namespace(*arrays: Any, where: str = "") -> Any:
 
     Whatever computes with arrays asks here first, so here it is said what an array must be.
 
-    Raises
-    ------
-    TypeError
-        The arrays belong to two libraries or two devices, or there is no array among them; one is masked, a matrix, or
-        holds something else than real numbers.
+    Raises TypeError: the arrays belong to two libraries or two devices, or there is no array among them; one is masked,
+    a matrix, or holds something else than real numbers.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> namespace(np.ones(2), None, 3.0).__name__
     'array_api_compat.numpy'
@@ -163,12 +161,13 @@ def namespace(*arrays: Any, where: str = "") -> Any:
     first: Any = None
     xp: Any = None
     for x in arrays:
-        if x is None or (isinstance(x, int | float) and not isinstance(x, np.generic)):  # float64's scalars are floats
-            continue
+        plain = type(x) is np.ndarray  # looked at with as few questions as can be: every operation asks
+        if not plain and (x is None or (isinstance(x, int | float) and not isinstance(x, np.generic))):
+            continue  # float64's scalars are floats
         other = library_of(x)
-        if (x.dtype.kind if type(x) is np.ndarray else kind_of(x)) not in "fiub":
+        if (x.dtype.kind if plain else kind_of(x)) not in "fiub":
             _refuse_kind(x, where)
-        if getattr(x, "requires_grad", False):
+        if not plain and getattr(x, "requires_grad", False):
             _refuse_gradient(x)
         if xp is None:
             first, xp = x, other
@@ -177,7 +176,7 @@ def namespace(*arrays: Any, where: str = "") -> Any:
                 f"arrays of two libraries cannot be mixed: {type(first).__module__}.{type(first).__name__} and "
                 f"{type(x).__module__}.{type(x).__name__}; move one with growarray.backend.asarray(x, like=y)"
             )
-        elif not isinstance(x, np.ndarray) and device_of(x) != device_of(first):
+        elif not plain and device_of(x) != device_of(first):
             raise TypeError(
                 f"arrays on two devices cannot be mixed: {device_of(first)} and {device_of(x)}; "
                 "move one with growarray.backend.to_device(x, device)"
@@ -190,12 +189,10 @@ def namespace(*arrays: Any, where: str = "") -> Any:
 def library(device: str | None) -> Any:
     """Namespace that makes arrays for a device name: NumPy for ``None`` and ``'cpu'``, else CuPy.
 
-    Raises
-    ------
-    DeviceError
-        ``device`` asks for CUDA and CuPy is not installed or sees no GPU.
-    ValueError
-        The device name is unknown.
+    ``'cuda'`` is the GPU that CuPy uses; ``'cuda:N'`` makes GPU N that one, since its operations run there alone.
+
+    Raises DeviceError: ``device`` asks for CUDA and CuPy is not installed or sees no GPU; ValueError: the device name
+    is unknown.
     """
     if device in (None, "cpu"):
         return library_of(np.empty(0))
@@ -213,9 +210,11 @@ def library(device: str | None) -> Any:
         raise DeviceError(
             f"device {shown(device)} needs CuPy and an NVIDIA GPU ({type(error).__name__}: {error}); {remedy}"
         ) from error
-    index = int(name[5:] or 0) if ":" in name else 0
+    index = int(name[5:] or 0)
     if index >= count:
         raise DeviceError(f"device {shown(device)} does not exist; this machine has {count} GPU(s), counted from 0")
+    if name != "cuda":
+        load("cupy").cuda.Device(index).use()
     return load("array_api_compat.cupy")
 
 
@@ -228,12 +227,9 @@ def to_device(x: Array, device: Any) -> Array:
     if not isinstance(device, str):
         return load("array_api_compat").to_device(x, device)
     xp = library(device)
-    host = to_numpy(x)
     if device == "cpu":
-        return host
-    cuda = load("cupy").cuda
-    with cuda.Device(int(device[5:] or 0) if ":" in device else 0):
-        return xp.asarray(host)
+        return to_numpy(x)
+    return x if is_cupy(x) and x.device.id == load("cupy").cuda.runtime.getDevice() else xp.asarray(to_numpy(x))
 
 
 def asarray(x: Any, *, like: Array | None = None, dtype: Any = None) -> Array:

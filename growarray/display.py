@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from growarray.errors import shown
 
 
 class Table(NamedTuple):
@@ -65,6 +68,19 @@ def printable(name: str) -> str:
     'a\\\\x1b[2J'
     """
     return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def fields_of(value: Any) -> str:
+    """The ``repr`` of a dataclass that holds arrays: they by shape, and without what has its default.
+
+    >>> from growarray.growing import Stream
+    >>> import numpy as np
+    >>> fields_of(Stream(np.zeros((5, 2))))
+    'Stream(array=ndarray of float64 and shape (5, 2))'
+    """
+    held = ((field, getattr(value, field.name)) for field in fields(value) if field.repr)
+    given = (f"{field.name}={shown(found)}" for field, found in held if found is not field.default)
+    return f"{type(value).__name__}({', '.join(given)})"
 
 
 class Displayed:

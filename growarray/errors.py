@@ -62,6 +62,9 @@ class _Shown(reprlib.Repr):
         self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = 12
         self.maxstring = self.maxother = self.maxlong = 120
 
+    def repr_function(self, x: Any, level: int) -> str:
+        return f"function {x.__qualname__}"
+
     def repr_instance(self, x: Any, level: int) -> str:
         if getattr(x, "shape", None) and hasattr(x, "dtype"):
             return f"{type(x).__name__} of {x.dtype} and shape {tuple(x.shape)}"

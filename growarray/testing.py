@@ -61,15 +61,9 @@ def check_vjp(
     ``sum(y * dy)`` for a random ``dy`` must agree with the pullback. The inputs must be float64.
     The pullback is called twice and must return the same both times.
 
-    Raises
-    ------
-    AssertionError
-        A gradient is missing, has a wrong shape, or differs; the message says which input and where.
-    TypeError
-        An input is not float64: finite differences in less prove nothing.
+    Raises AssertionError: a gradient is missing, has a wrong shape, or differs; the message says which input and where;
+    TypeError: an input is not float64: finite differences in less prove nothing.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> check_vjp(lambda x: (x * x, lambda dy: 2 * x * dy), np.linspace(-1.0, 1.0, 5))
     """

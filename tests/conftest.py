@@ -66,11 +66,12 @@ LIBRARIES = {
 
 
 def _jax(host: Any) -> Any:
+    """JAX compiles every operation for every shape and most run once: compiling is what takes time."""
     jax = importlib.import_module("jax")
+    if jax.__version_info__[:2] == (0, 10):  # an XLA that does not know a flag ends the process
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
     jax.config.update("jax_enable_x64", True)
-    jax.config.update(
-        "jax_disable_most_optimizations", True
-    )  # each operation runs once: compiling it is what takes time
+    jax.config.update("jax_disable_most_optimizations", True)
     return jax.numpy.asarray(np.asarray(host))
 
 

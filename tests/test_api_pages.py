@@ -56,16 +56,11 @@ x : (n, *s)   y : of ``x``
     and more
 options, optimize : passed on    all real
 
-Raises
-------
-ShapeError, TypeError
-    They do
-    not fit.
+Raises ShapeError, TypeError: they do
+not fit.
 
 Source: nobody.
 
-Examples
---------
 >>> total(np.ones(2))  # doctest: +ELLIPSIS
 2...
 
@@ -81,9 +76,8 @@ MARKDOWN = """Sum of [`Thing`][growarray.Thing] and (n, \\*spatial), see [`conv`
 - `options`, `optimize`: passed on
 - all real
 
-**Raises**
-
-- `ShapeError`, `TypeError`: They do not fit.
+Raises ShapeError, TypeError: they do
+not fit.
 
 Source: nobody.
 

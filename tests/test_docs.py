@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+PRINTED = re.compile(r"^ *print\(.*\)  # ((?:[\d(\[]|True|False).*)$", re.MULTILINE)  # the comment says what comes
 COMMAND = re.compile(r"<!-- command: (\w+) -->\n```bash\n(.+?)\n```")
 
 
@@ -29,9 +30,11 @@ def blocks() -> list:
 
 
 @pytest.mark.parametrize(("page", "code"), blocks())
-def test_a_python_block_runs_alone(page, code, tmp_path, monkeypatch):
+def test_a_python_block_runs_alone(page, code, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, str(page), "exec"), {"__name__": "__main__"})
+    printed = capsys.readouterr().out.splitlines()
+    assert [text for text in PRINTED.findall(code) if text not in printed] == []
 
 
 def test_every_python_block_is_found():
@@ -46,6 +49,19 @@ def test_readme_has_the_two_commands():
         "grow": 'pip install ".[cli]" && growarray grow',
         "test": 'pip install ".[test]" && pytest -q',
     }
+
+
+def test_the_readme_lists_the_pages_in_the_order_of_their_navigation():
+    listed = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Documentation")[2]
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[2]
+    pages = re.findall(r"\w[\w-]*\.md", navigation.partition("- API:")[0])
+    assert re.findall(r"\(docs/([\w-]+\.md)\)", listed) == pages
+
+
+def test_every_extra_is_explained():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/install.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(extras)
 
 
 def test_every_file_that_the_architecture_names_exists():

@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,14 @@ import growarray
 
 ROOT = Path(growarray.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 PEERS = {"torch", "gromo", "tltorch", "tensorly"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@cache
+def trees() -> dict[Path, ast.Module]:
+    """Read when a test asks: of the processes that collect the tests, one runs these."""
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 
 def within(path: Path) -> str:
@@ -63,7 +69,7 @@ def public_definitions(tree: ast.Module) -> tuple[set[str], set[str]]:
 
 def exported(tree: ast.Module) -> list[str]:
     """The list ``__all__`` of a module, empty if there is none."""
-    if tree is TREES[ROOT / "__init__.py"]:
+    if tree is trees()[ROOT / "__init__.py"]:
         return list(growarray.__all__)  # the one that is computed
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
@@ -114,7 +120,7 @@ def test_no_file_is_over_400_lines():
 def test_no_function_is_over_60_lines():
     functions = {
         f"{within(path)}: {node.name}": length(node)
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, Function)
     }
@@ -122,7 +128,7 @@ def test_no_function_is_over_60_lines():
 
 
 def test_all_is_what_the_module_defines():
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         names = exported(tree)
         if not names and path.name != "__init__.py":
             continue  # a module that users do not import by name: an underscore tells what is its own
@@ -137,11 +143,11 @@ def test_all_is_what_the_module_defines():
 @pytest.mark.parametrize("path", [p for p in FILES if p.name == "__init__.py"], ids=module_name)
 def test_every_exported_name_resolves(path):
     module = importlib.import_module(module_name(path))
-    assert [name for name in exported(TREES[path]) if not hasattr(module, name)] == []
+    assert [name for name in exported(trees()[path]) if not hasattr(module, name)] == []
 
 
 def test_names_for_type_checkers_are_those_at_run_time():
-    (block,) = (node for node in TREES[ROOT / "__init__.py"].body if isinstance(node, ast.If))
+    (block,) = (node for node in trees()[ROOT / "__init__.py"].body if isinstance(node, ast.If))
     assert ast.unparse(block.test) == "TYPE_CHECKING"
     homes = {}
     for node in block.body:
@@ -162,7 +168,7 @@ def dependencies() -> dict[str, set[str]]:
     """For each module those that it names in an import: at its top, for type checkers, or within a function."""
     names = {module_name(path) for path in FILES}
     found = {}
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         mentioned = set(imported(tree))
         homes = {name if name in names else name.rpartition(".")[0] for name in mentioned}
         found[module_name(path)] = (homes & names) - {module_name(path)}
@@ -185,7 +191,7 @@ def importers(roots: set[str], depth: int | None = None) -> set[str]:
     """The files that import a name with one of ``roots`` in it, among its first ``depth`` parts."""
     return {
         within(path)
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         if any(roots & set(name.split(".")[:depth]) for name in imported(tree) if not name.startswith("growarray."))
     }
 
@@ -201,7 +207,7 @@ def test_array_libraries_are_named_in_two_files_only():
 def test_every_public_name_has_a_docstring():
     missing = [
         f"{within(path)}: {name}"
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         for name, node in [("the module", tree), *public_objects(tree)]
         if not ast.get_docstring(node)  # type: ignore[arg-type]
     ]

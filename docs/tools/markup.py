@@ -1,4 +1,4 @@
-"""The docstrings of the package as Markdown: examples, argument lists, roles and headings become what they mean."""
+"""The docstrings of the package as Markdown: examples, argument lists and roles become what they mean."""
 
 from __future__ import annotations
 
@@ -43,11 +43,6 @@ def markdown(docstring: str, link: Link, imports: Callable[[str], list[str]]) ->
         if line.startswith(">>>"):
             at, found = _until_blank(lines, at)
             out += ["", *_example(found, imports), ""]
-        elif _is_heading(lines, at):
-            at += 2
-            if line == "Raises":
-                at, found = _raises(lines, at)
-                out += ["", "**Raises**", "", *(_prose(entry, link) for entry in found), ""]
         elif line.endswith("::"):
             at, found = _indented(lines, at + 1)
             out += [_prose(line[:-1], link), "", "```python", *found, "```", ""]
@@ -56,7 +51,7 @@ def markdown(docstring: str, link: Link, imports: Callable[[str], list[str]]) ->
             out += ["", *(_prose(entry, link) for entry in found), ""]
         else:
             end = at + 1
-            while end < len(lines) and not _special(lines, end):
+            while end < len(lines) and not _special(lines[end]):
                 end += 1
             out.append(_prose("\n".join(lines[at:end]), link))
             at = end
@@ -68,13 +63,8 @@ def has_constructor(identifier: str) -> bool:
     return identifier not in WITHOUT_CONSTRUCTOR and not identifier.startswith("growarray.errors.")
 
 
-def _special(lines: list[str], at: int) -> bool:
-    line = lines[at]
-    return line.startswith(">>>") or line.endswith("::") or _is_heading(lines, at) or _is_fields(line)
-
-
-def _is_heading(lines: list[str], at: int) -> bool:
-    return lines[at] in ("Raises", "Examples") and at + 1 < len(lines) and set(lines[at + 1]) == {"-"}
+def _special(line: str) -> bool:
+    return line.startswith(">>>") or line.endswith("::") or _is_fields(line)
 
 
 def _until_blank(lines: list[str], at: int) -> tuple[int, list[str]]:
@@ -97,16 +87,6 @@ def _example(lines: list[str], imports: Callable[[str], list[str]]) -> list[str]
     shown = ["" if line == "<BLANKLINE>" else line for line in shown]
     own = next((at for at, line in enumerate(shown) if not line.startswith((">>> import ", ">>> from "))), 0)
     return ["```pycon", *shown[:own], *(f">>> {line}" for line in imports(code)), *shown[own:], "```"]
-
-
-def _raises(lines: list[str], at: int) -> tuple[int, list[str]]:
-    """Entries of a Raises section, up to a line that is no exception with an indented text below it."""
-    found = []
-    while at + 1 < len(lines) and lines[at] and lines[at + 1].startswith("    "):
-        names = ", ".join(f"`{name}`" for name in lines[at].split(", "))
-        at, text = _indented(lines, at + 1)
-        found.append(f"- {names}: " + " ".join(line.strip() for line in text))
-    return at, found
 
 
 def _is_fields(line: str) -> bool:

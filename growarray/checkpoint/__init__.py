@@ -48,6 +48,10 @@ _MODULE_OF = {
 }
 
 
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+
+
 def __getattr__(name: str) -> Any:
     """Load what knows networks at first use (PEP 562): reading weights alone needs none of it."""
     if name not in _MODULE_OF:

@@ -74,9 +74,8 @@ def kind_of(source: Source, limits: Limits) -> str:
             "is a tar archive, as torch before 0.2 wrote them, which is not read; "
             "load it with torch.load(weights_only=False) if you trust it, and save it again"
         )
-    if looks_like_onnx(data) or (
-        head[:1] == b"\x08" and source.name.endswith(".onnx")
-    ):  # the latter to say what is wrong
+    damaged = head[:1] == b"\x08" and source.name.endswith(".onnx")  # the reader then says what is wrong
+    if damaged or looks_like_onnx(data):
         return "onnx"
     if looks_like_pickle(data):
         raise plain_pickle(data, limits)

@@ -124,15 +124,11 @@ def flatten(root: Any, memory: int) -> tuple[dict[str, StoredTensor], dict[str, 
 
 
 def strip_prefixes(
-    names: list[str],
-    prefix: str | Sequence[str] | None,
-    *,
-    usual: Sequence[str] = PREFIXES,
-    aliases: Sequence[str] = (),
+    names: list[str], prefix: str | Sequence[str] | None, *, aliases: Sequence[str] = ()
 ) -> tuple[dict[str, str], str]:
     """New names by old ones, and the prefix that came off. ``aliases`` lose what the names lose.
 
-    ``prefix=None``: those of ``usual`` come off if every name has them, again and again, and ``_orig_mod.`` inside
+    ``prefix=None``: those of ``PREFIXES`` come off if every name has them, again and again, and ``_orig_mod.`` inside
     names too. Otherwise the given ones come off wherever they stand first. Raises Malformed if two names would
     become one.
 
@@ -140,7 +136,7 @@ def strip_prefixes(
     ({'module.a': 'a', 'module.b': 'b'}, 'module.')
     """
     if prefix is None:
-        front = _common_front(names, usual)
+        front = _common_front(names)
         inside = any("._orig_mod." in name[len(front) :] for name in names)
         taken = f"{front}…_orig_mod." if inside else front
         result = {name: name.removeprefix(front).replace("._orig_mod.", ".") for name in (*names, *aliases)}
@@ -150,15 +146,15 @@ def strip_prefixes(
         taken = ", ".join(p for p in given if any(name.startswith(p) and name != p for name in names))
     _refuse_collision(result)
     if prefix is None and not taken:
-        _refuse_collision({name: _strip_given(name, tuple(usual)) for name in names})
+        _refuse_collision({name: _strip_given(name, PREFIXES) for name in names})
     return result, taken
 
 
-def _common_front(names: list[str], usual: Sequence[str]) -> str:
-    """The prefixes of ``usual`` that every name has, one after another."""
+def _common_front(names: list[str]) -> str:
+    """The prefixes of ``PREFIXES`` that every name has, one after another."""
     front = ""
     while names:
-        first = next((p for p in usual if all(name.startswith(p) and name != p for name in names)), None)
+        first = next((p for p in PREFIXES if all(name.startswith(p) and name != p for name in names)), None)
         if first is None:
             break
         names, front = [name[len(first) :] for name in names], front + first

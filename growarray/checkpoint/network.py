@@ -13,7 +13,7 @@ from growarray.checkpoint.load import load_checkpoint
 from growarray.checkpoint.save import save_safetensors
 from growarray.checkpoint.strict_json import parse_json
 from growarray.checkpoint.structure import Reader, Writer
-from growarray.errors import shown
+from growarray.errors import CheckpointError, shown
 from growarray.files.errors import Malformed, naming, quote
 from growarray.files.limits import Limits
 from growarray.networks.history import History
@@ -71,19 +71,18 @@ def load(path: str | os.PathLike[str]) -> Any:
     Nothing is executed: the file names classes of this library, and their constructors check what it gives them.
     Arrays are NumPy's; ``network.to("cuda")`` moves them.
 
-    Raises
-    ------
-    CheckpointError
-        The file is damaged, was written by a later version, holds weights alone, or says what is not so; the folder
-        holds no finished run.
+    Raises CheckpointError: the file is damaged, was written by a later version, holds weights alone, or says what is
+    not so; the folder holds no finished run.
 
     >>> import growarray
     >>> try:
     ...     growarray.load("nowhere")
     ... except growarray.errors.CheckpointError as error:
     ...     print(error)
-    nowhere: expected the folder of a finished run, found no history.json; growarray grow --output nowhere makes one
+    nowhere: there is no such file or folder; check the path
     """
+    if not Path(path).exists():
+        raise CheckpointError(f"{path}: there is no such file or folder; check the path")
     if not Path(path).is_file():
         return load_folder(path)
     name = os.fspath(path)

@@ -33,6 +33,7 @@ _OTHERS = {"nn.Node": Node, "nn.Parameter": Parameter}
 _PLAIN_CLASSES = ("History", "TensorDropout")
 _GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 _PLAIN = {"int": int, "float": int | float, "bool": bool, "str": str, "None": type(None)}
+_NEEDED = {"class", "saved"}  # entries of an object in a file
 _FAULTS = (GrowArrayError, TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError)
 
 
@@ -202,12 +203,7 @@ class Reader:
         return result
 
     def _made(self, entry: Any) -> Any:
-        if type(entry) is not dict or not {"class", "saved"} <= entry.keys() <= {
-            "class",
-            "saved",
-            "linked",
-            "training",
-        }:
+        if type(entry) is not dict or not _NEEDED <= entry.keys() <= _NEEDED | {"linked", "training"}:
             raise Malformed(f"is {quote(entry)}; expected class, saved, and if there are some linked and training")
         name, saved = entry["class"], entry["saved"]
         kind = saved_classes().get(name) if type(name) is str else None

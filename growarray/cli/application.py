@@ -44,10 +44,7 @@ def common(
 
 
 _bench = typer.Typer(
-    cls=Group,
-    help="Measure contraction paths, and this machine.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+    cls=Group, help="Measure contraction paths, and this machine.", no_args_is_help=True, rich_markup_mode=None
 )
 _bench.command("paths", cls=BenchCommand)(paths)
 _bench.command("search", cls=BenchCommand)(search)

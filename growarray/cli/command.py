@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -13,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
+from growarray.cli.options import plain
 from growarray.cli.terminal import say_interrupted
 from growarray.display import printable
-from growarray.errors import GrowArrayError
+from growarray.errors import GrowArrayError, shown
 
 _EXPECTED = (GrowArrayError, ValueError, OSError, MemoryError, NotImplementedError)
 _WIDEST = 30  # columns of a name, beyond which its text begins a line below
@@ -60,8 +62,9 @@ def _name(parameter: Any) -> str:
 def _text(parameter: Any) -> str:
     """The help, and the default if the help does not name it."""
     silent = parameter.default is None or not parameter.show_default or getattr(parameter, "is_flag", False)
-    default = "" if silent else f"; default {parameter.default}"
-    return f"{parameter.help or ''}{default}{'; required' if parameter.required else ''}"
+    default = "" if silent else f"; default {plain(parameter.default)}"
+    text = "show this help" if parameter.name == "help" else parameter.help or ""
+    return f"{text}{default}{'; required' if parameter.required else ''}"
 
 
 def _rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
@@ -100,7 +103,7 @@ class Command(TyperCommand):
         """Run the command."""
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = lambda message, *_, **__: _say(ctx, message)
+                warnings.showwarning = lambda message, *_, **__: _say(ctx.command_path, message)
                 return super().invoke(ctx)
         except Exception as error:
             if isinstance(error, BrokenPipeError) or not isinstance(error, (*_EXPECTED, *self.errors)):
@@ -108,7 +111,7 @@ class Command(TyperCommand):
             text = error.args[0] if isinstance(error, KeyError) and error.args else error
             if isinstance(error, MemoryError):
                 text = f"not enough memory{f' ({error})' if str(error) else ''}{self.remedy}"
-            _say(ctx, text)
+            _say(ctx.command_path, text)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             then = self.stopped(ctx)
@@ -127,7 +130,17 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A command of commands."""
+    """A command of commands, for which a wrong command line is one line too."""
+
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
+        """Read the command line up to the name of a command."""
+        with _one_line(parent):
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Read the rest, and run the command."""
+        with _one_line(ctx):
+            return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""
@@ -135,6 +148,34 @@ class Group(TyperGroup):
         show_help(self, ctx, [(name, found.help or "") for name, found in named if found and not found.hidden])
 
 
-def _say(ctx: Any, text: object) -> None:
+@contextmanager
+def _one_line(parent: Any) -> Iterator[None]:
+    """Say what is wrong with the command line of a command, and where its help is."""
+    try:
+        yield
+    except Exception as error:
+        if not hasattr(error, "format_message") or type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        ctx = getattr(error, "ctx", None)
+        path = f"{parent.command_path} {parent.invoked_subcommand}" if parent else "growarray"
+        path = ctx.command_path if ctx else path
+        text = _usage(error)
+        _say(path, f"{text}{'' if text.endswith('?') else ';'} see {path} --help")
+        raise typer.Exit(2) from None
+
+
+_NUMBERS = {"int_parsing": "a whole number", "float_parsing": "a number"}
+
+
+def _usage(error: Any) -> str:
+    """What is wrong in words; of a number that cannot be read, what was found."""
+    causes: list[Any] = getattr(error.__cause__, "errors", list)()  # of typer's own reader of numbers
+    if causes and causes[0]["type"] in _NUMBERS:
+        return f"{error.param.opts[0]}: expected {_NUMBERS[causes[0]['type']]}, found {shown(causes[0]['input'])}"
+    text = str(error.format_message()).rstrip(".").replace(". Did", "; did")
+    return text[:1].lower() + text[1:]
+
+
+def _say(path: str, text: object) -> None:
     """One line on the standard error, without what would move a cursor."""
-    typer.echo(f"{ctx.command_path}: {printable(' '.join(str(text).split()))}", err=True)
+    typer.echo(f"{path}: {printable(' '.join(str(text).split()))}", err=True)

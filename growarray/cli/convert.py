@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 from growarray.checkpoint import Checkpoint, load_checkpoint
 from growarray.checkpoint.inspect import Inspection, inspect, outline_extras
 from growarray.checkpoint.save import SAFETENSORS_TYPES, save_npz, save_safetensors
-from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, Texts, limits_from
+from growarray.cli.files import (
+    LimitsOption,
+    LinksOption,
+    PrefixOption,
+    SelectOption,
+    Texts,
+    fixed_shape,
+    limits_from,
+    sizes_from,
+)
 from growarray.cli.options import choices, option, switch
 from growarray.display import printable
 from growarray.errors import CheckpointError, shown
@@ -31,8 +40,7 @@ _KINDS = (".safetensors", ".npz", ".onnx")
 _MOST_LISTED = 8
 
 RenameOption = Annotated[
-    Texts,
-    option("OLD=NEW", "a name, or a prefix that ends in a dot; 'OLD.=' takes it off", "--rename"),
+    Texts, option("OLD=NEW", "a name, or a prefix that ends in a dot; 'OLD.=' takes it off", "--rename")
 ]
 ShapeOption = Annotated[
     Texts,
@@ -46,7 +54,7 @@ def convert(
     select: SelectOption = None,
     prefix: PrefixOption = None,
     rename: RenameOption = None,
-    dtype: Annotated[str | None, option(choices(*_DTYPES), "of all real numbers")] = None,
+    dtype: Annotated[str | None, option(choices(*_DTYPES), "of all real numbers; default as in the file")] = None,
     input_shape: ShapeOption = None,
     force: Annotated[bool, switch("--force", "replace OUT if it exists")] = False,
     limits: LimitsOption = None,
@@ -232,25 +240,14 @@ def _shapes(found: Inspection, texts: Sequence[str] | None) -> tuple[dict[str, t
     shapes: dict[str, tuple[int, ...]] = {}
     for index, port in enumerate(ports):
         if texts is not None:
-            shapes[port.name] = _shape(texts[index])
+            shapes[port.name] = sizes_from(texts[index], "1,3,32,32")
             continue
-        known = (
-            None
-            if port.shape is None
-            else tuple(1 if i == 0 and isinstance(n, str) else n for i, n in enumerate(port.shape))
-        )
-        if known is None or not all(isinstance(axis, int) for axis in known):
+        known = fixed_shape(port.shape)
+        if known is None:
             file = "unknown" if port.shape is None else "x".join(map(str, port.shape))
             raise ValueError(
                 f"input {shown(port.name)} has the shape {file} in the file; pass it, for example "
                 "--input-shape 1,3,32,32"
             )
-        shapes[port.name] = tuple(axis for axis in known if isinstance(axis, int))
+        shapes[port.name] = known
     return shapes, any(port.shape is None or any(isinstance(axis, str) for axis in port.shape[:1]) for port in ports)
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"--input-shape {text}: expected sizes from 1 such as 1,3,32,32")
-    return tuple(map(int, parts))

@@ -47,6 +47,29 @@ def limits_from(texts: Sequence[str] | None) -> Limits:
     return replace(Limits(), **changes)
 
 
+def sizes_from(text: str, example: str) -> tuple[int, ...]:
+    """The sizes that ``--input-shape`` gives.
+
+    >>> sizes_from("1, 3,32", "1,3,32,32")
+    (1, 3, 32)
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"--input-shape {text}: expected sizes from 1 such as {example}")
+    return tuple(map(int, parts))
+
+
+def fixed_shape(shape: Sequence[int | str] | None) -> tuple[int, ...] | None:
+    """The shape of an input of a graph, with 1 for an open first axis; None if another axis is open.
+
+    >>> fixed_shape(("n", 3, 32)), fixed_shape((1, "c"))
+    ((1, 3, 32), None)
+    """
+    if shape is None or any(isinstance(size, str) for size in shape[1:]):
+        return None
+    return tuple(1 if isinstance(size, str) else size for size in shape)
+
+
 def make_folder(folder: Path) -> None:
     """Make the folder of ``--output`` if it is missing; ``OSError`` if it cannot be made."""
     try:

@@ -37,12 +37,7 @@ def inspect(
 ) -> None:
     """Show the tensors of a file, what is beside them, and whether anything is refused. Nothing in it is run."""
     found = inspect_file(
-        file,
-        select=select,
-        prefix=prefix,
-        limits=limits_from(limits),
-        follow_links=follow_links,
-        check=check,
+        file, select=select, prefix=prefix, limits=limits_from(limits), follow_links=follow_links, check=check
     )
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=1))

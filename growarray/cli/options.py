@@ -63,7 +63,7 @@ class Option:
         """As a parameter of a command, None if the option is left out."""
         takes = choices(*self.choices) if self.choices else self.takes
         flags = [self.flag] if self.flag else []
-        text = f"{self.text}; default {self.means or self.default}"
+        text = f"{self.text}; default {self.means or plain(self.default)}"
         asked = option(takes, text, *flags, panel=self.panel, show_default=False)
         return inspect.Parameter(
             f"{name}_" if iskeyword(name) else name,
@@ -80,6 +80,15 @@ class Option:
         if bounded and not self.least <= value < self.below:
             above = f" and below {self.below:g}" if self.below < math.inf else ""
             raise ValueError(f"{flag_of(name)}: expected at least {self.least:g}{above}, found {value}")
+
+
+def plain(default: Any) -> str:
+    """A default as one would type it.
+
+    >>> plain(20.0), plain("cpu")
+    ('20', 'cpu')
+    """
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def flag_of(name: str) -> str:

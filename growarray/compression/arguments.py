@@ -100,13 +100,9 @@ def check_inputs(like: Array, input_shape: Any, calibration: Any) -> tuple[Any, 
         data = _each(calibration, lambda name, x: _finite(name, real_array(f"compress: calibration{name}", x, like)))
         sample = _each(data, lambda _, x: x[:1, ...])
     if input_shape is not None:
-        rng = np.random.default_rng(0)
-        sample = _each(
-            input_shape,
-            lambda name, shape: asarray(
-                rng.standard_normal(whole_shape(f"compress: input_shape{name}", shape)), like=like, dtype=like.dtype
-            ),
-        )
+        draw = np.random.default_rng(0).standard_normal
+        shapes = _each(input_shape, lambda name, shape: whole_shape(f"compress: input_shape{name}", shape))
+        sample = _each(shapes, lambda _, shape: asarray(draw(shape), like=like, dtype=like.dtype))
     return sample, data
 
 

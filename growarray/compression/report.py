@@ -103,6 +103,8 @@ class Compression(Displayed):
     def __str__(self) -> str:
         return text_of(self._blocks())
 
+    __repr__ = __str__
+
     def _blocks(self) -> list[Block]:
         what = "weights" if self.output_error is None else "output"
         rows = [["layer", "format", "rank", "parameters", "", "FLOPs", "time", f"{what} off"]]
@@ -119,9 +121,13 @@ class Compression(Displayed):
         else:
             lines.append("output off: norm of what a layer's output differs by, over its own norm")
             lines.append(f"network: output off by {self.output_error:.3g} on the calibration data")
-        for name in self.slower:
-            found = self.reports[name].measured_time or self.reports[name].predicted_time
-            lines.append(f"SLOWER than dense: {name}, {found.ratio if found else math.nan:.3g} times its time")
+        for name, report in self.reports.items():
+            time, how = report.measured_time or report.predicted_time, "predicted"
+            if report.measured_time and time:
+                how = "measured"
+                lines.append(f"measured: {name}, {seconds(time.before)} -> {seconds(time.after)}, {time.ratio:.0%}")
+            if report.slower and time:
+                lines.append(f"SLOWER than dense: {name}, {time.ratio:.3g} times its {how} time")
         lines += [f"left as it is: {name} ({why})" for name, why in self.left.items()]
         return lines
 
@@ -161,10 +167,7 @@ def trade_off(
     """
     alone: dict[str, tuple[Point, ...]] = {}
     for name in formats if len(formats) > 1 else ():
-        own = {
-            layer: [c for c in those if c.rank.format in (None, name) or layer in linear]
-            for layer, those in offers.items()
-        }
+        own = {k: [c for c in v if c.rank.format in (None, name) or k in linear] for k, v in offers.items()}
         alone[name] = _curve(own, fixed, dense)
     found = {"best": _curve(offers, fixed, dense), **alone}
     # falling prices find corners alone: between two of all formats, those of one format may be better than the first

@@ -14,22 +14,13 @@ from growarray.factorized.conv import FactorizedConv
 from growarray.factorized.linear import FactorizedLinear
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.growing import GrowingModule
-from growarray.nn.conv import (
-    Conv1d,
-    Conv2d,
-    Conv3d,
-    ConvNd,
-    ConvTranspose1d,
-    ConvTranspose2d,
-    ConvTranspose3d,
-    ConvTransposeNd,
-)
+from growarray.nn import conv
 from growarray.nn.linear import Linear
 from growarray.nn.module import Module, Parameter
 from growarray.nn.owner import Owner, below
 
-_TRANSPOSED = (ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, ConvTransposeNd)
-_DENSE = (Linear, Conv1d, Conv2d, Conv3d, ConvNd)
+_TRANSPOSED = (conv.ConvTranspose1d, conv.ConvTranspose2d, conv.ConvTranspose3d, conv.ConvTransposeNd)
+_DENSE = (Linear, conv.Conv1d, conv.Conv2d, conv.Conv3d, conv.ConvNd)
 
 Shape = tuple[int, ...]
 

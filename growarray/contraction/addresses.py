@@ -11,8 +11,6 @@ from growarray.contraction.routines.cupy import Launches
 from growarray.cuda.convolution import Convolution, convolution_launch
 from growarray.cuda.device import Kernel, StridedProduct, kernel_launch, product_launch
 
-__all__ = ["Table"]
-
 _READY: dict[type, Callable[[Any], Callable[[Sequence[int]], object]]] = {
     Kernel: kernel_launch,
     StridedProduct: product_launch,

@@ -131,7 +131,7 @@ def measure(
     device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Measurements:
-    """Measure this machine with arrays of one library, in about ``budget`` seconds.
+    """Measure this machine with arrays of one library, in about so many seconds.
 
     xp : NumPy, or the namespace of the arrays of a GPU    cores : streams that run side by side on a CPU
     device : as :func:`growarray.contraction.plan` takes it

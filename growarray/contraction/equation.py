@@ -39,13 +39,8 @@ def parse(text: str) -> Equation:
     order. After ``|`` come the convolution modes: each is in two operands, the feature map first and the kernel second,
     and in the output.
 
-    Raises
-    ------
-    PlanError
-        The text is not an equation; the message points at the place.
+    Raises PlanError: the text is not an equation; the message points at the place.
 
-    Examples
-    --------
     >>> parse("n c x, o c x -> n o x | x").convolved
     ('x',)
     """

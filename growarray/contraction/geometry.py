@@ -49,11 +49,10 @@ class ConvAxis:
         if reach > padded:
             raise PlanError(
                 f"convolution mode {shown(name)}: a kernel of {kernel} with dilation {self.dilation} spans {reach} "
-                f"positions, the padded input has {padded}; add padding of {reach - padded}, shrink the kernel, or "
-                "name the feature map first"
+                f"positions, the padded input has {padded}; add padding of {reach - padded}, or shrink the kernel"
             )
         pad = max(self.before, self.after)
-        most = {"reflect": size - 1, "circular": size}.get(self.padding_mode, pad if size else 0)
+        most = {"reflect": size - 1, "circular": size, "zeros": pad}.get(self.padding_mode, pad if size else 0)
         if pad > most:
             raise PlanError(
                 f"convolution mode {shown(name)}: {self.padding_mode} padding of {pad} needs more than the {size} "
@@ -76,13 +75,8 @@ def conv_axes(
     Each option is one value for all modes, a sequence with one for each, or a mapping from mode to value. A padding is
     a number, a pair (before, after), ``'valid'`` (none) or ``'same'`` (the output has the size of the input; stride 1).
 
-    Raises
-    ------
-    PlanError
-        A value is of the wrong kind or out of range, or there are more or fewer than convolution modes.
+    Raises PlanError: a value is of the wrong kind or out of range, or there are more or fewer than convolution modes.
 
-    Examples
-    --------
     >>> [a.before for a in conv_axes(["y", "x"], [3, 5], padding="same")]
     [1, 2]
     """

@@ -12,8 +12,6 @@ from typing import Any
 
 from growarray.errors import PlanError, shown
 
-__all__ = ["CPU", "GPU", "Machine", "cache_folder", "from_dict", "machine_for", "threads", "to_dict"]
-
 
 def threads() -> int:
     """Cores this process may use; ``GROWARRAY_THREADS`` sets another number. Results do not depend on it."""

@@ -31,7 +31,7 @@ def optimizer_named(name: str, others: Sequence[str]) -> Optimizer:
         finder: Optimizer = paths.get_path_fn(name)
     except KeyError as error:
         known = [*others, "auto", "auto-hq", "optimal", "dp", "greedy", "random-greedy", "branch-2"]
-        raise PlanError(f"optimize: unknown {shown(name)}; expected a path or one of {known}") from error
+        raise PlanError(f"optimize: unknown {shown(name)}; expected a path or one of {', '.join(known)}") from error
     return load("opt_einsum").RandomGreedy(max_repeats=_REPEATS[name]) if name in _REPEATS else finder
 
 

@@ -22,10 +22,8 @@ def find_tree(costs: Costs, optimize: Any, objective: Objective, limit: int | No
 
     limit : elements that partial results may hold at once, or None
 
-    Raises
-    ------
-    PlanError
-        The name is unknown, the path is not one, or no tree meets the limit (the message gives the least).
+    Raises PlanError: the name is unknown, the path is not one, or no tree meets the limit (the message gives the
+    least).
     """
     problem = costs.problem
     if searches(optimize):

@@ -69,13 +69,9 @@ def plan(
     precision : ``'tf32'`` lets a GPU multiply float32 with 10 bits of fraction, by cuBLAS and cuDNN: faster, and with
         errors of about 3e-4. By default as in CuPy: float32 in full, unless the environment says CUPY_TF32=1
 
-    Raises
-    ------
-    PlanError
-        Equation, shapes and options do not fit, or no path meets ``memory_limit`` (the message gives the least).
+    Raises PlanError: equation, shapes and options do not fit, or no path meets ``memory_limit`` (the message gives the
+    least).
 
-    Examples
-    --------
     >>> p = plan("n c x, c r, x r, o r -> n o x | x", (8, 16, 32), (16, 4), (3, 4), (16, 4), padding=1)
     >>> p.output_shape, len(p.path)
     ((8, 16, 32), 3)
@@ -210,16 +206,8 @@ class Plan(Displayed):
 
     def _key(self) -> tuple[Any, ...]:
         axes = tuple(conv.axis for conv in self._problem.conv.values())
-        chosen = (
-            self.minimize,
-            self.training,
-            self.constants,
-            str(self.dtype),
-            self.device,
-            self.precision,
-            tuple(self.slices.items()),
-        )
-        return (self.equation, self.shapes, self.path, axes, *chosen)
+        chosen = (self.minimize, self.training, self.constants, str(self.dtype), self.device, self.precision)
+        return (self.equation, self.shapes, self.path, axes, *chosen, tuple(self.slices.items()))
 
     @property
     def flops(self) -> int:
@@ -338,8 +326,6 @@ class Plan(Displayed):
         The path of an ``'auto'`` plan is searched again, with products among bound operands free of cost and under the
         same ``memory_limit``.
 
-        Examples
-        --------
         >>> import numpy as np
         >>> bound = plan("n i, r i, o r -> n o", (8, 16), (4, 16), (32, 4)).bind([np.ones((4, 16)), np.ones((32, 4))])
         >>> bound(np.ones((8, 16))).shape
@@ -369,8 +355,6 @@ class Plan(Displayed):
         wrt : operands whose gradient is wanted (default: all); the others' is None, and nothing is computed for it
         Keeps the operands and every partial result; the pullback may be called twice.
 
-        Examples
-        --------
         >>> import numpy as np
         >>> y, pullback = plan("i j, j k -> i k", (2, 3), (3, 4)).vjp(np.ones((2, 3)), np.ones((3, 4)), wrt=[1])
         >>> [None if g is None else g.shape for g in pullback(y)]

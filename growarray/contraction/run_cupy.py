@@ -27,8 +27,6 @@ from growarray.contraction.step import Step
 from growarray.cuda.device import contiguous, current, empty, workspace
 from growarray.cuda.text import Walk
 
-__all__ = ["Launched", "grouped", "layout"]
-
 _FUSED = 64  # taps that the kernels of one launch have together at most
 
 

@@ -45,7 +45,7 @@ class SlicedExecution(Execution):
             y = out
             y[...] = 0
         for piece, run in self._runs(problem):
-            parts = [x[index] for x, index in zip(arrays, piece.operands, strict=True)]
+            parts = _parts(arrays, piece)
             if is_numpy(y) and not self._is_sum:
                 run.value(parts, y[piece.output])
             else:
@@ -63,8 +63,8 @@ class SlicedExecution(Execution):
             chosen = [i for i in range(len(arrays)) if wanted >> i & 1]
             found = {i: _zeros(arrays[i].shape, dy) for i in chosen}
             for piece, run in self._runs(problem):
-                _, back = run.vjp([x[index] for x, index in zip(arrays, piece.operands, strict=True)], chosen)
-                for i, gradient in enumerate(back(dy[piece.output])):
+                _, back = run.vjp(_parts(arrays, piece), chosen)
+                for i, gradient in enumerate(back(dy[piece.output] if piece.output else dy)):
                     if gradient is not None:
                         found[i] = assign(found[i], piece.operands[i], gradient, add=True)
             return {1 << i: found[i] for i in chosen}
@@ -93,6 +93,11 @@ class SlicedExecution(Execution):
                 run = Execution(self._equation, part, geometry, self._tree, self.block, self.precision)
                 self._parts = dict([*self._parts.items(), (key, run)][-_KEPT:])
             yield piece, run
+
+
+def _parts(arrays: Sequence[Array], piece: Piece) -> list[Array]:
+    """What one slice takes of the operands; a scalar whole, which NumPy would make a number."""
+    return [x[index] if index else x for x, index in zip(arrays, piece.operands, strict=True)]
 
 
 def _zeros(shape: Sequence[int], like: Array) -> Array:

@@ -109,7 +109,8 @@ def _window(conv: Conv, out: slice) -> tuple[slice, ConvAxis]:
     start = out.start * axis.stride - axis.before
     end = (out.stop - 1) * axis.stride + (conv.taps - 1) * axis.dilation + 1 - axis.before
     low, high = min(max(start, 0), conv.size), min(max(end, 0), conv.size)
-    return slice(low, high), ConvAxis(axis.stride, low - start, end - high, axis.dilation, axis.padding_mode)
+    before, after = max(min(low, end) - start, 0), max(end - max(high, start), 0)  # of zeros alone too
+    return slice(low, high), ConvAxis(axis.stride, before, after, axis.dilation, axis.padding_mode)
 
 
 def _piece(problem: Problem, cuts: Mapping[str, Range]) -> Piece:

@@ -78,17 +78,9 @@ def plan_blocks(plan: Planned) -> list[Block]:
         block += f", {count} slices ({cut})"
     rows = [["step", "product", "routine", "FLOPs", "bytes", "result", "time"]]
     for index, (step, text) in enumerate(zip(plan.steps, plan.products, strict=True), start=1):
-        rows.append(
-            [
-                str(index),
-                text,
-                step.routine,
-                quantity(step.flops + step.backward_flops),
-                quantity(step.bytes + step.backward_bytes, "B"),
-                quantity(step.elements),
-                seconds(step.seconds + step.backward_seconds),
-            ]
-        )
+        flops, memory = quantity(step.flops + step.backward_flops), quantity(step.bytes + step.backward_bytes, "B")
+        time = seconds(step.seconds + step.backward_seconds)
+        rows.append([str(index), text, step.routine, flops, memory, quantity(step.elements), time])
     rows.append(["sum", "", "", quantity(plan.flops), quantity(plan.bytes, "B"), "", seconds(plan.seconds)])
     blocks: list[Block] = [
         plan.equation,
@@ -100,15 +92,8 @@ def plan_blocks(plan: Planned) -> list[Block]:
     others = alternatives(plan)
     if others:
         rows = [["other path", "order", "FLOPs", "peak", "time"]]
-        rows += [
-            [
-                name,
-                " ".join(f"{i}{j}" for i, j in o.path),
-                quantity(o.flops),
-                quantity(o.peak_bytes, "B"),
-                seconds(o.seconds),
-            ]
-            for name, o in others.items()
-        ]
+        for name, other in others.items():
+            order = " ".join(f"{i}{j}" for i, j in other.path)
+            rows.append([name, order, quantity(other.flops), quantity(other.peak_bytes, "B"), seconds(other.seconds)])
         blocks += ["", Table(rows)]
     return blocks

@@ -14,7 +14,7 @@ import numpy as np
 
 from growarray.backend import Array
 from growarray.cuda.device import WIDE, current, empty, fits, gradient, run
-from growarray.cuda.text import THREADS, kernel_text
+from growarray.cuda.text import ACCUMULATED, THREADS, kernel_text
 
 _START = f"const I first = (I)blockIdx.x * {8 * THREADS} + threadIdx.x; int bits = 0;"
 _EACH = f"for (int k = 0; k < 8; ++k) {{ const I i = first + k * {THREADS}; if (i >= n) break;"
@@ -67,29 +67,34 @@ def relu(x: Array, *, at_zero: float = 0.0) -> tuple[Array, Callable[[Array], Ar
 
 
 @lru_cache(maxsize=64)
-def _smooth(dtype: str, lines: str, wide: bool, back: bool) -> str:
+def _smooth(dtype: str, lines: str, numbers: int, wide: bool, back: bool) -> str:
     body = [
         f"const I i = (I)blockIdx.x * {THREADS} + threadIdx.x; if (i >= n) return;",
         f"const A v = load(x + i); A r, slope; {lines}",
         "store(y + i, load(dy + i) * slope);" if back else "store(y + i, r);",
     ]
-    return kernel_text(dtype, f"const T* x, {'const T* dy, ' if back else ''}T* y, I n", body, wide)
+    arguments = ["const T* x", *["const T* dy"] * back, "T* y", "I n", *(f"A c{k}" for k in range(numbers))]
+    return kernel_text(dtype, ", ".join(arguments), body, wide)
 
 
-def _launched(x: Array, lines: str) -> tuple[Array, Callable[[Array], Array]] | None:
-    """An elementwise function: ``lines`` set r and its slope from v. Keeps ``x``."""
+def _launched(x: Array, lines: str, *numbers: float) -> tuple[Array, Callable[[Array], Array]] | None:
+    """An elementwise function: ``lines`` set r and its slope from v and numbers c0, c1, …. Keeps ``x``."""
     if not fits(x):
         return None
     dtype, wide, blocks = str(x.dtype), x.size >= WIDE, -(-x.size // THREADS)
-    count = (np.int64 if wide else np.int32)(x.size)
+    given = (np.int64 if wide else np.int32)(x.size), *map(np.dtype(ACCUMULATED[dtype]).type, numbers)
+
+    def text(back: bool) -> str:
+        return _smooth(dtype, lines, len(numbers), wide, back)
+
     with current(x):
         y = empty(x.shape, dtype)
-        run(_smooth(dtype, lines, wide, False), blocks, x, y, count)
+        run(text(False), blocks, x, y, *given)
 
     def vjp(dy: Array) -> Array:
         with current(x):
             dx = empty(x.shape, dtype)
-            run(_smooth(dtype, lines, wide, True), blocks, x, gradient(dy, x.shape, dtype, x), dx, count)
+            run(text(True), blocks, x, gradient(dy, x.shape, dtype, x), dx, *given)
         return dx
 
     return y, vjp
@@ -101,15 +106,13 @@ _LOGISTIC = "const A e = exp(v < 0 ? v : -v), s = (v < 0 ? e : (A)1) / (1 + e);"
 
 def leaky_relu(x: Array, slope: float = 0.01) -> _Found:
     """As :func:`growarray.ops.leaky_relu`."""
-    return _launched(x, f"slope = v > 0 ? (A)1 : (A){slope!r}; r = v * slope;")
+    return _launched(x, "slope = v > 0 ? (A)1 : c0; r = v * slope;", slope)
 
 
 def elu(x: Array, alpha: float = 1.0, scale: float = 1.0) -> _Found:
     """As :func:`growarray.ops.elu`, times ``scale``."""
-    below = f"const A below = (A){alpha!r} * expm1(v);"
-    return _launched(
-        x, f"{below} r = (A){scale!r} * (v > 0 ? v : below); slope = (A){scale!r} * (v > 0 ? 1 : below + (A){alpha!r});"
-    )
+    lines = "r = c1 * (v > 0 ? v : c0 * expm1(v)); slope = c1 * (v > 0 ? 1 : c0 * exp(v));"
+    return _launched(x, lines, alpha, scale)
 
 
 def selu(x: Array) -> _Found:

@@ -17,26 +17,6 @@ from growarray.backend import Array, is_cupy, load, namespace
 from growarray.cuda.text import ACCUMULATED, THREADS
 from growarray.errors import DeviceError, ShapeError
 
-__all__ = [
-    "WIDE",
-    "Kernel",
-    "StridedProduct",
-    "contiguous",
-    "cuda",
-    "current",
-    "double_ratio",
-    "empty",
-    "fits",
-    "gradient",
-    "kernel_launch",
-    "parts",
-    "product_launch",
-    "run",
-    "uploaded",
-    "workspace",
-    "zeros",
-]
-
 Launch = Callable[[Sequence[int]], object]
 """Starts some work, given the table of addresses."""
 
@@ -109,8 +89,8 @@ def kernel_launch(kernel: Kernel) -> Launch:
 
 def product_launch(product: StridedProduct) -> Launch:
     """Ready to run."""
-    run = load("cupy_backends.cuda.libs.cublas").gemmStridedBatchedEx
-    handle = load("cupy.cuda.device").get_cublas_handle  # of this thread and device; it follows the current stream
+    run = cuda().cublas.gemmStridedBatchedEx  # CuPy's attribute finds cuBLAS where pip put it; its module does not
+    handle = cuda().get_cublas_handle  # of this thread and device; it follows the current stream
     rows, columns, depth, count = product.sizes
     kind, compute = _KINDS[product.dtype], _COMPUTE[product.dtype]
     one = _SCALARS[compute].ctypes.data
@@ -152,8 +132,8 @@ def gradient(dy: Array, shape: tuple[int, ...], dtype: Any, like: Array) -> Arra
 
 
 def contiguous(array: Array, dtype: Any) -> Array:
-    """The array itself, if it is contiguous and of this dtype, else a copy."""
-    return load("cupy").ascontiguousarray(array, dtype)
+    """The array itself, if it is contiguous and of this dtype, else a copy. Raises DeviceError without memory."""
+    return _made("ascontiguousarray", array.shape, dtype, array, dtype)
 
 
 def uploaded(table: np.ndarray) -> int:
@@ -179,18 +159,19 @@ def _no_memory(count: int, error: Exception) -> DeviceError:
 
 def empty(shape: tuple[int, ...], dtype: Any) -> Array:
     """A new array. Raises DeviceError if there is no memory for it."""
-    return _new("empty", shape, dtype)
+    return _made("empty", shape, dtype, shape, dtype)
 
 
 def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
     """A new array of zeros. Raises DeviceError if there is no memory for it."""
-    return _new("zeros", shape, dtype)
+    return _made("zeros", shape, dtype, shape, dtype)
 
 
-def _new(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+def _made(name: str, shape: tuple[int, ...], dtype: Any, *given: Any) -> Array:
+    """An array of this shape and dtype, by a function of CuPy."""
     cupy = load("cupy")
     try:
-        return getattr(cupy, name)(shape, dtype)
+        return getattr(cupy, name)(*given)
     except cupy.cuda.memory.OutOfMemoryError as error:
         raise _no_memory(math.prod(shape) * np.dtype(dtype).itemsize, error) from error
 

@@ -129,7 +129,8 @@ def entropy(
         return None
     if not is_cupy(target) or (weight is not None and weight.shape != (classes,)):
         return None
-    dtype, rows, wide, few = str(logits.dtype), target.size, logits.size >= WIDE, classes <= _FEW
+    dtype, rows, few, smooth = str(logits.dtype), target.size, classes <= _FEW, float(label_smoothing)
+    wide = max(logits.size, 3 * rows) >= WIDE  # three numbers a row are kept
     of_sums, index = np.dtype(ACCUMULATED[dtype]).type, np.int64 if wide else np.int32
     blocks = min(_BLOCKS, -(-rows // THREADS) if few else rows)
     none, ignored = np.int64(np.iinfo(np.int64).min), np.int64(ignore_index)
@@ -141,7 +142,7 @@ def entropy(
         found, wrong = empty((blocks,), "int64"), record(_judged, logits)
         loss = empty(target.shape if reduction == "none" else (), dtype)
         each, one = (loss, None) if reduction == "none" else (None, loss)
-        text = _rows(dtype, few, label_smoothing, wide)
+        text = _rows(dtype, few, smooth, wide)
         run(text, blocks, logits, target, weight, kept, parts, found, each, *numbers)
         count = np.int32(blocks), np.int32(classes), ignored, none
         run(_total(dtype, reduction == "mean"), 1, parts, found, one, total, wrong, *count)
@@ -153,7 +154,7 @@ def entropy(
         with current(logits):
             slopes = None if slopes is None else gradient(slopes, shape, dtype, logits)
             dx, given = empty(logits.shape, dtype), (logits, target, weight, kept, total, of_sums(slope), slopes)
-            text, blocks = _slopes(dtype, label_smoothing, wide), -(-logits.size // THREADS)
+            text, blocks = _slopes(dtype, smooth, wide), -(-logits.size // THREADS)
             run(text, blocks, *given, index(step), dx, *numbers)
         return dx
 

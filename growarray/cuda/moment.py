@@ -16,8 +16,6 @@ from growarray.backend import Array
 from growarray.cuda.device import WIDE, StridedProduct, contiguous, current, empty, fits, product_launch, run
 from growarray.cuda.text import ACCUMULATED, THREADS, Walk, address, kernel_text, split, walk
 
-__all__ = ["moment", "window_moment"]
-
 _PAD = 64  # rows are filled up with zeros to a multiple, so that powers of two divide them
 _TILE, _TILES = 64, 264  # of a product: pieces are as many as leave no multiprocessor idle
 _LARGEST = 1 << 25  # float64 numbers that are raised at a time

@@ -36,10 +36,11 @@ class Rule(NamedTuple):
 
 def sgd(options: tuple[float, float, float, float], nesterov: bool) -> Rule:
     """:class:`growarray.optim.SGD`: lr, momentum, dampening, weight decay; o0 is 1 where there is no buffer yet."""
+    decayed = "const A d = g + c3 * p;" if options[3] else "const A d = g;"  # 0 times infinity is not a number
     if not options[1]:
-        return Rule(("P = p - c0 * (g + c3 * p);",), (), options)
+        return Rule((decayed, "P = p - c0 * d;"), (), options)
     step = "P = p - c0 * (d + c1 * S0);" if nesterov else "P = p - c0 * S0;"
-    lines = ("const A d = g + c3 * p;", "S0 = o0 ? d : c1 * s0 + (1 - c2) * d;", step)
+    lines = (decayed, "S0 = o0 ? d : c1 * s0 + (1 - c2) * d;", step)
     return Rule(lines, ("momentum_buffer",), options)
 
 
@@ -47,7 +48,8 @@ def adam(options: tuple[float, float, float, float], lr: float, within: bool, am
     """:class:`growarray.optim.Adam`: both betas, decay, eps; o0 is lr and o1 a root, with their bias corrected."""
     logs = tuple(math.log(beta) if beta else -math.inf for beta in options[:2])
     counts = ("o0 = c4 / -expm1(t * c5); o1 = sqrt(-expm1(t * c6));",)
-    decay = "const A q = p, d = g + c2 * p;" if within else "const A q = p * c2, d = g;"
+    added = "g + c2 * p" if options[2] else "g"
+    decay = f"const A q = p, d = {added};" if within else "const A q = p * c2, d = g;"
     means = "S0 = c0 * s0 + (1 - c0) * d; S1 = c1 * s1 + (1 - c1) * d * d;"
     largest, square = ("S2 = s2 > S1 || s2 != s2 ? s2 : S1;", "S2") if amsgrad else ("", "S1")
     lines = (decay, means, largest, f"P = q - o0 * S0 / (sqrt({square}) / o1 + c3);")

@@ -45,6 +45,11 @@ def read_csv(path: Path, *, label_column: str | None = None, features: int | Non
         raise DataError(f"{path}: the file is empty; expected one line a sample, features first and the label last")
     header = rows[0][1] if label_column is not None or not any(map(is_number, rows[0][1])) else None
     names = [f"column {i + 1}" + (f" {shown(name)}" if header else "") for i, name in enumerate(rows[0][1])]
+    if features is not None and len(names) not in (features, features + 1):
+        raise DataError(
+            f"{path}, line {rows[0][0]}: columns found: {len(names)}, expected the {features} features of the training "
+            "data, and one more if the target is there"
+        )
     bare = len(names) == features and label_column not in rows[0][1]
     if bare:
         label, header = len(names), rows[0][1] if not any(map(is_number, rows[0][1])) else None

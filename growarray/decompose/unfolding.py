@@ -55,9 +55,9 @@ def mode_product(tensor: Array, matrix: Array, mode: int) -> Array:
     return xp.reshape(product, new_shape)
 
 
-def multi_product(tensor: Array, matrices: Sequence[Array | None], *, skip: int | None = None) -> Array:
+def multi_product(tensor: Array, matrices: Sequence[Array | None]) -> Array:
     """Products along all modes that have a matrix, those that shrink the tensor most first."""
-    todo = [(m.shape[0] / m.shape[1], k) for k, m in enumerate(matrices) if m is not None and k != skip]
+    todo = [(m.shape[0] / m.shape[1], k) for k, m in enumerate(matrices) if m is not None]
     for _, k in sorted(todo):
         tensor = mode_product(tensor, matrices[k], k)
     return tensor
@@ -113,7 +113,7 @@ def leading(matrix: Array, keep: int | float) -> tuple[Array, np.ndarray]:
 
 
 def _leading_of_tall(matrix: Array, keep: int | float) -> tuple[Array, np.ndarray]:
-    """The same with more rows than columns: u = A v / s, where this is accurate, else QR first."""
+    """The same with more rows than columns: u = A v / s if that is accurate, else QR first."""
     xp = namespace(matrix)
     n = matrix.shape[1]
     squares, vectors = xp.linalg.eigh(xp.matrix_transpose(matrix) @ matrix)

@@ -39,14 +39,9 @@ def collect(
     Sums are formed by the places of the shards alone, so that the result is the same bit for bit with every executor.
     Processes get the weights once, without what optimizers keep. What a dead worker held is computed anew by Dask.
 
-    Raises
-    ------
-    GrowthError, ShapeError, TypeError
-        There are no shards, the executor is closed or of another kind, or what :func:`statistics_of` raises, with a
-        note of the shard's number.
+    Raises GrowthError, ShapeError, TypeError: there are no shards, the executor is closed or of another kind, or what
+    :func:`statistics_of` raises, with a note of the shard's number.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> from concurrent.futures import ThreadPoolExecutor
     >>> from growarray.networks import GrowingMLP

@@ -32,14 +32,9 @@ def from_dask(x: Any, y: Any) -> list[DaskShard]:
     With a Dask client as its executor ``collect`` leaves the chunks where they are computed or persisted. ``Growth``
     and ``fit_batches`` of the estimators take them as batches, each computed when it is reached.
 
-    Raises
-    ------
-    ShapeError
-        They are cut elsewhere, or along another axis: ``rechunk`` or ``repartition`` one of them.
-    GrowthError
-        Their number of chunks differs, as with frames, whose lengths are not known.
-    TypeError
-        They are no Dask collections.
+    Raises ShapeError: they are cut elsewhere, or along another axis: ``rechunk`` or ``repartition`` one of them;
+    GrowthError: their number of chunks differs, as with frames, whose lengths are not known; TypeError: they are no
+    Dask collections.
     """
     for name, part in (("x", x), ("y", y)):
         if not hasattr(part, "to_delayed"):

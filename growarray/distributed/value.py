@@ -14,10 +14,11 @@ from growarray.errors import GrowthError, ShapeError, shown
 from growarray.growing import TINY, GrowingModule, MergeGrowingModule, Rule, TensorStatistic
 from growarray.networks.data import Loss, batches, loaded
 from growarray.networks.graph import GraphStatistics, GrowingDAG
-from growarray.networks.network import GrowingNetwork, evaluating
+from growarray.networks.network import GrowingNetwork
 from growarray.networks.part import as_growing
 from growarray.networks.planner import needs_fisher
 from growarray.nn import Module
+from growarray.nn.inference import evaluating
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,11 +181,8 @@ def statistics_of(
     loss : the mean loss ``(y, target) -> (loss, pullback)``;  batch_size : samples in memory at a time
     fingerprint : that of the network's weights if it is known, to spare its computation
 
-    Raises
-    ------
-    GrowthError, ShapeError, TypeError
-        The shard has no samples, is no pair, its parts differ in number, or samples have another width than the
-        network expects.
+    Raises GrowthError, ShapeError, TypeError: the shard has no samples, is no pair, its parts differ in number, or
+    samples have another width than the network expects.
     """
     network, (x, target) = as_growing(network), load_shard(shard)
     if any(isinstance(module, GrowingDAG) and module.sampled for module in network.modules()):

@@ -20,7 +20,6 @@ from growarray.factorized.growth import RankGrowth, RankStatisticsLike, grow_ran
 from growarray.factorized.parameters import checked_bias
 from growarray.factorized.settings import (
     ConvSettings,
-    check_channels,
     fixed_modes_of,
     flag,
     flags_of,
@@ -36,7 +35,7 @@ from growarray.factorized.sources import FactorizedSources
 from growarray.factorized.sub import SubFactorizedConv
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter, Pullback
-from growarray.ops.sizes import whole_number
+from growarray.ops.sizes import checked_groups, whole_number
 
 LayerIndex = tuple[int, ...]
 
@@ -101,7 +100,8 @@ class FactorizedConv(FactorizedSources):
         library(device)
         self.precision = known_precision(precision)
         taps = taps_of(kernel_size, order)
-        self.layers_shape, self.groups = layers_of(n_layers), check_channels(in_channels, out_channels, groups)
+        self.layers_shape = layers_of(n_layers)
+        self.groups = checked_groups("FactorizedConv", in_channels, out_channels, groups, 1)
         self.n_layers = tuple(plain(n_layers)) if isinstance(n_layers, tuple | list | np.ndarray) else n_layers
         flags = flags_of(bias, has_bias, self.layers_shape)
         base = ConvSettings.of(taps, stride, padding, dilation, padding_mode)

@@ -58,11 +58,11 @@ def array_of(value: Any) -> Array:
     return namespace(array).asarray(array, copy=True)
 
 
-def check_finite(where: str, name: str, weight: Array, bias: Array | None) -> None:
-    """Raise ValueError if weight or bias of a layer hold a NaN or an infinity.
+_GEOMETRY = {"stride": 1, "padding": 0, "dilation": 1}  # torch's defaults
 
-    >>> check_finite("doc", "Linear", np.ones((2, 2)), None)
-    """
+
+def check_finite(where: str, name: str, weight: Array, bias: Array | None) -> None:
+    """Raise ValueError if weight or bias of a layer hold a NaN or an infinity."""
     for label, array in (("weight", weight), ("bias", bias)):
         if array is not None and not bool(namespace(array).all(namespace(array).isfinite(array))):
             raise ValueError(f"{where}: {label} of {name} holds a NaN or an infinity; clean the layer first")
@@ -95,15 +95,9 @@ def read_conv(layer: Any, where: str = "from_conv") -> DenseConv:
         raise ShapeError(f"{where}: weight of {name} has shape {tuple(weight.shape)}, expected (out, in, *kernel)")
     bias = None if getattr(layer, "bias", None) is None else array_of(layer.bias)
     check_finite(where, name, weight, bias)
-    return DenseConv(
-        weight,
-        bias,
-        getattr(layer, "stride", 1),
-        getattr(layer, "padding", 0),
-        getattr(layer, "dilation", 1),
-        whole_number(where, f"groups of {name}", getattr(layer, "groups", 1), 1),
-        str(getattr(layer, "padding_mode", "zeros")),
-    )
+    stride, padding, dilation = (getattr(layer, key, usual) for key, usual in _GEOMETRY.items())
+    groups = whole_number(where, f"groups of {name}", getattr(layer, "groups", 1), 1)
+    return DenseConv(weight, bias, stride, padding, dilation, groups, str(getattr(layer, "padding_mode", "zeros")))
 
 
 def read_convs(layers: Sequence[Any]) -> list[DenseConv]:

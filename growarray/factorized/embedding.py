@@ -218,7 +218,7 @@ class FactorizedEmbedding(Module):
         BlockTTTensor(shape=(3, 4, 2, 3), rank=(1, 3, 1))
         """
         given = (rank, factorization, n_tensorized_modes, decompose_weights, auto_tensorize, decomposition_kwargs)
-        return cls._from([embedding_layer], *given, options)
+        return cls.from_embedding_list([embedding_layer], *given, **options)
 
     @classmethod
     def from_embedding_list(
@@ -227,26 +227,19 @@ class FactorizedEmbedding(Module):
         decomposition_kwargs: Mapping[str, Any] | None = None, **options: Any,
     ) -> Self:  # fmt: skip
         """Tables of one size as a joint layer with one factorization, see :meth:`from_embedding`."""
-        given = (rank, factorization, n_tensorized_modes, decompose_weights, auto_tensorize, decomposition_kwargs)
-        return cls._from(embedding_layer_list, *given, options)
-
-    @classmethod
-    def _from(
-        cls, layers: Sequence[Any], rank: Any, factorization: Any, modes: int, decompose: bool, auto: bool | None,
-        decomposition: Any, options: dict[str, Any],
-    ) -> Self:  # fmt: skip
-        found = [one.weight for one in read_linears("from_embedding", layers, bias=False)]
-        if any(getattr(layer, "max_norm", None) is not None for layer in layers):
+        found = [one.weight for one in read_linears("from_embedding", embedding_layer_list, bias=False)]
+        if any(getattr(layer, "max_norm", None) is not None for layer in embedding_layer_list):
             raise ValueError("from_embedding: a layer has max_norm, which changes vectors at each look-up; set it None")
         rows, columns = map(int, found[0].shape)
         sides = [options.pop(name, None) for name in _NAMES]
-        inner, outer = split_shape("from_embedding", _NAMES, (rows, columns), auto, modes, *sides)
-        named: dict[str, Any] = dict(zip(_NAMES, (inner, outer), strict=True), n_layers=len(found))
-        if not decompose:
-            return cls(rows, columns, **named, factorization=factorization, rank=rank, **options)
-        weight = fitted_weight(
-            "from_embedding", found, (*inner, *outer), rank, factorization, decomposition, options.pop("dtype", None)
+        inner, outer = split_shape(
+            "from_embedding", _NAMES, (rows, columns), auto_tensorize, n_tensorized_modes, *sides
         )
+        named: dict[str, Any] = dict(zip(_NAMES, (inner, outer), strict=True), n_layers=len(found))
+        if not decompose_weights:
+            return cls(rows, columns, **named, factorization=factorization, rank=rank, **options)
+        modes, dtype = (*inner, *outer), options.pop("dtype", None)
+        weight = fitted_weight("from_embedding", found, modes, rank, factorization, decomposition_kwargs, dtype)
         return cls(rows, columns, **named, factorization=weight, **options)
 
     def extra_repr(self) -> str:

@@ -11,7 +11,6 @@ from growarray.backend import Array, asarray, namespace, to_numpy
 from growarray.decompose.arguments import is_real
 from growarray.errors import shown
 from growarray.factorized.owner import factorized_tensor_of
-from growarray.factorized.parameters import keep_entries
 from growarray.factorized.settings import flag
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Parameter
@@ -51,11 +50,7 @@ class TensorLasso:
     """
 
     def __init__(
-        self,
-        penalty: float = 0.01,
-        clamp_weights: bool = True,
-        threshold: float = 1e-6,
-        normalize_loss: bool = True,
+        self, penalty: float = 0.01, clamp_weights: bool = True, threshold: float = 1e-6, normalize_loss: bool = True
     ) -> None:
         for option, value in (("penalty", penalty), ("threshold", threshold)):
             if not is_real(value) or not 0.0 <= value < float("inf"):
@@ -152,9 +147,10 @@ class TensorLasso:
             kept = kept if kept.size else np.zeros(1, dtype=np.int64)
             if kept.size < weight.size:
                 removed += weight.size - int(kept.size)
-                keep_entries(weight, 0, kept)
+                index = asarray(kept, like=weight.data)
+                weight.keep(0, index)
                 for factor, axis in axes:
-                    keep_entries(factors[factor], axis, kept)
+                    factors[factor].keep(axis, index)
         return removed
 
     def __repr__(self) -> str:

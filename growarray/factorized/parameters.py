@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,31 +16,13 @@ _MOST = 1000  # parameters of a new tensor, times those of the dense one, above 
 _FEW = 1_000_000  # parameters that are always few enough
 
 
-def keep_entries(value: Parameter, axis: int, kept: np.ndarray) -> None:
-    """Keep these entries of an axis, of the data, the gradient and the optimizer state of a parameter.
-
-    >>> import numpy as np
-    >>> p = Parameter(np.arange(6.0).reshape(2, 3))
-    >>> keep_entries(p, 1, np.asarray([0, 2]))
-    >>> p.data.tolist()
-    [[0.0, 2.0], [3.0, 5.0]]
-    """
-    xp, index = namespace(value.data), asarray(kept, like=value.data)
-    _change(value, lambda array: xp.take(array, index, axis=axis))
-
-
 def reshape_parameter(value: Parameter, shape: tuple[int, ...]) -> None:
     """Another shape for the data, the gradient and the optimizer state of a parameter."""
-    xp = namespace(value.data)
-    _change(value, lambda array: xp.reshape(array, shape))
-
-
-def _change(value: Parameter, function: Callable[[Array], Array]) -> None:
-    old = value.shape
-    value.data = function(value.data)
-    value.grad = None if value.grad is None else function(value.grad)
+    xp, old = namespace(value.data), value.shape
+    value.data = xp.reshape(value.data, shape)
+    value.grad = None if value.grad is None else xp.reshape(value.grad, shape)
     same = {name: slot for name, slot in value.slots.items() if getattr(slot, "shape", None) == old}
-    value.slots = {**value.slots, **{name: function(slot) for name, slot in same.items()}}
+    value.slots |= {name: xp.reshape(slot, shape) for name, slot in same.items()}
 
 
 def checked_bias(bias: Parameter | None, shape: tuple[int, ...]) -> Parameter | None:

@@ -13,7 +13,7 @@ import numpy as np
 from growarray.contraction.checks import is_whole
 from growarray.contraction.geometry import ConvAxis
 from growarray.errors import ShapeError, shown
-from growarray.ops.conv import conv_geometry
+from growarray.ops.conv import conv_geometry, paddings
 from growarray.ops.sizes import each_axis, whole_number
 
 
@@ -37,8 +37,7 @@ class ConvSettings:
     ) -> ConvSettings:  # fmt: skip
         """Settings for a kernel of these sizes, as a user writes them; PlanError if an option makes no sense."""
         axes = conv_geometry(kernel, stride, padding, dilation, padding_mode)
-        pairs = tuple(a.before if a.before == a.after else (a.before, a.after) for a in axes)
-        return cls(axes, padding if isinstance(padding, str) else pairs, padding_mode, has_bias)
+        return cls(axes, padding if isinstance(padding, str) else paddings(axes), padding_mode, has_bias)
 
     @property
     def stride(self) -> tuple[int, ...]:
@@ -61,8 +60,7 @@ class ConvSettings:
     def with_axis(self, mode: int, axis: ConvAxis) -> ConvSettings:
         """These settings with one more axis before ``mode``."""
         axes = (*self.axes[:mode], axis, *self.axes[mode:])
-        pairs = tuple(a.before if a.before == a.after else (a.before, a.after) for a in axes)
-        return ConvSettings(axes, pairs, self.padding_mode, self.has_bias)
+        return ConvSettings(axes, paddings(axes), self.padding_mode, self.has_bias)
 
     def __str__(self) -> str:
         one, none = (1,) * len(self.axes), (0,) * len(self.axes)
@@ -162,18 +160,6 @@ def taps_of(kernel_size: Any, order: int | None) -> tuple[int, ...]:
     if isinstance(kernel_size, tuple | list) and len(kernel_size) != order:
         raise ValueError(f"FactorizedConv: order={order} does not agree with kernel_size={tuple(kernel_size)}")
     return each_axis("FactorizedConv", "kernel_size", kernel_size, order, 1)
-
-
-def check_channels(in_channels: int, out_channels: int, groups: int) -> int:
-    """The groups; raises unless they divide both numbers of channels, which are at least 1."""
-    groups = whole_number("FactorizedConv", "groups", groups, 1)
-    for label, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-        if whole_number("FactorizedConv", label, channels, 1) % groups:
-            raise ShapeError(
-                f"FactorizedConv: {label}={channels} does not divide into groups={groups}; choose a common divisor of "
-                f"{in_channels} and {out_channels}"
-            )
-    return groups
 
 
 def joint_index(where: str, indices: Any, n_layers: int) -> tuple[int, ...]:

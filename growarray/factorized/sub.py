@@ -14,11 +14,7 @@ class SubLayer(Module):
     """One member of a joint layer, as a layer of its own; ``indices`` say which."""
 
     indices: Any
-
-    @property
-    def main(self) -> Any:
-        """The joint layer."""
-        raise NotImplementedError(f"{type(self).__name__} must define main")
+    main: Any
 
     def forward(self, x: Array) -> Array:
         """Value of this member."""
@@ -52,10 +48,7 @@ class SubFactorizedConv(SubLayer):
         self.main_conv = main_conv
         self.indices = indices
 
-    @property
-    def main(self) -> Any:
-        """The joint layer."""
-        return self.main_conv
+    main = property(lambda layer: layer.main_conv, doc="The joint layer.")
 
     def kernel(self) -> Array:
         """The dense kernel (out_channels, in_channels / groups, *kernel)."""
@@ -97,10 +90,7 @@ class SubFactorizedLinear(SubLayer):
         self.main_linear = main_linear
         self.indices = indices
 
-    @property
-    def main(self) -> Any:
-        """The joint layer."""
-        return self.main_linear
+    main = property(lambda layer: layer.main_linear, doc="The joint layer.")
 
     def matrix(self) -> Array:
         """The dense weight (out_features, in_features)."""
@@ -123,10 +113,7 @@ class SubFactorizedEmbedding(SubLayer):
         self.main_layer = main_layer
         self.indices = indices
 
-    @property
-    def main(self) -> Any:
-        """The joint layer."""
-        return self.main_layer
+    main = property(lambda layer: layer.main_layer, doc="The joint layer.")
 
     def table(self) -> Array:
         """The dense table (num_embeddings, embedding_dim)."""

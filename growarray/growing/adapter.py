@@ -41,12 +41,8 @@ class Adapter(Module):
     The place to grow is ``lora_B``, with all that a growing layer has. Parameters are those of the pair, called
     ``lora_A.weight`` and ``lora_B.weight``; the state dict has those of the layer too, under the layer's own names.
 
-    Raises
-    ------
-    TypeError
-        The layer is of another class.
-    NotImplementedError
-        A convolution has groups, or pads by something other than zeros.
+    Raises TypeError: the layer is of another class; NotImplementedError: a convolution has groups, or pads by something
+    other than zeros.
 
     >>> rng = np.random.default_rng(0)
     >>> adapter = Adapter(Linear(4, 3, rng=rng, dtype=np.float64), rng=rng)
@@ -132,9 +128,7 @@ class Adapter(Module):
         change = xp.reshape(b, b.shape[:2]) @ xp.reshape(a, (a.shape[0], math.prod(a.shape[1:])))
         total = xp.astype(weight, xp.float64) + xp.reshape(change, weight.shape)
         return like(
-            self.layer,
-            xp.astype(total, weight.dtype),
-            None if bias is None else xp.asarray(bias.data, copy=True),
+            self.layer, xp.astype(total, weight.dtype), None if bias is None else xp.asarray(bias.data, copy=True)
         )
 
 
@@ -173,14 +167,8 @@ def adapt(
 
     The copy computes what the network does. :class:`growarray.networks.Growth` grows it, and chooses where.
 
-    Raises
-    ------
-    KeyError
-        There is no layer of a name.
-    TypeError, NotImplementedError
-        The layer of a name takes no adapter, or is part of a growing layer, which grows itself.
-    GrowthError
-        No layer takes one.
+    Raises KeyError: there is no layer of a name; TypeError, NotImplementedError: the layer of a name takes no adapter,
+    or is part of a growing layer, which grows itself; GrowthError: no layer takes one.
 
     >>> from growarray.nn import ReLU, Sequential
     >>> network = adapt(Sequential(Linear(4, 8), ReLU(), Linear(8, 3)), rank={"2": 2})
@@ -237,12 +225,8 @@ def load_adapters(network: Any, state: Mapping[str, Any], *, scaling: float = 1.
     state : weights called ``<layer>.lora_A.weight`` and ``<layer>.lora_B.weight``, maybe behind ``base_model.model.``
     scaling : of the change, ``lora_alpha / r`` of PEFT's ``adapter_config.json``; B is multiplied by it
 
-    Raises
-    ------
-    KeyError, TypeError, NotImplementedError
-        A name is of another kind, one of a pair is missing, or the network has no layer for it that takes an adapter.
-    ShapeError
-        Weights do not fit.
+    Raises KeyError, TypeError, NotImplementedError: a name is of another kind, one of a pair is missing, or the network
+    has no layer for it that takes an adapter; ShapeError: weights do not fit.
 
     >>> saved = {"0.lora_A.weight": np.ones((1, 2)), "0.lora_B.weight": np.ones((3, 1))}
     >>> from growarray.nn import Sequential

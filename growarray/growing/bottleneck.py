@@ -16,10 +16,7 @@ def joint_delta(
 
     With ``update`` each layer holds its part as its planned delta; ``return_deltas`` returns them.
 
-    Raises
-    ------
-    GrowthError
-        There are no previous layers, or no samples.
+    Raises GrowthError: there are no previous layers, or no samples.
     """
     s, m = merge.growth_statistic(), merge.statistics.previous_m
     floor = max((rounding_floor(module.weight.data) for module in merge.layers_before), default=0.0)

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from growarray.backend import Array, asarray, is_numpy, namespace
+from growarray.display import fields_of
 from growarray.nn import Parameter
 
 DELTA, INPUT = "delta", "input extension"
@@ -53,6 +54,8 @@ class GrowthUpdate(Generic[_Part]):
     decreases: tuple[float, ...] = ()
     slopes: Array | None = None
     applied: frozenset[str] = frozenset()
+
+    __repr__ = fields_of
 
     @property
     def delta(self) -> _Part | None:
@@ -106,13 +109,11 @@ class GrowthUpdate(Generic[_Part]):
         return replace(self, deltas=deltas, decreases=decreases, applied=self.applied - {DELTA})
 
     def with_input(
-        self, extension: _Part | None, values: Array | None = None, *, linear: bool = False, slopes: Array | None = None
+        self, extension: _Part | None, values: Array | None = None, *, linear: bool = False
     ) -> GrowthUpdate[_Part]:
         """This plan with other new neurons, not applied yet; what was known of the old ones is dropped."""
-        return replace(
-            self, input_extension=extension, singular_values=values, linear=linear, slopes=slopes,
-            applied=self.applied - {INPUT},
-        )  # fmt: skip
+        new: dict[str, Any] = {"input_extension": extension, "singular_values": values, "linear": linear}
+        return replace(self, **new, slopes=None, applied=self.applied - {INPUT})
 
     def with_neurons(self, extension: _Part | None, keep: int, zeros: int = 0) -> GrowthUpdate[_Part]:
         """This plan with its first ``keep`` neurons, then ``zeros`` of no value; ``extension`` holds their weights."""

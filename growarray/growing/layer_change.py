@@ -28,10 +28,7 @@ def compute_optimal_delta(
 ) -> tuple[Array, Array | None, float]:
     """Optimal delta of weight and bias, and the first-order decrease; with ``update`` it becomes the plan.
 
-    Raises
-    ------
-    GrowthError
-        No statistics have been collected.
+    Raises GrowthError: no statistics have been collected.
     """
     with on_host(module, module.previous_module if is_neighbour(module.previous_module) else None):
         means = module.layer_means(force_pseudo_inverse)
@@ -164,10 +161,7 @@ def extended_forward(
 ) -> tuple[Array, Array | None]:
     """Output with the planned change, scaled, and the output of the new neurons (None if there are none).
 
-    Raises
-    ------
-    ValueError
-        There is an input extension and ``x_ext`` is missing.
+    Raises ValueError: there is an input extension and ``x_ext`` is missing.
     """
     y, delta, columns, rows = (
         module.layer(x),

@@ -58,12 +58,7 @@ class Place(Protocol):
 
 
 def compute_optimal_updates(
-    place: Place,
-    rule: Rule = TINY,
-    *,
-    update_previous: bool = True,
-    force_pseudo_inverse: bool = False,
-    **options: Any,
+    place: Place, rule: Rule = TINY, *, update_previous: bool = True, force_pseudo_inverse: bool = False, **options: Any
 ) -> tuple[Array | None, Array | None]:
     """Plan deltas of the readers, and new neurons, by ``rule``; single options of it may be given by name.
 
@@ -239,13 +234,9 @@ def apply_change(
     A part that the plan does not have is left out. Scalings given here replace the stored ones; everything is
     checked before anything changes.
 
-    Raises
-    ------
-    GrowthError
-        Nothing is planned (the original does nothing then), a part has been applied already, ``extension_size`` is
-        not the size of the planned extension, or the extension has a bias.
-    ShapeError
-        A layer has changed its width since the change was planned.
+    Raises GrowthError: nothing is planned (the original does nothing then), a part has been applied already,
+    ``extension_size`` is not the size of the planned extension, or the extension has a bias; ShapeError: a layer has
+    changed its width since the change was planned.
     """
     if extension_size is not None and extension_size != place.new_neurons:
         raise GrowthError(

@@ -34,15 +34,8 @@ class RankStatistics(Module):
     loss with the number of samples. Moments are float64 means over the samples, summed over the positions; with groups
     there is one of each for each group. The unfolded input is made for a few images at a time.
 
-    Raises
-    ------
-    TypeError
-        The layer is not a FactorizedConv.
-    NotImplementedError
-        It is a joint one.
+    Raises TypeError: the layer is not a FactorizedConv; NotImplementedError: it is a joint one.
 
-    Examples
-    --------
     >>> rng = np.random.default_rng(0)
     >>> conv = FactorizedConv(2, 4, (3, 3), padding=1, rank=1, bias=True, dtype=np.float64, rng=rng)
     >>> x, target = rng.standard_normal((50, 2, 6, 6)), rng.standard_normal((50, 4, 6, 6))
@@ -98,13 +91,9 @@ class RankStatistics(Module):
     def update(self, x: Array, dy: Array) -> RankStatistics:
         """Add a batch: the layer's input (n, c, *spatial) and the gradient at its output; returns the statistics.
 
-        Raises
-        ------
-        ShapeError
-            The shapes are not those of this layer's input and output.
-        GrowthError
-            NaN or infinite values, or rank, stride, padding, dilation or bias flag of the layer changed since the first
-            batch; nothing is added.
+        Raises ShapeError: the shapes are not those of this layer's input and output; GrowthError: NaN or infinite
+        values, or rank, stride, padding, dilation or bias flag of the layer changed since the first batch; nothing is
+        added.
         """
         layer, settings = self.layer, self.layer.settings()
         if self.samples == 0:

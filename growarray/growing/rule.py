@@ -242,17 +242,11 @@ def added_neurons(
     The sign of a neuron is free; here the largest entry of its outgoing weights is positive, on every library.
     An S that is slightly skew is symmetrised with a ``UserWarning``.
 
-    Raises
-    ------
-    ShapeError, GrowthError
-        Shapes do not fit together, or a matrix holds NaN.
-    TypeError
-        ``rule`` is no GrowthRule.
+    Raises ShapeError, GrowthError: shapes do not fit together, or a matrix holds NaN; TypeError: ``rule`` is no
+    GrowthRule.
 
     Source: Verbockhaven et al. 2024, proposition 3.2; Evci et al. 2022, section 3.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> alpha, omega, values = added_neurons(np.eye(2), np.diag([4.0, 1.0]))
     >>> (omega @ alpha).tolist(), values.tolist()

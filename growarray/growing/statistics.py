@@ -127,6 +127,11 @@ class BatchRecorder:
         return self.once(f"{what} {bias}", array, make)  # type: ignore[no-any-return]
 
 
+def _counts(statistics: LayerStatistics | MergeStatistics) -> str:
+    held = (f"{statistic.name.partition('(')[0]} {statistic.samples}" for statistic in statistics.all)
+    return f"{type(statistics).__name__}(samples: {', '.join(held)})"
+
+
 class LayerStatistics:
     """S, M, M_prev, P and E of a layer of any kind: cross moments of its streams and its neighbour's.
 
@@ -136,6 +141,8 @@ class LayerStatistics:
     def __init__(self, layer: Any) -> None:
         self.layer = layer
         self.declare()
+
+    __repr__ = _counts
 
     def declare(self) -> None:
         """Reset all statistics for the current widths."""
@@ -243,6 +250,8 @@ class MergeStatistics:
     def __init__(self, merge: Any, device: Any) -> None:
         self.merge, self.device = merge, device
         self.declare()
+
+    __repr__ = _counts
 
     def declare(self) -> None:
         """Reset all statistics for the current widths."""

@@ -43,13 +43,8 @@ def inverse_sqrt(matrix: Array, threshold: float = 1e-5) -> Array:
 
     matrix : (d, d)    Returns (d, d), float64.
 
-    Raises
-    ------
-    ShapeError, GrowthError
-        The matrix is not square, not symmetric (to 1e-5 relative), or holds NaN.
+    Raises ShapeError, GrowthError: the matrix is not square, not symmetric (to 1e-5 relative), or holds NaN.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> inverse_sqrt(np.diag([4.0, 0.0])).tolist()
     [[0.5, 0.0], [0.0, 0.0]]
@@ -154,17 +149,10 @@ def optimal_delta(
     A decrease that is negative (S is not positive semi-definite) or overflows is computed once more with the
     pseudo-inverse, then the update is zero, with a ``UserWarning``.
 
-    Raises
-    ------
-    GrowthError
-        ``s``, ``m`` or ``e`` holds NaN or infinite values.
-    ShapeError
-        The shapes do not fit together.
+    Raises GrowthError: ``s``, ``m`` or ``e`` holds NaN or infinite values; ShapeError: the shapes do not fit together.
 
     Source: Verbockhaven et al. 2024, proposition 3.1.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> delta, decrease = optimal_delta(np.diag([2.0, 4.0]), np.array([[2.0], [4.0]]))
     >>> delta.tolist(), decrease

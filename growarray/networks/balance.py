@@ -11,8 +11,6 @@ import numpy as np
 from growarray.backend import Array, asarray, assign, namespace
 from growarray.nn import Module
 
-__all__ = ["balance", "is_homogeneous"]
-
 
 def balance(place: Any, added: int) -> None:
     """Bring the incoming weights of the last ``added`` neurons before a layer or merge to the norm of the others'.

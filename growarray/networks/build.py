@@ -99,11 +99,8 @@ def rebuild_network(
 ) -> GrowingNetwork:
     """The network of a state dict; its last weight gives the outputs, its first the features if not given.
 
-    Raises
-    ------
-    ValueError, KeyError, TypeError
-        Kind, widths or activation are unknown, or the state dict is not that of such a network. Nothing of the
-        size of wrong widths is made.
+    Raises ValueError, KeyError, TypeError: kind, widths or activation are unknown, or the state dict is not that of
+    such a network. Nothing of the size of wrong widths is made.
 
     >>> network = GrowingMLP(4, 3, hidden_size=[5])
     >>> rebuild_network("mlp", [5], "relu", "float32", network.state_dict()).in_features
@@ -119,16 +116,10 @@ def rebuild_network(
     sizes = {n for value in state.values() for n in np.shape(value)}
     if not (_fits(kind, len(widths), features, first, last, image) and sizes.issuperset(widths)):
         raise ValueError(f"the widths {widths} do not match the weights")
+    function, rng = hidden_activation(activation), np.random.default_rng(0)
+    inputs = first[1] if features is None else features
     network = build_network(
-        kind,
-        first[1] if features is None else features,
-        last[0],
-        widths,
-        function=hidden_activation(activation),
-        dtype=dtype,
-        device="cpu",
-        rng=np.random.default_rng(0),
-        image=image,
+        kind, inputs, last[0], widths, function=function, dtype=dtype, device="cpu", rng=rng, image=image
     )
     network.load_state_dict(state)
     return network

@@ -219,19 +219,24 @@ def check_data(data: Any, validation: Any) -> tuple[int, Array]:
     Raises TypeError, ShapeError or GrowthError if something is neither a pair nor batches that can be iterated over
     again, its parts differ in number, a value is not finite, or there are no samples.
     """
-    batched = isinstance(data, Iterable) and not (isinstance(data, tuple) or is_pair(data))
-    found = _check_batches(data, validation) if batched else None
-    for name, part in (("data", None if batched else data), ("validation", validation)):
-        if part is None and (batched or name == "validation"):
-            continue
-        if not isinstance(part, tuple | list) or len(part) != 2 or not all(is_array(array) for array in part):
-            raise TypeError(f"Growth: {name} must be a pair of arrays (x, target), found {_kinds(part)}")
-        _check_part(name, (part[0], part[1]))
-    if not batched and data[0].shape[0] == 0:
-        raise GrowthError("Growth: there are no training samples")
-    if validation is not None and validation[0].shape[0] == 0:
-        raise GrowthError("Growth: there are no validation samples; omit validation to use the training data")
-    return (int(data[0].shape[0]), data[0]) if found is None else found
+    if isinstance(data, Iterable) and not (isinstance(data, tuple) or is_pair(data)):
+        count, first = _check_batches(data, validation)
+    else:
+        _check_pair("data", data)
+        count, first = int(data[0].shape[0]), data[0]
+        if not count:
+            raise GrowthError("Growth: there are no training samples")
+    if validation is not None:
+        _check_pair("validation", validation)
+        if validation[0].shape[0] == 0:
+            raise GrowthError("Growth: there are no validation samples; omit validation to use the training data")
+    return count, first
+
+
+def _check_pair(name: str, part: Any) -> None:
+    if not is_pair(part):
+        raise TypeError(f"Growth: {name} must be a pair of arrays (x, target), found {_kinds(part)}")
+    _check_part(name, part)
 
 
 def _kinds(part: Any) -> str:
@@ -239,8 +244,9 @@ def _kinds(part: Any) -> str:
     if not isinstance(part, tuple | list):
         return type(part).__name__
     text = f"{type(part).__name__} of {', '.join(type(array).__name__ for array in part[:5]) or 'nothing'}"
-    lazy = any(hasattr(array, "to_delayed") for array in part)
-    return text + "; growarray.distributed.from_dask(x, target) makes batches of Dask's" * lazy
+    if any(hasattr(array, "to_delayed") for array in part):
+        return f"{text}; growarray.distributed.from_dask(x, target) makes batches of Dask's"
+    return f"{text}; numpy.asarray makes an array of a list or a frame"
 
 
 def _check_part(name: str, part: tuple[Array, Array]) -> None:
@@ -252,7 +258,7 @@ def _check_part(name: str, part: tuple[Array, Array]) -> None:
 
 def _check_finite(where: str, array: Array) -> None:
     """Raise if a sample holds NaN or infinite values: one is enough to spoil every weight. Looks at rows in parts."""
-    xp = namespace(array)
+    xp = namespace(array, where=f"{where}: ")
     if not xp.isdtype(array.dtype, "real floating"):
         return
     rows = max(1, _LOOKED_AT // max(1, math.prod(array.shape[1:])))

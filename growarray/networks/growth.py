@@ -17,16 +17,16 @@ from growarray.networks.data import Task, batches_of, check_data, numbers, task_
 from growarray.networks.history import History, line_of
 from growarray.networks.judgement import Best, Judgement, Snapshot, judged
 from growarray.networks.loader import Batches
-from growarray.networks.network import evaluating, is_frozen
+from growarray.networks.network import is_frozen
 from growarray.networks.part import as_growing
 from growarray.networks.planner import Planner, default_budget, needs_fisher
 from growarray.networks.settings import GrowthSettings
 from growarray.nn import Module
+from growarray.nn.inference import evaluating
 from growarray.optim import Optimizer, clip_gradients
 
-__all__ = ["Growth"]
-
 Callback = Callable[["Growth", dict[str, Any]], None]
+_COUNTERS = ("epoch", "steps", "growths", "failures")
 
 
 class Growth:
@@ -52,16 +52,8 @@ class Growth:
     network or the optimizer's slots. A batch whose loss is NaN or infinite raises ``GrowthError`` before any weight
     moves; on a GPU it is found after the epoch, and the weights go back to those before it.
 
-    Raises
-    ------
-    TypeError
-        Network, optimizer, task or data are of another kind.
-    GrowthError, ShapeError
-        There are no samples, one is not finite, samples and targets differ in number, or the optimizer holds none of
-        the parameters.
-
-    Examples
-    --------
+    Raises TypeError: network, optimizer, task or data are of another kind; GrowthError, ShapeError: there are no
+    samples, one is not finite, samples and targets differ in number, or the optimizer holds none of the parameters.
 
     >>> import numpy as np
     >>> from growarray.networks import GrowingMLP
@@ -110,6 +102,10 @@ class Growth:
         self.failures = 0  # growths in a row that were refused or undone
         self.finished_growing = False
         self.best: Best | None = None
+
+    def __repr__(self) -> str:
+        done = f"epoch={self.epoch}, epochs={self.settings.epochs}, growths={self.growths}"
+        return f"Growth({type(self.network).__name__}, widths={self.network.widths}, {done})"
 
     @property
     def budget(self) -> int | None:
@@ -240,7 +236,7 @@ class Growth:
         layer, search = choice.layer, choice.search
         if layer is None:
             return self._refuse(str(choice.refused))
-        index, added = layers.index(layer), layer.new_neurons
+        index = layers.index(layer)
         entry = {"where": layer.name, "widens": layer.widens, "layer_index": index, "samples": samples, "notes": notes}
         entry |= {"promised": layer.first_order_improvement, "slope": layer.predicted_decrease}
         if search is not None and search.factor == 0.0:
@@ -251,8 +247,11 @@ class Growth:
         # A parabola with this slope at the start and its lowest point where the search ended falls by half the way.
         predicted = -entry["slope"] * scaling**2 / (1.0 if search is None else 2.0)
         entry |= {"scaling": scaling, "predicted_change": predicted}
+        return self._carry_out(layer, index, scaling, entry)
 
-        waiting = [self._loss(), *self._judged()]
+    def _carry_out(self, layer: Any, index: int, scaling: float, entry: dict[str, Any]) -> dict[str, Any]:
+        """Make the planned change of a layer, and undo it if it does not pay."""
+        added, waiting = layer.new_neurons, [self._loss(), *self._judged()]
         size, snapshot = self.network.number_of_parameters(), Snapshot.of(self.network)
         self.network.select_update(index)
         self.network.apply_change(scaling)
@@ -328,10 +327,7 @@ class Growth:
     def state(self) -> dict[str, Any]:
         """Plain data to resume from: counters, generator, history. Weights, slots and ``best`` are saved beside it."""
         return {
-            "epoch": self.epoch,
-            "steps": self.steps,
-            "growths": self.growths,
-            "failures": self.failures,
+            **{name: getattr(self, name) for name in _COUNTERS},
             "finished_growing": self.finished_growing,
             "budget": self.budget,
             "rng": self.rng.bit_generator.state,
@@ -340,16 +336,16 @@ class Growth:
 
     def load_state(self, state: dict[str, Any], best: Best | None = None) -> None:
         """Restore what :meth:`state` returned, and the ``best`` of that time."""
-        epoch, steps, growths, failures = (int(state[name]) for name in ("epoch", "steps", "growths", "failures"))
+        counters = {name: int(state[name]) for name in _COUNTERS}
         finished, history, budget = bool(state["finished_growing"]), History(state["history"]), state["budget"]
         self.rng.bit_generator.state = state["rng"]  # first: a state of another kind of generator raises
-        self.epoch, self.steps, self.growths, self.failures = epoch, steps, growths, failures
+        vars(self).update(counters)
         self.finished_growing, self.history, self.planner.budget, self.best = finished, history, budget, best
 
 
 def _check_trained(network: Any, optimizer: Any, task: Any) -> None:
     """Raise unless optimizer and task are of the right kind and the optimizer holds a parameter of the network."""
-    if not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
+    if isinstance(optimizer, type) or not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
         raise TypeError(f"Growth: optimizer is a {type(optimizer).__name__}, expected one such as AdamW(network)")
     if not isinstance(task, str | Task):
         raise TypeError(f"Growth: task is a {type(task).__name__}, expected 'classification', 'regression' or a Task")

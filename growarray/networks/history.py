@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from growarray.display import Block, Displayed, Table
+from growarray.display import Block, Displayed, Table, text_of
 from growarray.errors import DataError
 from growarray.files.paths import write_atomically
 from growarray.networks.picture import figure_of
@@ -49,6 +49,12 @@ class History(Displayed):
         if path is not None:
             figure.savefig(path)
         return figure
+
+    def __repr__(self) -> str:
+        return f"History(epochs={len(self.of('train'))}, growths={len(self.of('growth'))})"
+
+    def __str__(self) -> str:
+        return text_of(self._blocks())
 
     def _blocks(self) -> list[Block]:
         figures = ("epoch", "train_loss", "validation_loss", "validation_score", "parameters")

@@ -111,14 +111,9 @@ class GrowingVGG(ImageNetwork):
         for widths in (listed_widths("GrowingVGG", f"stages[{i}]", stage, 1) for i, stage in enumerate(stages)):
             for j, width in enumerate(widths):
                 stride = 2 if j == len(widths) - 1 else 1
+                options: dict[str, Any] = {"stride": stride, "padding": 1, "input_size": tuple(size)}
                 post = function_of(width, function, normalization)
-                options: dict[str, Any] = {
-                    "stride": stride,
-                    "padding": 1,
-                    "input_size": tuple(size),
-                    "post_layer_function": post,
-                }
-                self._append(growing_conv_type(channels, width, 3, **options, **kind))
+                self._append(growing_conv_type(channels, width, 3, **options, post_layer_function=post, **kind))
                 channels, size = width, list(self.layers[-1].output_size)
         self._append(FullConv2dGrowingModule(channels, self.out_features, tuple(size), **kind))
         self.flattened = Flatten()

@@ -24,12 +24,8 @@ class Batches:
 
     :meth:`plain` has the same samples in order and unchanged, those of ``crop`` at the centre.
 
-    Raises
-    ------
-    ShapeError
-        Samples and targets differ in number, or there is something to change and the samples are no images.
-    ValueError, TypeError
-        An option makes no sense.
+    Raises ShapeError: samples and targets differ in number, or there is something to change and the samples are no
+    images; ValueError, TypeError: an option makes no sense.
 
     >>> import numpy as np
     >>> data = Batches(np.zeros((5, 1, 8, 8)), np.arange(5), 2, shift=1, crop=(6, 6))
@@ -70,6 +66,10 @@ class Batches:
     @property
     def _changes(self) -> bool:
         return bool(self.shift or self.flip or self.crop)
+
+    def __repr__(self) -> str:
+        options = ("samples", "size", "shuffle", "seed", "shift", "flip", "crop")
+        return f"Batches({', '.join(f'{name}={getattr(self, name)}' for name in options)})"
 
     def __len__(self) -> int:
         return -(-self.samples // self.size)

@@ -63,19 +63,13 @@ class GrowingMLP(GrowingNetwork):
         self.layers: list[LinearGrowingModule] = []
         for index, (width, outputs) in enumerate(itertools.pairwise(sizes)):
             last = index == len(sizes) - 2
+            before = self.layers[-1] if self.layers else None
             layer = LinearGrowingModule(
-                width,
-                outputs,
-                use_bias,
-                None if last else copy.deepcopy(function),
-                previous_module=self.layers[-1] if self.layers else None,
-                device=device,
-                name=f"layers.{index}",
-                dtype=dtype,
-                rng=rng,
-            )
-            if self.layers:
-                self.layers[-1].next_module = layer
+                width, outputs, use_bias, None if last else copy.deepcopy(function),
+                previous_module=before, name=f"layers.{index}", device=device, dtype=dtype, rng=rng,
+            )  # fmt: skip
+            if before is not None:
+                before.next_module = layer
             self.layers.append(layer)
 
     _held = ("in_features", "out_features", "flatten", "layers")
@@ -110,11 +104,8 @@ class GrowingMLP(GrowingNetwork):
         ``sqrt(|incoming| / |outgoing|)``; a positively homogeneous activation, ``f(c x) = c f(x)`` for c > 0, leaves
         the function unchanged.
 
-        Raises
-        ------
-        GrowthError
-            An activation is not positively homogeneous (the default, SELU, is not; ReLU, LeakyReLU and the identity
-            are). Nothing has changed then.
+        Raises GrowthError: an activation is not positively homogeneous (the default, SELU, is not; ReLU, LeakyReLU and
+        the identity are). Nothing has changed then.
         """
         for layer in self.layers[:-1]:
             if not is_homogeneous(layer.post_layer_function, layer.weight.data):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from growarray.backend import Array, namespace
@@ -13,29 +13,8 @@ from growarray.growing import TINY, GrowingModule, MergeGrowingModule, Rule
 from growarray.growing.fisher import softmax_fisher_seeds
 from growarray.growing.means import on_host
 from growarray.nn import Module
+from growarray.nn.inference import gradients_kept
 from growarray.nn.module import Pullback
-
-
-@contextmanager
-def evaluating(network: Module) -> Iterator[None]:
-    """Within it the network is in evaluation mode."""
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)
-
-
-@contextmanager
-def gradients_kept(network: Module) -> Iterator[None]:
-    """At the end of it every parameter has the gradient again that it had before."""
-    gradients = [(parameter, parameter.grad) for parameter in network.parameters()]
-    try:
-        yield
-    finally:
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
 
 
 def is_frozen(layer: Any) -> bool:
@@ -51,7 +30,6 @@ class GrowingNetwork(Module):
     """
 
     selected: int | None = None
-    _weighed = False
     flatten: bool = True  # whether a sample of several axes is flattened
     image: tuple[int, ...] | None = None  # the shape that every sample is brought to, if it is an image
 

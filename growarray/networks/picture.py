@@ -12,7 +12,6 @@ if TYPE_CHECKING:  # matplotlib takes as long to import as the library: only who
 _TRAIN, _VALIDATION, _GROWTH, _REFUSED = "#1f77b4", "#d95f02", "#8c8c8c", "#c0392b"
 _FIXED: dict[str, Any] = {"linestyle": ":", "linewidth": 1.6}  # the network that does not grow, in the same colours
 
-
 Entries = list[dict[str, Any]]  # of a history: its steps, or those of one event
 
 
@@ -23,8 +22,13 @@ def draw(steps: Entries, final: dict[str, Any] | None) -> bytes:
     >>> draw([{**entry, "validation_score": 0.3}], None)[1:4]
     b'PNG'
     """
+    return saved(figure_of(steps, final))
+
+
+def saved(figure: Figure, kind: str = "png") -> bytes:
+    """A figure as ``png`` or ``svg``."""
     stream = io.BytesIO()
-    figure_of(steps, final).savefig(stream, format="png")
+    figure.savefig(stream, format=kind)
     return stream.getvalue()
 
 
@@ -100,16 +104,8 @@ def _score(panel: Axes, entries: Entries, final: dict[str, Any], fixed: Entries)
         tested = figures.get("test_score")
         if tested is not None and those:
             text = f"{label}: {tested:.2%}" if name == "accuracy" else f"{label}: {tested:.4f}"
-            panel.scatter(
-                [those[-1]["epoch"]],
-                [tested],
-                s=42,
-                marker="D",
-                facecolors=fill,
-                edgecolors="black",
-                zorder=3,
-                label=text,
-            )
+            at = ([those[-1]["epoch"]], [tested])
+            panel.scatter(*at, s=42, marker="D", facecolors=fill, edgecolors="black", zorder=3, label=text)
     if name == "accuracy":
         from matplotlib.ticker import PercentFormatter
 
@@ -141,16 +137,7 @@ def _widths(panel: Axes, steps: Entries, final: dict[str, Any], fixed: Entries) 
 def _mark_growths(panel: Axes, entries: Entries, *, named: bool) -> None:
     done = [entry["epoch"] for entry in entries if "refused" not in entry]
     refused = [entry["epoch"] for entry in entries if "refused" in entry]
-    for epochs, colour, style, label in (
-        (done, _GROWTH, "--", "growth"),
-        (refused, _REFUSED, ":", "growth refused"),
-    ):
+    for epochs, colour, style, label in ((done, _GROWTH, "--", "growth"), (refused, _REFUSED, ":", "growth refused")):
         for index, epoch in enumerate(epochs):
-            panel.axvline(
-                epoch,
-                color=colour,
-                linestyle=style,
-                linewidth=0.8,
-                zorder=0,
-                label=label if named and not index else None,
-            )
+            shown = label if named and not index else None
+            panel.axvline(epoch, color=colour, linestyle=style, linewidth=0.8, zorder=0, label=shown)

@@ -17,8 +17,9 @@ from growarray.growing import GrowthRule, Rule
 from growarray.networks.choice import JUDGED, WORTH, bic
 from growarray.networks.data import Task, batches_of
 from growarray.networks.line_search import LineSearch, line_search
-from growarray.networks.network import GrowingNetwork, evaluating, is_frozen
+from growarray.networks.network import GrowingNetwork, is_frozen
 from growarray.networks.settings import GrowthSettings
+from growarray.nn.inference import evaluating
 
 Data = tuple[Array, Array]  # features and targets
 
@@ -119,10 +120,8 @@ class Planner:
             return Choice(refused="no layer has neurons to add")
         worth = [WORTH.get(self.settings.choose, WORTH["first_order"])(layer) for layer in layers]
         best = layers[worth.index(max(worth))]
-        if isinstance(rule, GrowthRule) and (
-            rule.alpha_zero or rule.omega_zero
-        ):  # after they were compared: each then has a scale of its own
-            for layer in layers:
+        if isinstance(rule, GrowthRule) and (rule.alpha_zero or rule.omega_zero):
+            for layer in layers:  # after they were compared: each then has a scale of its own
                 layer.normalize_optimal_updates(normalization_type="gradmax_normalization")
             if not rule.compute_delta:
                 return Choice(best)
@@ -132,23 +131,20 @@ class Planner:
 
     def _judged(self, layers: list[Any], validation: Data) -> Choice:
         """The layer whose growth, carried out as far as helps, leaves the lowest loss or BIC, or the best score."""
-        found = [self.search(layer, validation) for layer in layers]
+        found = [(layer, self.search(layer, validation)) for layer in layers]
         if self.settings.choose == "validation":
-            best = min(range(len(layers)), key=lambda index: found[index].loss)
-            return Choice(layers[best], found[best])
+            return Choice(*min(found, key=lambda pair: pair[1].loss))
         if self.settings.choose == "score":
-            scores = [self.score(layer, trial.factor, validation) for layer, trial in zip(layers, found, strict=True)]
-            best = max(range(len(layers)), key=lambda index: (scores[index], -found[index].loss))
-            return Choice(layers[best], found[best])
+            scores = [(self.score(layer, trial.factor, validation), -trial.loss) for layer, trial in found]
+            return Choice(*found[scores.index(max(scores))])
         size = self.network.number_of_parameters()
 
         def value(loss: float, added: int) -> float:
             return bic(size + added, loss, self.samples, self.task)
 
-        values = [value(trial.loss, layer.parameters_added) for layer, trial in zip(layers, found, strict=True)]
-        best = values.index(min(values))
-        lowers = values[best] < value(found[best].start, 0)
-        return Choice(layers[best], found[best], None if lowers else "no growth lowers the BIC")
+        layer, trial = min(found, key=lambda pair: value(pair[1].loss, pair[0].parameters_added))
+        lowers = value(trial.loss, layer.parameters_added) < value(trial.start, 0)
+        return Choice(layer, trial, None if lowers else "no growth lowers the BIC")
 
     def search(self, layer: Any, data: Data) -> LineSearch:
         """Line search of one layer's scaling on samples from all over ``data``; all other layers stand still."""
@@ -171,9 +167,8 @@ class Planner:
         count, most = int(x.shape[0]), int(self.settings.search_samples)
         if count <= most:
             return x, target
-        rows = asarray(
-            np.arange(most) * count // most, like=x
-        )  # the first ones of data that are sorted show few classes
+        # From all over: the first ones of data that are sorted show few classes.
+        rows = asarray(np.arange(most) * count // most, like=x)
         return namespace(x).take(x, rows, axis=0), namespace(target).take(target, rows, axis=0)
 
     def _output(self, layer: Any, factor: float, x: Array) -> Array:

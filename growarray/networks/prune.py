@@ -15,9 +15,10 @@ from growarray.growing import GrowingModule, MergeGrowingModule, cross_moment
 from growarray.growing.fisher import softmax_fisher_seeds
 from growarray.growing.update import pseudo_inverse, rounding_floor
 from growarray.networks.data import Task, task_named
-from growarray.networks.network import evaluating, gradients_kept, is_frozen
+from growarray.networks.network import is_frozen
 from growarray.networks.part import as_growing
 from growarray.nn import Module
+from growarray.nn.inference import evaluating, gradients_kept
 from growarray.ops.sizes import whole_number
 
 
@@ -58,10 +59,7 @@ def prune(
     takes its mean over fewer, which the cost does not know of. Places with a frozen parameter, or with a norm whose
     groups would not be equal, are left alone. Each neuron that goes takes an eigendecomposition of S.
 
-    Raises
-    ------
-    GrowthError
-        The budget cannot be reached so, or there are no samples; nothing has changed then.
+    Raises GrowthError: the budget cannot be reached so, or there are no samples; nothing has changed then.
 
     Source: Hassibi & Stork 1993, *Second order derivatives for network pruning: optimal brain surgeon*; with factored
     curvature Wang et al. 2019, *EigenDamage*.
@@ -199,7 +197,7 @@ class _Place:
 
 
 def _places(network: Module) -> Iterator[_Place]:
-    """The widths that can shrink: those that could grow, where nothing is frozen."""
+    """The widths that can shrink: those that could grow if nothing were frozen."""
     for module in network.modules():
         if not isinstance(module, GrowingModule | MergeGrowingModule) or module.front is None:
             continue

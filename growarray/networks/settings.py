@@ -10,8 +10,6 @@ from growarray.growing import TINY, GrowthRule, Rule
 from growarray.networks.choice import CHOICES, JUDGED
 from growarray.ops.sizes import whole_number
 
-__all__ = ["GrowthSettings"]
-
 
 @dataclass(frozen=True)
 class GrowthSettings:
@@ -33,7 +31,7 @@ class GrowthSettings:
         validation data after growth, ``'score'`` by the task's figure of merit there, ``'bic'`` by :func:`bic` there:
         then growing stops when nothing lowers it
     balance : after a growth make the incoming weights of new neurons as large as those of the others, and the outgoing
-        ones smaller by as much, where that changes nothing: see :func:`growarray.networks.balance.balance`
+        ones smaller by as much, if that changes nothing: see :func:`growarray.networks.balance.balance`
     exact_fisher : E, for a rule that takes it such as FISHER, is the exact Fisher of the softmax and not the second
         moment of the gradients, by a way back for each class but one; for classification
     relative_error : stop collecting when every M is known to it (at least two batches), None for all batches

@@ -23,8 +23,6 @@ from growarray.nn.module import Pullback
 from growarray.ops import attention
 from growarray.ops.sizes import whole_number
 
-__all__ = ["GrowingAttention", "GrowingTransformerBlock"]
-
 _PAIRS = (("query", "key"), ("value", "output"))
 
 
@@ -66,11 +64,7 @@ class GrowingAttention(Module):
         width = embed_dim // num_heads if head_features is None else head_features
         whole_number("GrowingAttention", "head_features", width, 0)
         self.causal, self.scale = causal, math.sqrt(num_heads / embed_dim)
-        kind: dict[str, Any] = {
-            "rng": np.random.default_rng() if rng is None else rng,
-            "dtype": dtype,
-            "device": device,
-        }
+        kind: dict[str, Any] = {"rng": rng or np.random.default_rng(), "dtype": dtype, "device": device}
         heads: dict[str, list[LinearGrowingModule]] = {part: [] for pair in _PAIRS for part in pair}
         for h in range(num_heads):
             for first, second in _PAIRS:

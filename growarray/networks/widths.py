@@ -39,18 +39,12 @@ def listed_widths(where: str, option: str, widths: Any, count: int) -> list[int]
 
 
 def check_widths(where: str, inputs: int, parts: Sequence[tuple[int, int]], outputs: int) -> None:
-    """Raise ShapeError unless each of ``parts``, (in, out), takes what the one before it gives, from end to end.
-
-    >>> check_widths("doc", 3, [(3, 2), (2, 4)], 4)
-    """
+    """Raise ShapeError unless each of ``parts``, (in, out), takes what the one before it gives, from end to end."""
     given, taken = [inputs, *(part[1] for part in parts)], [*(part[0] for part in parts), outputs]
     if given != taken:
         raise ShapeError(f"{where}: parts that give widths {given} are followed by parts that take {taken}")
 
 
 def check_chain(where: str, inputs: int, chain: Sequence[Any], outputs: int) -> None:
-    """:func:`check_widths` of parts with ``in_features`` and ``out_features``.
-
-    >>> check_chain("doc", 3, [], 3)
-    """
+    """:func:`check_widths` of parts with ``in_features`` and ``out_features``."""
     check_widths(where, inputs, [(part.in_features, part.out_features) for part in chain], outputs)

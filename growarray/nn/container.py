@@ -32,7 +32,9 @@ class Sequential(Module):
     def __init__(self, *modules: Module) -> None:
         for index, module in enumerate(modules):
             if not isinstance(module, Module):
-                raise TypeError(f"Sequential: entry {index} is a {type(module).__name__}, expected a Module")
+                raise TypeError(
+                    f"Sequential: entry {index} is a {type(module).__name__}, expected a Module such as ReLU()"
+                )
         self.layers = list(modules)
 
     def _fields(self) -> Iterator[tuple[str, Any]]:
@@ -57,8 +59,12 @@ class Sequential(Module):
 
     def forward(self, x: Array) -> Array:
         """Value of the last module; nothing is kept for a way back."""
-        for layer in self.layers:
-            x = layer.forward(x)
+        try:
+            for index in range(len(self.layers)):
+                x = self.layers[index].forward(x)
+        except Exception as error:
+            error.add_note(_place(self.layers, index))
+            raise
         return x
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
@@ -67,9 +73,13 @@ class Sequential(Module):
         ``pullback(dy, wrt_x=False)`` returns None, and goes back no further than to the first module that is trained.
         """
         layers, backs = list(self.layers), []
-        for layer in layers:
-            x, back = layer.vjp(x)
-            backs.append(back)
+        try:
+            for layer in layers:
+                x, back = layer.vjp(x)
+                backs.append(back)
+        except Exception as error:
+            error.add_note(_place(layers, len(backs)))
+            raise
 
         def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
             first = 0 if wrt_x else next((i for i, layer in enumerate(layers) if layer._needs_pullback), len(layers))
@@ -142,3 +152,7 @@ class Sequential(Module):
         """Tell every module that its input will be ``scale`` times what it was."""
         for layer in self.layers:
             layer.rescale(scale)
+
+
+def _place(layers: list[Module], index: int) -> str:
+    return f"in layer {index} of a Sequential, {type(layers[index]).__name__}"

@@ -23,9 +23,10 @@ from growarray.ops.conv import (
     conv_plan,
     conv_transpose,
     conv_transpose_plan,
+    paddings,
     plan_target,
 )
-from growarray.ops.sizes import each_axis, whole_number
+from growarray.ops.sizes import checked_groups, each_axis, whole_number
 
 
 class _Conv(Module):
@@ -47,7 +48,7 @@ class _Conv(Module):
         self, out: int, inner: int, kernel: Sizes, groups: int, bias: bool, rng: Any, dtype: Any, device: str | None
     ) -> None:
         """Check the channels, and draw weight and bias."""
-        self._check_channels(inner, out, groups)
+        checked_groups(type(self).__name__, inner, out, groups, 0)
         library(device)
         lead = (inner, out // groups) if self._transposed else (out, inner // groups)
         taps = each_axis(type(self).__name__, "kernel_size", kernel, self.axes, 1)
@@ -68,7 +69,7 @@ class _Conv(Module):
         if not hasattr(type(self), "axes"):
             self.axes = found
         self.groups = groups
-        self._check_channels(self.in_channels, self.out_channels, groups)
+        checked_groups(type(self).__name__, self.in_channels, self.out_channels, groups, 0)
         if self.bias is not None and self.bias.shape != (self.out_channels,):
             raise ShapeError(
                 f"{type(self).__name__}.of: bias has shape {self.bias.shape}, expected ({self.out_channels},)"
@@ -80,20 +81,8 @@ class _Conv(Module):
     def _set_geometry(self, stride: Any, padding: Any, dilation: Any, groups: int, padding_mode: str) -> None:
         axes = conv_geometry(self.kernel_size, stride, padding, dilation, padding_mode)
         self.stride, self.dilation = tuple(a.stride for a in axes), tuple(a.dilation for a in axes)
-        pairs = tuple(a.before if a.before == a.after else (a.before, a.after) for a in axes)
-        self.padding: Any = padding if isinstance(padding, str) else pairs
+        self.padding: Any = padding if isinstance(padding, str) else paddings(axes)
         self.groups, self.padding_mode = groups, padding_mode
-
-    def _check_channels(self, in_channels: int, out_channels: int, groups: int) -> None:
-        name = type(self).__name__
-        whole_number(name, "groups", groups, 1)
-        for label, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            whole_number(name, label, channels, 0)
-            if channels % groups:
-                raise ShapeError(
-                    f"{name}: {label}={channels} does not divide into groups={groups}; choose a common divisor of "
-                    f"{in_channels} and {out_channels}"
-                )
 
     @property
     def kernel_size(self) -> tuple[int, ...]:

@@ -200,7 +200,7 @@ class HardSigmoid(Module):
         self.alpha, self.beta = float(alpha), float(beta)
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """Value and pullback; the derivative where the line leaves 0 and 1 is 0."""
+        """Value and pullback; the derivative is 0 at the points where the line reaches 0 and 1."""
         xp = namespace(x)
         line = self.alpha * x + self.beta
         inside = (line > 0.0) & (line < 1.0)

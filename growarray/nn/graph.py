@@ -142,7 +142,7 @@ class Graph(Module):
         """Value as in :meth:`forward`, and a pullback from a gradient for each output to one for each input.
 
         A gradient of an output may be None, for zero. Nodes that reach no output do not run backwards; an input that
-        reaches none has the gradient zero. Where there is one input the pullback gives its gradient alone.
+        reaches none has the gradient zero. With one input the pullback gives its gradient alone.
         """
         self._check_inputs(inputs)
         values = dict(zip(self.inputs, inputs, strict=True))

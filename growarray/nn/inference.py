@@ -1,4 +1,4 @@
-"""Values of a module for many samples, in evaluation mode."""
+"""Evaluation mode and gradients as they were, and values of a module for many samples."""
 
 from __future__ import annotations
 
@@ -30,6 +30,17 @@ def evaluating(module: Any) -> Iterator[None]:
             inner.training = mode
 
 
+@contextmanager
+def gradients_kept(module: Any) -> Iterator[None]:
+    """At the end of it every parameter has the gradient again that it had before."""
+    gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
 def in_batches(module: Any, inputs: Sequence[Array], batch_size: int) -> Any:
     """Value of the module in evaluation mode, put together from batches along the first axis of the inputs.
 
@@ -40,6 +51,7 @@ def in_batches(module: Any, inputs: Sequence[Array], batch_size: int) -> Any:
     >>> in_batches(Dropout(), [np.ones((3, 1))], 2).shape
     (3, 1)
     """
+    namespace(*inputs, where=f"{type(module).__name__}.predict: ")
     count = int(inputs[0].shape[0]) if inputs and inputs[0].ndim else 0
     if batch_size < 1 or count < 1:
         raise ValueError(

@@ -123,7 +123,10 @@ def match_state(
     of a tensor it holds (``tied``) is found too, and not unexpected if the targets lack it.
     """
     if not isinstance(state, Mapping):
-        raise TypeError(f"expected a mapping of names to arrays, found {type(state).__name__}; pass its state_dict()")
+        raise TypeError(
+            f"expected a mapping of names to arrays, found {type(state).__name__}; pass the state_dict() of a network, "
+            "or load_checkpoint(path) for a file"
+        )
     stored = getattr(state, "stored", None)
     stored = stored if isinstance(stored, Mapping) else None
     aliases = {} if stored is None else _aliases(stored, getattr(state, "tied", ()))

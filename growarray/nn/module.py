@@ -10,7 +10,7 @@ import numpy as np
 
 from growarray.backend import Array
 from growarray.errors import shown
-from growarray.nn.inference import in_batches
+from growarray.nn.inference import gradients_kept, in_batches
 from growarray.nn.owner import Owner
 from growarray.nn.parameter import Parameter as Parameter
 
@@ -51,12 +51,9 @@ class Module(Owner):
         The default is numeric, the original's behaviour: the pullback of a one-element float64 NumPy array
         ``[1e-5]``. Layers that know the number override this. Gradients of parameters stay as they were.
         """
-        gradients = [(p, p.grad) for p in self.parameters()]
-        y, pullback = self.vjp(np.asarray([1e-5]))
-        slope = float(np.sum(pullback(np.ones_like(y))))
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
-        return slope
+        with gradients_kept(self):
+            y, pullback = self.vjp(np.asarray([1e-5]))
+            return float(np.sum(pullback(np.ones_like(y))))
 
     def extended_forward(self, x: Array | None, x_ext: Array | None = None) -> tuple[Array | None, Array | None]:
         """Values for the present features and for the features that growth may add; None stays None."""

@@ -245,6 +245,7 @@ class BatchNorm(_Norm):
         if count < 2:
             raise ShapeError(
                 f"{name}: input has shape {tuple(x.shape)}, statistics of a batch need more than one value per channel"
+                "; pass more samples, or call eval() to use the running ones"
             )
         namespace(x, *self._arrays())
         y, mean, var, back = normalised(x, *self._arrays(), None, None, True, self.eps)

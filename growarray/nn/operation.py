@@ -87,7 +87,7 @@ def _where(xp: Any, chosen: Array, a: Array, b: Array) -> tuple[Array, Pullback]
 
 
 def _power(xp: Any, a: Array, b: Array) -> tuple[Array, Pullback]:
-    """The derivative by the exponent where the base is not positive is 0."""
+    """The derivative by the exponent is 0 if the base is not positive."""
     if kind_of(a) != "f":
         y = xp.astype(xp.astype(a, xp.float64) ** xp.astype(b, xp.float64), a.dtype) if kind_of(b) == "f" else a**b
         return xp.astype(y, a.dtype), lambda dy: (None, None)
@@ -160,7 +160,7 @@ def _fake_quantize(xp: Any, x: Array, scale: Array, *zero: Array, low: int, high
 
 
 def _einsum(xp: Any, *arrays: Array, equation: str) -> tuple[Array, Pullback]:
-    """By the engine, which takes no scalars: NumPy has one where an array has no axes."""
+    """By the engine, which takes no scalars: NumPy gives one for an array without axes."""
     y, back = plan(equation, *(tuple(x.shape) for x in arrays)).vjp(*(xp.asarray(x) for x in arrays))
     return y, lambda dy: back(xp.asarray(dy))
 

@@ -199,8 +199,7 @@ class Owner(Displayed):
         Returns a :class:`LoadReport`, a table when it is printed. With ``strict`` anything that does not fit raises
         ``KeyError`` (names missing or unexpected), :class:`~growarray.errors.ShapeError` (shapes), ``TypeError``
         (casts that would lose more than precision) or ``ValueError`` (a value beyond the range of the dtype); without,
-        what fits is loaded. Every value is read before the
-        first is set, so if anything raises, nothing has changed.
+        what fits is loaded. Every value is read before the first is set, so if anything raises, nothing has changed.
 
         >>> from growarray.nn import Linear
         >>> report = Linear(3, 2).load_state_dict(Linear(3, 2).state_dict())

@@ -12,7 +12,7 @@ from growarray.nn.module import Pullback
 from growarray.nn.moved import Moved, at_axis, whole_numbers
 from growarray.nn.part import Slice
 
-_MODES = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+PADDINGS = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 """ONNX's names of the modes, and those of convolutions."""
 
 
@@ -31,8 +31,8 @@ class Pad(Moved):
     """
 
     def __init__(self, widths: Sequence[Sequence[int]], mode: str = "constant", value: float = 0.0) -> None:
-        if mode not in _MODES:
-            raise ValueError(f"Pad: mode is {shown(mode)}, expected one of {', '.join(_MODES)}")
+        if mode not in PADDINGS:
+            raise ValueError(f"Pad: mode is {shown(mode)}, expected one of {', '.join(PADDINGS)}")
         pairs = tuple(whole_numbers("Pad", "widths", pair) for pair in widths)
         if any(len(pair) != 2 for pair in pairs):
             raise ValueError(f"Pad: widths are {shown(pairs)}, expected a pair (before, after) for each axis")
@@ -75,7 +75,7 @@ class Pad(Moved):
             longer = (*shape[:axis], before + size + after, *shape[axis + 1 :])
             y = xp.full(longer, self.value, dtype=x.dtype, device=device_of(x))
             return assign(y, middle, x), lambda dy: dy[middle]
-        by = ConvAxis(before=before, after=after, padding_mode=_MODES[self.mode])
+        by = ConvAxis(before=before, after=after, padding_mode=PADDINGS[self.mode])
         return pad(xp, x, axis, by), lambda dy: unpad(xp, dy, axis, by)
 
     def extra_repr(self) -> str:

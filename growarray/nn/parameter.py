@@ -20,7 +20,7 @@ class Parameter:
     """A trained array with its gradient and what an optimizer keeps for it.
 
     ``data`` is the array, ``grad`` its gradient or None, ``slots`` a dictionary of optimizer state:
-    arrays of the shape of ``data``, or numbers. :meth:`extend` grows all of them together. Where ``requires_grad``
+    arrays of the shape of ``data``, or numbers. :meth:`extend` grows all of them together. If ``requires_grad``
     is False the parameter is frozen: it takes no gradient, and no optimizer moves it.
 
     >>> import numpy as np

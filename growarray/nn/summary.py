@@ -27,7 +27,7 @@ _one_at_a_time = threading.RLock()
 class LayerSummary:
     """One use of a layer: its name and class, the shapes that it takes and gives, and what it costs.
 
-    parameters : its scalars, 0 where the layer is used again
+    parameters : its scalars, 0 if the layer is used again
     flops, seconds : of its products, multiplications and additions, forwards; None if it has none
     """
 

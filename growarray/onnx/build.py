@@ -16,7 +16,7 @@ from growarray.nn.cast import RangeError, cast
 from growarray.nn.graph import Node
 from growarray.nn.module import Module, Parameter
 from growarray.onnx.graph import LEAVES, OpNode, layer_name, node_name
-from growarray.onnx.value import Array, Constant, Dim, Dynamic, Known, Shape, Unsupported
+from growarray.onnx.value import Array, Constant, Dim, Dynamic, Known, Shape, Unsupported, letter
 
 _LONGEST_NAME = 200
 _LAYER = 40  # steps of the limits that making one takes as long as
@@ -66,6 +66,8 @@ class Builder:
         for name, value in made.items():
             self._compute(value.name, found)
             self.account(found[value.name].nbytes)
+            if letter(value.kind) != "f" and found[value.name].dtype.kind == "f":
+                raise Malformed(f"has an input of the type {value.kind}, which is not supported here; expected floats")
             constant = Constant(name, found[value.name], trained=trained, derived=not trained)
             constant.kind = value.kind
             self.values[name] = constant
@@ -217,12 +219,7 @@ class Builder:
         return np.float64 if dtype == np.float64 else np.float32
 
     def parameter(
-        self,
-        value: Constant,
-        what: str,
-        form: Any = (),
-        change: Callable[[Array], Array] = lambda x: x,
-        size: int = 0,
+        self, value: Constant, what: str, form: Any = (), change: Callable[[Array], Array] = lambda x: x, size: int = 0
     ) -> Parameter:
         """The parameter for a constant: one for all nodes that take it in the same ``form``.
 
@@ -271,6 +268,7 @@ class Builder:
             return
         fresh = isinstance(value, Dynamic) and value.name not in self._shared
         if isinstance(value, Dynamic) and fresh and self.nodes and self.nodes[-1].output == value.name:
+            del self.dynamics[value.name], self._givers[value.name]
             self._append(replace(self.nodes.pop(), output=name))
             value = replace(value, name=name)
         self.define(name, value)

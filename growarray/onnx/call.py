@@ -10,7 +10,7 @@ import numpy as np
 from growarray.files.errors import Malformed, quote
 from growarray.onnx.build import Builder
 from growarray.onnx.graph import OpNode
-from growarray.onnx.value import Array, Constant, Dim, Dynamic
+from growarray.onnx.value import Array, Constant, Dim, Dynamic, known_axes
 
 _OPSET = 24  # whose operators the functions below are written in
 _KINDS = {int: "int", float: "float", str: "string"}
@@ -73,10 +73,7 @@ class Calls:
 
     def shape(self, name: str) -> tuple[Dim, ...]:
         """The axes of a value. Raises Malformed if their number is not known."""
-        shape = self.value(name).shape
-        if shape is None:
-            raise Malformed("the number of axes of its input is not known; export the model with shapes")
-        return tuple(shape)
+        return known_axes(self.value(name))
 
     def sizes(self, name: str) -> tuple[int, ...]:
         """The axes of a value, all of which are known."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from growarray import __version__
 from growarray.errors import shown
 from growarray.nn.graph import Graph
+from growarray.nn.inference import evaluating
 from growarray.nn.module import Module
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.model import DATA_TYPES, Model, Node, Port, write_model
@@ -55,19 +55,11 @@ def to_onnx(
     ``layer.plan(input_shape)``, those among its factors computed beforehand: what is left of them are weights named
     ``<layer>.path.0``, …. The file appears at once and whole, or not at all.
 
-    Raises
-    ------
-    NotImplementedError
-        A module is of a class that is not written (see :func:`register_lowering`), or what it computes cannot be; the
-        message says where in the network it is.
-    ShapeError, PlanError, TypeError, ValueError
-        An option makes no sense, a layer refuses the shape that it gets (its own message, with its place), or a weight
-        is beyond the range of ``dtype``.
-    OSError
-        ``path`` is a folder, or cannot be written.
+    Raises NotImplementedError: a module is of a class that is not written (see :func:`register_lowering`), or what it
+    computes cannot be; the message says where in the network it is; ShapeError, PlanError, TypeError, ValueError: an
+    option makes no sense, a layer refuses the shape that it gets (its own message, with its place), or a weight is
+    beyond the range of ``dtype``; OSError: ``path`` is a folder, or cannot be written.
 
-    Examples
-    --------
     >>> import tempfile
     >>> from growarray import load_checkpoint, nn
     >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -92,7 +84,7 @@ def to_onnx(
         Edge(name, shape, 0 if shape[:1] == first else None, types.get(name))
         for name, shape in zip(inputs, shapes, strict=True)
     ]
-    with _evaluating(network):
+    with evaluating(network):
         found = graph.lower("", network, *edges)
         results = list(found) if isinstance(found, tuple | list) else [found]
     names = known or (("output",) if len(results) == 1 else tuple(f"output_{i}" for i in range(len(results))))
@@ -207,18 +199,6 @@ def _metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
                 f"to_onnx: metadata has {shown(key)}: {shown(value)}, expected strings; json.dumps makes one"
             )
     return found
-
-
-@contextmanager
-def _evaluating(network: Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode afterwards."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _named(graph: OnnxGraph, inputs: Sequence[str], results: list[Edge], names: Sequence[str]) -> list[Edge]:

@@ -24,16 +24,9 @@ def fold(builder: Builder, node: OpNode, operation: Callable[[Builder, OpNode], 
     if result is None:
         return False
     first = next((value for value in given if isinstance(value, Constant)), None) if moves else None
-    builder.give(
-        node,
-        Constant(
-            node.outputs[0],
-            np.asarray(result),
-            trained=first is not None and first.trained and first.size > 1,
-            derived=node.op != "Constant",
-            label=node.outputs[0] if first is None else first.label,
-        ),
-    )
+    trained = first is not None and first.trained and first.size > 1
+    name, label, derived = node.outputs[0], None if first is None else first.label, node.op != "Constant"
+    builder.give(node, Constant(name, np.asarray(result), trained=trained, derived=derived, label=label))
     return True
 
 

@@ -21,6 +21,7 @@ from growarray.onnx.build import Builder
 from growarray.onnx.fold import fold
 from growarray.onnx.fuse import fuse
 from growarray.onnx.graph import Model, OpNode, read_model
+from growarray.onnx.initializers import looks_like_onnx
 from growarray.onnx.operators import DOMAINS, OPERATORS
 from growarray.onnx.operators.row import Operator
 from growarray.onnx.protobuf import ValueInfo
@@ -80,6 +81,11 @@ def from_onnx(
     limits, name = limits_or_default(limits), source_name(path)
     with naming(name):
         source = Source.of(path, name=name, mapped=mmap)
+        head = bytes(source.view[:16])
+        if head[:1] != b"\x08" and not looks_like_onnx(
+            source.view
+        ):  # what starts like one is read, to say what is wrong
+            raise Malformed(f"is not an ONNX model: it starts with {quote(head)}; load_checkpoint reads weights")
         external = ExternalFiles(source, limits, follow_links=follow_links, mapped=mmap)
         model = read_model(source, limits, external)
         if outputs is not None:

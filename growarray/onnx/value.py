@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from growarray.files.errors import Malformed
 from growarray.files.tensor import StoredTensor
 
 Array = NDArray[Any]
@@ -77,6 +78,13 @@ class Unsupported:
 
 
 Known = Constant | Dynamic | Unsupported
+
+
+def known_axes(value: Constant | Dynamic) -> tuple[Dim, ...]:
+    """The axes of a value. Raises Malformed if their number is not known."""
+    if value.shape is None:
+        raise Malformed("the number of axes of its input is not known; export the model with shapes")
+    return value.shape
 
 
 def letter(kind: str) -> str:

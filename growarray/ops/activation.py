@@ -12,7 +12,7 @@ from collections.abc import Callable
 from growarray.backend import Array, kind_of, namespace
 from growarray.errors import shown
 from growarray.ops.erf import erf as error_function
-from growarray.ops.fused import fused
+from growarray.ops.fused import fused, in_single
 
 Vjp = Callable[[Array], Array]
 
@@ -79,9 +79,9 @@ def elu(x: Array, alpha: float = 1.0) -> tuple[Array, Vjp]:
     [-0.7, 0.0, 2.0]
     """
     xp = namespace(x)
-    below = alpha * xp.expm1(xp.minimum(x, 0.0))
-    slope = below + (alpha + (1.0 - alpha) * xp.astype(x > 0.0, x.dtype))
-    return xp.maximum(x, 0.0) + below, lambda dy: dy * slope
+    low = xp.minimum(x, 0.0)
+    slope = xp.exp(low) * (alpha + (1.0 - alpha) * xp.astype(x > 0.0, x.dtype))
+    return xp.maximum(x, 0.0) + alpha * xp.expm1(low), lambda dy: dy * slope
 
 
 @fused
@@ -115,9 +115,10 @@ def gelu(x: Array, *, approximate: str = "none") -> tuple[Array, Vjp]:
         slope = below + x * xp.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
     elif approximate == "tanh":
         root = math.sqrt(2.0 / math.pi)
-        bend = xp.tanh(root * (x + 0.044715 * x * x * x))
+        near = xp.clip(x, -32.0, 32.0)  # bend is 1 long before, and inf * 0 is not a number
+        bend = xp.tanh(root * (near + 0.044715 * near * near * near))
         below = 0.5 * (1.0 + bend)
-        slope = below + 0.5 * x * (1.0 - bend * bend) * root * (1.0 + 3 * 0.044715 * x * x)
+        slope = below + 0.5 * near * (1.0 - bend * bend) * root * (1.0 + 3 * 0.044715 * near * near)
     else:
         raise ValueError(f"gelu: approximate must be 'none' or 'tanh', found {shown(approximate)}")
     return x * below, lambda dy: dy * slope
@@ -179,11 +180,12 @@ def softplus(x: Array) -> tuple[Array, Vjp]:
     """
     xp = namespace(x)
     large = x > _SOFTPLUS_THRESHOLD
-    power = xp.exp(xp.where(large, xp.zeros_like(x), x))
-    slope = xp.where(large, xp.ones_like(x), power / (1.0 + power))
-    return xp.where(large, x, xp.log1p(power)), lambda dy: dy * slope
+    slope = xp.where(large, xp.ones_like(x), _logistic(x))
+    bend = xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))
+    return xp.where(large, x, bend), lambda dy: dy * slope
 
 
+@in_single
 def softmax(x: Array, axis: int = -1) -> tuple[Array, Vjp]:
     """``y = exp(x) / sum(exp(x))`` along ``axis``, any shape. Keeps y.
 
@@ -192,11 +194,14 @@ def softmax(x: Array, axis: int = -1) -> tuple[Array, Vjp]:
     [0.5, 0.5]
     """
     xp = namespace(x)
+    if 0 in x.shape:
+        return x, lambda dy: dy
     power = xp.exp(x - xp.max(x, axis=axis, keepdims=True))
     y = power / xp.sum(power, axis=axis, keepdims=True)
     return y, lambda dy: y * (dy - xp.sum(dy * y, axis=axis, keepdims=True))
 
 
+@in_single
 def log_softmax(x: Array, axis: int = -1) -> tuple[Array, Vjp]:
     """``y = x - log(sum(exp(x)))`` along ``axis``, any shape. Keeps y.
 
@@ -206,6 +211,8 @@ def log_softmax(x: Array, axis: int = -1) -> tuple[Array, Vjp]:
     ([0.5, 0.5], [0.0, 0.0])
     """
     xp = namespace(x)
+    if 0 in x.shape:
+        return x, lambda dy: dy
     shifted = x - xp.max(x, axis=axis, keepdims=True)
     y = shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
     return y, lambda dy: dy - xp.exp(y) * xp.sum(dy, axis=axis, keepdims=True)

@@ -60,6 +60,15 @@ def conv_geometry(
     return conv_axes(names, kernel, **options)
 
 
+def paddings(axes: Sequence[ConvAxis]) -> tuple[int | tuple[int, int], ...]:
+    """The padding of each axis as users write it: a number, or a pair if the two sides differ.
+
+    >>> paddings(conv_geometry((3, 4), padding="same"))
+    (1, (1, 2))
+    """
+    return tuple(axis.before if axis.before == axis.after else (axis.before, axis.after) for axis in axes)
+
+
 def _check_shapes(where: str, x_shape: Sequence[int], w_shape: Sequence[int], groups: int, parts: str) -> None:
     """Raise unless input and weight have as many spatial axes, and ``groups`` divides the channels of the weight."""
     if len(w_shape) < 3:
@@ -85,10 +94,14 @@ def _check_dtypes(where: str, x: Array, w: Array, b: Array | None) -> Any:
     xp = namespace(x, w, b)
     for name, array in (("weight", w), ("bias", b)):
         if array is not None and array.dtype != x.dtype:
-            raise TypeError(f"{where}: input is {x.dtype}, {name} {array.dtype}; convert one with xp.astype")
+            raise TypeError(f"{where}: input is {x.dtype}, {name} {array.dtype}; {_as_in(array.dtype)}")
     if not xp.isdtype(x.dtype, "real floating"):
-        raise TypeError(f"{where}: input is {x.dtype}, expected real floats; convert it with xp.astype(x, xp.float32)")
+        raise TypeError(f"{where}: input is {x.dtype}, expected real floats; {_as_in('float32')}")
     return xp
+
+
+def _as_in(dtype: Any) -> str:
+    return f"convert the input, as in x.astype({str(dtype).rpartition('.')[2]!r})"
 
 
 def _check_bias(where: str, b: Array | None, out_channels: int) -> None:
@@ -158,10 +171,7 @@ def _d_bias(xp: Any, dy: Array, b: Array | None) -> Array | None:
 
 
 def check_output_padding(where: str, extra: int, stride: int, dilation: int) -> None:
-    """Raise ``ValueError`` unless ``extra`` positions at the end are fewer than the larger of stride and dilation.
-
-    >>> check_output_padding("doc", 1, stride=1, dilation=2)
-    """
+    """Raise ``ValueError`` unless ``extra`` positions at the end are fewer than the larger of stride and dilation."""
     most = max(stride, dilation) - 1
     if extra > most:
         raise ValueError(
@@ -174,7 +184,7 @@ class _TransposedAxis(NamedTuple):
     """Positions of the result, how many from the start an input reaches, and the padding of the convolution back.
 
     An output padding first gives back what the padding cuts off; then a convolution may leave less than a stride over.
-    What is more lies beyond every kernel. Where no position is reached, the convolution has one that is cut off.
+    What is more lies beyond every kernel. If no position is reached, the convolution has one that is cut off.
     """
 
     size: int
@@ -242,7 +252,7 @@ def conv(
     precision : on a GPU, as in :func:`growarray.contraction.plan`; a CPU multiplies float32 in full
     Returns y (n, o, *positions) and a pullback ``dy -> (dx, dw, db)``; db is None if b is. ``pullback(dy,
     wrt_x=False)`` leaves dx out (None): the first layer of a network need not compute it; ``wrt_w=False`` dw: a frozen
-    weight.
+    weight; ``wrt_b=False`` db.
 
     Raises ShapeError: axes or channels of input, weight and bias do not fit together; PlanError: an option does not
     make sense, or the kernel is larger than the padded input; TypeError: the arrays are not real floats of one dtype,
@@ -262,7 +272,9 @@ def conv(
     y_shape = (x_shape[0], w_shape[0], *result.shape[2 - len(w_shape) :])
     y = _add_bias(xp, _shaped(xp, result, *y_shape), b)
 
-    def vjp(dy: Array, *, wrt_x: bool = True, wrt_w: bool = True) -> tuple[Array | None, Array | None, Array | None]:
+    def vjp(
+        dy: Array, *, wrt_x: bool = True, wrt_w: bool = True, wrt_b: bool = True
+    ) -> tuple[Array | None, Array | None, Array | None]:
         _check_gradient("conv", dy, y_shape, x)
         d_result = _shaped(xp, dy, *todo.output_shape)
         if wrt_x and wrt_w:
@@ -273,7 +285,7 @@ def conv(
         return (
             None if dx is None else _shaped(xp, dx, *x_shape),
             None if dw is None else _shaped(xp, dw, *w_shape),
-            _d_bias(xp, dy, b),
+            _d_bias(xp, dy, b if wrt_b else None),
         )
 
     return y, vjp

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from growarray.backend import Array, namespace, special_functions
+from growarray.backend import Array, kind_of, namespace, special_functions
 
 
 def erf(x: Array) -> Array:
     """Error function: SciPy's on NumPy, cupyx's on CuPy, :func:`portable_erf` elsewhere."""
     own = special_functions(x)
-    return portable_erf(x) if own is None else own.erf(x)
+    if own is None:
+        return portable_erf(x)
+    y = own.erf(x)
+    return namespace(x).astype(y, x.dtype, copy=False) if kind_of(x) == "f" else y  # SciPy has none of half precision
 
 
 # Cody 1969, Rational Chebyshev approximations for the error function: numerator and denominator,

@@ -1,14 +1,14 @@
-"""Where an operation has kernels of its own on CuPy, beside the portable one."""
+"""Operations that have kernels of their own on CuPy, beside the portable ones; and float32 for half precision."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 
-from growarray.backend import is_cupy, load
+from growarray.backend import is_array, is_cupy, library_of, load
 
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
@@ -19,6 +19,7 @@ def fused(portable: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
 
     It takes the same arguments, and gives None for what it has no kernel for.
     """
+    single = in_single(portable)
     module, name = portable.__module__.rpartition(".")[2], portable.__name__.lstrip("_")
 
     @functools.wraps(portable)
@@ -28,6 +29,36 @@ def fused(portable: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
             if found is not None:
                 result: _Result = found
                 return result
-        return portable(*arguments, **options)
+        return single(*arguments, **options)
 
     return chosen
+
+
+def in_single(operation: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+    """``operation``, which computes in float32 if its first array is of half precision: a sum of halves overflows soon.
+
+    >>> mean = in_single(lambda x: (x.sum() / x.size, lambda dy: dy))
+    >>> y, pullback = mean(np.full(4, 3e4, np.float16))
+    >>> float(y), y.dtype
+    (30000.0, dtype('float16'))
+    """
+
+    @functools.wraps(operation)
+    def chosen(*arguments: _Given.args, **options: _Given.kwargs) -> _Result:
+        if getattr(getattr(arguments[0], "dtype", None), "char", "") != "e":  # of NumPy's dtypes, which others have too
+            return operation(*arguments, **options)
+        found: Any = operation(*_cast(arguments, np.float16, np.float32), **options)
+        return cast("_Result", _cast(found, np.float32, np.float16))
+
+    return chosen
+
+
+def _cast(value: Any, old: Any, new: Any) -> Any:
+    """The arrays of dtype ``old`` in ``value`` as ``new``, and its functions as such that take and give these."""
+    if isinstance(value, tuple):
+        return tuple(_cast(one, old, new) for one in value)
+    if is_array(value):
+        return library_of(value).astype(value, new) if value.dtype == old else value
+    if callable(value):
+        return lambda *given, **options: _cast(value(*_cast(given, new, old), **options), old, new)
+    return value

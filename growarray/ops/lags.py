@@ -137,7 +137,7 @@ def _runs(
 class MomentPlan:
     """How a moment is summed: the lagged axes, the outer one first; all others are unfolded. Holds no arrays.
 
-    lagged : axes    outer, inner : their lags; those of a single position where an axis is not lagged
+    lagged : axes    outer, inner : their lags; for an axis that is not lagged those of a single position
     single : whether products are made in single precision, from images that are mixed
     images : of one block    pieces : of an image, cut along its longest axis    shared : whether it is worth threads
     seconds : predicted on one core

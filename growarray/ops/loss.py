@@ -17,7 +17,7 @@ from growarray.cuda.late import check
 from growarray.cuda.loss import label_error, nothing_to_average
 from growarray.errors import ShapeError, shown
 from growarray.ops.activation import log_softmax
-from growarray.ops.fused import fused
+from growarray.ops.fused import fused, in_single
 from growarray.ops.gradient import loss_gradient
 
 LossVjp = Callable[..., Array]
@@ -152,6 +152,7 @@ def _reduce(xp: Any, losses: Array, factor: float, reduction: str) -> Array:
     return losses if reduction == "none" else asarray(xp.sum(losses) * factor, like=losses)
 
 
+@in_single
 def mse(x: Array, target: Array, *, reduction: str = "mean") -> tuple[Array, LossVjp]:
     """``loss = (x - target)^2``, averaged, summed or as it is; any shape. Keeps the difference.
 
@@ -168,6 +169,7 @@ def mse(x: Array, target: Array, *, reduction: str = "mean") -> tuple[Array, Los
     return loss, lambda dloss=1.0: 2.0 * factor * difference * loss_gradient(dloss, difference)
 
 
+@in_single
 def l1(x: Array, target: Array, *, reduction: str = "mean") -> tuple[Array, LossVjp]:
     """``loss = |x - target|``, averaged, summed or as it is; any shape. The derivative at 0 is 0.
 

@@ -239,7 +239,7 @@ class _Lane:
                 self._add_products(left, right, (outer, inner), j, shift)
 
     def _add_products(self, left: Array, right: Array, lags: tuple[Lag, Lag], j: int, shift: int) -> None:
-        """Add ``a b^T`` for each run of rows of one lag; in pieces where the product is made in single precision."""
+        """Add ``a b^T`` for each run of rows of one lag; in pieces if the product is made in single precision."""
         outer, inner = lags
         xp, total = self.xp, self.products.get(lags)
         if total is None:

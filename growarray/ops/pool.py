@@ -92,7 +92,7 @@ def pool_axes(
     sequence of paddings may be a pair (before, after), as ONNX has it.
 
     Raises TypeError if an option is not a whole number, ValueError if one is out of range or has a wrong
-    number of entries, where a padding is more than half of the kernel, or one of a pair as large as the window.
+    number of entries, if a padding is more than half of the kernel, or one of a pair as large as the window.
 
     >>> [axis.stride for axis in pool_axes("doc", 2, kernel_size=(2, 3))]
     [2, 3]
@@ -132,10 +132,7 @@ def adaptive_sizes(where: str, axes: int, output_size: int | Sequence[int | None
 
 
 def check_divisor(where: str, divisor_override: int | None) -> None:
-    """Raise unless ``divisor_override`` is None (the number of positions) or a whole number other than 0.
-
-    >>> check_divisor("doc", 4)
-    """
+    """Raise unless ``divisor_override`` is None (the number of positions) or a whole number other than 0."""
     if divisor_override is not None and not is_whole(divisor_override):
         raise TypeError(f"{where}: divisor_override must be a whole number or None, found {shown(divisor_override)}")
     if divisor_override == 0:

@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 from growarray.contraction.checks import is_whole
-from growarray.errors import shown
+from growarray.errors import ShapeError, shown
 
 
 def whole_number(where: str, option: str, value: Any, least: int) -> int:
@@ -20,6 +20,18 @@ def whole_number(where: str, option: str, value: Any, least: int) -> int:
     if value < least:
         raise ValueError(f"{where}: {option} must be at least {least}, found {shown(value)}")
     return operator.index(value)
+
+
+def checked_groups(where: str, in_channels: Any, out_channels: Any, groups: Any, least: int) -> int:
+    """The groups; raises ShapeError unless they divide both numbers of channels, which are at least ``least``."""
+    count = whole_number(where, "groups", groups, 1)
+    for label, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+        if whole_number(where, label, channels, least) % count:
+            raise ShapeError(
+                f"{where}: {label}={channels} does not divide into groups={count}; choose a common divisor of "
+                f"{in_channels} and {out_channels}"
+            )
+    return count
 
 
 def each_axis(where: str, option: str, value: Any, axes: int, least: int) -> tuple[int, ...]:

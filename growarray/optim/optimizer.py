@@ -58,6 +58,10 @@ class Optimizer:
             raise ValueError(f"{name}: there are no parameters to optimise; pass at least one")
         self.lr = lr
 
+    def __repr__(self) -> str:
+        options = (f"{name}={getattr(self, name)}" for name in ("lr", *self._options))
+        return f"{type(self).__name__}({', '.join(options)}, parameters={len(self.parameters)})"
+
     def _saved(self) -> dict[str, Any]:
         return {"parameters": self._source} | {name: getattr(self, name) for name in ("lr", *self._options)}
 
@@ -114,15 +118,9 @@ class Optimizer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned, on each parameter's device; replaces the present state.
 
-        Raises
-        ------
-        KeyError
-            An option is missing, or an entry belongs to no option and no parameter: another kind of optimizer, or
-            another network.
-        ShapeError
-            An entry has another shape than its parameter, which has grown since, or will.
-        TypeError
-            An entry is not a real number or an array of them. If anything raises, nothing has changed.
+        Raises KeyError: an option is missing, or an entry belongs to no option and no parameter: another kind of
+        optimizer, or another network; ShapeError: an entry has another shape than its parameter, which has grown since,
+        or will; TypeError: an entry is not a real number or an array of them. If anything raises, nothing has changed.
         """
         where, named, options = f"{type(self).__name__}.load_state_dict", self._named(), ("lr", *self._options)
         missing = [name for name in options if name not in state]

@@ -28,8 +28,6 @@ class GrowingClassifier(ClassifierMixin, GrowingEstimator):  # type: ignore[misc
     classes_, n_features_in_, n_iter_ : once it is fitted, as everywhere in scikit-learn
     network_ : the network on features as they came, whose outputs are logits;  history_ : what happened, by epoch
 
-    Examples
-    --------
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
     >>> model = GrowingClassifier(random_state=0).fit(X, y)

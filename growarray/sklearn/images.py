@@ -33,8 +33,6 @@ class FactorizedConvClassifier(GrowingClassifier):
 
     Its other options are those of :class:`GrowingClassifier`, and build the head. Pixels are scaled by channel.
 
-    Examples
-    --------
     >>> from sklearn.datasets import load_digits
     >>> X, y = load_digits(return_X_y=True)
     >>> model = FactorizedConvClassifier(image_shape=(8, 8), channels=(8,), max_iter=4, random_state=0)

@@ -24,8 +24,6 @@ class GrowingRegressor(RegressorMixin, GrowingEstimator):  # type: ignore[misc]
     n_features_in_, n_iter_ : once it is fitted, as everywhere in scikit-learn
     network_ : the network on features as they came, whose outputs are the targets';  history_ : what happened, by epoch
 
-    Examples
-    --------
     >>> from sklearn.datasets import load_diabetes
     >>> X, y = load_diabetes(return_X_y=True)
     >>> model = GrowingRegressor(random_state=0, early_stopping=True).fit(X, y)

@@ -42,6 +42,9 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
+RUN_FILES = {"checkpoint.npz", "history.json", "network.onnx", "run.png", "weights.safetensors"}
+
+
 def content(folder: Path) -> dict[str, bytes]:
     """Every file of a folder."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}

@@ -22,8 +22,9 @@ from growarray.cli.bench.candidates import candidates_for, pattern_path, window_
 from growarray.cli.bench.layer import FORMATS, layer_from
 from growarray.cli.bench.picture import drawn_paths, pareto_front
 from growarray.cli.bench.report import measure_layer
-from growarray.cli.bench.tree_picture import drawn_roofline, drawn_tree, saved
+from growarray.cli.bench.tree_picture import drawn_roofline, drawn_tree
 from growarray.contraction.machine import CPU
+from growarray.networks.picture import saved
 
 TINY = ("--in", 4, "--out", 5, "--kernel", "3x3", "--size", "8x8", "--batch", 2, "--rank", 3, "--repeat", 1)
 

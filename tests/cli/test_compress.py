@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from growarray import load_checkpoint, nn
+from growarray import load_checkpoint
 from growarray.checkpoint import save_safetensors
 from growarray.cli.application import app
 from growarray.cli.compress import picture as compress_picture
@@ -20,6 +20,7 @@ from growarray.compression import compress as compress_network
 from growarray.factorized import CPTensor, FactorizedTensor, TuckerTensor
 from growarray.onnx.export import to_onnx
 from growarray.onnx.read import from_onnx
+from tests.cli.screens import network
 
 Run = Callable[..., Any]
 
@@ -27,14 +28,6 @@ Run = Callable[..., Any]
 @pytest.fixture
 def run() -> Run:
     return lambda *arguments: CliRunner().invoke(app, ["compress", *map(str, arguments)])
-
-
-def network() -> nn.Sequential:
-    rng = np.random.default_rng(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 12, 3, rng=rng), nn.ReLU(), nn.Conv2d(12, 16, 3, stride=2, rng=rng), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 12, rng=rng),
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -158,7 +151,11 @@ def test_tied_and_whole_tensors_stay(tmp_path: Path) -> None:
         ("net.safetensors", ["--budget", "0.5", "--by", "flops"], "--by flops needs a graph"),
         ("net.safetensors", ["--budget", "0.5", "--measure"], "--measure needs a graph"),
         ("net.safetensors", ["--budget", "0.5", "--calibration", "x.npy"], "weights alone cannot be run"),
-        ("net.safetensors", ["--budget", "0.5", "--format", "parafac"], "unknown factorization 'parafac'; expected"),
+        (
+            "net.safetensors",
+            ["--budget", "0.5", "--format", "parafac"],
+            "--format: expected one of cp, tr, tt, tucker, found 'parafac'",
+        ),
         ("net.safetensors", ["--budget", "7"], "the budget of 7 parameters cannot be met"),
         ("missing.onnx", ["--budget", "0.5"], "missing.onnx"),
         ("net.onnx", ["--budget", "0.5", "--calibration", "net.onnx"], "expected a .npy or .npz file of numbers"),

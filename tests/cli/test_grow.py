@@ -18,7 +18,7 @@ from growarray.cli.grow.run import Run
 from growarray.datasets import load_digits
 from growarray.networks import GrowingMLP, History
 from growarray.nn import ReLU
-from tests.cli.conftest import content
+from tests.cli.conftest import RUN_FILES, content
 
 FAST = ("--epochs", 5, "--test-fraction", 0.5)
 
@@ -97,13 +97,7 @@ def test_output_holds_history_picture_weights_and_checkpoint(grow, tmp_path):
     folder = tmp_path / "deep" / "run"
     result = grow(*FAST, "--output", folder)
     assert result.exit_code == 0, result.output
-    assert set(content(folder)) == {
-        "checkpoint.npz",
-        "history.json",
-        "network.onnx",
-        "run.png",
-        "weights.safetensors",
-    }
+    assert set(content(folder)) == RUN_FILES
     assert result.stdout.splitlines()[-4:] == [
         f"written into {folder}; see run.png and history.json",
         f"predict  growarray predict {folder} DATA",

@@ -151,7 +151,8 @@ def test_the_digits_by_name(predict, tmp_path):
 
 
 REFUSED = {
-    "columns": (("wide.csv",), "wide.csv: found 3 features, expected 2 as in training"),
+    "columns": (("wide.csv",), "wide.csv, line 1: columns found: 4, expected the 2 features of the training data, and"),
+    "narrow": (("narrow.csv",), "narrow.csv, line 1: columns found: 1, expected the 2 features of the training data"),
     "rows": (("wide.npy",), "wide.npy: found 5 features, expected 2"),
     "class": (("other.npz",), "class 'huge' does not occur in training, which has 'big', 'small'"),
     "kind": (("x.txt",), "x.txt: unknown kind of file '.txt'; expected .npz, .npy or .csv"),
@@ -169,6 +170,7 @@ REFUSED = {
 def test_what_is_refused(classifier, predict, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wide.csv").write_text("a,b,c,kind\n1,2,3,big\n")
+    (tmp_path / "narrow.csv").write_text("a\n1\n")
     (tmp_path / "x.txt").write_text("1,2\n")
     np.save("wide.npy", np.ones((4, 5)))
     np.save("x.npy", np.ones((4, 2)))

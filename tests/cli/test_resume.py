@@ -20,7 +20,7 @@ from growarray.cli.grow.resume import open_run
 from growarray.cli.grow.run import Run
 from growarray.errors import ResumeError
 from growarray.networks import History
-from tests.cli.conftest import content
+from tests.cli.conftest import RUN_FILES, content
 
 GIVEN = {"epochs": 4, "every": 1, "first": 1, "test_fraction": 0.6, "neurons": 4}
 ARGUMENTS = [text for name, value in GIVEN.items() for text in (f"--{name.replace('_', '-')}", str(value))]
@@ -126,13 +126,7 @@ def test_a_killed_run_goes_on_bit_for_bit(grow, tmp_path, whole, call, count):
     assert any(name.startswith(".") for name in content(folder)) == (call == "fsync")
     result = grow("--output", folder, "--resume", *ARGUMENTS)
     assert result.exit_code == 0, result.output
-    assert set(content(folder)) == {
-        "checkpoint.npz",
-        "history.json",
-        "network.onnx",
-        "run.png",
-        "weights.safetensors",
-    }
+    assert set(content(folder)) == RUN_FILES
     checkpoint = read_checkpoint(folder / CHECKPOINT)
     for name, value in whole.loop.network.state_dict().items():
         np.testing.assert_array_equal(checkpoint.weights[name], value, strict=True)

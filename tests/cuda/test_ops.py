@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from growarray import nn, ops
 from growarray.backend import asarray, to_numpy
-from growarray.cuda import late
-from growarray.errors import ShapeError
+from growarray.cuda import activation, late, loss, norm, pool
+from growarray.errors import DeviceError, ShapeError
 from growarray.testing import check_vjp
 from tests.cuda.device import Cuda, cuda
 
@@ -149,6 +149,17 @@ def test_smooth_activations(cuda: Cuda, function: Any) -> None:
     check_vjp(function, cuda.array(np.array([-2.0, -0.5, 0.3, 1.5])))
 
 
+def test_options_may_be_numbers_of_numpy(cuda: Cuda) -> None:
+    x = np.linspace(-3.0, 3.0, 12).reshape(4, 3)
+    labels = np.array([0, 2, 1, 1])
+    same(cuda, (1, 1), lambda x: ops.leaky_relu(x, np.float64(0.3)), x)
+    same(cuda, (1, 1), lambda x: ops.elu(x, np.float32(0.5)), x)
+    loss, back = ops.cross_entropy(x, labels, label_smoothing=np.float64(0.2))
+    got, got_back = ops.cross_entropy(cuda.array(x), cuda.array(labels), label_smoothing=np.float64(0.2))
+    agree(got, loss, "float64")
+    agree(got_back(), back(), "float64")
+
+
 @few
 @given(data=st.data())
 def test_pooling(cuda: Cuda, data: st.DataObject) -> None:
@@ -254,6 +265,28 @@ def test_dropout_by_another_generator_moves_its_mask(cuda: Cuda) -> None:
     np.testing.assert_array_equal(to_numpy(got), y)
 
 
+@pytest.mark.parametrize("module", [activation, loss, norm, pool])
+def test_large_arrays_are_indexed_with_64_bits(cuda: Cuda, monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+    monkeypatch.setattr(module, "WIDE", 1)
+    x = np.random.default_rng(0).standard_normal((2, 4, 5)).astype("float32")
+    if module is loss:
+        labels = np.random.default_rng(1).integers(0, 4, (2, 5))
+        value, back = ops.cross_entropy(x, labels)
+        got, got_back = ops.cross_entropy(cuda.array(x), cuda.array(labels))
+        agree(got, value, "float32")
+        agree(got_back(), back(), "float32")
+    if module is norm:
+        weights = x[0, :, 0].copy(), x[1, :, 0].copy()
+        same(cuda, (2, 2), ops.batch_norm, x, *weights)
+        same(cuda, (1, 2), lambda x, w, b: ops.group_norm(x, 2, w, b), x, *weights)
+    for operation in {
+        activation: (ops.relu, ops.tanh),
+        pool: (lambda x: ops.max_pool(x, 2), lambda x: ops.avg_pool(x, 2), lambda x: ops.adaptive_avg_pool(x, 2)),
+    }.get(module, ()):
+        same(cuda, (1, 1), operation, x)
+    assert sum("typedef long long I" in text for text in cuda.texts) >= 2
+
+
 def test_finite_differences(cuda: Cuda) -> None:
     rng = np.random.default_rng(0)
     x, w = cuda.array(rng.standard_normal((2, 2, 3, 2))), cuda.array(rng.standard_normal(2))
@@ -273,6 +306,14 @@ def test_a_gradient_of_another_shape_is_refused(cuda: Cuda) -> None:
     for back in (ops.relu(x)[1], ops.batch_norm(x)[1], ops.max_pool(x, 2)[1], ops.avg_pool(x, 2)[1]):
         with pytest.raises(ShapeError, match=r"the gradient has shape \(1,\), the result has"):
             back(cuda.array(np.ones(1)))
+
+
+def test_without_memory_for_a_copy_of_a_gradient(cuda: Cuda) -> None:
+    _, back = ops.relu(cuda.array(np.ones((3, 400))))
+    turned = cuda.array(np.ones((400, 3)).T)
+    cuda.room = 5000
+    with pytest.raises(DeviceError, match="the GPU has no 9600 bytes left"):
+        back(turned)
 
 
 def test_what_has_no_kernel_runs_as_elsewhere(cuda: Cuda) -> None:

@@ -68,6 +68,14 @@ def test_a_parameter_that_has_grown_counts_steps_by_entry(cuda: Cuda) -> None:
     assert (len(cuda.launches), cuda.waits) == (2, ["get", "get"])
 
 
+@pytest.mark.parametrize("make", [lambda p: SGD(p, lr=0.1), lambda p: SGD(p, lr=0.1, momentum=0.5), Adam])
+def test_without_weight_decay_an_infinite_weight_stays(cuda: Cuda, make: Callable[[Any], Any]) -> None:
+    p = Parameter(cuda.array(np.array([np.inf, 1.0])))
+    p.grad = cuda.array(np.ones(2))
+    make([p]).step()
+    assert np.isposinf(to_numpy(p.data)).tolist() == [True, False]
+
+
 def test_a_subclass_keeps_its_own_update(cuda: Cuda) -> None:
     class Halved(SGD):
         def update(self, parameter: Parameter, gradient: Any, lr: float) -> Any:

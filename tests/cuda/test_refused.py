@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from growarray import backend
+from growarray import backend, nn
 from growarray.backend import to_numpy
 from growarray.contraction import plan
 from growarray.cuda import device
@@ -48,6 +48,26 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, error: Exce
 def test_a_gpu_that_does_not_exist(cuda: Cuda) -> None:
     with pytest.raises(DeviceError, match=r"device 'cuda:3' does not exist; this machine has 1 GPU"):
         backend.library("cuda:3")
+
+
+def test_a_gpu_that_is_named_is_the_one_in_use(cuda: Cuda) -> None:
+    cuda.count = 2
+    backend.library("cuda")
+    assert cuda.number == 0
+    backend.library("cuda:1")
+    assert cuda.number == 1
+    backend.library("cuda")  # the one in use
+    assert cuda.number == 1
+    nn.Linear(2, 2, device="cuda:0")
+    assert cuda.number == 0
+
+
+def test_what_is_there_is_not_copied(cuda: Cuda) -> None:
+    x = cuda.array(np.ones(3))
+    assert backend.to_device(x, "cuda") is x
+    cuda.count = 2
+    assert backend.to_device(x, "cuda:1") is not x
+    assert cuda.waits == ["get"]
 
 
 def test_arrays_on_two_gpus(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:

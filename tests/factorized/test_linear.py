@@ -325,27 +325,15 @@ EXAMPLES = {
     "CP": Example(lambda: made("CP"), (4, 6), (4, 6)),
     "BlockTT": Example(lambda: made("BlockTT", SIZES["three"]), (2, 3, 6), (2, 3, 8)),
 }
-CONTRACT = [
-    contract.test_pullback_is_the_derivative_by_input_and_parameters,
-    contract.test_no_array_is_shared,
-    contract.test_repr_names_the_layer,
-]
-CONTRACT_ON_LIBRARIES = [
-    contract.test_output_shape_library_and_dtype,
-    contract.test_every_library_gives_numpy_s_numbers,
-    contract.test_inputs_and_parameters_are_left_as_they_were,
-    contract.test_a_second_call_gives_the_same_and_gradients_add_up,
-    contract.test_state_dict_goes_round,
-]
 
 
-@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", contract.PLAIN, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
 def test_layer_contract(example: Example, check: Any) -> None:
     check(example)
 
 
-@pytest.mark.parametrize("check", CONTRACT_ON_LIBRARIES, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", contract.ON_LIBRARIES, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
 def test_layer_contract_on_every_library(example: Example, check: Any, xp: Library) -> None:
     check(example, xp)

@@ -16,7 +16,7 @@ from growarray.nn.module import Parameter
 from growarray.testing import assert_close, check_vjp
 from tests.conftest import Library
 from tests.factorized.kernels import as_function, rng, tensor
-from tests.factorized.test_linear import CONTRACT, CONTRACT_ON_LIBRARIES
+from tests.nn import test_contract as contract
 from tests.nn.layers import Example
 
 FORMATS = ("Dense", "CP", "Tucker", "TT", "TR", "BlockTT")
@@ -302,13 +302,13 @@ EXAMPLES = {
 }
 
 
-@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", contract.PLAIN, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
 def test_layer_contract(example: Example, check: Any) -> None:
     check(example)
 
 
-@pytest.mark.parametrize("check", CONTRACT_ON_LIBRARIES, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", contract.ON_LIBRARIES, ids=lambda check: check.__name__)
 def test_layer_contract_on_every_library(check: Any, xp: Library) -> None:
     check(EXAMPLES["TCL"], xp)
 

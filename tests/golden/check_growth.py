@@ -245,7 +245,10 @@ def check_pair_growth(case: Case, first: LinearGrowingModule, second: LinearGrow
     # The original counts the layer alone; number_of_parameters() counts normalisation as well.
     case.check("out.grow.n_params", [first.layer.number_of_parameters(), second.layer.number_of_parameters()])
     # Here the extended forward equals the forward after the change in every case; the original misses a bias once.
-    bound = 1e-7 if "norm" in case.config else 1e-12
+    bound = 1e-12
+    if "norm" in case.config:  # after the change the norm divides the new neurons by sqrt(1 + eps)
+        new = np.abs(case["raw.grow.x_ext"]).max() * np.abs(inner.weight.data).sum()
+        bound += first.post_layer_function[0].eps * new * second.input_extension_scaling
     np.testing.assert_allclose(extended, after, rtol=0, atol=bound)
     case.ignore("out.grow.ext_equals_after_max_abs")
     second.delete_update()
@@ -561,13 +564,15 @@ def check_normalize_updates(case: Case) -> None:
 def _check_normalized_sums(case: Case, run: dict[str, Any], second: LinearGrowingModule) -> None:
     tag = run["tag"]
     eig = case[f"out.{tag}.eig"]
-    if run["normalization_type"] == "gradmax_normalization" and run.get("isv", False):
+    wrong = run["normalization_type"] == "gradmax_normalization" and run.get("isv", False)
+    if wrong:
         eig = eig**2 / case["in.eig"]  # fact gradmax_normalization_ignores_linear_regime: the factor, not its root
     case.check(f"out.{tag}.eig", second.eigenvalues_extension, expected=eig)
     case.check(f"out.{tag}.decrease", second.parameter_update_decrease)
     improvement = eig.sum() if run.get("isv", False) else (eig**2).sum()
     case.check(f"out.{tag}.foi", second.first_order_improvement, expected=case[f"out.{tag}.decrease"] + improvement)
-    np.testing.assert_allclose(second.first_order_improvement, case[f"out.{tag}.foi"], rtol=1e-9)
+    if not wrong:
+        np.testing.assert_allclose(second.first_order_improvement, case[f"out.{tag}.foi"], rtol=1e-9)
 
 
 class RecordingGenerator(np.random.Generator):

@@ -140,6 +140,9 @@ def test_a_bad_value_is_refused_and_changes_nothing(kind: str, declared: bool, x
     value, samples, error, message = BAD_VALUES[kind]
     statistic = TensorStatistic((2, 3) if declared else None, name="S(x)", trace_precision=0.1)
     statistic.update(xp.asarray(np.ones((2, 3))), 2)
+    if xp.name == "cupy" and "NaN" in message:  # there it is found when a growth is planned, so that nobody waits here
+        assert not np.isfinite(to_numpy(statistic.update(xp.asarray(value), samples)())).all()
+        return
     with pytest.raises(error, match=rf"S\(x\).*{message}"):
         statistic.update(xp.asarray(value), samples)
     assert to_numpy(statistic()).tolist() == [[0.5] * 3] * 2

@@ -163,3 +163,18 @@ def test_extended_passes_agree_with_the_plain_ones(example: Example) -> None:
 def test_repr_names_the_layer(example: Example) -> None:
     layer = example.build()
     assert repr(layer).startswith(type(layer).__name__ + "(")
+
+
+# For layers of other packages.
+PLAIN = (
+    test_pullback_is_the_derivative_by_input_and_parameters,
+    test_no_array_is_shared,
+    test_repr_names_the_layer,
+)
+ON_LIBRARIES = (
+    test_output_shape_library_and_dtype,
+    test_every_library_gives_numpy_s_numbers,
+    test_inputs_and_parameters_are_left_as_they_were,
+    test_a_second_call_gives_the_same_and_gradients_add_up,
+    test_state_dict_goes_round,
+)

@@ -185,3 +185,35 @@ def test_a_window_larger_than_its_input_may_reach_over_the_end(named_axes: bool)
         found, expected = both(made, x)
         np.testing.assert_array_equal(found, expected, strict=True)
         assert found.tolist() == [[[float(size)]]]
+
+
+# Graphs that once failed.
+
+FAILED = {
+    "the size of a value that has its name from the file": Made(
+        [
+            ("Concat", ["c", "x"], ["z"], {"axis": 0}),
+            ("Shape", ["z"], ["s"], {}),
+            ("ConstantOfShape", ["s"], ["y"], {}),
+        ],
+        {"x": ("n", 3)},
+        fixed={"c": np.ones((2, 3), np.float32)},
+    ),
+    "log softmax of nothing": Made([("LogSoftmax", ["x"], ["y"], {"axis": -1})], {"x": (2, 0)}),
+    "softmax of nothing": Made([("Softmax", ["x"], ["y"], {"axis": 0})], {"x": (0, 3)}),
+    "nothing, tiled": Made([("Tile", ["x", "r"], ["y"], {})], {"x": (3, 2, 0)}, fixed={"r": ints(2, 1, 3)}),
+}
+
+
+@pytest.mark.parametrize("made", FAILED.values(), ids=FAILED)
+def test_graphs_that_once_failed(made: Made) -> None:
+    x = np.ones([4 if isinstance(n, str) else n for n in made.inputs["x"]], np.float32)
+    found, expected = both(made, x)
+    np.testing.assert_array_equal(found, expected, strict=True)
+
+
+def test_a_mean_of_whole_numbers_is_refused_if_they_are_constants_too() -> None:
+    nodes = [("ReduceMean", ["c"], ["m"], {"keepdims": 0}), ("Reshape", ["x", "m"], ["y"], {})]
+    made = Made(nodes, {"x": (2, 2)}, fixed={"c": ints(3, 4)})
+    with pytest.raises(CheckpointError, match=r"'ReduceMean'.*type int64, which is not supported here"):
+        from_onnx(io.BytesIO(build(made).SerializeToString()))

@@ -89,6 +89,22 @@ def test_sigmoid_keeps_its_slope_where_one_minus_y_is_zero() -> None:
     assert pullback(np.ones(1))[0] == pytest.approx(np.exp(-40.0), rel=1e-12)
 
 
+@pytest.mark.parametrize(("name", "alpha"), [("elu", 1.0), ("elu-alpha", 0.3), ("selu", 1.6732632423543772)])
+def test_elu_keeps_its_slope_where_its_value_is_all_but_flat(name: str, alpha: float) -> None:
+    _, pullback = CASES[name](np.array([-20.0, -100.0]))
+    scale = 1.0507009873554805 if name == "selu" else 1.0
+    assert_close(pullback(np.ones(2)), scale * alpha * np.exp([-20.0, -100.0]), rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_half_precision_stays_and_does_not_overflow(name: str) -> None:
+    x = np.array([[-710.0, -30.0, -3.2], [0.2, 19.5, 710.0]], np.float16)
+    found, wide = CASES[name](x), CASES[name](x.astype(np.float64))
+    for half, exact in ((found[0], wide[0]), (found[1](x), wide[1](x.astype(np.float64)))):
+        assert half.dtype == np.float16
+        np.testing.assert_allclose(half, exact, rtol=2e-3, atol=1e-4)
+
+
 def test_identity_returns_the_same_objects() -> None:
     x, dy = np.ones(2), np.ones(2)
     y, pullback = act.identity(x)

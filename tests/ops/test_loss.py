@@ -94,6 +94,17 @@ def test_a_class_of_probability_zero_costs_nothing_unless_it_is_the_label() -> N
     assert np.isfinite(pullback()).all()
 
 
+@pytest.mark.parametrize("loss", [cross_entropy, mse, l1])
+def test_a_mean_of_half_precision_is_one_though_the_sum_overflows(loss: Callable[..., Any]) -> None:
+    x = np.full((4096, 2), 40.0, np.float16) * np.array([-1, 1], np.float16)
+    target = np.zeros(4096, np.int64) if loss is cross_entropy else np.zeros_like(x)
+    value, pullback = loss(x, target)
+    wide, wide_pullback = loss(x.astype(np.float64), target.astype(np.int64 if loss is cross_entropy else np.float64))
+    assert value.dtype == pullback().dtype == np.float16
+    assert float(value) == pytest.approx(float(wide), rel=1e-3)
+    np.testing.assert_allclose(pullback(), wide_pullback(), rtol=2e-3, atol=1e-7)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_losses_stay_arrays_of_the_dtype(reduction: str, xp: Library) -> None:
     x, zeros = xp.asarray(LOGITS.astype(np.float32)), xp.asarray(np.zeros((4, 3), np.float32))

@@ -43,6 +43,18 @@ def test_pullback_is_the_derivative(name: str, xp: Library) -> None:
     check_vjp(function, *[xp.asarray(a) for a in arrays])
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_half_precision_stays_and_its_squares_do_not_overflow(name: str) -> None:
+    function, arrays = CASES[name]
+    half = [(arrays[0] * 100.0 + 200.0).astype(np.float16), *(a.astype(np.float16) for a in arrays[1:])]
+    (y, back), (wide, wide_back) = function(*half), function(*(a.astype(np.float64) for a in half))
+    dy = RNG.standard_normal(y.shape).astype(np.float16)
+    for found, exact in zip((y, *back(dy)[1:]), (wide, *wide_back(dy.astype(np.float64))[1:]), strict=True):
+        if exact is not None:
+            assert found.dtype == np.float16
+            np.testing.assert_allclose(found, exact, rtol=2e-3, atol=2e-3)
+
+
 def test_evaluation_takes_given_statistics_as_constants(xp: Library) -> None:
     mean, var = xp.asarray(MEAN), xp.asarray(VAR)
 

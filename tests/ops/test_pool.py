@@ -118,6 +118,14 @@ def test_pullback_is_the_derivative(name: str, xp: Library) -> None:
     check_vjp(function, xp.asarray(distinct(shape)))
 
 
+@pytest.mark.parametrize("mean", [lambda x: avg_pool(x, (16, 16)), lambda x: adaptive_avg_pool(x, 1)])
+def test_a_mean_of_half_precision_is_one_though_the_sum_overflows(mean: Callable[[Any], Any]) -> None:
+    y, pullback = mean(np.full((1, 1, 16, 16), 500.0, np.float16))
+    assert y.tolist() == [[[[500.0]]]]
+    assert y.dtype == pullback(y).dtype == np.float16
+    assert np.all(pullback(y) == 500.0 / 256)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_float32_and_the_library_stay(name: str, xp: Library) -> None:
     function, shape = CASES[name]

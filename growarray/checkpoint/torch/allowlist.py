@@ -25,6 +25,11 @@ class Global:
     storage: bool = False
 
 
+def name_of(value: Any) -> str:
+    """A value in a message: the name of a global, and of anything else what :func:`quote` says."""
+    return value.name if type(value) is Global else quote(value)
+
+
 class Build(ABC):
     """A value that the opcode BUILD may complete."""
 

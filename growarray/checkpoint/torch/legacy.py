@@ -71,12 +71,8 @@ class _Reader:
         if type(view) is not tuple or len(view) != 3 or type(view[0]) is not str:
             raise Malformed(f"view of storage {quote(storage.key)} is {quote(view)}; expected (key, offset, size)")
         key, first, numel = view
-        if (
-            type(first) is not int
-            or type(numel) is not int
-            or not 0 <= first <= first + numel <= storage.numel
-            or numel < 0
-        ):
+        whole = type(first) is int and type(numel) is int
+        if not whole or numel < 0 or not 0 <= first <= first + numel <= storage.numel:
             raise Malformed(
                 f"view of storage {quote(storage.key)} from {quote(first)} with {quote(numel)} elements "
                 f"does not lie inside its {storage.numel}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from growarray.checkpoint.torch.allowlist import Build, Global, OrderedTree, check_key, unknown_global
+from growarray.checkpoint.torch.allowlist import Build, Global, OrderedTree, check_key, name_of, unknown_global
 from growarray.checkpoint.torch.cursor import Cursor
 from growarray.checkpoint.torch.opcodes import HANDLERS, NAMES, U8
 from growarray.files.errors import Malformed, quote
@@ -337,9 +337,7 @@ class PickleMachine(Cursor):
         arguments, function = self.stack.pop(), self.stack.pop()
         self.steps -= _REBUILD
         if type(function) is not Global or function.build is None:
-            raise Malformed(
-                f"calls {function.name if type(function) is Global else quote(function)}, which is not a function"
-            )
+            raise Malformed(f"calls {name_of(function)}, which is not a function")
         if type(arguments) is not tuple:
             raise Malformed(f"{function.name} gets {quote(arguments)}; expected a tuple of arguments")
         try:
@@ -352,8 +350,7 @@ class PickleMachine(Cursor):
         state, target = self.stack.pop(), self.stack[-1]
         self.steps -= _REBUILD
         if not isinstance(target, Build):
-            name = target.name if type(target) is Global else quote(target)
-            raise Malformed(f"sets the state of {name}; only a state dict and NumPy values have one")
+            raise Malformed(f"sets the state of {name_of(target)}; only a state dict and NumPy values have one")
         target.set_state(state)
 
     def persist(self) -> None:

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from growarray.checkpoint.torch import values as plain_values
-from growarray.checkpoint.torch.allowlist import Global, OrderedTree
+from growarray.checkpoint.torch.allowlist import Global, OrderedTree, name_of
 from growarray.files.dtypes import BY_NAME, DType
 from growarray.files.errors import Malformed, quote
 from growarray.files.limits import Limits
@@ -64,8 +64,7 @@ def check_storage_id(pid: Any, length: int) -> tuple[str, DType, int]:
         raise Malformed(f"persistent id is {quote(kind)}; expected ('storage', …) of {length} items")
     _, kind, key, location, numel = pid[:5]
     if type(kind) is not Global or not kind.storage or kind.dtype is None:
-        name = kind.name if type(kind) is Global else quote(kind)
-        raise Malformed(f"storage class is {name}; expected one of torch's")
+        raise Malformed(f"storage class is {name_of(kind)}; expected one of torch's")
     if type(key) is not str or type(location) is not str:
         raise Malformed(f"storage key and location are {quote(key)} and {quote(location)}; expected two strings")
     if type(numel) is not int or not 0 <= numel < 2**63:
@@ -122,9 +121,7 @@ class Rebuild:
         storage, offset, size, stride, grad, hooks, dtype, *rest = plain_values.unpack(arguments, 7, 8)
         _check_extras(grad, hooks)
         if type(dtype) is not Global or dtype.dtype is None or dtype.storage:
-            raise Malformed(
-                f"dtype is {dtype.name if type(dtype) is Global else quote(dtype)}; expected a dtype of torch"
-            )
+            raise Malformed(f"dtype is {name_of(dtype)}; expected a dtype of torch")
         return self._view(machine, storage, dtype.dtype, (offset, size, stride), rest[0] if rest else None)
 
     def parameter(self, machine: Any, arguments: tuple[Any, ...]) -> StoredTensor:
@@ -143,9 +140,7 @@ class Rebuild:
         """``_rebuild_from_type_v2(function, type, arguments, state)``: the tensor, its attributes noted."""
         function, kind, inner, state = plain_values.unpack(arguments, 4)
         if type(kind) is not Global or kind.name not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
-            raise Malformed(
-                f"type is {kind.name if type(kind) is Global else quote(kind)}; expected Tensor or Parameter"
-            )
+            raise Malformed(f"type is {name_of(kind)}; expected Tensor or Parameter")
         if type(function) is not Global or function.build is None or type(inner) is not tuple:
             raise Malformed("expected a function of torch and its arguments")
         self._note_attributes(state)

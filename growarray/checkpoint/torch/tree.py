@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from growarray.checkpoint.torch.allowlist import Global, OrderedTree
+from growarray.checkpoint.torch.allowlist import Global, OrderedTree, name_of
 from growarray.checkpoint.torch.rebuild import Storage
 from growarray.checkpoint.torch.values import PickledArray
 from growarray.files.errors import Malformed, quote
@@ -109,8 +109,7 @@ def _check_leaf(leaf: Any) -> None:
         return
     if type(leaf) is Storage:
         raise Malformed(f"structure holds a bare storage {quote(leaf.key)}, which is not a tensor; save the tensor")
-    name = leaf.name if type(leaf) is Global else quote(leaf)
-    raise Malformed(f"structure holds {name}, which is neither a tensor nor a plain value")
+    raise Malformed(f"structure holds {name_of(leaf)}, which is neither a tensor nor a plain value")
 
 
 def full_parts(root: Any) -> set[int]:

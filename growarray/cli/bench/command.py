@@ -19,20 +19,12 @@ from growarray.cli.bench.report import facts, measure_layer
 from growarray.cli.bench.show import csv_text, show_paths
 from growarray.cli.command import Command
 from growarray.cli.files import check_writable, make_folder
-from growarray.cli.options import (
-    PRECISIONS,
-    at_least,
-    choices,
-    is_known,
-    option,
-    switch,
-    takes_options,
-    use_precision,
-)
+from growarray.cli.options import PRECISIONS, at_least, choices, is_known, option, switch, takes_options, use_precision
 from growarray.cli.terminal import stderr_bar
 from growarray.contraction import Plan, single_steps, tree_dict
 from growarray.errors import PlanError
 from growarray.networks import write_atomically
+from growarray.networks.picture import saved
 
 _LONG = 10  # seconds of the best path above which nothing is measured
 _WIDTH = 100  # columns of a table that is not shown in a terminal
@@ -154,7 +146,7 @@ def _show(report: Mapping[str, Any], *, as_json: bool, as_csv: bool) -> None:
 def _write(report: Mapping[str, Any], best: Plan, output: Path, kind: str) -> None:
     """The report, its pictures, and the tree that auto takes."""
     from growarray.cli.bench.picture import drawn_paths  # matplotlib takes half a second to import
-    from growarray.cli.bench.tree_picture import drawn_roofline, drawn_tree, saved
+    from growarray.cli.bench.tree_picture import drawn_roofline, drawn_tree
 
     drawn = {  # this takes longest: what stops it leaves no file behind
         f"paths.{kind}": saved(drawn_paths(report), kind),

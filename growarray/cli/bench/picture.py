@@ -26,6 +26,11 @@ _RADII = (9, 15, 23, 33, 45, 60, 78, 100, 125, 155, 190, 230)
 _STEPS = [(radius, angle) for radius in _RADII for angle in range(0, 360, 15)]
 _NEAR = 3.0  # pixels that a label keeps from a line
 
+# what part of a decade has a tick, if the axis has more decades than this
+_TICKS: tuple[tuple[float, tuple[float, ...]], ...] = (
+    (3.5, (1,)), (1.8, (1, 3)), (0.8, (1, 2, 5)), (0.4, (1, 1.5, 2, 3, 5, 7)), (-1, tuple(k / 2 for k in range(2, 20))),
+)  # fmt: skip
+
 Point = tuple[float, float]
 
 
@@ -82,39 +87,17 @@ def _drawn(row: Mapping[str, Any]) -> bool:
 def _predicted_against_measured(panel: Axes, report: Mapping[str, Any], kinds: Sequence[str]) -> None:
     every = []
     for kind in kinds:
-        summary = report["summary"][kind]
+        summary, colour = report["summary"][kind], _COLOURS[kind]
         correlation = "" if summary["spearman"] is None else f", rank correlation {summary['spearman']:.2f}"
         for drawn in (False, True):
-            points = [
-                (row[kind]["predicted_seconds"], row[kind]["measured_seconds"])
-                for row in report["paths"]
-                if _drawn(row) == drawn
-            ]
+            points = [_times(row[kind]) for row in report["paths"] if _drawn(row) == drawn]
             every += points
-            panel.scatter(
-                [x for x, _ in points],
-                [y for _, y in points],
-                s=34,
-                marker=_MARKERS[kind],
-                facecolors="none" if drawn else _COLOURS[kind],
-                edgecolors=_COLOURS[kind],
-                linewidths=1.2,
-                alpha=0.85,
-                label=None if drawn else f"{summary['pass']}{correlation}",
-                zorder=3,
-            )
+            label = None if drawn else f"{summary['pass']}{correlation}"
+            style: dict[str, Any] = {"s": 34, "marker": _MARKERS[kind], "alpha": 0.85, "zorder": 3, "label": label}
+            _dots(panel, points, colour, hollow=drawn, **style)
         auto = next(row for row in report["paths"] if row["label"] == summary["auto"])
-        panel.scatter(
-            [auto[kind]["predicted_seconds"]],
-            [auto[kind]["measured_seconds"]],
-            s=150,
-            marker="o",
-            facecolors="none",
-            edgecolors="black",
-            linewidths=1.2,
-            label="auto's choice" if kind == kinds[0] else None,
-            zorder=4,
-        )
+        label = "auto's choice" if kind == kinds[0] else None
+        _dots(panel, [_times(auto[kind])], "black", hollow=True, s=150, zorder=4, label=label)
     low, high = min(min(p) for p in every) / 1.4, max(max(p) for p in every) * 1.4
     panel.plot([low, high], [low, high], color=_GREY, linewidth=1.0, zorder=1)
     band: dict[str, Any] = {"color": _GREY, "alpha": 0.12, "linewidth": 0, "zorder": 0, "label": "within a factor of 2"}
@@ -128,6 +111,16 @@ def _predicted_against_measured(panel: Axes, report: Mapping[str, Any], kinds: S
     _legend(panel)
 
 
+def _times(row: Mapping[str, Any]) -> Point:
+    return row["predicted_seconds"], row["measured_seconds"]
+
+
+def _dots(panel: Axes, points: Sequence[Point], colour: str, *, hollow: bool, **style: Any) -> None:
+    face = "none" if hollow else colour
+    x, y = [x for x, _ in points], [y for _, y in points]
+    panel.scatter(x, y, facecolors=face, edgecolors=colour, linewidths=1.2, **style)
+
+
 def _trade_off(panel: Axes, report: Mapping[str, Any]) -> tuple[list[tuple[Point, str, str]], list[Point]]:
     """Time and memory of the forward pass; returns what is to be labelled (place, text, colour), and all places."""
     rows = report["paths"]
@@ -138,20 +131,12 @@ def _trade_off(panel: Axes, report: Mapping[str, Any]) -> tuple[list[tuple[Point
     low, high = min(x for x, _ in places) / 1.8, max(x for x, _ in places) * 1.8
     bottom, top = min(y for _, y in places) / 1.3, max(y for _, y in places) * 1.25
     stairs = [(front[0][0], top), *front, (high, front[-1][1])]
-    panel.plot(
-        *zip(*stairs, strict=True),
-        drawstyle="steps-post",
-        color=_FRONT,
-        linewidth=1.4,
-        label="best trade-offs",
-        zorder=1,
-    )
+    line: dict[str, Any] = {"color": _FRONT, "linewidth": 1.4, "label": "best trade-offs", "zorder": 1}
+    panel.plot(*zip(*stairs, strict=True), drawstyle="steps-post", **line)
     labels = []
     for row, place in zip(rows, places, strict=True):
         colour = _FRONT if place in front else _COLOURS["forward"]
-        panel.scatter(
-            *place, s=40, facecolors="none" if _drawn(row) else colour, edgecolors=colour, linewidths=1.2, zorder=3
-        )
+        _dots(panel, [place], colour, hollow=_drawn(row), s=40, zorder=3)
         if place in front or not _drawn(row):
             labels.append((place, short_label(row["names"]), colour))
     for peer, style in zip(report["peers"], itertools.cycle(("--", ":", "-.", "-"))):
@@ -175,9 +160,7 @@ def _legend(panel: Axes) -> None:
 def ticks(axis: Any, low: float, high: float, text: Any) -> None:
     """Ticks in words, the closer the less there is between the ends."""
     decades = math.log10(high / low)
-    fine = (1.0, 3.0) if decades > 1.8 else (1.0, 2.0, 5.0) if decades > 0.8 else tuple(k / 2 for k in range(2, 20))
-    subs = (1.0,) if decades > 3.5 else fine
-    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_locator(LogLocator(subs=next(subs for least, subs in _TICKS if decades > least)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     axis.set_minor_formatter(NullFormatter())
 
@@ -240,8 +223,6 @@ def _lines(panel: Axes) -> list[Bbox]:
 def _leader(start: Point, end: Point) -> list[Bbox]:
     """The line from a point to its label, as small boxes."""
     pieces = max(2, int(math.dist(start, end) / 4))
-    steps = [
-        (start[0] + k / pieces * (end[0] - start[0]), start[1] + k / pieces * (end[1] - start[1]))
-        for k in range(pieces)
-    ]
+    dx, dy = (end[0] - start[0]) / pieces, (end[1] - start[1]) / pieces
+    steps = [(start[0] + k * dx, start[1] + k * dy) for k in range(pieces)]
     return [Bbox.from_extents(x - 1, y - 1, x + 1, y + 1) for x, y in steps]

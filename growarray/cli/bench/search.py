@@ -67,13 +67,18 @@ PLANNERS = {
     "cotengra-windows": Planner(_cotengra, _WINDOWS, True),
 }
 """Those that the command knows by name. ``growarray-trials`` is what ``optimize='auto'`` does."""
+_DEFAULT = ("growarray", "greedy-windows", "dp-windows")
 
 
 def search(
     folder: Annotated[Path, typer.Argument(help="instances: a folder of JSON files, or one", metavar="FOLDER")],
     planner: Annotated[
         list[str] | None,
-        option("NAME", f"{', '.join(PLANNERS)}, or package.module:name of a function as opt_einsum calls it"),
+        option(
+            "NAME",
+            f"{', '.join(PLANNERS)}, or package.module:name of a function as opt_einsum calls it; repeat it for more; "
+            f"default {', '.join(_DEFAULT)}",
+        ),
     ] = None,
     seconds: Annotated[float, option("NUMBER", "for one instance, of planners that search for a time")] = 1.0,
     seed: Annotated[int, option("NUMBER", "of planners that draw")] = 0,
@@ -83,7 +88,7 @@ def search(
     at_least("--seed", seed, 0)
     if not 0 < seconds < math.inf:
         raise ValueError(f"--seconds: expected more than 0, found {seconds:g}")
-    chosen = {name: planner_named(name) for name in planner or ["growarray", "greedy-windows", "dp-windows"]}
+    chosen = {name: planner_named(name) for name in planner or _DEFAULT}
     for one in chosen.values():
         one.make(seconds, seed)  # what is not installed is said before anything is searched
     instances = read_instances(folder)

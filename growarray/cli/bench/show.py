@@ -15,14 +15,7 @@ from growarray.cli.bench.report import KINDS
 from growarray.cli.terminal import plain_table, show_line, show_table
 from growarray.contraction.table import quantity, seconds
 
-_FIELDS = (
-    "flops",
-    "bytes",
-    "predicted_seconds",
-    "measured_seconds",
-    "predicted_peak_bytes",
-    "measured_peak_bytes",
-)
+_FIELDS = ("flops", "bytes", "predicted_seconds", "measured_seconds", "predicted_peak_bytes", "measured_peak_bytes")
 
 
 def show_paths(console: Console, report: Mapping[str, Any]) -> None:
@@ -74,17 +67,10 @@ def paths_table(report: Mapping[str, Any], kind: str) -> Table:
     for row in rows:
         f = row[kind]
         peak = f["measured_peak_bytes"]
-        table.add_row(
-            escape(row["label"]),
-            row["order"],
-            quantity(f["flops"]),
-            quantity(f["predicted_peak_bytes"], "B"),
-            "-" if peak is None else quantity(peak, "B"),
-            seconds(f["predicted_seconds"]),
-            seconds(f["measured_seconds"]),
-            f"{f['measured_seconds'] / best:.2f}",
-            style="bold" if any(name.startswith("auto: t") for name in row["names"]) else None,
-        )
+        peaks = [quantity(f["predicted_peak_bytes"], "B"), "-" if peak is None else quantity(peak, "B")]
+        times = [seconds(f["predicted_seconds"]), seconds(f["measured_seconds"]), f"{f['measured_seconds'] / best:.2f}"]
+        style = "bold" if any(name.startswith("auto: t") for name in row["names"]) else None
+        table.add_row(escape(row["label"]), row["order"], quantity(f["flops"]), *peaks, *times, style=style)
     return table
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -25,13 +24,6 @@ _ROOF, _POINT, _AUTO, _CONV = "#8c8c8c", "#1f77b4", "#d95f02", "#d62728"
 _MAP = "YlGnBu"
 
 Place = tuple[float, float]
-
-
-def saved(figure: Figure, kind: str) -> bytes:
-    """The figure as ``png`` or ``svg``."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format=kind)
-    return stream.getvalue()
 
 
 def drawn_tree(plan: Plan) -> Figure:

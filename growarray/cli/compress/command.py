@@ -19,8 +19,8 @@ from growarray.checkpoint import Checkpoint, load_checkpoint, save_safetensors
 from growarray.checkpoint.inspect import inspect
 from growarray.cli.compress.data import accuracy, labelled
 from growarray.cli.compress.weights import Weights
-from growarray.cli.files import check_writable, make_folder
-from growarray.cli.options import choices, option, switch
+from growarray.cli.files import check_writable, fixed_shape, make_folder, sizes_from
+from growarray.cli.options import at_least, choices, is_known, option, switch
 from growarray.cli.terminal import show_line, stderr_bar
 from growarray.compression import Compression
 from growarray.compression import compress as compress_network
@@ -51,8 +51,7 @@ def compress(
         Texts, option(choices(*_FORMATS), f"repeat it for more; default {', '.join(_DEFAULT)}", "--format")
     ] = None,
     calibration: Annotated[
-        Path | None,
-        option("FILE", ".npy with inputs (n, ...), or .npz with one array for each input of the graph"),
+        Path | None, option("FILE", ".npy with inputs (n, ...), or .npz with one array for each input of the graph")
     ] = None,
     data: Annotated[
         Path | None,
@@ -65,10 +64,13 @@ def compress(
     measure: Annotated[bool, switch("--measure", "also time the layers, dense and factorized")] = False,
     output: Annotated[Path | None, option("FOLDER", "to write into; without it nothing is written")] = None,
     force: Annotated[bool, switch("--force", "replace what an earlier run wrote there")] = False,
-    seed: Annotated[int, option("NUMBER", "of what is drawn at random", min=0)] = 0,
+    seed: Annotated[int, option("NUMBER", "of what is drawn at random")] = 0,
     as_json: Annotated[bool, switch("--json", "print JSON in place of the table")] = False,
 ) -> None:
     """Factorize convolutions and linear layers so that a budget is spent best; show what it saves and what it costs."""
+    at_least("--seed", seed, 0)
+    for name in formats or ():
+        is_known("--format", name, _FORMATS)
     options: dict[str, Any] = {
         "budget": _budget(budget), "by": by, "formats": formats or _DEFAULT, "keep": keep or (),
         "measure": measure, "rng": np.random.default_rng(seed),
@@ -183,26 +185,19 @@ def _shapes(
                 raise ValueError(
                     f"--input-shape: the graph has {len(names)} inputs; give --calibration as .npz instead"
                 )
-            found = _sizes(text)
+            found = sizes_from(text, "3,32,32")
             shapes[name] = (1, *found) if known is not None and len(known) == len(found) + 1 else found
         elif data is not None:
             shapes[name] = (1, *data[name].shape[1:])
         else:
-            sizes = [1 if i == 0 and isinstance(n, str) else n for i, n in enumerate(known or ("",))]
-            if known is None or any(isinstance(n, str) for n in sizes):
+            fixed = fixed_shape(known)
+            if fixed is None:
                 raise ValueError(
                     f"input {shown(name)} has no fixed shape in the file ({known}); pass it with --input-shape, "
                     "or give --calibration"
                 )
-            shapes[name] = tuple(int(n) for n in sizes)
+            shapes[name] = fixed
     return shapes
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"--input-shape {text}: expected sizes from 1 such as 3,32,32")
-    return tuple(map(int, parts))
 
 
 def _calibration(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:

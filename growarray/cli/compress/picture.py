@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from typing import Any
 
@@ -16,6 +15,7 @@ from growarray.compression import Compression
 from growarray.contraction.table import quantity, seconds
 from growarray.factorized import formats
 from growarray.factorized.report import Change, ConversionReport
+from growarray.networks.picture import saved
 
 _COLOURS = ("#7570b3", "#1f77b4", "#8c8c8c", "#e7298a", "#2a9d5c", "#d95f02")
 _STYLES = ("-.", "-", "-", "-.", ":", "--")  # curves may lie on each other
@@ -35,9 +35,7 @@ def draw(found: Compression) -> bytes:
     >>> draw(compress(net, 0.5))[1:4]
     b'PNG'
     """
-    stream = io.BytesIO()
-    drawn(found).savefig(stream, format="png")
-    return stream.getvalue()
+    return saved(drawn(found))
 
 
 def drawn(found: Compression) -> Figure:
@@ -126,6 +124,7 @@ def _layers(panel: Axes, by: str, shown: list[tuple[str, ConversionReport]], hid
     panel.xaxis.set_major_locator(MaxNLocator(6))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: seconds(x) if by == "time" else quantity(x)))
     more = f" (the {hidden} smallest layers are left out)" if hidden else ""
+    panel.set_ylabel("layer")
     panel.set_xlabel(f"{_WORDS[by]} before (frame) and after{more}")
 
 

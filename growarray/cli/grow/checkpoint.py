@@ -135,18 +135,9 @@ def take_checkpoint(
         best = {"epoch": loop.best.epoch, "widths": loop.best.widths, "loss": judged.loss, "score": judged.score}
         best |= {"parts": list(judged.parts), "weights": _host(loop.best.snapshot.arrays)}
         best |= {"slots": {name: _host(slots) for name, slots in loop.best.snapshot.slots.items()}}
-    return Checkpoint(
-        options,
-        data,
-        kind,
-        list(network.widths),
-        loop.state(),
-        seconds,
-        final,
-        best,
-        _host(now.arrays),
-        {name: _host(slots) for name, slots in now.slots.items()},
-    )
+    slots = {name: _host(slots) for name, slots in now.slots.items()}
+    widths, weights = list(network.widths), _host(now.arrays)
+    return Checkpoint(options, data, kind, widths, loop.state(), seconds, final, best, weights, slots)
 
 
 def _host(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,10 +162,9 @@ def _split(prefix: str, state: Mapping[str, Any], arrays: dict[str, Any]) -> dic
     numbers: dict[str, dict[str, Any]] = {}
     arrays |= {f"{prefix}weights/{name}": value for name, value in state["weights"].items()}
     for name, slots in state["slots"].items():
-        numbers[name] = {key: value for key, value in slots.items() if not isinstance(value, np.ndarray)}
-        arrays |= {
-            f"{prefix}slots/{name}/{key}": value for key, value in slots.items() if isinstance(value, np.ndarray)
-        }
+        own = {key: value for key, value in slots.items() if isinstance(value, np.ndarray)}
+        numbers[name] = {key: value for key, value in slots.items() if key not in own}
+        arrays |= {f"{prefix}slots/{name}/{key}": value for key, value in own.items()}
     return {key: value for key, value in state.items() if key not in ("weights", "slots")} | {"numbers": numbers}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from growarray.backend import Array, to_device
 from growarray.cli.grow.options import DIGITS, RunOptions
 from growarray.datasets import Dataset, load_digits, load_table, standardise
-from growarray.datasets.dataset import split_rows
+from growarray.datasets.dataset import moments, split_rows
 from growarray.errors import DataError
 
 Pair = tuple[Array, Array]
@@ -63,11 +63,8 @@ def load_data(options: RunOptions) -> RunData:
     if options.validation_fraction > 0:
         classes, rng = data.y_train if data.task == "classification" else None, np.random.default_rng([options.seed, 1])
         keep, held = split_rows(len(keep), options.validation_fraction, rng, classes=classes)
-    parts = [
-        (data.x_train[keep], data.y_train[keep]),
-        (data.x_train[held], data.y_train[held]),
-        (data.x_test, data.y_test),
-    ]
+    x, y = data.x_train, data.y_train
+    parts = [(x[keep], y[keep]), (x[held], y[held]), (data.x_test, data.y_test)]
     digest = _digest([array for part in parts for array in part])
     train, validation, test = (
         (to_device(x, options.device), to_device(y, options.device)) if len(x) or index == 0 else None
@@ -85,32 +82,23 @@ def as_options(source: str, message: str) -> str:
     'a.csv: real targets need --task regression, --labels a .npy file'
     """
     start = source if message.startswith(source) else ""
-    text = re.sub(r"\btask='(\w+)'", r"--task \1", message.removeprefix(start)).replace(
-        "dtype=float64", "--dtype float64"
-    )
-    text = text.replace("label_column='", "--label-column '").replace("label_column=", "--label-column")
-    return start + text.replace("labels=", "--labels")
+    text = re.sub(r"\btask='(\w+)'", r"--task \1", message.removeprefix(start))
+    text = text.replace("dtype=float64", "--dtype float64").replace("label_column='", "--label-column '")
+    return start + text.replace("label_column=", "--label-column").replace("labels=", "--labels")
 
 
 def _scaled(data: Dataset) -> tuple[Dataset, dict[str, list[float]]]:
     """Features, and targets of a regression, with mean 0 and deviation 1 in training; and how they got there."""
-    offset, factor = _moments(data.x_train)
+    offset, factor = moments(data.x_train)
     scaling = {"feature_offset": offset.tolist(), "feature_factor": factor.tolist()}
     result = standardise(data)
     if data.task == "regression":  # targets in the thousands would ask for weights in the thousands
-        offset, factor = _moments(data.y_train)
+        offset, factor = moments(data.y_train)
         factor = np.where(factor == 0.0, 1.0, factor)
         scaling |= {"target_offset": offset.tolist(), "target_factor": factor.tolist()}
         y_train, y_test = (((y - offset) * factor).astype(y.dtype) for y in (data.y_train, data.y_test))
         result = replace(result, y_train=y_train, y_test=y_test)
     return result, scaling
-
-
-def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of each column, and 1 over its deviation: 0 if the column is constant."""
-    wide = values.astype(np.float64)
-    constant = wide.min(axis=0) == wide.max(axis=0)
-    return wide.mean(axis=0), np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, wide.std(axis=0)))
 
 
 def _digest(arrays: list[np.ndarray]) -> str:

@@ -52,7 +52,8 @@ class RunOptions:
     rule: str = _row("tiny", "how new neurons are computed", _GROWTH, choices=tuple(RULES))
     choose: str | None = _row(
         None,
-        "grow where most is promised, in all or for its cost, or comes, or what is narrowest",
+        "where to grow: by what is promised (first_order, for each parameter or FLOP), by width, by dependence "
+        "(hsic), or by what comes of it (validation, score, bic)",
         _GROWTH,
         choices=CHOICES,
         means="narrowest for cnn and resnet, else first_order",

@@ -20,7 +20,7 @@ from growarray.cli.grow.options import RunOptions
 from growarray.cli.grow.resume import check_fits, restore
 from growarray.cli.options import use_precision
 from growarray.errors import ResumeError
-from growarray.networks import Growth, task_named, write_atomically
+from growarray.networks import Growth, History, task_named, write_atomically
 from growarray.networks.build import build_network, hidden_activation, number_of_places
 from growarray.networks.graph.picture import draw_graphs, frames_of
 from growarray.networks.picture import draw
@@ -124,13 +124,9 @@ class Run:
     def save(self, final: dict[str, Any] | None = None) -> None:
         """Write the checkpoint, if there is a folder."""
         if self.folder is not None:
+            options, network = asdict(self.options), self.options.network
             now = take_checkpoint(
-                self.loop,
-                options=asdict(self.options),
-                data=self.data.digest,
-                kind=self.options.network,
-                seconds=self.seconds,
-                final=final,
+                self.loop, options=options, data=self.data.digest, kind=network, seconds=self.seconds, final=final
             )
             write_checkpoint(self.folder / CHECKPOINT, now)
 
@@ -154,17 +150,20 @@ class Run:
         }
         self.loop.history.final = final
         if self.folder is not None:
-            write_weights(self.folder, self.loop.network)
-            data = self.data
-            result = Grown(self.loop.network, self.options.task, data.classes, data.scaling, self.loop.history)
-            result.to_onnx(self.folder / MODEL)
-            write_atomically(self.folder / PICTURE, draw(self.loop.history.steps, self.loop.history.final))
-            frames = frames_of(self.loop.history.steps)
-            if frames:
-                write_atomically(self.folder / GRAPH, draw_graphs(frames))
-            self.loop.history.save(self.folder / HISTORY)
+            self._write(self.folder, self.loop.history)
             self.save(final)  # last: a run that is killed before it writes the others again
         return final
+
+    def _write(self, folder: Path, history: History) -> None:
+        """The weights, the network as a graph, the pictures and the history."""
+        write_weights(folder, self.loop.network)
+        result = Grown(self.loop.network, self.options.task, self.data.classes, self.data.scaling, history)
+        result.to_onnx(folder / MODEL)
+        write_atomically(folder / PICTURE, draw(history.steps, history.final))
+        frames = frames_of(history.steps)
+        if frames:
+            write_atomically(folder / GRAPH, draw_graphs(frames))
+        history.save(folder / HISTORY)
 
     def _figures(self, loop: Growth, seconds: float) -> dict[str, Any]:
         """Test figures, size and time of a trained network."""

@@ -111,6 +111,12 @@ def _came_to(entry: dict[str, Any]) -> str:
     return "undone" if entry.get("undone") else "refused"
 
 
+_SINGULAR = (
+    "some inputs of the grown layer are always zero or follow from others, so that several changes are equally good; "
+    "the smallest was taken"
+)
+
+
 def _remarks(history: History) -> list[str]:
     """One line for each reason why growths came to nothing, and for each note on how they were computed."""
     epochs: dict[str, list[str]] = {}
@@ -120,12 +126,6 @@ def _remarks(history: History) -> list[str]:
         for text in (*reasons, *notes):
             epochs.setdefault(text, []).append(str(entry["epoch"]))
     return [f"after epoch {', '.join(those)}: {text}" for text, those in epochs.items()]
-
-
-_SINGULAR = (
-    "some inputs of the grown layer are always zero or follow from others, so that several changes are equally good; "
-    "the smallest was taken"
-)
 
 
 def _endings(options: RunOptions, history: History) -> list[str]:
@@ -172,17 +172,9 @@ def growth_table(history: History, final: dict[str, Any]) -> Table:
         if "refused" in entry:
             table.add_row(*start, "0", "-", _came_to(entry), *changes, "-", *("-" * len(judged)), style="yellow")
             continue
-        figures = [f"{entry['validation_loss']:.4f}"] if held_out else []
-        table.add_row(
-            *start,
-            f"+{entry['added']}",
-            str(entry["parameters"]),
-            f"{entry['scaling']:.3g}",
-            *changes,
-            f"{entry['train_loss']:.4f}",
-            *figures,
-            _score(entry["validation_score"], score_name),
-        )
+        size = [f"+{entry['added']}", str(entry["parameters"]), f"{entry['scaling']:.3g}"]
+        losses = [f"{entry[key]:.4f}" for key in ("train_loss", *(["validation_loss"] if held_out else []))]
+        table.add_row(*start, *size, *changes, *losses, _score(entry["validation_score"], score_name))
     return table
 
 

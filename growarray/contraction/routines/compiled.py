@@ -1,4 +1,4 @@
-"""Convolution with few channels beside its batch on NumPy, in loops that Numba compiles, where it is installed."""
+"""Convolution with few channels beside its batch on NumPy, in loops that Numba compiles, if it is installed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from growarray.contraction.problem import Axis, Product
 from growarray.contraction.routines.planes import Flat, available, keeps_rows, length, phases, split, tables
 from growarray.contraction.routines.protocol import D_KERNEL, FORWARD, Task
 from growarray.contraction.workspace import here
-
-__all__ = ["Compiled"]
 
 _PIECE = 1 << 17  # elements of one piece
 _TAP, _COPY = 0.3, 0.65  # passes of the machine that a multiply-add, and a copied element, take
@@ -51,8 +49,8 @@ class Compiled:
 
     @classmethod
     def fits(cls, product: Product, library: str) -> bool:
-        """A convolution with few channels beside its batch, in single or double precision, if Numba is installed."""
-        few = product.n <= _ROWS and product.s * product.n <= _FEW
+        """A convolution with few channels beside its batch but some, in single or double precision, with Numba."""
+        few = product.n <= _ROWS and 0 < product.s * product.n <= _FEW
         return library == "numpy" and product.is_conv and few and product.itemsize in (4, 8) and available()
 
     @classmethod

@@ -21,7 +21,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def _jit(*freedoms: str) -> Callable[[_F], _F]:
-    """The decorator; what it compiles is kept on disk, where there is a folder that may be written to."""
+    """The decorator; what it compiles is kept on disk, if there is a folder that may be written to."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": set(freedoms)}
 
     def compiled(function: _F) -> _F:

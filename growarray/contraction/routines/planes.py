@@ -1,4 +1,4 @@
-"""Planes of feature maps as the memory that they lie in, for loops that Numba compiles, where it is installed."""
+"""Planes of feature maps as the memory that they lie in, for loops that Numba compiles, if it is installed."""
 
 from __future__ import annotations
 

@@ -10,22 +10,16 @@ from typing import NamedTuple
 
 from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL
 
-__all__ = ["DEPTH", "PARTS", "WORTH", "Cut", "Tile", "cut"]
-
 DEPTH = 8  # of a tile in shared memory
 PARTS = 1 << 24  # elements that the pieces of a sum have together at most
-WORTH = 1 << 27  # operations from which on a launch more, to add pieces, is short beside them
+_WORTH = 1 << 27  # operations from which on a launch more, to add pieces, is short beside them
 _UNITS = 132  # multiprocessors of an H100 or H200
 _WARPS = 8  # on a multiprocessor, from which on nothing waits for memory or for a sum
 _SLABS = 128  # pieces of a sum at most, so that the second launch, which adds them, is short
 _LEAST = 64  # of the depth in a piece
 _LAUNCH, _PIECE, _BYTE = 4.0e8, 3.0e6, 10.0  # operations in the time of a launch more, a piece more, a byte moved
-_READ, _FILLED, _SPLIT = (
-    2.0,
-    6.0,
-    12.0,
-)  # cycles for a vector that a warp reads, for 32 elements that are filled in, and
-# with taps among their indices: assumed, not measured
+# Cycles for a vector that a warp reads, for 32 elements that are filled in, and with taps among their indices: assumed.
+_READ, _FILLED, _SPLIT = 2.0, 6.0, 12.0
 
 
 class Tile(NamedTuple):
@@ -106,7 +100,7 @@ def cut(way: str, b: int, s: int, n: int, axes: tuple[tuple[int, int, int, int],
     elif phases == 1 and taps > 1:
         choices.append((False, channels * taps, columns, b, 1.0))
     size = b * n * s * taps if way == D_KERNEL else b * phases * rows * columns
-    worth = way == D_KERNEL or 2 * b * s * n * taps * out >= WORTH
+    worth = way == D_KERNEL or 2 * b * s * n * taps * out >= _WORTH
     return min(
         (
             _cut(tile, apart, slabs, blocks, deep, many, size)

@@ -55,10 +55,8 @@ def append(dag: Any, other: Any) -> None:
     merge = dag.merges[joint]
     merge.allow_growing = True
     if ahead:
-        merge.post_merge_function, dag._attributes[joint] = (
-            other.merges[root].post_merge_function,
-            other._attributes[root],
-        )
+        merge.post_merge_function = other.merges[root].post_merge_function
+        dag._attributes[joint] = other._attributes[root]
     dag.merges |= {node: held for node, held in other.merges.items() if node != root}
     dag._attributes |= {node: held for node, held in other._attributes.items() if node != root}
     for edge, (source, target) in other._ends.items():

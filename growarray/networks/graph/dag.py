@@ -29,7 +29,7 @@ class GrowingDAG(LayerGraph):
     """A network that grows by edges, by nodes and by the width of its nodes; at first one edge from input to output.
 
     in_features, out_features : of the nodes ``root`` and ``end``, their channels if these are images
-    neurons : most neurons that one growth adds, where the rule does not say
+    neurons : most neurons that one growth adds, if the rule does not say
     use_bias : whether new edges have a bias, but for the second edge of a new node, which has none
     use_layer_norm : whether a LayerNorm stands before the activation of new nodes and of the end
     activation : of new nodes, a name or a module, which is copied
@@ -46,10 +46,7 @@ class GrowingDAG(LayerGraph):
     Differs from the original: candidates are values, not nodes and edges that are put into the graph; they are planned
     in closed form from statistics of one pass; ancestors and names never go stale; the order of candidates is sorted.
 
-    Raises
-    ------
-    GrowthError
-        The edges run in a cycle, a name is taken, or a node does not exist.
+    Raises GrowthError: the edges run in a cycle, a name is taken, or a node does not exist.
 
     >>> import numpy as np
     >>> dag = GrowingDAG(4, 2, rng=np.random.default_rng(0))

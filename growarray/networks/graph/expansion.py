@@ -38,7 +38,7 @@ class Expansion(Addition):
     update: GrowthUpdate[Array]
     _planned_for: Any  # signature of the graph
     _reads: tuple[Features, ...]  # what the deltas are over
-    _sampled: tuple[Rule, np.ndarray] | None  # where the new weights come from more inputs: which candidates
+    _sampled: tuple[Rule, np.ndarray] | None  # if the new weights come from more inputs: which candidates
     _gain: float
 
     @property
@@ -255,10 +255,7 @@ class Expansion(Addition):
     def apply_change(self, scaling_factor: Any = None) -> None:
         """Apply the plan at this scaling, by default the one that is set; this changes the graph.
 
-        Raises
-        ------
-        GrowthError
-            Nothing is planned, or the graph has changed since; nothing has changed then.
+        Raises GrowthError: nothing is planned, or the graph has changed since; nothing has changed then.
         """
         dag, nodes = self.dag, self.next_nodes
         if self._planned_for is None:

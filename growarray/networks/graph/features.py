@@ -59,12 +59,11 @@ class Features(NamedTuple):
     def stream(self, activities: Mapping[str, Array]) -> JoinedStream:
         """The features of a batch."""
         last = len(self.parts) - 1
-        return JoinedStream(
-            [
-                reading.stream(activities[node], bias=self.ones and index == last)
-                for index, (node, reading) in enumerate(self.parts)
-            ]
-        )
+        streams = [
+            reading.stream(activities[node], bias=self.ones and index == last)
+            for index, (node, reading) in enumerate(self.parts)
+        ]
+        return JoinedStream(streams)
 
     def rows(self, activities: Mapping[str, Array], rng: np.random.Generator, most: int) -> tuple[np.ndarray, Any]:
         """Features (rows, width) without ones: all of a batch, or if they are images about ``most``; with their places.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from growarray.networks.graph.structure import in_order
+from growarray.networks.picture import saved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,15 +85,13 @@ def graph_figure(frames: Sequence[tuple[str, Outline]], columns: int = 4) -> Fig
     return figure
 
 
-def draw_graphs(frames: Sequence[tuple[str, Outline]], columns: int = 4) -> bytes:
-    """The picture as a PNG; the arguments are those of :func:`graph_figure`.
+def draw_graphs(frames: Sequence[tuple[str, Outline]]) -> bytes:
+    """The picture of :func:`graph_figure` as a PNG.
 
     >>> draw_graphs([("start", {"nodes": {"start": 4, "end": 2}, "edges": [["start", "end"]]})])[1:4]
     b'PNG'
     """
-    stream = io.BytesIO()
-    graph_figure(frames, columns).savefig(stream, format="png")
-    return stream.getvalue()
+    return saved(graph_figure(frames))
 
 
 def _draw(panel: Axes, outline: Outline, before: Outline) -> None:

@@ -1,6 +1,6 @@
 """Neurons between pairs of samples: candidates for what no linear map of the inputs supplies.
 
-Where a node reads a source already, all that a new neuron gives to first order in small incoming weights can be had
+If a node reads a source already, all that a new neuron gives to first order in small incoming weights can be had
 from the existing edge. Candidates with incoming weights of finite size are therefore drawn from the data, and the best
 are taken by what they take off the loss together with the optimal deltas: an exact gain, in closed form.
 

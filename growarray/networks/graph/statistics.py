@@ -101,14 +101,10 @@ class GraphStatistics:
         rank = {node: index for index, node in enumerate(self.merges)}
         first = sorted((part for part, node in known.items() if self._shape[node] == shape), key=lambda p: rank[p[0]])
         then = [part for part, node in drawn.items() if self._shape[node] == shape]
-        return Site(
-            f"the graph at {shape}" if shape else "the graph",
-            [(source, reading, widths[source]) for source, reading in first],
-            [(key, reading, self.sampled[key].count) for key, reading in then],
-            here,
-            self._batch,
-            trace_precision,
-        )
+        sources = [(source, reading, widths[source]) for source, reading in first]
+        candidates = [(key, reading, self.sampled[key].count) for key, reading in then]
+        name = f"the graph at {shape}" if shape else "the graph"
+        return Site(name, sources, candidates, here, self._batch, trace_precision)
 
     def named(self) -> Iterator[tuple[str, TensorStatistic]]:
         """Every statistic with a name of its own; those of features are ``s``, ``m`` and ``e``."""

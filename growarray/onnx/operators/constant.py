@@ -12,17 +12,14 @@ from growarray.onnx.call import Calls, written
 from growarray.onnx.fold import constant_array
 from growarray.onnx.graph import OpNode
 from growarray.onnx.operators.row import ALL, Operator
-from growarray.onnx.value import Array, Constant
+from growarray.onnx.value import Array, Constant, known_axes
 
 
 def _read_sizes(builder: Builder, node: OpNode) -> None:
     """``Shape`` and ``Size`` of a value, as far as they are known."""
-    value = builder.known(node, 0)
-    if value.shape is None:
-        raise Malformed("the number of axes of its input is not known; export the model with shapes")
-    shape: tuple[int | str, ...] = tuple(value.shape)
+    shape = known_axes(builder.known(node, 0))
     if node.op == "Shape":
-        dims: list[int | str] = list(shape[node.get("start", "int", 0) : node.get("end", "int", len(shape))])
+        dims = list(shape[node.get("start", "int", 0) : node.get("end", "int", len(shape))])
     else:
         dims = [math.prod(int(n) for n in shape) if all(isinstance(n, int) for n in shape) else builder.fresh()]
     known = all(isinstance(n, int) for n in dims)
@@ -75,13 +72,8 @@ def _read_filled(call: Calls) -> None:
 def _read_range(call: Calls) -> None:
     """From 0 in steps of 1 to a size that the input tells."""
     start, limit, delta = (call.array(call.input(i)) for i in range(3))
-    if (
-        limit is None
-        or limit.dtype != object
-        or start is None
-        or delta is None
-        or (start.any(), *delta.flat) != (False, 1)
-    ):
+    counts = start is not None and delta is not None and (start.any(), *delta.flat) == (False, 1)
+    if limit is None or limit.dtype != object or not counts:
         raise Malformed("is supported for constants only, and from 0 in steps of 1 to the size of an axis")
     ones = call("Expand", np.ones(1, np.int64), call.constant(limit.reshape(1)))
     call.give(call("CumSum", ones, np.array(0), exclusive=1))

@@ -18,7 +18,7 @@ from growarray.onnx.fold import positive_axes
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.row import ALL, Operator, operation
-from growarray.onnx.value import Shape
+from growarray.onnx.value import Shape, known_axes
 
 
 def _elements(builder: Builder, shapes: Sequence[Any], options: Mapping[str, Any]) -> Shape:
@@ -100,13 +100,12 @@ def _read_top_k(builder: Builder, node: OpNode) -> None:
     x, axis, largest = builder.dynamic(node, 0), node.get("axis", "int", -1), node.flag("largest", True)
     node.flag("sorted", True)
     k = node.get("k", "int") if builder.opset < 10 else builder.whole(node, 1, "k")[0]
-    if x.shape is None:
-        raise Malformed("the number of axes of its input is not known; export the model with shapes")
-    axis = _axis(axis, x.shape)
-    size = x.shape[axis]
+    x_shape = known_axes(x)
+    axis = _axis(axis, x_shape)
+    size = x_shape[axis]
     if k is None or k < 0 or (isinstance(size, int) and k > size):
         raise Malformed(f"k is {k} for an axis of size {size}")
-    shape, hint = tuple(k if i == axis else n for i, n in enumerate(x.shape)), builder.hint(node)
+    shape, hint = tuple(k if i == axis else n for i, n in enumerate(x_shape)), builder.hint(node)
     module = Operation("TopK", k=k, axis=axis, largest=int(largest))
     places = builder.step(module, [x], shape, f"{hint}.places", "int64")
     builder.give(node, builder.step(Operation("GatherElements", axis=axis), [x, places], shape, hint))

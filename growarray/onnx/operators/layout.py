@@ -57,11 +57,12 @@ def _fold_expand(builder: Builder, node: OpNode) -> Array | None:
 
 def _reshaped(builder: Builder, x: Dynamic, shape: tuple[Dim, ...], hint: str) -> Dynamic:
     """The value in another shape: the first axis may be copied, and one other may be of unknown size."""
-    copied = x.shape is not None and bool(shape) and shape[:1] == x.shape[:1]
+    empty = 0 in shape
+    copied = not empty and x.shape is not None and bool(shape) and shape[:1] == x.shape[:1]
     sizes = [0 if i == 0 and copied else -1 if isinstance(n, str) else n for i, n in enumerate(shape)]
     if sizes.count(-1) > 1:
         raise Malformed(f"has an input of shape {x.shape}; {_FIXED}")
-    return builder.step(Reshape(sizes), [x], shape, hint)
+    return builder.step(Reshape(sizes, allow_zero=empty), [x], shape, hint)
 
 
 def _read_tile(builder: Builder, node: OpNode) -> None:

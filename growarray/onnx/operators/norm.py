@@ -17,7 +17,7 @@ from growarray.onnx.call import Calls
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.row import Operator
-from growarray.onnx.value import Constant, Dynamic
+from growarray.onnx.value import Constant, Dynamic, known_axes
 
 
 def _vector(builder: Builder, node: OpNode, index: int, what: str, size: int | None = None) -> Constant:
@@ -27,13 +27,14 @@ def _vector(builder: Builder, node: OpNode, index: int, what: str, size: int | N
     return value
 
 
+_NOT_WEIGHTS = ("val_", "onnx::")  # how torch names what is not a weight
+
+
 def _neutral(scale: Constant, bias: Constant | None) -> bool:
     """Whether an exporter made up a scale of ones and a bias of zeros for a layer that has neither."""
 
     def made_up(value: Constant, number: float) -> bool:
-        unnamed = not value.trained or value.label.startswith(
-            ("val_", "onnx::")
-        )  # torch's names for what is not a weight
+        unnamed = not value.trained or value.label.startswith(_NOT_WEIGHTS)
         return unnamed and bool((value.array == number).all())
 
     return made_up(scale, 1.0) and (bias is None or made_up(bias, 0.0))
@@ -224,9 +225,8 @@ def _softmax(name: str, kind: Any) -> Operator:
         if builder.opset >= 13 or axis == -1 or (count is not None and axis == count - 1):
             builder.result(node, kind(axis), [x], x.shape)
             return
-        if x.shape is None:
-            raise Malformed("the number of axes of its input is not known; export the model with shapes")
-        lead, joined = x.shape[:axis], x.shape[axis:]
+        shape = known_axes(x)
+        lead, joined = shape[:axis], shape[axis:]
         if sum(isinstance(n, str) for n in joined) > 1:
             raise Malformed(f"joins axes {joined} of unknown sizes; export the model with fixed sizes")
         flat = (*lead, product(builder, joined))

@@ -10,7 +10,7 @@ import numpy as np
 from growarray.contraction.geometry import ConvAxis
 from growarray.files.errors import Malformed
 from growarray.nn.arithmetic import Concat
-from growarray.nn.padding import Pad
+from growarray.nn.padding import PADDINGS, Pad
 from growarray.nn.part import Gather, Slice, positions
 from growarray.nn.sized import CutTo, SamePad
 from growarray.onnx.build import Builder
@@ -20,8 +20,6 @@ from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.row import ALL, ANY, Operator, operation
 from growarray.onnx.operators.window import MOST, padded, sliced, write_fitted
 from growarray.onnx.value import Array, Dynamic, Shape
-
-_PADDING = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
 def _read_concat(builder: Builder, node: OpNode) -> None:
@@ -218,7 +216,7 @@ def _write_pad(graph: OnnxGraph, layer: Pad, x: Edge) -> Edge:
         raise graph.refuse("it pads the batch; pass dynamic_batch=False")
     cut = {i: (max(-low, 0), x.shape[i] + min(high, 0), 1) for i, (low, high) in widths.items() if min(low, high) < 0}
     x = sliced(graph, x, cut)
-    mode = _PADDING[layer.mode]
+    mode = PADDINGS[layer.mode]
     by = {i: ConvAxis(before=max(a, 0), after=max(b, 0), padding_mode=mode) for i, (a, b) in widths.items()}
     y = padded(graph, x, by, layer.value)
     if y.shape != sizes:

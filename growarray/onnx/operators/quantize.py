@@ -20,11 +20,8 @@ _KINDS = ("int8", "uint8", "int16", "uint16")
 
 def _spread(call: Calls, name: str) -> str:
     """A scale or zero point, one or one for each entry of an axis, so that it meets the input."""
-    axis, block, sizes = (
-        call.node.get("axis", "int", 1),
-        call.node.get("block_size", "int", 0),
-        call.shape(call.input(0)),
-    )
+    axis, block = call.node.get("axis", "int", 1), call.node.get("block_size", "int", 0)
+    sizes = call.shape(call.input(0))
     if not name or not call.shape(name) or call.sizes(name) == (1,):
         return str(call("Reshape", name, np.zeros(0, np.int64))) if name else name
     (axis,) = positive_axes((axis,), len(sizes))
@@ -33,8 +30,7 @@ def _spread(call: Calls, name: str) -> str:
     values, size = call.array(name), sizes[axis]
     if values is None or not isinstance(size, int):
         raise Malformed("has a block_size, which is supported for constants only")
-    found = call.constant(np.take(np.repeat(values, block, axis=axis), range(size), axis=axis))
-    return str(found)
+    return str(call.constant(np.take(np.repeat(values, block, axis=axis), range(size), axis=axis)))
 
 
 def _ends(kind: str) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.row import Operator
 from growarray.onnx.operators.window import MOST
-from growarray.onnx.value import Dim
+from growarray.onnx.value import known_axes
 
 
 def _floats(builder: Builder, node: OpNode, index: int, what: str) -> list[float]:
@@ -27,8 +27,7 @@ def _floats(builder: Builder, node: OpNode, index: int, what: str) -> list[float
 def _read(builder: Builder, node: OpNode) -> None:
     """Since opset 11 with regions and sizes; ``Upsample`` and opset 10 have factors alone."""
     x, get, old = builder.dynamic(node, 0), node.get, node.op == "Upsample" or builder.opset < 11
-    if x.shape is None:
-        raise Malformed("the number of axes of its input is not known; export the model with shapes")
+    shape = list(known_axes(x))
     sizes: tuple[int, ...] = ()
     if old:
         factors = get("scales", "floats") or _floats(builder, node, 1, "scales")
@@ -38,19 +37,18 @@ def _read(builder: Builder, node: OpNode) -> None:
         sizes = builder.whole(node, 3, "sizes") if builder.has(node, 3) else ()
         transform = get("coordinate_transformation_mode", "string", "half_pixel")
         rounding = get("nearest_mode", "string", "round_prefer_floor")
-    axes = positive_axes(tuple(get("axes", "ints", list(range(len(x.shape))))), len(x.shape))
+    axes = positive_axes(tuple(get("axes", "ints", list(range(len(shape))))), len(shape))
     options: dict[str, Any] = {"transform": transform, "rounding": rounding, "region": region or None}
     options |= {"mode": get("mode", "string", "nearest"), "cubic": get("cubic_coeff_a", "float", -0.75)}
     options |= {"exclude": node.flag("exclude_outside"), "antialias": node.flag("antialias")}
     options |= {"policy": get("keep_aspect_ratio_policy", "string", "stretch")}
     options |= {"outside": get("extrapolation_value", "float", 0.0)}
-    if options["policy"] != "stretch" and not all(isinstance(x.shape[axis], int) for axis in axes):
+    if options["policy"] != "stretch" and not all(isinstance(shape[axis], int) for axis in axes):
         raise Malformed(f"keeps the proportions of an input of shape {x.shape}; export the model with fixed sizes")
     if any(not 0 < f <= MOST for f in factors) or any(not 0 < n <= MOST for n in sizes):
         raise Malformed(f"scales are {factors} and sizes {sizes}; expected numbers from above 0 to {MOST}")
     options["mode"] = {"bilinear": "linear"}.get(options["mode"], options["mode"])
     layer = Resize(axes, factors=factors or None, sizes=sizes or None, **options)
-    shape: list[Dim] = list(x.shape)
     for i, axis in enumerate(axes):
         own = shape[axis]
         if sizes and options["policy"] == "stretch":

@@ -15,7 +15,7 @@ from growarray.onnx.fold import axes_of, constant_array, positive_axes
 from growarray.onnx.graph import OpNode
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.operators.row import ALL, Operator
-from growarray.onnx.value import Array, Dim, Dynamic, Shape
+from growarray.onnx.value import Array, Dim, Dynamic, Shape, known_axes
 
 
 def _read_reshape(builder: Builder, node: OpNode) -> None:
@@ -124,16 +124,15 @@ def _fold_reshape(builder: Builder, node: OpNode) -> Array | None:
 def _read_flatten(builder: Builder, node: OpNode) -> None:
     """Into two axes, those before ``axis`` and the rest."""
     x, axis = builder.dynamic(node, 0), node.get("axis", "int", 1)
-    if x.shape is None:
-        if axis != 1:
-            raise Malformed("the number of axes of its input is not known; export the model with shapes")
+    if x.shape is None and axis == 1:
         builder.result(node, nn.Flatten(), [x], (builder.fresh(), builder.fresh()))
         return
-    count = len(x.shape)
+    found = known_axes(x)
+    count = len(found)
     if not -count <= axis <= count:
         raise Malformed(f"axis is {axis} for an input of {count} axes")
     axis = axis + count if axis < 0 else axis
-    shape = (product(builder, x.shape[:axis]), product(builder, x.shape[axis:]))
+    shape = (product(builder, found[:axis]), product(builder, found[axis:]))
     hint = builder.hint(node)
     if axis == 0:
         builder.result(node, Reshape((1, -1)), [x], shape)
@@ -141,7 +140,7 @@ def _read_flatten(builder: Builder, node: OpNode) -> None:
         builder.result(node, Reshape((-1, 1)), [x], shape)
     else:
         if axis > 1:
-            x = builder.step(nn.Flatten(0, axis - 1), [x], (shape[0], *x.shape[axis:]), f"{hint}.front")
+            x = builder.step(nn.Flatten(0, axis - 1), [x], (shape[0], *found[axis:]), f"{hint}.front")
         builder.result(node, nn.Flatten(), [x], shape)
 
 

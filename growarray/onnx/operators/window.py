@@ -7,6 +7,7 @@ from typing import Any
 
 from growarray.contraction.geometry import ConvAxis
 from growarray.files.errors import Malformed, quote
+from growarray.nn.padding import PADDINGS
 from growarray.nn.sized import SamePad, same_pads
 from growarray.onnx.build import Builder
 from growarray.onnx.graph import OpNode
@@ -15,7 +16,7 @@ from growarray.onnx.value import Dim, Dynamic
 
 MOST = 2**20
 """The largest stride, dilation, kernel size or padding: more is a bomb, or a mistake."""
-_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+_MODES = {mode: name for name, mode in PADDINGS.items()}
 Pairs = list[tuple[int, int]]
 
 

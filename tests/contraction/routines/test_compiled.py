@@ -213,6 +213,7 @@ def test_it_is_taken_where_it_fits_and_nowhere_else(monkeypatch):
     for s, n, name in ((2, 1, "compiled"), (8, 4, "compiled"), (32, 1, "compiled"), (1, 5, "im2col"), (9, 4, "im2col")):
         assert choose(replace(DEPTHWISE, s=s, n=n), FORWARD).name == name, (s, n)
     assert choose(DEPTHWISE, FORWARD, "array_api_strict").name == "portable"
+    assert not Compiled.fits(replace(DEPTHWISE, s=0), "numpy")
     monkeypatch.undo()
     for value, found in (("0", False), ("1", True)):
         monkeypatch.setenv("GROWARRAY_FAST", value)

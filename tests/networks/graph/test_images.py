@@ -274,7 +274,7 @@ def test_a_graph_of_images_grows_from_one_edge_and_learns():
         (lambda d: d.add_node_with_two_edges("start@n", "4@n", "2@n", {"size": 1, "kernel_size": 4}), ShapeError,
          r"edge 4@n->2@n gives images of \(3, 2\), its node has \(3, 3\); use an odd kernel"),
         (lambda d: d.add_node_with_two_edges("2@n", "4@n", "end@n", {"size": 1, "shape": (1, 1)}, {"padding": 0,
-         "dilation": 2}), ShapeError, r"2@n->4@n cannot read images of \(3, 3\): .* add padding of 2, shrink"),
+         "dilation": 2}), ShapeError, r"2@n->4@n cannot read images of \(3, 3\): .* add padding of 2, or shrink"),
         (lambda d: d.add_node_with_two_edges("start@n", "4@n", "2@n", {"size": 1, "type": "linear"}),
          NotImplementedError, "4@n->2@n leads from features to images, .* let nodes of images come first"),
         (lambda d: d.add_node_with_two_edges("start@n", "4@n", "2@n", {"size": 1, "pool": "max"}), ValueError,
