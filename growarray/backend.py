@@ -161,12 +161,13 @@ def namespace(*arrays: Any, where: str = "") -> Any:
     first: Any = None
     xp: Any = None
     for x in arrays:
-        if x is None or (isinstance(x, int | float) and not isinstance(x, np.generic)):  # float64's scalars are floats
-            continue
+        plain = type(x) is np.ndarray  # looked at with as few questions as can be: every operation asks
+        if not plain and (x is None or (isinstance(x, int | float) and not isinstance(x, np.generic))):
+            continue  # float64's scalars are floats
         other = library_of(x)
-        if (x.dtype.kind if type(x) is np.ndarray else kind_of(x)) not in "fiub":
+        if (x.dtype.kind if plain else kind_of(x)) not in "fiub":
             _refuse_kind(x, where)
-        if getattr(x, "requires_grad", False):
+        if not plain and getattr(x, "requires_grad", False):
             _refuse_gradient(x)
         if xp is None:
             first, xp = x, other
@@ -175,7 +176,7 @@ def namespace(*arrays: Any, where: str = "") -> Any:
                 f"arrays of two libraries cannot be mixed: {type(first).__module__}.{type(first).__name__} and "
                 f"{type(x).__module__}.{type(x).__name__}; move one with growarray.backend.asarray(x, like=y)"
             )
-        elif not isinstance(x, np.ndarray) and device_of(x) != device_of(first):
+        elif not plain and device_of(x) != device_of(first):
             raise TypeError(
                 f"arrays on two devices cannot be mixed: {device_of(first)} and {device_of(x)}; "
                 "move one with growarray.backend.to_device(x, device)"

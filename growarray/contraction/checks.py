@@ -96,7 +96,8 @@ def check_arrays(equation: str, arrays: Sequence[Array]) -> None:
         name = str(getattr(x, "dtype", type(x).__name__)).rpartition(".")[2]
         if not name.startswith("float"):
             raise TypeError(
-                f"operand {i} of '{equation}' is {name}, expected a floating-point array; convert it with astype"
+                f"operand {i} of '{equation}' is {name}, expected a floating-point array of this machine's byte order; "
+                "convert it with astype"
             )
         if first is not None and name != first:
             raise TypeError(f"operand {i} of '{equation}' is {name}, operand 0 is {first}; convert one with astype")

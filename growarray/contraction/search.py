@@ -17,7 +17,9 @@ from growarray.contraction.tree import Entry, Tree, from_left, ordered, peak_ele
 from growarray.errors import PlanError, shown
 
 EXACT = 8  # operands up to which every tree is looked at
+_PART = 6  # operands of a part of a larger tree: with eight, plans cost the same and take four times as long
 _NEAR = 64.0  # times the best greedy tree's cost up to which a tree is worth searching its parts
+_GAIN = 1e-9  # of its cost that another order of a part saves at least; less is rounding, of orders that cost the same
 _COOL, _HOT = -3.0, 0.0  # powers of ten between which the temperature of a random tree is drawn
 
 Halves = dict[int, tuple[int, int]]
@@ -27,7 +29,7 @@ Halves = dict[int, tuple[int, int]]
 class Search:
     """How ``optimize='auto'`` searches above eight operands; below, every tree is looked at in any case.
 
-    Greedy trees are drawn at random, and in each of them every part of up to eight operands is put in its best order,
+    Greedy trees are drawn at random, and in each of them every part of up to six operands is put in its best order,
     again and again until no part gets better.
 
     trials : trees that are drawn    seconds : draw for so long in place of a number    seed : of the draws
@@ -232,7 +234,7 @@ class _Run:
         return tree
 
     def reconfigured(self, tree: Tree, rng: random.Random | None) -> Tree:
-        """The tree with parts of up to :data:`EXACT` operands in their best order, until none gets better.
+        """The tree with parts of up to :data:`_PART` operands in their best order, until none gets better.
 
         Parts reach down to where partial results are large, with ``rng`` at random.
         """
@@ -252,7 +254,7 @@ class _Run:
                 if key in seen:
                     continue
                 seen.add(key)
-                again = run.exact(leaves, run.total([halves[part] for part in inner]))
+                again = run.exact(leaves, run.total([halves[part] for part in inner]) * (1.0 - _GAIN))
                 if again is not None:
                     better = True
                     for part in inner:
@@ -262,9 +264,9 @@ class _Run:
 
 
 def _part(halves: Halves, node: int, chosen: Callable[[list[int]], int]) -> tuple[list[int], list[int]]:
-    """A part of a tree below a node: its products, and up to :data:`EXACT` partial results that it begins with."""
+    """A part of a tree below a node: its products, and up to :data:`_PART` partial results that it begins with."""
     inner, leaves = [node], list(halves[node])
-    while len(leaves) < EXACT and (made := [leaf for leaf in leaves if leaf in halves]):
+    while len(leaves) < _PART and (made := [leaf for leaf in leaves if leaf in halves]):
         inner.append(chosen(made))
         leaves.remove(inner[-1])
         leaves += halves[inner[-1]]

@@ -64,15 +64,19 @@ def standardise(dataset: Dataset) -> Dataset:
     >>> standardise(Dataset(x, y, x + 2, y, "classification", ("a", "b"))).x_test.tolist()
     [[1.0, 0.0], [3.0, 0.0]]
     """
-    x = dataset.x_train.astype(np.float64)
-    mean, deviation = x.mean(axis=0), x.std(axis=0)
-    constant = x.min(axis=0) == x.max(axis=0)  # not deviation == 0: the rounding of the mean can leave 1e-17
-    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation))
+    mean, scale = moments(dataset.x_train)
 
     def scaled(values: np.ndarray) -> np.ndarray:
         return np.asarray((values - mean) * scale, dtype=values.dtype)
 
     return replace(dataset, x_train=scaled(dataset.x_train), x_test=scaled(dataset.x_test))
+
+
+def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of each column, and 1 over its deviation: 0 if the column is constant."""
+    wide = values.astype(np.float64)
+    constant = wide.min(axis=0) == wide.max(axis=0)  # not deviation == 0: the rounding of the mean can leave 1e-17
+    return wide.mean(axis=0), np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, wide.std(axis=0)))
 
 
 def check_options(task: str, test_fraction: float, dtype: Any) -> None:

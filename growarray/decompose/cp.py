@@ -15,14 +15,7 @@ import numpy as np
 from growarray.backend import Array, namespace, to_numpy
 from growarray.decompose.als import Fit, Target, balanced, iterate, khatri_rao, normalised
 from growarray.decompose.arguments import check_choice, check_count
-from growarray.decompose.inputs import (
-    Prepared,
-    check_bound,
-    check_rank,
-    check_rng,
-    check_tensor,
-    check_tolerance,
-)
+from growarray.decompose.inputs import Prepared, check_bound, check_rank, check_rng, check_tensor, check_tolerance
 from growarray.decompose.rank import largest_cp_rank
 from growarray.decompose.stable import Degeneracy, correct, degeneracy
 from growarray.decompose.starts import starting_points

@@ -11,15 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from growarray.backend import load
-from growarray.decompose.arguments import (
-    check_choice,
-    check_count,
-    check_modes,
-    check_sizes,
-    is_int,
-    is_real,
-    is_share,
-)
+from growarray.decompose.arguments import check_choice, check_count, check_modes, check_sizes, is_int, is_real, is_share
 from growarray.errors import shown
 
 Rank = str | float | int | Sequence[int]
@@ -52,10 +44,7 @@ def validate_cp_rank(shape: Sequence[int], rank: Rank = "same", rounding: str = 
 
 
 def validate_tucker_rank(
-    shape: Sequence[int],
-    rank: Rank = "same",
-    rounding: str = "round",
-    fixed_modes: Collection[int] | None = None,
+    shape: Sequence[int], rank: Rank = "same", rounding: str = "round", fixed_modes: Collection[int] | None = None
 ) -> tuple[int, ...]:
     """Ranks of a Tucker decomposition, ``x n_k`` for the x that makes the parameters the share; each at least 1.
 

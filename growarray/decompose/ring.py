@@ -11,14 +11,7 @@ from dataclasses import dataclass
 
 from growarray.backend import Array
 from growarray.decompose.arguments import check_choice, check_count, check_modes, check_sizes, is_int
-from growarray.decompose.inputs import (
-    Prepared,
-    check_bound,
-    check_rank,
-    check_tensor,
-    check_tolerance,
-    rank_or_bound,
-)
+from growarray.decompose.inputs import Prepared, check_bound, check_rank, check_tensor, check_tolerance, rank_or_bound
 from growarray.decompose.rank import Rank, all_ranks, at_least_one, rounding_of, share_of
 from growarray.decompose.ring_als import iterate_ring, ring_distance, ring_product
 from growarray.decompose.tt import sweep

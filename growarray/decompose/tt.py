@@ -11,12 +11,7 @@ from dataclasses import dataclass
 
 from growarray.backend import Array, namespace
 from growarray.decompose.arguments import is_int
-from growarray.decompose.inputs import (
-    check_bound,
-    check_rank,
-    check_tensor,
-    rank_or_bound,
-)
+from growarray.decompose.inputs import check_bound, check_rank, check_tensor, rank_or_bound
 from growarray.decompose.rank import largest_tt_rank
 from growarray.decompose.unfolding import fitting_threads, leading, norm
 from growarray.decompose.whiten import prepare_weighted, unweight

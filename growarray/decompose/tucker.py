@@ -12,14 +12,7 @@ from functools import partial
 
 from growarray.backend import Array, namespace
 from growarray.decompose.arguments import check_choice, check_count, check_modes
-from growarray.decompose.inputs import (
-    Prepared,
-    check_bound,
-    check_rank,
-    check_tensor,
-    check_tolerance,
-    rank_or_bound,
-)
+from growarray.decompose.inputs import Prepared, check_bound, check_rank, check_tensor, check_tolerance, rank_or_bound
 from growarray.decompose.rank import largest_tucker_rank
 from growarray.decompose.unfolding import (
     distance,

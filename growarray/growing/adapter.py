@@ -128,9 +128,7 @@ class Adapter(Module):
         change = xp.reshape(b, b.shape[:2]) @ xp.reshape(a, (a.shape[0], math.prod(a.shape[1:])))
         total = xp.astype(weight, xp.float64) + xp.reshape(change, weight.shape)
         return like(
-            self.layer,
-            xp.astype(total, weight.dtype),
-            None if bias is None else xp.asarray(bias.data, copy=True),
+            self.layer, xp.astype(total, weight.dtype), None if bias is None else xp.asarray(bias.data, copy=True)
         )
 
 

@@ -37,9 +37,8 @@ def layer_vjp(module: Any, x: Array) -> tuple[Array, Pullback]:
             left, right = module.input_stream, module.gradient_stream()
             moment = recorder.pooled((id(left), id(right)), lambda: (cross_moment(left, right), left, right))[0]
             recorder.add("moment", moment)
-            dx = back(d_pre, wrt_x=True, wrt_w=False)[0] if wrt_x else None
-            xp = namespace(moment)
-            dw = xp.reshape(xp.matrix_transpose(moment[: module.in_features, :]), weight.shape)
+            dx = back(d_pre, wrt_w=False, wrt_b=False)[0] if wrt_x else None
+            dw = namespace(moment).reshape(moment[: module.in_features, :].T, weight.shape)
             db = moment[-1, :] if module.use_bias else None
         else:
             dx, dw, db = back(d_pre, wrt_x=wrt_x, wrt_w=wrt_w)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from growarray.backend import Array, asarray, assign, device_of, is_cupy, is_numpy, load, namespace, to_device, to_numpy
-from growarray.contraction.kernels import Rows, row_products
+from growarray.contraction.kernels import row_products
 from growarray.contraction.sums import RunningSum
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.checks import declared_shape, sample_count, saved_statistic
-from growarray.growing.stream import JoinedStream, Stream, StreamLike, different, window_blocks
+from growarray.growing.stream import JoinedStream, Layout, Stream, StreamLike, arranged, square_columns, window_blocks
 from growarray.ops.windows import Windows
 
 UpdateFunction = Callable[..., tuple[Array, int]]
@@ -56,52 +57,30 @@ def cross_moment(
         there = _by_kernels(lefts, rights, out)
         if there is not None:
             return there
+    arrays, layout = arranged((*lefts, *rights))
     if isinstance(out, RunningSum):
-        if symmetric and out.add_square(*different(lefts)):
+        if symmetric and out.add_square(arrays, square_columns(layout)):
             return out
         out = None
-    ready: dict[int, Rows] = {}
-    for part in (*lefts, *rights):
-        ready.setdefault(id(part.array), part.ready)
-    keys = list(ready)
-    xp = namespace(*(r.array for r in ready.values()))
-    lengths = {int(r.array.shape[0]) for r in ready.values()}
+    xp = namespace(*(r.array for r in arrays))
+    lengths = {int(r.array.shape[0]) for r in arrays}
     if len(lengths) > 1:
         raise ShapeError(f"cross_moment: streams have {sorted(lengths)} rows; both sides must come from the same batch")
-    places = [
-        _Place(keys.index(id(a.array)), keys.index(id(b.array)), a.bias, b.bias, top, start)
-        for a, top in zip(left.parts, _offsets(left), strict=True)
-        for b, start in zip(right.parts, _offsets(right), strict=True)
-    ]
-    wanted = {(p.i, p.j) for p in places}
-    pairs = sorted(pair for pair in wanted if not symmetric or pair[0] <= pair[1] or pair[::-1] not in wanted)
-    sums = {p.i for p in places if p.right_bias} | {p.j for p in places if p.left_bias}
-    widths = [int(r.array.shape[1]) for r in ready.values()]
-    device = next(iter(ready.values())).array.device
+    todo = _planned(layout[: len(lefts)], layout[len(lefts) :])
     if out is None:
-        out = xp.empty((left.width, right.width), dtype=xp.float64, device=device)
-    elif tuple(out.shape) != (left.width, right.width) or out.dtype != xp.float64:
-        raise ShapeError(
-            f"cross_moment: out has shape {tuple(out.shape)}, expected {(left.width, right.width)} float64"
-        )
-    views: dict[tuple[int, int], Any] = {}  # on NumPy the products go straight to where they stand first
-    for p in places if is_numpy(out) else ():
-        if (p.i, p.j) in pairs and (p.i, p.j) not in views:
-            views[p.i, p.j] = out[p.top : p.top + widths[p.i], p.start : p.start + widths[p.j]]
-    products, totals = row_products(list(ready.values()), pairs, sorted(sums), views)
-    filled = set()
-    for p in places:
-        height, width = widths[p.i], widths[p.j]
-        if (p.i, p.j) not in views or (p.i, p.j) in filled:
-            block = products[p.i, p.j] if (p.i, p.j) in products else xp.matrix_transpose(products[p.j, p.i])
-            out = assign(out, (slice(p.top, p.top + height), slice(p.start, p.start + width)), block)
-        filled.add((p.i, p.j))
-        if p.left_bias:
-            out = assign(out, (p.top + height, slice(p.start, p.start + width)), totals[p.j])
-        if p.right_bias:
-            out = assign(out, (slice(p.top, p.top + height), p.start + width), totals[p.i])
-        if p.left_bias and p.right_bias:
-            out = assign(out, (p.top + height, p.start + width), float(next(iter(lengths))))
+        out = xp.empty(todo.shape, dtype=xp.float64, device=arrays[0].array.device)
+    elif tuple(out.shape) != todo.shape or out.dtype != xp.float64:
+        raise ShapeError(f"cross_moment: out has shape {tuple(out.shape)}, expected {todo.shape} float64")
+    views = {pair: out[place] for pair, place in todo.first.items()} if is_numpy(out) else {}
+    products, totals = row_products(arrays, list(todo.first), todo.sums, views)
+    for pair, place in () if views else todo.first.items():
+        out = assign(out, place, products[pair])
+    for (i, j), place, mirrored in todo.again:
+        out = assign(out, place, products[j, i].T if mirrored else products[i, j])
+    for i, place in todo.totals:
+        out = assign(out, place, totals[i])
+    for place in todo.counts:
+        out = assign(out, place, float(arrays[0].array.shape[0]))
     return out
 
 
@@ -113,20 +92,41 @@ def _by_kernels(lefts: Sequence[Stream], rights: Sequence[Stream], out: Any) -> 
     return out if adds and found is not None else found
 
 
-class _Place(NamedTuple):
-    """Where the product of arrays i and j goes, and whether rows or columns of sums follow it."""
-
-    i: int
-    j: int
-    left_bias: bool
-    right_bias: bool
-    top: int
-    start: int
+_Place = tuple[Any, Any]
 
 
-def _offsets(stream: StreamLike) -> list[int]:
-    """First column of each part."""
-    return [0, *itertools.accumulate(part.width for part in stream.parts)][:-1]
+class _Moment(NamedTuple):
+    """Of which products and sums a moment is made, and where they stand in it."""
+
+    shape: tuple[int, int]
+    first: dict[tuple[int, int], _Place]  # every product that is computed
+    again: list[tuple[tuple[int, int], _Place, bool]]  # those that are copied, and whether they are mirrored
+    sums: list[int]
+    totals: list[tuple[int, _Place]]
+    counts: list[_Place]
+
+
+@lru_cache(maxsize=256)
+def _planned(left: Layout, right: Layout) -> _Moment:
+    """For parts on both sides; for the moment of a stream with itself ``right`` is empty."""
+    todo = _Moment((_ends(left)[-1], _ends(right or left)[-1]), {}, [], [], [], [])
+    for (i, height, ones), top in zip(left, _ends(left), strict=False):
+        for (j, width, more), start in zip(right or left, _ends(right or left), strict=False):
+            rows, columns = slice(top, top + height), slice(start, start + width)
+            mirrored = not right and i > j
+            if mirrored or (i, j) in todo.first:
+                todo.again.append(((i, j), (rows, columns), mirrored))
+            else:
+                todo.first[i, j] = rows, columns
+            todo.totals.extend([(j, (rows.stop, columns))] * ones + [(i, (rows, columns.stop))] * more)
+            todo.counts.extend([(rows.stop, columns.stop)] * (ones and more))
+    todo.sums.extend(sorted({i for i, _ in todo.totals}))
+    return todo
+
+
+def _ends(layout: Layout) -> list[int]:
+    """Where each part begins, and where the last one ends."""
+    return [0, *itertools.accumulate(width + ones for _, width, ones in layout)]
 
 
 class TensorStatistic:

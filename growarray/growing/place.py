@@ -58,12 +58,7 @@ class Place(Protocol):
 
 
 def compute_optimal_updates(
-    place: Place,
-    rule: Rule = TINY,
-    *,
-    update_previous: bool = True,
-    force_pseudo_inverse: bool = False,
-    **options: Any,
+    place: Place, rule: Rule = TINY, *, update_previous: bool = True, force_pseudo_inverse: bool = False, **options: Any
 ) -> tuple[Array | None, Array | None]:
     """Plan deltas of the readers, and new neurons, by ``rule``; single options of it may be given by name.
 

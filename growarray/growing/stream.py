@@ -60,8 +60,9 @@ class Stream:
             raise ShapeError(
                 f"a stream needs shape (n, d) or (n, t, d), found {tuple(self.array.shape)}; add a batch axis"
             )
-        shape = self.array.shape
-        rows = namespace(self.array).reshape(self.array, (math.prod(shape[:-1]), shape[-1]))
+        rows, shape = self.array, self.array.shape
+        if self.array.ndim > 2:
+            rows = namespace(rows).reshape(rows, (math.prod(shape[:-1]), shape[-1]))
         object.__setattr__(self, "ready", Rows(rows))
 
     __repr__ = fields_of
@@ -142,22 +143,30 @@ class JoinedStream:
         return namespace(*arrays).concat(arrays, axis=-1)
 
 
-def different(parts: Sequence[Stream]) -> tuple[list[Rows], np.ndarray]:
-    """The different arrays of the parts, and the column of :meth:`RunningSum.add_square` that each of theirs is.
+Layout = tuple[tuple[int, int, bool], ...]
+"""Of parts: which of the different arrays each is, its width, and whether a column of ones follows."""
+
+
+def arranged(parts: Sequence[Stream]) -> tuple[list[Rows], Layout]:
+    """The different arrays of the parts, and how the parts are laid out.
 
     >>> import numpy as np
     >>> x, y = np.zeros((5, 2)), np.zeros((5, 1))
-    >>> different((Stream(x, bias=True), Stream(y), Stream(x)))[1].tolist()
-    [0, 1, 3, 2, 0, 1]
+    >>> arranged((Stream(x, bias=True), Stream(y), Stream(x)))[1]
+    ((0, 2, True), (1, 1, False), (0, 2, False))
     """
     ready = {id(part.array): part.ready for part in parts}
     order = {key: i for i, key in enumerate(ready)}
-    return list(ready.values()), _columns(tuple((order[id(p.array)], p.rows.shape[1], p.bias) for p in parts))
+    return list(ready.values()), tuple((order[id(p.array)], int(p.rows.shape[1]), p.bias) for p in parts)
 
 
 @lru_cache(maxsize=256)
-def _columns(layout: tuple[tuple[int, int, bool], ...]) -> np.ndarray:
-    """Of parts by the index of their array, its width, and whether ones follow."""
+def square_columns(layout: Layout) -> np.ndarray:
+    """Where :meth:`RunningSum.add_square` finds each column: in the different arrays side by side, ones last.
+
+    >>> square_columns(((0, 2, True), (1, 1, False), (0, 2, False))).tolist()
+    [0, 1, 3, 2, 0, 1]
+    """
     widths = {i: width for i, width, _ in layout}
     starts = [0, *itertools.accumulate(widths.values())]
     return np.concatenate([[*range(starts[i], starts[i + 1]), *starts[-1:] * bias] for i, _, bias in layout]).astype(

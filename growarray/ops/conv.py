@@ -252,7 +252,7 @@ def conv(
     precision : on a GPU, as in :func:`growarray.contraction.plan`; a CPU multiplies float32 in full
     Returns y (n, o, *positions) and a pullback ``dy -> (dx, dw, db)``; db is None if b is. ``pullback(dy,
     wrt_x=False)`` leaves dx out (None): the first layer of a network need not compute it; ``wrt_w=False`` dw: a frozen
-    weight.
+    weight; ``wrt_b=False`` db.
 
     Raises ShapeError: axes or channels of input, weight and bias do not fit together; PlanError: an option does not
     make sense, or the kernel is larger than the padded input; TypeError: the arrays are not real floats of one dtype,
@@ -272,7 +272,9 @@ def conv(
     y_shape = (x_shape[0], w_shape[0], *result.shape[2 - len(w_shape) :])
     y = _add_bias(xp, _shaped(xp, result, *y_shape), b)
 
-    def vjp(dy: Array, *, wrt_x: bool = True, wrt_w: bool = True) -> tuple[Array | None, Array | None, Array | None]:
+    def vjp(
+        dy: Array, *, wrt_x: bool = True, wrt_w: bool = True, wrt_b: bool = True
+    ) -> tuple[Array | None, Array | None, Array | None]:
         _check_gradient("conv", dy, y_shape, x)
         d_result = _shaped(xp, dy, *todo.output_shape)
         if wrt_x and wrt_w:
@@ -283,7 +285,7 @@ def conv(
         return (
             None if dx is None else _shaped(xp, dx, *x_shape),
             None if dw is None else _shaped(xp, dw, *w_shape),
-            _d_bias(xp, dy, b),
+            _d_bias(xp, dy, b if wrt_b else None),
         )
 
     return y, vjp

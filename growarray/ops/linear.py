@@ -9,7 +9,7 @@ from growarray.backend import Array, namespace
 from growarray.errors import ShapeError
 from growarray.ops.gradient import check_gradient
 
-LinearVjp = Callable[..., tuple[Array, Array, Array | None]]
+LinearVjp = Callable[..., tuple[Array | None, Array | None, Array | None]]
 
 
 def linear(x: Array, w: Array, b: Array | None = None) -> tuple[Array, LinearVjp]:
@@ -17,7 +17,8 @@ def linear(x: Array, w: Array, b: Array | None = None) -> tuple[Array, LinearVjp
 
     x : (..., d)    w : (o, d)    b : (o,) or None
     Returns y (..., o) and a pullback ``dy -> (dx, dw, db)``; db is None if b is. ``pullback(dy, wrt_x=False)``
-    leaves dx out (None): the first layer of a network need not compute it; ``wrt_w=False`` dw: a frozen weight.
+    leaves dx out (None): the first layer of a network need not compute it; ``wrt_w=False`` dw: a frozen weight;
+    ``wrt_b=False`` db.
 
     Raises ShapeError: the last axis of ``x`` is not ``d``, or ``dy`` has another shape than y.
 
@@ -32,16 +33,25 @@ def linear(x: Array, w: Array, b: Array | None = None) -> tuple[Array, LinearVjp
             f"linear: input has shape {tuple(x.shape)}, weight expects a last axis of {w.shape[1]}; "
             "flatten the input or change in_features"
         )
-    y = x @ xp.matrix_transpose(w) if x.ndim > 1 else w @ x
-    if b is not None:
+    rows = _shaped(x, (math.prod(x.shape[:-1]), w.shape[1]))
+    y = rows @ w.T
+    if b is not None and b.dtype == y.dtype:
+        y += b  # no second array of this size: on a CPU its pages cost more than the sum
+    elif b is not None:
         y = y + b
+    y = _shaped(y, (*x.shape[:-1], w.shape[0]))
 
-    def vjp(dy: Array, *, wrt_x: bool = True, wrt_w: bool = True) -> tuple[Array, Array, Array | None]:
+    def vjp(
+        dy: Array, *, wrt_x: bool = True, wrt_w: bool = True, wrt_b: bool = True
+    ) -> tuple[Array | None, Array | None, Array | None]:
         check_gradient("linear", dy, y.shape)
-        n = math.prod(x.shape[:-1])
-        rows, d_rows = xp.reshape(x, (n, x.shape[-1])), xp.reshape(dy, (n, dy.shape[-1]))
-        dw = xp.matrix_transpose(d_rows) @ rows if wrt_w else None
-        db = None if b is None else xp.sum(d_rows, axis=0)
-        return dy @ w if wrt_x else None, dw, db
+        d_rows = _shaped(dy, (rows.shape[0], w.shape[0]))
+        dx = _shaped(d_rows @ w, x.shape) if wrt_x else None
+        dw = d_rows.T @ rows if wrt_w else None
+        return dx, dw, xp.sum(d_rows, axis=0) if wrt_b and b is not None else None
 
     return y, vjp
+
+
+def _shaped(a: Array, shape: tuple[int, ...]) -> Array:
+    return a if len(shape) == a.ndim else namespace(a).reshape(a, shape)

@@ -87,7 +87,7 @@ def phase_maps(
     for phases in itertools.product(plan.outer.phases(side), plan.inner.phases(side)):
         stored = zip(plan.lagged, phases, (plan.outer, plan.inner), strict=False)
         todo[phases] = _copies(w.axes, tuple((i, phase, axis.first, axis.count) for i, phase, axis in stored))
-    kinds = [(_rows(x.shape[0]), x.dtype), (1, xp.float64)] if mixed else [(x.shape[0], xp.float64)]
+    kinds = [(x.shape[0] - 1, x.dtype), (1, xp.float64)] if mixed else [(x.shape[0], xp.float64)]
     found: list[Maps] = [
         {key: _target(xp, x, count, dtype, one) for key, one in todo.items()} for count, dtype in kinds
     ]
@@ -118,16 +118,11 @@ def _as_matrix(xp: Any, array: Array, todo: Copies, plan: MomentPlan) -> Array:
     return xp.reshape(array, (features, rows, between, columns))
 
 
-def _rows(images: int) -> int:
-    """Of the images that are mixed all differ from their mean, but for those whose sum is a single one."""
-    return images - (images == MIXED)
-
-
 def _mixed(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Float32 images with the same moments, whose values are not alike; their mean in float64, as an image; the sum."""
     rows, sums = Rows(images.reshape(len(images), -1)).mixed(0, len(images))
     mixed = rows.reshape(-1, *images.shape[1:])
-    return mixed[: _rows(len(images))], mixed[-1:].astype(np.float64), sums.reshape(images.shape[1:])
+    return mixed[:-1], mixed[-1:].astype(np.float64), sums.reshape(images.shape[1:])
 
 
 def _channel_blocks(x: Array) -> list[slice]:

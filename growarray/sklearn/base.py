@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from growarray.errors import shown
 from growarray.growing import FISHER, GRADMAX, TINY, GrowthRule
-from growarray.networks import Growth, GrowthSettings
+from growarray.networks import Growth, GrowthSettings, History
 from growarray.networks.build import build_network, hidden_activation, number_of_places
 from growarray.networks.data import Task, is_pair, loaded
 from growarray.networks.network import GrowingNetwork
@@ -85,20 +85,10 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
 
         sample_weight : (n,), not negative. A row of weight 0 is left out, one of weight 2 counts as two rows.
         """
-        goes_on = self.warm_start and self.__sklearn_is_fitted__()
-        x, values, weight, samples = self._rows(X, y, sample_weight, goes_on=goes_on, anew=not goes_on)
-        if not goes_on:
-            self._start(x, values, weight)
-        x, target = self._scaled(x, values, weight)
-        data, validation = (x, target), None
-        if self.early_stopping:
-            data, validation = self._split(x, target)
+        data, samples = self._ready(X, y, sample_weight)
+        data, validation = self._split(*data) if self.early_stopping else (data, None)
         loop = self._loop(data, validation, samples, self.max_iter)
-        steps = self.max_iter * math.ceil(len(data[0]) / loop.settings.batch_size)
-        loop.schedule = cosine(self.learning_rate, steps)
-        self._run(loop)
-        self.history_, self.n_iter_ = loop.history, loop.epoch
-        return self
+        return self._run(loop, math.ceil(len(data[0]) / loop.settings.batch_size))
 
     def fit_batches(self, batches: Any, validation: tuple[Any, Any]) -> Any:
         """Train and grow on batches, of which one at a time is in memory; judge by ``validation``, a pair (X, y).
@@ -111,16 +101,9 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
             raise TypeError(
                 "fit_batches: batches are used up after one epoch; give a list, or functions that load them"
             )
-        goes_on = self.warm_start and self.__sklearn_is_fitted__()
-        x, values, weight, _ = self._rows(*validation, None, goes_on=goes_on, anew=not goes_on)
-        if not goes_on:
-            self._start(x, values, weight)
+        held_out, _ = self._ready(*validation, None)
         data = _Scaled(self, batches)
-        loop = self._loop(data, self._scaled(x, values, weight), None, self.max_iter)
-        loop.schedule = cosine(self.learning_rate, self.max_iter * data.count)
-        self._run(loop)
-        self.history_, self.n_iter_ = loop.history, loop.epoch
-        return self
+        return self._run(self._loop(data, held_out, None, self.max_iter), data.count)
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """One epoch on these rows, and a growth if one is due."""
@@ -136,11 +119,18 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         loop.train_epoch()
         if loop.is_growth_due():
             loop.grow()
-        self.history_, self.n_iter_ = loop.history, loop.epoch
-        return self
+        return self._keep(loop)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "network_")
+
+    def _ready(self, X: Any, y: Any, sample_weight: Any) -> tuple[tuple[Any, Any], int]:
+        """Scaled features and targets, and the number of samples; the network starts anew unless it goes on."""
+        goes_on = self.warm_start and self.__sklearn_is_fitted__()
+        x, values, weight, samples = self._rows(X, y, sample_weight, goes_on=goes_on, anew=not goes_on)
+        if not goes_on:
+            self._start(x, values, weight)
+        return self._scaled(x, values, weight), samples
 
     def _outputs(self, X: Any) -> np.ndarray:
         """Outputs of the network for unscaled ``X``; it scales inside."""
@@ -245,8 +235,9 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
             self._grown, self._optimizer, data, validation=validation, task=self._task, settings=settings, rng=self._rng
         )
 
-    def _run(self, loop: Growth) -> None:
+    def _run(self, loop: Growth, batches: int) -> Any:
         """Run until the last epoch, a loss of ``tol``, or ``n_iter_no_change`` epochs without a better network."""
+        loop.schedule = cosine(self.learning_rate, self.max_iter * batches)
         while loop.epoch < self.max_iter:
             loop.run(until=loop.epoch + 1)
             if self.verbose:
@@ -259,6 +250,13 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
                 break
         if self.verbose:
             sys.stderr.write("\n")
+        return self._keep(loop)
+
+    def _keep(self, loop: Growth) -> Any:
+        """Note what happened; returns the estimator."""
+        self.history_: History = loop.history
+        self.n_iter_: int = loop.epoch
+        return self
 
     def _split(self, x: Any, target: Any) -> tuple[Any, Any]:
         """Two pairs of features and targets; the second is held out, by class if there are classes."""

@@ -151,7 +151,11 @@ def test_tied_and_whole_tensors_stay(tmp_path: Path) -> None:
         ("net.safetensors", ["--budget", "0.5", "--by", "flops"], "--by flops needs a graph"),
         ("net.safetensors", ["--budget", "0.5", "--measure"], "--measure needs a graph"),
         ("net.safetensors", ["--budget", "0.5", "--calibration", "x.npy"], "weights alone cannot be run"),
-        ("net.safetensors", ["--budget", "0.5", "--format", "parafac"], "unknown factorization 'parafac'; expected"),
+        (
+            "net.safetensors",
+            ["--budget", "0.5", "--format", "parafac"],
+            "--format: expected one of cp, tr, tt, tucker, found 'parafac'",
+        ),
         ("net.safetensors", ["--budget", "7"], "the budget of 7 parameters cannot be met"),
         ("missing.onnx", ["--budget", "0.5"], "missing.onnx"),
         ("net.onnx", ["--budget", "0.5", "--calibration", "net.onnx"], "expected a .npy or .npz file of numbers"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from growarray.backend import to_numpy
-from growarray.contraction.kernels import portable_row_products, row_products
+from growarray.contraction.kernels import row_products
 from growarray.errors import ShapeError
 from tests.conftest import Library, frozen
 
@@ -144,12 +144,12 @@ def test_fast_and_portable_paths_agree(kind: str) -> None:
     ]
     pairs = [(0, 0), (0, 1), (1, 1)]
     fast, fast_sums = row_products(arrays, pairs, [0, 1])
-    slow, slow_sums = portable_row_products(arrays, pairs, [0, 1])
+    slow, slow_sums = row_products([array_api_strict.asarray(np.array(a)) for a in arrays], pairs, [0, 1])
     for i, j in pairs:
         size = (np.linalg.norm(arrays[i], axis=0)[:, None] * np.linalg.norm(arrays[j], axis=0)).max()
-        assert np.abs(fast[i, j] - slow[i, j]).max() <= 1e-6 * size
+        assert np.abs(fast[i, j] - to_numpy(slow[i, j])).max() <= 1e-6 * size
     for i in (0, 1):
-        assert np.abs(fast_sums[i] - slow_sums[i]).max() <= 1e-6 * np.abs(arrays[i]).sum()
+        assert np.abs(fast_sums[i] - to_numpy(slow_sums[i])).max() <= 1e-6 * np.abs(arrays[i]).sum()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: dtype.__name__)

@@ -48,6 +48,13 @@ def test_random_trees_find_a_way_round_modes_that_cross():
         assert all(problem.pair(*step) is not None for step in random_tree(problem, random.Random(seed)))
 
 
+def test_orders_that_cost_the_same_are_not_searched_again_and_again():
+    problem = Problem(parse(",".join("a" * 12) + "->a"), [(3,)] * 12)
+    costs = Costs(problem, CPU, training=False, block=1)
+    search(costs, objective_named("time"))
+    assert len(costs._steps) < 40_000  # products that were priced, of 261,000
+
+
 def test_a_plan_of_many_operands_prints_at_once():
     shapes = [(4, 3)] * 8
     made = plan("x r, a r, b r, c r, d r, e r, f r, g r, h r, r -> x h", *shapes, (5, 3), (3,))

@@ -12,7 +12,7 @@ import numpy as np
 from growarray.backend import Array, to_device
 from growarray.cli.grow.options import DIGITS, RunOptions
 from growarray.datasets import Dataset, load_digits, load_table, standardise
-from growarray.datasets.dataset import split_rows
+from growarray.datasets.dataset import moments, split_rows
 from growarray.errors import DataError
 
 Pair = tuple[Array, Array]
@@ -89,23 +89,16 @@ def as_options(source: str, message: str) -> str:
 
 def _scaled(data: Dataset) -> tuple[Dataset, dict[str, list[float]]]:
     """Features, and targets of a regression, with mean 0 and deviation 1 in training; and how they got there."""
-    offset, factor = _moments(data.x_train)
+    offset, factor = moments(data.x_train)
     scaling = {"feature_offset": offset.tolist(), "feature_factor": factor.tolist()}
     result = standardise(data)
     if data.task == "regression":  # targets in the thousands would ask for weights in the thousands
-        offset, factor = _moments(data.y_train)
+        offset, factor = moments(data.y_train)
         factor = np.where(factor == 0.0, 1.0, factor)
         scaling |= {"target_offset": offset.tolist(), "target_factor": factor.tolist()}
         y_train, y_test = (((y - offset) * factor).astype(y.dtype) for y in (data.y_train, data.y_test))
         result = replace(result, y_train=y_train, y_test=y_test)
     return result, scaling
-
-
-def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of each column, and 1 over its deviation: 0 if the column is constant."""
-    wide = values.astype(np.float64)
-    constant = wide.min(axis=0) == wide.max(axis=0)
-    return wide.mean(axis=0), np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, wide.std(axis=0)))
 
 
 def _digest(arrays: list[np.ndarray]) -> str:
