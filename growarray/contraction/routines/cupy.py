@@ -8,13 +8,13 @@ from typing import ClassVar, NamedTuple
 
 from growarray.contraction.machine import Machine
 from growarray.contraction.problem import Product
-from growarray.contraction.routines.depthwise_text import THREADS, Chain, depthwise, factor_gradients, tap_sums
+from growarray.contraction.routines.depthwise_text import Chain, depthwise, factor_gradients, tap_sums
 from growarray.contraction.routines.implicit_text import Implicit, implicit
 from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
 from growarray.contraction.routines.tiles import PARTS, cut
 from growarray.cuda.convolution import Convolution
 from growarray.cuda.device import Kernel, StridedProduct
-from growarray.cuda.text import ACCUMULATED, Walk
+from growarray.cuda.text import ACCUMULATED, THREADS, Walk
 
 _WAYS = (FORWARD, D_FEATURE, D_KERNEL)
 _BLOCKS = 1024  # of threads, which fill a GPU
@@ -22,7 +22,6 @@ _SLABS = 64  # pieces of a sum at most, so that the second launch, which adds th
 _LEAST = 1024  # elements that a piece of a sum has at least
 _IMAGES = 256  # products of which a gradient by a kernel is the sum at most
 _UNROLLED = 64  # taps for which a thread keeps a sum each
-WIDE = 1 << 30  # elements from which on an address takes 64 bits
 
 Launches = list[Kernel | StridedProduct | Convolution]
 Reserve = Callable[[int, str], int]
