@@ -12,7 +12,7 @@ from growarray.backend import Array, library
 from growarray.contraction import Plan
 from growarray.contraction.checks import known_precision
 from growarray.errors import ShapeError, shown
-from growarray.nn.linear import affine_pullback, uniform
+from growarray.nn.linear import uniform
 from growarray.nn.module import Module, Parameter, Pullback
 from growarray.nn.parameter import as_parameter
 from growarray.ops.conv import (
@@ -103,7 +103,16 @@ class _Conv(Module):
         """Value and pullback, which adds to ``weight.grad`` and ``bias.grad``; with ``wrt_x=False`` it returns None."""
         options = {name: getattr(self, name) for name in self._options}
         y, back = self._run(x, self.weight.data, None if self.bias is None else self.bias.data, **options)
-        return y, affine_pullback(self.weight, self.bias, back)
+        wrt_w = self.weight.requires_grad
+
+        def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
+            dx, dw, db = back(dy, wrt_x=wrt_x, wrt_w=wrt_w)
+            self.weight.accumulate(dw, fresh=True)
+            if self.bias is not None:
+                self.bias.accumulate(db, fresh=True)
+            return dx
+
+        return y, pullback
 
     def plan(self, shape: Sequence[int], training: bool = False) -> Plan:
         """The contraction that runs for an input of this shape, or whose transpose does: its steps, cost and memory."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -44,20 +43,6 @@ def real_dtype(dtype: Any) -> np.dtype[Any]:
     if found is None or found.kind in "biucOSUmM":
         raise TypeError(f"dtype: expected a real floating dtype such as numpy.float32, found {found or shown(dtype)}")
     return found
-
-
-def affine_pullback(weight: Parameter, bias: Parameter | None, back: Callable[..., Any]) -> Pullback:
-    """The input's gradient from that of the output; adds to the gradients of weight and bias."""
-    wrt_w = weight.requires_grad
-
-    def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
-        dx, dw, db = back(dy, wrt_x=wrt_x, wrt_w=wrt_w)
-        weight.accumulate(dw, fresh=True)
-        if bias is not None:
-            bias.accumulate(db, fresh=True)
-        return dx
-
-    return pullback
 
 
 class Linear(Module):
@@ -127,7 +112,16 @@ class Linear(Module):
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Value and pullback, which adds to ``weight.grad`` and ``bias.grad``; with ``wrt_x=False`` it returns None."""
         y, back = linear(x, self.weight.data, None if self.bias is None else self.bias.data)
-        return y, affine_pullback(self.weight, self.bias, back)
+        wrt_w = self.weight.requires_grad
+
+        def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
+            dx, dw, db = back(dy, wrt_x=wrt_x, wrt_w=wrt_w)
+            self.weight.accumulate(dw, fresh=True)
+            if self.bias is not None:
+                self.bias.accumulate(db, fresh=True)
+            return dx
+
+        return y, pullback
 
     def extra_repr(self) -> str:
         """Widths and bias."""
