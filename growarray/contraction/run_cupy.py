@@ -12,7 +12,6 @@ from growarray.contraction.addresses import Table
 from growarray.contraction.problem import Pair
 from growarray.contraction.program import Program
 from growarray.contraction.routines.cupy import (
-    WIDE,
     Depthwise,
     Launches,
     Place,
@@ -24,7 +23,7 @@ from growarray.contraction.routines.cupy import (
 )
 from growarray.contraction.routines.depthwise_text import Chain
 from growarray.contraction.step import Step
-from growarray.cuda.device import contiguous, current, empty, workspace
+from growarray.cuda.device import WIDE, contiguous, current, empty, workspace
 from growarray.cuda.text import Walk
 
 _FUSED = 64  # taps that the kernels of one launch have together at most
@@ -299,7 +298,7 @@ class _Backward:
         }
         strides = {m: s // forward.itemsize for m, s in zip(problem.output, dy.strides, strict=True)}
         gradients = {problem.everything: _Stored(given, strides)}
-        # of what is folded too: a transpose gives partial results that nothing reads in place of those it temporary
+        # of what is folded too: a transpose gives partial results that nothing reads in place of those it has
         steps = (step for step in forward.program.steps if step.mask not in forward.folded or step.mask & wanted)
         for group in reversed(grouped(steps)):
             if group.mask & wanted and group.mask in gradients:

@@ -14,7 +14,7 @@ import numpy as np
 
 from growarray.backend import Array
 from growarray.cuda.device import WIDE, current, empty, fits, gradient, run
-from growarray.cuda.text import ACCUMULATED, THREADS, kernel_text
+from growarray.cuda.text import ACCUMULATED, THREADS, each_of, kernel_text
 
 _START = f"const I first = (I)blockIdx.x * {8 * THREADS} + threadIdx.x; int bits = 0;"
 _EACH = f"for (int k = 0; k < 8; ++k) {{ const I i = first + k * {THREADS}; if (i >= n) break;"
@@ -69,7 +69,7 @@ def relu(x: Array, *, at_zero: float = 0.0) -> tuple[Array, Callable[[Array], Ar
 @lru_cache(maxsize=64)
 def _smooth(dtype: str, lines: str, numbers: int, wide: bool, back: bool) -> str:
     body = [
-        f"const I i = (I)blockIdx.x * {THREADS} + threadIdx.x; if (i >= n) return;",
+        each_of("n"),
         f"const A v = load(x + i); A r, slope; {lines}",
         "store(y + i, load(dy + i) * slope);" if back else "store(y + i, r);",
     ]

@@ -11,7 +11,7 @@ import numpy as np
 from growarray.backend import Array, is_cupy
 from growarray.cuda.device import WIDE, contiguous, current, empty, fits, gradient, run
 from growarray.cuda.late import record
-from growarray.cuda.text import ACCUMULATED, BLOCK_SUMS, THREADS, kernel_text
+from growarray.cuda.text import ACCUMULATED, BLOCK_SUMS, THREADS, each_of, kernel_text
 
 _BLOCKS = 1024  # at most, so that the second launch, one block, is short
 _FEW = 64  # classes up to which one thread has a row; of more, one block
@@ -87,7 +87,7 @@ def _total(dtype: str, mean: bool) -> str:
 def _slopes(dtype: str, smooth: float, wide: bool) -> str:
     """softmax times the sum of q, minus q, times the gradient at the loss."""
     lines = [
-        f"const I i = (I)blockIdx.x * {THREADS} + threadIdx.x; if (i >= rows * classes) return;",
+        each_of("rows * classes"),
         "const I c = i / rest % classes, r = i / (rest * classes) * rest + i % rest;", *_LABEL,
         "const A w = used ? (weight ? load(weight + c) : (A)1) : (A)0;",
         f"const A q = (A){smooth!r} / classes * w + (c == label ? (A){1.0 - smooth!r} * w : (A)0);",

@@ -14,13 +14,13 @@ import numpy as np
 
 from growarray.backend import Array
 from growarray.cuda.device import WIDE, StridedProduct, contiguous, current, empty, fits, product_launch, run
-from growarray.cuda.text import ACCUMULATED, THREADS, Walk, address, kernel_text, split, walk
+from growarray.cuda.text import ACCUMULATED, THREADS, Walk, address, each_of, kernel_text, split, walk
 
 _PAD = 64  # rows are filled up with zeros to a multiple, so that powers of two divide them
 _TILE, _TILES = 64, 264  # of a product: pieces are as many as leave no multiprocessor idle
 _LARGEST = 1 << 25  # float64 numbers that are raised at a time
 _UNFOLDED = 1 << 22  # float64 numbers of unfolded windows at a time: 32 MiB, as on NumPy
-_HERE = f"const I i = (I)blockIdx.x * {THREADS} + threadIdx.x; if (i >= count) return;"
+_HERE = each_of("count")
 
 
 @lru_cache(maxsize=8)

@@ -13,7 +13,7 @@ import numpy as np
 
 from growarray.backend import Array
 from growarray.cuda.device import WIDE, contiguous, current, empty, fits, gradient, run
-from growarray.cuda.text import ACCUMULATED, BLOCK_SUMS, ROW_SUM, THREADS, kernel_text, lanes_for
+from growarray.cuda.text import ACCUMULATED, BLOCK_SUMS, ROW_SUM, THREADS, each_of, kernel_text, lanes_for
 
 _BLOCKS = 1024  # which fill a GPU
 _LEAST = 2048  # values of a channel that a block has at least, and _MOST pieces of a channel
@@ -148,7 +148,7 @@ def normalised(
 @lru_cache(maxsize=8)
 def _tracking(dtype: str) -> str:
     lines = [
-        f"const I i = (I)blockIdx.x * {THREADS} + threadIdx.x; if (i >= n) return;",
+        each_of("n"),
         "store(new_mean + i, (1 - share) * load(mean + i) + share * batch_mean[i]);",
         "store(new_var + i, (1 - share) * load(var + i) + share * (batch_var[i] * unbiased));",
     ]

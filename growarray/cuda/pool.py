@@ -11,7 +11,7 @@ import numpy as np
 
 from growarray.backend import Array
 from growarray.cuda.device import WIDE, current, empty, fits, gradient, run
-from growarray.cuda.text import ROW_SUM, THREADS, Walk, address, kernel_text, lanes_for, split, walk
+from growarray.cuda.text import ROW_SUM, THREADS, Walk, address, each_of, kernel_text, lanes_for, split, walk
 
 Vjp = Callable[[Array], Array]
 _NONE = 255  # a window of padding alone
@@ -37,7 +37,7 @@ def _text(what: str, dtype: str, axes: tuple[Walk, ...], divisor: str, wide: boo
     at = f"image * {whole[many]} + {address(strides)}"
     tap = address({f"t{k}": math.prod(b.taps for b in axes[k + 1 :]) for k, a in enumerate(axes) if a.taps > 1})
     head = [
-        f"const I i = (I)blockIdx.x * {THREADS} + threadIdx.x; if (i >= n) return;",
+        each_of("n"),
         f"const I image = i / {whole[letter]};",
         *split(f"(i % {whole[letter]})", own, sizes),
         "A best = 0; const int none = " + (f"{_NONE};" if "small" in what else "-1;") + " int won = none;",
@@ -127,7 +127,7 @@ def _adaptive_text(dtype: str, sizes: tuple[int, ...], outs: tuple[int, ...], wi
         last = [f"const I z{k} = ((long long)(p{k} + 1) * {o} - 1) / {size};" for k, (size, o) in pairs]
         loops = [f"for (I q{k} = (long long)p{k} * {o} / {size}; q{k} <= z{k}; ++q{k}) {{" for k, (size, o) in pairs]
         body = [
-            f"const I i = (I)blockIdx.x * {THREADS} + threadIdx.x; if (i >= n) return;",
+            each_of("n"),
             f"const I image = i / {math.prod(sizes)}; A s = 0;",
             *split(f"(i % {math.prod(sizes)})", p, dict(zip(p, sizes, strict=True))),
             *last, *loops, *start, *length, f"s += load(x + {at(q, outs)}) / (A)({count});", "}" * len(loops),

@@ -52,6 +52,15 @@ ROW_SUM = """static __device__ A row_sum(A v, A* held, unsigned lanes) {
 """Sum over ``lanes`` threads side by side, a power of two, the same for all of them. All threads call."""
 
 
+def each_of(count: str) -> str:
+    """Every thread has one of ``count`` elements, i, or none.
+
+    >>> each_of("n")
+    'const I i = (I)blockIdx.x * 256 + threadIdx.x; if (i >= n) return;'
+    """
+    return f"const I i = (I)blockIdx.x * {THREADS} + threadIdx.x; if (i >= {count}) return;"
+
+
 def lanes_for(count: int) -> int:
     """Threads that sum ``count`` values together: a power of two, from half a warp to a block.
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from growarray.backend import to_numpy
-from growarray.contraction.kernels import row_products
+from growarray.contraction.kernels import Rows, row_products
 from growarray.errors import ShapeError
 from tests.conftest import Library, frozen
 
@@ -82,6 +82,19 @@ def test_a_square_is_symmetric_to_the_last_bit(dtype: type) -> None:
     array = frozen(RNG.standard_normal((5003, 37)).astype(dtype))
     square = row_products([array], [(0, 0)])[0][0, 0]
     assert np.array_equal(square, square.T)
+
+
+@pytest.mark.parametrize("rows", [8, 64, 192, 256, 1024, 4032, 4096])
+def test_mixed_rows_have_the_same_products_and_end_with_the_mean(rows: int) -> None:
+    array = frozen((3.0 + RNG.standard_normal((rows, 5))).astype(np.float32))
+    mixed, sums = Rows(array).mixed(0, rows)
+    assert mixed.shape == array.shape
+    assert_near(exact(mixed, mixed), exact(array, array), 1e-6)
+    expected = array.astype(np.float64).sum(axis=0)
+    assert np.abs(sums - expected).max() <= 1e-6 * expected.max()
+    assert np.abs(mixed[-1] - expected / np.sqrt(rows)).max() <= 1e-6 * mixed[-1].max()
+    constant, _ = Rows(np.full((rows, 2), 0.7, np.float32)).mixed(0, rows)
+    assert np.abs(constant[:-1]).max() <= 1e-6 * constant[-1].max()  # equal rows leave nothing but their mean
 
 
 def test_widths_of_zero_are_allowed() -> None:

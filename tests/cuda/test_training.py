@@ -32,7 +32,7 @@ def cnn() -> nn.Module:
     return nn.Sequential(*first, *second)
 
 
-LINEAR = ["__matmul__"] * 5 + ["__add__", "sum"] * 2  # products and biases, forward and back
+LINEAR = ["__matmul__"] * 5 + ["__iadd__", "sum"] * 2  # products and biases, forward and back
 NETWORKS = {  # what makes it, its input, launches of a step, operations of CuPy; 8 are loss, clipping and AdamW
     "mlp": (mlp, (5, 6), 11, [*LINEAR, "__getitem__"]),
     "cnn": (cnn, (5, 2, 6, 6), 23, ["__add__", "__getitem__", "zeros"]),

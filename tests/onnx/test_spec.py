@@ -217,3 +217,26 @@ def test_a_mean_of_whole_numbers_is_refused_if_they_are_constants_too() -> None:
     made = Made(nodes, {"x": (2, 2)}, fixed={"c": ints(3, 4)})
     with pytest.raises(CheckpointError, match=r"'ReduceMean'.*type int64, which is not supported here"):
         from_onnx(io.BytesIO(build(made).SerializeToString()))
+
+
+HUGE = {  # small files that ask for constants of gigabytes
+    "OneHot": Made([("OneHot", ["x", "d", "v"], ["y"], {})], {"x": (2,)}, fixed={"d": ints(2**30), "v": np.eye(2)[0]}),
+    "Hardmax": Made([("Hardmax", ["x"], ["y"], {})], {"x": (1, 2**29)}),
+    "Attention": Made([("Attention", ["x", "x", "x"], ["y"], {"is_causal": 1})], {"x": (1, 1, 2**15, 4)}, opset=23),
+}
+
+
+@pytest.mark.parametrize("made", HUGE.values(), ids=HUGE)
+def test_what_a_constant_takes_is_counted_before_it_is_made(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "arange", lambda *a, **k: pytest.fail(f"made {a}"))
+    with pytest.raises(CheckpointError, match=r"constants need more bytes than half of Limits\.expanded"):
+        from_onnx(io.BytesIO(build(made).SerializeToString()))
+
+
+def test_blocks_of_scales_cover_what_they_scale() -> None:
+    fixed = {"s": np.float32([1.0, 2.0])}
+    made = Made(
+        [("QuantizeLinear", ["x", "s"], ["y"], {"axis": 0, "block_size": 2})], {"x": (5,)}, fixed=fixed, opset=21
+    )
+    with pytest.raises(CheckpointError, match=r"block_size is 2 for 5 entries and 2 scales"):
+        from_onnx(io.BytesIO(build(made).SerializeToString()))

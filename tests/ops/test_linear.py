@@ -39,6 +39,22 @@ def test_any_shape_is_the_sum_over_the_last_axis(lead: list[int], d: int, o: int
     assert_close(db, np.full(o, float(np.prod(lead))))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda dtype: dtype.__name__)
+def test_a_bias_of_another_dtype_counts_in_full_and_stays_as_it_was(dtype: type) -> None:
+    x, w = frozen(np.ones((2, 3), np.float32)), frozen(np.ones((4, 3), np.float32))
+    y, _ = linear(x, w, frozen(np.full(4, 0.1, dtype)))
+    assert y.dtype == dtype
+    assert np.array_equal(y, np.full((2, 4), 3.0, np.float32) + np.full(4, 0.1, dtype))
+
+
+@pytest.mark.parametrize("left_out", ["wrt_x", "wrt_w", "wrt_b"])
+def test_a_gradient_that_nobody_wants_is_left_out(left_out: str) -> None:
+    y, pullback = linear(np.ones((2, 5, 3)), np.ones((4, 3)), np.ones(4))
+    whole, found = pullback(y), pullback(y, **{left_out: False})
+    for name, one, other in zip(("wrt_x", "wrt_w", "wrt_b"), whole, found, strict=True):
+        assert other is None if name == left_out else np.array_equal(one, other)
+
+
 def test_wrong_width_is_named() -> None:
     with pytest.raises(ShapeError, match=r"input has shape \(2, 4\), weight expects a last axis of 3"):
         linear(np.ones((2, 4)), np.ones((5, 3)))

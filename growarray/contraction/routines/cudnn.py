@@ -10,7 +10,6 @@ from typing import ClassVar
 from growarray.contraction.machine import Machine
 from growarray.contraction.problem import Product
 from growarray.contraction.routines.cupy import (
-    WIDE,
     Dense,
     Launches,
     Place,
@@ -24,6 +23,7 @@ from growarray.contraction.routines.cupy import (
 from growarray.contraction.routines.depthwise_text import Chain
 from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
 from growarray.cuda.convolution import Convolution, Layout, available, convolution_workspace
+from growarray.cuda.device import WIDE
 from growarray.cuda.text import Walk
 
 _LEAST = 1 << 27  # operations below which the own kernel is done before cuDNN is called

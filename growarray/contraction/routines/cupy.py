@@ -8,13 +8,13 @@ from typing import ClassVar, NamedTuple
 
 from growarray.contraction.machine import Machine
 from growarray.contraction.problem import Product
-from growarray.contraction.routines.depthwise_text import THREADS, Chain, depthwise, factor_gradients, tap_sums
+from growarray.contraction.routines.depthwise_text import Chain, depthwise, factor_gradients, tap_sums
 from growarray.contraction.routines.implicit_text import Implicit, implicit
 from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
-from growarray.contraction.routines.tiles import PARTS, cut
+from growarray.contraction.routines.tiles import PARTS, WORTH, cut
 from growarray.cuda.convolution import Convolution
 from growarray.cuda.device import Kernel, StridedProduct
-from growarray.cuda.text import ACCUMULATED, Walk
+from growarray.cuda.text import ACCUMULATED, THREADS, Walk
 
 _WAYS = (FORWARD, D_FEATURE, D_KERNEL)
 _BLOCKS = 1024  # of threads, which fill a GPU
@@ -22,7 +22,6 @@ _SLABS = 64  # pieces of a sum at most, so that the second launch, which adds th
 _LEAST = 1024  # elements that a piece of a sum has at least
 _IMAGES = 256  # products of which a gradient by a kernel is the sum at most
 _UNROLLED = 64  # taps for which a thread keeps a sum each
-WIDE = 1 << 30  # elements from which on an address takes 64 bits
 
 Launches = list[Kernel | StridedProduct | Convolution]
 Reserve = Callable[[int, str], int]
@@ -107,6 +106,11 @@ class Dense:
     def d_kernel(self, site: Site, d_out: Place, feature: Place, out: Place, reserve: Reserve) -> Launches:
         """Its gradient by the kernel."""
         return _implicit(D_KERNEL, site, d_out, feature, out, reserve)
+
+
+def is_cut(product: Product) -> bool:
+    """Whether the sum of a product by the own kernel, or of its gradient by the feature map, may be cut in pieces."""
+    return operations(product) >= WORTH
 
 
 def operations(product: Product) -> float:

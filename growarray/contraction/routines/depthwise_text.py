@@ -6,9 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from growarray.cuda.text import Walk, address, kernel_text, split, walk
-
-THREADS = 256
+from growarray.cuda.text import THREADS, Walk, address, kernel_text, split, walk
 
 Strides = Mapping[str, int]
 
@@ -105,11 +103,8 @@ def factor_gradients(
 
     The gradient by one kernel is the sum of what belongs to a tap, times what the other kernels have there.
     """
-    lines, names, many = (
-        [f"I i = (I)blockIdx.x * {THREADS} + threadIdx.x;"],
-        (*chain.b, *chain.taps),
-        len(chain.factors),
-    )
+    lines = [f"I i = (I)blockIdx.x * {THREADS} + threadIdx.x;"]
+    names, many = (*chain.b, *chain.taps), len(chain.factors)
     for j, target in targets.items():
         own = [name for name in names if name in target or name in chain.b]
         others = [name for name in chain.taps if name not in target]

@@ -12,7 +12,7 @@ from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL
 
 DEPTH = 8  # of a tile in shared memory
 PARTS = 1 << 24  # elements that the pieces of a sum have together at most
-_WORTH = 1 << 27  # operations from which on a launch more, to add pieces, is short beside them
+WORTH = 1 << 27  # operations from which on a launch more, to add pieces, is short beside them
 _UNITS = 132  # multiprocessors of an H100 or H200
 _WARPS = 8  # on a multiprocessor, from which on nothing waits for memory or for a sum
 _SLABS = 128  # pieces of a sum at most, so that the second launch, which adds them, is short
@@ -100,7 +100,7 @@ def cut(way: str, b: int, s: int, n: int, axes: tuple[tuple[int, int, int, int],
     elif phases == 1 and taps > 1:
         choices.append((False, channels * taps, columns, b, 1.0))
     size = b * n * s * taps if way == D_KERNEL else b * phases * rows * columns
-    worth = way == D_KERNEL or 2 * b * s * n * taps * out >= _WORTH
+    worth = way == D_KERNEL or 2 * b * s * n * taps * out >= WORTH
     return min(
         (
             _cut(tile, apart, slabs, blocks, deep, many, size)

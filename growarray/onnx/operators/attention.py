@@ -34,6 +34,7 @@ def _allowed(call: Calls, queries: int, keys: int, past: int, lengths: str) -> s
     """Which key each query sees, by the order of positions and by how many keys there are; None: every one."""
     causal, found = call.node.flag("is_causal"), []
     left, right = (call.node.get(f"{side}_window_size", "int", -1) for side in ("left", "right"))
+    call.builder.account(8 * queries * keys)
     ahead: Any = np.arange(queries)[:, None] + past - np.arange(keys)[None, :]  # how far a key is behind its query
     if lengths:
         lengths = call("Reshape", lengths, np.array([-1, 1, 1, 1]))

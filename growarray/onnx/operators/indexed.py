@@ -121,6 +121,7 @@ def _one_hot(call: Calls) -> None:
     axis = _axis(axis, (1,) * count)
     if not 0 < depth < 2**31:
         raise Malformed(f"depth is {depth}; expected a number of classes")
+    call.builder.account(8 * depth)
     places = np.arange(depth, dtype=kind).reshape((depth, *(1,) * (count - 1 - axis)))
     found = call("Unsqueeze", indices, np.array([axis]))
     negative = call("Less", found, 0)
@@ -136,6 +137,7 @@ def _hardmax(call: Calls) -> None:
     axis = _axis(axis, shape)
     if call.builder.opset < 13 and axis != len(shape) - 1:
         raise Malformed("takes several axes together, which is not supported before opset 13")
+    call.builder.account(8 * shape[axis])
     places = np.arange(shape[axis]).reshape((-1, *(1,) * (len(shape) - 1 - axis)))
     chosen = call("Equal", call("ArgMax", x, axis=axis), places)
     call.give(call("CastLike", chosen, x))

@@ -30,7 +30,10 @@ def _spread(call: Calls, name: str) -> str:
     values, size = call.array(name), sizes[axis]
     if values is None or not isinstance(size, int):
         raise Malformed("has a block_size, which is supported for constants only")
-    return str(call.constant(np.take(np.repeat(values, block, axis=axis), range(size), axis=axis)))
+    if block < 0 or size > block * values.shape[axis]:
+        raise Malformed(f"block_size is {block} for {size} entries and {values.shape[axis]} scales")
+    call.builder.account(8 * size * (values.size // max(values.shape[axis], 1)))
+    return str(call.constant(np.take(values, np.arange(size) // block, axis=axis)))
 
 
 def _ends(kind: str) -> tuple[int, int]:
