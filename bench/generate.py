@@ -6,6 +6,7 @@ factor has bonds to others, and may have a leg of its own: a convolution mode, a
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import math
@@ -95,4 +96,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m bench.generate", description=main.__doc__).parse_args()
     main()
