@@ -64,7 +64,7 @@ def leaky_relu(x: Array, slope: float = 0.01) -> tuple[Array, Vjp]:
     >>> leaky_relu(np.array([-1.0, 2.0]), 0.5)[0].tolist()
     [-0.5, 2.0]
     """
-    xp = namespace(x)
+    xp, slope = namespace(x), float(slope)  # a number of NumPy would widen the result
     positive = x > 0.0
     y = xp.maximum(x, 0.0) + slope * xp.minimum(x, 0.0)
     return y, lambda dy: dy * (slope + (1.0 - slope) * xp.astype(positive, dy.dtype))
@@ -78,7 +78,7 @@ def elu(x: Array, alpha: float = 1.0) -> tuple[Array, Vjp]:
     >>> elu(np.array([-1000.0, 0.0, 2.0]), 0.7)[0].tolist()
     [-0.7, 0.0, 2.0]
     """
-    xp = namespace(x)
+    xp, alpha = namespace(x), float(alpha)
     low = xp.minimum(x, 0.0)
     slope = xp.exp(low) * (alpha + (1.0 - alpha) * xp.astype(x > 0.0, x.dtype))
     return xp.maximum(x, 0.0) + alpha * xp.expm1(low), lambda dy: dy * slope
@@ -230,7 +230,7 @@ def hardtanh(x: Array, low: float = -1.0, high: float = 1.0) -> tuple[Array, Vjp
     """
     if not low < high:
         raise ValueError(f"hardtanh: low must be below high, found {low} and {high}")
-    xp = namespace(x)
+    xp, low, high = namespace(x), float(low), float(high)
     kind = kind_of(x)
     if kind != "f" and (kind != "i" or low % 1.0 or high % 1.0):  # whole numbers cannot hold such bounds
         x = xp.astype(x, xp.float64)

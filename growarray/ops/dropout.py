@@ -45,7 +45,7 @@ def _dropped(
     """:func:`dropout` of what has been checked, by a mask of shape ``drawn``."""
     xp = namespace(x)
     keep = asarray(rng.random(drawn) >= p, like=x)
-    scale = 0.0 if p == 1.0 else 1.0 / (1.0 - p)
+    scale = 0.0 if p == 1.0 else 1.0 / (1.0 - float(p))  # a number of NumPy would widen the result
 
     def masked(values: Array) -> Array:
         return xp.where(keep, scale * values, xp.zeros_like(values))

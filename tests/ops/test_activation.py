@@ -16,14 +16,14 @@ from tests.conftest import Library, frozen
 
 CASES: dict[str, Callable[[Any], Any]] = {
     "elu": act.elu,
-    "elu-alpha": lambda x: act.elu(x, 0.3),
+    "elu-alpha": lambda x: act.elu(x, np.float64(0.3)),
     "gelu": act.gelu,
     "gelu-tanh": lambda x: act.gelu(x, approximate="tanh"),
     "hardtanh": act.hardtanh,
-    "hardtanh-ends": lambda x: act.hardtanh(x, -0.3, 2.0),
+    "hardtanh-ends": lambda x: act.hardtanh(x, np.float64(-0.3), np.float64(2.0)),
     "identity": act.identity,
     "leaky_relu": act.leaky_relu,
-    "leaky_relu-slope": lambda x: act.leaky_relu(x, 0.2),
+    "leaky_relu-slope": lambda x: act.leaky_relu(x, np.float64(0.2)),
     "log_softmax": act.log_softmax,
     "log_softmax-axis0": lambda x: act.log_softmax(x, 0),
     "relu": act.relu,
