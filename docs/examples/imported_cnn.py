@@ -168,9 +168,9 @@ def main(epochs: int = 4, tuning: int = 4, seed: int = 0, rounds: int = 100, ima
 
 
 def refused(net: nn.Graph) -> str:
-    """What :func:`compress` says to a budget of three quarters of the time."""
+    """What :func:`compress` says to a budget of half the time."""
     try:
-        compress(net, 0.75, by="time", input_shape=SHAPE)
+        compress(net, 0.5, by="time", input_shape=SHAPE)
     except ValueError as error:
         return str(error)
     return ""

@@ -27,7 +27,7 @@ _SHARED = 2e-3  # seconds from which on work is shared
 LANES = 2  # blocks that are worked on side by side
 DEEP = 4096  # positions in one product in single precision, which is then added in double
 MIXED = 8  # images that are mixed together; see contraction.kernels
-_NARROW = 8  # features that take as long in single precision as in double
+_NARROW = 8  # features whose product takes twice its time to pack them, and as long in single precision as in double
 _MIXING = 8  # gathered elements that mixing one costs
 _CALLS = 4  # calls into the library around one product
 
@@ -216,9 +216,12 @@ def _plan(
     rows = sum(run.stop - run.start for lag in outer.lags for run in lag.runs)
     columns = sum(_depth(run, inner.count) for lag in inner.lags for run in lag.runs)
     calls, sums = (_each(outer, what) * _each(inner, what) for what in ("runs", "pairs"))
-    product = machine.product(1, f, DEEP, g, itemsize) / DEEP if f * g > 1 else machine.element
+    product = machine.element
+    if f * g > 1:
+        narrow = _NARROW * (3 if single else 1) / min(f, g)
+        product = machine.product(1, f, DEEP, g, itemsize) / DEEP * (1 + narrow)
     if single:
-        product = product * (1 + _NARROW / max(min(f, g), 1)) + _CALLS * machine.call / DEEP
+        product += _CALLS * machine.call / DEEP
     seconds = stored * sizes[0] * (1.5 if single else 2) * (2 if len(lagged) == 2 else 1) * machine.copied
     if single:
         seconds += sum(sizes[1:]) / 2 * math.prod(axis.size for axis in left) * sizes[0] * _MIXING * machine.copied

@@ -348,7 +348,7 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "no-kernel": (lambda: conv(X[..., 0, 0], W[..., 0, 0]), ShapeError, "at least one spatial axis"),
     "bias": (lambda: conv(X, W, ones(3)), ShapeError, r"bias has shape \(3,\), expected \(4,\), one entry for each"),
     "integers": (lambda: conv(ones(1, 1, 3, dtype=int), ones(1, 1, 3, dtype=int)), TypeError, "int64, expected real"),
-    "dtypes": (lambda: conv(X, W.astype(np.float32)), TypeError, "input is float64, weight float32; convert one"),
+    "dtypes": (lambda: conv(X, W.astype(np.float32)), TypeError, "input is float64, weight float32; convert the input"),
     "bias-dtype": (lambda: conv(X, W, ones(4, dtype="f")), TypeError, "input is float64, bias float32"),
     "list": (lambda: conv([[[1.0]]], W), TypeError, "expected an array"),
     "kernel-too-large": (lambda: conv(X, ones(4, 8, 7, 3)), PlanError, "'y': a kernel of 7.*the padded input has 6"),
