@@ -30,7 +30,7 @@ from growarray.ops import cross_entropy
 from growarray.optim import Adam, cosine
 
 FILE = Path(__file__).parents[2] / "tests" / "corpus" / "data" / "good" / "onnx_resnet_bn.onnx"
-WIDTH, BUDGET = 8, 0.8
+WIDTH, BUDGET = 8, 0.7
 BATCH, RATE, TUNING_RATE = 64, 1e-2, 1e-4
 SHAPE = (BATCH, 3, 16, 16)
 
