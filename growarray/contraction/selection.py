@@ -21,7 +21,7 @@ from growarray.contraction.tree import Tree, peak_elements
 from growarray.errors import PlanError
 
 _MANY = 1 << 62  # operations, while they are not known yet
-_TIE = 1.05  # times the least predicted time: as good, for predictions are no better than that
+_TIE = 1.05  # times the least predicted time: as good forward, for predictions are no better than that
 _CORES = 2  # for which a path is searched
 
 
@@ -123,10 +123,10 @@ class Selection:
                 known = self._costs(self.problem, block, one, machine)
                 steps = [step for pair in one if (step := known.step(*pair))]
                 seconds = sum(step.seconds + step.backward_seconds for step in steps)
-                # measured: of paths as good, those that move least are fastest forward, not with their backward passes
-                least = sum(step.flops + step.backward_flops if self.training else step.bytes for step in steps)
-                found.append((seconds, least, one, block))
-            near = [choice for choice in found if choice[0] <= _TIE * min(c[0] for c in found)]
+                found.append((seconds, sum(step.bytes for step in steps), one, block))
+            # measured: of paths as good, those that move least are fastest forward, not with their backward passes
+            tie = 1.0 if self.training else _TIE
+            near = [choice for choice in found if choice[0] <= tie * min(c[0] for c in found)]
             _, _, tree, block = min(near, key=lambda choice: choice[1])
         return Choice(tree, block, {}, self._costs(self.problem, block, tree))
 
