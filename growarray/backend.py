@@ -7,6 +7,7 @@ code. Nothing here copies between host and device except :func:`to_numpy` and :f
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -353,12 +354,16 @@ def assign(array: Array, index: Any, values: Any, *, add: bool = False) -> Array
 def cholesky(matrix: Array) -> Array | None:
     """Lower factor of a symmetric matrix, or None if it is not positive definite: some libraries raise, some give NaN.
 
+    Of such a matrix cuSOLVER leaves numbers that may look like a factor; CuPy reads its verdict only if asked to.
+
     >>> cholesky(np.diag([4.0, 9.0])).tolist(), cholesky(np.diag([1.0, -1.0]))
     ([[2.0, 0.0], [0.0, 3.0]], None)
     """
     xp = namespace(matrix)
+    asked = load("cupyx").errstate(linalg="raise") if is_cupy(matrix) else contextlib.nullcontext()
     try:
-        factor = xp.linalg.cholesky(matrix)
+        with asked:
+            factor = xp.linalg.cholesky(matrix)
     except Exception as error:
         if not type(error).__name__.endswith("LinAlgError"):  # each library has its own
             raise

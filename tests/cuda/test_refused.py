@@ -50,6 +50,12 @@ def test_a_gpu_that_does_not_exist(cuda: Cuda) -> None:
         backend.library("cuda:3")
 
 
+def test_cusolver_is_asked_whether_a_matrix_is_positive_definite(cuda: Cuda) -> None:
+    assert to_numpy(backend.cholesky(cuda.array([[4.0, 2.0], [2.0, 5.0]]))).tolist() == [[2.0, 0.0], [1.0, 2.0]]
+    assert backend.cholesky(cuda.array([[1.0, 2.0], [2.0, 1.0]])) is None
+    assert cuda.linalg == "ignore"  # as before
+
+
 def test_a_gpu_that_is_named_is_the_one_in_use(cuda: Cuda) -> None:
     cuda.count = 2
     backend.library("cuda")
