@@ -343,8 +343,8 @@ class _Backward:
             table.append(dy.data.ptr)
             table += forward.table.addresses(held.ptr, 0)
             table += [x.data.ptr for x in found.values()]
-            piece = workspace(self.table.memory.size).ptr
-            table += self.table.addresses(piece, piece)
+            space = workspace(self.table.memory.size)  # held until all is launched: a large one goes back to the pool
+            table += self.table.addresses(space.ptr, space.ptr)
             for launch in self._run:
                 launch(table)
             return found

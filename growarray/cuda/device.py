@@ -133,7 +133,8 @@ def gradient(dy: Array, shape: tuple[int, ...], dtype: Any, like: Array) -> Arra
 
 def contiguous(array: Array, dtype: Any) -> Array:
     """The array itself, if it is contiguous and of this dtype, else a copy. Raises DeviceError without memory."""
-    return _made("ascontiguousarray", array.shape, dtype, array, dtype)
+    made = _made("ascontiguousarray", array.shape, dtype, array, dtype)
+    return made if array.ndim else made.reshape(())  # CuPy gives a single number an axis, as NumPy does
 
 
 def uploaded(table: np.ndarray) -> int:

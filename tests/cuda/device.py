@@ -126,6 +126,8 @@ class Cuda:
 
     def contiguous(self, x: Any, dtype: Any = None) -> Any:
         dtype = x.dtype if dtype is None else dtype
+        if not x.ndim:
+            x = doubles.DoubleArray(x._values.reshape(1))  # as in CuPy and NumPy
         if x.dtype == np.dtype(dtype) and x._values.flags.c_contiguous:
             return x
         self.operations.append("ascontiguousarray")

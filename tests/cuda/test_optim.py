@@ -114,6 +114,7 @@ def test_gradients_are_cut_without_a_wait(cuda: Cuda, most: float) -> None:
     np.testing.assert_allclose(float(found), norm, rtol=1e-12)
     for p, q in zip(here, there, strict=True):
         np.testing.assert_allclose(to_numpy(q.grad), p.grad, rtol=1e-6)
+        assert q.grad.shape == q.shape
 
 
 def test_a_norm_that_is_no_number_spoils_all_gradients(cuda: Cuda) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+import weakref
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from growarray.contraction import plan
 from growarray.cuda import device
 from growarray.errors import DeviceError
 from tests import doubles
+from tests.cuda import emulator
 from tests.cuda.cudnn import Cudnn, cudnn
 from tests.cuda.device import Cuda, CUDARuntimeError, cuda
-from tests.cuda.test_products import DENSE, shapes_of
+from tests.cuda.test_products import CP, DENSE, shapes_of
 
 __all__ = ["cuda", "cudnn"]
 
@@ -125,3 +127,33 @@ def test_what_is_not_finite_stays_where_it_is(cuda: Cuda, request: pytest.Fixtur
     found = to_numpy(plan(DENSE, *SHAPES, **options, device="cuda")(cuda.array(x), cuda.array(w)))
     np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
     assert 0 < np.isnan(found).sum() < found.size / 2
+
+
+def test_work_space_that_goes_back_to_the_pool_is_held_until_all_is_launched(
+    cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spaces, held, launch = [], [], emulator.run
+
+    class Space:
+        def __init__(self, ptr: int) -> None:
+            self.ptr = ptr
+
+    def alloc(count: int) -> Any:
+        piece = Space(cuda.alloc(count).ptr)
+        spaces.append(weakref.ref(piece))
+        return piece
+
+    def launched(*arguments: Any) -> None:
+        held.append(spaces[-1]() is not None)
+        launch(*arguments)
+
+    shapes = shapes_of(CP, {"y": 6, "x": 5})
+    p = plan(CP, *shapes, padding=1, device="cuda", optimize="factorized", training=True)
+    y, back = p.vjp(*(cuda.array(np.ones(shape, np.float32)) for shape in shapes))
+    monkeypatch.setattr(device, "_KEPT", 0)
+    device._here.__dict__.clear()
+    monkeypatch.setattr(sys.modules["cupy"].cuda, "alloc", alloc)
+    monkeypatch.setattr(emulator, "run", launched)
+    back(y)
+    assert held
+    assert all(held)
