@@ -49,10 +49,10 @@ if hasattr(os, "register_at_fork"):  # a child would wait for ever for an import
     os.register_at_fork(before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_loading.release)
 
 _BY_NAME = {"cupy": "array_api_compat.cupy", "torch": "array_api_compat.torch"}
-"""Namespaces of the libraries whose arrays do not know it themselves, by where their classes are."""
+"""Namespaces of the libraries whose arrays do not name one themselves, by the package of their classes."""
 
 copied_along: list[Any] = []
-"""Asked when values come from a GPU: for arrays that come in the same copy, and what looks at them then."""
+"""Functions that :func:`to_host` asks for arrays to copy along, and for a function that is given their values."""
 _loaded: dict[str, Any] = {}  # modules whose import is done: to ask for one again takes importlib 2 us
 _compat: dict[type, Any] = {}  # array type -> namespace, so that a lookup costs one dictionary access
 
@@ -269,9 +269,9 @@ _HOST = 1  # device type of DLPack
 
 
 def _is_foreign(x: object) -> bool:
-    """Whether ``x`` has DLPack and does not know its namespace itself, as tensors of torch."""
-    known = isinstance(x, np.ndarray | np.generic) or hasattr(x, "__array_namespace__")
-    return hasattr(type(x), "__dlpack__") and not known and not is_cupy(x)
+    """Whether ``x`` speaks DLPack but not the array API, as tensors of torch do."""
+    speaks_array_api = isinstance(x, np.ndarray | np.generic) or hasattr(x, "__array_namespace__")
+    return hasattr(type(x), "__dlpack__") and not speaks_array_api and not is_cupy(x)
 
 
 def _readable(x: Any) -> Any:
@@ -289,7 +289,7 @@ def _readable(x: Any) -> Any:
 
 
 def _handed_over(x: Any, xp: Any = None) -> Any:
-    """What :func:`_readable` gave as an array of NumPy, or of ``xp`` if it lies on a GPU."""
+    """``x`` from :func:`_readable` by DLPack: an array of NumPy, or of ``xp`` if it lies on a GPU."""
     try:
         return np.from_dlpack(x) if xp is None or x.__dlpack_device__()[0] == _HOST else xp.from_dlpack(x)
     except Exception as error:  # every library has its own, for layouts, devices and types that DLPack lacks
@@ -322,16 +322,15 @@ def to_host(arrays: Sequence[Any]) -> list[np.ndarray]:
     >>> to_host([np.ones(2), 3.0])
     [array([1., 1.]), array(3.)]
     """
-    there = [x for x in arrays if is_cupy(x)]
-    if not there:
+    on_gpu = [x for x in arrays if is_cupy(x)]
+    if not on_gpu:
         return list(map(to_numpy, arrays))
-    given = [ask() for ask in copied_along]
-    found = iter(
-        load("growarray.cuda.copy").copied(load("cupy"), [*there, *(array for more, _ in given for array in more)])
-    )
-    values = [next(found) if is_cupy(x) else to_numpy(x) for x in arrays]
-    for look, seen in [(look, [next(found) for _ in more]) for more, look in given]:
-        look(seen)
+    requests = [ask() for ask in copied_along]
+    along = [array for asked, _ in requests for array in asked]
+    copies = iter(load("growarray.cuda.copy").copied(load("cupy"), [*on_gpu, *along]))
+    values = [next(copies) if is_cupy(x) else to_numpy(x) for x in arrays]
+    for asked, look in requests:
+        look([next(copies) for _ in asked])
     return values
 
 
@@ -378,7 +377,7 @@ def cholesky(matrix: Array) -> Array | None:
 
 
 def target_of(array: Array) -> tuple[str, str]:
-    """Dtype and device of an array as a plan takes them; NumPy's letter for a dtype, its name takes 5 us to make.
+    """Dtype and device of an array as a plan takes them; of NumPy's dtypes the letter, since a name takes 5 us to make.
 
     >>> target_of(np.ones(2))
     ('d', 'cpu')

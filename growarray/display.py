@@ -11,7 +11,7 @@ from growarray.errors import shown
 
 
 class Table(NamedTuple):
-    """Rows of cells, the first of them the head; as many columns as ``left`` says are text, the others numbers."""
+    """Rows of cells, the first of which is the head. The first ``left`` columns are text, the others numbers."""
 
     rows: Sequence[Sequence[str]]
     left: int = 2
@@ -62,7 +62,7 @@ def _html(block: Block) -> str:
 
 
 def printable(name: str) -> str:
-    """A name as it is, or escaped if a terminal would obey it or show nothing.
+    """A name as it is, or escaped if a terminal would obey a part of it or not show it.
 
     >>> printable("a\\x1b[2J")
     'a\\\\x1b[2J'
@@ -71,20 +71,20 @@ def printable(name: str) -> str:
 
 
 def fields_of(value: Any) -> str:
-    """The ``repr`` of a dataclass that holds arrays: they by shape, and without what has its default.
+    """The ``repr`` of a dataclass, with arrays by their shape and without the fields that have their default.
 
     >>> from growarray.growing import Stream
     >>> import numpy as np
     >>> fields_of(Stream(np.zeros((5, 2))))
     'Stream(array=ndarray of float64 and shape (5, 2))'
     """
-    held = ((field, getattr(value, field.name)) for field in fields(value) if field.repr)
-    given = (f"{field.name}={shown(found)}" for field, found in held if found is not field.default)
-    return f"{type(value).__name__}({', '.join(given)})"
+    pairs = ((field, getattr(value, field.name)) for field in fields(value) if field.repr)
+    texts = (f"{field.name}={shown(entry)}" for field, entry in pairs if entry is not field.default)
+    return f"{type(value).__name__}({', '.join(texts)})"
 
 
 class Displayed:
-    """Shown by notebooks as HTML: its blocks, by default its ``str``."""
+    """What notebooks show as HTML: its blocks, by default its ``str`` alone."""
 
     def _blocks(self) -> Sequence[Block]:
         return [str(self)]

@@ -55,7 +55,7 @@ _MOST = 200  # characters of a value
 
 
 class _Shown(reprlib.Repr):
-    """Arrays by kind, dtype and shape, at any depth; what is long is cut."""
+    """Shows arrays by class, dtype and shape, at any depth, and cuts what is long."""
 
     def __init__(self) -> None:
         super().__init__()

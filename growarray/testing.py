@@ -13,7 +13,7 @@ __all__ = ["assert_close", "check_vjp", "tolerance"]
 
 
 def tolerance(dtype: Any, *, factor: float = 1.0) -> float:
-    """Relative tolerance that a dtype can promise: the square root of its machine epsilon times 1/16, by ``factor``.
+    """Relative tolerance that a dtype can promise: ``factor / 16`` times the square root of its machine epsilon.
 
     >>> import numpy as np
     >>> tolerance(np.float64) < 1e-9 < tolerance(np.float32) < 1e-4
@@ -62,7 +62,7 @@ def check_vjp(
     The pullback is called twice and must return the same both times.
 
     Raises AssertionError: a gradient is missing, has a wrong shape, or differs; the message says which input and where;
-    TypeError: an input is not float64: finite differences in less prove nothing.
+    TypeError: an input is not float64, and finite differences in less prove nothing.
 
     >>> import numpy as np
     >>> check_vjp(lambda x: (x * x, lambda dy: 2 * x * dy), np.linspace(-1.0, 1.0, 5))

@@ -92,8 +92,8 @@ class Adapter(Module):
         """Name and parameter of the pair; the layer has none to train."""
         yield from ((f"{prefix}{name}.weight", getattr(self, name).weight) for name in self._held[1:])
 
-    def _find_parameters(self, found: dict[int, Parameter]) -> None:
-        found.update((id(p), p) for _, p in self.named_parameters())
+    def _find_parameters(self, by_id: dict[int, Parameter]) -> None:
+        by_id.update((id(p), p) for _, p in self.named_parameters())
 
     def _named_arrays(self, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
         yield from self.layer._named_arrays(prefix)

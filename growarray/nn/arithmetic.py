@@ -10,7 +10,8 @@ from growarray.errors import ShapeError
 from growarray.nn.module import Parameter, Pullback
 from growarray.nn.several import Several, sum_to
 
-Halves = tuple[Callable[[Array], Array], Callable[[Array], Array]]
+Pullbacks = tuple[Callable[[Array], Array], Callable[[Array], Array]]
+"""Functions from the gradient of the result to that of the first, and of the second operand."""
 
 
 class _Pair(Several):
@@ -44,7 +45,7 @@ class _Pair(Several):
             return self.value.data
         return self.constant if self.number is None else self.number
 
-    def _apply(self, a: Any, b: Any) -> tuple[Array, Halves]:
+    def _apply(self, a: Any, b: Any) -> tuple[Array, Pullbacks]:
         raise NotImplementedError(f"{type(self).__name__} must define _apply(a, b)")
 
     def vjp(self, *inputs: Array) -> tuple[Array, Pullback]:
@@ -58,8 +59,8 @@ class _Pair(Several):
         if fixed is None:
             y, (first, second) = self._apply(*inputs)
             return y, lambda dy: (first(dy), second(dy))
-        y, halves = self._apply(*((fixed, inputs[0]) if self.reverse else (inputs[0], fixed)))
-        of_input, of_value = reversed(halves) if self.reverse else halves
+        y, pullbacks = self._apply(*((fixed, inputs[0]) if self.reverse else (inputs[0], fixed)))
+        of_input, of_value = reversed(pullbacks) if self.reverse else pullbacks
 
         def pullback(dy: Array) -> Array:
             if self.value is not None:
@@ -80,10 +81,10 @@ class _Pair(Several):
 class _Broadcast(_Pair):
     """Arithmetic element by element, with broadcasting as NumPy does it."""
 
-    def _compute(self, a: Any, b: Any) -> tuple[Array, Halves]:
+    def _compute(self, a: Any, b: Any) -> tuple[Array, Pullbacks]:
         raise NotImplementedError(f"{type(self).__name__} must define _compute(a, b)")
 
-    def _apply(self, a: Any, b: Any) -> tuple[Array, Halves]:
+    def _apply(self, a: Any, b: Any) -> tuple[Array, Pullbacks]:
         namespace(a, b)
         shapes = tuple(tuple(getattr(x, "shape", ())) for x in (a, b))
         for m, n in zip(reversed(shapes[0]), reversed(shapes[1]), strict=False):
@@ -112,7 +113,7 @@ class Add(_Broadcast):
 
     _sign = "+"
 
-    def _compute(self, a: Any, b: Any) -> tuple[Array, Halves]:
+    def _compute(self, a: Any, b: Any) -> tuple[Array, Pullbacks]:
         return a + b, (lambda dy: dy, lambda dy: dy)
 
 
@@ -126,7 +127,7 @@ class Sub(_Broadcast):
 
     _sign = "-"
 
-    def _compute(self, a: Any, b: Any) -> tuple[Array, Halves]:
+    def _compute(self, a: Any, b: Any) -> tuple[Array, Pullbacks]:
         return a - b, (lambda dy: dy, lambda dy: -dy)
 
 
@@ -141,7 +142,7 @@ class Mul(_Broadcast):
 
     _sign = "*"
 
-    def _compute(self, a: Any, b: Any) -> tuple[Array, Halves]:
+    def _compute(self, a: Any, b: Any) -> tuple[Array, Pullbacks]:
         return a * b, (lambda dy: dy * b, lambda dy: dy * a)
 
 
@@ -155,7 +156,7 @@ class Div(_Broadcast):
 
     _sign = "/"
 
-    def _compute(self, a: Any, b: Any) -> tuple[Array, Halves]:
+    def _compute(self, a: Any, b: Any) -> tuple[Array, Pullbacks]:
         y = a / b
         return y, (lambda dy: dy / b, lambda dy: -dy * (y / b))
 
@@ -165,7 +166,7 @@ class _Extreme(_Broadcast):
 
     _choose: ClassVar[str]
 
-    def _compute(self, a: Any, b: Any) -> tuple[Array, Halves]:
+    def _compute(self, a: Any, b: Any) -> tuple[Array, Pullbacks]:
         y = getattr(namespace(a, b), self._choose)(a, b)
 
         def share(mine: Any, other: Any) -> Callable[[Array], Array]:
@@ -219,7 +220,7 @@ class MatMul(_Pair):
 
     _sign = "@"
 
-    def _apply(self, a: Any, b: Any) -> tuple[Array, Halves]:
+    def _apply(self, a: Any, b: Any) -> tuple[Array, Pullbacks]:
         xp = namespace(a, b)
         if min(a.ndim, b.ndim) < 1 or a.shape[-1] != b.shape[max(b.ndim - 2, 0)]:
             raise ShapeError(
@@ -230,17 +231,17 @@ class MatMul(_Pair):
         right = xp.expand_dims(b, axis=1) if b.ndim == 1 else b
         full = xp.matmul(left, right)
         shape = tuple(full.shape)
-        kept = (*shape[:-2], *shape[-2:-1] * (a.ndim > 1), *shape[-1:] * (b.ndim > 1))
+        result_shape = (*shape[:-2], *shape[-2:-1] * (a.ndim > 1), *shape[-1:] * (b.ndim > 1))
 
         def first(dy: Array) -> Array:
-            found = xp.matmul(xp.reshape(dy, shape), xp.matrix_transpose(right))
-            return xp.reshape(sum_to(found, tuple(left.shape)), tuple(a.shape))
+            d_left = xp.matmul(xp.reshape(dy, shape), xp.matrix_transpose(right))
+            return xp.reshape(sum_to(d_left, tuple(left.shape)), tuple(a.shape))
 
         def second(dy: Array) -> Array:
-            found = xp.matmul(xp.matrix_transpose(left), xp.reshape(dy, shape))
-            return xp.reshape(sum_to(found, tuple(right.shape)), tuple(b.shape))
+            d_right = xp.matmul(xp.matrix_transpose(left), xp.reshape(dy, shape))
+            return xp.reshape(sum_to(d_right, tuple(right.shape)), tuple(b.shape))
 
-        return xp.reshape(full, kept), (first, second)
+        return xp.reshape(full, result_shape), (first, second)
 
 
 class Concat(Several):

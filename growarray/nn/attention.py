@@ -101,14 +101,14 @@ class MultiheadAttention(Module):
         xp, (n, t, d), heads = namespace(x), x.shape, self.num_heads
         bias = self.in_proj_bias
         z, back_in = linear(x, self.in_proj_weight.data, None if bias is None else bias.data)
-        each = xp.permute_dims(xp.reshape(z, (n, t, 3, heads, d // heads)), (2, 0, 3, 1, 4))
-        mixed, back_heads = attention(each[0, ...], each[1, ...], each[2, ...], mask, causal=self.causal)
+        qkv = xp.permute_dims(xp.reshape(z, (n, t, 3, heads, d // heads)), (2, 0, 3, 1, 4))
+        mixed, back_heads = attention(qkv[0, ...], qkv[1, ...], qkv[2, ...], mask, causal=self.causal)
         y, back_out = self.out_proj.vjp(xp.reshape(xp.permute_dims(mixed, (0, 2, 1, 3)), (n, t, d)))
 
         def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
             d_mixed = xp.permute_dims(xp.reshape(back_out(dy), (n, t, heads, d // heads)), (0, 2, 1, 3))
-            d_each = xp.permute_dims(xp.stack(back_heads(d_mixed)), (1, 3, 0, 2, 4))
-            dx, dw, db = back_in(xp.reshape(d_each, (n, t, 3 * d)), wrt_x=wrt_x)
+            d_qkv = xp.permute_dims(xp.stack(back_heads(d_mixed)), (1, 3, 0, 2, 4))
+            dx, dw, db = back_in(xp.reshape(d_qkv, (n, t, 3 * d)), wrt_x=wrt_x)
             self.in_proj_weight.accumulate(dw)
             if bias is not None:
                 bias.accumulate(db)

@@ -1,4 +1,4 @@
-"""Values in another dtype: what does not fit is refused with its name, and what was rounded can be told."""
+"""Values in another dtype: one that does not fit is refused with its name, and the largest rounding is measured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BLOCK = 2**16  # entries whose rounding is measured at once
 
 
 class RangeError(ValueError):
-    """A finite value that another dtype does not hold; ``value`` is it."""
+    """A finite value, ``value``, that another dtype does not hold."""
 
     value: Any = None
 
@@ -112,17 +112,17 @@ def _of_integers(before: Array, after: Array, digits: int) -> float:
 def rounded(values: Array, name: str) -> Array:
     """The nearest values of the dtype ``name``, of few digits, in the dtype that ``values`` have; infinite beyond it.
 
-    Ties go to the even digit. ``'float16'`` and ``'bfloat16'`` are what libraries of the array API need not have.
+    Ties go to the even digit. It is for ``'float16'`` and ``'bfloat16'``, which libraries of the array API may lack.
 
     >>> import numpy as np
     >>> rounded(np.array([0.47892547, 1e6]), "float16").tolist(), rounded(np.array([0.1]), "bfloat16").tolist()
     ([0.47900390625, inf], [0.10009765625])
     """
     xp = library_of(values)
-    known = getattr(xp, name, None) if is_numpy(values) else None  # XLA makes 0 of a result that is subnormal
-    if known is not None:
+    native = getattr(xp, name, None) if is_numpy(values) else None  # XLA makes 0 of a result that is subnormal
+    if native is not None:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            return xp.astype(xp.astype(values, known), values.dtype)
+            return xp.astype(xp.astype(values, native), values.dtype)
     digits, bits = _DIGITS[name]
     most = 2 ** (bits - 1) - 1
     powers = [2.0**exponent for exponent in range(1 - most, most + 2)]

@@ -124,15 +124,15 @@ class _Conv(Module):
     def extra_repr(self) -> str:
         """Channels, kernel and stride as torch prints them, and every other option that is not the default."""
         none, one = (0,) * self.axes, (1,) * self.axes
-        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
-        parts += [f"padding={self.padding}"] if self.padding != none else []
-        parts += [f"dilation={self.dilation}"] if self.dilation != one else []
-        parts += [f"output_padding={self.output_padding}"] if any(self.output_padding) else []
-        parts += [f"groups={self.groups}"] if self.groups != 1 else []
-        parts += ["bias=False"] if self.bias is None else []
-        parts += [f"padding_mode={self.padding_mode}"] if self.padding_mode != "zeros" else []
-        parts += [f"precision={self.precision}"] if self.precision else []
-        return ", ".join(parts)
+        options = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
+        options += [f"padding={self.padding}"] if self.padding != none else []
+        options += [f"dilation={self.dilation}"] if self.dilation != one else []
+        options += [f"output_padding={self.output_padding}"] if any(self.output_padding) else []
+        options += [f"groups={self.groups}"] if self.groups != 1 else []
+        options += ["bias=False"] if self.bias is None else []
+        options += [f"padding_mode={self.padding_mode}"] if self.padding_mode != "zeros" else []
+        options += [f"precision={self.precision}"] if self.precision else []
+        return ", ".join(options)
 
 
 class _Forward(_Conv):

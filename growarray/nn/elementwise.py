@@ -266,7 +266,7 @@ class Cast(Module):
 
     through : ``'float16'`` or ``'bfloat16'``, to whose values the input is rounded first, beyond its range to infinity;
         the gradient passes as if it were not
-    Of floats, whole numbers are what is before the point. Raises ValueError for a dtype that is neither
+    A float becomes a whole number by losing what follows the point. Raises ValueError for a dtype that is neither
     ``'float32'``, ``'float64'``, ``'bool'``, nor whole numbers, or another ``through``.
 
     >>> import numpy as np
@@ -346,10 +346,10 @@ class PReLU(Module):
             raise ShapeError(f"PReLU: input has shape {tuple(x.shape)}, expected {count} entries on axis {self.axis}")
         slope = self.weight.data if count == 1 else xp.reshape(self.weight.data, (-1, *(1,) * (x.ndim - 1 - axis)))
         negative = xp.minimum(x, 0.0)
-        others = tuple(range(x.ndim)) if count == 1 else tuple(i for i in range(x.ndim) if i != axis)
+        summed = tuple(range(x.ndim)) if count == 1 else tuple(i for i in range(x.ndim) if i != axis)
 
         def pullback(dy: Array) -> Array:
-            self.weight.accumulate(xp.reshape(xp.sum(dy * negative, axis=others), (count,)))
+            self.weight.accumulate(xp.reshape(xp.sum(dy * negative, axis=summed), (count,)))
             positive = xp.astype(x > 0.0, dy.dtype)
             return dy * (positive + (1.0 - positive) * slope)
 

@@ -64,9 +64,9 @@ class Graph(Module):
     def _fields(self) -> Iterator[tuple[str, Any]]:
         yield from ((node.name, node.module) for node in self.nodes)
 
-    def _find_parameters(self, found: dict[int, Parameter]) -> None:
+    def _find_parameters(self, by_id: dict[int, Parameter]) -> None:
         for node in self.nodes:
-            node.module._find_parameters(found)
+            node.module._find_parameters(by_id)
 
     def __getitem__(self, name: str) -> Module:
         return self.nodes[self._index(name)].module
@@ -141,8 +141,8 @@ class Graph(Module):
     def vjp(self, *inputs: Array) -> tuple[Any, Pullback]:
         """Value as in :meth:`forward`, and a pullback from a gradient for each output to one for each input.
 
-        A gradient of an output may be None, for zero. Nodes that reach no output do not run backwards; an input that
-        reaches none has the gradient zero. With one input the pullback gives its gradient alone.
+        A gradient of an output may be None, for zero. Nodes that lead to no output do not run backwards; an input
+        that leads to none has the gradient zero. With one input the pullback gives its gradient alone.
         """
         self._check_inputs(inputs)
         values = dict(zip(self.inputs, inputs, strict=True))
@@ -160,19 +160,19 @@ class Graph(Module):
                     f"pullback of Graph: {len(gradients)} gradients were given, expected one for each of "
                     f"{', '.join(self.outputs)}"
                 )
-            found: dict[str, Array] = {}
+            d_values: dict[str, Array] = {}
             for name, gradient in zip(self.outputs, gradients, strict=True):
-                _add(found, name, gradient)
+                _add(d_values, name, gradient)
             for node, back in zip(reversed(nodes), reversed(backs), strict=True):
-                if node.output in found:
-                    shares = back(found.pop(node.output))
-                    for name, share in zip(node.inputs, (shares,) if len(node.inputs) == 1 else shares, strict=True):
-                        _add(found, name, share)
-            reached = [
-                found[name] if name in found else namespace(x).zeros_like(x)
+                if node.output in d_values:
+                    d_node = back(d_values.pop(node.output))
+                    for name, d_value in zip(node.inputs, (d_node,) if len(node.inputs) == 1 else d_node, strict=True):
+                        _add(d_values, name, d_value)
+            d_inputs = [
+                d_values[name] if name in d_values else namespace(x).zeros_like(x)
                 for name, x in zip(self.inputs, inputs, strict=True)
             ]
-            return self._packed(reached)
+            return self._packed(d_inputs)
 
         nodes = self.nodes
         return self._packed(outputs), pullback
@@ -182,9 +182,9 @@ class Graph(Module):
         return f"{', '.join(self.inputs)} -> {', '.join(self.outputs)}"
 
 
-def _add(found: dict[str, Array], name: str, share: Array | None) -> None:
-    if share is not None:
-        found[name] = found[name] + share if name in found else share
+def _add(d_values: dict[str, Array], name: str, d_value: Array | None) -> None:
+    if d_value is not None:
+        d_values[name] = d_values[name] + d_value if name in d_values else d_value
 
 
 def _check_module(name: str, module: Module) -> None:
@@ -195,23 +195,23 @@ def _check_module(name: str, module: Module) -> None:
 def _check(nodes: Sequence[Node], inputs: Sequence[str], outputs: Sequence[str]) -> None:
     """Raise unless every name is given once, and before it is taken."""
     for what, names in (("inputs", inputs), ("outputs", outputs), ("nodes", [node.name for node in nodes])):
-        twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-        if twice:
-            raise ValueError(f"Graph: the {what} have {shown(sorted(twice)[0])} twice; names must differ")
-    known = set(inputs)
+        repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
+        if repeated:
+            raise ValueError(f"Graph: the {what} have {shown(sorted(repeated)[0])} twice; names must differ")
+    defined = set(inputs)
     for node in nodes:
         _check_module(node.name, node.module)
         for name in node.inputs:
-            if name not in known:
+            if name not in defined:
                 raise ValueError(
                     f"Graph: node {shown(node.name)} takes {shown(name)}, which is neither an input nor given by a "
                     "node before it; put nodes after those whose values they take"
                 )
-        if node.output in known:
+        if node.output in defined:
             raise ValueError(f"Graph: node {shown(node.name)} gives {shown(node.output)}, which is given already")
-        known.add(node.output)
+        defined.add(node.output)
     for name in outputs:
-        if name not in known:
+        if name not in defined:
             raise ValueError(f"Graph: output {shown(name)} is neither an input nor given by a node")
 
 
@@ -221,8 +221,8 @@ def _last_uses(nodes: Sequence[Node], outputs: Sequence[str]) -> tuple[tuple[str
     for index, node in enumerate(nodes):
         last.update(dict.fromkeys(node.inputs, index))
     dead: list[list[str]] = [[] for _ in nodes]
-    kept = set(outputs)
+    never_dropped = set(outputs)
     for name, index in last.items():
-        if name not in kept:
+        if name not in never_dropped:
             dead[index].append(name)
     return tuple(tuple(names) for names in dead)

@@ -75,20 +75,20 @@ def gather(xp: Any, x: Array, indices: Array, axis: int = 0) -> tuple[Array, Pul
     axis, shape = axis % x.ndim, tuple(x.shape)
     order = (axis, *(i for i in range(x.ndim) if i != axis))
     back = tuple(order.index(i) for i in range(x.ndim))
-    width, kept = math.prod(shape) // max(shape[axis], 1), tuple(shape[i] for i in order[1:])
+    width, rest = math.prod(shape) // max(shape[axis], 1), tuple(shape[i] for i in order[1:])
     places = _counted(xp, indices, shape[axis], "Gather")
     y, rows_back = _rows(xp, xp.permute_dims(x, order), width, places)
     count = len(indices.shape)  # the axes of the indices come first, and go to where the axis was
     spread = (*range(count, count + axis), *range(count), *range(count + axis, count + x.ndim - 1))
     joined = tuple(spread.index(i) for i in range(len(spread)))
-    y = xp.permute_dims(xp.reshape(y, (*indices.shape, *kept)), spread)
+    y = xp.permute_dims(xp.reshape(y, (*indices.shape, *rest)), spread)
     return y, lambda dy: (xp.permute_dims(rows_back(xp.permute_dims(dy, joined)), back), None)
 
 
 def _elements(xp: Any, shape: tuple[int, ...], indices: Array, axis: int, where: str) -> Array:
     """Positions in the flat array of the entries that ``indices`` name along one axis."""
-    axis, found = axis % len(shape), _counted(xp, indices, shape[axis], where)
-    places = found * math.prod(shape[axis + 1 :])
+    axis, counted = axis % len(shape), _counted(xp, indices, shape[axis], where)
+    places = counted * math.prod(shape[axis + 1 :])
     for i, n in enumerate(indices.shape):
         if i != axis:
             steps = xp.arange(n, dtype=xp.int64, device=device_of(indices)) * math.prod(shape[i + 1 :])
@@ -111,10 +111,10 @@ def _tuples(xp: Any, shape: tuple[int, ...], indices: Array, batch: int, where: 
         step = math.prod(shape[i + 1 : batch + depth])
         if i < batch:
             steps = xp.arange(shape[i], dtype=xp.int64, device=device_of(indices))
-            here = xp.reshape(steps, tuple(shape[i] if j == i else 1 for j in range(len(lead))))
+            offsets = xp.reshape(steps, tuple(shape[i] if j == i else 1 for j in range(len(lead))))
         else:
-            here = _counted(xp, indices[..., i - batch], shape[i], where)
-        places = places + here * step
+            offsets = _counted(xp, indices[..., i - batch], shape[i], where)
+        places = places + offsets * step
     return places, width
 
 
@@ -135,10 +135,10 @@ def _written(xp: Any, x: Array, width: int, places: Array, updates: Array, add: 
     y = write(xp.asarray(xp.reshape(x, (count, width)), copy=True), flat, rows)
 
     def pullback(dy: Array) -> tuple[Any, ...]:
-        rows_of = xp.reshape(dy, (count, width))
-        of_updates = xp.reshape(xp.take(rows_of, flat, axis=0), tuple(updates.shape))
-        kept = rows_of if add else set_rows(xp.asarray(rows_of, copy=True), flat, xp.zeros_like(rows))
-        return xp.reshape(kept, shape), None, of_updates
+        d_rows = xp.reshape(dy, (count, width))
+        d_updates = xp.reshape(xp.take(d_rows, flat, axis=0), tuple(updates.shape))
+        d_x = d_rows if add else set_rows(xp.asarray(d_rows, copy=True), flat, xp.zeros_like(rows))
+        return xp.reshape(d_x, shape), None, d_updates
 
     return xp.reshape(y, shape), pullback
 

@@ -32,7 +32,7 @@ def evaluating(module: Any) -> Iterator[None]:
 
 @contextmanager
 def gradients_kept(module: Any) -> Iterator[None]:
-    """At the end of it every parameter has the gradient again that it had before."""
+    """Inside, pullbacks may add to gradients; afterwards every parameter has the one it had before."""
     gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
     try:
         yield

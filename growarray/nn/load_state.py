@@ -113,14 +113,14 @@ def match_state(
     state: Mapping[str, Any],
     rename: Rename | None = None,
     since: Mapping[str, int] = MappingProxyType({}),
-) -> tuple[LoadReport, dict[str, Any]]:
+) -> tuple[LoadReport, dict[str, _Entry]]:
     """What of ``state`` fits the arrays ``targets``, and the entries to take the values from, by the target's name.
 
-    ``since`` has the targets that states of before this version of their module lack; they are not missing there.
+    ``since`` maps a target to the version of its module that added it: a state of an earlier version may lack it.
 
     A state with an attribute ``stored``, shapes and dtypes by name as a checkpoint has it, is not read here; of any
-    other mapping the values that the targets need are taken, each once. A name that a checkpoint gives as another one
-    of a tensor it holds (``tied``) is found too, and not unexpected if the targets lack it.
+    other mapping the values that the targets need are taken, each once. A further name
+    of a tensor that a checkpoint holds (``tied``) matches too, and is not unexpected if no target has it.
     """
     if not isinstance(state, Mapping):
         raise TypeError(
@@ -131,7 +131,7 @@ def match_state(
     stored = stored if isinstance(stored, Mapping) else None
     aliases = {} if stored is None else _aliases(stored, getattr(state, "tied", ()))
     names, unused = renamed([*state, *aliases], rename)
-    found: dict[str, Any] = {}
+    entries: dict[str, _Entry] = {}
     misshapen, casts, refused = [], [], []
     for name, target in targets.items():
         if name not in names:
@@ -146,7 +146,7 @@ def match_state(
                 refused.append(Cast(name, of, to))
                 continue
             casts.append(Cast(name, of, to))
-        found[name] = entry
+        entries[name] = entry
     lacking = [name for name in targets if name not in names]
     kept = tuple(name for name in lacking if name in since and _version(state, name, names) < since[name])
     missing = tuple(name for name in lacking if name not in kept)
@@ -159,13 +159,13 @@ def match_state(
         unexpected,
         tuple(misshapen),
         tuple(refused),
-        matched=tuple(found),
+        matched=tuple(entries),
         casts=tuple(casts),
         unused=unused,
         kept=kept,
         shapes=shapes,
     )
-    return report, found
+    return report, entries
 
 
 def _version(state: Mapping[str, Any], name: str, names: Mapping[str, str]) -> int:
@@ -193,10 +193,10 @@ class Values(NamedTuple):
     beyond: dict[str, Any]
 
 
-def values_for(targets: Mapping[str, Array], state: Mapping[str, Any], found: Mapping[str, Any]) -> Values:
-    """Copies of the values, of the library, device and dtype of their targets; ``found`` as match_state gives it."""
+def values_for(targets: Mapping[str, Array], state: Mapping[str, Any], entries: Mapping[str, _Entry]) -> Values:
+    """Copies of the values, of the library, device and dtype of their targets, from what :func:`match_state` gave."""
     values = Values({}, {}, {})
-    for name, entry in found.items():
+    for name, entry in entries.items():
         like = targets[name]
         try:
             value = _value(state, entry, like)

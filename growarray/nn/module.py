@@ -138,7 +138,7 @@ class Module(Owner):
         dtype : of the input, such as ``'int64'`` for what an embedding looks up; by default that of the weights
         The network runs once, in evaluation mode, on zeros. FLOPs and time are those of products.
 
-        Raises ShapeError if the shape is none, and what the network raises for it.
+        Raises ShapeError if ``input_shape`` is no shape, and what the network raises for it.
 
         >>> import numpy as np
         >>> from growarray.nn import Linear, ReLU, Sequential

@@ -1,4 +1,4 @@
-"""What the modules that move values along given axes share: checked options, axes, indices."""
+"""What modules that move values along axes share: checks of options and axes, and indices."""
 
 from __future__ import annotations
 

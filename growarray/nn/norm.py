@@ -97,7 +97,7 @@ class _Norm(HandsNewOn):
 
     def _append(self, shape: tuple[int, ...], **blocks: tuple[Array | None, float]) -> None:
         """Append to the first axis of each array a block of this shape, or its default value; all is checked first."""
-        found: dict[str, Array] = {}
+        extensions: dict[str, Array] = {}
         for name, (block, default) in blocks.items():
             held = getattr(self, name)
             present = held.data if isinstance(held, Parameter) else held
@@ -113,8 +113,8 @@ class _Norm(HandsNewOn):
                     f"{type(self).__name__}: the block for {name} has shape {tuple(block.shape)}, expected {shape}"
                 )
             filled = xp.full(shape, default, dtype=present.dtype, device=device_of(present))
-            found[name] = filled if block is None else xp.astype(block, present.dtype, copy=False)
-        for name, block in found.items():
+            extensions[name] = filled if block is None else xp.astype(block, present.dtype, copy=False)
+        for name, block in extensions.items():
             held = getattr(self, name)
             if isinstance(held, Parameter):
                 held.extend(0, block)

@@ -35,7 +35,7 @@ def _shifted(xp: Any, a: Array, b: Array, direction: str) -> Array:
 
 
 def _quotient(xp: Any, a: Array, b: Array) -> Array:
-    """Of whole numbers, cut off towards zero."""
+    """The quotient of whole numbers, rounded towards zero."""
     down = a // b
     return down + xp.astype((down < 0) & (down * b != a), down.dtype)
 
@@ -87,7 +87,7 @@ def _where(xp: Any, chosen: Array, a: Array, b: Array) -> tuple[Array, Pullback]
 
 
 def _power(xp: Any, a: Array, b: Array) -> tuple[Array, Pullback]:
-    """The derivative by the exponent is 0 if the base is not positive."""
+    """``a ** b``, whose derivative by the exponent is 0 if the base is not positive."""
     if kind_of(a) != "f":
         y = xp.astype(xp.astype(a, xp.float64) ** xp.astype(b, xp.float64), a.dtype) if kind_of(b) == "f" else a**b
         return xp.astype(y, a.dtype), lambda dy: (None, None)
@@ -104,7 +104,7 @@ def _power(xp: Any, a: Array, b: Array) -> tuple[Array, Pullback]:
 
 
 def _remainder(xp: Any, a: Array, b: Array, fmod: int = 0) -> tuple[Array, Pullback]:
-    """With the sign of the second operand, or with ``fmod`` of the first."""
+    """The remainder, with the sign of the second operand, or with ``fmod`` of the first."""
     whole = kind_of(a) != "f"
     if fmod:
         turns = _quotient(xp, a, b) if whole else xp.trunc(a / b)
@@ -138,20 +138,20 @@ def _products(xp: Any, x: Array, axis: int, exclusive: int = 0, reverse: int = 0
         product = after[i] = before[i] * parts[i]
 
     def pullback(dy: Array) -> tuple[Array]:
-        found, behind = {}, xp.zeros_like(parts[0])
+        d_parts, behind = {}, xp.zeros_like(parts[0])
         for i in reversed(order):
-            here = dy[places[i]]
-            inner = behind if exclusive else behind + here
-            found[i] = inner * before[i]
-            behind = inner * parts[i] + (here if exclusive else 0.0)
-        return (xp.concat([found[i] for i in range(count)], axis=axis),)
+            d_part = dy[places[i]]
+            inner = behind if exclusive else behind + d_part
+            d_parts[i] = inner * before[i]
+            behind = inner * parts[i] + (d_part if exclusive else 0.0)
+        return (xp.concat([d_parts[i] for i in range(count)], axis=axis),)
 
     chosen = before if exclusive else after
     return xp.concat([chosen[i] for i in range(count)], axis=axis), pullback
 
 
 def _fake_quantize(xp: Any, x: Array, scale: Array, *zero: Array, low: int, high: int) -> tuple[Array, Pullback]:
-    """Rounded to whole multiples of a scale within a range, inside which the gradient passes as if it were not."""
+    """Round to whole multiples of a scale within a range; inside it the gradient passes as if nothing was rounded."""
     shift = zero[0] if zero else 0.0
     turns = xp.round(x / scale) + shift
     inside = (turns >= low) & (turns <= high)
@@ -160,7 +160,7 @@ def _fake_quantize(xp: Any, x: Array, scale: Array, *zero: Array, low: int, high
 
 
 def _einsum(xp: Any, *arrays: Array, equation: str) -> tuple[Array, Pullback]:
-    """By the engine, which takes no scalars: NumPy gives one for an array without axes."""
+    """An einsum by the contraction engine, which takes no scalars: NumPy makes one of an array without axes."""
     y, back = plan(equation, *(tuple(x.shape) for x in arrays)).vjp(*(xp.asarray(x) for x in arrays))
     return y, lambda dy: back(xp.asarray(dy))
 
@@ -223,8 +223,8 @@ class Operation(Several):
             raise ShapeError(f"{self.name}: inputs of shapes {shapes} do not fit: {fault}") from None
 
         def pullback(dy: Array) -> Any:
-            found = back(dy)
-            return found[0] if len(inputs) == 1 else found
+            gradients = back(dy)
+            return gradients[0] if len(inputs) == 1 else gradients
 
         return y, pullback
 

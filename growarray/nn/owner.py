@@ -32,16 +32,16 @@ def describe(kind: str, options: str, inner: Sequence[tuple[str, str]], *, a_lin
       (1): ReLU()
     )
     """
-    first = [options] if options else []
-    line = f"{kind}({', '.join([*first, *(f'{name}={text}' if name else text for name, text in inner)])})"
+    head = [options] if options else []
+    line = f"{kind}({', '.join([*head, *(f'{name}={text}' if name else text for name, text in inner)])})"
     if not inner or not (a_line_each or "\n" in line or len(line) > _WIDTH):
         return line
-    rows = [*first, *(f"({name}): {text}" if name else text for name, text in inner)]
+    rows = [*head, *(f"({name}): {text}" if name else text for name, text in inner)]
     return "\n".join([f"{kind}(", *(textwrap.indent(row, "  ") for row in rows), ")"])
 
 
 def below(prefix: str, name: str) -> str:
-    """What stands before the names of a child's arrays: its name and a dot, nothing more for a child without a name.
+    """The prefix of the names of a child's arrays: its name and a dot are added, unless it has no name.
 
     >>> below("blocks.", "0"), below("blocks.", "")
     ('blocks.0.', 'blocks.')
@@ -109,11 +109,11 @@ class Owner(Displayed):
 
     def parameters(self) -> list[Parameter]:
         """Every owned parameter, each once."""
-        found: dict[int, Parameter] = {}
-        self._find_parameters(found)
-        return list(found.values())
+        by_id: dict[int, Parameter] = {}
+        self._find_parameters(by_id)
+        return list(by_id.values())
 
-    def _find_parameters(self, found: dict[int, Parameter]) -> None:
+    def _find_parameters(self, by_id: dict[int, Parameter]) -> None:
         """The walk of :meth:`named_parameters` without the names: optimizers take it at every step."""
         for name, value in vars(self).items():
             items: Iterable[Any] = (value,)
@@ -123,9 +123,9 @@ class Owner(Displayed):
                 items = value.values()
             for item in items:
                 if isinstance(item, Parameter):
-                    found[id(item)] = item
+                    by_id[id(item)] = item
                 elif isinstance(item, Owner) and name not in self._links:
-                    item._find_parameters(found)
+                    item._find_parameters(by_id)
 
     def number_of_parameters(self) -> int:
         """Number of trained scalars."""
@@ -213,10 +213,10 @@ class Owner(Displayed):
             for name, (holder, attribute) in targets.items()
             if isinstance(holder, Owner) and attribute in holder._since
         }
-        report, found = match_state(arrays, state, rename, since)
+        report, entries = match_state(arrays, state, rename, since)
         if strict:
             check_strictly(report, f"{type(self).__name__}.load_state_dict")
-        values = values_for(arrays, state, found)
+        values = values_for(arrays, state, entries)
         report = report.with_values(values.rounded, values.beyond)
         if strict:
             check_strictly(report, f"{type(self).__name__}.load_state_dict")

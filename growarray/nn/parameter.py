@@ -52,8 +52,8 @@ class Parameter:
         """Add ``gradient`` to ``grad``, in the dtype of ``data``; the caller's array is not kept, unless it is
         ``fresh``: made for this, so that nobody else has it.
 
-        A frozen parameter takes none. None adds nothing: what a pullback gives of a parameter that was frozen before.
-        Several threads may add to one parameter at a time: nothing is lost.
+        A frozen parameter takes none. None adds nothing: a pullback gives it for a parameter that was frozen when the
+        value was computed. Several threads may add to one parameter at a time.
         """
         if gradient is None or not self.requires_grad:
             return

@@ -60,12 +60,9 @@ class Slice(Moved):
 
     def ranges(self, shape: Sequence[int]) -> dict[int, range]:
         """The positions that are taken of an input of ``shape``, by axis."""
-        found = {}
-        for axis, *part in zip(
-            counted_axes("Slice", self.axes, len(shape)), self.starts, self.ends, self.steps, strict=True
-        ):
-            found[axis] = positions(shape[axis], *part)
-        return found
+        axes = counted_axes("Slice", self.axes, len(shape))
+        slices = zip(axes, self.starts, self.ends, self.steps, strict=True)
+        return {axis: positions(shape[axis], start, end, step) for axis, start, end, step in slices}
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """The part; the pullback puts its gradient among zeros."""
@@ -113,17 +110,17 @@ class Gather(Moved):
         asked: tuple[int, ...] = (self.indices,) if isinstance(self.indices, int) else self.indices
         if any(not -shape[axis] <= i < shape[axis] for i in asked):
             raise ShapeError(f"Gather: input has shape {shape}, expected indices {asked} of axis {axis} to lie in it")
-        found = [i + shape[axis] if i < 0 else i for i in asked]
+        counted = [i + shape[axis] if i < 0 else i for i in asked]
         if single:
-            y = x[at_axis(x.ndim, axis, found[0])]
+            y = x[at_axis(x.ndim, axis, counted[0])]
         else:
-            y = xp.take(x, xp.asarray(found, dtype=xp.int64, device=device_of(x)), axis=axis)
+            y = xp.take(x, xp.asarray(counted, dtype=xp.int64, device=device_of(x)), axis=axis)
 
         def pullback(dy: Array) -> Array:
             dx = xp.zeros(shape, dtype=dy.dtype, device=device_of(dy))
-            for i, index in enumerate(found):
-                here = at_axis(x.ndim, axis, index)
-                dx = assign(dx, here, dy if single else dy[at_axis(x.ndim, axis, i)], add=True)
+            for i, index in enumerate(counted):
+                place = at_axis(x.ndim, axis, index)
+                dx = assign(dx, place, dy if single else dy[at_axis(x.ndim, axis, i)], add=True)
             return dx
 
         return y, pullback

@@ -134,12 +134,11 @@ def recurrent(
     y = xp.stack([xp.stack(list(states)) for states in zip(*(states for states, _ in runs), strict=True)])
 
     def pullback(dy: Array) -> tuple[Any, ...]:
-        found = [back([dy[t, d, :, :] for t in range(count)]) for d, (_, back) in enumerate(runs)]
-        dx = found[0][0]
-        for other in found[1:]:
-            dx = dx + other[0]
-        weights = (xp.stack([share[i] for share in found]) for i in (1, 2, 3))
-        starts = (sum_to(xp.stack([share[4][i] for share in found]), tuple(s.shape)) for i, s in enumerate(start))
-        return dx, *weights, *starts
+        directions = (back([dy[t, d, :, :] for t in range(count)]) for d, (_, back) in enumerate(runs))
+        dx, dw, dr, db, d_states = zip(*directions, strict=True)
+        d_start = (
+            sum_to(xp.stack(parts), tuple(s.shape)) for parts, s in zip(zip(*d_states, strict=True), start, strict=True)
+        )
+        return sum(dx[1:], start=dx[0]), xp.stack(dw), xp.stack(dr), xp.stack(db), *d_start
 
     return y, pullback

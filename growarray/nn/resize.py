@@ -75,7 +75,7 @@ class Resize(Module):
 
     mode : ``'nearest'``, ``'linear'`` or ``'cubic'``, whose coefficient is ``cubic``
     transform, rounding : where a position lies in the input, and which entry is the nearest, by their names in ONNX
-    exclude, antialias : entries beyond the ends do not count; when it shrinks, all entries do
+    exclude : leave out what lies beyond the ends    antialias : when it shrinks, let every entry of the input count
     policy : of ``sizes``, ``'stretch'``, or ``'not_larger'`` and ``'not_smaller'``, which keep the proportions
     region, outside : for ``'tf_crop_and_resize'``, both ends of each axis from 0 to 1, and the value beyond the input
 
@@ -126,7 +126,7 @@ class Resize(Module):
         return own | dict(zip(names, self.options, strict=True))
 
     def counts(self, own: Sequence[int]) -> list[tuple[int, float]]:
-        """For each axis the size of the result, and what it is before it is rounded."""
+        """For each axis the size of the result, rounded and before it is rounded."""
         if self.factors is not None:
             return [(math.floor(n * f), n * f) for n, f in zip(own, self.factors, strict=True)]
         sizes = self.sizes or ()

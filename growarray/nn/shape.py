@@ -75,9 +75,9 @@ class Reshape(_Reshaped):
         copied = [
             shape[i] if n == 0 and not self.allow_zero and i < len(shape) else n for i, n in enumerate(self.shape)
         ]
-        total, known = math.prod(shape), math.prod(n for n in copied if n != -1)
-        if -1 in copied and known and not total % known:
-            copied[copied.index(-1)] = total // known
+        total, given = math.prod(shape), math.prod(n for n in copied if n != -1)
+        if -1 in copied and given and not total % given:
+            copied[copied.index(-1)] = total // given
         if -1 in copied or math.prod(copied) != total:
             raise ShapeError(
                 f"Reshape: input has shape {tuple(shape)}, which does not fit into {self.shape}; write -1 for the size "

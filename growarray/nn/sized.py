@@ -1,4 +1,4 @@
-"""Layers that take from their input what others are told: channels, and padding that follows the input's size."""
+"""Layers that learn from their input what others are told: the number of channels, sizes, the padding."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ class DynamicShape(Several):
 def same_pads(sizes: Sequence[int], reach: Sequence[int], stride: Sequence[int], *, lower: bool) -> Pairs:
     """Padding of each axis for as many windows as its size over the stride, rounded up.
 
-    ``reach`` is from the first to the last tap of a window; the odd position comes first with ``lower``, else last.
+    ``reach`` counts the positions from the first to the last tap of a window. If the padding is odd, the larger part
+    comes first with ``lower``, else last.
 
     >>> same_pads((5, 4), (3, 4), (2, 1), lower=False)
     ((1, 1), (1, 2))
@@ -125,7 +126,7 @@ class SamePad(Module):
 
 
 class CutTo(SamePad):
-    """An input (n, c, *) cut on both sides to ``sizes``: the odd position is cut in front with ``lower``, else behind.
+    """An input (n, c, *) cut on both sides to ``sizes``; an odd rest is cut in front with ``lower``, else behind.
 
     Raises ShapeError if the input is smaller.
 
@@ -142,11 +143,11 @@ class CutTo(SamePad):
 
     def fitted(self, shape: Sequence[int]) -> Module:
         """What cuts an input of this shape."""
-        gone = [have - n for have, n in zip(shape[2:], self.reach, strict=False)]
-        if len(shape) != 2 + len(self.reach) or min(gone) < 0:
+        surplus = [have - n for have, n in zip(shape[2:], self.reach, strict=False)]
+        if len(shape) != 2 + len(self.reach) or min(surplus) < 0:
             raise ShapeError(f"CutTo: input has shape {tuple(shape)}, expected (n, c, *), each at least {self.reach}")
         return Pad([(-(total - total // 2), -(total // 2)) if self.lower else (-(total // 2), -(total - total // 2))
-                    for total in gone])  # fmt: skip
+                    for total in surplus])  # fmt: skip
 
     def extra_repr(self) -> str:
         """The sizes."""

@@ -68,21 +68,21 @@ class Optimizer:
     @property
     def parameters(self) -> list[Parameter]:
         """The parameters, each once."""
-        found = self._source.parameters() if isinstance(self._source, Owner) else self._source
-        return list({id(p): p for p in found}.values())
+        parameters = self._source.parameters() if isinstance(self._source, Owner) else self._source
+        return list({id(p): p for p in parameters}.values())
 
     def step(self) -> None:
         """Update every parameter that has a gradient and is not frozen; a gradient of another type raises first."""
-        moved = [(p, p.grad) for p in self.parameters if p.grad is not None and p.requires_grad]
-        for parameter, gradient in moved:
+        trained = [(p, p.grad) for p in self.parameters if p.grad is not None and p.requires_grad]
+        for parameter, gradient in trained:
             namespace(parameter.data, gradient, where=f"{type(self).__name__}: ")
-        if type(self).__module__ == _OWN and any(is_cupy(p.data) for p, _ in moved):  # a subclass may differ
-            moved = load("growarray.cuda.update").move_together(moved, *self._rule(float(self.lr)))
-        for parameter, gradient in moved:
+        if type(self).__module__ == _OWN and any(is_cupy(p.data) for p, _ in trained):  # a subclass may differ
+            trained = load("growarray.cuda.update").move_together(trained, *self._rule(float(self.lr)))
+        for parameter, gradient in trained:
             parameter.data = self.update(parameter, gradient, float(self.lr))
 
     def _rule(self, lr: float) -> Any:
-        """For one launch for all: a :class:`growarray.cuda.update.Rule`, and what it needs to know of a parameter."""
+        """For one launch on a GPU: a :class:`growarray.cuda.update.Rule`, and its numbers for each parameter."""
 
     def zero_grad(self) -> None:
         """Forget every gradient."""
@@ -99,7 +99,7 @@ class Optimizer:
     def state_dict(self) -> dict[str, Array]:
         """Copies of the options and slots by name: ``lr``, ``0.weight.exp_avg``, ….
 
-        Numbers are arrays without axes, so that ``save_npz`` and ``save_safetensors`` write it as it is.
+        Numbers are arrays without axes, so that ``save_npz`` and ``save_safetensors`` can write the result as it is.
 
         >>> from growarray.optim import SGD
         >>> p = Parameter(np.zeros(1))
@@ -129,13 +129,13 @@ class Optimizer:
             wrong = {"missing": missing, "unknown": unknown}
             parts = "; ".join(f"{what} {', '.join(names[:5])}" for what, names in wrong.items() if names)
             raise KeyError(f"{where}: {parts}; expected the state of a {type(self).__name__} of this network")
-        found = {name: _real(f"{where}: {name}", state[name]) for name in state}
+        entries = {name: _real(f"{where}: {name}", state[name]) for name in state}
         slots: dict[str, dict[str, Any]] = {name: {} for name in named}
-        for name in found.keys() - options:
+        for name in entries.keys() - options:
             holder, _, slot = name.rpartition(".")
-            slots[holder][slot] = _slot(f"{where}: {name}", found[name], named[holder])
-        taken = {name: _option(f"{where}: {name}", found[name], getattr(self, name)) for name in options}
-        vars(self).update(taken)
+            slots[holder][slot] = _slot(f"{where}: {name}", entries[name], named[holder])
+        new_options = {name: _option(f"{where}: {name}", entries[name], getattr(self, name)) for name in options}
+        vars(self).update(new_options)
         for name, parameter in named.items():
             parameter.slots = slots[name]
 

@@ -129,12 +129,12 @@ class Adam(Optimizer):
         xp, slots, (beta1, beta2) = namespace(parameter.data), parameter.slots, self.betas
         data, gradient = self._decayed(parameter.data, gradient, lr)
         step = slots.get("step", 0) + 1
-        nothing = xp.zeros_like(data) if "exp_avg" not in slots or self.amsgrad else 0.0
-        mean = beta1 * slots.get("exp_avg", nothing) + (1.0 - beta1) * gradient
-        square = beta2 * slots.get("exp_avg_sq", nothing) + (1.0 - beta2) * gradient * gradient
+        zero = xp.zeros_like(data) if "exp_avg" not in slots or self.amsgrad else 0.0
+        mean = beta1 * slots.get("exp_avg", zero) + (1.0 - beta1) * gradient
+        square = beta2 * slots.get("exp_avg_sq", zero) + (1.0 - beta2) * gradient * gradient
         slots.update(step=step, exp_avg=mean, exp_avg_sq=square)
         if self.amsgrad:
-            square = xp.maximum(slots.get("max_exp_avg_sq", nothing), square)
+            square = xp.maximum(slots.get("max_exp_avg_sq", zero), square)
             slots["max_exp_avg_sq"] = square
         root = xp.sqrt(square) / _bias_correction(beta2, step) ** 0.5
         return data - lr / _bias_correction(beta1, step) * mean / (root + self.eps)
