@@ -53,6 +53,7 @@ _BY_NAME = {"cupy": "array_api_compat.cupy", "torch": "array_api_compat.torch"}
 
 copied_along: list[Any] = []
 """Functions that :func:`to_host` asks for arrays to copy along, and for a function that is given their values."""
+_loaded: dict[str, Any] = {}  # modules whose import is done: to ask for one again takes importlib 2 us
 _compat: dict[type, Any] = {}  # array type -> namespace, so that a lookup costs one dictionary access
 
 
@@ -62,8 +63,11 @@ def load(name: str) -> Any:
     >>> load("math").sqrt(4.0)
     2.0
     """
-    with _loading:
-        return importlib.import_module(name)
+    found = _loaded.get(name)
+    if found is None or sys.modules.get(name) is not found:
+        with _loading:
+            found = _loaded[name] = importlib.import_module(name)
+    return found
 
 
 def is_array(x: object) -> bool:
@@ -125,9 +129,11 @@ def kind_of(x: Array) -> str:
     >>> kind_of(np.ones(2)), kind_of(np.ones(2, dtype=object))
     ('f', 'O')
     """
-    known = getattr(x.dtype, "kind", None)
+    known: str | None = getattr(x.dtype, "kind", None)
+    if known:
+        return known
     name = str(x.dtype).rpartition(".")[2]  # float32, int8, uint8, bool, complex64
-    return known or ("V" if name.startswith(("bfloat", "float8")) else name[:1])
+    return "V" if name.startswith(("bfloat", "float8")) else name[:1]
 
 
 def _refuse_kind(x: Array, where: str) -> NoReturn:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array
-from growarray.cuda.device import WIDE, current, empty, fits, gradient, run
+from growarray.cuda.device import NAMES, WIDE, current, empty, fits, gradient, run
 from growarray.cuda.text import ACCUMULATED, THREADS, each_of, kernel_text
 
 _START = f"const I first = (I)blockIdx.x * {8 * THREADS} + threadIdx.x; int bits = 0;"
@@ -37,7 +37,7 @@ def gated(
 
     start : lines before the elements    arguments, given : further arguments of both    before : functions
     """
-    dtype, wide, n = str(x.dtype), x.size >= WIDE, x.size
+    dtype, wide, n = NAMES[x.dtype], x.size >= WIDE, x.size
     blocks, count = -(-n // (8 * THREADS)), (np.int64 if wide else np.int32)(n)
 
     def launch(source: Array, text: str) -> Array:
@@ -81,7 +81,7 @@ def _launched(x: Array, lines: str, *numbers: float) -> tuple[Array, Callable[[A
     """An elementwise function: ``lines`` set r and its slope from v and numbers c0, c1, …. Keeps ``x``."""
     if not fits(x):
         return None
-    dtype, wide, blocks = str(x.dtype), x.size >= WIDE, -(-x.size // THREADS)
+    dtype, wide, blocks = NAMES[x.dtype], x.size >= WIDE, -(-x.size // THREADS)
     given = (np.int64 if wide else np.int32)(x.size), *map(np.dtype(ACCUMULATED[dtype]).type, numbers)
 
     def text(back: bool) -> str:

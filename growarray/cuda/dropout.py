@@ -8,7 +8,7 @@ import numpy as np
 
 from growarray.backend import Array
 from growarray.cuda.activation import gated
-from growarray.cuda.device import fits
+from growarray.cuda.device import NAMES, fits
 from growarray.cuda.text import ACCUMULATED
 
 # PCG64 of NumPy, state s: s <- multiplier s + increment, 128 bits; k steps are one with other numbers.
@@ -58,7 +58,7 @@ def dropped(
     source = rng.bit_generator
     if type(source) is not np.random.PCG64 or drawn != x.shape or not fits(x):
         return None
-    number = np.dtype(ACCUMULATED[str(x.dtype)]).type
+    number = np.dtype(ACCUMULATED[NAMES[x.dtype]]).type
     least = np.uint64(-int(-p * 2**53 // 1))  # numbers are those above 11 bits over 2^53
     scale = number(0.0 if p == 1.0 else 1.0 / (1.0 - p))
     arguments = ", U s1, U s0, U b1, U b0, U least, A scale"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, is_cupy
-from growarray.cuda.device import WIDE, contiguous, current, empty, fits, gradient, run
+from growarray.cuda.device import NAMES, WIDE, contiguous, current, empty, fits, gradient, run
 from growarray.cuda.late import record
 from growarray.cuda.text import ACCUMULATED, BLOCK_SUMS, THREADS, each_of, kernel_text
 
@@ -129,7 +129,7 @@ def entropy(
         return None
     if not is_cupy(target) or (weight is not None and weight.shape != (classes,)):
         return None
-    dtype, rows, few, smooth = str(logits.dtype), target.size, classes <= _FEW, float(label_smoothing)
+    dtype, rows, few, smooth = NAMES[logits.dtype], target.size, classes <= _FEW, float(label_smoothing)
     wide = max(logits.size, 3 * rows) >= WIDE  # three numbers a row are kept
     of_sums, index = np.dtype(ACCUMULATED[dtype]).type, np.int64 if wide else np.int32
     blocks = min(_BLOCKS, -(-rows // THREADS) if few else rows)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array
-from growarray.cuda.device import WIDE, StridedProduct, contiguous, current, empty, fits, product_launch, run
-from growarray.cuda.text import ACCUMULATED, THREADS, Walk, address, each_of, kernel_text, split, walk
+from growarray.cuda.device import NAMES, WIDE, StridedProduct, contiguous, current, empty, fits, product_launch, run
+from growarray.cuda.text import THREADS, Walk, address, each_of, kernel_text, split, walk
 
 _PAD = 64  # rows are filled up with zeros to a multiple, so that powers of two divide them
 _TILE, _TILES = 64, 264  # of a product: pieces are as many as leave no multiprocessor idle
@@ -51,7 +51,7 @@ def _raised(parts: Sequence[Any], start: int, stop: int) -> Array:
     for part in parts:
         x, count = part.ready.array[start:stop, :], below * part.width
         width = int(x.shape[1])
-        _launch(_raise(str(x.dtype)), count, x, made[:, column:], stop - start, width, int(part.bias), across)
+        _launch(_raise(NAMES[x.dtype]), count, x, made[:, column:], stop - start, width, int(part.bias), across)
         column += part.width
     if whole:
         ready.kept["columns", parts[0].bias] = made
@@ -123,7 +123,7 @@ def _unfolded(w: Any, x: Array, start: int, stop: int) -> Array:
     made = empty((-(-(stop - start) // _PAD) * _PAD, w.width), "float64")
     wide = max((2 + (stop - start) // outputs) * channels * math.prod(sizes), made.size) >= WIDE
     numbers = map(np.int64 if wide else np.int32, (stop - start, first, made.size))
-    run(_unfold(str(x.dtype), channels, axes, w.bias, wide), -(-made.size // THREADS), x[image:, ...], made, *numbers)
+    run(_unfold(NAMES[x.dtype], channels, axes, w.bias, wide), -(-made.size // THREADS), x[image:, ...], made, *numbers)
     return made
 
 
@@ -135,7 +135,7 @@ def window_moment(left: Any, right: Any) -> Array | None:
     """
     sides = [left] if right is None else [left, right]
     rows, widths = left.samples * math.prod(left.positions), [w.width for w in sides]
-    if not rows or not all(str(w.array.dtype) in ACCUMULATED and w.array.size for w in sides):
+    if not rows or not all(w.array.dtype in NAMES and w.array.size for w in sides):
         return None
     step = max(_UNFOLDED // sum(widths) // _PAD, 1) * _PAD
     with current(left.array):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array
-from growarray.cuda.device import WIDE, contiguous, current, empty, fits, gradient, run
+from growarray.cuda.device import NAMES, WIDE, contiguous, current, empty, fits, gradient, run
 from growarray.cuda.text import ACCUMULATED, BLOCK_SUMS, ROW_SUM, THREADS, each_of, kernel_text, lanes_for
 
 _BLOCKS = 1024  # which fill a GPU
@@ -115,7 +115,7 @@ def normalised(
     if any(a is not None and a.shape != (channels,) for a in (weight, bias, mean, var)):
         return None
     rest = x.size // (n * channels)
-    m, dtype, wide = n * rest, str(x.dtype), x.size >= WIDE
+    m, dtype, wide = n * rest, NAMES[x.dtype], x.size >= WIDE
     (pieces, step), of_sums = _pieces(channels, m), np.dtype(ACCUMULATED[dtype]).type
     index = np.int64 if wide else np.int32
     blocks, sizes, small = channels * pieces, [index(k) for k in (channels, rest, m, pieces, step)], of_sums(eps)
@@ -160,10 +160,10 @@ def tracked(
     mean: Array, var: Array, batch_mean: Array, batch_var: Array, share: Any, unbiased: float
 ) -> tuple[Array, Array] | None:
     """As in :mod:`growarray.ops.norm`, in one launch."""
-    dtype = str(mean.dtype)
     if not fits(mean, var) or not fits(batch_mean, batch_var) or not isinstance(share, float):
         return None
-    if str(batch_mean.dtype) != ACCUMULATED[dtype]:
+    dtype = NAMES[mean.dtype]
+    if NAMES[batch_mean.dtype] != ACCUMULATED[dtype]:
         return None
     number = np.dtype(ACCUMULATED[dtype]).type
     with current(mean):
@@ -250,7 +250,7 @@ def grouped(
     """As in :mod:`growarray.ops.norm`: one launch; back two, or one without weight and bias. Keeps ``x``."""
     if not fits(x, weight, bias):
         return None
-    n, channels, dtype = x.shape[0], x.shape[1], str(x.dtype)
+    n, channels, dtype = x.shape[0], x.shape[1], NAMES[x.dtype]
     rest, rows, each = x.size // (n * channels), n * groups, channels // groups
     wide, of_sums, lanes = x.size >= WIDE, np.dtype(ACCUMULATED[dtype]).type, lanes_for(each * rest)
     index = np.int64 if wide else np.int32

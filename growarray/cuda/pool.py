@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array
-from growarray.cuda.device import WIDE, current, empty, fits, gradient, run
+from growarray.cuda.device import NAMES, WIDE, current, empty, fits, gradient, run
 from growarray.cuda.text import ROW_SUM, THREADS, Walk, address, each_of, kernel_text, lanes_for, split, walk
 
 Vjp = Callable[[Array], Array]
@@ -61,7 +61,7 @@ def _text(what: str, dtype: str, axes: tuple[Walk, ...], divisor: str, wide: boo
 def _pooled(x: Array, axes: tuple[Walk, ...], kind: str, divisor: str) -> tuple[Array, Vjp] | None:
     if not fits(x):
         return None
-    shape, dtype = x.shape, str(x.dtype)
+    shape, dtype = x.shape, NAMES[x.dtype]
     made = (*shape[:2], *(axis.out for axis in axes))
     wide = max(x.size, math.prod(made)) >= WIDE
     small = math.prod(axis.taps for axis in axes) <= _NONE
@@ -151,7 +151,7 @@ def adaptive(x: Array, sizes: Sequence[int]) -> tuple[Array, Vjp] | None:
     """As in :mod:`growarray.ops.pool`, in one launch each way; keeps nothing."""
     if not fits(x):
         return None
-    inputs, outs, dtype = x.shape[2:], tuple(sizes), str(x.dtype)
+    inputs, outs, dtype = x.shape[2:], tuple(sizes), NAMES[x.dtype]
     shape, made = x.shape, (*x.shape[:2], *outs)
     lanes = lanes_for(math.prod(-(-size // out) for size, out in zip(inputs, outs, strict=True)))
     wide = max(x.size, math.prod(made)) >= WIDE

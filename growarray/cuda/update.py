@@ -5,7 +5,9 @@ Arrays are given in a table, which is made anew for every step: data are replace
 
 from __future__ import annotations
 
+import itertools
 import math
+import struct
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from growarray.backend import Array, is_cupy
-from growarray.cuda.device import contiguous, current, empty, fits, parts, run, uploaded
+from growarray.cuda.device import NAMES, contiguous, current, empty, fits, parts, run, uploaded
 from growarray.cuda.text import ACCUMULATED, BLOCK_SUMS, THREADS, kernel_text
 
 _EACH = 4 * THREADS  # elements of a block
@@ -99,14 +101,13 @@ def _step(lines: tuple[str, ...], counts: tuple[str, ...], slots: int, options: 
 def _launched(text: str, rows: Sequence[Sequence[Any]], *given: Any) -> None:
     """Launch a kernel over all arrays, one copy of their table before it.
 
-    rows : of each array its size, addresses (None is 0), and numbers
+    rows : of each array its size, addresses, and float64 numbers
     """
-    width, blocks = 1 + len(rows[0]), 0
-    table = np.empty((len(rows), width), np.int64)
-    for row, values in zip(table, rows, strict=True):
-        row[0], blocks = blocks, blocks + -(-values[0] // _EACH)
-        row[1:] = [np.float64(v).view(np.int64) if isinstance(v, float) else v or 0 for v in values]
-    run(text, blocks, uploaded(table), np.int64(len(rows)), np.int64(width), *given)
+    first = [0, *itertools.accumulate(-(-row[0] // _EACH) for row in rows)]
+    kinds = "q" + "".join("d" if isinstance(value, float) else "q" for value in rows[0])
+    values = itertools.chain.from_iterable((start, *row) for start, row in zip(first, rows, strict=False))
+    table = np.frombuffer(struct.pack(kinds * len(rows), *values), np.int64)
+    run(text, first[-1], uploaded(table), np.int64(len(rows)), np.int64(len(kinds)), *given)
 
 
 def move_together(
@@ -144,7 +145,7 @@ def move_together(
 
 def _updated(rule: Rule, entries: Sequence[_Entry]) -> list[list[Array | None]]:
     """New data, slots and steps of each."""
-    dtype, slots = str(entries[0].parameter.data.dtype), len(rule.slots)
+    dtype, slots = NAMES[entries[0].parameter.data.dtype], len(rule.slots)
     text = _step(rule.lines, rule.counts, slots, len(rule.options), len(entries[0].own), dtype)
     with current(entries[0].parameter.data):
         data = parts([e.gradient.shape for e in entries], dtype)  # are replaced; slots are changed in place
@@ -196,7 +197,7 @@ def clip_together(held: Sequence[tuple[Any, Array]], max_norm: float) -> Array |
     gradients = [contiguous(g, g.dtype) if is_cupy(g) else g for _, g in held]
     if not fits(*gradients) or len({g.device.id for g in gradients}) > 1:
         return None
-    dtype = str(gradients[0].dtype)
+    dtype = NAMES[gradients[0].dtype]
     squares, norm, scaled = _clipping(dtype)
     with current(gradients[0]):
         made = parts([g.shape for g in gradients], dtype)
