@@ -49,8 +49,8 @@ class Extra:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What :func:`inspect` found: ``size`` in bytes; why the file is ``refused``, and all else is empty then; an ONNX
-    file's ``graph``.
+    """What :func:`inspect` found: ``size`` is in bytes, ``graph`` that of an ONNX file; ``refused`` says why a file is
+    refused, and then all else is empty.
     """
 
     source: str

@@ -107,7 +107,7 @@ def check_inputs(like: Array, input_shape: Any, calibration: Any) -> tuple[Any, 
 
 
 def _each(value: Any, function: Any) -> Any:
-    """A function of the one input, or of each of those with names."""
+    """Apply a function to the one input, or to each of several by name."""
     if isinstance(value, Mapping):
         return {name: function(f" {shown(name)}", item) for name, item in value.items()}
     return function("", value)

@@ -133,8 +133,8 @@ class Compression(Displayed):
 
 
 def _sum(changes: Sequence[Change | None]) -> Change | None:
-    known = [change for change in changes if change is not None]
-    return Change(sum(c.before for c in known), sum(c.after for c in known)) if known else None
+    present = [change for change in changes if change is not None]
+    return Change(sum(c.before for c in present), sum(c.after for c in present)) if present else None
 
 
 def _row(name: str, report: ConversionReport) -> list[str]:
@@ -169,21 +169,21 @@ def trade_off(
     for name in formats if len(formats) > 1 else ():
         own = {k: [c for c in v if c.rank.format in (None, name) or k in linear] for k, v in offers.items()}
         alone[name] = _curve(own, fixed, dense)
-    found = {"best": _curve(offers, fixed, dense), **alone}
+    curves = {"best": _curve(offers, fixed, dense), **alone}
     # falling prices find corners alone: between two of all formats, those of one format may be better than the first
-    least: list[Point] = []
-    for point in sorted(point for points in found.values() for point in points):
-        if not least or point.error < least[-1].error:
-            least.append(point)
-    return {**found, "best": tuple(least)}
+    front: list[Point] = []
+    for point in sorted(point for points in curves.values() for point in points):
+        if not front or point.error < front[-1].error:
+            front.append(point)
+    return {**curves, "best": tuple(front)}
 
 
 def _curve(offers: Mapping[str, Sequence[Candidate]], fixed: float, dense: float) -> tuple[Point, ...]:
     points: dict[float, Point] = {}
-    figures = [np.array([(c.cost, c.error) for c in those]) for those in offers.values()]
-    errors = sum(float(those[:, 1].max()) for those in figures) or 1.0
+    tables = [np.array([(c.cost, c.error) for c in offer]) for offer in offers.values()]
+    errors = sum(float(offer[:, 1].max()) for offer in tables) or 1.0
     for price in np.geomspace(1e-8, 1e4, _PRICES) * errors / dense:
-        best = [those[np.argmin(those[:, 1] + price * those[:, 0])] for those in figures]
+        best = [offer[np.argmin(offer[:, 1] + price * offer[:, 0])] for offer in tables]
         cost = fixed + sum(float(cost) for cost, _ in best)
         points[cost] = Point(cost, math.sqrt(sum(float(error) for _, error in best)))
     return tuple(points[cost] for cost in sorted(points))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,36 +27,43 @@ from growarray.factorized.settings import flag
 from growarray.factorized.tensor import FactorizedTensor
 from growarray.nn.module import Module
 
-Made = tuple[Any, ConversionReport, float]
 _ROUNDS = 4  # of choosing, decomposing what is chosen, and correcting the estimates by what came of it
 
 
+class Made(NamedTuple):
+    """A layer in the chosen form, its report as far as that needs no input, and its squared error."""
+
+    layer: Any
+    report: ConversionReport
+    error: float
+
+
 def factorized_layer(target: Target, choice: Choice, options: Mapping[str, Any], rng: np.random.Generator) -> Made:
-    """The factorized layer, its report as far as it needs no input, and its squared error."""
+    """Decompose a layer as it was chosen; format None leaves it as it is."""
     dense, kernel = target.layer, target.kernel
     size = dense.number_of_parameters()
     if choice.format is None:
-        return dense, ConversionReport(DenseTensor.name, None, tuple(kernel.shape), Change(size, size), 0.0), 0.0
+        return Made(dense, ConversionReport(DenseTensor.name, None, tuple(kernel.shape), Change(size, size), 0.0), 0.0)
     kind, xp = FactorizedTensor.kind(choice.format), namespace(kernel)
     weights = {} if target.moment is None else {"weighted": {0 if kind.format.output_last else 1: target.moment}}
     if target.is_linear:
-        made: Any = FactorizedLinear.from_linear(
+        linear = FactorizedLinear.from_linear(
             dense,
             choice.rank,
             n_tensorized_modes=1,
             factorization=kind.name,
             decomposition_kwargs={**weights, **options},
         )
-        gap = xp.astype(made.matrix() - kernel, xp.float64)
+        gap = xp.astype(linear.matrix() - kernel, xp.float64)
         error = math.sqrt(float(xp.sum(gap * gap)) / max(float(xp.sum(xp.astype(kernel, xp.float64) ** 2)), 1e-300))
-        change = Change(size, made.number_of_parameters())
-        report = ConversionReport(kind.name, made.rank, tuple(kernel.shape), change, error, 1, "converged")
-        return made, report, weighted_error(target, made.matrix())
+        change = Change(size, linear.number_of_parameters())
+        report = ConversionReport(kind.name, linear.rank, tuple(kernel.shape), change, error, 1, "converged")
+        return Made(linear, report, weighted_error(target, linear.matrix()))
     options = {**kind.format.search_options(math.prod(kernel.shape), choice.rank, rng), **options}
-    made = FactorizedConv.from_conv(
+    conv: Any = FactorizedConv.from_conv(
         dense, choice.rank, factorization=choice.format, decomposition_kwargs={**weights, **options}, rng=rng
     )
-    return made, made.report, weighted_error(target, made.kernel())
+    return Made(conv, conv.report, weighted_error(target, conv.kernel()))
 
 
 def with_figures(target: Target, layer: Any, report: ConversionReport, measure: bool) -> ConversionReport:
@@ -138,34 +145,34 @@ def compress(
     offers = _offers(targets, names, by, tell)
     fixed = network.number_of_parameters() - sum(cost_of(t, Choice(None), by) for t in targets)
     fixed = fixed if by == "parameters" else 0.0
-    dense = fixed + sum(max(c.cost for c in those if c.rank.format is None) for those in offers.values())
-    limit = _limit(budget, by, dense, fixed + sum(min(c.cost for c in those) for those in offers.values()))
+    dense = fixed + sum(max(c.cost for c in offer if c.rank.format is None) for offer in offers.values())
+    limit = _limit(budget, by, dense, fixed + sum(min(c.cost for c in offer) for offer in offers.values()))
     named = {target.name: target for target in targets}
 
     def judge(name: str, choice: Choice) -> Made:
         target = named[name]
         made = factorized_layer(target, choice, options.get(choice.format or "", {}), rng)
         if plain is None or choice.format is None:
-            return (*made[:2], target.influence * made[2])
-        return (*made[:2], effect(network, target, made[0], data, plain))
+            return made._replace(error=target.influence * made.error)
+        return made._replace(error=effect(network, target, made.layer, data, plain))
 
     chosen, offers = _spend(limit - fixed, offers, judge, tell)
-    layers = {id(t.layer): chosen[t.name][0] for t in targets if chosen[t.name][0] is not t.layer}
+    layers = {id(t.layer): chosen[t.name].layer for t in targets if chosen[t.name].layer is not t.layer}
     small = swapped(network, layers)
-    reports = {t.name: with_figures(t, *chosen[t.name][:2], measure) for t in targets}
+    reports = {t.name: with_figures(t, chosen[t.name].layer, chosen[t.name].report, measure) for t in targets}
     output_error = None
     if data is not None:
-        pairs = {t.name: (t, chosen[t.name][0]) for t in targets if id(t.layer) in layers}
+        pairs = {t.name: (t, chosen[t.name].layer) for t in targets if id(t.layer) in layers}
         output_error, errors = compare_outputs(network, small, pairs, data)
         reports |= {name: replace(reports[name], output_error=error) for name, error in errors.items()}
-    for name, (layer, *_) in chosen.items():
-        if isinstance(layer, FactorizedConv):
-            layer.report = reports[name]
+    for name, made in chosen.items():
+        if isinstance(made.layer, FactorizedConv):
+            made.layer.report = reports[name]
     return Compression(
         small, by, limit, reports,
         Change(network.number_of_parameters(), small.number_of_parameters()),
         trade_off(offers, names, [t.name for t in targets if t.is_linear], fixed, dense), output_error,
-        math.sqrt(sum(error for *_, error in chosen.values())),
+        math.sqrt(sum(made.error for made in chosen.values())),
         None if sample is None else _shapes(sample), left_alone(network, [t.layer for t in targets], stay),
     )  # fmt: skip
 
@@ -212,35 +219,35 @@ def _spend(
     judge: Callable[[str, Choice], Made],
     tell: Callable[[float], None],
 ) -> tuple[dict[str, Made], dict[str, list[Candidate]]]:
-    """Layer, report and squared error for each name within the budget, and the candidates with corrected errors.
+    """What is made of each layer within the budget, and the candidates with corrected errors.
 
-    What is chosen is decomposed, by ``judge``, and has the error found; the other ranks of its format have their
-    estimates changed by the same factor. In the end the best choice among all that was decomposed is taken.
+    What is chosen is decomposed by ``judge``, which gives the error that it makes; the estimates for other ranks of
+    its format are changed by the same factor. In the end the best choice among all that was decomposed is taken.
     """
-    done: dict[str, dict[Choice, Made]] = {name: {} for name in estimates}
-    offers = {name: list(those) for name, those in estimates.items()}
+    judged: dict[str, dict[Choice, Made]] = {name: {} for name in estimates}
+    offers = {name: list(offer) for name, offer in estimates.items()}
     for turn in range(1, _ROUNDS + 1):
         choices = {name: c.rank for name, c in allocate(budget, offers).choices.items()}
-        new = [name for name in estimates if choices[name] not in done[name]]
+        new = [name for name in estimates if choices[name] not in judged[name]]
         if not new:
             break
-        for number, name in enumerate(new, start=1):
-            done[name][choices[name]] = judge(name, choices[name])
-            offers[name] = _corrected(estimates[name], done[name])
-            tell(turn + number / len(new))
+        for count, name in enumerate(new, start=1):
+            judged[name][choices[name]] = judge(name, choices[name])
+            offers[name] = _corrected(estimates[name], judged[name])
+            tell(turn + count / len(new))
     tell(1.0 + _ROUNDS)
-    tried = {name: [c for c in those if c.rank in done[name]] for name, those in offers.items()}
+    tried = {name: [c for c in offer if c.rank in judged[name]] for name, offer in offers.items()}
     best = allocate(budget, tried).choices
-    return {name: done[name][c.rank] for name, c in best.items()}, offers
+    return {name: judged[name][c.rank] for name, c in best.items()}, offers
 
 
-def _corrected(estimates: Sequence[Candidate], done: Mapping[Choice, Made]) -> list[Candidate]:
-    """Errors that were found; other ranks of a format have their estimates times the factor found last."""
+def _corrected(estimates: Sequence[Candidate], made: Mapping[Choice, Made]) -> list[Candidate]:
+    """The candidates with the errors that were measured; those of other ranks are estimates times the last factor."""
     factors: dict[str | None, float] = {}
-    for c in sorted(estimates, key=lambda c: list(done).index(c.rank) if c.rank in done else -1):
-        if c.rank in done and c.error > 0.0:
-            factors[c.rank.format] = done[c.rank][2] / c.error
+    for c in sorted(estimates, key=lambda c: list(made).index(c.rank) if c.rank in made else -1):
+        if c.rank in made and c.error > 0.0:
+            factors[c.rank.format] = made[c.rank].error / c.error
     return [
-        c._replace(error=done[c.rank][2] if c.rank in done else factors.get(c.rank.format, 1.0) * c.error)
+        c._replace(error=made[c.rank].error if c.rank in made else factors.get(c.rank.format, 1.0) * c.error)
         for c in estimates
     ]

@@ -37,7 +37,7 @@ class _Memory:
         return self.size - count, count
 
     def give(self, piece: tuple[int, int]) -> None:
-        """It may be taken again."""
+        """Let a piece be taken again."""
         self._free.append(piece)
 
 

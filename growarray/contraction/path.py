@@ -100,16 +100,16 @@ def _from_path(problem: Problem, path: Any) -> Tree:
             raise PlanError(f"path {shown(path)}: step {step} does not name distinct ones of {len(parts)} operands")
         chosen = [parts[i] for i in step]
         parts = [p for p in parts if p not in chosen]
-        whole = chosen[0]
-        for other in chosen[1:]:
-            if problem.pair(whole, other) is None:
+        joined = chosen[0]
+        for operand in chosen[1:]:
+            if problem.pair(joined, operand) is None:
                 raise PlanError(
                     f"path {shown(path)}: at step {step} two convolution modes meet, one with its kernel on the "
                     "left and one with its kernel on the right; contract one of them before"
                 )
-            tree.append((whole, other))
-            whole |= other
-        parts.append(whole)
+            tree.append((joined, operand))
+            joined |= operand
+        parts.append(joined)
     if len(parts) != 1:
         raise PlanError(f"path {shown(path)}: {len(parts)} operands are left, expected one result")
     return tree
@@ -142,8 +142,8 @@ def _preset(costs: Costs, name: str) -> Tree:
     if cores or name == "mobilenet":
         tree += search(costs, flops, None, [*cores, *middle])
         middle = [sum([*cores, *middle])]
-    whole = feature
-    for part in [*first, *middle, *rest]:
-        tree.append((whole, part))
-        whole |= part
+    joined = feature
+    for operand in [*first, *middle, *rest]:
+        tree.append((joined, operand))
+        joined |= operand
     return tree

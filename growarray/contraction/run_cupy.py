@@ -80,7 +80,7 @@ class _Group:
         return isinstance(self.steps[0].forward, Depthwise)
 
     def takes(self, step: Step) -> bool:
-        """Whether a step can be launched with these."""
+        """Whether a step can be launched together with these."""
         taps = math.prod(one.pair.product.taps for one in (*self.steps, step))
         same = set(self.steps[0].pair.b) == set(step.pair.b)
         return self.is_chain and isinstance(step.forward, Depthwise) and step.f == self.mask and same and taps <= _FUSED

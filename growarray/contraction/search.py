@@ -132,43 +132,43 @@ class _Run:
             return math.inf
         if self.objective.is_peak:
             return float(peak_elements(self.costs, ordered(self.costs, tree)))
-        found = [value for value in values if value is not None]
-        return max(found, default=0.0) if self.objective.is_largest else math.fsum(found)
+        priced = [value for value in values if value is not None]
+        return max(priced, default=0.0) if self.objective.is_largest else math.fsum(priced)
 
     def exact(self, singles: Sequence[int], below: float = math.inf) -> Tree | None:
         """The best of all trees over partial results that costs less than ``below``, by dynamic programming."""
         cost, halves = [math.inf] * (1 << len(singles)), [(0, 0)] * (1 << len(singles))
-        whole, join = _unions(singles), self.objective.join
+        unions, join = _unions(singles), self.objective.join
         for i in range(len(singles)):
             cost[1 << i] = 0.0
         for subset, pairs in _splits(len(singles)):
             best = below
-            for one, other in pairs:
-                parts = join(cost[one], cost[other])
-                if parts < best:
-                    own = self.value(whole[one], whole[other])
-                    if own is not None and (found := join(parts, own)) < best:
-                        best, halves[subset] = found, (one, other)
+            for left, right in pairs:
+                halves_cost = join(cost[left], cost[right])
+                if halves_cost < best:
+                    product_cost = self.value(unions[left], unions[right])
+                    if product_cost is not None and (total_cost := join(halves_cost, product_cost)) < best:
+                        best, halves[subset] = total_cost, (left, right)
             cost[subset] = best if best < below else math.inf
         if cost[-1] == math.inf:
             return None
-        below_root = {whole[part]: (whole[one], whole[other]) for part, (one, other) in enumerate(halves) if one}
-        return _from_root(below_root, whole[-1])
+        below_root = {unions[part]: (unions[left], unions[right]) for part, (left, right) in enumerate(halves) if left}
+        return _from_root(below_root, unions[-1])
 
     def weighed(self, singles: Sequence[int]) -> Entry | None:
         """The best of all trees that keep the limit: every set keeps its trees that none beats in cost and peak."""
-        whole, join = _unions(singles), self.objective.join
-        fronts: list[list[Entry]] = [[Entry(0.0, 0)] if part in singles else [] for part in whole]
+        unions, join = _unions(singles), self.objective.join
+        fronts: list[list[Entry]] = [[Entry(0.0, 0)] if part in singles else [] for part in unions]
         for subset, pairs in _splits(len(singles)):
-            for one, other in pairs:
-                left, right = whole[one], whole[other]
-                own = self.value(left, right) if fronts[one] and fronts[other] else None
-                if own is None:
+            for first, second in pairs:
+                left, right = unions[first], unions[second]
+                product_cost = self.value(left, right) if fronts[first] and fronts[second] else None
+                if product_cost is None:
                     continue
-                for a, b in itertools.product(fronts[one], fronts[other]):
+                for a, b in itertools.product(fronts[first], fronts[second]):
                     peak = peak_of(self.costs, left, a, right, b)
                     if self.limit is None or peak <= self.limit:
-                        cost = float(peak) if self.objective.is_peak else join(join(a.cost, b.cost), own)
+                        cost = float(peak) if self.objective.is_peak else join(join(a.cost, b.cost), product_cost)
                         fronts[subset].append(Entry(cost, peak, (left, a, right, b)))
             fronts[subset] = _front(fronts[subset])
         return fronts[-1][0] if fronts[-1] else None

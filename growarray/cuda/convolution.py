@@ -63,7 +63,7 @@ class Convolution(NamedTuple):
 
 
 def convolution_workspace(one: Convolution) -> int | None:
-    """Bytes that it needs on the current device; None if cuDNN does not take it.
+    """Bytes of work space that a convolution needs on the current device; None if cuDNN does not take it.
 
     Raises DeviceError if cuDNN is installed and cannot be used.
     """
@@ -72,7 +72,7 @@ def convolution_workspace(one: Convolution) -> int | None:
 
 
 def convolution_launch(one: Convolution) -> Callable[[Sequence[int]], object]:
-    """Ready to run, given the table of addresses."""
+    """The launch of a convolution as a function of the table of addresses."""
     device = _device()
     graph, handle, set_stream = _graph(one.alone, device), _handle(device), load("cudnn").set_stream
     current_stream = cuda().get_current_stream

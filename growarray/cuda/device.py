@@ -79,7 +79,7 @@ def _compiled(text: str) -> Any:
 
 
 def kernel_launch(kernel: Kernel) -> Launch:
-    """Ready to run."""
+    """The launch of a kernel as a function of the table of addresses."""
     function, grid, block = _compiled(kernel.text), (kernel.blocks,), (kernel.threads,)
     if len(kernel.slots) == 1:
         only = kernel.slots[0]
@@ -89,7 +89,7 @@ def kernel_launch(kernel: Kernel) -> Launch:
 
 
 def product_launch(product: StridedProduct) -> Launch:
-    """Ready to run."""
+    """The launch of strided products as a function of the table of addresses."""
     run = cuda().cublas.gemmStridedBatchedEx  # CuPy's attribute finds cuBLAS where pip put it; its module does not
     handle = cuda().get_cublas_handle  # of this thread and device; it follows the current stream
     rows, columns, depth, count = product.sizes

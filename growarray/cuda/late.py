@@ -1,4 +1,4 @@
-"""Checks of values that lie on a GPU: to look at them waits for it, so they are made there and found late.
+"""Late checks of values on a GPU: looking at a value waits for the device, so a fault is raised at a later copy.
 
 What is to be looked at comes along whenever values go to the host anyway (:func:`growarray.backend.to_host`), and when
 :func:`settle` is called.

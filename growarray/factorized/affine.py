@@ -38,7 +38,7 @@ class ContractedLayer(Module):
     _modes: Sizes
 
     def _hold(self, bias: Parameter | None, implementation: Any = "auto", n_layers: int = 1) -> None:
-        """Take the bias, a row for each of several layers, and the way to run the equation."""
+        """Store the bias, with a row for each of several layers, and how the equation is run."""
         self.bias, self.implementation, self.n_layers = bias, hashable(implementation), n_layers
 
     @property

@@ -226,20 +226,20 @@ class FactorizedEmbedding(Module):
         n_tensorized_modes: int = 2, decompose_weights: bool = True, auto_tensorize: bool | None = None,
         decomposition_kwargs: Mapping[str, Any] | None = None, **options: Any,
     ) -> Self:  # fmt: skip
-        """Tables of one size as a joint layer with one factorization, see :meth:`from_embedding`."""
-        found = [one.weight for one in read_linears("from_embedding", embedding_layer_list, bias=False)]
+        """Tables of dense size as a joint layer with dense factorization, see :meth:`from_embedding`."""
+        tables = [dense.weight for dense in read_linears("from_embedding", embedding_layer_list, bias=False)]
         if any(getattr(layer, "max_norm", None) is not None for layer in embedding_layer_list):
             raise ValueError("from_embedding: a layer has max_norm, which changes vectors at each look-up; set it None")
-        rows, columns = map(int, found[0].shape)
+        rows, columns = map(int, tables[0].shape)
         sides = [options.pop(name, None) for name in _NAMES]
         inner, outer = split_shape(
             "from_embedding", _NAMES, (rows, columns), auto_tensorize, n_tensorized_modes, *sides
         )
-        named: dict[str, Any] = dict(zip(_NAMES, (inner, outer), strict=True), n_layers=len(found))
+        named: dict[str, Any] = dict(zip(_NAMES, (inner, outer), strict=True), n_layers=len(tables))
         if not decompose_weights:
             return cls(rows, columns, **named, factorization=factorization, rank=rank, **options)
         modes, dtype = (*inner, *outer), options.pop("dtype", None)
-        weight = fitted_weight("from_embedding", found, modes, rank, factorization, decomposition_kwargs, dtype)
+        weight = fitted_weight("from_embedding", tables, modes, rank, factorization, decomposition_kwargs, dtype)
         return cls(rows, columns, **named, factorization=weight, **options)
 
     def extra_repr(self) -> str:

@@ -150,7 +150,7 @@ def grow_rank(
 
 
 class _Column(NamedTuple):
-    """What the column of ones has to do with the input, (g, d), with the gradient, (g, o), and with itself, (g,)."""
+    """Moments of the column of ones with the input, (g, d), with the gradient, (g, o), and with itself, (g,)."""
 
     input: Array
     gradient: Array
@@ -170,7 +170,7 @@ class _Column(NamedTuple):
 
 
 def _without_bias(conv: FactorizedKernel, s: Array, m: Array) -> tuple[Goal, _Column | None]:
-    """The goal of the kernel while the bias does its part, whatever the kernel does: S and M less what ones explain."""
+    """The goal of the kernel when the bias is always the best beside it: S and M less what the ones explain."""
     shape = conv.kernel_shape
     d = math.prod(shape[1:])
     if s.shape[1] == d:
@@ -197,7 +197,7 @@ def _extend(weight: FactorizedTensor, added: Added, scaling: float) -> list[_Pie
 
 
 def _slabs(old: Sequence[int], new: Sequence[int]) -> list[tuple[int, tuple[slice, ...]]]:
-    """The axes that grow, and the entries that each adds to an array that has grown along those before it.
+    """The axes that grow, and for each the entries that it adds once the axes before it have grown.
 
     >>> _slabs((2, 3), (4, 4))
     [(0, (slice(2, 4, None), slice(0, 3, None))), (1, (slice(0, 4, None), slice(3, 4, None)))]

@@ -160,5 +160,5 @@ class FactorizedLinear(FactorizedAffine):
     ) -> Self:
         """Layers of one shape as a joint layer with one factorization; a missing bias is zero in a joint layer."""
         features = (None, n_tensorized_modes, in_tensorized_features, out_tensorized_features)
-        found = read_linears("from_linear_list", linear_list, bias)
-        return linear_layer_of(cls, found, features, decomposition_kwargs, rank, factorization, implementation, dtype)
+        dense = read_linears("from_linear_list", linear_list, bias)
+        return linear_layer_of(cls, dense, features, decomposition_kwargs, rank, factorization, implementation, dtype)

@@ -55,35 +55,41 @@ def read_linear(where: str, layer: Any) -> DenseLinear:
 
 
 def read_linears(where: str, layers: Sequence[Any], bias: bool) -> list[DenseLinear]:
-    """Read layers that are to share one factorization, without their bias if ``bias`` is False."""
-    found = [read_linear(where, layer) for layer in listed(where, layers)]
-    for i, one in enumerate(found):
-        if tuple(one.weight.shape) != tuple(found[0].weight.shape) or one.weight.dtype != found[0].weight.dtype:
+    """Read layers that are to share linear factorization, without their bias if ``bias`` is False."""
+    dense = [read_linear(where, layer) for layer in listed(where, layers)]
+    for i, linear in enumerate(dense):
+        if tuple(linear.weight.shape) != tuple(dense[0].weight.shape) or linear.weight.dtype != dense[0].weight.dtype:
             raise ShapeError(
-                f"{where}: layer {i} has a weight {tuple(one.weight.shape)} of {one.weight.dtype}, layer 0 "
-                f"{tuple(found[0].weight.shape)} of {found[0].weight.dtype}; joint layers need the same shape and dtype"
+                f"{where}: layer {i} has a weight {tuple(linear.weight.shape)} of {linear.weight.dtype}, layer 0 "
+                f"{tuple(dense[0].weight.shape)} of {dense[0].weight.dtype}; joint layers need the same shape and dtype"
             )
-    return found if bias else [DenseLinear(one.weight, None) for one in found]
+    return dense if bias else [DenseLinear(linear.weight, None) for linear in dense]
 
 
 def linear_layer_of(
-    kind: Callable[..., _LayerT], found: Sequence[DenseLinear], features: tuple[Any, ...],
+    kind: Callable[..., _LayerT], layers: Sequence[DenseLinear], features: tuple[Any, ...],
     decomposition: Mapping[str, Any] | None, given: Any, factorization: str, implementation: Any, dtype: Any,
 ) -> _LayerT:  # fmt: skip
     """A factorized layer of these dense ones, in their library; ``given`` is the rank as the user wrote it."""
-    first = found[0].weight
+    first = layers[0].weight
     names = ("in_tensorized_features", "out_tensorized_features")
     inner, outer = split_shape("from_linear", names, (first.shape[1], first.shape[0]), *features)
     weight = fitted_weight(
-        "from_linear", [one.weight for one in found], (*outer, *inner), given, factorization, decomposition, dtype
+        "from_linear",
+        [linear.weight for linear in layers],
+        (*outer, *inner),
+        given,
+        factorization,
+        decomposition,
+        dtype,
     )
-    biased = any(one.bias is not None for one in found)
-    made = kind(inner, outer, biased, weight, implementation=implementation, n_layers=len(found))
+    biased = any(linear.bias is not None for linear in layers)
+    made = kind(inner, outer, biased, weight, implementation=implementation, n_layers=len(layers))
     layer: Any = made
     if layer.bias is not None:
         xp = namespace(first)
-        rows = [xp.zeros_like(first[:, 0]) if one.bias is None else one.bias for one in found]
-        layer.bias.data = xp.astype(xp.stack(rows) if len(found) > 1 else rows[0], layer.bias.data.dtype)
+        rows = [xp.zeros_like(first[:, 0]) if linear.bias is None else linear.bias for linear in layers]
+        layer.bias.data = xp.astype(xp.stack(rows) if len(layers) > 1 else rows[0], layer.bias.data.dtype)
     return made
 
 
@@ -104,9 +110,9 @@ def fitted_weight(
     for factor in weight.all_factors():
         factor.data = asarray(factor.data, like=first)
     xp = namespace(*matrices)
-    whole = xp.stack(list(matrices)) if len(matrices) > 1 else first
+    stacked = xp.stack(list(matrices)) if len(matrices) > 1 else first
     quick = kind.format.quick_options(weight.rank)
-    weight.init_from_tensor(xp.reshape(whole, shape), **{**quick, **decomposition})
+    weight.init_from_tensor(xp.reshape(stacked, shape), **{**quick, **decomposition})
     warn_lowered(where, given, asked, weight.rank, stacklevel=4)
     return weight
 

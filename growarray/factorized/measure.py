@@ -52,7 +52,7 @@ def probes_of(convs: Sequence[DenseConv], calibration: Any, input_shape: Any, me
     data = _each("calibration", calibration, len(convs), each)
     each = isinstance(input_shape, list | tuple) and any(isinstance(n, list | tuple) for n in input_shape)
     shapes = _each("input_shape", input_shape, len(convs), each)
-    return [_probe(conv, *given) for conv, *given in zip(convs, data, shapes, strict=True)]
+    return [_probe(conv, *pair) for conv, *pair in zip(convs, data, shapes, strict=True)]
 
 
 def _each(name: str, value: Any, count: int, each: bool) -> list[Any]:
@@ -69,11 +69,11 @@ def _each(name: str, value: Any, count: int, each: bool) -> list[Any]:
 def _probe(conv: DenseConv, calibration: Any, input_shape: Any) -> Probe:
     channels, axes = conv.weight.shape[1] * conv.groups, conv.weight.ndim - 2
     data = None if calibration is None else real_array("from_conv: calibration", calibration, conv.weight)
-    found = {} if data is None else {"calibration": tuple(data.shape)}
-    found |= {} if input_shape is None else {"input_shape": whole_shape("from_conv: input_shape", input_shape)}
-    if not found:
+    shapes = {} if data is None else {"calibration": tuple(data.shape)}
+    shapes |= {} if input_shape is None else {"input_shape": whole_shape("from_conv: input_shape", input_shape)}
+    if not shapes:
         raise ValueError("from_conv: calibration or input_shape has None for a layer; give one for each")
-    for name, shape in found.items():
+    for name, shape in shapes.items():
         if len(shape) != axes + 2 or shape[1] != channels or min(shape) < 1:
             raise ShapeError(
                 f"from_conv: {name} has shape {shape}, expected (n, {channels}, *spatial) with {axes} spatial "
@@ -82,7 +82,7 @@ def _probe(conv: DenseConv, calibration: Any, input_shape: Any) -> Probe:
         _dense(conv).plan(shape)
     if data is not None and not bool(namespace(data).all(namespace(data).isfinite(data))):
         raise ValueError("from_conv: the calibration data hold a NaN or an infinity; leave those samples out")
-    return Probe(next(reversed(found.values())), data)
+    return Probe(next(reversed(shapes.values())), data)
 
 
 def whole_shape(where: str, shape: Any) -> tuple[int, ...]:
@@ -120,11 +120,11 @@ def conversion_report(
         figures["output_error"] = relative(output_gap(d, s, p.data) for d, s, p in triples if p.data is not None)
     if measure:
         figures["measured_time"] = total(time_both(d, s, _input(p, d.weight.data)) for d, s, p in triples)
-    known = fit or Fit()
+    fitted = fit or Fit()
     return ConversionReport(
         layer.weight.name, layer.rank, layer.kernel_shape,
         Change(sum(d.number_of_parameters() for d in dense), layer.number_of_parameters()),
-        known.error, known.iterations, known.reason, known.degeneracy, layers=len(dense), **figures,
+        fitted.error, fitted.iterations, fitted.reason, fitted.degeneracy, layers=len(dense), **figures,
     )  # fmt: skip
 
 
@@ -177,22 +177,22 @@ def relative(gaps: Iterable[tuple[float, float]]) -> float:
 
 
 def _input(probe: Probe, like: Array) -> Array:
-    """An input of the shape that is judged: the data if they have it, else random numbers."""
+    """An input of the probe's shape: the data if they have that shape, else random numbers."""
     if probe.data is not None and tuple(probe.data.shape) == probe.shape:
         return probe.data
     return asarray(np.random.default_rng(0).standard_normal(probe.shape), like=like, dtype=like.dtype)
 
 
 def time_both(dense: Module, small: Module, x: Array) -> Change:
-    """Least time of a forward pass of each; they run in turn, so that both have the same conditions."""
-    own_x = _fed(small, x)
-    calls = [lambda: dense(x), lambda: small(own_x)]
+    """Shortest time of a forward pass of each; they take turns, so that both have the same conditions."""
+    small_x = _fed(small, x)
+    calls = [lambda: dense(x), lambda: small(small_x)]
     times: list[list[float]] = [[], []]
     for call in calls:  # the first run plans
         _seconds(call)
     while len(times[0]) < _RUNS and (len(times[0]) < 3 or sum(map(sum, times)) < _SECONDS):
-        for own, call in zip(times, calls, strict=True):
-            own.append(_seconds(call))
+        for seconds, call in zip(times, calls, strict=True):
+            seconds.append(_seconds(call))
     return Change(*map(min, times))
 
 

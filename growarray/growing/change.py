@@ -79,13 +79,12 @@ class GrowthUpdate(Generic[_Part]):
 
     def on(self: GrowthUpdate[Array], like: Array) -> GrowthUpdate[Array]:
         """A plan of matrices with those that become weights on the device of ``like``; figures stay where they are."""
-
         arrays = [*self.deltas, *self.solutions, self.input_extension, self.output_extension]
-        known = {id(array): array for array in arrays if array is not None}
-        there = dict(zip(known, moved(list(known.values()), like), strict=True))
+        by_id = {id(array): array for array in arrays if array is not None}
+        placed = dict(zip(by_id, moved(list(by_id.values()), like), strict=True))
 
         def of(array: Array | None) -> Array | None:
-            return None if array is None else there[id(array)]
+            return None if array is None else placed[id(array)]
 
         return replace(
             self, deltas=tuple(map(of, self.deltas)), solutions=tuple(map(of, self.solutions)),
@@ -145,10 +144,10 @@ def moved(arrays: Sequence[Array], like: Array) -> list[Array]:
     """Float64 matrices with the library and device of ``like``; from NumPy in one copy, of which each is a view."""
     if is_numpy(like) or not all(map(is_numpy, arrays)):
         return [asarray(array, like=like) for array in arrays]
-    there = asarray(np.concatenate([np.ravel(array) for array in arrays] or [np.zeros(0)]), like=like)
+    joined = asarray(np.concatenate([np.ravel(array) for array in arrays] or [np.zeros(0)]), like=like)
     ends = np.cumsum([0, *(array.size for array in arrays)]).tolist()
-    parts = zip(arrays, itertools.pairwise(ends), strict=True)
-    return [namespace(there).reshape(there[start:stop], array.shape) for array, (start, stop) in parts]
+    spans = zip(arrays, itertools.pairwise(ends), strict=True)
+    return [namespace(joined).reshape(joined[start:stop], array.shape) for array, (start, stop) in spans]
 
 
 def like(part: _P, weight: Array, bias: Array | None = None) -> _P:

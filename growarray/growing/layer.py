@@ -190,9 +190,9 @@ class GrowingModule(OfFeatures, Module):
 
     def moment_with(self, gradient: Array) -> Array:
         """Sum of ``B^T gradient`` over the last batch: the pullback's own product if the gradient is the same."""
-        made = self.recorder.get("moment")
-        if made is not None and gradient is self.recorder.get("gradient"):
-            return made
+        weight_moment = self.recorder.get("moment")
+        if weight_moment is not None and gradient is self.recorder.get("gradient"):
+            return weight_moment
         return cross_moment(self.input_stream, self.gradient_stream(gradient))
 
     @property

@@ -161,14 +161,10 @@ def extended_forward(
 ) -> tuple[Array, Array | None]:
     """Output with the planned change, scaled, and the output of the new neurons (None if there are none).
 
-    Raises ValueError: there is an input extension and ``x_ext`` is missing.
+    Raises GrowthError: there is an input extension and ``x_ext`` is missing.
     """
-    y, delta, columns, rows = (
-        module.layer(x),
-        module.update.delta,
-        module.update.input_extension,
-        module.extended_output_layer,
-    )
+    y, delta = module.layer(x), module.update.delta
+    columns, rows = module.update.input_extension, module.extended_output_layer
     if delta is not None and use_optimal_delta and module.optimal_delta_scaling:
         y = y - module.optimal_delta_scaling * delta(x)
     if columns is not None and use_extended_input:

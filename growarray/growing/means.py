@@ -49,21 +49,21 @@ def means_of_merge(merge: Any, pseudo_inverse: bool = False) -> PlaceMeans:
 
 @contextmanager
 def on_host(*owners: Any) -> Iterator[None]:
-    """Within it the means of layers, merges and graphs on a GPU are NumPy's, unless one is large: with one wait.
+    """Inside, means of layers, merges and graphs on a GPU are NumPy arrays, copied at once, unless one is large.
 
-    Small matrices are decomposed faster there, and every question about them would wait.
+    The host decomposes small matrices faster, and every question about their values would wait for the GPU.
     """
-    held = {id(one): one for owner in owners if owner and owner.statistics for one in owner.statistics.all}
-    there = [one for one in held.values() if one.host_mean is None and one.samples and is_cupy(one.total)]
-    if max((size for one in there for size in one.total.shape), default=0) > _LARGEST:
-        there = []
+    statistics = {id(each): each for owner in owners if owner and owner.statistics for each in owner.statistics.all}
+    on_gpu = [each for each in statistics.values() if each.host_mean is None and each.samples and is_cupy(each.total)]
+    if max((size for statistic in on_gpu for size in statistic.total.shape), default=0) > _LARGEST:
+        on_gpu = []
     try:
-        for one, total in zip(there, to_host([one.total for one in there]), strict=True):
-            one.host_mean = total / one.samples
+        for statistic, total in zip(on_gpu, to_host([each.total for each in on_gpu]), strict=True):
+            statistic.host_mean = total / statistic.samples
         yield
     finally:
-        for one in there:
-            one.host_mean = None
+        for statistic in on_gpu:
+            statistic.host_mean = None
 
 
 def check_readers(merge: Any) -> None:

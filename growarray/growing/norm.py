@@ -45,7 +45,7 @@ class GrowingBatchNorm(BatchNorm):
     ) -> None:
         """Add channels; blocks of shape (additional_features,), default weight 1, bias 0, mean 0, variance 1.
 
-        Raises ValueError (fewer than 1, a block of a wrong shape or for what the layer has not) before any change.
+        Raises ValueError (fewer than 1, a block of another shape, or for a missing array) before any change.
         """
         self.extend(additional_features, new_weights, new_biases, new_running_mean, new_running_var)
 
@@ -97,7 +97,7 @@ class GrowingLayerNorm(LayerNorm):
     ) -> None:
         """Add entries to the first axis; blocks (additional_first_dim, *rest), default weight 1, bias 0.
 
-        Raises ValueError (fewer than 1, a block of a wrong shape or for what the layer has not) before any change.
+        Raises ValueError (fewer than 1, a block of another shape, or for a missing array) before any change.
         """
         self.extend(additional_first_dim, new_weights, new_biases)
 

@@ -76,20 +76,21 @@ def compute_optimal_updates(
 
 
 def take(place: Place, change: GrowthUpdate[Array], *, update_previous: bool = True) -> None:
-    """Store a change of matrices as the plan: the readers hold their parts of it, the front the new neurons' inputs."""
-    omega, parts, ends = change.input_extension, [], [0, *itertools.accumulate(r.goal_width for r in place.readers)]
+    """Store a change as the plan: each reader holds its part of it, the front the incoming weights of new neurons."""
+    omega, plans = change.input_extension, []
+    ends = [0, *itertools.accumulate(reader.goal_width for reader in place.readers)]
     for i, (reader, rows) in enumerate(zip(place.readers, itertools.pairwise(ends), strict=True)):
-        part = GrowthUpdate(
+        plan = GrowthUpdate(
             tuple(reader.part_of(delta) for delta in change.deltas[i : i + 1]),
             None if omega is None else reader.columns_of(omega[slice(*rows), ...]),
             solutions=change.solutions[i : i + 1],
             decreases=change.decreases[i : i + 1],
         )
-        parts.append((reader, part))
+        plans.append((reader, plan))
     if place.front is not None:
         place.front.set_output_extension(change.output_extension if update_previous else None)
-    for reader, part in parts:
-        reader.update = part
+    for reader, plan in plans:
+        reader.update = plan
     slopes = change.slopes if update_previous else None
     place.update = replace(place.update, singular_values=change.singular_values, linear=change.linear, slopes=slopes)
 
@@ -125,15 +126,15 @@ def function_before(place: Place) -> Module:
 
 def new_neurons_fo_improvement(place: Place) -> float:
     """First-order improvement by the new neurons: ``sigma'(0+) sum(s^2)``, or ``sum(s)`` if s is ignored."""
-    known = place.update.singular_values is not None
-    return place.update.improvement(_front(place).output_slope) if known else 0.0
+    has_neurons = place.update.singular_values is not None
+    return place.update.improvement(_front(place).output_slope) if has_neurons else 0.0
 
 
 def _decrease(place: Place) -> float:
-    found = [reader.update.decrease for reader in place.readers if reader.update.decrease is not None]
-    if not found and (place in place.readers or place.update.singular_values is None):
+    decreases = [reader.update.decrease for reader in place.readers if reader.update.decrease is not None]
+    if not decreases and (place in place.readers or place.update.singular_values is None):
         raise GrowthError(f"{place.name}: no update is planned; call compute_optimal_updates() first")
-    return float(sum(found))
+    return float(sum(decreases))
 
 
 def first_order_improvement(place: Place) -> float:
@@ -151,8 +152,8 @@ def predicted_decrease(place: Place) -> float:
     zero at zero. ``first_order_improvement`` is the original's figure, which leaves out what delta and new neurons
     have in common; the two agree without projection, and nearly so if the activation is nearly linear.
     """
-    known = place.update.slopes is not None
-    return _decrease(place) + (place.update.exact_improvement(_front(place).output_slope) if known else 0.0)
+    has_neurons = place.update.slopes is not None
+    return _decrease(place) + (place.update.exact_improvement(_front(place).output_slope) if has_neurons else 0.0)
 
 
 def select_neurons(
@@ -231,7 +232,7 @@ def apply_change(
     """Carry the planned change out: ``W <- W - delta_scale dW``, new columns ``in_scale omega`` of the readers, and
     with ``apply_previous`` the new rows ``out_scale alpha`` of the front. Optimizer state grows with them.
 
-    A part that the plan does not have is left out. Scalings given here replace the stored ones; everything is
+    A part that the plan does not have is left out. Scalings scalings here replace the stored ones; everything is
     checked before anything changes.
 
     Raises GrowthError: nothing is planned (the original does nothing then), a part has been applied already,
@@ -252,12 +253,12 @@ def apply_change(
     front = place.front if apply_extension and apply_previous and place.widens_front else None
     if front is not None:
         place.check_front()
-    given = {
+    scalings = {
         "optimal_delta_scaling": optimal_delta_scaling,
         "input_extension_scaling": input_extension_scaling,
         "output_extension_scaling": output_extension_scaling,
     }
-    scales = {name: as_scalar(value, f"{place.name}.{name}") for name, value in given.items() if value is not None}
+    scales = {name: as_scalar(value, f"{place.name}.{name}") for name, value in scalings.items() if value is not None}
     if scaling_factor is not None:
         place.scaling_factor = scaling_factor
     for name, value in scales.items():

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -35,7 +35,7 @@ Mean = Callable[[], Array]
 
 @dataclass(frozen=True)
 class LayerMeans:
-    """Statistics of a layer that reads a place. Each is a function: it is computed if it is called.
+    """Statistics of a layer that reads a place. Each is a function, so that only what a rule asks for is computed.
 
     s : (d, d)    m : (d, o)    e : (o, o)    m_prev : (p, o)    p : (p, d); see :mod:`growarray.growing.update`
     floor : what rounding leaves of S, relative to its size    pseudo_inverse : solve with it, whatever the rank of S
@@ -71,8 +71,16 @@ class PlaceMeans:
 
     def m_prev(self) -> Array:
         """M_prev of all layers side by side, (p, o)."""
-        found = [layer.m_prev() for layer in self.layers]
-        return found[0] if len(found) == 1 else namespace(*found).concat(found, axis=1)
+        blocks = [layer.m_prev() for layer in self.layers]
+        return blocks[0] if len(blocks) == 1 else namespace(*blocks).concat(blocks, axis=1)
+
+
+class _Solved(NamedTuple):
+    """The optimal delta of a layer, its decrease, and the delta that new neurons leave to it; None if not needed."""
+
+    solution: Array | None
+    decrease: float
+    projected: Array | None
 
 
 class Rule(Protocol):
@@ -132,14 +140,14 @@ class GrowthRule:
         """Deltas of the layers, and new neurons for what these leave undone."""
         grows = statistics.s_prev is not None
         solved = [self._solved(layer, grows) for layer in statistics.layers]
-        solutions = tuple(solution for solution, _, _ in solved if solution is not None)
+        solutions = tuple(delta.solution for delta in solved if delta.solution is not None)
         deltas = solutions if self.compute_delta else ()
-        decreases = tuple(decrease if self.compute_delta else 0.0 for _, decrease, _ in solved)
+        decreases = tuple(delta.decrease if self.compute_delta else 0.0 for delta in solved)
         if statistics.s_prev is None:
             return GrowthUpdate(deltas, solutions=solutions, decreases=decreases)
         goals = [
-            neuron_goal(layer.m_prev(), None if taken is None else layer.p(), taken)
-            for layer, (*_, taken) in zip(statistics.layers, solved, strict=True)
+            neuron_goal(layer.m_prev(), None if delta.projected is None else layer.p(), delta.projected)
+            for layer, delta in zip(statistics.layers, solved, strict=True)
         ]
         alpha, omega, values = added_neurons(
             statistics.s_prev() if self.use_covariance else None,
@@ -149,16 +157,15 @@ class GrowthRule:
         )
         return GrowthUpdate(deltas, omega, alpha, values, self.ignore_singular_values, solutions, decreases)
 
-    def _solved(self, layer: LayerMeans, grows: bool) -> tuple[Array | None, float, Array | None]:
-        """The optimal delta, its decrease, and the delta that new neurons leave to the layer; None if not needed."""
+    def _solved(self, layer: LayerMeans, grows: bool) -> _Solved:
         projects = grows and self.use_projection
         plain, solution, decrease = None, None, 0.0
         if projects and self.use_fisher and not self.project_with_fisher:
             plain = solution = layer.optimal_delta()[0]
         if self.compute_delta or (projects and plain is None):
             solution, decrease = layer.optimal_delta(fisher=self.use_fisher, shrinkage=self.fisher_shrinkage)
-        taken = solution if plain is None else plain
-        return solution, decrease, taken if projects else None
+        projected = solution if plain is None else plain
+        return _Solved(solution, decrease, projected if projects else None)
 
 
 def rule_of(rule: Any, options: Mapping[str, Any]) -> Rule:

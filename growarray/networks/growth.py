@@ -199,10 +199,10 @@ class Growth:
 
     def _outputs(self, data: Any, batch_size: int = 4096) -> tuple[Array, Array]:
         """Outputs for all samples, and their targets."""
-        parts = data.plain() if isinstance(data, Batches) else batches_of(data, batch_size)
+        batches = data.plain() if isinstance(data, Batches) else batches_of(data, batch_size)
         with evaluating(self.network):
-            found = [(self.network(x), target) for x, target in parts]
-        y, target = ([pair[i] for pair in found] for i in range(2))
+            pairs = [(self.network(x), target) for x, target in batches]
+        y, target = ([pair[i] for pair in pairs] for i in range(2))
         return namespace(*y).concat(y, axis=0), namespace(*target).concat(target, axis=0)
 
     def _judged(self) -> list[Any]:

@@ -51,7 +51,7 @@ class Judgement:
 
 
 def judged(task: Task, y: Array, target: Array) -> list[Any]:
-    """Of predictions ``y`` the loss, the score, and the losses of their parts: numbers, or arrays on their GPU."""
+    """Loss and score of predictions ``y``, and the losses of their parts: numbers, or arrays on the GPU of ``y``."""
     count = int(y.shape[0])
     parts = min(_PARTS, count)
     cuts = [count * part // parts for part in range(parts + 1)]
@@ -65,7 +65,7 @@ class Snapshot:
 
     arrays : weights and running statistics under the names of the state dict
     slots : for each parameter what its optimizer keeps, arrays or numbers
-    sizes : for each module what else tells its widths, whole numbers or lists of them, by attribute
+    sizes : for each module the attributes that hold its widths, whole numbers or lists of them
     structures : for each network whose parts may change, such as a graph, what they are
 
     >>> from growarray.nn import Linear

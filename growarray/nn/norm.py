@@ -172,7 +172,7 @@ class LayerNorm(_Norm):
     def extend(self, by: int, weight: Array | None = None, bias: Array | None = None) -> None:
         """Add ``by`` entries to the first axis of ``normalized_shape``; blocks (by, *rest), default weight 1, bias 0.
 
-        Raises ValueError (by < 1, or a block for what the layer has not) or ShapeError before anything changes.
+        Raises ValueError (by < 1, or a block for an array that the layer lacks) or ShapeError before anything changes.
         """
         self.check_extend(by)
         first, *rest = self.normalized_shape
@@ -273,7 +273,7 @@ class BatchNorm(_Norm):
     ) -> None:
         """Add ``by`` channels; blocks of shape (by,), default weight 1, bias 0, mean 0, variance 1.
 
-        Raises ValueError (by < 1, or a block for what the layer has not) or ShapeError before anything changes.
+        Raises ValueError (by < 1, or a block for an array that the layer lacks) or ShapeError before anything changes.
         """
         self.check_extend(by)
         self._append(
@@ -375,7 +375,7 @@ class GroupNorm(_Norm):
     ) -> None:
         """Add ``by`` channels, cut into ``new_num_groups`` groups (default: as many as before); blocks (by,).
 
-        Raises ValueError (by < 1, or a block for what the layer has not) or ShapeError before anything changes.
+        Raises ValueError (by < 1, or a block for an array that the layer lacks) or ShapeError before anything changes.
         """
         super().check_extend(by)
         groups = self.num_groups if new_num_groups is None else new_num_groups

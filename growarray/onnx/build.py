@@ -59,31 +59,31 @@ class Builder:
         """Build a node whose inputs are all constants, and record its outputs as constants."""
         mark = len(self.nodes)
         read(self, node)
-        made = {
+        results = {
             name: value for name in filter(None, node.outputs) if isinstance(value := self.values.get(name), Dynamic)
         }
-        found: dict[str, Array] = {}
-        for name, value in made.items():
-            self._compute(value.name, found)
-            self.account(found[value.name].nbytes)
-            if letter(value.kind) != "f" and found[value.name].dtype.kind == "f":
+        arrays: dict[str, Array] = {}
+        for name, value in results.items():
+            self._compute(value.name, arrays)
+            self.account(arrays[value.name].nbytes)
+            if letter(value.kind) != "f" and arrays[value.name].dtype.kind == "f":
                 raise Malformed(f"has an input of the type {value.kind}, which is not supported here; expected floats")
-            constant = Constant(name, found[value.name], trained=trained, derived=not trained)
+            constant = Constant(name, arrays[value.name], trained=trained, derived=not trained)
             constant.kind = value.kind
             self.values[name] = constant
-        gone = {node.output for node in self.nodes[mark:]}
-        self._emitted = {key: value for key, value in self._emitted.items() if value.name not in gone}
+        dropped = {node.output for node in self.nodes[mark:]}
+        self._emitted = {key: value for key, value in self._emitted.items() if value.name not in dropped}
         del self.nodes[mark:]
 
-    def _compute(self, name: str, found: dict[str, Array]) -> None:
+    def _compute(self, name: str, arrays: dict[str, Array]) -> None:
         """The value of this name and of those that it is made of; the nodes have no other inputs than constants."""
         waiting = [name]
         while waiting:
             node = self._givers[waiting[-1]]
-            missing = [x for x in node.inputs if x not in found]
+            missing = [x for x in node.inputs if x not in arrays]
             waiting += missing
             if not missing:
-                found[waiting.pop()] = np.asarray(node.module.eval().forward(*[found[x] for x in node.inputs]))
+                arrays[waiting.pop()] = np.asarray(node.module.eval().forward(*[arrays[x] for x in node.inputs]))
 
     # values
 
@@ -101,7 +101,7 @@ class Builder:
         return index < len(node.inputs) and node.inputs[index] != ""
 
     def known(self, node: OpNode, index: int) -> Constant | Dynamic:
-        """What is known of an input. Raises Malformed if no earlier node gives it."""
+        """An input, constant or dynamic. Raises Malformed if no earlier node gives it."""
         name = node.inputs[index] if index < len(node.inputs) else ""
         if not name:
             raise Malformed(f"input {index} is missing")
@@ -129,14 +129,14 @@ class Builder:
         return self.constant(node, index, what) if self.has(node, index) else None
 
     def whole(self, node: OpNode, index: int, what: str) -> tuple[int, ...]:
-        """An input of whole numbers, at most one axis, all known."""
+        """An input of whole numbers with at most one axis, all of which the file fixes."""
         found = self.dims(node, index, what)
         if not all(isinstance(n, int) for n in found):
             raise Malformed(f"{what} {quote(node.inputs[index])} depends on the size of the input; export fixed sizes")
         return tuple(int(n) for n in found)
 
     def dims(self, node: OpNode, index: int, what: str) -> tuple[Dim, ...]:
-        """An input of whole numbers, at most one axis, some of which the input of the network tells."""
+        """An input of whole numbers with at most one axis; a name stands for a size that the network's input tells."""
         value = self.constant(node, index, what)
         if len(value.shape) > 1 or value.size > 1024:
             raise Malformed(f"{what} has shape {value.shape}; expected one axis")
@@ -171,7 +171,7 @@ class Builder:
             raise Malformed("constants need more bytes than half of Limits.expanded and twice the files")
 
     def sized(self, dims: Sequence[Dim]) -> tuple[list[Dynamic], tuple[Any, ...]]:
-        """Values that have the sizes that are names, and each size as a number or as a pair of value and axis."""
+        """Each size as a number, or if it is a name as a pair of a value that has it and its axis; and those values."""
         sources: list[Dynamic] = []
         sizes: list[Any] = []
         for n in dims:
@@ -262,7 +262,7 @@ class Builder:
         return node if node is not None and type(node.module) is kind else None
 
     def give(self, node: OpNode, value: Known, output: int = 0) -> None:
-        """Note the result of a node; the module that gives it gives it under the name of the file."""
+        """Record the result of a node; a module that was made for it gives it under the name that the file has."""
         name = node.outputs[output]
         if not name:
             return
@@ -302,8 +302,8 @@ class Builder:
 
     def check_size(self, shape: Shape) -> None:
         """Refuse a value that alone takes more bytes than a file may be inflated to; unknown axes count as 1."""
-        known = math.prod(n for n in shape or () if isinstance(n, int))
-        if 4 * known > self.limits.inflated:
+        entries = math.prod(n for n in shape or () if isinstance(n, int))
+        if 4 * entries > self.limits.inflated:
             raise Malformed(f"result of shape {shape} takes more than {self.limits.inflated} bytes (Limits.inflated)")
 
     def hint(self, node: OpNode, weight: Constant | None = None) -> str:
@@ -339,12 +339,12 @@ class Builder:
         taken = {node.name for node in nodes}
         bases = [self._bases.get(node.name, node.name) for node in nodes]
         bare = [base for base in bases if base in self._bare]
-        found = []
+        result = []
         for node, base in zip(nodes, bases, strict=True):
             name = "" if bare == [base] else node.name if base in taken else base
-            found.append(replace(node, name=name))
+            result.append(replace(node, name=name))
             taken.add(base)
-        return found
+        return result
 
 
 def broadcast(builder: Builder, a: Shape, b: Shape) -> Shape:

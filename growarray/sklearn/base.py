@@ -253,7 +253,7 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         return self._keep(loop)
 
     def _keep(self, loop: Growth) -> Any:
-        """Note what happened; returns the estimator."""
+        """Store the history and the fitted attributes; returns the estimator."""
         self.history_: History = loop.history
         self.n_iter_: int = loop.epoch
         return self

@@ -39,17 +39,17 @@ PeerTimings = Callable[[Layer, Sequence[Any], Any, str | None], tuple[list[Peer]
 
 
 class BenchCommand(Command):
-    """What a measurement needs less memory with, and that Ctrl-C leaves nothing of it."""
+    """A measurement: what to do if memory is short, and that Ctrl-C leaves no file."""
 
     remedy = " for this layer or equation; make batch or sizes smaller"
 
     def stopped(self, ctx: Any) -> str:
-        """That nothing is there."""
+        """What Ctrl-C leaves: nothing."""
         return "nothing was written"
 
 
 def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
-    """The command, with what is measured beside the paths: other libraries, or nothing."""
+    """The command ``paths``; ``beside`` measures other libraries in the same rounds, None measures the paths alone."""
 
     @takes_options(LAYER)
     def paths(
@@ -114,15 +114,15 @@ def contraction_from(file: Path | None, given: dict[str, Any]) -> Contraction:
     values = read_options(file, tuple(LAYER)) if file is not None else {}
     try:
         if {"equation", "inputs", "shapes"} & {*values, *given}:
-            found: Contraction = equation_from(values | given)
+            contraction: Contraction = equation_from(values | given)
         else:
-            found = layer_from(values | given)
-        best = found.plan().seconds
+            contraction = layer_from(values | given)
+        best = contraction.plan().seconds
     except (ValueError, PlanError) as error:
         raise ValueError(f"{file}: {error}" if file is not None else str(error)) from error
     if best > _LONG:
         raise ValueError(f"the best path should take {best:.3g} s, at most {_LONG} are measured; make sizes smaller")
-    return found
+    return contraction
 
 
 paths = paths_command(None)

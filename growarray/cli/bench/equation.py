@@ -1,4 +1,4 @@
-"""What ``growarray bench`` looks at: a contraction, given by an equation and shapes, or read from others' instances."""
+"""Contractions that ``growarray bench`` measures: an equation with shapes, or an instance as cotengra writes it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Contraction:
 
 @dataclass(frozen=True)
 class Equation(Contraction):
-    """An equation of the user's; ``best`` is the least cost that is known, by objective."""
+    """An equation that the user gives; ``best`` has the least cost that is known for each objective."""
 
     equation: str
     shapes: tuple[tuple[int, ...], ...]

@@ -1,4 +1,4 @@
-"""The layer that ``growarray bench`` looks at: a factorized convolution of any order as one equation with shapes."""
+"""The layer that ``growarray bench`` measures: a factorized convolution of any order as one equation with shapes."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def _folder(output: Path, force: bool) -> None:
 
 
 def _compressed(network: Module, options: Mapping[str, Any]) -> Compression:
-    """The library's own errors already begin with the name of the command."""
+    """Compress, without the ``compress:`` of the library's messages, which the command writes itself."""
     try:
         return compress_network(network, **options)
     except ValueError as error:

@@ -23,7 +23,7 @@ from growarray.networks.picture import draw
 
 
 class GrowCommand(Command):
-    """What a run needs less memory with, and what Ctrl-C leaves of it."""
+    """A run: what to do if memory is short, and how to go on with it after Ctrl-C."""
 
     remedy = "; lower --width, --neurons or --batch-size"
 

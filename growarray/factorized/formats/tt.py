@@ -60,8 +60,8 @@ class _Format(ChainFormat):
 
     def fit(self, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
         """TT-SVD, :func:`growarray.decompose.tt.tensor_train`."""
-        found = tensor_train(tensor, self.usable_rank(tuple(tensor.shape), rank), **self.fit_options(options))
-        return found.cores, Fit(found.errors[-1], 1, found.reason)
+        train = tensor_train(tensor, self.usable_rank(tuple(tensor.shape), rank), **self.fit_options(options))
+        return train.cores, Fit(train.errors[-1], 1, train.reason)
 
     def candidates(self, spectra: Spectra) -> Iterator[tuple[tuple[int, ...], float]]:
         """All bonds at one level."""
@@ -118,8 +118,8 @@ class _Format(ChainFormat):
         inner = list(sizes[first : last + 1])
         inner[0], inner[-1] = inner[0] * middle.shape[0], inner[-1] * middle.shape[2]
         weighted = {} if first else {0: goal.channels(1)}
-        found = tensor_train(xp.reshape(middle, tuple(inner)), (1, *by[first + 1 : last + 1], 1), weighted=weighted)
-        cores = [*old[:first], *found.cores, *old[last + 1 :]]
+        fitted = tensor_train(xp.reshape(middle, tuple(inner)), (1, *by[first + 1 : last + 1], 1), weighted=weighted)
+        cores = [*old[:first], *fitted.cores, *old[last + 1 :]]
         edges = [*(by[k] if first < k <= last else c.shape[0] for k, c in enumerate(old)), 1]
         shaped = [xp.reshape(c, (edges[k], sizes[k], edges[k + 1])) for k, c in enumerate(cores)]
         factors = self.operands(shaped)
@@ -160,8 +160,8 @@ def _chain(cores: Sequence[Array], *, last: bool) -> Array:
     """Cores multiplied out: (positions, rank) with ``last``, else (rank, positions)."""
     if not cores:
         return None
-    xp, whole = namespace(*cores), cores[0]
+    xp, product = namespace(*cores), cores[0]
     for core in cores[1:]:
-        flat = xp.reshape(whole, (-1, core.shape[0])) @ xp.reshape(core, (core.shape[0], -1))
-        whole = xp.reshape(flat, (whole.shape[0], -1, core.shape[2]))
-    return xp.reshape(whole, (-1, whole.shape[2]) if last else (whole.shape[0], -1))
+        flat = xp.reshape(product, (-1, core.shape[0])) @ xp.reshape(core, (core.shape[0], -1))
+        product = xp.reshape(flat, (product.shape[0], -1, core.shape[2]))
+    return xp.reshape(product, (-1, product.shape[2]) if last else (product.shape[0], -1))

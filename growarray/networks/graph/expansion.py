@@ -75,8 +75,8 @@ class Expansion(Addition):
         outputs = [dag.merges[node].in_features for node in nodes]
 
         def s_prev() -> Array:
-            found = [fronts[node].s() for node in nodes]
-            return sum(found[1:], found[0]) / len(found)
+            moments = [fronts[node].s() for node in nodes]
+            return sum(moments[1:], moments[0]) / len(moments)
 
         ones = self._read if self.front.ones else None
         return PlaceMeans(layers, lambda: of_goals(held.gradient_moment(nodes), outputs, taps), s_prev, ones)
@@ -163,12 +163,12 @@ class Expansion(Addition):
         if alpha is not None:
             new = [by_neuron(rows, self.read_by(node).taps) for node, rows in zip(nodes, new, strict=True)]
         alone = [held.target(node, part) for node, part in zip(nodes, kept, strict=True) if len(part)]
-        known = [planned(solves, PlaceMeans((target,), target.e)).decreases for target in alone]
+        decreases = [planned(solves, PlaceMeans((target,), target.e)).decreases for target in alone]
         omega = new[0] if len(new) == 1 else namespace(*new).concat(new, axis=0)
         plan = replace(change, deltas=tuple(old), solutions=(), input_extension=omega, output_extension=alpha)
         self.update = plan.on(self._like)
         self._reads = tuple(self._kept(rule, node) for node in nodes)
-        self._planned_for, self._gain = self.dag.signature, sum(change.decreases) - sum(map(sum, known))
+        self._planned_for, self._gain = self.dag.signature, sum(change.decreases) - sum(map(sum, decreases))
         self._sampled = (rule, np.zeros(0, np.int64))
 
     @property

@@ -150,7 +150,7 @@ def account_broadcast(builder: Builder, *values: Array) -> None:
 
 
 def _fold(operation: Callable[[Any, Any], Any], neutral: Callable[[Any, Any], Any] = lambda m, n: None) -> Fold:
-    """On two constants; ``neutral`` is what is left if one of two sizes changes nothing."""
+    """Fold two constants. Of a size that is a name ``neutral`` gives what is left if the other changes nothing."""
 
     def fold(builder: Builder, node: OpNode) -> Array | None:
         a, b = constant_array(builder, node, 0), constant_array(builder, node, 1)
