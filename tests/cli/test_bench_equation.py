@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from growarray.cli.application import app
 from growarray.cli.bench.candidates import candidates_for
-from growarray.cli.bench.equation import equation_from
-from growarray.contraction import plan
+from growarray.cli.bench.equation import equation_from, read_options
+from growarray.contraction import plan, tree_dict
 
 CHAIN = {
     "inputs": [["a", "b"], ["b", "c"], ["c", "d"]],
@@ -58,6 +58,41 @@ def test_an_equation_from_a_file(tmp_path, kind):
     best = plan("ab,bc,cd->ad", (9, 2), (2, 8), (8, 3), minimize="flops").flops
     assert min(row["forward"]["flops"] for row in report["paths"]) == best
     assert max(row["difference"] for row in report["paths"]) < 1e-13
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--in", 3, "--out", 4, "--rank", 2, "--size", 6, "--stride", 2, "--dtype", "float64"),
+        ("--equation", "n c x, c x -> n c x | x", "--shapes", "2x3x8, 3x3", "--padding", 1, "--stride", 2),
+        ("--equation", "ab,bc,cd->ad", "--shapes", "9x2, 2x8, 8x3"),
+    ],
+    ids=["layer", "convolution", "plain"],
+)
+def test_the_tree_that_it_writes_is_read_again(tmp_path, arguments):
+    written = paths(*arguments, "--no-training", "--output", tmp_path)
+    assert written.exit_code == 0, written.output
+    first = json.loads((tmp_path / "paths.json").read_text())
+    again = paths(tmp_path / "tree.json", "--no-training", "--json")
+    assert again.exit_code == 0, again.output
+    second = json.loads(again.stdout)
+    assert second["layer"]["dtype"] == first["layer"]["dtype"]
+    costs = [{row["forward"]["flops"] for row in report["paths"]} for report in (first, second)]
+    assert costs[0] == costs[1]
+
+
+def test_a_tree_for_cotengra_is_its_contraction(tmp_path):
+    made = plan("ab,bc,cd->ad", (9, 2), (2, 8), (8, 3))
+    path = tmp_path / "tree.json"
+    path.write_text(json.dumps(tree_dict(made)))
+    assert equation_from(read_options(path, ())).shapes == ((9, 2), (2, 8), (8, 3))
+
+
+def test_windows_without_their_equation_are_refused(tmp_path):
+    path = tmp_path / "tree.json"
+    path.write_text(json.dumps(tree_dict(plan("n c x, c x -> n c x | x", (2, 3, 8), (3, 3), padding=1))))
+    with pytest.raises(ValueError, match=r"unknown key\(s\) convolutions; known are name, equation, shapes"):
+        read_options(path, ())
 
 
 @pytest.mark.parametrize(

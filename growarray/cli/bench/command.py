@@ -104,7 +104,7 @@ def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
         report = facts(name) | report
         _show(report, as_json=as_json, as_csv=as_csv)
         if output is not None:
-            _write(report, layer.plan(device=name), output, pictures)
+            _write(report, layer, layer.plan(device=name), output, pictures)
 
     return paths
 
@@ -143,8 +143,8 @@ def _show(report: Mapping[str, Any], *, as_json: bool, as_csv: bool) -> None:
         show_paths(bench_console(), report)
 
 
-def _write(report: Mapping[str, Any], best: Plan, output: Path, kind: str) -> None:
-    """The report, its pictures, and the tree that auto takes."""
+def _write(report: Mapping[str, Any], layer: Contraction, best: Plan, output: Path, kind: str) -> None:
+    """The report, its pictures, and the contraction with the tree that auto takes."""
     from growarray.cli.bench.picture import drawn_paths  # matplotlib takes half a second to import
     from growarray.cli.bench.tree_picture import drawn_roofline, drawn_tree
 
@@ -154,6 +154,7 @@ def _write(report: Mapping[str, Any], best: Plan, output: Path, kind: str) -> No
         f"roofline.{kind}": saved(drawn_roofline(report, best.machine), kind),
     }
     tree = tree_dict(best) | {"steps": single_steps(best) if "..." not in best.equation else None}
+    tree |= Contraction.to_dict(layer)  # `growarray bench paths` reads it again
     files = {
         "paths.json": (json.dumps(report, indent=1) + "\n").encode(),
         "paths.csv": csv_text(report).encode(),

@@ -26,6 +26,7 @@ _GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
 _PLAIN = ("inputs", "output", "size_dict")  # as cotengra and einsum_benchmark write a contraction
 EQUATION_KEYS = ("name", "equation", "shapes", *_PLAIN, *_GEOMETRY, "dtype", "best")
 """What a file of an equation may have; ``best`` is the least cost that is known, of an instance."""
+_ORDER = ("path", "ssa_path", "sliced_inds")  # of an exported tree
 
 _NAME = re.compile(r"[^\W\d]\w*")
 
@@ -92,6 +93,8 @@ class Equation(Contraction):
 def read_options(path: Path, known: Sequence[str]) -> dict[str, Any]:
     """The options in a JSON or TOML file: ``known`` ones of a layer, or those of an equation.
 
+    Of an exported tree it is the contraction, without the order: all orders are compared.
+
     ``ValueError`` if it cannot be read as one.
     """
     try:
@@ -107,6 +110,9 @@ def read_options(path: Path, known: Sequence[str]) -> dict[str, Any]:
             f"{path}: expected an object with keys such as format, in and out, or equation and shapes, found "
             f"{type(found).__name__}"
         )
+    if "ssa_path" in found:
+        told_by_equation = (*_PLAIN, "convolutions", "steps") if "equation" in found else ()
+        found = {key: value for key, value in found.items() if key not in (*_ORDER, *told_by_equation)}
     keys = EQUATION_KEYS if {"equation", "inputs"} & set(found) else known
     unknown = sorted(set(found) - set(keys))
     if unknown:
