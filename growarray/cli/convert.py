@@ -185,7 +185,7 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _left_out(checkpoint: Checkpoint, metadata: Mapping[str, str]) -> list[str]:
-    """What of the file is not in the one that was written."""
+    """Notes on what the input file holds and the output lacks."""
     notes = []
     extras = outline_extras(checkpoint.stored_extras, depth=1)
     if extras:

@@ -71,7 +71,7 @@ class Bar:
         self.stop()
 
     def stop(self) -> None:
-        """Leave the terminal as it was; a second time changes nothing."""
+        """Leave the terminal as it was before; a second call changes nothing."""
         self._progress.stop()
         if self in _shown:
             _shown.remove(self)

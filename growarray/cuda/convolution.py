@@ -58,7 +58,7 @@ class Convolution(NamedTuple):
 
     @property
     def alone(self) -> Convolution:
-        """Without where its arrays are."""
+        """The convolution without the slots of its arrays, on which its graph does not depend."""
         return self._replace(slots=(), otherwise=())
 
 
@@ -101,7 +101,7 @@ def _device() -> int:
 
 @lru_cache(maxsize=64)
 def _handle(device: int) -> Any:
-    """Of the current device, made at the first convolution there."""
+    """cuDNN's handle of the current device, made at the first convolution there."""
     major = cuda().runtime.runtimeGetVersion() // 1000
     others = sorted({12, 13} - {major})
     if not _installed(major) and any(map(_installed, others)):

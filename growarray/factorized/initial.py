@@ -32,21 +32,21 @@ def drawn_factors(
     are one.
     """
     rng = _checked(where, std, rng)
-    shapes, fixed = kind.factor_shapes(shape, rank), [own is None for own in kind.factor_std(len(shape), rank, 1.0)]
-    sizes = [0 if one else math.prod(own) for own, one in zip(shapes, fixed, strict=True)]
+    shapes, fixed = kind.factor_shapes(shape, rank), [s is None for s in kind.factor_std(len(shape), rank, 1.0)]
+    sizes = [0 if of_ones else math.prod(sizes) for sizes, of_ones in zip(shapes, fixed, strict=True)]
     lead = len(shapes) - 1 if kind.output_last else int(np.argmax(sizes))
     others = len(shapes) - sum(fixed) - 1
     small = _SMALL if others else 1.0
     scale = (1.0 / (small * math.sqrt(math.prod(kind.sizes_of(shape, rank))))) ** (1.0 / max(others, 1))
     drawn = []
-    for i, own in enumerate(shapes):
+    for i, factor in enumerate(shapes):
         if fixed[i]:
-            drawn.append(np.ones(own))
+            drawn.append(np.ones(factor))
         elif i == lead:
             bound = math.sqrt(3.0) * small * std
-            drawn.append(rng.uniform(-bound, bound, own))
+            drawn.append(rng.uniform(-bound, bound, factor))
         else:
-            drawn.append(scale * _orthogonal((math.prod(own[:-1]), own[-1]), rng).reshape(own))
+            drawn.append(scale * _orthogonal((math.prod(factor[:-1]), factor[-1]), rng).reshape(factor))
     return drawn
 
 
@@ -62,8 +62,8 @@ def normal_factors(
 ) -> list[np.ndarray]:
     """Normal factors with the standard deviations of the format, ones if it has None."""
     rng = _checked(where, std, rng)
-    own = zip(kind.factor_shapes(shape, rank), kind.factor_std(len(shape), rank, std), strict=True)
-    return [np.ones(sizes) if s is None else rng.normal(0.0, s, sizes) for sizes, s in own]
+    factors = zip(kind.factor_shapes(shape, rank), kind.factor_std(len(shape), rank, std), strict=True)
+    return [np.ones(sizes) if s is None else rng.normal(0.0, s, sizes) for sizes, s in factors]
 
 
 def _checked(where: str, std: Any, rng: Any) -> np.random.Generator:

@@ -96,7 +96,7 @@ _Place = tuple[Any, Any]
 
 
 class _Moment(NamedTuple):
-    """Of which products and sums a moment is made, and where they stand in it."""
+    """The products and sums that a moment is made of, and where each stands in it."""
 
     shape: tuple[int, int]
     first: dict[tuple[int, int], _Place]  # every product that is computed
@@ -108,7 +108,7 @@ class _Moment(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _planned(left: Layout, right: Layout) -> _Moment:
-    """For parts on both sides; for the moment of a stream with itself ``right`` is empty."""
+    """The moment of parts on both sides; ``right`` is empty for the moment of a stream with itself."""
     todo = _Moment((_ends(left)[-1], _ends(right or left)[-1]), {}, [], [], [], [])
     for (i, height, ones), top in zip(left, _ends(left), strict=False):
         for (j, width, more), start in zip(right or left, _ends(right or left), strict=False):

@@ -20,8 +20,8 @@ class BatchRecorder:
     """Parts of the last batch, each kept while it is requested.
 
     Requests are kept by requester, so that one module's reset never takes away what another still needs
-    (the original counts with mixed booleans and integers, and its counters go negative). ``derived`` says of parts that
-    nobody asks for by name with which others they are kept.
+    (the original counts with mixed booleans and integers, and its counters go negative). ``derived`` names parts
+    that nobody requests, each with those beside which it is kept.
 
     >>> recorder = BatchRecorder("layer", gradient=("pre_activity",))
     >>> recorder.request("input", by="me")
@@ -94,7 +94,7 @@ class BatchRecorder:
             self._batch = None
 
     def once(self, what: str, source: Any, make: Callable[[], Any]) -> Any:
-        """What ``make`` makes of ``source``, a part of the batch; made once and kept until the next batch."""
+        """The result of ``make`` for ``source``, a part of the batch; computed once and kept until the next batch."""
         kept = self._made.get(what)
         if kept is None or kept[0] is not source:
             kept = self._made[what] = source, make()
@@ -108,7 +108,7 @@ class BatchRecorder:
             recorder.pool = pool
 
     def pooled(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What ``make`` makes, once for all recorders with this pool."""
+        """The result of ``make``, computed once for all recorders with this pool."""
         if key not in self.pool:
             self.pool[key] = make()
         return self.pool[key]

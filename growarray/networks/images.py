@@ -49,7 +49,7 @@ def image_shape(features: int, sizes: Sequence[int] | None = None) -> tuple[int,
 
 
 def function_of(channels: int, activation: Module, normalization: Normalization | None) -> Module:
-    """A copy of the activation, behind a norm of its own if there is to be one."""
+    """A copy of the activation, with a norm of its own before it if ``normalization`` makes one."""
     function = copy.deepcopy(activation)
     return function if normalization is None else Sequential(normalization(channels), function)
 

@@ -231,7 +231,7 @@ class GrowingNetwork(Module):
                 layer.compute_optimal_updates(rule, **options)
 
     def means_on_host(self) -> AbstractContextManager[None]:
-        """Within it the means of all statistics are NumPy's: they come from a GPU with one wait, if none is large."""
+        """Inside, the means of all statistics are NumPy arrays, copied from a GPU at once, unless one is large."""
         modules = (module for module in self.modules() if isinstance(module, GrowingModule | MergeGrowingModule))
         return on_host(*self.collectors(), *modules)
 

@@ -53,7 +53,7 @@ class Planner:
 
     @contextmanager
     def planning(self) -> Iterator[list[str]]:
-        """Within it the network is in evaluation mode, and what it warns of goes into the list, sorted, at the end.
+        """Inside, the network is in evaluation mode; at the end the list holds the warnings, sorted.
 
         Afterwards no request, statistic or gradient is left behind, and if something raises no plan either.
         """

@@ -136,9 +136,8 @@ def recurrent(
     def pullback(dy: Array) -> tuple[Any, ...]:
         directions = (back([dy[t, d, :, :] for t in range(count)]) for d, (_, back) in enumerate(runs))
         dx, dw, dr, db, d_states = zip(*directions, strict=True)
-        d_start = (
-            sum_to(xp.stack(parts), tuple(s.shape)) for parts, s in zip(zip(*d_states, strict=True), start, strict=True)
-        )
+        by_state = zip(start, zip(*d_states, strict=True), strict=True)
+        d_start = (sum_to(xp.stack(parts), tuple(s.shape)) for s, parts in by_state)
         return sum(dx[1:], start=dx[0]), xp.stack(dw), xp.stack(dr), xp.stack(db), *d_start
 
     return y, pullback

@@ -85,8 +85,6 @@ class Builder:
             if not missing:
                 arrays[waiting.pop()] = np.asarray(node.module.eval().forward(*[arrays[x] for x in node.inputs]))
 
-    # values
-
     def define(self, name: str, value: Known) -> None:
         """Record a value; each name may be given only once."""
         if name in self.values:
@@ -193,8 +191,6 @@ class Builder:
         self._counter += 1
         return f"?{self._counter}"
 
-    # arrays and parameters
-
     def floats(self, value: Constant, what: str) -> Array:
         """The values as floats of the network, in memory of their own. Raises Malformed if they are not floats."""
         found = value.array
@@ -230,8 +226,6 @@ class Builder:
             self.account(8 * size if size > value.size else 0)
             self._parameters[key] = Parameter(np.ascontiguousarray(change(self.floats(value, what))))
         return self._parameters[key]
-
-    # modules
 
     def step(
         self, module: Module, inputs: Sequence[Dynamic], shape: Shape, hint: str, kind: str | None = None

@@ -95,8 +95,6 @@ class OnnxGraph:
         self._constants: dict[tuple[Any, ...], Edge] = {}
         self._reshaped: dict[str, Edge] = {}  # what was reshaped into a value
 
-    # Where in the network.
-
     @property
     def prefix(self) -> str:
         """Prefix of the names of the present layer's parameters, such as ``'blocks.0.'``."""
@@ -193,8 +191,6 @@ class OnnxGraph:
     def _sample_dtype(self) -> Any:
         return np.float32 if self._like is None else self._like.dtype
 
-    # What it is made of.
-
     def unique(self, name: str) -> str:
         """The name, with a number if it is taken."""
         found, count = name, 1
@@ -284,8 +280,6 @@ class OnnxGraph:
                 needed.update(node.inputs)
         self.nodes = kept[::-1]
         self.initializers = {name: tensor for name, tensor in self.initializers.items() if name in needed}
-
-    # What many layers need.
 
     def reshape(self, x: Edge, shape: Sequence[int], batch: int = 0) -> Edge:
         """The value in another shape, in which the size of axis ``batch`` follows the batch if ``x`` does."""

@@ -1,6 +1,6 @@
 """Windows with the positions of one axis as channels: few channels become many, which products are fast with.
 
-The moment of these holds every pair of positions. A pair of taps sums those that an output reads with both.
+Their moment holds every pair of positions, and a pair of taps is the sum of those that an output reads by both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CALLS = 6  # calls into the library that adding what a pair of taps reads takes
 def folded_axis(
     left: tuple[Axis, ...], right: tuple[Axis, ...], sizes: tuple[int, int, int], symmetric: bool, single: bool
 ) -> int | None:
-    """The axis that it pays to fold, if there is one beside which another is left; as :func:`moment_plan` for NumPy."""
+    """The axis that is worth folding, None if there is none or no other is left; as :func:`moment_plan` for NumPy."""
     machine = machine_for("cpu")
     best, least = None, moment_plan(left, right, sizes, symmetric, None, single).seconds
     for i in range(len(left)) if len(left) > 1 else ():
@@ -44,7 +44,7 @@ def folded_axis(
 
 
 def folded(w: Windows, axis: int) -> Windows:
-    """The same with the positions of one axis as channels, (c, positions) flattened.
+    """The windows with the positions of one axis as channels, (c, positions) flattened.
 
     >>> import numpy as np
     >>> from growarray.ops.windows import windows

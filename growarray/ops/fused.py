@@ -1,4 +1,4 @@
-"""Operations that have kernels of their own on CuPy, beside the portable ones; and float32 for half precision."""
+"""Decorators of operations: kernels of their own on CuPy beside the portable code, and float32 for half precision."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def in_single(operation: Callable[_Given, _Result]) -> Callable[_Given, _Result]
 
 
 def _cast(value: Any, old: Any, new: Any) -> Any:
-    """The arrays of dtype ``old`` in ``value`` as ``new``, and its functions as such that take and give these."""
+    """``value`` with arrays of dtype ``old`` as ``new``; its functions take and give arrays that are cast so."""
     if isinstance(value, tuple):
         return tuple(_cast(one, old, new) for one in value)
     if is_array(value):

@@ -64,7 +64,7 @@ def window_moment(left: Windows, right: Windows | None = None, *, lagged: Sequen
 def _moment(
     xp: Any, left: Windows, right: Windows, lagged: tuple[int, ...] | None, symmetric: bool, lanes: int
 ) -> Array:
-    """All blocks added up in so many lanes, and what the columns of ones have with every feature."""
+    """The sum over all blocks, in so many lanes, with the rows and columns of ones filled in."""
     if lagged is None and lanes > 1:
         axis = folded_axis(left.axes, right.axes, _sizes(left, right), symmetric, _is_narrow(left, right))
         if axis is not None:
@@ -108,7 +108,7 @@ def _check(left: Windows, right: Windows, lagged: Sequence[int] | None) -> None:
 def _pieces(
     left: Windows, right: Windows, symmetric: bool, lagged: tuple[int, ...] | None
 ) -> Iterator[tuple[Windows, Windows, MomentPlan]]:
-    """Both sides and their plan; in pieces along the axis with most outputs if an image is large."""
+    """Both sides and their plan; a large image is cut in pieces along the axis with most outputs."""
     sizes = _sizes(left, right)
     device = "cpu" if is_numpy(left.array) else "gpu"
     narrow = _is_narrow(left, right)
@@ -154,7 +154,7 @@ def _images(count: int, plan: MomentPlan) -> Iterator[slice]:
 
 
 def _dealt(blocks: Sequence[Block], lanes: int) -> list[list[Block]]:
-    """Each block, the largest first, goes to the lane that has least to do. Mixed images take half the time."""
+    """The blocks of each lane: the largest first, to the lane with least to do. Mixed images take half the time."""
     shares: list[list[Block]] = [[] for _ in range(lanes)]
     loads = [0] * lanes
     weights = [(images.stop - images.start) * (1 if is_mixed(plan, images) else 2) for *_, plan, images in blocks]
@@ -274,7 +274,7 @@ def _row_sums(xp: Any, maps: Array) -> Array:
 
 
 def _left(xp: Any, maps: Array, run: Run) -> Array:
-    """The columns of a short run; of a long one all columns, zeros outside: what they meet there does not matter."""
+    """The columns of a short run; for a long one all columns, with zeros outside, which add nothing."""
     if not reads_all(run, maps.shape[-1]):
         return _strip(xp, maps, run.start, run.stop)
     if (run.start, run.stop) == (0, maps.shape[-1]):

@@ -250,8 +250,6 @@ class PickleMachine(Cursor):
         self.charge(_CONTAINER + _SLOT * len(items))
         self.stack.append(items)
 
-    # Strings, each charged with its length.
-
     def push_text(self, length: int) -> None:
         """Push a string of ``length`` bytes of UTF-8, strictly: no lone surrogates."""
         raw = self._take_text(length)

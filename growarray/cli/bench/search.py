@@ -33,7 +33,7 @@ class Planner:
 
     make : given seconds for one instance and a seed, what ``optimize=`` takes
     knows : what it is told of convolutions    windows : whether it plans the window view, by its own cost
-    most : operands above which it is not asked, since it would not end
+    most : number of operands above which it is not asked, since it would take for ever
     """
 
     make: Callable[[float, int], Any]

@@ -174,7 +174,7 @@ def _graph(
 def _shapes(
     file: Path, names: Sequence[str], text: str | None, data: Mapping[str, np.ndarray] | None
 ) -> dict[str, tuple[int, ...]]:
-    """Shape of each input with a batch: as it is said, as the data have it, or as the file has it."""
+    """Shape of each input with a batch: from the option, from the data, or from the file, in this order."""
     outline = inspect(file).graph
     ports = {port.name: port.shape for port in (outline.inputs if outline is not None else ())}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -247,7 +247,7 @@ def _weights(
 
 
 def _write(folder: Path, made: _Made, report: str) -> list[str]:
-    """Write everything beside, then move it into place: all of it or nothing; what was written."""
+    """Write everything to a folder beside, then move all of it into place; returns the names of what was written."""
     from growarray.cli.compress.picture import draw  # matplotlib takes half a second to import
 
     with tempfile.TemporaryDirectory(dir=folder, prefix=".compress") as name:

@@ -54,8 +54,6 @@ class Addition:
     def delete_update(self) -> None:
         """Forget what is planned."""
 
-    # Where it is.
-
     @property
     def previous_nodes(self) -> list[str]:
         """The nodes that new weights read."""
@@ -121,8 +119,6 @@ class Addition:
         """The layers that growth changes: those into its next nodes, and into a wider node."""
         into = [node for node in (*self.next_nodes, self.expanding_node) if node in self.dag.merges]
         return [layer for node in into for layer in self.dag.merges[node].previous_modules]
-
-    # What it costs.
 
     @property
     def _read(self) -> int:

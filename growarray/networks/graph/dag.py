@@ -134,8 +134,6 @@ class GrowingDAG(LayerGraph):
 
     append = append
 
-    # Values, and the way back.
-
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """Output (n, out_features), and the way back to a gradient of the shape of ``x``."""
         shape, flat = x.shape, self._flat(x)
@@ -205,8 +203,6 @@ class GrowingDAG(LayerGraph):
     def chain(self) -> list[Any]:
         """Not supported: a graph is not a chain."""
         raise NotImplementedError(f"{type(self).__name__}: a graph has no chain of modules; walk its nodes and edges")
-
-    # Statistics, and what may grow.
 
     def reads(self, node: str) -> Features:
         """What the edges into a node read: the activities before it, and ones if one of them has a bias."""

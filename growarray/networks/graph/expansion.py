@@ -63,8 +63,6 @@ class Expansion(Addition):
         outgoing = sum(goal * count for goal, count in zip(self._goals, places, strict=True))
         return int(2 * units * (read * math.prod(self.front.shape) + outgoing))
 
-    # Its plan.
-
     def means(self) -> PlaceMeans:
         """Means of the statistics, for a rule to plan neurons from."""
         held, dag, nodes = self.dag.collected(), self.dag, self.next_nodes
@@ -212,8 +210,6 @@ class Expansion(Addition):
         """Forget what is planned."""
         self.update, self.scaling_factor, self._gain = GrowthUpdate(), 0.0, 0.0
         self._planned_for, self._sampled, self._reads = None, None, ()
-
-    # Computing with it, and carrying it out.
 
     def _scales(self, g: float) -> tuple[float, float]:
         """Scales of the weights into and out of new neurons: sampled ones have their incoming weights at once."""

@@ -296,8 +296,6 @@ class LayerGraph(GrowingNetwork):
             merge.set_previous_modules([self.layers[edge] for edge in self._into[node]])
             merge.set_next_modules([self.layers[edge] for edge, ends in self._ends.items() if ends[0] == node])
 
-    # Its description.
-
     def export_dag_parameters(self) -> dict[str, Any]:
         """Edges and attributes of nodes and edges, from which ``GrowingDAG(…, DAG_parameters=…)`` is built again."""
         return {

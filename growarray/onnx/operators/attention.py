@@ -145,7 +145,7 @@ def attended(graph: OnnxGraph, q: Edge, k: Edge, v: Edge, scale: float, causal: 
 
 
 def _write_heads(graph: OnnxGraph, layer: nn.MultiheadAttention, x: Edge) -> Any:
-    """In products and a softmax, which every operator set has."""
+    """Write attention as products and a softmax, which every operator set has."""
     graph.check_batch(x)
     (n, t, d), heads = graph.shape_after(layer, x), layer.num_heads
     width, names = d // heads, ("in_proj_weight", "in_proj_bias")

@@ -144,7 +144,7 @@ def _wanted(node: OpNode, count: int) -> tuple[int, ...] | None:
 
 
 def _cut_off(node: OpNode, windows: Windows, extra: Sequence[int], wanted: tuple[int, ...] | None) -> Pairs:
-    """What is cut off the full result before and after, on each axis; less than nothing is put on, as zeros."""
+    """What is cut off the full result before and after, on each axis; a negative number adds zeros."""
     if wanted is None and not windows.same:
         return windows.given
     pairs = []

@@ -154,7 +154,7 @@ _INPUTS = {"CumProd": "axis", "CumSum": "axis", "TopK": "k", "Trilu": "k"}  # op
 
 
 def _write(graph: OnnxGraph, layer: Operation, *inputs: Edge) -> Edge:
-    """As the operator of its name, with its options as attributes."""
+    """Write an operation as the operator of its name, with its options as attributes."""
     if layer.name in ("FakeQuantize", "Recurrent"):
         raise graph.refuse(f"{layer.name} is not written")
     options, name = dict(layer.options), _INPUTS.get(layer.name, "")
@@ -168,7 +168,7 @@ def _write(graph: OnnxGraph, layer: Operation, *inputs: Edge) -> Edge:
 
 
 def _write_dynamic(graph: OnnxGraph, layer: DynamicShape, x: Edge, *others: Edge) -> Edge:
-    """In the shape that it has here, of which one size may follow the batch."""
+    """Write a dynamic shape as the sizes that it has here, of which one may follow the batch."""
     shape, batch = graph.shape_after(layer, x, *others), graph.batch_after(layer, x, *others)
     if layer.kind is Reshape:
         return graph.reshape(x, shape, batch or 0)

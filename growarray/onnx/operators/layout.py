@@ -94,7 +94,7 @@ def _sizes(builder: Builder, node: OpNode) -> tuple[Dynamic, int, int, int, int]
 def _moved(
     builder: Builder, node: OpNode, x: Dynamic, inner: Sequence[int], order: Sequence[int], shape: Sequence[int]
 ) -> None:
-    """The axes after the first as ``inner``, those in another order, and joined again to ``shape``."""
+    """Split the axes after the first into ``inner``, put those in another order, and join them again to ``shape``."""
     if 0 in inner or math.prod(inner) != math.prod(n for n in (x.shape or ())[1:] if isinstance(n, int)):
         raise Malformed(f"blocksize does not divide an input of shape {x.shape}")
     hint, apart = builder.hint(node), (*(x.shape or ())[:1], *inner)

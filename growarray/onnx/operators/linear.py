@@ -131,7 +131,7 @@ def _write_matmul(graph: OnnxGraph, layer: MatMul, *inputs: Edge) -> Edge:
 
 
 def _read_einsum(builder: Builder, node: OpNode) -> None:
-    """By the contraction engine; the sizes of its result are known if every mode has a letter."""
+    """Read an einsum for the contraction engine; the sizes of the result are known if every mode has a letter."""
     equation = "".join((node.get("equation", "string") or "").split())
     inputs = [builder.dynamic(node, i) for i in range(len(node.inputs))]
     try:

@@ -107,7 +107,7 @@ def _transformer(graph: OnnxGraph, block: GrowingTransformerBlock, x: Edge) -> A
 
 
 def _dag(graph: OnnxGraph, network: GrowingDAG, x: Edge) -> Any:
-    """Sums of edges at every node, in the order of computation."""
+    """Write a graph: the sum of its edges at every node, in the order of computation."""
     values: dict[str, Any] = {network.root: _flat(graph, network, x)}
     for node in network.order:
         merge, total = network.merges[node], values.get(node)
@@ -133,7 +133,7 @@ def _flat(graph: OnnxGraph, network: GrowingNetwork, x: Edge) -> Any:
 
 
 def _scale(graph: OnnxGraph, scale: Scale, x: Edge) -> Any:
-    """In double precision, as the module computes it, whatever the dtype of the graph."""
+    """Write a scale in double precision, in which the module computes, whatever the dtype of the graph."""
     own, wide = DATA_TYPES[graph.dtype.name], DATA_TYPES["float64"]
     x = graph.node("Cast", x, to=wide)
     for op, values in (("Sub", scale.offset), ("Mul", scale.factor)):

@@ -54,7 +54,7 @@ def _weights(graph: OnnxGraph, layer: Any, shape: tuple[int, ...]) -> list[Edge]
 
 
 def _scaled(graph: OnnxGraph, layer: Any, z: Edge) -> Edge:
-    """Times the weight and plus the bias of each channel, if the norm has them."""
+    """Multiply by the weight and add the bias of each channel, if the norm has them."""
     for op, name in (("Mul", "weight"), ("Add", "bias")):
         if (value := getattr(layer, name)) is not None:
             z = graph.node(op, z, graph.spread(graph.parameter(name, value), z.ndim))
@@ -179,7 +179,7 @@ def _read_group_norm(builder: Builder, node: OpNode) -> None:
 
 
 def _rows(graph: OnnxGraph, x: Edge, groups: int) -> Edge:
-    """The entries of each group on one axis: (n, groups, rest)."""
+    """The input with the entries of each group on one axis: (n, groups, rest)."""
     return graph.reshape(x, (x.shape[0], groups, math.prod(x.shape[1:]) // groups))
 
 

@@ -75,7 +75,7 @@ def _slice_options(builder: Builder, node: OpNode) -> tuple[tuple[int, ...], ...
 
 
 def _read_slice(builder: Builder, node: OpNode) -> None:
-    """Its options are constants."""
+    """Read a slice whose options are constants."""
     x = builder.dynamic(node, 0)
     axes, starts, ends, steps = _slice_options(builder, node)
     shape: Shape = None

@@ -75,7 +75,7 @@ def _dequantize(call: Calls) -> None:
 
 
 def _dynamic(call: Calls) -> None:
-    """To uint8, of a range that has 0 in it."""
+    """Quantize to uint8, over a range that is widened to hold 0."""
     x, zero = call.input(0), np.float32(0.0)
     low, high = call("Min", call("ReduceMin", x, keepdims=0), zero), call("Max", call("ReduceMax", x, keepdims=0), zero)
     scale = call("Div", call("Sub", high, low), 255.0)
