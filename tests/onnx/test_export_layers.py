@@ -248,6 +248,14 @@ def test_functions_in_double_precision_run_or_are_refused(layer, draw, tmp_path)
         assert_close(run(path, x)[0], network(x), 1e-6)
 
 
+def test_a_group_norm_in_double_precision_has_its_statistics_in_it(tmp_path):
+    path, x = tmp_path / "model.onnx", RNG.standard_normal((2, 6, 4, 3))
+    layer = drawn(nn.GroupNorm(2, 6))
+    to_onnx(layer, path, x.shape, dtype=np.float64, opset=21)
+    assert operators(path) == ["GroupNormalization"]
+    assert_close(run(path, x)[0], layer(x), 1e-11)  # eps is float32 in the file; with statistics in it 1e-7
+
+
 SHAPES = {
     "reshape": (nn.Reshape((0, -1)), (2, 3, 4)),
     "reshape around the batch": (nn.Reshape((-1, 6)), (2, 3, 4)),

@@ -189,7 +189,8 @@ def _write_group_norm(graph: OnnxGraph, layer: nn.GroupNorm, x: Edge) -> Edge:
     groups, eps = layer.num_groups, float(layer.eps)
     if graph.opset >= 21:  # before, the standard had one weight for each group
         weights = _weights(graph, layer, (layer.num_channels,))
-        return graph.node("GroupNormalization", x, *weights, num_groups=groups, epsilon=eps)
+        stash = 11 if graph.dtype == np.float64 else 1  # the type of mean and variance: double, or float
+        return graph.node("GroupNormalization", x, *weights, num_groups=groups, epsilon=eps, stash_type=stash)
     ones, zeros = graph.constant(np.ones(groups)), graph.constant(np.zeros(groups))
     z = graph.node("InstanceNormalization", _rows(graph, x, groups), ones, zeros, epsilon=eps)
     return _scaled(graph, layer, graph.reshape(z, x.shape))
