@@ -226,7 +226,7 @@ class FactorizedEmbedding(Module):
         n_tensorized_modes: int = 2, decompose_weights: bool = True, auto_tensorize: bool | None = None,
         decomposition_kwargs: Mapping[str, Any] | None = None, **options: Any,
     ) -> Self:  # fmt: skip
-        """Tables of dense size as a joint layer with dense factorization, see :meth:`from_embedding`."""
+        """Tables of one size as a joint layer with one factorization, see :meth:`from_embedding`."""
         tables = [dense.weight for dense in read_linears("from_embedding", embedding_layer_list, bias=False)]
         if any(getattr(layer, "max_norm", None) is not None for layer in embedding_layer_list):
             raise ValueError("from_embedding: a layer has max_norm, which changes vectors at each look-up; set it None")

@@ -55,7 +55,7 @@ def read_linear(where: str, layer: Any) -> DenseLinear:
 
 
 def read_linears(where: str, layers: Sequence[Any], bias: bool) -> list[DenseLinear]:
-    """Read layers that are to share linear factorization, without their bias if ``bias`` is False."""
+    """Read layers that are to share one factorization, without their bias if ``bias`` is False."""
     dense = [read_linear(where, layer) for layer in listed(where, layers)]
     for i, linear in enumerate(dense):
         if tuple(linear.weight.shape) != tuple(dense[0].weight.shape) or linear.weight.dtype != dense[0].weight.dtype:

@@ -232,7 +232,7 @@ def apply_change(
     """Carry the planned change out: ``W <- W - delta_scale dW``, new columns ``in_scale omega`` of the readers, and
     with ``apply_previous`` the new rows ``out_scale alpha`` of the front. Optimizer state grows with them.
 
-    A part that the plan does not have is left out. Scalings scalings here replace the stored ones; everything is
+    A part that the plan does not have is left out. Scalings given here replace the stored ones; everything is
     checked before anything changes.
 
     Raises GrowthError: nothing is planned (the original does nothing then), a part has been applied already,

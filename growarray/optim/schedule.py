@@ -53,7 +53,8 @@ def warm_up(schedule: Schedule, steps: int) -> Schedule:
 def clip_gradients(parameters: Owner | Parameter | Iterable[Parameter], max_norm: float) -> float:
     """Scale all gradients by ``min(1, max_norm / (norm + 1e-6))``; returns the L2 norm of all of them before.
 
-    On a GPU the norm is an array without axes, which nobody waits for. Raises ValueError for a negative ``max_norm``.
+    On a GPU the norm is an array without axes, so that the host need not wait.
+    Raises ValueError for a negative ``max_norm``.
 
     >>> import numpy as np
     >>> p = Parameter(np.zeros(2))
