@@ -101,7 +101,7 @@ def batch_statistics(x: Array) -> tuple[Array, Array]:
 
 
 def _mean_of_channels(xp: Any, x: Array) -> Array:
-    """Mean of each channel, summed over the batch in float64: NumPy adds sample by sample, and loses digits each time."""
+    """Mean of each channel, summed over the batch in float64: NumPy adds samples one by one, and loses digits so."""
     rows = xp.sum(x, axis=tuple(range(2, x.ndim))) if x.ndim > 2 else x
     total = xp.sum(rows, axis=0, dtype=xp.float64)
     return xp.astype(total / max(math.prod(x.shape) // max(x.shape[1], 1), 1), x.dtype)
