@@ -212,6 +212,31 @@ def test_graphs_that_once_failed(made: Made) -> None:
     np.testing.assert_array_equal(found, expected, strict=True)
 
 
+ONE = {  # graphs that take positions in an axis of one entry
+    "TopK": Made([("TopK", ["x", "k"], ["y", "i"], {"axis": 1})], {"x": (2, 1)}, fixed={"k": ints(1)}),
+    "ScatterND": Made(
+        [("ScatterND", ["x", "i", "u"], ["y"], {})],
+        {"x": (1, 2)},
+        fixed={"i": np.zeros((1, 1), np.int64), "u": np.float32([[3, 4]])},
+    ),
+}
+
+
+@pytest.mark.parametrize("made", ONE.values(), ids=ONE)
+def test_positions_in_an_axis_of_one_entry_are_written(made: Made, tmp_path: Any) -> None:
+    x = np.ones(made.inputs["x"], np.float32)
+    found, expected = both(made, x)
+    to_onnx(from_onnx(io.BytesIO(build(made).SerializeToString())), tmp_path / "again.onnx", x.shape)
+    again = onnxruntime.InferenceSession(tmp_path / "again.onnx").run(None, {"x": x})[0]
+    np.testing.assert_array_equal(found, expected, strict=True)
+    np.testing.assert_array_equal(again, expected, strict=True)
+
+
+def test_celu_of_a_negative_alpha_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"'Celu'.*alpha is -0\.5; expected a number above 0"):
+        from_onnx(io.BytesIO(build(Made([("Celu", ["x"], ["y"], {"alpha": -0.5})], {"x": (2,)})).SerializeToString()))
+
+
 def test_a_mean_of_whole_numbers_is_refused_if_they_are_constants_too() -> None:
     nodes = [("ReduceMean", ["c"], ["m"], {"keepdims": 0}), ("Reshape", ["x", "m"], ["y"], {})]
     made = Made(nodes, {"x": (2, 2)}, fixed={"c": ints(3, 4)})

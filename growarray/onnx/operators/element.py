@@ -79,8 +79,8 @@ def _read_selu(builder: Builder, node: OpNode) -> None:
 def _read_celu(builder: Builder, node: OpNode) -> None:
     """``alpha elu(x / alpha)``."""
     x, alpha = builder.dynamic(node, 0), node.get("alpha", "float", 1.0)
-    if alpha == 0.0:
-        raise Malformed("alpha is 0; expected another number")
+    if not alpha > 0.0:
+        raise Malformed(f"alpha is {alpha}; expected a number above 0")
     hint = builder.hint(node)
     scaled = builder.step(Div(alpha), [x], x.shape, f"{hint}.scaled")
     inner = builder.step(nn.ELU(), [scaled], x.shape, hint)
