@@ -74,7 +74,7 @@ def resolution(matrix: Array, floor: float = 0.0) -> float:
     """Relative size below which a matrix (d, d) holds rounding: d times its precision, and at least ``floor``."""
     xp = namespace(matrix)
     dtype = matrix.dtype if xp.isdtype(matrix.dtype, "real floating") else xp.float64
-    return max(matrix.shape[0] * float(xp.finfo(dtype).eps), floor)
+    return float(max(matrix.shape[0] * float(xp.finfo(dtype).eps), floor))
 
 
 def alike(matrix: Array) -> tuple[Array, Array]:
