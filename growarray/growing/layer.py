@@ -86,7 +86,7 @@ class GrowingModule(OfFeatures, Module):
         """The previous module, which must answer the growth protocol."""
         if self.previous_module is None:
             raise GrowthError(f"{self.name}: there is no previous module, so no neurons can be added before it")
-        return require_neighbour(self.previous_module, "previous", self.name)
+        return require_neighbour(self.previous_module, self.name)
 
     @property
     def shared_statistic(self) -> TensorStatistic | None:

@@ -164,7 +164,7 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
         """
         modules = self._listed(previous_modules, "previous_modules")
         for module in modules:
-            self.check_previous(require_neighbour(module, "previous", self.name))
+            self.check_previous(require_neighbour(module, self.name))
         self._warn_if_used(self.statistics.previous_s, self.statistics.previous_m)
         self.previous_modules = modules
         self.declare_statistics()
