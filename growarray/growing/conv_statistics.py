@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from growarray.backend import Array, assign, device_of, namespace
 from growarray.growing.moment import TensorStatistic, cross_moment
-from growarray.growing.statistics import LayerStatistics
+from growarray.growing.statistics import BatchRecorder, LayerStatistics
 from growarray.growing.stream import JoinedStream, StreamLike, windows_over
-
-if TYPE_CHECKING:
-    from growarray.growing.conv import Conv2dGrowingModule
 
 
 def unfolded(stream: StreamLike) -> Array:
@@ -28,8 +24,6 @@ def positions_last(put: Array) -> Array:
 class ConvStatistics(LayerStatistics):
     """Statistics of a convolution, which reads the layer before it tap by tap."""
 
-    layer: Conv2dGrowingModule
-
     def views(self) -> list[tuple[JoinedStream, tuple[slice, ...]]]:
         """For each tap of growth: the windows of the layer before that it reads, and the outputs that read them.
 
@@ -43,7 +37,8 @@ class ConvStatistics(LayerStatistics):
             taps = [[part.read_by(stream.axes, tap) for part in parts] for tap in layer.growth_taps]
             return [(JoinedStream([seen for seen, _ in tap]), tap[0][1]) for tap in taps]
 
-        return layer.recorder.once("views", stream, make)
+        recorder: BatchRecorder = layer.recorder
+        return recorder.once("views", stream, make)
 
     @property
     def sees_front(self) -> bool:

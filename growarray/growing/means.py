@@ -6,24 +6,20 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from growarray.backend import Array, asarray, is_cupy, namespace, to_host
 from growarray.errors import GrowthError
+from growarray.growing.neighbour import Neighbour
 from growarray.growing.rule import LayerMeans, PlaceMeans
 from growarray.growing.update import rounding_floor
-
-if TYPE_CHECKING:
-    from growarray.growing.layer import GrowingModule
-    from growarray.growing.merge import MergeGrowingModule
-    from growarray.growing.neighbour import Neighbour
 
 _LARGEST = 1024  # rows up to which a matrix is decomposed on the host: a guess, no decomposition was timed on a GPU
 
 
-def layer_means(layer: GrowingModule, pseudo_inverse: bool = False) -> LayerMeans:
+def layer_means(layer: Any, pseudo_inverse: bool = False) -> LayerMeans:
     """Means of the statistics of this layer."""
     statistics, floor = layer.statistics, rounding_floor(layer.weight.data)
     return LayerMeans(
@@ -31,7 +27,7 @@ def layer_means(layer: GrowingModule, pseudo_inverse: bool = False) -> LayerMean
     )
 
 
-def means_of_layer(layer: GrowingModule, pseudo_inverse: bool = False) -> PlaceMeans:
+def means_of_layer(layer: Any, pseudo_inverse: bool = False) -> PlaceMeans:
     """Means around a layer, for a rule to plan from; those of a delta only if the layer cannot read new neurons."""
     means = layer_means(layer, pseudo_inverse)
     s_prev = layer.statistics.s_prev if layer.statistics.sees_front else None
@@ -39,7 +35,7 @@ def means_of_layer(layer: GrowingModule, pseudo_inverse: bool = False) -> PlaceM
     return PlaceMeans((means,), lambda: of_goals(means.e(), *_goals((layer,))), s_prev, ones)
 
 
-def means_of_merge(merge: MergeGrowingModule, pseudo_inverse: bool = False) -> PlaceMeans:
+def means_of_merge(merge: Any, pseudo_inverse: bool = False) -> PlaceMeans:
     """Means around a merge, for a rule to plan from: of each next layer, and of the full activity."""
     statistics, readers = merge.statistics, merge.readers
 
@@ -73,7 +69,7 @@ def on_host(*owners: Any) -> Iterator[None]:
             statistic.host_mean = None
 
 
-def check_readers(merge: MergeGrowingModule) -> None:
+def check_readers(merge: Any) -> None:
     """Raise unless all next layers of a merge can read its new neurons, and in the same way."""
     for reader in merge.readers:
         if not reader.growth_taps:
@@ -108,7 +104,7 @@ def _cuts(widths: Sequence[int]) -> list[slice]:
     return list(itertools.starmap(slice, itertools.pairwise([0, *itertools.accumulate(widths)])))
 
 
-def _goals(readers: Sequence[GrowingModule]) -> tuple[list[int], list[int]]:
+def _goals(readers: Sequence[Any]) -> tuple[list[int], list[int]]:
     """Outputs of each reader, and the taps through which each sees a new neuron."""
     outputs = [reader.out_features for reader in readers]
     return outputs, [reader.goal_width // max(o, 1) for reader, o in zip(readers, outputs, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,10 +14,6 @@ from growarray.contraction.sums import RunningSum
 from growarray.errors import GrowthError
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.stream import JoinedStream, Stream
-
-if TYPE_CHECKING:
-    from growarray.growing.layer import GrowingModule
-    from growarray.growing.merge import MergeGrowingModule
 
 _T = TypeVar("_T")
 
@@ -146,7 +142,7 @@ class LayerStatistics:
     Methods that end in ``of_batch`` give the sum over the last batch, and its number of samples.
     """
 
-    def __init__(self, layer: GrowingModule) -> None:
+    def __init__(self, layer: Any) -> None:
         self.layer = layer
         self.declare()
 
@@ -199,7 +195,7 @@ class LayerStatistics:
     @property
     def s_prev(self) -> TensorStatistic:
         """Second moment of the input of new neurons before the layer, which the neighbour keeps."""
-        return self.layer.previous.growth_statistic
+        return self.layer.previous.growth_statistic  # type: ignore[no-any-return]
 
     def s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``B^T B``, (d, d) with the ones last."""
@@ -255,7 +251,7 @@ class MergeStatistics:
         tap by tap, m_prev and p are what each of them makes of it, side by side
     """
 
-    def __init__(self, merge: MergeGrowingModule, device: Any) -> None:
+    def __init__(self, merge: Any, device: Any) -> None:
         self.merge, self.device = merge, device
         self.declare()
 
@@ -292,7 +288,7 @@ class MergeStatistics:
     def s_prev(self) -> TensorStatistic:
         """Second moment of the input of new neurons."""
         readers = self.merge.readers
-        return readers[0].statistics.s_prev if self.by_reader else self.merge.growth_statistic
+        return readers[0].statistics.s_prev if self.by_reader else self.merge.growth_statistic  # type: ignore[no-any-return]
 
     @property
     def all(self) -> tuple[TensorStatistic, ...]:
