@@ -13,6 +13,9 @@ from contextlib import contextmanager
 
 __all__ = ["main"]
 
+CLOSED = 141
+"""Exit code if nobody reads any more, as in ``growarray … | head``: that of other commands, which a signal ends."""
+
 _NEEDED = ("typer", "rich", "matplotlib")
 
 
@@ -32,7 +35,25 @@ def main() -> None:
             )
             raise SystemExit(2)
         app = importlib.import_module("growarray.cli.application").app
-    app(prog_name="growarray")  # whatever started it: messages and hints name the command
+    with _written():
+        app(prog_name="growarray")  # whatever started it: messages and hints name the command
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """See that the output arrives: the interpreter would complain of it on its way out, and end with code 120."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(CLOSED) from None
+        sys.stderr.write(f"growarray: the standard output cannot be written: {error.strerror}\n")
+        raise SystemExit(2) from None
 
 
 @contextmanager
