@@ -14,11 +14,13 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
-from growarray.cli import CLOSED
 from growarray.cli.options import plain
 from growarray.cli.terminal import Screen, say_interrupted
 from growarray.display import printable
 from growarray.errors import GrowArrayError, shown
+
+CLOSED = 141
+"""Exit code if nobody reads any more, as in ``growarray … | head``: that of other commands, which a signal ends."""
 
 _EXPECTED = (GrowArrayError, ValueError, OSError, MemoryError, NotImplementedError)
 _WIDEST = 30  # columns of a name, beyond which its text begins a line below
