@@ -95,7 +95,7 @@ def alike(matrix: Array) -> tuple[Array, Array]:
 def without_rounding(matrix: Array, limit: float) -> Array:
     """A symmetric float64 matrix without directions under ``limit`` of the largest, judged with features alike."""
     xp = namespace(matrix)
-    if limit <= matrix.shape[0] * _EPS:
+    if matrix.shape[0] == 0 or limit <= matrix.shape[0] * _EPS:
         return matrix
     scaled, root = alike(matrix)
     values, vectors = xp.linalg.eigh(scaled)

@@ -195,8 +195,9 @@ def test_the_delta_refuses_what_does_not_fit(kind: str) -> None:
 def test_empty_sides_give_empty_updates(d: int, o: int, xp: Library) -> None:
     delta, decrease = optimal_delta(xp.asarray(np.eye(d)), xp.asarray(np.zeros((d, o))), e=xp.asarray(np.eye(o)))
     assert (delta.shape, decrease) == ((o, d), 0.0)
-    alpha, omega, values = added_neurons(xp.asarray(np.eye(d)), xp.asarray(np.zeros((d, o))))
-    assert (alpha.shape, omega.shape, values.shape) == ((0, d), (o, 0), (0,))
+    for floor in (0.0, 1e-6):
+        alpha, omega, values = added_neurons(xp.asarray(np.eye(d)), xp.asarray(np.zeros((d, o))), floor=floor)
+        assert (alpha.shape, omega.shape, values.shape) == ((0, d), (o, 0), (0,))
 
 
 @pytest.mark.parametrize("amount", [0.0, 0.3, 1.0])
