@@ -204,7 +204,7 @@ class Costs:
             run *= size[one]
         machine, elements, item = self.machine, math.prod(size.values()), self.problem.itemsize
         each = machine.gathered if run == 1 else machine.copied + machine.row / run
-        far = elements * item / self.blocks > machine.cache  # read once, and written to memory that is fetched first
+        far = elements * item > machine.cache * self.blocks  # read once, and written to memory that is fetched first
         return elements * (each + 3 * item * machine.byte if far else each)
 
     def _before_blocks(self, pair: Pair) -> bool:
