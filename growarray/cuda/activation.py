@@ -62,8 +62,8 @@ def relu(x: Array, *, at_zero: float = 0.0) -> tuple[Array, Callable[[Array], Ar
     """As :func:`growarray.ops.relu`."""
     if at_zero not in (0.0, 1.0) or not fits(x):
         return None
-    alive = "v >= 0" if at_zero else "v > 0"
-    return gated(x, "", f"on = {alive}; r = v < 0 ? (A)0 : v;", "r = v * (A)on;")
+    dead = "v < 0" if at_zero else "v <= 0"
+    return gated(x, "", f"on = !({dead}); r = v < 0 ? (A)0 : v;", "r = v * (A)on;")
 
 
 @lru_cache(maxsize=64)

@@ -20,7 +20,7 @@ from growarray.nn.graph import Graph
 from growarray.onnx.build import Builder
 from growarray.onnx.fold import fold
 from growarray.onnx.fuse import fuse
-from growarray.onnx.graph import Model, OpNode, read_model
+from growarray.onnx.graph import FIXED, Model, OpNode, read_model
 from growarray.onnx.initializers import looks_like_onnx
 from growarray.onnx.operators import DOMAINS, OPERATORS
 from growarray.onnx.operators.row import Operator
@@ -125,7 +125,8 @@ def _network(model: Model, builder: Builder) -> Graph:
     if not model.nodes and not model.outputs:
         raise Malformed("graph has no nodes and no outputs; growarray.load_checkpoint reads its initializers")
     for name, stored in model.initializers.items():
-        trained = not name.startswith("/")  # such a name is that of a value that an exporter computed
+        computed = name.startswith("/")  # the name of a value that an exporter computed
+        trained = not computed and name.rpartition(".")[2] != FIXED
         builder.define(name, Constant(name, stored, trained=trained))
     for name in model.texts:
         builder.define(name, Unsupported("holds strings, which are not read"))

@@ -15,7 +15,7 @@ from growarray.nn.operation import Operation
 from growarray.onnx.build import Builder, broadcast
 from growarray.onnx.call import Calls
 from growarray.onnx.fold import constant_array, narrowed, positive_axes
-from growarray.onnx.graph import OpNode
+from growarray.onnx.graph import FIXED, OpNode
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.row import ANY, Fold, Operator, Read, operation
 from growarray.onnx.value import Array, Constant, Dynamic, letter
@@ -73,6 +73,7 @@ def _read(kind: Any, *, trained: bool) -> Read:
             value, weight = builder.parameter(fixed, "operand"), fixed
         else:
             value = builder.floats(fixed, "operand")
+            weight = fixed if fixed.label.rpartition(".")[2] == FIXED else None
         builder.result(node, kind(value, reverse=fixed is a), [dynamic], shape, weight)
 
     return read

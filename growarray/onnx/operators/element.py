@@ -25,6 +25,7 @@ from growarray.onnx.tensor import TYPE_NAMES
 from growarray.onnx.value import Array, letter
 
 _SELU = (1.67326319217681884765625, 1.05070102214813232421875)  # what the operator's definition says
+_FLOATS = {"float16": 10, "bfloat16": 16, "float32": 1}
 _HELD = (
     "float16", "float32", "float64", "bool",
     "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
@@ -79,8 +80,8 @@ def _read_selu(builder: Builder, node: OpNode) -> None:
 def _read_celu(builder: Builder, node: OpNode) -> None:
     """``alpha elu(x / alpha)``."""
     x, alpha = builder.dynamic(node, 0), node.get("alpha", "float", 1.0)
-    if alpha == 0.0:
-        raise Malformed("alpha is 0; expected another number")
+    if not alpha > 0.0:
+        raise Malformed(f"alpha is {alpha}; expected a number above 0")
     hint = builder.hint(node)
     scaled = builder.step(Div(alpha), [x], x.shape, f"{hint}.scaled")
     inner = builder.step(nn.ELU(), [scaled], x.shape, hint)
@@ -166,10 +167,11 @@ def _write_cast(graph: OnnxGraph, layer: more.Cast, x: Edge) -> Edge:
     kind = None if layer.dtype.startswith("float") else layer.dtype
     if kind is not None or x.kind is not None:
         return replace(graph.node("Cast", x, to=DATA_TYPES[kind or graph.dtype.name]), kind=kind)
-    if layer.through in (None, graph.dtype.name):
-        return x  # every float in the file has one dtype
-    half = graph.node("Cast", x, to={"float16": 10, "bfloat16": 16}[layer.through])
-    return graph.node("Cast", half, to=DATA_TYPES[graph.dtype.name])
+    through = layer.through or layer.dtype
+    if through == graph.dtype.name or (layer.through is None and (through, graph.dtype.name) != ("float32", "float64")):
+        return x  # every float in the file has one dtype, which loses nothing
+    narrow = graph.node("Cast", x, to=_FLOATS[through])
+    return graph.node("Cast", narrow, to=DATA_TYPES[graph.dtype.name])
 
 
 def _fold_cast(builder: Builder, node: OpNode) -> Array | None:

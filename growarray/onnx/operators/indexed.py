@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -159,7 +160,8 @@ def _write(graph: OnnxGraph, layer: Operation, *inputs: Edge) -> Edge:
         raise graph.refuse(f"{layer.name} is not written")
     options, name = dict(layer.options), _INPUTS.get(layer.name, "")
     more = [graph.integers([options.pop(name)] if layer.name == "TopK" else options.pop(name))] if name else []
-    made, batch = graph.run(layer, *inputs), graph.batch_after(layer, *inputs)
+    tried = [replace(x, kind="bool") for x in inputs] if layer.name == "NonZero" else inputs  # which finds all
+    made, batch = graph.run(layer, *tried), graph.batch_after(layer, *tried)
     shape, kind = tuple(made.shape), dtype_name(made.dtype)
     y = graph.node(layer.name, *inputs, *more, shape=shape, **options)
     if layer.name == "TopK":  # positions are its second output
