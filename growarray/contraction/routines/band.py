@@ -38,7 +38,7 @@ class Band:
 
     def __init__(self, product: Product) -> None:
         self.b, self.axes = b, axes = product.b, product.axes
-        layout = layout_of(b, axes, product.itemsize)
+        layout = layout_of(product)
         self.at, self.inner, self.band = layout.at, layout.is_inner(axes), layout.band(axes)
         self.step = layout.block * axes[self.at].stride  # inputs from one block to the next
         self.runs = layout.runs(axes)
@@ -64,12 +64,12 @@ class Band:
         b, axes, item = product.b, product.axes, product.itemsize
         if way == D_KERNEL:
             return product.taps * (3 * b * product.columns * machine.element * item / 4 + 6 * machine.call)
-        return layout_of(b, axes, item).seconds(b, axes, item, machine)
+        return layout_of(product).seconds(b, axes, item, machine)
 
     @classmethod
     def preparing(cls, product: Product, machine: Machine) -> float:
         """Zeros, and every tap at all outputs of a block."""
-        layout = layout_of(product.b, product.axes, product.itemsize)
+        layout = layout_of(product)
         others = math.prod(a.taps for a in product.axes[: layout.at])
         zeros = others * inputs(layout.band(product.axes)) * machine.element
         return product.b * layout.block * (zeros + product.taps * machine.gathered)

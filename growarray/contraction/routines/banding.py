@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from growarray.contraction.machine import CPU, Machine
-from growarray.contraction.problem import Axis
+from growarray.contraction.problem import Axis, Product
 
 FEW = 4
 """Rows below which blocks of the innermost axis are gathered, so that they become the rows."""
@@ -87,9 +87,18 @@ class Layout(NamedTuple):
         return taps * (products + _CALLS * len(runs) * machine.call) + adding
 
 
+def layout_of(product: Product) -> Layout:
+    """The fastest layout by the default model, for the rows of the whole batch: matrices serve all blocks of it."""
+    b, axes = product.b, product.axes
+    first = next((i for i, a in enumerate(axes) if not a.is_plain), 0)
+    positions = max(b * (inputs(axes[first:]) + outputs(axes[first:])), 1)
+    rows = max((product.working_set - b * product.taps) // positions, 1)
+    found = _fastest(b, (Axis("", rows, 1, rows), *axes[first:]), product.itemsize)
+    return found._replace(at=found.at + first - 1, end=found.end + first - 1)
+
+
 @lru_cache(maxsize=4096)
-def layout_of(b: int, axes: tuple[Axis, ...], itemsize: int) -> Layout:
-    """The fastest layout by the default model: what runs does not depend on a calibration."""
+def _fastest(b: int, axes: tuple[Axis, ...], itemsize: int) -> Layout:
     return min(_layouts(axes), key=lambda layout: layout.seconds(b, axes, itemsize, CPU))
 
 
