@@ -188,8 +188,8 @@ def rule_of(rule: Any, options: Mapping[str, Any]) -> Rule:
     return GrowthRule(**{**vars(rule), **options})
 
 
-def _no_rule(found: Any) -> TypeError:
-    return TypeError(f"rule: expected a GrowthRule such as TINY, found {shown(found)}; pass single options by name")
+def _no_rule(value: Any) -> TypeError:
+    return TypeError(f"rule: expected a GrowthRule such as TINY, found {shown(value)}; pass single options by name")
 
 
 def planned(rule: Rule, statistics: PlaceMeans) -> GrowthUpdate[Array]:
@@ -324,10 +324,10 @@ def _leading(target: Array, rule: GrowthRule) -> tuple[Array, Array, Array]:
         squares, vectors = xp.linalg.eigh(target @ flipped if wide else flipped @ target)
         values = xp.sqrt(xp.clip(xp.flip(squares[short - rule.max_new :]), 0.0, None))
         if float(values[-1]) > 1e-3 * float(values[0]):
-            one = xp.flip(vectors[:, short - rule.max_new :], axis=1)
-            other = (flipped if wide else target) @ one / values[None, :]
+            short_vectors = xp.flip(vectors[:, short - rule.max_new :], axis=1)
+            long_vectors = (flipped if wide else target) @ short_vectors / values[None, :]
             count = _kept(values, rule)
-            u, v = (one, other) if wide else (other, one)
+            u, v = (short_vectors, long_vectors) if wide else (long_vectors, short_vectors)
             return u[:, :count], values[:count], v[:, :count]
     u, values, vh = xp.linalg.svd(target, full_matrices=False)
     count = _kept(values, rule)
