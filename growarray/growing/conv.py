@@ -131,13 +131,13 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
         if self.recorder.roots is not None:
             raise NotImplementedError(f"{self.name}: sample weights are not supported for convolutions; omit them")
         x, options = self.recorder.need("input"), {**self._geometry(), "bias": self.use_bias}
-        return self.recorder.once("windows", x, lambda: windows(x, self.kernel_size, **options))  # type: ignore[no-any-return]
+        return self.recorder.once("windows", x, lambda: windows(x, self.kernel_size, **options))
 
     def gradient_stream(self, desired_activation: Array | None = None) -> Windows:
         """Gradient at the pre-activity in the last batch, or the desired change if given, as windows of one tap."""
         gradient = self.recorder.need("gradient") if desired_activation is None else desired_activation
         ones = (1,) * len(self.kernel_size)
-        return self.recorder.once("gradient", gradient, lambda: windows(gradient, ones))  # type: ignore[no-any-return]
+        return self.recorder.once("gradient", gradient, lambda: windows(gradient, ones))
 
     @property
     def input_size(self) -> tuple[int, ...]:
@@ -189,8 +189,8 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
 
     def get_fan_in_from_layer(self, layer: Any = None, num_neurons: int | None = None) -> int:  # type: ignore[override]
         """Fan-in of ``layer``, or of ``num_neurons`` new channels."""
-        found = LayerNames.get_fan_in_from_layer(layer, num_neurons)
-        return found if layer is not None else found * math.prod(self.kernel_size)
+        fan_in = LayerNames.get_fan_in_from_layer(layer, num_neurons)
+        return fan_in if layer is not None else fan_in * math.prod(self.kernel_size)
 
     def compute_n_update(self) -> tuple[Array, int]:
         """Not supported for convolutions; use ``tensor_n`` of the next layer."""
@@ -267,8 +267,8 @@ class FullConv2dGrowingModule(Conv2dGrowingModule):
         if omega.ndim != 2:
             return super().columns_of(omega)
         if omega.shape[0] != self.goal_width:
-            found = tuple(omega.shape)
-            raise ShapeError(f"{self.name}: omega has shape {found}, expected ({self.goal_width}, new channels)")
+            shape = tuple(omega.shape)
+            raise ShapeError(f"{self.name}: omega has shape {shape}, expected ({self.goal_width}, new channels)")
         xp = namespace(omega)
         kernel = xp.reshape(omega, (self.out_features, *self.kernel_size, omega.shape[1]))
         return super().columns_of(xp.moveaxis(kernel, -1, 1))

@@ -76,8 +76,8 @@ def linear_dependence(s: Array, m: Array, e: Array, ones: int | None = None) -> 
             matrix - left[:, None] * right[None, :] / count
             for matrix, left, right in ((s, column, column), (m, column, row), (e, row, row))
         )
-    square, own, other = (float(xp.sum(matrix**2)) for matrix in (m, s, e))
-    return square / math.sqrt(own * other) if own * other > 0.0 else 0.0
+    square, input_square, gradient_square = (float(xp.sum(matrix**2)) for matrix in (m, s, e))
+    return square / math.sqrt(input_square * gradient_square) if input_square * gradient_square > 0.0 else 0.0
 
 
 def place_dependence(place: Any) -> float:

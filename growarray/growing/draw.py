@@ -58,11 +58,11 @@ INITIALISATIONS: dict[str, Draw] = {
 
 def drawing(how: str | Draw) -> Draw:
     """The function of this name, or the function itself; ValueError if the name is unknown, TypeError otherwise."""
-    known = ", ".join(INITIALISATIONS)
+    names = ", ".join(INITIALISATIONS)
     if isinstance(how, str) and how not in INITIALISATIONS:
-        raise ValueError(f"unknown initialisation {shown(how)}; known: {known}")
+        raise ValueError(f"unknown initialisation {shown(how)}; known: {names}")
     if not isinstance(how, str) and not callable(how):
-        raise TypeError(f"initialisation: expected a function or one of {known}, found {shown(how)}")
+        raise TypeError(f"initialisation: expected a function or one of {names}, found {shown(how)}")
     return INITIALISATIONS[how] if isinstance(how, str) else how
 
 

@@ -156,11 +156,11 @@ def is_neighbour(module: Any) -> TypeGuard[Neighbour]:
     return _answers(type(module))  # type: ignore[arg-type]
 
 
-def require_neighbour(module: Any, role: str, owner: str) -> Neighbour:
-    """``module`` if it fulfils the protocol; ``TypeError`` if not."""
+def require_neighbour(module: Any, owner: str) -> Neighbour:
+    """``module``, which stands before ``owner``, if it fulfils the protocol; ``TypeError`` if not."""
     if not is_neighbour(module):
         raise TypeError(
-            f"{owner}: the {role} module is a {type(module).__name__}; expected a growing layer or a merge "
+            f"{owner}: the previous module is a {type(module).__name__}; expected a growing layer or a merge "
             "(LinearGrowingModule, Conv2dMergeGrowingModule, …)"
         )
     return module

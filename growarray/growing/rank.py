@@ -145,9 +145,9 @@ class RankStatistics(Module):
         """
         s, m = self.moments()
         pseudo = self.pseudo_inverse
-        found = [optimal_delta(s[k, ...], m[k, ...], pseudo_inverse=pseudo) for k in range(self.layer.groups)]
-        deltas = [delta for delta, _ in found]
-        return namespace(*deltas).concat(deltas, axis=0), sum(decrease for _, decrease in found)
+        solutions = [optimal_delta(s[k, ...], m[k, ...], pseudo_inverse=pseudo) for k in range(self.layer.groups)]
+        deltas = [delta for delta, _ in solutions]
+        return namespace(*deltas).concat(deltas, axis=0), sum(decrease for _, decrease in solutions)
 
     def __add__(self, other: RankStatistics) -> RankStatistics:
         """Statistics of the left one's layer with the samples of both, say of two workers with a copy of it each."""
