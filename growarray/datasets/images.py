@@ -20,7 +20,7 @@ def image_sizes(shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def read_images(folder: Path) -> tuple[np.ndarray, list[str], list[Path]]:
-    """Images (n, c, h, w) of one byte a number, the subfolder that each lies in, and its path.
+    """Images (n, c, h, w) of one byte a number, the subfolder of each, and its path.
 
     Images in the folder itself have no class, ``''``. Grey images have one channel, unless others have colours; names
     that start with a dot are left out.

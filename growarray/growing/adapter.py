@@ -2,7 +2,7 @@
 
 ``y = W x + B A x``. A and B are two growing layers without biases, one behind the other, so that a rank is a neuron
 between them: the new ones are the leading singular vectors of ``S^(-1/2) N``, which is the best change of W of this
-rank, in the metric of the layer's input, for what the gradient asks. Source: Hu et al. 2022 (LoRA), for the form.
+rank, in the metric of the layer's input, for the gradient. Source: Hu et al. 2022 (LoRA), for the form.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Convolutions that collect statistics and grow by channels.
 
-What a kernel sees is a stream of windows, whose moments need no unfolding. New channels of the layer before are seen
+What a kernel reads is a stream of windows, whose moments need no unfolding. New channels of the layer before are seen
 through the taps of this layer's kernel: the tap at its centre alone, or every tap.
 """
 
@@ -40,7 +40,7 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
     :class:`RestrictedConv2dGrowingModule` or a :class:`FullConv2dGrowingModule`; this class plans its delta alone, and
     takes channels that are drawn.
 
-    Differs from the original: statistics fit after a growth; sizes know of dilation; ``padding='same'`` works.
+    Differs from the original: statistics fit after a growth; sizes include dilation; ``padding='same'`` works.
 
     >>> import numpy as np
     >>> layer = Conv2dGrowingModule(3, 8, 3, padding=1, input_size=(16, 16), rng=np.random.default_rng(0))
@@ -200,7 +200,7 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
 
 
 class RestrictedConv2dGrowingModule(Conv2dGrowingModule):
-    """A growing convolution that sees new channels through its centre tap alone, ``kernel_size // 2``.
+    """A growing convolution that reads new channels through its centre tap alone, ``kernel_size // 2``.
 
     New channels get outgoing weights (out, k, *kernel) that are zero but at the centre. S for their growth is that of
     the previous layer, over all its outputs, as in the original: with a stride these are more than the centres read.
@@ -243,7 +243,7 @@ class RestrictedConv2dGrowingModule(Conv2dGrowingModule):
 
 
 class FullConv2dGrowingModule(Conv2dGrowingModule):
-    """A growing convolution that sees new channels through every tap of its kernel.
+    """A growing convolution that reads new channels through every tap of its kernel.
 
     M_prev has a column for each output and tap, (p, out * taps), P is (taps, p, d), and S for growth sums over the taps
     the windows that each reads. The Fisher rule, which the original refuses, whitens the outputs of each tap by E.
@@ -290,7 +290,7 @@ class FullConv2dGrowingModule(Conv2dGrowingModule):
 
 
 class Conv1dGrowingModule(FullConv2dGrowingModule):
-    """A growing convolution of (n, c, length), which sees new channels through every tap; the rest is the same.
+    """A growing convolution of (n, c, length), which reads new channels through every tap; the rest is the same.
 
     >>> import numpy as np
     >>> Conv1dGrowingModule(2, 3, 3, padding=1)(np.ones((4, 2, 7), dtype=np.float32)).shape
@@ -301,7 +301,7 @@ class Conv1dGrowingModule(FullConv2dGrowingModule):
 
 
 class Conv3dGrowingModule(FullConv2dGrowingModule):
-    """A growing convolution of (n, c, depth, height, width), which sees new channels through every tap.
+    """A growing convolution of (n, c, depth, height, width), which reads new channels through every tap.
 
     >>> import numpy as np
     >>> Conv3dGrowingModule(2, 3, 2, stride=2)(np.ones((4, 2, 4, 4, 6), dtype=np.float32)).shape

@@ -230,7 +230,7 @@ def apply_rescaling(
     neuron_pairing: str | None = None,
     extension_size: int | None = None,
 ) -> None:
-    """Rescale existing weights so that variances are as wanted after extension; batch norms follow.
+    """Rescale existing weights so that variances have their target values after extension; batch norms follow.
 
     ``extension_size`` defaults to that of the planned input extension. See
     :func:`growarray.growing.scale.rescaling_factors`.

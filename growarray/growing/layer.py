@@ -27,7 +27,7 @@ class GrowingModule(OfFeatures, Module):
     It holds a ``recorder`` of the last batch, its ``statistics``, and the planned change ``update``, a
     :class:`GrowthUpdate` that is replaced and never altered: what was known of a plan goes with it. The incoming
     weights of new neurons are held by the module before, as ``extended_output_layer``, since they become its rows.
-    ``extended_forward`` computes with the plan, ``apply_change`` carries it out, ``delete_update`` forgets it.
+    ``extended_forward`` computes with the plan, ``apply_change`` carries it out, ``delete_update`` deletes it.
     """
 
     _links: ClassVar[tuple[str, ...]] = (

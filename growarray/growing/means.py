@@ -105,7 +105,7 @@ def _cuts(widths: Sequence[int]) -> list[slice]:
 
 
 def _goals(readers: Sequence[Any]) -> tuple[list[int], list[int]]:
-    """Outputs of each reader, and the taps through which each sees a new neuron."""
+    """Outputs of each reader, and the number of taps through which each reads a new neuron."""
     outputs = [reader.out_features for reader in readers]
     return outputs, [reader.goal_width // max(o, 1) for reader, o in zip(readers, outputs, strict=True)]
 

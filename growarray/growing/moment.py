@@ -40,7 +40,7 @@ def cross_moment(
     parts is multiplied once, and the moment of a stream with itself computes one triangle.
 
     Raises ShapeError: the two have different numbers of rows; TypeError: they belong to two libraries or devices, are
-    no arrays, or are complex; or windows meet plain features.
+    no arrays, or are complex; or windows are paired with plain features.
 
     >>> import numpy as np
     >>> x = np.ones((4, 2), dtype=np.float32)
@@ -96,7 +96,7 @@ _Place = tuple[Any, Any]
 
 
 class _Moment(NamedTuple):
-    """The products and sums that a moment is made of, and where each stands in it."""
+    """The products and sums that a moment is made of, and the place of each in it."""
 
     shape: tuple[int, int]
     first: dict[tuple[int, int], _Place]  # every product that is computed

@@ -155,7 +155,7 @@ def gradmax_column_factors(weight: Array, omega: Array, scale: float = 1.0) -> n
 
 
 def scale_delta(module: GrowingModule, scale: float) -> None:
-    """Scale the planned delta and the decrease that it promises, by a finite number."""
+    """Scale the planned delta and its predicted decrease, by a finite number."""
     scale = as_scalar(scale, f"{module.name}: scale")
     update = module.update
     deltas, decreases = tuple(scaled(d, scale) for d in update.deltas), tuple(d * scale for d in update.decreases)
@@ -194,7 +194,7 @@ def normalise_columns(
 ) -> None:
     """Bring the planned outgoing weights to the mean norm of the existing ones, over all readers of a place together.
 
-    The only type for a merge is ``gradmax_normalization``; the others speak of one layer's deviation.
+    The only type for a merge is ``gradmax_normalization``; the others need the deviation of one layer.
     """
     if normalization_type != "gradmax_normalization":
         raise NotImplementedError(

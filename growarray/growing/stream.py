@@ -20,7 +20,7 @@ from growarray.ops.windows import Windows, windows
 
 
 class StreamLike(Protocol):
-    """What a statistic asks of a stream: its parts, its width, its number of samples."""
+    """What a statistic needs of a stream: its parts, its width, its number of samples."""
 
     @property
     def parts(self) -> tuple[Any, ...]:
@@ -109,7 +109,7 @@ class Stream:
 
 @dataclass(frozen=True, eq=False)
 class JoinedStream:
-    """Streams side by side: what a merge sees, ``(B_1 | B_2 | … | B_k)``.
+    """Streams side by side: what a merge reads, ``(B_1 | B_2 | … | B_k)``.
 
     >>> import numpy as np
     >>> x = np.zeros((5, 3))
@@ -175,7 +175,7 @@ def square_columns(layout: Layout) -> np.ndarray:
 
 
 def windows_over(stream: StreamLike, sizes: tuple[int, ...], owner: str) -> list[Windows]:
-    """The parts of a stream as windows whose outputs stand at the positions of an image of these sizes.
+    """The parts of a stream as windows whose outputs have the positions of an image of these sizes.
 
     Features (n, d) or (n, t, d) are windows of one tap, and their t are positions. GrowthError if there are others.
     """

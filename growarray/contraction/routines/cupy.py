@@ -30,7 +30,7 @@ of addresses."""
 
 
 class Place(NamedTuple):
-    """Where an array lies: a slot of the table of addresses, and the stride of each index in elements."""
+    """Where an array is: a slot of the table of addresses, and the stride of each index in elements."""
 
     slot: int
     strides: Mapping[str, int]
@@ -70,7 +70,7 @@ def _blocks(count: int) -> int:
 
 
 class Dense:
-    """Any product by the kernel that reads windows where they lie."""
+    """Any product by the kernel that reads windows in place."""
 
     name: ClassVar[str] = "implicit"
     ways: ClassVar[tuple[str, ...]] = _WAYS
