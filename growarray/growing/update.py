@@ -140,8 +140,8 @@ def _solve(matrix: Array, right: Array, name: str, *, pseudo: bool, floor: float
     square(matrix, name)
     if matrix.shape[0] == 0:
         return right
-    scale, factor = (None, None) if pseudo else definite_factor(matrix, floor)
-    if factor is not None:
+    scale, factor = definite_factor(matrix, floor)
+    if factor is not None and not pseudo:
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows shows in the decrease
             found = triangular_solve(factor, scale[:, None] * right)
             return scale[:, None] * triangular_solve(factor, found, transposed=True)
