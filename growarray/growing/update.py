@@ -64,12 +64,15 @@ def inverse_sqrt(matrix: Array, threshold: float = 1e-5) -> Array:
 
 
 def pseudo_inverse(matrix: Array, floor: float = 0.0) -> Array:
-    """Moore-Penrose inverse of a symmetric matrix: directions under ``floor`` of the largest count as zero.
+    """Moore-Penrose inverse of a symmetric matrix: eigenvalues under its :func:`resolution` count as zero.
 
-    That is judged with features scaled alike, so that small ones beside large ones are not lost. What rounding leaves
-    in a matrix of its size and dtype always counts as zero.
+    Directions under ``floor``, or under the precision of a narrow dtype, are found with features scaled alike and taken
+    off first, so that small features beside large ones are not lost.
     """
     return _inverse(matrix, floor)[0]
+
+
+_EPS = float(np.finfo(np.float64).eps)
 
 
 def resolution(matrix: Array, floor: float = 0.0) -> float:
@@ -82,57 +85,41 @@ def resolution(matrix: Array, floor: float = 0.0) -> float:
 def alike(matrix: Array) -> tuple[Array, Array]:
     """A float64 matrix (d, d) with features scaled to a diagonal of ones, and the scales (d,), by which it is divided.
 
-    A feature that has lost all its digits to the largest one stays as good as zero.
+    A feature that is as good as zero beside the largest one stays so.
     """
     xp = namespace(matrix)
     diagonal = xp.abs(xp.linalg.diagonal(matrix))
-    largest, eps = float(xp.max(diagonal)), float(np.finfo(np.float64).eps)
-    root = xp.sqrt(xp.clip(diagonal, eps**2 * largest, None)) if largest > 0.0 else xp.ones_like(diagonal)
+    largest = float(xp.max(diagonal)) or 1.0
+    root = xp.sqrt(xp.where(diagonal > _EPS**2 * largest, diagonal, xp.full_like(diagonal, largest)))
     return (matrix + xp.matrix_transpose(matrix)) / 2 / root[:, None] / root[None, :], root
 
 
-def _directions(matrix: Array, limit: float) -> tuple[Array, Array, Array, Array | None]:
-    """Eigenvalues of a matrix with features alike, its vectors as they were, which count, and a basis of the others.
-
-    The basis is orthonormal, None if all count.
-    """
+def without_rounding(matrix: Array, limit: float) -> Array:
+    """A symmetric float64 matrix without directions under ``limit`` of the largest, judged with features alike."""
     xp = namespace(matrix)
+    if limit <= matrix.shape[0] * _EPS:
+        return matrix
     scaled, root = alike(matrix)
     values, vectors = xp.linalg.eigh(scaled)
     size = xp.abs(values)
-    kept, rows = size > limit * float(xp.max(size)), vectors / root[:, None]
-    if bool(xp.all(kept)):
-        return values, rows, kept, None
-    null = xp.take(rows, xp.nonzero(~kept)[0], axis=1)
-    null, _ = xp.linalg.qr(null / xp.max(xp.abs(null), axis=0)[None, :])
-    return values, rows, kept, null
-
-
-def _without(matrix: Array, null: Array) -> Array:
-    """A symmetric matrix without its part in the span of orthonormal columns."""
-    xp = namespace(matrix)
-    matrix = matrix - null @ (xp.matrix_transpose(null) @ matrix)
-    return matrix - (matrix @ null) @ xp.matrix_transpose(null)
-
-
-def without_rounding(matrix: Array, limit: float) -> Array:
-    """A symmetric float64 matrix in which directions under ``limit`` of the largest, features alike, are zero."""
-    null = _directions(matrix, limit)[3] if matrix.shape[0] else None
-    return matrix if null is None else _without(matrix, null)
+    kept = xp.where(size > limit * float(xp.max(size)), values, xp.zeros_like(values))
+    rows = vectors * root[:, None]
+    return (rows * kept[None, :]) @ xp.matrix_transpose(rows)
 
 
 def _inverse(matrix: Array, floor: float) -> tuple[Array, bool]:
-    """The pseudo-inverse, and whether the matrix is positive definite without what counts as zero."""
+    """The pseudo-inverse, and whether the matrix is positive definite."""
     xp, limit = namespace(matrix), resolution(matrix, floor)
     matrix = square(matrix, "pseudo_inverse: the matrix")
     if matrix.shape[0] == 0:
         return matrix, True
-    values, rows, kept, null = _directions(matrix, limit)
+    matrix = without_rounding((matrix + xp.matrix_transpose(matrix)) / 2, limit)
+    values, vectors = xp.linalg.eigh(matrix)
+    size = xp.abs(values)
+    kept = size > matrix.shape[0] * _EPS * float(xp.max(size))
     factors = xp.where(kept, 1.0 / xp.where(kept, values, xp.ones_like(values)), xp.zeros_like(values))
-    inverse = (rows * factors[None, :]) @ xp.matrix_transpose(rows)
-    if null is None:
-        return inverse, bool(xp.all(values > 0.0))
-    return _without(inverse, null), False  # of least norm is what has no part in it
+    inverse = (vectors * factors[None, :]) @ xp.matrix_transpose(vectors)
+    return inverse, bool(xp.all(kept & (values > 0.0)))
 
 
 def _solve(matrix: Array, right: Array, name: str, *, pseudo: bool, floor: float) -> Array:

@@ -418,9 +418,18 @@ def test_the_precision_of_given_statistics_says_what_counts_as_zero() -> None:
 
 
 def test_a_singular_s_does_not_lose_small_features_to_large_ones() -> None:
-    scale = np.array([1e-3, 1.0, 1.0, 1e3, 1.0])
+    scale = np.array([1e-2, 1.0, 1.0, 1e2, 1.0])
     b, g = duplicated(), features(50, 2)
     with pytest.warns(UserWarning, match="S is singular"):
         delta, decrease = optimal_delta(moment_of(b * scale), moment_of(b * scale, g), floor=1e-6)
     np.testing.assert_allclose(delta * scale, np.linalg.lstsq(b, g, rcond=None)[0].T, rtol=1e-6)
     assert decrease == pytest.approx(np.sum((b * scale @ delta.T) ** 2) / 50)
+
+
+def test_features_that_are_always_zero_leave_the_others_alone() -> None:
+    b, g = features(50, 6) @ features(6, 8), features(50, 2)
+    b = np.concatenate([b, np.zeros((50, 3))], axis=1)
+    expected = np.linalg.lstsq(b, g, rcond=None)[0].T
+    for floor in (0.0, 1e-6):
+        found = optimal_delta(moment_of(b), moment_of(b, g), pseudo_inverse=True, floor=floor)[0]
+        np.testing.assert_allclose(found, expected, atol=1e-10)
