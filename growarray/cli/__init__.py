@@ -40,20 +40,21 @@ def main() -> None:
 def _written(closed: int) -> Iterator[None]:
     """See that the output arrives, or end with code ``closed`` if nobody reads it.
 
-    The interpreter would complain of it on its way out, and end with code 120.
+    The interpreter would complain of it on its way out, and end with code 120. Commands say themselves what is wrong
+    with other files.
     """
     try:
-        yield
-    finally:
         try:
+            yield
+        finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
-        except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if isinstance(error, BrokenPipeError):
-                raise SystemExit(closed) from None
-            sys.stderr.write(f"growarray: the standard output cannot be written: {error.strerror}\n")
-            raise SystemExit(2) from None
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(closed) from None
+        sys.stderr.write(f"growarray: the standard output cannot be written: {error.strerror}\n")
+        raise SystemExit(2) from None
 
 
 @contextmanager
