@@ -111,8 +111,8 @@ def compress(
     keep : names of layers that stay dense, or the name of one
     measure : also time every layer that was replaced, and its dense form
     decomposition : options for each format, for example ``{'cp': {'max_iterations': 100}}``
-    progress : is told the steps that are done, and how many there are at most: one for each layer whose errors are
-        estimated, and one for each decomposition
+    progress : called with the number of steps that are done and the most that
+        there can be: one for each layer whose errors are estimated, and one for each decomposition
 
     The error of each candidate (layer, format, rank) is estimated from singular values, the budget is allocated, the
     chosen ones are decomposed, and the estimates are corrected by the errors found, a few times over; with calibration
@@ -221,7 +221,7 @@ def _shapes(sample: Any) -> Any:
 
 
 def _limit(budget: float, by: str, dense: float, least: float) -> float:
-    """The budget as a cost, which the cheapest choice must meet."""
+    """The budget as a cost; ValueError if the cheapest choice costs more."""
     scale = 1e-6 if by == "time" else 1.0
     limit = budget * dense if isinstance(budget, float) else min(budget, 1 << 1000) * scale
     if least > limit * (1.0 + 1e-12):

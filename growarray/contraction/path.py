@@ -34,7 +34,7 @@ def find_tree(costs: Costs, optimize: Any, objective: Objective, limit: int | No
         tree = from_left([1 << i for i in range(len(problem))])
     elif isinstance(optimize, str) or callable(optimize):
         finder = optimizer_named(optimize, PRESETS) if isinstance(optimize, str) else optimize
-        tree = _from_optimizer(costs, finder, objective, limit)
+        tree = _from_optimizer(costs, finder, shown(optimize), objective, limit)
     else:
         tree = _from_path(problem, optimize)
     if limit is not None and (peak := peak_elements(costs, tree)) > limit:
@@ -46,7 +46,7 @@ def find_tree(costs: Costs, optimize: Any, objective: Objective, limit: int | No
     return tree
 
 
-def _from_optimizer(costs: Costs, finder: Any, objective: Objective, limit: int | None) -> Tree:
+def _from_optimizer(costs: Costs, finder: Any, name: str, objective: Objective, limit: int | None) -> Tree:
     """The best tree of an external optimizer, by its cost here."""
 
     def judged(path: Any) -> float:
@@ -55,8 +55,15 @@ def _from_optimizer(costs: Costs, finder: Any, objective: Objective, limit: int 
         except PlanError:  # it joins convolution modes the wrong way round
             return math.inf
 
-    paths = optimizer_paths(costs.problem, finder, limit, judged)
-    return _from_path(costs.problem, min(paths, key=judged) if len(paths) > 1 else paths[0])
+    problem = costs.problem
+    paths = optimizer_paths(problem, finder, limit, judged)
+    try:
+        return _from_path(problem, min(paths, key=judged) if len(paths) > 1 else paths[0])
+    except PlanError as error:
+        remedy = "optimize='auto', which knows convolution modes" if problem.conv else "another one"
+        raise PlanError(
+            f"optimize: {name} gave no path that runs '{problem.equation}', use {remedy}: {error}"
+        ) from None
 
 
 def alternative_trees(costs: Costs, optimize: Any, objective: Objective) -> list[Tree]:

@@ -19,6 +19,7 @@ from growarray.contraction.execution import Execution, Pullback
 from growarray.contraction.geometry import ConvAxis
 from growarray.contraction.machine import Machine, machine_for
 from growarray.contraction.objective import objective_named
+from growarray.contraction.path import searches
 from growarray.contraction.problem import Problem
 from growarray.contraction.selection import Selection
 from growarray.contraction.shapes import checked_shapes
@@ -58,7 +59,8 @@ def plan(
     minimize : ``'time'`` (predicted), ``'flops'``, ``'memory'`` (held at once), ``'size'`` (largest partial result),
         ``'write'`` (elements of all results), ``'combo'`` (flops + 64 write; ``'combo-256'`` another weight),
         ``'limit'`` (the larger of flops and 64 write, step by step), or a function of a :class:`StepCost`, added up
-    memory_limit : bytes that partial results and the output may hold at once
+    memory_limit : bytes that partial results and the output may hold at once; threads hold a block each, so that the
+        path, and with it the last bits of a result, depends on their number
     training : count the backward pass, and that it keeps every partial result; gradients are not counted
     constants : operands that will be bound (:meth:`Plan.bind`): contracting them among themselves costs nothing
     dtype, device : what the predictions are for, by default those of the arrays, else float32 and the CPU; a plan runs
@@ -165,7 +167,7 @@ class Plan(Displayed):
         self.precision = precision_of(precision, str(self.dtype), self.device)
         given = zip(_GEOMETRY, (stride, padding, dilation, padding_mode), strict=True)
         self.geometry = MappingProxyType(dict(given))
-        self.optimize, self.memory_limit = optimize, memory_limit
+        self.optimize, self.memory_limit, self._given_slices = optimize, memory_limit, slices
         self.constants = tuple(sorted(set(operands("constants", constants, len(self.shapes)))))
         self._problem = Problem(self._parsed, self.shapes, itemsize=self.dtype.itemsize, **self.geometry)
         self.machine: Machine = machine_for(self.device)
@@ -323,8 +325,8 @@ class Plan(Displayed):
         """This plan with operands that stay the same between calls, contracted among themselves once.
 
         factors : arrays by position, or a sequence of all operands after the first
-        The path of an ``'auto'`` plan is searched again, with products among bound operands free of cost and under the
-        same ``memory_limit``.
+        A path that was searched is searched again, with products among bound operands free of cost and under the same
+        ``memory_limit`` and ``slices``.
 
         >>> import numpy as np
         >>> bound = plan("n i, r i, o r -> n o", (8, 16), (4, 16), (32, 4)).bind([np.ones((4, 16)), np.ones((32, 4))])
@@ -335,9 +337,10 @@ class Plan(Displayed):
         check_arrays(self.equation, list(chosen.values()))
         constants = tuple(sorted(chosen))
         again = plan(
-            self.equation, *self.shapes, optimize="auto" if self.optimize == "auto" else self.path,
+            self.equation, *self.shapes, optimize=self.optimize if searches(self.optimize) else self.path,
             minimize=self.minimize, memory_limit=self.memory_limit, constants=constants, dtype=self.dtype,
-            device=None if self.device == "cpu" else "cuda", precision=self.precision, **self.geometry,
+            device=None if self.device == "cpu" else "cuda", precision=self.precision, slices=self._given_slices,
+            **self.geometry,
         )  # fmt: skip
         return BoundPlan(again, chosen)
 

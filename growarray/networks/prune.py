@@ -56,7 +56,7 @@ def prune(
     ``w S_jo S_oo^-1``; then all is computed anew. One that is always 0 costs nothing and changes nothing.
 
     Growth goes on from there: gradients, optimizer state and norms lose the same neurons. A LayerNorm or GroupNorm then
-    takes its mean over fewer, which the cost does not know of. Places with a frozen parameter, or with a norm whose
+    takes its mean over fewer, which the cost does not include. Places with a frozen parameter, or with a norm whose
     groups would not be equal, are left alone. Each neuron that goes takes an eigendecomposition of S.
 
     Raises GrowthError: the budget cannot be reached so, or there are no samples; nothing has changed then.
