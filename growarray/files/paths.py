@@ -35,7 +35,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}; make it first")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with open(temporary, "xb") as file:
+        with _new_file(temporary, path) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -43,6 +43,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _new_file(temporary: Path, path: Path) -> BinaryIO:
+    """``temporary``, made and opened; an error names the file that it stands for."""
+    try:
+        return open(temporary, "xb")
+    except OSError as error:
+        raise type(error)(
+            f"{path}: cannot be written ({error.strerror}); name a file in a folder that is yours"
+        ) from error
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:

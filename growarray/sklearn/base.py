@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Real
@@ -199,7 +200,8 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         for name in ("tol", "learning_rate", "weight_decay", "validation_fraction"):
             value, least = getattr(self, name), -math.inf if name == "tol" else 0.0
             if not (isinstance(value, Real) and value >= least):
-                raise ValueError(f"{name}: expected a number{', at least 0' if least == 0 else ''}, found {shown(value)}")
+                bound = "" if name == "tol" else ", at least 0"
+                raise ValueError(f"{name}: expected a number{bound}, found {shown(value)}")
         for name in ("early_stopping", "warm_start"):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise ValueError(f"{name}: expected True or False, found {shown(getattr(self, name))}")
@@ -315,7 +317,9 @@ class _Scaled:
             if not is_pair(part):
                 raise TypeError(f"fit_batches: batch {count} is {shown(part)}, expected a pair of arrays (X, y)")
             count += 1
-            x, values, weight, _ = self.model._rows(part[0], part[1], None, goes_on=True, anew=False)
+            with warnings.catch_warnings():  # validation may be a frame, and a chunk has lost the names of its columns
+                warnings.filterwarnings("ignore", "X does not have valid feature names")
+                x, values, weight, _ = self.model._rows(part[0], part[1], None, goes_on=True, anew=False)
             features, target = self.model._scaled(x, values, weight)
             yield features.astype(dtype, copy=False), target.astype(dtype, copy=False)
         self.count = count

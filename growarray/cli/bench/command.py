@@ -85,7 +85,12 @@ def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
         """Compare the contraction paths of a layer or an equation: what each should cost, and what it does cost."""
         if as_json and as_csv:
             raise ValueError("--json, --csv: pass only one; --output writes both as files")
-        for flag, value, least in (("--paths", count, 1), ("--repeat", repeat, 1), ("--seed", seed, 0)):
+        for flag, value, least in (
+            ("--paths", count, 1),
+            ("--repeat", repeat, 1),
+            ("--seconds", seconds, 0),
+            ("--seed", seed, 0),
+        ):
             at_least(flag, value, least)
         is_known("--pictures", pictures, ("png", "svg"))
         inline = {key: text for key, text in (("equation", equation), ("shapes", shapes)) if text is not None}
