@@ -34,8 +34,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}; make it first")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    opened = _new_file(temporary, path)
     try:
-        with _new_file(temporary, path) as file:
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
