@@ -172,7 +172,7 @@ def _check(makes: tuple[type, type], case: Any, data: Any) -> float:
     return float(np.abs(mine - other).max() / np.abs(other).max())
 
 
-def _profile(make: type, case: Any, data: Any, lines: int = 14) -> list[str]:
+def _profile(make: type, case: Any, data: Any) -> list[str]:
     """Functions of ours by their own time, in one cycle."""
     side = make(case, data)
     profile = cProfile.Profile()
@@ -182,7 +182,7 @@ def _profile(make: type, case: Any, data: Any, lines: int = 14) -> list[str]:
     side.apply()
     profile.disable()
     out = io.StringIO()
-    pstats.Stats(profile, stream=out).strip_dirs().sort_stats("tottime").print_stats(lines)
+    pstats.Stats(profile, stream=out).strip_dirs().sort_stats("tottime").print_stats(14)
     return [line for line in out.getvalue().splitlines() if line.strip()]
 
 

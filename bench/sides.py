@@ -64,7 +64,28 @@ def data_of(case: Case) -> tuple[list[np.ndarray], np.ndarray, list[tuple[np.nda
     return inputs, draw(case.n, case.d), [(scale * draw(case.d, case.d), draw(case.d)) for _ in range(case.layers)]
 
 
-class _Ours:
+class _Side:
+    """What both libraries name alike."""
+
+    layers: list[Any]
+    merge: Any
+
+    def statistics(self) -> tuple[Any, Any]:
+        if self.merge is None:
+            return self.layers[0].tensor_s, self.layers[0].tensor_m
+        return self.merge.previous_tensor_s, self.merge.previous_tensor_m
+
+    def update(self) -> None:
+        for statistic in self.statistics():
+            statistic.updated = False
+            statistic.update()
+
+    def reset(self) -> None:
+        for statistic in self.statistics():
+            statistic.reset()
+
+
+class _Ours(_Side):
     def __init__(self, case: Case) -> None:
         from growarray.growing import LinearGrowingModule, LinearMergeGrowingModule
 
@@ -96,26 +117,12 @@ class _Ours:
             for other in gradients[1:]:
                 gradients[0] += other
 
-    def _statistics(self) -> tuple[Any, Any]:
-        if self.merge is None:
-            return self.layers[0].tensor_s, self.layers[0].tensor_m
-        return self.merge.previous_tensor_s, self.merge.previous_tensor_m
-
-    def update(self) -> None:
-        for statistic in self._statistics():
-            statistic.updated = False
-            statistic.update()
-
-    def reset(self) -> None:
-        for statistic in self._statistics():
-            statistic.reset()
-
     def means(self) -> tuple[np.ndarray, np.ndarray]:
-        s, m = self._statistics()
+        s, m = self.statistics()
         return s(), m()
 
 
-class _Theirs:
+class _Theirs(_Side):
     def __init__(self, case: Case) -> None:
         import torch
         from gromo.modules.linear_growing_module import LinearGrowingModule, LinearMergeGrowingModule
@@ -145,22 +152,8 @@ class _Theirs:
             total = self.merge(total)
         total.backward(self.gradient)
 
-    def _statistics(self) -> tuple[Any, Any]:
-        if self.merge is None:
-            return self.layers[0].tensor_s, self.layers[0].tensor_m
-        return self.merge.previous_tensor_s, self.merge.previous_tensor_m
-
-    def update(self) -> None:
-        for statistic in self._statistics():
-            statistic.updated = False
-            statistic.update()
-
-    def reset(self) -> None:
-        for statistic in self._statistics():
-            statistic.reset()
-
     def means(self) -> tuple[np.ndarray, np.ndarray]:
-        s, m = self._statistics()
+        s, m = self.statistics()
         return s().numpy(), m().numpy()
 
 

@@ -128,10 +128,10 @@ class Grown:
         if values.dtype.kind not in "biuf":
             raise TypeError(f"Grown.predict: features are {values.dtype}, expected real numbers")
         if values.ndim < 2 or math.prod(values.shape[1:]) != self.features:
-            one = "; put one sample into a list: predict([x])" if values.shape == (self.features,) else ""
+            remedy = "; put one sample into a list: predict([x])" if values.shape == (self.features,) else ""
             raise ShapeError(
                 f"Grown.predict: features have shape {values.shape}, expected (n, {self.features}), the columns that "
-                f"the network was trained on{one}"
+                f"the network was trained on{remedy}"
             )
         dtype = next(iter(self.network.parameters())).data.dtype
         with np.errstate(over="ignore"):
@@ -170,15 +170,15 @@ def load_folder(folder: str | os.PathLike[str]) -> Grown:
             missing, remedy = f"neither {' nor '.join(_WEIGHTS)}", "restore the weights"
         raise CheckpointError(f"{path}: expected the folder of a finished run, found {missing}; {remedy}")
     try:
-        found = History.load(history)
-        final = _final(found)
+        recorded = History.load(history)
+        final = _final(recorded)
         options, classes = final["options"], tuple(final["classes"])
         network = rebuild_network(
             options["network"], final["widths"], options["activation"], options["dtype"],
             dict(load_checkpoint(weights, mmap=False)), final.get("features"), final.get("image"),
         )  # fmt: skip
         network.eval()
-        grown = Grown(network, options["task"], classes, final["scaling"], found)
+        grown = Grown(network, options["task"], classes, final["scaling"], recorded)
         _check(grown)
     except (GrowArrayError, KeyError, TypeError, ValueError, OSError) as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error

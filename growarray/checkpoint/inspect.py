@@ -70,8 +70,8 @@ class Inspection:
     @property
     def faults(self) -> tuple[str, ...]:
         """Every reason for which the file, its graph or one of its tensors is refused."""
-        found = [self.refused, self.graph_refused, *(row.fault for row in self.tensors)]
-        return tuple(reason for reason in found if reason)
+        reasons = [self.refused, self.graph_refused, *(row.fault for row in self.tensors)]
+        return tuple(reason for reason in reasons if reason)
 
     def __str__(self) -> str:
         if self.refused:
@@ -88,8 +88,8 @@ class Inspection:
             row["uses"] = [use._asdict() for use in tensor.uses]
         if self.graph is not None:
             ports = {"inputs": self.graph.inputs, "outputs": self.graph.outputs}
-            found = {name: [port._asdict() for port in those] for name, those in ports.items()}
-            result["graph"] = {**found, "operators": dict(self.graph.operators)}
+            sides = {name: [port._asdict() for port in those] for name, those in ports.items()}
+            result["graph"] = {**sides, "operators": dict(self.graph.operators)}
         return result
 
 
@@ -127,11 +127,11 @@ def inspect(
             size = source.size
             kind = kind_of(source, limits)
         checkpoint = load_checkpoint(path, select=select, prefix=prefix, limits=limits, follow_links=follow_links)
-        found = _inspection(checkpoint, size, check)
+        inspection = _inspection(checkpoint, size, check)
     except CheckpointError as error:
         return Inspection(name, size, kind, str(error))
-    if found.kind != "onnx":
-        return found
+    if inspection.kind != "onnx":
+        return inspection
     try:
         names = checkpoint.stored
         if checkpoint.prefix:
@@ -139,9 +139,11 @@ def inspect(
         with naming(name):
             graph = outline_graph(Source.of_file(Path(path), name=name), limits, names)
     except CheckpointError as error:
-        return replace(found, graph_refused=str(error))
+        return replace(inspection, graph_refused=str(error))
     uses = {new: tuple(graph.uses.get(old, ())) for old, new in zip(names, checkpoint, strict=True)}
-    return replace(found, graph=graph, tensors=tuple(replace(row, uses=uses[row.name]) for row in found.tensors))
+    return replace(
+        inspection, graph=graph, tensors=tuple(replace(row, uses=uses[row.name]) for row in inspection.tensors)
+    )
 
 
 def _inspection(checkpoint: Checkpoint, size: int | None, check: bool) -> Inspection:
@@ -171,10 +173,10 @@ def _inspection(checkpoint: Checkpoint, size: int | None, check: bool) -> Inspec
 def _metadata(checkpoint: Checkpoint) -> tuple[Extra, ...]:
     if checkpoint.kind.startswith("torch-") and checkpoint.metadata:
         return (Extra("_metadata", "dict", f"versions of {len(checkpoint.metadata)} modules"),)
-    found = {key: value for key, value in checkpoint.metadata.items() if key != "opset"}
+    entries = {key: value for key, value in checkpoint.metadata.items() if key != "opset"}
     for domain, version in checkpoint.metadata.get("opset", {}).items() if checkpoint.kind == "onnx" else ():
-        found[f"opset {domain or 'ai.onnx'}"] = version
-    return tuple(outline_extras(found, depth=1))
+        entries[f"opset {domain or 'ai.onnx'}"] = version
+    return tuple(outline_extras(entries, depth=1))
 
 
 def outline_extras(root: Any, depth: int = 2) -> list[Extra]:

@@ -224,10 +224,10 @@ def _versions(chosen: Selection, limits: Limits) -> dict[str, Any]:
     def refuse(tensor: StoredTensor) -> Any:
         raise Malformed("_metadata of the state dict holds a tensor")
 
-    found = chosen.node.metadata if type(chosen.node) is OrderedTree else None
+    metadata = chosen.node.metadata if type(chosen.node) is OrderedTree else None
     with at("_metadata"):
-        check_tree(found or {}, limits, limits.memory)
-        versions: dict[str, Any] = resolve(found or {}, refuse)
+        check_tree(metadata or {}, limits, limits.memory)
+        versions: dict[str, Any] = resolve(metadata or {}, refuse)
     return versions
 
 

@@ -68,19 +68,21 @@ def _unwrap(node: Any, parts: set[int]) -> tuple[tuple[Any, ...], Any]:
 
 
 def _follow(root: Any, keys: tuple[Any, ...]) -> Selection:
-    node, found = root, []
+    node, path = root, []
     for key in keys:
-        known = list(node) if isinstance(node, dict) else list(range(len(node))) if type(node) in (list, tuple) else []
-        if key not in known and type(key) is str and key.isascii() and key.isdecimal() and int(key) in known:
+        children = (
+            list(node) if isinstance(node, dict) else list(range(len(node))) if type(node) in (list, tuple) else []
+        )
+        if key not in children and type(key) is str and key.isascii() and key.isdecimal() and int(key) in children:
             key = int(key)  # a command line has no other way to say it
-        if key not in known:
-            names = ", ".join(quote(name) for name in known[:12]) or "none"
+        if key not in children:
+            names = ", ".join(quote(name) for name in children[:12]) or "none"
             raise Malformed(f"select={shown(keys)}: there is no {shown(key)}; keys there: {names}")
         node = node[key]
-        found.append(key)
+        path.append(key)
     if type(node) not in CONTAINERS and as_tensor(node) is None:
         raise Malformed(f"select={shown(keys)}: there is {quote(node)}, which has no tensors; extras hold plain values")
-    return Selection(node, tuple(found))
+    return Selection(node, tuple(path))
 
 
 def flatten(root: Any, memory: int) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
@@ -141,9 +143,9 @@ def strip_prefixes(
         taken = f"{front}…_orig_mod." if inside else front
         result = {name: name.removeprefix(front).replace("._orig_mod.", ".") for name in (*names, *aliases)}
     else:
-        given = tuple(p for p in ((prefix,) if isinstance(prefix, str) else prefix) if p)
-        result = {name: _strip_given(name, given) for name in (*names, *aliases)}
-        taken = ", ".join(p for p in given if any(name.startswith(p) and name != p for name in names))
+        prefixes = tuple(p for p in ((prefix,) if isinstance(prefix, str) else prefix) if p)
+        result = {name: _strip_given(name, prefixes) for name in (*names, *aliases)}
+        taken = ", ".join(p for p in prefixes if any(name.startswith(p) and name != p for name in names))
     _refuse_collision(result)
     if prefix is None and not taken:
         _refuse_collision({name: _strip_given(name, PREFIXES) for name in names})
@@ -162,8 +164,8 @@ def _common_front(names: list[str]) -> str:
 
 
 def _strip_given(name: str, prefixes: tuple[str, ...]) -> str:
-    while found := next((p for p in prefixes if name.startswith(p) and name != p), None):
-        name = name[len(found) :]
+    while front := next((p for p in prefixes if name.startswith(p) and name != p), None):
+        name = name[len(front) :]
     return name
 
 

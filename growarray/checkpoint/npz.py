@@ -107,16 +107,16 @@ def _header(head: bytes) -> tuple[DType, bool, tuple[int, ...], tuple[int, ...] 
     if start > min(len(head), _MOST_HEADER):
         raise Malformed(f"has a header of {start} bytes, the limit is {_MOST_HEADER}; or it is cut off")
     text = head[8 + width : start].decode("latin1")
-    found = _HEADER.fullmatch(text)
-    if found is None:
+    header = _HEADER.fullmatch(text)
+    if header is None:
         raise Malformed(f"has the header {quote(text)}; expected a plain type, an order and a shape")
-    code = found[1]
+    code = header[1]
     dtype = NUMPY_NAMES.get(code.replace(">", "<").replace("=", "<"))
     if dtype is None:
         raise Malformed(f"has the type {quote(code)}, which is not read; only numbers are, not objects or strings")
-    shape = tuple(int(n) for n in re.findall(r"\d+", found[3]))
+    shape = tuple(int(n) for n in re.findall(r"\d+", header[3]))
     strides = None
-    if found[2] == "True":
+    if header[2] == "True":
         steps = [1]
         for n in shape:
             steps.append(steps[-1] * n)

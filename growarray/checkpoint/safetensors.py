@@ -62,19 +62,19 @@ def read_safetensors(source: Source, limits: Limits) -> Contents:
     return Contents("safetensors", tensors, metadata=metadata, aliases=aliases)
 
 
-def _metadata(found: Any) -> dict[str, Any]:
-    if type(found) is not dict:
-        raise Malformed(f"__metadata__ is {quote(found)}; expected an object")
-    for key, value in found.items():
+def _metadata(metadata: Any) -> dict[str, Any]:
+    if type(metadata) is not dict:
+        raise Malformed(f"__metadata__ is {quote(metadata)}; expected an object")
+    for key, value in metadata.items():
         expect_string(value, f"__metadata__ {quote(key)}")
-    return found
+    return metadata
 
 
 def _tensor(source: Source, entry: Any, name: str, base: int) -> StoredTensor:
     """The tensor of one entry; its offsets count from ``base``, the end of the header."""
     if type(entry) is not dict or set(entry) != _FIELDS:
-        found = ", ".join(sorted(map(quote, islice(entry, 8)))) if type(entry) is dict else quote(entry)
-        raise Malformed(f"is described by {found}; expected dtype, shape, data_offsets")
+        fields = ", ".join(sorted(map(quote, islice(entry, 8)))) if type(entry) is dict else quote(entry)
+        raise Malformed(f"is described by {fields}; expected dtype, shape, data_offsets")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if type(code) is not str or code not in DTYPES:
         raise Malformed(f"has the dtype {quote(code)}; expected one of {', '.join(DTYPES)}")

@@ -103,8 +103,8 @@ def save_npz(arrays: Mapping[str, Any], path: str | os.PathLike[str]) -> tuple[s
     ...         print(found.files)
     ['w', 'file']
     """
-    known = frozenset(row.name for row in NUMPY_NAMES.values())
-    plans = _plans(arrays, "save_npz", known, "npz")
+    dtypes = frozenset(row.name for row in NUMPY_NAMES.values())
+    plans = _plans(arrays, "save_npz", dtypes, "npz")
     if not plans:
         raise ValueError(
             "save_npz: there are no arrays; an empty archive looks like a damaged file, so it would not be read"
@@ -121,7 +121,7 @@ def save_npz(arrays: Mapping[str, Any], path: str | os.PathLike[str]) -> tuple[s
     return _shared(arrays)
 
 
-def _plans(arrays: Mapping[str, Any], where: str, known: frozenset[str], format_: str) -> dict[str, _Plan]:
+def _plans(arrays: Mapping[str, Any], where: str, dtypes: frozenset[str], format_: str) -> dict[str, _Plan]:
     """Type and shape of every array, all checked before a file is made."""
     if not isinstance(arrays, Mapping):
         raise TypeError(f"{where}: expected a mapping of names to arrays, found {type(arrays).__name__}")
@@ -131,10 +131,10 @@ def _plans(arrays: Mapping[str, Any], where: str, known: frozenset[str], format_
             raise TypeError(f"{where}: expected strings as names, found {shown(name)}")
         _check_text(name, f"{where}: name")
         array = _array(arrays[name], where, name)
-        if array.dtype.name not in known:
+        if array.dtype.name not in dtypes:
             raise TypeError(
                 f"{where}: {name!r} has the dtype {array.dtype}, which {format_} does not have; "
-                f"expected one of {', '.join(sorted(known))}"
+                f"expected one of {', '.join(sorted(dtypes))}"
             )
         plans[name] = _Plan(array.dtype, tuple(array.shape), array.nbytes)
     return plans

@@ -74,7 +74,7 @@ def _flat(contents: Contents, limits: Limits, source: Source) -> dict[str, Store
 
 
 def _metadata(index: dict[str, Any]) -> dict[str, Any]:
-    found = index.get("metadata", {})
-    if type(found) is not dict:
-        raise Malformed(f"metadata is {quote(found)}; expected an object")
-    return found
+    metadata = index.get("metadata", {})
+    if type(metadata) is not dict:
+        raise Malformed(f"metadata is {quote(metadata)}; expected an object")
+    return metadata

@@ -44,16 +44,16 @@ def saved_classes() -> dict[str, type]:
     >>> saved_classes()["nn.Linear"].__name__
     'Linear'
     """
-    found: dict[str, type] = dict(_OTHERS)
+    classes: dict[str, type] = dict(_OTHERS)
     for home in _HOMES:
         module = importlib.import_module(f"growarray.{home}")
         for name, kind in vars(module).items():
-            own = name in getattr(module, "__all__", ()) or getattr(kind, "__module__", "") == module.__name__
-            kept = isinstance(kind, type) and (issubclass(kind, Owner | Optimizer) or name in _PLAIN_CLASSES)
-            if kept and own and name[0] != "_":
-                found[f"{home.partition('.')[0]}.{name}"] = kind
+            is_public = name in getattr(module, "__all__", ()) or getattr(kind, "__module__", "") == module.__name__
+            is_saved = isinstance(kind, type) and (issubclass(kind, Owner | Optimizer) or name in _PLAIN_CLASSES)
+            if is_saved and is_public and name[0] != "_":
+                classes[f"{home.partition('.')[0]}.{name}"] = kind
     grown = importlib.import_module("growarray.checkpoint.grown")
-    return {**found, "checkpoint.Grown": grown.Grown}
+    return {**classes, "checkpoint.Grown": grown.Grown}
 
 
 def _arguments(kind: type) -> dict[str, Argument]:
@@ -66,8 +66,8 @@ def _saved(value: Any) -> dict[str, Any]:
     """What a file keeps of an object."""
     if hasattr(value, "_saved"):
         return value._saved()  # type: ignore[no-any-return]
-    held = getattr(value, "_held", None) or _arguments(type(value))
-    return {name: getattr(value, name) for name in held if hasattr(value, name)}
+    attributes = getattr(value, "_held", None) or _arguments(type(value))
+    return {name: getattr(value, name) for name in attributes if hasattr(value, name)}
 
 
 def _restored(kind: type, saved: dict[str, Any]) -> Any:
@@ -75,12 +75,12 @@ def _restored(kind: type, saved: dict[str, Any]) -> Any:
     restored = getattr(kind, "_restored", None)
     if restored is not None:
         return restored(**saved)
-    held = getattr(kind, "_held", None)
-    if held is None:
+    attributes = getattr(kind, "_held", None)
+    if attributes is None:
         _check_plain(kind, saved)
         return kind(**saved)
-    if saved.keys() != set(held):
-        raise Malformed(f"has {', '.join(map(quote, saved))}; expected {', '.join(held)}")
+    if saved.keys() != set(attributes):
+        raise Malformed(f"has {', '.join(map(quote, saved))}; expected {', '.join(attributes)}")
     value: Any = object.__new__(kind)
     vars(value).update(saved)
     value._check_held()
@@ -192,9 +192,9 @@ class Reader:
         for index, entry in enumerate(entries):
             with at(f"object {index}"):
                 self._objects.append(self._made(entry))
-        for index, (entry, made) in enumerate(zip(entries, self._objects, strict=True)):
+        for index, (entry, restored) in enumerate(zip(entries, self._objects, strict=True)):
             with at(f"object {index}"):
-                self._link(made, entry.get("linked", {}))
+                self._link(restored, entry.get("linked", {}))
         with at("value"):
             result = self._of(document.get("value"))
         unused = next((name for name in self._arrays if name not in self._read), None)
@@ -212,22 +212,22 @@ class Reader:
         with at(name):
             values = {key: self._of(value) for key, value in saved.items()}
             try:
-                made: Any = _parameter(**values) if kind is Parameter else _restored(kind, values)
+                restored: Any = _parameter(**values) if kind is Parameter else _restored(kind, values)
             except _FAULTS as fault:
                 raise Malformed(f"cannot be made: {' '.join(str(fault).split())[:400]}") from None
         if "training" in entry:
-            made.training = entry["training"] is True
-        return made
+            restored.training = entry["training"] is True
+        return restored
 
-    def _link(self, made: Any, linked: Any) -> None:
-        names = getattr(made, "_linked", ())
+    def _link(self, restored: Any, linked: Any) -> None:
+        names = getattr(restored, "_linked", ())
         if type(linked) is not dict or linked.keys() != set(names):
             raise Malformed(f"is linked by {quote(linked)}; expected {', '.join(names) or 'nothing'}")
         for name, plain in linked.items():
             value = self._of(plain)
             if not all(v is None or isinstance(v, Module | int) for v in (value if type(value) is list else [value])):
                 raise Malformed(f"has {name}={quote(value)}; expected a layer")
-            setattr(made, name, value)
+            setattr(restored, name, value)
 
     def _of(self, plain: Any) -> Any:
         if type(plain) is list:
@@ -271,11 +271,11 @@ class Reader:
         return saved_classes()[name]
 
     def _generator_of(self, state: Any) -> np.random.Generator:
-        found = self._of(state)
-        if found["bit_generator"] not in _GENERATORS:
-            raise Malformed(f"has the generator {quote(found['bit_generator'])}; expected {', '.join(_GENERATORS)}")
-        generator = np.random.Generator(getattr(np.random, found["bit_generator"])(0))
-        generator.bit_generator.state = found
+        plain = self._of(state)
+        if plain["bit_generator"] not in _GENERATORS:
+            raise Malformed(f"has the generator {quote(plain['bit_generator'])}; expected {', '.join(_GENERATORS)}")
+        generator = np.random.Generator(getattr(np.random, plain["bit_generator"])(0))
+        generator.bit_generator.state = plain
         return generator
 
 
@@ -283,10 +283,10 @@ _TAGS = ("int", "float", "tuple", "dict", "array", "object", "class", "generator
 
 
 def _parameter(data: Array, requires_grad: bool, slots: dict[str, Any] | None = None) -> Parameter:
-    made = Parameter(data)
-    made.requires_grad = requires_grad is True
+    parameter = Parameter(data)
+    parameter.requires_grad = requires_grad is True
     for name, value in (slots or {}).items():
-        if is_array(value) and value.shape not in ((), made.shape):
-            raise Malformed(f"slot {quote(name)} has shape {value.shape}; expected {made.shape}")
-        made.slots[name] = value
-    return made
+        if is_array(value) and value.shape not in ((), parameter.shape):
+            raise Malformed(f"slot {quote(name)} has shape {value.shape}; expected {parameter.shape}")
+        parameter.slots[name] = value
+    return parameter

@@ -31,8 +31,30 @@ def main() -> None:
                 'install them with: pip install "growarray[cli]"\n'
             )
             raise SystemExit(2)
-        app = importlib.import_module("growarray.cli.application").app
-    app(prog_name="growarray")  # whatever started it: messages and hints name the command
+        application = importlib.import_module("growarray.cli.application")
+    with _written(application.CLOSED):
+        application.app(prog_name="growarray")  # whatever started it: messages and hints name the command
+
+
+@contextmanager
+def _written(closed: int) -> Iterator[None]:
+    """See that the output arrives, or end with code ``closed`` if nobody reads it.
+
+    The interpreter would complain of it on its way out, and end with code 120. Commands say themselves what is wrong
+    with other files.
+    """
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(closed) from None
+        sys.stderr.write(f"growarray: the standard output cannot be written: {error.strerror}\n")
+        raise SystemExit(2) from None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from growarray import __version__
 from growarray.cli.bench.calibrate import calibrate
 from growarray.cli.bench.command import BenchCommand, paths, suite
 from growarray.cli.bench.search import search
+from growarray.cli.command import CLOSED as CLOSED
 from growarray.cli.command import Group
 from growarray.cli.compress.command import compress
 from growarray.cli.convert import convert

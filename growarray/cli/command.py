@@ -15,9 +15,12 @@ from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 from growarray.cli.options import plain
-from growarray.cli.terminal import say_interrupted
+from growarray.cli.terminal import Screen, say_interrupted
 from growarray.display import printable
 from growarray.errors import GrowArrayError, shown
+
+CLOSED = 141
+"""Exit code if nobody reads any more, as in ``growarray … | head``: that of other commands, which a signal ends."""
 
 _EXPECTED = (GrowArrayError, ValueError, OSError, MemoryError, NotImplementedError)
 _WIDEST = 30  # columns of a name, beyond which its text begins a line below
@@ -26,7 +29,7 @@ _BESIDE = 26  # columns that a text needs at least to stand beside its name
 
 def show_help(command: Any, ctx: Any, commands: Sequence[tuple[str, str]] = ()) -> None:
     """Usage, what the command does, and a section for arguments, each panel of options, and commands."""
-    console = Console(highlight=False)
+    console = Screen(highlight=False)
     sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
     for parameter in command.get_params(ctx):
         if parameter.param_type_name == "argument":
@@ -150,9 +153,11 @@ class Group(TyperGroup):
 
 @contextmanager
 def _one_line(parent: Any) -> Iterator[None]:
-    """Say what is wrong with the command line of a command, and where its help is."""
+    """Say what is wrong with the command line of a command, and where its help is; nothing if nobody reads it."""
     try:
         yield
+    except BrokenPipeError:
+        raise typer.Exit(CLOSED) from None
     except Exception as error:
         if not hasattr(error, "format_message") or type(error).__name__ == "NoArgsIsHelpError":
             raise

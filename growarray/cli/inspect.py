@@ -18,7 +18,7 @@ from growarray.checkpoint.inspect import Extra, Inspection, TensorRow
 from growarray.checkpoint.inspect import inspect as inspect_file
 from growarray.cli.files import LimitsOption, LinksOption, PrefixOption, SelectOption, limits_from
 from growarray.cli.options import switch
-from growarray.cli.terminal import plain_table, show_line, show_table
+from growarray.cli.terminal import Screen, plain_table, show_line, show_table
 from growarray.display import printable
 from growarray.onnx.outline import GraphOutline, Port, Use
 
@@ -51,9 +51,9 @@ def inspect(
 
 def _show(found: Inspection) -> None:
     """Tables on the standard output, whole lines if it is no terminal."""
-    console = Console()
+    console = Screen()
     if not console.is_terminal:
-        console = Console(width=_UNWRAPPED)
+        console = Screen(width=_UNWRAPPED)
 
     def line(text: str) -> None:
         show_line(console, printable(text))

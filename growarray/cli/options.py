@@ -108,7 +108,7 @@ def is_known(flag: str, value: Any, known: Iterable[str]) -> None:
         raise ValueError(f"{flag}: expected {expected}, found {shown(value)}")
 
 
-def use_precision(precision: str, device: str, dtype: str = "float32") -> None:
+def use_precision(precision: str, device: str, dtype: str) -> None:
     """Tell CuPy, and with it every plan of this process. ``ValueError`` if there is no such precision there."""
     is_known("--precision", precision, PRECISIONS)
     if precision == "float32":

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -18,7 +17,7 @@ from growarray.checkpoint.grown import load_folder
 from growarray.cli.grow.data import as_options
 from growarray.cli.grow.options import DIGITS
 from growarray.cli.options import option, switch
-from growarray.cli.terminal import plain_table, show_line, show_table
+from growarray.cli.terminal import Screen, plain_table, show_line, show_table
 from growarray.datasets import load_digits, load_samples
 from growarray.errors import DataError
 from growarray.networks import task_named, write_atomically
@@ -51,7 +50,7 @@ def predict(
     columns = predictions_of(grown, x, targets, probabilities=probabilities)
     if output is not None:
         write_atomically(output, _content(output, grown, columns))
-    console = Console()
+    console = Screen()
     show_table(console, _table(grown, columns))
     for line in _lines(grown, columns, output):
         show_line(console, line)

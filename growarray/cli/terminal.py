@@ -1,7 +1,9 @@
-"""What the commands do with a terminal: a bar while work goes on, tables at any width, a quiet end at Ctrl-C."""
+"""What the commands do with a terminal: a bar while work goes on, tables at any width, a quiet end."""
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
 from types import TracebackType
@@ -15,6 +17,14 @@ from rich.text import Text
 _BETWEEN = 0.1  # seconds from one drawing of a bar to the next
 _NAME = 16  # columns that a long name is folded to in a narrow terminal
 _WIDE = 70  # columns in which a bar and the time left fit beside a count and figures
+
+
+class Screen(Console):
+    """A console that tells the command, and not the process, when nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what the end of the pipe raised."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def can_move_cursor(console: Console) -> bool:
@@ -101,7 +111,7 @@ _shown: list[Bar] = []
 
 def stderr_bar(name: str, total: int | None = None) -> Bar:
     """A bar beside a result that goes to the standard output."""
-    bar = Bar(Console(stderr=True))
+    bar = Bar(Screen(stderr=True))
     bar.start(name, total)
     return bar
 

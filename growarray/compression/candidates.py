@@ -52,7 +52,7 @@ def weighted_error(target: Target, kernel: Array) -> float:
 
 
 def candidates_of(target: Target, formats: Sequence[str], by: str) -> list[Candidate]:
-    """All ways to factorize the layer at a lower cost, and the layer itself.
+    """The layer itself, and all ways to factorize it at a lower cost.
 
     formats : of convolutions; a linear layer becomes a product of two matrices, CP of one mode each
     by : 'parameters', 'flops' or 'time'

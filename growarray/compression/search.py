@@ -30,7 +30,7 @@ from growarray.nn.module import Module
 _ROUNDS = 4  # of choosing, decomposing what is chosen, and correcting the estimates by what came of it
 
 
-class Made(NamedTuple):
+class Replacement(NamedTuple):
     """A layer in the chosen form, its report as far as that needs no input, and its squared error."""
 
     layer: Any
@@ -38,32 +38,32 @@ class Made(NamedTuple):
     error: float
 
 
-def factorized_layer(target: Target, choice: Choice, options: Mapping[str, Any], rng: np.random.Generator) -> Made:
+def factorized_layer(
+    target: Target, choice: Choice, options: Mapping[str, Any], rng: np.random.Generator
+) -> Replacement:
     """Decompose a layer as it was chosen; format None leaves it as it is."""
     dense, kernel = target.layer, target.kernel
-    size = dense.number_of_parameters()
+    size, shape = dense.number_of_parameters(), tuple(kernel.shape)
     if choice.format is None:
-        return Made(dense, ConversionReport(DenseTensor.name, None, tuple(kernel.shape), Change(size, size), 0.0), 0.0)
-    kind, xp = FactorizedTensor.kind(choice.format), namespace(kernel)
-    weights = {} if target.moment is None else {"weighted": {0 if kind.format.output_last else 1: target.moment}}
-    if target.is_linear:
-        linear = FactorizedLinear.from_linear(
-            dense,
-            choice.rank,
-            n_tensorized_modes=1,
-            factorization=kind.name,
-            decomposition_kwargs={**weights, **options},
+        return Replacement(dense, ConversionReport(DenseTensor.name, None, shape, Change(size, size), 0.0), 0.0)
+    kind = FactorizedTensor.kind(choice.format)
+    if target.moment is not None:
+        options = {"weighted": {0 if kind.format.output_last else 1: target.moment}, **options}
+    if not target.is_linear:
+        options = {**kind.format.search_options(math.prod(shape), choice.rank, rng), **options}
+        conv: Any = FactorizedConv.from_conv(
+            dense, choice.rank, factorization=choice.format, decomposition_kwargs=options, rng=rng
         )
-        gap = xp.astype(linear.matrix() - kernel, xp.float64)
-        error = math.sqrt(float(xp.sum(gap * gap)) / max(float(xp.sum(xp.astype(kernel, xp.float64) ** 2)), 1e-300))
-        change = Change(size, linear.number_of_parameters())
-        report = ConversionReport(kind.name, linear.rank, tuple(kernel.shape), change, error, 1, "converged")
-        return Made(linear, report, weighted_error(target, linear.matrix()))
-    options = {**kind.format.search_options(math.prod(kernel.shape), choice.rank, rng), **options}
-    conv: Any = FactorizedConv.from_conv(
-        dense, choice.rank, factorization=choice.format, decomposition_kwargs={**weights, **options}, rng=rng
+        return Replacement(conv, conv.report, weighted_error(target, conv.kernel()))
+    linear = FactorizedLinear.from_linear(
+        dense, choice.rank, n_tensorized_modes=1, factorization=kind.name, decomposition_kwargs=options
     )
-    return Made(conv, conv.report, weighted_error(target, conv.kernel()))
+    xp, matrix = namespace(kernel), linear.matrix()
+    gap, wide = xp.astype(matrix - kernel, xp.float64), xp.astype(kernel, xp.float64)
+    error = math.sqrt(float(xp.sum(gap * gap)) / max(float(xp.sum(wide * wide)), 1e-300))
+    change = Change(size, linear.number_of_parameters())
+    report = ConversionReport(kind.name, linear.rank, shape, change, error, 1, "converged")
+    return Replacement(linear, report, weighted_error(target, matrix))
 
 
 def with_figures(target: Target, layer: Any, report: ConversionReport, measure: bool) -> ConversionReport:
@@ -111,8 +111,8 @@ def compress(
     keep : names of layers that stay dense, or the name of one
     measure : also time every layer that was replaced, and its dense form
     decomposition : options for each format, for example ``{'cp': {'max_iterations': 100}}``
-    progress : is told the steps that are done, and how many there are at most: one for each layer whose errors are
-        estimated, and one for each decomposition
+    progress : called with the number of steps that are done and the most that
+        there can be: one for each layer whose errors are estimated, and one for each decomposition
 
     The error of each candidate (layer, format, rank) is estimated from singular values, the budget is allocated, the
     chosen ones are decomposed, and the estimates are corrected by the errors found, a few times over; with calibration
@@ -134,47 +134,67 @@ def compress(
     names = check_arguments(network, budget, by, formats, measure, input_shape, calibration)
     budget = int(budget) if is_int(budget) else float(budget)
     rng, options = check_rng(rng, "compress"), check_options({} if decomposition is None else decomposition, names)
-    targets, stay = chosen_targets(network, keep)
+    targets, kept = chosen_targets(network, keep)
     sample, data = check_inputs(targets[0].kernel, input_shape, calibration)
     if sample is not None:
         observe(network, targets, sample, data)
-    for target in targets:
-        target.influence = 1.0 / len(targets)
-    plain = None if data is None else sensitivity(network, targets, data, rng)
+    decompose = _decomposer(network, targets, data, options, rng)
     tell = _counted(progress, len(targets))
     offers = _offers(targets, names, by, tell)
-    fixed = network.number_of_parameters() - sum(cost_of(t, Choice(None), by) for t in targets)
-    fixed = fixed if by == "parameters" else 0.0
-    dense = fixed + sum(max(c.cost for c in offer if c.rank.format is None) for offer in offers.values())
+    others = network.number_of_parameters() - sum(cost_of(t, Choice(None), by) for t in targets)
+    fixed = others if by == "parameters" else 0.0
+    dense = fixed + sum(offer[0].cost for offer in offers.values())
     limit = _limit(budget, by, dense, fixed + sum(min(c.cost for c in offer) for offer in offers.values()))
-    named = {target.name: target for target in targets}
-
-    def judge(name: str, choice: Choice) -> Made:
-        target = named[name]
-        made = factorized_layer(target, choice, options.get(choice.format or "", {}), rng)
-        if plain is None or choice.format is None:
-            return made._replace(error=target.influence * made.error)
-        return made._replace(error=effect(network, target, made.layer, data, plain))
-
-    chosen, offers = _spend(limit - fixed, offers, judge, tell)
-    layers = {id(t.layer): chosen[t.name].layer for t in targets if chosen[t.name].layer is not t.layer}
-    small = swapped(network, layers)
+    chosen, offers = _spend(limit - fixed, offers, decompose, tell)
+    replaced = {t.name: (t, chosen[t.name].layer) for t in targets if chosen[t.name].layer is not t.layer}
+    small = swapped(network, {id(target.layer): layer for target, layer in replaced.values()})
     reports = {t.name: with_figures(t, chosen[t.name].layer, chosen[t.name].report, measure) for t in targets}
     output_error = None
     if data is not None:
-        pairs = {t.name: (t, chosen[t.name].layer) for t in targets if id(t.layer) in layers}
-        output_error, errors = compare_outputs(network, small, pairs, data)
+        output_error, errors = compare_outputs(network, small, replaced, data)
         reports |= {name: replace(reports[name], output_error=error) for name, error in errors.items()}
-    for name, made in chosen.items():
-        if isinstance(made.layer, FactorizedConv):
-            made.layer.report = reports[name]
+    for name, (_, layer) in replaced.items():
+        if isinstance(layer, FactorizedConv):
+            layer.report = reports[name]
     return Compression(
-        small, by, limit, reports,
-        Change(network.number_of_parameters(), small.number_of_parameters()),
-        trade_off(offers, names, [t.name for t in targets if t.is_linear], fixed, dense), output_error,
-        math.sqrt(sum(made.error for made in chosen.values())),
-        None if sample is None else _shapes(sample), left_alone(network, [t.layer for t in targets], stay),
-    )  # fmt: skip
+        network=small,
+        by=by,
+        budget=limit,
+        reports=reports,
+        parameters=Change(network.number_of_parameters(), small.number_of_parameters()),
+        curves=trade_off(offers, names, [t.name for t in targets if t.is_linear], fixed, dense),
+        output_error=output_error,
+        error=math.sqrt(sum(replacement.error for replacement in chosen.values())),
+        input_shape=None if sample is None else _shapes(sample),
+        left=left_alone(network, [t.layer for t in targets], kept),
+    )
+
+
+def _decomposer(
+    network: Module,
+    targets: Sequence[Target],
+    data: Any,
+    options: Mapping[str, Mapping[str, Any]],
+    rng: np.random.Generator,
+) -> Callable[[str, Choice], Replacement]:
+    """A function that decomposes a layer, by name, as it was chosen, and measures the error that this makes.
+
+    With calibration ``data`` that is the error of the network's output, else that of the weights over all layers. Sets
+    the influence of every target.
+    """
+    for target in targets:
+        target.influence = 1.0 / len(targets)
+    outputs = None if data is None else sensitivity(network, targets, data, rng)
+    by_name = {target.name: target for target in targets}
+
+    def decompose(name: str, choice: Choice) -> Replacement:
+        target = by_name[name]
+        replacement = factorized_layer(target, choice, options.get(choice.format or "", {}), rng)
+        if outputs is None or choice.format is None:
+            return replacement._replace(error=target.influence * replacement.error)
+        return replacement._replace(error=effect(network, target, replacement.layer, data, outputs))
+
+    return decompose
 
 
 def _offers(
@@ -201,7 +221,7 @@ def _shapes(sample: Any) -> Any:
 
 
 def _limit(budget: float, by: str, dense: float, least: float) -> float:
-    """The budget as a cost, which the cheapest choice must meet."""
+    """The budget as a cost; ValueError if the cheapest choice costs more."""
     scale = 1e-6 if by == "time" else 1.0
     limit = budget * dense if isinstance(budget, float) else min(budget, 1 << 1000) * scale
     if least > limit * (1.0 + 1e-12):
@@ -216,38 +236,38 @@ def _limit(budget: float, by: str, dense: float, least: float) -> float:
 def _spend(
     budget: float,
     estimates: Mapping[str, Sequence[Candidate]],
-    judge: Callable[[str, Choice], Made],
+    decompose: Callable[[str, Choice], Replacement],
     tell: Callable[[float], None],
-) -> tuple[dict[str, Made], dict[str, list[Candidate]]]:
-    """What is made of each layer within the budget, and the candidates with corrected errors.
+) -> tuple[dict[str, Replacement], dict[str, list[Candidate]]]:
+    """The replacement of each layer within the budget, and the candidates with corrected errors.
 
-    What is chosen is decomposed by ``judge``, which gives the error that it makes; the estimates for other ranks of
-    its format are changed by the same factor. In the end the best choice among all that was decomposed is taken.
+    What is chosen is decomposed, which gives its true error; the estimates for other ranks of its format change by the
+    same factor. At the end the best choice among all that were decomposed is taken.
     """
-    judged: dict[str, dict[Choice, Made]] = {name: {} for name in estimates}
+    replacements: dict[str, dict[Choice, Replacement]] = {name: {} for name in estimates}
     offers = {name: list(offer) for name, offer in estimates.items()}
-    for turn in range(1, _ROUNDS + 1):
+    for done in range(1, _ROUNDS + 1):
         choices = {name: c.rank for name, c in allocate(budget, offers).choices.items()}
-        new = [name for name in estimates if choices[name] not in judged[name]]
+        new = [name for name in estimates if choices[name] not in replacements[name]]
         if not new:
             break
         for count, name in enumerate(new, start=1):
-            judged[name][choices[name]] = judge(name, choices[name])
-            offers[name] = _corrected(estimates[name], judged[name])
-            tell(turn + count / len(new))
+            replacements[name][choices[name]] = decompose(name, choices[name])
+            offers[name] = _corrected(estimates[name], replacements[name])
+            tell(done + count / len(new))
     tell(1.0 + _ROUNDS)
-    tried = {name: [c for c in offer if c.rank in judged[name]] for name, offer in offers.items()}
+    tried = {name: [c for c in offer if c.rank in replacements[name]] for name, offer in offers.items()}
     best = allocate(budget, tried).choices
-    return {name: judged[name][c.rank] for name, c in best.items()}, offers
+    return {name: replacements[name][c.rank] for name, c in best.items()}, offers
 
 
-def _corrected(estimates: Sequence[Candidate], made: Mapping[Choice, Made]) -> list[Candidate]:
+def _corrected(estimates: Sequence[Candidate], measured: Mapping[Choice, Replacement]) -> list[Candidate]:
     """The candidates with the errors that were measured; those of other ranks are estimates times the last factor."""
     factors: dict[str | None, float] = {}
-    for c in sorted(estimates, key=lambda c: list(made).index(c.rank) if c.rank in made else -1):
-        if c.rank in made and c.error > 0.0:
-            factors[c.rank.format] = made[c.rank].error / c.error
+    for c in sorted(estimates, key=lambda c: list(measured).index(c.rank) if c.rank in measured else -1):
+        if c.rank in measured and c.error > 0.0:
+            factors[c.rank.format] = measured[c.rank].error / c.error
     return [
-        c._replace(error=made[c.rank].error if c.rank in made else factors.get(c.rank.format, 1.0) * c.error)
+        c._replace(error=measured[c.rank].error if c.rank in measured else factors.get(c.rank.format, 1.0) * c.error)
         for c in estimates
     ]

@@ -4,18 +4,20 @@ Blocks and pieces run one thread a core; products inside them must not start thr
 and would round another way. NumPy's OpenBLAS counts its threads for the whole process, so a run has to lower that count
 and put it back: a product that another thread makes meanwhile, outside of plans, gets one thread too.
 
-An exception out of a signal handler can come after any call, at the top of any loop and at the entry of any Python
-function, but not between other operations (CPython looks at signals, and hands over the interpreter's lock, only
-there). So what must not be left half done is written here without calls in between, and works on iterators made before.
+Other threads, signal handlers and forks come in after any call and at the top of any loop (CPython hands over the
+interpreter's lock, and looks at signals, only there), and before Python 3.12 at any allocation too, where a collection
+of garbage may run finalizers. So what must not be left half done is one call here, of :func:`_undisturbed`.
 A free-threaded Python has no such lock, and is not supported.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
 import operator
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
@@ -77,7 +79,24 @@ _all = _counts()
 _get, _set, _ones = [c.get for c in _all if not c.own], [c.set for c in _all if not c.own], [1] * len(_all)
 _own_get, _own_set = [c.get for c in _all if c.own], [c.set for c in _all if c.own]
 _inside: dict[int, None] = {}  # threads in a run
-_normal: list[int] = []  # the counts that hold when no thread is
+_normal = [0] * len(_set)  # the counts that hold when no thread is, while one is
+
+
+def _undisturbed(*parts: Iterable[object]) -> Iterator[object]:
+    """The parts, made of C functions alone, with no collection of garbage between their calls: ``deque(it, 0)`` runs
+    them as one call, in which no other thread, signal handler or finalizer has its turn."""
+    was: list[bool] = []
+    return itertools.chain(
+        map(was.append, map(operator.call, [gc.isenabled])),
+        map(operator.call, [gc.disable]),
+        *parts,
+        map(operator.call, itertools.compress([gc.enable], was)),
+    )
+
+
+def _if_none_inside(items: Iterable[_T]) -> Iterator[_T]:
+    """The items if no thread is in a run when they are taken, else nothing."""
+    return itertools.compress(items, map(operator.not_, itertools.repeat(_inside)))
 
 
 def single_threaded(body: Callable[[], _T]) -> _T:
@@ -91,20 +110,22 @@ def single_threaded(body: Callable[[], _T]) -> _T:
     me = get_ident()
     if me in _inside:
         return workspace.apart(body)
-    probe, lower = map(operator.call, _get), map(operator.call, _set + _own_set, _ones)
-    own = list(map(operator.call, _own_get))
-    back = map(operator.call, _own_set, own)
-    all_back = itertools.chain(back, map(operator.call, _set, _normal))
-    # from here on no operation but the last of each part is a call: see above
+    own = [get() for get in _own_get]
+    enter = _undisturbed(
+        map(_normal.__setitem__, _if_none_inside(range(len(_get))), map(operator.call, _get)),
+        map(_inside.setdefault, [me]),
+        map(operator.call, _set + _own_set, _ones),
+    )
+    leave = _undisturbed(
+        map(_inside.pop, [me], [None]),
+        map(operator.call, _own_set, own),
+        map(operator.call, _set, _if_none_inside(_normal)),
+    )
     try:
-        if not _inside:
-            _normal[:] = probe
-        _inside[me] = None
-        list(lower)
+        deque(enter, 0)
         return body()
     finally:
-        del _inside[me]
-        list(back if _inside else all_back)
+        deque(leave, 0)
 
 
 def settled(body: Callable[[], _T]) -> _T:
@@ -120,8 +141,7 @@ def _buffered(body: Callable[[], _T]) -> _T:
 
 def forked() -> None:
     """Reset in a forked child, which has no other threads."""
-    me, before = get_ident(), set(_inside)
-    for other in before - {me}:
-        del _inside[other]
-    if before and not _inside:
-        list(map(operator.call, _set, _normal))
+    others = set(_inside) - {get_ident()}
+    if others:
+        back = map(operator.call, _set, _if_none_inside(_normal))
+        deque(_undisturbed(map(_inside.__delitem__, others), back), 0)

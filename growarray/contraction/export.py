@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from growarray.contraction.equation import ELLIPSIS
@@ -14,7 +15,8 @@ def single_steps(plan: Plan) -> list[dict[str, Any]]:
     """Each step as an equation of its own, with what :func:`growarray.contraction.contract` takes for it.
 
     ``operands`` are places in a list that begins with the plan's operands: a step takes both out and puts its result at
-    the end, as in opt_einsum's paths. The rest are keyword arguments, and the equation.
+    the end, as in opt_einsum's paths. The rest are keyword arguments, and the equation. Modes keep their names; where
+    no term has two of them side by side they are single letters, for that is how such an equation is read.
     Raises PlanError for equations with ``...``.
 
     >>> from growarray.contraction import plan
@@ -33,12 +35,15 @@ def single_steps(plan: Plan) -> list[dict[str, Any]]:
         first, second = (left, right) if pair is None else (pair.feature_mask, pair.kernel_mask)
         whole = left | right
         met = [m for m, conv in problem.conv.items() if first >> conv.feature & 1 and second >> conv.kernel & 1]
-        axes = {m: problem.conv[m].axis for m in met}
         output = problem.output if whole == problem.everything else problem.modes(whole)
-        text = f"{_term(plan, first)}, {_term(plan, second)} -> {' '.join(output)}"
-        step: dict[str, Any] = {"operands": (parts.index(first), parts.index(second)), "equation": text}
+        terms = (_term(plan, first), _term(plan, second), output)
+        name = _names(terms)
+        axes = {name[m]: problem.conv[m].axis for m in met}
+        one, other, result = (" ".join(name[m] for m in term) for term in terms)
+        step: dict[str, Any] = {"operands": (parts.index(first), parts.index(second))}
+        step["equation"] = f"{one}, {other} -> {result}"
         if met:
-            step["equation"] += f" | {', '.join(met)}"
+            step["equation"] += f" | {', '.join(axes)}"
             step["stride"] = {m: axis.stride for m, axis in axes.items()}
             step["padding"] = {m: (axis.before, axis.after) for m, axis in axes.items()}
             step["dilation"] = {m: axis.dilation for m, axis in axes.items()}
@@ -48,11 +53,19 @@ def single_steps(plan: Plan) -> list[dict[str, Any]]:
     return found
 
 
-def _term(plan: Plan, part: int) -> str:
+def _term(plan: Plan, part: int) -> tuple[str, ...]:
     """Modes of an operand as the equation writes it, or of a partial result as it is kept."""
     problem = plan.problem
     is_operand = part & (part - 1) == 0
-    return " ".join(problem.terms[part.bit_length() - 1] if is_operand else problem.modes(part))
+    return problem.terms[part.bit_length() - 1] if is_operand else problem.modes(part)
+
+
+def _names(terms: Sequence[tuple[str, ...]]) -> dict[str, str]:
+    """What a step calls its modes: letters if no term has a blank, for then every letter is read as a mode."""
+    modes = list(dict.fromkeys(m for term in terms for m in term))
+    if any(len(term) > 1 for term in terms) or all(len(m) == 1 for m in modes):
+        return {m: m for m in modes}
+    return dict(zip(modes, "abc", strict=False))
 
 
 def tree_dict(plan: Plan) -> dict[str, Any]:

@@ -47,10 +47,10 @@ def optimizer_paths(problem: Problem, finder: Optimizer, limit: int | None, judg
         return [[]]
     try:
         if not problem.conv:
-            return [_asked(finder, plain_view(problem, "windows"), limit)]
+            return [_asked(_fresh(finder), plain_view(problem, "windows"), limit)]
         found = []
         for kind in _VIEWS:
-            with _judging(finder, judged) as one:
+            with _judging(_fresh(finder), judged) as one:
                 found.append(_asked(one, plain_view(problem, kind), limit))
         return found
     except Exception as error:  # an optimizer may be anyone's
@@ -81,6 +81,11 @@ def plain_view(problem: Problem, kind: str) -> View:
                 modes.add(taps)
         inputs.append(frozenset(modes))
     return inputs, frozenset(problem.output), sizes
+
+
+def _fresh(finder: Optimizer) -> Optimizer:
+    """A copy of one of opt_einsum's that takes no second equation; any other as it is."""
+    return copy.deepcopy(finder) if isinstance(finder, load("opt_einsum.paths").BranchBound) else finder
 
 
 def _asked(finder: Optimizer, view: View, limit: int | None) -> Path:

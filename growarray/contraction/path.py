@@ -34,7 +34,7 @@ def find_tree(costs: Costs, optimize: Any, objective: Objective, limit: int | No
         tree = from_left([1 << i for i in range(len(problem))])
     elif isinstance(optimize, str) or callable(optimize):
         finder = optimizer_named(optimize, PRESETS) if isinstance(optimize, str) else optimize
-        tree = _from_optimizer(costs, finder, objective, limit)
+        tree = _from_optimizer(costs, finder, shown(optimize), objective, limit)
     else:
         tree = _from_path(problem, optimize)
     if limit is not None and (peak := peak_elements(costs, tree)) > limit:
@@ -46,7 +46,7 @@ def find_tree(costs: Costs, optimize: Any, objective: Objective, limit: int | No
     return tree
 
 
-def _from_optimizer(costs: Costs, finder: Any, objective: Objective, limit: int | None) -> Tree:
+def _from_optimizer(costs: Costs, finder: Any, name: str, objective: Objective, limit: int | None) -> Tree:
     """The best tree of an external optimizer, by its cost here."""
 
     def judged(path: Any) -> float:
@@ -55,8 +55,15 @@ def _from_optimizer(costs: Costs, finder: Any, objective: Objective, limit: int 
         except PlanError:  # it joins convolution modes the wrong way round
             return math.inf
 
-    paths = optimizer_paths(costs.problem, finder, limit, judged)
-    return _from_path(costs.problem, min(paths, key=judged) if len(paths) > 1 else paths[0])
+    problem = costs.problem
+    paths = optimizer_paths(problem, finder, limit, judged)
+    try:
+        return _from_path(problem, min(paths, key=judged) if len(paths) > 1 else paths[0])
+    except PlanError as error:
+        remedy = "optimize='auto', which knows convolution modes" if problem.conv else "another one"
+        raise PlanError(
+            f"optimize: {name} gave no path that runs '{problem.equation}', use {remedy}: {error}"
+        ) from None
 
 
 def alternative_trees(costs: Costs, optimize: Any, objective: Objective) -> list[Tree]:
@@ -126,24 +133,32 @@ def _preset(costs: Costs, name: str) -> Tree:
     if not problem.conv:
         raise PlanError(f"optimize={shown(name)} needs a convolution mode; '{problem.equation}' has none, use 'auto'")
     feature = 1 << next(iter(problem.conv.values())).feature
-    others = [1 << i for i in range(len(problem)) if 1 << i != feature]
+    factors = [1 << i for i in range(len(problem)) if 1 << i != feature]
     if name == "reconstructed":
-        return [*search(costs, flops, None, others), (feature, sum(others))] if others else []
-    kernels = {1 << conv.kernel for conv in problem.conv.values()}
-    own = {m for m in problem.modes(feature) if m not in problem.conv and m not in problem.output}
-    first = [p for p in others if p not in kernels and own & set(problem.modes(p))]
-    middle = [p for p in others if p in kernels]
-    rest = [p for p in others if p not in first and p not in middle]
-    hanging = {m for p in middle for m in problem.modes(p) if m not in problem.conv}
-    cores = [p for p in rest if any(problem.operands_with_mode[m] in {p | q for q in middle} for m in problem.modes(p))]
-    cores = [p for p in cores if hanging & set(problem.modes(p)) and not set(problem.output) & set(problem.modes(p))]
-    rest = sorted((p for p in rest if p not in cores), key=lambda p: bool(set(problem.output) & set(problem.modes(p))))
-    tree: Tree = []
+        return [*search(costs, flops, None, factors), (feature, sum(factors))] if factors else []
+    channels_in, kernels, cores, rest = _factor_roles(problem, feature, factors)
     if cores or name == "mobilenet":
-        tree += search(costs, flops, None, [*cores, *middle])
-        middle = [sum([*cores, *middle])]
-    joined = feature
-    for operand in [*first, *middle, *rest]:
-        tree.append((joined, operand))
-        joined |= operand
-    return tree
+        joined = search(costs, flops, None, [*cores, *kernels])
+        return [*joined, *from_left([feature, *channels_in, sum([*cores, *kernels]), *rest])]
+    return from_left([feature, *channels_in, *kernels, *rest])
+
+
+def _factor_roles(problem: Problem, feature: int, factors: list[int]) -> tuple[list[int], ...]:
+    """Factors of the input channels, of the convolutions, cores between the latter, and all others.
+
+    A core has a mode that only it and one convolution factor have, and no mode of the output; factors that have one
+    come last.
+    """
+    output, convolving = set(problem.output), {1 << conv.kernel for conv in problem.conv.values()}
+    modes = {factor: set(problem.modes(factor)) for factor in factors}
+    summed = set(problem.modes(feature)) - set(problem.conv) - output
+    kernels = [f for f in factors if f in convolving]
+    channels_in = [f for f in factors if f not in kernels and modes[f] & summed]
+    others = [f for f in factors if f not in kernels and f not in channels_in]
+    cores = [
+        f
+        for f in others
+        if not modes[f] & output and any(problem.operands_with_mode[m] ^ f in kernels for m in modes[f])
+    ]
+    rest = sorted((f for f in others if f not in cores), key=lambda f: bool(modes[f] & output))
+    return channels_in, kernels, cores, rest

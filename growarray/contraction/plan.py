@@ -19,6 +19,7 @@ from growarray.contraction.execution import Execution, Pullback
 from growarray.contraction.geometry import ConvAxis
 from growarray.contraction.machine import Machine, machine_for
 from growarray.contraction.objective import objective_named
+from growarray.contraction.path import searches
 from growarray.contraction.problem import Problem
 from growarray.contraction.selection import Selection
 from growarray.contraction.shapes import checked_shapes
@@ -165,7 +166,7 @@ class Plan(Displayed):
         self.precision = precision_of(precision, str(self.dtype), self.device)
         given = zip(_GEOMETRY, (stride, padding, dilation, padding_mode), strict=True)
         self.geometry = MappingProxyType(dict(given))
-        self.optimize, self.memory_limit = optimize, memory_limit
+        self.optimize, self.memory_limit, self._given_slices = optimize, memory_limit, slices
         self.constants = tuple(sorted(set(operands("constants", constants, len(self.shapes)))))
         self._problem = Problem(self._parsed, self.shapes, itemsize=self.dtype.itemsize, **self.geometry)
         self.machine: Machine = machine_for(self.device)
@@ -323,8 +324,8 @@ class Plan(Displayed):
         """This plan with operands that stay the same between calls, contracted among themselves once.
 
         factors : arrays by position, or a sequence of all operands after the first
-        The path of an ``'auto'`` plan is searched again, with products among bound operands free of cost and under the
-        same ``memory_limit``.
+        A path that was searched is searched again, with products among bound operands free of cost and under the same
+        ``memory_limit`` and ``slices``.
 
         >>> import numpy as np
         >>> bound = plan("n i, r i, o r -> n o", (8, 16), (4, 16), (32, 4)).bind([np.ones((4, 16)), np.ones((32, 4))])
@@ -335,9 +336,10 @@ class Plan(Displayed):
         check_arrays(self.equation, list(chosen.values()))
         constants = tuple(sorted(chosen))
         again = plan(
-            self.equation, *self.shapes, optimize="auto" if self.optimize == "auto" else self.path,
+            self.equation, *self.shapes, optimize=self.optimize if searches(self.optimize) else self.path,
             minimize=self.minimize, memory_limit=self.memory_limit, constants=constants, dtype=self.dtype,
-            device=None if self.device == "cpu" else "cuda", precision=self.precision, **self.geometry,
+            device=None if self.device == "cpu" else "cuda", precision=self.precision, slices=self._given_slices,
+            **self.geometry,
         )  # fmt: skip
         return BoundPlan(again, chosen)
 

@@ -206,7 +206,7 @@ class Problem:
         self._wanted = sum(self._bit[name] for name in self.output)
         self._met = [(self._bit[m], 1 << c.feature, 1 << c.kernel, c, c.met(m)) for m, c in self.conv.items()]
         self._plain = ~sum(bit for bit, *_ in self._met)
-        self._sets = {1 << i: sum(self._bit[m] for m in one.modes) for i, one in enumerate(self.operands)}
+        self._sets = {1 << i: sum(self._bit[m] for m in operand.modes) for i, operand in enumerate(self.operands)}
         self._modes: dict[int, tuple[str, ...]] = {}
         self._elements: dict[int, int] = {}
         self._products: dict[int, int] = {}
@@ -222,21 +222,21 @@ class Problem:
 
     def mode_set(self, operands: int) -> int:
         """Modes of a partial result, each a bit: those that the output or another operand still needs."""
-        found = self._sets.get(operands)
-        if found is None:
-            found = 0
-            for bit, held in self._held.items():
-                if held & operands and (bit & self._wanted or held & ~operands):
-                    found |= bit
-            self._sets[operands] = found
-        return found
+        modes = self._sets.get(operands)
+        if modes is None:
+            modes = 0
+            for bit, operands_with_bit in self._held.items():
+                if operands_with_bit & operands and (bit & self._wanted or operands_with_bit & ~operands):
+                    modes |= bit
+            self._sets[operands] = modes
+        return modes
 
     def modes(self, operands: int) -> tuple[str, ...]:
         """Modes of a partial result in the order in which it is kept."""
-        found = self._modes.get(operands)
-        if found is None:
-            found = self._modes[operands] = self._named(self.mode_set(operands))
-        return found
+        modes = self._modes.get(operands)
+        if modes is None:
+            modes = self._modes[operands] = self._named(self.mode_set(operands))
+        return modes
 
     def extent(self, name: str, operands: int) -> int:
         """Positions of a mode in a partial result."""
@@ -253,33 +253,33 @@ class Problem:
 
     def elements(self, operands: int) -> int:
         """Size of a partial result."""
-        found = self._elements.get(operands)
-        if found is None:
+        count = self._elements.get(operands)
+        if count is None:
             modes = self.mode_set(operands)
-            found = self._product(modes & self._plain)
+            count = self._product(modes & self._plain)
             for bit, feature, kernel, conv, _ in self._met:
                 if modes & bit:
-                    held = (conv.out if operands & kernel else conv.size) if operands & feature else conv.taps
-                    found *= held
-            self._elements[operands] = found
-        return found
+                    extent = (conv.out if operands & kernel else conv.size) if operands & feature else conv.taps
+                    count *= extent
+            self._elements[operands] = count
+        return count
 
     def _product(self, modes: int) -> int:
         """Positions of plain modes together."""
-        found = self._products.get(modes)
-        if found is None:
-            found, rest = 1, modes
+        count = self._products.get(modes)
+        if count is None:
+            count, rest = 1, modes
             while rest:
                 bit = rest & -rest
-                found, rest = found * self.size[self._names[bit.bit_length() - 1]], rest ^ bit
-            self._products[modes] = found
-        return found
+                count, rest = count * self.size[self._names[bit.bit_length() - 1]], rest ^ bit
+            self._products[modes] = count
+        return count
 
     def operations(self, left: int, right: int) -> Operations | None:
         """What the product of two partial results takes; None if each is the feature map of a mode of the other."""
-        one, other, whole = self.mode_set(left), self.mode_set(right), left | right
+        left_modes, right_modes, whole = self.mode_set(left), self.mode_set(right), left | right
         kept = self.mode_set(whole)
-        every, free, other_free = one | other, one & ~other, other & ~one
+        every, left_free, right_free = left_modes | right_modes, left_modes & ~right_modes, right_modes & ~left_modes
         count, is_conv, on_left, on_right = self._product(every & self._plain), False, False, False
         for bit, feature, kernel, conv, axis in self._met:
             if not every & bit:
@@ -300,7 +300,7 @@ class Problem:
         if on_left and on_right:
             return None
         # a convolution mode is one of the feature map's own, and of both sides the one that has it is the feature map
-        columns, rows = (other_free, free) if on_right else (free, other_free)
+        columns, rows = (right_free, left_free) if on_right else (left_free, right_free)
         by_feature, by_kernel = bool(rows) or is_conv, bool(columns) or on_left or on_right
         return Operations(
             count * (2 if every & ~kept or is_conv else 1),
@@ -311,10 +311,10 @@ class Problem:
 
     def no_pair(self, left: int, right: int) -> PlanError:
         """What is wrong with two partial results that have no product."""
-        one, other = (" ".join(self.modes(side)) for side in (left, right))
+        first, second = (" ".join(self.modes(side)) for side in (left, right))
         return PlanError(
-            f"'{self.equation}': the path joins '{one}' and '{other}' the wrong way round: each has the feature map of "
-            "a convolution mode whose kernel the other has; join one of them with another operand first"
+            f"'{self.equation}': the path joins '{first}' and '{second}' the wrong way round: each has the feature "
+            "map of a convolution mode whose kernel the other has; join one of them with another operand first"
         )
 
     def pair(self, left: int, right: int) -> Pair | None:
@@ -359,12 +359,12 @@ class Problem:
         return Pair(feature, kernel, b, s, n, tuple(padded), product)
 
     def _named(self, modes: int) -> tuple[str, ...]:
-        found = []
+        names = []
         while modes:
             bit = modes & -modes
-            found.append(self._names[bit.bit_length() - 1])
+            names.append(self._names[bit.bit_length() - 1])
             modes ^= bit
-        return tuple(found)
+        return tuple(names)
 
     def _whole(self, operands: int) -> int:
         """Size of a partial result of the whole batch, of which this problem may be a block."""

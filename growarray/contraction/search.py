@@ -182,12 +182,12 @@ class _Run:
             if trial > 0 and (trial >= how.trials if how.seconds is None else time.monotonic() - start > how.seconds):
                 break
             tree = seeds[trial] if trial < 0 else self.greedy(singles, rng if trial else None)
-            found, cost = [tree], self.total(tree)
+            trees, cost = [tree], self.total(tree)
             if cost < _NEAR * near:
                 near = min(near, cost)
-                found.append(self.reconfigured(tree, rng if trial > 0 else None))
+                trees.append(self.reconfigured(tree, rng if trial > 0 else None))
             count += 1
-            for tree in found:
+            for tree in trees:
                 cost, peak = self.total(tree), peak_elements(self.costs, ordered(self.costs, tree))
                 least = min(least, peak)
                 if (self.limit is None or peak <= self.limit) and (best is None or cost < best[0]):
@@ -203,9 +203,9 @@ class _Run:
         choices: dict[tuple[int, int], float] = {}
 
         def offer(left: int, right: int) -> None:
-            found = self.problem.operations(left, right)
-            if found is not None:
-                gain = found.elements - weight * found.operands
+            product = self.problem.operations(left, right)
+            if product is not None:
+                gain = product.elements - weight * product.operands
                 score = math.copysign(math.log1p(abs(gain)), gain)
                 noise = -math.log(-math.log(rng.uniform(1e-12, 1 - 1e-12))) if rng is not None else 0.0
                 choices[left, right] = score - temperature * noise
@@ -266,8 +266,8 @@ class _Run:
 def _part(halves: Halves, node: int, chosen: Callable[[list[int]], int]) -> tuple[list[int], list[int]]:
     """A part of a tree below a node: its products, and up to :data:`_PART` partial results that it begins with."""
     inner, leaves = [node], list(halves[node])
-    while len(leaves) < _PART and (made := [leaf for leaf in leaves if leaf in halves]):
-        inner.append(chosen(made))
+    while len(leaves) < _PART and (splittable := [leaf for leaf in leaves if leaf in halves]):
+        inner.append(chosen(splittable))
         leaves.remove(inner[-1])
         leaves += halves[inner[-1]]
     return inner, leaves
@@ -286,10 +286,10 @@ def _from_root(halves: Halves, root: int) -> Tree:
 
 def _unions(singles: Sequence[int]) -> list[int]:
     """The union of every set of ``singles``, by the mask of their places."""
-    found = [0]
+    unions = [0]
     for single in singles:
-        found += [part | single for part in found]
-    return found
+        unions += [part | single for part in unions]
+    return unions
 
 
 @lru_cache(maxsize=EXACT)
@@ -298,13 +298,13 @@ def _splits(count: int) -> list[tuple[int, list[tuple[int, int]]]]:
 
     The first is always on the left.
     """
-    found = []
+    splits = []
     for size in range(2, count + 1):
         for chosen in itertools.combinations([1 << i for i in range(count)], size):
             first, rest, whole = chosen[0], chosen[1:], sum(chosen)
             lefts = [first + sum(more) for k in range(len(rest)) for more in itertools.combinations(rest, k)]
-            found.append((whole, [(left, whole - left) for left in lefts]))
-    return found
+            splits.append((whole, [(left, whole - left) for left in lefts]))
+    return splits
 
 
 def _front(entries: list[Entry]) -> list[Entry]:

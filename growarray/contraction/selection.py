@@ -70,15 +70,15 @@ class Selection:
             return kept or self._whole(optimize, objective, limit)
         trees = [free, find_tree(costs, "auto", objective_named("memory"), None)]
         try:
-            found = cheapest_slices(self.problem, self._slice_costs, objective, limit, trees)
+            sliced = cheapest_slices(self.problem, self._slice_costs, objective, limit, trees)
         except PlanError:
             if kept is None:
                 raise
             return kept
-        if kept is not None and cost <= found.cost:
+        if kept is not None and cost <= sliced.cost:
             return kept
-        first = self._first(found.cuts)
-        return Choice(found.tree, self._block(first), found.cuts, self._slice_costs(first))
+        first = self._first(sliced.cuts)
+        return Choice(sliced.tree, self._block(first), sliced.cuts, self._slice_costs(first))
 
     def steps(self, choice: Choice) -> tuple[StepCost, ...]:
         """What each product costs, in all slices together."""
@@ -103,10 +103,10 @@ class Selection:
         cuts = checked_cuts(self.problem, slices)
         first = self._first(cuts)
         costs = self._slice_costs(first)
-        found = Choice(find_tree(costs, optimize, objective, None), self._block(first), cuts, costs)
-        if limit is not None and (peak := self.peak(found)) > limit:
+        choice = Choice(find_tree(costs, optimize, objective, None), self._block(first), cuts, costs)
+        if limit is not None and (peak := self.peak(choice)) > limit:
             raise over_limit(self.problem, f"with slices {cuts} this path does not hold", peak, limit)
-        return found
+        return choice
 
     def _whole(self, optimize: Any, objective: Objective, limit: int | None) -> Choice:
         """The tree that runs over blocks of the batch alone."""
@@ -117,16 +117,16 @@ class Selection:
         costs = self._costs(self.problem, block, machine=machine)
         tree = find_tree(costs, optimize, objective, limit)
         if block and limit is None:
-            found = []
-            for one in [tree, *alternative_trees(costs, optimize, objective)]:
-                block = block_size(self.problem, one)  # it depends on the tree, which was found with another
-                known = self._costs(self.problem, block, one, machine)
-                steps = [step for pair in one if (step := known.step(*pair))]
+            priced = []
+            for candidate in [tree, *alternative_trees(costs, optimize, objective)]:
+                block = block_size(self.problem, candidate)  # it depends on the tree, which was found with another
+                costs_in_blocks = self._costs(self.problem, block, candidate, machine)
+                steps = [step for pair in candidate if (step := costs_in_blocks.step(*pair))]
                 seconds = sum(step.seconds + step.backward_seconds for step in steps)
-                found.append((seconds, sum(step.bytes for step in steps), one, block))
+                priced.append((seconds, sum(step.bytes for step in steps), candidate, block))
             # measured: of paths as good, those that move least are fastest forward, not with their backward passes
             tie = 1.0 if self.training else _TIE
-            near = [choice for choice in found if choice[0] <= tie * min(c[0] for c in found)]
+            near = [choice for choice in priced if choice[0] <= tie * min(c[0] for c in priced)]
             _, _, tree, block = min(near, key=lambda choice: choice[1])
         return Choice(tree, block, {}, self._costs(self.problem, block, tree))
 
@@ -134,7 +134,7 @@ class Selection:
         self, problem: Problem, block: int, tree: Sequence[tuple[int, int]] = (), machine: Machine | None = None
     ) -> Costs:
         whole = problem.size.get(problem.block or "", 1)
-        flops = sum(found.flops for pair in tree if (found := problem.operations(*pair))) or _MANY
+        flops = sum(operations.flops for pair in tree if (operations := problem.operations(*pair))) or _MANY
         return Costs(
             problem,
             machine or self.machine,

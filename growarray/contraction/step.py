@@ -112,15 +112,15 @@ def _places(modes: Sequence[str], order: Sequence[str]) -> tuple[int, ...]:
 
 def _permuted(xp: Any, array: Array, order: tuple[int, ...], shape: tuple[int, ...]) -> Array:
     """Axes in another order, in another shape; by NumPy's methods on NumPy, at a third of the cost."""
-    found: Array = (
+    permuted: Array = (
         array.transpose(order).reshape(shape) if xp is np else xp.reshape(xp.permute_dims(array, order), shape)
     )
-    return found
+    return permuted
 
 
 def _permuted_back(xp: Any, array: Array, shape: tuple[int, ...], order: tuple[int, ...]) -> Array:
     """Another shape, its axes in another order."""
-    found: Array = (
+    permuted: Array = (
         array.reshape(shape).transpose(order) if xp is np else xp.permute_dims(xp.reshape(array, shape), order)
     )
-    return found
+    return permuted

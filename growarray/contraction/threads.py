@@ -30,7 +30,7 @@ _MOST_OFFERS = 8  # a worker; an offer outlives a short job until a worker wakes
 
 _offers: SimpleQueue[tuple[_Job, Context]] = SimpleQueue()
 _workers: list[int] = []
-_jobs: dict[int, _Job] = {}  # by the thread that waits for it
+_jobs: dict[int, _Job] = {}  # by the thread that waits for it: the innermost
 _local = local()
 _offered, _left = np.zeros(1, np.int64), np.zeros(1, np.int64)  # counts of offers, and of workers that left a job
 _look: Callable[[np.ndarray, Any, int], object] | None = None
@@ -45,10 +45,11 @@ def look_by(look: Callable[[np.ndarray, Any, int], object]) -> None:
 class _Job:
     """Tasks of one call, and who is at work on them."""
 
-    __slots__ = ("errors", "inside", "left", "tasks")
+    __slots__ = ("errors", "inside", "left", "outer", "tasks")
 
-    def __init__(self, tasks: Sequence[Callable[[], object]]) -> None:
+    def __init__(self, tasks: Sequence[Callable[[], object]], outer: _Job | None) -> None:
         self.tasks = deque(tasks)
+        self.outer = outer  # the job that a signal handler of its thread has interrupted
         self.inside: dict[int, None] = {}
         self.left: SimpleQueue[None] = SimpleQueue()
         self.errors: list[BaseException] = []
@@ -114,8 +115,8 @@ def run_tasks(tasks: Sequence[Callable[[], object]]) -> None:
         for task in tasks:
             task()
         return
-    job, me = _Job(tasks), get_ident()
-    outer = _jobs.get(me)
+    me = get_ident()
+    job = _Job(tasks, _jobs.get(me))
     try:
         _jobs[me] = job
         for _ in range(min(helpers, _MOST_OFFERS * len(_workers) - _offers.qsize())):
@@ -129,10 +130,10 @@ def run_tasks(tasks: Sequence[Callable[[], object]]) -> None:
             job.settle()
             raise
         finally:
-            if outer is None:
+            if job.outer is None:
                 del _jobs[me]
             else:
-                _jobs[me] = outer
+                _jobs[me] = job.outer
     if job.errors:
         raise job.errors[0]
 
@@ -167,10 +168,12 @@ def _forked() -> None:
     mine = _jobs.get(me)
     for other in set(_jobs) - {me}:
         del _jobs[other]
-    if mine is not None and mine.inside:
-        mine.errors.append(RuntimeError("os.fork during a run: the child has lost a part of it; run it again"))
-        mine.inside.clear()
-        mine.left.put(None)
+    while mine is not None:
+        if mine.inside:
+            mine.errors.append(RuntimeError("os.fork during a run: the child has lost a part of it; run it again"))
+            mine.inside.clear()
+            mine.left.put(None)
+        mine = mine.outer
 
 
 if hasattr(os, "register_at_fork"):

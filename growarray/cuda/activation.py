@@ -23,27 +23,27 @@ _BYTE = f"mask[(I)blockIdx.x * {THREADS} + threadIdx.x]"
 
 @lru_cache(maxsize=64)
 def _text(dtype: str, arguments: str, start: str, each: str, wide: bool, back: bool, *before: str) -> str:
-    given = "const unsigned char* mask" if back else "unsigned char* mask"
+    mask = "const unsigned char* mask" if back else "unsigned char* mask"
     lines = [_START, f"bits = {_BYTE};" if back else "", start, _EACH, "const A v = load(x + i); int on; A r;"]
     lines += ["on = bits >> k & 1;" if back else "", each, "store(y + i, r);", "" if back else "bits |= on << k;", "}"]
     lines += [] if back else [f"{_BYTE} = bits;"]
-    return kernel_text(dtype, f"const T* x, T* y, {given}, I n{arguments}", lines, wide, *before)
+    return kernel_text(dtype, f"const T* x, T* y, {mask}, I n{arguments}", lines, wide, *before)
 
 
 def gated(
-    x: Array, start: str, forward: str, back: str, arguments: str = "", given: Sequence[Any] = (), *before: str
+    x: Array, start: str, forward: str, back: str, arguments: str = "", options: Sequence[Any] = (), *before: str
 ) -> tuple[Array, Callable[[Array], Array]]:
     """One launch each way. ``forward`` sets r, the result of v, and ``on``, which is kept; ``back`` sets r from it.
 
-    start : lines before the elements    arguments, given : further arguments of both    before : functions
+    start : lines before the elements    arguments, options : further arguments of both    before : functions
     """
     dtype, wide, n = NAMES[x.dtype], x.size >= WIDE, x.size
     blocks, count = -(-n // (8 * THREADS)), (np.int64 if wide else np.int32)(n)
 
     def launch(source: Array, text: str) -> Array:
-        made = empty(source.shape, dtype)
-        run(text, blocks, source, made, mask, count, *given)
-        return made
+        out = empty(source.shape, dtype)
+        run(text, blocks, source, out, mask, count, *options)
+        return out
 
     with current(x):
         mask = empty((blocks * THREADS,), "uint8")
@@ -62,8 +62,8 @@ def relu(x: Array, *, at_zero: float = 0.0) -> tuple[Array, Callable[[Array], Ar
     """As :func:`growarray.ops.relu`."""
     if at_zero not in (0.0, 1.0) or not fits(x):
         return None
-    alive = "v >= 0" if at_zero else "v > 0"
-    return gated(x, "", f"on = {alive}; r = v < 0 ? (A)0 : v;", "r = v * (A)on;")
+    dead = "v < 0" if at_zero else "v <= 0"
+    return gated(x, "", f"on = !({dead}); r = v < 0 ? (A)0 : v;", "r = v * (A)on;")
 
 
 @lru_cache(maxsize=64)
@@ -82,19 +82,19 @@ def _launched(x: Array, lines: str, *numbers: float) -> tuple[Array, Callable[[A
     if not fits(x):
         return None
     dtype, wide, blocks = NAMES[x.dtype], x.size >= WIDE, -(-x.size // THREADS)
-    given = (np.int64 if wide else np.int32)(x.size), *map(np.dtype(ACCUMULATED[dtype]).type, numbers)
+    scalars = (np.int64 if wide else np.int32)(x.size), *map(np.dtype(ACCUMULATED[dtype]).type, numbers)
 
     def text(back: bool) -> str:
         return _smooth(dtype, lines, len(numbers), wide, back)
 
     with current(x):
         y = empty(x.shape, dtype)
-        run(text(False), blocks, x, y, *given)
+        run(text(False), blocks, x, y, *scalars)
 
     def vjp(dy: Array) -> Array:
         with current(x):
             dx = empty(x.shape, dtype)
-            run(text(True), blocks, x, gradient(dy, x.shape, dtype, x), dx, *given)
+            run(text(True), blocks, x, gradient(dy, x.shape, dtype, x), dx, *scalars)
         return dx
 
     return y, vjp

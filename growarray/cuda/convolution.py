@@ -62,32 +62,32 @@ class Convolution(NamedTuple):
         return self._replace(slots=(), otherwise=())
 
 
-def convolution_workspace(one: Convolution) -> int | None:
+def convolution_workspace(conv: Convolution) -> int | None:
     """Bytes of work space that a convolution needs on the current device; None if cuDNN does not take it.
 
     Raises DeviceError if cuDNN is installed and cannot be used.
     """
-    graph = _graph(one.alone, _device())
+    graph = _graph(conv.alone, _device())
     return None if graph is None else int(graph.get_workspace_size())
 
 
-def convolution_launch(one: Convolution) -> Callable[[Sequence[int]], object]:
+def convolution_launch(conv: Convolution) -> Callable[[Sequence[int]], object]:
     """The launch of a convolution as a function of the table of addresses."""
     device = _device()
-    graph, handle, set_stream = _graph(one.alone, device), _handle(device), load("cudnn").set_stream
+    graph, handle, set_stream = _graph(conv.alone, device), _handle(device), load("cudnn").set_stream
     current_stream = cuda().get_current_stream
-    image, kernel, out, space = one.slots
-    otherwise = [kernel_launch(each) for each in one.otherwise]
+    image, kernel, out, space = conv.slots
+    otherwise = [kernel_launch(each) for each in conv.otherwise]
 
     def launch(table: Sequence[int]) -> None:
         if (table[image] | table[kernel] | table[out]) % _ALIGNED:
             for each in otherwise:
                 each(table)
             return
-        given = {_IMAGE: table[image], _KERNEL: table[kernel], _OUT: table[out]}
+        operands = {_IMAGE: table[image], _KERNEL: table[kernel], _OUT: table[out]}
         with _one_at_a_time:
             set_stream(handle, current_stream().ptr)
-            graph.execute(given, table[space], handle=handle)
+            graph.execute(operands, table[space], handle=handle)
 
     return launch
 
@@ -126,33 +126,33 @@ def _installed(major: int) -> bool:
 
 
 @lru_cache(maxsize=_KEPT)
-def _graph(one: Convolution, device: int) -> Any:
+def _graph(conv: Convolution, device: int) -> Any:
     """A graph that is ready to run; None if no engine of cuDNN takes it."""
     cudnn, handle = load("cudnn"), _handle(device)
-    stored, summed = (getattr(cudnn.data_type, name) for name in _TYPES[one.dtype])
+    stored, summed = (getattr(cudnn.data_type, name) for name in _TYPES[conv.dtype])
     graph = cudnn.pygraph(
         io_data_type=stored, intermediate_data_type=summed, compute_data_type=summed, handle=handle
     )  # fmt: skip
-    operands = {"image": (one.image, _IMAGE), "kernel": (one.kernel, _KERNEL), "out": (one.out, _OUT)}
+    operands = {"image": (conv.image, _IMAGE), "kernel": (conv.kernel, _KERNEL), "out": (conv.out, _OUT)}
     call, names, result = {
         "forward": (graph.conv_fprop, {"image": "image", "weight": "kernel"}, "out"),
         "d_feature": (graph.conv_dgrad, {"loss": "out", "filter": "kernel"}, "image"),
         "d_kernel": (graph.conv_wgrad, {"image": "image", "loss": "out"}, "kernel"),
-    }[one.way]
+    }[conv.way]
 
     def tensor(name: str) -> Any:
         (sizes, strides), uid = operands[name]
         return graph.tensor(dim=list(sizes), stride=list(strides), data_type=stored, name=name, uid=uid)
 
-    made = call(
+    output = call(
         **{argument: tensor(name) for argument, name in names.items()},
-        pre_padding=list(one.before), post_padding=list(one.after),
-        stride=list(one.stride), dilation=list(one.dilation), compute_data_type=summed, name=one.way,
+        pre_padding=list(conv.before), post_padding=list(conv.after),
+        stride=list(conv.stride), dilation=list(conv.dilation), compute_data_type=summed, name=conv.way,
     )  # fmt: skip
     (sizes, strides), uid = operands[result]
-    made.set_uid(uid).set_output(True).set_data_type(stored).set_dim(list(sizes)).set_stride(list(strides))
-    notes = [*_LESS_PRECISE, "TENSOR_CORE"] if one.dtype == "float32" else [_LESS_PRECISE[1]]
-    if one.tf32:
+    output.set_uid(uid).set_output(True).set_data_type(stored).set_dim(list(sizes)).set_stride(list(strides))
+    notes = [*_LESS_PRECISE, "TENSOR_CORE"] if conv.dtype == "float32" else [_LESS_PRECISE[1]]
+    if conv.tf32:
         notes = [_LESS_PRECISE[1]]
     try:
         graph.validate()

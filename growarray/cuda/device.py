@@ -94,15 +94,15 @@ def product_launch(product: StridedProduct) -> Launch:
     handle = cuda().get_cublas_handle  # of this thread and device; it follows the current stream
     rows, columns, depth, count = product.sizes
     kind, compute = _KINDS[product.dtype], _COMPUTE[product.dtype]
-    one = _SCALARS[compute].ctypes.data
-    zero = one + _SCALARS[compute].itemsize
+    alpha = _SCALARS[compute].ctypes.data
+    beta = alpha + _SCALARS[compute].itemsize
     compute = _TF32 if product.tf32 and product.dtype == "float32" else compute
     (a, b, c), (lda, ldb, ldc), (ja, jb, jc) = product.slots, product.ld, product.step
     left, right = map(int, product.transposed)
     out_kind, default = _KINDS[product.out_dtype], -1
     return lambda table: run(
-        handle(), left, right, rows, columns, depth, one, table[a], kind, lda, ja, table[b], kind, ldb, jb,
-        zero, table[c], out_kind, ldc, jc, count, compute, default,
+        handle(), left, right, rows, columns, depth, alpha, table[a], kind, lda, ja, table[b], kind, ldb, jb,
+        beta, table[c], out_kind, ldc, jc, count, compute, default,
     )  # fmt: skip
 
 
@@ -113,10 +113,10 @@ def run(text: str, blocks: int, *arguments: Any) -> None:
 
 def fits(*arrays: Array | None) -> bool:
     """Whether kernels of one storage type take these arrays: contiguous, with entries, of one dtype that they know."""
-    found = [x for x in arrays if x is not None]
+    present = [x for x in arrays if x is not None]
     return (
-        all(is_cupy(x) and x.dtype == found[0].dtype and x.flags.c_contiguous and x.size > 0 for x in found)
-        and found[0].dtype in NAMES
+        all(is_cupy(x) and x.dtype == present[0].dtype and x.flags.c_contiguous and x.size > 0 for x in present)
+        and present[0].dtype in NAMES
     )
 
 
@@ -134,8 +134,8 @@ def gradient(dy: Array, shape: tuple[int, ...], dtype: Any, like: Array) -> Arra
 
 def contiguous(array: Array, dtype: Any) -> Array:
     """The array itself, if it is contiguous and of this dtype, else a copy. Raises DeviceError without memory."""
-    made = _made("ascontiguousarray", array.shape, dtype, array, dtype)
-    return made if array.ndim else made.reshape(())  # CuPy gives a single number an axis, as NumPy does
+    copy = _made("ascontiguousarray", array.shape, dtype, array, dtype)
+    return copy if array.ndim else copy.reshape(())  # CuPy gives a single number an axis, as NumPy does
 
 
 def uploaded(table: np.ndarray) -> int:
@@ -169,11 +169,11 @@ def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
     return _made("zeros", shape, dtype, shape, dtype)
 
 
-def _made(name: str, shape: tuple[int, ...], dtype: Any, *given: Any) -> Array:
+def _made(name: str, shape: tuple[int, ...], dtype: Any, *operands: Any) -> Array:
     """An array of this shape and dtype, by a function of CuPy."""
     cupy = load("cupy")
     try:
-        return getattr(cupy, name)(*given)
+        return getattr(cupy, name)(*operands)
     except cupy.cuda.memory.OutOfMemoryError as error:
         raise _no_memory(math.prod(shape) * np.dtype(dtype).itemsize, error) from error
 
@@ -195,16 +195,16 @@ def workspace(count: int) -> Any:
     """Memory that work on the current stream may use until this thread asks again; its address is ``.ptr``."""
     here = cuda()
     key = here.runtime.getDevice(), here.get_current_stream().ptr
-    held: dict[Any, Any] = _here.__dict__.setdefault("held", {})
-    found = held.get(key)
-    if found is None or found[0] < count:
-        held.pop(key, None)
+    buffers: dict[Any, Any] = _here.__dict__.setdefault("held", {})
+    buffer = buffers.get(key)
+    if buffer is None or buffer[0] < count:
+        buffers.pop(key, None)
         try:
-            found = count, here.alloc(count)
+            buffer = count, here.alloc(count)
         except here.memory.OutOfMemoryError as error:
             raise _no_memory(count, error) from error
         if count <= _KEPT:
-            held[key] = found
-            while len(held) > 8:
-                held.pop(next(iter(held)))
-    return found[1]
+            buffers[key] = buffer
+            while len(buffers) > 8:
+                buffers.pop(next(iter(buffers)))
+    return buffer[1]

@@ -65,8 +65,8 @@ def dropped(
     with source.lock:
         state = source.state
         numbers = (state["state"][name] for name in ("state", "inc"))
-        given = (*(np.uint64(half) for v in numbers for half in (v >> 64, v % 2**64)), least, scale)
-        found = gated(x, _START, _DRAW, "r = on ? v * scale : (A)0;", arguments, given, _PCG)
+        scalars = (*(np.uint64(half) for v in numbers for half in (v >> 64, v % 2**64)), least, scale)
+        result = gated(x, _START, _DRAW, "r = on ? v * scale : (A)0;", arguments, scalars, _PCG)
         source.advance(x.size)
         source.state = {**state, "state": source.state["state"]}  # advance() forgets half a number that is left over
-    return found
+    return result

@@ -46,10 +46,10 @@ def record(judge: Judge, like: Array) -> Array:
         key = judge, like.device.id, stream.ptr
         if key not in _records:
             _records[key] = zeros((4,), "int64")
-        found = _records[key]
-        if not any(arrays[0] is found for arrays, *_ in _waiting):
-            _waiting.append(((found,), judge, stream))
-        return found
+        entry = _records[key]
+        if not any(arrays[0] is entry for arrays, *_ in _waiting):
+            _waiting.append(((entry,), judge, stream))
+        return entry
 
 
 def settle() -> None:
@@ -71,8 +71,8 @@ def _taken() -> tuple[list[Array], Callable[[Sequence[np.ndarray]], None]]:
         stream.synchronize()
 
     def look(values: Sequence[np.ndarray]) -> None:
-        found = iter(values)
-        errors = [judge(*(next(found) for _ in arrays)) for arrays, judge, _ in waiting]
+        remaining = iter(values)
+        errors = [judge(*(next(remaining) for _ in arrays)) for arrays, judge, _ in waiting]
         failed = [error for error in errors if error is not None]
         if failed:
             with _lock:

@@ -139,13 +139,13 @@ def entropy(
         target = contiguous(target, "int64")
         shapes: list[tuple[int, ...]] = [(rows, 3), (blocks, 2), (1,)]
         kept, parts, total = (empty(shape, of_sums) for shape in shapes)
-        found, wrong = empty((blocks,), "int64"), record(_judged, logits)
+        faulty, wrong = empty((blocks,), "int64"), record(_judged, logits)
         loss = empty(target.shape if reduction == "none" else (), dtype)
-        each, one = (loss, None) if reduction == "none" else (None, loss)
+        each, scalar = (loss, None) if reduction == "none" else (None, loss)
         text = _rows(dtype, few, smooth, wide)
-        run(text, blocks, logits, target, weight, kept, parts, found, each, *numbers)
+        run(text, blocks, logits, target, weight, kept, parts, faulty, each, *numbers)
         count = np.int32(blocks), np.int32(classes), ignored, none
-        run(_total(dtype, reduction == "mean"), 1, parts, found, one, total, wrong, *count)
+        run(_total(dtype, reduction == "mean"), 1, parts, faulty, scalar, total, wrong, *count)
 
     shape = loss.shape
 
@@ -153,9 +153,9 @@ def entropy(
         slope, slopes, step = (dloss, None, 0) if isinstance(dloss, float) else (1.0, dloss, int(bool(shape)))
         with current(logits):
             slopes = None if slopes is None else gradient(slopes, shape, dtype, logits)
-            dx, given = empty(logits.shape, dtype), (logits, target, weight, kept, total, of_sums(slope), slopes)
+            dx, operands = empty(logits.shape, dtype), (logits, target, weight, kept, total, of_sums(slope), slopes)
             text, blocks = _slopes(dtype, smooth, wide), -(-logits.size // THREADS)
-            run(text, blocks, *given, index(step), dx, *numbers)
+            run(text, blocks, *operands, index(step), dx, *numbers)
         return dx
 
     return loss, vjp

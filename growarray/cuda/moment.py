@@ -47,15 +47,15 @@ def _raised(parts: Sequence[Any], start: int, stop: int) -> Array:
     if kept is not None:
         return kept
     across, below = sum(part.width for part in parts), -(-(stop - start) // _PAD) * _PAD
-    made, column = empty((below, across), "float64"), 0
+    joined, column = empty((below, across), "float64"), 0
     for part in parts:
         x, count = part.ready.array[start:stop, :], below * part.width
         width = int(x.shape[1])
-        _launch(_raise(NAMES[x.dtype]), count, x, made[:, column:], stop - start, width, int(part.bias), across)
+        _launch(_raise(NAMES[x.dtype]), count, x, joined[:, column:], stop - start, width, int(part.bias), across)
         column += part.width
     if whole:
-        ready.kept["columns", parts[0].bias] = made
-    return made
+        ready.kept["columns", parts[0].bias] = joined
+    return joined
 
 
 def moment(left: Sequence[Any], right: Sequence[Any], total: Array | None, adds: bool) -> Array | None:
@@ -120,11 +120,11 @@ def _unfolded(w: Any, x: Array, start: int, stop: int) -> Array:
     axes = tuple(Walk(a.size, a.taps, a.out, a.stride, a.before, dilation=a.dilation) for a in w.axes)
     outputs, (_, channels, *sizes) = math.prod(w.positions), x.shape
     image, first = divmod(start, outputs)
-    made = empty((-(-(stop - start) // _PAD) * _PAD, w.width), "float64")
-    wide = max((2 + (stop - start) // outputs) * channels * math.prod(sizes), made.size) >= WIDE
-    numbers = map(np.int64 if wide else np.int32, (stop - start, first, made.size))
-    run(_unfold(NAMES[x.dtype], channels, axes, w.bias, wide), -(-made.size // THREADS), x[image:, ...], made, *numbers)
-    return made
+    out = empty((-(-(stop - start) // _PAD) * _PAD, w.width), "float64")
+    wide = max((2 + (stop - start) // outputs) * channels * math.prod(sizes), out.size) >= WIDE
+    numbers = map(np.int64 if wide else np.int32, (stop - start, first, out.size))
+    run(_unfold(NAMES[x.dtype], channels, axes, w.bias, wide), -(-out.size // THREADS), x[image:, ...], out, *numbers)
+    return out
 
 
 def window_moment(left: Any, right: Any) -> Array | None:
@@ -142,7 +142,7 @@ def window_moment(left: Any, right: Any) -> Array | None:
         arrays = [contiguous(w.array, w.array.dtype) for w in sides]
         total = empty((widths[0], widths[-1]), "float64")
         for start in range(0, rows, step):
-            made = [_unfolded(w, x, start, min(start + step, rows)) for w, x in zip(sides, arrays, strict=True)]
-            _multiplied(made[0], made[-1], total, start > 0)
-            del made  # before the next block asks for memory
+            unfolded = [_unfolded(w, x, start, min(start + step, rows)) for w, x in zip(sides, arrays, strict=True)]
+            _multiplied(unfolded[0], unfolded[-1], total, start > 0)
+            del unfolded  # before the next block asks for memory
     return total

@@ -136,11 +136,13 @@ def normalised(
     def vjp(dy: Array) -> tuple[Array, Array | None, Array | None]:
         with current(x):
             dy = gradient(dy, x.shape, dtype, x)
-            made: Sequence[Array | None] = [None if p is None else empty((channels,), dtype) for p in (weight, bias)]
+            gradients: Sequence[Array | None] = [
+                None if p is None else empty((channels,), dtype) for p in (weight, bias)
+            ]
             sums, dx = empty((blocks, 2), of_sums), empty(x.shape, dtype)
             start("sums", x, means, variances, small, weight, dy, sums)
-            start("back", x, means, variances, small, weight, dy, sums, *made, dx, np.int32(training))
-        return dx, made[0], made[1]
+            start("back", x, means, variances, small, weight, dy, sums, *gradients, dx, np.int32(training))
+        return dx, gradients[0], gradients[1]
 
     return y, means, variances, vjp
 
@@ -167,10 +169,10 @@ def tracked(
         return None
     number = np.dtype(ACCUMULATED[dtype]).type
     with current(mean):
-        made = empty(mean.shape, dtype), empty(mean.shape, dtype)
-        given = (mean, var, batch_mean, batch_var, *made, number(share), number(unbiased), np.int32(mean.size))
-        run(_tracking(dtype), -(-mean.size // THREADS), *given)
-    return made
+        updated = empty(mean.shape, dtype), empty(mean.shape, dtype)
+        operands = (mean, var, batch_mean, batch_var, *updated, number(share), number(unbiased), np.int32(mean.size))
+        run(_tracking(dtype), -(-mean.size // THREADS), *operands)
+    return updated
 
 
 # A row has a power of two of threads, its lanes, and a block as many rows as fit; its values are those of the channels
@@ -268,8 +270,8 @@ def grouped(
                 side = 1 if rest >= _SIDE else _SIDE  # neighbours of a value are of its channel, or of the next ones
                 pieces, step = _pieces(-(-channels // side), n * rest, _LEAST // side)
                 parts, count = empty((channels, pieces, 2), of_sums), -(-channels // side) * pieces
-                given = x, kept, dy, parts, index(pieces), index(step), *sizes, np.int32(side)
-                run(_row_text("weights", dtype, wide), count, *given)
+                operands = x, kept, dy, parts, index(pieces), index(step), *sizes, np.int32(side)
+                run(_row_text("weights", dtype, wide), count, *operands)
             text, last = _row_text("back", dtype, wide), (*sizes, np.int32(lanes))
             run(text, blocks, x, kept, weight, dy, dx, parts, dw, db, index(pieces), *last)
         return dx, dw, db

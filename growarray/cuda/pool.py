@@ -31,15 +31,15 @@ def _text(what: str, dtype: str, axes: tuple[Walk, ...], divisor: str, wide: boo
     kind, back = what.split()[0], "back" in what
     letter, many = ("p", "q") if back else ("q", "p")
     sizes = {f"p{k}": a.size for k, a in enumerate(axes)} | {f"q{k}": a.out for k, a in enumerate(axes)}
-    own, read = ([f"{one}{k}" for k in range(len(axes))] for one in (letter, many))
-    whole = {one: math.prod(sizes[name] for name in names) for one, names in ((letter, own), (many, read))}
+    here, read = ([f"{prefix}{k}" for k in range(len(axes))] for prefix in (letter, many))
+    whole = {prefix: math.prod(sizes[name] for name in names) for prefix, names in ((letter, here), (many, read))}
     strides = {name: math.prod(sizes[other] for other in read[k + 1 :]) for k, name in enumerate(read)}
     at = f"image * {whole[many]} + {address(strides)}"
     tap = address({f"t{k}": math.prod(b.taps for b in axes[k + 1 :]) for k, a in enumerate(axes) if a.taps > 1})
     head = [
         each_of("n"),
         f"const I image = i / {whole[letter]};",
-        *split(f"(i % {whole[letter]})", own, sizes),
+        *split(f"(i % {whole[letter]})", here, sizes),
         "A best = 0; const int none = " + (f"{_NONE};" if "small" in what else "-1;") + " int won = none;",
     ]
     inner = {
@@ -62,8 +62,8 @@ def _pooled(x: Array, axes: tuple[Walk, ...], kind: str, divisor: str) -> tuple[
     if not fits(x):
         return None
     shape, dtype = x.shape, NAMES[x.dtype]
-    made = (*shape[:2], *(axis.out for axis in axes))
-    wide = max(x.size, math.prod(made)) >= WIDE
+    pooled = (*shape[:2], *(axis.out for axis in axes))
+    wide = max(x.size, math.prod(pooled)) >= WIDE
     small = math.prod(axis.taps for axis in axes) <= _NONE
     index = np.int64 if wide else np.int32
 
@@ -74,13 +74,13 @@ def _pooled(x: Array, axes: tuple[Walk, ...], kind: str, divisor: str) -> tuple[
         return out
 
     with current(x):
-        which = empty(made, "uint8" if small else "int32") if kind == "max" else None
+        which = empty(pooled, "uint8" if small else "int32") if kind == "max" else None
         like = empty((0,), dtype) if which is None else which
-        y = launch(x, made, "")
+        y = launch(x, pooled, "")
 
     def vjp(dy: Array) -> Array:
         with current(like):
-            return launch(gradient(dy, made, dtype, like), shape, "back")
+            return launch(gradient(dy, pooled, dtype, like), shape, "back")
 
     return y, vjp
 
@@ -152,9 +152,9 @@ def adaptive(x: Array, sizes: Sequence[int]) -> tuple[Array, Vjp] | None:
     if not fits(x):
         return None
     inputs, outs, dtype = x.shape[2:], tuple(sizes), NAMES[x.dtype]
-    shape, made = x.shape, (*x.shape[:2], *outs)
+    shape, pooled = x.shape, (*x.shape[:2], *outs)
     lanes = lanes_for(math.prod(-(-size // out) for size, out in zip(inputs, outs, strict=True)))
-    wide = max(x.size, math.prod(made)) >= WIDE
+    wide = max(x.size, math.prod(pooled)) >= WIDE
 
     def launch(source: Array, to: tuple[int, ...], back: bool) -> Array:
         out, count, many = empty(to, dtype), math.prod(to), 1 if back else lanes
@@ -164,10 +164,10 @@ def adaptive(x: Array, sizes: Sequence[int]) -> tuple[Array, Vjp] | None:
         return out
 
     with current(x):
-        like, y = empty((0,), dtype), launch(x, made, False)
+        like, y = empty((0,), dtype), launch(x, pooled, False)
 
     def vjp(dy: Array) -> Array:
         with current(like):
-            return launch(gradient(dy, made, dtype, like), shape, True)
+            return launch(gradient(dy, pooled, dtype, like), shape, True)
 
     return y, vjp

@@ -80,12 +80,12 @@ const I start = ((I)blockIdx.x - row[0]) * {_EACH} + threadIdx.x, n = row[1];
 
 
 @lru_cache(maxsize=64)
-def _step(lines: tuple[str, ...], counts: tuple[str, ...], slots: int, options: int, own: int, dtype: str) -> str:
+def _step(lines: tuple[str, ...], counts: tuple[str, ...], slots: int, options: int, scalars: int, dtype: str) -> str:
     """The kernel of a rule, for any number of parameters of any sizes."""
     put, steps = 2 + slots, 3 + 2 * slots  # places of the new data, and of the steps, before the numbers
     step = f"if (AT({steps})) {{ const A t = load(AT({steps}) + i) + 1; store(AT({steps + 1}) + i, t);"
     body = [
-        *(f"A o{k} = *(const double*)(row + 2 + {steps + 2 + k});" for k in range(own)),
+        *(f"A o{k} = *(const double*)(row + 2 + {steps + 2 + k});" for k in range(scalars)),
         "EACH {", *([step, *counts, "}"] if counts else []),
         "const A p = load(AT(0) + i), g = load(AT(1) + i); A P;",
         *(f"const A s{k} = AT({2 + k}) ? load(AT({2 + k}) + i) : (A)0; A S{k};" for k in range(slots)),
@@ -98,7 +98,7 @@ def _step(lines: tuple[str, ...], counts: tuple[str, ...], slots: int, options: 
     return kernel_text(dtype, ", ".join(arguments), [_FIND, *body], True)
 
 
-def _launched(text: str, rows: Sequence[Sequence[Any]], *given: Any) -> None:
+def _launched(text: str, rows: Sequence[Sequence[Any]], *options: Any) -> None:
     """Launch a kernel over all arrays, one copy of their table before it.
 
     rows : of each array its size, addresses, and float64 numbers
@@ -107,35 +107,37 @@ def _launched(text: str, rows: Sequence[Sequence[Any]], *given: Any) -> None:
     kinds = "q" + "".join("d" if isinstance(value, float) else "q" for value in rows[0])
     values = itertools.chain.from_iterable((start, *row) for start, row in zip(first, rows, strict=False))
     table = np.frombuffer(struct.pack(kinds * len(rows), *values), np.int64)
-    run(text, first[-1], uploaded(table), np.int64(len(rows)), np.int64(len(kinds)), *given)
+    run(text, first[-1], uploaded(table), np.int64(len(rows)), np.int64(len(kinds)), *options)
 
 
 def move_together(
-    moved: Sequence[tuple[Any, Array]], rule: Rule, own: Callable[[Any], tuple[float, ...]]
+    moved: Sequence[tuple[Any, Array]], rule: Rule, scalars_of: Callable[[Any], tuple[float, ...]]
 ) -> list[tuple[Any, Array]]:
     """Give parameters new data and slots, in one launch for all of one dtype and device; those that are left.
 
-    moved : parameters with their gradients    own : the numbers of one parameter
+    moved : parameters with their gradients    scalars_of : the numbers of one parameter
     """
     groups: dict[Any, list[_Entry]] = {}
     left = []
     for parameter, gradient in moved:
-        data, held = parameter.data, parameter.slots
-        count = held.get("step")
+        data, old = parameter.data, parameter.slots
+        count = old.get("step")
         steps = count if hasattr(count, "shape") and rule.counts else None
         arrays = [
             data,
             gradient,
-            *(held[name] for name in rule.slots if name in held),
+            *(old[name] for name in rule.slots if name in old),
             *([] if steps is None else [steps]),
         ]
         if not fits(*arrays) or any(x.shape != data.shape for x in arrays):
             left.append((parameter, gradient))
             continue
-        entry = _Entry(parameter, gradient, tuple(map(held.get, rule.slots)), steps, own(parameter))
+        entry = _Entry(parameter, gradient, tuple(map(old.get, rule.slots)), steps, scalars_of(parameter))
         groups.setdefault((data.dtype, data.device.id), []).append(entry)
-    made = [(entry, new) for group in groups.values() for entry, new in zip(group, _updated(rule, group), strict=True)]
-    for (parameter, _, _, steps, _), (data, *slots, new_steps) in made:  # once there was memory for all
+    results = [
+        (entry, new) for group in groups.values() for entry, new in zip(group, _updated(rule, group), strict=True)
+    ]
+    for (parameter, _, _, steps, _), (data, *slots, new_steps) in results:  # once there was memory for all
         if rule.counts:
             parameter.slots["step"] = parameter.slots.get("step", 0) + 1 if steps is None else new_steps
         parameter.slots |= dict(zip(rule.slots, slots, strict=True))
@@ -150,16 +152,16 @@ def _updated(rule: Rule, entries: Sequence[_Entry]) -> list[list[Array | None]]:
     with current(entries[0].parameter.data):
         data = parts([e.gradient.shape for e in entries], dtype)  # are replaced; slots are changed in place
         fresh = iter(parts([e.gradient.shape for e in entries for x in e.slots if x is None], dtype))
-        found = [
+        results = [
             [new, *(next(fresh) if x is None else x for x in e.slots), e.steps]
             for e, new in zip(entries, data, strict=True)
         ]
         rows = [
             [e.gradient.size, *_addresses(e.parameter.data, e.gradient, *e.slots, *new, e.steps), *e.own]
-            for e, new in zip(entries, found, strict=True)
+            for e, new in zip(entries, results, strict=True)
         ]
         _launched(text, rows, *map(np.dtype(ACCUMULATED[dtype]).type, rule.options))
-    return found
+    return results
 
 
 def _addresses(*arrays: Array | None) -> list[int]:
@@ -189,24 +191,24 @@ def _clipping(dtype: str) -> tuple[str, str, str]:
     )
 
 
-def clip_together(held: Sequence[tuple[Any, Array]], max_norm: float) -> Array | None:
+def clip_together(pairs: Sequence[tuple[Any, Array]], max_norm: float) -> Array | None:
     """Scale the gradients of parameters; returns their norm (), for which nobody waits. Three launches.
 
     None, and nothing has changed, if gradients are not of one dtype and device.
     """
-    gradients = [contiguous(g, g.dtype) if is_cupy(g) else g for _, g in held]
+    gradients = [contiguous(g, g.dtype) if is_cupy(g) else g for _, g in pairs]
     if not fits(*gradients) or len({g.device.id for g in gradients}) > 1:
         return None
     dtype = NAMES[gradients[0].dtype]
     squares, norm, scaled = _clipping(dtype)
     with current(gradients[0]):
-        made = parts([g.shape for g in gradients], dtype)
-        rows = [[g.size, *_addresses(g, new)] for g, new in zip(gradients, made, strict=True)]
+        clipped = parts([g.shape for g in gradients], dtype)
+        rows = [[g.size, *_addresses(g, new)] for g, new in zip(gradients, clipped, strict=True)]
         count = sum(-(-g.size // _EACH) for g in gradients)
-        sums, found = empty((count,), "float64"), empty((2,), "float64")
+        sums, norm_and_scale = empty((count,), "float64"), empty((2,), "float64")
         _launched(squares, rows, sums)
-        run(norm, 1, sums, found, np.float64(max_norm), np.int64(count))
-        _launched(scaled, rows, found)
-    for (parameter, _), new in zip(held, made, strict=True):
+        run(norm, 1, sums, norm_and_scale, np.float64(max_norm), np.int64(count))
+        _launched(scaled, rows, norm_and_scale)
+    for (parameter, _), new in zip(pairs, clipped, strict=True):
         parameter.grad = new
-    return found[0]
+    return norm_and_scale[0]

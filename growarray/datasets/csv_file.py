@@ -69,8 +69,8 @@ def read_csv(path: Path, *, label_column: str | None = None, features: int | Non
                 "add the missing cells or quote cells that contain the separator"
             )
         if not bare and cells[label].lower() in _MISSING:
-            found = f" ({cells[label]})" if cells[label] else ""
-            raise DataError(f"{where}, {names[label]}: the label is missing{found}; fill it in or remove the line")
+            cell = f" ({cells[label]})" if cells[label] else ""
+            raise DataError(f"{where}, {names[label]}: the label is missing{cell}; fill it in or remove the line")
         table[row] = _numbers(cells[:label] + cells[label + 1 :], names[:label] + names[label + 1 :], where)
     labels = np.array([cells[label] for _, cells in rows if not bare], dtype=np.str_)
     return CsvTable(table, labels, tuple(line for line, _ in rows))
@@ -95,13 +95,13 @@ def _check_first_label(path: Path, rows: list[tuple[int, list[str]]]) -> None:
     if not others or is_number(first[-1]) or first[-1] in counts:
         return
     if all(map(is_number, counts)):
-        found = "those of all other lines are numbers"
+        contrast = "those of all other lines are numbers"
     elif min(counts.values()) >= _OFTEN or _are_counted(first[:-1]):
-        found = "which no other line has"
+        contrast = "which no other line has"
     else:
         return
     raise DataError(
-        f"{path}, line {line}: the label is {shown(first[-1])}, {found}; if this line is the header, say so with "
+        f"{path}, line {line}: the label is {shown(first[-1])}, {contrast}; if this line is the header, say so with "
         f"label_column={shown(first[-1])}, else correct the label or remove the line"
     )
 

@@ -57,7 +57,7 @@ class Dataset:
 def standardise(dataset: Dataset) -> Dataset:
     """Copy with features of mean 0 and standard deviation 1, both measured on the training part alone.
 
-    A feature that is constant in training tells nothing and becomes 0 in both parts. Targets stay.
+    A feature that is constant in training becomes 0 in both parts. Targets stay.
 
     >>> import numpy as np
     >>> x, y = np.array([[1.0, 7.0], [3.0, 7.0]]), np.array([0, 1])

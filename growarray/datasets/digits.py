@@ -14,7 +14,7 @@ def load_digits(*, test_fraction: float = 0.2, seed: int = 0, dtype: Any = np.fl
     """1,797 images of handwritten digits, 8 by 8 pixels, as rows of 64 features in [0, 1].
 
     Split by class and shuffled with ``numpy.random.default_rng(seed)``. ``test_fraction`` of the images of each
-    class are for testing. Nothing is downloaded: the images lie in the package.
+    class are for testing. Nothing is downloaded: the images are in the package.
 
     Source: E. Alpaydin and C. Kaynak (1998), *Optical Recognition of Handwritten Digits*, UCI Machine Learning
     Repository, https://doi.org/10.24432/C50P49, licence CC BY 4.0; these are the images of its test set, the same

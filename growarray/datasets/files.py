@@ -81,8 +81,8 @@ def load_table(
     x = _cast(train.x, dtype, train.where_x)
     rng = np.random.default_rng(seed)
     if test is None:
-        keep, held = split_rows(len(x), test_fraction, rng, classes=y if task == "classification" else None)
-        return Dataset(x[keep], y[keep], x[held], y[held], task, classes, train.image)
+        keep, test_rows = split_rows(len(x), test_fraction, rng, classes=y if task == "classification" else None)
+        return Dataset(x[keep], y[keep], x[test_rows], y[test_rows], task, classes, train.image)
     y_test = _known_targets(test, y.shape[1:], classes, task, dtype)
     if test.x.shape[1] != x.shape[1]:
         raise DataError(f"{path}: x_test has {test.x.shape[1]} features, x has {x.shape[1]}; they must agree")
@@ -298,8 +298,10 @@ def _known_targets(part: _Part, shape: tuple[int, ...], classes: tuple[str, ...]
         return targets
     number = {name: i for i, name in enumerate(classes)}
     column = _column(part)
-    known = column.dtype.kind == "U" and set(column.tolist()) <= set(number)  # in the spelling of the classes already
-    names = [str(v) for v in (column if known else class_values(column, where=part.where))]
+    as_in_training = column.dtype.kind == "U" and set(column.tolist()) <= set(
+        number
+    )  # in the spelling of the classes already
+    names = [str(v) for v in (column if as_in_training else class_values(column, where=part.where))]
     for row, name in enumerate(names):
         if name not in number:
             raise DataError(

@@ -20,7 +20,7 @@ def image_sizes(shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def read_images(folder: Path) -> tuple[np.ndarray, list[str], list[Path]]:
-    """Images (n, c, h, w) of one byte a number, the subfolder that each lies in, and its path.
+    """Images (n, c, h, w) of one byte a number, the subfolder of each, and its path.
 
     Images in the folder itself have no class, ``''``. Grey images have one channel, unless others have colours; names
     that start with a dot are left out.
@@ -32,8 +32,8 @@ def read_images(folder: Path) -> tuple[np.ndarray, list[str], list[Path]]:
         from PIL import Image
     except ImportError as error:
         raise ImportError(f'{folder}: {error}; install it with: pip install "growarray[cli]"') from error
-    found = sorted(path for path in folder.rglob("*") if not any(p[0] == "." for p in path.relative_to(folder).parts))
-    paths = [path for path in found if path.is_file()]
+    entries = sorted(path for path in folder.rglob("*") if not any(p[0] == "." for p in path.relative_to(folder).parts))
+    paths = [path for path in entries if path.is_file()]
     labels = [path.relative_to(folder).parts[0] if path.parent != folder else "" for path in paths]
     if not paths or (len(set(labels)) > 1 and "" in labels):
         what = f"{paths[labels.index('')]} beside subfolders" if paths else "no images"

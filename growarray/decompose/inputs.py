@@ -25,8 +25,19 @@ class Prepared:
     xp: Any
 
     def restore(self, part: Array, *, scaled: bool = False) -> Array:
-        """A part of the result in the dtype of the input; ``scaled`` for the one part that carries the size."""
-        return self.xp.astype(part * self.scale if scaled else part, self.dtype, copy=False)
+        """A part of the result in the dtype of the input; ``scaled`` for the one part that carries the size.
+
+        Raises ValueError if the dtype does not reach so far: a tensor's norm is above its largest entry.
+        """
+        if scaled:
+            most, largest = float(self.xp.finfo(self.dtype).max), float(self.xp.max(self.xp.abs(part)))
+            if largest > most / self.scale:
+                raise ValueError(
+                    f"decomposition: the largest weight is {largest * self.scale:.3g}, and {self.dtype} holds up to "
+                    f"{most:.3g}; decompose the tensor in a wider dtype, or a multiple of it"
+                )
+            part = part * self.scale
+        return self.xp.astype(part, self.dtype, copy=False)
 
     def relative(self, distance: float) -> float:
         """A distance from the tensor as a share of its norm; a tensor of zeros is met exactly."""

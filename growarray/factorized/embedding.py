@@ -18,7 +18,7 @@ import numpy as np
 from growarray.backend import Array, kind_of, namespace, target_of
 from growarray.contraction import Plan
 from growarray.errors import ShapeError
-from growarray.factorized.linear_convert import fitted_weight, read_linears, split_shape
+from growarray.factorized.linear_convert import Scheme, fitted_weight, read_linears, split_shape
 from growarray.factorized.linear_plan import linear_plan
 from growarray.factorized.owner import draw_weight, held_or_new
 from growarray.factorized.settings import joint_index, planned_shape, shape_of
@@ -239,7 +239,8 @@ class FactorizedEmbedding(Module):
         if not decompose_weights:
             return cls(rows, columns, **named, factorization=factorization, rank=rank, **options)
         modes, dtype = (*inner, *outer), options.pop("dtype", None)
-        weight = fitted_weight("from_embedding", tables, modes, rank, factorization, decomposition_kwargs, dtype)
+        scheme = Scheme(rank, factorization, decomposition_kwargs, dtype)
+        weight = fitted_weight("from_embedding", tables, modes, scheme)
         return cls(rows, columns, **named, factorization=weight, **options)
 
     def extra_repr(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from growarray.backend import Array, namespace
 from growarray.contraction.checks import known_precision
 from growarray.factorized.affine import FactorizedAffine
-from growarray.factorized.linear_convert import linear_layer_of, read_linears
+from growarray.factorized.linear_convert import Scheme, linear_layer_of, read_linears, split_shape
 from growarray.factorized.settings import mode_sizes
 from growarray.factorized.sub import SubFactorizedLinear
 from growarray.factorized.tensor import FactorizedTensor
@@ -139,9 +139,11 @@ class FactorizedLinear(FactorizedAffine):
         >>> layer.in_tensorized_features, layer.out_tensorized_features, layer.rank
         ((2, 4, 4), (2, 3, 5), (2, 3, 4, 2, 3, 3))
         """
-        features = (auto_tensorize, n_tensorized_modes, in_tensorized_features, out_tensorized_features)
-        found = read_linears("from_linear", [linear], bias)
-        return linear_layer_of(cls, found, features, decomposition_kwargs, rank, factorization, implementation, dtype)
+        dense = read_linears("from_linear", [linear], bias)
+        features = (in_tensorized_features, out_tensorized_features)
+        sides = split_shape("from_linear", cls._sizes, dense[0].shape, auto_tensorize, n_tensorized_modes, *features)
+        scheme = Scheme(rank, factorization, decomposition_kwargs, dtype)
+        return linear_layer_of(cls, dense, sides, scheme, implementation)
 
     @classmethod
     def from_linear_list(
@@ -159,6 +161,8 @@ class FactorizedLinear(FactorizedAffine):
         dtype: Any = None,
     ) -> Self:
         """Layers of one shape as a joint layer with one factorization; a missing bias is zero in a joint layer."""
-        features = (None, n_tensorized_modes, in_tensorized_features, out_tensorized_features)
         dense = read_linears("from_linear_list", linear_list, bias)
-        return linear_layer_of(cls, dense, features, decomposition_kwargs, rank, factorization, implementation, dtype)
+        features = (in_tensorized_features, out_tensorized_features)
+        sides = split_shape("from_linear", cls._sizes, dense[0].shape, None, n_tensorized_modes, *features)
+        scheme = Scheme(rank, factorization, decomposition_kwargs, dtype)
+        return linear_layer_of(cls, dense, sides, scheme, implementation)

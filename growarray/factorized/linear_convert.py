@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from growarray.backend import Array, asarray, namespace
 from growarray.errors import ShapeError, shown
@@ -26,6 +26,20 @@ class DenseLinear:
 
     weight: Array
     bias: Array | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(in_features, out_features)."""
+        return self.weight.shape[1], self.weight.shape[0]
+
+
+class Scheme(NamedTuple):
+    """How a weight is factorized, as the user wrote it: rank, format, options of the decomposition, dtype or None."""
+
+    rank: Any
+    factorization: str
+    options: Mapping[str, Any] | None
+    dtype: Any
 
 
 def read_linear(where: str, layer: Any) -> DenseLinear:
@@ -67,53 +81,41 @@ def read_linears(where: str, layers: Sequence[Any], bias: bool) -> list[DenseLin
 
 
 def linear_layer_of(
-    kind: Callable[..., _LayerT], layers: Sequence[DenseLinear], features: tuple[Any, ...],
-    decomposition: Mapping[str, Any] | None, given: Any, factorization: str, implementation: Any, dtype: Any,
-) -> _LayerT:  # fmt: skip
-    """A factorized layer of these dense ones, in their library; ``given`` is the rank as the user wrote it."""
-    first = layers[0].weight
-    names = ("in_tensorized_features", "out_tensorized_features")
-    inner, outer = split_shape("from_linear", names, (first.shape[1], first.shape[0]), *features)
-    weight = fitted_weight(
-        "from_linear",
-        [linear.weight for linear in layers],
-        (*outer, *inner),
-        given,
-        factorization,
-        decomposition,
-        dtype,
-    )
+    kind: Callable[..., _LayerT],
+    layers: Sequence[DenseLinear],
+    sides: tuple[tuple[int, ...], tuple[int, ...]],
+    scheme: Scheme,
+    implementation: Any,
+) -> _LayerT:
+    """A factorized layer of these dense ones, in their library; ``sides`` are the modes of input and output."""
+    inner, outer = sides
+    weight = fitted_weight("from_linear", [linear.weight for linear in layers], (*outer, *inner), scheme)
     biased = any(linear.bias is not None for linear in layers)
-    made = kind(inner, outer, biased, weight, implementation=implementation, n_layers=len(layers))
-    layer: Any = made
-    if layer.bias is not None:
-        xp = namespace(first)
-        rows = [xp.zeros_like(first[:, 0]) if linear.bias is None else linear.bias for linear in layers]
+    joint = kind(inner, outer, biased, weight, implementation=implementation, n_layers=len(layers))
+    if biased:
+        layer: Any = joint
+        xp = namespace(layers[0].weight)
+        rows = [xp.zeros_like(linear.weight[:, 0]) if linear.bias is None else linear.bias for linear in layers]
         layer.bias.data = xp.astype(xp.stack(rows) if len(layers) > 1 else rows[0], layer.bias.data.dtype)
-    return made
+    return joint
 
 
-def fitted_weight(
-    where: str, matrices: Sequence[Array], modes: tuple[int, ...], given: Any, factorization: str,
-    decomposition: Mapping[str, Any] | None, dtype: Any,
-) -> FactorizedTensor:  # fmt: skip
+def fitted_weight(where: str, matrices: Sequence[Array], modes: tuple[int, ...], scheme: Scheme) -> FactorizedTensor:
     """The decomposition of a matrix, or of several together, whose sides split into modes; in their library."""
-    decomposition, first = checked_kwargs(where, decomposition), matrices[0]
-    kind = FactorizedTensor.kind(factorization)
+    options, first = checked_kwargs(where, scheme.options), matrices[0]
+    kind = FactorizedTensor.kind(scheme.factorization)
     shape = (*lead_modes(where, kind, len(matrices)), *modes)
     # Factors of a rank that the weight cannot use might not fit in memory.
-    asked = kind.format.validate_rank(shape, given)
+    asked = kind.format.validate_rank(shape, scheme.rank)
     rank = kind.format.usable_rank(shape, asked)
-    weight = FactorizedTensor.new(
-        shape, rank, kind.name, std=None, dtype=numpy_dtype(first) if dtype is None else dtype
-    )
+    dtype = numpy_dtype(first) if scheme.dtype is None else scheme.dtype
+    weight = FactorizedTensor.new(shape, rank, kind.name, std=None, dtype=dtype)
     for factor in weight.all_factors():
         factor.data = asarray(factor.data, like=first)
     xp = namespace(*matrices)
     stacked = xp.stack(list(matrices)) if len(matrices) > 1 else first
-    quick = kind.format.quick_options(weight.rank)
-    weight.init_from_tensor(xp.reshape(stacked, shape), **{**quick, **decomposition})
-    warn_lowered(where, given, asked, weight.rank, stacklevel=4)
+    weight.init_from_tensor(xp.reshape(stacked, shape), **{**kind.format.quick_options(weight.rank), **options})
+    warn_lowered(where, scheme.rank, asked, weight.rank, stacklevel=4)
     return weight
 
 

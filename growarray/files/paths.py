@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -13,6 +14,9 @@ from typing import BinaryIO
 from growarray.files.errors import Malformed, at, quote
 from growarray.files.limits import Limits
 from growarray.files.source import Source
+
+# what writing to a full disk says, without the file's name
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def is_safe_name(name: str) -> bool:
@@ -41,8 +45,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            error.filename = str(path)
         raise
 
 

@@ -2,7 +2,7 @@
 
 ``y = W x + B A x``. A and B are two growing layers without biases, one behind the other, so that a rank is a neuron
 between them: the new ones are the leading singular vectors of ``S^(-1/2) N``, which is the best change of W of this
-rank, in the metric of the layer's input, for what the gradient asks. Source: Hu et al. 2022 (LoRA), for the form.
+rank, in the metric of the layer's input, for the gradient. Source: Hu et al. 2022 (LoRA), for the form.
 """
 
 from __future__ import annotations
@@ -177,9 +177,9 @@ def adapt(
     """
     taken = [module for module in _modules(network) if isinstance(module[1], GrowingModule | Adapter)]
     inside = {id(inner): outer for _, outer in taken for inner in outer.modules()}
-    found = dict(_modules(network))
+    layers = dict(_modules(network))
     if names is None:
-        names = [name for name, layer in found.items() if _reason(layer) is None and id(layer) not in inside]
+        names = [name for name, layer in layers.items() if _reason(layer) is None and id(layer) not in inside]
         if not names:
             raise GrowthError(
                 f"adapt: {type(network).__name__} has no layer that takes an adapter, expected a Linear or a "
@@ -188,19 +188,19 @@ def adapt(
     rng = np.random.default_rng() if rng is None else rng
     ranks = rank if isinstance(rank, Mapping) else dict.fromkeys(names, rank)
     for name in (*names, *ranks):
-        if name not in found or name not in names:
-            known = ", ".join(list(found)[1:13])
-            raise KeyError(f"adapt: there is no layer {shown(name)} to adapt, expected names such as {known}")
-        if id(found[name]) in inside:
-            outer = inside[id(found[name])]
+        if name not in layers or name not in names:
+            examples = ", ".join(list(layers)[1:13])
+            raise KeyError(f"adapt: there is no layer {shown(name)} to adapt, expected names such as {examples}")
+        if id(layers[name]) in inside:
+            outer = inside[id(layers[name])]
             raise TypeError(
                 f"adapt: {name} belongs to {shown(outer)}, expected a plain layer; put its layer and its function into "
                 "a Sequential first"
             )
     memo: dict[int, Any] = {}
     for name in names:
-        layer = copy.deepcopy(found[name])
-        memo[id(found[name])] = Adapter(layer, ranks.get(name, 0), rng=rng, name=name or "adapter")
+        layer = copy.deepcopy(layers[name])
+        memo[id(layers[name])] = Adapter(layer, ranks.get(name, 0), rng=rng, name=name or "adapter")
     adapted = copy.deepcopy(network, memo)
     adapters = [module for module in adapted.modules() if isinstance(module, Adapter)]
     adapted.requires_grad_(False)
@@ -233,20 +233,20 @@ def load_adapters(network: Any, state: Mapping[str, Any], *, scaling: float = 1.
     >>> load_adapters(Sequential(Linear(2, 3)), saved, scaling=0.5)[0].lora_B.weight.data.tolist()
     [[0.5], [0.5], [0.5]]
     """
-    found: dict[str, dict[str, Any]] = {}
+    pairs: dict[str, dict[str, Any]] = {}
     for key in state:
         match = _SAVED.fullmatch(key)
         if match is None:
             raise KeyError(
                 f"load_adapters: found {shown(key)}, expected names such as 'fc1.lora_A.weight'; leave others out"
             )
-        found.setdefault(match["name"], {})[f"lora_{match['side']}.weight"] = asarray(state[key])
-    for name, pair in found.items():
+        pairs.setdefault(match["name"], {})[f"lora_{match['side']}.weight"] = asarray(state[key])
+    for name, pair in pairs.items():
         if len(pair) != 2:
             raise KeyError(f"load_adapters: found {name}.{next(iter(pair))} alone, expected lora_A and lora_B")
         pair["lora_B.weight"] = pair["lora_B.weight"] * scaling
-    adapted = adapt(network, found, {name: pair["lora_A.weight"].shape[0] for name, pair in found.items()})
-    weights = {f"{name}.{key}": value for name, pair in found.items() for key, value in pair.items()}
+    adapted = adapt(network, pairs, {name: pair["lora_A.weight"].shape[0] for name, pair in pairs.items()})
+    weights = {f"{name}.{key}": value for name, pair in pairs.items() for key, value in pair.items()}
     adapted.load_state_dict({**adapted.state_dict(), **weights})
     return adapted
 

@@ -74,9 +74,9 @@ def saved_statistic(name: str, state: Any, expected: Iterable[str], shape: tuple
     Raises ``GrowthError``, or ``ShapeError`` for a sum of another shape than declared.
     """
     expected = sorted(expected)
-    found = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
-    if found != expected:
-        raise GrowthError(f"{name}: state has keys {found}, expected {expected}; pass the result of state_dict()")
+    keys = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
+    if keys != expected:
+        raise GrowthError(f"{name}: state has keys {keys}, expected {expected}; pass the result of state_dict()")
     values = dict(state)
     for key in _COUNTS:
         if not is_whole(values[key]) or values[key] < 0:
@@ -88,15 +88,15 @@ def saved_statistic(name: str, state: Any, expected: Iterable[str], shape: tuple
         values["computes_trace"] = bool(values["computes_trace"])
         values["square_norm_sum"] = float(values["square_norm_sum"])
         values["trace"] = None if values["trace"] is None else float(values["trace"])
-        held = None if values["sum"] is None else np.array(to_numpy(values["sum"]), dtype=np.float64)
+        total = None if values["sum"] is None else np.array(to_numpy(values["sum"]), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise GrowthError(
             f"{name}: the state holds a value that is not a number ({error}); pass the result of state_dict()"
         ) from error
-    if held is not None and shape is not None and held.shape != shape:
-        raise ShapeError(f"{name}: state has shape {held.shape}, expected {shape}")
+    if total is not None and shape is not None and total.shape != shape:
+        raise ShapeError(f"{name}: state has shape {total.shape}, expected {shape}")
     if not all(map(math.isfinite, (values["square_norm_sum"], values["trace"] or 0.0))) or (
-        held is not None and not np.all(np.isfinite(held))
+        total is not None and not np.all(np.isfinite(total))
     ):
         raise GrowthError(f"{name}: the state holds NaN or infinite values; it was saved from a broken run")
-    return {**values, "sum": held}
+    return {**values, "sum": total}

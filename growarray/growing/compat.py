@@ -30,7 +30,7 @@ def _at(path: str, doc: str, write: Callable[[Any, Any], None] | None = None) ->
 
 def _stored(what: str) -> Any:
     def read(module: Any) -> int:
-        return int(module.recorder.wants(what))
+        return int(module.recorder.is_requested(what))
 
     def write(module: Any, value: bool) -> None:
         (module.request if value else module.release)(what, "user")
@@ -42,7 +42,7 @@ def _planned(**parts: Callable[[Any], Any]) -> Callable[[Any, Any], None]:
     """A function that replaces parts of the planned change."""
 
     def write(module: Any, value: Any) -> None:
-        module.update = replace(module.update, **{name: made(value) for name, made in parts.items()})
+        module.update = replace(module.update, **{name: new_value(value) for name, new_value in parts.items()})
 
     return write
 
@@ -176,10 +176,10 @@ class LayerNames(place.PlaceFigures, BatchNames):
             "planned delta says what is left to do; set next_module"
         )
 
-    def _needs_delta(self: Any, found: Any) -> Any:
-        if found is None:
+    def _needs_delta(self: Any, delta: Any) -> Any:
+        if delta is None:
             raise GrowthError(f"{self.name}: the optimal delta is not computed; call compute_optimal_delta() first")
-        return found
+        return delta
 
     @property
     def tensor_n(self: Any) -> Array:

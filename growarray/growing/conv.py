@@ -1,6 +1,6 @@
 """Convolutions that collect statistics and grow by channels.
 
-What a kernel sees is a stream of windows, whose moments need no unfolding. New channels of the layer before are seen
+What a kernel reads is a stream of windows, whose moments need no unfolding. New channels of the layer before are seen
 through the taps of this layer's kernel: the tap at its centre alone, or every tap.
 """
 
@@ -40,7 +40,7 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
     :class:`RestrictedConv2dGrowingModule` or a :class:`FullConv2dGrowingModule`; this class plans its delta alone, and
     takes channels that are drawn.
 
-    Differs from the original: statistics fit after a growth; sizes know of dilation; ``padding='same'`` works.
+    Differs from the original: statistics fit after a growth; sizes include dilation; ``padding='same'`` works.
 
     >>> import numpy as np
     >>> layer = Conv2dGrowingModule(3, 8, 3, padding=1, input_size=(16, 16), rng=np.random.default_rng(0))
@@ -131,13 +131,13 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
         if self.recorder.roots is not None:
             raise NotImplementedError(f"{self.name}: sample weights are not supported for convolutions; omit them")
         x, options = self.recorder.need("input"), {**self._geometry(), "bias": self.use_bias}
-        return self.recorder.once("windows", x, lambda: windows(x, self.kernel_size, **options))  # type: ignore[no-any-return]
+        return self.recorder.once("windows", x, lambda: windows(x, self.kernel_size, **options))
 
     def gradient_stream(self, desired_activation: Array | None = None) -> Windows:
         """Gradient at the pre-activity in the last batch, or the desired change if given, as windows of one tap."""
         gradient = self.recorder.need("gradient") if desired_activation is None else desired_activation
         ones = (1,) * len(self.kernel_size)
-        return self.recorder.once("gradient", gradient, lambda: windows(gradient, ones))  # type: ignore[no-any-return]
+        return self.recorder.once("gradient", gradient, lambda: windows(gradient, ones))
 
     @property
     def input_size(self) -> tuple[int, ...]:
@@ -189,8 +189,8 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
 
     def get_fan_in_from_layer(self, layer: Any = None, num_neurons: int | None = None) -> int:  # type: ignore[override]
         """Fan-in of ``layer``, or of ``num_neurons`` new channels."""
-        found = LayerNames.get_fan_in_from_layer(layer, num_neurons)
-        return found if layer is not None else found * math.prod(self.kernel_size)
+        fan_in = LayerNames.get_fan_in_from_layer(layer, num_neurons)
+        return fan_in if layer is not None else fan_in * math.prod(self.kernel_size)
 
     def compute_n_update(self) -> tuple[Array, int]:
         """Not supported for convolutions; use ``tensor_n`` of the next layer."""
@@ -200,7 +200,7 @@ class Conv2dGrowingModule(LayerNames, GrowingModule):
 
 
 class RestrictedConv2dGrowingModule(Conv2dGrowingModule):
-    """A growing convolution that sees new channels through its centre tap alone, ``kernel_size // 2``.
+    """A growing convolution that reads new channels through its centre tap alone, ``kernel_size // 2``.
 
     New channels get outgoing weights (out, k, *kernel) that are zero but at the centre. S for their growth is that of
     the previous layer, over all its outputs, as in the original: with a stride these are more than the centres read.
@@ -243,7 +243,7 @@ class RestrictedConv2dGrowingModule(Conv2dGrowingModule):
 
 
 class FullConv2dGrowingModule(Conv2dGrowingModule):
-    """A growing convolution that sees new channels through every tap of its kernel.
+    """A growing convolution that reads new channels through every tap of its kernel.
 
     M_prev has a column for each output and tap, (p, out * taps), P is (taps, p, d), and S for growth sums over the taps
     the windows that each reads. The Fisher rule, which the original refuses, whitens the outputs of each tap by E.
@@ -267,8 +267,8 @@ class FullConv2dGrowingModule(Conv2dGrowingModule):
         if omega.ndim != 2:
             return super().columns_of(omega)
         if omega.shape[0] != self.goal_width:
-            found = tuple(omega.shape)
-            raise ShapeError(f"{self.name}: omega has shape {found}, expected ({self.goal_width}, new channels)")
+            shape = tuple(omega.shape)
+            raise ShapeError(f"{self.name}: omega has shape {shape}, expected ({self.goal_width}, new channels)")
         xp = namespace(omega)
         kernel = xp.reshape(omega, (self.out_features, *self.kernel_size, omega.shape[1]))
         return super().columns_of(xp.moveaxis(kernel, -1, 1))
@@ -290,7 +290,7 @@ class FullConv2dGrowingModule(Conv2dGrowingModule):
 
 
 class Conv1dGrowingModule(FullConv2dGrowingModule):
-    """A growing convolution of (n, c, length), which sees new channels through every tap; the rest is the same.
+    """A growing convolution of (n, c, length), which reads new channels through every tap; the rest is the same.
 
     >>> import numpy as np
     >>> Conv1dGrowingModule(2, 3, 3, padding=1)(np.ones((4, 2, 7), dtype=np.float32)).shape
@@ -301,7 +301,7 @@ class Conv1dGrowingModule(FullConv2dGrowingModule):
 
 
 class Conv3dGrowingModule(FullConv2dGrowingModule):
-    """A growing convolution of (n, c, depth, height, width), which sees new channels through every tap.
+    """A growing convolution of (n, c, depth, height, width), which reads new channels through every tap.
 
     >>> import numpy as np
     >>> Conv3dGrowingModule(2, 3, 2, stride=2)(np.ones((4, 2, 4, 4, 6), dtype=np.float32)).shape

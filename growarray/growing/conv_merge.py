@@ -99,10 +99,10 @@ class Conv2dMergeGrowingModule(MergeNames, MergeGrowingModule):
                 f"{self.name}: previous module {module.name} does not output images; expected a convolution"
             )
         self._check_width("previous", module, "channels", module.out_features, self.in_channels)
-        found = module.known_output_size
-        if found is not None and found != self.input_size:
+        size = module.known_output_size
+        if size is not None and size != self.input_size:
             raise ShapeError(
-                f"{self.name}: previous module {module.name} gives images of {found}, the merge expects "
+                f"{self.name}: previous module {module.name} gives images of {size}, the merge expects "
                 f"{self.input_size}; choose stride and padding so that all branches give the same"
             )
 

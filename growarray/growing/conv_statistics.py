@@ -6,7 +6,7 @@ import math
 
 from growarray.backend import Array, assign, device_of, namespace
 from growarray.growing.moment import TensorStatistic, cross_moment
-from growarray.growing.statistics import LayerStatistics
+from growarray.growing.statistics import BatchRecorder, LayerStatistics
 from growarray.growing.stream import JoinedStream, StreamLike, windows_over
 
 
@@ -29,15 +29,16 @@ class ConvStatistics(LayerStatistics):
 
         Raises GrowthError if what is before works at other positions than this layer.
         """
-        layer, own = self.layer, self.layer.input_stream
+        layer, stream = self.layer, self.layer.input_stream
 
         def make() -> list[tuple[JoinedStream, tuple[slice, ...]]]:
-            sizes = tuple(int(size) for size in own.array.shape[2:])
+            sizes = tuple(int(size) for size in stream.array.shape[2:])
             parts = windows_over(layer.previous.input_stream, sizes, layer.name)
-            found = [[part.read_by(own.axes, tap) for part in parts] for tap in layer.growth_taps]
-            return [(JoinedStream([seen for seen, _ in tap]), tap[0][1]) for tap in found]
+            taps = [[part.read_by(stream.axes, tap) for part in parts] for tap in layer.growth_taps]
+            return [(JoinedStream([seen for seen, _ in tap]), tap[0][1]) for tap in taps]
 
-        return layer.recorder.once("views", own, make)  # type: ignore[no-any-return]
+        recorder: BatchRecorder = layer.recorder
+        return recorder.once("views", stream, make)
 
     @property
     def sees_front(self) -> bool:
@@ -51,15 +52,15 @@ class ConvStatistics(LayerStatistics):
     def m_prev_of_batch(self, desired_activation: Array | None = None) -> tuple[Array, int]:
         """Sum of ``B_prev^T dA`` for each tap, (p, o * taps), those of one output side by side."""
         gradient = self.layer.gradient_stream(desired_activation)
-        found = [cross_moment(stream, gradient.cropped(outputs)) for stream, outputs in self.views()]
-        joined = namespace(*found).stack(found, axis=-1)
+        moments = [cross_moment(stream, gradient.cropped(outputs)) for stream, outputs in self.views()]
+        joined = namespace(*moments).stack(moments, axis=-1)
         return namespace(joined).reshape(joined, (joined.shape[0], -1)), gradient.samples
 
     def p_of_batch(self) -> tuple[Array, int]:
         """Sum of ``B_prev^T B``, (p, d); for each tap, (taps, p, d), if every tap counts."""
-        own = self.layer.input_stream
-        found = [cross_moment(stream, own.cropped(outputs)) for stream, outputs in self.views()]
-        return namespace(*found).stack(found, axis=0) if self.layer.every_tap else found[0], own.samples
+        inputs = self.layer.input_stream
+        moments = [cross_moment(stream, inputs.cropped(outputs)) for stream, outputs in self.views()]
+        return namespace(*moments).stack(moments, axis=0) if self.layer.every_tap else moments[0], inputs.samples
 
     def seen(self) -> Array:
         """The windows of the layer before that each tap reads, (taps, n, p, positions), zeros in the padding."""

@@ -31,7 +31,7 @@ def _centred_kernel(x: Array, kernel: str, sigma: float | None) -> Array:
 def hsic(x: Array, y: Array, *, kernel: str = "gaussian", sigma: float | None = None, normalize: bool = False) -> float:
     """``tr(K H L H) / (n - 1)^2`` of samples x (n, ...) and y (n, ...): 0 if they are independent.
 
-    kernel : ``'gaussian'``, or ``'linear'`` which sees linear dependence alone, and follows from moments: see
+    kernel : ``'gaussian'``, or ``'linear'`` which measures linear dependence alone, and follows from moments: see
         :func:`linear_dependence`    sigma : width of the gaussian; default the root of the median squared distance
     normalize : divide by the roots of what x and y have with themselves, which makes it 1 at most
     Takes memory of the square of n: give it some samples, not all.
@@ -76,8 +76,8 @@ def linear_dependence(s: Array, m: Array, e: Array, ones: int | None = None) -> 
             matrix - left[:, None] * right[None, :] / count
             for matrix, left, right in ((s, column, column), (m, column, row), (e, row, row))
         )
-    square, own, other = (float(xp.sum(matrix**2)) for matrix in (m, s, e))
-    return square / math.sqrt(own * other) if own * other > 0.0 else 0.0
+    square, input_square, gradient_square = (float(xp.sum(matrix**2)) for matrix in (m, s, e))
+    return square / math.sqrt(input_square * gradient_square) if input_square * gradient_square > 0.0 else 0.0
 
 
 def place_dependence(place: Any) -> float:

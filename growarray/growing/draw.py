@@ -58,11 +58,11 @@ INITIALISATIONS: dict[str, Draw] = {
 
 def drawing(how: str | Draw) -> Draw:
     """The function of this name, or the function itself; ValueError if the name is unknown, TypeError otherwise."""
-    known = ", ".join(INITIALISATIONS)
+    names = ", ".join(INITIALISATIONS)
     if isinstance(how, str) and how not in INITIALISATIONS:
-        raise ValueError(f"unknown initialisation {shown(how)}; known: {known}")
+        raise ValueError(f"unknown initialisation {shown(how)}; known: {names}")
     if not isinstance(how, str) and not callable(how):
-        raise TypeError(f"initialisation: expected a function or one of {known}, found {shown(how)}")
+        raise TypeError(f"initialisation: expected a function or one of {names}, found {shown(how)}")
     return INITIALISATIONS[how] if isinstance(how, str) else how
 
 
@@ -230,7 +230,7 @@ def apply_rescaling(
     neuron_pairing: str | None = None,
     extension_size: int | None = None,
 ) -> None:
-    """Rescale existing weights so that variances are as wanted after extension; batch norms follow.
+    """Rescale existing weights so that variances have their target values after extension; batch norms follow.
 
     ``extension_size`` defaults to that of the planned input extension. See
     :func:`growarray.growing.scale.rescaling_factors`.

@@ -27,7 +27,7 @@ class GrowingModule(OfFeatures, Module):
     It holds a ``recorder`` of the last batch, its ``statistics``, and the planned change ``update``, a
     :class:`GrowthUpdate` that is replaced and never altered: what was known of a plan goes with it. The incoming
     weights of new neurons are held by the module before, as ``extended_output_layer``, since they become its rows.
-    ``extended_forward`` computes with the plan, ``apply_change`` carries it out, ``delete_update`` forgets it.
+    ``extended_forward`` computes with the plan, ``apply_change`` carries it out, ``delete_update`` deletes it.
     """
 
     _links: ClassVar[tuple[str, ...]] = (
@@ -86,7 +86,7 @@ class GrowingModule(OfFeatures, Module):
         """The previous module, which must answer the growth protocol."""
         if self.previous_module is None:
             raise GrowthError(f"{self.name}: there is no previous module, so no neurons can be added before it")
-        return require_neighbour(self.previous_module, "previous", self.name)
+        return require_neighbour(self.previous_module, self.name)
 
     @property
     def shared_statistic(self) -> TensorStatistic | None:
@@ -112,8 +112,8 @@ class GrowingModule(OfFeatures, Module):
     @property
     def extended_post_layer_function(self) -> Module:
         """Function of the new neurons' outputs: the one given, else ``post_layer_function``."""
-        own = self._function_of_extension
-        return self.post_layer_function if own is None else own
+        function = self._function_of_extension
+        return self.post_layer_function if function is None else function
 
     @property
     def weight(self) -> Parameter:
@@ -174,7 +174,7 @@ class GrowingModule(OfFeatures, Module):
     def release(self, what: str, by: object) -> None:
         """End a request of ``by``; a part that is no longer requested is dropped."""
         self.recorder.release(what, by)
-        if what == "input" and not self.recorder.wants("input") and self.shared_statistic is not None:
+        if what == "input" and not self.recorder.is_requested("input") and self.shared_statistic is not None:
             self.previous.release("activity", self)
 
     @property
@@ -251,10 +251,10 @@ class GrowingModule(OfFeatures, Module):
 
     def columns_of(self, omega: Array) -> Any:
         """Outgoing weights of new inputs as a layer of this kind and dtype, (out, new inputs, *kernel)."""
-        shape, found = self.weight.shape, tuple(omega.shape)
-        if (found[:1], found[2:]) != (shape[:1], shape[2:]):
+        shape, new = self.weight.shape, tuple(omega.shape)
+        if (new[:1], new[2:]) != (shape[:1], shape[2:]):
             expected = ", ".join(map(str, (shape[0], "new neurons", *shape[2:])))
-            raise ShapeError(f"{self.name}: omega has shape {found}, expected ({expected})")
+            raise ShapeError(f"{self.name}: omega has shape {new}, expected ({expected})")
         return like(self.layer, namespace(omega).astype(omega, self.weight.data.dtype, copy=False))
 
     layer_means, means = layer_means, means_of_layer

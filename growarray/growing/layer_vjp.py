@@ -28,10 +28,10 @@ def layer_vjp(module: Any, x: Array) -> tuple[Array, Pullback]:
     def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
         d_pre = back_post(dy)
         check_gradient(module.name, d_pre, pre.shape)
-        records = recorder.is_latest(pre) and recorder.wants("pre_activity")
+        records = recorder.is_latest(pre) and recorder.is_requested("pre_activity")
         if records:
             recorder.add("gradient", d_pre)
-        shared = records and recorder.wants("input")
+        shared = records and recorder.is_requested("input")
         if shared:
             # The weight gradient is M^T: one product, accurate in float64, serves both.
             left, right = module.input_stream, module.gradient_stream()

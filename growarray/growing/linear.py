@@ -30,7 +30,7 @@ class LinearGrowingModule(LayerNames, GrowingModule):
 
     Differs from the original: updates are float64 whatever the data's dtype; optimizer state survives growth;
     growth through a merge works; a layer without input features gives its bias; GrowthError and ShapeError (both
-    ValueErrors) stand where the original asserts.
+    ValueErrors) replace the assertions of the original.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
@@ -97,7 +97,7 @@ class LinearMergeGrowingModule(MergeNames, MergeGrowingModule):
     layers; one solve gives the joint optimal delta of all of them. A merge among the previous modules contributes
     nothing to the full activity (it has no weights of its own to update), as in the original.
 
-    ``allow_growing=True`` lets the merge itself widen, which the original refuses: new neurons read every previous
+    ``allow_growing=True`` lets the merge itself widen, unlike in the original: new neurons read every previous
     layer's input, and every next layer reads them; see :meth:`compute_optimal_updates`.
 
     Differs from the original: arrays have the data's dtype; the singular previous S of two biased branches is always

@@ -12,6 +12,7 @@ import numpy as np
 
 from growarray.backend import Array, asarray, is_cupy, namespace, to_host
 from growarray.errors import GrowthError
+from growarray.growing.neighbour import Neighbour
 from growarray.growing.rule import LayerMeans, PlaceMeans
 from growarray.growing.update import rounding_floor
 
@@ -20,31 +21,33 @@ _LARGEST = 1024  # rows up to which a matrix is decomposed on the host: a guess,
 
 def layer_means(layer: Any, pseudo_inverse: bool = False) -> LayerMeans:
     """Means of the statistics of this layer."""
-    held, floor = layer.statistics, rounding_floor(layer.weight.data)
-    return LayerMeans(held.mean_s, held.m, held.e, held.m_prev, held.p, floor, pseudo_inverse)
+    statistics, floor = layer.statistics, rounding_floor(layer.weight.data)
+    return LayerMeans(
+        statistics.mean_s, statistics.m, statistics.e, statistics.m_prev, statistics.p, floor, pseudo_inverse
+    )
 
 
 def means_of_layer(layer: Any, pseudo_inverse: bool = False) -> PlaceMeans:
     """Means around a layer, for a rule to plan from; those of a delta only if the layer cannot read new neurons."""
-    own = layer_means(layer, pseudo_inverse)
+    means = layer_means(layer, pseudo_inverse)
     s_prev = layer.statistics.s_prev if layer.statistics.sees_front else None
     ones = None if s_prev is None else _ones(layer.previous)
-    return PlaceMeans((own,), lambda: of_goals(own.e(), *_goals((layer,))), s_prev, ones)
+    return PlaceMeans((means,), lambda: of_goals(means.e(), *_goals((layer,))), s_prev, ones)
 
 
 def means_of_merge(merge: Any, pseudo_inverse: bool = False) -> PlaceMeans:
     """Means around a merge, for a rule to plan from: of each next layer, and of the full activity."""
-    held, readers = merge.statistics, merge.readers
+    statistics, readers = merge.statistics, merge.readers
 
     def of_reader(i: int, rows: slice, goals: slice) -> LayerMeans:
         return replace(
-            layer_means(readers[i], pseudo_inverse), m_prev=lambda: held.m_prev()[:, goals],
-            p=lambda: held.p_of_readers()[i], e=lambda: held.e()[rows, rows],
+            layer_means(readers[i], pseudo_inverse), m_prev=lambda: statistics.m_prev()[:, goals],
+            p=lambda: statistics.p_of_readers()[i], e=lambda: statistics.e()[rows, rows],
         )  # fmt: skip
 
     rows, goals = _cuts([r.out_features for r in readers]), _cuts([r.goal_width for r in readers])
     means = tuple(map(of_reader, range(len(readers)), rows, goals))
-    return PlaceMeans(means, lambda: of_goals(held.e(), *_goals(readers)), held.s_prev, _ones(merge))
+    return PlaceMeans(means, lambda: of_goals(statistics.e(), *_goals(readers)), statistics.s_prev, _ones(merge))
 
 
 @contextmanager
@@ -87,7 +90,7 @@ def check_readers(merge: Any) -> None:
         )
 
 
-def _ones(front: Any) -> int | None:
+def _ones(front: Neighbour) -> int | None:
     """The column of ones of the first layer at the front that has a bias, among what they all read."""
     end = 0
     for layer in front.layers_before:
@@ -102,7 +105,7 @@ def _cuts(widths: Sequence[int]) -> list[slice]:
 
 
 def _goals(readers: Sequence[Any]) -> tuple[list[int], list[int]]:
-    """Outputs of each reader, and the taps through which each sees a new neuron."""
+    """Outputs of each reader, and the number of taps through which each reads a new neuron."""
     outputs = [reader.out_features for reader in readers]
     return outputs, [reader.goal_width // max(o, 1) for reader, o in zip(readers, outputs, strict=True)]
 

@@ -82,7 +82,7 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
 
         def pullback(dy: Array) -> Array:
             dx = back(dy)
-            if keeps and recorder.is_latest(x) and recorder.wants("input"):
+            if keeps and recorder.is_latest(x) and recorder.is_requested("input"):
                 recorder.hand_on("gradient", dx, [layer.recorder for layer in self.layers_before])
             return dx
 
@@ -164,7 +164,7 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
         """
         modules = self._listed(previous_modules, "previous_modules")
         for module in modules:
-            self.check_previous(require_neighbour(module, "previous", self.name))
+            self.check_previous(require_neighbour(module, self.name))
         self._warn_if_used(self.statistics.previous_s, self.statistics.previous_m)
         self.previous_modules = modules
         self.declare_statistics()
@@ -334,14 +334,14 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
         sizes = {module.extended_output_layer.weight.shape[0] for module in self.layers_before}
         if len(sizes) != 1:
             raise GrowthError(f"{self.name}: the previous layers' extensions have {sorted(sizes)} neurons; plan anew")
-        found = sizes.pop()
-        if size is not None and found != size:
+        count = sizes.pop()
+        if size is not None and count != size:
             raise ShapeError(
-                f"{self.name}: the previous layers' extensions have {found} neurons, those of the next layers {size}; "
+                f"{self.name}: the previous layers' extensions have {count} neurons, those of the next layers {size}; "
                 "plan them anew"
             )
-        if found:
-            self.post_merge_function.check_extend(found)
+        if count:
+            self.post_merge_function.check_extend(count)
 
     def apply_output_extension(self) -> None:
         """Widen every previous layer by its output extension, then the merge and its function."""

@@ -40,7 +40,7 @@ def cross_moment(
     parts is multiplied once, and the moment of a stream with itself computes one triangle.
 
     Raises ShapeError: the two have different numbers of rows; TypeError: they belong to two libraries or devices, are
-    no arrays, or are complex; or windows meet plain features.
+    no arrays, or are complex; or windows are paired with plain features.
 
     >>> import numpy as np
     >>> x = np.ones((4, 2), dtype=np.float32)
@@ -88,15 +88,15 @@ def _by_kernels(lefts: Sequence[Stream], rights: Sequence[Stream], out: Any) -> 
     """The moment on CuPy, added to a sum that holds something; None if kernels do not take the arrays."""
     total = out.array if isinstance(out, RunningSum) else out
     adds = total is not None and total is not out
-    found = load("growarray.cuda.moment").moment(lefts, rights, total, adds)
-    return out if adds and found is not None else found
+    moment = load("growarray.cuda.moment").moment(lefts, rights, total, adds)
+    return out if adds and moment is not None else moment
 
 
 _Place = tuple[Any, Any]
 
 
 class _Moment(NamedTuple):
-    """The products and sums that a moment is made of, and where each stands in it."""
+    """The products and sums that a moment is made of, and the place of each in it."""
 
     shape: tuple[int, int]
     first: dict[tuple[int, int], _Place]  # every product that is computed
@@ -234,11 +234,11 @@ class TensorStatistic:
             )
 
     def _check_shape(self, shape: tuple[int, ...] | None) -> None:
-        known = self.shape if self._total is None else self._total.shape
-        if known is not None and shape != known:
+        expected = self.shape if self._total is None else self._total.shape
+        if expected is not None and shape != expected:
             raise ShapeError(
-                f"{self.name}: update has shape {shape}, expected {known}; run a batch since the layer has grown, or "
-                "reset() first"
+                f"{self.name}: update has shape {shape}, expected {expected}; run a batch since the layer has grown, "
+                "or reset() first"
             )
 
     def _add(self, value: Array, samples: int, *, traced: bool, owned: bool = False) -> None:
@@ -311,26 +311,26 @@ class TensorStatistic:
         total = TensorStatistic(
             first.shape, first._update_function, self.device or other.device, first.name, trace_precision=precision
         )
-        for one in (self, other):
-            if one.total is not None:
-                if total.total is not None and one.total.shape != total.total.shape:
+        for part in (self, other):
+            if part.total is not None:
+                if total.total is not None and part.total.shape != total.total.shape:
                     raise ShapeError(
-                        f"statistics of shapes {tuple(total.total.shape)} and {tuple(one.total.shape)} cannot be added"
+                        f"statistics of shapes {tuple(total.total.shape)} and {tuple(part.total.shape)} cannot be added"
                     )
-                total._add(one.total, one.samples, traced=False)
-            total.batches += one.batches
-            total._square_norm_sum += one._square_norm_sum
-            total._traced_batches += one._traced_batches
+                total._add(part.total, part.samples, traced=False)
+            total.batches += part.batches
+            total._square_norm_sum += part._square_norm_sum
+            total._traced_batches += part._traced_batches
         if total._traced_batches:
             total.trace = total._square_norm_sum / total._traced_batches - total._square_norm_of_mean()
-            total.computes_trace = all(one.computes_trace for one in (self, other) if one._traced_batches)
+            total.computes_trace = all(part.computes_trace for part in (self, other) if part._traced_batches)
         return total
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to resume: sum, samples, batches, and the trace's sums."""
-        held = None if self.total is None else np.array(to_numpy(self.total))
+        array = None if self.total is None else np.array(to_numpy(self.total))
         names = ("samples", "batches", "trace", "computes_trace", "_square_norm_sum", "_traced_batches")
-        return {"sum": held, **{name.lstrip("_"): getattr(self, name) for name in names}}
+        return {"sum": array, **{name.lstrip("_"): getattr(self, name) for name in names}}
 
     def load_state_dict(self, state: Mapping[str, Any], *, like: Array | None = None) -> None:
         """Restore what :meth:`state_dict` returned; raises ``GrowthError`` or ``ShapeError`` before any change.
@@ -338,11 +338,11 @@ class TensorStatistic:
         like : an array of the library and device to go on with; default those of the present sum, else NumPy.
         """
         saved = saved_statistic(self.name, state, TensorStatistic().state_dict(), self.shape)
-        held = saved["sum"]
-        if held is not None:
-            held = asarray(held, like=self.total if like is None else like)
-            held = held if self.device is None else to_device(held, self.device)
-        self._total = None if held is None else RunningSum(held)
+        array = saved["sum"]
+        if array is not None:
+            array = asarray(array, like=self.total if like is None else like)
+            array = array if self.device is None else to_device(array, self.device)
+        self._total = None if array is None else RunningSum(array)
         self.samples, self.batches = saved["samples"], saved["batches"]
         self.trace, self.computes_trace = saved["trace"], saved["computes_trace"]
         self._square_norm_sum, self._traced_batches = saved["square_norm_sum"], saved["traced_batches"]

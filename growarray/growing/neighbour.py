@@ -1,9 +1,9 @@
 """What growing modules ask of each other: a small protocol that a layer and a merge both fulfil.
 
-No module asks what class its neighbour has. A further kind of layer, a convolution say, is one file with a subclass of
+No module tests the class of its neighbour. A further kind of layer, a convolution say, is one file with a subclass of
 :class:`growarray.growing.layer.GrowingModule` (and of GroMo's names in :mod:`growarray.growing.compat`). It writes its
 value and pullback, and the streams of its input and of the gradient at its output. Statistics, planning, scaling,
-selecting, drawing and applying are the same for every kind: they know streams, and weights (out, in, *kernel), whose
+selecting, drawing and applying are the same for every kind: they need streams, and weights (out, in, *kernel), whose
 rows are what one output reads of a stream. A merge into a layer of another kind needs nothing more, since it cuts
 matrices by the widths of its neighbours' streams.
 """
@@ -156,11 +156,11 @@ def is_neighbour(module: Any) -> TypeGuard[Neighbour]:
     return _answers(type(module))  # type: ignore[arg-type]
 
 
-def require_neighbour(module: Any, role: str, owner: str) -> Neighbour:
-    """``module`` if it fulfils the protocol; ``TypeError`` if not."""
+def require_neighbour(module: Any, owner: str) -> Neighbour:
+    """``module``, which is before ``owner``, if it fulfils the protocol; ``TypeError`` if not."""
     if not is_neighbour(module):
         raise TypeError(
-            f"{owner}: the {role} module is a {type(module).__name__}; expected a growing layer or a merge "
+            f"{owner}: the previous module is a {type(module).__name__}; expected a growing layer or a merge "
             "(LinearGrowingModule, Conv2dMergeGrowingModule, …)"
         )
     return module

@@ -206,7 +206,7 @@ def _front(place: Place) -> Neighbour:
 
 
 class PlaceFigures:
-    """What a plan costs and promises, as properties of a place."""
+    """Cost and predicted decrease of a plan, as properties of a place."""
 
     parameters_per_neuron = property(parameters_per_neuron)
     parameters_added = property(parameters_added)

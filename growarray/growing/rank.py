@@ -30,7 +30,7 @@ class RankStatistics(Module):
 
     :meth:`update` takes the layer's input and the gradient at its output. Or put the statistics in the layer's place:
     they are a module that computes what the layer does, and whose pullback updates them too. The gradient is that of
-    the loss summed over the samples, so that every promise is one about the mean loss: call the pullback of a mean
+    the loss summed over the samples, so that predicted decreases are of the mean loss: call the pullback of a mean
     loss with the number of samples. Moments are float64 means over the samples, summed over the positions; with groups
     there is one of each for each group. The unfolded input is made for a few images at a time.
 
@@ -145,9 +145,9 @@ class RankStatistics(Module):
         """
         s, m = self.moments()
         pseudo = self.pseudo_inverse
-        found = [optimal_delta(s[k, ...], m[k, ...], pseudo_inverse=pseudo) for k in range(self.layer.groups)]
-        deltas = [delta for delta, _ in found]
-        return namespace(*deltas).concat(deltas, axis=0), sum(decrease for _, decrease in found)
+        solutions = [optimal_delta(s[k, ...], m[k, ...], pseudo_inverse=pseudo) for k in range(self.layer.groups)]
+        deltas = [delta for delta, _ in solutions]
+        return namespace(*deltas).concat(deltas, axis=0), sum(decrease for _, decrease in solutions)
 
     def __add__(self, other: RankStatistics) -> RankStatistics:
         """Statistics of the left one's layer with the samples of both, say of two workers with a copy of it each."""

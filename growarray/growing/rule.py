@@ -25,8 +25,10 @@ from growarray.growing.update import (
     neuron_goal,
     neuron_slopes,
     optimal_delta,
+    resolution,
     shrink,
     square,
+    without_rounding,
 )
 
 _GRAM_FROM = 64  # size from which the leading singular vectors are taken from the Gram matrix
@@ -46,7 +48,7 @@ class LayerMeans:
     e: Mean
     m_prev: Mean
     p: Mean
-    floor: float = float(np.finfo(np.float64).eps)
+    floor: float = 0.0
     pseudo_inverse: bool = False
 
     def optimal_delta(self, *, fisher: bool = False, shrinkage: float = 0.0) -> tuple[Array, float]:
@@ -154,6 +156,7 @@ class GrowthRule:
             goals[0] if len(goals) == 1 else namespace(*goals).concat(goals, axis=1),
             e=statistics.e() if self.use_fisher else None,
             rule=self,
+            floor=max((layer.floor for layer in statistics.layers), default=0.0),
         )
         return GrowthUpdate(deltas, omega, alpha, values, self.ignore_singular_values, solutions, decreases)
 
@@ -185,8 +188,8 @@ def rule_of(rule: Any, options: Mapping[str, Any]) -> Rule:
     return GrowthRule(**{**vars(rule), **options})
 
 
-def _no_rule(found: Any) -> TypeError:
-    return TypeError(f"rule: expected a GrowthRule such as TINY, found {shown(found)}; pass single options by name")
+def _no_rule(value: Any) -> TypeError:
+    return TypeError(f"rule: expected a GrowthRule such as TINY, found {shown(value)}; pass single options by name")
 
 
 def planned(rule: Rule, statistics: PlaceMeans) -> GrowthUpdate[Array]:
@@ -237,7 +240,7 @@ FISHER = GrowthRule(use_fisher=True, project_with_fisher=False)
 
 
 def added_neurons(
-    s: Array | None, n: Array, *, e: Array | None = None, rule: GrowthRule = TINY
+    s: Array | None, n: Array, *, e: Array | None = None, rule: GrowthRule = TINY, floor: float = 0.0
 ) -> tuple[Array, Array, Array]:
     """New neurons that best serve ``n``: ``S^(-1/2) N [E^(-1/2)] = U diag(s) V^T``, cut to what matters.
 
@@ -247,7 +250,8 @@ def added_neurons(
 
     Kept are singular values ``>= min(statistical_threshold, largest)``, so at least one, at most ``rule.max_new``.
     The sign of a neuron is free; here the largest entry of its outgoing weights is positive, on every library.
-    An S that is slightly skew is symmetrised with a ``UserWarning``.
+    An S that is slightly skew is symmetrised with a ``UserWarning``. Directions of S and E under ``floor`` of the
+    largest are rounding and count as zero, as in :func:`optimal_delta`.
 
     Raises ShapeError, GrowthError: shapes do not fit together, or a matrix holds NaN; TypeError: ``rule`` is no
     GrowthRule.
@@ -266,13 +270,17 @@ def added_neurons(
     if n.ndim != 2 or (s is not None and s.shape[0] != n.shape[0]) or (e is not None and e.shape[0] != n.shape[1]):
         shapes = [None if a is None else tuple(a.shape) for a in (s, n, e)]
         raise ShapeError(f"added_neurons: S, N, E have shapes {shapes}; expected (p, p), (p, o), (o, o)")
-    whitener = None if s is None else _whitener(_symmetric(s, "S"), rule.numerical_threshold)
+    whitener = None if s is None else _whitener(_symmetric(s, "S"), rule.numerical_threshold, resolution(s, floor))
     target = n if whitener is None else whitener @ n
     dewhitener = None
     if e is not None:
-        ridge = rule.fisher_shrinkage
+        ridge, limit = rule.fisher_shrinkage, resolution(e, floor)
         e = _symmetric(e, "E")
-        dewhitener = inverse_sqrt(shrink(e, ridge) if ridge else e, 0.0 if ridge else rule.numerical_threshold)
+        dewhitener = (
+            inverse_sqrt(shrink(e, ridge), 0.0)
+            if ridge
+            else inverse_sqrt(without_rounding(e, limit), rule.numerical_threshold)
+        )
         target = target @ dewhitener
     u, values, v = _leading(target, rule)
     weight = xp.ones_like(values) if rule.ignore_singular_values else xp.sqrt(values)
@@ -288,18 +296,18 @@ def added_neurons(
     return alpha, omega, values
 
 
-def _whitener(s: Array, threshold: float) -> Array:
+def _whitener(s: Array, threshold: float, limit: float) -> Array:
     """W with ``W S W^T = I``: the inverse Cholesky factor, or ``S^(-1/2)`` if eigenvalues may have to be dropped.
 
     The two differ by a rotation, which the singular vectors undo. ``1 / |L^-1|^2`` is a lower bound of the eigenvalues.
     """
     xp = namespace(s)
-    factor = cholesky(s) if s.shape[0] and is_definite(s) else None
+    factor = cholesky(s) if s.shape[0] and is_definite(s, limit) else None
     if factor is not None:
         inverse = xp.linalg.inv(factor)
         if 1.0 / float(xp.sum(inverse**2)) > threshold:
             return inverse
-    return inverse_sqrt(s, threshold)
+    return inverse_sqrt(without_rounding(s, limit), threshold)
 
 
 def _leading(target: Array, rule: GrowthRule) -> tuple[Array, Array, Array]:
@@ -316,10 +324,10 @@ def _leading(target: Array, rule: GrowthRule) -> tuple[Array, Array, Array]:
         squares, vectors = xp.linalg.eigh(target @ flipped if wide else flipped @ target)
         values = xp.sqrt(xp.clip(xp.flip(squares[short - rule.max_new :]), 0.0, None))
         if float(values[-1]) > 1e-3 * float(values[0]):
-            one = xp.flip(vectors[:, short - rule.max_new :], axis=1)
-            other = (flipped if wide else target) @ one / values[None, :]
+            short_vectors = xp.flip(vectors[:, short - rule.max_new :], axis=1)
+            long_vectors = (flipped if wide else target) @ short_vectors / values[None, :]
             count = _kept(values, rule)
-            u, v = (one, other) if wide else (other, one)
+            u, v = (short_vectors, long_vectors) if wide else (long_vectors, short_vectors)
             return u[:, :count], values[:count], v[:, :count]
     u, values, vh = xp.linalg.svd(target, full_matrices=False)
     count = _kept(values, rule)

@@ -50,8 +50,8 @@ def std(array: Array | None) -> float:
         return 0.0
     xp = namespace(array)
     values = xp.astype(array, xp.float64, copy=False)
-    found = float(xp.std(values, correction=1.0))
-    return found if found > 1e-12 * float(xp.max(xp.abs(values))) else 0.0  # the mean of equals is rounded
+    deviation = float(xp.std(values, correction=1.0))
+    return deviation if deviation > 1e-12 * float(xp.max(xp.abs(values))) else 0.0  # the mean of equals is rounded
 
 
 def rescaling_factors(how: str, previous_weight: Array, weight: Array, added_inputs: int) -> tuple[float, float]:
@@ -126,9 +126,9 @@ def normalisation_scales(
         return 1.0 if deviation is None else wanted / deviation
 
     if how == "match_extending_layer":
-        own = _deviation(weight) or target
+        existing = _deviation(weight) or target
         before = _deviation(previous_weight) or 1.0 / math.sqrt(max(fan_in(alpha), 1) if alpha is not None else 1)
-        return Scales(to(delta, own), to(omega, own), to(alpha, before))
+        return Scales(to(delta, existing), to(omega, existing), to(alpha, before))
     if how == "equalize_second_layer":
         scale, outer = to(delta, target), to(omega, target)
         return Scales(scale, outer, scale / outer)
@@ -150,12 +150,12 @@ def gradmax_column_factors(weight: Array, omega: Array, scale: float = 1.0) -> n
     target = scale * float(norms.mean()) if norms.size else 0.0
     if target == 0.0:
         return None
-    found = np.sqrt((to_numpy(omega).astype(np.float64) ** 2).sum(axis=axes))
-    return np.where(found > 0, target / np.where(found > 0, found, 1.0), 1.0)
+    norms_of_new = np.sqrt((to_numpy(omega).astype(np.float64) ** 2).sum(axis=axes))
+    return np.where(norms_of_new > 0, target / np.where(norms_of_new > 0, norms_of_new, 1.0), 1.0)
 
 
 def scale_delta(module: GrowingModule, scale: float) -> None:
-    """Scale the planned delta and the decrease that it promises, by a finite number."""
+    """Scale the planned delta and its predicted decrease, by a finite number."""
     scale = as_scalar(scale, f"{module.name}: scale")
     update = module.update
     deltas, decreases = tuple(scaled(d, scale) for d in update.deltas), tuple(d * scale for d in update.decreases)
@@ -194,7 +194,7 @@ def normalise_columns(
 ) -> None:
     """Bring the planned outgoing weights to the mean norm of the existing ones, over all readers of a place together.
 
-    The only type for a merge is ``gradmax_normalization``; the others speak of one layer's deviation.
+    The only type for a merge is ``gradmax_normalization``; the others need the deviation of one layer.
     """
     if normalization_type != "gradmax_normalization":
         raise NotImplementedError(

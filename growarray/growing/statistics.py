@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from growarray.contraction.sums import RunningSum
 from growarray.errors import GrowthError
 from growarray.growing.moment import TensorStatistic, cross_moment
 from growarray.growing.stream import JoinedStream, Stream
+
+_T = TypeVar("_T")
 
 
 class BatchRecorder:
@@ -35,7 +37,7 @@ class BatchRecorder:
         self._requests: dict[str, set[Any]] = {}
         self._batch: Any = None
         self._kept: dict[str, Any] = {}
-        self._made: dict[str, tuple[Any, Any]] = {}
+        self._computed: dict[str, tuple[Any, Any]] = {}
         self.roots: Array | None = None  # of the samples' weights, which then count in every stream
         self.pool: dict[Any, Any] = {}  # what the layers before one merge make of a batch; keys name what values hold
 
@@ -46,10 +48,10 @@ class BatchRecorder:
     def release(self, what: str, by: object) -> None:
         """End a request of ``by``; a part that is no longer requested is dropped."""
         self._requests.get(what, set()).discard(by)
-        if not self.wants(what):
+        if not self.is_requested(what):
             self.forget(what, *(part for part, sources in self._derived.items() if what in sources))
 
-    def wants(self, what: str) -> bool:
+    def is_requested(self, what: str) -> bool:
         """Whether ``what`` is requested."""
         return bool(self._requests.get(what))
 
@@ -60,8 +62,8 @@ class BatchRecorder:
 
     def start(self, batch: Any, **parts: Any) -> None:
         """Drop the last batch, and keep the requested parts of this one, which ``batch`` identifies."""
-        self._batch, self._made, self.pool = batch, {}, {}
-        self._kept = {what: part for what, part in parts.items() if self.wants(what)}
+        self._batch, self._computed, self.pool = batch, {}, {}
+        self._kept = {what: part for what, part in parts.items() if self.is_requested(what)}
 
     def is_latest(self, batch: Any) -> bool:
         """Whether ``batch`` is the one that was started last."""
@@ -78,27 +80,28 @@ class BatchRecorder:
     def need(self, what: str) -> Any:
         """A part of the last batch; ``GrowthError`` with what to do if it is not kept."""
         part, kind = self.get(what), self._derived.get(what, (what,))[0]
-        if part is None or not self.wants(kind):
+        if part is None or not self.is_requested(kind):
             hint = "run a forward pass and its pullback"
-            hint = hint if self.wants(kind) else f"set store_{kind} or call init_computation()"
+            hint = hint if self.is_requested(kind) else f"set store_{kind} or call init_computation()"
             name = f"pre_activity {what}" if what == "gradient" else what
             raise GrowthError(f"{self.name}: no {name} is kept; {hint} first")
         return part
 
     def forget(self, *parts: str) -> None:
         """Drop these parts, and everything computed from them."""
-        self._made, self.pool = {}, {}
+        self._computed, self.pool = {}, {}
         for what in parts:
             self._kept.pop(what, None)
         if not self._kept:
             self._batch = None
 
-    def once(self, what: str, source: Any, make: Callable[[], Any]) -> Any:
+    def once(self, what: str, source: Any, make: Callable[[], _T]) -> _T:
         """The result of ``make`` for ``source``, a part of the batch; computed once and kept until the next batch."""
-        kept = self._made.get(what)
+        kept = self._computed.get(what)
         if kept is None or kept[0] is not source:
-            kept = self._made[what] = source, make()
-        return kept[1]
+            kept = self._computed[what] = source, make()
+        value: _T = kept[1]
+        return value
 
     def hand_on(self, what: str, part: Any, recorders: Sequence[BatchRecorder]) -> None:
         """Keep a part that the latest batch supplies later; others that get it share what they make of the batch."""
@@ -107,11 +110,12 @@ class BatchRecorder:
         for recorder in recorders:
             recorder.pool = pool
 
-    def pooled(self, key: Any, make: Callable[[], Any]) -> Any:
+    def pooled(self, key: Any, make: Callable[[], _T]) -> _T:
         """The result of ``make``, computed once for all recorders with this pool."""
         if key not in self.pool:
             self.pool[key] = make()
-        return self.pool[key]
+        value: _T = self.pool[key]
+        return value
 
     def stream(self, what: str, array: Array, *, bias: bool = False, weighted: bool = False) -> Stream:
         """The stream of a part, made once for all moments of a batch.
@@ -122,14 +126,14 @@ class BatchRecorder:
         def make() -> Stream:
             if self.roots is not None:
                 return Stream(array, bias).weighted(self.roots, over=weighted)
-            return self.pooled((id(array), bias), lambda: Stream(array, bias))  # type: ignore[no-any-return]
+            return self.pooled((id(array), bias), lambda: Stream(array, bias))
 
-        return self.once(f"{what} {bias}", array, make)  # type: ignore[no-any-return]
+        return self.once(f"{what} {bias}", array, make)
 
 
 def _counts(statistics: LayerStatistics | MergeStatistics) -> str:
-    held = (f"{statistic.name.partition('(')[0]} {statistic.samples}" for statistic in statistics.all)
-    return f"{type(statistics).__name__}(samples: {', '.join(held)})"
+    counts = (f"{statistic.name.partition('(')[0]} {statistic.samples}" for statistic in statistics.all)
+    return f"{type(statistics).__name__}(samples: {', '.join(counts)})"
 
 
 class LayerStatistics:
@@ -200,9 +204,9 @@ class LayerStatistics:
 
     def m_of_batch(self, desired_activation: Array | None = None) -> tuple[Array, int]:
         """Sum of ``B^T dA``, (d, o); ``desired_activation`` replaces dA."""
-        stream, made = self.layer.input_stream, self.layer.recorder.get("moment")
-        if desired_activation is None and made is not None:
-            return made, stream.samples
+        stream, moment = self.layer.input_stream, self.layer.recorder.get("moment")
+        if desired_activation is None and moment is not None:
+            return moment, stream.samples
         return cross_moment(stream, self.layer.gradient_stream(desired_activation)), stream.samples
 
     def m_prev_of_batch(self, desired_activation: Array | None = None) -> tuple[Array, int]:
@@ -212,11 +216,11 @@ class LayerStatistics:
 
     def p_of_batch(self) -> tuple[Array, int]:
         """Sum of ``B_prev^T B``, (p, d); after a merge B is without its ones, as in the original."""
-        stream, own = self.layer.previous.input_stream, self.layer.input_stream
+        stream, inputs = self.layer.previous.input_stream, self.layer.input_stream
         if self.layer.shared_statistic is not None:
             recorder = self.layer.recorder
-            own = recorder.stream("input alone", recorder.need("input"))
-        return cross_moment(stream, own), stream.samples
+            inputs = recorder.stream("input alone", recorder.need("input"))
+        return cross_moment(stream, inputs), stream.samples
 
     def e_of_batch(self) -> tuple[Array, int]:
         """Sum of ``dA^T dA``, (o, o)."""
@@ -258,9 +262,9 @@ class MergeStatistics:
         merge, total = self.merge, self.merge.total_in_features
 
         def declared(name: str, of_batch: Any, *shape: int) -> TensorStatistic:
-            known = bool(shape)
+            has_shape = bool(shape)
             return TensorStatistic(
-                shape if known else None, of_batch, self.device, f"{name}({merge.name})", reuse=known
+                shape if has_shape else None, of_batch, self.device, f"{name}({merge.name})", reuse=has_shape
             )
 
         self.s = declared("S", self.s_of_batch, merge.activity_width, merge.activity_width)
@@ -289,8 +293,8 @@ class MergeStatistics:
     @property
     def all(self) -> tuple[TensorStatistic, ...]:
         """All statistics."""
-        found = (self.s, self.previous_s, self.previous_m, self.m_prev, self.p, self.e)
-        return tuple(statistic for statistic in found if statistic is not None)
+        statistics = (self.s, self.previous_s, self.previous_m, self.m_prev, self.p, self.e)
+        return tuple(statistic for statistic in statistics if statistic is not None)
 
     def s_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``B^T B`` of the activity with ones, (d + 1, d + 1)."""
@@ -334,9 +338,9 @@ class MergeStatistics:
         ends = [0, *itertools.accumulate(widths)] if self.by_reader else [0] * len(widths)
         return [p[..., start : start + width] for start, width in zip(ends, widths, strict=False)]
 
-    def _side_by_side(self, found: Sequence[tuple[Array, int]]) -> tuple[Array, int]:
-        moments = [moment for moment, _ in found]
-        return namespace(*moments).concat(moments, axis=-1), found[0][1]
+    def _side_by_side(self, sums: Sequence[tuple[Array, int]]) -> tuple[Array, int]:
+        moments = [moment for moment, _ in sums]
+        return namespace(*moments).concat(moments, axis=-1), sums[0][1]
 
     def e_of_batch(self) -> tuple[Array, int]:
         """Sum of ``dA^T dA`` over the gradients of all next layers."""

@@ -20,7 +20,7 @@ from growarray.ops.windows import Windows, windows
 
 
 class StreamLike(Protocol):
-    """What a statistic asks of a stream: its parts, its width, its number of samples."""
+    """What a statistic needs of a stream: its parts, its width, its number of samples."""
 
     @property
     def parts(self) -> tuple[Any, ...]:
@@ -109,7 +109,7 @@ class Stream:
 
 @dataclass(frozen=True, eq=False)
 class JoinedStream:
-    """Streams side by side: what a merge sees, ``(B_1 | B_2 | … | B_k)``.
+    """Streams side by side: what a merge reads, ``(B_1 | B_2 | … | B_k)``.
 
     >>> import numpy as np
     >>> x = np.zeros((5, 3))
@@ -175,11 +175,11 @@ def square_columns(layout: Layout) -> np.ndarray:
 
 
 def windows_over(stream: StreamLike, sizes: tuple[int, ...], owner: str) -> list[Windows]:
-    """The parts of a stream as windows whose outputs stand at the positions of an image of these sizes.
+    """The parts of a stream as windows whose outputs have the positions of an image of these sizes.
 
     Features (n, d) or (n, t, d) are windows of one tap, and their t are positions. GrowthError if there are others.
     """
-    found = []
+    parts = []
     for part in stream.parts:
         if isinstance(part, Windows):
             positions = part.positions
@@ -194,8 +194,8 @@ def windows_over(stream: StreamLike, sizes: tuple[int, ...], owner: str) -> list
             xp = namespace(part.array)
             image = xp.moveaxis(xp.reshape(part.array, (part.samples, *sizes, part.array.shape[-1])), -1, 1)
             part = windows(image, (1,) * len(sizes), bias=part.bias)
-        found.append(part)
-    return found
+        parts.append(part)
+    return parts
 
 
 def window_blocks(left: StreamLike, right: StreamLike, symmetric: bool) -> Array:
@@ -204,15 +204,15 @@ def window_blocks(left: StreamLike, right: StreamLike, symmetric: bool) -> Array
     Raises TypeError if the other side has features without positions.
     """
     rows: list[list[Array]] = [[] for _ in left.parts]
-    for i, one in enumerate(left.parts):
-        for j, other in enumerate(right.parts):
-            if not (isinstance(one, Windows) and isinstance(other, Windows)):
+    for i, left_part in enumerate(left.parts):
+        for j, right_part in enumerate(right.parts):
+            if not (isinstance(left_part, Windows) and isinstance(right_part, Windows)):
                 raise TypeError(
                     "cross_moment: windows of a convolution do not fit features without positions; put a "
                     "convolution, or a merge of convolutions, on both sides"
                 )
             mirrored = symmetric and j < i
-            rows[i].append(rows[j][i].T if mirrored else window_moment(one, other))
+            rows[i].append(rows[j][i].T if mirrored else window_moment(left_part, right_part))
     xp = namespace(rows[0][0])
     joined = [row[0] if len(row) == 1 else xp.concat(row, axis=1) for row in rows]
     return joined[0] if len(joined) == 1 else xp.concat(joined, axis=0)

@@ -61,38 +61,99 @@ def inverse_sqrt(matrix: Array, threshold: float = 1e-5) -> Array:
     return (vectors * factors[None, :]) @ xp.matrix_transpose(vectors)
 
 
-def pseudo_inverse(matrix: Array, floor: float = float(np.finfo(np.float64).eps)) -> Array:
-    """Moore-Penrose inverse of a symmetric matrix: eigenvalues under ``d * floor`` of the largest count as zero."""
+def pseudo_inverse(matrix: Array, floor: float = 0.0) -> Array:
+    """Moore-Penrose inverse of a symmetric matrix: directions under ``floor`` of the largest count as zero.
+
+    That is judged with features scaled alike, so that small ones beside large ones are not lost. What rounding leaves
+    in a matrix of its size and dtype always counts as zero.
+    """
+    return _inverse(matrix, floor)[0]
+
+
+def resolution(matrix: Array, floor: float = 0.0) -> float:
+    """Relative size below which a matrix (d, d) holds rounding: d times its precision, and at least ``floor``."""
     xp = namespace(matrix)
+    dtype = matrix.dtype if xp.isdtype(matrix.dtype, "real floating") else xp.float64
+    return float(max(matrix.shape[0] * float(xp.finfo(dtype).eps), floor))
+
+
+def alike(matrix: Array) -> tuple[Array, Array]:
+    """A float64 matrix (d, d) with features scaled to a diagonal of ones, and the scales (d,), by which it is divided.
+
+    A feature that has lost all its digits to the largest one stays as good as zero.
+    """
+    xp = namespace(matrix)
+    diagonal = xp.abs(xp.linalg.diagonal(matrix))
+    largest, eps = float(xp.max(diagonal)), float(np.finfo(np.float64).eps)
+    root = xp.sqrt(xp.clip(diagonal, eps**2 * largest, None)) if largest > 0.0 else xp.ones_like(diagonal)
+    return (matrix + xp.matrix_transpose(matrix)) / 2 / root[:, None] / root[None, :], root
+
+
+def _directions(matrix: Array, limit: float) -> tuple[Array, Array, Array, Array | None]:
+    """Eigenvalues of a matrix with features alike, its vectors as they were, which count, and a basis of the others.
+
+    The basis is orthonormal, None if all count.
+    """
+    xp = namespace(matrix)
+    scaled, root = alike(matrix)
+    values, vectors = xp.linalg.eigh(scaled)
+    size = xp.abs(values)
+    kept, rows = size > limit * float(xp.max(size)), vectors / root[:, None]
+    if bool(xp.all(kept)):
+        return values, rows, kept, None
+    null = xp.take(rows, xp.nonzero(~kept)[0], axis=1)
+    null, _ = xp.linalg.qr(null / xp.max(xp.abs(null), axis=0)[None, :])
+    return values, rows, kept, null
+
+
+def _without(matrix: Array, null: Array) -> Array:
+    """A symmetric matrix without its part in the span of orthonormal columns."""
+    xp = namespace(matrix)
+    matrix = matrix - null @ (xp.matrix_transpose(null) @ matrix)
+    return matrix - (matrix @ null) @ xp.matrix_transpose(null)
+
+
+def without_rounding(matrix: Array, limit: float) -> Array:
+    """A symmetric float64 matrix in which directions under ``limit`` of the largest, features alike, are zero."""
+    null = _directions(matrix, limit)[3] if matrix.shape[0] else None
+    return matrix if null is None else _without(matrix, null)
+
+
+def _inverse(matrix: Array, floor: float) -> tuple[Array, bool]:
+    """The pseudo-inverse, and whether the matrix is positive definite without what counts as zero."""
+    xp, limit = namespace(matrix), resolution(matrix, floor)
     matrix = square(matrix, "pseudo_inverse: the matrix")
     if matrix.shape[0] == 0:
-        return matrix
-    values, vectors = xp.linalg.eigh((matrix + xp.matrix_transpose(matrix)) / 2)
-    size = xp.abs(values)
-    kept = size > matrix.shape[0] * floor * float(xp.max(size))
+        return matrix, True
+    values, rows, kept, null = _directions(matrix, limit)
     factors = xp.where(kept, 1.0 / xp.where(kept, values, xp.ones_like(values)), xp.zeros_like(values))
-    return (vectors * factors[None, :]) @ xp.matrix_transpose(vectors)
+    inverse = (rows * factors[None, :]) @ xp.matrix_transpose(rows)
+    if null is None:
+        return inverse, bool(xp.all(values > 0.0))
+    return _without(inverse, null), False  # of least norm is what has no part in it
 
 
 def _solve(matrix: Array, right: Array, name: str, *, pseudo: bool, floor: float) -> Array:
     """``matrix^-1 right``, by a solve if Cholesky finds full rank, else by the pseudo-inverse."""
-    xp = namespace(matrix, right)
+    xp, wide = namespace(matrix, right), square(matrix, name)
     if matrix.shape[0] == 0:
         return right
-    if not pseudo:
-        if is_definite(matrix, floor):
-            return xp.linalg.solve(matrix, right)
+    if not pseudo and is_definite(matrix, floor):
+        return xp.linalg.solve(wide, right)
+    inverse, definite = _inverse(matrix, floor)
+    if not pseudo and not definite:
         warnings.warn(
             f"{name} is singular or indefinite: the pseudo-inverse gives the solution of minimum norm",
             UserWarning,
             stacklevel=3,
         )
-    return pseudo_inverse(matrix, floor) @ right
+    return inverse @ right
 
 
-def is_definite(matrix: Array, floor: float = float(np.finfo(np.float64).eps)) -> bool:
+def is_definite(matrix: Array, floor: float = 0.0) -> bool:
     """Whether a symmetric matrix is positive definite to working precision, whatever the scale of its features."""
-    xp = namespace(matrix)
+    xp, limit = namespace(matrix), resolution(matrix, floor)
+    matrix = xp.astype(matrix, xp.float64, copy=False)
     diagonal = xp.linalg.diagonal(matrix)
     if not bool(xp.all(diagonal > 0)):
         return False
@@ -101,7 +162,7 @@ def is_definite(matrix: Array, floor: float = float(np.finfo(np.float64).eps)) -
     if factor is None:
         return False
     pivots = xp.linalg.diagonal(factor)
-    return bool(float(xp.min(pivots)) ** 2 > 100 * matrix.shape[0] * floor)
+    return bool(float(xp.min(pivots)) ** 2 > 100 * limit)
 
 
 def shrink(e: Array, amount: float) -> Array:
@@ -120,14 +181,17 @@ def shrink(e: Array, amount: float) -> Array:
 def rounding_floor(features: Array) -> float:
     """What rounding leaves of a second moment that should be zero, relative to its size, for data like ``features``.
 
-    Moments are float64, but features of single precision that add up to zero do so to 6e-8 each, and their second
-    moment to the square of that, which is far above float64's own rounding and must not be inverted.
+    Moments are float64, but large products of single precision are made in it, see
+    :func:`growarray.contraction.kernels.row_products`, to 1e-6 of the largest entry. And features that add up to zero
+    do so to a rounding each; their second moment to the square of that, which in half precision is more.
 
     >>> import numpy as np
-    >>> rounding_floor(np.ones(1, np.float32)) > rounding_floor(np.ones(1)) == float(np.finfo(np.float64).eps)
-    True
+    >>> [f"{rounding_floor(np.ones(1, dtype)):.0e}" for dtype in (np.float64, np.float32, np.float16)]
+    ['2e-16', '1e-06', '4e-06']
     """
-    return max(float(np.finfo(np.float64).eps), 4.0 * float(namespace(features).finfo(features.dtype).eps) ** 2)
+    wide, single = (float(np.finfo(dtype).eps) for dtype in (np.float64, np.float32))
+    eps = float(namespace(features).finfo(features.dtype).eps)
+    return wide if eps <= wide else max(8.0 * single, 4.0 * eps**2)
 
 
 def optimal_delta(
@@ -136,7 +200,7 @@ def optimal_delta(
     *,
     e: Array | None = None,
     pseudo_inverse: bool = False,
-    floor: float = float(np.finfo(np.float64).eps),
+    floor: float = 0.0,
 ) -> tuple[Array, float]:
     """Weight change that best follows the gradient: ``dW = (S^-1 M)^T``, or ``E^-1 M^T S^-1`` with ``e``.
 
@@ -145,7 +209,8 @@ def optimal_delta(
 
     A singular S (two biased inputs of one merge always make one) is found by its Cholesky pivots and solved by the
     pseudo-inverse with a ``UserWarning``; the original's plain solve may return noise there without a word.
-    ``floor`` is the relative size below which S and E are rounding, times d; see :func:`rounding_floor`.
+    ``floor`` is the relative size below which S and E are rounding, see :func:`rounding_floor`; it is at least d times
+    the precision of their dtype.
     A decrease that is negative (S is not positive semi-definite) or overflows is computed once more with the
     pseudo-inverse, then the update is zero, with a ``UserWarning``.
 
@@ -159,12 +224,13 @@ def optimal_delta(
     ([[1.0, 1.0]], 6.0)
     """
     xp = namespace(s, m, e)
-    s, m = square(s, "optimal_delta: S"), finite(m, "optimal_delta: M")
+    square(s, "optimal_delta: S")
+    m = finite(m, "optimal_delta: M")
     if m.ndim != 2 or m.shape[0] != s.shape[0]:
         raise ShapeError(f"optimal_delta: S has shape {tuple(s.shape)}, M {tuple(m.shape)}; their rows must agree")
     delta = xp.matrix_transpose(_solve(s, m, "optimal_delta: S", pseudo=pseudo_inverse, floor=floor))
     if e is not None:
-        e = square(e, "optimal_delta: E")
+        square(e, "optimal_delta: E")
         if e.shape[0] != m.shape[1]:
             raise ShapeError(f"optimal_delta: E has shape {tuple(e.shape)}, M {tuple(m.shape)}; o must agree")
         delta = _solve(e, delta, "optimal_delta: E", pseudo=pseudo_inverse, floor=floor)

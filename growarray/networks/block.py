@@ -1,4 +1,4 @@
-"""Residual blocks whose branches meet in a merge: both branches grow, and the width where they meet grows too."""
+"""Residual blocks whose branches end in a merge: both branches grow, and so does the width of the merge."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from growarray.ops.sizes import whole_number
 
 
 class GrowingResidualBlock(Module):
-    """``activation(second(activation(first(x))) + shortcut(x))``: two linear branches that meet in a merge.
+    """``activation(second(activation(first(x))) + shortcut(x))``: two linear branches that end in a merge.
 
-    ``second`` grows over the hidden width of its branch; ``merge`` grows over the width where the branches meet,
+    ``second`` grows over the hidden width of its branch; ``merge`` grows over the output width of both branches,
     new neurons reading the inputs of ``second`` and of ``shortcut``. The shortcut is linear, so that it can widen too.
     """
 

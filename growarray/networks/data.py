@@ -148,7 +148,7 @@ def batches(
 ) -> Iterator[tuple[Array, Array]]:
     """Batches of at most ``size`` samples, in order, or shuffled by ``rng``; the last one may be smaller.
 
-    The permutation is drawn in NumPy, so that every library sees the same batches.
+    The permutation is drawn in NumPy, so that every library gets the same batches.
     """
     if x.shape[0] != target.shape[0]:
         raise ShapeError(f"batches: {x.shape[0]} samples, {target.shape[0]} targets; the numbers must agree")

@@ -219,7 +219,7 @@ class Growth:
             self.best = Best(self.epoch, list(self.network.widths), judgement, Snapshot.of(self.network))
 
     def grow(self) -> dict[str, Any]:
-        """One growth: statistics, plan, choice, line search, change; the entry says what was promised and what came.
+        """One growth: statistics, plan, choice, line search, change; the entry has the predicted and actual decrease.
 
         A growth that does not pay is undone, bit for bit, and ``refused`` says why.
         """

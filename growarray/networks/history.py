@@ -9,7 +9,7 @@ from typing import Any
 from growarray.display import Block, Displayed, Table, text_of
 from growarray.errors import DataError
 from growarray.files.paths import write_atomically
-from growarray.networks.picture import figure_of
+from growarray.networks.picture import figure_of, saved
 
 
 class History(Displayed):
@@ -47,7 +47,8 @@ class History(Displayed):
         """
         figure = figure_of(self.steps, self.final)
         if path is not None:
-            figure.savefig(path)
+            name = Path(path) if Path(path).suffix else Path(path).with_suffix(".png")
+            write_atomically(name, saved(figure, name.suffix[1:]))
         return figure
 
     def __repr__(self) -> str:

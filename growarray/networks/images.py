@@ -79,7 +79,7 @@ class GrowingVGG(ImageNetwork):
         stride 2, where VGG pools: new channels need the same positions before and after them
     activation : copied behind every convolution, default ReLU    normalization : makes the norm before it, as
         ``GrowingBatchNorm2d`` does of a number of channels; default none
-    growing_conv_type : how a convolution sees new channels; the head sees them through every tap
+    growing_conv_type : how a convolution reads new channels; the head reads them through every tap
 
     The head is a convolution as large as the image that is left: a linear layer of all its numbers. State-dict names
     are ``layers.0.layer.weight``, …

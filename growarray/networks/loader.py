@@ -1,4 +1,4 @@
-"""Batches drawn anew in every epoch, from arrays that may lie on disk, with small shifts of images."""
+"""Batches drawn anew in every epoch, from arrays that may be on disk, with small shifts of images."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ class GrowingNetwork(Module):
     ) -> None:
         """One batch of a collection: forward, back, and into every statistic, E with ``fisher``.
 
-        The gradient is that of the sum of the sample losses, so that promised improvements are of their mean.
+        The gradient is that of the sum of the sample losses, so that predicted improvements are of their mean.
         exact : E is :meth:`update_computation_true_fisher`'s, of outputs that are the logits of a softmax
         """
         self.weigh(weights)
@@ -182,8 +182,8 @@ class GrowingNetwork(Module):
     ) -> None:
         """Add ``J^T (diag(p) - p p^T) J`` of the last batch to E everywhere, p the softmax of the logits (n, c).
 
-        That is c - 1 calls of the pullback; gradients of weights stay as they are. It is exact if samples do not meet:
-        a BatchNorm has to be in evaluation mode. The rest as in :meth:`update_computation_true_fisher`.
+        That is c - 1 calls of the pullback; gradients of weights stay as they are. It is exact if samples are
+        independent: a BatchNorm has to be in evaluation mode. The rest as in :meth:`update_computation_true_fisher`.
         """
         xp = namespace(logits)
         factors = xp.ones_like(logits[:, :1]) if weights is None else weights[:, None]
@@ -258,7 +258,7 @@ class GrowingNetwork(Module):
         return self.select_update(max(range(len(layers)), key=lambda index: measure(layers[index])))
 
     def select_update(self, layer_index: int) -> int:
-        """Keep the planned change of one growing layer, forget the others'; returns the index."""
+        """Keep the planned change of one growing layer, delete the others'; returns the index."""
         layers = self.growing_layers
         if not 0 <= layer_index < len(layers):
             raise IndexError(

@@ -27,7 +27,7 @@ def draw(steps: Entries, final: dict[str, Any] | None) -> bytes:
 
 
 def saved(figure: Figure, kind: str = "png") -> bytes:
-    """A figure as ``png`` or ``svg``."""
+    """The bytes of a figure, as ``png``, ``svg`` or ``pdf``."""
     stream = io.BytesIO()
     figure.savefig(stream, format=kind)
     return stream.getvalue()

@@ -147,7 +147,7 @@ class Planner:
         return Choice(layer, trial, None if lowers else "no growth lowers the BIC")
 
     def search(self, layer: Any, data: Data) -> LineSearch:
-        """Line search of one layer's scaling on samples from all over ``data``; all other layers stand still."""
+        """Line search of one layer's scaling on samples from all over ``data``; all other layers stay as they are."""
         x, target = self._sampled(data)
         with evaluating(self.network):
             result = line_search(lambda factor: float(self.task.loss(self._output(layer, factor, x), target)[0]))
@@ -192,7 +192,7 @@ def default_budget(network: GrowingNetwork, x: Array, neurons: int, samples: int
     """Parameters that a network may grow to on the samples ``x``, or on ``samples`` like them: one a number to learn.
 
     These are samples times outputs of a sample. A network that has more from the start, because a sample is wide, may
-    still add one growth: ``neurons`` neurons where it is cheapest, and no more than there are samples.
+    still add one growth: ``neurons`` neurons where it costs least, and no more than there are samples.
 
     >>> import numpy as np
     >>> from growarray.networks import GrowingMLP

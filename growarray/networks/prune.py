@@ -13,7 +13,7 @@ from growarray.backend import Array, asarray, namespace, to_numpy
 from growarray.errors import GrowArrayError, GrowthError
 from growarray.growing import GrowingModule, MergeGrowingModule, cross_moment
 from growarray.growing.fisher import softmax_fisher_seeds
-from growarray.growing.update import pseudo_inverse, rounding_floor
+from growarray.growing.update import alike, pseudo_inverse, rounding_floor
 from growarray.networks.data import Task, task_named
 from growarray.networks.network import is_frozen
 from growarray.networks.part import as_growing
@@ -56,7 +56,7 @@ def prune(
     ``w S_jo S_oo^-1``; then all is computed anew. One that is always 0 costs nothing and changes nothing.
 
     Growth goes on from there: gradients, optimizer state and norms lose the same neurons. A LayerNorm or GroupNorm then
-    takes its mean over fewer, which the cost does not know of. Places with a frozen parameter, or with a norm whose
+    takes its mean over fewer, which the cost does not include. Places with a frozen parameter, or with a norm whose
     groups would not be equal, are left alone. Each neuron that goes takes an eigendecomposition of S.
 
     Raises GrowthError: the budget cannot be reached so, or there are no samples; nothing has changed then.
@@ -116,13 +116,16 @@ class _Layer:
     weight: np.ndarray  # (o, d)
     s: np.ndarray  # (d, d)
     e: np.ndarray  # (o, o)
-    floor: float  # of the eigenvalues of S, relative to the largest and to d
+    floor: float  # what rounding leaves of S, relative to its size
 
     def precision(self) -> np.ndarray:
         """Inverse of S, in which directions without activity have as good as none."""
-        values, vectors = np.linalg.eigh(self.s)
-        least = len(values) * self.floor * max(float(values[-1]), float(np.finfo(np.float64).tiny))
-        inverse: np.ndarray = (vectors / np.maximum(values, least)) @ vectors.T
+        scaled, root = alike(self.s)
+        values, vectors = np.linalg.eigh(scaled)
+        limit = max(len(values) * float(np.finfo(np.float64).eps), self.floor)
+        least = limit * max(float(values[-1]), float(np.finfo(np.float64).tiny))
+        rows = vectors / root[:, None]
+        inverse: np.ndarray = (rows / np.maximum(values, least)) @ rows.T
         return inverse
 
 

@@ -198,7 +198,7 @@ class GrowingResNet(ImageNetwork):
     channels : of the residual stream in each stage; the first block of all stages but the first halves the image, by a
         stride and a projected shortcut
     hidden_channels : of all blocks, or of each    blocks_per_stage : number of blocks in a stage
-    activation, normalization, growing_conv_type : as in :class:`GrowingVGG`; the first two stand before convolutions
+    activation, normalization, growing_conv_type : as in :class:`GrowingVGG`; the first two come before convolutions
     use_bias : of all convolutions but those of shortcuts    dropout_rate : of the hidden channels of blocks
 
     >>> import numpy as np

@@ -25,8 +25,8 @@ class GrowthSettings:
     least_gain : what the validation loss must fall by at a growth, for each parameter that it adds
     patience : growths in a row that are refused or undone before growing stops, None to go on for ever
     keep_best : at the end go back to the network with the lowest validation loss, unless the last is as good
-    choose : ``'first_order'`` by promised improvement, ``'per_parameter'`` or ``'per_flop'`` by what the new weights
-        promise for their cost, ``'narrowest'`` what has fewest neurons, ``'hsic'`` by how much the gradient depends on
+    choose : ``'first_order'`` by predicted improvement, ``'per_parameter'`` or ``'per_flop'`` by what the new weights
+        gain for their cost, ``'narrowest'`` what has fewest neurons, ``'hsic'`` by how much the gradient depends on
         what new neurons would read, see :func:`growarray.growing.linear_dependence`; ``'validation'`` by the loss on
         validation data after growth, ``'score'`` by the task's figure of merit there, ``'bic'`` by :func:`bic` there:
         then growing stops when nothing lowers it

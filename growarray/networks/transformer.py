@@ -31,7 +31,7 @@ class GrowingAttention(Module):
 
     head_features : width of each head at first, of its queries and of its values; default embed_dim / num_heads, may be
         0: then a head weighs all positions alike, and gives 0
-    causal : each position sees itself and those before it
+    causal : each position attends to itself and to those before it
 
     The places to grow are ``key[h]``, for the queries and keys of head h, and ``output[h]``, for its values. Scores are
     divided by the square root of embed_dim / num_heads, whatever the width, so that it may grow from any.

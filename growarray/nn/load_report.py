@@ -62,6 +62,16 @@ class Cast(NamedTuple):
         return f"{printable(self.name)} from {self.found} to {self.expected}"
 
 
+class _Row(NamedTuple):
+    """A row of the table; the names of the fields are its head."""
+
+    what: str
+    name: str
+    found: str = ""
+    expected: str = ""
+    remark: str = ""
+
+
 @dataclass(frozen=True)
 class LoadReport(Displayed):
     """What :meth:`Module.load_state_dict` found; ``str(report)`` is a table. Names are those after renaming.
@@ -148,49 +158,54 @@ class LoadReport(Displayed):
         kinds = ("matched", "missing", "unexpected", "misshapen", "refused", "casts", "kept")
         counts = [f"{len(getattr(self, kind))} {kind}" for kind in kinds if getattr(self, kind) or kind == "matched"]
         rows = list(self._rows())
-        head = ("what", "name", "found", "expected", "remark")
         title = ", ".join(counts) + ("" if self else f": {_ALL_WELL}")
         lines = [f"rename: {_quoted(entry)} applies to no name" for entry in self.unused]
-        blocks: list[Block] = [title, *([Table([head, *rows], left=5)] if rows else []), *lines]
+        blocks: list[Block] = [title, *([Table([_Row._fields, *rows], left=5)] if rows else []), *lines]
         return text_of(blocks + ([self._hint_text()] if self.hint else []))
 
     def _hint_text(self) -> str:
         old, new = next(iter(self.hint.items()))
         return f"try rename={{{_quoted(old)}: {_quoted(new)}}}"
 
-    def _rows(self) -> Iterator[tuple[str, ...]]:
-        def shape(name: str) -> str:
-            return str(self.shapes[name]) if name in self.shapes else ""
-
-        def missing(name: str) -> tuple[str, ...]:
-            near = self.suggestions.get(name, ())
-            return printable(name), "", shape(name), f"near: {_listed(near)}" if near else ""
-
-        def misshapen(entry: Misshapen) -> tuple[str, ...]:
-            remark = f"{entry.transposed}? transpose it yourself" if entry.transposed else ""
-            return printable(entry.name), str(entry.found), str(entry.expected), remark
-
-        def refused(cast: Cast) -> tuple[str, ...]:
-            remark = self._beyond(cast.name) or "values would change: cast it yourself"
-            return printable(cast.name), cast.found, cast.expected, remark
-
-        kinds: dict[str, tuple[Sequence[Any], Callable[[Any], tuple[str, ...]]]] = {
-            "missing": (self.missing, missing),
-            "unexpected": (self.unexpected, lambda name: (printable(name), shape(name), "", "")),
-            "misshapen": (self.misshapen, misshapen),
-            "refused": (self.refused, refused),
+    def _rows(self) -> Iterator[_Row]:
+        kinds: dict[str, tuple[Sequence[Any], Callable[[Any], _Row]]] = {
+            "missing": (self.missing, self._missing_row),
+            "unexpected": (self.unexpected, self._unexpected_row),
+            "misshapen": (self.misshapen, self._misshapen_row),
+            "refused": (self.refused, self._refused_row),
         }
         for what, (entries, row) in kinds.items():
-            yield from ((what, *row(entry)) for entry in entries[:_MOST_ROWS])
+            yield from map(row, entries[:_MOST_ROWS])
             if len(entries) > _MOST_ROWS:
-                yield what, f"… and {len(entries) - _MOST_ROWS} more", "", "", ""
-        for (found, expected), names in _by_dtypes(self.casts).items():
-            largest = max(names, key=lambda name: self.rounded.get(name, 0.0))
-            change = self.rounded.get(largest, 0.0)
-            remark = f"rounded by up to {change:.1e} of the value, in {printable(largest)}" if change else ""
-            yield "cast", _cut([printable(name) for name in names], 2), found, expected, remark
+                yield _Row(what, f"… and {len(entries) - _MOST_ROWS} more")
+        for dtypes, names in _by_dtypes(self.casts).items():
+            yield self._cast_row(*dtypes, names)
         if self.kept:
-            yield "kept", _cut([printable(name) for name in self.kept], 2), "", "", "the state is older than this name"
+            yield _Row("kept", _names_in_row(self.kept), remark="the state is older than this name")
+
+    def _missing_row(self, name: str) -> _Row:
+        near = self.suggestions.get(name, ())
+        return _Row("missing", printable(name), "", self._shape(name), f"near: {_listed(near)}" if near else "")
+
+    def _unexpected_row(self, name: str) -> _Row:
+        return _Row("unexpected", printable(name), self._shape(name))
+
+    def _misshapen_row(self, entry: Misshapen) -> _Row:
+        remark = f"{entry.transposed}? transpose it yourself" if entry.transposed else ""
+        return _Row("misshapen", printable(entry.name), str(entry.found), str(entry.expected), remark)
+
+    def _refused_row(self, cast: Cast) -> _Row:
+        remark = self._beyond(cast.name) or "values would change: cast it yourself"
+        return _Row("refused", printable(cast.name), cast.found, cast.expected, remark)
+
+    def _cast_row(self, found: str, expected: str, names: Sequence[str]) -> _Row:
+        largest = max(names, key=lambda name: self.rounded.get(name, 0.0))
+        change = self.rounded.get(largest, 0.0)
+        remark = f"rounded by up to {change:.1e} of the value, in {printable(largest)}" if change else ""
+        return _Row("cast", _names_in_row(names), found, expected, remark)
+
+    def _shape(self, name: str) -> str:
+        return str(self.shapes[name]) if name in self.shapes else ""
 
     def _beyond(self, name: str) -> str:
         """Why a value does not fit, and what to do; ``''`` for other names."""
@@ -273,6 +288,10 @@ def _by_dtypes(casts: Sequence[Cast]) -> dict[tuple[str, str], list[str]]:
 def _cut(texts: Sequence[str], most: int = _MOST_LISTED) -> str:
     more = f" … and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
+
+
+def _names_in_row(names: Sequence[str]) -> str:
+    return _cut([printable(name) for name in names], 2)
 
 
 def _joined(text: str, remark: str) -> str:

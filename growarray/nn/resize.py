@@ -23,7 +23,7 @@ _TRANSFORMS: dict[str, Transform] = {
     "asymmetric": lambda i, k, n, r: i * k / n,
     "half_pixel": lambda i, k, n, r: (i + 0.5) * k / n - 0.5,
     "half_pixel_symmetric": lambda i, k, n, r: k / 2 * (1 - len(i) / n) + (i + 0.5) * k / n - 0.5,
-    "pytorch_half_pixel": lambda i, k, n, r: (i + 0.5) * k / n - 0.5 if n != 1 else 0.0 * i - 0.5,
+    "pytorch_half_pixel": lambda i, k, n, r: (i + 0.5) * k / n - 0.5 if n != 1 else 0.0 * i,
     "tf_crop_and_resize": lambda i, k, n, r: (
         (r[0] + i * (r[1] - r[0]) / (n - 1)) * (k - 1) if n != 1 else 0.0 * i + (r[0] + r[1]) * (k - 1) / 2
     ),

@@ -1,4 +1,4 @@
-"""Building a network from the nodes of an ONNX graph: what is known of each value, and its modules."""
+"""Building a network from the nodes of an ONNX graph: its values, and its modules."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from growarray.nn.arithmetic import Value
 from growarray.nn.cast import RangeError, cast
 from growarray.nn.graph import Node
 from growarray.nn.module import Module, Parameter
-from growarray.onnx.graph import LEAVES, OpNode, layer_name, node_name
-from growarray.onnx.value import Array, Constant, Dim, Dynamic, Known, Shape, Unsupported, letter
+from growarray.onnx.graph import OpNode, layer_name
+from growarray.onnx.module_names import ModuleNames
+from growarray.onnx.value import Array, Constant, Dim, Dynamic, GraphValue, Shape, Unsupported, letter
 
-_LONGEST_NAME = 200
 _LAYER = 40  # steps of the limits that making one takes as long as
 
 
@@ -32,20 +32,17 @@ class Builder:
         self, opset: int, limits: Limits, nbytes: int, dtype: Any, build: Callable[[Builder, OpNode], None]
     ) -> None:
         self.opset, self.limits, self.dtype, self._build = opset, limits, dtype, build
-        self.values: dict[str, Known] = {}
+        self.values: dict[str, GraphValue] = {}
         self.dynamics: dict[str, Dynamic] = {}  # by the name in the network
         self.nodes: list[Node] = []
         self._budget = limits.expanded // 2 + 2 * nbytes  # of constants and copies, beyond one of each initializer
         self._copied: set[str] = set()
-        self._names: dict[str, int] = {}
-        self._bases: dict[str, str] = {}
-        self._titles: set[str] = set()
-        self._bare: set[str] = set()  # nodes called after a weight that no layer stands before, such as 'weight'
+        self.names = ModuleNames()
         self._shared: set[str] = set()  # names of values that more than the next node may take
-        self._givers: dict[str, Node] = {}
+        self._producers: dict[str, Node] = {}
         self._counter = 0
         self._parameters: dict[tuple[Any, ...], Parameter] = {}
-        self._emitted: dict[str, Dynamic] = {}
+        self._constant_nodes: dict[str, Dynamic] = {}
         self.quantized: dict[str, tuple[str, str, str, int, int]] = {}  # what was: values, scale, zero point, its ends
         self.layouts: dict[str, tuple[bool, float]] = {}
         self.used: set[str] = set()  # names that a further node takes, or that are outputs
@@ -72,20 +69,20 @@ class Builder:
             constant.kind = value.kind
             self.values[name] = constant
         dropped = {node.output for node in self.nodes[mark:]}
-        self._emitted = {key: value for key, value in self._emitted.items() if value.name not in dropped}
+        self._constant_nodes = {key: value for key, value in self._constant_nodes.items() if value.name not in dropped}
         del self.nodes[mark:]
 
     def _compute(self, name: str, arrays: dict[str, Array]) -> None:
         """The value of this name and of those that it is made of; the nodes have no other inputs than constants."""
         waiting = [name]
         while waiting:
-            node = self._givers[waiting[-1]]
+            node = self._producers[waiting[-1]]
             missing = [x for x in node.inputs if x not in arrays]
             waiting += missing
             if not missing:
                 arrays[waiting.pop()] = np.asarray(node.module.eval().forward(*[arrays[x] for x in node.inputs]))
 
-    def define(self, name: str, value: Known) -> None:
+    def define(self, name: str, value: GraphValue) -> None:
         """Record a value; each name may be given only once."""
         if name in self.values:
             raise Malformed(f"value {quote(name)} is given twice")
@@ -98,7 +95,7 @@ class Builder:
         """Whether an optional input is present."""
         return index < len(node.inputs) and node.inputs[index] != ""
 
-    def known(self, node: OpNode, index: int) -> Constant | Dynamic:
+    def value(self, node: OpNode, index: int) -> Constant | Dynamic:
         """An input, constant or dynamic. Raises Malformed if no earlier node gives it."""
         name = node.inputs[index] if index < len(node.inputs) else ""
         if not name:
@@ -112,12 +109,12 @@ class Builder:
 
     def dynamic(self, node: OpNode, index: int) -> Dynamic:
         """An input as a value of the network; a constant becomes a node of its own."""
-        value = self.known(node, index)
-        return value if isinstance(value, Dynamic) else self.emitted(value)
+        value = self.value(node, index)
+        return value if isinstance(value, Dynamic) else self.as_node(value)
 
     def constant(self, node: OpNode, index: int, what: str) -> Constant:
         """An input that must be constant; ``what`` names it in the message."""
-        value = self.known(node, index)
+        value = self.value(node, index)
         if isinstance(value, Dynamic):
             raise Malformed(f"{what} {quote(node.inputs[index])} depends on the input; expected a constant")
         return value
@@ -126,14 +123,14 @@ class Builder:
         """:meth:`constant`, or None if the input is left out."""
         return self.constant(node, index, what) if self.has(node, index) else None
 
-    def whole(self, node: OpNode, index: int, what: str) -> tuple[int, ...]:
+    def whole_numbers(self, node: OpNode, index: int, what: str) -> tuple[int, ...]:
         """An input of whole numbers with at most one axis, all of which the file fixes."""
-        found = self.dims(node, index, what)
-        if not all(isinstance(n, int) for n in found):
+        sizes = self.sizes(node, index, what)
+        if not all(isinstance(n, int) for n in sizes):
             raise Malformed(f"{what} {quote(node.inputs[index])} depends on the size of the input; export fixed sizes")
-        return tuple(int(n) for n in found)
+        return tuple(int(n) for n in sizes)
 
-    def dims(self, node: OpNode, index: int, what: str) -> tuple[Dim, ...]:
+    def sizes(self, node: OpNode, index: int, what: str) -> tuple[Dim, ...]:
         """An input of whole numbers with at most one axis; a name stands for a size that the network's input tells."""
         value = self.constant(node, index, what)
         if len(value.shape) > 1 or value.size > 1024:
@@ -143,21 +140,21 @@ class Builder:
             raise Malformed(f"{what} holds {quote(entries[0])}; expected whole numbers")
         return tuple(entries)
 
-    def number(self, node: OpNode, index: int, what: str) -> float | None:
+    def optional_number(self, node: OpNode, index: int, what: str) -> float | None:
         """An optional input of one number; None if it is left out."""
         value = self.optional(node, index, what)
         if value is None:
             return None
-        self.single(value, what)
-        return self.scalar(value, what)
+        self.one_number(value, what)
+        return self.as_float(value, what)
 
-    def single(self, value: Constant, what: str) -> Array:
+    def one_number(self, value: Constant, what: str) -> Array:
         """The array of a constant that has to be one number."""
         if value.size != 1 or value.array.dtype.kind not in "fiub":
             raise Malformed(f"{what} has shape {value.shape} and type {value.array.dtype}; expected one number")
         return value.array
 
-    def scalar(self, value: Constant, what: str) -> float:
+    def as_float(self, value: Constant, what: str) -> float:
         """A constant of one entry as a number, which the float type of the network holds."""
         entry = value.array.reshape(())
         return float(self._cast(entry, f"{what} {quote(value.label)}") if entry.dtype.kind == "f" else entry)
@@ -168,8 +165,8 @@ class Builder:
         if self._budget < 0:
             raise Malformed("constants need more bytes than half of Limits.expanded and twice the files")
 
-    def sized(self, dims: Sequence[Dim]) -> tuple[list[Dynamic], tuple[Any, ...]]:
-        """Each size as a number, or if it is a name as a pair of a value that has it and its axis; and those values."""
+    def sizes_at_run_time(self, dims: Sequence[Dim]) -> tuple[list[Dynamic], tuple[Any, ...]]:
+        """Values that have the unknown sizes, and each size: a number, or (index of such a value, its axis)."""
         sources: list[Dynamic] = []
         sizes: list[Any] = []
         for n in dims:
@@ -186,8 +183,8 @@ class Builder:
             sizes.append((sources.index(source), source.shape.index(n)))
         return sources, tuple(sizes)
 
-    def fresh(self) -> str:
-        """The name of an axis of unknown size."""
+    def new_name(self) -> str:
+        """A name that nothing has yet: of an axis of unknown size, or of a value."""
         self._counter += 1
         return f"?{self._counter}"
 
@@ -227,12 +224,12 @@ class Builder:
             self._parameters[key] = Parameter(np.ascontiguousarray(change(self.floats(value, what))))
         return self._parameters[key]
 
-    def step(
+    def add(
         self, module: Module, inputs: Sequence[Dynamic], shape: Shape, hint: str, kind: str | None = None
     ) -> Dynamic:
         """Add a module to the network; ``hint`` is its preferred name.
 
-        ``kind`` is the type of what it gives, by default that of the first input.
+        ``kind`` is the type of its value, by default that of the first input.
         """
         self.check_size(shape)
         self._steps -= _LAYER
@@ -242,32 +239,32 @@ class Builder:
             )
         self._counter += 1
         dynamic = Dynamic(f"?{self._counter}", shape, kind or (inputs[0].kind if inputs else "float32"))
-        self._append(Node(self._unique(hint), module, tuple(x.name for x in inputs), dynamic.name))
+        self._append(Node(self.names.unique(hint), module, tuple(x.name for x in inputs), dynamic.name))
         self.dynamics[dynamic.name] = dynamic
         return dynamic
 
     def _append(self, node: Node) -> None:
         self.nodes.append(node)
-        self._givers[node.output] = node
+        self._producers[node.output] = node
 
-    def giver(self, name: str, kind: type[Module]) -> Any:
-        """The node that gives a value of the network, if its module is of this kind; else None."""
-        node = self._givers.get(name)
+    def producer(self, name: str, kind: type[Module]) -> Any:
+        """The node that computes a value of the network, if its module is of this kind; else None."""
+        node = self._producers.get(name)
         return node if node is not None and type(node.module) is kind else None
 
-    def give(self, node: OpNode, value: Known, output: int = 0) -> None:
-        """Record the result of a node; a module that was made for it gives it under the name that the file has."""
+    def bind(self, node: OpNode, value: GraphValue, output: int = 0) -> None:
+        """Record a value as an output of a node; if the last module computes it, it takes the output's name."""
         name = node.outputs[output]
         if not name:
             return
         fresh = isinstance(value, Dynamic) and value.name not in self._shared
         if isinstance(value, Dynamic) and fresh and self.nodes and self.nodes[-1].output == value.name:
-            del self.dynamics[value.name], self._givers[value.name]
+            del self.dynamics[value.name], self._producers[value.name]
             self._append(replace(self.nodes.pop(), output=name))
             value = replace(value, name=name)
         self.define(name, value)
 
-    def result(
+    def bind_module(
         self,
         node: OpNode,
         module: Module,
@@ -276,23 +273,23 @@ class Builder:
         weight: Constant | None = None,
         kind: str | None = None,
     ) -> None:
-        """Note that one module gives the first output of a node; it is called after ``weight``, or after the node."""
-        self.give(node, self.step(module, inputs, shape, self.hint(node, weight), kind))
+        """Add a module that computes the first output of a node; its name is that of ``weight``, or of the node."""
+        self.bind(node, self.add(module, inputs, shape, self.hint(node, weight), kind))
 
-    def emitted(self, value: Constant) -> Dynamic:
-        """A constant as a node of the network, made once."""
-        if value.key not in self._emitted:
+    def as_node(self, value: Constant) -> Dynamic:
+        """The value of a node of the network that returns a constant; one node for each constant."""
+        if value.key not in self._constant_nodes:
             array = value.array
             if array.dtype == object:
                 raise Malformed(f"{quote(value.label)} depends on the size of the input; export fixed sizes")
             if value.trained and array.dtype.kind == "f" and array.size > 1:
-                held: Any = self.parameter(value, "constant")
+                stored: Any = self.parameter(value, "constant")
             else:
-                held = self.floats(value, "constant") if array.dtype.kind == "f" else array
+                stored = self.floats(value, "constant") if array.dtype.kind == "f" else array
             hint = layer_name(value.label) or "constant"
-            self._emitted[value.key] = self.step(Value(held), (), value.shape, hint, value.kind)
-            self._shared.add(self._emitted[value.key].name)
-        return self._emitted[value.key]
+            self._constant_nodes[value.key] = self.add(Value(stored), (), value.shape, hint, value.kind)
+            self._shared.add(self._constant_nodes[value.key].name)
+        return self._constant_nodes[value.key]
 
     def check_size(self, shape: Shape) -> None:
         """Refuse a value that alone takes more bytes than a file may be inflated to; unknown axes count as 1."""
@@ -302,43 +299,7 @@ class Builder:
 
     def hint(self, node: OpNode, weight: Constant | None = None) -> str:
         """The preferred name of a node's module: that of its weight, of the node, or of the operator."""
-        if weight is None:
-            return node_name(node)
-        name = layer_name(weight.label)
-        if name in LEAVES:
-            self._bare.add(name)
-        if name not in ("", weight.label):
-            self._titles.add(name)
-        return name or node_name(node).removesuffix(f".{node.op}")
-
-    def titled(self, name: str) -> bool:
-        """Whether the name of a node comes from its weight, which is the best name."""
-        return self._bases.get(name, name) in self._titles
-
-    def _unique(self, hint: str) -> str:
-        name = hint if 0 < len(hint) <= _LONGEST_NAME and hint.isprintable() else "node"
-        base = name
-        while name in self._names:
-            self._names[base] += 1
-            name = f"{base}_{self._names[base]}"
-            self._bases[name] = base
-        self._names[name] = 0
-        return name
-
-    def renamed(self, nodes: Sequence[Node]) -> list[Node]:
-        """The nodes of the network; a number comes off a name if the name itself has become free.
-
-        A node alone with weights that name no layer has no name, so that they keep theirs.
-        """
-        taken = {node.name for node in nodes}
-        bases = [self._bases.get(node.name, node.name) for node in nodes]
-        bare = [base for base in bases if base in self._bare]
-        result = []
-        for node, base in zip(nodes, bases, strict=True):
-            name = "" if bare == [base] else node.name if base in taken else base
-            result.append(replace(node, name=name))
-            taken.add(base)
-        return result
+        return self.names.preferred(node, weight)
 
 
 def broadcast(builder: Builder, a: Shape, b: Shape) -> Shape:
@@ -355,7 +316,7 @@ def broadcast(builder: Builder, a: Shape, b: Shape) -> Shape:
         elif n == 1 or isinstance(m, int):
             result.append(m)
         else:
-            result.append(n if isinstance(n, int) else builder.fresh())
+            result.append(n if isinstance(n, int) else builder.new_name())
     return tuple(result)
 
 
@@ -364,4 +325,4 @@ def product(builder: Builder, dims: Sequence[Dim]) -> Dim:
     if all(isinstance(n, int) for n in dims):
         return math.prod(int(n) for n in dims)
     rest = [n for n in dims if n != 1]
-    return rest[0] if len(rest) == 1 else builder.fresh()
+    return rest[0] if len(rest) == 1 else builder.new_name()

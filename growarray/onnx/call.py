@@ -29,7 +29,7 @@ class Calls:
         """The name of the result, or a list of names if ``outputs`` is more than one."""
         builder, like = self.builder, next((x for x in inputs if isinstance(x, str) and x), None)
         names = [x if isinstance(x, str) else "" if x is None else self.constant(x, like) for x in inputs]
-        found = [builder.fresh() for _ in range(outputs)]
+        found = [builder.new_name() for _ in range(outputs)]
         name, values = f"{self.node.name or self.node.op}/{op}", {k: _typed(v) for k, v in attributes.items()}
         inner = OpNode(op, name=name, index=self.node.index, inputs=names, outputs=found, attributes=values)
         builder.used |= {*names, *found}
@@ -48,14 +48,14 @@ class Calls:
         """The name of a new constant."""
         kind = self.value(like).kind if like and isinstance(value, bool | int | float) else None
         wide = "float32" if kind in ("float16", "bfloat16") else kind
-        name = self.builder.fresh()
+        name = self.builder.new_name()
         found = Constant(name, np.asarray(value, wide))
         found.kind = kind or found.kind
         self.builder.define(name, found)
         return name
 
     def value(self, name: str) -> Constant | Dynamic:
-        """What is known of a value that has been built."""
+        """A value that has been built: constant or dynamic."""
         value = self.builder.values[name]
         if not isinstance(value, Constant | Dynamic):
             raise Malformed(f"input {quote(name)} {value.reason}")
@@ -64,7 +64,7 @@ class Calls:
     def dynamic(self, name: str) -> Dynamic:
         """A value of the network; a constant becomes a node of its own."""
         value = self.value(name)
-        return self.builder.emitted(value) if isinstance(value, Constant) else value
+        return self.builder.as_node(value) if isinstance(value, Constant) else value
 
     def array(self, name: str) -> Array | None:
         """The values of a constant; None if they depend on the input."""
@@ -82,10 +82,10 @@ class Calls:
             raise Malformed(f"has an input of shape {shape}; export the model with fixed sizes")
         return tuple(int(n) for n in shape)
 
-    def give(self, name: str, output: int = 0) -> None:
-        """Note a result of the node, if anything takes it."""
+    def bind(self, name: str, output: int = 0) -> None:
+        """Record a value as an output of the node, if the node has that output."""
         if output < len(self.node.outputs) and self.node.outputs[output]:
-            self.builder.give(self.node, self.value(name), output)
+            self.builder.bind(self.node, self.value(name), output)
 
 
 def written(body: Callable[[Calls], None]) -> Callable[[Builder, OpNode], None]:

@@ -17,7 +17,7 @@ def fold(builder: Builder, node: OpNode, operation: Callable[[Builder, OpNode], 
 
     moves : the result has the entries of the first input in other places, so that a weight stays a weight
     """
-    given = [builder.known(node, i) for i, name in enumerate(node.inputs) if name]
+    given = [builder.value(node, i) for i, name in enumerate(node.inputs) if name]
     if any(isinstance(value, Dynamic) for value in given):
         return False
     result = operation(builder, node)
@@ -26,7 +26,7 @@ def fold(builder: Builder, node: OpNode, operation: Callable[[Builder, OpNode], 
     first = next((value for value in given if isinstance(value, Constant)), None) if moves else None
     trained = first is not None and first.trained and first.size > 1
     name, label, derived = node.outputs[0], None if first is None else first.label, node.op != "Constant"
-    builder.give(node, Constant(name, np.asarray(result), trained=trained, derived=derived, label=label))
+    builder.bind(node, Constant(name, np.asarray(result), trained=trained, derived=derived, label=label))
     return True
 
 
@@ -45,7 +45,7 @@ def narrowed(array: Array) -> Array:
 def axes_of(builder: Builder, node: OpNode, since: int) -> tuple[int, ...] | None:
     """The option ``axes``: an input from opset ``since`` on, an attribute before; None if it is left out."""
     if builder.opset >= since:
-        return builder.whole(node, 1, "axes") if builder.has(node, 1) else None
+        return builder.whole_numbers(node, 1, "axes") if builder.has(node, 1) else None
     axes = node.get("axes", "ints")
     return None if axes is None else tuple(axes)
 

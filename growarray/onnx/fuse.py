@@ -17,14 +17,17 @@ from growarray.nn.reduce import ReduceMean
 
 
 def fuse(
-    nodes: Sequence[Node], outputs: Sequence[str], axes: Mapping[str, int | None], titled: Callable[[str], bool]
+    nodes: Sequence[Node],
+    outputs: Sequence[str],
+    axes: Mapping[str, int | None],
+    named_by_weight: Callable[[str], bool],
 ) -> list[Node]:
     """The same network in fewer nodes; only nodes with a single use are fused.
 
-    ``axes`` is how many axes the value of a name has, as far as that is known; ``titled`` says whether a node is called
-    after the layer that its weight names.
+    axes : how many the value of a name has, as far as that is known
+    named_by_weight : whether a node of this name has it from its weight
     """
-    return _Fuser(nodes, outputs, axes, titled).nodes()
+    return _Fuser(nodes, outputs, axes, named_by_weight).nodes()
 
 
 class _Fuser:
@@ -35,9 +38,9 @@ class _Fuser:
         nodes: Sequence[Node],
         outputs: Sequence[str],
         axes: Mapping[str, int | None],
-        titled: Callable[[str], bool],
+        named_by_weight: Callable[[str], bool],
     ) -> None:
-        self._axes, self._titled = axes, titled
+        self._axes, self._named_by_weight = axes, named_by_weight
         self._uses = Counter([name for node in nodes for name in node.inputs] + list(outputs))
         self._kept: dict[str, Node] = {}  # by output, in order
         self._names = {node.name for node in nodes}
@@ -52,7 +55,7 @@ class _Fuser:
         """The nodes that are left."""
         return list(self._kept.values())
 
-    def _giver(self, name: str, kind: type[Module], uses: int = 1) -> Node | None:
+    def _producer(self, name: str, kind: type[Module], uses: int = 1) -> Node | None:
         """The node that gives a value, if its module is of this kind and the value is used so often."""
         node = self._kept.get(name)
         return node if node is not None and type(node.module) is kind and self._uses[name] == uses else None
@@ -65,7 +68,7 @@ class _Fuser:
         """``MatMul`` and ``Add`` of a vector: a linear layer with a bias."""
         if type(node.module) is not Add or len(node.inputs) != 1:
             return None
-        inner = self._giver(node.inputs[0], nn.Linear)
+        inner = self._producer(node.inputs[0], nn.Linear)
         bias: Any = node.module.value
         if bias is None and node.module.constant is not None:
             bias = Parameter(node.module.constant)
@@ -76,20 +79,20 @@ class _Fuser:
             return None
         layer.bias = bias if len(bias.shape) == 1 else self._flat(bias)
         self._drop(inner)
-        named = node.name if self._titled(node.name) and not self._titled(inner.name) else inner.name
+        named = node.name if self._named_by_weight(node.name) and not self._named_by_weight(inner.name) else inner.name
         return replace(inner, name=named, output=node.output)
 
     def _norm(self, node: Node) -> Node | None:
         """``(x - mean) / sqrt(var + eps) * weight``: a layer norm, still without its bias."""
         weight = node.module.value if type(node.module) is Mul else None
-        div = self._giver(node.inputs[0], Div) if weight is not None else None
+        div = self._producer(node.inputs[0], Div) if weight is not None else None
         if weight is None or div is None or len(div.inputs) != 2:
             return None
-        centred, root = self._giver(div.inputs[0], Sub, 2), self._giver(div.inputs[1], Sqrt)
-        shift = self._giver(root.inputs[0], Add) if root else None
-        mean_square = self._giver(shift.inputs[0], ReduceMean) if shift else None
-        square = self._giver(mean_square.inputs[0], Pow) if mean_square else None
-        mean = self._giver(centred.inputs[1], ReduceMean) if centred and len(centred.inputs) == 2 else None
+        centred, root = self._producer(div.inputs[0], Sub, 2), self._producer(div.inputs[1], Sqrt)
+        shift = self._producer(root.inputs[0], Add) if root else None
+        mean_square = self._producer(shift.inputs[0], ReduceMean) if shift else None
+        square = self._producer(mean_square.inputs[0], Pow) if mean_square else None
+        mean = self._producer(centred.inputs[1], ReduceMean) if centred and len(centred.inputs) == 2 else None
         if not (centred and root and shift and mean_square and square and mean):
             return None
         eps: Any = shift.module.number  # type: ignore[attr-defined]
@@ -113,7 +116,7 @@ class _Fuser:
         """The bias of a layer norm that was fused."""
         if type(node.module) is not Add or node.module.value is None:
             return None
-        inner, bias = self._giver(node.inputs[0], nn.LayerNorm), node.module.value
+        inner, bias = self._producer(node.inputs[0], nn.LayerNorm), node.module.value
         layer: Any = None if inner is None else inner.module
         if inner is None or layer.bias is not None or layer.weight is None or layer.weight.shape != bias.shape:
             return None
@@ -124,7 +127,7 @@ class _Fuser:
     def _group(self, node: Node) -> Node | None:
         """The weight, or the bias, of a group norm that was fused."""
         kind, value = type(node.module), getattr(node.module, "value", None)
-        inner = self._giver(node.inputs[0], nn.GroupNorm) if value is not None and kind in (Mul, Add) else None
+        inner = self._producer(node.inputs[0], nn.GroupNorm) if value is not None and kind in (Mul, Add) else None
         layer: Any = None if inner is None else inner.module
         if value is None or inner is None or value.size != layer.num_channels:
             return None
@@ -149,7 +152,7 @@ class _Fuser:
         number, names, used, waiting = self._number(node.module), [], [node], list(node.inputs)
         while waiting:
             name = waiting.pop()
-            inner = self._giver(name, Mul) or self._giver(name, Div)
+            inner = self._producer(name, Mul) or self._producer(name, Div)
             factor = math.nan if inner is None or len(used) > 3 else self._number(inner.module)
             if inner is None or math.isnan(factor):
                 names.append(name)
@@ -186,7 +189,7 @@ class _Fuser:
 
     def _sigmoid(self, x: str, gate: str) -> tuple[Module, list[Node]] | None:
         for kind in (nn.Sigmoid, HardSigmoid):
-            inner = self._giver(gate, kind)
+            inner = self._producer(gate, kind)
             if inner is not None and inner.inputs == (x,):
                 if kind is nn.Sigmoid:
                     return nn.SiLU(), [inner]
@@ -197,9 +200,9 @@ class _Fuser:
 
     def _normal(self, x: str, gate: str) -> tuple[Module, list[Node]] | None:
         """``1 + erf(x / sqrt(2))``."""
-        plus = self._giver(gate, Add)
-        erf = self._giver(plus.inputs[0], Erf) if plus and plus.module.number == 1.0 else None  # type: ignore[attr-defined]
-        scaled = (self._giver(erf.inputs[0], Div) or self._giver(erf.inputs[0], Mul)) if erf else None
+        plus = self._producer(gate, Add)
+        erf = self._producer(plus.inputs[0], Erf) if plus and plus.module.number == 1.0 else None  # type: ignore[attr-defined]
+        scaled = (self._producer(erf.inputs[0], Div) or self._producer(erf.inputs[0], Mul)) if erf else None
         if not (plus and erf and scaled) or scaled.inputs != (x,):
             return None
         module: Any = scaled.module

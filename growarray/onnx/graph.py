@@ -36,7 +36,9 @@ _KINDS = {  # AttributeProto.type: what it holds, and the field that has it
     14: ("type_protos", 15),
 }
 _BY_FIELD = {number: kind for kind, number in _KINDS.values()}
-LEAVES = ("weight", "bias", "kernel", "gamma", "beta", "scale", "running_mean", "running_var", "value", "alpha")
+FIXED = "constant"
+"""What this library calls an array of a layer that is not trained."""
+LEAVES = ("weight", "bias", "kernel", "gamma", "beta", "scale", "running_mean", "running_var", "value", "alpha", FIXED)
 """What exporters call the weights of a layer."""
 
 

@@ -152,16 +152,17 @@ class OnnxGraph:
         return tuple(self.run(module, *inputs).shape)
 
     def run(self, module: Module, *inputs: Edge) -> Any:
-        """The module's output for inputs of ones."""
-        samples = [
-            asarray(np.ones(x.shape), like=self._like, dtype=(x.kind and np.dtype(x.kind)) or self._sample_dtype)
-            for x in inputs
-        ]
+        """The module's output for inputs of ones; whole numbers are 0, the only index that every axis has."""
         try:
             with np.errstate(all="ignore"):
-                return module(*samples)
+                return module(*(self._sample(x) for x in inputs))
         except (GrowArrayError, ValueError, TypeError, IndexError) as error:
             raise type(error)(f"to_onnx: {self.where}: {error}") from error
+
+    def _sample(self, x: Edge) -> Any:
+        whole = x.kind is not None and np.dtype(x.kind).kind in "iu"
+        dtype = self._sample_dtype if x.kind is None else np.dtype(x.kind)
+        return asarray(np.zeros(x.shape) if whole else np.ones(x.shape), like=self._like, dtype=dtype)
 
     def batch_after(self, module: Module, *inputs: Edge) -> int | None:
         """The axis of the module's output that changes with the batch."""

@@ -5,6 +5,7 @@ Field numbers are those of ``onnx.proto`` (IR version 13); messages are protocol
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -248,6 +249,8 @@ def write_model(path: Path, model: Model, *, external: bool | None = None) -> No
         file.writelines(_model(model, places).pieces)
         if not large:
             return
+        file.flush()
+        os.fsync(file.fileno())  # before the values take their name: nothing but the model's name is left to fail
         with replacing(data) as values:  # renamed first: a model never points to values that are not there
             for tensor, offset in zip(large, offsets, strict=True):
                 values.write(bytes(offset - values.tell()))

@@ -20,7 +20,7 @@ from growarray.nn.graph import Graph
 from growarray.onnx.build import Builder
 from growarray.onnx.fold import fold
 from growarray.onnx.fuse import fuse
-from growarray.onnx.graph import Model, OpNode, read_model
+from growarray.onnx.graph import FIXED, Model, OpNode, read_model
 from growarray.onnx.initializers import looks_like_onnx
 from growarray.onnx.operators import DOMAINS, OPERATORS
 from growarray.onnx.operators.row import Operator
@@ -125,7 +125,8 @@ def _network(model: Model, builder: Builder) -> Graph:
     if not model.nodes and not model.outputs:
         raise Malformed("graph has no nodes and no outputs; growarray.load_checkpoint reads its initializers")
     for name, stored in model.initializers.items():
-        trained = not name.startswith("/")  # such a name is that of a value that an exporter computed
+        computed = name.startswith("/")  # the name of a value that an exporter computed
+        trained = not computed and name.rpartition(".")[2] != FIXED
         builder.define(name, Constant(name, stored, trained=trained))
     for name in model.texts:
         builder.define(name, Unsupported("holds strings, which are not read"))
@@ -176,13 +177,13 @@ def _input(builder: Builder, info: ValueInfo) -> Dynamic | Unsupported:
         return Unsupported(f"is an input of the type {kind}; a network takes floats, whole numbers and bools")
     shape = info.shape
     if shape is not None:
-        shape = tuple(builder.fresh() if str(n).startswith("?") else n for n in shape)
+        shape = tuple(builder.new_name() if str(n).startswith("?") else n for n in shape)
     dynamic = Dynamic(info.name, shape, kind)
     builder.check_size(shape)
     if kind not in _HALF:
         return dynamic
     name = np.dtype(builder.float_type(np.float32)).name
-    return builder.step(Cast(name), [dynamic], shape, f"{info.name}.cast")
+    return builder.add(Cast(name), [dynamic], shape, f"{info.name}.cast")
 
 
 def _refuse(node: OpNode, model: Model) -> None:
@@ -205,7 +206,7 @@ def _build(builder: Builder, node: OpNode) -> None:
         raise Malformed(f"has {len(node.inputs)} inputs; expected {least} to {most}")
     if len(node.outputs) > row.outputs:
         raise Malformed(f"has {len(node.outputs)} outputs; expected at most {row.outputs}")
-    given = [builder.known(node, i) for i, name in enumerate(node.inputs) if name]
+    given = [builder.value(node, i) for i, name in enumerate(node.inputs) if name]
     for value in given:
         if isinstance(value, Dynamic) and letter(value.kind) not in row.kinds:
             raise Malformed(f"has an input of the type {value.kind}, which is not supported here; expected floats")
@@ -243,21 +244,21 @@ def _graph(builder: Builder, inputs: list[str], outputs: list[str]) -> Graph:
                 raise Malformed("is given by no node")
             if isinstance(value, Unsupported):
                 raise Malformed(value.reason)
-            dynamic = builder.emitted(value) if isinstance(value, Constant) else value
+            dynamic = builder.as_node(value) if isinstance(value, Constant) else value
             if dynamic.name != name and name not in inputs:
-                builder.step(Identity(), [dynamic], dynamic.shape, f"{name}.output")
+                builder.add(Identity(), [dynamic], dynamic.shape, f"{name}.output")
                 builder.nodes[-1] = replace(builder.nodes[-1], output=name)
     if not outputs:
         raise Malformed("graph has no outputs")
     axes = {name: None if dynamic.shape is None else len(dynamic.shape) for name, dynamic in builder.dynamics.items()}
     needed, kept = set(outputs), []
-    for node in reversed(fuse(builder.nodes, outputs, axes, builder.titled)):
+    for node in reversed(fuse(builder.nodes, outputs, axes, builder.names.is_of_weight)):
         if node.output in needed:
             kept.append(node)
             needed.update(node.inputs)
     try:
         known = {name: value.kind for name in inputs if isinstance(value := builder.values[name], Dynamic)}
         types = {name: kind for name, kind in known.items() if letter(kind) != "f"}
-        return Graph(builder.renamed(kept[::-1]), inputs, outputs, types)
+        return Graph(builder.names.renamed(kept[::-1]), inputs, outputs, types)
     except ValueError as fault:
         raise Malformed(str(fault)) from None

@@ -77,7 +77,7 @@ class Unsupported:
     reason: str
 
 
-Known = Constant | Dynamic | Unsupported
+GraphValue = Constant | Dynamic | Unsupported
 
 
 def known_axes(value: Constant | Dynamic) -> tuple[Dim, ...]:

@@ -46,7 +46,7 @@ def relu(x: Array, *, at_zero: float = 0.0) -> tuple[Array, Vjp]:
     ([0.0, 0.0, 2.0], [0.0, 1.0, 1.0])
     """
     xp = namespace(x)
-    alive = x >= 0.0 if at_zero == 1.0 else x > 0.0
+    alive = ~(x < 0.0 if at_zero == 1.0 else x <= 0.0)  # at NaN too, as in torch
     kink = None if at_zero in (0.0, 1.0) else x == 0.0
 
     def vjp(dy: Array) -> Array:

@@ -95,9 +95,16 @@ def batch_statistics(x: Array) -> tuple[Array, Array]:
     axes, spread = _channel_axes("batch_statistics", x)
     if x.shape[1] and math.prod(x.shape[i] for i in axes) < 1:
         raise ShapeError(f"batch_statistics: input of shape {tuple(x.shape)} has no values to average")
-    mean = xp.mean(x, axis=axes)
+    mean = _mean_of_channels(xp, x)
     centred = x - xp.reshape(mean, spread)
-    return mean, xp.mean(centred * centred, axis=axes)
+    return mean, _mean_of_channels(xp, centred * centred)
+
+
+def _mean_of_channels(xp: Any, x: Array) -> Array:
+    """Mean of each channel, summed over the batch in float64: NumPy adds samples one by one, and loses digits so."""
+    rows = xp.sum(x, axis=tuple(range(2, x.ndim))) if x.ndim > 2 else x
+    total = xp.sum(rows, axis=0, dtype=xp.float64)
+    return xp.astype(total / max(math.prod(x.shape) // max(x.shape[1], 1), 1), x.dtype)
 
 
 @fused

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import growarray.cli.bench.search as bench_search
 from growarray.cli.application import app
+from growarray.cli.bench.candidates import window_path
 from growarray.cli.bench.equation import equation_from
 from growarray.cli.bench.search import PLANNERS, planner_named, read_instances, scores
 
@@ -88,6 +89,10 @@ def test_a_planner_that_is_not_installed_is_named_with_its_extra(folder, monkeyp
     [
         (("--planner", "fastest"), "--planner: expected one of growarray, growarray-trials, random-greedy, cotengra,"),
         (("--planner", "nowhere.at:all"), "--planner nowhere.at:all: cannot be imported (No module named 'nowhere')"),
+        (
+            ("--planner", "json:__name__"),
+            "--planner json:__name__: found 'json', expected a function as opt_einsum calls",
+        ),
         (("--seconds", "0"), "--seconds: expected more than 0, found 0"),
         (("--seed", "-1"), "--seed: expected at least 0, found -1"),
     ],
@@ -107,6 +112,35 @@ def test_instances_that_do_not_parse_are_named(folder):
     (folder / "bad.json").write_text(json.dumps({"format": "cp"}))
     assert f"{folder / 'bad.json'}: unknown key(s) format" in command(folder).stderr
     assert "no JSON files are there" in command(ROOT / "growarray").stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            json.dumps({**CP, "best": [1]}),
+            'best: expected whole numbers of at least 0 such as {"flops": 1008}, found [1]',
+        ),
+        (json.dumps({**CP, "best": {"flops": "many"}}), "best: expected whole numbers"),
+        (json.dumps({**CP, "best": {"flops": float("nan")}}), "best: expected whole numbers"),
+        (json.dumps({**RING, "size_dict": dict.fromkeys("abcd", 2.7)}), "2.7 is no whole number"),
+        (json.dumps({**RING, "size_dict": dict.fromkeys("abcd", float("inf"))}), "inf is no whole number"),
+        (json.dumps({"equation": "ij->i", "shapes": [[True, 2]]}), "shapes: expected one for each operand"),
+        ("[" * 100_000, "cannot be read as a layer or an equation"),
+    ],
+    ids=["a list", "a word", "NaN", "a fraction", "infinite", "a bool", "too deep"],
+)
+def test_numbers_of_an_instance_are_whole(folder, text, message):
+    (folder / "bad.json").write_text(text)
+    assert f"{folder / 'bad.json'}: " in (stderr := command(folder).stderr)
+    assert message in stderr
+
+
+def test_window_planners_take_one_operand_and_steps_of_several():
+    one = equation_from({"equation": "i j -> i", "shapes": [[2, 3]]})
+    assert window_path(one, "greedy")[0] == ((0,),)
+    three = equation_from({"equation": "i j, j k, k l -> i l", "shapes": [[2, 3], [3, 4], [4, 5]]})
+    assert window_path(three, [(0, 1, 2)])[0] == ((0, 1, 2),)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "bench" / "instances").glob("*.json")))

@@ -60,10 +60,10 @@ def state() -> tuple[Any, ...]:
     return blas_threads(), np.getbufsize(), cores
 
 
-def median_seconds(run: Callable[[], object], count: int = 40) -> float:
+def median_seconds(run: Callable[[], object]) -> float:
     """Of one call."""
     seconds = []
-    for _ in range(count):
+    for _ in range(40):
         start = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - start)
@@ -85,7 +85,7 @@ def interrupts(count: int, seed: int = 0) -> dict[str, Any]:
 
     signal.signal(signal.SIGALRM, interrupt)
     wrong_state = wrong_bits = 0
-    for _ in range(count):
+    for _ in range(40):
         try:
             signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-5, 2 * usual))
             while True:
@@ -157,7 +157,7 @@ def forks(count: int, seed: int = 0) -> dict[str, Any]:
         return (blas_threads() != before) + 2 * differs(run(), wanted) + 4 * (blas_threads() != before)
 
     thread, statuses = _busy(run, stop), []
-    for _ in range(count):
+    for _ in range(40):
         time.sleep(draw.uniform(0, 0.005))
         statuses.append(child_status(work))
     stop.set()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from growarray.contraction import Plan, plan
+from growarray.contraction import Plan, Search, plan
 from growarray.errors import PlanError
 from growarray.testing import assert_close
 from tests.contraction.reference import random_arrays
@@ -44,6 +44,24 @@ def test_a_memory_limit_stays() -> None:
     with pytest.raises(PlanError, match="raise memory_limit to at least"):
         plan(equation, *shapes, memory_limit=8, optimize="auto")
     assert free.bind({2: np.ones((300, 3), "f4")}).plan.memory_limit is None
+
+
+def test_slices_stay() -> None:
+    arrays = random_arrays(SHAPES)
+    for options in ({"slices": {"r": 5}}, {"slices": {"r": 5}, "optimize": [(1, 2), (0, 1)]}):
+        made = plan(CHAIN, *SHAPES, dtype="float64", **options)  # type: ignore[arg-type]
+        bound = made.bind(arrays[1:])
+        assert bound.plan.slices == {"r": 5}
+        assert_close(bound(arrays[0]), made(*arrays), rtol=1e-12)
+
+
+def test_a_search_is_made_again_with_slices_where_its_limit_takes_them() -> None:
+    equation, shapes = "a i, i b r, r j, j a -> b", [(40, 30), (30, 20, 50), (50, 60), (60, 40)]
+    limit = plan(equation, *shapes, minimize="memory", dtype="float64").peak_bytes // 2
+    made = plan(equation, *shapes, memory_limit=limit, optimize=Search(trials=1), dtype="float64")
+    arrays = random_arrays(shapes)
+    assert made.slices
+    assert_close(made.bind(arrays[1:])(arrays[0]), made(*arrays), rtol=1e-12)
 
 
 def test_a_plan_with_a_limit_comes_back_with_its_blocks_and_its_peak() -> None:

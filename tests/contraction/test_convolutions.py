@@ -38,9 +38,9 @@ def random_plans(
     return [plan(equation, *shapes, optimize=path, dtype="float64", **options) for path in paths]
 
 
-def assert_adjoint(made: Plan, arrays: Sequence[np.ndarray], seed: int = 0) -> None:
+def assert_adjoint(made: Plan, arrays: Sequence[np.ndarray]) -> None:
     """Every gradient, exactly: the result is linear in each operand, so <dy, f(v)> = <df, v> for any v in its place."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     y, pullback = made.vjp(*arrays)
     dy = rng.standard_normal(y.shape)
     for i, (array, gradient) in enumerate(zip(arrays, pullback(dy), strict=True)):

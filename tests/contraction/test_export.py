@@ -45,6 +45,23 @@ def test_single_steps_of_plain_equations(case):
     assert_close(one_by_one(single_steps(plan(case.equation, *arrays)), arrays), expected(case, arrays), rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("equation", "shapes", "options"),
+    [
+        ("m1 m2, m1, m2 ->", ((2, 3), (2,), (3,)), {"optimize": [(0, 1), (0, 1)]}),
+        ("row col, row, row, -> col", ((2, 3), (2,), (2,), ()), {"optimize": [(1, 2), (1, 2), (0, 1)]}),
+        ("width, width, batch -> batch width | width", ((9,), (3,), (2,)), {"padding": 1, "stride": 2}),
+    ],
+    ids=["numbered", "words", "a convolution"],
+)
+def test_names_in_a_step_without_two_modes_side_by_side_are_not_read_as_letters(equation, shapes, options):
+    rng = np.random.default_rng(0)
+    arrays = [np.asarray(rng.standard_normal(shape)) for shape in shapes]
+    made = plan(equation, *arrays, **options)
+    steps = single_steps(made)
+    assert_close(one_by_one(steps, arrays), made(*arrays), rtol=1e-12)
+
+
 def test_steps_of_an_ellipsis_are_refused():
     with pytest.raises(PlanError, match=r"name the modes that '\.\.\.' stands for, to write single steps"):
         single_steps(plan("...i,ij->...j", (2, 3), (3, 4)))

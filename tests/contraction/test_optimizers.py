@@ -108,3 +108,21 @@ def test_shapes_are_taken_from_arrays() -> None:
     assert (other.shapes, other.dtype, other.device) == (made.shapes, np.float64, "gpu")
     with pytest.raises(PlanError, match=r"expected a shape, or an array .*, found ndarray of int64 and shape \(3,\)"):
         plan(equation, np.arange(3), arrays[1])
+
+
+CROSSED = "x b, x y o, y b -> x y o | x, y", ((9, 50), (3, 9, 2), (3, 50))
+"""Cheapest is the first operand with the last, if a convolution counts as a product: they cannot meet the second."""
+
+
+@pytest.mark.parametrize("optimize", ["optimal", "dp", "greedy", opt_einsum.RandomGreedy(max_repeats=1, temperature=0)])
+def test_a_path_that_cannot_run_is_said_to_be_the_optimizer_s(optimize: Any) -> None:
+    name = rf"'{optimize}'" if isinstance(optimize, str) else ".*RandomGreedy.*"
+    with pytest.raises(PlanError, match=rf"optimize: {name} gave no path that runs 'x b, .*, use optimize='auto'"):
+        plan(CROSSED[0], *CROSSED[1], padding=1, optimize=optimize)
+    assert plan(CROSSED[0], *CROSSED[1], padding=1, optimize="auto").path == ((1, 2), (0, 1))
+
+
+def test_one_branch_and_bound_optimizer_plans_convolutions_and_other_equations() -> None:
+    finder = opt_einsum.BranchBound(nbranch=2)
+    assert len(plan("n c x, r c, x r, o r -> n o x | x", (2, 3, 9), (4, 3), (3, 4), (5, 4), optimize=finder).path) == 3
+    assert len(plan("ab,bc,cd->ad", (2, 3), (3, 4), (4, 2), optimize=finder).path) == 2

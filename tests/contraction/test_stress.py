@@ -52,8 +52,31 @@ if child:
 """
 
 
-def test_a_fork_in_the_middle_of_ones_own_run_is_said_in_the_child():
-    command = [sys.executable, "-c", FORKED]
+NESTED = """
+import os, signal, threading, time
+from growarray.contraction.threads import run_tasks
+caller, inside, child = threading.get_ident(), threading.Event(), None
+def outer():
+    if threading.get_ident() != caller:
+        inside.set()
+        time.sleep(0.2)  # the caller waits for this task then
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.2)
+    else:
+        inside.wait(120)
+def handler(*_):
+    run_tasks([inner] * 2)
+def inner():
+    global child
+    if threading.get_ident() == caller and child is None:
+        child = os.fork()
+signal.signal(signal.SIGUSR1, handler)
+""" + FORKED[FORKED.index("said =") :].replace("[task] * 6", "[outer] * 2")
+
+
+@pytest.mark.parametrize("code", [FORKED, NESTED], ids=["", "out of a signal handler that runs another"])
+def test_a_fork_in_the_middle_of_ones_own_run_is_said_in_the_child(code):
+    command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=TWO, capture_output=True, text=True, timeout=300, check=True)
     assert sorted(done.stdout.splitlines()) == [
         "child os.fork during a run: the child has lost a part of it; run it again [0, 1, 2, 3, 4]",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 import weakref
@@ -154,6 +155,57 @@ def test_the_last_of_several_threads_puts_blas_back():
         leave.set()
         other.join()
         assert set(numpys_blas()) == {2}
+
+
+@pytest.fixture
+def finalized():
+    """Runs a function out of a collection of garbage that comes at the n-th allocation of another one."""
+    thresholds = gc.get_threshold()
+    gc.freeze()  # what there is already would make collections slow
+
+    class Garbage:
+        def __init__(self, finalizer) -> None:
+            self.me, self.finalizer = self, finalizer
+
+        def __del__(self) -> None:
+            self.finalizer()
+
+    def run(n, function, finalizer) -> None:
+        gc.collect()
+        gc.disable()
+        Garbage(finalizer)
+        gc.set_threshold(gc.get_count()[0] + n, 1000, 1000)
+        gc.enable()
+        function()
+        gc.disable()
+        gc.collect()
+
+    yield run
+    gc.unfreeze()
+    gc.set_threshold(*thresholds)
+    gc.enable()
+
+
+def test_a_finalizer_in_between_never_finds_blas_lowered_without_a_run(finalized):
+    found: list[bool] = []
+    with threadpool_limits(limits=2, user_api="blas"):
+        for n in range(1, 60):  # a fork by another thread at this moment would leave the child with one thread
+            finalized(
+                n, lambda: single_threaded(int), lambda: found.append(bool(blas._inside) or set(numpys_blas()) == {2})
+            )
+            assert set(numpys_blas()) == {2}
+    assert found == [True] * 59
+
+
+def test_a_run_that_another_thread_begins_in_between_leaves_blas_as_it_was(finalized):
+    with threadpool_limits(limits=2, user_api="blas"):
+        for n in range(1, 60):
+            entered, leave = threading.Event(), threading.Event()
+            other = threading.Thread(target=single_threaded, args=(lambda e=entered, w=leave: (e.set(), w.wait(20)),))
+            finalized(n, lambda: single_threaded(int), lambda t=other, e=entered: (t.start(), e.wait(20)))
+            leave.set()
+            other.join()
+            assert set(numpys_blas()) == {2}
 
 
 def test_a_limit_that_another_thread_holds_does_not_keep_plans_from_theirs():

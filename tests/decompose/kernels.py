@@ -14,9 +14,9 @@ def gaussian(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-def sum_of_products(shape: tuple[int, ...], rank: int, seed: int = 0) -> np.ndarray:
+def sum_of_products(shape: tuple[int, ...], rank: int) -> np.ndarray:
     """A tensor of CP rank ``rank``."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     tensor = np.zeros(shape)
     for _ in range(rank):
         term = np.ones(())

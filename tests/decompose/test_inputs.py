@@ -92,6 +92,17 @@ def test_dtype_comes_back(decompose, dtype):
 
 
 @ALL
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_weights_above_what_the_dtype_holds_are_refused(decompose, dtype):
+    """The norm of a tensor is above its largest entry."""
+    tensor = np.full((4, 3, 3), 0.9 * float(np.finfo(dtype).max), dtype)
+    with pytest.raises(ValueError, match=rf"largest weight is .*, and {np.dtype(dtype)} holds up to .*; decompose the"):
+        decompose(tensor, 2)
+    smaller = tensor / 16
+    np.testing.assert_allclose(decompose(smaller, 2).reconstruct() / smaller, 1.0, rtol=20 * float(np.finfo(dtype).eps))
+
+
+@ALL
 def test_reads_strided_views(decompose):
     tensor = gaussian(6, 8, 5)[::2, ::-1].transpose(2, 0, 1)
     assert relative(decompose(tensor, 2), tensor) == pytest.approx(decompose(tensor.copy(), 2).errors[-1], rel=1e-9)

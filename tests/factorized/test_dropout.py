@@ -30,8 +30,8 @@ def dropped(name: str, seed: int = 5, rank: Any = 4, **options: Any) -> Factoriz
     return tensor_dropout(tensor(name, SHAPE, rank), 0.5, **{"min_dim": 1, "rng": rng(seed), **options})
 
 
-def masks_of(held: FactorizedTensor, seed: int, p: float = 0.5) -> list[Any]:
-    return TensorDropout(p, min_dim=1, rng=rng(seed)).draw(held.format.sizes_of(held.shape, held.rank), True)
+def masks_of(held: FactorizedTensor, seed: int) -> list[Any]:
+    return TensorDropout(0.5, min_dim=1, rng=rng(seed)).draw(held.format.sizes_of(held.shape, held.rank), True)
 
 
 def cut(held: FactorizedTensor, masks: list[Any]) -> Any:

@@ -172,7 +172,7 @@ def test_the_size_of_a_tensor_that_is_given_is_its_own() -> None:
     assert np.array_equal(FactorizedConv(6, 4, (3, 3), factorization=conv).kernel(), before)
 
 
-def loss_after_training(make: Callable[[np.random.Generator], Module], steps: int = 60) -> float:
+def loss_after_training(make: Callable[[np.random.Generator], Module]) -> float:
     """Loss of three layers, a ReLU after each, on a task that takes all of them."""
     source = rng(0)
     x = source.standard_normal((64, 12, 6, 6), dtype=np.float32)
@@ -180,7 +180,7 @@ def loss_after_training(make: Callable[[np.random.Generator], Module], steps: in
     layers = [layer for _ in range(3) for layer in (make(source), nn.ReLU())]
     net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(12 * 36, 4, rng=source))
     optimizer, loss = Adam(net, lr=1e-3), math.inf
-    for _ in range(steps):
+    for _ in range(60):
         net.zero_grad()
         logits, pullback = net.vjp(x)
         value, back = cross_entropy(logits, labels)

@@ -15,7 +15,9 @@ from growarray.growing import (
     GRADMAX,
     TINY,
     GrowthRule,
+    Stream,
     added_neurons,
+    cross_moment,
     inverse_sqrt,
     neuron_goal,
     optimal_delta,
@@ -381,3 +383,34 @@ def test_what_single_precision_leaves_of_nothing_is_not_inverted(part: str) -> N
     np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-5)
     assert decrease == pytest.approx(promise, rel=1e-5)
     assert np.abs(found.sum(axis=1 if part == "s" else 0)).max() < 1e-5
+
+
+def test_more_features_than_samples_give_single_precision_the_plan_of_double() -> None:
+    """Large products are made in single precision, and what that leaves of zero is no direction either."""
+    rng = np.random.default_rng(5)
+    b, g = 5 * rng.standard_normal((64, 128)).astype(np.float32), rng.standard_normal((64, 10)).astype(np.float32)
+    plans = []
+    for dtype in (np.float64, np.float32):
+        x, floor = Stream(b.astype(dtype), bias=True), rounding_floor(b.astype(dtype))
+        s, m = cross_moment(x) / 64, cross_moment(x, Stream(g.astype(dtype))) / 64
+        alpha, omega, _ = added_neurons(s, -m, rule=GrowthRule(max_new=3), floor=floor)
+        plans.append((optimal_delta(s, m, pseudo_inverse=True, floor=floor)[0], omega @ alpha))
+    for exact, found in zip(*plans, strict=True):
+        assert np.linalg.norm(found - exact) < 1e-5 * np.linalg.norm(exact)
+
+
+def test_the_precision_of_given_statistics_says_what_counts_as_zero() -> None:
+    b, g = features(50, 8) @ features(8, 12), features(50, 2)
+    narrow = moment_of(b).astype(np.float32), moment_of(b, g).astype(np.float32)
+    with pytest.warns(UserWarning, match="S is singular"):
+        found, _ = optimal_delta(*narrow)
+    np.testing.assert_allclose(found, np.linalg.lstsq(b, g, rcond=None)[0].T, atol=12 * np.finfo(np.float32).eps)
+
+
+def test_a_singular_s_does_not_lose_small_features_to_large_ones() -> None:
+    scale = np.array([1e-3, 1.0, 1.0, 1e3, 1.0])
+    b, g = duplicated(), features(50, 2)
+    with pytest.warns(UserWarning, match="S is singular"):
+        delta, decrease = optimal_delta(moment_of(b * scale), moment_of(b * scale, g), floor=1e-6)
+    np.testing.assert_allclose(delta * scale, np.linalg.lstsq(b, g, rcond=None)[0].T, rtol=1e-6)
+    assert decrease == pytest.approx(np.sum((b * scale @ delta.T) ** 2) / 50)

@@ -160,8 +160,8 @@ def test_paths_are_checked_everywhere(tmp_path, model):
         load_checkpoint(path)
 
 
-def model_with(tmp_path, *fields, name="w.bin", data=SIX):
-    (tmp_path / name).write_bytes(data)
+def model_with(tmp_path, *fields, data=SIX):
+    (tmp_path / "w.bin").write_bytes(data)
     path = tmp_path / "model.onnx"
     path.write_bytes(onnx(tensor_proto("w", [6], 1, *fields)))
     return path

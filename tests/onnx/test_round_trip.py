@@ -81,6 +81,31 @@ def test_a_lone_layer_is_shown_replaced_and_compressed_without_a_name(tmp_path: 
     assert not network.state_dict()
 
 
+HELD = {
+    "a threshold": Made(
+        [("Greater", ["x", "c"], ["b"], {}), ("Where", ["b", "x", "w"], ["y"], {})],
+        {"x": ("n", 3)},
+        fixed={"c": np.float32([0.1]), "w": np.float32([1, 2, 3])},
+    ),
+    "a computed operand": Made(
+        [("Gather", ["w", "i"], ["z"], {}), ("Add", ["x", "z"], ["y"], {})],
+        {"x": ("n", 3)},
+        fixed={"w": np.float32([[1, 2, 3]]), "i": ints(0)},
+    ),
+}
+
+
+@pytest.mark.parametrize("made", HELD.values(), ids=HELD)
+def test_what_is_not_trained_keeps_its_name_and_stays_so(made: Made, tmp_path: Path) -> None:
+    network = from_onnx(io.BytesIO(build(made).SerializeToString()))
+    for _ in range(2):
+        to_onnx(network, tmp_path / "again.onnx", (2, 3))
+        again = from_onnx(tmp_path / "again.onnx")
+        assert list(again.state_dict()) == list(network.state_dict())
+        assert dict(again.named_parameters()).keys() == dict(network.named_parameters()).keys()
+        network = again
+
+
 def test_names_that_say_nothing_stay_apart() -> None:
     fixed = {"weight": np.full((2, 1), 2.0, np.float32), "bias": np.full((3, 1, 1), 1.0, np.float32)}
     nodes = [("Mul", ["x", "weight"], ["h"], {}), ("Add", ["h", "bias"], ["y"], {})]

@@ -95,10 +95,12 @@ def test_casts_round_as_onnxruntime_s_do(given: int, seed: int, tmp_path: Any) -
         made = Made(nodes, {"x": ("n",)}, element=given)
         found, expected = both(made, x, path[-1])
         np.testing.assert_array_equal(found, expected, strict=True, err_msg=str(path))
-        if given == TensorProto.FLOAT:
-            to_onnx(from_onnx(io.BytesIO(build(made).SerializeToString())), tmp_path / "again.onnx", (40,))
+        if given != TensorProto.FLOAT16:
+            dtype = FLOATS[given]
+            network = from_onnx(io.BytesIO(build(made).SerializeToString()))
+            to_onnx(network, tmp_path / "again.onnx", (40,), dtype=dtype)
             again = from_onnx(tmp_path / "again.onnx").run({"x": x})["y"]
-            np.testing.assert_array_equal(again, expected.astype(np.float32), strict=True)
+            np.testing.assert_array_equal(again, expected.astype(dtype), strict=True)
         inner = [("Cast", ["c"], ["v"], {"to": path[0]}), ("Cast", ["v"], ["w"], {"to": path[-1]})]
         folded = Made([*inner, ("Add", ["x", "w"], ["y"], {})], {"x": ("n",)}, fixed={"c": x}, element=path[-1])
         np.testing.assert_array_equal(*both(folded, np.zeros(40, FLOATS[path[-1]])), strict=True)
@@ -210,6 +212,41 @@ def test_graphs_that_once_failed(made: Made) -> None:
     x = np.ones([4 if isinstance(n, str) else n for n in made.inputs["x"]], np.float32)
     found, expected = both(made, x)
     np.testing.assert_array_equal(found, expected, strict=True)
+
+
+ONE = {  # graphs that take positions in an axis of one entry
+    "TopK": Made([("TopK", ["x", "k"], ["y", "i"], {"axis": 1})], {"x": (2, 1)}, fixed={"k": ints(1)}),
+    "ScatterND": Made(
+        [("ScatterND", ["x", "i", "u"], ["y"], {})],
+        {"x": (1, 2)},
+        fixed={"i": np.zeros((1, 1), np.int64), "u": np.float32([[3, 4]])},
+    ),
+}
+
+
+@pytest.mark.parametrize("made", ONE.values(), ids=ONE)
+def test_positions_in_an_axis_of_one_entry_are_written(made: Made, tmp_path: Any) -> None:
+    x = np.ones(made.inputs["x"], np.float32)
+    found, expected = both(made, x)
+    to_onnx(from_onnx(io.BytesIO(build(made).SerializeToString())), tmp_path / "again.onnx", x.shape)
+    again = onnxruntime.InferenceSession(tmp_path / "again.onnx").run(None, {"x": x})[0]
+    np.testing.assert_array_equal(found, expected, strict=True)
+    np.testing.assert_array_equal(again, expected, strict=True)
+
+
+def test_celu_of_a_negative_alpha_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"'Celu'.*alpha is -0\.5; expected a number above 0"):
+        from_onnx(io.BytesIO(build(Made([("Celu", ["x"], ["y"], {"alpha": -0.5})], {"x": (2,)})).SerializeToString()))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_one_entry_of_a_cubic_resize_is_the_first(size: int) -> None:
+    options = {"mode": "cubic", "coordinate_transformation_mode": "pytorch_half_pixel"}
+    nodes = [("Resize", ["x", "", "", "s"], ["y"], options)]
+    made = Made(nodes, {"x": (1, 1, 4, 5)}, fixed={"s": ints(1, 1, 1, size)})
+    x = np.arange(20, dtype=np.float32).reshape(1, 1, 4, 5) % 7
+    found, expected = both(made, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_mean_of_whole_numbers_is_refused_if_they_are_constants_too() -> None:

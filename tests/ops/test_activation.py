@@ -84,6 +84,12 @@ def test_nan_passes_through(name: str) -> None:
     assert np.isnan(y).tolist() == [True, False]
 
 
+@pytest.mark.parametrize("name", ["relu", "relu-at_zero", "relu6", "hardtanh"])
+def test_the_gradient_at_a_nan_passes_as_in_torch(name: str) -> None:
+    _, pullback = CASES[name](frozen([np.nan, -1.0]))
+    assert pullback(np.full(2, 3.0)).tolist() == [3.0, 0.0]
+
+
 def test_sigmoid_keeps_its_slope_where_one_minus_y_is_zero() -> None:
     _, pullback = act.sigmoid(np.array([40.0]))
     assert pullback(np.ones(1))[0] == pytest.approx(np.exp(-40.0), rel=1e-12)

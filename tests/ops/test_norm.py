@@ -108,6 +108,18 @@ def test_batch_statistics_are_numpy_s(xp: Library) -> None:
     assert_close(var, X4.var(axis=(0, 2, 3)))
 
 
+@pytest.mark.parametrize("shape", [(5000, 3), (800, 3, 5, 5)], ids=["rows", "images"])
+def test_batch_statistics_of_large_means_lose_no_digits_to_the_number_of_samples(shape: tuple[int, ...]) -> None:
+    x = (np.random.default_rng(0).standard_normal(shape) + 1e4).astype(np.float32)
+    mean, var = batch_statistics(x)
+    axes, exact = (0, *range(2, x.ndim)), x.astype(np.float64)
+    assert mean.dtype == var.dtype == np.float32
+    off = np.abs(mean - exact.mean(axis=axes))
+    assert (off <= np.spacing(mean)).all(), f"mean is {off.max():.1e} off"
+    # both the variance around a rounded mean, and its own rounding
+    np.testing.assert_allclose(var, exact.var(axis=axes) + off**2, rtol=8 * np.finfo(np.float32).eps)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -46,8 +46,8 @@ class OrderedTree(dict[Any, Any], Build):
     def set_state(self, state: Any) -> None:
         """Take ``{'_metadata': …}`` over: any other attribute would change how the mapping behaves."""
         if type(state) is not dict or len(state) > 1 or (state and "_metadata" not in state):
-            found = sorted(map(quote, islice(state, 3))) if type(state) is dict else quote(state)
-            raise Malformed(f"state of an OrderedDict is {found}; expected {{'_metadata': …}}")
+            entries = sorted(map(quote, islice(state, 3))) if type(state) is dict else quote(state)
+            raise Malformed(f"state of an OrderedDict is {entries}; expected {{'_metadata': …}}")
         versions = state.get("_metadata")
         if versions is not None and type(versions) not in (dict, OrderedTree):
             raise Malformed(f"_metadata is {quote(versions)}; expected a dictionary")

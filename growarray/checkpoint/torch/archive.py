@@ -52,13 +52,13 @@ class _Archive:
     def persistent(self, pid: Any) -> Storage:
         """The storage of a persistent id: its record must be there and have exactly its bytes."""
         key, dtype, numel = check_storage_id(pid, 5)
-        known = self.storages.get(key)
-        if known is not None:
-            if known.dtype is not dtype or known.numel != numel:
+        existing = self.storages.get(key)
+        if existing is not None:
+            if existing.dtype is not dtype or existing.numel != numel:
                 raise Malformed(
-                    f"storage {quote(key)} is {known.numel} {known.dtype.name} and {numel} {dtype.name} at once"
+                    f"storage {quote(key)} is {existing.numel} {existing.dtype.name} and {numel} {dtype.name} at once"
                 )
-            return known
+            return existing
         member = self.members.get(f"{self.folder}/data/{key}")
         if member is None:
             raise Malformed(f"storage {quote(key)} has no record data/{quote(key)[1:-1]}; the file is incomplete")

@@ -77,12 +77,12 @@ class _Reader:
                 f"view of storage {quote(storage.key)} from {quote(first)} with {quote(numel)} elements "
                 f"does not lie inside its {storage.numel}"
             )
-        known = self.views.get(key)
-        if known is None:
-            self.views[key] = known = Storage(key, storage.dtype, numel, storage.region, first)
-        elif known.region is not storage.region or known.first != first or known.numel != numel:
+        existing = self.views.get(key)
+        if existing is None:
+            self.views[key] = existing = Storage(key, storage.dtype, numel, storage.region, first)
+        elif existing.region is not storage.region or existing.first != first or existing.numel != numel:
             raise Malformed(f"view {quote(key)} is described in two ways")
-        return known
+        return existing
 
     def place(self, keys: Any) -> None:
         """Find the bytes of every storage, in the order of the key list."""

@@ -315,10 +315,10 @@ class PickleMachine(Cursor):
 
     def find(self, module: Any, name: Any) -> None:
         """Push the global of this name, which is on the allowlist."""
-        found = self.table.get((module, name)) if type(module) is type(name) is str else None
-        if found is None:
+        value = self.table.get((module, name)) if type(module) is type(name) is str else None
+        if value is None:
             raise unknown_global(module, name)
-        self.push(found)
+        self.push(value)
 
     def find_lines(self) -> None:
         """GLOBAL: two lines of text."""

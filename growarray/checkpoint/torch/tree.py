@@ -128,13 +128,13 @@ def full_parts(root: Any) -> set[int]:
             elif any(below := _split(child)) or len(child) > _SMALL:
                 holders[id(child)] = [id(node)]
                 waiting.append((child, *below))
-    found: set[int] = set()
+    result: set[int] = set()
     while full:
         part = full.pop()
-        if part not in found:
-            found.add(part)
+        if part not in result:
+            result.add(part)
             full.extend(holders[part])
-    return found
+    return result
 
 
 def resolve(root: Any, read: Callable[[StoredTensor], Any]) -> Any:

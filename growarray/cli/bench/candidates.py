@@ -20,7 +20,7 @@ _HEAVY = 1 << 31  # bytes of partial results above which it is left out too
 _DRAWS, _MOST_DRAWS = 20, 1500  # trees that are drawn for each one that is wanted, and in all
 _OPTIMAL = 8  # operands up to which opt_einsum's exhaustive search ends soon
 
-Path = tuple[tuple[int, int], ...]
+Path = tuple[tuple[int, ...], ...]
 
 
 @dataclass
@@ -144,7 +144,7 @@ def window_path(layer: Contraction, optimize: Any) -> tuple[Path, int]:
     sizes = problem.size | {m: conv.out for m, conv in problem.conv.items()}
     sizes |= {f"{m}'": conv.taps for m, conv in problem.conv.items()}
     path, charged = _contract(terms, list(problem.output), sizes, optimize)
-    return tuple((min(step), max(step)) for step in path), charged
+    return tuple(tuple(sorted(step)) for step in path), charged
 
 
 def pattern_path(layer: Contraction) -> tuple[Path, int]:

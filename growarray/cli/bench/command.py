@@ -20,7 +20,7 @@ from growarray.cli.bench.show import csv_text, show_paths
 from growarray.cli.command import Command
 from growarray.cli.files import check_writable, make_folder
 from growarray.cli.options import PRECISIONS, at_least, choices, is_known, option, switch, takes_options, use_precision
-from growarray.cli.terminal import stderr_bar
+from growarray.cli.terminal import Screen, stderr_bar
 from growarray.contraction import Plan, single_steps, tree_dict
 from growarray.errors import PlanError
 from growarray.networks import write_atomically
@@ -173,8 +173,8 @@ def _write(report: Mapping[str, Any], layer: Contraction, best: Plan, output: Pa
 
 def bench_console() -> Console:
     """As wide as the terminal; 100 columns without one."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH)
+    console = Screen()
+    return console if console.is_terminal else Screen(width=_WIDTH)
 
 
 def device_named(text: str) -> str | None:

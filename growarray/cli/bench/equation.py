@@ -100,7 +100,7 @@ def read_options(path: Path, known: Sequence[str]) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         found = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ValueError(
             f"{path}: cannot be read as a layer or an equation ({reason}); expected JSON or TOML"
@@ -142,7 +142,7 @@ def equation_from(given: Mapping[str, Any]) -> Equation:
     dtype = given.get("dtype", "float32")
     if dtype not in DTYPES:
         raise ValueError(f"dtype: expected {' or '.join(DTYPES)}, found {shown(dtype)}")
-    found = Equation(text, shapes, geometry, dtype, str(given.get("name", "")), given.get("best") or {})
+    found = Equation(text, shapes, geometry, dtype, str(given.get("name", "")), _best(given.get("best") or {}))
     try:
         size = max([math.prod(shape) for shape in shapes] + [found.problem.elements(found.problem.everything)])
     except PlanError as error:
@@ -153,6 +153,20 @@ def equation_from(given: Mapping[str, Any]) -> Equation:
     return found
 
 
+def _whole(value: Any) -> int:
+    """A number, or its digits. ``ValueError`` for what int would round or take for one."""
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError(f"{value} is no whole number")
+    return int(value)
+
+
+def _best(value: Any) -> Mapping[str, int]:
+    """The least costs that are known, by what they count."""
+    if isinstance(value, Mapping) and all(type(least) is int and least >= 0 for least in value.values()):
+        return value
+    raise ValueError(f'best: expected whole numbers of at least 0 such as {{"flops": 1008}}, found {shown(value)}')
+
+
 def _shapes(value: Any) -> tuple[tuple[int, ...], ...]:
     """``"8x64, 64x3, ()"`` or a list of lists as shapes."""
     if value is None:
@@ -161,7 +175,7 @@ def _shapes(value: Any) -> tuple[tuple[int, ...], ...]:
     try:
         if isinstance(value, str):
             parts = [[] if part.strip() == "()" else part.strip().lower().split("x") for part in parts]
-        return tuple(tuple(int(size) for size in part) for part in parts)
+        return tuple(tuple(_whole(size) for size in part) for part in parts)
     except (TypeError, ValueError):
         raise ValueError(f"shapes: expected one for each operand such as 8x64, 64x3, found {shown(value)}") from None
 
@@ -172,7 +186,10 @@ def _named(given: Mapping[str, Any]) -> tuple[str, tuple[tuple[int, ...], ...]]:
         raise ValueError(f"inputs: expected a list with the modes of each operand, found {shown(given['inputs'])}")
     try:
         terms = [[str(mode) for mode in term] for term in given["inputs"]]
-        output, sizes = [str(mode) for mode in given["output"]], {str(m): int(n) for m, n in given["size_dict"].items()}
+        output, sizes = (
+            [str(mode) for mode in given["output"]],
+            {str(m): _whole(n) for m, n in given["size_dict"].items()},
+        )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"inputs, output, size_dict: expected lists of modes and a size for each ({type(error).__name__}: {error})"

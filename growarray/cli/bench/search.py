@@ -113,6 +113,8 @@ def planner_named(name: str) -> Planner:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"--planner {name}: cannot be imported ({error})") from error
+    if not callable(found):
+        raise ValueError(f"--planner {name}: found {shown(found)}, expected a function as opt_einsum calls it")
     return Planner(lambda seconds, seed: found, _JUDGED)
 
 
@@ -155,7 +157,8 @@ def scores(
             if progress is not None:
                 progress(len(rows) * len(planners) + len(flops), count)
         known = [value for value in flops.values() if value is not None]
-        best = min([*known, *getattr(instance, "best", {}).values()], default=None)
+        told = getattr(instance, "best", {}).get("flops")
+        best = min(known if told is None else [*known, told], default=None)
         rows.append({"name": name, "operands": len(instance.shapes), "best": best, "flops": flops, "seconds": taken})
     return rows
 

@@ -12,7 +12,6 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
-from rich.console import Console
 
 from growarray.backend import to_numpy
 from growarray.checkpoint import Checkpoint, load_checkpoint, save_safetensors
@@ -21,7 +20,7 @@ from growarray.cli.compress.data import accuracy, labelled
 from growarray.cli.compress.weights import Weights
 from growarray.cli.files import check_writable, fixed_shape, make_folder, sizes_from
 from growarray.cli.options import at_least, choices, is_known, option, switch
-from growarray.cli.terminal import show_line, stderr_bar
+from growarray.cli.terminal import Screen, show_line, stderr_bar
 from growarray.compression import Compression
 from growarray.compression import compress as compress_network
 from growarray.datasets.files import load_arrays
@@ -87,14 +86,14 @@ def compress(
             if graph
             else _weights(checkpoint, options, {"--calibration": calibration, "--data": data}, input_shape)
         )
-    report, console = json.dumps(made.to_dict(), indent=1), Console()
+    report, console = json.dumps(made.to_dict(), indent=1), Screen()
     if as_json:
         typer.echo(report)
     for line in () if as_json else (*str(made.found).splitlines(), *_accuracy(made, data)):
         show_line(console, printable(line))  # names come from a file: they cannot move the cursor
     if output is not None:
         names = _write(output, made, report)
-        show_line(Console(stderr=True) if as_json else console, f"written into {output}: {', '.join(names)}")
+        show_line(Screen(stderr=True) if as_json else console, f"written into {output}: {', '.join(names)}")
 
 
 class _Made(NamedTuple):

@@ -6,8 +6,6 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.console import Console
-
 from growarray.cli.command import Command
 from growarray.cli.files import check_writable, make_folder
 from growarray.cli.grow import folder as files
@@ -17,6 +15,7 @@ from growarray.cli.grow.resume import open_run
 from growarray.cli.grow.run import Run
 from growarray.cli.grow.show import Show
 from growarray.cli.options import option, switch, takes_options
+from growarray.cli.terminal import Screen
 from growarray.contraction.machine import cache_folder
 from growarray.networks import History, write_atomically
 from growarray.networks.picture import draw
@@ -43,7 +42,7 @@ def grow(
     quiet: Annotated[bool, switch("--quiet", "print only the result", "Output")] = False,
 ) -> None:
     """Grow a network while it trains, and show what each growth promised and what came of it."""
-    (_resume if resume else _start)(Show(Console(), quiet=quiet), given, output)
+    (_resume if resume else _start)(Show(Screen(), quiet=quiet), given, output)
 
 
 def _start(show: Show, given: dict[str, Any], folder: Path | None) -> None:

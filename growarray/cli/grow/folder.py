@@ -118,9 +118,10 @@ def _acquired(path: Path) -> IO[str]:
             if not _is_at(file, path):  # removed by the one who held it until now
                 file.close()
                 continue
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-            file.flush()
+            owner = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+            with suppress(OSError):  # the lock holds without it on a full disk
+                file.truncate(0)
+                os.write(file.fileno(), owner.encode())
         except OSError as error:
             if error.errno in _HELD:
                 file.seek(0)

@@ -30,7 +30,7 @@ from growarray.optim import AdamW, cosine
 OnEntry = Callable[[Growth, dict[str, Any]], None]
 
 
-def build_loop(options: RunOptions, data: RunData, widths: list[int] | None = None) -> Growth:
+def build_loop(options: RunOptions, data: RunData, widths: list[int] | None) -> Growth:
     """Network, AdamW along a cosine, task and settings; ``--width`` wide everywhere, or as wide as ``widths``."""
     use_precision(options.precision, options.device, options.dtype)
     rng = np.random.Generator(np.random.PCG64(options.seed))

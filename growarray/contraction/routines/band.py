@@ -154,7 +154,7 @@ class Band:
     def forward(
         self, kernel: np.ndarray, feature: np.ndarray, out: np.ndarray, ready: np.ndarray | None = None
     ) -> Sequence[Task]:
-        """Some channels after others; fast if the innermost axis lies densely."""
+        """Some channels after others; fast if the innermost axis is dense."""
         ready = self.prepare(kernel) if ready is None else ready
         feature, out = feature[:, 0], out[:, 0]
         if len(self.pieces) == 1:
@@ -243,7 +243,7 @@ class Band:
 def _along(d_out: np.ndarray, feature: np.ndarray, shift: int) -> np.ndarray:
     """Sum of products with the feature map ``shift`` positions further along its rows.
 
-    Rows end to end are one long run. What the end of a row meets at the beginning of the next is taken off again.
+    Rows end to end are one long run. Products of the end of a row with the beginning of the next are subtracted again.
     """
     rows, width = d_out.shape[-2:]
     lead, axes = d_out.shape[:-2], list(range(d_out.ndim - 1))
@@ -278,7 +278,7 @@ def _view(array: np.ndarray, axis: int, first: int, shape: tuple[int, ...], stri
 
 
 def _is_dense(array: np.ndarray) -> bool:
-    """Whether products take it as it lies: the innermost axis dense, the next one no shorter than it."""
+    """Whether products take it without a copy: the innermost axis dense, the next one no shorter than it."""
     item = array.itemsize
     if array.shape[-1] > 1 and array.strides[-1] != item:
         return False

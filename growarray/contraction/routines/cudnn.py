@@ -1,4 +1,4 @@
-"""Convolutions on CuPy by cuDNN, if it is installed: what it takes as it lies, and what is padded for it before."""
+"""Convolutions on CuPy by cuDNN, if it is installed: what it takes without a copy, and what is padded for it before."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _WINOGRAD, _MANY = 1.8, 128  # how much faster 3 x 3 taps at stride 1 are betwee
 
 
 class Cudnn(Dense):
-    """A convolution that sums over channels, by cuDNN; by :class:`Dense` if cuDNN does not take it as it lies."""
+    """A convolution that sums over channels, by cuDNN; by :class:`Dense` if cuDNN does not take its strides."""
 
     name: ClassVar[str] = "cudnn"
 

@@ -11,7 +11,7 @@ from growarray.contraction.problem import Product
 from growarray.contraction.routines.depthwise_text import Chain, depthwise, factor_gradients, tap_sums
 from growarray.contraction.routines.implicit_text import Implicit, implicit
 from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
-from growarray.contraction.routines.tiles import PARTS, WORTH, cut
+from growarray.contraction.routines.tiles import PARTS, cut
 from growarray.cuda.convolution import Convolution
 from growarray.cuda.device import Kernel, StridedProduct
 from growarray.cuda.text import ACCUMULATED, THREADS, Walk
@@ -30,7 +30,7 @@ of addresses."""
 
 
 class Place(NamedTuple):
-    """Where an array lies: a slot of the table of addresses, and the stride of each index in elements."""
+    """Where an array is: a slot of the table of addresses, and the stride of each index in elements."""
 
     slot: int
     strides: Mapping[str, int]
@@ -70,7 +70,7 @@ def _blocks(count: int) -> int:
 
 
 class Dense:
-    """Any product by the kernel that reads windows where they lie."""
+    """Any product by the kernel that reads windows in place."""
 
     name: ClassVar[str] = "implicit"
     ways: ClassVar[tuple[str, ...]] = _WAYS
@@ -106,11 +106,6 @@ class Dense:
     def d_kernel(self, site: Site, d_out: Place, feature: Place, out: Place, reserve: Reserve) -> Launches:
         """Its gradient by the kernel."""
         return _implicit(D_KERNEL, site, d_out, feature, out, reserve)
-
-
-def is_cut(product: Product) -> bool:
-    """Whether the sum of a product by the own kernel, or of its gradient by the feature map, may be cut in pieces."""
-    return operations(product) >= WORTH
 
 
 def operations(product: Product) -> float:

@@ -1,4 +1,4 @@
-"""One kernel for every product: tiles in shared memory, windows of a convolution read where they lie."""
+"""One kernel for every product: tiles in shared memory, windows of a convolution read in place."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def implicit(one: Implicit, dtype: str, wide: bool) -> str:
 
 
 class _Side:
-    """The tiles of one factor: all threads together read them, beginning where neighbours lie side by side.
+    """The tiles of one factor: all threads together read them, beginning with neighbours in memory.
 
     A thread reads elements of one column, or of one place in the depth if ``along``, so it has one address if the other
     index is a single one that no axis has, else one for each.
@@ -173,7 +173,7 @@ class _Side:
 
 
 def _nearest(names: Sequence[str], strides: Strides) -> int:
-    """How far neighbours lie apart; positions move with those that are read."""
+    """The distance of neighbours; positions move with those that are read."""
     read = [{"q": "p", "p": "q"}.get(n[0], n[0]) + n[1:] for n in names]
     return min((abs(step) for step in map(strides.get, (*names, *read)) if step), default=1 << 62)
 
@@ -239,7 +239,7 @@ def _multiply(tile: Tile) -> list[str]:
 
 
 def _results(one: Implicit) -> list[str]:
-    """Store the results of a thread, four at once if they lie side by side."""
+    """Store the results of a thread, four at once if they are neighbours in memory."""
     tile, columns, slabbed = one.tile, one.across, one.slabs > 1
     target = address(one.out, f"slab * (I){one.slab_step}" if slabbed else "")
     count, rows, inside = math.prod(columns.values()), one.count(one.rows), list(_within(one))

@@ -1,6 +1,6 @@
 """Loops of the compiled routine, by Numba (the extra ``fast``). They let go of the interpreter's lock.
 
-A plane is what one kernel meets. It is copied with its padding into a buffer in which every tap reads one run of
+A plane is what one kernel reads. It is copied with its padding into a buffer in which every tap reads one run of
 memory, as long as the result: loops are long on small planes too, and no position is special. Up to four taps are taken
 at a time, since a compiler gives up telling more arrays apart. Only sums over a plane are reordered, for vectors: they
 depend on the machine, and on nothing else.
@@ -40,7 +40,7 @@ _compiled, _reordered = _jit("contract"), _jit("contract", "reassoc")
 
 
 class Tables(NamedTuple):
-    """Where rows of a plane and of its result lie, in elements.
+    """Offsets of the rows of a plane and of its result, in elements.
 
     size : of the buffer    lines : (in the buffer, in the source, how many) of what is no padding
     zeros : what of them is set to zero    offsets : of the taps in the buffer

@@ -31,7 +31,7 @@ def available() -> bool:
 
 
 class Split(NamedTuple):
-    """Axes that only tell planes apart, those of a plane, and how many results along its first axis at a time."""
+    """Axes that number the planes, those of a plane, and how many results along its first axis at a time."""
 
     outer: tuple[Axis, ...]
     inner: tuple[Axis, ...]
@@ -67,7 +67,7 @@ class Flat:
     """A feature map or a result as the memory that it lies in.
 
     starts : of every plane    steps : in a plane
-    lead : axes that only tell planes apart    into : whether it is written to
+    lead : axes that number the planes    into : whether it is written to
     """
 
     __slots__ = ("array", "starts", "steps")
@@ -90,7 +90,7 @@ def _lie(shape: tuple[int, ...], strides: tuple[int, ...], item: int, lead: int)
 
 
 class _Row(NamedTuple):
-    """A copy of a row: its positions ``low`` to ``high`` hold what lies from ``column`` on, but zeros at ``gone``."""
+    """A copy of a row: its positions ``low`` to ``high`` hold the values from ``column`` on, but zeros at ``gone``."""
 
     low: int
     high: int

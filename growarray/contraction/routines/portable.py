@@ -120,7 +120,7 @@ def _taps(axes: Sequence[Axis]) -> list[tuple[int, ...]]:
 
 
 def _window(xp: Any, feature: Array, axes: Sequence[Axis], taps: Sequence[int]) -> Array:
-    """What one tap reads, (b, s, *outs): a strided view if it lies inside, padded with zeros if it does not."""
+    """What one tap reads, (b, s, *outs): a strided view if it is inside, padded with zeros if it is not."""
     index: list[slice] = [slice(None), slice(None)]
     margins = []
     for axis, tap in zip(axes, taps, strict=True):

@@ -100,7 +100,7 @@ class Matmul:
     def forward(
         self, kernel: np.ndarray, feature: np.ndarray, out: np.ndarray, ready: np.ndarray | None = None
     ) -> Sequence[Task]:
-        """Ranges of columns, or images if their channels do not lie beside each other."""
+        """Ranges of columns, or images if their channels are not beside each other."""
         ready = self.prepare(kernel) if ready is None else ready
         b, n, s = self.b, self.n, self.s
         flat, target = _flat(feature, (b, s, self.columns)), _flat(out, (b, n, self.columns))
@@ -162,7 +162,7 @@ def _by_image(array: np.ndarray) -> np.ndarray | None:
 
 
 def _image_tasks(matrices: np.ndarray, images: np.ndarray, targets: np.ndarray) -> list[Task]:
-    """Products image by image, in one call for many: nothing is copied if channels do not lie beside each other."""
+    """Products image by image, in one call for many: nothing is copied if channels are not beside each other."""
     count = images.shape[1]
     step = max(1, _SPLIT // max(2 * matrices.size * images.shape[3], 1))
     pieces = [slice(start, start + step) for start in range(0, count, step)]

@@ -79,7 +79,7 @@ class PieceRoutine(Routine, Protocol):
 class ArrayRoutine(Routine, Protocol):
     """A routine for any other library: it returns new arrays, of the whole batch.
 
-    But those for CuPy, :mod:`growarray.contraction.routines.cupy`, take where arrays lie, and return launches.
+    But those for CuPy, :mod:`growarray.contraction.routines.cupy`, take places of arrays, and return launches.
     """
 
     def forward(self, xp: Any, kernel: Array, feature: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The gradient of a convolution by its feature map on NumPy, by col2im: that of every window, added where it lies."""
+"""The gradient of a convolution by its feature map on NumPy, by col2im: that of every window, added at its place."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Scatter:
             out[into] += shaped[read]
 
     def _add(self, windows: np.ndarray, out: np.ndarray) -> None:
-        """Add windows (taps, b, s, *outs) where they lie."""
+        """Add windows (taps, b, s, *outs) at their places."""
         read, into = Flat(windows, self.lead + 1), Flat(out, self.lead, into=True)
         found, ends = tables(self.inner, into.steps, read.steps, even=False), read.starts.reshape(len(windows), -1)
         buffer = here.arrays["buffer", (found.size,), out.dtype]

@@ -18,7 +18,7 @@ from growarray.contraction.workspace import here
 def window(axis: Axis, tap: int, start: int, stop: int) -> tuple[int, int, slice]:
     """Where outputs ``start`` to ``stop`` find their input for one tap: first and last + 1 that do, and the input.
 
-    Positions are counted from ``start``; outside of them the window lies in the padding.
+    Positions are counted from ``start``; outside of them the window is in the padding.
     """
     shift = tap * axis.dilation - axis.before
     low = max(-(shift // axis.stride), start)
@@ -31,7 +31,7 @@ def window(axis: Axis, tap: int, start: int, stop: int) -> tuple[int, int, slice
 
 
 class Window:
-    """What one tap reads along all axes, found once: ``fill`` copies it, and writes zeros where it lies in the padding.
+    """What one tap reads along all axes, found once: ``fill`` copies it, and writes zeros in the padding.
 
     taps : one of each axis (default: the first)    lead : axes of the arrays before these
     """
@@ -61,7 +61,7 @@ class Window:
 class Gather:
     """All windows of a feature map (b, s, *sizes), gathered as (b, s taps, columns), or (b, taps s, columns).
 
-    taps_first : each tap of all of s is then one run in memory, copied faster; the kernel must lie in this order too
+    taps_first : each tap of all of s is then one run in memory, copied faster; the kernel must have this order too
     """
 
     def __init__(self, axes: Sequence[Axis], taps_first: bool = False) -> None:
@@ -112,7 +112,7 @@ class Gather:
 
 
 class Part(NamedTuple):
-    """A phase of the strides: where it lies in the feature map, the taps it uses, last first, and their convolution of
+    """A phase of the strides: its place in the feature map, the taps it uses, last first, and their convolution of
     the output's gradient, all of whose strides are 1; None if no tap reaches it, and its gradient is zero."""
 
     place: tuple[slice, ...]

@@ -60,7 +60,7 @@ def tiles_at_once(product: Product) -> int:
 
 
 class _Piece(NamedTuple):
-    """Where a piece lies in input and output, and how its inputs and its gradients are copied, columns of one parity
+    """The place of a piece in input and output, and how its inputs and its gradients are copied, columns of one parity
     after those of the other."""
 
     images: slice

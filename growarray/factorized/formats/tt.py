@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -76,33 +75,29 @@ class _Format(ChainFormat):
     ) -> Added:
         """A train of its own beside the old one; at bonds that keep their rank it runs through the old cores.
 
-        Bonds that grow with others between them that do not make a change each; all but the first see what is left,
-        and in the end all of them together get the best length.
+        Each run of bonds that grow side by side is a change of its own, fitted to what the runs before it leave.
         """
         del rng
-        asked = goal
-        xp, ranks = namespace(*old), (1, *(c.shape[2] for c in old))
-        edges = list(zip(old, pairwise(by), strict=True))
-        shapes = [(a.shape[0] + before, a.shape[1], a.shape[2] + after) for a, (before, after) in edges]
-        added = [xp.zeros(s, dtype=xp.float64, device=old[0].device) for s in shapes]
-        levers, decrease, change = [], 0.0, xp.zeros_like(goal.dense)
-        for first, last in _runs(by):
-            increment = self._train(old, goal, by, (first, last), groups)
-            decrease += fit(goal, increment)
-            sizes = [(by[k] or ranks[k], old[k].shape[1], by[k + 1] or ranks[k + 1]) for k in range(first, last + 1)]
-            cores = [xp.reshape(increment.factors[k], s) for k, s in zip(range(first, last + 1), sizes, strict=True)]
-            for k, core in zip(range(first, last + 1), equal_norms(cores), strict=True):
-                added[k] = padded(core, shapes[k], (ranks[k] if by[k] else 0, 0, ranks[k + 1] if by[k + 1] else 0))
-            levers.append(last)
+        xp, runs = namespace(*old), _runs(by)
+        shapes = [(core.shape[0] + by[k], core.shape[1], core.shape[2] + by[k + 1]) for k, core in enumerate(old)]
+        added = [xp.zeros(shape, dtype=xp.float64, device=old[0].device) for shape in shapes]
+        rest, change, decrease = goal, xp.zeros_like(goal.dense), 0.0
+        for first, last in runs:
+            increment = self._train(old, rest, by, (first, last), groups)
+            decrease += fit(rest, increment)
+            for k, core in enumerate(_run_cores(increment.factors, old, by, (first, last)), start=first):
+                start = (old[k].shape[0] if by[k] else 0, 0, old[k].shape[2] if by[k + 1] else 0)
+                added[k] = padded(core, shapes[k], start)
             step = increment.dense(goal.dense.shape)
-            change, goal = change + step, goal.left(step)
-        if len(levers) > 1:  # the changes overlap: their decreases do not add up to the slope along the sum
-            overlap, square = asked.measured(change)
+            change, rest = change + step, rest.left(step)
+        levers = tuple(last for _, last in runs)
+        if len(runs) > 1:  # the changes overlap: their decreases do not add up to the slope along the sum
+            overlap, square = goal.measured(change)
             length = overlap / square if square > 0.0 else 0.0
             for k in levers:
                 added[k] = added[k] * length
             change, decrease = change * length, overlap * length
-        return Added(added, tuple(levers), change, decrease)
+        return Added(added, levers, change, decrease)
 
     def _train(self, old: list[Array], goal: Goal, by: Sequence[int], run: tuple[int, int], groups: int) -> Increment:
         """Old cores before and after a run, and between them the train of what they leave of the optimal change."""
@@ -154,6 +149,16 @@ def _runs(by: Sequence[int]) -> list[tuple[int, int]]:
     starts = [k for k in grown if not by[k - 1]]
     ends = [k for k in grown if not by[k + 1]]
     return [(start - 1, end) for start, end in zip(starts, ends, strict=True)]
+
+
+def _run_cores(factors: Sequence[Array], old: Sequence[Array], by: Sequence[int], run: tuple[int, int]) -> list[Array]:
+    """New cores (r_i, size, r_{i+1}) of a run, all of one norm; a bond that keeps its rank has the old one."""
+    xp, (first, last) = namespace(*old), run
+    cores = []
+    for k in range(first, last + 1):
+        before, size, after = old[k].shape
+        cores.append(xp.reshape(factors[k], (by[k] or before, size, by[k + 1] or after)))
+    return equal_norms(cores)
 
 
 def _chain(cores: Sequence[Array], *, last: bool) -> Array:

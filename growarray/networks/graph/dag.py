@@ -31,7 +31,7 @@ class GrowingDAG(LayerGraph):
     in_features, out_features : of the nodes ``root`` and ``end``, their channels if these are images
     neurons : most neurons that one growth adds, if the rule does not say
     use_bias : whether new edges have a bias, but for the second edge of a new node, which has none
-    use_layer_norm : whether a LayerNorm stands before the activation of new nodes and of the end
+    use_layer_norm : whether there is a LayerNorm before the activation of new nodes and of the end
     activation : of new nodes, a name or a module, which is copied
     sampled : neurons to choose from at each place, besides those of the rule; see :mod:`.sampled`
     default_layer_type : ``'linear'``, or ``'convolution'``: root and end are images (n, channels, *input_shape), which
@@ -46,7 +46,7 @@ class GrowingDAG(LayerGraph):
     Differs from the original: candidates are values, not nodes and edges that are put into the graph; they are planned
     in closed form from statistics of one pass; ancestors and names never go stale; the order of candidates is sorted.
 
-    Raises GrowthError: the edges run in a cycle, a name is taken, or a node does not exist.
+    Raises GrowthError: the edges form a cycle, a name is taken, or a node does not exist.
 
     >>> import numpy as np
     >>> dag = GrowingDAG(4, 2, rng=np.random.default_rng(0))
@@ -164,7 +164,7 @@ class GrowingDAG(LayerGraph):
         return values[self.end], pullback
 
     def _edge_vjp(self, edge: str, x: Array) -> tuple[Array, Any]:
-        """Value of a layer, and its way back; a linear one reads images as its node says."""
+        """Value of a layer, and its way back; a linear one reads images in the way that its node sets."""
         function, layer = self._readings[edge].function, self.layers[edge]
         if function is None:
             return layer.vjp(x)

@@ -1,4 +1,4 @@
-"""Expansion: one way in which a graph may grow, with its plan, its promise, and its cost."""
+"""Expansion: one way in which a graph may grow, with its plan, its predicted decrease, and its cost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Expansion(Addition):
     Nothing of it is in the graph before :meth:`apply_change`. Its plan is a :class:`GrowthUpdate` of float64 matrices:
     ``output_extension`` are incoming weights of new neurons over :attr:`front`, ``input_extension`` what all
     :attr:`next_nodes` read of them, one above the other, and ``deltas`` what their edges lose. New neurons are those of
-    the rule, or the best of those that were sampled if these promise more. A new edge, and what is read of sampled
+    the rule, or the best of those that were sampled if these gain more. A new edge, and what is read of sampled
     neurons, is the joint optimum with the deltas: a delta over more inputs.
     """
 

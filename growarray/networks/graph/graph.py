@@ -150,7 +150,7 @@ class LayerGraph(GrowingNetwork):
         Between nodes of images they may say ``stride``, ``padding`` and ``dilation``; the kernel is the first node's.
 
         Raises GrowthError if a node does not exist, the edge does, or it would close a cycle; ShapeError if
-        sizes of images do not meet; NotImplementedError from features to images. Nothing has changed then.
+        sizes of images do not fit together; NotImplementedError from features to images. Nothing has changed then.
         """
         edge = (self._known(prev_node), self._known(next_node))
         if arrow(edge) in self.layers:
@@ -201,7 +201,7 @@ class LayerGraph(GrowingNetwork):
         return {"type": "linear"} if images is None else {"type": "convolution", **images.described()}
 
     def _check_edges(self, nodes: Iterable[str], edges: list[Edge]) -> None:
-        """Raise GrowthError if these edges run in a cycle, or one leads into the root."""
+        """Raise GrowthError if these edges form a cycle, or one leads into the root."""
         in_order("GrowingDAG", nodes, edges)
         for edge in edges:
             if edge[1] == self.root:
@@ -333,7 +333,7 @@ class LayerGraph(GrowingNetwork):
         """Take on the nodes, edges and widths of the graph in a state dict.
 
         Raises GrowthError if its names and shapes are not those of a graph between the same root and end;
-        NotImplementedError if these are images, whose sizes a state dict does not tell.
+        NotImplementedError if these are images, whose sizes are not in a state dict.
         """
         if self.image is not None:
             raise NotImplementedError(

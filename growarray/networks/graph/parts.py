@@ -70,7 +70,7 @@ def new_layer(reading: Reading, channels: int, outputs: int, **options: Any) -> 
 
 
 def described(layer: Layer) -> dict[str, Any]:
-    """The attributes of an edge, from which :func:`new_layer` is told how to read, and whether to have a bias."""
+    """The attributes of an edge, from which :func:`new_layer` takes how to read, and whether to have a bias."""
     names = ("kernel_size", "stride", "padding", "dilation") if isinstance(layer, FullConv2dGrowingModule) else ()
     geometry = {name: getattr(layer, name) for name in names}
     return {"type": NODE_TYPES[layer.spatial], "use_bias": layer.use_bias, **geometry}

@@ -23,7 +23,7 @@ Outline = Mapping[str, Any]  # nodes: width by name; edges: pairs of names
 
 
 def places(outline: Outline) -> dict[str, tuple[float, float]]:
-    """Where nodes stand: x is the longest way from the start; nodes of one depth are spread over y.
+    """Positions of the nodes: x is the longest way from the start; nodes of one depth are spread over y.
 
     >>> places({"nodes": {"start": 4, "1": 2, "end": 3}, "edges": [["start", "1"], ["1", "end"], ["start", "end"]]})
     {'start': (0.0, 0.0), '1': (1.0, 0.6), 'end': (2.0, 0.0)}

@@ -21,7 +21,7 @@ def neurons_between(
 ) -> np.ndarray:
     """Weights (count, d, and one more column with ``bias``) of neurons that rise from -1 to 1 between two samples.
 
-    features : (n, d)    gradients : (n, o); pairs that are near but want different changes are preferred
+    features : (n, d)    gradients : (n, o); pairs that are near but have different gradients are preferred
 
     >>> weights = neurons_between(np.array([[0.0], [2.0]]), np.array([[0.0], [1.0]]), 1, np.random.default_rng(0))
     >>> np.sort((weights @ np.array([[0.0, 2.0], [1.0, 1.0]])).ravel()).tolist()

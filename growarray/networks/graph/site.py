@@ -1,4 +1,4 @@
-"""Sites: the moments of all nodes whose sums stand at the same positions, and what new neurons would show them."""
+"""Sites: the moments of all nodes whose sums have the same positions, and what they would read of new neurons."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Seen:
         self._views = None
 
     def views(self) -> list[tuple[StreamLike, Any]]:
-        """For each tap what it sees, and the outputs that see it, of the last batch."""
+        """For each tap what it reads, and the outputs that read it, of the last batch."""
         if self._views is None:
             activities, _, _ = self._batch()
             self._views = self._reading.views(self._front.stream(activities))
@@ -160,7 +160,7 @@ def _by_reading(parts: Columns) -> dict[Reading, dict[str, int]]:
 
 
 def ranges(sizes: Mapping[Any, int]) -> dict[Any, np.ndarray]:
-    """Where each of some parts stands, side by side.
+    """The columns of each of some parts, side by side.
 
     >>> ranges({"a": 2, "b": 1})
     {'a': array([0, 1]), 'b': array([2])}

@@ -59,7 +59,7 @@ def possible_edges(before: Mapping[str, frozenset[str]], edges: Iterable[Edge]) 
 
 
 def possible_paths(before: Mapping[str, frozenset[str]], edges: Iterable[Edge]) -> list[Edge]:
-    """Pairs of nodes between which a new node may stand: forward, and with no path over one node yet; sorted.
+    """Pairs of nodes between which a new node may be added: forward, and with no path over one node yet; sorted.
 
     >>> before = {"start": {"start"}, "1": {"1", "start"}, "end": {"end", "1", "start"}}
     >>> possible_paths(before, [("start", "1"), ("1", "end")])
@@ -75,7 +75,7 @@ def _forward(before: Mapping[str, frozenset[str]]) -> list[Edge]:
 
 
 def candidate_suffix(index: int) -> str:
-    """Letters that tell candidates of one name apart.
+    """Letters that distinguish candidates of one name.
 
     >>> [candidate_suffix(i) for i in (0, 25, 26, 701, 702)]
     ['a', 'z', 'aa', 'zz', 'aaa']

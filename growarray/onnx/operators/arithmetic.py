@@ -15,7 +15,7 @@ from growarray.nn.operation import Operation
 from growarray.onnx.build import Builder, broadcast
 from growarray.onnx.call import Calls
 from growarray.onnx.fold import constant_array, narrowed, positive_axes
-from growarray.onnx.graph import OpNode
+from growarray.onnx.graph import FIXED, OpNode
 from growarray.onnx.lower import Edge, Lowering, OnnxGraph
 from growarray.onnx.operators.row import ANY, Fold, Operator, Read, operation
 from growarray.onnx.value import Array, Constant, Dynamic, letter
@@ -51,16 +51,16 @@ def _read(kind: Any, *, trained: bool) -> Read:
 
     def read(builder: Builder, node: OpNode) -> None:
         _align(builder, node)
-        a, b = builder.known(node, 0), builder.known(node, 1)
+        a, b = builder.value(node, 0), builder.value(node, 1)
         _check_alike(a, b)
         if isinstance(a, Constant) and isinstance(b, Constant):
-            a = builder.emitted(a)
+            a = builder.as_node(a)
         if letter(a.kind) != "f":  # whole numbers stay what they are
             a, b = builder.dynamic(node, 0), builder.dynamic(node, 1)
         shape = broadcast(builder, a.shape, b.shape)
         if isinstance(a, Dynamic) and isinstance(b, Dynamic):
             whole = kind is arithmetic.Div and letter(a.kind) != "f"
-            builder.result(node, Operation("Div") if whole else kind(), [a, b], shape)
+            builder.bind_module(node, Operation("Div") if whole else kind(), [a, b], shape)
             return
         dynamic, fixed = (a, b) if isinstance(a, Dynamic) else (b, a)
         if not isinstance(dynamic, Dynamic) or not isinstance(fixed, Constant):
@@ -68,12 +68,13 @@ def _read(kind: Any, *, trained: bool) -> Read:
         value: Any
         weight = None
         if _single(fixed, dynamic):
-            value = builder.scalar(fixed, "operand")
+            value = builder.as_float(fixed, "operand")
         elif trained and fixed.trained:
             value, weight = builder.parameter(fixed, "operand"), fixed
         else:
             value = builder.floats(fixed, "operand")
-        builder.result(node, kind(value, reverse=fixed is a), [dynamic], shape, weight)
+            weight = fixed if fixed.label.rpartition(".")[2] == FIXED else None
+        builder.bind_module(node, kind(value, reverse=fixed is a), [dynamic], shape, weight)
 
     return read
 
@@ -82,23 +83,23 @@ def _read_several(kind: Any, *, mean: bool = False) -> Read:
     """Any number of operands, taken together two by two; constants stay fixed."""
 
     def read(builder: Builder, node: OpNode) -> None:
-        first, *others = sorted(range(len(node.inputs)), key=lambda i: isinstance(builder.known(node, i), Constant))
+        first, *others = sorted(range(len(node.inputs)), key=lambda i: isinstance(builder.value(node, i), Constant))
         y = builder.dynamic(node, first)
         hint = builder.hint(node)
         for i in others:
-            x = builder.known(node, i)
+            x = builder.value(node, i)
             _check_alike(y, x)
             x = x if letter(y.kind) == "f" else builder.dynamic(node, i)
             shape = broadcast(builder, y.shape, x.shape)
             if isinstance(x, Dynamic):
-                y = builder.step(kind(), [y, x], shape, hint)
+                y = builder.add(kind(), [y, x], shape, hint)
             else:
                 single = _single(x, y)
-                value = builder.scalar(x, "operand") if single else builder.floats(x, "operand")
-                y = builder.step(kind(value), [y], shape, hint)
+                value = builder.as_float(x, "operand") if single else builder.floats(x, "operand")
+                y = builder.add(kind(value), [y], shape, hint)
         if mean:
-            y = builder.step(arithmetic.Div(float(len(node.inputs))), [y], y.shape, f"{hint}.mean")
-        builder.give(node, y)
+            y = builder.add(arithmetic.Div(float(len(node.inputs))), [y], y.shape, f"{hint}.mean")
+        builder.bind(node, y)
 
     return read
 
@@ -164,7 +165,7 @@ def _fold(operation: Callable[[Any, Any], Any], neutral: Callable[[Any, Any], An
                 found[i] = int(operation(np.int64(m), np.int64(n)))
             else:
                 kept = neutral(m, n)
-                found[i] = builder.fresh() if kept is None else kept
+                found[i] = builder.new_name() if kept is None else kept
         return narrowed(found.reshape(left.shape))
 
     return fold
@@ -181,13 +182,13 @@ def _divided(a: Any, b: Any) -> Any:
 
 def _read_power(builder: Builder, node: OpNode) -> None:
     """An exponent that is a number makes a layer of its own."""
-    x, exponent = builder.dynamic(node, 0), builder.known(node, 1)
+    x, exponent = builder.dynamic(node, 0), builder.value(node, 1)
     if isinstance(exponent, Constant) and exponent.size == 1 and len(exponent.shape) <= 1 and letter(x.kind) == "f":
-        number = builder.scalar(exponent, "exponent")
-        builder.result(node, elementwise.Pow(number), [x], broadcast(builder, x.shape, exponent.shape))
+        number = builder.as_float(exponent, "exponent")
+        builder.bind_module(node, elementwise.Pow(number), [x], broadcast(builder, x.shape, exponent.shape))
         return
     power = builder.dynamic(node, 1)
-    builder.result(node, Operation("Pow"), [x, power], broadcast(builder, x.shape, power.shape))
+    builder.bind_module(node, Operation("Pow"), [x, power], broadcast(builder, x.shape, power.shape))
 
 
 def _write_power(graph: OnnxGraph, layer: elementwise.Pow, x: Edge) -> Edge:

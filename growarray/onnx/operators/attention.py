@@ -78,8 +78,8 @@ def _attention(call: Calls) -> None:
     past = call.sizes(past_k)[2] if past_k else 0
     if past_k:
         k, v = call("Concat", past_k, k, axis=2), call("Concat", past_v, v, axis=2)
-    call.give(k, 1)
-    call.give(v, 2)
+    call.bind(k, 1)
+    call.bind(v, 2)
     (_, of_q, queries, width), (_, of_k, keys, _) = call.sizes(q), call.sizes(k)
     if of_k < 1 or of_q % of_k:
         raise Malformed(f"has {of_q} heads of queries and {of_k} of keys; expected a multiple")
@@ -99,9 +99,9 @@ def _attention(call: Calls) -> None:
     chances = call("Softmax", scores, axis=-1)
     if dead is not None:
         chances = call("Where", dead, call.constant(0.0, q), chances)
-    call.give(chances if mode == 3 else shown, 3)
+    call.bind(chances if mode == 3 else shown, 3)
     y = call("MatMul", chances, v)
-    call.give(call("Reshape", call("Transpose", y, perm=[0, 2, 1, 3]), np.array([0, 0, -1])) if flat else y)
+    call.bind(call("Reshape", call("Transpose", y, perm=[0, 2, 1, 3]), np.array([0, 0, -1])) if flat else y)
 
 
 def _rotary(call: Calls) -> None:
@@ -131,7 +131,7 @@ def _rotary(call: Calls) -> None:
         rotated = [call("Reshape", call("Concat", *rotated, axis=4), np.array([0, 0, 0, count]))]
     rest = [part(count, width)] if count < width else []
     y = call("Concat", *rotated, *rest, axis=3)
-    call.give(call("Reshape", y, np.array([0, 0, -1])) if flat else y)
+    call.bind(call("Reshape", y, np.array([0, 0, -1])) if flat else y)
 
 
 def attended(graph: OnnxGraph, q: Edge, k: Edge, v: Edge, scale: float, causal: bool) -> Edge:

@@ -25,14 +25,14 @@ def _root_mean_square(call: Calls) -> None:
     call.node.get("stash_type", "int")
     axes = _axes_from(call, x, call.node.get("axis", "int", -1))
     size = call("Sqrt", call("Add", call("ReduceMean", call("Mul", x, x), axes), eps))
-    call.give(call("Mul", call("Div", x, size), call.input(1)))
+    call.bind(call("Mul", call("Div", x, size), call.input(1)))
 
 
 def _mean_variance(call: Calls) -> None:
     x, axes = call.input(0), np.array(call.node.get("axes", "ints", [0, 2, 3]))
     centred = call("Sub", x, call("ReduceMean", x, axes))
     deviation = call("Sqrt", call("ReduceMean", call("Mul", centred, centred), axes))
-    call.give(call("Div", centred, call("Add", deviation, 1e-9)))
+    call.bind(call("Div", centred, call("Add", deviation, 1e-9)))
 
 
 def _norm(call: Calls) -> None:
@@ -41,7 +41,7 @@ def _norm(call: Calls) -> None:
     if p not in (1, 2):
         raise Malformed(f"p is {p}; expected 1 or 2")
     size = call(f"ReduceL{p}", x, np.array([axis]))
-    call.give(call("Div", x, call("Where", call("Equal", size, 0.0), call.constant(1.0, x), size)))
+    call.bind(call("Div", x, call("Where", call("Equal", size, 0.0), call.constant(1.0, x), size)))
 
 
 def _local_response(call: Calls) -> None:
@@ -56,29 +56,29 @@ def _local_response(call: Calls) -> None:
     pads = ((size - 1) // 2, *zeros, size // 2, *zeros)
     mean = call("AveragePool", channels, kernel_shape=[size, *flat], pads=list(pads), count_include_pad=1)
     base = call("Add", call("Mul", call("Squeeze", mean, np.array([1])), alpha), bias)
-    call.give(call("Div", x, call("Pow", base, np.float32(beta))))
+    call.bind(call("Div", x, call("Pow", base, np.float32(beta))))
 
 
 def _swish(call: Calls) -> None:
     x, alpha = call.input(0), call.node.get("alpha", "float", 1.0)
-    call.give(call("Mul", x, call("Sigmoid", x if alpha == 1.0 else call("Mul", x, alpha))))
+    call.bind(call("Mul", x, call("Sigmoid", x if alpha == 1.0 else call("Mul", x, alpha))))
 
 
 def _gated(call: Calls) -> None:
     """The first input, swished, times the second."""
     gate = call("Swish", call.input(0), alpha=call.node.get("alpha", "float", 1.0))
-    call.give(call("Mul", gate, call.input(1)))
+    call.bind(call("Mul", gate, call.input(1)))
 
 
 def _shrink(call: Calls) -> None:
     x, bias, lambd = call.input(0), call.node.get("bias", "float", 0.0), call.node.get("lambd", "float", 0.5)
     above = call("Where", call("Greater", x, lambd), call("Sub", x, bias), call.constant(0.0, x))
-    call.give(call("Where", call("Less", x, -lambd), call("Add", x, bias), above))
+    call.bind(call("Where", call("Less", x, -lambd), call("Add", x, bias), above))
 
 
 def _thresholded(call: Calls) -> None:
     x, alpha = call.input(0), call.node.get("alpha", "float", 1.0)
-    call.give(call("Where", call("Greater", x, alpha), x, call.constant(0.0, x)))
+    call.bind(call("Where", call("Greater", x, alpha), x, call.constant(0.0, x)))
 
 
 def _power_pool(call: Calls) -> None:
@@ -94,7 +94,7 @@ def _power_pool(call: Calls) -> None:
         raise Malformed("ceil_mode is 1, which is not supported")
     mean = call("AveragePool", call("Pow", call("Abs", x), np.float32(p)), count_include_pad=1, **options)
     total = call("Mul", mean, float(math.prod(options["kernel_shape"])))
-    call.give(call("Pow", total, np.float32(1.0 / p)))
+    call.bind(call("Pow", total, np.float32(1.0 / p)))
 
 
 def _negative_log(call: Calls, x: str, target: str, weight: str) -> None:
@@ -115,17 +115,17 @@ def _negative_log(call: Calls, x: str, target: str, weight: str) -> None:
         loss = call("Where", kept, loss, call.constant(0.0, x))
     loss = loss if share is None else call("Mul", loss, share)
     if reduction == "none":
-        call.give(loss)
+        call.bind(loss)
     elif reduction == "mean" and share is not None:
         total = call("ReduceSum", loss, keepdims=0)
-        call.give(call("Div", total, call("ReduceSum", share, keepdims=0)))
+        call.bind(call("Div", total, call("ReduceSum", share, keepdims=0)))
     else:
-        call.give(call("ReduceMean" if reduction == "mean" else "ReduceSum", loss, keepdims=0))
+        call.bind(call("ReduceMean" if reduction == "mean" else "ReduceSum", loss, keepdims=0))
 
 
 def _cross_entropy(call: Calls) -> None:
     logs = call("LogSoftmax", call.input(0), axis=1)
-    call.give(logs, 1)
+    call.bind(logs, 1)
     _negative_log(call, logs, call.input(1), call.input(2))
 
 

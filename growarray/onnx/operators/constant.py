@@ -17,14 +17,14 @@ from growarray.onnx.value import Array, Constant, known_axes
 
 def _read_sizes(builder: Builder, node: OpNode) -> None:
     """``Shape`` and ``Size`` of a value, as far as they are known."""
-    shape = known_axes(builder.known(node, 0))
+    shape = known_axes(builder.value(node, 0))
     if node.op == "Shape":
         dims = list(shape[node.get("start", "int", 0) : node.get("end", "int", len(shape))])
     else:
-        dims = [math.prod(int(n) for n in shape) if all(isinstance(n, int) for n in shape) else builder.fresh()]
+        dims = [math.prod(int(n) for n in shape) if all(isinstance(n, int) for n in shape) else builder.new_name()]
     known = all(isinstance(n, int) for n in dims)
     found = np.asarray(dims, dtype=np.int64 if known else object)
-    builder.give(node, Constant(node.outputs[0], found if node.op == "Shape" else found.reshape(())))
+    builder.bind(node, Constant(node.outputs[0], found if node.op == "Shape" else found.reshape(())))
 
 
 def _fold_constant(builder: Builder, node: OpNode) -> Array | None:
@@ -47,7 +47,7 @@ def _fold_constant(builder: Builder, node: OpNode) -> Array | None:
 
 def _fold_filled(builder: Builder, node: OpNode) -> Array | None:
     """``ConstantOfShape``."""
-    dims, value = builder.dims(node, 0, "shape"), _filling(node)
+    dims, value = builder.sizes(node, 0, "shape"), _filling(node)
     if not all(isinstance(n, int) for n in dims):
         return None
     shape = tuple(int(n) for n in dims)
@@ -66,7 +66,7 @@ def _filling(node: OpNode) -> Array:
 
 def _read_filled(call: Calls) -> None:
     """One number, expanded to sizes that the input tells."""
-    call.give(call("Expand", call.constant(_filling(call.node)), call.input(0)))
+    call.bind(call("Expand", call.constant(_filling(call.node)), call.input(0)))
 
 
 def _read_range(call: Calls) -> None:
@@ -76,7 +76,7 @@ def _read_range(call: Calls) -> None:
     if limit is None or limit.dtype != object or not counts:
         raise Malformed("is supported for constants only, and from 0 in steps of 1 to the size of an axis")
     ones = call("Expand", np.ones(1, np.int64), call.constant(limit.reshape(1)))
-    call.give(call("CumSum", ones, np.array(0), exclusive=1))
+    call.bind(call("CumSum", ones, np.array(0), exclusive=1))
 
 
 def check_shape(shape: tuple[int, ...]) -> None:

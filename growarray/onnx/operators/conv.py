@@ -57,16 +57,20 @@ def _read_conv(builder: Builder, node: OpNode) -> None:
     x = builder.dynamic(node, 0)
     weight, windows, group = _read_weight(builder, node, x)
     pads = windows.pads()
-    shape = (x.shape[0] if x.shape is not None else builder.fresh(), weight.shape[0], *windows.outputs(builder, pads))
+    shape = (
+        x.shape[0] if x.shape is not None else builder.new_name(),
+        weight.shape[0],
+        *windows.outputs(builder, pads),
+    )
     if windows.open:
         before = SamePad(windows.reach, windows.stride, lower=windows.lower)
-        x = builder.step(before, [x], None, f"{builder.hint(node, weight)}.padded")
+        x = builder.add(before, [x], None, f"{builder.hint(node, weight)}.padded")
         pads = [(0, 0)] * len(pads)
     layer = _KINDS.get(len(windows.kernel), nn.ConvNd).of(
         builder.parameter(weight, "weight").data,
         stride=windows.stride, padding=tuple(pads), dilation=windows.dilation, groups=group,
     )  # fmt: skip
-    builder.result(node, _filled(builder, node, layer, weight, weight.shape[0]), [x], shape, weight)
+    builder.bind_module(node, _filled(builder, node, layer, weight, weight.shape[0]), [x], shape, weight)
 
 
 def window_options(axes: Mapping[int, ConvAxis], kernel: tuple[int, ...], groups: int) -> dict[str, Any]:
@@ -111,7 +115,7 @@ def _read_conv_transpose(builder: Builder, node: OpNode) -> None:
     pads = _cut_off(node, windows, extra, wanted)
     geometry = zip(windows.sizes, windows.stride, windows.reach, extra, pads, strict=True)
     spatial = [
-        (size - 1) * stride + reach + e - sum(pad) if isinstance(size, int) else builder.fresh()
+        (size - 1) * stride + reach + e - sum(pad) if isinstance(size, int) else builder.new_name()
         for size, stride, reach, e, pad in geometry
     ]
     if any(isinstance(n, int) and n < 1 for n in spatial):
@@ -123,14 +127,14 @@ def _read_conv_transpose(builder: Builder, node: OpNode) -> None:
         stride=windows.stride, padding=padding, output_padding=extra, groups=group, dilation=windows.dilation,
     )  # fmt: skip
     _filled(builder, node, layer, weight, channels)
-    lead: tuple[Dim, ...] = (x.shape[0] if x.shape is not None else builder.fresh(), channels)
+    lead: tuple[Dim, ...] = (x.shape[0] if x.shape is not None else builder.new_name(), channels)
     if even:
-        builder.result(node, layer, [x], (*lead, *spatial), weight)
+        builder.bind_module(node, layer, [x], (*lead, *spatial), weight)
         return
     hint = builder.hint(node, weight)
-    whole = builder.step(layer, [x], (*lead, *(builder.fresh() for _ in spatial)), hint)
+    whole = builder.add(layer, [x], (*lead, *(builder.new_name() for _ in spatial)), hint)
     cut = Pad([(-before, -after) for before, after in pads])
-    builder.give(node, builder.step(cut, [whole], (*lead, *spatial), f"{hint}.cut"))
+    builder.bind(node, builder.add(cut, [whole], (*lead, *spatial), f"{hint}.cut"))
 
 
 def _wanted(node: OpNode, count: int) -> tuple[int, ...] | None:
@@ -168,11 +172,11 @@ def _fit_later(
         builder.parameter(weight, "weight").data,
         stride=windows.stride, output_padding=extra, groups=group, dilation=windows.dilation,
     )  # fmt: skip
-    lead: tuple[Dim, ...] = (x.shape[0] if x.shape is not None else builder.fresh(), channels)
+    lead: tuple[Dim, ...] = (x.shape[0] if x.shape is not None else builder.new_name(), channels)
     hint, layer = builder.hint(node, weight), _filled(builder, node, layer, weight, channels)
-    whole = builder.step(layer, [x], (*lead, *(builder.fresh() for _ in wanted)), hint)
+    whole = builder.add(layer, [x], (*lead, *(builder.new_name() for _ in wanted)), hint)
     cut = CutTo(wanted, lower=windows.auto != "SAME_UPPER")
-    builder.give(node, builder.step(cut, [whole], (*lead, *wanted), f"{hint}.cut"))
+    builder.bind(node, builder.add(cut, [whole], (*lead, *wanted), f"{hint}.cut"))
 
 
 def _write_conv_transpose(graph: OnnxGraph, layer: Any, x: Edge) -> Edge:

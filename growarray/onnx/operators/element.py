@@ -25,6 +25,7 @@ from growarray.onnx.tensor import TYPE_NAMES
 from growarray.onnx.value import Array, letter
 
 _SELU = (1.67326319217681884765625, 1.05070102214813232421875)  # what the operator's definition says
+_FLOATS = {"float16": 10, "bfloat16": 16, "float32": 1}
 _HELD = (
     "float16", "float32", "float64", "bool",
     "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
@@ -38,7 +39,7 @@ def same(graph: OnnxGraph, layer: Module, x: Edge) -> Edge:
 
 def _read_gelu(builder: Builder, node: OpNode) -> None:
     x = builder.dynamic(node, 0)
-    builder.result(node, nn.GELU(node.get("approximate", "string", "none")), [x], x.shape)
+    builder.bind_module(node, nn.GELU(node.get("approximate", "string", "none")), [x], x.shape)
 
 
 def _write_gelu(graph: OnnxGraph, layer: nn.GELU, x: Edge) -> Edge:
@@ -70,21 +71,21 @@ def _read_selu(builder: Builder, node: OpNode) -> None:
     x = builder.dynamic(node, 0)
     alpha, gamma = node.get("alpha", "float", _SELU[0]), node.get("gamma", "float", _SELU[1])
     if abs(alpha - _SELU[0]) < 1e-6 and abs(gamma - _SELU[1]) < 1e-6:
-        builder.result(node, nn.SELU(), [x], x.shape)
+        builder.bind_module(node, nn.SELU(), [x], x.shape)
         return
-    inner = builder.step(nn.ELU(alpha), [x], x.shape, builder.hint(node))
-    builder.give(node, builder.step(Mul(gamma), [inner], x.shape, f"{builder.hint(node)}.gamma"))
+    inner = builder.add(nn.ELU(alpha), [x], x.shape, builder.hint(node))
+    builder.bind(node, builder.add(Mul(gamma), [inner], x.shape, f"{builder.hint(node)}.gamma"))
 
 
 def _read_celu(builder: Builder, node: OpNode) -> None:
     """``alpha elu(x / alpha)``."""
     x, alpha = builder.dynamic(node, 0), node.get("alpha", "float", 1.0)
-    if alpha == 0.0:
-        raise Malformed("alpha is 0; expected another number")
+    if not alpha > 0.0:
+        raise Malformed(f"alpha is {alpha}; expected a number above 0")
     hint = builder.hint(node)
-    scaled = builder.step(Div(alpha), [x], x.shape, f"{hint}.scaled")
-    inner = builder.step(nn.ELU(), [scaled], x.shape, hint)
-    builder.give(node, builder.step(Mul(alpha), [inner], x.shape, f"{hint}.alpha"))
+    scaled = builder.add(Div(alpha), [x], x.shape, f"{hint}.scaled")
+    inner = builder.add(nn.ELU(), [scaled], x.shape, hint)
+    builder.bind(node, builder.add(Mul(alpha), [inner], x.shape, f"{hint}.alpha"))
 
 
 def _read_prelu(builder: Builder, node: OpNode) -> None:
@@ -99,7 +100,7 @@ def _read_prelu(builder: Builder, node: OpNode) -> None:
         axis += len(x.shape)
     layer = more.PReLU(slope.size, axis=axis)
     layer.weight = builder.parameter(slope, "slope", "flat", lambda array: array.reshape(-1))
-    builder.result(node, layer, [x], x.shape if by_channel else broadcast(builder, x.shape, slope.shape), slope)
+    builder.bind_module(node, layer, [x], x.shape if by_channel else broadcast(builder, x.shape, slope.shape), slope)
 
 
 def _write_prelu(graph: OnnxGraph, layer: more.PReLU, x: Edge) -> Edge:
@@ -120,12 +121,12 @@ def _read_clip(builder: Builder, node: OpNode) -> None:
             found, dtype = node.get(name, "float"), np.float32
         else:
             value = builder.optional(node, index, name)
-            found = None if value is None else float(builder.single(value, name).reshape(-1)[0])
+            found = None if value is None else float(builder.one_number(value, name).reshape(-1)[0])
             dtype = np.float32 if value is None else builder.float_type(value.array.dtype)
         return None if found is None or sign * found >= float(np.finfo(dtype).max) else found
 
     low, high = end(1, "min", -1.0), end(2, "max", 1.0)
-    builder.result(node, nn.ReLU6() if (low, high) == (0.0, 6.0) else more.Clip(low, high), [x], x.shape)
+    builder.bind_module(node, nn.ReLU6() if (low, high) == (0.0, 6.0) else more.Clip(low, high), [x], x.shape)
 
 
 def _write_clip(graph: OnnxGraph, layer: Any, x: Edge) -> Edge:
@@ -146,7 +147,7 @@ def _read_cast(builder: Builder, node: OpNode) -> None:
 
 def _read_cast_like(builder: Builder, node: OpNode) -> None:
     """To the type of the second input, whatever its values."""
-    _cast(builder, node, builder.known(node, 1).kind)
+    _cast(builder, node, builder.value(node, 1).kind)
 
 
 def _cast(builder: Builder, node: OpNode, to: str) -> None:
@@ -157,19 +158,20 @@ def _cast(builder: Builder, node: OpNode, to: str) -> None:
     half = to if to in ("float16", "bfloat16") else None
     name = np.dtype(builder.float_type(np.dtype("float32" if half else to))).name if letter(to) == "f" else to
     if to == x.kind:
-        builder.give(node, x)
+        builder.bind(node, x)
     else:
-        builder.result(node, more.Cast(name, half), [x], x.shape, kind=to)
+        builder.bind_module(node, more.Cast(name, half), [x], x.shape, kind=to)
 
 
 def _write_cast(graph: OnnxGraph, layer: more.Cast, x: Edge) -> Edge:
     kind = None if layer.dtype.startswith("float") else layer.dtype
     if kind is not None or x.kind is not None:
         return replace(graph.node("Cast", x, to=DATA_TYPES[kind or graph.dtype.name]), kind=kind)
-    if layer.through in (None, graph.dtype.name):
-        return x  # every float in the file has one dtype
-    half = graph.node("Cast", x, to={"float16": 10, "bfloat16": 16}[layer.through])
-    return graph.node("Cast", half, to=DATA_TYPES[graph.dtype.name])
+    through = layer.through or layer.dtype
+    if through == graph.dtype.name or (layer.through is None and (through, graph.dtype.name) != ("float32", "float64")):
+        return x  # every float in the file has one dtype, which loses nothing
+    narrow = graph.node("Cast", x, to=_FLOATS[through])
+    return graph.node("Cast", narrow, to=DATA_TYPES[graph.dtype.name])
 
 
 def _fold_cast(builder: Builder, node: OpNode) -> Array | None:
@@ -190,20 +192,20 @@ def _read_dropout(builder: Builder, node: OpNode) -> None:
     x = builder.dynamic(node, 0)
     node.get("seed", "int"), node.get("is_test", "int")
     if builder.opset >= 12:
-        ratio = builder.number(node, 1, "ratio")
-        if builder.number(node, 2, "training_mode"):
+        ratio = builder.optional_number(node, 1, "ratio")
+        if builder.optional_number(node, 2, "training_mode"):
             raise Malformed("training_mode is true; export the model in evaluation mode")
     else:
         ratio = node.get("ratio", "float", 0.5)
-    builder.result(node, nn.Dropout(0.5 if ratio is None else ratio), [x], x.shape)
+    builder.bind_module(node, nn.Dropout(0.5 if ratio is None else ratio), [x], x.shape)
     if any(name in builder.used for name in node.outputs[1:]):
         call = Calls(builder, node)
-        call.give(call("Not", call("Less", call.input(0), call.input(0))), 1)  # nothing is dropped
+        call.bind(call("Not", call("Less", call.input(0), call.input(0))), 1)  # nothing is dropped
 
 
 def _read_function(builder: Builder, node: OpNode) -> None:
     x = builder.dynamic(node, 0)
-    builder.result(node, nn.Function(node.op), [x], x.shape)
+    builder.bind_module(node, nn.Function(node.op), [x], x.shape)
 
 
 def _write_function(graph: OnnxGraph, layer: nn.Function, x: Edge) -> Edge:
@@ -212,7 +214,7 @@ def _write_function(graph: OnnxGraph, layer: nn.Function, x: Edge) -> Edge:
 
 def _read_identity(builder: Builder, node: OpNode) -> None:
     """Another name for the same value."""
-    builder.give(node, builder.known(node, 0))
+    builder.bind(node, builder.value(node, 0))
 
 
 ROWS = (

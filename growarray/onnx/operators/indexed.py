@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def _parts(builder: Builder, shapes: Sequence[Any], options: Mapping[str, Any]) 
 
 
 def _counted(builder: Builder, shapes: Sequence[Any], options: Mapping[str, Any]) -> Shape:
-    return (len(shapes[0]), builder.fresh())
+    return (len(shapes[0]), builder.new_name())
 
 
 def _extreme(name: str) -> Operator:
@@ -76,30 +77,30 @@ def _along(name: str) -> Operator:
     since = 26 if name == "CumProd" else 1
 
     def read(builder: Builder, node: OpNode) -> None:
-        x, (axis,) = builder.dynamic(node, 0), builder.whole(node, 1, "axis")
+        x, (axis,) = builder.dynamic(node, 0), builder.whole_numbers(node, 1, "axis")
         if x.shape is not None:
             _axis(axis, x.shape)
         options = {key: int(node.flag(key)) for key in ("exclusive", "reverse")}
-        builder.result(node, Operation(name, axis=axis, **options), [x], x.shape)
+        builder.bind_module(node, Operation(name, axis=axis, **options), [x], x.shape)
 
     return Operator(name, read, inputs=(2, 2), kinds="fiu", since=since)
 
 
 def _read_trilu(builder: Builder, node: OpNode) -> None:
     x, upper = builder.dynamic(node, 0), node.flag("upper", True)
-    k = builder.whole(node, 1, "k")[0] if builder.has(node, 1) else 0
+    k = builder.whole_numbers(node, 1, "k")[0] if builder.has(node, 1) else 0
     if x.shape is not None and len(x.shape) < 2:
         raise Malformed(f"input has shape {x.shape}; expected at least two axes")
     if abs(k) > 2**31:
         raise Malformed(f"k is {k}; expected a number of diagonals")
-    builder.result(node, Operation("Trilu", k=k, upper=int(upper)), [x], x.shape)
+    builder.bind_module(node, Operation("Trilu", k=k, upper=int(upper)), [x], x.shape)
 
 
 def _read_top_k(builder: Builder, node: OpNode) -> None:
     """Positions, and the entries there."""
     x, axis, largest = builder.dynamic(node, 0), node.get("axis", "int", -1), node.flag("largest", True)
     node.flag("sorted", True)
-    k = node.get("k", "int") if builder.opset < 10 else builder.whole(node, 1, "k")[0]
+    k = node.get("k", "int") if builder.opset < 10 else builder.whole_numbers(node, 1, "k")[0]
     x_shape = known_axes(x)
     axis = _axis(axis, x_shape)
     size = x_shape[axis]
@@ -107,15 +108,15 @@ def _read_top_k(builder: Builder, node: OpNode) -> None:
         raise Malformed(f"k is {k} for an axis of size {size}")
     shape, hint = tuple(k if i == axis else n for i, n in enumerate(x_shape)), builder.hint(node)
     module = Operation("TopK", k=k, axis=axis, largest=int(largest))
-    places = builder.step(module, [x], shape, f"{hint}.places", "int64")
-    builder.give(node, builder.step(Operation("GatherElements", axis=axis), [x, places], shape, hint))
+    places = builder.add(module, [x], shape, f"{hint}.places", "int64")
+    builder.bind(node, builder.add(Operation("GatherElements", axis=axis), [x, places], shape, hint))
     if len(node.outputs) > 1 and node.outputs[1]:
-        builder.give(node, places, 1)
+        builder.bind(node, places, 1)
 
 
 def _one_hot(call: Calls) -> None:
     """A comparison with every position; off and on values are chosen by it."""
-    indices, depth = call.input(0), int(call.builder.number(call.node, 1, "depth") or 0)
+    indices, depth = call.input(0), int(call.builder.optional_number(call.node, 1, "depth") or 0)
     axis, kind = call.node.get("axis", "int", -1), call.value(indices).kind
     count = len(call.shape(indices)) + 1
     axis = _axis(axis, (1,) * count)
@@ -127,7 +128,7 @@ def _one_hot(call: Calls) -> None:
     negative = call("Less", found, 0)
     found = call("Where", negative, call("Add", found, depth), found)
     off, on = (call("Gather", call.input(2), np.array(i)) for i in (0, 1))
-    call.give(call("Where", call("Equal", found, places), on, off))
+    call.bind(call("Where", call("Equal", found, places), on, off))
 
 
 def _hardmax(call: Calls) -> None:
@@ -140,14 +141,14 @@ def _hardmax(call: Calls) -> None:
     call.builder.account(8 * shape[axis])
     places = np.arange(shape[axis]).reshape((-1, *(1,) * (len(shape) - 1 - axis)))
     chosen = call("Equal", call("ArgMax", x, axis=axis), places)
-    call.give(call("CastLike", chosen, x))
+    call.bind(call("CastLike", chosen, x))
 
 
 def _compress(call: Calls) -> None:
     x, axis = call.input(0), call.node.get("axis", "int")
     if axis is None:
         x, axis = call("Reshape", x, np.array([-1])), 0
-    call.give(call("Gather", x, call("Squeeze", call("NonZero", call.input(1)), np.array([0])), axis=axis))
+    call.bind(call("Gather", x, call("Squeeze", call("NonZero", call.input(1)), np.array([0])), axis=axis))
 
 
 _INPUTS = {"CumProd": "axis", "CumSum": "axis", "TopK": "k", "Trilu": "k"}  # options that are inputs there
@@ -159,7 +160,8 @@ def _write(graph: OnnxGraph, layer: Operation, *inputs: Edge) -> Edge:
         raise graph.refuse(f"{layer.name} is not written")
     options, name = dict(layer.options), _INPUTS.get(layer.name, "")
     more = [graph.integers([options.pop(name)] if layer.name == "TopK" else options.pop(name))] if name else []
-    made, batch = graph.run(layer, *inputs), graph.batch_after(layer, *inputs)
+    tried = [replace(x, kind="bool") for x in inputs] if layer.name == "NonZero" else inputs  # which finds all
+    made, batch = graph.run(layer, *tried), graph.batch_after(layer, *tried)
     shape, kind = tuple(made.shape), dtype_name(made.dtype)
     y = graph.node(layer.name, *inputs, *more, shape=shape, **options)
     if layer.name == "TopK":  # positions are its second output

@@ -23,16 +23,16 @@ _FIXED = "export the model with fixed sizes"
 
 def _read_expand(builder: Builder, node: OpNode) -> None:
     """An axis that has its size from the input at the same place stays as it is."""
-    x, asked = builder.dynamic(node, 0), builder.dims(node, 1, "shape")
+    x, asked = builder.dynamic(node, 0), builder.sizes(node, 1, "shape")
     own = x.shape or ()
     aligned = (*(1,) * (len(asked) - len(own)), *own[max(len(own) - len(asked), 0) :])
     if any(isinstance(n, str) and n != have for n, have in zip(asked, aligned, strict=True)):
-        sources, dynamic = builder.sized(asked)
-        builder.result(node, DynamicShape(Expand, dynamic), [x, *sources], broadcast(builder, x.shape, asked))
+        sources, dynamic = builder.sizes_at_run_time(asked)
+        builder.bind_module(node, DynamicShape(Expand, dynamic), [x, *sources], broadcast(builder, x.shape, asked))
         return
     sizes = tuple(1 if isinstance(n, str) else n for n in asked)
     check_shape(sizes)
-    builder.result(node, Expand(sizes), [x], broadcast(builder, x.shape, asked))
+    builder.bind_module(node, Expand(sizes), [x], broadcast(builder, x.shape, asked))
 
 
 def _write_expand(graph: OnnxGraph, layer: Expand, x: Edge) -> Edge:
@@ -45,7 +45,7 @@ def _write_expand(graph: OnnxGraph, layer: Expand, x: Edge) -> Edge:
 
 
 def _fold_expand(builder: Builder, node: OpNode) -> Array | None:
-    value, shape = constant_array(builder, node, 0), builder.dims(node, 1, "shape")
+    value, shape = constant_array(builder, node, 0), builder.sizes(node, 1, "shape")
     if not all(isinstance(n, int) for n in shape):
         return None
     sizes = tuple(int(n) for n in shape)
@@ -62,24 +62,24 @@ def _reshaped(builder: Builder, x: Dynamic, shape: tuple[Dim, ...], hint: str) -
     sizes = [0 if i == 0 and copied else -1 if isinstance(n, str) else n for i, n in enumerate(shape)]
     if sizes.count(-1) > 1:
         raise Malformed(f"has an input of shape {x.shape}; {_FIXED}")
-    return builder.step(Reshape(sizes, allow_zero=empty), [x], shape, hint)
+    return builder.add(Reshape(sizes, allow_zero=empty), [x], shape, hint)
 
 
 def _read_tile(builder: Builder, node: OpNode) -> None:
     """Every axis that is repeated gets one of size 1 in front, which is expanded."""
-    x, repeats = builder.dynamic(node, 0), builder.whole(node, 1, "repeats")
+    x, repeats = builder.dynamic(node, 0), builder.whole_numbers(node, 1, "repeats")
     if x.shape is None or len(repeats) != len(x.shape) or any(n < 1 for n in repeats):
         raise Malformed(f"repeats are {repeats} for an input of shape {x.shape}; expected one of at least 1 an axis")
     if max(repeats, default=1) == 1:
-        builder.give(node, x)
+        builder.bind(node, x)
         return
     hint, pairs = builder.hint(node), list(zip(x.shape, repeats, strict=True))
     apart = tuple(n for size, r in pairs for n in ((1, size) if r > 1 else (size,)))
     counts = tuple(n for r in repeats for n in ((r, 1) if r > 1 else (1,)))
     wide = tuple(size if r == 1 else r for size, r in zip(apart, counts, strict=True))
-    y = builder.step(Expand(counts), [_reshaped(builder, x, apart, f"{hint}.apart")], wide, hint)
+    y = builder.add(Expand(counts), [_reshaped(builder, x, apart, f"{hint}.apart")], wide, hint)
     joined = tuple(size if r == 1 else product(builder, (size, r)) for size, r in pairs)
-    builder.give(node, _reshaped(builder, y, joined, f"{hint}.joined"))
+    builder.bind(node, _reshaped(builder, y, joined, f"{hint}.joined"))
 
 
 def _sizes(builder: Builder, node: OpNode) -> tuple[Dynamic, int, int, int, int]:
@@ -99,8 +99,8 @@ def _moved(
         raise Malformed(f"blocksize does not divide an input of shape {x.shape}")
     hint, apart = builder.hint(node), (*(x.shape or ())[:1], *inner)
     y = _reshaped(builder, x, apart, f"{hint}.apart")
-    y = builder.step(Transpose(order), [y], tuple(apart[i] for i in order), hint)
-    builder.give(node, _reshaped(builder, y, (apart[0], *shape), f"{hint}.joined"))
+    y = builder.add(Transpose(order), [y], tuple(apart[i] for i in order), hint)
+    builder.bind(node, _reshaped(builder, y, (apart[0], *shape), f"{hint}.joined"))
 
 
 def _mode(node: OpNode) -> str:

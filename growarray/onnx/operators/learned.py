@@ -19,19 +19,19 @@ def _scaler(call: Calls) -> None:
     for op, name, neutral in (("Sub", "offset", 0.0), ("Mul", "scale", 1.0)):
         values = np.array(call.node.get(name, "floats", [neutral]), np.float32)
         x = call(op, x, values if values.size > 1 else float(values[0]))
-    call.give(x)
+    call.bind(x)
 
 
 def _extractor(call: Calls) -> None:
     """Entries of the last axis."""
     x, places = call.input(0), call("Reshape", call.input(1), np.array([-1]))
     found = call("Gather", x, places, axis=-1)
-    call.give(call("Unsqueeze", found, np.array([0])) if len(call.shape(x)) == 1 else found)
+    call.bind(call("Unsqueeze", found, np.array([0])) if len(call.shape(x)) == 1 else found)
 
 
 def _binarizer(call: Calls) -> None:
     x = call.input(0)
-    call.give(call("CastLike", call("Greater", x, call.node.get("threshold", "float", 0.0)), x))
+    call.bind(call("CastLike", call("Greater", x, call.node.get("threshold", "float", 0.0)), x))
 
 
 def _encoder(call: Calls) -> None:
@@ -51,14 +51,14 @@ def _encoder(call: Calls) -> None:
     same = call("Equal", call("Unsqueeze", x, np.array([len(call.shape(x))])), keys)
     places = call("ArgMax", call("Cast", same, to=6), axis=-1, keepdims=0)
     known = call("Cast", call("ReduceMax", call("Cast", same, to=1), np.array([-1]), keepdims=0), to=9)
-    call.give(call("Where", known, call("Gather", call.constant(values), places), call.constant(default)))
+    call.bind(call("Where", known, call("Gather", call.constant(values), places), call.constant(default)))
 
 
 def _zip_map(call: Calls) -> None:
     """Left off: the array of probabilities, and not a dictionary for each sample."""
     for kind in ("ints", "strings"):
         call.node.get(f"classlabels_{'int64s' if kind == 'ints' else kind}", kind)
-    call.give(call.input(0))
+    call.bind(call.input(0))
 
 
 ROWS = (

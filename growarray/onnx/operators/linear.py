@@ -36,11 +36,11 @@ def _affine(builder: Builder, node: OpNode, x: Dynamic, weight: Constant, transp
     if held == transposed:
         layer = nn.Linear.of(parameter.data)
         layer.weight = parameter
-        found = builder.step(layer, [x], shape, hint)
+        found = builder.add(layer, [x], shape, hint)
     else:
-        value = builder.step(Value(parameter), (), (out, width), f"{hint}.transposed")
-        found = builder.step(MatMul(), [x, value], shape, hint)
-    return found if factor == alpha else builder.step(Mul(alpha / factor), [found], shape, f"{hint}.alpha")
+        value = builder.add(Value(parameter), (), (out, width), f"{hint}.transposed")
+        found = builder.add(MatMul(), [x, value], shape, hint)
+    return found if factor == alpha else builder.add(Mul(alpha / factor), [found], shape, f"{hint}.alpha")
 
 
 def _read_gemm(builder: Builder, node: OpNode) -> None:
@@ -48,35 +48,35 @@ def _read_gemm(builder: Builder, node: OpNode) -> None:
     alpha, beta = node.get("alpha", "float", 1.0), node.get("beta", "float", 1.0)
     node.get("broadcast", "int")  # before opset 7, without which C has all axes already
     flip_a, flip_b = node.flag("transA"), node.flag("transB")
-    x, weight = builder.dynamic(node, 0), builder.known(node, 1)
+    x, weight = builder.dynamic(node, 0), builder.value(node, 1)
     if x.shape is not None and len(x.shape) != 2:
         raise Malformed(f"input has shape {x.shape}; expected two axes")
     if flip_a:
-        x = builder.step(Transpose((1, 0)), [x], None if x.shape is None else x.shape[::-1], "transpose")
+        x = builder.add(Transpose((1, 0)), [x], None if x.shape is None else x.shape[::-1], "transpose")
     if isinstance(weight, Constant):
         if len(weight.shape) != 2:
             raise Malformed(f"weight has shape {weight.shape}; expected two axes")
         y = _affine(builder, node, x, weight, flip_b, alpha)
     else:
         if flip_b:
-            weight = builder.step(Transpose((1, 0)), [weight], weight.shape and weight.shape[::-1], "transpose")
+            weight = builder.add(Transpose((1, 0)), [weight], weight.shape and weight.shape[::-1], "transpose")
         y = _product(builder, node, x, weight)
-        y = y if alpha == 1.0 else builder.step(Mul(alpha), [y], y.shape, "alpha")
+        y = y if alpha == 1.0 else builder.add(Mul(alpha), [y], y.shape, "alpha")
     if not builder.has(node, 2):
-        builder.give(node, y)
+        builder.bind(node, y)
         return
-    bias = builder.known(node, 2)
+    bias = builder.value(node, 2)
     layer = builder.nodes[-1].module
     flat = isinstance(bias, Constant) and math.prod(bias.shape[:-1]) == 1
     if isinstance(bias, Constant) and isinstance(layer, nn.Linear) and flat and bias.size in (1, layer.out_features):
         out = layer.out_features
         layer.bias = builder.parameter(bias, "bias", (out, beta), lambda b: _spread(b, out, beta), out)
-        builder.give(node, y)
+        builder.bind(node, y)
         return
     term = builder.dynamic(node, 2)
     if beta != 1.0:
-        term = builder.step(Mul(beta), [term], term.shape, "beta")
-    builder.result(node, Add(), [y, term], broadcast(builder, y.shape, term.shape))
+        term = builder.add(Mul(beta), [term], term.shape, "beta")
+    builder.bind_module(node, Add(), [y, term], broadcast(builder, y.shape, term.shape))
 
 
 def _spread(bias: Any, out: int, beta: float) -> Any:
@@ -104,16 +104,16 @@ def _product(builder: Builder, node: OpNode, a: Dynamic, b: Dynamic) -> Dynamic:
             raise Malformed(f"operands have shapes {a.shape} and {b.shape}, which do not fit")
         lead = broadcast(builder, a.shape[:-2], b.shape[:-2]) or ()
         shape = (*lead, *(a.shape[-2:-1] if len(a.shape) > 1 else ()), *(b.shape[-1:] if len(b.shape) > 1 else ()))
-    return builder.step(MatMul(), [a, b], shape, builder.hint(node))
+    return builder.add(MatMul(), [a, b], shape, builder.hint(node))
 
 
 def _read_matmul(builder: Builder, node: OpNode) -> None:
     """A linear layer without bias if the second operand is a constant matrix."""
-    second = builder.known(node, 1)
+    second = builder.value(node, 1)
     if isinstance(second, Constant) and len(second.shape) == 2:
-        builder.give(node, _affine(builder, node, builder.dynamic(node, 0), second, False, 1.0))
+        builder.bind(node, _affine(builder, node, builder.dynamic(node, 0), second, False, 1.0))
     else:
-        builder.give(node, _product(builder, node, builder.dynamic(node, 0), builder.dynamic(node, 1)))
+        builder.bind(node, _product(builder, node, builder.dynamic(node, 0), builder.dynamic(node, 1)))
 
 
 def _write_matmul(graph: OnnxGraph, layer: MatMul, *inputs: Edge) -> Edge:
@@ -145,7 +145,7 @@ def _read_einsum(builder: Builder, node: OpNode) -> None:
         raise Malformed(f"equation is {quote(equation)} for {len(inputs)} inputs")
     known = ELLIPSIS not in parsed.output and all(mode in sizes for mode in parsed.output)
     shape = tuple(sizes[mode] for mode in parsed.output) if known else None
-    builder.result(node, Operation("Einsum", equation=equation), inputs, shape)
+    builder.bind_module(node, Operation("Einsum", equation=equation), inputs, shape)
 
 
 ROWS = (

@@ -82,7 +82,7 @@ def _read_batch_norm(builder: Builder, node: OpNode) -> None:
     if not neutral:
         layer.weight, layer.bias = builder.parameter(scale, "scale"), builder.parameter(bias, "bias")
     layer.running_mean, layer.running_var = (builder.floats(value, "statistics") for value in statistics)
-    builder.result(node, layer, [x], x.shape, statistics[0] if neutral else scale)
+    builder.bind_module(node, layer, [x], x.shape, statistics[0] if neutral else scale)
 
 
 def _write_batch_norm(graph: OnnxGraph, layer: nn.BatchNorm, x: Edge) -> Edge:
@@ -121,20 +121,20 @@ def _read_layer_norm(builder: Builder, node: OpNode) -> None:
     if whole and not neutral:
         layer.weight = builder.parameter(scale, "scale")
         layer.bias = None if bias is None else builder.parameter(bias, "bias")
-    y = builder.step(layer, [x], x.shape, hint)
+    y = builder.add(layer, [x], x.shape, hint)
     if not whole:
-        y = builder.step(Mul(builder.parameter(scale, "scale")), [y], broadcast(builder, y.shape, scale.shape), hint)
+        y = builder.add(Mul(builder.parameter(scale, "scale")), [y], broadcast(builder, y.shape, scale.shape), hint)
         if bias is not None:
             shape = broadcast(builder, y.shape, bias.shape)
-            y = builder.step(Add(builder.parameter(bias, "bias")), [y], shape, hint)
-    builder.give(node, y)
+            y = builder.add(Add(builder.parameter(bias, "bias")), [y], shape, hint)
+    builder.bind(node, y)
     if any(name in builder.used for name in node.outputs[1:]):
         call, over = Calls(builder, node), np.arange(-len(axes), 0)
         mean = call("ReduceMean", call.input(0), over)
         centred = call("Sub", call.input(0), mean)
-        call.give(mean, 1)
+        call.bind(mean, 1)
         variance = call("ReduceMean", call("Mul", centred, centred), over)
-        call.give(call("Reciprocal", call("Sqrt", call("Add", variance, eps))), 2)
+        call.bind(call("Reciprocal", call("Sqrt", call("Add", variance, eps))), 2)
 
 
 def _write_layer_norm(graph: OnnxGraph, layer: nn.LayerNorm, x: Edge) -> Edge:
@@ -160,7 +160,7 @@ def _read_group_norm(builder: Builder, node: OpNode) -> None:
     by_group = builder.opset < 21 and scale.shape[0] == groups
     if by_group and groups and not isinstance(known, int):
         grouped = GroupedNorm(builder.parameter(scale, "scale"), builder.parameter(bias, "bias"), eps)
-        builder.result(node, grouped, [x], x.shape, scale)
+        builder.bind_module(node, grouped, [x], x.shape, scale)
         return
     channels = known if isinstance(known, int) else scale.shape[0]
     if not isinstance(groups, int) or groups < 1 or channels % groups or scale.shape[0] not in (groups, channels):
@@ -175,7 +175,7 @@ def _read_group_norm(builder: Builder, node: OpNode) -> None:
         weights = [builder.parameter(v, "scale") for v in (scale, bias)]
     _channels(x, channels)
     layer = _group_layer(groups, channels, eps, *weights)
-    builder.result(node, layer, [x], x.shape, None if weights[0] is None else scale)
+    builder.bind_module(node, layer, [x], x.shape, None if weights[0] is None else scale)
 
 
 def _rows(graph: OnnxGraph, x: Edge, groups: int) -> Edge:
@@ -213,7 +213,7 @@ def _read_instance_norm(builder: Builder, node: OpNode) -> None:
     _channels(x, count)
     neutral = _neutral(scale, bias)
     weights = (None, None) if neutral else (builder.parameter(scale, "scale"), builder.parameter(bias, "bias"))
-    builder.result(node, _group_layer(count, count, eps, *weights), [x], x.shape, None if neutral else scale)
+    builder.bind_module(node, _group_layer(count, count, eps, *weights), [x], x.shape, None if neutral else scale)
 
 
 def _softmax(name: str, kind: Any) -> Operator:
@@ -224,16 +224,16 @@ def _softmax(name: str, kind: Any) -> Operator:
         if count is not None and not -count <= axis < max(count, 1):
             raise Malformed(f"axis is {axis} for an input of {count} axes")
         if builder.opset >= 13 or axis == -1 or (count is not None and axis == count - 1):
-            builder.result(node, kind(axis), [x], x.shape)
+            builder.bind_module(node, kind(axis), [x], x.shape)
             return
         shape = known_axes(x)
         lead, joined = shape[:axis], shape[axis:]
         if sum(isinstance(n, str) for n in joined) > 1:
             raise Malformed(f"joins axes {joined} of unknown sizes; export the model with fixed sizes")
         flat = (*lead, product(builder, joined))
-        y = builder.step(kind(-1), [builder.step(nn.Flatten(axis, -1), [x], flat, f"{hint}.joined")], flat, hint)
+        y = builder.add(kind(-1), [builder.add(nn.Flatten(axis, -1), [x], flat, f"{hint}.joined")], flat, hint)
         back = Reshape((*(0,) * len(lead), *(-1 if isinstance(n, str) else n for n in joined)))
-        builder.give(node, builder.step(back, [y], x.shape, f"{hint}.back"))
+        builder.bind(node, builder.add(back, [y], x.shape, f"{hint}.back"))
 
     def write(graph: OnnxGraph, layer: Any, x: Edge) -> Edge:
         graph.shape_after(layer, x)

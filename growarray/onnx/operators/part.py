@@ -39,9 +39,9 @@ def _read_concat(builder: Builder, node: OpNode) -> None:
             if i != axis % len(joined) and len(fixed) > 1:
                 raise Malformed(f"inputs have shapes {shapes}, which differ on another axis than {axis}")
             joined[i] = next(iter(fixed)) if fixed else joined[i]
-        joined[axis] = builder.fresh() if whole is None else whole
+        joined[axis] = builder.new_name() if whole is None else whole
         shape = tuple(joined)
-    builder.result(node, Concat(axis), parts, shape)
+    builder.bind_module(node, Concat(axis), parts, shape)
 
 
 def _write_concat(graph: OnnxGraph, layer: Concat, *inputs: Edge) -> Edge:
@@ -63,9 +63,9 @@ def _fold_concat(builder: Builder, node: OpNode) -> Array:
 def _slice_options(builder: Builder, node: OpNode) -> tuple[tuple[int, ...], ...]:
     """Axes, starts, ends and steps of a ``Slice``: inputs since opset 10, attributes before."""
     if builder.opset >= 10:
-        starts, ends = builder.whole(node, 1, "starts"), builder.whole(node, 2, "ends")
-        axes = builder.whole(node, 3, "axes") if builder.has(node, 3) else tuple(range(len(starts)))
-        steps = builder.whole(node, 4, "steps") if builder.has(node, 4) else (1,) * len(starts)
+        starts, ends = builder.whole_numbers(node, 1, "starts"), builder.whole_numbers(node, 2, "ends")
+        axes = builder.whole_numbers(node, 3, "axes") if builder.has(node, 3) else tuple(range(len(starts)))
+        steps = builder.whole_numbers(node, 4, "steps") if builder.has(node, 4) else (1,) * len(starts)
     else:
         starts, ends = (tuple(node.get(name, "ints", [])) for name in ("starts", "ends"))
         axes, steps = tuple(node.get("axes", "ints", list(range(len(starts))))), (1,) * len(starts)
@@ -86,9 +86,9 @@ def _read_slice(builder: Builder, node: OpNode) -> None:
             if isinstance(size, int):
                 found[axis] = len(positions(size, *part))
             elif (part[0], part[2]) != (0, 1) or part[1] < 2**31 - 1:
-                found[axis] = builder.fresh()
+                found[axis] = builder.new_name()
         shape = tuple(found)
-    builder.result(node, Slice(starts, ends, axes, steps), [x], shape)
+    builder.bind_module(node, Slice(starts, ends, axes, steps), [x], shape)
 
 
 def _write_slice(graph: OnnxGraph, layer: Slice, x: Edge) -> Edge:
@@ -112,11 +112,11 @@ def _fold_slice(builder: Builder, node: OpNode) -> Array | None:
 
 def _read_gather(builder: Builder, node: OpNode) -> None:
     """Constant indices of at most one axis make a layer of their own."""
-    x, axis, value = builder.dynamic(node, 0), node.get("axis", "int", 0), builder.known(node, 1)
+    x, axis, value = builder.dynamic(node, 0), node.get("axis", "int", 0), builder.value(node, 1)
     if isinstance(value, Dynamic) or len(value.shape) > 1:
         _live.read(builder, node)
         return
-    places = builder.whole(node, 1, "indices")
+    places = builder.whole_numbers(node, 1, "indices")
     shape: Shape = None
     if x.shape is not None:
         (axis,) = positive_axes((axis,), len(x.shape))
@@ -124,7 +124,7 @@ def _read_gather(builder: Builder, node: OpNode) -> None:
         if isinstance(size, int) and any(not -size <= i < size for i in places):
             raise Malformed(f"indices {places} are outside axis {axis} of size {size}")
         shape = (*x.shape[:axis], *value.shape, *x.shape[axis + 1 :])
-    builder.result(node, Gather(places if value.shape else places[0], axis), [x], shape)
+    builder.bind_module(node, Gather(places if value.shape else places[0], axis), [x], shape)
 
 
 def _looked_up(builder: Builder, shapes: Sequence[Any], options: Mapping[str, Any]) -> Shape:
@@ -162,7 +162,7 @@ def _read_split(builder: Builder, node: OpNode) -> None:
     x, axis, count = builder.dynamic(node, 0), node.get("axis", "int", 0), len(node.outputs)
     given = node.get("split", "ints") if builder.opset < 13 else None
     if builder.opset >= 13 and builder.has(node, 1):
-        given = builder.whole(node, 1, "split")
+        given = builder.whole_numbers(node, 1, "split")
     if node.get("num_outputs", "int", count) != count or x.shape is None:
         raise Malformed(f"has {count} outputs of an input of shape {x.shape}, which do not fit")
     (axis,) = positive_axes((axis,), len(x.shape))
@@ -176,7 +176,7 @@ def _read_split(builder: Builder, node: OpNode) -> None:
     for i, n in enumerate(given):
         shape = (*x.shape[:axis], n, *x.shape[axis + 1 :])
         if node.outputs[i] in builder.used:
-            builder.give(node, builder.step(Slice((start,), (start + n,), (axis,)), [x], shape, hint), i)
+            builder.bind(node, builder.add(Slice((start,), (start + n,), (axis,)), [x], shape, hint), i)
         start += n
 
 
@@ -184,8 +184,8 @@ def _read_pad(builder: Builder, node: OpNode) -> None:
     """Widths and value are inputs since opset 11, attributes before."""
     x, mode = builder.dynamic(node, 0), node.get("mode", "string", "constant")
     if builder.opset >= 11:
-        flat, value = builder.whole(node, 1, "pads"), builder.number(node, 2, "constant_value")
-        axes = builder.whole(node, 3, "axes") if builder.has(node, 3) else None
+        flat, value = builder.whole_numbers(node, 1, "pads"), builder.optional_number(node, 2, "constant_value")
+        axes = builder.whole_numbers(node, 3, "axes") if builder.has(node, 3) else None
     else:
         flat, value, axes = tuple(node.get("pads", "ints", [])), node.get("value", "float", 0.0), None
     if len(flat) % 2 or any(abs(n) > MOST for n in flat):
@@ -201,12 +201,12 @@ def _read_pad(builder: Builder, node: OpNode) -> None:
         if len(pairs) != len(x.shape):
             raise Malformed(f"has {len(pairs)} pairs of pads for an input of {len(x.shape)} axes")
         shape = tuple(
-            n if p == (0, 0) else n + sum(p) if isinstance(n, int) else builder.fresh()
+            n if p == (0, 0) else n + sum(p) if isinstance(n, int) else builder.new_name()
             for n, p in zip(x.shape, pairs, strict=True)
         )
         if any(isinstance(n, int) and n < 0 for n in shape):
             raise Malformed(f"pads are {pairs} for an input of shape {x.shape}; nothing would be left")
-    builder.result(node, Pad(pairs, mode, value or 0.0), [x], shape)
+    builder.bind_module(node, Pad(pairs, mode, value or 0.0), [x], shape)
 
 
 def _write_pad(graph: OnnxGraph, layer: Pad, x: Edge) -> Edge:

@@ -40,8 +40,8 @@ def _read(builder: Builder, node: OpNode, kinds: dict[int, Any], **options: Any)
     module = kinds[len(kernel)](windows.kernel, windows.stride, padding, **options)
     if windows.open:
         module = SamePool(module, windows.reach, windows.stride, lower=windows.lower)
-    lead: tuple[Dim, ...] = (builder.fresh(), builder.fresh()) if x.shape is None else x.shape[:2]
-    builder.result(node, module, [x], (*lead, *windows.outputs(builder, pads)))
+    lead: tuple[Dim, ...] = (builder.new_name(), builder.new_name()) if x.shape is None else x.shape[:2]
+    builder.bind_module(node, module, [x], (*lead, *windows.outputs(builder, pads)))
 
 
 def _read_max_pool(builder: Builder, node: OpNode) -> None:
@@ -64,7 +64,7 @@ def _read_global(builder: Builder, node: OpNode) -> None:
         module: Any = Reduce("Max", axes)
     else:
         module = _ADAPTIVE[count](1) if count in _ADAPTIVE else ReduceMean(axes)
-    builder.result(node, module, [x], (*x.shape[:2], *(1,) * count))
+    builder.bind_module(node, module, [x], (*x.shape[:2], *(1,) * count))
 
 
 def _missing(axes: tuple[PoolAxis, ...], sizes: tuple[int, ...], outs: tuple[int, ...]) -> list[int]:

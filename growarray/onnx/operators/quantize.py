@@ -54,7 +54,7 @@ def _quantize(call: Calls) -> None:
     y = call("Add", y, call("CastLike", shift, y)) if shift else y
     y = call("Cast", call("Clip", y, np.float32(low), np.float32(high)), to=_NUMBERS[kind])
     call.builder.quantized[call.node.outputs[0]] = (x, scale, zero, low, high)
-    call.give(y)
+    call.bind(y)
 
 
 def _dequantize(call: Calls) -> None:
@@ -67,11 +67,11 @@ def _dequantize(call: Calls) -> None:
         inputs = [call.dynamic(source[0]), call.dynamic(spread)]
         inputs += [call.dynamic(call("Cast", shift, to=number))] if shift else []
         layer = Operation("FakeQuantize", low=source[3], high=source[4])
-        call.builder.result(call.node, layer, inputs, inputs[0].shape)
+        call.builder.bind_module(call.node, layer, inputs, inputs[0].shape)
         return
     y = call("Cast", x, to=number)
     y = call("Sub", y, call("Cast", shift, to=number)) if shift else y
-    call.give(call("Mul", y, call("Cast", spread, to=number)))
+    call.bind(call("Mul", y, call("Cast", spread, to=number)))
 
 
 def _dynamic(call: Calls) -> None:
@@ -81,15 +81,15 @@ def _dynamic(call: Calls) -> None:
     scale = call("Div", call("Sub", high, low), 255.0)
     shift = call("Clip", call("Round", call("Div", call("Neg", low), scale)), zero, np.float32(255.0))
     shift = call("Cast", shift, to=_NUMBERS["uint8"])
-    call.give(call("QuantizeLinear", x, scale, shift))
-    call.give(scale, 1)
-    call.give(shift, 2)
+    call.bind(call("QuantizeLinear", x, scale, shift))
+    call.bind(scale, 1)
+    call.bind(shift, 2)
 
 
 def _product(call: Calls) -> None:
     """A product of matrices in floats, between quantised values."""
     sides: list[Any] = [call("DequantizeLinear", *(call.input(i + j) for j in range(3))) for i in (0, 3)]
-    call.give(call("QuantizeLinear", call("MatMul", *sides), call.input(6), call.input(7)))
+    call.bind(call("QuantizeLinear", call("MatMul", *sides), call.input(6), call.input(7)))
 
 
 ROWS = (

@@ -50,21 +50,21 @@ def _read(call: Calls) -> None:
     hint, options = builder.hint(node), {"cell": node.op, "direction": direction}
     if node.op == "GRU":
         options["before"] = int(node.flag("linear_before_reset"))
-    found = builder.step(Operation("Recurrent", **options), inputs, (steps, ways, batch, width * len(starts)), hint)
-    states = builder.fresh()
+    found = builder.add(Operation("Recurrent", **options), inputs, (steps, ways, batch, width * len(starts)), hint)
+    states = builder.new_name()
     builder.define(states, found)
 
     def part(name: str, axis: int, start: int, end: int) -> str:
         return str(call("Slice", name, np.array([start]), np.array([end]), np.array([axis])))
 
     parts = [states] if len(starts) == 1 else [part(states, 3, i * width, (i + 1) * width) for i in range(2)]
-    call.give(transposed(parts[0], 2, 0, 1, 3))
+    call.bind(transposed(parts[0], 2, 0, 1, 3))
     for i, name in enumerate(parts, start=1):
         if i < len(node.outputs) and node.outputs[i]:
             ends = [(0, 1) if direction == "reverse" or d else (-1, 2**31) for d in range(ways)]
             last = [part(part(name, 1, d, d + 1), 0, *end) for d, end in enumerate(ends)]
             whole = call("Concat", *last, axis=1) if ways > 1 else last[0]
-            call.give(transposed(call("Squeeze", whole, np.array([0])), 1, 0, 2), i)
+            call.bind(transposed(call("Squeeze", whole, np.array([0])), 1, 0, 2), i)
 
 
 ROWS = (

@@ -32,14 +32,14 @@ def _read(name: str, since: int) -> Read:
         if nothing:
             if name not in _IDENTICAL:
                 raise Malformed("noop_with_empty_axes is 1, which is not supported here; name the axes")
-            builder.give(node, x)
+            builder.bind(node, x)
             return
         shape: Shape = None
         if x.shape is not None:
             gone = range(len(x.shape)) if axes is None else positive_axes(axes, len(x.shape))
             shape = tuple(1 if i in gone else n for i, n in enumerate(x.shape) if keep or i not in gone)
         layer = ReduceMean(axes, keepdims=keep) if name == "Mean" else Reduce(name, axes, keepdims=keep)
-        builder.result(node, layer, [x], shape)
+        builder.bind_module(node, layer, [x], shape)
 
     return read
 

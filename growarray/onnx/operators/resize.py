@@ -34,7 +34,7 @@ def _read(builder: Builder, node: OpNode) -> None:
         transform, rounding, region = "asymmetric", "floor", []
     else:
         region, factors = _floats(builder, node, 1, "roi"), _floats(builder, node, 2, "scales")
-        sizes = builder.whole(node, 3, "sizes") if builder.has(node, 3) else ()
+        sizes = builder.whole_numbers(node, 3, "sizes") if builder.has(node, 3) else ()
         transform = get("coordinate_transformation_mode", "string", "half_pixel")
         rounding = get("nearest_mode", "string", "round_prefer_floor")
     axes = positive_axes(tuple(get("axes", "ints", list(range(len(shape))))), len(shape))
@@ -54,11 +54,11 @@ def _read(builder: Builder, node: OpNode) -> None:
         if sizes and options["policy"] == "stretch":
             shape[axis] = sizes[i]
         elif factors and factors[i] != 1.0:
-            shape[axis] = math.floor(own * factors[i]) if isinstance(own, int) else builder.fresh()
+            shape[axis] = math.floor(own * factors[i]) if isinstance(own, int) else builder.new_name()
     if options["policy"] != "stretch":
         for axis, (count, _) in zip(axes, layer.counts([int(shape[axis]) for axis in axes]), strict=True):
             shape[axis] = count
-    builder.result(node, layer, [x], tuple(shape))
+    builder.bind_module(node, layer, [x], tuple(shape))
 
 
 def _write(graph: OnnxGraph, layer: Resize, x: Edge) -> Edge:

@@ -76,7 +76,7 @@ def elementwise(
     def read(builder: Builder, node: OpNode) -> None:
         x = builder.dynamic(node, 0)
         options = {name: node.get(attribute, "float", default) for attribute, (name, default) in fields.items()}
-        builder.result(node, kind(**options), [x], x.shape)
+        builder.bind_module(node, kind(**options), [x], x.shape)
 
     names = {attribute: name for attribute, (name, _) in fields.items()}
     writes = {kind: one_operator(name, **names), **(writes or {})}
@@ -124,7 +124,7 @@ def operation(
                 raise Malformed(f"has no attribute {quote(key)}")
         kind = result if isinstance(result, str) else inputs[result].kind
         dims = None if any(x.shape is None for x in inputs) else shape(builder, [x.shape for x in inputs], found)
-        builder.result(node, Operation(name, **found), inputs, dims, kind=kind)
+        builder.bind_module(node, Operation(name, **found), inputs, dims, kind=kind)
 
     return Operator(name, read, inputs=(count, count), kinds=kinds, since=since)
 

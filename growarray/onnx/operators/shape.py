@@ -23,27 +23,29 @@ def _read_reshape(builder: Builder, node: OpNode) -> None:
     x, keep = builder.dynamic(node, 0), node.flag("allowzero")
     if builder.opset < 5:
         raise Malformed("has its shape in an attribute, which is not read")
-    asked = builder.dims(node, 1, "shape")
+    asked = builder.sizes(node, 1, "shape")
     whole = _grouped(builder, x, asked)
     if whole is not None:
-        builder.give(node, whole)
+        builder.bind(node, whole)
         return
     keep = keep and 0 in asked
     target = [0 if not keep and isinstance(n, str) and _copied(x.shape, i, n) else n for i, n in enumerate(asked)]
     if sum(isinstance(n, str) or n == -1 for n in target) > 1:
-        sources, dynamic = builder.sized(target)
-        builder.result(node, DynamicShape(Reshape, dynamic), [x, *sources], tuple(asked) if -1 not in asked else None)
+        sources, dynamic = builder.sizes_at_run_time(target)
+        builder.bind_module(
+            node, DynamicShape(Reshape, dynamic), [x, *sources], tuple(asked) if -1 not in asked else None
+        )
         return
     sizes = tuple(-1 if isinstance(n, str) else n for n in target)
-    builder.result(node, Reshape(sizes, allow_zero=keep), [x], _reshaped(builder, x.shape, sizes, keep))
+    builder.bind_module(node, Reshape(sizes, allow_zero=keep), [x], _reshaped(builder, x.shape, sizes, keep))
 
 
 def _grouped(builder: Builder, x: Dynamic, asked: tuple[Dim, ...]) -> Dynamic | None:
     """A group norm that the exporter wrote as ``Reshape``, ``InstanceNormalization`` and this ``Reshape`` back."""
-    norm = builder.giver(x.name, nn.GroupNorm)
+    norm = builder.producer(x.name, nn.GroupNorm)
     if norm is None or norm.module.weight is not None or norm.module.num_groups != norm.module.num_channels:
         return None
-    cut = builder.giver(norm.inputs[0], Reshape)
+    cut = builder.producer(norm.inputs[0], Reshape)
     source = None if cut is None else builder.dynamics[cut.inputs[0]]
     if source is None or source.shape is None or len(source.shape) < 2 or len(asked) != len(source.shape):
         return None
@@ -55,7 +57,7 @@ def _grouped(builder: Builder, x: Dynamic, asked: tuple[Dim, ...]) -> Dynamic | 
     if not back or (cut.module.shape != (0, groups, -1) and rows != (source.shape[0], groups, size)):
         return None
     layer = nn.GroupNorm(norm.module.num_groups, channels, norm.module.eps, affine=False)
-    return builder.step(layer, [source], source.shape, norm.name)
+    return builder.add(layer, [source], source.shape, norm.name)
 
 
 def _copied(shape: Shape, place: int, size: str) -> bool:
@@ -65,7 +67,7 @@ def _copied(shape: Shape, place: int, size: str) -> bool:
 def _reshaped(builder: Builder, shape: Shape, sizes: tuple[int, ...], keep: bool) -> Shape:
     """The axes of the result, as far as they are known."""
     found: list[Dim] = [
-        n if n != 0 or keep else builder.fresh() if shape is None or i >= len(shape) else shape[i]
+        n if n != 0 or keep else builder.new_name() if shape is None or i >= len(shape) else shape[i]
         for i, n in enumerate(sizes)
     ]
     if shape is not None and all(isinstance(n, int) for n in shape) and -1 not in found:
@@ -86,11 +88,11 @@ def _left_over(builder: Builder, shape: Shape, rest: list[Dim]) -> Dim:
         if isinstance(n, str) and n in left:
             left.remove(n)
         elif isinstance(n, str):
-            return builder.fresh()
+            return builder.new_name()
     known, taken = math.prod(n for n in left if isinstance(n, int)), math.prod(n for n in rest if isinstance(n, int))
     names = [n for n in left if isinstance(n, str)]
     if shape is None or taken == 0 or len(names) > 1 or (names and known != taken):
-        return builder.fresh()
+        return builder.new_name()
     if names:
         return names[0]
     if known % taken:
@@ -113,7 +115,7 @@ def _write_reshape(graph: OnnxGraph, layer: Reshape, x: Edge) -> Edge:
 
 
 def _fold_reshape(builder: Builder, node: OpNode) -> Array | None:
-    value, shape = constant_array(builder, node, 0), builder.dims(node, 1, "shape")
+    value, shape = constant_array(builder, node, 0), builder.sizes(node, 1, "shape")
     keep = node.flag("allowzero")
     if not all(isinstance(n, int) for n in shape):
         return None
@@ -125,7 +127,7 @@ def _read_flatten(builder: Builder, node: OpNode) -> None:
     """Into two axes, those before ``axis`` and the rest."""
     x, axis = builder.dynamic(node, 0), node.get("axis", "int", 1)
     if x.shape is None and axis == 1:
-        builder.result(node, nn.Flatten(), [x], (builder.fresh(), builder.fresh()))
+        builder.bind_module(node, nn.Flatten(), [x], (builder.new_name(), builder.new_name()))
         return
     found = known_axes(x)
     count = len(found)
@@ -135,13 +137,13 @@ def _read_flatten(builder: Builder, node: OpNode) -> None:
     shape = (product(builder, found[:axis]), product(builder, found[axis:]))
     hint = builder.hint(node)
     if axis == 0:
-        builder.result(node, Reshape((1, -1)), [x], shape)
+        builder.bind_module(node, Reshape((1, -1)), [x], shape)
     elif axis == count:
-        builder.result(node, Reshape((-1, 1)), [x], shape)
+        builder.bind_module(node, Reshape((-1, 1)), [x], shape)
     else:
         if axis > 1:
-            x = builder.step(nn.Flatten(0, axis - 1), [x], (shape[0], *found[axis:]), f"{hint}.front")
-        builder.result(node, nn.Flatten(), [x], shape)
+            x = builder.add(nn.Flatten(0, axis - 1), [x], (shape[0], *found[axis:]), f"{hint}.front")
+        builder.bind_module(node, nn.Flatten(), [x], shape)
 
 
 def _write_flatten(graph: OnnxGraph, layer: nn.Flatten, x: Edge) -> Edge:
@@ -162,7 +164,7 @@ def _read_transpose(builder: Builder, node: OpNode) -> None:
     if perm is not None and x.shape is not None and sorted(perm) != list(range(len(x.shape))):
         raise Malformed(f"perm is {tuple(perm)} for an input of {len(x.shape)} axes")
     shape = None if x.shape is None else x.shape[::-1] if perm is None else tuple(x.shape[i] for i in perm)
-    builder.result(node, Transpose(perm), [x], shape)
+    builder.bind_module(node, Transpose(perm), [x], shape)
 
 
 def _write_transpose(graph: OnnxGraph, layer: Transpose, x: Edge) -> Edge:
@@ -182,7 +184,7 @@ def _read_squeeze(builder: Builder, node: OpNode) -> None:
         if any(isinstance(x.shape[i], int) and x.shape[i] != 1 for i in gone):
             raise Malformed(f"axes are {axes} of an input of shape {x.shape}; expected size 1")
         shape = tuple(n for i, n in enumerate(x.shape) if i not in gone)
-    builder.result(node, Squeeze(axes), [x], shape)
+    builder.bind_module(node, Squeeze(axes), [x], shape)
 
 
 def _write_squeeze(graph: OnnxGraph, layer: Squeeze, x: Edge) -> Edge:
@@ -211,7 +213,7 @@ def _read_unsqueeze(builder: Builder, node: OpNode) -> None:
         shape = tuple(1 if i in new else next(sizes) for i in range(len(x.shape) + len(axes)))
         if len(shape) > 32:
             raise Malformed(f"gives {len(shape)} axes; at most 32 are supported")
-    builder.result(node, Unsqueeze(axes), [x], shape)
+    builder.bind_module(node, Unsqueeze(axes), [x], shape)
 
 
 def _write_unsqueeze(graph: OnnxGraph, layer: Unsqueeze, x: Edge) -> Edge:

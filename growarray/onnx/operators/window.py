@@ -67,7 +67,7 @@ class Windows:
         for size, (before, after), reach, stride in zip(self.sizes, pads, self.reach, self.stride, strict=True):
             if not isinstance(size, int):
                 same = stride == 1 and before + after == reach - 1 and size is not None
-                found.append(size if same and size is not None else builder.fresh())
+                found.append(size if same and size is not None else builder.new_name())
                 continue
             out = (size + before + after - reach + (stride - 1 if self.ceil_mode else 0)) // stride + 1
             if self.ceil_mode and (out - 1) * stride >= size + before:

@@ -52,12 +52,12 @@ def test_every_protocol_is_told(name: str, protocol: int) -> None:
     assert ("it names 'numpy." in message) is (name in ("arrays", "large array"))
 
 
-def joblib_like(protocol: int, tail: bytes = b".") -> bytes:
+def joblib_like(protocol: int) -> bytes:
     """What joblib writes: the pickle of a wrapper, in the middle of which the bytes of the array stand."""
     name = b"joblib.numpy_pickle\nNumpyArrayWrapper\n"
     head = b"" if protocol < 2 else b"\x80" + bytes([protocol])
     empty = b")" if protocol else b"(t"
-    return head + b"c" + name + empty + b"R" + b"\xff" * 40 + bytes(range(256)) + tail
+    return head + b"c" + name + empty + b"R" + b"\xff" * 40 + bytes(range(256)) + b"."
 
 
 PACKINGS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
