@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -34,9 +34,10 @@ from growarray.sklearn.losses import weighted_moments
 _RULES = {"tiny": TINY, "gradmax": GRADMAX, "fisher": FISHER}
 _WHOLE = 200  # samples that batch_size='auto' takes at once, as many as scikit-learn's own networks
 _ENDLESS = 10**9  # epochs of a loop that is stopped from outside
+_FitT = TypeVar("_FitT", bound=Callable[..., Any])
 
 
-def _or_unchanged(fit: Callable[..., Any]) -> Callable[..., Any]:
+def _or_unchanged(fit: _FitT) -> _FitT:
     """A method that leaves the estimator as it was if it raises: what it had learnt of earlier data goes together."""
 
     @functools.wraps(fit)
@@ -49,7 +50,7 @@ def _or_unchanged(fit: Callable[..., Any]) -> Callable[..., Any]:
             vars(self).update(before)
             raise
 
-    return guarded
+    return cast(_FitT, guarded)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -199,7 +200,7 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
             whole_number(type(self).__name__, name, getattr(self, name), 1)
         for name in ("tol", "learning_rate", "weight_decay", "validation_fraction"):
             value, least = getattr(self, name), -math.inf if name == "tol" else 0.0
-            if not (isinstance(value, Real) and value >= least):
+            if not (isinstance(value, Real) and float(value) >= least):
                 bound = "" if name == "tol" else ", at least 0"
                 raise ValueError(f"{name}: expected a number{bound}, found {shown(value)}")
         for name in ("early_stopping", "warm_start"):
