@@ -16,7 +16,8 @@ from bench.suite import CASES, Case
 from bench.timing import show, table
 from growarray.contraction import Plan
 from growarray.contraction.program import Program
-from growarray.contraction.routines.cupy import is_cut
+from growarray.contraction.routines.cupy import operations
+from growarray.contraction.routines.tiles import WORTH
 from growarray.contraction.run_cupy import grouped
 
 __all__ = ["BATCH", "DENSE", "launches", "report", "run"]
@@ -76,7 +77,9 @@ def launches(plan: Plan) -> int:
     groups = grouped(Program.of(plan.problem, plan.tree, "cupy").steps)
     steps = [group.steps[0] for group in groups]
     names = [step.forward.name for step in steps]
-    pieces = sum(name == "implicit" and is_cut(step.pair.product) for name, step in zip(names, steps, strict=True))
+    pieces = sum(
+        name == "implicit" and operations(step.pair.product) >= WORTH for name, step in zip(names, steps, strict=True)
+    )
     count = len(names) + pieces  # what adds the pieces of a sum
     return count + pieces + sum(_BACK[name] for name in names) if plan.training else count
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from bench.timing import product_rate, show, table
 from growarray.backend import to_device
 from growarray.cli.bench.candidates import Candidate, candidates_for
 from growarray.cli.bench.layer import Layer, layer_from
-from growarray.cli.bench.measure import clock_for, interleaved, synchronised
+from growarray.cli.bench.measure import clock_for, interleaved, spearman, synchronised, typical
 from growarray.cli.bench.report import facts, measure_layer
 from growarray.contraction.table import seconds
 from growarray.errors import shown
@@ -42,14 +43,15 @@ COLUMNS = {
     "rate": "of the product rate:.0%",
     "auto_behind": "auto behind:.1%",
     "spearman": "rank correlation:.2f",
+    "agreement": "of halves:.2f",
     "fastest": "fastest path",
 }
 _PATHS, _WITHIN = 12, 8.0  # paths of one layer, and how many times the best predicted time they may take
 _SEED = 0
-_BUDGET = 6.0  # seconds of rounds of one case, and at most so many rounds
-_ROUNDS, _QUICK_ROUNDS = 9, 5
+_BUDGET = 9.0  # seconds of rounds of one case, and at most so many rounds
+_ROUNDS, _QUICK_ROUNDS = 18, 5  # with 9 two halves of a run agreed no better than its times with what was predicted
 _FINALISTS, _NEAR = 5, 1.25  # paths that are measured again, and how many times the fastest they may have taken
-_FINAL = 4  # times the rounds: with half of them, equal paths came out up to 8 % apart
+_FINAL = 2  # times the rounds: with half of them, equal paths came out up to 8 % apart
 
 
 class Case(NamedTuple):
@@ -151,6 +153,7 @@ def run_case(number: int, *, quick: bool, device: str | None = None) -> dict[str
         "number": number,
         "case": str(case),
         "spearman": summary["spearman"],
+        "agreement": _agreement([row["forward"]["rounds"] for row in report["paths"]]),
         "auto_seconds": statistics.median(final[auto]),
         "flops": report["paths"][auto]["forward"]["flops"],
         **_behind(final, auto, [row["label"] for row in report["paths"]]),
@@ -184,6 +187,13 @@ def _final(
     return {int(name): found for name, found in times.items()}
 
 
+def _agreement(rounds: Sequence[Sequence[float]]) -> float | None:
+    """Rank correlation of the even rounds with the odd ones: no prediction can be expected to do much better."""
+    even, odd = (typical({str(i): times[k::2] for i, times in enumerate(rounds)}) for k in (0, 1))
+    found = spearman(list(even.values()), list(odd.values()))
+    return None if math.isnan(found) else found
+
+
 def _behind(final: dict[int, list[float]], auto: int, labels: Sequence[str]) -> dict[str, Any]:
     """The fastest path of the final, and by how much auto takes longer: medians of the ratio within a round."""
     ratios = {i: median_ratio(final[auto], times) for i, times in final.items()}
@@ -207,7 +217,9 @@ def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 def suite_summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Share of the cases in which auto is close to the fastest path, and the mean rank correlation."""
-    correlations = [case["spearman"] for case in results if case["spearman"] is not None]
+    correlations, agreements = (
+        [case[key] for case in results if case[key] is not None] for key in ("spearman", "agreement")
+    )
     close = sum(case["auto_behind"] <= CLOSE for case in results)
     return {
         "cases": len(results),
@@ -215,6 +227,7 @@ def suite_summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "close_share": close / len(results),
         "worst_behind": max(case["auto_behind"] for case in results),
         "mean_spearman": statistics.mean(correlations) if correlations else None,
+        "mean_agreement": statistics.mean(agreements) if agreements else None,
         "least_spearman": min(correlations, default=None),
     }
 
@@ -256,6 +269,8 @@ def report(results: Mapping[str, Any]) -> str:
     texts[0] += f" ({found['close_share']:.0%}), at worst {found['worst_behind']:.1%} behind"
     if found["mean_spearman"] is not None:
         texts.append(f"rank correlation: mean {found['mean_spearman']:.3f}, least {found['least_spearman']:.3f}")
+    if found["mean_agreement"] is not None:
+        texts.append(f"rank correlation of the even rounds with the odd ones: mean {found['mean_agreement']:.3f}")
     if peak:
         texts.append(f"product rate: {peak / 1e9:.0f} GFLOP/s, by {results['blas']}")
     texts += [remark for case in results["cases"] for remark in case["remarks"]]

@@ -15,7 +15,7 @@ from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
 
 _SHORT = 0.3e-3  # seconds of a product, or of a compiled loop, below which a second thread gains nothing, measured
 _SHORT_CALLS = 9  # times that for what makes many short calls: threads wait for the interpreter's lock at each
-_SHARED = 0.4  # of a core that each further one adds to the steps of a single block, measured
+_FAR = 1 << 25  # bytes that the caches of all cores hold together
 _WAIT = 4.5e-6  # seconds for which each call of one of several threads waits for the interpreter's lock, measured
 
 
@@ -41,7 +41,11 @@ class StepCost:
 
 def is_short(product: Product, routine: type[Routine], seconds: float) -> bool:
     """Whether a step of a single block, of so many seconds on one core, is left to one thread."""
-    return seconds < _SHORT * (_SHORT_CALLS if product.is_conv and routine.name != "compiled" else 1)
+    return seconds < _shortest(product, routine)
+
+
+def _shortest(product: Product, routine: type[Routine]) -> float:
+    return _SHORT * (_SHORT_CALLS if product.is_conv and routine.name != "compiled" else 1)
 
 
 class Costs:
@@ -131,7 +135,7 @@ class Costs:
             forward += machine.call  # among kernels no step shares a launch
         parallel = self._parallel(pair, routine, forward)
         held, traffic = self.held(pair.feature_mask | pair.kernel_mask), self._traffic(pair) * machine.byte
-        reordering = self._reordering(pair) / parallel
+        reordering = self._reordering(pair, routine) / parallel
         seconds = times * (forward / parallel + machine.step) + traffic + reordering
         seconds += routine.preparing(product, machine)
         moved = problem.itemsize * (found.elements + found.operands)
@@ -149,19 +153,23 @@ class Costs:
         )  # fmt: skip
 
     def _parallel(self, pair: Pair, routine: type[Routine], seconds: float) -> float:
-        """Cores that share a step: what does not depend on the blocks is small, and runs before them in one piece, and
-        so does a short step if there is one block."""
-        if self._before_blocks(pair) or (self.blocks == 1 and is_short(pair.product, routine, seconds)):
-            return 1.0
-        return 1.0 + _SHARED * (self.machine.cores - 1) if self.blocks == 1 else self.machine.cores
+        """How many times faster all cores run a step: blocks one a core, what comes before them on one core.
 
-    def _reordering(self, pair: Pair) -> float:
+        The pieces of a single block take longer to begin; so much that a step which just is not short gains nothing.
+        """
+        cores = self.machine.cores
+        if self.blocks > 1:
+            return 1.0 if self._before_blocks(pair) else cores
+        return max(1.0, cores * seconds / (seconds + (cores - 1) * _shortest(pair.product, routine)))
+
+    def _reordering(self, pair: Pair, routine: type[Routine]) -> float:
         """Seconds to copy both sides into the order of modes in which they meet, unless they lie so."""
         b, s, axes = pair.b, pair.s, [a.name for a in pair.product.axes]
         each = [(name,) for name in axes]
         if pair.product.s == 1 and not pair.product.is_conv:
             return self._across(pair)
-        seconds = self._copied(pair.kernel_mask, (b, pair.n, s, *each))
+        depth = [(*s, *axes)] if routine.name == "im2col" else [s, *each]  # its taps are columns beside those of s
+        seconds = self._copied(pair.kernel_mask, (b, pair.n, *depth))
         if pair.product.is_conv:
             return seconds + self._copied(pair.feature_mask, (b, s, *each))
         images = self._copied(pair.feature_mask, (b, axes[:1], s, axes[1:]))  # one product after the other
@@ -194,8 +202,10 @@ class Costs:
             if one != other:
                 break
             run *= size[one]
-        machine = self.machine
-        return math.prod(size.values()) * (machine.gathered if run == 1 else machine.copied + machine.row / run)
+        machine, elements, item = self.machine, math.prod(size.values()), self.problem.itemsize
+        each = machine.gathered if run == 1 else machine.copied + machine.row / run
+        far = elements * item > machine.cache * self.blocks  # read once, and written to memory that is fetched first
+        return elements * (each + 3 * item * machine.byte if far else each)
 
     def _before_blocks(self, pair: Pair) -> bool:
         problem = self.problem
@@ -205,15 +215,24 @@ class Costs:
         )
 
     def _traffic(self, pair: Pair) -> int:
-        """Bytes that pass between a core's cache and what lies behind it: operands read, and results that are kept.
+        """Bytes that pass between a core's cache and what lies behind it: operands read, and results that are kept or
+        that no cache holds; memory that is written is fetched first.
 
         The routines of a GPU count what they read and write themselves.
         """
         if self.library != "numpy":
             return 0
-        problem, result = self.problem, pair.feature_mask | pair.kernel_mask
-        operands = [part for part in (pair.feature_mask, pair.kernel_mask) if part & (part - 1) == 0]
-        elements = sum(problem.elements(part) for part in operands)
-        if self.training or result == problem.everything:
-            elements += (2 if self.training else 1) * problem.elements(result)
-        return elements * self.problem.itemsize
+        problem, result, item = self.problem, pair.feature_mask | pair.kernel_mask, self.problem.itemsize
+        sides = [part for part in (pair.feature_mask, pair.kernel_mask) if self._is_far(part)]
+        elements, written = sum(problem.elements(part) for part in sides), problem.elements(result)
+        if self.training:
+            elements += 2 * written
+        elif result == problem.everything:
+            elements += written
+        elif self._is_far(result) or (self._before_blocks(pair) and written * item > self.machine.cache):
+            elements += 2 * written
+        return elements * item
+
+    def _is_far(self, operands: int) -> bool:
+        """Whether an operand or a partial result comes from memory."""
+        return operands & (operands - 1) == 0 or self.held(operands) * self.problem.itemsize > _FAR

@@ -59,7 +59,8 @@ def plan(
     minimize : ``'time'`` (predicted), ``'flops'``, ``'memory'`` (held at once), ``'size'`` (largest partial result),
         ``'write'`` (elements of all results), ``'combo'`` (flops + 64 write; ``'combo-256'`` another weight),
         ``'limit'`` (the larger of flops and 64 write, step by step), or a function of a :class:`StepCost`, added up
-    memory_limit : bytes that partial results and the output may hold at once
+    memory_limit : bytes that partial results and the output may hold at once; threads hold a block each, so that the
+        path, and with it the last bits of a result, depends on their number
     training : count the backward pass, and that it keeps every partial result; gradients are not counted
     constants : operands that will be bound (:meth:`Plan.bind`): contracting them among themselves costs nothing
     dtype, device : what the predictions are for, by default those of the arrays, else float32 and the CPU; a plan runs

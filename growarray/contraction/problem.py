@@ -369,7 +369,7 @@ class Problem:
     def _whole(self, operands: int) -> int:
         """Size of a partial result of the whole batch, of which this problem may be a block."""
         blocked = self.block is not None and operands & self.operands_with_mode[self.block]
-        return int(self.elements(operands) * self.blocks) if blocked else self.elements(operands)
+        return round(self.elements(operands) * self.blocks) if blocked else self.elements(operands)
 
     def _left_is_feature(self, left: int, right: int, sides: set[bool]) -> bool:
         if sides:

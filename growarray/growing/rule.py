@@ -14,23 +14,25 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
-from growarray.backend import Array, cholesky, namespace
+from growarray.backend import Array, namespace
 from growarray.contraction.checks import is_whole
 from growarray.errors import ShapeError, shown
 from growarray.growing.change import GrowthUpdate
 from growarray.growing.update import (
+    definite_factor,
     finite,
     inverse_sqrt,
-    is_definite,
     neuron_goal,
     neuron_slopes,
     optimal_delta,
     resolution,
     shrink,
     square,
+    triangular_solve,
     without_rounding,
 )
 
+_SQUARED = 1e-200  # second moments above it can be inverted and squared
 _GRAM_FROM = 64  # size from which the leading singular vectors are taken from the Gram matrix
 Mean = Callable[[], Array]
 
@@ -302,9 +304,10 @@ def _whitener(s: Array, threshold: float, limit: float) -> Array:
     The two differ by a rotation, which the singular vectors undo. ``1 / |L^-1|^2`` is a lower bound of the eigenvalues.
     """
     xp = namespace(s)
-    factor = cholesky(s) if s.shape[0] and is_definite(s, limit) else None
-    if factor is not None:
-        inverse = xp.linalg.inv(factor)
+    scale, factor = definite_factor(s, limit)
+    if factor is not None and float(xp.min(xp.linalg.diagonal(s))) > max(threshold, _SQUARED):
+        eye = xp.eye(s.shape[0], dtype=s.dtype, device=s.device)
+        inverse = triangular_solve(factor, eye) * scale[None, :]
         if 1.0 / float(xp.sum(inverse**2)) > threshold:
             return inverse
     return inverse_sqrt(without_rounding(s, limit), threshold)
@@ -347,6 +350,8 @@ def _kept(values: Array, rule: GrowthRule) -> int:
 def _symmetric(matrix: Array, name: str) -> Array:
     xp = namespace(matrix)
     matrix = square(matrix, f"added_neurons: {name}")
+    if bool(xp.all(matrix == xp.matrix_transpose(matrix))):
+        return matrix
     skew = float(xp.max(xp.abs(matrix - xp.matrix_transpose(matrix)))) if matrix.shape[0] else 0.0
     if skew > 1e-5 * float(xp.max(xp.abs(matrix))) if matrix.shape[0] else False:
         warnings.warn(

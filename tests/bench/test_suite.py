@@ -47,6 +47,7 @@ def test_every_case_is_a_row(small):
     assert [case["number"] for case in found["cases"]] == [1, 2]
     for case in found["cases"]:
         assert -1 <= case["spearman"] <= 1
+        assert -1 <= case["agreement"] <= 1
         assert case["auto_behind"] >= 0
         assert "auto" in case["auto"]
         assert all(row["difference"] < 1e-5 for row in case["paths"])
@@ -87,9 +88,9 @@ def test_the_suite_runs_from_the_command_line_and_is_written(tmp_path):
 def test_sums_and_what_is_shown():
     common = {"auto_seconds": 1e-3, "fastest_seconds": 9e-4, "auto": "auto: time", "fastest": "patterns", "remarks": []}
     results = [
-        {"number": 1, "case": "a", "spearman": 1.0, "auto_behind": 0.0, **common},
-        {"number": 2, "case": "b", "spearman": 0.5, "auto_behind": 0.05, **common},
-        {"number": 3, "case": "c", "spearman": None, "auto_behind": 0.11, **common},
+        {"number": 1, "case": "a", "spearman": 1.0, "agreement": 0.9, "auto_behind": 0.0, **common},
+        {"number": 2, "case": "b", "spearman": 0.5, "agreement": 0.8, "auto_behind": 0.05, **common},
+        {"number": 3, "case": "c", "spearman": None, "agreement": None, "auto_behind": 0.11, **common},
     ]
     assert suite_summary(results) == {
         "cases": 3,
@@ -97,10 +98,12 @@ def test_sums_and_what_is_shown():
         "close_share": 2 / 3,
         "worst_behind": 0.11,
         "mean_spearman": 0.75,
+        "mean_agreement": pytest.approx(0.85),
         "least_spearman": 0.5,
     }
     text = report({"cases": results, "summary": suite_summary(results)})
-    assert "| 3 | c | 1 ms | 900 us | – | 11.0% | – | patterns |" in text
-    assert "| 1 | a | 1 ms | 900 us | – | 0.0% | 1.00 | auto |" in text
+    assert "| 3 | c | 1 ms | 900 us | – | 11.0% | – | – | patterns |" in text
+    assert "| 1 | a | 1 ms | 900 us | – | 0.0% | 1.00 | 0.90 | auto |" in text
     assert "auto within 5% of the fastest path: 2 of 3 cases (67%), at worst 11.0% behind" in text
     assert "rank correlation: mean 0.750, least 0.500" in text
+    assert "rank correlation of the even rounds with the odd ones: mean 0.850" in text

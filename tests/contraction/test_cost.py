@@ -126,7 +126,9 @@ def test_products_of_constants_cost_nothing():
     layer = LAYERS["CP"]
     free = plan(layer.equation, *layer.shapes, optimize="reconstructed", constants=(1, 2, 3, 4, 5))
     paid = plan(layer.equation, *layer.shapes, optimize="reconstructed")
-    assert free.steps[-1] == paid.steps[-1]
+    last, other = free.steps[-1], paid.steps[-1]  # whose kernel may lie in another order
+    assert replace(last, seconds=0.0) == replace(other, seconds=0.0)
+    assert last.seconds == pytest.approx(other.seconds, rel=1e-3)
     assert all((s.flops, s.bytes, s.seconds) == (0, 0, 0.0) for s in free.steps[:-1])
     assert all(s.flops > 0 for s in paid.steps)
 

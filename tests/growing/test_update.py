@@ -25,7 +25,7 @@ from growarray.growing import (
     shrink,
 )
 from growarray.growing.rule import rule_of
-from growarray.growing.update import activation_slope, rounding_floor
+from growarray.growing.update import activation_slope, rounding_floor, triangular_solve
 from growarray.nn import Identity, ReLU, Sequential
 from tests.conftest import Library, frozen
 
@@ -68,6 +68,16 @@ def test_a_feature_that_is_almost_nothing_does_not_stop_a_growth() -> None:
     np.testing.assert_allclose(np.abs(alpha), [[np.sqrt(2.0), 0.0]], atol=1e-12)
     np.testing.assert_allclose(np.abs(omega), [[np.sqrt(2.0)]], atol=1e-12)
     assert values.tolist() == [2.0]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_triangle_of_several_blocks_is_solved(xp: Library, transposed: bool) -> None:
+    rng = np.random.default_rng(0)
+    factor = np.tril(rng.standard_normal((150, 150))) / 12.0 + np.eye(150)
+    x = rng.standard_normal((150, 3))
+    right = (factor.T if transposed else factor) @ x
+    found = triangular_solve(xp.asarray(factor), xp.asarray(right), transposed=transposed)
+    np.testing.assert_allclose(to_numpy(found), x, atol=1e-9)
 
 
 def test_the_inverse_root_ignores_what_is_under_the_threshold(xp: Library) -> None:
@@ -195,8 +205,9 @@ def test_the_delta_refuses_what_does_not_fit(kind: str) -> None:
 def test_empty_sides_give_empty_updates(d: int, o: int, xp: Library) -> None:
     delta, decrease = optimal_delta(xp.asarray(np.eye(d)), xp.asarray(np.zeros((d, o))), e=xp.asarray(np.eye(o)))
     assert (delta.shape, decrease) == ((o, d), 0.0)
-    alpha, omega, values = added_neurons(xp.asarray(np.eye(d)), xp.asarray(np.zeros((d, o))))
-    assert (alpha.shape, omega.shape, values.shape) == ((0, d), (o, 0), (0,))
+    for floor in (0.0, 1e-6):
+        alpha, omega, values = added_neurons(xp.asarray(np.eye(d)), xp.asarray(np.zeros((d, o))), floor=floor)
+        assert (alpha.shape, omega.shape, values.shape) == ((0, d), (o, 0), (0,))
 
 
 @pytest.mark.parametrize("amount", [0.0, 0.3, 1.0])
@@ -408,9 +419,18 @@ def test_the_precision_of_given_statistics_says_what_counts_as_zero() -> None:
 
 
 def test_a_singular_s_does_not_lose_small_features_to_large_ones() -> None:
-    scale = np.array([1e-3, 1.0, 1.0, 1e3, 1.0])
+    scale = np.array([1e-2, 1.0, 1.0, 1e2, 1.0])
     b, g = duplicated(), features(50, 2)
     with pytest.warns(UserWarning, match="S is singular"):
         delta, decrease = optimal_delta(moment_of(b * scale), moment_of(b * scale, g), floor=1e-6)
     np.testing.assert_allclose(delta * scale, np.linalg.lstsq(b, g, rcond=None)[0].T, rtol=1e-6)
     assert decrease == pytest.approx(np.sum((b * scale @ delta.T) ** 2) / 50)
+
+
+def test_features_that_are_always_zero_leave_the_others_alone() -> None:
+    b, g = features(50, 6) @ features(6, 8), features(50, 2)
+    b = np.concatenate([b, np.zeros((50, 3))], axis=1)
+    expected = np.linalg.lstsq(b, g, rcond=None)[0].T
+    for floor in (0.0, 1e-6):
+        found = optimal_delta(moment_of(b), moment_of(b, g), pseudo_inverse=True, floor=floor)[0]
+        np.testing.assert_allclose(found, expected, atol=1e-10)

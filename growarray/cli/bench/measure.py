@@ -1,4 +1,4 @@
-"""Measuring calls against each other: in turns A B C A B C, medians; peak memory; rank correlation.
+"""Measuring calls against each other: in turns A B C A B C, medians of ratios; peak memory; rank correlation.
 
 A machine that is shared gets slower and faster by the minute, so what is compared has its turns in the same rounds.
 With one thread, seconds are those of the processor: other processes then cost cache and memory alone.
@@ -107,6 +107,20 @@ def interleaved(
         if progress is not None:
             progress(done + 1, repeat)
     return seconds
+
+
+def typical(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Seconds of each call of :func:`interleaved`: the median of its ratio to the mean of its round.
+
+    What slows a whole round down does not count. The scale is the median of the rounds' geometric means.
+
+    >>> typical({"a": [1.0, 20.0, 1.0], "b": [2.0, 40.0, 2.0]})
+    {'a': 1.0, 'b': 2.0}
+    """
+    logs = np.log(np.maximum(list(seconds.values()), 1e-12))
+    means = logs.mean(axis=0)
+    found = np.exp(np.median(logs - means, axis=1) + np.median(means))
+    return {name: round(float(value), 12) for name, value in zip(seconds, found, strict=True)}
 
 
 def _timed(call: Call, clock: Clock) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import platform
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -24,6 +23,7 @@ from growarray.cli.bench.measure import (
     pullback_call,
     spearman,
     synchronised,
+    typical,
 )
 from growarray.contraction import Plan
 from growarray.contraction.blas_kernel import blas_named
@@ -82,7 +82,7 @@ def measure_layer(
     calls = _calls(candidates, others, arrays, to_device(dy, device))
     names = [f"{peer.name} {kind}" for peer in others for kind in KINDS]
     seconds = interleaved(calls, repeat=repeat, budget=budget, spinning=names, progress=progress, clock=clock)
-    rows = []
+    medians, rows = typical(seconds), []
     for index, candidate in enumerate(candidates):
         row: dict[str, Any] = {
             "label": candidate.label,
@@ -98,9 +98,10 @@ def measure_layer(
             if plan is not None:
                 key = f"{index} {kind}"
                 peak = peak_bytes(calls[key]) if memory and is_numpy(reference) else None
-                row[kind] = _figures(plan, seconds[key], peak)
+                row[kind] = _figures(plan, medians[key], seconds[key], peak)
         rows.append(row)
-    measured = [_peer_row(peer, seconds, expected, training=candidates[0].training is not None) for peer in others]
+    training = candidates[0].training is not None
+    measured = [_peer_row(peer, medians, seconds, expected, training=training) for peer in others]
     for row in (*rows, *measured):
         if not row["difference"] <= _DIFFERENT[layer.dtype]:
             remarks.append(f"{row['label']}: the result differs by {row['difference']:.1e} of its largest entry")
@@ -122,23 +123,25 @@ def _calls(candidates: Sequence[Candidate], others: Sequence[Peer], arrays: Sequ
     return calls
 
 
-def _figures(plan: Plan, seconds: Sequence[float], peak: int | None) -> dict[str, Any]:
+def _figures(plan: Plan, median: float, seconds: Sequence[float], peak: int | None) -> dict[str, Any]:
     return {
         "flops": plan.flops,
         "bytes": plan.bytes,
         "predicted_seconds": plan.seconds,
-        "measured_seconds": statistics.median(seconds),
+        "measured_seconds": median,
         "rounds": list(seconds),
         "predicted_peak_bytes": plan.peak_bytes,
         "measured_peak_bytes": peak,
     }
 
 
-def _peer_row(peer: Peer, seconds: dict[str, list[float]], expected: np.ndarray, *, training: bool) -> dict[str, Any]:
+def _peer_row(
+    peer: Peer, medians: dict[str, float], seconds: dict[str, list[float]], expected: np.ndarray, *, training: bool
+) -> dict[str, Any]:
     row: dict[str, Any] = {"label": peer.name, "difference": _difference(peer.result(), expected)}
     for kind in KINDS if training else KINDS[:1]:
-        rounds = seconds[f"{peer.name} {kind}"]
-        row[kind] = {"measured_seconds": statistics.median(rounds), "rounds": rounds}
+        key = f"{peer.name} {kind}"
+        row[kind] = {"measured_seconds": medians[key], "rounds": seconds[key]}
     return row
 
 

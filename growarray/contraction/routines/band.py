@@ -1,9 +1,11 @@
-"""Convolution without a sum over channels, on NumPy: batches of small products with banded matrices.
+"""Convolution without a sum over channels, on NumPy: products with banded matrices, one for each channel.
 
 A few outputs of one axis are a banded matrix times the inputs they read. Most of its entries are zero, yet products
 with it are faster than shifted multiply-adds, which pass over memory twice for every tap, and hand the interpreter's
-lock over at every pass (3 taps, 14 to 56 positions: 0.7 ns an output, where passes take 1.1 to 2.4). The zeros have a
-price: a NaN or an infinity spreads over the block of outputs that reads it.
+lock over at every pass. All rows of a channel are the rows of one product: OpenBLAS locks its work space at every
+call, so that two threads with many small products take longer than one alone. Where outputs are few, the matrix is of
+all trailing axes together, and a product makes all taps of a plane. The zeros have a price: a NaN or an infinity
+spreads over the block of outputs that reads it.
 """
 
 from __future__ import annotations
@@ -18,64 +20,13 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from growarray.contraction.machine import Machine
-from growarray.contraction.problem import Axis, Product
+from growarray.contraction.problem import Product
+from growarray.contraction.routines.banding import FEW, inputs, is_thin, layout_of, outputs
 from growarray.contraction.routines.protocol import D_KERNEL, FORWARD, Task
 from growarray.contraction.routines.windows import window
 from growarray.contraction.workspace import here, view_as
 
 _PIECE = 1 << 17  # elements of one piece
-_WIDE = 16  # outputs of one block along the innermost axis: the width of the product's own kernels
-_FEW = 4  # rows below which blocks of the innermost axis are gathered, so that they become the rows
-_CALLS = 5  # of the machine, that products of one run of blocks take
-_BLOCK = 5000  # outputs squared times columns, where the cost of one small call equals that of its zeros
-
-
-class _Layout(NamedTuple):
-    """Which axis is banded, in blocks of how many outputs, and whether it is the innermost one."""
-
-    at: int
-    block: int
-    innermost: bool
-
-
-def _layout_of(axes: Sequence[Axis]) -> _Layout:
-    """The innermost axis that is convolved: taps of the others then select whole rows."""
-    convolved = [i for i, a in enumerate(axes) if not a.is_plain]
-    at = convolved[-1] if convolved else len(axes) - 1
-    out = axes[at].out
-    if at == len(axes) - 1:
-        return _Layout(at, max(out, 1) if out <= _WIDE * 3 // 2 else _WIDE, True)
-    columns = math.prod(a.out for a in axes[at + 1 :])
-    blocks = max(1, round(out / max(math.sqrt(_BLOCK / max(columns, 1)), 4.0)))
-    return _Layout(at, max(-(-out // blocks), 1), False)
-
-
-class _Run(NamedTuple):
-    """Blocks of ``size`` outputs from ``start``, the first of which reads ``inputs`` inputs from ``first``; ``skip``
-    rows of the band lie in the padding before them."""
-
-    start: int
-    blocks: int
-    size: int
-    first: int
-    inputs: int
-    skip: int
-
-
-def _runs(axis: Axis, block: int) -> list[_Run]:
-    runs: list[_Run] = []
-    for start in range(0, axis.out, block):
-        size = min(block, axis.out - start)
-        low = start * axis.stride - axis.before
-        reach = (size - 1) * axis.stride + (axis.taps - 1) * axis.dilation + 1
-        first, stop = max(low, 0), min(low + reach, axis.size)
-        one = _Run(start, 1, size, first, max(stop - first, 0), first - low)
-        last = runs[-1] if runs else None
-        if last and one.inputs == reach and (last.size, last.inputs, last.skip) == (size, reach, 0):
-            runs[-1] = last._replace(blocks=last.blocks + 1)
-        else:
-            runs.append(one)
-    return runs
 
 
 class Band:
@@ -87,17 +38,18 @@ class Band:
 
     def __init__(self, product: Product) -> None:
         self.b, self.axes = b, axes = product.b, product.axes
-        self.outs = tuple(a.out for a in axes)
-        self.at, self.block, self.innermost = _layout_of(axes)
-        self.axis = axis = self.axes[self.at]
-        self.runs = _runs(axis, self.block)
-        self.reach = (self.block - 1) * axis.stride + (axis.taps - 1) * axis.dilation + 1
-        self.few = self.innermost and (self.at == 0 or self.outs[self.at - 1] < _FEW)
-        others = [range(1) if i == self.at else range(a.taps) for i, a in enumerate(self.axes)]
-        places = [self._place(taps) for taps in itertools.product(*others)]
+        layout = layout_of(product)
+        self.at, self.inner, self.band = layout.at, layout.is_inner(axes), layout.band(axes)
+        self.step = layout.block * axes[self.at].stride  # inputs from one block to the next
+        self.runs = layout.runs(axes)
+        before = axes[: self.at]
+        self.rows, self.outs = tuple(a.size for a in before), tuple(a.out for a in before)
+        self.positions = inputs(axes[self.at :]), outputs(axes[self.at :])
+        self.thin = is_thin(before)
+        taps = itertools.product(*(range(a.taps) for a in before))
         # what the first product does not write, the others cannot be added to
-        self.places = sorted(places, key=lambda place: not place.whole)
-        pieces = b * math.prod(self.outs) // _PIECE
+        self.places = sorted((self._place(i, one) for i, one in enumerate(taps)), key=lambda place: not place.whole)
+        pieces = b * outputs(axes) // _PIECE
         pieces = max(1, min(b, pieces + pieces % 2 if pieces > 1 else pieces))  # an even number, for two threads
         self.pieces = [slice(b * i // pieces, b * (i + 1) // pieces) for i in range(pieces)]
 
@@ -108,48 +60,44 @@ class Band:
 
     @classmethod
     def seconds(cls, product: Product, machine: Machine, way: str) -> float:
-        """Small products with banded matrices, and passes over the outputs to add those of further taps."""
-        b, axes, out, item = product.b, product.axes, product.columns, product.itemsize / 4
+        """Products with banded matrices, and passes over the outputs to add those of further taps."""
+        b, axes, item = product.b, product.axes, product.itemsize
         if way == D_KERNEL:
-            return product.taps * (3 * b * out * machine.element * item + 6 * machine.call)
-        at, block, innermost = _layout_of(axes)
-        banded = axes[at]
-        reach = (block - 1) * banded.stride + (banded.taps - 1) * banded.dilation + 1
-        columns = (axes[at - 1].out if at else 1) if innermost else math.prod(a.out for a in axes[at + 1 :])
-        sides, others = (columns, block) if innermost else (block, columns), product.taps // banded.taps
-        many = math.ceil(b * out / max(block * columns, 1))
-        products = machine.product(many, sides[0], min(reach, banded.size), sides[1], product.itemsize, machine.small)
-        calls = _CALLS * len(_runs(banded, block)) * machine.call
-        return others * (products + calls) + (others - 1) * 3 * b * out * machine.element * item
+            return product.taps * (3 * b * product.columns * machine.element * item / 4 + 6 * machine.call)
+        return layout_of(product).seconds(b, axes, item, machine)
 
     @classmethod
     def preparing(cls, product: Product, machine: Machine) -> float:
-        """Bands are small."""
-        return 0.0
+        """Zeros, and every tap at all outputs of a block."""
+        layout = layout_of(product)
+        others = math.prod(a.taps for a in product.axes[: layout.at])
+        zeros = others * inputs(layout.band(product.axes)) * machine.element
+        return product.b * layout.block * (zeros + product.taps * machine.gathered)
 
-    def _place(self, taps: Sequence[int]) -> _Place:
-        into: list[slice] = [slice(None)]
-        read: list[slice] = [slice(None)]
-        for i, (axis, tap) in enumerate(zip(self.axes, taps, strict=True)):
-            low, high, piece = (0, axis.out, slice(None)) if i == self.at else window(axis, tap, 0, axis.out)
-            into.append(slice(low, high))
-            read.append(piece)
-        whole = all(piece == slice(0, out) for piece, out in zip(into[1:], self.outs, strict=True))
-        sizes = [a.taps for a in self.axes]
-        flat = [
-            int(np.ravel_multi_index((*taps[: self.at], t, *taps[self.at + 1 :]), sizes)) for t in range(self.axis.taps)
-        ]
-        return _Place(tuple(into), tuple(read), flat, whole)
+    def _place(self, index: int, taps: Sequence[int]) -> _Place:
+        found = [window(a, t, 0, a.out) for a, t in zip(self.axes, taps, strict=False)]
+        into = (slice(None), *(slice(low, high) for low, high, _ in found))
+        read = (slice(None), *(piece for *_, piece in found))
+        whole = all(high - low == out for (low, high, _), out in zip(found, self.outs, strict=True))
+        return _Place(index, into, read, whole, whole and self.rows == self.outs)
 
     def prepare(self, kernel: np.ndarray) -> np.ndarray:
-        """Banded matrices, one set for each tap of the other axes."""
-        weights = kernel.reshape(self.b, math.prod(kernel.shape[1:]))
-        bands = np.zeros((len(self.places), self.b, self.block, self.reach), weights.dtype)
-        rows = np.arange(self.block)
-        for band, place in zip(bands, self.places, strict=True):
-            for t, index in enumerate(place.taps):
-                band[:, rows, rows * self.axis.stride + t * self.axis.dilation] = weights[:, index, None]
-        return np.ascontiguousarray(bands.swapaxes(2, 3)) if self.innermost else bands
+        """Banded matrices (inputs, outputs) of every channel, one set for each tap of the axes before."""
+        weights = kernel.reshape(self.b, len(self.places), math.prod(a.taps for a in self.band))
+        width = outputs(self.band)
+        bands = np.zeros((len(self.places), self.b, inputs(self.band), width), weights.dtype)
+        steps, item = bands.strides[:2], bands.itemsize
+        down = [inputs(self.band[i + 1 :]) * width for i in range(len(self.band))]
+        along = [outputs(self.band[i + 1 :]) for i in range(len(self.band))]
+        for index, taps in enumerate(itertools.product(*(range(a.taps) for a in self.band))):
+            found = [window(a, t, 0, a.out) for a, t in zip(self.band, taps, strict=True)]
+            start = sum(piece.start * d + low * o for (low, _, piece), d, o in zip(found, down, along, strict=True))
+            strides = [item * (a.stride * d + o) for a, d, o in zip(self.band, down, along, strict=True)]
+            shape = (*bands.shape[:2], *(high - low for low, high, _ in found))
+            if math.prod(shape):
+                entries = np.ndarray(shape, bands.dtype, bands, item * start, (*steps, *strides))
+                entries[...] = weights[:, :, index].T.reshape(*shape[:2], *(1 for _ in found))
+        return bands
 
     def forward(
         self, kernel: np.ndarray, feature: np.ndarray, out: np.ndarray, ready: np.ndarray | None = None
@@ -157,25 +105,53 @@ class Band:
         """Some channels after others; fast if the innermost axis is dense."""
         ready = self.prepare(kernel) if ready is None else ready
         feature, out = feature[:, 0], out[:, 0]
+        run = self._rows_piece if self.inner else self._columns_piece
         if len(self.pieces) == 1:
-            self._piece(ready, feature, out)
+            run(ready, feature, out)
             return ()
-        return [partial(self._piece, ready[:, p], feature[p], out[p]) for p in self.pieces]
+        return [partial(run, ready[:, p], feature[p], out[p]) for p in self.pieces]
 
-    def _piece(self, bands: np.ndarray, feature: np.ndarray, out: np.ndarray) -> None:
+    def _rows_piece(self, bands: np.ndarray, feature: np.ndarray, out: np.ndarray) -> None:
+        """All rows of a channel times its matrix, of which a tap of the axes before reads those that are its own."""
+        b, (size, count) = len(feature), self.positions
+        source = view_as(feature, (b, *self.rows, size))
+        if source is None or not source.flags.c_contiguous:
+            source = _copied(feature, "feature").reshape(b, *self.rows, size)
+        whole = view_as(out, (b, *self.outs, count))
+        total = here.arrays["total", (b, *self.outs, count), out.dtype] if whole is None else whole
+        if out.size and not self.places[0].whole:
+            total[...] = 0
+        for index, place in enumerate(self.places if out.size else ()):
+            target, band = total[place.into], bands[place.number]
+            if target.size == 0:
+                continue
+            first = index == 0 and place.whole
+            flat = view_as(target, (b, math.prod(self.outs), count)) if first and (self.thin or place.same) else None
+            rows = _copied(source[place.read], "rows") if self.thin else source
+            part = here.arrays["part", (*rows.shape[:-1], count), out.dtype] if flat is None else flat
+            high = math.prod(rows.shape[1:-1])
+            self._products(rows.reshape(b, high, size), band, part.reshape(b, high, count))
+            if flat is None:
+                part = part if self.thin else part[place.read]
+                np.copyto(target, part) if first else np.add(target, part, out=target)
+        if whole is None:
+            out[...] = total.reshape(out.shape)
+
+    def _columns_piece(self, bands: np.ndarray, feature: np.ndarray, out: np.ndarray) -> None:
+        """Every row of a channel, (positions, columns), after its matrix."""
         feature = _dense(feature, "feature")
         whole: np.ndarray | None = out
-        if not (self.innermost or out.flags.c_contiguous):
+        if not out.flags.c_contiguous:
             whole = view_as(out, (*out.shape[: self.at + 2], math.prod(out.shape[self.at + 2 :])))
         direct = whole is not None and _is_dense(whole)
         total = out if direct else here.arrays["total", out.shape, out.dtype]
         if not self.places[0].whole:
             total[...] = 0
-        for index, (band, place) in enumerate(zip(bands, self.places, strict=True)):
+        for index, place in enumerate(self.places):
             target = total[place.into]
             if target.size == 0:
                 continue
-            source = self._matrices(feature[place.read])
+            source, band = self._matrices(feature[place.read]), bands[place.number].swapaxes(1, 2)
             if index == 0 and place.whole:
                 self._products(source, band, self._matrices(target))
             else:
@@ -186,34 +162,33 @@ class Band:
             out[...] = total
 
     def _matrices(self, array: np.ndarray) -> np.ndarray:
-        """(b, *axes) as (b, ..., rows, columns): the banded axis as rows, or as columns if it is innermost."""
-        if self.innermost:
-            return array if array.ndim > 2 else array[:, None]
+        """(b, *axes) as (b, ..., positions, columns)."""
         return array.reshape(*array.shape[: self.at + 2], -1)
 
     def _products(self, source: np.ndarray, band: np.ndarray, target: np.ndarray) -> None:
+        few = self.inner and source.shape[1] < FEW
         for run in self.runs:
-            blocks = self._blocks(target, run.start, run.size, run.size, run.blocks)
+            blocks = self._blocks(target, run.start, run.size, run.size, run.blocks, few)
             if run.inputs == 0:
                 blocks[...] = 0
                 continue
-            read = self._blocks(source, run.first, run.inputs, run.size * self.axis.stride, run.blocks)
+            read = self._blocks(source, run.first, run.inputs, self.step, run.blocks, few)
             lead = (len(band), *(1,) * (read.ndim - 3))
             used = slice(run.skip, run.skip + run.inputs)
-            if self.innermost:
+            if self.inner:
                 kernel = band[:, used, : run.size].reshape(*lead, run.inputs, run.size)
-                np.matmul(_gathered(read) if self.few else read, kernel, out=blocks)
+                np.matmul(_copied(read, "windows") if few else read, kernel, out=blocks)
             else:
-                kernel = band[:, : run.size, used].reshape(*lead, run.size, run.inputs)
-                np.matmul(kernel, read, out=blocks)
+                kernel = band[:, : run.size, used]
+                np.matmul(kernel.reshape(*lead, run.size, run.inputs), read, out=blocks)
 
-    def _blocks(self, array: np.ndarray, first: int, size: int, step: int, count: int) -> np.ndarray:
+    def _blocks(self, array: np.ndarray, first: int, size: int, step: int, count: int, few: bool) -> np.ndarray:
         """``count`` blocks of ``size`` positions of the banded axis, ``step`` apart: (b, ..., count, rows, columns)."""
         *lead, rows, columns = array.shape
         *strides, down, along = array.strides
-        if not self.innermost:
+        if not self.inner:
             return _view(array, -2, first, (*lead, count, size, columns), (*strides, step * down, down, along))
-        if self.few:
+        if few:
             return _view(array, -1, first, (*lead, rows, count, size), (*strides, down, step * along, along))
         return _view(array, -1, first, (*lead, count, rows, size), (*strides, step * along, down, along))
 
@@ -260,13 +235,14 @@ def _along(d_out: np.ndarray, feature: np.ndarray, shift: int) -> np.ndarray:
 
 
 class _Place(NamedTuple):
-    """One tap of every axis but the banded one: outputs that it reaches, inputs that it reads, its flat indices, one
-    for each tap of the banded axis, and whether it reaches all outputs."""
+    """One tap of every axis before the banded ones: its number, outputs that it reaches, inputs that it reads, whether
+    it reaches all outputs, and whether these are the inputs."""
 
+    number: int
     into: tuple[slice, ...]
     read: tuple[slice, ...]
-    taps: list[int]
     whole: bool
+    same: bool
 
 
 def _view(array: np.ndarray, axis: int, first: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
@@ -286,15 +262,10 @@ def _is_dense(array: np.ndarray) -> bool:
 
 
 def _dense(array: np.ndarray, slot: str) -> np.ndarray:
-    if _is_dense(array):
-        return array
+    return array if _is_dense(array) else _copied(array, slot)
+
+
+def _copied(array: np.ndarray, slot: str) -> np.ndarray:
     copy: np.ndarray = here.arrays[slot, array.shape, array.dtype]
     copy[...] = array
-    return copy
-
-
-def _gathered(windows: np.ndarray) -> np.ndarray:
-    """Overlapping blocks side by side, as products need them."""
-    copy = here.arrays["windows", windows.shape, windows.dtype]
-    copy[...] = windows
     return copy

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,13 @@ from growarray.networks.graph.sampled import best_features
 from growarray.ops.sizes import whole_number
 
 
+class _Sampled(NamedTuple):
+    """Sampled neurons that are planned, the best first, and the rule that planned them; none for an edge."""
+
+    rule: Rule
+    order: np.ndarray
+
+
 class Expansion(Addition):
     """A place to grow in a graph: an edge, a node with two edges, or more neurons in a node.
 
@@ -38,7 +45,7 @@ class Expansion(Addition):
     update: GrowthUpdate[Array]
     _planned_for: Any  # signature of the graph
     _reads: tuple[Features, ...]  # what the deltas are over
-    _sampled: tuple[Rule, np.ndarray] | None  # if the new weights come from more inputs: which candidates
+    _sampled: _Sampled | None  # if the new weights were solved for jointly with the deltas
     _gain: float
 
     @property
@@ -65,10 +72,10 @@ class Expansion(Addition):
 
     def means(self) -> PlaceMeans:
         """Means of the statistics, for a rule to plan neurons from."""
-        held, dag, nodes = self.dag.collected(), self.dag, self.next_nodes
-        reads = {node: held.columns(node, dag.reads(node)) for node in nodes}
-        fronts = {node: held.shown(node, self.front, self.read_by(node), reads[node]) for node in nodes}
-        layers = tuple(held.target(node, reads[node], fronts[node]) for node in nodes)
+        statistics, dag, nodes = self.dag.collected(), self.dag, self.next_nodes
+        reads = {node: statistics.columns(node, dag.reads(node)) for node in nodes}
+        fronts = {node: statistics.shown(node, self.front, self.read_by(node), reads[node]) for node in nodes}
+        layers = tuple(statistics.target(node, reads[node], fronts[node]) for node in nodes)
         taps = [self.read_by(node).taps for node in nodes]
         outputs = [dag.merges[node].in_features for node in nodes]
 
@@ -77,7 +84,7 @@ class Expansion(Addition):
             return sum(moments[1:], moments[0]) / len(moments)
 
         ones = self._read if self.front.ones else None
-        return PlaceMeans(layers, lambda: of_goals(held.gradient_moment(nodes), outputs, taps), s_prev, ones)
+        return PlaceMeans(layers, lambda: of_goals(statistics.gradient_moment(nodes), outputs, taps), s_prev, ones)
 
     def compute_optimal_updates(self, rule: Rule = TINY, **options: Any) -> None:
         """Plan the new weights by ``rule`` in closed form, and the deltas of the weights beside them."""
@@ -90,27 +97,31 @@ class Expansion(Addition):
             self._plan(rule)
 
     def _plan(self, rule: Rule) -> None:
-        held = self.dag.collected()
+        statistics = self.dag.collected()
         self.delete_update()
         if self.is_edge:
-            after = str(self.next_node)
-            self._take_inputs(rule, [held.columns(after, Features(self.front.parts, False))], None)
+            columns = statistics.columns(str(self.next_node), Features(self.front.parts, False))
+            self._plan_joint(rule, [columns], None)
             return
         self.take(planned(rule, self.means()).on(self._like))
-        if self.sampled_as not in held.sampled:
-            return
-        neurons, promised = self.update, self._gain
+        if self.sampled_as in statistics.sampled:
+            self._plan_sampled(rule)
+
+    def _plan_sampled(self, rule: Rule) -> None:
+        """Replace the neurons that are planned by the best sampled ones, if these gain more."""
+        statistics, nodes = self.dag.collected(), self.next_nodes
+        solved, solved_gain = self.update, self._gain
         undone = [
-            held.left_undone(node, held.columns(node, self._kept(rule, node)), self._candidates(node))
-            for node in self.next_nodes
+            statistics.left_undone(node, statistics.columns(node, self._changeable(rule, node)), self._candidates(node))
+            for node in nodes
         ]
         most = rule.max_new if isinstance(rule, GrowthRule) and rule.max_new is not None else self.dag.neurons
-        order = np.asarray(best_features(undone, most, [self.read_by(node).taps for node in self.next_nodes]), np.int64)
+        order = np.asarray(best_features(undone, most, [self.read_by(node).taps for node in nodes]), np.int64)
         if len(order):
             self._take_sampled(rule, order)
-        if not self._gain > promised:
+        if not self._gain > solved_gain:
             self.delete_update()
-            self.take(neurons)
+            self.take(solved)
 
     def take(self, change: GrowthUpdate[Array]) -> None:
         """Store a change as the plan: neurons whose weights on both sides grow with the scaling."""
@@ -118,7 +129,7 @@ class Expansion(Addition):
         slope = activation_slope(self.function_before) if change.singular_values is not None else 0.0
         self._gain = change.improvement(slope)
 
-    def _kept(self, rule: Rule, node: str) -> Features:
+    def _changeable(self, rule: Rule, node: str) -> Features:
         """The inputs of a node whose weights the plan may change."""
         if isinstance(rule, GrowthRule) and not rule.compute_delta:
             return Features((), self.is_edge and self.front.ones, self.dag.shape_of(node))
@@ -135,39 +146,41 @@ class Expansion(Addition):
         alpha = namespace(weights).take(weights, asarray(order, like=weights), axis=0)
         columns = [self._candidates(node).reshape(weights.shape[0], -1)[order].ravel() for node in self.next_nodes]
         with on_host(self.dag):
-            self._take_inputs(rule, columns, alpha)
-        self._sampled = (rule, order)  # the first of them are the best, however many are kept
+            self._plan_joint(rule, columns, alpha)
+        self._sampled = _Sampled(rule, order)
 
     @property
     def _like(self) -> Array:
         return next(iter(self.dag.parameters())).data
 
-    def _take_inputs(self, rule: Rule, columns: list[np.ndarray], alpha: Array | None) -> None:
-        """Plan what the next nodes read of more inputs, the neurons ``alpha`` or the previous node, and the deltas.
+    def _plan_joint(self, rule: Rule, columns: list[np.ndarray], alpha: Array | None) -> None:
+        """Plan jointly what the next nodes read of more inputs, and the deltas of their weights.
 
-        columns : for each next node those of the inputs
+        columns : for each next node those of the inputs, which are the neurons ``alpha`` or the previous node
         """
-        held, nodes = self.dag.collected(), self.next_nodes
-        kept = [held.columns(node, self._kept(rule, node)) for node in nodes]
-        layers = [
-            held.target(node, np.concatenate([old, more])) for node, old, more in zip(nodes, kept, columns, strict=True)
+        statistics, nodes = self.dag.collected(), self.next_nodes
+        kept = [statistics.columns(node, self._changeable(rule, node)) for node in nodes]
+        targets = [
+            statistics.target(node, np.concatenate([old, new]))
+            for node, old, new in zip(nodes, kept, columns, strict=True)
         ]
-        solves = replace(rule, compute_delta=True) if isinstance(rule, GrowthRule) else rule
-        change = planned(solves, PlaceMeans(tuple(layers), lambda: held.gradient_moment(nodes)))
+        with_delta = replace(rule, compute_delta=True) if isinstance(rule, GrowthRule) else rule
+        change = planned(with_delta, PlaceMeans(tuple(targets), lambda: statistics.gradient_moment(nodes)))
         if not change.deltas:
             raise GrowthError(f"{self}: the rule plans no delta, but a new edge needs one")
-        old = [delta[:, : len(part)] for delta, part in zip(change.deltas, kept, strict=True)]
-        new = [-delta[:, len(part) :] for delta, part in zip(change.deltas, kept, strict=True)]
+        deltas = [delta[:, : len(part)] for delta, part in zip(change.deltas, kept, strict=True)]
+        weights = [-delta[:, len(part) :] for delta, part in zip(change.deltas, kept, strict=True)]
         if alpha is not None:
-            new = [by_neuron(rows, self.read_by(node).taps) for node, rows in zip(nodes, new, strict=True)]
-        alone = [held.target(node, part) for node, part in zip(nodes, kept, strict=True) if len(part)]
-        decreases = [planned(solves, PlaceMeans((target,), target.e)).decreases for target in alone]
-        omega = new[0] if len(new) == 1 else namespace(*new).concat(new, axis=0)
-        plan = replace(change, deltas=tuple(old), solutions=(), input_extension=omega, output_extension=alpha)
-        self.update = plan.on(self._like)
-        self._reads = tuple(self._kept(rule, node) for node in nodes)
-        self._planned_for, self._gain = self.dag.signature, sum(change.decreases) - sum(map(sum, decreases))
-        self._sampled = (rule, np.zeros(0, np.int64))
+            weights = [by_neuron(rows, self.read_by(node).taps) for node, rows in zip(nodes, weights, strict=True)]
+        omega = weights[0] if len(weights) == 1 else namespace(*weights).concat(weights, axis=0)
+        alone = [statistics.target(node, part) for node, part in zip(nodes, kept, strict=True) if len(part)]
+        without = [planned(with_delta, PlaceMeans((target,), target.e)).decreases for target in alone]
+        self.update = replace(
+            change, deltas=tuple(deltas), solutions=(), input_extension=omega, output_extension=alpha
+        ).on(self._like)
+        self._reads = tuple(self._changeable(rule, node) for node in nodes)
+        self._planned_for, self._gain = self.dag.signature, sum(change.decreases) - sum(map(sum, without))
+        self._sampled = _Sampled(rule, np.zeros(0, np.int64))
 
     @property
     def new_neurons_fo_improvement(self) -> float:
@@ -175,7 +188,7 @@ class Expansion(Addition):
         return self._gain
 
     @property
-    def _promised(self) -> float:
+    def _predicted(self) -> float:
         if self._planned_for is None:
             raise GrowthError(f"{self}: nothing is planned; call compute_optimal_updates() first")
         return float(self.update.decrease or 0.0)
@@ -183,13 +196,13 @@ class Expansion(Addition):
     @property
     def first_order_improvement(self) -> float:
         """Decrease of the loss that the whole plan promises to first order, at scaling 1."""
-        return self._promised + (self._gain if self._sampled is None else 0.0)
+        return self._predicted + (self._gain if self._sampled is None else 0.0)
 
     @property
     def predicted_decrease(self) -> float:
         """Exact first-order decrease per squared scaling, for activations that are smooth, and zero at zero."""
         slope = activation_slope(self.function_before) if self.update.slopes is not None else 0.0
-        return self._promised + self.update.exact_improvement(slope)
+        return self._predicted + self.update.exact_improvement(slope)
 
     def sub_select_optimal_added_parameters(self, keep_neurons: int) -> None:
         """Keep the first ``keep_neurons`` planned neurons; an edge stays whole, or is dropped with 0."""
@@ -203,8 +216,7 @@ class Expansion(Addition):
                 kept = self.update.with_neurons(omega[:, :keep], keep)
                 self.take(replace(kept, output_extension=alpha[:keep, :]))
             else:
-                rule, order = self._sampled
-                self._take_sampled(rule, order[:keep])
+                self._take_sampled(self._sampled.rule, self._sampled.order[:keep])
 
     def delete_update(self) -> None:
         """Forget what is planned."""
@@ -215,7 +227,7 @@ class Expansion(Addition):
         """Scales of the weights into and out of new neurons: sampled ones have their incoming weights at once."""
         return (g, g) if self._sampled is None else (1.0, g**2)
 
-    def _changed(self, node: str, index: int) -> Features:
+    def _covered(self, node: str, index: int) -> Features:
         """The inputs that the delta of a next node covers."""
         return self._reads[index] if self._reads else self.dag.reads(node)
 
@@ -230,7 +242,7 @@ class Expansion(Addition):
             return xp.astype(matrix, total.dtype, copy=False)
 
         if self.update.deltas and self.update.deltas[index].shape[1]:
-            total = total - self._changed(node, index).values(cast(g**2 * self.update.deltas[index]), activities)
+            total = total - self._covered(node, index).values(cast(g**2 * self.update.deltas[index]), activities)
         alpha, omega = self.update.output_extension, self.update.input_extension
         if omega is None:
             return total
@@ -263,10 +275,10 @@ class Expansion(Addition):
         g = as_scalar(self.scaling_factor if scaling_factor is None else scaling_factor, f"{self}: scaling_factor")
         if not self.is_edge and self.new_neurons:
             self.function_before.check_extend(self.new_neurons)
-        changes = [(nodes[i], self._changed(nodes[i], i), delta) for i, delta in enumerate(self.update.deltas)]
+        deltas = [(nodes[i], self._covered(nodes[i], i), delta) for i, delta in enumerate(self.update.deltas)]
         if self.is_edge:
             dag.add_direct_edge(self.previous_node, self.next_node, {"use_bias": self.front.ones}, zero_weights=True)
-        for node, reads, delta in changes:
+        for node, reads, delta in deltas:
             for edge, rows in dag.rows_of(node, reads, -(g**2) * delta).items():
                 step = dag.layers[edge].part_of(rows)
                 dag.layers[edge].parameter_step(step.weight.data, None if step.bias is None else step.bias.data)

@@ -80,7 +80,7 @@ class GraphStatistics:
                     self.sampled.setdefault(key, Sampled(front, expansion.function_before, count))
                     drawn[key, reading] = node
         self.sites = {
-            shape: self._site(shape, dag, known, drawn, trace_precision)
+            shape: self._site(shape, known, drawn, trace_precision)
             for shape in dict.fromkeys(self._shape[node] for node in self._outputs)
         }
         if () in self.sites:
@@ -95,7 +95,7 @@ class GraphStatistics:
             merge.request("activity", self)
             merge.request("input", self)
 
-    def _site(self, shape: tuple[int, ...], dag: Any, known: Any, drawn: Any, trace_precision: float | None) -> Site:
+    def _site(self, shape: tuple[int, ...], known: Any, drawn: Any, trace_precision: float | None) -> Site:
         widths = {node: merge.in_features for node, merge in self.merges.items()}
         here = {node: widths[node] for node in self._outputs if self._shape[node] == shape}
         rank = {node: index for index, node in enumerate(self.merges)}

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from growarray.contraction import plan
 from growarray.contraction.equation import parse
-from growarray.contraction.problem import Axis, Problem
+from growarray.contraction.problem import Axis, Problem, Product
 from growarray.contraction.program import Program
 from growarray.contraction.routines import band, im2col, product, scatter
+from growarray.contraction.routines.banding import layout_of
 from growarray.contraction.routines.portable import Portable
 from growarray.contraction.step import Step
 from growarray.testing import assert_close
@@ -39,6 +40,15 @@ CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] =
     "band of many": ("b y x, b y x -> b y x | y, x", (16, 9, 17), (16, 3, 5), {"padding": (1, 2)}),
     "band between": ("b y i, b y -> b y i | y", (4, 30, 3), (4, 5), {"padding": 2, "stride": 2}),
     "band along many": ("b i x, b x -> b i x | x", (2, 5, 50), (2, 3), {"padding": 1}),
+    "band of planes": ("b i y x, b y x -> b i y x | y, x", (3, 40, 7, 6), (3, 3, 2), {"padding": 1}),
+    "band of planes, one axis": ("b i y x, b y -> b i y x | y", (3, 40, 7, 7), (3, 3), {"padding": 1}),
+    "band of strided planes": (
+        "b i z y x, b z y x -> b i z y x | z, y, x",
+        (2, 40, 5, 9, 8),
+        (2, 3, 3, 3),
+        {"padding": 1, "stride": 2},
+    ),
+    "band of rows": ("b i z x, b z x -> b i z x | z, x", (3, 4, 5, 30), (3, 2, 3), {"padding": (0, 1)}),
     "band, a tap in the padding": (
         "b z y x, b z y x -> b z y x | z, y, x",
         (2, 1, 4, 4),
@@ -245,6 +255,24 @@ def test_the_cases_reach_every_routine_each_way():
     assert forward == {"multiply", "matmul", "band", "winograd", "rows", "im2col"}
     assert by_feature == {"transposed", "scatter"}
     assert by_kernel == {"matmul", "band", "winograd", "rows", "im2col"}
+
+
+def test_bands_are_of_one_axis_with_rows_or_columns_beside_it_and_of_planes():
+    products = [step_for(*case).pair.product for name, case in CASES.items() if name.startswith("band")]
+    products.append(Product(4, 1, 1, (Axis("y", 30, 3, 28), Axis("x", 9, 1, 9))))  # x meets its kernel elsewhere
+    kinds = {(layout_of(p).end - layout_of(p).at > 1, layout_of(p).is_inner(p.axes)) for p in products}
+    assert kinds == {(False, False), (False, True), (True, True)}
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 16, 17, 33])
+def test_matrices_of_the_whole_batch_serve_its_blocks(size):
+    equation = parse("n c y x, r, o r, c r, y r, x r -> n o y x | y, x")
+    shapes = [(size, 8, 8, 7), (20,), (16, 20), (8, 20), (2, 20), (3, 20)]
+    problem = Problem(equation, shapes, blocks=33 / size, padding=[0, 1])
+    found = problem.pair(0b1001, 0b10000)
+    assert found is not None
+    whole = Problem(equation, [(33, 8, 8, 7), *shapes[1:]], padding=[0, 1]).pair(0b1001, 0b10000)
+    assert layout_of(found.product) == layout_of(whole.product)
 
 
 def test_small_pieces_cut_most_cases(tiny_pieces):
