@@ -75,12 +75,12 @@ class _Side:
         return self.torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def _padded(self, x: Any) -> tuple[Any, list[int]]:
-        """The input, and the padding that is left to the convolution: torch's own is the same on both sides."""
-        pairs = self.layer.padding
-        if all(before == after for before, after in pairs):
+        """The input, and the padding left to the convolution: torch's own is of zeros, the same on both sides."""
+        pairs, mode = self.layer.padding, self.layer.padding_mode
+        if mode == "zeros" and all(before == after for before, after in pairs):
             return x, [before for before, _ in pairs]
         flat = [n for pair in reversed(pairs) for n in pair]
-        return self.torch.nn.functional.pad(x, flat), [0] * len(pairs)
+        return self.torch.nn.functional.pad(x, flat, "constant" if mode == "zeros" else mode), [0] * len(pairs)
 
     def _peer(self, name: str, run: Callable[[Any], Any], weights: Sequence[Any]) -> Peer:
         torch, x = self.torch, self.tensors[0].clone().requires_grad_(True)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from growarray.contraction.machine import machine_for
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -35,6 +37,17 @@ def test_a_python_block_runs_alone(page, code, tmp_path, monkeypatch, capsys):
     exec(compile(code, str(page), "exec"), {"__name__": "__main__"})
     printed = capsys.readouterr().out.splitlines()
     assert [text for text in PRINTED.findall(code) if text not in printed] == []
+
+
+def test_the_plan_that_is_shown_is_the_one_that_is_printed(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("GROWARRAY_FAST", "0")
+    monkeypatch.setenv("GROWARRAY_THREADS", "2")
+    monkeypatch.setenv("GROWARRAY_CACHE", str(tmp_path))
+    machine_for.cache_clear()
+    page = (ROOT / "docs/paths.md").read_text(encoding="utf-8")
+    exec(BLOCK.search(page)[1], {})
+    machine_for.cache_clear()
+    assert f"prints itself, here without the extra `fast`:\n\n```text\n{capsys.readouterr().out}```" in page
 
 
 def test_every_python_block_is_found():

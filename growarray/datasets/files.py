@@ -162,8 +162,12 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of a ``.npz`` by name, or the array of a ``.npy`` under ``''``; pickles are never loaded."""
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of a ``.npz`` by name, or the array of a ``.npy`` under ``''``; pickles are never loaded.
+
+    Raises DataError: there is no such file, or it is not one of these.
+    """
+    _existing(path)
     try:
         with path.open("rb") as stream:
             content = np.load(stream, allow_pickle=False)
@@ -176,7 +180,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npz(path: Path, wanted: _Wanted) -> tuple[_Part, _Part | None]:
-    arrays = _load(path)
+    arrays = load_arrays(path)
     needed = 2 if wanted.features is None else 1  # of the two names
     names = next((names for names in _NAMES if all(name in arrays for name in names[:needed])), None)
     if names is None:
@@ -194,13 +198,13 @@ def _read_npz(path: Path, wanted: _Wanted) -> tuple[_Part, _Part | None]:
 
 
 def _read_npy(path: Path, wanted: _Wanted) -> tuple[_Part, None]:
-    table = _load(path).get("")
+    table = load_arrays(path).get("")
     if table is None:
         raise DataError(f"{path}: the file holds several arrays; rename it to .npz")
     arrays = {"features": table}
     if wanted.labels is not None:
         second = _existing(Path(wanted.labels))
-        target = _load(second).get("")
+        target = load_arrays(second).get("")
         if target is None or second.suffix.lower() != ".npy":
             raise DataError(f"{second}: expected labels in a .npy file, found {shown(second.suffix)}; use numpy.save")
         arrays["labels"] = target

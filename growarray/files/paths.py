@@ -38,8 +38,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}; make it first")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    opened = _new_file(temporary, path)
     try:
-        with open(temporary, "xb") as file:
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -49,6 +50,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.errno in _FULL:
             error.filename = str(path)
         raise
+
+
+def _new_file(temporary: Path, path: Path) -> BinaryIO:
+    """``temporary``, made and opened; an error names the file that it stands for."""
+    try:
+        return open(temporary, "xb")
+    except OSError as error:
+        raise type(error)(
+            f"{path}: cannot be written ({error.strerror}); name a file in a folder that is yours"
+        ) from error
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # matplotlib takes as long to import as the library: only who
 
 _TRAIN, _VALIDATION, _GROWTH, _REFUSED = "#1f77b4", "#d95f02", "#8c8c8c", "#c0392b"
 _FIXED: dict[str, Any] = {"linestyle": ":", "linewidth": 1.6}  # the network that does not grow, in the same colours
+_INSIDE = 6  # entries of a legend that leave most of a panel free
 
 Entries = list[dict[str, Any]]  # of a history: its steps, or those of one event
 
@@ -59,7 +60,9 @@ def figure_of(steps: Entries, final: dict[str, Any] | None) -> Figure:
         _mark_growths(panel, grown, named=panel is loss)
         panel.grid(axis="y", alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(loc="best", fontsize=9, framealpha=0.9)
+        many = len(panel.get_legend_handles_labels()[1]) > _INSIDE
+        where: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if many else {"loc": "best"}
+        panel.legend(fontsize=9, framealpha=0.9, **where)
     width.set_xlabel("epoch")
     for axis in (width.xaxis, width.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
@@ -128,8 +131,9 @@ def _widths(panel: Axes, steps: Entries, final: dict[str, Any], fixed: Entries) 
         (line,) = panel.plot(epochs, widths, drawstyle="steps-post", label=label)
         those = [step["widths"][index] for step in fixed if index < len(step["widths"])]
         if those:
-            dotted: dict[str, Any] = {"color": line.get_color(), "label": f"{label}, fixed", **_FIXED}
-            panel.plot([step["epoch"] for step in fixed], those, **dotted)
+            panel.plot([step["epoch"] for step in fixed], those, color=line.get_color(), **_FIXED)
+    if fixed:
+        panel.plot([], [], color="black", label="fixed", **_FIXED)
     panel.set_ylim(bottom=0)
     panel.set_ylabel("width")
 

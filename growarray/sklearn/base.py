@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from numbers import Real
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -31,6 +34,23 @@ from growarray.sklearn.losses import weighted_moments
 _RULES = {"tiny": TINY, "gradmax": GRADMAX, "fisher": FISHER}
 _WHOLE = 200  # samples that batch_size='auto' takes at once, as many as scikit-learn's own networks
 _ENDLESS = 10**9  # epochs of a loop that is stopped from outside
+_FitT = TypeVar("_FitT", bound=Callable[..., Any])
+
+
+def _or_unchanged(fit: _FitT) -> _FitT:
+    """A method that leaves the estimator as it was if it raises: what it had learnt of earlier data goes together."""
+
+    @functools.wraps(fit)
+    def guarded(self: Any, *data: Any, **more: Any) -> Any:
+        before = dict(vars(self))
+        try:
+            return fit(self, *data, **more)
+        except Exception:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return cast(_FitT, guarded)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -80,6 +100,7 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
     random_state: Any = None
     verbose: bool = False
 
+    @_or_unchanged
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Train and grow on ``X`` (n, n_features) and ``y``; with ``warm_start`` continue from the last fit.
 
@@ -90,6 +111,7 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         loop = self._loop(data, validation, samples, self.max_iter)
         return self._run(loop, math.ceil(len(data[0]) / loop.settings.batch_size))
 
+    @_or_unchanged
     def fit_batches(self, batches: Any, validation: tuple[Any, Any]) -> Any:
         """Train and grow on batches, of which one at a time is in memory; judge by ``validation``, a pair (X, y).
 
@@ -105,6 +127,7 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         data = _Scaled(self, batches)
         return self._run(self._loop(data, held_out, None, self.max_iter), data.count)
 
+    @_or_unchanged
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """One epoch on these rows, and a growth if one is due."""
         goes_on = self.__sklearn_is_fitted__()
@@ -175,6 +198,14 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
         counts += ["max_parameters"] if self.max_parameters not in ("auto", None) else []
         for name in counts:
             whole_number(type(self).__name__, name, getattr(self, name), 1)
+        for name in ("tol", "learning_rate", "weight_decay", "validation_fraction"):
+            value, least = getattr(self, name), -math.inf if name == "tol" else 0.0
+            if not (isinstance(value, Real) and float(value) >= least):
+                bound = "" if name == "tol" else ", at least 0"
+                raise ValueError(f"{name}: expected a number{bound}, found {shown(value)}")
+        for name in ("early_stopping", "warm_start"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise ValueError(f"{name}: expected True or False, found {shown(getattr(self, name))}")
         if not 0.0 < self.validation_fraction < 1.0:
             raise ValueError(
                 f"validation_fraction: expected a share between 0 and 1, found {shown(self.validation_fraction)}"
@@ -229,7 +260,7 @@ class GrowingEstimator(BaseEstimator):  # type: ignore[misc]
             every=self.grow_every,
             first=self.grow_every,
             max_parameters=budget,
-            keep_best=self.early_stopping,
+            keep_best=bool(self.early_stopping),
         )
         return Growth(
             self._grown, self._optimizer, data, validation=validation, task=self._task, settings=settings, rng=self._rng
@@ -287,7 +318,9 @@ class _Scaled:
             if not is_pair(part):
                 raise TypeError(f"fit_batches: batch {count} is {shown(part)}, expected a pair of arrays (X, y)")
             count += 1
-            x, values, weight, _ = self.model._rows(part[0], part[1], None, goes_on=True, anew=False)
+            with warnings.catch_warnings():  # validation may be a frame, and a chunk has lost the names of its columns
+                warnings.filterwarnings("ignore", "X does not have valid feature names")
+                x, values, weight, _ = self.model._rows(part[0], part[1], None, goes_on=True, anew=False)
             features, target = self.model._scaled(x, values, weight)
             yield features.astype(dtype, copy=False), target.astype(dtype, copy=False)
         self.count = count

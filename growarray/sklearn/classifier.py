@@ -61,7 +61,7 @@ class GrowingClassifier(ClassifierMixin, GrowingEstimator):  # type: ignore[misc
         if not np.isin(found, self.classes_).all():
             raise ValueError(
                 f"y: found classes {shown(found.tolist())}, expected {shown(self.classes_.tolist())} as in the first "
-                "fit; fit a new model"
+                "fit, or in validation; fit a new model"
             )
         if self.class_weight is not None:
             by_class = compute_class_weight(self.class_weight, classes=found, y=y, sample_weight=weight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -217,6 +218,9 @@ def test_paths_that_cannot_be_written(tmp_path, suffix):
         WRITERS[suffix]({"w": np.ones(1)}, tmp_path)
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*no; make it first"):
         WRITERS[suffix]({"w": np.ones(1)}, tmp_path / "no" / "w")
+    long = tmp_path / ("w" * 250)  # the name that it is written under is longer, and too long
+    with pytest.raises(OSError, match=re.escape(f"{long}: cannot be written (File name too long)")):
+        WRITERS[suffix]({"w": np.ones(1)}, long)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -78,6 +78,16 @@ def test_one_number_stands_for_every_axis_and_text_for_numbers():
     assert layer_from(layer.to_dict()) == layer
 
 
+def test_a_layer_pads_with_what_is_asked_for():
+    layer = layer_from({**SMALL, "padding_mode": "circular"})
+    assert layer.plan()(*layer.arrays(0)).shape == (2, 3, 7)
+    assert layer_from(layer.to_dict()) == layer
+    x, *factors = layer.arrays(0)
+    rolled = layer.plan()(np.roll(x, 3, axis=2), *factors)
+    np.testing.assert_allclose(rolled, np.roll(layer.plan()(x, *factors), 3, axis=2), rtol=0, atol=1e-5)
+    assert "padding mode circular" in str(layer)
+
+
 def test_files(tmp_path):
     values = {"format": "tt", "in": 4, "out": 3, "kernel": [3, 3], "size": 6, "rank": 0.5}
     (tmp_path / "layer.json").write_text(json.dumps(values))
@@ -109,6 +119,10 @@ def test_files_that_are_refused(tmp_path, text, message):
     [
         ({"format": "cpd"}, "--format: expected one of cp, dense, tr, tt, tucker, found 'cpd'"),
         ({"dtype": "int32"}, "--dtype: expected float32 or float64, found 'int32'"),
+        (
+            {"padding_mode": "mirror"},
+            "--padding-mode: expected one of zeros, .* found 'mirror'",
+        ),
         ({"rank": "0"}, "--rank: expected whole numbers of at least 1"),
         ({"rank": "0.0"}, "--rank: expected a fraction above 0"),
         ({"rank": math.nan}, "--rank: expected a fraction above 0"),

@@ -161,6 +161,7 @@ def test_a_dense_layer_has_one_path_and_no_rank_correlation(paths):
         ),
         (("--paths", "0"), "--paths: expected at least 1, found 0"),
         (("--repeat", "0"), "--repeat: expected at least 1, found 0"),
+        (("--seconds", "-1"), "--seconds: expected at least 0, found -1"),
         (("--seed", "-1"), "--seed: expected at least 0, found -1"),
         (("--device", "tpu"), "unknown device 'tpu'"),
         (("--json", "--csv"), "--json, --csv: pass only one"),
@@ -232,6 +233,7 @@ def test_the_picture_is_drawn_for_any_number_of_paths(count, memory):
     assert max(roof.get_ydata()) == CPU.rate
     assert roof.get_ydata()[0] == pytest.approx(roof.get_xdata()[0] / CPU.byte)
     panel.figure.canvas.draw()
+    assert panel.get_legend().get_window_extent().y1 < panel.get_window_extent().y0  # no point lies in it
     assert not any(
         "mathdefault" in tick.get_text() for tick in panel.get_ymajorticklabels() + panel.get_yminorticklabels()
     )
@@ -245,6 +247,9 @@ def test_a_tree_marks_where_convolution_modes_meet_and_sizes():
     assert sum("|" in text for text in texts) == 2  # y and x meet one after the other
     assert [text for text in texts if text.startswith("0: ")] == ["0: c n y x"]
     assert len(texts) == 6 + 2 * 5  # operands; results with their routine
+    names = [note for note in figure.axes[0].texts if "FLOP" not in note.get_text()]
+    assert len(names) == 6 + 5
+    assert all(note.get_bbox_patch() for note in names)  # lines end at a name and do not run through it
     assert figure.axes[1].get_ylabel() == "elements"
     assert saved(figure, "svg").lstrip().startswith(b"<?xml")
 

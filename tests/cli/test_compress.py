@@ -158,7 +158,13 @@ def test_tied_and_whole_tensors_stay(tmp_path: Path) -> None:
         ),
         ("net.safetensors", ["--budget", "7"], "the budget of 7 parameters cannot be met"),
         ("missing.onnx", ["--budget", "0.5"], "missing.onnx"),
-        ("net.onnx", ["--budget", "0.5", "--calibration", "net.onnx"], "expected a .npy or .npz file of numbers"),
+        ("net.onnx", ["--budget", "0.5", "--calibration", "net.onnx"], "net.onnx: cannot be read as .onnx; the file"),
+        (
+            "net.onnx",
+            ["--budget", "0.5", "--calibration", "damaged.npz"],
+            "damaged.npz: cannot be read as .npz;",
+        ),
+        ("net.onnx", ["--budget", "0.5", "--calibration", "none.npy"], "--calibration none.npy: no such file"),
         ("net.onnx", ["--budget", "0.5", "--calibration", "wrong.npy"], "does not take an input of shape (1, 3, 10)"),
         ("net.onnx", ["--budget", "0.5", "--calibration", "two.npz"], "expected one array for each input: input"),
         ("net.onnx", ["--budget", "0.5", "--input-shape", "3,x"], "--input-shape 3,x: expected sizes"),
@@ -170,6 +176,7 @@ def test_refusals(
 ) -> None:
     np.save(tmp_path / "wrong.npy", np.ones((4, 3, 10)))
     np.savez(tmp_path / "two.npz", a=np.ones(3), b=np.ones(3))
+    (tmp_path / "damaged.npz").write_bytes((tmp_path / "two.npz").read_bytes()[:200])
     there = [str(tmp_path / o) if (tmp_path / o).is_file() else o for o in options]
     result = run(tmp_path / file, *there)
     assert result.exit_code == 2

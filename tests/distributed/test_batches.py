@@ -96,6 +96,14 @@ def test_an_estimator_takes_chunks_one_at_a_time() -> None:
     assert model.score(X, LABELS) > 0.8
 
 
+def test_chunks_without_names_go_with_a_frame_to_validate_on() -> None:
+    frame = pd.DataFrame(HELD_OUT[0], columns=list("abcd"))
+    model = GrowingClassifier(max_iter=2, random_state=0).fit_batches(
+        PARTS, (frame, HELD_OUT[1])
+    )  # warnings are errors
+    assert model.feature_names_in_.tolist() == list("abcd")
+
+
 def test_an_estimator_takes_files_that_numpy_maps(tmp_path: Any) -> None:
     np.save(tmp_path / "x.npy", X[80:])
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")

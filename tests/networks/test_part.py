@@ -13,6 +13,7 @@ from growarray.growing import LinearGrowingModule
 from growarray.networks import GrowingMLP, GrowingResidualMLP, Growth, GrowthSettings, history
 from growarray.networks.history import line_of
 from growarray.networks.part import PartlyGrowing, as_growing
+from growarray.networks.picture import figure_of
 from growarray.nn import (
     BatchNorm2d,
     Conv2d,
@@ -247,6 +248,17 @@ def test_a_history_draws_itself(tmp_path: Any) -> None:
     assert score.lines[0].get_ydata().tolist() == [e["validation_score"] for e in run.history.of("train")]
     assert score.get_ylabel() == "score"  # of the task, which a history of the loop does not name
     assert width.lines[0].get_ydata()[-1] == run.network.widths[0]
+
+
+def test_a_legend_of_many_widths_covers_no_line() -> None:
+    entry = {"event": "train", "train_loss": 2.0, "validation_loss": 2.1, "validation_score": 0.3, "widths": [2] * 9}
+    steps = [{**entry, "epoch": epoch} for epoch in (1, 2)]
+    width = figure_of(steps, {"compare": {"steps": steps}}).axes[2]
+    width.figure.draw_without_rendering()
+    legend = width.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [*(f"width {i}" for i in range(9)), "fixed"]
+    assert legend.get_window_extent().x0 >= width.get_window_extent().x1
+    assert legend.get_window_extent().x1 <= width.figure.bbox.x1
 
 
 def test_nothing_to_draw_is_said() -> None:

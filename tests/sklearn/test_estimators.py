@@ -251,6 +251,12 @@ def test_verbose_draws_a_bar(capsys):
         ({"batch_size": 0}, "GrowingClassifier: batch_size must be at least 1, found 0"),
         ({"max_parameters": -1}, "GrowingClassifier: max_parameters must be at least 1, found -1"),
         ({"validation_fraction": 1.5}, "validation_fraction: expected a share between 0 and 1, found 1.5"),
+        ({"validation_fraction": "x"}, "validation_fraction: expected a number, at least 0, found 'x'"),
+        ({"tol": float("nan")}, "tol: expected a number, found nan"),
+        ({"learning_rate": -1.0}, "learning_rate: expected a number, at least 0, found -1.0"),
+        ({"early_stopping": "yes"}, "early_stopping: expected True or False, found 'yes'"),
+        ({"random_state": "x"}, "'x' cannot be used to seed"),
+        ({"class_weight": {3: 1.0}}, "are not in class_weight"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -259,8 +265,9 @@ def test_an_option_that_is_wrong_is_named_and_the_model_stays(options, message):
     model = GrowingClassifier(max_iter=2, random_state=0).fit(x, y)
     before = model.predict_proba(x)
     with pytest.raises(ValueError, match=re.escape(message)):
-        model.set_params(**options).fit(x, y)
+        model.set_params(**options).fit(x[:, :3], np.array(["a", "b", "c"])[y])
     assert np.array_equal(model.predict_proba(x), before)
+    assert np.array_equal(model.classes_, [0, 1, 2])
 
 
 def test_data_that_are_wrong_are_refused():

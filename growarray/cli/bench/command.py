@@ -28,6 +28,7 @@ from growarray.networks.picture import saved
 
 _LONG = 10  # seconds of the best path above which nothing is measured
 _WIDTH = 100  # columns of a table that is not shown in a terminal
+_LEAST = {"--paths": 1, "--repeat": 1, "--seconds": 0, "--seed": 0}
 _MEASURING, _OUTPUT = "Measuring", "Output"
 
 _TRAINING = typer.Option(
@@ -85,7 +86,7 @@ def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
         """Compare the contraction paths of a layer or an equation: what each should cost, and what it does cost."""
         if as_json and as_csv:
             raise ValueError("--json, --csv: pass only one; --output writes both as files")
-        for flag, value, least in (("--paths", count, 1), ("--repeat", repeat, 1), ("--seed", seed, 0)):
+        for (flag, least), value in zip(_LEAST.items(), (count, repeat, seconds, seed), strict=True):
             at_least(flag, value, least)
         is_known("--pictures", pictures, ("png", "svg"))
         inline = {key: text for key, text in (("equation", equation), ("shapes", shapes)) if text is not None}

@@ -11,6 +11,7 @@ import numpy as np
 
 from growarray.cli.bench.equation import DTYPES, LARGEST, Contraction, numbers
 from growarray.cli.options import Option
+from growarray.contraction.geometry import PADDING_MODES
 from growarray.errors import PlanError, shown
 from growarray.factorized.equation import conv_equation, conv_shapes, dense_kernel, stored_sizes
 from growarray.factorized.tensor import FactorizedTensor, kinds
@@ -29,6 +30,7 @@ LAYER = {
     "batch": Option(8, "inputs at a time", _PANEL),
     "stride": Option(1, "one number, or one for each axis", _PANEL, takes="SIZES"),
     "padding": Option(HALF, "numbers, half (of the kernel), same or valid", _PANEL, takes="SIZES"),
+    "padding_mode": Option("zeros", "what is padded with", _PANEL, choices=PADDING_MODES),
     "dilation": Option(1, "one number, or one for each axis", _PANEL, takes="SIZES"),
     "rank": Option(0.1, "28, one a mode such as 16x16x3x3, or 0.1 of the dense parameters", _PANEL, takes="RANK"),
     "dtype": Option("float32", "of the arrays", _PANEL, choices=DTYPES),
@@ -57,6 +59,7 @@ class Layer(Contraction):
     dilation: tuple[int, ...]
     rank: tuple[int, ...]
     dtype: str
+    padding_mode: str = "zeros"
 
     @property
     def order(self) -> int:
@@ -88,7 +91,8 @@ class Layer(Contraction):
     @property
     def geometry(self) -> dict[str, Any]:
         """What :func:`growarray.contraction.plan` wants to know of the convolution modes."""
-        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        names = ("stride", "padding", "dilation", "padding_mode")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def parameters(self) -> int:
@@ -120,6 +124,7 @@ class Layer(Contraction):
             lines += f", rank {_times(self.rank)} ({share:.3g} of the dense parameters)"
         geometry = [f"stride {_times(self.stride)}"] if set(self.stride) != {1} else []
         geometry += [f"dilation {_times(self.dilation)}"] if set(self.dilation) != {1} else []
+        geometry += [f"padding mode {self.padding_mode}"] if self.padding_mode != "zeros" else []
         return ", ".join([lines, f"input {_times(self.size)}", f"batch {self.batch}", *geometry, self.dtype])
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,6 +138,7 @@ class Layer(Contraction):
             "batch": self.batch,
             "stride": list(self.stride),
             "padding": [list(pair) for pair in self.padding],
+            "padding_mode": self.padding_mode,
             "dilation": list(self.dilation),
             "rank": list(self.rank),
             "dtype": self.dtype,
@@ -180,7 +186,7 @@ def layer_from(given: Mapping[str, Any]) -> Layer:
     8 -> 4 channels, kernel 3x3, tucker, rank 2x3x2x2 (0.236 of the dense parameters), input 12x12, batch 8, float32
     """
     values = {key: given.get(key, row.default) for key, row in LAYER.items()}
-    for key in ("format", "dtype"):
+    for key in ("format", "padding_mode", "dtype"):
         LAYER[key].check(key, values[key])
     kernel, size = numbers("kernel", values["kernel"]), numbers("size", values["size"])
     order = max(len(kernel), len(size))
@@ -189,7 +195,8 @@ def layer_from(given: Mapping[str, Any]) -> Layer:
     (c,), (o,), (batch,) = (_spread(key, numbers(key, values[key]), 1) for key in ("in", "out", "batch"))
     padding = _padding(values["padding"], kernel, stride, dilation)
     rank = ranks_for(values["format"], o, c, kernel, _rank(values["rank"]))
-    layer = Layer(values["format"], c, o, kernel, size, batch, stride, padding, dilation, rank, values["dtype"])
+    sizes = (c, o, kernel, size, batch, stride, padding, dilation)
+    layer = Layer(values["format"], *sizes, rank, values["dtype"], values["padding_mode"])
     if max(math.prod(shape) for shape in (*layer.shapes, (o, c, *kernel))) > LARGEST:
         raise ValueError(f"an array of this layer has more than {LARGEST} elements; make batch, sizes or ranks smaller")
     try:

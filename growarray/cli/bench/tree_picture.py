@@ -12,7 +12,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
 from growarray.cli.bench.picture import ticks
@@ -39,7 +38,7 @@ def drawn_tree(plan: Plan) -> Figure:
         x, y = places[left | right]
         for part in (left, right):
             panel.plot([places[part][0], x], [places[part][1], y], color=_ROOF, linewidth=1.2, zorder=1)
-        text = f"{step.routine}, {quantity(step.flops + step.backward_flops)}"
+        text = f"{step.routine}, {quantity(step.flops + step.backward_flops, 'FLOP')}"
         panel.annotate(text, (x, y), (13, 0), textcoords="offset points", fontsize=8, va="center", color="#444444")
     for part, (x, y) in places.items():
         met = _met(plan, part)
@@ -52,7 +51,7 @@ def drawn_tree(plan: Plan) -> Figure:
         panel.annotate(
             name, (x, y), (0, -19 if is_operand else 15), textcoords="offset points", ha="center", va="center",
             fontsize=9, color=_CONV if met else "black", zorder=4,
-            path_effects=[withStroke(linewidth=4, foreground="white")],
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},  # no line runs through a name
         )  # fmt: skip
     panel.scatter([], [], s=90, facecolors="none", edgecolors=_CONV, linewidths=2.0, label="convolution modes meet")
     panel.legend(loc="upper left", fontsize=8.5, frameon=False)
@@ -132,4 +131,4 @@ def _axes(panel: Axes) -> None:
     panel.set_ylabel("measured operations a second, forward")
     panel.grid(which="major", alpha=0.3)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(loc="lower right", fontsize=8.5, frameon=False)
+    panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=8.5, frameon=False)

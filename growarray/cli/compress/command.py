@@ -23,6 +23,7 @@ from growarray.cli.options import at_least, choices, is_known, option, switch
 from growarray.cli.terminal import Screen, show_line, stderr_bar
 from growarray.compression import Compression
 from growarray.compression import compress as compress_network
+from growarray.datasets.files import load_arrays
 from growarray.display import printable
 from growarray.errors import DataError, shown
 from growarray.factorized.report import Change
@@ -202,11 +203,9 @@ def _shapes(
 def _calibration(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Arrays by the names of the inputs."""
     try:
-        with path.open("rb") as stream:
-            content: Any = np.load(stream, allow_pickle=False)
-            arrays = dict(content) if isinstance(content, np.lib.npyio.NpzFile) else {"": content}
-    except (ValueError, EOFError) as error:
-        raise DataError(f"--calibration {path}: expected a .npy or .npz file of numbers, which it is not") from error
+        arrays = load_arrays(path)
+    except DataError as error:
+        raise DataError(f"--calibration {error}") from error
     if len(names) == 1 and len(arrays) == 1:
         arrays = {names[0]: next(iter(arrays.values()))}
     if set(arrays) != set(names):

@@ -77,7 +77,8 @@ def _trade_off(panel: Axes, found: Compression) -> None:
     panel.set_xlim(-0.04, 1.04)
     panel.xaxis.set_major_formatter(PercentFormatter(1.0))
     panel.set_xlabel(f"{_WORDS[found.by]}, share of the dense network")
-    panel.set_ylabel("relative error of the weights" if found.output_error is None else "relative error of the output")
+    what = "weights,\nroot mean square of the layers" if found.output_error is None else "output"
+    panel.set_ylabel(f"relative error of the {what}")
     panel.grid(alpha=0.3)
 
 

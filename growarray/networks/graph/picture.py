@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from growarray.networks.graph.structure import in_order
 from growarray.networks.picture import saved
 
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
 _NODE, _NEW, _EDGE = "#dbe9f6", "#f7c59f", "#8c8c8c"
 _SHOWN = 7  # growths of a graph whose edges never change
+_WIDE, _HIGH = 259.0, 174.0  # of a panel without its title, in points
+_RADIUS = 17.9  # of a node in points, where there are few
+_MARGIN = 0.22  # of a panel, on each side
 Outline = Mapping[str, Any]  # nodes: width by name; edges: pairs of names
 
 
@@ -103,13 +108,42 @@ def _draw(panel: Axes, outline: Outline, before: Outline) -> None:
         panel.annotate(
             "", at[target], at[source], zorder=1,
             arrowprops={"arrowstyle": "-|>", "color": colour, "shrinkA": 17 * size, "shrinkB": 17 * size,
-                        "connectionstyle": f"arc3,rad={0.0 if at[target][0] - at[source][0] == 1 else 0.25}"},
+                        "connectionstyle": f"arc3,rad={bend(at, source, target, _RADIUS * size)}"},
         )  # fmt: skip
     for node, (x, y) in at.items():
         same = before["nodes"].get(node) == outline["nodes"][node]
         panel.scatter(
             [x], [y], s=1000 * size**2, color=_NODE if same else _NEW, edgecolors="black", linewidths=0.8, zorder=2
         )
-        text = f"{node.split('@')[0]}\n{outline['nodes'][node]}"
-        panel.text(x, y, text, ha="center", va="center", fontsize=4 + 3 * size, zorder=3)
-    panel.margins(0.22)
+        name = node.split("@")[0]
+        panel.text(
+            x, y, f"{name}\n{outline['nodes'][node]}", ha="center", va="center", zorder=3,
+            fontsize=min(4 + 3 * size, 46 * size / len(name)),  # so that a long name stays in its circle
+        )  # fmt: skip
+    panel.margins(_MARGIN)
+
+
+def bend(at: Mapping[str, tuple[float, float]], source: str, target: str, radius: float) -> float:
+    """How far an edge bends, as matplotlib's ``arc3`` counts it, so that it passes no node that it does not join.
+
+    >>> nodes = {"start": (0.0, 0.0), "1": (1.0, 0.6), "end": (2.0, 0.0)}
+    >>> bend(nodes, "start", "1", 10.0), bend(nodes, "start", "end", 10.0)
+    (0.0, 0.25)
+    """
+    if at[target][0] - at[source][0] == 1:
+        return 0.0
+    xs, ys = zip(*at.values(), strict=True)
+    scale = np.array([_WIDE / (max(xs) - min(xs) or 1.0), _HIGH / (max(ys) - min(ys) or 1.0)]) / (1.0 + 2 * _MARGIN)
+    points = {node: scale * place for node, place in at.items()}
+    start, end = points[source], points[target]
+    others = [place for node, place in points.items() if node not in (source, target)]
+    t = np.linspace(0.0, 1.0, 33)[:, None]
+
+    def clearance(bent: float) -> float:
+        """From the nearest other node to the quadratic Bézier curve that is drawn."""
+        control = (start + end) / 2 + bent * np.array([end[1] - start[1], start[0] - end[0]])
+        curve = (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end
+        return min((float(np.min(np.linalg.norm(curve - other, axis=1))) for other in others), default=np.inf)
+
+    bends = (0.25, -0.25, 0.4, -0.4, 0.12, -0.12)
+    return next((bent for bent in bends if clearance(bent) > 1.2 * radius), max(bends, key=clearance))

@@ -8,7 +8,7 @@ import pytest
 
 from growarray.errors import GrowthError
 from growarray.networks import GrowingDAG, GrowingResNet, GrowingVGG
-from growarray.networks.graph.picture import frames_of, graph_figure, places
+from growarray.networks.graph.picture import bend, frames_of, graph_figure, places
 from tests.networks.graph.graphs import skip_graph
 
 
@@ -17,6 +17,14 @@ def test_every_edge_leads_to_the_right_and_no_two_nodes_are_in_one_place():
     at = places(outline)
     assert len(set(at.values())) == len(outline["nodes"]) == 4
     assert all(at[source][0] < at[target][0] for source, target in outline["edges"])
+
+
+def test_an_edge_bends_around_a_node_that_it_does_not_join():
+    edges = ["start end", "start 1", "1 end", "start 2", "2 1", "2 3", "3 1", "3 4", "4 1"]
+    outline = {"nodes": dict.fromkeys(("start", "end", "1", "2", "3", "4"), 8), "edges": [e.split() for e in edges]}
+    at = places(outline)
+    assert bend(at, "start", "end", 15.0) == 0.25
+    assert bend(at, "start", "1", 15.0) == -0.25  # bent the other way it would run through node 3
 
 
 def test_a_strip_has_a_panel_for_the_start_and_each_growth():
