@@ -19,6 +19,7 @@ from growarray.onnx.graph import OpNode, layer_name
 from growarray.onnx.module_names import ModuleNames
 from growarray.onnx.value import Array, Constant, Dim, Dynamic, GraphValue, Shape, Unsupported, letter
 
+_TOO_LARGE = "constants need more bytes than half of Limits.expanded and twice the files"
 _LAYER = 40  # steps of the limits that making one takes as long as
 
 
@@ -56,6 +57,9 @@ class Builder:
         """Build a node whose inputs are all constants, and record its outputs as constants."""
         mark = len(self.nodes)
         read(self, node)
+        for made in self.nodes[mark:]:
+            if made.inputs:
+                self._check_fits(self.dynamics[made.output])
         results = {
             name: value for name in filter(None, node.outputs) if isinstance(value := self.values.get(name), Dynamic)
         }
@@ -163,7 +167,14 @@ class Builder:
         """Count the bytes of a folded constant, or of one more copy of a weight, before it is made."""
         self._budget -= nbytes
         if self._budget < 0:
-            raise Malformed("constants need more bytes than half of Limits.expanded and twice the files")
+            raise Malformed(_TOO_LARGE)
+
+    def _check_fits(self, value: Dynamic) -> None:
+        """Refuse a value that alone takes more bytes than are left for constants, before it is computed."""
+        bits = int("".join(filter(str.isdigit, value.kind.partition("_")[0])) or 8)  # a bool takes a byte
+        size = max(bits // 8, 4 if letter(value.kind) == "f" else 1)
+        if size * math.prod(n for n in value.shape or () if isinstance(n, int)) > self._budget:
+            raise Malformed(_TOO_LARGE)
 
     def sizes_at_run_time(self, dims: Sequence[Dim]) -> tuple[list[Dynamic], tuple[Any, ...]]:
         """Values that have the unknown sizes, and each size: a number, or (index of such a value, its axis)."""

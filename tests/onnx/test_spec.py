@@ -12,6 +12,7 @@ from onnx import TensorProto
 
 from growarray.checkpoint import from_onnx, to_onnx
 from growarray.errors import CheckpointError
+from growarray.onnx.build import Builder
 from tests.checkpoint.files import rows
 from tests.onnx.models import Made, build, ints
 
@@ -266,6 +267,27 @@ HUGE = {  # small files that ask for constants of gigabytes
 @pytest.mark.parametrize("made", HUGE.values(), ids=HUGE)
 def test_what_a_constant_takes_is_counted_before_it_is_made(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(np, "arange", lambda *a, **k: pytest.fail(f"made {a}"))
+    with pytest.raises(CheckpointError, match=r"constants need more bytes than half of Limits\.expanded"):
+        from_onnx(io.BytesIO(build(made).SerializeToString()))
+
+
+COLUMN, ROW = np.ones((9000, 1), np.float32), np.ones((1, 9000), np.float32)
+WIDE = {  # small constants whose result is large
+    "MatMul": Made([("MatMul", ["/a", "/b"], ["z"], {})], {"x": (1,)}, ("z",), {"/a": COLUMN, "/b": ROW}),
+    "Max": Made([("Max", ["/a", "/b"], ["z"], {})], {"x": (1,)}, ("z",), {"/a": COLUMN, "/b": ROW}),
+    "Less": Made([("Less", ["/a", "/b"], ["z"], {})], {"x": (1,)}, ("z",), {"/a": COLUMN, "/b": ROW}),
+    "MaxPool": Made(
+        [("MaxPool", ["/a"], ["z"], {"kernel_shape": [9000, 9000], "pads": [8999] * 4})],
+        {"x": (1,)},
+        ("z",),
+        {"/a": np.ones((1, 1, 4, 4), np.float32)},
+    ),
+}
+
+
+@pytest.mark.parametrize("made", WIDE.values(), ids=WIDE)
+def test_what_is_computed_of_constants_is_counted_before(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Builder, "_compute", lambda *a: pytest.fail("computed"))
     with pytest.raises(CheckpointError, match=r"constants need more bytes than half of Limits\.expanded"):
         from_onnx(io.BytesIO(build(made).SerializeToString()))
 
