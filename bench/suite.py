@@ -137,8 +137,7 @@ def chosen_cases(text: str | None, *, quick: bool) -> list[int]:
 def run_case(number: int, *, quick: bool, device: str | None = None) -> dict[str, Any]:
     """One case measured: the report of its layer, and how far ``auto`` is behind the fastest path.
 
-    Paths that come near the fastest are measured again, together with ``auto``; that second measurement is what
-    counts, so that the fastest path is not just the one with the luckiest figure.
+    Paths that come near the fastest are measured again, together with ``auto``; that second measurement is what counts.
     """
     case = CASES[number - 1]
     layer = case.layer()
@@ -195,15 +194,27 @@ def _agreement(rounds: Sequence[Sequence[float]]) -> float | None:
 
 
 def _behind(final: dict[int, list[float]], auto: int, labels: Sequence[str]) -> dict[str, Any]:
-    """The fastest path of the final, and by how much auto takes longer: medians of the ratio within a round."""
-    ratios = {i: median_ratio(final[auto], times) for i, times in final.items()}
-    fastest = max(ratios, key=lambda i: ratios[i])
+    """The fastest path of the final, and by how much auto takes longer: medians of the ratio within a round.
+
+    One half of the rounds says which path is fastest, the other half by how much: of equal paths, the one that had luck
+    in a half is not ahead in both.
+    """
+    halves = [{i: times[k::2] for i, times in final.items()} for k in (0, 1)] if len(final) > 1 else []
+    behind = [
+        median_ratio(judged[auto], judged[_fastest(chosen, auto)]) - 1.0
+        for chosen, judged in zip(halves, reversed(halves), strict=True)
+    ]
+    fastest = _fastest(final, auto)
     return {
         "auto": labels[auto],
         "fastest": labels[fastest],
         "fastest_seconds": statistics.median(final[fastest]),
-        "auto_behind": ratios[fastest] - 1.0,
+        "auto_behind": max(statistics.mean(behind), 0.0) if behind else 0.0,
     }
+
+
+def _fastest(times: Mapping[int, Sequence[float]], auto: int) -> int:
+    return max(times, key=lambda i: median_ratio(times[auto], times[i]))
 
 
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:

@@ -16,6 +16,7 @@ from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD
 _SHORT = 0.3e-3  # seconds of a product, or of a compiled loop, below which a second thread gains nothing, measured
 _SHORT_CALLS = 9  # times that for what makes many short calls: threads wait for the interpreter's lock at each
 _FAR = 1 << 25  # bytes that the caches of all cores hold together
+_SEVERAL = 4  # caches of a core that a copy may take before it comes from memory, measured
 _WAIT = 4.5e-6  # seconds for which each call of one of several threads waits for the interpreter's lock, measured
 
 
@@ -204,7 +205,7 @@ class Costs:
             run *= size[one]
         machine, elements, item = self.machine, math.prod(size.values()), self.problem.itemsize
         each = machine.gathered if run == 1 else machine.copied + machine.row / run
-        far = elements * item > machine.cache * self.blocks  # read once, and written to memory that is fetched first
+        far = elements * item > _SEVERAL * machine.cache * self.blocks  # read, and written to what is fetched first
         return elements * (each + 3 * item * machine.byte if far else each)
 
     def _before_blocks(self, pair: Pair) -> bool:

@@ -21,7 +21,7 @@ from growarray.contraction.tree import Tree, peak_elements
 from growarray.errors import PlanError
 
 _MANY = 1 << 62  # operations, while they are not known yet
-_TIE = 1.05  # times the least predicted time: as good forward, for predictions are no better than that
+_TIE = 1.03  # times the least predicted time: as good forward, for predictions are no better than that
 _CORES = 2  # for which a path is searched
 
 
