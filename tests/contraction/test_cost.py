@@ -239,8 +239,10 @@ def test_a_multiplication_that_does_not_read_as_its_longer_side_lies_takes_longe
 def test_calls_of_threads_beside_each_other_wait_for_the_lock_of_the_interpreter():
     problem = Problem(parse("n c y x, c y x -> n c y x | y, x"), [(32, 64, 14, 14), (64, 3, 3)], padding=1)
 
-    def seconds(cores: int, call: float) -> float:  # without what is no product: steps of four blocks, bytes
-        costs = Costs(problem, replace(CPU, cores=cores, call=call, step=1e-12, byte=1e-18), training=False, block=8)
+    free = {"step": 1e-12, "byte": 1e-18, "element": 1e-18, "gathered": 1e-18}  # what is no product, and its matrices
+
+    def seconds(cores: int, call: float) -> float:
+        costs = Costs(problem, replace(CPU, cores=cores, call=call, **free), training=False, block=8)
         return cores * costs.step(1, 2).seconds  # type: ignore
 
     assert seconds(2, 1e-6) == pytest.approx(seconds(1, 1e-6 + _WAIT))

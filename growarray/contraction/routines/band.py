@@ -49,6 +49,9 @@ class Band:
         taps = itertools.product(*(range(a.taps) for a in before))
         # what the first product does not write, the others cannot be added to
         self.places = sorted((self._place(i, one) for i, one in enumerate(taps)), key=lambda place: not place.whole)
+        self.matrices = (len(self.places), b, inputs(self.band), outputs(self.band))
+        along = itertools.product(*(range(a.taps) for a in self.band))
+        self.entries = [self._entries(one, product.itemsize) for one in along]
         pieces = b * outputs(axes) // _PIECE
         pieces = max(1, min(b, pieces + pieces % 2 if pieces > 1 else pieces))  # an even number, for two threads
         self.pieces = [slice(b * i // pieces, b * (i + 1) // pieces) for i in range(pieces)]
@@ -81,22 +84,28 @@ class Band:
         whole = all(high - low == out for (low, high, _), out in zip(found, self.outs, strict=True))
         return _Place(index, into, read, whole, whole and self.rows == self.outs)
 
+    def _entries(self, taps: Sequence[int], itemsize: int) -> _Entries | None:
+        """Where the weights of one tap are in the matrices of all channels; None if it reads nothing but padding."""
+        band, width = self.band, outputs(self.band)
+        found = [window(a, t, 0, a.out) for a, t in zip(band, taps, strict=True)]
+        down = [inputs(band[i + 1 :]) * width for i in range(len(band))]
+        along = [outputs(band[i + 1 :]) for i in range(len(band))]
+        start = sum(piece.start * d + low * o for (low, _, piece), d, o in zip(found, down, along, strict=True))
+        matrix, lead = inputs(band) * width, (len(self.places), self.b)
+        strides = (self.b * matrix, matrix, *(a.stride * d + o for a, d, o in zip(band, down, along, strict=True)))
+        shape = (*lead, *(high - low for low, high, _ in found))
+        if not math.prod(shape):
+            return None
+        return _Entries(shape, itemsize * start, tuple(itemsize * s for s in strides), (*lead, *(1 for _ in found)))
+
     def prepare(self, kernel: np.ndarray) -> np.ndarray:
         """Banded matrices (inputs, outputs) of every channel, one set for each tap of the axes before."""
-        weights = kernel.reshape(self.b, len(self.places), math.prod(a.taps for a in self.band))
-        width = outputs(self.band)
-        bands = np.zeros((len(self.places), self.b, inputs(self.band), width), weights.dtype)
-        steps, item = bands.strides[:2], bands.itemsize
-        down = [inputs(self.band[i + 1 :]) * width for i in range(len(self.band))]
-        along = [outputs(self.band[i + 1 :]) for i in range(len(self.band))]
-        for index, taps in enumerate(itertools.product(*(range(a.taps) for a in self.band))):
-            found = [window(a, t, 0, a.out) for a, t in zip(self.band, taps, strict=True)]
-            start = sum(piece.start * d + low * o for (low, _, piece), d, o in zip(found, down, along, strict=True))
-            strides = [item * (a.stride * d + o) for a, d, o in zip(self.band, down, along, strict=True)]
-            shape = (*bands.shape[:2], *(high - low for low, high, _ in found))
-            if math.prod(shape):
-                entries = np.ndarray(shape, bands.dtype, bands, item * start, (*steps, *strides))
-                entries[...] = weights[:, :, index].T.reshape(*shape[:2], *(1 for _ in found))
+        weights = kernel.reshape(self.b, len(self.places), len(self.entries))
+        bands = np.zeros(self.matrices, weights.dtype)
+        for tap, at in enumerate(self.entries):
+            if at is not None:
+                into = np.ndarray(at.shape, bands.dtype, bands, at.offset, at.strides)
+                into[...] = weights[:, :, tap].T.reshape(at.ones)
         return bands
 
     def forward(
@@ -114,10 +123,10 @@ class Band:
     def _rows_piece(self, bands: np.ndarray, feature: np.ndarray, out: np.ndarray) -> None:
         """All rows of a channel times its matrix, of which a tap of the axes before reads those that are its own."""
         b, (size, count) = len(feature), self.positions
-        source = view_as(feature, (b, *self.rows, size))
+        source = _flat(feature, (b, *self.rows, size))
         if source is None or not source.flags.c_contiguous:
             source = _copied(feature, "feature").reshape(b, *self.rows, size)
-        whole = view_as(out, (b, *self.outs, count))
+        whole = _flat(out, (b, *self.outs, count))
         total = here.arrays["total", (b, *self.outs, count), out.dtype] if whole is None else whole
         if out.size and not self.places[0].whole:
             total[...] = 0
@@ -126,7 +135,7 @@ class Band:
             if target.size == 0:
                 continue
             first = index == 0 and place.whole
-            flat = view_as(target, (b, math.prod(self.outs), count)) if first and (self.thin or place.same) else None
+            flat = _flat(target, (b, math.prod(self.outs), count)) if first and (self.thin or place.same) else None
             rows = _copied(source[place.read], "rows") if self.thin else source
             part = here.arrays["part", (*rows.shape[:-1], count), out.dtype] if flat is None else flat
             high = math.prod(rows.shape[1:-1])
@@ -243,6 +252,20 @@ class _Place(NamedTuple):
     read: tuple[slice, ...]
     whole: bool
     same: bool
+
+
+class _Entries(NamedTuple):
+    """The entries of one tap in the matrices of all channels, a view: its shape, where it begins and its strides, in
+    bytes, and the shape of the weights beside it."""
+
+    shape: tuple[int, ...]
+    offset: int
+    strides: tuple[int, ...]
+    ones: tuple[int, ...]
+
+
+def _flat(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    return array.reshape(shape) if array.flags.c_contiguous else view_as(array, shape)
 
 
 def _view(array: np.ndarray, axis: int, first: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
