@@ -161,6 +161,8 @@ class Costs:
         cores = self.machine.cores
         if self.blocks > 1:
             return 1.0 if self._before_blocks(pair) else cores
+        if cores == 1:
+            return 1.0
         return max(1.0, cores * seconds / (seconds + (cores - 1) * _shortest(pair.product, routine)))
 
     def _reordering(self, pair: Pair, routine: type[Routine]) -> float:

@@ -265,6 +265,7 @@ class _Entries(NamedTuple):
 
 
 def _flat(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A view in another shape, None if there is none; here, as a call into another file would count in every step."""
     return array.reshape(shape) if array.flags.c_contiguous else view_as(array, shape)
 
 
