@@ -105,7 +105,7 @@ class Matmul:
         b, n, s = self.b, self.n, self.s
         flat, target = _flat(feature, (b, s, self.columns)), _flat(out, (b, n, self.columns))
         if flat is None or target is None:
-            images, targets = _by_image(feature), _by_image(out)
+            images, targets = by_image(feature), by_image(out)
             if images is not None and targets is not None:
                 return _image_tasks(ready, images, targets)
         if flat is None:
@@ -130,7 +130,7 @@ class Matmul:
             np.einsum("bl,bl->b", d_flat, flat, out=target[:, 0, 0])
             return ()
         pieces = _pieces(self.n, min(self.flops // _SPLIT, self.n // _FEW))
-        images, others = _by_image(d_out), _by_image(feature)
+        images, others = by_image(d_out), by_image(feature)
         if images is not None and others is not None and 4 * self.s < images.shape[3]:
             return [partial(_image_products, images[:, :, p], others, target[:, p]) for p in pieces]
         right = feature.reshape(self.b, self.s, -1).swapaxes(1, 2)  # copied, if it is no view, once for all pieces
@@ -152,7 +152,7 @@ def _row_products(d_out: np.ndarray, right: np.ndarray, out: np.ndarray) -> None
     np.matmul(d_out.reshape(*d_out.shape[:2], right.shape[1]), right, out=out)
 
 
-def _by_image(array: np.ndarray) -> np.ndarray | None:
+def by_image(array: np.ndarray) -> np.ndarray | None:
     """(b, rows, images, *sizes) as (b, images, rows, columns), if that is a view of images that are large enough."""
     if array.ndim < 4:
         return None
