@@ -15,10 +15,9 @@ import numpy as np
 
 from growarray.contraction.machine import Machine
 from growarray.contraction.problem import Axis, Product
-from growarray.contraction.routines.product import by_image
 from growarray.contraction.routines.protocol import D_KERNEL, FORWARD, Task
 from growarray.contraction.routines.windows import Gather
-from growarray.contraction.workspace import here, view_as
+from growarray.contraction.workspace import by_image, here, view_as
 
 _DEPTH = 48  # depth of a product from which im2col along the first axis does not pay any more
 _CHUNK = 1 << 18  # elements of gathered windows in one chunk: 1 MiB of float32
@@ -118,8 +117,9 @@ class Im2col:
 
     def _piece(self, ready: np.ndarray, feature: np.ndarray, out: np.ndarray, cut: range) -> None:
         piece = out[(*(slice(None),) * (2 + self.cut), slice(cut.start, cut.stop))]
-        target, images = _columns(piece), by_image(piece)
-        if target is None and images is not None and images.shape[3] >= self.depth:  # else the kernel is what is large
+        target = _columns(piece)
+        images = by_image(piece) if target is None else None
+        if images is not None and images.shape[3] >= self.depth:  # else each image would read too much of the kernel
             target, ready = images, ready[:, None]
         shape = (self.b, ready.shape[1], math.prod(piece.shape[2:])) if target is None else target.shape
         total = here.arrays["total", shape, out.dtype] if target is None else target

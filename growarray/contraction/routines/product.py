@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
@@ -12,12 +11,11 @@ import numpy as np
 from growarray.contraction.machine import Machine
 from growarray.contraction.problem import Product
 from growarray.contraction.routines.protocol import D_KERNEL, FORWARD, SingleCall, Task
-from growarray.contraction.workspace import here, view_as
+from growarray.contraction.workspace import by_image, here, view_as
 
 _SPLIT = 1 << 24  # operations of one piece: about 0.2 ms
 _FEW, _LONG = 64, 192  # rows that a piece of a gradient by the kernel has at least; rows or columns of a product's
 _WIDE = 16  # columns, or rows, that the product's own kernels take at a time
-_IMAGE = 32  # columns of one image below which to copy many of them into one product is faster than one for each
 
 
 class Multiply:
@@ -150,15 +148,6 @@ def _flat(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
 
 def _row_products(d_out: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
     np.matmul(d_out.reshape(*d_out.shape[:2], right.shape[1]), right, out=out)
-
-
-def by_image(array: np.ndarray) -> np.ndarray | None:
-    """(b, rows, images, *sizes) as (b, images, rows, columns), if that is a view of images that are large enough."""
-    if array.ndim < 4:
-        return None
-    swapped = array.swapaxes(1, 2)
-    columns = math.prod(swapped.shape[3:])
-    return view_as(swapped, (*swapped.shape[:3], columns)) if columns >= _IMAGE else None
 
 
 def _image_tasks(matrices: np.ndarray, images: np.ndarray, targets: np.ndarray) -> list[Task]:
