@@ -345,8 +345,8 @@ X = {"calibration": data()}
         (network(), 0.5, {"formats": 3}, ValueError, "unknown factorization 3"),
         (network(), 0.5, {"keep": 3}, TypeError, "keep=3, expected the name of a layer, or a list of names"),
         (network(), 0.5, {"rng": 3}, TypeError, "compress: expected rng as a numpy.random.Generator"),
-        (network(), 0.5, {"keep": ["x"]}, ValueError, r"keep names x, expected some of 0, 2\.0, 3, 5"),
-        (Plain(), 0.5, {}, ValueError, "Plain has no convolution or linear layer"),
+        (network(), 0.5, {"keep": ["x"]}, ValueError, r"keep names no layer x, expected some of 0, 2\.0, 3, 5"),
+        (Plain(), 0.5, {}, ValueError, "the network has no convolution or linear layer"),
         (np.ones(3), 0.5, {}, TypeError, "expected a Module, found ndarray"),
         (broken(), 0.5, {}, ValueError, "weight of layer '3' holds a NaN"),
         (
