@@ -75,11 +75,10 @@ def load_table(
     >>> data, data.classes
     (Dataset(classification, train=2, test=2, features=2, outputs=2), ('cat', 'dog'))
     """
-    check_options(task, test_fraction, dtype)
+    rng = check_options(task, test_fraction, seed, dtype)
     train, test = _read(Path(path), _Wanted(labels, label_column))
     y, classes = _targets(train, task, dtype)
     x = _cast(train.x, dtype, train.where_x)
-    rng = np.random.default_rng(seed)
     if test is None:
         keep, test_rows = split_rows(len(x), test_fraction, rng, classes=y if task == "classification" else None)
         return Dataset(x[keep], y[keep], x[test_rows], y[test_rows], task, classes, train.image)
