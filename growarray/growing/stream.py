@@ -156,7 +156,8 @@ def arranged(parts: Sequence[Stream]) -> tuple[list[Rows], Layout]:
     ((0, 2, True), (1, 1, False), (0, 2, False))
     """
     order: dict[int, int] = {}
-    different, layout = [], []
+    different: list[Rows] = []
+    layout: list[tuple[int, int, bool]] = []
     for part in parts:
         index = order.setdefault(id(part.array), len(order))
         if index == len(different):
