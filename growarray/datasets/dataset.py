@@ -80,7 +80,7 @@ def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return wide.mean(axis=0), np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, wide.std(axis=0)))
 
 
-def check_options(task: str, test_fraction: float, seed: Any, dtype: Any) -> np.random.Generator:
+def check_options(task: str, test_fraction: Any, seed: Any, dtype: Any) -> np.random.Generator:
     """The generator of the seed; raises ``ValueError`` unless the four options that all loaders share are valid."""
     if task not in get_args(Task):
         raise ValueError(f"unknown task {shown(task)}; expected 'classification' or 'regression'")
