@@ -83,8 +83,8 @@ class GrowthSettings:
                 raise ValueError(f"GrowthSettings: {name} must be {known}, found {shown(value)}")
             positive = name in ("relative_error", "clip")
             if not (float(value) > 0 if positive else float(value) >= 0):
-                bound = "positive" if positive else "at least 0"
-                raise ValueError(f"GrowthSettings: {name} must be {bound}, found {value}")
+                expected = "positive" if positive else "at least 0"
+                raise ValueError(f"GrowthSettings: {name} must be {expected}, found {value}")
         if self.patience is not None:
             whole_number("GrowthSettings", "patience", self.patience, 1)
         rule = self.rule if isinstance(self.rule, GrowthRule) else TINY
