@@ -264,7 +264,7 @@ def test_r2_of_an_evaluation_does_not_depend_on_its_batches() -> None:
 
 
 def test_every_library_runs_the_same(xp: Library) -> None:
-    kind = "mlp" if xp.name == "jax" else "residual"  # growing/test_merge_growth.py has JAX grow at a merge
+    kind = "mlp" if xp.name == "jax" else "residual"  # it compiles an operation for every shape
 
     def ran(to: Any, adopt: Any) -> list[np.ndarray]:
         grown = network(kind)

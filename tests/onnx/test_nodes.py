@@ -42,18 +42,21 @@ def pool(
     padded: Any, x_shape: Any, kernel: Any, strides: Any, out_shape: Any, pooling_type: str, pads_required: Any = None,
     pads: Any = None, dilations: Any = None, count_include_pad: int = 0, p: int = 1,
 ) -> Any:  # fmt: skip
-    """What the package gives, which takes most of its time for pooling large images window by window."""
-    places = tuple(out_shape)
-    if math.prod(places) < 1000:
-        options = pads_required, pads, dilations, count_include_pad, p
-        return ONE_BY_ONE(padded, x_shape, kernel, strides, out_shape, pooling_type, *options)
-    n = len(kernel)
-    strides, dilations = (each if each is not None else [1] * n for each in (strides or None, dilations))
+    """What the package gives; it takes most of its time for pooling large images window by window."""
+    options = pads_required, pads, dilations, count_include_pad, p
+    n, places = len(kernel), tuple(out_shape)
+    strides, dilations = strides or [1] * n, dilations or [1] * n
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(padded, spans, tuple(range(2, n + 2)))
     windows = windows[(..., *(slice(None, None, step) for step in (*strides, *dilations)))]
-    assert windows.shape[2 : n + 2] == places
+    if math.prod(places) < 1000 or windows.shape[2 : n + 2] != places or padded.shape != padded_by(pads, x_shape):
+        return ONE_BY_ONE(padded, x_shape, kernel, strides, out_shape, pooling_type, *options)
     return POOLS[pooling_type](windows, tuple(range(-n, 0)), p).astype(padded.dtype)
+
+
+def padded_by(pads: Any, shape: Any) -> tuple[int, ...]:
+    n = len(shape) - 2
+    return (*shape[:2], *(shape[i + 2] + (pads[i] + pads[i + n] if pads is not None else 0) for i in range(n)))
 
 
 @pytest.fixture(scope="module")
