@@ -86,17 +86,17 @@ OPTIONAL = {"jax": _jax, "torch": _torch}  # imported at the first array: a run 
 INSTALLED = {name: make for name, make in {"cupy": _cupy, **OPTIONAL}.items() if importlib.util.find_spec(name)}
 LIBRARIES |= {name: Library(name, make) for name, make in INSTALLED.items()}
 
-JAX_RUNS = (  # it compiles an operation for every shape: together these, and nn/test_libraries.py, have it run them all
+JAX_RUNS = (  # it compiles an operation for every shape: these and nn/test_libraries.py have it run each kind once
     "contraction/test_execute.py", "contraction/test_kernels.py", "contraction/test_operand.py",
     "contraction/test_plan.py", "decompose/test_rank.py", "decompose/test_tt.py",
     "factorized/test_conv.py::test_every_library", "factorized/test_linear.py", "factorized/test_tensor_layers.py",
-    "growing/test_dependence.py", "growing/test_initialise.py::test_normalisation",
-    "growing/test_moment.py", "growing/test_stream.py", "growing/test_update.py::test_a_triangle",
-    "growing/test_update.py::test_every_library", "networks/test_data.py", "networks/test_loader.py",
-    "networks/test_growth_loop.py::test_every_library", "networks/test_true_fisher.py", "nn/test_arithmetic.py",
-    "nn/test_cast.py", "nn/test_embedding.py", "nn/test_graph.py", "nn/test_load_state.py", "nn/test_module.py",
-    "nn/test_operation.py", "onnx/test_export.py", "ops/test_attention.py", "ops/test_dropout.py", "ops/test_loss.py",
-    "ops/test_moments.py", "test_backend.py", "test_optim.py", "test_optim_state.py", "test_testing.py",
+    "growing/test_dependence.py", "growing/test_initialise.py::test_normalisation", "growing/test_moment.py",
+    "growing/test_stream.py", "growing/test_update.py::test_a_triangle", "growing/test_update.py::test_every_library",
+    "networks/test_data.py", "networks/test_growth_loop.py::test_every_library", "networks/test_loader.py",
+    "networks/test_true_fisher.py", "nn/test_arithmetic.py", "nn/test_cast.py", "nn/test_embedding.py",
+    "nn/test_graph.py", "nn/test_load_state.py", "nn/test_module.py", "nn/test_operation.py", "onnx/test_export.py",
+    "ops/test_attention.py", "ops/test_dropout.py", "ops/test_loss.py", "ops/test_moments.py", "test_backend.py",
+    "test_optim.py", "test_optim_state.py", "test_testing.py",
 )  # fmt: skip
 
 
