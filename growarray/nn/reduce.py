@@ -10,6 +10,7 @@ from growarray.backend import Array, namespace
 from growarray.errors import ShapeError, shown
 from growarray.nn.module import Module, Pullback
 from growarray.nn.moved import Moved, counted_axes, whole_numbers
+from growarray.ops.gradient import slope_of_abs
 
 Axes = tuple[int, ...]
 # The value with its axes kept, and a function of it that gives the derivative by each entry, or what broadcasts to it.
@@ -81,7 +82,7 @@ def _product(xp: Any, x: Array, axes: Axes) -> tuple[Array, Callable[[], Array]]
 
 def _norm(xp: Any, x: Array, axes: Axes) -> tuple[Array, Callable[[], Array]]:
     y = xp.sqrt(_sum(xp, x * x, axes))
-    return y, lambda: xp.where(y > 0.0, x / xp.where(y > 0.0, y, xp.ones_like(y)), xp.zeros_like(x))
+    return y, lambda: x / xp.where(y == 0.0, xp.ones_like(y), y)  # 0 where all entries are
 
 
 def _log_sum(xp: Any, x: Array, axes: Axes) -> tuple[Array, Callable[[], Array]]:
@@ -98,7 +99,7 @@ def _log_sum_exp(xp: Any, x: Array, axes: Axes) -> tuple[Array, Callable[[], Arr
 
 
 _TABLE: dict[str, Rule] = {
-    "L1": lambda xp, x, axes: (_sum(xp, xp.abs(x), axes), lambda: xp.sign(x)),
+    "L1": lambda xp, x, axes: (_sum(xp, xp.abs(x), axes), lambda: slope_of_abs(x)),
     "L2": _norm,
     "LogSum": _log_sum,
     "LogSumExp": _log_sum_exp,

@@ -17,7 +17,7 @@ from growarray.contraction.machine import Machine
 from growarray.contraction.problem import Axis, Product
 from growarray.contraction.routines.protocol import D_KERNEL, FORWARD, Task
 from growarray.contraction.routines.windows import Gather
-from growarray.contraction.workspace import here, view_as
+from growarray.contraction.workspace import by_image, here, view_as
 
 _DEPTH = 48  # depth of a product from which im2col along the first axis does not pay any more
 _CHUNK = 1 << 18  # elements of gathered windows in one chunk: 1 MiB of float32
@@ -118,12 +118,17 @@ class Im2col:
     def _piece(self, ready: np.ndarray, feature: np.ndarray, out: np.ndarray, cut: range) -> None:
         piece = out[(*(slice(None),) * (2 + self.cut), slice(cut.start, cut.stop))]
         target = _columns(piece)
-        shape = (self.b, ready.shape[1], math.prod(piece.shape[2:]))
+        images = by_image(piece) if target is None else None
+        if images is not None and images.shape[3] >= self.depth:  # else each image would read too much of the kernel
+            target, ready = images, ready[:, None]
+        shape = (self.b, ready.shape[1], math.prod(piece.shape[2:])) if target is None else target.shape
         total = here.arrays["total", shape, out.dtype] if target is None else target
         taps = self.product.taps
         for index, chosen in enumerate(self.summed):
             windows = self._windows(feature[:, chosen], cut)
-            kernel = ready[:, :, chosen.start * taps : chosen.stop * taps]
+            if len(shape) == 4:
+                windows = windows.reshape(*windows.shape[:2], shape[1], shape[3]).swapaxes(1, 2)
+            kernel = ready[..., chosen.start * taps : chosen.stop * taps]
             if index:
                 part = here.arrays["part", shape, out.dtype]
                 np.add(total, np.matmul(kernel, windows, out=part), out=total)
@@ -234,16 +239,15 @@ class Rows:
     def _piece(self, ready: np.ndarray, feature: np.ndarray, out: np.ndarray, rows: range) -> None:
         windows = self._windows(feature, rows)
         piece = out[:, :, rows.start : rows.stop]
-        target = _columns(piece)
         shape = (self.b, self.n, len(rows) * self.others)
+        target, part = _columns(piece), here.arrays["part", shape, out.dtype]
         total = here.arrays["total", shape, out.dtype] if target is None else target
         np.matmul(ready[0], self._shifted(windows, 0, len(rows)), out=total)
-        part = here.arrays["part", shape, out.dtype]
         for tap in range(1, len(ready)):
             np.matmul(ready[tap], self._shifted(windows, tap, len(rows)), out=part)
-            np.add(total, part, out=total)
-        if target is None:
-            piece[...] = total.reshape(piece.shape)
+            if tap < len(ready) - 1:
+                np.add(total, part, out=total)
+        np.add(total.reshape(piece.shape), part.reshape(piece.shape), out=piece)  # two taps at least
 
     def _windows(self, feature: np.ndarray, rows: range) -> np.ndarray:
         """Windows of all axes but the first, for the rows that outputs ``rows`` read: (b, taps s, rows others)."""

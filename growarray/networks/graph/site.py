@@ -43,7 +43,9 @@ class Site:
         self.rows = ranges(rows)
         d, o = (sum(map(len, found.values())) for found in (self.columns, self.rows))
         self.s = TensorStatistic((d, d), self._s_of_batch, name=f"S of {name}", reuse=True)
-        self.m = TensorStatistic((d, o), self._m_of_batch, name=f"M of {name}", trace_precision=trace_precision)
+        self.m = TensorStatistic(
+            (d, o), self._m_of_batch, name=f"M of {name}", trace_precision=trace_precision, reuse=True
+        )
         self.e = TensorStatistic((o, o), self.e_of_batch, name=f"E of {name}", reuse=True)
 
     @property
@@ -74,9 +76,9 @@ class Site:
         features, _ = self.streams()
         return cross_moment(features, out=out), features.samples
 
-    def _m_of_batch(self) -> tuple[Array, int]:
+    def _m_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         features, gradients = self.streams()
-        return cross_moment(features, gradients), features.samples
+        return cross_moment(features, gradients, out=out), features.samples
 
     def e_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``dA^T dA`` over the last batch, and its samples."""

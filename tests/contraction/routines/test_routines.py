@@ -236,6 +236,23 @@ def test_images_before_channels_are_multiplied_where_they_lie_unless_they_are_na
         assert_close(one, other, rtol=1e-13)
 
 
+@pytest.mark.parametrize(("channels", "products"), [(2, 3), (14, 1)])
+def test_windows_of_images_before_channels_make_a_product_each_unless_they_are_deep(
+    channels, products, pieces, monkeypatch
+):
+    step = step_for(IMAGES, (channels, 3, 16, 9), (5, channels, 3, 2), {"padding": 1, "stride": (2, 1)})
+    feature, kernel, d_out = operands(step, "float64")
+    wanted = on_numpy(step, feature, kernel, d_out)[0]
+    y = np.ascontiguousarray(nothing(d_out.shape, "float64").swapaxes(1, 2)).swapaxes(1, 2)
+    made, matmul = [], np.matmul
+    monkeypatch.setattr(
+        np, "matmul", lambda a, b, out: made.append(b.shape[1] if b.ndim == 4 else 1) or matmul(a, b, out=out)
+    )
+    run(forward(step, feature, kernel, y), y)
+    assert pieces or set(made) == {products}
+    assert_close(y, wanted, rtol=1e-13)
+
+
 @each_case
 def test_pieces_write_parts_of_their_own_in_any_order(name, tiny_pieces):
     step = step_for(*CASES[name])
