@@ -9,7 +9,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; BLAS reads i
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("GROWARRAY_FAST", "0")  # the library as it is without Numba; test_compiled.py takes it back
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,17 @@ JAX_RUNS = (  # it compiles an operation for every shape: these and nn/test_libr
     "ops/test_attention.py", "ops/test_dropout.py", "ops/test_loss.py", "ops/test_moments.py", "test_backend.py",
     "test_optim.py", "test_optim_state.py", "test_testing.py",
 )  # fmt: skip
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Tests in their thousands are kept to the end: looking for garbage among them again and again finds none."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
