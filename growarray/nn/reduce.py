@@ -38,11 +38,11 @@ class ReduceMean(Moved):
         """The means; the pullback shares each gradient out evenly."""
         xp, shape = namespace(x), tuple(x.shape)
         axes = counted_axes("ReduceMean", range(x.ndim) if self.axes is None else self.axes, x.ndim)
-        kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
+        kept_shape = tuple(1 if i in axes else n for i, n in enumerate(shape))
         count = max(math.prod(shape[axis] for axis in axes), 1)
 
         def pullback(dy: Array) -> Array:
-            return xp.asarray(xp.broadcast_to(xp.reshape(dy, kept) / count, shape), copy=True)
+            return xp.asarray(xp.broadcast_to(xp.reshape(dy, kept_shape) / count, shape), copy=True)
 
         y = xp.mean(x, axis=axes, keepdims=self.keepdims) if axes else xp.asarray(x, copy=True)
         return y, pullback
@@ -144,7 +144,7 @@ class Reduce(Module):
                 f"Reduce: {self.name} over axes {axes} of an input of shape {shape}, expected no size of 0"
             )
         y, slope = _TABLE[self.name](xp, x, axes)
-        kept = tuple(y.shape)
+        kept_shape = tuple(y.shape)
         if not self.keepdims:
             y = xp.reshape(y, tuple(n for i, n in enumerate(shape) if i not in axes))
-        return y, lambda dy: xp.reshape(dy, kept) * slope()
+        return y, lambda dy: xp.reshape(dy, kept_shape) * slope()
