@@ -3,7 +3,7 @@
 For few results beside what is summed: they are less to move than the windows of the input would be.
 
 Source: Vasudevan, Anderson and Gregg (2017), "Parallel multi channel convolution using general matrix multiplication",
-section 4 (kn2row). Here in pieces that fit the cache, with strides, and the gradient by the kernel the same way back.
+arXiv:1704.04428 (kn2row). Here in pieces that fit the cache, with strides, and with the gradient by the kernel.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _WIDE = 4  # rows that the product's own kernels take at a time: one or three mo
 _PASSES = 4  # of the machine, that adding a shifted result takes
 _HALF = 64  # summed channels of a piece of a gradient by the kernel, at least
 
-Place = tuple[slice, ...]
+_Place = tuple[slice | int, ...]  # of an array of several axes
 
 
 class _Piece(NamedTuple):
     """Outputs along one axis, and the part of the feature map that they read.
 
-    shifts : for each tap that reads data where it adds to the outputs, and what it adds, in positions of this piece
-    covered : whether the first of them adds to every output
+    shifts : for each tap that reads data, outputs of the piece (b, n, *outs) and what is added to them, of the results
+    (b, taps, n, *sizes) of all taps    covered : whether the first adds to all of them
     """
 
-    outs: Place
-    inputs: Place
-    shifts: list[tuple[int, Place, Place]]
+    outs: _Place
+    inputs: _Place
+    shifts: list[tuple[_Place, _Place]]
     covered: bool
 
 
@@ -111,12 +111,12 @@ class Kn2row:
         np.matmul(ready if matrices.ndim == 3 else ready[:, None], matrices, out=results)
         if not piece.covered:
             target[...] = 0
-        for index, (tap, into, read) in enumerate(piece.shifts):
-            place, more = target[(..., *into)], by_tap[(slice(None), tap, ..., *read)]
+        for index, (into, read) in enumerate(piece.shifts):
+            place = target[into]
             if index == 0 and piece.covered:
-                place[...] = more
+                place[...] = by_tap[read]
             else:
-                np.add(place, more, out=place)
+                np.add(place, by_tap[read], out=place)
 
     def _results(self, matrices: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Work space for the results of all taps, which lie as the matrices do; its view (b, taps, n, *sizes)."""
@@ -139,8 +139,8 @@ class Kn2row:
             matrices = _matrices(part)
             d_results, by_tap = self._results(matrices, part.shape[2:])
             d_results[...] = 0
-            for tap, into, read in piece.shifts:
-                by_tap[(slice(None), tap, ..., *read)] = d_part[(..., *into)]
+            for into, read in piece.shifts:
+                by_tap[read] = d_part[into]
             product = np.matmul(d_results, matrices.swapaxes(-1, -2))
             total += product if product.ndim == 3 else product.sum(axis=1)
         out[...] = self._by_tap(total).reshape(out.shape)
@@ -158,21 +158,17 @@ def _piece(axes: Sequence[Axis], cut: int, start: int, stop: int) -> _Piece:
     high = min(max(first + (stop - 1 - start) * a.stride + (a.taps - 1) * a.dilation + 1, low), a.size)
     mine = [*axes]
     mine[cut] = a._replace(size=high - low, out=stop - start, before=low - first)
-    shifts = []
+    shifts: list[tuple[int, _Place, _Place]] = []
     for tap, taps in enumerate(itertools.product(*(range(a.taps) for a in mine))):
-        into, read = zip(*(_ranges(a, t) for a, t in zip(mine, taps, strict=True)), strict=True)
-        if all(r.stop > r.start for r in into):
-            shifts.append((tap, into, read))
-    shifts.sort(key=lambda shift: -math.prod(r.stop - r.start for r in shift[1]))
-    whole = tuple(slice(0, a.out) for a in mine)
+        found = [window(a, t, 0, a.out) for a, t in zip(mine, taps, strict=True)]
+        count = math.prod(max(end - begin, 0) for begin, end, _ in found)
+        into = (slice(None), slice(None), *(slice(begin, end) for begin, end, _ in found))
+        shifts.append((count, into, (slice(None), tap, slice(None), *(read for *_, read in found))))
+    shifts.sort(key=lambda shift: -shift[0])
     at = (slice(None),) * (2 + cut)
-    return _Piece((*at, slice(start, stop)), (*at, slice(low, high)), shifts, bool(shifts) and shifts[0][1] == whole)
-
-
-def _ranges(axis: Axis, tap: int) -> tuple[slice, slice]:
-    """Outputs to which a tap adds data, and where it reads that."""
-    low, high, read = window(axis, tap, 0, axis.out)
-    return slice(low, high), read
+    covered = shifts[0][0] == math.prod(a.out for a in mine)
+    places = [(into, read) for count, into, read in shifts if count]
+    return _Piece((*at, slice(start, stop)), (*at, slice(low, high)), places, covered)
 
 
 def _matrices(part: np.ndarray) -> np.ndarray:
