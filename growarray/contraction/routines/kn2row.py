@@ -23,7 +23,7 @@ from growarray.contraction.routines.protocol import D_KERNEL, FORWARD, Task
 from growarray.contraction.routines.windows import window
 from growarray.contraction.workspace import by_image, here, view_as
 
-_FEWER = 5  # times as many must be summed as there are results, measured: from 4 times on it is as fast as gathering
+_FEWER = 3.5  # times as many are summed as there are results: where it is as fast as gathering windows, measured
 _WIDE = 4  # rows that the product's own kernels take at a time: one or three more take as long as four, or longer
 _PASSES = 4  # of the machine, that adding a shifted result takes
 _HALF = 64  # summed channels of a piece of a gradient by the kernel, at least
