@@ -148,7 +148,7 @@ class Group(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""
         named = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
-        show_help(self, ctx, [(name, found.help or "") for name, found in named if found and not found.hidden])
+        show_help(self, ctx, [(name, command.help or "") for name, command in named if command and not command.hidden])
 
 
 @contextmanager

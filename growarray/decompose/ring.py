@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from growarray.backend import Array
-from growarray.decompose.arguments import check_choice, check_count, check_modes, check_sizes, is_int
+from growarray.contraction.checks import is_whole
+from growarray.decompose.arguments import check_choice, check_count, check_modes, check_sizes
 from growarray.decompose.inputs import Prepared, check_bound, check_rank, check_tensor, check_tolerance, rank_or_bound
 from growarray.decompose.rank import Rank, all_ranks, at_least_one, rounding_of, share_of
 from growarray.decompose.ring_als import iterate_ring, ring_distance, ring_product
@@ -104,7 +105,7 @@ def tensor_ring(
 def _ranks(rank: int | Sequence[int], shape: tuple[int, ...], start: int) -> tuple[int, ...]:
     """All ranks, checked: an int is lowered to what each bond can use, a sequence must not need it."""
     where, count = "tensor_ring", len(shape) + 1
-    if is_int(rank):
+    if is_whole(rank):
         (single,) = check_rank(rank, (max(largest_tr_rank(shape, start)),), where, "")
         return usable_tr_rank(shape, (single,) * count, start)
     ranks = check_rank(rank, (math.prod(shape),) * count, where, "ranks, the first one again at the end")
@@ -163,7 +164,7 @@ def validate_tr_rank(shape: Sequence[int], rank: Rank = "same", rounding: str = 
     where = "validate_tr_rank"
     sizes, integer = check_sizes(shape, where), rounding_of(rounding, where)
     share = share_of(rank, where)
-    if share is not None or is_int(rank):
+    if share is not None or is_whole(rank):
         root = math.sqrt(math.prod(sizes) * (share or 0.0) / sum(sizes))
         single = max(int(integer(root)), 1) if share is not None else at_least_one((rank,), where)[0]
         return (1, 1) if len(sizes) == 1 else (single,) * (len(sizes) + 1)
@@ -204,10 +205,10 @@ def usable_tr_rank(shape: Sequence[int], rank: Sequence[int], mode: int | None =
     sizes, asked = [*shape[start:], *shape[:start]], [*rank[start:-1], *rank[:start]]
     limit = min(sizes[0], math.prod(sizes[1:]))
     first = min(asked[0], max(balanced_pair(limit)[0], -(-limit // asked[1])))
-    found = [first, min(asked[1], -(-limit // first))]
+    usable = [first, min(asked[1], -(-limit // first))]
     for k in range(2, count):
-        found.append(min(asked[k], found[-1] * sizes[k - 1], math.prod(sizes[k:]) * first))
-    ranks = (*found[count - start :], *found[: count - start])
+        usable.append(min(asked[k], usable[-1] * sizes[k - 1], math.prod(sizes[k:]) * first))
+    ranks = (*usable[count - start :], *usable[: count - start])
     return (*ranks, ranks[0])
 
 

@@ -225,9 +225,10 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
     @property
     def input_stream(self) -> JoinedStream:
         """Inputs of all previous layers side by side, with their ones; never one array."""
-        if not self.layers_before:
+        streams = tuple(layer.input_stream for layer in self.layers_before)
+        if not streams:
             raise GrowthError(f"{self.name}: there are no previous layers; call set_previous_modules() first")
-        return JoinedStream(tuple(module.input_stream for module in self.layers_before))
+        return JoinedStream(streams)
 
     @property
     def growth_statistic(self) -> TensorStatistic:

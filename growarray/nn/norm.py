@@ -43,8 +43,8 @@ class _Norm(HandsNewOn):
 
     def _saved(self) -> dict[str, Any]:
         names = ("weight", "bias", *self._buffers)
-        kept = {name: value for name, value in vars(self).items() if name not in (*names, "training")}
-        return {**kept, "arrays": {name: getattr(self, name) for name in names}}
+        options = {name: value for name, value in vars(self).items() if name not in (*names, "training")}
+        return {**options, "arrays": {name: getattr(self, name) for name in names}}
 
     @classmethod
     def _restored(cls, arrays: dict[str, Any], **options: Any) -> Self:

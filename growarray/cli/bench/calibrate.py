@@ -73,8 +73,8 @@ def calibrate(
 def calibrated(device: str | None, seconds: float, progress: Callable[[int, int], None] | None = None) -> Machine:
     """The machine model fitted to this machine, measured in about so many seconds; ``progress`` as for ``measure``."""
     cores = threads() if device is None else 1
-    found = measure(library(device), cores=cores, seconds=seconds, device=device, progress=progress)
-    return fit(found, _default(device), cores=cores, name=f"{'cpu' if device is None else 'gpu'}, calibrated")
+    measured = measure(library(device), cores=cores, seconds=seconds, device=device, progress=progress)
+    return fit(measured, _default(device), cores=cores, name=f"{'cpu' if device is None else 'gpu'}, calibrated")
 
 
 def _default(device: str | None) -> Machine:
