@@ -37,6 +37,7 @@ def checked_bias(bias: Parameter | None, shape: tuple[int, ...]) -> Parameter | 
 def real_array(where: str, value: Any, like: Array) -> Array:
     """``value`` in the library and dtype of ``like``; raises TypeError if it holds no real numbers.
 
+    >>> import numpy as np
     >>> real_array("doc", [1, 2], np.ones(1))
     array([1., 2.])
     """
