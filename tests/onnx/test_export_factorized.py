@@ -10,7 +10,7 @@ from growarray.factorized import TCL, TRL, FactorizedConv, FactorizedLinear, ten
 from tests.checkpoint.files import rows
 from tests.onnx.runtime import export
 
-FORMATS = ["cp", "tucker", "tt", "ring", "dense"]
+FORMATS = ["cp", "tucker", "tt", "tr", "dense"]
 IMPLEMENTATIONS = ["auto", "factorized", "mobilenet", "reconstructed"]
 OPTIONS = {
     "plain": ({},),
@@ -91,7 +91,7 @@ def test_layers_of_a_joint_one(factorization, tmp_path):
     assert "0.path.bias" in load_checkpoint(tmp_path / "model.onnx")
 
 
-LINEAR = ["cp", "tucker", "tt", "ring", "blocktt", "dense"]
+LINEAR = ["cp", "tucker", "tt", "tr", "blocktt", "dense"]
 
 
 @pytest.mark.parametrize("implementation", ["auto", "factorized", "reconstructed"])
