@@ -165,7 +165,22 @@ def test_tied_and_whole_tensors_stay(tmp_path: Path) -> None:
             "damaged.npz: cannot be read as .npz;",
         ),
         ("net.onnx", ["--budget", "0.5", "--calibration", "none.npy"], "--calibration none.npy: no such file"),
-        ("net.onnx", ["--budget", "0.5", "--calibration", "wrong.npy"], "does not take an input of shape (1, 3, 10)"),
+        (
+            "net.onnx",
+            ["--budget", "0.5", "--calibration", "wrong.npy"],
+            "wrong.npy: the network does not take an input of shape (1,",
+        ),
+        (
+            "net.onnx",
+            ["--budget", "0.5", "--calibration", "flat.npy"],
+            "flat.npy: calibration has shape (3,), expected",
+        ),
+        ("net.onnx", ["--budget", "0.5", "--calibration", "nan.npy"], "--calibration holds a NaN or an infinity; remo"),
+        (
+            "net.onnx",
+            ["--budget", "0.5", "--input-shape", "3,10"],
+            "compress: --input-shape 3,10: the network does not take an input of shape",
+        ),
         ("net.onnx", ["--budget", "0.5", "--calibration", "two.npz"], "expected one array for each input: input"),
         ("net.onnx", ["--budget", "0.5", "--input-shape", "3,x"], "--input-shape 3,x: expected sizes"),
     ],
@@ -175,6 +190,8 @@ def test_refusals(
     run: Run, graph: Path, weights: Path, calibration: Path, tmp_path: Path, file: str, options: list[str], text: str
 ) -> None:
     np.save(tmp_path / "wrong.npy", np.ones((4, 3, 10)))
+    np.save(tmp_path / "flat.npy", np.ones(3))
+    np.save(tmp_path / "nan.npy", np.full((4, 3, 10, 10), np.nan))
     np.savez(tmp_path / "two.npz", a=np.ones(3), b=np.ones(3))
     (tmp_path / "damaged.npz").write_bytes((tmp_path / "two.npz").read_bytes()[:200])
     there = [str(tmp_path / o) if (tmp_path / o).is_file() else o for o in options]

@@ -25,7 +25,7 @@ from growarray.compression import Compression
 from growarray.compression import compress as compress_network
 from growarray.datasets.files import load_arrays
 from growarray.display import printable
-from growarray.errors import DataError, shown
+from growarray.errors import DataError, ShapeError, shown
 from growarray.factorized.report import Change
 from growarray.factorized.tensor import kinds
 from growarray.networks import write_atomically
@@ -147,7 +147,10 @@ def _compressed(network: Module, options: Mapping[str, Any]) -> Compression:
     try:
         return compress_network(network, **options)
     except ValueError as error:
-        raise ValueError(str(error).removeprefix("compress: ")) from error
+        text = str(error).removeprefix("compress: ")
+        if isinstance(error, ShapeError):
+            raise ShapeError(text) from error
+        raise ValueError(f"{'--' * text.startswith('calibration')}{text}") from error
 
 
 # A graph.
@@ -166,7 +169,12 @@ def _graph(
         raise ValueError(f"--data: expected a graph with one input, found {', '.join(shapes)}; leave it out")
     labels = None if data is None else labelled(data, next(iter(shapes.values())))
     before = None if labels is None else accuracy(network, *labels)  # what is wrong with the data is said at once
-    found = _compressed(network, {**options, "calibration": given, "input_shape": sample})
+    said = [("--input-shape", input_shape), ("--calibration", calibration)]
+    try:
+        found = _compressed(network, {**options, "calibration": given, "input_shape": sample})
+    except ShapeError as error:
+        where = ", ".join(f"{flag} {value}" for flag, value in said if value is not None) or str(file)
+        raise ShapeError(f"{where}: {error}") from error
     change = None if labels is None or before is None else Change(before, accuracy(found.network, *labels))
     return _Made(found, found.network.state_dict(), shapes, change)
 
