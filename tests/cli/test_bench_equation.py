@@ -39,8 +39,16 @@ def test_an_equation_inline():
 def test_a_plain_equation_has_no_presets():
     found = equation_from(CHAIN)
     names = {name for candidate in candidates_for(found, 9) for name in candidate.names}
-    assert {"auto: time", "auto: flops", "windows: optimal"} <= names
+    assert {"auto: time", "auto: flops", "opt_einsum: optimal"} <= names
     assert not {"factorized", "patterns"} & names
+
+
+def test_a_path_too_large_to_measure_is_left_out_and_said(monkeypatch):
+    monkeypatch.setattr("growarray.cli.bench.candidates._HEAVIEST", 1 << 19)
+    result = paths("--equation", CONV, "--shapes", "1x300x9, 2x300, 3x2, 300x2", "--json", "--no-training")
+    report = json.loads(result.stdout)
+    assert report["remarks"][0].startswith("reconstructed: not measured, it should hold 1.09 MB and take ")
+    assert "reconstructed" not in {name for row in report["paths"] for name in row["names"]}
 
 
 @pytest.mark.parametrize("kind", ["json", "toml", "cotengra"])

@@ -96,11 +96,12 @@ def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
         if output is not None:
             make_folder(output)
             check_writable(output)
-        candidates = candidates_for(layer, count, seed=seed, training=training, device=name)
+        left_out: list[str] = []
+        candidates = candidates_for(layer, count, seed=seed, training=training, device=name, remarks=left_out)
         with stderr_bar("round", repeat) as bar:
             report = measure_layer(
                 layer, candidates, repeat=repeat, seed=seed, device=name, budget=seconds, progress=bar.update,
-                beside=beside if isinstance(layer, Layer) else None,
+                beside=beside if isinstance(layer, Layer) else None, left_out=left_out,
             )  # fmt: skip
         report = facts(name) | report
         _show(report, as_json=as_json, as_csv=as_csv)
