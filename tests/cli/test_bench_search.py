@@ -177,6 +177,8 @@ def test_numbers_of_an_instance_are_whole(folder, text, message):
 def test_window_planners_take_one_operand_and_steps_of_several():
     one = equation_from({"equation": "i j -> i", "shapes": [[2, 3]]})
     assert window_path(one, "greedy")[0] == ((0,),)
+    empty = equation_from({"equation": "i j, j k -> i k", "shapes": [[2, 0], [0, 4]]})
+    assert window_path(empty, "dp")[0] == ((0, 1),)
     three = equation_from({"equation": "i j, j k, k l -> i l", "shapes": [[2, 3], [3, 4], [4, 5]]})
     assert window_path(three, [(0, 1, 2)])[0] == ((0, 1, 2),)
 

@@ -189,7 +189,8 @@ def pattern_path(layer: Contraction) -> tuple[Path, int]:
 def _contract(
     terms: Sequence[Sequence[str]], output: Sequence[str], sizes: dict[str, int], optimize: Any
 ) -> tuple[list[tuple[int, ...]], int]:
-    """opt_einsum's path and the operations that it counts for it."""
+    """opt_einsum's path and the operations that it counts for it; 'dp' never ends at size 0, which counts as 1."""
+    sizes = {name: max(size, 1) for name, size in sizes.items()}
     letter = {name: opt_einsum.get_symbol(i) for i, name in enumerate(sizes)}
     equation = ",".join("".join(letter[m] for m in term) for term in terms) + "->" + "".join(letter[m] for m in output)
     shapes = [tuple(sizes[m] for m in term) for term in terms]

@@ -151,7 +151,7 @@ def _peer_row(
 def _difference(found: np.ndarray, expected: np.ndarray) -> float:
     if expected.size == 0:
         return 0.0
-    return float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-300))
+    return float(np.abs(found - expected).max()) / max(float(np.abs(expected).max()), 1e-300)
 
 
 def _summary(rows: Sequence[dict[str, Any]], kind: str) -> dict[str, Any]:
