@@ -106,6 +106,7 @@ class Command(TyperCommand):
         """Run the command."""
         try:
             with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's on overflow: commands check what comes of it
                 warnings.showwarning = lambda message, *_, **__: _say(ctx.command_path, message)
                 return super().invoke(ctx)
         except Exception as error:
@@ -148,7 +149,7 @@ class Group(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""
         named = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
-        show_help(self, ctx, [(name, found.help or "") for name, found in named if found and not found.hidden])
+        show_help(self, ctx, [(name, command.help or "") for name, command in named if command and not command.hidden])
 
 
 @contextmanager
