@@ -57,8 +57,8 @@ def tensor_ring(
     tensor : any shape, real floating; computed in float64, then rounded to its dtype (errors are those before)
     rank : an int (at most what each bond can use) or all ranks, the first one again at the end; or ``error``, the
         largest relative error allowed, which the SVDs share
-    mode : the one that is split off first, whose two bonds share the rank of its unfolding; None splits off each in
-        turn, where all of ``rank`` can be used, and goes on from the least error, or takes the largest for ``error``
+    mode : the one that is split off first, whose two bonds share the rank of its unfolding; None is the largest,
+        and with ``rank`` also the one for which the SVDs lose least, if the sweeps from there end at a lower error
     method : 'als' refines the result of the SVDs, and its error never rises; 'svd' stops there
     weighted : second moment (size, size) by mode: minimises ``|(T - T') x_k S_k^(1/2)|`` and reports errors in that
         norm
@@ -91,10 +91,16 @@ def tensor_ring(
     if mode is None and ranks is not None:
         starts += [k for k in range(len(shape)) if k != start and usable_tr_rank(shape, ranks, k) == ranks]
 
-    def fit() -> tuple[list[Array], list[float], str]:
-        cores, lost = min((_split(ready, k, ranks, bound) for k in starts), key=lambda split: split[1])
+    def swept(split: tuple[list[Array], float]) -> tuple[list[Array], list[float], str]:
+        cores, lost = split
         errors = [ready.relative(lost if lost > 1e-6 * ready.norm else ring_distance(array, cores))]
         return iterate_ring(ready, cores, errors, limit if method == "als" else 0, tolerance)
+
+    def fit() -> tuple[list[Array], list[float], str]:
+        first, *others = (_split(ready, k, ranks, bound) for k in starts)
+        least = min([first, *others], key=lambda split: split[1])
+        fits = [swept(split) for split in ([first] if least is first else [first, least])]
+        return min(fits, key=lambda result: result[1][-1])
 
     cores, errors, reason = fitting_threads(array, fit)
     cores = unweight(cores, undo, axis=1)
