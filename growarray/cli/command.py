@@ -106,6 +106,7 @@ class Command(TyperCommand):
         """Run the command."""
         try:
             with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's on overflow: commands check what comes of it
                 warnings.showwarning = lambda message, *_, **__: _say(ctx.command_path, message)
                 return super().invoke(ctx)
         except Exception as error:

@@ -79,7 +79,8 @@ class Option:
         bounded = self.least > -math.inf and value is not None
         if bounded and not self.least <= value < self.below:
             above = f" and below {self.below:g}" if self.below < math.inf else ""
-            raise ValueError(f"{flag_of(name)}: expected at least {self.least:g}{above}, found {value}")
+            kind = "a finite number of " if value == math.inf else ""
+            raise ValueError(f"{flag_of(name)}: expected {kind}at least {self.least:g}{above}, found {value}")
 
 
 def plain(default: Any) -> str:

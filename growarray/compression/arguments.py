@@ -74,12 +74,12 @@ def chosen_targets(network: Module, keep: Any) -> tuple[list[Target], tuple[str,
     known = [target.name for target in found]
     unknown = sorted({*names} - {*known})
     if unknown:
-        raise ValueError(f"compress: keep names {', '.join(unknown)}, expected some of {', '.join(known)}")
+        raise ValueError(f"compress: keep names no layer {', '.join(unknown)}, expected some of {', '.join(known)}")
     kept = [target for target in found if target.name not in names]
     if not kept:
         left = [f"{name}: {why}" for name, why in left_alone(network, [], names).items()]
         raise ValueError(
-            f"compress: {type(network).__name__} has no convolution or linear layer that may be replaced"
+            "compress: the network has no convolution or linear layer that may be replaced"
             + "".join(f"; {line}" for line in [*left[:_SHOWN], *(["…"] if len(left) > _SHOWN else [])])
         )
     return kept, names

@@ -57,8 +57,8 @@ def tensor_ring(
     tensor : any shape, real floating; computed in float64, then rounded to its dtype (errors are those before)
     rank : an int (at most what each bond can use) or all ranks, the first one again at the end; or ``error``, the
         largest relative error allowed, which the SVDs share
-    mode : the one that is split off first, whose two bonds share the rank of its unfolding; None is the largest,
-        and with ``rank`` also the one for which the SVDs lose least, if the sweeps from there end at a lower error
+    mode : the one that is split off first, whose two bonds share the rank of its unfolding; None takes the largest,
+        with ``rank`` also the one that loses least of those that can use all of it, and returns the better result
     method : 'als' refines the result of the SVDs, and its error never rises; 'svd' stops there
     weighted : second moment (size, size) by mode: minimises ``|(T - T') x_k S_k^(1/2)|`` and reports errors in that
         norm
@@ -91,16 +91,14 @@ def tensor_ring(
     if mode is None and ranks is not None:
         starts += [k for k in range(len(shape)) if k != start and usable_tr_rank(shape, ranks, k) == ranks]
 
-    def swept(split: tuple[list[Array], float]) -> tuple[list[Array], list[float], str]:
-        cores, lost = split
-        errors = [ready.relative(lost if lost > 1e-6 * ready.norm else ring_distance(array, cores))]
-        return iterate_ring(ready, cores, errors, limit if method == "als" else 0, tolerance)
-
     def fit() -> tuple[list[Array], list[float], str]:
-        first, *others = (_split(ready, k, ranks, bound) for k in starts)
-        least = min([first, *others], key=lambda split: split[1])
-        fits = [swept(split) for split in ([first] if least is first else [first, least])]
-        return min(fits, key=lambda result: result[1][-1])
+        splits = [_split(ready, k, ranks, bound) for k in starts]
+        least = min(splits, key=lambda split: split[1])
+        found = []
+        for cores, lost in splits[:1] if least is splits[0] else (splits[0], least):
+            errors = [ready.relative(lost if lost > 1e-6 * ready.norm else ring_distance(array, cores))]
+            found.append(iterate_ring(ready, cores, errors, limit if method == "als" else 0, tolerance))
+        return min(found, key=lambda fitted: fitted[1][-1])
 
     cores, errors, reason = fitting_threads(array, fit)
     cores = unweight(cores, undo, axis=1)

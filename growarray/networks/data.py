@@ -174,9 +174,13 @@ def is_pair(data: Any) -> bool:
 def batches_of(data: Any, size: int, rng: np.random.Generator | None = None) -> Iterator[tuple[Array, Array]]:
     """:func:`batches` of a pair of arrays; anything else already is batches, each loaded as it is reached.
 
+    Raises TypeError for one array.
+
     >>> [target for _, target in batches_of([("x", "y"), lambda: ("u", "v")], 8)]
     ['y', 'v']
     """
+    if is_array(data):
+        raise TypeError(f"expected a pair of arrays (x, target), or batches, found {shown(data)}")
     return batches(data[0], data[1], size, rng) if is_pair(data) else map(loaded, data)
 
 

@@ -75,6 +75,7 @@ def prune(
     target = whole_number("prune", "parameters", parameters, 0)
     whole_number("prune", "least", least, 0)
     whole_number("prune", "batch_size", batch_size, 1)
+    namespace(x)  # says what is wrong with a list
     if not int(x.shape[0]):
         raise GrowthError("prune: there are no samples to judge neurons by; give x some rows")
     places = list(_places(growing))

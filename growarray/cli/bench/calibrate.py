@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +58,7 @@ def calibrate(
         machine_for.cache_clear()
         typer.echo(f"removed {path}" if known else f"nothing to remove: there is no {path}")
         return
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise ValueError(f"--seconds: expected more than 0, found {seconds:g}")
     name = device_named(device)
     if not dry_run:

@@ -132,7 +132,9 @@ def equation_from(given: Mapping[str, Any]) -> Equation:
         unknown = sorted(set(given) - set(EQUATION_KEYS))
         raise ValueError(f"{', '.join(unknown)}: an option of a layer; with an equation leave it out")
     if ("equation" in given) == ("inputs" in given):
-        raise ValueError("expected either an equation with shapes, or inputs, output and size_dict")
+        raise ValueError(
+            f"expected either an equation with shapes, or inputs, output and size_dict, found {', '.join(given)}"
+        )
     text, shapes = _named(given) if "inputs" in given else (given["equation"], _shapes(given.get("shapes")))
     geometry = {}
     for option in _GEOMETRY:
