@@ -48,12 +48,14 @@ def to_onnx(
     input_names, output_names : by default those of a :class:`growarray.nn.graph.Graph`, else ``'input'``, ``'output'``
     metadata : strings by key, kept in the model's ``metadata_props``
     dtype : ``'float16'``, ``'float32'`` or ``'float64'``, of every float in the file; by default the network's own
-    external_data : weights in ``<path>.data`` beside the model; by default only if it would have over 2 GiB
+    external_data : weights in ``<path>.data`` beside the model; by default only if it would have over 2 GiB. Where the
+        model that is replaced has its weights there, the new ones are in ``<path>.data.2``, or the other way round
 
     Weights keep the names that they have in the state dict, so that :func:`load_checkpoint` reads it back, without
     what inference does not use, such as ``num_batches_tracked``. A factorized layer is written as the products of
     ``layer.plan(input_shape)``, those among its factors computed beforehand: what is left of them are weights named
-    ``<layer>.path.0``, …. The file appears at once and whole, or not at all.
+    ``<layer>.path.0``, …. The file appears at once and whole, or not at all; a model is never seen with the weights
+    of another, and those that it had go once the new model is there. Move or copy the model with the file that it names.
 
     Raises NotImplementedError: a module is of a class that is not written (see :func:`register_lowering`), or what it
     computes cannot be; the message says where in the network it is; ShapeError, PlanError, TypeError, ValueError: an
