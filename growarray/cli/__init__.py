@@ -23,7 +23,7 @@ def _missing() -> list[str]:
 
 def main() -> None:
     """Run the command line; if the extra is missing, print one line and exit with code 2."""
-    with _stops_at_once():
+    with stops_at_once():
         missing = _missing()
         if missing:
             sys.stderr.write(
@@ -58,7 +58,7 @@ def _written(closed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _stops_at_once() -> Iterator[None]:
+def stops_at_once() -> Iterator[None]:
     """Ctrl-C ends the process on the spot, with exit code 130.
 
     Nothing is open yet, and an exception that appears inside an import is shown, changed or swallowed by others.
