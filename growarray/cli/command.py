@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
-from growarray.cli import stops_at_once
+from growarray.cli.interrupt import stops_at_once
 from growarray.cli.options import plain
 from growarray.cli.terminal import Screen, say_interrupted
 from growarray.display import printable

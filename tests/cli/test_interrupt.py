@@ -70,7 +70,7 @@ def interrupted_at_import(entry: str, module: str) -> tuple[int, str, str]:
     [
         ("script", "typer.core"),
         ("script", "numpy"),
-        ("script", "growarray.cli.grow.command"),
+        ("script", "growarray.cli.grow.folder"),
         ("script", "growarray.cli.grow.run"),
         ("module", "rich.console"),
     ],
