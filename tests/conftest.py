@@ -9,7 +9,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; BLAS reads i
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("GROWARRAY_FAST", "0")  # the library as it is without Numba; test_compiled.py takes it back
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,6 @@ LIBRARIES = {
         lambda host: array_api_strict.asarray(np.asarray(host), device=array_api_strict.Device("device1")),
     ),
     "double": Library("double", lambda host: doubles.DoubleArray(frozen(host))),
-    "cupy": Library("cupy", lambda host: library("cuda").asarray(np.asarray(host))),
 }
 
 
@@ -79,27 +79,44 @@ def _torch(host: Any) -> Any:
     return importlib.import_module("torch").asarray(np.array(host))
 
 
-OPTIONAL = {"jax": _jax, "torch": _torch}  # imported at the first array: a run without them stays light
-LIBRARIES |= {name: Library(name, make) for name, make in OPTIONAL.items() if importlib.util.find_spec(name)}
+def _cupy(host: Any) -> Any:
+    return library("cuda").asarray(np.asarray(host))
 
-COMPILED_ELSEWHERE = {  # JAX compiles an operation for every shape: what other tests have it run is not run again here
-    "compression/test_compress.py", "contraction/test_run.py", "contraction/test_convolutions.py",
-    "contraction/test_slicing.py", "contraction/test_transpose.py", "factorized/test_conv.py::test_layer_contract",
-    "factorized/test_convert.py", "factorized/test_dropout.py", "factorized/test_growth.py", "factorized/test_lasso.py",
-    "decompose/test_cp.py", "factorized/test_report.py", "factorized/test_tensor.py", "growing/test_adapter.py",
-    "growing/test_linear.py", "growing/test_merge.py", "networks/graph/test_libraries.py", "networks/test_block.py",
-    "networks/test_growth_loop.py::test_a_line_search", "networks/test_mlp.py",
-    "networks/test_prune.py", "networks/test_transformer.py", "nn/test_contract.py", "nn/test_freezing.py",
-    "nn/test_sized.py", "ops/test_conv.py", "ops/test_pool.py",
-}  # fmt: skip
+
+OPTIONAL = {"jax": _jax, "torch": _torch}  # imported at the first array: a run without them stays light
+INSTALLED = {name: make for name, make in {"cupy": _cupy, **OPTIONAL}.items() if importlib.util.find_spec(name)}
+LIBRARIES |= {name: Library(name, make) for name, make in INSTALLED.items()}
+
+JAX_RUNS = (  # it compiles an operation for every shape: these and nn/test_libraries.py have it run each kind once
+    "contraction/test_execute.py", "contraction/test_kernels.py", "contraction/test_operand.py",
+    "contraction/test_plan.py", "decompose/test_rank.py", "decompose/test_tt.py",
+    "factorized/test_conv.py::test_every_library", "factorized/test_linear.py", "factorized/test_tensor_layers.py",
+    "growing/test_dependence.py", "growing/test_initialise.py::test_normalisation", "growing/test_moment.py",
+    "growing/test_stream.py", "growing/test_update.py::test_a_triangle", "growing/test_update.py::test_every_library",
+    "networks/test_data.py", "networks/test_growth_loop.py::test_every_library", "networks/test_loader.py",
+    "networks/test_true_fisher.py", "nn/test_arithmetic.py", "nn/test_cast.py", "nn/test_embedding.py",
+    "nn/test_graph.py", "nn/test_load_state.py", "nn/test_module.py", "nn/test_operation.py", "onnx/test_export.py",
+    "ops/test_attention.py", "ops/test_dropout.py", "ops/test_loss.py", "ops/test_moments.py", "test_backend.py",
+    "test_optim.py", "test_optim_state.py", "test_testing.py",
+)  # fmt: skip
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Tests in their thousands are kept to the end: looking for garbage among them again and again finds none."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each array library in turn for a test that takes ``xp``; CuPy where there is a GPU."""
+    """Each installed array library in turn for a test that takes ``xp``."""
     if "xp" in metafunc.fixturenames:
         where = f"{metafunc.definition.path.relative_to(Path(__file__).parent).as_posix()}::{metafunc.definition.name}"
-        elsewhere = any(where.startswith(place) for place in COMPILED_ELSEWHERE)
-        names = [name for name in LIBRARIES if name != "jax" or not elsewhere]
+        names = [name for name in LIBRARIES if name != "jax" or where.startswith(JAX_RUNS)]
         marked = [pytest.param(n, marks=pytest.mark.gpu) if n == "cupy" else n for n in names]
         metafunc.parametrize("xp", marked, indirect=True)
 

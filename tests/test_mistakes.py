@@ -10,12 +10,14 @@ import pytest
 
 import growarray
 from growarray import FactorizedConv, Growth, from_onnx, nn
-from growarray.networks import GrowingMLP, GrowthSettings
+from growarray.datasets import load_digits
+from growarray.networks import GrowingMLP, GrowingVGG, GrowthSettings, prune
 from growarray.optim import AdamW
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((30, 4)).astype("float32")
 LABELS = RNG.integers(0, 3, 30)
+NETWORK = GrowingMLP(4, 3, 2, rng=RNG)
 IMAGES = RNG.standard_normal((2, 3, 2, 2)).astype("float32")
 
 
@@ -42,6 +44,55 @@ MISTAKES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         r"input is uint8, weight float32; convert the input, as in x.astype\('float32'\)",
     ),
     "a list": (lambda: nn.Linear(2, 1)([[1.0, 2.0]]), TypeError, r"found list; convert it with .*asarray\(x\)"),
+    "a list to a network": (lambda: GrowingMLP(4, 3, 2)([[1.0, 2.0]]), TypeError, "found list; convert it with"),
+    "a list to prune by": (lambda: prune(GrowingMLP(4, 3, 2), X.tolist(), 9), TypeError, "found list; convert it with"),
+    "settings as a dictionary": (
+        lambda: Growth(NETWORK, AdamW(NETWORK), (X, LABELS), settings={"epochs": 2}),  # type: ignore[arg-type]
+        TypeError,
+        r"Growth: settings is .*, expected GrowthSettings\(…\), or None",
+    ),
+    "a number as the schedule": (
+        lambda: Growth(NETWORK, AdamW(NETWORK), (X, LABELS), schedule=0.1),  # type: ignore[arg-type]
+        TypeError,
+        "Growth: schedule is 0.1, expected a function of the step, as growarray.optim.cosine makes one, or None",
+    ),
+    "a seed as the generator of a loop": (
+        lambda: Growth(NETWORK, AdamW(NETWORK), (X, LABELS), rng=3),  # type: ignore[arg-type]
+        TypeError,
+        "Growth: rng is 3, expected a numpy.random.Generator, or None",
+    ),
+    "one callback without a list": (
+        lambda: Growth(NETWORK, AdamW(NETWORK), (X, LABELS), callbacks=print),  # type: ignore[arg-type]
+        TypeError,
+        "Growth: callbacks is .*, expected a sequence of functions",
+    ),
+    "samples without targets": (
+        lambda: Growth(NETWORK, AdamW(NETWORK), (X, LABELS)).evaluate(X),
+        TypeError,
+        r"expected a pair of arrays \(x, target\), or batches",
+    ),
+    "a budget in a list": (
+        lambda: GrowthSettings(max_parameters=[2]),  # type: ignore[arg-type]
+        ValueError,
+        r"max_parameters must be a number, None or 'auto', found \[2\]",
+    ),
+    "stages as a number": (
+        lambda: GrowingVGG((1, 8, 8), 3, stages=2),  # type: ignore[arg-type]
+        TypeError,
+        "GrowingVGG: stages must be a sequence, one entry for each stage, found 2",
+    ),
+    "features of a norm in words": (
+        lambda: nn.BatchNorm2d("3"),  # type: ignore[arg-type]
+        TypeError,
+        "BatchNorm2d: num_features must be a whole number, found '3'",
+    ),
+    "a share in words": (lambda: nn.Dropout("0.5"), ValueError, "p must be between 0 and 1, found '0.5'"),  # type: ignore[arg-type]
+    "a test share in words": (
+        lambda: load_digits(test_fraction="0.2"),  # type: ignore[arg-type]
+        ValueError,
+        "test_fraction must lie in .*, found '0.2'",
+    ),
+    "a seed below 0": (lambda: load_digits(seed=-1), ValueError, "seed must be a whole number of at least 0, found -1"),
     "a list to predict": (lambda: GrowingMLP(4, 3, 2).predict([[1.0, 2.0]]), TypeError, "found list; convert it"),
     "lists to train on": (
         lambda: grow(X.tolist(), LABELS.tolist()),

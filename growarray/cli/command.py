@@ -109,6 +109,7 @@ class Command(TyperCommand):
         """Run the command."""
         try:
             with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's on overflow: commands check what comes of it
                 warnings.showwarning = lambda message, *_, **__: _say(ctx.command_path, message)
                 return super().invoke(ctx)
         except Exception as error:
@@ -181,7 +182,7 @@ class Group(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""
-        show_help(self, ctx, [(name, found.help or "") for name, found in self.commands.items() if not found.hidden])
+        show_help(self, ctx, [(name, each.help or "") for name, each in self.commands.items() if not each.hidden])
 
 
 @contextmanager

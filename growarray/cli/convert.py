@@ -95,8 +95,8 @@ def _rename(texts: Sequence[str] | None) -> dict[str, str | None]:
     for text in texts or ():
         old, equals, new = text.partition("=")
         if not equals or old in result:
-            found = f"{shown(old)} twice" if equals else "no '='"
-            raise ValueError(f"--rename {text}: expected OLD=NEW, each OLD once, found {found}")
+            problem = f"{shown(old)} twice" if equals else "no '='"
+            raise ValueError(f"--rename {text}: expected OLD=NEW, each OLD once, found {problem}")
         result[old] = new
     return result
 

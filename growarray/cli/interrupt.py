@@ -16,13 +16,13 @@ def stops_at_once() -> Iterator[None]:
     Nothing is open yet, and an exception that appears inside an import is shown, changed or swallowed by others.
     """
     before = signal.getsignal(signal.SIGINT)
-    mine = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
-    if mine:
+    default_handler = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if default_handler:
         signal.signal(signal.SIGINT, _stop)
     try:
         yield
     finally:
-        if mine:
+        if default_handler:
             signal.signal(signal.SIGINT, before)
 
 

@@ -79,7 +79,8 @@ class Option:
         bounded = self.least > -math.inf and value is not None
         if bounded and not self.least <= value < self.below:
             above = f" and below {self.below:g}" if self.below < math.inf else ""
-            raise ValueError(f"{flag_of(name)}: expected at least {self.least:g}{above}, found {value}")
+            kind = "a finite number of " if value == math.inf else ""
+            raise ValueError(f"{flag_of(name)}: expected {kind}at least {self.least:g}{above}, found {value}")
 
 
 def plain(default: Any) -> str:
@@ -130,11 +131,11 @@ def at_least(flag: str, value: float, least: float) -> None:
 def options_of(table: Any) -> dict[str, Option]:
     """The rows of a dataclass whose fields hold an :class:`Option` each, by name, and of the type of the field."""
     kinds = typing.get_type_hints(table)
-    found = {}
+    rows = {}
     for field in fields(table):
         kind = kinds[field.name]
-        found[field.name] = replace(field.metadata["option"], kind=(typing.get_args(kind) or (kind,))[0])
-    return found
+        rows[field.name] = replace(field.metadata["option"], kind=(typing.get_args(kind) or (kind,))[0])
+    return rows
 
 
 def takes_options(options: Mapping[str, Option]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -144,16 +145,16 @@ def takes_options(options: Mapping[str, Option]) -> Callable[[Callable[..., None
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        _, *own = inspect.signature(function, eval_str=True).parameters.values()
+        _, *parameters = inspect.signature(function, eval_str=True).parameters.values()
         asked = {name: row.parameter(name) for name, row in options.items()}
 
         def command(**values: Any) -> None:
-            found = {name: values.pop(parameter.name) for name, parameter in asked.items()}
-            function({name: value for name, value in found.items() if value is not None}, **values)
+            options_given = {name: values.pop(parameter.name) for name, parameter in asked.items()}
+            function({name: value for name, value in options_given.items() if value is not None}, **values)
 
         command.__doc__ = function.__doc__
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [*asked.values(), *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own)]
+            [*asked.values(), *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters)]
         )
         return command
 

@@ -123,15 +123,15 @@ def _check_output(path: Path, force: bool) -> None:
 
 def _named_columns(grown: Grown, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Columns of one number or text a row, as a table has them."""
-    found: dict[str, np.ndarray] = {}
+    named: dict[str, np.ndarray] = {}
     for name, values in columns.items():
         if values.ndim == 1:
-            found[name] = values
+            named[name] = values
             continue
         ends = grown.classes if name == "probabilities" else [str(i + 1) for i in range(values.shape[1])]
         start = "probability of" if name == "probabilities" else name
-        found |= {f"{start} {end}": values[:, i] for i, end in enumerate(ends)}
-    return found
+        named |= {f"{start} {end}": values[:, i] for i, end in enumerate(ends)}
+    return named
 
 
 def _content(path: Path, grown: Grown, columns: dict[str, np.ndarray]) -> bytes:

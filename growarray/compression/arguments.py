@@ -10,9 +10,9 @@ import numpy as np
 from growarray.backend import Array, asarray, namespace
 from growarray.compression.candidates import MATRIX
 from growarray.compression.targets import Target, find_targets, left_alone
-from growarray.decompose.arguments import is_int, is_real
+from growarray.contraction.checks import is_whole
+from growarray.decompose.arguments import check_sizes, is_real
 from growarray.errors import ShapeError, shown
-from growarray.factorized.measure import whole_shape
 from growarray.factorized.parameters import real_array
 from growarray.factorized.tensor import FactorizedTensor, kinds
 from growarray.nn.module import Module
@@ -32,8 +32,8 @@ def check_arguments(
     if input_shape is None and calibration is None and (measure or by != "parameters"):
         what = "measure=True" if by == "parameters" else f"by={shown(by)}"
         raise ValueError(f"compress: {what} needs an input; pass input_shape=(n, …) or calibration=")
-    share = is_real(budget) and not is_int(budget)
-    if not (is_int(budget) and budget > 0) and not (share and 0.0 < budget <= 1.0):
+    share = is_real(budget) and not is_whole(budget)
+    if not (is_whole(budget) and budget > 0) and not (share and 0.0 < budget <= 1.0):
         raise ValueError(
             f"compress: budget={shown(budget)}, expected a float in (0, 1], a fraction of the dense cost, or a "
             "positive int, the cost itself"
@@ -74,12 +74,12 @@ def chosen_targets(network: Module, keep: Any) -> tuple[list[Target], tuple[str,
     known = [target.name for target in found]
     unknown = sorted({*names} - {*known})
     if unknown:
-        raise ValueError(f"compress: keep names {', '.join(unknown)}, expected some of {', '.join(known)}")
+        raise ValueError(f"compress: keep names no layer {', '.join(unknown)}, expected some of {', '.join(known)}")
     kept = [target for target in found if target.name not in names]
     if not kept:
         left = [f"{name}: {why}" for name, why in left_alone(network, [], names).items()]
         raise ValueError(
-            f"compress: {type(network).__name__} has no convolution or linear layer that may be replaced"
+            "compress: the network has no convolution or linear layer that may be replaced"
             + "".join(f"; {line}" for line in [*left[:_SHOWN], *(["…"] if len(left) > _SHOWN else [])])
         )
     return kept, names
@@ -101,7 +101,7 @@ def check_inputs(like: Array, input_shape: Any, calibration: Any) -> tuple[Any, 
         sample = _each(data, lambda _, x: x[:1, ...])
     if input_shape is not None:
         draw = np.random.default_rng(0).standard_normal
-        shapes = _each(input_shape, lambda name, shape: whole_shape(f"compress: input_shape{name}", shape))
+        shapes = _each(input_shape, lambda name, shape: check_sizes(shape, f"compress: input_shape{name}"))
         sample = _each(shapes, lambda _, shape: asarray(draw(shape), like=like, dtype=like.dtype))
     return sample, data
 

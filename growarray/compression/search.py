@@ -15,8 +15,8 @@ from growarray.compression.candidates import Choice, candidates_of, cost_of, pla
 from growarray.compression.observe import compare_outputs, effect, observe, sensitivity, swapped
 from growarray.compression.report import Compression, trade_off
 from growarray.compression.targets import Target, left_alone
+from growarray.contraction.checks import is_whole
 from growarray.decompose import Candidate, allocate
-from growarray.decompose.arguments import is_int
 from growarray.decompose.inputs import check_rng
 from growarray.factorized import DenseTensor
 from growarray.factorized.conv import FactorizedConv
@@ -132,7 +132,7 @@ def compress(
     """
     measure = flag("compress", "measure", measure)
     names = check_arguments(network, budget, by, formats, measure, input_shape, calibration)
-    budget = int(budget) if is_int(budget) else float(budget)
+    budget = int(budget) if is_whole(budget) else float(budget)
     rng, options = check_rng(rng, "compress"), check_options({} if decomposition is None else decomposition, names)
     targets, kept = chosen_targets(network, keep)
     sample, data = check_inputs(targets[0].kernel, input_shape, calibration)

@@ -71,7 +71,7 @@ def find_targets(network: Module) -> list[Target]:
             xp = None if held is None else namespace(held.data)
             if xp is not None and not bool(xp.all(xp.isfinite(held.data))):
                 raise ValueError(
-                    f"compress: {label} of layer {shown(name)} holds a NaN or an infinity; clean the network first"
+                    f"compress: {label} of layer {shown(name)} holds a NaN or an infinity; mend these weights first"
                 )
         found[id(module)] = Target(name, layer)
     return list(found.values())

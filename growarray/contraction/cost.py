@@ -173,7 +173,7 @@ class Costs:
             return self._across(pair)
         depth = [(*s, *axes)] if routine.name == "im2col" else [s, *each]  # its taps are columns beside those of s
         seconds = self._copied(pair.kernel_mask, (b, pair.n, *depth))
-        if pair.product.is_conv:
+        if pair.product.is_conv and routine.name != "kn2row":  # which is a product of whole images too
             return seconds + self._copied(pair.feature_mask, (b, s, *each))
         images = self._copied(pair.feature_mask, (b, axes[:1], s, axes[1:]))  # one product after the other
         return seconds + min(images, self._copied(pair.feature_mask, (b, s, axes)))

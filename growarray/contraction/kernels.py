@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from growarray.backend import Array, assign, is_numpy, namespace
+from growarray.backend import Array, assign, namespace
 from growarray.errors import ShapeError
 
 _BLOCK = 4096  # rows in one single-precision product: adding it to the float64 sum costs little beside it
@@ -56,6 +56,16 @@ class Rows:
         raised = self.raised(start, stop)
         return raised, namespace(raised).sum(raised, axis=0)
 
+    @property
+    def is_moderate(self) -> bool:
+        """Whether all values are finite, and no product of two columns, of NumPy arrays, overflows single precision."""
+        if "moderate" not in self.kept:
+            x = self.kept["mixed"][0] if "mixed" in self.kept else self.array  # of the same norm, and soon needed again
+            x = x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
+            self.kept["moderate"] = bool(np.vdot(x, x) < LARGEST)
+        found: bool = self.kept["moderate"]
+        return found
+
 
 def row_products(
     arrays: Sequence[Array | Rows],
@@ -76,45 +86,48 @@ def row_products(
     >>> round(float(products[0, 0][0, 0]), 4), round(float(sums[0][0]), 4)
     (10.0, 100.0)
     """
+    found: dict[Any, Array] = {}
     ready = [a if isinstance(a, Rows) else Rows(a) for a in arrays]
-    lengths = {int(r.array.shape[0]) for r in ready}
+    for key, value in block_products(ready, pairs, sums):
+        if key in found:
+            found[key] += value
+        elif into and key in into:
+            found[key] = assign(into[key], ..., value)
+        else:
+            found[key] = namespace(value).astype(value, namespace(value).float64, copy=False)
+    return {pair: found[pair] for pair in pairs}, {i: found[i] for i in sums}
+
+
+def block_products(
+    arrays: Sequence[Rows], pairs: Sequence[tuple[int, int]], sums: Sequence[int] = ()
+) -> Iterator[tuple[Any, Array]]:
+    """What :func:`row_products` adds up: of each block of rows the products by pair, in single or double precision, and
+    the column sums by index.
+    """
+    lengths = {int(r.array.shape[0]) for r in arrays}
     if len(lengths) != 1:
         raise ShapeError(f"row_products: arrays have {sorted(lengths)} rows; they must have equally many")
-    xp = namespace(*(r.array for r in ready))
+    namespace(*(r.array for r in arrays))
     needed = {i for pair in pairs for i in pair}.union(sums)
-    products: dict[tuple[int, int], Array] = {}
-    totals: dict[int, Array] = {}
-    for part in spans(ready):
-        blocks = {i: ready[i].block(*part) for i in needed}
+    for part in spans(arrays):
+        blocks = {i: arrays[i].block(*part) for i in needed}
         for pair in pairs:
-            product = blocks[pair[0]][0].T @ blocks[pair[1]][0]
-            if pair in products:
-                products[pair] += product
-            elif into and pair in into:
-                products[pair] = assign(into[pair], ..., product)
-            else:
-                products[pair] = xp.astype(product, xp.float64, copy=False)
+            yield pair, blocks[pair[0]][0].T @ blocks[pair[1]][0]
         for i in sums:
-            totals[i] = totals[i] + blocks[i][1] if i in totals else blocks[i][1]
-    return products, totals
+            yield i, blocks[i][1]
 
 
 def _worth_mixing(arrays: Sequence[Rows]) -> bool:
     widest = 0
     for rows in arrays:
-        if not is_numpy(rows.array) or rows.array.dtype != np.float32:
+        array = rows.array
+        if not isinstance(array, np.ndarray) or array.dtype != np.float32:
             return False
-        widest = max(widest, rows.array.shape[1])
+        widest = max(widest, array.shape[1])
     return bool(len(arrays[0].array) * widest**2 > _SMALL)
 
 
-def is_moderate(x: np.ndarray) -> bool:
-    """Whether all values are finite, and no product of two columns overflows single precision."""
-    x = x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
-    return bool(np.vdot(x, x) < LARGEST)
-
-
-def spans(arrays: Sequence[Rows]) -> list[tuple[int, int, bool]]:
+def spans(arrays: Sequence[Rows]) -> tuple[tuple[int, int, bool], ...]:
     """From where to where rows make a block, and whether they are mixed or raised to float64.
 
     A single-precision product adds hundreds of terms in one register, and terms that are alike (a constant feature, a
@@ -123,9 +136,14 @@ def spans(arrays: Sequence[Rows]) -> list[tuple[int, int, bool]]:
     8-bit, ordered, offset and periodic features, 256 to 262,144 rows: up to 1.6e-5 without, under 7e-7 with it.
     """
     rows = int(arrays[0].array.shape[0])
-    mixable = rows - rows % _MIX**2 if _worth_mixing(arrays) else 0  # mixed at least twice; what is left is raised
+    return _cut(rows, rows - rows % _MIX**2 if _worth_mixing(arrays) else 0)  # mixed at least twice
+
+
+@lru_cache(maxsize=256)
+def _cut(rows: int, mixable: int) -> tuple[tuple[int, int, bool], ...]:
+    """Blocks of the rows that are mixed, then of those that are left and raised."""
     mixed = [(at, min(at + _BLOCK, mixable), True) for at in range(0, mixable, _BLOCK)]
-    return mixed + [(at, min(at + _RAISED, rows), False) for at in range(mixable, max(rows, 1), _RAISED)]
+    return (*mixed, *((at, min(at + _RAISED, rows), False) for at in range(mixable, max(rows, 1), _RAISED)))
 
 
 def _mixed(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

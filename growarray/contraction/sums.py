@@ -11,7 +11,7 @@ import numpy as np
 
 from growarray.backend import Array, is_numpy
 from growarray.contraction import workspace
-from growarray.contraction.kernels import LARGEST, Rows, is_moderate, spans
+from growarray.contraction.kernels import Rows, spans
 
 _STRIP = 128  # columns whose products are made at a time, about: 256 take up to 28 % longer if rows are few
 
@@ -57,14 +57,23 @@ class RunningSum:
             total += values
         self._array = total
 
+    def writable(self, shape: tuple[int, int]) -> np.ndarray | None:
+        """The sum to add to in place, zeros at first; None if it has another shape or is no NumPy array."""
+        if self.shape is None:
+            self._array = np.zeros(shape)
+        total = self.array if self.shape == shape else None
+        return total if is_numpy(total) else None
+
     def add_square(self, arrays: Sequence[Rows], columns: np.ndarray) -> bool:
         """Add ``B^T B``: column k of B is column ``columns[k]`` of the arrays side by side, followed by one of ones.
 
         As precise as :func:`row_products`. Returns False, and adds nothing, if the arrays are not NumPy's, differ in
         rows, or hold values that are not finite or whose squares overflow single precision, or if the shapes differ.
         """
-        if not all(is_numpy(a.array) and len(a.array) == len(arrays[0].array) for a in arrays):
-            return False
+        rows = arrays[0].array.shape[0]
+        for a in arrays:
+            if not is_numpy(a.array) or a.array.shape[0] != rows:
+                return False
         if self._squares is None or self._squares.columns is not columns:
             if self.shape not in (None, (len(columns),) * 2) or not (self.array is None or is_numpy(self.array)):
                 return False
@@ -85,18 +94,16 @@ class _Squares:
         self.ones = np.zeros(self.width + 1)
         left = self.width
         for i, width in enumerate([left] if self.joins else widths):
-            count = max(round(width / _STRIP - 0.01), 1)
+            count = max(-(-width // _STRIP), 1)
             for start, stop in itertools.pairwise(width * k // count for k in range(count + 1)):
                 self.strips.append((i, start, np.zeros((stop - start, left))))
                 left -= stop - start
 
     def add(self, arrays: Sequence[Rows], space: Any) -> bool:
         """Add the products of the arrays' columns with each other and with ones, if these are moderate."""
-        parts = spans(arrays)
-        once = len(parts) == len(self.strips) == 1  # then the one product tells
-        if not once and not all(is_moderate(a.array) for a in arrays):
+        if not all(a.is_moderate for a in arrays):
             return False
-        for part in parts:
+        for part in spans(arrays):
             blocks, sums = zip(*[a.block(*part) for a in arrays], strict=True)
             if self.joins and len(blocks) > 1:
                 joined = space["side by side", (len(blocks[0]), self.width), blocks[0].dtype]
@@ -107,8 +114,6 @@ class _Squares:
                 for right in (blocks[i][:, start:], *blocks[i + 1 :]):
                     np.matmul(left.T, right, out=product[:, at : at + right.shape[1]])
                     at += right.shape[1]
-                if once and not product.trace() < LARGEST:
-                    return False
                 strip += product
             self.ones[:-1] += sums[0] if len(sums) == 1 else np.concatenate(sums)
         self.ones[-1] += len(arrays[0].array)

@@ -13,6 +13,7 @@ _T = TypeVar("_T")
 
 _KEPT = 1 << 28  # bytes of one buffer above which it is not kept
 _MOST = 512  # arrays that are remembered, not the buffers they lie in
+_IMAGE = 32  # columns of one image below which to copy many of them into one product is faster than one for each
 
 _NO_COPY: dict[str, Any] = {"copy": False} if np.lib.NumpyVersion(np.__version__) >= "2.1.0" else {}
 
@@ -84,3 +85,12 @@ def view_as(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     except ValueError:
         return None
     return found if _NO_COPY or found.size == 0 or np.may_share_memory(found, array) else None
+
+
+def by_image(array: np.ndarray) -> np.ndarray | None:
+    """(b, rows, images, *sizes) as (b, images, rows, columns), if that is a view of images that are large enough."""
+    if array.ndim < 4:
+        return None
+    swapped = array.swapaxes(1, 2)
+    columns = math.prod(swapped.shape[3:])
+    return view_as(swapped, (*swapped.shape[:3], columns)) if columns >= _IMAGE else None

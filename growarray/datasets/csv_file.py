@@ -84,8 +84,13 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
             stream.seek(0)
             reader = csv.reader(stream, delimiter=max(",;\t", key=first.count), strict=True)
             return [(reader.line_num, [c.strip() for c in cells]) for cells in reader if any(map(str.strip, cells))]
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a CSV file in UTF-8 ({error}); save the table again as CSV in UTF-8") from error
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: the row that ends in line {reader.line_num} cannot be read ({error}); look for a quotation mark "
+            "that is not closed"
+        ) from error
 
 
 def _check_first_label(path: Path, rows: list[tuple[int, list[str]]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -79,14 +80,20 @@ def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return wide.mean(axis=0), np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, wide.std(axis=0)))
 
 
-def check_options(task: str, test_fraction: float, dtype: Any) -> None:
-    """Raise ``ValueError`` unless the three options that all loaders share are valid."""
+def check_options(task: str, test_fraction: Any, seed: Any, dtype: Any) -> np.random.Generator:
+    """The generator of the seed; raises ``ValueError`` unless the four options that all loaders share are valid."""
     if task not in get_args(Task):
         raise ValueError(f"unknown task {shown(task)}; expected 'classification' or 'regression'")
-    if not 0.0 <= test_fraction < 1.0:
-        raise ValueError(f"test_fraction must lie in [0, 1), found {test_fraction}; 0.2 keeps a fifth for testing")
+    if not (isinstance(test_fraction, Real) and 0.0 <= float(test_fraction) < 1.0):
+        raise ValueError(
+            f"test_fraction must lie in [0, 1), found {shown(test_fraction)}; 0.2 keeps a fifth for testing"
+        )
     if np.dtype(dtype).kind != "f":
         raise ValueError(f"dtype must be a floating one, found {np.dtype(dtype)}; use numpy.float32 or numpy.float64")
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"seed must be a whole number of at least 0, found {shown(seed)}") from error
 
 
 def class_values(labels: np.ndarray, *, where: Callable[[int], str]) -> np.ndarray:

@@ -28,13 +28,13 @@ def load_digits(*, test_fraction: float = 0.2, seed: int = 0, dtype: Any = np.fl
     >>> float(data.x_train.min()), float(data.x_train.max())
     (0.0, 1.0)
     """
-    check_options("classification", test_fraction, dtype)
+    rng = check_options("classification", test_fraction, seed, dtype)
     with (
         files("growarray.datasets").joinpath("digits.npz").open("rb") as stream,
         np.load(stream, allow_pickle=False) as arrays,
     ):
         images, labels = arrays["images"], arrays["labels"].astype(np.int64)
     x = images.astype(dtype) / np.dtype(dtype).type(16)
-    train, test = split_rows(len(x), test_fraction, np.random.default_rng(seed), classes=labels)
+    train, test = split_rows(len(x), test_fraction, rng, classes=labels)
     names = tuple(str(digit) for digit in range(10))
     return Dataset(x[train], labels[train], x[test], labels[test], "classification", names, (1, 8, 8))

@@ -75,11 +75,10 @@ def load_table(
     >>> data, data.classes
     (Dataset(classification, train=2, test=2, features=2, outputs=2), ('cat', 'dog'))
     """
-    check_options(task, test_fraction, dtype)
+    rng = check_options(task, test_fraction, seed, dtype)
     train, test = _read(Path(path), _Wanted(labels, label_column))
     y, classes = _targets(train, task, dtype)
     x = _cast(train.x, dtype, train.where_x)
-    rng = np.random.default_rng(seed)
     if test is None:
         keep, test_rows = split_rows(len(x), test_fraction, rng, classes=y if task == "classification" else None)
         return Dataset(x[keep], y[keep], x[test_rows], y[test_rows], task, classes, train.image)
@@ -204,8 +203,8 @@ def _read_npy(path: Path, wanted: _Wanted) -> tuple[_Part, None]:
     arrays = {"features": table}
     if wanted.labels is not None:
         second = _existing(Path(wanted.labels))
-        target = load_arrays(second).get("")
-        if target is None or second.suffix.lower() != ".npy":
+        target = load_arrays(second).get("") if second.suffix.lower() == ".npy" else None
+        if target is None:
             raise DataError(f"{second}: expected labels in a .npy file, found {shown(second.suffix)}; use numpy.save")
         arrays["labels"] = target
     elif wanted.features is None or (table.ndim == 2 and table.shape[1] == wanted.features + 1):
@@ -298,9 +297,7 @@ def _known_targets(part: _Part, shape: tuple[int, ...], classes: tuple[str, ...]
         return targets
     number = {name: i for i, name in enumerate(classes)}
     column = _column(part)
-    as_in_training = column.dtype.kind == "U" and set(column.tolist()) <= set(
-        number
-    )  # in the spelling of the classes already
+    as_in_training = column.dtype.kind == "U" and set(column.tolist()) <= set(number)  # in their spelling already
     names = [str(v) for v in (column if as_in_training else class_values(column, where=part.where))]
     for row, name in enumerate(names):
         if name not in number:

@@ -93,22 +93,22 @@ def _check_budget(budget: Any, layers: Any) -> None:
 
 def _checked(name: str, candidates: Any) -> list[Candidate]:
     """The candidates of a layer, each with a cost and an error that may be added."""
-    found = list(candidates) if isinstance(candidates, Iterable) else []
-    if not found:
+    listed = list(candidates) if isinstance(candidates, Iterable) else []
+    if not listed:
         raise ValueError(f"allocate: layer {shown(name)} has no candidates; offer at least one (rank, cost, error)")
-    for one in found:
-        if not isinstance(one, Sequence) or len(one) != 3 or not all(map(is_real, one[1:])):
+    for candidate in listed:
+        if not isinstance(candidate, Sequence) or len(candidate) != 3 or not all(map(is_real, candidate[1:])):
             raise TypeError(
-                f"allocate: layer {shown(name)} has candidate {shown(one)}, expected (rank, cost, error), the last "
-                "two numbers"
+                f"allocate: layer {shown(name)} has candidate {shown(candidate)}, expected (rank, cost, error), the "
+                "last two numbers"
             )
-        rank, cost, error = one
+        rank, cost, error = candidate
         if not (0.0 <= cost < math.inf and 0.0 <= error < math.inf):
             raise ValueError(
                 f"allocate: layer {shown(name)}, rank {shown(rank)} has cost {shown(cost)} and error {shown(error)}; "
                 "expected finite numbers of at least 0"
             )
-    return [Candidate(*one) for one in found]
+    return [Candidate(*candidate) for candidate in listed]
 
 
 def _front(candidates: Sequence[Candidate]) -> list[Candidate]:

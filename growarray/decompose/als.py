@@ -158,7 +158,7 @@ def iterate(target: Target, factors: Sequence[Array], limit: int, tolerance: flo
         start = best
         if previous is not None:
             start = [new + beta * (new - old) for new, old in zip(best, previous, strict=True)]
-        found, square = _sweep(target, start)
+        swept, square = _sweep(target, start)
         error = target.relative(square)
         if errors and not error <= errors[-1]:
             if previous is None:  # a plain sweep rises by rounding only: there is nothing left to gain
@@ -171,7 +171,7 @@ def iterate(target: Target, factors: Sequence[Array], limit: int, tolerance: flo
             ceiling = min(1.0, 1.05 * ceiling)
             beta = min(ceiling, 1.2 * beta)
         gain = errors[-1] - error if errors else math.inf
-        previous, best = best, balanced(found)
+        previous, best = best, balanced(swept)
         errors.append(error)
         still = still + 1 if gain <= tolerance * error else 0
         if still == 3 or error <= 4 * float(np.finfo(np.float64).eps):

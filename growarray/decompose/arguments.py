@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
-from growarray.contraction.checks import is_ordered
+from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError, shown
-
-
-def is_int(value: Any) -> bool:
-    """Whether ``value`` is a whole number, of Python or NumPy, but not a bool or an array.
-
-    >>> import numpy as np
-    >>> is_int(np.int64(2)), is_int(2.0), is_int(True), is_int(np.ones(1, dtype=int))
-    (True, False, False, False)
-    """
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_real(value: Any) -> bool:
@@ -37,12 +27,12 @@ def is_share(rank: Any) -> bool:
     >>> is_share("same"), is_share(0.5), is_share(2), is_share((1, 2))
     (True, True, False, False)
     """
-    return isinstance(rank, str) or (is_real(rank) and not is_int(rank))
+    return isinstance(rank, str) or (is_real(rank) and not is_whole(rank))
 
 
 def check_count(value: Any, name: str, where: str, least: int = 0) -> int:
     """A whole number of at least ``least``."""
-    if not is_int(value) or value < least:
+    if not is_whole(value) or value < least:
         raise ValueError(f"{where}: expected {name} as a whole number of at least {least}, found {shown(value)}")
     return int(value)
 
@@ -63,7 +53,7 @@ def check_sizes(shape: Any, where: str) -> tuple[int, ...]:
     if not is_ordered(shape):
         raise TypeError(f"{where}: expected a shape, one whole number for each mode, found {shown(shape)}")
     sizes = tuple(shape)
-    if not all(map(is_int, sizes)):
+    if not all(map(is_whole, sizes)):
         raise TypeError(f"{where}: expected a shape of whole numbers, found {shown(shape)}")
     if not sizes or min(sizes) < 1:
         raise ShapeError(f"{where}: expected a shape of at least one mode with sizes of at least 1, found {sizes}")
@@ -75,9 +65,9 @@ def check_modes(modes: Any, order: int, where: str, name: str = "modes") -> tupl
 
     Raises TypeError, ShapeError: not whole numbers; an axis that is not there, or one that is named twice.
     """
-    if not is_ordered(modes) or not all(map(is_int, found := tuple(modes))):
+    if not is_ordered(modes) or not all(map(is_whole, given := tuple(modes))):
         raise TypeError(f"{where}: expected {name} as whole numbers, axes of {order} modes, found {shown(modes)}")
-    counted = tuple(int(m) + order if m < 0 else int(m) for m in found)
+    counted = tuple(int(m) + order if m < 0 else int(m) for m in given)
     if len(set(counted)) != len(counted) or not set(counted) <= set(range(order)):
         raise ShapeError(
             f"{where}: expected {name} as different axes of a tensor of order {order}, found {shown(modes)}"

@@ -40,15 +40,15 @@ def rank_for_error(
     1
     """
     where = "rank_for_error"
-    decompose, own = _decomposition(kind, modes, where)
-    by_svd = "error" in own  # which iterations would only refine
+    decompose, options_known = _decomposition(kind, modes, where)
+    by_svd = "error" in options_known  # which iterations would only refine
     _check_options(kind, options, where, ("method", "max_iterations", "tolerance") if by_svd else ())
     bound, shape = check_bound(error, where), check_tensor(tensor, where)
     if not by_svd:
         return _smallest(lambda r: decompose(tensor, r, **options).errors[-1] <= bound, largest_cp_rank(shape))
     chosen = {"modes": modes, "max_iterations": 0}
-    found = decompose(tensor, error=bound, **{k: v for k, v in chosen.items() if k in own}, **options)
-    rank: Rank = found.rank
+    decomposition = decompose(tensor, error=bound, **{k: v for k, v in chosen.items() if k in options_known}, **options)
+    rank: Rank = decomposition.rank
     return rank
 
 
@@ -83,7 +83,7 @@ def rank_for_output_error(
     (2, 2)
     """
     where = "rank_for_output_error"
-    decompose, own = _decomposition(kind, modes, where)
+    decompose, options_known = _decomposition(kind, modes, where)
     _check_options(kind, options, where, ("weighted",))
     bound, shape = check_bound(error, where), check_tensor(tensor, where)
     (channel,) = check_modes((channel,), len(shape), where, "channel")
@@ -91,18 +91,18 @@ def rank_for_output_error(
         raise ShapeError(f"{where}: channel is mode 0, that of the output; expected a mode of the input, 1 or above")
     output_error(tensor, tensor, second_moment)  # the shapes and values, before any work
     weighted = {channel: mode_moment(second_moment, shape[1:], channel - 1)}
-    if "error" not in own:
+    if "error" not in options_known:
 
         def met(rank: int) -> bool:
-            found = decompose(tensor, rank, weighted=weighted, **options)
-            return output_error(tensor, found.reconstruct(), second_moment) <= bound
+            decomposition = decompose(tensor, rank, weighted=weighted, **options)
+            return output_error(tensor, decomposition.reconstruct(), second_moment) <= bound
 
         return _smallest(met, largest_cp_rank(shape))
-    allowed, options = bound, {**options, **({"modes": modes} if "modes" in own else {})}
+    allowed, options = bound, {**options, **({"modes": modes} if "modes" in options_known else {})}
     while True:
-        found = decompose(tensor, error=allowed, weighted=weighted, **options)
-        if output_error(tensor, found.reconstruct(), second_moment) <= max(bound, 1e-12) or allowed < 1e-12:
-            rank: Rank = found.rank
+        decomposition = decompose(tensor, error=allowed, weighted=weighted, **options)
+        if output_error(tensor, decomposition.reconstruct(), second_moment) <= max(bound, 1e-12) or allowed < 1e-12:
+            rank: Rank = decomposition.rank
             return rank
         allowed *= 0.8 if allowed > 0.01 * bound else 0.1
 
@@ -110,11 +110,11 @@ def rank_for_output_error(
 def _decomposition(kind: str, modes: Sequence[int] | None, where: str) -> tuple[Callable[..., Any], tuple[str, ...]]:
     """The decomposition of this kind, and the names of its options."""
     decompose = _KINDS[check_choice(kind, tuple(_KINDS), "kind", where)]
-    own = options_of(decompose)
-    if modes is not None and "modes" not in own:
-        those = ", ".join(repr(name) for name, function in _KINDS.items() if "modes" in options_of(function))
-        raise ValueError(f"{where}: modes= is for {those} only, found kind {shown(kind)}; leave it out")
-    return decompose, own
+    options_known = options_of(decompose)
+    if modes is not None and "modes" not in options_known:
+        kinds = ", ".join(repr(name) for name, function in _KINDS.items() if "modes" in options_of(function))
+        raise ValueError(f"{where}: modes= is for {kinds} only, found kind {shown(kind)}; leave it out")
+    return decompose, options_known
 
 
 def _check_options(kind: str, options: Mapping[str, Any], where: str, unused: Sequence[str]) -> None:

@@ -106,9 +106,9 @@ def cp(
     (rank,) = check_rank(rank, (largest_cp_rank(shape),), "cp", "")
     ready, undo = prepare_weighted(tensor, weighted, "cp")
     array = ready.array
-    kept = [k for k, n in enumerate(shape) if n > 1] or [0]
-    ready_core = ready.xp.reshape(array, tuple(shape[k] for k in kept))
-    if len(kept) < 3 or ready.norm == 0.0:
+    long_modes = [k for k, n in enumerate(shape) if n > 1] or [0]
+    ready_core = ready.xp.reshape(array, tuple(shape[k] for k in long_modes))
+    if len(long_modes) < 3 or ready.norm == 0.0:
         fit = _matrix(ready, ready_core, rank)
     else:
         start = partial(_fit, ready, ready_core, rank, init, starts, max_iterations, tolerance, rng)
@@ -116,7 +116,7 @@ def cp(
         if correct:
             fit = fitting_threads(array, partial(_corrected, ready, ready_core, fit, slack))
     ones = ready.xp.ones((1, rank), dtype=ready.xp.float64, device=array.device)
-    factors = [fit.factors[kept.index(k)] if k in kept else ones for k in range(len(shape))]
+    factors = [fit.factors[long_modes.index(k)] if k in long_modes else ones for k in range(len(shape))]
     return _result(ready, unweight(factors, undo), fit, degeneracy(factors, ready.norm))
 
 
@@ -177,11 +177,11 @@ def _corrected(ready: Prepared, array: Array, fit: Fit, slack: float) -> Fit:
     return Fit(balanced(factors), [*fit.errors, error], f"{fit.reason}; degenerate components corrected")
 
 
-def _result(ready: Prepared, factors: Sequence[Array], fit: Fit, found: Degeneracy) -> CP:
+def _result(ready: Prepared, factors: Sequence[Array], fit: Fit, degenerate: Degeneracy) -> CP:
     """Unit columns, weights sorted downwards."""
     xp = ready.xp
     weights, units = normalised(factors)
     order = np.argsort(-to_numpy(weights), kind="stable")
     index = xp.asarray(order, device=weights.device)
     parts = tuple(ready.restore(xp.take(u, index, axis=1)) for u in units)
-    return CP(ready.restore(xp.take(weights, index), scaled=True), parts, tuple(fit.errors), fit.reason, found)
+    return CP(ready.restore(xp.take(weights, index), scaled=True), parts, tuple(fit.errors), fit.reason, degenerate)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from growarray.backend import Array, is_array, kind_of, library_of, namespace
-from growarray.decompose.arguments import is_int, is_real
+from growarray.contraction.checks import is_whole
+from growarray.decompose.arguments import is_real
 from growarray.errors import ShapeError, shown
 
 
@@ -105,8 +106,8 @@ def check_rank(rank: Any, limits: Sequence[int], where: str, names: str = "modes
 
     Raises TypeError, ValueError: not whole numbers, less than 1, above what is possible, or a tuple of another length.
     """
-    single = is_int(rank)
-    many = bool(names) and isinstance(rank, Sequence) and not isinstance(rank, str) and all(map(is_int, rank))
+    single = is_whole(rank)
+    many = bool(names) and isinstance(rank, Sequence) and not isinstance(rank, str) and all(map(is_whole, rank))
     if not single and not many:
         expected = f"an int or {len(limits)} ints" if names else "an int"
         raise TypeError(
@@ -168,7 +169,7 @@ def check_weights(weighted: Mapping[int, Array] | None, shape: Sequence[int], wh
         raise TypeError(f"{where}: expected weighted as a mapping {{mode: second moment}}, found {shown(weighted)}")
     moments: dict[int, Array] = {}
     for mode, moment in (weighted or {}).items():
-        if not is_int(mode):
+        if not is_whole(mode):
             raise TypeError(f"{where}: weighted names mode {shown(mode)}, expected a whole number")
         k = int(mode) + len(shape) if mode < 0 else int(mode)
         if not 0 <= k < len(shape):

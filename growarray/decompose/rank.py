@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from growarray.backend import load
-from growarray.decompose.arguments import check_choice, check_count, check_modes, check_sizes, is_int, is_real, is_share
+from growarray.contraction.checks import is_whole
+from growarray.decompose.arguments import check_choice, check_count, check_modes, check_sizes, is_real, is_share
 from growarray.errors import shown
 
 Rank = str | float | int | Sequence[int]
@@ -38,7 +39,7 @@ def validate_cp_rank(shape: Sequence[int], rank: Rank = "same", rounding: str = 
     share = share_of(rank, where)
     if share is not None:
         return max(int(integer(math.prod(sizes) * share / sum(sizes))), 1)
-    if not is_int(rank):
+    if not is_whole(rank):
         raise TypeError(f"{where}: expected 'same', a float or an int, found {shown(rank)}")
     return at_least_one((rank,), where)[0]
 
@@ -66,7 +67,7 @@ def validate_tucker_rank(
     if share is not None:
         x = _tucker_fraction(sizes, share, fixed)
         return tuple(n if k in fixed else max(int(integer(n * x)), 1) for k, n in enumerate(sizes))
-    if is_int(rank):
+    if is_whole(rank):
         single = at_least_one((rank,), where)[0]
         return tuple(n if k in fixed else single for k, n in enumerate(sizes))
     ranks = all_ranks(rank, len(sizes), where, also="'same', a float, an int or ")
@@ -118,7 +119,7 @@ def validate_tt_rank(
     if share is not None:
         inner = _tt_inner(sizes, share, constant_rank)
         ranks = (1, *(max(int(integer(r)), 1) for r in inner), 1)
-    elif is_int(rank):
+    elif is_whole(rank):
         ranks = (1, *at_least_one((rank,), where) * (len(sizes) - 1), 1)
     else:
         ranks = all_ranks(rank, len(sizes) + 1, where, also="'same', a float, an int or ")
@@ -234,7 +235,7 @@ def factor_std(kind: str, order: int, rank: int | Sequence[int], std: float) -> 
     check_count(order, "order", where, least=1)
     if not is_real(std) or not 0.0 <= std < math.inf:
         raise ValueError(f"{where}: expected std as a finite number of at least 0, found {shown(std)}")
-    terms = math.prod(at_least_one((rank,), where) if is_int(rank) else all_ranks(rank, None, where))
+    terms = math.prod(at_least_one((rank,), where) if is_whole(rank) else all_ranks(rank, None, where))
     power, more = _STD[kind]
     return float((std / terms**power) ** (1 / (order + more)))
 
@@ -262,7 +263,7 @@ def share_of(rank: Rank, where: str) -> float | None:
 
 def all_ranks(rank: Rank, length: int | None, where: str, also: str = "") -> tuple[int, ...]:
     """Ranks one by one, each at least 1, so many if ``length`` is known; ``also`` is what else would be taken."""
-    if isinstance(rank, str) or not isinstance(rank, Sequence) or not all(map(is_int, rank)):
+    if isinstance(rank, str) or not isinstance(rank, Sequence) or not all(map(is_whole, rank)):
         ints = "ints" if length is None else f"{length} ints"
         raise TypeError(f"{where}: expected rank as {also}{ints}, found {shown(rank)}")
     ranks = tuple(map(int, rank))

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from growarray.backend import Array
-from growarray.decompose.arguments import check_choice, check_count, check_modes, check_sizes, is_int
+from growarray.contraction.checks import is_whole
+from growarray.decompose.arguments import check_choice, check_count, check_modes, check_sizes
 from growarray.decompose.inputs import Prepared, check_bound, check_rank, check_tensor, check_tolerance, rank_or_bound
 from growarray.decompose.rank import Rank, all_ranks, at_least_one, rounding_of, share_of
 from growarray.decompose.ring_als import iterate_ring, ring_distance, ring_product
@@ -56,7 +57,8 @@ def tensor_ring(
     tensor : any shape, real floating; computed in float64, then rounded to its dtype (errors are those before)
     rank : an int (at most what each bond can use) or all ranks, the first one again at the end; or ``error``, the
         largest relative error allowed, which the SVDs share
-    mode : the one that is split off first, whose two bonds share the rank of its unfolding; the largest for None
+    mode : the one that is split off first, whose two bonds share the rank of its unfolding; None takes the largest,
+        with ``rank`` also the one that loses least of those that can use all of it, and returns the better result
     method : 'als' refines the result of the SVDs, and its error never rises; 'svd' stops there
     weighted : second moment (size, size) by mode: minimises ``|(T - T') x_k S_k^(1/2)|`` and reports errors in that
         norm
@@ -85,10 +87,18 @@ def tensor_ring(
     ready, undo = prepare_weighted(tensor, weighted, where)
     array = ready.array
 
+    starts = [start]
+    if mode is None and ranks is not None:
+        starts += [k for k in range(len(shape)) if k != start and usable_tr_rank(shape, ranks, k) == ranks]
+
     def fit() -> tuple[list[Array], list[float], str]:
-        cores, lost = _split(ready, start, ranks, bound)
-        errors = [ready.relative(lost if lost > 1e-6 * ready.norm else ring_distance(array, cores))]
-        return iterate_ring(ready, cores, errors, limit if method == "als" else 0, tolerance)
+        splits = [_split(ready, k, ranks, bound) for k in starts]
+        least = min(splits, key=lambda split: split[1])
+        found = []
+        for cores, lost in splits[:1] if least is splits[0] else (splits[0], least):
+            errors = [ready.relative(lost if lost > 1e-6 * ready.norm else ring_distance(array, cores))]
+            found.append(iterate_ring(ready, cores, errors, limit if method == "als" else 0, tolerance))
+        return min(found, key=lambda fitted: fitted[1][-1])
 
     cores, errors, reason = fitting_threads(array, fit)
     cores = unweight(cores, undo, axis=1)
@@ -99,7 +109,7 @@ def tensor_ring(
 def _ranks(rank: int | Sequence[int], shape: tuple[int, ...], start: int) -> tuple[int, ...]:
     """All ranks, checked: an int is lowered to what each bond can use, a sequence must not need it."""
     where, count = "tensor_ring", len(shape) + 1
-    if is_int(rank):
+    if is_whole(rank):
         (single,) = check_rank(rank, (max(largest_tr_rank(shape, start)),), where, "")
         return usable_tr_rank(shape, (single,) * count, start)
     ranks = check_rank(rank, (math.prod(shape),) * count, where, "ranks, the first one again at the end")
@@ -158,7 +168,7 @@ def validate_tr_rank(shape: Sequence[int], rank: Rank = "same", rounding: str = 
     where = "validate_tr_rank"
     sizes, integer = check_sizes(shape, where), rounding_of(rounding, where)
     share = share_of(rank, where)
-    if share is not None or is_int(rank):
+    if share is not None or is_whole(rank):
         root = math.sqrt(math.prod(sizes) * (share or 0.0) / sum(sizes))
         single = max(int(integer(root)), 1) if share is not None else at_least_one((rank,), where)[0]
         return (1, 1) if len(sizes) == 1 else (single,) * (len(sizes) + 1)
@@ -199,10 +209,10 @@ def usable_tr_rank(shape: Sequence[int], rank: Sequence[int], mode: int | None =
     sizes, asked = [*shape[start:], *shape[:start]], [*rank[start:-1], *rank[:start]]
     limit = min(sizes[0], math.prod(sizes[1:]))
     first = min(asked[0], max(balanced_pair(limit)[0], -(-limit // asked[1])))
-    found = [first, min(asked[1], -(-limit // first))]
+    usable = [first, min(asked[1], -(-limit // first))]
     for k in range(2, count):
-        found.append(min(asked[k], found[-1] * sizes[k - 1], math.prod(sizes[k:]) * first))
-    ranks = (*found[count - start :], *found[: count - start])
+        usable.append(min(asked[k], usable[-1] * sizes[k - 1], math.prod(sizes[k:]) * first))
+    ranks = (*usable[count - start :], *usable[: count - start])
     return (*ranks, ranks[0])
 
 

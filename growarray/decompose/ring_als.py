@@ -37,16 +37,16 @@ def iterate_ring(
     if not limit or len(cores) == 1 or errors[-1] <= 1e-14:
         return cores, errors, "converged"
     for _ in range(limit):
-        found = list(cores)
+        updated = list(cores)
         for k in range(len(cores)):
-            product, gram = _product(ready.array, found, k), _gram(found, k)
-            found[k] = _solved(found[k], product, gram)
-        square = ready.norm**2 - 2.0 * _dot(product, found[-1]) + _dot(_applied(gram, found[-1]), found[-1])
+            product, gram = _product(ready.array, updated, k), _gram(updated, k)
+            updated[k] = _solved(updated[k], product, gram)
+        square = ready.norm**2 - 2.0 * _dot(product, updated[-1]) + _dot(_applied(gram, updated[-1]), updated[-1])
         lost = math.sqrt(max(square, 0.0))
-        error = ready.relative(lost if square > 1e-10 * ready.norm**2 else ring_distance(ready.array, found))
+        error = ready.relative(lost if square > 1e-10 * ready.norm**2 else ring_distance(ready.array, updated))
         if not error < errors[-1]:  # rounding alone can do that: there is nothing left to gain
             return cores, errors, "converged"
-        cores = found
+        cores = updated
         errors.append(error)
         if errors[-2] - error <= tolerance * error:
             return cores, errors, "converged"

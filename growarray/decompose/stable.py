@@ -69,8 +69,8 @@ def correct(target: Target, factors: Sequence[Array], bound: float, limit: int =
         before, total = total, float(xp.sum(factor**2))
         if before - total <= 1e-4 * total:
             break
-    found = [*units[:-1], factor]
-    return found, target.relative(target.distance(found))
+    smaller = [*units[:-1], factor]
+    return smaller, target.relative(target.distance(smaller))
 
 
 def _smallest(target: Target, gram: Array, product: Array, allowed: float) -> Array:
@@ -79,8 +79,8 @@ def _smallest(target: Target, gram: Array, product: Array, allowed: float) -> Ar
     values, vectors = xp.linalg.eigh(gram)
     rotated = product @ vectors
     g, c = to_numpy(values), to_numpy(xp.sum(rotated**2, axis=0))
-    kept = g > 1e-14 * g[-1]
-    g, c = g[kept], c[kept]
+    resolved = g > 1e-14 * g[-1]
+    g, c = g[resolved], c[resolved]
     least = target.square - float(np.sum(c / g))
     slack = allowed - least
 
@@ -93,6 +93,6 @@ def _smallest(target: Target, gram: Array, product: Array, allowed: float) -> Ar
         grid = np.geomspace(max(low, 1e-16 * g[-1]), high, 65)
         met = int(np.sum(excess(grid) <= slack))
         low, high = (float(grid[met - 1]) if met else 0.0), float(grid[min(met, 64)])
-    scale = np.zeros(len(kept))
-    scale[kept] = 1.0 / (g + low)
+    scale = np.zeros(len(resolved))
+    scale[resolved] = 1.0 / (g + low)
     return (rotated * asarray(scale, like=rotated)[None, :]) @ xp.matrix_transpose(vectors)

@@ -52,8 +52,8 @@ def _eigen(core: np.ndarray, rank: int) -> list[np.ndarray]:
     factors = [np.zeros((n, rank)) for n in core.shape]
     factors[first][:rank] = a
     for r in range(rank):
-        found = _rank_one(rows[r].reshape(rank, *(core.shape[k] for k in others)))
-        for k, vector in zip((second, *others), found, strict=True):
+        vectors_of_row = _rank_one(rows[r].reshape(rank, *(core.shape[k] for k in others)))
+        for k, vector in zip((second, *others), vectors_of_row, strict=True):
             factors[k][: len(vector), r] = vector
     return factors
 

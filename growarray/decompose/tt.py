@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from growarray.backend import Array, namespace
-from growarray.decompose.arguments import is_int
+from growarray.contraction.checks import is_whole
 from growarray.decompose.inputs import check_bound, check_rank, check_tensor, rank_or_bound
-from growarray.decompose.rank import largest_tt_rank
+from growarray.decompose.rank import largest_tt_rank, validate_tt_rank
 from growarray.decompose.unfolding import fitting_threads, leading, norm
 from growarray.decompose.whiten import prepare_weighted, unweight
 
@@ -92,15 +92,13 @@ def _ranks(rank: int | Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]
     ranks = check_rank(rank, limits, "tensor_train", "ranks, the two ends included")
     if ranks[0] != 1 or ranks[-1] != 1:
         raise ValueError(f"tensor_train: rank {ranks} must start and end with 1")
-    possible = [1]
-    for k, r in enumerate(ranks[1:], start=1):
-        possible.append(min(r, possible[-1] * shape[k - 1]))
-        if r > possible[-1] and not is_int(rank):
-            raise ValueError(
-                f"tensor_train: rank {r} (entry {k}) is above {possible[-1]}, the rank {possible[-2]} before it "
-                f"times the size {shape[k - 1]}; lower it (validate_tt_rank does with allow_overparametrization=False)"
-            )
-    return tuple(possible)
+    usable = validate_tt_rank(shape, ranks, allow_overparametrization=False)
+    if usable != ranks and not is_whole(rank):
+        raise ValueError(
+            f"tensor_train: rank {ranks} is above {usable}, which a tensor of shape {shape} can use; lower it "
+            "(validate_tt_rank does with allow_overparametrization=False)"
+        )
+    return usable
 
 
 def sweep(

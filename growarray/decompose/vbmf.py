@@ -62,9 +62,9 @@ def vbmf(matrix: Array, noise: float | None = None) -> VBMF:
     rank = int(np.sum(values > math.sqrt(columns * variance * threshold)))
     if not rank:
         return VBMF(0, np.zeros(0), variance * ready.scale * ready.scale)
-    kept = values[:rank]
-    inner = 1.0 - (rows + columns) * variance / kept**2
-    shrunk = kept / 2 * (inner + np.sqrt(inner**2 - 4.0 * rows * columns * variance**2 / kept**4))
+    signal = values[:rank]
+    inner = 1.0 - (rows + columns) * variance / signal**2
+    shrunk = signal / 2 * (inner + np.sqrt(inner**2 - 4.0 * rows * columns * variance**2 / signal**4))
     return VBMF(rank, shrunk * ready.scale, variance * ready.scale * ready.scale)
 
 
@@ -92,8 +92,8 @@ def _noise(values: np.ndarray, rows: int, columns: int) -> float:
     grid = np.linspace(math.log(low), math.log(high), 200)
     best = int(np.argmin([energy(v) for v in grid]))
     bounds = (float(grid[max(best - 1, 0)]), float(grid[min(best + 1, 199)]))
-    found = load("scipy.optimize").minimize_scalar(energy, bounds=bounds, method="bounded")
-    return math.exp(float(found.x))
+    minimum = load("scipy.optimize").minimize_scalar(energy, bounds=bounds, method="bounded")
+    return math.exp(float(minimum.x))
 
 
 def _free_energy(x: np.ndarray, alpha: float, threshold: float) -> float:

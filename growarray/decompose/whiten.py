@@ -38,11 +38,12 @@ def roots(moment: Array) -> tuple[Array, Array]:
     values, vectors = xp.linalg.eigh((s + xp.matrix_transpose(s)) / 2)
     if float(values[0]) < -1e-5 * size:
         raise ValueError(f"the second moment has eigenvalue {float(values[0]):.2e}; expected at least 0")
-    kept = values > s.shape[0] * float(np.finfo(np.float64).eps) * max(float(values[-1]), 0.0)
-    safe = xp.sqrt(xp.where(kept, values, xp.ones_like(values)))
+    positive = values > s.shape[0] * float(np.finfo(np.float64).eps) * max(float(values[-1]), 0.0)
+    safe = xp.sqrt(xp.where(positive, values, xp.ones_like(values)))
     zero = xp.zeros_like(values)
     back = xp.matrix_transpose(vectors)
-    return (vectors * xp.where(kept, safe, zero)[None, :]) @ back, (vectors * xp.where(kept, 1 / safe, zero)) @ back
+    root, inverse = xp.where(positive, safe, zero), xp.where(positive, 1 / safe, zero)
+    return (vectors * root[None, :]) @ back, (vectors * inverse[None, :]) @ back
 
 
 def weight(tensor: Array, moments: Mapping[int, Array]) -> tuple[Array, dict[int, Array]]:

@@ -150,8 +150,8 @@ class FactorizedAffine(ContractedLayer):
         lead = self.weight.shape[: self.weight.order - len(modes)]
         like = self.weight.all_factors()[0].data
         zeros = np.zeros((*lead, *self._output))
-        made = Parameter(asarray(zeros, like=like, dtype=like.dtype)) if bias else None
-        self._hold(made, implementation, n_layers)
+        row = Parameter(asarray(zeros, like=like, dtype=like.dtype)) if bias else None
+        self._hold(row, implementation, n_layers)
         self._check_implementation()
         if not held:
             self.reset_parameters(rng, std=std)

@@ -335,8 +335,8 @@ class FactorizedConv(FactorizedSources):
 
 def _operands(todo: Plan, x: Array, factors: Arrays) -> Sequence[Array]:
     """Input and factors of the kernel in the shapes that the plan names; the batch is the input's."""
-    given, shapes = (x, *factors), ((x.shape[0], *todo.shapes[0][1:]), *todo.shapes[1:])
-    if tuple(map(tuple, map(_shape, given))) == shapes:
-        return given
-    xp = namespace(*given)
-    return [xp.reshape(a, s) for a, s in zip(given, shapes, strict=True)]
+    arrays, shapes = (x, *factors), ((x.shape[0], *todo.shapes[0][1:]), *todo.shapes[1:])
+    if tuple(map(tuple, map(_shape, arrays))) == shapes:
+        return arrays
+    xp = namespace(*arrays)
+    return [xp.reshape(a, s) for a, s in zip(arrays, shapes, strict=True)]

@@ -105,7 +105,7 @@ def read_convs(layers: Sequence[Any]) -> list[DenseConv]:
     convs = [read_conv(layer, f"from_conv_list: layer {i}") for i, layer in enumerate(listed("from_conv_list", layers))]
     first = convs[0]
     for i, conv in enumerate(convs):
-        for what, found, expected in (
+        for quantity, found, expected in (
             ("a kernel of shape", tuple(conv.weight.shape), tuple(first.weight.shape)),
             ("groups", conv.groups, first.groups),
             ("padding_mode", conv.padding_mode, first.padding_mode),
@@ -113,7 +113,7 @@ def read_convs(layers: Sequence[Any]) -> list[DenseConv]:
         ):
             if found != expected:
                 raise ShapeError(
-                    f"from_conv_list: layer {i} has {what} {found}, layer 0 {expected}; layers that share one "
+                    f"from_conv_list: layer {i} has {quantity} {found}, layer 0 {expected}; layers that share one "
                     "factorization must agree in it"
                 )
     return convs
@@ -123,10 +123,10 @@ def listed(where: str, layers: Any) -> list[Any]:
     """The layers of a list; raises TypeError if it is not iterable, ValueError if it is empty."""
     if not isinstance(layers, Iterable):
         raise TypeError(f"{where}: expected a list of layers, found {type(layers).__name__}")
-    found = list(layers)
-    if not found:
+    items = list(layers)
+    if not items:
         raise ValueError(f"{where}: the list is empty, expected at least one layer")
-    return found
+    return items
 
 
 def layer_of(

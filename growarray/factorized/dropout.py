@@ -51,12 +51,12 @@ class TensorDropout:
         return [self._kept(size) * scale if size > self.min_dim else None for size in sizes]
 
     def _kept(self, size: int) -> Any:
-        kept = self.rng.random(size) >= self.p
+        stays = self.rng.random(size) >= self.p
         least = min(self.min_values, size)
-        if np.count_nonzero(kept) < least:
-            kept[:] = False
-            kept[self.rng.choice(size, least, replace=False)] = True
-        return kept
+        if np.count_nonzero(stays) < least:
+            stays[:] = False
+            stays[self.rng.choice(size, least, replace=False)] = True
+        return stays
 
     def __repr__(self) -> str:
         return f"TensorDropout(p={self.p}, min_dim={self.min_dim}, min_values={self.min_values})"
@@ -101,12 +101,12 @@ def tensor_dropout(
     [True, True, False, True, False, False, True, False]
     """
     tensor = factorized_tensor_of(owner, "tensor_dropout")
-    made = TensorDropout(p, min_dim=min_dim, min_values=min_values, drop_test=drop_test, rng=rng)
+    dropout = TensorDropout(p, min_dim=min_dim, min_values=min_values, drop_test=drop_test, rng=rng)
     if tensor.dropout is not None:
         raise ValueError(
             f"tensor_dropout: {shown(tensor)} has {shown(tensor.dropout)}; call remove_tensor_dropout first"
         )
-    tensor.dropout = made
+    tensor.dropout = dropout
     return owner
 
 

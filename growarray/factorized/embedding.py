@@ -217,8 +217,8 @@ class FactorizedEmbedding(Module):
         >>> FactorizedEmbedding.from_embedding(dense, rank=3).weight
         BlockTTTensor(shape=(3, 4, 2, 3), rank=(1, 3, 1))
         """
-        given = (rank, factorization, n_tensorized_modes, decompose_weights, auto_tensorize, decomposition_kwargs)
-        return cls.from_embedding_list([embedding_layer], *given, **options)
+        arguments = (rank, factorization, n_tensorized_modes, decompose_weights, auto_tensorize, decomposition_kwargs)
+        return cls.from_embedding_list([embedding_layer], *arguments, **options)
 
     @classmethod
     def from_embedding_list(

@@ -49,23 +49,23 @@ def checked_kwargs(where: str, kwargs: Any) -> dict[str, Any]:
     >>> checked_kwargs("doc", None)
     {}
     """
-    given = {} if kwargs is None else kwargs
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+    options = {} if kwargs is None else kwargs
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
         raise TypeError(
             f"{where}: decomposition_kwargs={shown(kwargs)}, expected a mapping from names of options, such as "
             "{'max_iterations': 100}"
         )
-    return dict(given)
+    return dict(options)
 
 
-def warn_lowered(where: str, asked: Any, valid: Any, found: Any, stacklevel: int) -> None:
+def warn_lowered(where: str, asked: Any, valid: Any, used: Any, stacklevel: int) -> None:
     """Warn if a rank that was given as such, not as a share of the parameters, could not be used.
 
     stacklevel : of the user's line, 1 being the caller of this function
     """
-    if found != valid and not is_share(asked):
+    if used != valid and not is_share(asked):
         warnings.warn(
-            f"{where}: rank {valid} is above what the tensor can use, lowered to {found}", stacklevel=stacklevel + 1
+            f"{where}: rank {valid} is above what the tensor can use, lowered to {used}", stacklevel=stacklevel + 1
         )
 
 
@@ -150,9 +150,9 @@ class TensorFormat:
         Traceback (most recent call last):
         TypeError: TT, by growarray.decompose.tensor_train: unknown option 'sweeps'; it has weighted
         """
-        found: Any = self.decomposition
-        known = options_of(found, _RANK_OPTIONS)
-        return check_options(options, known, f"{self.name}, by growarray.decompose.{found.__name__}")
+        decomposition: Any = self.decomposition
+        known = options_of(decomposition, _RANK_OPTIONS)
+        return check_options(options, known, f"{self.name}, by growarray.decompose.{decomposition.__name__}")
 
     def quick_options(self, rank: Any) -> dict[str, Any]:
         """Options of the decomposition of a large weight matrix, unless the caller says otherwise."""

@@ -146,9 +146,9 @@ def _pairs(option: str, modes: Any, shape: Sequence[int], sizes: Sequence[int]) 
     sides = [[side] if is_whole(side) else list(side) for side in modes] or [[], []]
     if len(sides) != 2 or len(sides[0]) != len(sides[1]):
         raise ValueError(f"tensor_dot: {option}={shown(modes)}, expected (modes of x, as many modes of the weight)")
-    found = []
+    pairs = []
     for a, b in zip(*sides, strict=True):
         if not (-len(shape) <= a < len(shape) and -len(sizes) <= b < len(sizes)) or shape[a] != sizes[b]:
             raise ShapeError(f"tensor_dot: {option} pairs mode {a} of {tuple(shape)} with mode {b} of {tuple(sizes)}")
-        found.append((a % len(shape), b % len(sizes)))
-    return found
+        pairs.append((a % len(shape), b % len(sizes)))
+    return pairs

@@ -251,9 +251,9 @@ def _check_statistics(conv: FactorizedKernel, statistics: RankStatisticsLike) ->
 def _ranks_to_add(weight: FactorizedTensor, by: Any) -> tuple[int, ...]:
     """One number for each entry of the rank, at most what a kernel of this shape can still use."""
     ranks, single = as_tuple(weight.rank), is_whole(by)
-    one = not isinstance(weight.rank, tuple)
-    if not single and (one or not isinstance(by, tuple | list)):
-        expected = "a whole number" if one else f"a whole number, or {len(ranks)} of them"
+    scalar = not isinstance(weight.rank, tuple)
+    if not single and (scalar or not isinstance(by, tuple | list)):
+        expected = "a whole number" if scalar else f"a whole number, or {len(ranks)} of them"
         raise TypeError(f"{_WHERE}: by={shown(by)}, expected {expected} for a kernel in {weight.name} form")
     asked = (int(by),) * len(ranks) if single else tuple(by)
     if len(asked) != len(ranks):
@@ -263,11 +263,11 @@ def _ranks_to_add(weight: FactorizedTensor, by: Any) -> tuple[int, ...]:
     if any(not is_whole(b) or b < 0 for b in asked) or not any(asked):
         raise ValueError(f"{_WHERE}: by={shown(by)}, expected whole numbers of at least 0, and one at least of 1")
     asked = tuple(map(int, asked))
-    found = weight.format.usable_growth(weight.shape, ranks, asked)
-    if (single and max(found) < by) or (not single and found != asked):
+    usable = weight.format.usable_growth(weight.shape, ranks, asked)
+    if (single and max(usable) < by) or (not single and usable != asked):
         warnings.warn(
             f"{_WHERE}: by={shown(by)} is more than rank {weight.rank} of a kernel of shape {weight.shape} can gain, "
-            f"lowered to {found if len(found) > 1 else found[0]}",
+            f"lowered to {usable if len(usable) > 1 else usable[0]}",
             stacklevel=4,
         )
-    return found
+    return usable

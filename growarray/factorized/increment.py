@@ -103,9 +103,9 @@ class Increment:
     ) -> None:  # fmt: skip
         self.factors, self.free, self.lever, self.groups = list(factors), tuple(free), lever, groups
         self.out = next(i for i, term in enumerate(terms) if "o" in term)
-        own = terms[self.out]
-        ranks = [name for name in own if name != "o"]
-        self._first = (own.index("o"), *(own.index(name) for name in ranks))  # the order of axes that has o in front
+        term = terms[self.out]
+        ranks = [name for name in term if name != "o"]
+        self._first = (term.index("o"), *(term.index(name) for name in ranks))  # the order of axes that has o in front
         inner = [term for i, term in enumerate(terms) if i != self.out]
         self._equation = f"{', '.join(' '.join(t) for t in inner)} -> {' '.join((*modes, *ranks))}"
         self._count = len(modes)
@@ -126,7 +126,7 @@ class Increment:
 
     def q(self, at: int | None = None, factor: Array | None = None) -> tuple[Array, Callable[[Array], Sequence[Array]]]:
         """The input side (d, r), with another array in place of factor ``at``, and the way back to the inner ones."""
-        factors = [factor if i == at else own for i, own in enumerate(self.factors) if i != self.out]
+        factors = [factor if i == at else held for i, held in enumerate(self.factors) if i != self.out]
         value, back = run_contraction(self._equation, factors)
         xp, shape = namespace(value), tuple(value.shape)
         rows = xp.reshape(value, (math.prod(shape[: self._count]), -1))

@@ -45,12 +45,12 @@ def _item(item: Any, mode: int, size: int) -> Item:
             raise IndexError(f"mode {mode}: {item} selects nothing of {size} entries, or runs backwards")
         return slice(start, stop, step)
     try:
-        found = operator.index(item)  # an array has __index__, and refuses unless it holds one number
+        position = operator.index(item)  # an array has __index__, and refuses unless it holds one number
     except TypeError as error:
         raise IndexError(f"mode {mode}: found {shown(item)}, expected a whole number or a slice") from error
-    if not -size <= found < size:
-        raise IndexError(f"mode {mode}: index {found} is out of range, there are {size} entries")
-    return found % size
+    if not -size <= position < size:
+        raise IndexError(f"mode {mode}: index {position} is out of range, there are {size} entries")
+    return position % size
 
 
 def take(array: Array, axis: int, item: Item) -> tuple[Array, Callable[[Array], Array]]:

@@ -143,11 +143,11 @@ class TensorLasso:
         tensor, removed = self._held(owner, "TensorLasso.prune"), 0
         factors = tensor.all_factors()
         for weight, axes in zip(tensor.lasso_weights, tensor.format.rank_axes(tensor.order), strict=True):
-            kept = np.flatnonzero(to_numpy(weight.data))
-            kept = kept if kept.size else np.zeros(1, dtype=np.int64)
-            if kept.size < weight.size:
-                removed += weight.size - int(kept.size)
-                index = asarray(kept, like=weight.data)
+            nonzero = np.flatnonzero(to_numpy(weight.data))
+            nonzero = nonzero if nonzero.size else np.zeros(1, dtype=np.int64)
+            if nonzero.size < weight.size:
+                removed += weight.size - int(nonzero.size)
+                index = asarray(nonzero, like=weight.data)
                 weight.keep(0, index)
                 for factor, axis in axes:
                     factors[factor].keep(axis, index)

@@ -135,7 +135,7 @@ def split_shape(
         raise ValueError(f"{where}: auto_tensorize=True with {given}; pass only one of the two ways")
     if any(missing):
         raise ValueError(f"{where}: {given}; give both or neither")
-    found = []
+    split = []
     for name, side, width in zip(names, sides, shape, strict=True):
         sizes = mode_sizes(where, name, side)
         if math.prod(sizes) != width:
@@ -143,5 +143,5 @@ def split_shape(
                 f"{where}: {name} {sizes} have the product {math.prod(sizes)}, expected {width}, the "
                 f"{name.replace('tensorized_', '')} of the layer"
             )
-        found.append(sizes)
-    return found[0], found[1]
+        split.append(sizes)
+    return split[0], split[1]

@@ -131,13 +131,13 @@ def split_features(features: int, modes: int, least: int = 2) -> tuple[int, ...]
     """
     if modes == 1:
         return (features,)
-    found: list[tuple[int, ...]] = []
+    splits: list[tuple[int, ...]] = []
     for first in range(least, int(features ** (1 / modes) + 1e-9) + 1):
         if features % first == 0:
             rest = split_features(features // first, modes - 1, first)
             if rest:
-                found.append((first, *rest))
-    return min(found, key=lambda sizes: (sum(sizes), sizes), default=())
+                splits.append((first, *rest))
+    return min(splits, key=lambda sizes: (sum(sizes), sizes), default=())
 
 
 def _prime_factors(number: int) -> int:

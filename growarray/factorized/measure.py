@@ -11,8 +11,8 @@ import numpy as np
 
 from growarray.backend import Array, asarray, namespace
 from growarray.contraction import Plan
-from growarray.contraction.checks import is_ordered, is_whole
-from growarray.errors import ShapeError, shown
+from growarray.decompose.arguments import check_sizes
+from growarray.errors import ShapeError
 from growarray.factorized.convert import DenseConv
 from growarray.factorized.format import Fit
 from growarray.factorized.layer import FactorizedKernel
@@ -70,7 +70,7 @@ def _probe(conv: DenseConv, calibration: Any, input_shape: Any) -> Probe:
     channels, axes = conv.weight.shape[1] * conv.groups, conv.weight.ndim - 2
     data = None if calibration is None else real_array("from_conv: calibration", calibration, conv.weight)
     shapes = {} if data is None else {"calibration": tuple(data.shape)}
-    shapes |= {} if input_shape is None else {"input_shape": whole_shape("from_conv: input_shape", input_shape)}
+    shapes |= {} if input_shape is None else {"input_shape": check_sizes(input_shape, "from_conv: input_shape")}
     if not shapes:
         raise ValueError("from_conv: calibration or input_shape has None for a layer; give one for each")
     for name, shape in shapes.items():
@@ -83,20 +83,6 @@ def _probe(conv: DenseConv, calibration: Any, input_shape: Any) -> Probe:
     if data is not None and not bool(namespace(data).all(namespace(data).isfinite(data))):
         raise ValueError("from_conv: the calibration data hold a NaN or an infinity; leave those samples out")
     return Probe(next(reversed(shapes.values())), data)
-
-
-def whole_shape(where: str, shape: Any) -> tuple[int, ...]:
-    """A shape as ints; raises TypeError if it is not a shape, ShapeError if a size is below 1.
-
-    >>> whole_shape("doc", np.asarray([2, 3]))
-    (2, 3)
-    """
-    sizes = list(shape) if is_ordered(shape) else []
-    if not is_ordered(shape) or not all(map(is_whole, sizes)):
-        raise TypeError(f"{where}={shown(shape)}, expected whole numbers (n, …)")
-    if min(sizes, default=0) < 1:
-        raise ShapeError(f"{where} is {tuple(map(int, sizes))}, expected sizes of at least 1")
-    return tuple(map(int, sizes))
 
 
 def _dense(conv: DenseConv) -> ConvNd:

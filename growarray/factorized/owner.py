@@ -51,14 +51,14 @@ def held_or_new(
     >>> held_or_new("doc", (2, 3), "cp", 2, 4).shape
     (4, 2, 3)
     """
-    given = factorization if isinstance(factorization, FactorizedTensor) else None
-    kind = FactorizedTensor.kind(factorization) if given is None else type(given)
+    tensor = factorization if isinstance(factorization, FactorizedTensor) else None
+    kind = FactorizedTensor.kind(factorization) if tensor is None else type(tensor)
     shape = (*lead_modes(where, kind, n_layers), *modes)
-    if given is None:
+    if tensor is None:
         return FactorizedTensor.new(shape, rank, kind.name, std=None, **options)
-    if given.shape != shape:
-        raise ShapeError(f"{where}: {shown(given)} is given for a weight with modes {shape}")
-    return given
+    if tensor.shape != shape:
+        raise ShapeError(f"{where}: {shown(tensor)} is given for a weight with modes {shape}")
+    return tensor
 
 
 def draw_weight(

@@ -6,10 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from growarray.backend import Array, asarray, kind_of, namespace
-from growarray.errors import ShapeError, shown
+from growarray.errors import ShapeError
 from growarray.nn.module import Parameter
 
 _MOST = 1000  # parameters of a new tensor, times those of the dense one, above which the rank is a slip
@@ -43,25 +41,12 @@ def real_array(where: str, value: Any, like: Array) -> Array:
     array([1., 2.])
     """
     try:
-        found = asarray(value, like=like)
+        array = asarray(value, like=like)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{where} is {type(value).__name__}, expected an array of real numbers ({error})") from error
-    if kind_of(found) not in "biuf":
-        raise TypeError(f"{where} holds {found.dtype}, expected real numbers")
-    return namespace(found).astype(found, like.dtype, copy=False)
-
-
-def trained_dtype(dtype: Any) -> np.dtype[Any]:
-    """The dtype of new parameters, float32 for None."""
-    try:
-        found = np.dtype(np.float32 if dtype is None else dtype)
-    except TypeError as error:
-        raise TypeError(
-            f"FactorizedTensor.new: dtype={shown(dtype)} is not a dtype; use for example 'float32'"
-        ) from error
-    if found.kind != "f":
-        raise TypeError(f"FactorizedTensor.new: dtype {found} cannot be trained; use for example 'float32'")
-    return found
+    if kind_of(array) not in "biuf":
+        raise TypeError(f"{where} holds {array.dtype}, expected real numbers")
+    return namespace(array).astype(array, like.dtype, copy=False)
 
 
 def check_size(sizes: tuple[int, ...], rank: Any, shapes: Sequence[Sequence[int]], usable: Any) -> None:

@@ -67,8 +67,8 @@ class ConversionReport(Displayed):
     @property
     def slower(self) -> bool | None:
         """Whether the factorized layer takes longer than the dense one: measured, else predicted; None if neither."""
-        found = self.measured_time or self.predicted_time
-        return None if found is None else found.after > found.before
+        time = self.measured_time or self.predicted_time
+        return None if time is None else time.after > time.before
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: pairs as ``{'before': …, 'after': …}``."""
@@ -85,9 +85,9 @@ class ConversionReport(Displayed):
     def __str__(self) -> str:
         of = f"{self.layers} kernels" if self.layers > 1 else "a kernel"
         lines = [f"{self.format}, rank {self.rank}, of {of} {self.kernel_shape}", *self._fitted(), *self._figures()]
-        found, how = (self.measured_time, "measured") if self.measured_time else (self.predicted_time, "predicted")
-        if found and self.slower:
-            lines.append(f"SLOWER than the dense layer: {found.ratio:.3g} times its {how} time")
+        time, how = (self.measured_time, "measured") if self.measured_time else (self.predicted_time, "predicted")
+        if time and self.slower:
+            lines.append(f"SLOWER than the dense layer: {time.ratio:.3g} times its {how} time")
         return "\n".join(lines)
 
     def _fitted(self) -> list[str]:

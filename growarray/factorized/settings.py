@@ -100,24 +100,24 @@ def layer_index_of(indices: Any, layers: Sequence[int]) -> tuple[int, ...]:
     if type(indices) is int and indices == 0 and not layers:
         return ()
     indices = plain(indices)
-    given = tuple(indices) if isinstance(indices, tuple | list) else (indices,)
-    if any(isinstance(i, bool) or not hasattr(i, "__index__") for i in given):
+    numbers = tuple(indices) if isinstance(indices, tuple | list) else (indices,)
+    if any(isinstance(i, bool) or not hasattr(i, "__index__") for i in numbers):
         raise ValueError(
             f"FactorizedConv: indices={shown(indices)}, expected whole numbers, one for each of {len(layers)}"
         )
     if not layers:
-        if any(int(i) != 0 for i in given) or len(given) > 1:
+        if any(int(i) != 0 for i in numbers) or len(numbers) > 1:
             raise ValueError(f"FactorizedConv: holds one convolution, found indices={shown(indices)}; leave them out")
         return ()
-    if len(given) != len(layers):
+    if len(numbers) != len(layers):
         raise ValueError(
-            f"FactorizedConv: indices={shown(indices)} has {len(given)} numbers, expected {len(layers)} for "
+            f"FactorizedConv: indices={shown(indices)} has {len(numbers)} numbers, expected {len(layers)} for "
             f"{tuple(layers)}"
         )
-    for i, n in zip(given, layers, strict=True):
+    for i, n in zip(numbers, layers, strict=True):
         if not -n <= int(i) < n:
             raise IndexError(f"FactorizedConv: indices={shown(indices)} is out of range, n_layers={tuple(layers)}")
-    return tuple(int(i) % n for i, n in zip(given, layers, strict=True))
+    return tuple(int(i) % n for i, n in zip(numbers, layers, strict=True))
 
 
 def flags_of(bias: Any, has_bias: Any, layers: tuple[int, ...]) -> dict[tuple[int, ...], bool]:

@@ -32,9 +32,9 @@ class FactorizedSources(FactorizedKernel):
 
         It is of that moment: training, and :meth:`set`, do not renew it.
         """
-        found = self._report
-        same = found is not None and (found.rank, found.kernel_shape) == (self.rank, self.kernel_shape)
-        return found if same else None
+        report = self._report
+        same = report is not None and (report.rank, report.kernel_shape) == (self.rank, self.kernel_shape)
+        return report if same else None
 
     @report.setter
     def report(self, report: ConversionReport | None) -> None:

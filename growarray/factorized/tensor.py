@@ -21,8 +21,9 @@ from growarray.factorized.contracted import planned
 from growarray.factorized.format import Arrays, TensorFormat, warn_lowered
 from growarray.factorized.index import full_index
 from growarray.factorized.initial import drawn_factors, normal_factors
-from growarray.factorized.parameters import check_size, real_array, trained_dtype
+from growarray.factorized.parameters import check_size, real_array
 from growarray.factorized.ranks import RankMask, masked_factors
+from growarray.nn.linear import real_dtype
 from growarray.nn.owner import Owner
 from growarray.nn.parameter import Parameter
 
@@ -82,13 +83,14 @@ class FactorizedTensor(Owner):
     @classmethod
     def _format(cls, factorization: str | None) -> type[FactorizedTensor]:
         """The class of a format; without a name that of the class itself, CP of the base."""
-        own = None if cls is FactorizedTensor else cls
-        kind = own or FactorizedTensor.kind(_DEFAULT) if factorization is None else FactorizedTensor.kind(factorization)
-        if own is not None and not issubclass(own, kind):
+        if factorization is None:
+            return FactorizedTensor.kind(_DEFAULT) if cls is FactorizedTensor else cls
+        kind = FactorizedTensor.kind(factorization)
+        if cls is not FactorizedTensor and not issubclass(cls, kind):
             raise ValueError(
                 f"{cls.__name__} is not {shown(factorization)}; leave factorization out, or use FactorizedTensor"
             )
-        return own or kind
+        return kind if cls is FactorizedTensor else cls
 
     @classmethod
     def new(
@@ -117,7 +119,7 @@ class FactorizedTensor(Owner):
         sizes = check_sizes(shape, "FactorizedTensor.new")
         library(device)
         rank = kind.format.validate_rank(sizes, rank, fixed_rank_modes)
-        dtype = trained_dtype(dtype)
+        dtype = real_dtype(dtype)
         shapes = kind.format.factor_shapes(sizes, rank)
         check_size(sizes, rank, shapes, kind.format.usable_rank(sizes, rank))
         tensor = kind.of([Parameter(to_device(np.zeros(s, dtype), device)) for s in shapes])
@@ -137,9 +139,9 @@ class FactorizedTensor(Owner):
         """
         kind, dense = cls._format(factorization), asarray(tensor)
         valid = kind.format.validate_rank(check_sizes(dense.shape, "from_tensor"), rank, fixed_rank_modes)
-        found = kind.of(kind.format.fit(dense, valid, **options)[0])
-        warn_lowered("from_tensor", rank, valid, found.rank, stacklevel=2)
-        return found
+        factorized = kind.of(kind.format.fit(dense, valid, **options)[0])
+        warn_lowered("from_tensor", rank, valid, factorized.rank, stacklevel=2)
+        return factorized
 
     def init_from_tensor(self, tensor: Any, **options: Any) -> Self:
         """Take over the decomposition of ``tensor`` at this tensor's rank, in its dtype and on its device.

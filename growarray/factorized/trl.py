@@ -93,31 +93,31 @@ class TRL(FactorizedAffine):
         """
         if self.n_layers > 1:
             raise ValueError(f"TRL.init_from_linear: the layer holds {self.n_layers} layers, expected one")
-        found = read_linear("TRL.init_from_linear", linear)
+        dense = read_linear("TRL.init_from_linear", linear)
         new = self._new_modes(unsqueezed_modes)
         sizes = [1 if mode in new else size for mode, size in enumerate(self.input_shape)]
         expected = (math.prod(self.output_shape), math.prod(sizes))
-        if tuple(found.weight.shape) != expected:
+        if tuple(dense.weight.shape) != expected:
             raise ShapeError(
-                f"TRL.init_from_linear: the weight has shape {tuple(found.weight.shape)}, expected {expected}"
+                f"TRL.init_from_linear: the weight has shape {tuple(dense.weight.shape)}, expected {expected}"
             )
-        if found.bias is not None and self.bias is None:
+        if dense.bias is not None and self.bias is None:
             raise ValueError("TRL.init_from_linear: the layer has a bias; make the TRL with bias=True")
-        xp, shape = namespace(found.weight), (*self.input_shape, *self.output_shape)
-        weight = xp.reshape(xp.matrix_transpose(found.weight), (*sizes, *self.output_shape))
+        xp, shape = namespace(dense.weight), (*self.input_shape, *self.output_shape)
+        weight = xp.reshape(xp.matrix_transpose(dense.weight), (*sizes, *self.output_shape))
         mean = weight / math.prod(self.input_shape[mode] for mode in new)
         self.weight.init_from_tensor(xp.asarray(xp.broadcast_to(mean, shape), copy=True), **decomposition)
         if self.bias is not None:
             xp, old = namespace(self.bias.data), self.bias.data
-            new_bias = xp.zeros_like(old) if found.bias is None else real_array("TRL: bias", found.bias, old)
+            new_bias = xp.zeros_like(old) if dense.bias is None else real_array("TRL: bias", dense.bias, old)
             self.bias.data, self.bias.grad, self.bias.slots = xp.reshape(new_bias, self.output_shape), None, {}
 
     def _new_modes(self, modes: Any) -> set[int]:
         """Modes of the input but the first, as a user names them."""
-        given = [] if modes is None else plain(modes)
-        if not isinstance(given, list | tuple) or not all(is_whole(m) and 0 < m < len(self.input_shape) for m in given):
+        named = [] if modes is None else plain(modes)
+        if not isinstance(named, list | tuple) or not all(is_whole(m) and 0 < m < len(self.input_shape) for m in named):
             raise ValueError(
                 f"TRL.init_from_linear: unsqueezed_modes={shown(modes)}, expected modes of the input from 1 to "
                 f"{len(self.input_shape) - 1}; mode 0 are the channels"
             )
-        return set(map(int, given))
+        return set(map(int, named))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from growarray.backend import Array, assign, device_of, namespace
 from growarray.growing.moment import TensorStatistic, cross_moment
@@ -49,14 +50,14 @@ class ConvStatistics(LayerStatistics):
         """Raise ``GrowthError`` if the module before works at other positions."""
         self.views()
 
-    def m_prev_of_batch(self, desired_activation: Array | None = None) -> tuple[Array, int]:
+    def m_prev_of_batch(self, desired_activation: Array | None = None, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``B_prev^T dA`` for each tap, (p, o * taps), those of one output side by side."""
         gradient = self.layer.gradient_stream(desired_activation)
         moments = [cross_moment(stream, gradient.cropped(outputs)) for stream, outputs in self.views()]
         joined = namespace(*moments).stack(moments, axis=-1)
         return namespace(joined).reshape(joined, (joined.shape[0], -1)), gradient.samples
 
-    def p_of_batch(self) -> tuple[Array, int]:
+    def p_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``B_prev^T B``, (p, d); for each tap, (taps, p, d), if every tap counts."""
         inputs = self.layer.input_stream
         moments = [cross_moment(stream, inputs.cropped(outputs)) for stream, outputs in self.views()]

@@ -82,7 +82,7 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
 
         def pullback(dy: Array) -> Array:
             dx = back(dy)
-            if keeps and recorder.is_latest(x) and recorder.is_requested("input"):
+            if keeps and recorder.takes(x) and recorder.is_requested("input"):
                 recorder.hand_on("gradient", dx, [layer.recorder for layer in self.layers_before])
             return dx
 
@@ -93,9 +93,7 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
         return self.post_merge_function.extended_forward(x, x_ext)
 
     request = property(attrgetter("recorder.request"), doc="Keep a part of every batch until it is released.")
-    release = property(
-        attrgetter("recorder.release"), doc="End a request; a part that is no longer requested is dropped."
-    )
+    release = property(attrgetter("recorder.release"), doc="End a request; a part that nobody requests is dropped.")
     declare_statistics = property(attrgetter("statistics.declare"), doc="Reset all statistics for the current widths.")
 
     def init_computation(self) -> None:
@@ -225,9 +223,10 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
     @property
     def input_stream(self) -> JoinedStream:
         """Inputs of all previous layers side by side, with their ones; never one array."""
-        if not self.layers_before:
+        streams = tuple(layer.input_stream for layer in self.layers_before)
+        if not streams:
             raise GrowthError(f"{self.name}: there are no previous layers; call set_previous_modules() first")
-        return JoinedStream(tuple(module.input_stream for module in self.layers_before))
+        return JoinedStream(streams)
 
     @property
     def growth_statistic(self) -> TensorStatistic:

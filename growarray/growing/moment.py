@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from growarray.backend import Array, asarray, assign, device_of, is_cupy, is_numpy, load, namespace, to_device, to_numpy
-from growarray.contraction.kernels import row_products
+from growarray.contraction.kernels import Rows, block_products, row_products
 from growarray.contraction.sums import RunningSum
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing.checks import declared_shape, sample_count, saved_statistic
@@ -33,7 +33,8 @@ def cross_moment(
     left, right : :class:`Stream`, :class:`JoinedStream`, the :class:`Windows` of convolutions on both sides, or plain
         arrays (n, d) or (n, t, d); ``right=None`` is ``left``
     out : float64 array of the result's shape to write into, None for a new one, or a :class:`RunningSum` to add to,
-        which comes back if that was possible (see :meth:`RunningSum.add_square`); if not, a new array does
+        which comes back if that was possible: on NumPy, for values whose products stay finite in single precision and
+        a sum of the same shape; if not, a new array does
     Returns (left.width, right.width). Divide by ``left.samples`` for the mean.
 
     Joined streams are never put together: each pair of parts is one product, an array that stands in several
@@ -51,37 +52,58 @@ def cross_moment(
     symmetric = right is None or right is left
     right = left if symmetric else _stream(right)
     lefts, rights = left.parts, () if symmetric else right.parts
-    if any(isinstance(part, Windows) for part in (*lefts, *rights)):
-        return window_blocks(left, right, symmetric)
+    for part in (*lefts, *rights):
+        if isinstance(part, Windows):
+            return window_blocks(left, right, symmetric)
     if is_cupy(lefts[0].array):
         there = _by_kernels(lefts, rights, out)
         if there is not None:
             return there
     arrays, layout = arranged((*lefts, *rights))
-    if isinstance(out, RunningSum):
-        if symmetric and out.add_square(arrays, square_columns(layout)):
-            return out
-        out = None
+    if symmetric and isinstance(out, RunningSum) and out.add_square(arrays, square_columns(layout)):
+        return out
     xp = namespace(*(r.array for r in arrays))
     lengths = {int(r.array.shape[0]) for r in arrays}
     if len(lengths) > 1:
         raise ShapeError(f"cross_moment: streams have {sorted(lengths)} rows; both sides must come from the same batch")
     todo = _planned(layout[: len(lefts)], layout[len(lefts) :])
+    if isinstance(out, RunningSum):
+        if not symmetric and _added(out, arrays, todo):
+            return out
+        out = None
     if out is None:
         out = xp.empty(todo.shape, dtype=xp.float64, device=arrays[0].array.device)
     elif tuple(out.shape) != todo.shape or out.dtype != xp.float64:
         raise ShapeError(f"cross_moment: out has shape {tuple(out.shape)}, expected {todo.shape} float64")
-    views = {pair: out[place] for pair, place in todo.first.items()} if is_numpy(out) else {}
-    products, totals = row_products(arrays, list(todo.first), todo.sums, views)
-    for pair, place in () if views else todo.first.items():
-        out = assign(out, place, products[pair])
-    for (i, j), place, mirrored in todo.again:
-        out = assign(out, place, products[j, i].T if mirrored else products[i, j])
-    for i, place in todo.totals:
-        out = assign(out, place, totals[i])
+    views = {pair: out[places[0][0]] for pair, places in todo.products.items()} if is_numpy(out) else {}
+    products, totals = row_products(arrays, list(todo.products), list(todo.sums), views)
+    for pair, places in todo.products.items():
+        for place, mirrored in places[1:] if views else places:
+            out = assign(out, place, products[pair].T if mirrored else products[pair])
+    for i, there in todo.sums.items():
+        for place in there:
+            out = assign(out, place, totals[i])
     for place in todo.counts:
         out = assign(out, place, float(arrays[0].array.shape[0]))
     return out
+
+
+def _added(total: RunningSum, arrays: Sequence[Rows], todo: _Moment) -> bool:
+    """Add a moment to a sum in place, product by product; False, and nothing is added, if that cannot be.
+
+    The products of moderate arrays are finite, so none need be kept until all are checked.
+    """
+    if not all(is_numpy(a.array) and a.is_moderate for a in arrays):
+        return False
+    whole = total.writable(todo.shape)
+    if whole is None:
+        return False
+    for key, value in block_products(arrays, list(todo.products), list(todo.sums)):
+        for place, _ in todo.products.get(key) or [(place, False) for place in todo.sums[key]]:
+            whole[place] += value
+    for place in todo.counts:
+        whole[place] += float(arrays[0].array.shape[0])
+    return True
 
 
 def _by_kernels(lefts: Sequence[Stream], rights: Sequence[Stream], out: Any) -> Any:
@@ -99,28 +121,23 @@ class _Moment(NamedTuple):
     """The products and sums that a moment is made of, and the place of each in it."""
 
     shape: tuple[int, int]
-    first: dict[tuple[int, int], _Place]  # every product that is computed
-    again: list[tuple[tuple[int, int], _Place, bool]]  # those that are copied, and whether they are mirrored
-    sums: list[int]
-    totals: list[tuple[int, _Place]]
+    products: dict[tuple[int, int], list[tuple[_Place, bool]]]  # where each goes, and whether it is mirrored there
+    sums: dict[int, list[_Place]]
     counts: list[_Place]
 
 
 @lru_cache(maxsize=256)
 def _planned(left: Layout, right: Layout) -> _Moment:
     """The moment of parts on both sides; ``right`` is empty for the moment of a stream with itself."""
-    todo = _Moment((_ends(left)[-1], _ends(right or left)[-1]), {}, [], [], [], [])
+    todo = _Moment((_ends(left)[-1], _ends(right or left)[-1]), {}, {}, [])
     for (i, height, ones), top in zip(left, _ends(left), strict=False):
         for (j, width, more), start in zip(right or left, _ends(right or left), strict=False):
             rows, columns = slice(top, top + height), slice(start, start + width)
             mirrored = not right and i > j
-            if mirrored or (i, j) in todo.first:
-                todo.again.append(((i, j), (rows, columns), mirrored))
-            else:
-                todo.first[i, j] = rows, columns
-            todo.totals.extend([(j, (rows.stop, columns))] * ones + [(i, (rows, columns.stop))] * more)
+            todo.products.setdefault((j, i) if mirrored else (i, j), []).append(((rows, columns), mirrored))
+            for index, place in [(j, (rows.stop, columns))] * ones + [(i, (rows, columns.stop))] * more:
+                todo.sums.setdefault(index, []).append(place)
             todo.counts.extend([(rows.stop, columns.stop)] * (ones and more))
-    todo.sums.extend(sorted({i for i, _ in todo.totals}))
     return todo
 
 

@@ -36,8 +36,9 @@ class BatchRecorder:
         self.name, self._derived = name, derived
         self._requests: dict[str, set[Any]] = {}
         self._batch: Any = None
+        self._superseded = False  # whether an earlier run's pullback came since the last one started
         self._kept: dict[str, Any] = {}
-        self._computed: dict[str, tuple[Any, Any]] = {}
+        self._computed: dict[Any, tuple[Any, Any]] = {}
         self.roots: Array | None = None  # of the samples' weights, which then count in every stream
         self.pool: dict[Any, Any] = {}  # what the layers before one merge make of a batch; keys name what values hold
 
@@ -62,12 +63,16 @@ class BatchRecorder:
 
     def start(self, batch: Any, **parts: Any) -> None:
         """Drop the last batch, and keep the requested parts of this one, which ``batch`` identifies."""
-        self._batch, self._computed, self.pool = batch, {}, {}
+        self._batch, self._superseded, self._computed, self.pool = batch, False, {}, {}
         self._kept = {what: part for what, part in parts.items() if self.is_requested(what)}
 
-    def is_latest(self, batch: Any) -> bool:
-        """Whether ``batch`` is the one that was started last."""
-        return self._batch is batch
+    def takes(self, batch: Any) -> bool:
+        """Whether to keep what the pullback of ``batch`` supplies: it is the one that was started last.
+
+        If an earlier one has its pullback since, what is kept is a part of the batch alone, which :meth:`need` refuses.
+        """
+        self._superseded |= self._batch is not batch
+        return not self._superseded
 
     def add(self, what: str, part: Any) -> None:
         """Keep a part that the latest batch supplies later."""
@@ -79,13 +84,18 @@ class BatchRecorder:
 
     def need(self, what: str) -> Any:
         """A part of the last batch; ``GrowthError`` with what to do if it is not kept."""
-        part, kind = self.get(what), self._derived.get(what, (what,))[0]
-        if part is None or not self.is_requested(kind):
-            hint = "run a forward pass and its pullback"
-            hint = hint if self.is_requested(kind) else f"set store_{kind} or call init_computation()"
-            name = f"pre_activity {what}" if what == "gradient" else what
-            raise GrowthError(f"{self.name}: no {name} is kept; {hint} first")
-        return part
+        if self._superseded:
+            raise GrowthError(
+                f"{self.name}: it ran again before the pullback of an earlier run, and statistics hold one run of a "
+                "batch; run it once, on all inputs joined along the batch axis, or collect without it"
+            )
+        part, kind = self._kept.get(what), self._derived[what][0] if what in self._derived else what
+        if part is not None and self._requests.get(kind):
+            return part
+        hint = "run a forward pass and its pullback"
+        hint = hint if self.is_requested(kind) else f"set store_{kind} or call init_computation()"
+        name = f"pre_activity {what}" if what == "gradient" else what
+        raise GrowthError(f"{self.name}: no {name} is kept; {hint} first")
 
     def forget(self, *parts: str) -> None:
         """Drop these parts, and everything computed from them."""
@@ -95,7 +105,7 @@ class BatchRecorder:
         if not self._kept:
             self._batch = None
 
-    def once(self, what: str, source: Any, make: Callable[[], _T]) -> _T:
+    def once(self, what: Any, source: Any, make: Callable[[], _T]) -> _T:
         """The result of ``make`` for ``source``, a part of the batch; computed once and kept until the next batch."""
         kept = self._computed.get(what)
         if kept is None or kept[0] is not source:
@@ -128,7 +138,7 @@ class BatchRecorder:
                 return Stream(array, bias).weighted(self.roots, over=weighted)
             return self.pooled((id(array), bias), lambda: Stream(array, bias))
 
-        return self.once(f"{what} {bias}", array, make)
+        return self.once((what, bias), array, make)
 
 
 def _counts(statistics: LayerStatistics | MergeStatistics) -> str:
@@ -152,10 +162,11 @@ class LayerStatistics:
         """Reset all statistics for the current widths."""
         name, d, o = self.layer.name, self.layer.stream_width, self.layer.out_features
         self.own_s = TensorStatistic((d, d), self.s_of_batch, name=f"S({name})", reuse=True)
-        self.m = TensorStatistic((d, o), self.m_of_batch, name=f"M({name})", trace_precision=self.layer.trace_precision)
-        self.m_prev = TensorStatistic(None, self.m_prev_of_batch, name=f"M_prev({name})")
-        self.p = TensorStatistic(None, self.p_of_batch, name=f"P({name})")
-        self.e = TensorStatistic((o, o), self.e_of_batch, name=f"E({name})")
+        precision = self.layer.trace_precision
+        self.m = TensorStatistic((d, o), self.m_of_batch, name=f"M({name})", trace_precision=precision, reuse=True)
+        self.m_prev = TensorStatistic(None, self.m_prev_of_batch, name=f"M_prev({name})", reuse=True)
+        self.p = TensorStatistic(None, self.p_of_batch, name=f"P({name})", reuse=True)
+        self.e = TensorStatistic((o, o), self.e_of_batch, name=f"E({name})", reuse=True)
 
     def expect(self) -> None:
         """A new batch comes, which no statistic includes yet."""
@@ -202,30 +213,30 @@ class LayerStatistics:
         stream = self.layer.input_stream
         return cross_moment(stream, out=out), stream.samples
 
-    def m_of_batch(self, desired_activation: Array | None = None) -> tuple[Array, int]:
+    def m_of_batch(self, desired_activation: Array | None = None, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``B^T dA``, (d, o); ``desired_activation`` replaces dA."""
         stream, moment = self.layer.input_stream, self.layer.recorder.get("moment")
         if desired_activation is None and moment is not None:
-            return moment, stream.samples
-        return cross_moment(stream, self.layer.gradient_stream(desired_activation)), stream.samples
+            return stacked([moment], out), stream.samples
+        return cross_moment(stream, self.layer.gradient_stream(desired_activation), out=out), stream.samples
 
-    def m_prev_of_batch(self, desired_activation: Array | None = None) -> tuple[Array, int]:
+    def m_prev_of_batch(self, desired_activation: Array | None = None, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``B_prev^T dA``, (p, o); after a merge B_prev is its full activity."""
         stream = self.layer.previous.input_stream
-        return cross_moment(stream, self.layer.gradient_stream(desired_activation)), stream.samples
+        return cross_moment(stream, self.layer.gradient_stream(desired_activation), out=out), stream.samples
 
-    def p_of_batch(self) -> tuple[Array, int]:
+    def p_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``B_prev^T B``, (p, d); after a merge B is without its ones, as in the original."""
         stream, inputs = self.layer.previous.input_stream, self.layer.input_stream
         if self.layer.shared_statistic is not None:
             recorder = self.layer.recorder
             inputs = recorder.stream("input alone", recorder.need("input"))
-        return cross_moment(stream, inputs), stream.samples
+        return cross_moment(stream, inputs, out=out), stream.samples
 
-    def e_of_batch(self) -> tuple[Array, int]:
+    def e_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``dA^T dA``, (o, o)."""
         stream = self.layer.gradient_stream()
-        return cross_moment(stream), stream.samples
+        return cross_moment(stream, out=out), stream.samples
 
     def update(self, fisher: bool = True) -> None:
         """Add the last batch to every statistic, E with ``fisher``; a batch that is not finite is added to none.
@@ -262,10 +273,7 @@ class MergeStatistics:
         merge, total = self.merge, self.merge.total_in_features
 
         def declared(name: str, of_batch: Any, *shape: int) -> TensorStatistic:
-            has_shape = bool(shape)
-            return TensorStatistic(
-                shape if has_shape else None, of_batch, self.device, f"{name}({merge.name})", reuse=has_shape
-            )
+            return TensorStatistic(shape or None, of_batch, self.device, f"{name}({merge.name})", reuse=True)
 
         self.s = declared("S", self.s_of_batch, merge.activity_width, merge.activity_width)
         self.previous_s = declared("S[-1]", self.previous_s_of_batch, total, total) if total else None
@@ -313,24 +321,24 @@ class MergeStatistics:
         """
         gradient = self.merge.recorder.need("gradient")
         blocks = [layer.moment_with(gradient) for layer in self.merge.layers_before]
-        return _stacked(blocks, out), int(gradient.shape[0])
+        return stacked(blocks, out), int(gradient.shape[0])
 
     def _gradients(self) -> JoinedStream:
         return JoinedStream(tuple(layer.gradient_stream() for layer in self.merge.next_modules))
 
-    def m_prev_of_batch(self) -> tuple[Array, int]:
+    def m_prev_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``B_prev^T dA``, full activity against the gradients of all next layers."""
         if self.by_reader:
             return self._side_by_side([reader.statistics.m_prev_of_batch() for reader in self.merge.readers])
         stream = self.merge.input_stream
-        return cross_moment(stream, self._gradients()), stream.samples
+        return cross_moment(stream, self._gradients(), out=out), stream.samples
 
-    def p_of_batch(self) -> tuple[Array, int]:
+    def p_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``B_prev^T B``, full activity against the activity with ones."""
         if self.by_reader:
             return self._side_by_side([reader.statistics.p_of_batch() for reader in self.merge.readers])
         stream = self.merge.input_stream
-        return cross_moment(stream, self.merge.activity_stream), stream.samples
+        return cross_moment(stream, self.merge.activity_stream, out=out), stream.samples
 
     def p_of_readers(self) -> list[Array]:
         """P of each next layer."""
@@ -342,10 +350,10 @@ class MergeStatistics:
         moments = [moment for moment, _ in sums]
         return namespace(*moments).concat(moments, axis=-1), sums[0][1]
 
-    def e_of_batch(self) -> tuple[Array, int]:
+    def e_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``dA^T dA`` over the gradients of all next layers."""
         stream = self._gradients()
-        return cross_moment(stream), stream.samples
+        return cross_moment(stream, out=out), stream.samples
 
     def update(self, fisher: bool = True) -> None:
         """Add the last batch to every statistic, E with ``fisher``."""
@@ -358,17 +366,17 @@ class MergeStatistics:
             statistic.update()
 
 
-def _stacked(blocks: Sequence[Array], out: Any) -> Array:
+def stacked(blocks: Sequence[Array], out: Any) -> Array:
     """Blocks (d_i, o) one above the other: added to the running sum ``out`` if that can be, else a new array."""
-    rows = sum(int(block.shape[0]) for block in blocks)
-    joins = isinstance(out, RunningSum) and out.shape == (rows, int(blocks[0].shape[1]))
-    different = {id(block): block for block in blocks}.values()
-    if not (joins and all(map(is_numpy, (*different, out.array)))) or not all(
-        math.isfinite(np.vdot(block, block)) for block in different
-    ):  # whoever updates names what is not finite
+    whole = None
+    if isinstance(out, RunningSum) and all(map(is_numpy, blocks)):
+        different = {id(block): block for block in blocks}.values()
+        if all(math.isfinite(np.vdot(block, block)) for block in different):  # else whoever updates names what is not
+            whole = out.writable((sum(map(len, blocks)), blocks[0].shape[1]))
+    if whole is None:
         return namespace(*blocks).concat(list(blocks), axis=0)
     start = 0
     for block in blocks:
-        out.array[start : start + len(block)] += block
+        whole[start : start + len(block)] += block
         start += len(block)
     return out

@@ -155,9 +155,15 @@ def arranged(parts: Sequence[Stream]) -> tuple[list[Rows], Layout]:
     >>> arranged((Stream(x, bias=True), Stream(y), Stream(x)))[1]
     ((0, 2, True), (1, 1, False), (0, 2, False))
     """
-    ready = {id(part.array): part.ready for part in parts}
-    order = {key: i for i, key in enumerate(ready)}
-    return list(ready.values()), tuple((order[id(p.array)], int(p.rows.shape[1]), p.bias) for p in parts)
+    order: dict[int, int] = {}
+    different: list[Rows] = []
+    layout: list[tuple[int, int, bool]] = []
+    for part in parts:
+        index = order.setdefault(id(part.array), len(order))
+        if index == len(different):
+            different.append(part.ready)
+        layout.append((index, int(part.ready.array.shape[1]), part.bias))
+    return different, tuple(layout)
 
 
 @lru_cache(maxsize=256)

@@ -63,7 +63,7 @@ def f1(predicted: Array, labels: Array, *, average: str = "macro") -> float:
         raise ShapeError(f"f1: predictions {tuple(predicted.shape)} and labels {tuple(labels.shape)} must both be (n,)")
     xp = namespace(predicted, labels)
     counts = [
-        tuple(int(xp.count_nonzero(found)) for found in (chosen & true, chosen | true))
+        tuple(int(xp.count_nonzero(members)) for members in (chosen & true, chosen | true))
         for chosen, true in ((predicted == label, labels == label) for label in xp.unique_values(labels))
     ]  # 2 TP + FP + FN is TP and all that is in either
     groups = counts if average == "macro" else [tuple(map(sum, zip(*counts, strict=True)))]
@@ -174,9 +174,13 @@ def is_pair(data: Any) -> bool:
 def batches_of(data: Any, size: int, rng: np.random.Generator | None = None) -> Iterator[tuple[Array, Array]]:
     """:func:`batches` of a pair of arrays; anything else already is batches, each loaded as it is reached.
 
+    Raises TypeError for one array.
+
     >>> [target for _, target in batches_of([("x", "y"), lambda: ("u", "v")], 8)]
     ['y', 'v']
     """
+    if is_array(data):
+        raise TypeError(f"expected a pair of arrays (x, target), or batches, found {shown(data)}")
     return batches(data[0], data[1], size, rng) if is_pair(data) else map(loaded, data)
 
 
@@ -186,10 +190,10 @@ def loaded(part: Any) -> Any:
     >>> loaded(lambda: ("x", "y"))
     ('x', 'y')
     """
-    found = part() if callable(part) else part
-    if not isinstance(found, tuple | list):
-        return found
-    return tuple(array.to_numpy() if hasattr(array, "to_numpy") else array for array in found)
+    batch = part() if callable(part) else part
+    if not isinstance(batch, tuple | list):
+        return batch
+    return tuple(array.to_numpy() if hasattr(array, "to_numpy") else array for array in batch)
 
 
 def _check_batches(data: Any, validation: Any) -> tuple[int, Array]:

@@ -83,6 +83,7 @@ class Growth:
     ) -> None:
         network = as_growing(network)
         _check_trained(network, optimizer, task)
+        _check_options(settings, schedule, rng, callbacks)
         samples, x = check_data(data, validation)
         self.network, self.optimizer = network, optimizer
         self.data: Any = data
@@ -352,6 +353,19 @@ def _check_trained(network: Any, optimizer: Any, task: Any) -> None:
     held = {id(parameter) for parameter in getattr(optimizer, "parameters", ())}
     if isinstance(optimizer, Optimizer) and not held & {id(parameter) for parameter in network.parameters()}:
         raise GrowthError("Growth: the optimizer holds no parameter of the network; make it with AdamW(network)")
+
+
+def _check_options(settings: Any, schedule: Any, rng: Any, callbacks: Any) -> None:
+    """Raise TypeError for an option of another kind."""
+    for name, value, fits, expected in (
+        ("settings", settings, isinstance(settings, GrowthSettings), "GrowthSettings(…)"),
+        ("schedule", schedule, callable(schedule), "a function of the step, as growarray.optim.cosine makes one"),
+        ("rng", rng, isinstance(rng, np.random.Generator), "a numpy.random.Generator"),
+    ):
+        if value is not None and not fits:
+            raise TypeError(f"Growth: {name} is {shown(value)}, expected {expected}, or None")
+    if not (isinstance(callbacks, Iterable) and all(map(callable, callbacks))):
+        raise TypeError(f"Growth: callbacks is {shown(callbacks)}, expected a sequence of functions")
 
 
 def _on_standard_error(line: str) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from growarray.errors import ShapeError
+from growarray.contraction.checks import is_ordered
+from growarray.errors import ShapeError, shown
 from growarray.growing import Conv2dGrowingModule, FullConv2dGrowingModule, RestrictedConv2dGrowingModule
 from growarray.networks.network import GrowingNetwork
 from growarray.networks.widths import check_widths, listed_widths
@@ -108,6 +109,8 @@ class GrowingVGG(ImageNetwork):
         kind: dict[str, Any] = {"device": device, "dtype": dtype, "rng": rng or np.random.default_rng()}
         self.layers: list[Conv2dGrowingModule] = []
         channels, *size = self.image
+        if not is_ordered(stages):
+            raise TypeError(f"GrowingVGG: stages must be a sequence, one entry for each stage, found {shown(stages)}")
         for widths in (listed_widths("GrowingVGG", f"stages[{i}]", stage, 1) for i, stage in enumerate(stages)):
             for j, width in enumerate(widths):
                 stride = 2 if j == len(widths) - 1 else 1

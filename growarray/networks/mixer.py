@@ -59,8 +59,8 @@ class GrowingMLPMixer(ImageNetwork):
         if height % size or width % size:
             raise ShapeError(f"{where}: images of {height} x {width} cannot be cut into patches of {size} x {size}")
         hidden = [
-            listed_widths(where, name, given, num_blocks)
-            for name, given in (("hidden_dim_token", hidden_dim_token), ("hidden_dim_channel", hidden_dim_channel))
+            listed_widths(where, name, widths, num_blocks)
+            for name, widths in (("hidden_dim_token", hidden_dim_token), ("hidden_dim_channel", hidden_dim_channel))
         ]
         if {len(widths) for widths in hidden} != {num_blocks}:
             raise ValueError(

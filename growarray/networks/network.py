@@ -65,6 +65,7 @@ class GrowingNetwork(Module):
 
         ``pullback(dy, wrt_x=False)`` returns None and spares the first module's input gradient: training needs none.
         """
+        namespace(x)  # says what is wrong with a list
         shape, y, backs = x.shape, self._flat(x), []
         for module in self.chain:
             y, back = module.vjp(y)

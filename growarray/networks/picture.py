@@ -100,14 +100,14 @@ def _score(panel: Axes, entries: Entries, final: dict[str, Any], fixed: Entries)
     judged = _judged_by(entries)
     _curve(panel, entries, "validation_score", color=_VALIDATION, label=judged, marker=".", markersize=4)
     _curve(panel, fixed, "validation_score", color=_VALIDATION, label=f"{judged}, fixed", **_FIXED)
-    for figures, those, label, fill in (
+    for figures, points, label, fill in (
         (final.get("compare") or {}, fixed, "test at the end, fixed", "none"),
         (final, entries, "test at the end", "black"),
     ):
         tested = figures.get("test_score")
-        if tested is not None and those:
+        if tested is not None and points:
             text = f"{label}: {tested:.2%}" if name == "accuracy" else f"{label}: {tested:.4f}"
-            at = ([those[-1]["epoch"]], [tested])
+            at = ([points[-1]["epoch"]], [tested])
             panel.scatter(*at, s=42, marker="D", facecolors=fill, edgecolors="black", zorder=3, label=text)
     if name == "accuracy":
         from matplotlib.ticker import PercentFormatter
@@ -129,9 +129,9 @@ def _widths(panel: Axes, steps: Entries, final: dict[str, Any], fixed: Entries) 
         widths = [(step["widths"] + [0] * count)[index] for step in known]
         label = names.get(index, f"width {index}")
         (line,) = panel.plot(epochs, widths, drawstyle="steps-post", label=label)
-        those = [step["widths"][index] for step in fixed if index < len(step["widths"])]
-        if those:
-            panel.plot([step["epoch"] for step in fixed], those, color=line.get_color(), **_FIXED)
+        fixed_widths = [step["widths"][index] for step in fixed if index < len(step["widths"])]
+        if fixed_widths:
+            panel.plot([step["epoch"] for step in fixed], fixed_widths, color=line.get_color(), **_FIXED)
     if fixed:
         panel.plot([], [], color="black", label="fixed", **_FIXED)
     panel.set_ylim(bottom=0)

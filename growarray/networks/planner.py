@@ -131,18 +131,18 @@ class Planner:
 
     def _judged(self, layers: list[Any], validation: Data) -> Choice:
         """The layer whose growth, carried out as far as helps, leaves the lowest loss or BIC, or the best score."""
-        found = [(layer, self.search(layer, validation)) for layer in layers]
+        trials = [(layer, self.search(layer, validation)) for layer in layers]
         if self.settings.choose == "validation":
-            return Choice(*min(found, key=lambda pair: pair[1].loss))
+            return Choice(*min(trials, key=lambda pair: pair[1].loss))
         if self.settings.choose == "score":
-            scores = [(self.score(layer, trial.factor, validation), -trial.loss) for layer, trial in found]
-            return Choice(*found[scores.index(max(scores))])
+            scores = [(self.score(layer, trial.factor, validation), -trial.loss) for layer, trial in trials]
+            return Choice(*trials[scores.index(max(scores))])
         size = self.network.number_of_parameters()
 
         def value(loss: float, added: int) -> float:
             return bic(size + added, loss, self.samples, self.task)
 
-        layer, trial = min(found, key=lambda pair: value(pair[1].loss, pair[0].parameters_added))
+        layer, trial = min(trials, key=lambda pair: value(pair[1].loss, pair[0].parameters_added))
         lowers = value(trial.loss, layer.parameters_added) < value(trial.start, 0)
         return Choice(layer, trial, None if lowers else "no growth lowers the BIC")
 
@@ -158,9 +158,9 @@ class Planner:
         """The task's figure of merit with what is planned for one layer, at this scaling, on the same samples."""
         x, target = self._sampled(data)
         with evaluating(self.network):
-            found = float(self.task.score(self._output(layer, factor, x), target))
+            score = float(self.task.score(self._output(layer, factor, x), target))
         self.network.set_scaling_factor(0.0)
-        return found
+        return score
 
     def _sampled(self, data: Data) -> Data:
         x, target = data

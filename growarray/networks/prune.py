@@ -75,6 +75,7 @@ def prune(
     target = whole_number("prune", "parameters", parameters, 0)
     whole_number("prune", "least", least, 0)
     whole_number("prune", "batch_size", batch_size, 1)
+    namespace(x)  # says what is wrong with a list
     if not int(x.shape[0]):
         raise GrowthError("prune: there are no samples to judge neurons by; give x some rows")
     places = list(_places(growing))
@@ -166,11 +167,11 @@ class _Place:
                 layer, taps = layers[id(reader)], self.taps(reader)
                 columns = len(self.kept) * taps
                 blocks = layer.precision()[:columns, :columns].reshape(len(self.kept), taps, len(self.kept), taps)
-                own = np.stack([blocks[j, :, j, :] for j in range(len(self.kept))])
+                diagonal = np.stack([blocks[j, :, j, :] for j in range(len(self.kept))])
                 outgoing = layer.weight[:, :columns].reshape(-1, len(self.kept), taps)
                 wanted = np.einsum("ojs,op,pjt->jst", outgoing, layer.e, outgoing, optimize=True)
                 active = np.diagonal(layer.s)[:columns].reshape(-1, taps).any(axis=1)
-                total += np.where(active, np.trace(np.linalg.solve(own, wanted), axis1=1, axis2=2) / 2, 0.0)
+                total += np.where(active, np.trace(np.linalg.solve(diagonal, wanted), axis1=1, axis2=2) / 2, 0.0)
             self.known = np.maximum(total, 0.0)
         return self.known
 
@@ -252,9 +253,9 @@ def _collect(network: Any, places: list[_Place], x: Array, task: Task, batch_siz
         for reader in readers.values():
             for what in ("input", "pre_activity"):
                 reader.release(what, network)
-    found = {}
+    layers = {}
     for key, reader in readers.items():
         moment = to_numpy(s[key]) / count
         weight = to_numpy(reader.rows_of(reader.layer)).astype(np.float64)
-        found[key] = _Layer(weight, moment, to_numpy(e[key]) / count, rounding_floor(reader.weight.data))
-    return found
+        layers[key] = _Layer(weight, moment, to_numpy(e[key]) / count, rounding_floor(reader.weight.data))
+    return layers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 from growarray.contraction.checks import is_whole
 from growarray.errors import shown
@@ -70,22 +71,22 @@ class GrowthSettings:
             if not is_whole(getattr(self, name)):
                 raise ValueError(f"GrowthSettings: {name} must be a whole number, found {shown(getattr(self, name))}")
             object.__setattr__(self, name, whole_number("GrowthSettings", name, getattr(self, name), bound))
-        if isinstance(self.max_parameters, str) and self.max_parameters != "auto":
-            raise ValueError(
-                f"GrowthSettings: max_parameters must be a number, None or 'auto', found {shown(self.max_parameters)}"
-            )
         for name in ("keep_best", "balance", "exact_fisher"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"GrowthSettings: {name} must be True or False, found {shown(getattr(self, name))}")
-        for name in ("growths", "max_parameters", "max_flops", "least_gain"):
+        for name in ("growths", "max_parameters", "max_flops", "least_gain", "relative_error", "clip"):
             value = getattr(self, name)
-            if value is not None and value != "auto" and not value >= 0:
-                raise ValueError(f"GrowthSettings: {name} must be at least 0, found {value}")
+            if value is None or (name == "max_parameters" and value == "auto"):
+                continue
+            if not isinstance(value, Real):
+                known = "a number, None or 'auto'" if name == "max_parameters" else "a number or None"
+                raise ValueError(f"GrowthSettings: {name} must be {known}, found {shown(value)}")
+            positive = name in ("relative_error", "clip")
+            if not (float(value) > 0 if positive else float(value) >= 0):
+                expected = "positive" if positive else "at least 0"
+                raise ValueError(f"GrowthSettings: {name} must be {expected}, found {value}")
         if self.patience is not None:
             whole_number("GrowthSettings", "patience", self.patience, 1)
-        for name in ("relative_error", "clip"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"GrowthSettings: {name} must be positive, found {getattr(self, name)}")
         rule = self.rule if isinstance(self.rule, GrowthRule) else TINY
         if self.choose in JUDGED and (rule.alpha_zero or rule.omega_zero) and not rule.compute_delta:
             raise ValueError(

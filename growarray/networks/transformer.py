@@ -68,14 +68,14 @@ class GrowingAttention(Module):
         heads: dict[str, list[LinearGrowingModule]] = {part: [] for pair in _PAIRS for part in pair}
         for h in range(num_heads):
             for first, second in _PAIRS:
-                one = LinearGrowingModule(embed_dim, width, first == "query", name=f"{name}.{first}.{h}", **kind)
-                other = LinearGrowingModule(
-                    width, embed_dim, second == "output" and h == 0, previous_module=one, name=f"{name}.{second}.{h}",
+                inner = LinearGrowingModule(embed_dim, width, first == "query", name=f"{name}.{first}.{h}", **kind)
+                outer = LinearGrowingModule(
+                    width, embed_dim, second == "output" and h == 0, previous_module=inner, name=f"{name}.{second}.{h}",
                     **kind,
                 )  # fmt: skip
-                one.next_module = other
-                heads[first].append(one)
-                heads[second].append(other)
+                inner.next_module = outer
+                heads[first].append(inner)
+                heads[second].append(outer)
         self.query, self.key, self.value, self.output = heads.values()
 
     @classmethod
@@ -88,20 +88,20 @@ class GrowingAttention(Module):
         True
         """
         d, heads, weight = layer.embed_dim, layer.num_heads, layer.in_proj_weight.data
-        xp, made = namespace(weight), cls(layer.embed_dim, heads, causal=layer.causal).to(weight)
+        xp, grown = namespace(weight), cls(layer.embed_dim, heads, causal=layer.causal).to(weight)
         of_q, of_k, of_v = (xp.reshape(weight[i * d : (i + 1) * d, :], (heads, -1, d)) for i in range(3))
         out, bias = layer.out_proj.weight.data, layer.out_proj.bias
         columns = xp.reshape(out, (d, heads, -1))
         b = xp.zeros(3 * d, dtype=weight.dtype) if layer.in_proj_bias is None else layer.in_proj_bias.data
         for h in range(heads):
-            made.query[h].layer.weight.data = xp.asarray(of_q[h, ...], copy=True)
-            made.query[h].layer.bias.data = xp.asarray(xp.reshape(b[:d], (heads, -1))[h, :], copy=True)
-            made.key[h].layer.weight.data = xp.asarray(xp.matrix_transpose(of_k[h, ...]), copy=True)
-            made.value[h].layer.weight.data = xp.asarray(of_v[h, ...], copy=True)
-            made.output[h].layer.weight.data = xp.asarray(columns[:, h, :], copy=True)
+            grown.query[h].layer.weight.data = xp.asarray(of_q[h, ...], copy=True)
+            grown.query[h].layer.bias.data = xp.asarray(xp.reshape(b[:d], (heads, -1))[h, :], copy=True)
+            grown.key[h].layer.weight.data = xp.asarray(xp.matrix_transpose(of_k[h, ...]), copy=True)
+            grown.value[h].layer.weight.data = xp.asarray(of_v[h, ...], copy=True)
+            grown.output[h].layer.weight.data = xp.asarray(columns[:, h, :], copy=True)
         constant = out @ b[2 * d :]
-        made.output[0].layer.bias.data = constant if bias is None else constant + bias.data
-        return made
+        grown.output[0].layer.bias.data = constant if bias is None else constant + bias.data
+        return grown
 
     _held = ("causal", "scale", "query", "key", "value", "output")
     embed_dim = property(lambda layer: layer.query[0].in_features, doc="Features of each position.")

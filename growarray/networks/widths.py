@@ -40,9 +40,9 @@ def listed_widths(where: str, option: str, widths: Any, count: int) -> list[int]
 
 def check_widths(where: str, inputs: int, parts: Sequence[tuple[int, int]], outputs: int) -> None:
     """Raise ShapeError unless each of ``parts``, (in, out), takes what the one before it gives, from end to end."""
-    given, taken = [inputs, *(part[1] for part in parts)], [*(part[0] for part in parts), outputs]
-    if given != taken:
-        raise ShapeError(f"{where}: parts that give widths {given} are followed by parts that take {taken}")
+    outgoing, incoming = [inputs, *(part[1] for part in parts)], [*(part[0] for part in parts), outputs]
+    if outgoing != incoming:
+        raise ShapeError(f"{where}: parts that give widths {outgoing} are followed by parts that take {incoming}")
 
 
 def check_chain(where: str, inputs: int, chain: Sequence[Any], outputs: int) -> None:

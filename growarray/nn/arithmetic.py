@@ -162,7 +162,8 @@ class Div(_Broadcast):
 
 
 class _Extreme(_Broadcast):
-    """The larger or the smaller of both operands; equal ones share the gradient evenly, as torch has it."""
+    """The larger or the smaller of both operands; as in torch equal ones share the gradient evenly, and both get all of
+    it where one is NaN."""
 
     _choose: ClassVar[str]
 
@@ -178,7 +179,7 @@ class _Extreme(_Broadcast):
 def _share(y: Array, mine: Any, other: Any) -> Array:
     """How much of the gradient goes to an operand: all, half or nothing."""
     xp = namespace(y)
-    return xp.astype(y == mine, y.dtype) / (1.0 + xp.astype(mine == other, y.dtype))
+    return xp.astype((y == mine) | (y != y), y.dtype) / (1.0 + xp.astype(mine == other, y.dtype))
 
 
 class Maximum(_Extreme):

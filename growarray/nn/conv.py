@@ -59,15 +59,15 @@ class _Conv(Module):
 
     def _hold(self, weight: Array | Parameter, bias: Array | Parameter | None, groups: int) -> None:
         self.weight, self.bias = as_parameter(weight), None if bias is None else as_parameter(bias)
-        found = len(self.weight.shape) - 2
-        expected = getattr(type(self), "axes", max(found, 1))
-        if found != expected:
+        axes = len(self.weight.shape) - 2
+        expected = getattr(type(self), "axes", max(axes, 1))
+        if axes != expected:
             raise ShapeError(
                 f"{type(self).__name__}.of: weight has shape {self.weight.shape}, expected {expected} spatial axes "
                 "after the two of the channels; take the class for another number of axes"
             )
         if not hasattr(type(self), "axes"):
-            self.axes = found
+            self.axes = axes
         self.groups = groups
         checked_groups(type(self).__name__, self.in_channels, self.out_channels, groups, 0)
         if self.bias is not None and self.bias.shape != (self.out_channels,):
@@ -123,10 +123,10 @@ class _Conv(Module):
 
     def extra_repr(self) -> str:
         """Channels, kernel and stride as torch prints them, and every other option that is not the default."""
-        none, one = (0,) * self.axes, (1,) * self.axes
+        zeros, ones = (0,) * self.axes, (1,) * self.axes
         options = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
-        options += [f"padding={self.padding}"] if self.padding != none else []
-        options += [f"dilation={self.dilation}"] if self.dilation != one else []
+        options += [f"padding={self.padding}"] if self.padding != zeros else []
+        options += [f"dilation={self.dilation}"] if self.dilation != ones else []
         options += [f"output_padding={self.output_padding}"] if any(self.output_padding) else []
         options += [f"groups={self.groups}"] if self.groups != 1 else []
         options += ["bias=False"] if self.bias is None else []

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Real
+from typing import Any
+
 import numpy as np
 
 from growarray.backend import Array
+from growarray.errors import shown
 from growarray.nn.module import Module, Pullback
 from growarray.ops.dropout import dropout
 
@@ -26,8 +30,9 @@ class Dropout(Module):
     _per_entry: int | None = None  # the first axes over which masks are drawn, None for all
 
     def __init__(self, p: float = 0.5, rng: np.random.Generator | None = None) -> None:
-        if not 0.0 <= p <= 1.0:
-            raise ValueError(f"Dropout: p must be between 0 and 1, found {p}")
+        share: Any = p  # it may come from anywhere
+        if not (isinstance(share, Real) and 0.0 <= float(share) <= 1.0):
+            raise ValueError(f"Dropout: p must be between 0 and 1, found {shown(p)}")
         self.p = p
         self.rng = np.random.default_rng() if rng is None else rng
 

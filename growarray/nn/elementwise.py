@@ -13,6 +13,7 @@ from growarray.errors import ShapeError, shown
 from growarray.nn.cast import rounded
 from growarray.nn.module import Module, Parameter, Pullback
 from growarray.ops.erf import erf
+from growarray.ops.gradient import slope_of_abs
 
 _CASTS = ("float32", "float64", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 Valued = tuple[Array, Callable[[], Array]]
@@ -69,9 +70,9 @@ def _mish(xp: Any, x: Array) -> Valued:
 
 
 class Abs(_Function):
-    """``y = |x|``, with the derivative 0 at 0."""
+    """``y = |x|``, with the derivative 0 at 0, and at NaN."""
 
-    _function = staticmethod(lambda xp, x: (xp.abs(x), lambda: xp.sign(x)))
+    _function = staticmethod(lambda xp, x: (xp.abs(x), lambda: slope_of_abs(x)))
 
 
 class Neg(_Function):

@@ -194,10 +194,10 @@ def _check_module(name: str, module: Module) -> None:
 
 def _check(nodes: Sequence[Node], inputs: Sequence[str], outputs: Sequence[str]) -> None:
     """Raise unless every name is given once, and before it is taken."""
-    for what, names in (("inputs", inputs), ("outputs", outputs), ("nodes", [node.name for node in nodes])):
+    for label, names in (("inputs", inputs), ("outputs", outputs), ("nodes", [node.name for node in nodes])):
         repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
         if repeated:
-            raise ValueError(f"Graph: the {what} have {shown(sorted(repeated)[0])} twice; names must differ")
+            raise ValueError(f"Graph: the {label} have {shown(sorted(repeated)[0])} twice; names must differ")
     defined = set(inputs)
     for node in nodes:
         _check_module(node.name, node.module)

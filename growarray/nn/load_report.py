@@ -144,15 +144,15 @@ class LoadReport(Displayed):
 
     def sentence(self) -> str:
         """What did not fit, in one line: a few names of each kind, and those that look like a missing one."""
-        near = {name: f"{printable(name)} (near: {_listed(found)})" for name, found in self.suggestions.items()}
+        near = {name: f"{printable(name)} (near: {_listed(names)})" for name, names in self.suggestions.items()}
         parts = [
             ("missing", [near.get(name, printable(name)) for name in self.missing]),
             ("unexpected", [printable(name) for name in self.unexpected]),
             ("misshapen", list(map(str, self.misshapen))),
             ("refused casts", [_joined(str(entry), self._beyond(entry.name)) for entry in self.refused]),
         ]
-        found = [f"{kind}: {_cut(texts)}" for kind, texts in parts if texts]
-        return "; ".join(found + ([self._hint_text()] if self.hint else [])) or _ALL_WELL
+        kinds = [f"{kind}: {_cut(texts)}" for kind, texts in parts if texts]
+        return "; ".join(kinds + ([self._hint_text()] if self.hint else [])) or _ALL_WELL
 
     def __str__(self) -> str:
         kinds = ("matched", "missing", "unexpected", "misshapen", "refused", "casts", "kept")
@@ -258,13 +258,13 @@ def prefix_hint(missing: Sequence[str], unexpected: Sequence[str]) -> dict[str, 
     >>> prefix_hint(["fc.weight", "fc.bias"], ["model.fc.weight", "model.fc.bias"])
     {'model.': ''}
     """
-    found: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     wanted, there = set(missing), set(unexpected)
-    found.update((prefix, "") for name in unexpected for prefix, rest in _heads(name) if rest in wanted)
-    found.update(("", prefix) for name in missing for prefix, rest in _heads(name) if rest in there)
-    if not found:
+    counts.update((prefix, "") for name in unexpected for prefix, rest in _heads(name) if rest in wanted)
+    counts.update(("", prefix) for name in missing for prefix, rest in _heads(name) if rest in there)
+    if not counts:
         return {}
-    (old, new), count = found.most_common(1)[0]
+    (old, new), count = counts.most_common(1)[0]
     return {old: new} if 2 * count >= len(missing) else {}
 
 

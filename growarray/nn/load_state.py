@@ -177,8 +177,8 @@ def _version(state: Mapping[str, Any], name: str, names: Mapping[str, str]) -> i
     siblings = (key.rpartition(".")[0] for new, key in names.items() if new.rpartition(".")[0] == path)
     old, metadata = next(siblings, path), getattr(state, "_metadata", None)
     if isinstance(metadata, Mapping):
-        found = metadata.get(old)
-        version = found.get("version") if isinstance(found, Mapping) else None
+        entry = metadata.get(old)
+        version = entry.get("version") if isinstance(entry, Mapping) else None
     else:
         versions = getattr(state, "versions", None)
         version = versions.get(old) if isinstance(versions, Mapping) else None
@@ -251,8 +251,8 @@ def check_strictly(report: LoadReport, where: str) -> None:
 def _aliases(stored: Mapping[str, Any], tied: Iterable[Iterable[str]]) -> dict[str, str]:
     """Names that a file gives to a tensor beside the one it is stored under."""
     groups = [tuple(group) for group in tied]
-    kept = [next((name for name in group if name in stored), None) for group in groups]
-    return {name: key for group, key in zip(groups, kept, strict=True) if key for name in group if name not in stored}
+    held = [next((name for name in group if name in stored), None) for group in groups]
+    return {name: key for group, key in zip(groups, held, strict=True) if key for name in group if name not in stored}
 
 
 def _entry(state: Mapping[str, Any], stored: Any, key: str) -> _Entry:

@@ -16,10 +16,10 @@ def whole_numbers(where: str, option: str, values: Sequence[int]) -> tuple[int, 
     >>> whole_numbers("doc", "axes", [1, 2])
     (1, 2)
     """
-    found = tuple(values) if is_ordered(values) else ()
-    if not is_ordered(values) or not all(is_whole(v) for v in found):
+    numbers = tuple(values) if is_ordered(values) else ()
+    if not is_ordered(values) or not all(is_whole(v) for v in numbers):
         raise TypeError(f"{where}: {option} must be whole numbers in order, found {shown(values)}")
-    return tuple(int(v) for v in found)
+    return tuple(int(v) for v in numbers)
 
 
 def counted_axes(where: str, axes: Sequence[int], ndim: int) -> tuple[int, ...]:
@@ -28,10 +28,10 @@ def counted_axes(where: str, axes: Sequence[int], ndim: int) -> tuple[int, ...]:
     >>> counted_axes("doc", (0, -1), 3)
     (0, 2)
     """
-    found = tuple(axis + ndim if axis < 0 else axis for axis in axes)
-    if any(not 0 <= axis < ndim for axis in found) or len(set(found)) < len(found):
+    counted = tuple(axis + ndim if axis < 0 else axis for axis in axes)
+    if any(not 0 <= axis < ndim for axis in counted) or len(set(counted)) < len(counted):
         raise ShapeError(f"{where}: axes {tuple(axes)} of {ndim} axes; expected each from {-ndim} to {ndim - 1}, once")
-    return found
+    return counted
 
 
 def at_axis(ndim: int, axis: int, part: Any) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from growarray.nn.extension import HandsNewOn
 from growarray.nn.linear import real_dtype
 from growarray.nn.module import Parameter, Pullback
 from growarray.ops.norm import NormVjp, batch_norm, group_norm, layer_norm, normalised, tracked
+from growarray.ops.sizes import whole_number
 
 
 def _filled(shape: tuple[int, ...], value: float, dtype: Any, device: str | None) -> Array:
@@ -43,8 +44,8 @@ class _Norm(HandsNewOn):
 
     def _saved(self) -> dict[str, Any]:
         names = ("weight", "bias", *self._buffers)
-        kept = {name: value for name, value in vars(self).items() if name not in (*names, "training")}
-        return {**kept, "arrays": {name: getattr(self, name) for name in names}}
+        options = {name: value for name, value in vars(self).items() if name not in (*names, "training")}
+        return {**options, "arrays": {name: getattr(self, name) for name in names}}
 
     @classmethod
     def _restored(cls, arrays: dict[str, Any], **options: Any) -> Self:
@@ -210,8 +211,7 @@ class BatchNorm(_Norm):
         dtype: Any = None,
         device: str | None = None,
     ) -> None:
-        if num_features < 0:
-            raise ShapeError(f"{type(self).__name__}: num_features must not be negative, found {num_features}")
+        num_features = whole_number(type(self).__name__, "num_features", num_features, 0)
         if momentum is not None and not 0.0 <= momentum <= 1.0:
             raise ValueError(f"{type(self).__name__}: momentum must be between 0 and 1, or None, found {momentum}")
         self.num_features, self.eps, self.momentum = num_features, _check_eps(type(self).__name__, eps), momentum

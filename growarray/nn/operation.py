@@ -24,8 +24,8 @@ def _infinite(xp: Any, x: Array, detect_negative: int = 1, detect_positive: int 
 
 def _extreme(name: str) -> Callable[..., Array]:
     def position(xp: Any, x: Array, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Array:
-        found = getattr(xp, name)(xp.flip(x, axis=axis) if select_last_index else x, axis=axis, keepdims=bool(keepdims))
-        return xp.astype(x.shape[axis] - 1 - found if select_last_index else found, xp.int64)
+        index = getattr(xp, name)(xp.flip(x, axis=axis) if select_last_index else x, axis=axis, keepdims=bool(keepdims))
+        return xp.astype(x.shape[axis] - 1 - index if select_last_index else index, xp.int64)
 
     return position
 

@@ -62,14 +62,14 @@ def _gru(xp: Any, z: Array, state: State, r: Array, bias: Array, before: int) ->
     outer, inner, shift = r[: 2 * width, :], r[2 * width :, :], bias[2 * width :]
     gates = z[:, : 2 * width] + xp.matmul(h, outer.T) + bias[: 2 * width]
     u, q = (_logistic(gate) for gate in _parts(gates, 2))
-    taken = xp.matmul(h if before else q * h, inner.T) + shift
-    n = xp.tanh(z[:, 2 * width :] + (q * taken if before else taken))
+    from_state = xp.matmul(h if before else q * h, inner.T) + shift
+    n = xp.tanh(z[:, 2 * width :] + (q * from_state if before else from_state))
 
     def back(dh: Array) -> tuple[Array, State, Array, Array]:
         dn = dh * (1.0 - u) * (1.0 - n * n)
         dtaken = dn * q if before else dn
         through = xp.matmul(dtaken, inner)
-        dq = (dn * taken if before else through * h) * q * (1.0 - q)
+        dq = (dn * from_state if before else through * h) * q * (1.0 - q)
         dgates = xp.concat([dh * (h - n) * u * (1.0 - u), dq], axis=1)
         dr = xp.concat([xp.matmul(dgates.T, h), xp.matmul(dtaken.T, h if before else q * h)], axis=0)
         dbias = xp.concat([xp.sum(dgates, axis=0), xp.sum(dtaken, axis=0)])

@@ -10,6 +10,7 @@ from growarray.backend import Array, namespace
 from growarray.errors import ShapeError, shown
 from growarray.nn.module import Module, Pullback
 from growarray.nn.moved import Moved, counted_axes, whole_numbers
+from growarray.ops.gradient import slope_of_abs
 
 Axes = tuple[int, ...]
 # The value with its axes kept, and a function of it that gives the derivative by each entry, or what broadcasts to it.
@@ -37,11 +38,11 @@ class ReduceMean(Moved):
         """The means; the pullback shares each gradient out evenly."""
         xp, shape = namespace(x), tuple(x.shape)
         axes = counted_axes("ReduceMean", range(x.ndim) if self.axes is None else self.axes, x.ndim)
-        kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
+        kept_shape = tuple(1 if i in axes else n for i, n in enumerate(shape))
         count = max(math.prod(shape[axis] for axis in axes), 1)
 
         def pullback(dy: Array) -> Array:
-            return xp.asarray(xp.broadcast_to(xp.reshape(dy, kept) / count, shape), copy=True)
+            return xp.asarray(xp.broadcast_to(xp.reshape(dy, kept_shape) / count, shape), copy=True)
 
         y = xp.mean(x, axis=axes, keepdims=self.keepdims) if axes else xp.asarray(x, copy=True)
         return y, pullback
@@ -81,7 +82,7 @@ def _product(xp: Any, x: Array, axes: Axes) -> tuple[Array, Callable[[], Array]]
 
 def _norm(xp: Any, x: Array, axes: Axes) -> tuple[Array, Callable[[], Array]]:
     y = xp.sqrt(_sum(xp, x * x, axes))
-    return y, lambda: xp.where(y > 0.0, x / xp.where(y > 0.0, y, xp.ones_like(y)), xp.zeros_like(x))
+    return y, lambda: x / xp.where(y == 0.0, xp.ones_like(y), y)  # 0 where all entries are
 
 
 def _log_sum(xp: Any, x: Array, axes: Axes) -> tuple[Array, Callable[[], Array]]:
@@ -98,7 +99,7 @@ def _log_sum_exp(xp: Any, x: Array, axes: Axes) -> tuple[Array, Callable[[], Arr
 
 
 _TABLE: dict[str, Rule] = {
-    "L1": lambda xp, x, axes: (_sum(xp, xp.abs(x), axes), lambda: xp.sign(x)),
+    "L1": lambda xp, x, axes: (_sum(xp, xp.abs(x), axes), lambda: slope_of_abs(x)),
     "L2": _norm,
     "LogSum": _log_sum,
     "LogSumExp": _log_sum_exp,
@@ -143,7 +144,7 @@ class Reduce(Module):
                 f"Reduce: {self.name} over axes {axes} of an input of shape {shape}, expected no size of 0"
             )
         y, slope = _TABLE[self.name](xp, x, axes)
-        kept = tuple(y.shape)
+        kept_shape = tuple(y.shape)
         if not self.keepdims:
             y = xp.reshape(y, tuple(n for i, n in enumerate(shape) if i not in axes))
-        return y, lambda dy: xp.reshape(dy, kept) * slope()
+        return y, lambda dy: xp.reshape(dy, kept_shape) * slope()

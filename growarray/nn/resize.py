@@ -125,25 +125,25 @@ class Resize(Module):
         own = {name: getattr(self, name) for name in ("axes", "factors", "sizes", "policy", "region", "outside")}
         return own | dict(zip(names, self.options, strict=True))
 
-    def counts(self, own: Sequence[int]) -> list[tuple[int, float]]:
+    def counts(self, input_sizes: Sequence[int]) -> list[tuple[int, float]]:
         """For each axis the size of the result, rounded and before it is rounded."""
         if self.factors is not None:
-            return [(math.floor(n * f), n * f) for n, f in zip(own, self.factors, strict=True)]
+            return [(math.floor(n * f), n * f) for n, f in zip(input_sizes, self.factors, strict=True)]
         sizes = self.sizes or ()
         if self.policy == "stretch":
             return [(n, float(n)) for n in sizes]
-        ratios = [n / k for n, k in zip(sizes, own, strict=True)]
+        ratios = [n / k for n, k in zip(sizes, input_sizes, strict=True)]
         ratio = min(ratios) if self.policy == "not_larger" else max(ratios)
-        return [(math.floor(ratio * k + 0.5), ratio * k) for k in own]
+        return [(math.floor(ratio * k + 0.5), ratio * k) for k in input_sizes]
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """The result; the pullback shares each gradient out as the value was put together."""
         xp, axes = namespace(x), counted_axes("Resize", self.axes, x.ndim)
-        own = [x.shape[axis] for axis in axes]
+        input_sizes = [x.shape[axis] for axis in axes]
         if 0 in x.shape:
             raise ShapeError(f"Resize: input has shape {tuple(x.shape)}, expected no size of 0")
         y, steps = x, []
-        for i, (axis, size, (count, exact)) in enumerate(zip(axes, own, self.counts(own), strict=True)):
+        for i, (axis, size, (count, exact)) in enumerate(zip(axes, input_sizes, self.counts(input_sizes), strict=True)):
             region = (self.region[i], self.region[i + len(axes)])
             matrix, outside = _matrix(size, count, exact, region, self.options)
             if count == size and np.array_equal(matrix, np.eye(size)):
@@ -154,8 +154,8 @@ class Resize(Module):
                 y = _product(xp, y, matrix, axis)
             if outside.any():
                 matrix = np.where(outside[:, None], 0.0, matrix)
-                here = xp.reshape(asarray(outside, like=x), (-1, *(1,) * (x.ndim - 1 - axis)))
-                y = xp.where(here, xp.full_like(y, self.outside), y)
+                outside_mask = xp.reshape(asarray(outside, like=x), (-1, *(1,) * (x.ndim - 1 - axis)))
+                y = xp.where(outside_mask, xp.full_like(y, self.outside), y)
             steps.append((matrix, axis))
 
         def pullback(dy: Array) -> Array:

@@ -152,11 +152,11 @@ class Expand(Moved):
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
         """The repeated array; the pullback adds up the gradients of what was repeated."""
         xp, shape, count = namespace(x), tuple(x.shape), max(x.ndim, len(self.shape))
-        own, asked = ((*(1,) * (count - len(s)), *s) for s in (shape, self.shape))
-        if any(m != n and 1 not in (m, n) for m, n in zip(own, asked, strict=True)):
+        aligned, target_sizes = ((*(1,) * (count - len(s)), *s) for s in (shape, self.shape))
+        if any(m != n and 1 not in (m, n) for m, n in zip(aligned, target_sizes, strict=True)):
             raise ShapeError(f"Expand: input has shape {shape}, which does not expand to {self.shape}")
-        target = tuple(m if n == 1 else n for m, n in zip(own, asked, strict=True))
-        repeated = tuple(i for i, (m, n) in enumerate(zip(own, target, strict=True)) if m != n)
+        target = tuple(m if n == 1 else n for m, n in zip(aligned, target_sizes, strict=True))
+        repeated = tuple(i for i, (m, n) in enumerate(zip(aligned, target, strict=True)) if m != n)
 
         def pullback(dy: Array) -> Array:
             return xp.reshape(xp.sum(dy, axis=repeated, keepdims=True) if repeated else dy, shape)

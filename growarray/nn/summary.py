@@ -96,10 +96,10 @@ def summary_of(network: Any, input_shape: Sequence[Any], dtype: Any = None) -> S
     counted: set[int] = set()
     layers = []
     for name, module, inputs, output in uses:
-        own = {id(p): p.size for p in module.parameters() if id(p) not in counted}
-        counted.update(own)
+        new = {id(p): p.size for p in module.parameters() if id(p) not in counted}
+        counted.update(new)
         flops, time = _cost(module, inputs)
-        layers.append(LayerSummary(name, type(module).__name__, inputs, output, sum(own.values()), flops, time))
+        layers.append(LayerSummary(name, type(module).__name__, inputs, output, sum(new.values()), flops, time))
     parameters = network.parameters()
     trained = sum(p.size for p in parameters if p.requires_grad)
     return Summary(type(network).__name__, tuple(layers), sum(p.size for p in parameters), trained)
@@ -107,10 +107,10 @@ def summary_of(network: Any, input_shape: Sequence[Any], dtype: Any = None) -> S
 
 def _shapes(network: Any, input_shape: Any) -> list[Shape]:
     """The shape of each input, the batch with it."""
-    given = list(input_shape) if is_ordered(input_shape) else []
-    several = bool(given) and all(map(is_ordered, given))
-    shapes = [tuple(shape) for shape in (given if several else [given])]
-    if not given or not all(is_whole(n) and n > 0 for shape in shapes for n in shape):
+    listed = list(input_shape) if is_ordered(input_shape) else []
+    several = bool(listed) and all(map(is_ordered, listed))
+    shapes = [tuple(shape) for shape in (listed if several else [listed])]
+    if not listed or not all(is_whole(n) and n > 0 for shape in shapes for n in shape):
         raise ShapeError(
             f"{type(network).__name__}.summary: input_shape is {shown(input_shape)}, expected whole numbers such as "
             "(1, 3, 32, 32), the batch first, or a list of shapes for several inputs"
@@ -135,8 +135,8 @@ def _watched(network: Any, uses: list[Any]) -> Iterator[None]:
                 _, is_leaf = running.pop()
             if is_leaf or _computes(module, uses[before:]):
                 del uses[before:]
-                taken = tuple(tuple(x.shape) for x in inputs if hasattr(x, "shape"))
-                uses.append((name, module, taken, _shape_of(result[0] if pair else result)))
+                shapes = tuple(tuple(x.shape) for x in inputs if hasattr(x, "shape"))
+                uses.append((name, module, shapes, _shape_of(result[0] if pair else result)))
             if running:
                 running[-1][1] = False
             return result
@@ -170,10 +170,10 @@ def _cost(module: Any, inputs: tuple[Shape, ...]) -> tuple[int | None, float | N
     """FLOPs and predicted seconds of the products of a layer."""
     layer = module if hasattr(module, "plan") else getattr(module, "layer", module)
     if hasattr(layer, "plan"):
-        found = layer.plan(inputs[0])
+        cost = layer.plan(inputs[0])
     elif {"weight", "in_features", "out_features"} <= set(dir(layer)) and inputs:
         rows = int(np.prod(inputs[0][:-1], dtype=np.int64))
-        found = plan("n i, o i -> n o", (rows, layer.in_features), layer.weight.shape)
+        cost = plan("n i, o i -> n o", (rows, layer.in_features), layer.weight.shape)
     else:
         return None, None
-    return int(found.flops), float(found.seconds)
+    return int(cost.flops), float(cost.seconds)

@@ -1,7 +1,8 @@
 """Activations: value and pullback side by side. Every one keeps the shape, dtype and device of ``x``.
 
 Derivatives at a kink follow torch: 0 for relu, the slope of the negative side for leaky_relu and elu,
-0 at both ends of hardtanh. NaN passes through.
+0 at both ends of hardtanh. NaN passes through. Where torch's derivative depends on how it is computed, this one does
+not: NaN at NaN for elu and selu, 0 and 1 at the infinite ends of gelu by tanh.
 """
 
 from __future__ import annotations

@@ -61,8 +61,8 @@ def _place(
                 both = [((s, u), (t, v), total)]
                 if symmetric and (s, u) != (t, v):
                     both.append(((t, v), (s, u), xp.matrix_transpose(total)))
-                for one, other, part in both:
-                    place = (*places[0][one], *places[1][other])
+                for row, column, part in both:
+                    place = (*places[0][row], *places[1][column])
                     grid = assign(grid, place, xp.reshape(part, grid[place].shape), add=index > 0)
     return grid
 

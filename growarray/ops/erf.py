@@ -7,10 +7,10 @@ from growarray.backend import Array, kind_of, namespace, special_functions
 
 def erf(x: Array) -> Array:
     """Error function: SciPy's on NumPy, cupyx's on CuPy, :func:`portable_erf` elsewhere."""
-    own = special_functions(x)
-    if own is None:
+    special = special_functions(x)
+    if special is None:
         return portable_erf(x)
-    y = own.erf(x)
+    y = special.erf(x)
     return namespace(x).astype(y, x.dtype, copy=False) if kind_of(x) == "f" else y  # SciPy has none of half precision
 
 

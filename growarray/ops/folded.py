@@ -59,38 +59,38 @@ def folded(w: Windows, axis: int) -> Windows:
 def spread(moment: np.ndarray, left: Windows, right: Windows, axis: int) -> np.ndarray:
     """The moment of the windows from that of the folded ones: sums of what outputs read with two taps of the axis."""
     sides, count = (left, right), len(left.axes)
-    (one, taps), (other, others) = ((w.axes[axis], _others(w, axis)) for w in sides)
-    inside, kept = ([slice(length - w.bias) for length, w in zip(shape, sides, strict=True)] for shape in (
+    (first, taps), (second, others) = ((w.axes[axis], _others(w, axis)) for w in sides)
+    inside, folded_inside = ([slice(length - w.bias) for length, w in zip(shape, sides, strict=True)] for shape in (
         (left.width, right.width), moment.shape
     ))  # fmt: skip
     c, d = (int(w.array.shape[1]) for w in sides)
-    block = moment[kept[0], kept[1]].reshape(c, one.size, -1, d, other.size, math.prod(others))
-    total = np.empty((one.taps, other.taps, c, math.prod(taps), d, math.prod(others)))
-    for s, t in itertools.product(range(one.taps), range(other.taps)):
+    block = moment[folded_inside[0], folded_inside[1]].reshape(c, first.size, -1, d, second.size, math.prod(others))
+    total = np.empty((first.taps, second.taps, c, math.prod(taps), d, math.prod(others)))
+    for s, t in itertools.product(range(first.taps), range(second.taps)):
         if left is right and t < s:
             total[s, t] = total[t, s].transpose(2, 3, 0, 1)
             continue
-        ends = [window(one, s, 0, one.out)[:2], window(other, t, 0, other.out)[:2]]
+        ends = [window(first, s, 0, first.out)[:2], window(second, t, 0, second.out)[:2]]
         low, high = max(start for start, _ in ends), min(stop for _, stop in ends)
-        rows, columns = window(one, s, low, high)[2], window(other, t, low, high)[2]
+        rows, columns = window(first, s, low, high)[2], window(second, t, low, high)[2]
         total[s, t] = block[:, rows, :, :, columns].diagonal(axis1=1, axis2=4).sum(axis=-1)
-    total = total.reshape(one.taps, other.taps, c, *taps, d, *others)
+    total = total.reshape(first.taps, second.taps, c, *taps, d, *others)
     out = np.zeros((left.width, right.width))
     out[inside[0], inside[1]] = np.moveaxis(total, (0, 1), (1 + axis, 2 + count + axis)).reshape(
         out[inside[0], inside[1]].shape
     )
     if right.bias:
-        out[inside[0], -1] = _sums(moment[kept[0], -1], left, axis)
+        out[inside[0], -1] = _sums(moment[folded_inside[0], -1], left, axis)
     if left.bias:
-        out[-1, inside[1]] = out[inside[0], -1] if left is right else _sums(moment[-1, kept[1]], right, axis)
+        out[-1, inside[1]] = out[inside[0], -1] if left is right else _sums(moment[-1, folded_inside[1]], right, axis)
     if left.bias and right.bias:
-        out[-1, -1] = moment[-1, -1] * one.out
+        out[-1, -1] = moment[-1, -1] * first.out
     return out
 
 
 def _others(w: Windows, axis: int) -> list[int]:
     """Taps of the other axes."""
-    return [one.taps for i, one in enumerate(w.axes) if i != axis]
+    return [other.taps for i, other in enumerate(w.axes) if i != axis]
 
 
 def _sums(sums: np.ndarray, w: Windows, axis: int) -> np.ndarray:

@@ -25,9 +25,9 @@ def fused(portable: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
     @functools.wraps(portable)
     def chosen(*arguments: _Given.args, **options: _Given.kwargs) -> _Result:
         if type(arguments[0]) is not np.ndarray and is_cupy(arguments[0]):
-            found: Any = getattr(load(f"growarray.cuda.{module}"), name)(*arguments, **options)
-            if found is not None:
-                result: _Result = found
+            fast: Any = getattr(load(f"growarray.cuda.{module}"), name)(*arguments, **options)
+            if fast is not None:
+                result: _Result = fast
                 return result
         return single(*arguments, **options)
 
@@ -47,8 +47,8 @@ def in_single(operation: Callable[_Given, _Result]) -> Callable[_Given, _Result]
     def chosen(*arguments: _Given.args, **options: _Given.kwargs) -> _Result:
         if getattr(getattr(arguments[0], "dtype", None), "char", "") != "e":  # of NumPy's dtypes, which others have too
             return operation(*arguments, **options)
-        found: Any = operation(*_cast(arguments, np.float16, np.float32), **options)
-        return cast("_Result", _cast(found, np.float32, np.float16))
+        result: Any = operation(*_cast(arguments, np.float16, np.float32), **options)
+        return cast("_Result", _cast(result, np.float32, np.float16))
 
     return chosen
 
@@ -56,9 +56,9 @@ def in_single(operation: Callable[_Given, _Result]) -> Callable[_Given, _Result]
 def _cast(value: Any, old: Any, new: Any) -> Any:
     """``value`` with arrays of dtype ``old`` as ``new``; its functions take and give arrays that are cast so."""
     if isinstance(value, tuple):
-        return tuple(_cast(one, old, new) for one in value)
+        return tuple(_cast(item, old, new) for item in value)
     if is_array(value):
         return library_of(value).astype(value, new) if value.dtype == old else value
     if callable(value):
-        return lambda *given, **options: _cast(value(*_cast(given, new, old), **options), old, new)
+        return lambda *arguments, **options: _cast(value(*_cast(arguments, new, old), **options), old, new)
     return value

@@ -55,6 +55,17 @@ def joined(backs: Sequence[Vjp]) -> Vjp:
     return vjp
 
 
+def slope_of_abs(x: Array) -> Array:
+    """Derivative of ``|x|``: -1, 0 or 1, and 0 at NaN as in torch.
+
+    >>> import numpy as np
+    >>> slope_of_abs(np.array([-2.0, 0.0, np.nan])).tolist()
+    [-1.0, 0.0, 0.0]
+    """
+    xp = namespace(x)
+    return xp.astype(x > 0, x.dtype) - xp.astype(x < 0, x.dtype)
+
+
 def loss_gradient(dloss: Any, like: Array) -> Any:
     """The gradient at a loss as a Python number, or as an array in the dtype of ``like``.
 

@@ -63,11 +63,11 @@ class Lag(NamedTuple):
     @property
     def spans(self) -> dict[tuple[int, int], slice]:
         """The runs that each pair of taps sums over, which follow one another."""
-        found: dict[tuple[int, int], slice] = {}
+        spans: dict[tuple[int, int], slice] = {}
         for i, run in enumerate(self.runs):
             for pair in run.pairs:
-                found[pair] = slice(found.get(pair, slice(i, i)).start, i + 1)
-        return found
+                spans[pair] = slice(spans.get(pair, slice(i, i)).start, i + 1)
+        return spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +103,18 @@ def lagged_axis(left: Axis, right: Axis) -> LaggedAxis:
     groups: dict[tuple[int, int, int], list[tuple[int, tuple[int, int]]]] = {}
     for (s, (r, offset)), (t, (u, other)) in itertools.product(enumerate(_offsets(left)), enumerate(_offsets(right))):
         groups.setdefault((r, u, other - offset), []).append((offset, (s, t)))
-    found = {key: _runs(left, right, key, members) for key, members in groups.items()}
+    runs_of = {key: _runs(left, right, key, members) for key, members in groups.items()}
     ends = [
-        (run.start + ahead, run.stop + ahead) for (*_, lag), runs in found.items() for run in runs for ahead in (0, lag)
+        (run.start + ahead, run.stop + ahead)
+        for (*_, lag), runs in runs_of.items()
+        for run in runs
+        for ahead in (0, lag)
     ]
     first = min((start for start, _ in ends), default=0)
     count = max((stop for _, stop in ends), default=first + 1) - first
     lags = [
         Lag(*key, tuple(run._replace(start=run.start - first, stop=run.stop - first) for run in runs))
-        for key, runs in found.items()
+        for key, runs in runs_of.items()
         if runs
     ]
     return LaggedAxis(first, count, tuple(lags))

@@ -2,6 +2,9 @@
 
 Every loss returns ``(loss, pullback)``; ``pullback(dloss=1.0)`` is the gradient by the first argument.
 With ``reduction='none'`` dloss is an array of the loss's shape, or a number for all entries.
+
+Two differences from torch: the mean of nothing raises, where torch gives NaN; and a class of probability 0 adds nothing
+to ``cross_entropy`` if its logit is -inf, where torch gives NaN.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from growarray.cuda.loss import label_error, nothing_to_average
 from growarray.errors import ShapeError, shown
 from growarray.ops.activation import log_softmax
 from growarray.ops.fused import fused, in_single
-from growarray.ops.gradient import loss_gradient
+from growarray.ops.gradient import loss_gradient, slope_of_abs
 
 LossVjp = Callable[..., Array]
 _REDUCTIONS = ("mean", "sum", "none")
@@ -171,7 +174,7 @@ def mse(x: Array, target: Array, *, reduction: str = "mean") -> tuple[Array, Los
 
 @in_single
 def l1(x: Array, target: Array, *, reduction: str = "mean") -> tuple[Array, LossVjp]:
-    """``loss = |x - target|``, averaged, summed or as it is; any shape. The derivative at 0 is 0.
+    """``loss = |x - target|``, averaged, summed or as it is; any shape. The derivative at 0 and NaN is 0.
 
     Raises ShapeError: the shapes differ; nothing is broadcast; ValueError: the reduction is unknown, or there is
     nothing to take the mean of.
@@ -183,4 +186,4 @@ def l1(x: Array, target: Array, *, reduction: str = "mean") -> tuple[Array, Loss
     """
     xp, difference, factor = _difference("l1", x, target, reduction)
     loss = _reduce(xp, xp.abs(difference), factor, reduction)
-    return loss, lambda dloss=1.0: factor * xp.sign(difference) * loss_gradient(dloss, difference)
+    return loss, lambda dloss=1.0: factor * slope_of_abs(difference) * loss_gradient(dloss, difference)

@@ -75,8 +75,8 @@ def layer_norm(
 
     def vjp(dy: Array) -> tuple[Array, Array | None, Array | None]:
         check_gradient("layer_norm", dy, shape)
-        dx, *found = back(xp.reshape(dy, rows))
-        dw, db = (None if a is None else xp.reshape(a, shape[cut:]) for a in found)
+        dx, *affine = back(xp.reshape(dy, rows))
+        dw, db = (None if a is None else xp.reshape(a, shape[cut:]) for a in affine)
         return xp.reshape(dx, shape), dw, db
 
     return xp.reshape(y, shape), vjp

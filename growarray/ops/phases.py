@@ -88,20 +88,22 @@ def phase_maps(
         stored = zip(plan.lagged, phases, (plan.outer, plan.inner), strict=False)
         todo[phases] = _copies(w.axes, tuple((i, phase, axis.first, axis.count) for i, phase, axis in stored))
     kinds = [(x.shape[0] - 1, x.dtype), (1, xp.float64)] if mixed else [(x.shape[0], xp.float64)]
-    found: list[Maps] = [
-        {key: _target(xp, x, count, dtype, one) for key, one in todo.items()} for count, dtype in kinds
+    targets: list[Maps] = [
+        {key: _target(xp, x, count, dtype, copies) for key, copies in todo.items()} for count, dtype in kinds
     ]
     sums = xp.zeros(x.shape[1:], dtype=xp.float64, device=device_of(x)) if summed else None
     for channels in _channel_blocks(x):
         part = x[:, channels, ...]
         *sources, total = _mixed(part) if mixed else (part, xp.sum(part, axis=0, dtype=xp.float64) if summed else None)
         sums = assign(sums, (channels, ...), total) if summed else None
-        for source, maps in zip(sources, found, strict=True):
+        for source, maps in zip(sources, targets, strict=True):
             for phases, target in maps.items():
                 filled = _copy(xp, target[channels, ...], source, todo[phases])
                 if not is_numpy(filled):  # of NumPy it is a view of the target; others have all channels at once
                     maps[phases] = filled
-    matrices = [{phases: _as_matrix(xp, one, todo[phases], plan) for phases, one in maps.items()} for maps in found]
+    matrices = [
+        {phases: _as_matrix(xp, copies, todo[phases], plan) for phases, copies in maps.items()} for maps in targets
+    ]
     return matrices, sums
 
 

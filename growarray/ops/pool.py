@@ -75,12 +75,12 @@ class PoolAxis:
     def counts(self, size: int, out: int, include_pad: bool) -> list[int]:
         """Positions by which each window divides its sum: those in the padded input, or in the input alone."""
         low, high = (-self.padding, size + self.behind) if include_pad else (0, size)
-        found = []
+        counts = []
         for start in (i * self.stride - self.padding for i in range(out)):
             first = max(-((start - low) // self.dilation), 0)
             last = min((high - 1 - start) // self.dilation, self.kernel - 1)
-            found.append(max(last - first + 1, 1))
-        return found
+            counts.append(max(last - first + 1, 1))
+        return counts
 
 
 def pool_axes(
@@ -103,10 +103,10 @@ def pool_axes(
     paired = isinstance(padding, tuple | list) and any(isinstance(pad, tuple | list) for pad in padding)
     befores = each_axis(where, "padding", [0 for _ in padding] if paired else padding, axes, 0)  # type: ignore[union-attr]
     pairs = [each_axis(where, "padding", pad, 2, 0) for pad in (padding if paired else befores)]  # type: ignore[union-attr]
-    found = tuple(
+    windows = tuple(
         PoolAxis(k, s, pair[0], d, pair[1]) for k, s, pair, d in zip(kernels, strides, pairs, dilations, strict=True)
     )
-    for axis in found:
+    for axis in windows:
         if not paired and 2 * axis.padding > axis.kernel:
             raise ValueError(
                 f"{where}: padding {axis.padding} is more than half of kernel_size {axis.kernel}; pad at most "
@@ -114,7 +114,7 @@ def pool_axes(
             )
         if max(axis.padding, axis.behind) >= axis.reach:
             raise ValueError(f"{where}: padding {padding} reaches over a window of {axis.reach} positions; pad less")
-    return found
+    return windows
 
 
 def adaptive_sizes(where: str, axes: int, output_size: int | Sequence[int | None] | None) -> tuple[int | None, ...]:

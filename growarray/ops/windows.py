@@ -60,9 +60,9 @@ class Windows:
         shape = (self.samples, *self.positions, int(x.shape[1]), len(taps))
         out = xp.zeros(shape, dtype=x.dtype, device=device_of(x))
         for i, tap in enumerate(taps):
-            found = [window(axis, t, 0, axis.out) for axis, t in zip(self.axes, tap, strict=True)]
-            read = x[(slice(None), slice(None), *(part for *_, part in found))]
-            place = (slice(None), *(slice(low, high) for low, high, _ in found), slice(None), i)
+            windows_read = [window(axis, t, 0, axis.out) for axis, t in zip(self.axes, tap, strict=True)]
+            read = x[(slice(None), slice(None), *(part for *_, part in windows_read))]
+            place = (slice(None), *(slice(low, high) for low, high, _ in windows_read), slice(None), i)
             out = assign(out, place, xp.moveaxis(read, 1, -1))
         out = xp.reshape(out, (*shape[:-2], shape[-2] * shape[-1]))
         ones = xp.ones((*shape[:-2], 1), dtype=x.dtype, device=device_of(x))
@@ -91,14 +91,14 @@ class Windows:
         >>> first.read_by(following.axes, (0,))[1]
         (slice(1, 5, None),)
         """
-        found, outputs = [], []
-        for mine, after, tap in zip(self.axes, axes, taps, strict=True):
-            low, high, _ = window(after._replace(size=mine.out), tap, 0, after.out)
+        following, outputs = [], []
+        for axis, after, tap in zip(self.axes, axes, taps, strict=True):
+            low, high, _ = window(after._replace(size=axis.out), tap, 0, after.out)
             start = low * after.stride + tap * after.dilation - after.before
-            before = mine.before - start * mine.stride
-            found.append(mine._replace(out=high - low, stride=mine.stride * after.stride, before=before))
+            before = axis.before - start * axis.stride
+            following.append(axis._replace(out=high - low, stride=axis.stride * after.stride, before=before))
             outputs.append(slice(low, high))
-        return replace(self, axes=tuple(found)), tuple(outputs)
+        return replace(self, axes=tuple(following)), tuple(outputs)
 
 
 def windows(

@@ -77,6 +77,7 @@ def test_a_damaged_calibration_can_be_forgotten(calibrate, tmp_path):
     ("arguments", "message"),
     [
         (("--seconds", "0"), "--seconds: expected more than 0, found 0"),
+        (("--seconds", "nan"), "--seconds: expected more than 0, found nan"),
         (("--device", "tpu"), "unknown device 'tpu'"),
         (("--forget", "--device", "tpu"), "unknown device 'tpu'"),
         (("--forget", "--dry-run"), "--forget, --dry-run: pass only one"),

@@ -145,7 +145,7 @@ def test_what_is_no_equation_is_refused(given, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--shapes", "2x3"), "expected either an equation with shapes, or inputs, output and size_dict"),
+        (("--shapes", "2x3"), "or inputs, output and size_dict, found shapes"),
         (("--equation", "ab,bc->ac", "--shapes", "2x3, 3x4", "--rank", "3"), "rank: an option of a layer; with an"),
         (("--equation", "ab,bc->ac", "--shapes", "9000x9000, 9000x9000", "--dtype", "float64"), "the best path should"),
     ],

@@ -27,7 +27,7 @@ def test_equations_of_the_formats():
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_layer_of_any_order_is_the_convolution_with_its_dense_kernel(kind, order):
-    size = {"in": 2, "out": 3, "kernel": [2] * order, "size": [4] * order, "batch": 1, "rank": 2, "padding": 0}
+    size = {"in": 2, "out": 3, "kernel": [2] * order, "size": [3] * order, "batch": 1, "rank": 2, "padding": 0}
     layer = layer_from({"format": kind, "dtype": "float64", **size})
     assert layer.order == order
     arrays = layer.arrays(0)

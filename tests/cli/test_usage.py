@@ -23,6 +23,7 @@ WRONG = {
     "inner": ("bench pth", "growarray bench: no such command 'pth'; did you mean 'paths'? see growarray bench --help"),
     "whole_number": ("grow --epochs two", "growarray grow: --epochs: expected a whole number, found 'two'; see"),
     "number": ("grow --lr fast", "growarray grow: --lr: expected a number, found 'fast'; see growarray grow --help"),
+    "infinite": ("grow --lr inf", "growarray grow: --lr: expected a finite number of at least 0, found inf"),
     "no_value": ("grow --epochs", "growarray grow: option '--epochs' requires an argument; see growarray grow --help"),
     "value_of_a_switch": ("--version=1", "growarray: option '--version' does not take a value; see growarray --help"),
     "missing_argument": ("predict run", "growarray predict: missing argument 'DATA'; see growarray predict --help"),

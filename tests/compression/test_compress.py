@@ -55,7 +55,7 @@ def data(n: int = 24) -> np.ndarray:
     return rng(7).standard_normal((n, 3, 11, 11)).astype(np.float32)
 
 
-@pytest.mark.parametrize("budget", [0.15, 0.5, 0.9, 4000])
+@pytest.mark.parametrize("budget", [0.15, 0.9, 4000])
 def test_the_budget_of_parameters_is_met_and_the_rest_left_alone(budget: float) -> None:
     net = network()
     before = {name: to_numpy(value) for name, value in net.state_dict().items()}
@@ -272,22 +272,23 @@ def test_the_curve_falls_and_the_table_has_every_layer() -> None:
 @pytest.mark.parametrize("given", [{}, {"calibration": data(8)}], ids=["shape", "calibration"])
 def test_progress_begins_at_nothing_rises_and_ends_at_all(given: dict[str, Any]) -> None:
     told: list[tuple[int, int]] = []
-    found = compress(network(), 0.4, input_shape=(1, 3, 11, 11), progress=lambda *step: told.append(step), **given)
+    given = {"formats": ("tucker", "tt"), "input_shape": (1, 3, 11, 11), **given}
+    found = compress(network(), 0.4, progress=lambda *step: told.append(step), **given)
     done, totals = zip(*told, strict=True)
     layers = len(found.reports)
     assert set(totals) == {5 * layers}  # the estimates, and at most four turns of decompositions
     assert list(done[: layers + 1]) == list(range(layers + 1))
     assert list(done) == sorted(done)
     assert done[-1] == 5 * layers
-    silent = compress(network(), 0.4, input_shape=(1, 3, 11, 11), **given)
+    silent = compress(network(), 0.4, **given)
     assert str(silent) == str(found)
 
 
 def test_the_table_says_which_error_it_shows() -> None:
-    found = compress(network(), 0.4, input_shape=(1, 3, 11, 11))
+    found = compress(network(), 0.4, input_shape=(1, 3, 11, 11), formats="tucker")
     assert str(found).splitlines()[0].endswith("  weights off")
     assert "\nweights off: norm of what a layer's weights differ by, over their own norm\n" in str(found)
-    found = compress(network(), 0.4, calibration=data(8))
+    found = compress(network(), 0.4, calibration=data(8), formats="tucker")
     assert str(found).splitlines()[0].endswith("  output off")
     assert f"\nnetwork: output off by {found.output_error:.3g} on the calibration data" in str(found)
 
@@ -345,8 +346,8 @@ X = {"calibration": data()}
         (network(), 0.5, {"formats": 3}, ValueError, "unknown factorization 3"),
         (network(), 0.5, {"keep": 3}, TypeError, "keep=3, expected the name of a layer, or a list of names"),
         (network(), 0.5, {"rng": 3}, TypeError, "compress: expected rng as a numpy.random.Generator"),
-        (network(), 0.5, {"keep": ["x"]}, ValueError, r"keep names x, expected some of 0, 2\.0, 3, 5"),
-        (Plain(), 0.5, {}, ValueError, "Plain has no convolution or linear layer"),
+        (network(), 0.5, {"keep": ["x"]}, ValueError, r"keep names no layer x, expected some of 0, 2\.0, 3, 5"),
+        (Plain(), 0.5, {}, ValueError, "the network has no convolution or linear layer"),
         (np.ones(3), 0.5, {}, TypeError, "expected a Module, found ndarray"),
         (broken(), 0.5, {}, ValueError, "weight of layer '3' holds a NaN"),
         (
@@ -414,8 +415,8 @@ def test_the_error_is_what_each_replaced_layer_does_to_the_output() -> None:
         ({"decomposition": [1]}, TypeError, "expected a mapping from formats to their options"),
         ({"decomposition": {"tt": {"sweeps": 3}}}, TypeError, "unknown option 'sweeps'; it has weighted"),
         ({"decomposition": {"cp": 3}}, TypeError, "decomposition for CP is 3, expected a mapping"),
-        ({"input_shape": 5}, TypeError, "input_shape=5, expected whole numbers"),
-        ({"input_shape": (0, 3, 11, 11)}, ShapeError, "expected sizes of at least 1"),
+        ({"input_shape": 5}, TypeError, "input_shape: expected a shape, one whole number"),
+        ({"input_shape": (0, 3, 11, 11)}, ShapeError, "with sizes of at least 1, found"),
         ({"calibration": data() + 1j}, TypeError, "calibration holds complex64, expected real numbers"),
         ({"calibration": {"x": data()}}, TypeError, "calibration is a mapping, and Sequential has no named inputs"),
     ],

@@ -56,16 +56,16 @@ LAYERS = {
     "CP 2": cp(2, (3, 4), (6, 5), (3, 2), 3),
     "CP 2 no weights": cp(1, (2, 3), (5, 6), (2, 3), 2, weights=False),
     "CP 3": cp(2, (2, 3), (4, 5, 3), (3, 2, 2), 2),
-    "CP 4": cp(1, (2, 2), (4, 3, 3, 4), (2, 1, 2, 3), 2),
-    "CP 5": cp(1, (2, 2), (3, 3, 2, 3, 3), (2, 2, 1, 2, 1), 2),
+    "CP 4": cp(1, (2, 2), (3, 2, 2, 3), (2, 1, 2, 3), 2),
+    "CP 5": cp(1, (2, 2), (2, 2, 2, 2, 2), (2, 2, 1, 2, 1), 2),
     "Tucker 1": tucker(2, (3, 4), (9,), (3,), (2, 3, 2)),
     "Tucker 2": tucker(2, (3, 4), (6, 5), (3, 2), (2, 3, 2, 1)),
     "Tucker 3": tucker(1, (2, 3), (4, 5, 3), (3, 2, 2), (2, 1, 2, 2, 1)),
-    "Tucker 4": tucker(1, (2, 2), (3, 3, 3, 3), (2, 2, 2, 1), (2, 2, 1, 2, 1, 1)),
+    "Tucker 4": tucker(1, (2, 2), (2, 3, 2, 2), (2, 2, 2, 1), (2, 2, 1, 2, 1, 1)),
     "TT 1": tensor_train(2, (3, 4), (9,), (3,), (2, 3)),
     "TT 2": tensor_train(2, (3, 4), (6, 5), (3, 2), (2, 3, 2)),
     "TT 3": tensor_train(2, (2, 3), (4, 5, 3), (3, 2, 2), (2, 3, 2, 2)),
-    "TT 5": tensor_train(1, (2, 2), (3, 2, 3, 3, 2), (2, 1, 2, 2, 2), (2, 2, 1, 2, 2, 2)),
+    "TT 5": tensor_train(1, (2, 2), (2, 2, 2, 3, 2), (2, 1, 2, 2, 2), (2, 2, 1, 2, 2, 2)),
 }
 GEOMETRIES = {
     "plain": {},
@@ -82,7 +82,7 @@ def test_factorized_layers_are_the_dense_convolution_along_every_path(layer: Lay
     arrays = random_arrays(layer.shapes)
     wanted = direct(layer.dense, [arrays[0], reconstructed(layer, arrays[1:])], options)
     plans = [plan(layer.equation, *layer.shapes, optimize=o, dtype="float64", **options) for o in (*PRESETS, "auto")]
-    for made in [*plans, *random_plans(layer.equation, layer.shapes, options, 4)]:
+    for made in [*plans, *random_plans(layer.equation, layer.shapes, options, 2)]:
         assert made.output_shape == wanted.shape
         assert_close(made(*arrays), wanted, rtol=TOLERANCE, what=str(made.path))
     for made in random_plans(layer.equation, layer.shapes, options, 1, seed=1):

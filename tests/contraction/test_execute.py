@@ -42,10 +42,9 @@ def test_there_are_at_least_sixty_equations_all_different():
 
 
 @each_equation
-@pytest.mark.parametrize("minimize", MINIMIZE)
-def test_auto_is_einsum(case, minimize):
-    assert_einsum(case, minimize=minimize)
-    assert_einsum(case, minimize=minimize, training=True)
+def test_auto_is_einsum(case):
+    for i, minimize in enumerate(MINIMIZE):
+        assert_einsum(case, minimize=minimize, training=i % 2 == 0)
 
 
 @each_equation

@@ -86,7 +86,8 @@ def _compiled(text: str) -> tuple[Any, tuple[str, ...]]:
     )
     stem = _folder() / hashlib.sha256(text.encode()).hexdigest()[:24]
     stem.with_suffix(".cpp").write_text(_HEAD + text + _TAIL % (values, "__syncthreads" in text, values))
-    command = [COMPILER, "-O0", "-w", "-nostdinc++", "-shared", "-fPIC", "-o", f"{stem}.so", f"{stem}.cpp"]
+    options = ["-O0", "-w", "-nostdinc++", "-nostdlib", "-shared", "-fPIC"]  # to link the library of C++ takes long
+    command = [COMPILER, *options, "-o", f"{stem}.so", f"{stem}.cpp", "-lgcc", "-lm"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"{done.stderr}\n{text}")

@@ -151,7 +151,7 @@ CSV_FAULTS = {
     "infinity": ("1,2,0\n-inf,1,1\n", "t.csv, line 2, column 1: expected a finite number, found -inf"),
     "real_labels": ("1,0\n2,0.5\n", "t.csv, line 2: label 0.5 is not a whole number"),
     "too_large": ("1,0\n1e300,1\n", "t.csv, line 2: a value is too large for float32"),
-    "open_quote": ('1,0\n"2,1\n', "t.csv: not a CSV file in UTF-8"),
+    "open_quote": ('1,0\n"2,1\n', "t.csv: the row that ends in line 2 cannot be read"),
 }
 
 
@@ -242,12 +242,14 @@ def test_regression_targets_of_two_widths(tmp_path):
         (X[:, :1], {}, r"an array of shape \(3, 1\) has no label column"),
         (X, {"labels": "no.npy"}, "no.npy: no such file"),
         (X, {"labels": "y.npz"}, r"y.npz: expected labels in a \.npy file, found '\.npz'"),
+        (X, {"labels": "y.csv"}, r"y.csv: expected labels in a \.npy file, found '\.csv'"),
     ],
-    ids=["one_axis", "one_column", "no_labels_file", "labels_in_npz"],
+    ids=["one_axis", "one_column", "no_labels_file", "labels_in_npz", "labels_in_csv"],
 )
 def test_npy_faults_are_named(tmp_path, array, options, message):
     np.save(tmp_path / "t.npy", array)
     np.savez(tmp_path / "y.npz", y=Y)
+    (tmp_path / "y.csv").write_text("0\n1\n0\n")
     options = {key: tmp_path / value for key, value in options.items()}
     with pytest.raises(DataError, match=message):
         load_table(tmp_path / "t.npy", **options)

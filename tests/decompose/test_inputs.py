@@ -60,7 +60,7 @@ def test_bad_input_is_refused(decompose, tensor, rank, error, text):
         (lambda: tensor_train(GOOD, (1, 2, 2)), "3 entries"),
         (
             lambda: tensor_train(gaussian(4, 3, 6), (1, 1, 4, 1)),
-            r"rank 4 \(entry 2\)",
+            r"rank \(1, 1, 4, 1\) is above \(1, 1, 3, 1\), which a tensor of shape",
         ),
         (lambda: cp(GOOD, 2, init="eigen"), "found init 'eigen'"),
         (lambda: cp(GOOD, 2, init="random", starts=0), "starts"),

@@ -68,6 +68,12 @@ def test_a_ring_of_the_rank_is_found_again(seed: int) -> None:
     assert all(after < before for before, after in zip(found.errors, found.errors[1:], strict=False))
 
 
+def test_it_starts_from_the_mode_whose_svds_lose_least() -> None:
+    tensor = np.einsum("ar,br,cr->abc", *(rng(0).standard_normal((n, 3)) for n in (6, 7, 4)))
+    assert tensor_ring(tensor, (1, 3, 3, 1), mode=1).errors[-1] > 0.1  # a bond of zeros, which no sweep fills
+    assert tensor_ring(tensor, (1, 3, 3, 1)).errors[-1] < 1e-14
+
+
 def test_a_bond_of_one_makes_a_train_of_no_greater_error() -> None:
     tensor = rng(2).standard_normal((7, 5, 4))
     train, ring = tensor_train(tensor, (1, 3, 2, 1)), tensor_ring(tensor, (1, 3, 2, 1), mode=0)

@@ -17,6 +17,7 @@ from tests.conftest import LIBRARIES, Library
 from tests.factorized.kernels import FORMATS, IMPLEMENTATIONS, as_function, dense_output, layer, rng
 from tests.nn import test_contract as contract
 from tests.nn.layers import Example
+from tests.pairs import pairs
 
 each_format = pytest.mark.parametrize("name", FORMATS)
 each_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -49,9 +50,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@each_implementation
-@each_format
+@pytest.mark.parametrize(("name", "implementation", "order"), pairs(FORMATS, IMPLEMENTATIONS, list(ORDERS)))
 def test_pullback_is_the_derivative(name: str, implementation: str, order: int) -> None:
     kernel, spatial = ORDERS[order]
     made = layer(name, 2, 2, kernel, padding=1, stride=2, bias=True, implementation=implementation)
@@ -67,11 +66,9 @@ def test_pullback_of_a_joint_layer_is_the_derivative(name: str, implementation: 
     check_vjp(as_function(made, (1, 0)), x, *[p.data for p in made.parameters()], rtol=2e-7)
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@each_implementation
-@each_format
-def test_it_is_the_dense_convolution_with_its_kernel(name: str, implementation: str, options: dict[str, Any]) -> None:
-    made = layer(name, 4, 4, (3, 2), implementation=implementation, **options)
+@pytest.mark.parametrize(("name", "options", "implementation"), pairs(FORMATS, OPTIONS, IMPLEMENTATIONS))
+def test_it_is_the_dense_convolution_with_its_kernel(name: str, options: str, implementation: str) -> None:
+    made = layer(name, 4, 4, (3, 2), implementation=implementation, **OPTIONS[options])
     x = rng(5).standard_normal((2, 4, 6, 7))
     for place in made._settings:
         expected = dense_output(made, x, place or 0)
@@ -103,9 +100,7 @@ def test_random_geometry(data: st.DataObject) -> None:
     assert np.sum(pullback(dy) * x) == pytest.approx(np.sum(dy * y) - bias, rel=1e-9, abs=1e-9)
 
 
-@pytest.mark.parametrize("order", [1, 3, 4, 5])
-@each_implementation
-@each_format
+@pytest.mark.parametrize(("name", "implementation", "order"), pairs(FORMATS, IMPLEMENTATIONS, [1, 3, 4, 5]))
 def test_any_order(name: str, implementation: str, order: int) -> None:
     made = layer(name, 2, 3, 2, order, padding=1, stride=2, implementation=implementation)
     x = rng(5).standard_normal((1, 2, *(3, 2, 4, 3, 2)[:order]))

@@ -20,6 +20,7 @@ from tests.factorized.kernels import as_function, dense_output, rng
 from tests.factorized.kernels import layer as conv_layer
 from tests.nn import test_contract as contract
 from tests.nn.layers import Example
+from tests.pairs import pairs
 
 FORMATS = ("Dense", "CP", "Tucker", "TT", "TR", "BlockTT")
 WAYS = ("auto", "factorized", "reconstructed")
@@ -30,7 +31,6 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 }
 each_format = pytest.mark.parametrize("name", FORMATS)
 each_way = pytest.mark.parametrize("way", WAYS)
-each_size = pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 
 
 def made(name: str, sizes: tuple[Any, ...] = SIZES["two"], rank: Any = 2, **options: Any) -> FactorizedLinear:
@@ -41,12 +41,9 @@ def dense(inner: int = 12, outer: int = 8, seed: int = 0, bias: bool = True) -> 
     return nn.Linear(inner, outer, bias, rng=rng(seed), dtype=np.float64)
 
 
-@each_size
-@each_way
-@each_format
-def test_it_is_the_dense_layer_with_its_matrix(
-    name: str, way: str, sizes: tuple[tuple[int, ...], tuple[int, ...]]
-) -> None:
+@pytest.mark.parametrize(("name", "way", "size"), pairs(FORMATS, WAYS, list(SIZES)))
+def test_it_is_the_dense_layer_with_its_matrix(name: str, way: str, size: str) -> None:
+    sizes = SIZES[size]
     layer = made(name, sizes, implementation=way)
     reference = nn.Linear.of(layer.matrix(), layer.bias.data if layer.bias else None)
     for lead in ((3,), (2, 3), ()):

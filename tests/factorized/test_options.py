@@ -191,8 +191,8 @@ SINGLE = layer("CP", 4, 6, (3, 3))
     [
         (lambda: FactorizedTensor.new((4, 3), 10**12), ValueError, "over 1000 times the 12 .* rank 3 at most"),
         (lambda: FactorizedConv(4, 6, (3, 3), rank=10**30, factorization="tt"), ValueError, "over 1000 times"),
-        (lambda: FactorizedTensor.new((4, 3), 2, dtype="int32"), TypeError, "dtype int32 cannot be trained"),
-        (lambda: FactorizedTensor.new((4, 3), 2, dtype="foo"), TypeError, "dtype='foo' is not a dtype; use"),
+        (lambda: FactorizedTensor.new((4, 3), 2, dtype="int32"), TypeError, "real floating dtype .* found int32"),
+        (lambda: FactorizedTensor.new((4, 3), 2, dtype="foo"), TypeError, "real floating dtype .* found 'foo'"),
         (lambda: FactorizedTensor.new((4, 3), 2, rng=3), TypeError, "expected rng as a numpy.random.Generator"),
         (lambda: FactorizedTensor.new((4, 3), 2, std="1"), ValueError, "std is '1'"),
         (lambda: FactorizedTensor.from_tensor(KERNEL * np.nan, 1, "Dense"), ValueError, "NaN or infinite"),

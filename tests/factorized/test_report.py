@@ -239,9 +239,9 @@ def test_a_report_does_not_outlive_the_rank_and_the_shape_that_it_is_on(changed:
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"input_shape": 5}, TypeError, "input_shape=5, expected whole numbers"),
-        ({"input_shape": "1,6"}, TypeError, "expected whole numbers"),
-        ({"input_shape": (1, 6, 9.0, 9)}, TypeError, "expected whole numbers"),
+        ({"input_shape": 5}, TypeError, "input_shape: expected a shape, one whole number for each mode, found 5"),
+        ({"input_shape": "1,6"}, TypeError, "input_shape: expected a shape, one whole number"),
+        ({"input_shape": (1, 6, 9.0, 9)}, TypeError, "input_shape: expected a shape of whole numbers"),
         ({"calibration": "x"}, TypeError, "calibration holds <U1, expected real numbers"),
         ({"calibration": data() + 1j}, TypeError, "calibration holds complex128, expected real numbers"),
     ],

@@ -15,6 +15,7 @@ from growarray.nn.module import Parameter
 from growarray.testing import assert_close, check_vjp
 from tests.conftest import Library
 from tests.factorized.kernels import FACTORED, FORMATS, rng, tensor
+from tests.pairs import pairs
 
 each_format = pytest.mark.parametrize("name", FORMATS)
 EINSUM = {
@@ -79,20 +80,20 @@ def test_pullback_is_the_derivative_by_the_parts(name: str, shape: tuple[int, ..
     assert_close(held.tensor_vjp()[0], held.to_tensor(), rtol=1e-14)
 
 
-@pytest.mark.parametrize("index", INDICES.values(), ids=INDICES)
 @each_format
-def test_index_is_that_of_the_dense_tensor(name: str, index: Any, xp: Library) -> None:
-    held = tensor(name, (3, 4, 5))
-    expected = held.to_tensor()[index]
-    part = xp.adopt(held)[index]  # type: ignore[index]
-    assert isinstance(part, FactorizedTensor) == (np.ndim(expected) > 0)
-    value = part.to_tensor() if isinstance(part, FactorizedTensor) else part
-    assert tuple(part.shape) == expected.shape
-    assert_close(value, expected, rtol=1e-13)
-    if isinstance(part, FactorizedTensor):
-        assert type(part) is type(held)
-        for mine, theirs in zip(part.arrays(), held.arrays(), strict=False):
-            assert not np.shares_memory(to_numpy(mine), to_numpy(theirs))
+def test_index_is_that_of_the_dense_tensor(name: str, xp: Library) -> None:
+    dense = tensor(name, (3, 4, 5)).to_tensor()
+    held: Any = xp.adopt(tensor(name, (3, 4, 5)))
+    for label, index in INDICES.items():
+        expected, part = dense[index], held[index]
+        assert isinstance(part, FactorizedTensor) == (np.ndim(expected) > 0), label
+        value = part.to_tensor() if isinstance(part, FactorizedTensor) else part
+        assert tuple(part.shape) == expected.shape, label
+        assert_close(value, expected, rtol=1e-13, what=label)
+        if isinstance(part, FactorizedTensor):
+            assert type(part) is type(held)
+            for mine, theirs in zip(part.arrays(), held.arrays(), strict=False):
+                assert not np.shares_memory(to_numpy(mine), to_numpy(theirs)), label
 
 
 @pytest.mark.parametrize(
@@ -215,9 +216,7 @@ def test_a_rank_that_is_of_no_use_is_lowered_with_a_warning(name: str) -> None:
     assert_close(found.to_tensor(), dense, rtol=1e-4)
 
 
-@pytest.mark.parametrize("position", [None, 0, 2], ids=str)
-@pytest.mark.parametrize("mode", range(4))
-@each_format
+@pytest.mark.parametrize(("name", "mode", "position"), pairs(FORMATS, range(4), [None, 0, 2]))
 def test_transduct_repeats_or_places_the_tensor(name: str, mode: int, position: int | None, xp: Library) -> None:
     held = tensor(name, (2, 3, 4))
     dense = np.expand_dims(held.to_tensor(), mode)

@@ -27,8 +27,10 @@ from growarray.growing import (
 from growarray.growing.norm import GrowingBatchNorm2d
 from growarray.nn import AvgPool2d, Sequential, activation
 from growarray.ops.windows import windows
+from tests.pairs import pairs
 
 KINDS = [RestrictedConv2dGrowingModule, FullConv2dGrowingModule]
+BIASES = [(True, True), (False, True), (True, False), (False, False)]
 NO_PROJECTION = GrowthRule(compute_delta=False, use_projection=False)
 GEOMETRIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "same": ({"kernel_size": 3, "padding": 1}, {"kernel_size": 3, "padding": 1}),
@@ -84,11 +86,9 @@ class Pair:
         return (self.loss(self.second(self.first(self.x))) - self.loss(self.extended())) / factor**2
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("function", ["identity", "tanh", "gelu"])
-@pytest.mark.parametrize("bias", [(True, True), (False, True), (True, False), (False, False)])
-def test_the_loss_changes_as_predicted(kind: Any, geometry: str, function: str, bias: tuple[bool, bool]) -> None:
+@pytest.mark.parametrize(("geometry", "bias", "function"), pairs(GEOMETRIES, BIASES, ["identity", "tanh", "gelu"]))
+def test_the_loss_changes_as_predicted(kind: Any, geometry: str, bias: tuple[bool, bool], function: str) -> None:
     pair = Pair(kind, geometry, function, 2, bias)
     for rule in (TINY, FISHER, NO_PROJECTION):
         pair.collect().compute_optimal_updates(rule)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from growarray.backend import device_of, to_numpy
+from growarray.contraction.sums import RunningSum
 from growarray.errors import GrowthError, ShapeError
 from growarray.growing import JoinedStream, Stream, TensorStatistic, TensorStatisticWithEstimationError, cross_moment
 from tests.conftest import Library, frozen
@@ -378,6 +379,28 @@ def test_a_bad_batch_leaves_a_sum_in_place_as_it_was(bad: float) -> None:
     assert statistic.samples == 400
     _update(statistic)
     assert statistic.samples == 600
+
+
+@pytest.mark.parametrize(("left", "right"), [("several", "one"), ("shared", "several"), ("one", "shared_apart")])
+@pytest.mark.parametrize(("dtype", "near"), [(np.float64, 1e-14), (np.float32, 1e-6)], ids=["float64", "float32"])
+def test_moments_of_two_streams_are_added_in_place(left: str, right: str, dtype: type, near: float) -> None:
+    batches = [_streams(dtype, rows) for rows in (200, 64, 5000, 1)]
+    pairs = [(batch[left], batch[right]) for batch in batches]
+    total = RunningSum()
+    assert all(cross_moment(a, b, out=total) is total for a, b in pairs)
+    expected = sum(a.materialise().astype(np.float64).T @ b.materialise().astype(np.float64) for a, b in pairs)
+    assert np.abs(total.array - expected).max() <= near * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e25])
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow")
+def test_a_bad_batch_of_two_streams_leaves_the_sum_as_it_was(bad: float) -> None:
+    good, broken, total = _streams(np.float32), _streams(np.float32, bad=bad), RunningSum()
+    cross_moment(good["one"], good["several"], out=total)
+    before = np.array(total.array)
+    assert cross_moment(broken["one"], broken["several"], out=total) is not total
+    assert cross_moment(good["several"], good["one"], out=total) is not total
+    np.testing.assert_array_equal(total.array, before)
 
 
 def test_other_libraries_add_a_whole_moment(xp: Library) -> None:

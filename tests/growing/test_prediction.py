@@ -14,6 +14,7 @@ import pytest
 
 from growarray.growing import FISHER, GRADMAX, TINY, GrowthRule
 from tests.growing.pairs import MergeCase, Pair, linear_loss, square_loss
+from tests.pairs import pairs
 
 SCALINGS = (1e-2, 1e-3)
 KINKED, SMOOTH = ("relu", "leaky_relu", "selu"), ("gelu", "silu", "tanh", "identity")
@@ -55,10 +56,8 @@ def bilinear(pair: Pair) -> float:
 
 
 @pytest.mark.parametrize("tokens", [False, True], ids=["samples", "tokens"])
-@pytest.mark.parametrize("bias", BIASES)
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("function", SMOOTH)
-def test_smooth_pairs_change_as_their_weights_say(function: str, rule: str, bias: str, tokens: bool) -> None:
+@pytest.mark.parametrize(("rule", "function", "bias"), pairs(RULES, SMOOTH, list(BIASES)))
+def test_smooth_pairs_change_as_their_weights_say(rule: str, function: str, bias: str, tokens: bool) -> None:
     shape = (20, 3) if tokens else (60,)
     x, target = RNG.standard_normal((*shape, 4)), RNG.standard_normal((*shape, 2))
     pair = Pair.of((4, 3, 2), function, BIASES[bias])

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:optimal_delta. S is singular")  
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("extra", [0, 1, 9, 20, 37, 64])
+@pytest.mark.parametrize("extra", [0, 1, 9, 37])
 def test_the_budget_of_parameters_is_never_exceeded(extra: int, kind: str) -> None:
     start = network(kind).number_of_parameters()
     seen = []

@@ -195,7 +195,7 @@ def test_wrong_sizes_are_refused_when_the_layer_is_made() -> None:
         nn.GroupNorm(3, 4)
     with pytest.raises(ShapeError, match="at least one axis"):
         nn.LayerNorm(())
-    with pytest.raises(ShapeError, match="num_features must not be negative, found -1"):
+    with pytest.raises(ValueError, match="num_features must be at least 0, found -1"):
         nn.BatchNorm1d(-1)
     with pytest.raises(ValueError, match="unknown device 'gpu'"):
         nn.BatchNorm1d(1, device="gpu")

@@ -9,17 +9,18 @@ from growarray.errors import ShapeError
 from growarray.factorized import TCL, TRL, FactorizedConv, FactorizedLinear, tensor_dropout
 from tests.checkpoint.files import rows
 from tests.onnx.runtime import export
+from tests.pairs import pairs
 
 FORMATS = ["cp", "tucker", "tt", "ring", "dense"]
 IMPLEMENTATIONS = ["auto", "factorized", "mobilenet", "reconstructed"]
 OPTIONS = {
-    "plain": ({},),
-    "strided": ({"stride": 2, "padding": 1},),
-    "dilated": ({"dilation": (2, 1), "padding": ((2, 0), (1, 1))},),
-    "groups": ({"groups": 2, "padding": "same"},),
-    "depthwise": ({"groups": 4},),
-    "reflected": ({"padding": 1, "padding_mode": "reflect", "groups": 2, "stride": (1, 2)},),
-    "circular": ({"padding": (0, 2), "padding_mode": "circular"},),
+    "plain": {},
+    "strided": {"stride": 2, "padding": 1},
+    "dilated": {"dilation": (2, 1), "padding": ((2, 0), (1, 1))},
+    "groups": {"groups": 2, "padding": "same"},
+    "depthwise": {"groups": 4},
+    "reflected": {"padding": 1, "padding_mode": "reflect", "groups": 2, "stride": (1, 2)},
+    "circular": {"padding": (0, 2), "padding_mode": "circular"},
 }
 
 
@@ -34,11 +35,9 @@ def conv(factorization="cp", implementation="auto", order=2, bias=True, **option
     return layer
 
 
-@pytest.mark.parametrize("options", rows(OPTIONS))
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("factorization", FORMATS)
-def test_convolutions(factorization, implementation, options, tmp_path):
-    export(conv(factorization, implementation, **options), tmp_path / "model.onnx", (2, 4, 7, 6))
+@pytest.mark.parametrize(("factorization", "options", "implementation"), pairs(FORMATS, OPTIONS, IMPLEMENTATIONS))
+def test_convolutions(factorization, options, implementation, tmp_path):
+    export(conv(factorization, implementation, **OPTIONS[options]), tmp_path / "model.onnx", (2, 4, 7, 6))
 
 
 @pytest.mark.parametrize("order", [1, 3, 4])
@@ -94,9 +93,10 @@ def test_layers_of_a_joint_one(factorization, tmp_path):
 LINEAR = ["cp", "tucker", "tt", "ring", "blocktt", "dense"]
 
 
-@pytest.mark.parametrize("implementation", ["auto", "factorized", "reconstructed"])
-@pytest.mark.parametrize("factorization", LINEAR)
-@pytest.mark.parametrize("size", [(2, 24), (2, 3, 24)], ids=["rows", "three axes"])
+@pytest.mark.parametrize(
+    ("factorization", "implementation", "size"),
+    pairs(LINEAR, ["auto", "factorized", "reconstructed"], [(2, 24), (2, 3, 24)]),
+)
 def test_linear(factorization, implementation, size, tmp_path):
     rng = np.random.default_rng(5)
     layer = FactorizedLinear((2, 3, 4), (3, 2, 2), True, factorization, 0.6, implementation, rng=rng)

@@ -179,3 +179,9 @@ def test_the_gradient_stays_float32_whatever_the_seed(seed: Any) -> None:
         gradient = pullback(seed)
         assert gradient.dtype == np.float32
         np.testing.assert_allclose(gradient, 2 * pullback(), rtol=1e-6)
+
+
+def test_l1_has_no_slope_at_a_nan_as_in_torch() -> None:
+    loss, pullback = l1(np.array([np.nan, 0.0, -3.0]), np.zeros(3), reduction="sum")
+    assert np.isnan(loss)
+    assert pullback().tolist() == [0.0, 0.0, -1.0]

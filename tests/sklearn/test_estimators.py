@@ -36,9 +36,9 @@ def one_thread():
 
 
 FEW_EPOCHS = [  # there are some 60 checks, and most fit
-    GrowingClassifier(max_iter=10),
-    GrowingRegressor(max_iter=20),
-    FactorizedConvClassifier(channels=(4,), max_iter=6),
+    GrowingClassifier(max_iter=6),
+    GrowingRegressor(max_iter=14),
+    FactorizedConvClassifier(channels=(4,), max_iter=4),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +58,7 @@ def calibrate(
         machine_for.cache_clear()
         typer.echo(f"removed {path}" if known else f"nothing to remove: there is no {path}")
         return
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise ValueError(f"--seconds: expected more than 0, found {seconds:g}")
     name = device_named(device)
     if not dry_run:
@@ -73,8 +74,8 @@ def calibrate(
 def calibrated(device: str | None, seconds: float, progress: Callable[[int, int], None] | None = None) -> Machine:
     """The machine model fitted to this machine, measured in about so many seconds; ``progress`` as for ``measure``."""
     cores = threads() if device is None else 1
-    found = measure(library(device), cores=cores, seconds=seconds, device=device, progress=progress)
-    return fit(found, _default(device), cores=cores, name=f"{'cpu' if device is None else 'gpu'}, calibrated")
+    measured = measure(library(device), cores=cores, seconds=seconds, device=device, progress=progress)
+    return fit(measured, _default(device), cores=cores, name=f"{'cpu' if device is None else 'gpu'}, calibrated")
 
 
 def _default(device: str | None) -> Machine:

@@ -40,9 +40,9 @@ class Candidate:
         """Its names in one line, those of one kind together: ``auto: time, flops; patterns``."""
         kinds: dict[str, list[str]] = {}
         for name in self.names:
-            kind, _, what = name.partition(": ")
-            kinds.setdefault(kind, []).append(what)
-        return "; ".join(f"{kind}: {', '.join(what)}" if what[0] else kind for kind, what in kinds.items())
+            kind, _, option = name.partition(": ")
+            kinds.setdefault(kind, []).append(option)
+        return "; ".join(f"{kind}: {', '.join(options)}" if options[0] else kind for kind, options in kinds.items())
 
     @property
     def order(self) -> str:
@@ -63,38 +63,38 @@ def candidates_for(
 
     within : paths drawn at random that should take more than this many times the best are left out
     """
-    found: dict[frozenset[tuple[int, int]], Candidate] = {}
+    candidates: dict[frozenset[tuple[int, int]], Candidate] = {}
 
     def add(name: str, path: Any, charged: int | None = None) -> None:
         forward = layer.plan(path, device=device)
         key = frozenset((min(pair), max(pair)) for pair in forward.tree)
-        if key not in found:
+        if key not in candidates:
             again = layer.plan(forward.path, training=True, device=device) if training else None
-            found[key] = Candidate([], forward, again)
-        if name not in found[key].names:
-            found[key].names.append(name)
+            candidates[key] = Candidate([], forward, again)
+        if name not in candidates[key].names:
+            candidates[key].names.append(name)
         if charged is not None:
-            found[key].charged[name] = charged
+            candidates[key].charged[name] = charged
 
     for name, path, charged in _named(layer, training, device):
         add(name, path, charged)
-    best = min(c.forward.seconds for c in found.values())
+    best = min(c.forward.seconds for c in candidates.values())
     for path in _drawn(layer, min(count * _DRAWS, _MOST_DRAWS), seed):
-        if len(found) >= count:
+        if len(candidates) >= count:
             break
-        made = layer.plan(path, device=device)
-        if made.seconds <= within * best and made.peak_bytes <= _HEAVY:
-            before = len(found)
+        drawn = layer.plan(path, device=device)
+        if drawn.seconds <= within * best and drawn.peak_bytes <= _HEAVY:
+            before = len(candidates)
             add("drawn", path)
-            best = min(best, made.seconds) if len(found) > before else best
+            best = min(best, drawn.seconds) if len(candidates) > before else best
     number = 0
-    for candidate in found.values():
+    for candidate in candidates.values():
         if candidate.names == ["drawn"]:
             number += 1
             candidate.names = [f"drawn {number}"]
         elif "drawn" in candidate.names:
             candidate.names.remove("drawn")
-    return list(found.values())
+    return list(candidates.values())
 
 
 def _named(layer: Contraction, training: bool, device: str | None) -> Iterator[tuple[str, Any, int | None]]:

@@ -132,7 +132,9 @@ def equation_from(given: Mapping[str, Any]) -> Equation:
         unknown = sorted(set(given) - set(EQUATION_KEYS))
         raise ValueError(f"{', '.join(unknown)}: an option of a layer; with an equation leave it out")
     if ("equation" in given) == ("inputs" in given):
-        raise ValueError("expected either an equation with shapes, or inputs, output and size_dict")
+        raise ValueError(
+            f"expected either an equation with shapes, or inputs, output and size_dict, found {', '.join(given)}"
+        )
     text, shapes = _named(given) if "inputs" in given else (given["equation"], _shapes(given.get("shapes")))
     geometry = {}
     for option in _GEOMETRY:
@@ -142,15 +144,15 @@ def equation_from(given: Mapping[str, Any]) -> Equation:
     dtype = given.get("dtype", "float32")
     if dtype not in DTYPES:
         raise ValueError(f"dtype: expected {' or '.join(DTYPES)}, found {shown(dtype)}")
-    found = Equation(text, shapes, geometry, dtype, str(given.get("name", "")), _best(given.get("best") or {}))
+    equation = Equation(text, shapes, geometry, dtype, str(given.get("name", "")), _best(given.get("best") or {}))
     try:
-        size = max([math.prod(shape) for shape in shapes] + [found.problem.elements(found.problem.everything)])
+        size = max([math.prod(shape) for shape in shapes] + [equation.problem.elements(equation.problem.everything)])
     except PlanError as error:
         reason = str(error).splitlines()[0]  # in one line nothing can point at a character
         raise ValueError(f"this equation cannot be contracted: {reason}") from error
     if size > LARGEST:
         raise ValueError(f"an array of this equation has more than {LARGEST} elements; make sizes smaller")
-    return found
+    return equation
 
 
 def _whole(value: Any) -> int:
@@ -208,19 +210,19 @@ def _each(option: str, value: Any) -> Any:
     """``2`` or ``"2x1"`` as numbers; anything else is left to the plan."""
     if not isinstance(value, int) and not (isinstance(value, str) and value[:1].isdigit()):
         return value
-    found = numbers(option, value, int(option != "padding"))
-    return found if len(found) > 1 else found[0]
+    sizes = numbers(option, value, int(option != "padding"))
+    return sizes if len(sizes) > 1 else sizes[0]
 
 
 def numbers(name: str, value: Any, least: int = 1) -> tuple[int, ...]:
     """``56``, ``"56x48"``, ``"56,48"`` or ``[56, 48]`` as numbers."""
     parts = value.lower().replace(",", "x").split("x") if isinstance(value, str) else value
     try:
-        found = [int(str(part)) for part in (parts if isinstance(parts, list | tuple) else [parts])]
+        values = [int(str(part)) for part in (parts if isinstance(parts, list | tuple) else [parts])]
     except ValueError:
         raise ValueError(
             f"--{name}: expected a number, or one for each axis such as 3x3, found {shown(value)}"
         ) from None
-    if not found or min(found) < least:
+    if not values or min(values) < least:
         raise ValueError(f"--{name}: expected whole numbers of at least {least}, found {shown(value)}")
-    return tuple(found)
+    return tuple(values)

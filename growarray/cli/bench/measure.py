@@ -119,8 +119,8 @@ def typical(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """
     logs = np.log(np.maximum(list(seconds.values()), 1e-12))
     means = logs.mean(axis=0)
-    found = np.exp(np.median(logs - means, axis=1) + np.median(means))
-    return {name: round(float(value), 12) for name, value in zip(seconds, found, strict=True)}
+    medians = np.exp(np.median(logs - means, axis=1) + np.median(means))
+    return {name: round(float(value), 12) for name, value in zip(seconds, medians, strict=True)}
 
 
 def _timed(call: Call, clock: Clock) -> float:

@@ -208,7 +208,7 @@ def _note(
 
 def _lines(panel: Axes) -> list[Bbox]:
     """Where the straight pieces of a panel's lines are, in pixels; stairs turn at right angles."""
-    found = []
+    boxes = []
     for line in panel.get_lines():
         places = line.get_transform().transform(line.get_xydata())
         if line.get_drawstyle() == "steps-post":
@@ -216,8 +216,8 @@ def _lines(panel: Axes) -> list[Bbox]:
             places = np.array([corner for three in turns for corner in three])
         for (ax, ay), (bx, by) in itertools.pairwise(places):
             edges = (min(ax, bx) - _NEAR, min(ay, by) - _NEAR, max(ax, bx) + _NEAR, max(ay, by) + _NEAR)
-            found.append(Bbox.from_extents(*edges))
-    return found
+            boxes.append(Bbox.from_extents(*edges))
+    return boxes
 
 
 def _leader(start: Point, end: Point) -> list[Bbox]:

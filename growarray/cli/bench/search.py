@@ -110,12 +110,12 @@ def planner_named(name: str) -> Planner:
     if not colon:
         raise ValueError(f"--planner: expected one of {', '.join(PLANNERS)}, or module:name, found {shown(name)}")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"--planner {name}: cannot be imported ({error})") from error
-    if not callable(found):
-        raise ValueError(f"--planner {name}: found {shown(found)}, expected a function as opt_einsum calls it")
-    return Planner(lambda seconds, seed: found, _JUDGED)
+    if not callable(function):
+        raise ValueError(f"--planner {name}: found {shown(function)}, expected a function as opt_einsum calls it")
+    return Planner(lambda seconds, seed: function, _JUDGED)
 
 
 def read_instances(folder: Path) -> dict[str, Equation]:
@@ -123,14 +123,14 @@ def read_instances(folder: Path) -> dict[str, Equation]:
     paths = sorted(folder.glob("*.json")) if folder.is_dir() else [folder]
     if not paths:
         raise ValueError(f"{folder}: no JSON files are there")
-    found = {}
+    instances = {}
     for path in paths:
         try:
-            found[path.stem] = equation_from(read_options(path, ()))
+            instances[path.stem] = equation_from(read_options(path, ()))
         except ValueError as error:
             text = str(error)
             raise ValueError(text if text.startswith(str(path)) else f"{path}: {text}") from error
-    return found
+    return instances
 
 
 def scores(
@@ -149,17 +149,17 @@ def scores(
     count = len(instances) * len(planners)
     for name, instance in instances.items():
         flops: dict[str, int | None] = {}
-        taken = {}
+        elapsed = {}
         for key, planner in planners.items():
             start = time.perf_counter()
             flops[key] = _flops(instance, planner, planner.make(seconds, seed))
-            taken[key] = time.perf_counter() - start
+            elapsed[key] = time.perf_counter() - start
             if progress is not None:
                 progress(len(rows) * len(planners) + len(flops), count)
         known = [value for value in flops.values() if value is not None]
         told = getattr(instance, "best", {}).get("flops")
         best = min(known if told is None else [*known, told], default=None)
-        rows.append({"name": name, "operands": len(instance.shapes), "best": best, "flops": flops, "seconds": taken})
+        rows.append({"name": name, "operands": len(instance.shapes), "best": best, "flops": flops, "seconds": elapsed})
     return rows
 
 

@@ -169,14 +169,14 @@ def _graph(
     inputs = None if calibration is None else _calibration(calibration, network.inputs)
     shapes = _shapes(file, network.inputs, input_shape, inputs)
     sample = shapes if len(shapes) > 1 else next(iter(shapes.values()))
-    given = None if inputs is None else inputs if len(shapes) > 1 else next(iter(inputs.values()))
+    feeds = None if inputs is None else inputs if len(shapes) > 1 else next(iter(inputs.values()))
     if data is not None and len(shapes) > 1:
         raise ValueError(f"--data: expected a graph with one input, found {', '.join(shapes)}; leave it out")
     labels = None if data is None else labelled(data, next(iter(shapes.values())))
     before = None if labels is None else accuracy(network, *labels)  # what is wrong with the data is said at once
-    found = _compressed(network, {**options, "calibration": given, "input_shape": sample})
-    change = None if labels is None or before is None else Change(before, accuracy(found.network, *labels))
-    return _Made(found, found.network.state_dict(), shapes, change)
+    compressed = _compressed(network, {**options, "calibration": feeds, "input_shape": sample})
+    change = None if labels is None or before is None else Change(before, accuracy(compressed.network, *labels))
+    return _Made(compressed, compressed.network.state_dict(), shapes, change)
 
 
 def _shapes(
@@ -193,8 +193,8 @@ def _shapes(
                 raise ValueError(
                     f"--input-shape: the graph has {len(names)} inputs; give --calibration as .npz instead"
                 )
-            found = sizes_from(text, "3,32,32")
-            shapes[name] = (1, *found) if known is not None and len(known) == len(found) + 1 else found
+            sizes = sizes_from(text, "3,32,32")
+            shapes[name] = (1, *sizes) if known is not None and len(known) == len(sizes) + 1 else sizes
         elif data is not None:
             shapes[name] = (1, *data[name].shape[1:])
         else:
@@ -235,10 +235,10 @@ def _weights(
 ) -> _Made:
     """Factors of the tensors of a state dict."""
     if options["by"] != "parameters" or options["measure"]:
-        what = "--measure" if options["by"] == "parameters" else f"--by {options['by']}"
+        option = "--measure" if options["by"] == "parameters" else f"--by {options['by']}"
         raise ValueError(
-            f"{what} needs a graph, and {checkpoint.source} is of the kind {checkpoint.kind}, weights alone: the order "
-            "and the inputs of its layers are not known; give an ONNX file, or use --by parameters"
+            f"{option} needs a graph, and {checkpoint.source} is of the kind {checkpoint.kind}, weights alone: the "
+            "order and the inputs of its layers are not known; give an ONNX file, or use --by parameters"
         )
     for flag, value in {**files, "--input-shape": input_shape}.items():
         if value is not None:
@@ -248,8 +248,8 @@ def _weights(
         if name.startswith(("bfloat", "float8")):
             wider = np.dtype(wide).name
             typer.echo(f"growarray compress: note: {count} tensors are {name} and are written as {wider}", err=True)
-    found = _compressed(weights, options)
-    return _Made(found, found.network.state())
+    compressed = _compressed(weights, options)
+    return _Made(compressed, compressed.network.state())
 
 
 def _write(folder: Path, made: _Made, report: str) -> list[str]:

@@ -95,8 +95,8 @@ def _error_axis(panel: Axes, found: Compression) -> None:
 
 def _cost(report: ConversionReport, by: str) -> Change:
     """Of one layer, before and after, in what the budget counts."""
-    found = {"parameters": report.parameters, "flops": report.flops, "time": report.predicted_time}[by]
-    return found if found is not None else Change(0.0, 0.0)
+    cost = {"parameters": report.parameters, "flops": report.flops, "time": report.predicted_time}[by]
+    return cost if cost is not None else Change(0.0, 0.0)
 
 
 def _largest(found: Compression) -> list[tuple[str, ConversionReport]]:

@@ -162,9 +162,9 @@ def _split(prefix: str, state: Mapping[str, Any], arrays: dict[str, Any]) -> dic
     numbers: dict[str, dict[str, Any]] = {}
     arrays |= {f"{prefix}weights/{name}": value for name, value in state["weights"].items()}
     for name, slots in state["slots"].items():
-        own = {key: value for key, value in slots.items() if isinstance(value, np.ndarray)}
-        numbers[name] = {key: value for key, value in slots.items() if key not in own}
-        arrays |= {f"{prefix}slots/{name}/{key}": value for key, value in own.items()}
+        slot_arrays = {key: value for key, value in slots.items() if isinstance(value, np.ndarray)}
+        numbers[name] = {key: value for key, value in slots.items() if key not in slot_arrays}
+        arrays |= {f"{prefix}slots/{name}/{key}": value for key, value in slot_arrays.items()}
     return {key: value for key, value in state.items() if key not in ("weights", "slots")} | {"numbers": numbers}
 
 

@@ -44,10 +44,10 @@ def new_folder(folder: Path) -> None:
     written to.
     """
     make_folder(folder)
-    found = [name for name in _FILES if (folder / name).exists()]
-    if found:
+    existing = [name for name in _FILES if (folder / name).exists()]
+    if existing:
         raise ResumeError(
-            f"--output {folder}: expected no run in the folder, found {', '.join(found)}; "
+            f"--output {folder}: expected no run in the folder, found {', '.join(existing)}; "
             "add --resume to go on with it, or name another folder"
         )
     check_writable(folder)

@@ -81,10 +81,10 @@ def restore(path: Path, checkpoint: Checkpoint, loop: Growth, twin: Growth | Non
             raise ValueError(f"{checkpoint.state['steps']} steps, expected {steps}")
         best = None
         if checkpoint.best is not None and twin is not None:
-            found = checkpoint.best
-            _restore_network(twin.network, found["weights"], found["slots"])
-            judgement = Judgement(float(found["loss"]), float(found["score"]), tuple(map(float, found["parts"])))
-            best = Best(found["epoch"], found["widths"], judgement, Snapshot.of(twin.network))
+            record = checkpoint.best
+            _restore_network(twin.network, record["weights"], record["slots"])
+            judgement = Judgement(float(record["loss"]), float(record["score"]), tuple(map(float, record["parts"])))
+            best = Best(record["epoch"], record["widths"], judgement, Snapshot.of(twin.network))
         _restore_network(loop.network, checkpoint.weights, checkpoint.slots)
         loop.load_state(checkpoint.state, best)
     except (KeyError, TypeError, ValueError) as error:

@@ -14,6 +14,7 @@ from growarray.contraction.routines.compiled import Compiled
 from growarray.contraction.routines.cudnn import Cudnn
 from growarray.contraction.routines.cupy import Dense, Depthwise, Outer, Strided
 from growarray.contraction.routines.im2col import Im2col, Rows
+from growarray.contraction.routines.kn2row import Kn2row
 from growarray.contraction.routines.portable import Portable
 from growarray.contraction.routines.product import Matmul, Multiply
 from growarray.contraction.routines.protocol import D_FEATURE, D_KERNEL, FORWARD, Routine, Task
@@ -88,8 +89,8 @@ def _parts(product: Product) -> list[tuple[Product, type[Routine]]]:
 
 
 ROUTINES: tuple[type[Routine], ...] = (
-    Multiply, Matmul, Compiled, Band, Winograd, Rows, Im2col, Scatter, Transposed, Depthwise, Outer, Strided, Cudnn,
-    Dense, Portable,
+    Multiply, Matmul, Compiled, Band, Winograd, Kn2row, Rows, Im2col, Scatter, Transposed, Depthwise, Outer, Strided,
+    Cudnn, Dense, Portable,
 )  # fmt: skip
 """Those with conditions before those that run everything: the first that fits is taken."""
 

@@ -17,7 +17,7 @@ from growarray.contraction.machine import Machine
 from growarray.contraction.problem import Axis, Product
 from growarray.contraction.routines.protocol import D_KERNEL, FORWARD, Task
 from growarray.contraction.routines.windows import Gather
-from growarray.contraction.workspace import here, view_as
+from growarray.contraction.workspace import by_image, here, view_as
 
 _DEPTH = 48  # depth of a product from which im2col along the first axis does not pay any more
 _CHUNK = 1 << 18  # elements of gathered windows in one chunk: 1 MiB of float32
@@ -26,7 +26,8 @@ _COLUMNS = (128, 400)  # columns below which products lose speed: shallow ones, 
 _PADDED = 6  # calls of the machine that all windows of a chunk take if they are copied at once
 _BEGIN = 8  # calls of the machine that products of several taps begin with
 _QUARTER = 64  # depth of a quarter of a gradient by the kernel, at least
-_COLD = 1.2  # what products over gathered windows take beside those whose operands lie in the cache, measured
+COLD = 1.2
+"""What products over gathered windows take beside those whose operands lie in the cache, measured."""
 _STRIDED = 1.4  # what gradients of convolutions with strides take beside the model, measured
 
 
@@ -36,11 +37,12 @@ def _columns(array: np.ndarray) -> np.ndarray | None:
     return array.reshape(shape) if array.flags.c_contiguous else view_as(array, shape)
 
 
-def _chunk(product: Product) -> int:
+def chunk_size(product: Product) -> int:
+    """Elements of work space for one piece of a product."""
     return min(_CHUNK, max(product.working_set // 12, _CHUNK // 4))
 
 
-def _gathering(product: Product, machine: Machine) -> tuple[float, float]:
+def gathering(product: Product, machine: Machine) -> tuple[float, float]:
     """Seconds for one gathered element, and for the padded copy from which windows with strides are gathered."""
     each, axes = machine.copied + machine.row / _run(product.axes), product.axes
     if all(a.stride == 1 or a.taps == 1 for a in axes):
@@ -51,9 +53,9 @@ def _gathering(product: Product, machine: Machine) -> tuple[float, float]:
 
 def _d_kernel_seconds(product: Product, machine: Machine) -> float:
     b, s, n, out, taps = product.b, product.s, product.n, product.columns, product.taps
-    each, padded = _gathering(product, machine)
+    each, padded = gathering(product, machine)
     work = b * s * taps * out * each + padded
-    work += _COLD * machine.product(b, n, out, s * taps, product.itemsize) + taps * machine.call
+    work += COLD * machine.product(b, n, out, s * taps, product.itemsize) + taps * machine.call
     return work * (_STRIDED if any(a.stride > 1 for a in product.axes) else 1.0)
 
 
@@ -67,17 +69,17 @@ class Im2col:
     def __init__(self, product: Product) -> None:
         self.product, self.axes = product, product.axes
         self.b, self.s, self.n = product.b, product.s, product.n
-        chunk = _chunk(product)
+        most = chunk_size(product)
         self.depth = self.s * product.taps
         self._gathers: dict[int, Gather] = {}  # by the first position of a chunk
         outs = [a.out for a in self.axes]
-        self.cut = _cut(outs, -(-self.b * self.depth * product.columns // chunk))
+        self.cut = cut_axis(outs, -(-self.b * self.depth * product.columns // most))
         rest = product.columns // max(outs[self.cut], 1)
-        wide = chunk // max(self.b * self.depth * rest, 1)
+        wide = most // max(self.b * self.depth * rest, 1)
         self.chunks = _ranges(outs[self.cut], wide, _COLUMNS[1], rest)
         columns = max((len(r) for r in self.chunks), default=0) * rest
-        self.summed = _slices(self.s, max(1, chunk // max(self.b * product.taps * columns, 1)))
-        self.kernels = _slices(self.n, _KERNELS)
+        self.summed = slices(self.s, max(1, most // max(self.b * product.taps * columns, 1)))
+        self.kernels = slices(self.n, _KERNELS)
 
     @classmethod
     def fits(cls, product: Product, library: str) -> bool:
@@ -90,10 +92,10 @@ class Im2col:
         if way == D_KERNEL:
             return _d_kernel_seconds(product, machine)
         b, s, n, out, taps = product.b, product.s, product.n, product.columns, product.taps
-        each, padded = _gathering(product, machine)
+        each, padded = gathering(product, machine)
         gathered = b * s * taps * out
-        work = gathered * each + padded + _COLD * machine.product(b, n, s * taps, out, product.itemsize)
-        calls = max(1.0, gathered / _chunk(product)) * (3 + (_PADDED if padded else 1.5 * taps))
+        work = gathered * each + padded + COLD * machine.product(b, n, s * taps, out, product.itemsize)
+        calls = max(1.0, gathered / chunk_size(product)) * (3 + (_PADDED if padded else 1.5 * taps))
         return work + calls * machine.call
 
     @classmethod
@@ -118,12 +120,17 @@ class Im2col:
     def _piece(self, ready: np.ndarray, feature: np.ndarray, out: np.ndarray, cut: range) -> None:
         piece = out[(*(slice(None),) * (2 + self.cut), slice(cut.start, cut.stop))]
         target = _columns(piece)
-        shape = (self.b, ready.shape[1], math.prod(piece.shape[2:]))
+        images = by_image(piece) if target is None else None
+        if images is not None and images.shape[3] >= self.depth:  # else each image would read too much of the kernel
+            target, ready = images, ready[:, None]
+        shape = (self.b, ready.shape[1], math.prod(piece.shape[2:])) if target is None else target.shape
         total = here.arrays["total", shape, out.dtype] if target is None else target
         taps = self.product.taps
         for index, chosen in enumerate(self.summed):
             windows = self._windows(feature[:, chosen], cut)
-            kernel = ready[:, :, chosen.start * taps : chosen.stop * taps]
+            if len(shape) == 4:
+                windows = windows.reshape(*windows.shape[:2], shape[1], shape[3]).swapaxes(1, 2)
+            kernel = ready[..., chosen.start * taps : chosen.stop * taps]
             if index:
                 part = here.arrays["part", shape, out.dtype]
                 np.add(total, np.matmul(kernel, windows, out=part), out=total)
@@ -145,7 +152,7 @@ class Im2col:
     def d_kernel(self, d_out: np.ndarray, feature: np.ndarray, out: np.ndarray) -> Sequence[Task]:
         """Some rows of the summed mode after others: windows as in the forward pass, times the gradient."""
         quarter = -(-self.s // max(1, min(4, self.depth // _QUARTER)))
-        pieces = _slices(self.s, min(quarter, self.summed[0].stop))
+        pieces = slices(self.s, min(quarter, self.summed[0].stop))
         return [partial(self._d_kernel, d_out, feature[:, c], out[:, :, c]) for c in pieces]
 
     def _d_kernel(self, d_out: np.ndarray, part: np.ndarray, out: np.ndarray) -> None:
@@ -207,7 +214,7 @@ class Rows:
         depth, columns = s * taps // first.taps, out // max(first.out, 1) * rows
         work = first.taps * machine.product(b, n, depth, out, product.itemsize)
         passes = 3 * (first.taps - 1) * n * out * machine.element * product.itemsize / 4
-        work += b * (depth * columns * _gathering(product, machine)[0] + passes)
+        work += b * (depth * columns * gathering(product, machine)[0] + passes)
         return work + (_BEGIN + chunks * (2 * first.taps + taps // first.taps)) * machine.call
 
     @classmethod
@@ -234,16 +241,15 @@ class Rows:
     def _piece(self, ready: np.ndarray, feature: np.ndarray, out: np.ndarray, rows: range) -> None:
         windows = self._windows(feature, rows)
         piece = out[:, :, rows.start : rows.stop]
-        target = _columns(piece)
         shape = (self.b, self.n, len(rows) * self.others)
+        target, part = _columns(piece), here.arrays["part", shape, out.dtype]
         total = here.arrays["total", shape, out.dtype] if target is None else target
         np.matmul(ready[0], self._shifted(windows, 0, len(rows)), out=total)
-        part = here.arrays["part", shape, out.dtype]
         for tap in range(1, len(ready)):
             np.matmul(ready[tap], self._shifted(windows, tap, len(rows)), out=part)
-            np.add(total, part, out=total)
-        if target is None:
-            piece[...] = total.reshape(piece.shape)
+            if tap < len(ready) - 1:
+                np.add(total, part, out=total)
+        np.add(total.reshape(piece.shape), part.reshape(piece.shape), out=piece)  # two taps at least
 
     def _windows(self, feature: np.ndarray, rows: range) -> np.ndarray:
         """Windows of all axes but the first, for the rows that outputs ``rows`` read: (b, taps s, rows others)."""
@@ -264,7 +270,7 @@ class Rows:
         """Some rows of the summed mode after others: windows as in the forward pass, times the gradient."""
         quarter = -(-self.s // max(1, min(4, self.depth // _QUARTER)))
         d_out, feature = d_out.transpose(self._axes_last), feature.transpose(self._axes_last)
-        return [partial(self._d_kernel, d_out, feature[:, c], out[:, :, c]) for c in _slices(self.s, quarter)]
+        return [partial(self._d_kernel, d_out, feature[:, c], out[:, :, c]) for c in slices(self.s, quarter)]
 
     def _d_kernel(self, d_out: np.ndarray, part: np.ndarray, out: np.ndarray) -> None:
         width, taps = part.shape[1], [a.taps for a in self.axes]
@@ -283,7 +289,7 @@ def _row_chunks(product: Product) -> list[range]:
     first = product.axes[_first(product)]
     others = product.columns // max(first.out, 1)
     depth = product.s * product.taps // first.taps
-    return _ranges(first.out, _chunk(product) // max(product.b * depth * others, 1), _COLUMNS[0], others)
+    return _ranges(first.out, chunk_size(product) // max(product.b * depth * others, 1), _COLUMNS[0], others)
 
 
 def _run(axes: Sequence[Axis]) -> int:
@@ -303,13 +309,13 @@ def _first(product: Product) -> int:
     return next(i for i, a in enumerate(product.axes) if not a.is_plain)
 
 
-def _cut(outs: Sequence[int], pieces: int) -> int:
+def cut_axis(outs: Sequence[int], pieces: int) -> int:
     """The axis to cut: the first with so many positions, which leaves rows of the others whole; else the longest."""
     enough = [i for i, out in enumerate(outs) if out >= pieces]
     return enough[0] if enough else int(np.argmax(outs))
 
 
-def _slices(count: int, step: int) -> list[slice]:
+def slices(count: int, step: int) -> list[slice]:
     """Cut ``count`` positions into pieces of nearly equal size, at most ``step`` each."""
     pieces = max(1, -(-count // max(step, 1)))
     size = max(1, -(-count // pieces))

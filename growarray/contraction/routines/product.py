@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
@@ -12,12 +11,11 @@ import numpy as np
 from growarray.contraction.machine import Machine
 from growarray.contraction.problem import Product
 from growarray.contraction.routines.protocol import D_KERNEL, FORWARD, SingleCall, Task
-from growarray.contraction.workspace import here, view_as
+from growarray.contraction.workspace import by_image, here, view_as
 
 _SPLIT = 1 << 24  # operations of one piece: about 0.2 ms
 _FEW, _LONG = 64, 192  # rows that a piece of a gradient by the kernel has at least; rows or columns of a product's
 _WIDE = 16  # columns, or rows, that the product's own kernels take at a time
-_IMAGE = 32  # columns of one image below which to copy many of them into one product is faster than one for each
 
 
 class Multiply:
@@ -105,7 +103,7 @@ class Matmul:
         b, n, s = self.b, self.n, self.s
         flat, target = _flat(feature, (b, s, self.columns)), _flat(out, (b, n, self.columns))
         if flat is None or target is None:
-            images, targets = _by_image(feature), _by_image(out)
+            images, targets = by_image(feature), by_image(out)
             if images is not None and targets is not None:
                 return _image_tasks(ready, images, targets)
         if flat is None:
@@ -130,7 +128,7 @@ class Matmul:
             np.einsum("bl,bl->b", d_flat, flat, out=target[:, 0, 0])
             return ()
         pieces = _pieces(self.n, min(self.flops // _SPLIT, self.n // _FEW))
-        images, others = _by_image(d_out), _by_image(feature)
+        images, others = by_image(d_out), by_image(feature)
         if images is not None and others is not None and 4 * self.s < images.shape[3]:
             return [partial(_image_products, images[:, :, p], others, target[:, p]) for p in pieces]
         right = feature.reshape(self.b, self.s, -1).swapaxes(1, 2)  # copied, if it is no view, once for all pieces
@@ -150,15 +148,6 @@ def _flat(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
 
 def _row_products(d_out: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
     np.matmul(d_out.reshape(*d_out.shape[:2], right.shape[1]), right, out=out)
-
-
-def _by_image(array: np.ndarray) -> np.ndarray | None:
-    """(b, rows, images, *sizes) as (b, images, rows, columns), if that is a view of images that are large enough."""
-    if array.ndim < 4:
-        return None
-    swapped = array.swapaxes(1, 2)
-    columns = math.prod(swapped.shape[3:])
-    return view_as(swapped, (*swapped.shape[:3], columns)) if columns >= _IMAGE else None
 
 
 def _image_tasks(matrices: np.ndarray, images: np.ndarray, targets: np.ndarray) -> list[Task]:

@@ -40,13 +40,13 @@ def factor_dict(where: str, factors: Any, ndim: int) -> dict[str, Parameter]:
     """
     if not isinstance(factors, Iterable):
         raise TypeError(f"FactorizedTensor: factors={shown(factors)}, expected a list of arrays, one for each mode")
-    found = {f"factor_{i}": parameter(factor) for i, factor in enumerate(factors)}
-    if not found:
+    parameters = {f"factor_{i}": parameter(factor) for i, factor in enumerate(factors)}
+    if not parameters:
         raise ShapeError(f"{where}: found no factors, expected one for each mode")
-    for name, factor in found.items():
+    for name, factor in parameters.items():
         if len(factor.shape) != ndim:
             raise ShapeError(f"{where}: {name} has shape {factor.shape}, expected {ndim} axes")
-    return found
+    return parameters
 
 
 def no_fixed_modes(name: str, fixed: Any) -> None:
@@ -81,10 +81,10 @@ class _WithFactors(FactorizedTensor):
 
     def _insert(self, mode: int, new: Array) -> tuple[Parameter, ...]:
         """A new factor before ``mode``; the factors are named anew."""
-        values, made = list(self.factors.values()), Parameter(new)
-        values.insert(mode, made)
+        values, inserted = list(self.factors.values()), Parameter(new)
+        values.insert(mode, inserted)
         self.factors = {f"factor_{i}": value for i, value in enumerate(values)}
-        return (made,)
+        return (inserted,)
 
 
 class CentredFormat(TensorFormat):

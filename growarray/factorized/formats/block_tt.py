@@ -59,15 +59,15 @@ class _Format(ChainFormat):
         """Slices of the cores; a single entry would leave a core without its pair, and raises NotImplementedError."""
         if not all(isinstance(item, slice) for item in items):
             raise NotImplementedError("BlockTT: an integer index leaves a mode without its pair; index to_tensor()")
-        made = []
+        slices = []
         for core, (row, column) in zip(arrays, self.grouped(items), strict=True):
             rows, row_back = take(core, 1, row)
-            made.append((*take(rows, 2, column), row_back))
+            slices.append((*take(rows, 2, column), row_back))
 
         def pullback(d_factors: Arrays) -> Arrays:
-            return tuple(first(second(d)) for d, (_, second, first) in zip(d_factors, made, strict=True))
+            return tuple(first(second(d)) for d, (_, second, first) in zip(d_factors, slices, strict=True))
 
-        return tuple(core for core, _, _ in made), pullback
+        return tuple(core for core, _, _ in slices), pullback
 
 
 class BlockTTTensor(ChainTensor):

@@ -66,9 +66,9 @@ class _Format(CentredFormat):
 
     def fit(self, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
         """Alternating least squares, :func:`growarray.decompose.cp.cp`; the truncated SVD of a matrix."""
-        found = cp(tensor, self.usable_rank(tuple(tensor.shape), rank), **self.fit_options(options))
-        fit = Fit(found.errors[-1], len(found.errors), found.reason, found.degeneracy)
-        return (found.weights, *found.factors), fit
+        decomposition = cp(tensor, self.usable_rank(tuple(tensor.shape), rank), **self.fit_options(options))
+        fit = Fit(decomposition.errors[-1], len(decomposition.errors), decomposition.reason, decomposition.degeneracy)
+        return (decomposition.weights, *decomposition.factors), fit
 
     def quick_options(self, rank: Any) -> dict[str, Any]:
         """Fewer sweeps, from one random start, of a weight with many components."""
@@ -92,8 +92,8 @@ class _Format(CentredFormat):
     ) -> Added:
         """New components with weight 1, their norm shared by the factors."""
         xp, rank = namespace(*old), old[0].shape[0]
-        found = cp(goal.dense, by[0], weighted={1: goal.channels(1)}, max_iterations=50, rng=rng)
-        factors = [found.factors[0] * found.weights[None, :], *found.factors[1:]]
+        start = cp(goal.dense, by[0], weighted={1: goal.channels(1)}, max_iterations=50, rng=rng)
+        factors = [start.factors[0] * start.weights[None, :], *start.factors[1:]]
         modes = kernel_modes(self, goal.dense.ndim - 2)
         increment = Increment(self.terms(modes)[1:], modes[1:], factors, [xp.ones_like(f) for f in factors], 0, groups)
         decrease = fit(goal, increment)

@@ -57,8 +57,8 @@ class _Format(ChainFormat):
         """TR-SVD and alternating least squares, :func:`growarray.decompose.tensor_ring`."""
         options = self.fit_options(options)
         mode = options.get("mode")
-        found = tensor_ring(tensor, usable_tr_rank(tuple(tensor.shape), rank, mode), **options)
-        return found.cores, Fit(found.errors[-1], len(found.errors) - 1, found.reason)
+        ring = tensor_ring(tensor, usable_tr_rank(tuple(tensor.shape), rank, mode), **options)
+        return ring.cores, Fit(ring.errors[-1], len(ring.errors) - 1, ring.reason)
 
     def candidates(self, spectra: Spectra) -> Iterator[tuple[tuple[int, ...], float]]:
         """Trains from the largest mode, all bonds at one level, and rings whose bonds are alike.

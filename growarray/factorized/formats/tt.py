@@ -43,19 +43,16 @@ class _Format(ChainFormat):
 
     def usable_rank(self, shape: Sequence[int], rank: Any) -> tuple[int, ...]:
         """At most the bond before times the mode between, and what the modes behind can use."""
-        ranks = [1]
-        for k, size in enumerate(shape, start=1):
-            ranks.append(min(rank[k], ranks[-1] * size, math.prod(shape[k:])))
-        return tuple(ranks)
+        return validate_tt_rank(shape, rank, allow_overparametrization=False)
 
     def usable_growth(self, shape: Sequence[int], rank: Any, by: tuple[int, ...]) -> tuple[int, ...]:
         """What bonds can add beside neighbours that add this much, or run through the old rank if they add nothing."""
-        found = list(super().usable_growth(shape, rank, by))
+        usable = list(super().usable_growth(shape, rank, by))
         for k in range(1, len(shape)):
-            found[k] = min(found[k], (found[k - 1] or rank[k - 1]) * shape[k - 1])
+            usable[k] = min(usable[k], (usable[k - 1] or rank[k - 1]) * shape[k - 1])
         for k in range(len(shape) - 1, 0, -1):
-            found[k] = min(found[k], (found[k + 1] or rank[k + 1]) * shape[k])
-        return tuple(found)
+            usable[k] = min(usable[k], (usable[k + 1] or rank[k + 1]) * shape[k])
+        return tuple(usable)
 
     def fit(self, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
         """TT-SVD, :func:`growarray.decompose.tt.tensor_train`."""

@@ -63,8 +63,8 @@ class _Format(CentredFormat):
 
     def fit(self, tensor: Array, rank: Any, /, **options: Any) -> tuple[Arrays, Fit]:
         """HOOI, :func:`growarray.decompose.tucker.tucker`."""
-        found = tucker(tensor, self.usable_rank(tuple(tensor.shape), rank), **self.fit_options(options))
-        return (found.core, *found.factors), Fit(found.errors[-1], len(found.errors) - 1, found.reason)
+        hooi = tucker(tensor, self.usable_rank(tuple(tensor.shape), rank), **self.fit_options(options))
+        return (hooi.core, *hooi.factors), Fit(hooi.errors[-1], len(hooi.errors) - 1, hooi.reason)
 
     def candidates(self, spectra: Spectra) -> Iterator[tuple[tuple[int, ...], float]]:
         """All modes at one level, and the channels alone with the taps whole."""

@@ -288,11 +288,11 @@ class GrowingDAG(LayerGraph):
         That is ``tr E - tr(M dW)``: the gradient's square, less the decrease that the joint optimal delta promises.
         """
         held, deltas = self.collected(), self.joint_deltas()
-        found = {}
+        bottleneck = {}
         for node in (node for node in self.merges if node != self.root):
             e = held.gradient_moment([node])
-            found[node] = float(namespace(e).linalg.trace(e)) - (deltas[node][1] if node in deltas else 0.0)
-        return found
+            bottleneck[node] = float(namespace(e).linalg.trace(e)) - (deltas[node][1] if node in deltas else 0.0)
+        return bottleneck
 
     def find_possible_extensions(self) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
         """Edges that may be added, and places for new nodes with two edges, sorted by name."""

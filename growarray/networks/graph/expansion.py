@@ -159,21 +159,21 @@ class Expansion(Addition):
         columns : for each next node those of the inputs, which are the neurons ``alpha`` or the previous node
         """
         statistics, nodes = self.dag.collected(), self.next_nodes
-        kept = [statistics.columns(node, self._changeable(rule, node)) for node in nodes]
+        present = [statistics.columns(node, self._changeable(rule, node)) for node in nodes]
         targets = [
             statistics.target(node, np.concatenate([old, new]))
-            for node, old, new in zip(nodes, kept, columns, strict=True)
+            for node, old, new in zip(nodes, present, columns, strict=True)
         ]
         with_delta = replace(rule, compute_delta=True) if isinstance(rule, GrowthRule) else rule
         change = planned(with_delta, PlaceMeans(tuple(targets), lambda: statistics.gradient_moment(nodes)))
         if not change.deltas:
             raise GrowthError(f"{self}: the rule plans no delta, but a new edge needs one")
-        deltas = [delta[:, : len(part)] for delta, part in zip(change.deltas, kept, strict=True)]
-        weights = [-delta[:, len(part) :] for delta, part in zip(change.deltas, kept, strict=True)]
+        deltas = [delta[:, : len(part)] for delta, part in zip(change.deltas, present, strict=True)]
+        weights = [-delta[:, len(part) :] for delta, part in zip(change.deltas, present, strict=True)]
         if alpha is not None:
             weights = [by_neuron(rows, self.read_by(node).taps) for node, rows in zip(nodes, weights, strict=True)]
         omega = weights[0] if len(weights) == 1 else namespace(*weights).concat(weights, axis=0)
-        alone = [statistics.target(node, part) for node, part in zip(nodes, kept, strict=True) if len(part)]
+        alone = [statistics.target(node, part) for node, part in zip(nodes, present, strict=True) if len(part)]
         without = [planned(with_delta, PlaceMeans((target,), target.e)).decreases for target in alone]
         self.update = replace(
             change, deltas=tuple(deltas), solutions=(), input_extension=omega, output_extension=alpha
@@ -213,8 +213,8 @@ class Expansion(Addition):
                 self.delete_update()
         elif omega is not None and alpha is not None and keep < self.new_neurons:
             if self._sampled is None:
-                kept = self.update.with_neurons(omega[:, :keep], keep)
-                self.take(replace(kept, output_extension=alpha[:keep, :]))
+                update = self.update.with_neurons(omega[:, :keep], keep)
+                self.take(replace(update, output_extension=alpha[:keep, :]))
             else:
                 self._take_sampled(self._sampled.rule, self._sampled.order[:keep])
 

@@ -20,8 +20,8 @@ _ROWS = 4096  # of windows that neurons are drawn between
 
 def joined(arrays: Iterable[Array], axis: int = -1) -> Array:
     """Arrays side by side; a single one as it is."""
-    found = list(arrays)
-    return found[0] if len(found) == 1 else namespace(*found).concat(found, axis=axis)
+    parts = list(arrays)
+    return parts[0] if len(parts) == 1 else namespace(*parts).concat(parts, axis=axis)
 
 
 class Features(NamedTuple):

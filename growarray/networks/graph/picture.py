@@ -32,13 +32,13 @@ def places(outline: Outline) -> dict[str, tuple[float, float]]:
     depth: dict[str, int] = {}
     for node in in_order("a picture", outline["nodes"], edges):
         depth[node] = max((depth[source] + 1 for source, target in edges if target == node), default=0)
-    found = {}
+    places = {}
     for x in sorted(set(depth.values())):
         row = [node for node in outline["nodes"] if depth[node] == x]
         for index, node in enumerate(row):
             alone = len(row) == 1 and 0 < x < max(depth.values())
-            found[node] = (float(x), (0.6 if x % 2 else -0.6) if alone else index - (len(row) - 1) / 2)
-    return found
+            places[node] = (float(x), (0.6 if x % 2 else -0.6) if alone else index - (len(row) - 1) / 2)
+    return places
 
 
 def frames_of(steps: Sequence[Mapping[str, Any]]) -> list[tuple[str, Outline]]:

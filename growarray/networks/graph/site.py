@@ -41,9 +41,11 @@ class Site:
         sizes.setdefault("ones", 1)
         self.columns = ranges(sizes)
         self.rows = ranges(rows)
-        d, o = (sum(map(len, found.values())) for found in (self.columns, self.rows))
+        d, o = (sum(map(len, part.values())) for part in (self.columns, self.rows))
         self.s = TensorStatistic((d, d), self._s_of_batch, name=f"S of {name}", reuse=True)
-        self.m = TensorStatistic((d, o), self._m_of_batch, name=f"M of {name}", trace_precision=trace_precision)
+        self.m = TensorStatistic(
+            (d, o), self._m_of_batch, name=f"M of {name}", trace_precision=trace_precision, reuse=True
+        )
         self.e = TensorStatistic((o, o), self.e_of_batch, name=f"E of {name}", reuse=True)
 
     @property
@@ -74,9 +76,9 @@ class Site:
         features, _ = self.streams()
         return cross_moment(features, out=out), features.samples
 
-    def _m_of_batch(self) -> tuple[Array, int]:
+    def _m_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         features, gradients = self.streams()
-        return cross_moment(features, gradients), features.samples
+        return cross_moment(features, gradients, out=out), features.samples
 
     def e_of_batch(self, *, out: Any = None) -> tuple[Array, int]:
         """Sum of ``dA^T dA`` over the last batch, and its samples."""
@@ -115,14 +117,14 @@ class Seen:
         return self._views
 
     def _s_of_batch(self) -> tuple[Array, int]:
-        found = [cross_moment(seen) for seen, _ in self.views()]
-        return sum(found[1:], found[0]), self.views()[0][0].samples
+        moments = [cross_moment(seen) for seen, _ in self.views()]
+        return sum(moments[1:], moments[0]), self.views()[0][0].samples
 
     def _m_prev_of_batch(self) -> tuple[Array, int]:
         gradient = gradient_stream(self._batch()[1][self._node])
-        found = [cross_moment(seen, _cropped(gradient, outputs)) for seen, outputs in self.views()]
-        xp, (p, o) = namespace(found[0]), found[0].shape
-        return xp.reshape(xp.stack(found, axis=-1), (p, o * len(found))), gradient.samples
+        moments = [cross_moment(seen, _cropped(gradient, outputs)) for seen, outputs in self.views()]
+        xp, (p, o) = namespace(moments[0]), moments[0].shape
+        return xp.reshape(xp.stack(moments, axis=-1), (p, o * len(moments))), gradient.samples
 
     def _p_of_batch(self) -> tuple[Array, int]:
         reads, views = self._reads.stream(self._batch()[0]), self.views()
@@ -130,8 +132,8 @@ class Seen:
             moment = cross_moment(views[0][0])
             empty = namespace(moment).zeros((len(views), moment.shape[0], 0), dtype=moment.dtype, device=moment.device)
             return empty, views[0][0].samples
-        found = [cross_moment(seen, _cropped(reads, outputs)) for seen, outputs in views]
-        return namespace(found[0]).stack(found, axis=0), reads.samples
+        moments = [cross_moment(seen, _cropped(reads, outputs)) for seen, outputs in views]
+        return namespace(moments[0]).stack(moments, axis=0), reads.samples
 
 
 def gradient_stream(gradient: Array) -> StreamLike:
@@ -153,10 +155,10 @@ def _cropped(stream: Any, outputs: Any) -> Any:
 
 def _by_reading(parts: Columns) -> dict[Reading, dict[str, int]]:
     """Sources that are read in one way together, with their channels."""
-    found: dict[Reading, dict[str, int]] = {}
+    sources: dict[Reading, dict[str, int]] = {}
     for source, reading, count in parts:
-        found.setdefault(reading, {})[source] = count
-    return found
+        sources.setdefault(reading, {})[source] = count
+    return sources
 
 
 def ranges(sizes: Mapping[Any, int]) -> dict[Any, np.ndarray]:
@@ -172,5 +174,5 @@ def ranges(sizes: Mapping[Any, int]) -> dict[Any, np.ndarray]:
 def block(matrix: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
     """Some rows and columns of a matrix."""
     xp = namespace(matrix)
-    taken = xp.take(matrix, asarray(rows, like=matrix), axis=0)
-    return xp.take(taken, asarray(columns, like=matrix), axis=1)
+    chosen = xp.take(matrix, asarray(rows, like=matrix), axis=0)
+    return xp.take(chosen, asarray(columns, like=matrix), axis=1)

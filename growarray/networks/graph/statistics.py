@@ -97,14 +97,14 @@ class GraphStatistics:
 
     def _site(self, shape: tuple[int, ...], known: Any, drawn: Any, trace_precision: float | None) -> Site:
         widths = {node: merge.in_features for node, merge in self.merges.items()}
-        here = {node: widths[node] for node in self._outputs if self._shape[node] == shape}
+        outputs = {node: widths[node] for node in self._outputs if self._shape[node] == shape}
         rank = {node: index for index, node in enumerate(self.merges)}
         first = sorted((part for part, node in known.items() if self._shape[node] == shape), key=lambda p: rank[p[0]])
         then = [part for part, node in drawn.items() if self._shape[node] == shape]
         sources = [(source, reading, widths[source]) for source, reading in first]
         candidates = [(key, reading, self.sampled[key].count) for key, reading in then]
         name = f"the graph at {shape}" if shape else "the graph"
-        return Site(name, sources, candidates, here, self._batch, trace_precision)
+        return Site(name, sources, candidates, outputs, self._batch, trace_precision)
 
     def named(self) -> Iterator[tuple[str, TensorStatistic]]:
         """Every statistic with a name of its own; those of features are ``s``, ``m`` and ``e``."""
@@ -186,9 +186,9 @@ class GraphStatistics:
 
     def columns(self, node: str, features: Features, *more: np.ndarray) -> np.ndarray:
         """Columns of features that ``node`` reads, and of more after them, in S and M of its site."""
-        found = self.sites[self._shape[node]].columns
-        ones = [found["ones"]] if features.ones else []
-        parts = [*(found[part] for part in features.parts), *ones, *more]
+        columns = self.sites[self._shape[node]].columns
+        ones = [columns["ones"]] if features.ones else []
+        parts = [*(columns[part] for part in features.parts), *ones, *more]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def second_moment(self, node: str, rows: np.ndarray, columns: np.ndarray) -> Array:
@@ -209,11 +209,11 @@ class GraphStatistics:
             return block(site.e(), index, index)
         blocks, start = [self.gradient_moment([node]) for node in nodes], 0
         xp, size = namespace(*blocks), sum(int(e.shape[0]) for e in blocks)
-        found = xp.zeros((size, size), dtype=blocks[0].dtype, device=blocks[0].device)
+        moment = xp.zeros((size, size), dtype=blocks[0].dtype, device=blocks[0].device)
         for e in blocks:
             part = slice(start, start + int(e.shape[0]))
-            found, start = assign(found, (part, part), e), part.stop
-        return found
+            moment, start = assign(moment, (part, part), e), part.stop
+        return moment
 
     def shown(self, node: str, front: Features, reading: Reading, reads: np.ndarray) -> Shown | Seen:
         """Means of what new neurons that read ``front`` show a node, which reads the columns ``reads`` already."""
@@ -249,8 +249,8 @@ class GraphStatistics:
             means = self.target(node, reads)
             shared = self.second_moment(node, reads, features)
             inverse = pseudo_inverse(means.s(), means.floor)
-            taken = namespace(shared).matrix_transpose(shared) @ inverse
-            s, m = s - taken @ shared, m - taken @ means.m()
+            supplied = namespace(shared).matrix_transpose(shared) @ inverse
+            s, m = s - supplied @ shared, m - supplied @ means.m()
         return to_numpy(s), to_numpy(m)
 
     def candidates(self, node: str, key: str, reading: Reading) -> np.ndarray:

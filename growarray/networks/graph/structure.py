@@ -41,11 +41,11 @@ def ancestors(order: Sequence[str], edges: Iterable[Edge]) -> dict[str, frozense
     >>> sorted(ancestors(["start", "1", "end"], [("start", "1"), ("1", "end")])["1"])
     ['1', 'start']
     """
-    found: dict[str, frozenset[str]] = {}
+    before: dict[str, frozenset[str]] = {}
     edges = list(edges)
     for node in order:
-        found[node] = frozenset({node}).union(*(found[source] for source, target in edges if target == node))
-    return found
+        before[node] = frozenset({node}).union(*(before[source] for source, target in edges if target == node))
+    return before
 
 
 def possible_edges(before: Mapping[str, frozenset[str]], edges: Iterable[Edge]) -> list[Edge]:
@@ -54,8 +54,8 @@ def possible_edges(before: Mapping[str, frozenset[str]], edges: Iterable[Edge]) 
     >>> possible_edges({"start": {"start"}, "1": {"1", "start"}, "end": {"end", "1", "start"}}, [("start", "1")])
     [('1', 'end'), ('start', 'end')]
     """
-    taken = set(edges)
-    return [edge for edge in _forward(before) if edge not in taken]
+    existing = set(edges)
+    return [edge for edge in _forward(before) if edge not in existing]
 
 
 def possible_paths(before: Mapping[str, frozenset[str]], edges: Iterable[Edge]) -> list[Edge]:

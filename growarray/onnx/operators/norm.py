@@ -20,10 +20,10 @@ from growarray.onnx.operators.row import Operator
 from growarray.onnx.value import Constant, Dynamic, known_axes
 
 
-def _vector(builder: Builder, node: OpNode, index: int, what: str, size: int | None = None) -> Constant:
-    value = builder.constant(node, index, what)
+def _vector(builder: Builder, node: OpNode, index: int, label: str, size: int | None = None) -> Constant:
+    value = builder.constant(node, index, label)
     if len(value.shape) != 1 or (size is not None and value.shape != (size,)):
-        raise Malformed(f"{what} has shape {value.shape}; expected {'one axis' if size is None else (size,)}")
+        raise Malformed(f"{label} has shape {value.shape}; expected {'one axis' if size is None else (size,)}")
     return value
 
 

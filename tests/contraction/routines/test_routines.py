@@ -15,7 +15,7 @@ from growarray.contraction import plan
 from growarray.contraction.equation import parse
 from growarray.contraction.problem import Axis, Problem, Product
 from growarray.contraction.program import Program
-from growarray.contraction.routines import band, im2col, product, scatter
+from growarray.contraction.routines import band, im2col, kn2row, product, scatter
 from growarray.contraction.routines.banding import layout_of
 from growarray.contraction.routines.portable import Portable
 from growarray.contraction.step import Step
@@ -55,10 +55,20 @@ CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] =
         (2, 2, 1, 3),
         {"stride": (2, 1, 1), "padding": (1, 0, 1)},
     ),
-    "rows": (DENSE_2, (1, 20, 9, 8), (1, 5, 20, 3, 3), {"padding": 1}),
-    "rows batched": (DENSE_1, (3, 24, 9), (3, 4, 24, 3), {"padding": ((0, 2),)}),
-    "rows dilated": (DENSE_2, (1, 20, 12, 9), (1, 5, 20, 3, 3), {"padding": 2, "dilation": (2, 1), "stride": (1, 2)}),
-    "rows of images": (IMAGES, (20, 3, 9, 8), (5, 20, 2, 3), {"padding": 1}),
+    "rows": (DENSE_2, (1, 20, 9, 8), (1, 8, 20, 3, 3), {"padding": 1}),
+    "rows batched": (DENSE_1, (3, 24, 9), (3, 8, 24, 3), {"padding": ((0, 2),)}),
+    "rows dilated": (DENSE_2, (1, 20, 12, 9), (1, 8, 20, 3, 3), {"padding": 2, "dilation": (2, 1), "stride": (1, 2)}),
+    "rows of images": (IMAGES, (20, 3, 9, 8), (8, 20, 2, 3), {"padding": 1}),
+    "kn2row": (DENSE_2, (1, 20, 16, 18), (1, 3, 20, 3, 3), {"padding": 1}),
+    "kn2row batched": (DENSE_1, (3, 24, 40), (3, 4, 24, 3), {"padding": ((0, 2),)}),
+    "kn2row strided": (
+        DENSE_2,
+        (1, 20, 16, 15),
+        (1, 2, 20, 3, 2),
+        {"padding": 1, "stride": (2, 3), "dilation": (2, 1)},
+    ),
+    "kn2row of images": (IMAGES, (20, 4, 9, 8), (3, 20, 2, 3), {"padding": (1, 2)}),
+    "kn2row, outputs of padding alone": (DENSE_1, (1, 10, 40), (1, 1, 10, 3), {"padding": 6}),
     "im2col": (DENSE_2, (2, 3, 9, 8), (2, 4, 3, 3, 3), {"stride": 2, "padding": 1}),
     "im2col, three axes": (
         "s z y x, n s z y x -> n z y x | z, y, x",
@@ -96,7 +106,7 @@ def shrunk(value: Any) -> Any:
 @pytest.fixture
 def tiny_pieces(monkeypatch):
     """Every limit on the size of a piece made so small that most cases are cut, many with a shorter last piece."""
-    for module in (band, im2col, product, scatter):
+    for module in (band, im2col, kn2row, product, scatter):
         for name, value in vars(module).copy().items():
             if name[0] == "_" and name[1:].isupper():
                 monkeypatch.setattr(module, name, shrunk(value))
@@ -236,6 +246,23 @@ def test_images_before_channels_are_multiplied_where_they_lie_unless_they_are_na
         assert_close(one, other, rtol=1e-13)
 
 
+@pytest.mark.parametrize(("channels", "products"), [(2, 3), (14, 1)])
+def test_windows_of_images_before_channels_make_a_product_each_unless_they_are_deep(
+    channels, products, pieces, monkeypatch
+):
+    step = step_for(IMAGES, (channels, 3, 16, 9), (5, channels, 3, 2), {"padding": 1, "stride": (2, 1)})
+    feature, kernel, d_out = operands(step, "float64")
+    wanted = on_numpy(step, feature, kernel, d_out)[0]
+    y = np.ascontiguousarray(nothing(d_out.shape, "float64").swapaxes(1, 2)).swapaxes(1, 2)
+    made, matmul = [], np.matmul
+    monkeypatch.setattr(
+        np, "matmul", lambda a, b, out: made.append(b.shape[1] if b.ndim == 4 else 1) or matmul(a, b, out=out)
+    )
+    run(forward(step, feature, kernel, y), y)
+    assert pieces or set(made) == {products}
+    assert_close(y, wanted, rtol=1e-13)
+
+
 @each_case
 def test_pieces_write_parts_of_their_own_in_any_order(name, tiny_pieces):
     step = step_for(*CASES[name])
@@ -252,9 +279,9 @@ def test_pieces_write_parts_of_their_own_in_any_order(name, tiny_pieces):
 def test_the_cases_reach_every_routine_each_way():
     found = [step_for(*case, dtype="float32").routines for case in CASES.values()]
     forward, by_feature, by_kernel = (set(names) for names in zip(*found, strict=True))
-    assert forward == {"multiply", "matmul", "band", "winograd", "rows", "im2col"}
+    assert forward == {"multiply", "matmul", "band", "winograd", "kn2row", "rows", "im2col"}
     assert by_feature == {"transposed", "scatter"}
-    assert by_kernel == {"matmul", "band", "winograd", "rows", "im2col"}
+    assert by_kernel == {"matmul", "band", "winograd", "kn2row", "rows", "im2col"}
 
 
 def test_bands_are_of_one_axis_with_rows_or_columns_beside_it_and_of_planes():
