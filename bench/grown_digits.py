@@ -2,7 +2,7 @@
 
 Every seed splits, draws and shuffles anew; the fixed network has the final widths of the grown one and is trained the
 same way on the same parts. A run is kept in the folder ``grown_digits``, and not made again; the picture there,
-``NETWORK.png``, shows validation accuracy against parameters as the networks grew, and the test accuracy at the end.
+``NETWORK.png``, shows validation accuracy against parameters as the networks grew, and the test accuracies beside it.
 """
 
 from __future__ import annotations
@@ -82,27 +82,28 @@ def run(*, quick: bool = False, progress: Callable[[Any], None] | None = None) -
 
 
 def draw(histories: list[dict[str, Any]], path: Path) -> None:
-    """Validation accuracy against parameters, a line for each seed; test accuracy as points, the fixed ones empty."""
+    """Validation accuracy against parameters, a line for each seed; beside it the test accuracy, empty if fixed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.0, 3.6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(8.0, 3.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    panel = figure.subplots()
+    growing, tested = figure.subplots(1, 2, sharey=True, width_ratios=(2.2, 1.0))
     for seed, history in enumerate(histories):
         trained = [step for step in history["steps"] if step["event"] == "train"]
         points = [[step[name] for step in trained] for name in ("parameters", "validation_score")]
-        panel.plot(*points, color=f"C{seed}", linewidth=0.9, alpha=0.7)
+        growing.plot(*points, color=f"C{seed}", linewidth=0.9, alpha=0.7)
         final = history["final"]
-        at = final["parameters"] * (1.0 + 0.02 * (seed + 1))
-        label = {"grown": "grown, test", "fixed": "fixed, test"} if seed == 0 else {}
-        panel.plot([at], [final["test_score"]], "o", color=f"C{seed}", label=label.get("grown"))
-        panel.plot(
-            [at], [final["compare"]["test_score"]], "o", color=f"C{seed}", fillstyle="none", label=label.get("fixed")
-        )
-    panel.set(xscale="log", xlabel="parameters", ylabel="accuracy", ylim=(0.9, 1.002))
-    panel.grid(alpha=0.3)
-    panel.legend(loc="lower right")
+        for figures, shift, fill, label in ((final, -0.12, "full", "grown"), (final["compare"], 0.12, "none", "fixed")):
+            name = label if seed == 0 else None
+            tested.plot([seed + shift], [figures["test_score"]], "o", color=f"C{seed}", fillstyle=fill, label=name)
+    growing.set(
+        xscale="log", xlabel="parameters, as it grows", ylabel="accuracy", ylim=(0.9, 1.002), title="validation"
+    )
+    tested.set(xlabel="seed", xticks=range(len(histories)), title="test")
+    for panel in (growing, tested):
+        panel.grid(alpha=0.3)
+    tested.legend(loc="lower right")
     figure.savefig(path)
 
 

@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 from growarray import load_checkpoint
 from growarray.checkpoint import save_safetensors
 from growarray.cli.application import app
+from growarray.cli.compress import command
 from growarray.cli.compress import picture as compress_picture
 from growarray.cli.compress.weights import Weights
+from growarray.cli.grow.folder import locked
 from growarray.compression import compress as compress_network
 from growarray.factorized import CPTensor, FactorizedTensor, TuckerTensor
 from growarray.onnx.export import to_onnx
@@ -119,6 +121,19 @@ def test_files_are_not_replaced_by_accident(run: Run, weights: Path, tmp_path: P
     assert (folder / "report.json").read_text() == "mine"
     assert run(weights, "--budget", "0.5", "--output", folder, "--force").exit_code == 0
     assert json.loads((folder / "report.json").read_text())["by"] == "parameters"
+
+
+def test_what_a_killed_run_left_goes_unless_another_run_is_there(run: Run, weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    left = folder / f"{command._BESIDE}x"
+    left.mkdir(parents=True)
+    (left / "report.json").touch()
+    with locked(folder):
+        refused = run(weights, "--budget", "0.5", "--output", folder)
+    assert (refused.exit_code, left.is_dir()) == (2, True)
+    assert f"--output {folder} is in use by another run" in refused.output
+    assert run(weights, "--budget", "0.5", "--output", folder).exit_code == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["compressed.safetensors", "report.json", "tradeoff.png"]
 
 
 def test_nothing_is_left_where_the_graph_cannot_be_written(

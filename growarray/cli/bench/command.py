@@ -83,7 +83,7 @@ def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
         as_json: Annotated[bool, switch("--json", "print JSON in place of tables", _OUTPUT)] = False,
         as_csv: Annotated[bool, switch("--csv", "print CSV in place of tables", _OUTPUT)] = False,
     ) -> None:
-        """Compare the contraction paths of a layer or an equation: what each should cost, and what it does cost."""
+        """Measure, show and write."""
         if as_json and as_csv:
             raise ValueError("--json, --csv: pass only one; --output writes both as files")
         for (flag, least), value in zip(_LEAST.items(), (count, repeat, seconds, seed), strict=True):
@@ -128,6 +128,12 @@ def contraction_from(file: Path | None, given: dict[str, Any]) -> Contraction:
 
 
 paths = paths_command(None)
+
+
+class SuiteCommand(BenchCommand):
+    """A command that takes whatever is given, to say where it is."""
+
+    allow_extra_args = ignore_unknown_options = True
 
 
 def suite() -> None:

@@ -89,7 +89,7 @@ def search(
     seed: Annotated[int, option("NUMBER", "of planners that draw")] = 0,
     as_json: Annotated[bool, switch("--json", "print JSON in place of a table")] = False,
 ) -> None:
-    """Score planners on instances: the operations of their paths beside the least that are known."""
+    """Plan each instance by each planner, and show the scores."""
     at_least("--seed", seed, 0)
     if not 0 < seconds < math.inf:
         raise ValueError(f"--seconds: expected more than 0, found {seconds:g}")
