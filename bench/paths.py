@@ -8,4 +8,4 @@ from growarray.cli.bench.command import BenchCommand, paths_command
 __all__ = ["app"]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-app.command(cls=BenchCommand)(paths_command(peers_for))
+app.command(cls=BenchCommand, help=__doc__)(paths_command(peers_for))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from growarray.cli.interrupt import stops_at_once
 
 __all__ = ["main"]
 
@@ -23,7 +23,7 @@ def _missing() -> list[str]:
 
 def main() -> None:
     """Run the command line; if the extra is missing, print one line and exit with code 2."""
-    with _stops_at_once():
+    with stops_at_once():
         missing = _missing()
         if missing:
             sys.stderr.write(
@@ -55,25 +55,3 @@ def _written(closed: int) -> Iterator[None]:
             raise SystemExit(closed) from None
         sys.stderr.write(f"growarray: the standard output cannot be written: {error.strerror}\n")
         raise SystemExit(2) from None
-
-
-@contextmanager
-def _stops_at_once() -> Iterator[None]:
-    """Ctrl-C ends the process on the spot, with exit code 130.
-
-    Nothing is open yet, and an exception that appears inside an import is shown, changed or swallowed by others.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    default_handler = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
-    if default_handler:
-        signal.signal(signal.SIGINT, _stop)
-    try:
-        yield
-    finally:
-        if default_handler:
-            signal.signal(signal.SIGINT, before)
-
-
-def _stop(*_: object) -> None:
-    os.write(2, b"\rgrowarray: interrupted\n" if os.isatty(2) else b"growarray: interrupted\n")
-    os._exit(130)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pkgutil
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import typer
 from rich.console import Console
@@ -14,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
+from growarray.cli.interrupt import stops_at_once
 from growarray.cli.options import plain
 from growarray.cli.terminal import Screen, say_interrupted
 from growarray.display import printable
@@ -133,8 +136,39 @@ class Command(TyperCommand):
         show_help(self, ctx)
 
 
+@dataclass(frozen=True)
+class Later:
+    """A command whose module is imported when it is called for: a list of commands needs its help alone.
+
+    function, kind : where the function and the class of the command are, as ``package.module:name``
+    """
+
+    function: str
+    kind: str
+    help: str
+    hidden: bool = False
+
+    def load(self, name: str) -> Any:
+        """The command."""
+        with stops_at_once():
+            function, kind = map(pkgutil.resolve_name, (self.function, self.kind))
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+        alone.command(name, cls=kind, help=self.help, hidden=self.hidden)(function)
+        return typer.main.get_command(alone)
+
+
 class Group(TyperGroup):
     """A command of commands, for which a wrong command line is one line too."""
+
+    later: ClassVar[Mapping[str, Any]] = {}  # of Later, by name
+
+    def __init__(self, *, commands: Any = None, **options: Any) -> None:
+        super().__init__(commands={**self.later, **(commands or {})}, **options)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name; None if there is none."""
+        found = super().get_command(ctx, cmd_name)
+        return found.load(cmd_name) if isinstance(found, Later) else found
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
         """Read the command line up to the name of a command."""
@@ -148,8 +182,7 @@ class Group(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""
-        named = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
-        show_help(self, ctx, [(name, command.help or "") for name, command in named if command and not command.hidden])
+        show_help(self, ctx, [(name, each.help or "") for name, each in self.commands.items() if not each.hidden])
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def convert(
     limits: LimitsOption = None,
     follow_links: LinksOption = False,
 ) -> None:
-    """Write the weights of IN into OUT, whose ending says what it becomes; from ONNX to ONNX the graph too."""
+    """Check what is asked for, read, and write."""
     _check_target(source, target, force)
     if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"--dtype {dtype}: expected one of {', '.join(_DTYPES)}")

@@ -35,7 +35,7 @@ def inspect(
     follow_links: LinksOption = False,
     check: Annotated[bool, switch("--check", "read every tensor too: checksums and values")] = False,
 ) -> None:
-    """Show the tensors of a file, what is beside them, and whether anything is refused. Nothing in it is run."""
+    """Inspect, and show what was found."""
     found = inspect_file(
         file, select=select, prefix=prefix, limits=limits_from(limits), follow_links=follow_links, check=check
     )

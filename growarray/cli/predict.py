@@ -40,7 +40,7 @@ def predict(
     output: Annotated[Path | None, option("FILE", ".csv or .npz file to write into", "--output")] = None,
     force: Annotated[bool, switch("--force", "replace that file if it exists")] = False,
 ) -> None:
-    """Predict with a grown network; if the data have targets, print the accuracy or R2 too."""
+    """Load, predict, write if asked to, and show."""
     if output is not None:
         _check_output(output, force)
     grown = load_folder(folder)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -38,10 +39,12 @@ def optimizer_named(name: str, others: Sequence[str]) -> Optimizer:
 _REPEATS = {"random-greedy": 32, "random-greedy-128": 128}  # as opt_einsum's functions of these names
 
 
-def optimizer_paths(problem: Problem, finder: Optimizer, limit: int | None, judged: Judge) -> list[Path]:
+def optimizer_paths(
+    problem: Problem, finder: Optimizer, limit: int | None, judged: Judge, told: str | None
+) -> list[Path]:
     """The path that an optimizer gives for a plain equation, or one for each view of an equation with convolutions.
 
-    judged : what a path costs here
+    judged : what a path costs here    told : what that depends on, for optimizers that keep paths; None if unknown
     """
     if len(problem) < 2:
         return [[]]
@@ -50,7 +53,7 @@ def optimizer_paths(problem: Problem, finder: Optimizer, limit: int | None, judg
             return [_asked(_fresh(finder), plain_view(problem, "windows"), limit)]
         found = []
         for kind in _VIEWS:
-            with _judging(_fresh(finder), judged) as one:
+            with _judging(_fresh(finder), judged, told) as one:
                 found.append(_asked(one, plain_view(problem, kind), limit))
         return found
     except Exception as error:  # an optimizer may be anyone's
@@ -83,9 +86,16 @@ def plain_view(problem: Problem, kind: str) -> View:
     return inputs, frozenset(problem.output), sizes
 
 
-def _fresh(finder: Optimizer) -> Optimizer:
-    """A copy of one of opt_einsum's that takes no second equation; any other as it is."""
-    return copy.deepcopy(finder) if isinstance(finder, load("opt_einsum.paths").BranchBound) else finder
+def _fresh(finder: Any) -> Any:
+    """An optimizer that keeps the best tree of one equation, without what it kept; any other as it is."""
+    if isinstance(finder, load("opt_einsum.paths").BranchBound):
+        return copy.deepcopy(finder)
+    if hasattr(finder, "best_ssa_path"):  # cotengra's RandomGreedyOptimizer
+        finder = copy.copy(finder)
+        finder.best_ssa_path, finder.best_flops = None, math.inf
+    elif hasattr(finder, "best_score"):  # its HyperOptimizer; what it reports afterwards is of the last search
+        finder.best, finder.best_score = {"score": math.inf, "size": math.inf, "flops": math.inf}, math.inf
+    return finder
 
 
 def _asked(finder: Optimizer, view: View, limit: int | None) -> Path:
@@ -99,17 +109,20 @@ def _asked(finder: Optimizer, view: View, limit: int | None) -> Path:
 
 
 @contextmanager
-def _judging(finder: Any, judged: Judge) -> Iterator[Any]:
+def _judging(finder: Any, judged: Judge, told: str | None) -> Iterator[Any]:
     """The optimizer with our cost in place of its own, if it has a place for one."""
     if isinstance(finder, load("opt_einsum.path_random").RandomOptimizer):
         yield _judging_random(finder, judged)
     elif type(finder).__module__.startswith("cotengra.hyperoptimizers"):
         # subtrees are left as they are: they would be put in order by the operations of the view
         before = _set(finder, minimize=_cotengra_objective(judged), reconf_opts=None)
+        if hasattr(finder, "hash_query"):  # it keeps paths by the view alone, which does not say what they cost here
+            finder.hash_query = _with_key(finder.hash_query, told or uuid.uuid4().hex)
         try:
             yield finder
         finally:
             _set(finder, **before)
+            vars(finder).pop("hash_query", None)
     else:
         yield finder
 
@@ -125,6 +138,11 @@ def _set(finder: Any, **values: Any) -> dict[str, Any]:
     before = {name: options.get(name, usual) for name, usual in (("minimize", "flops"), ("reconf_opts", "auto"))}
     options.update(values)
     return before
+
+
+def _with_key(query: Callable[..., Any], told: str) -> Callable[..., Any]:
+    """The key under which a path is kept, with one more text in it."""
+    return lambda inputs, output, sizes: query(inputs, output, {**sizes, told: 1})
 
 
 def _judging_random(finder: Any, judged: Judge) -> Any:

@@ -56,7 +56,7 @@ def _from_optimizer(costs: Costs, finder: Any, name: str, objective: Objective, 
             return math.inf
 
     problem = costs.problem
-    paths = optimizer_paths(problem, finder, limit, judged)
+    paths = optimizer_paths(problem, finder, limit, judged, _told(costs, objective))
     try:
         return _from_path(problem, min(paths, key=judged) if len(paths) > 1 else paths[0])
     except PlanError as error:
@@ -64,6 +64,16 @@ def _from_optimizer(costs: Costs, finder: Any, name: str, objective: Objective, 
         raise PlanError(
             f"optimize: {name} gave no path that runs '{problem.equation}', use {remedy}: {error}"
         ) from None
+
+
+def _told(costs: Costs, objective: Objective) -> str | None:
+    """All that a path's cost depends on, in words; None for a function, which has none that last."""
+    if objective.name == "a function":
+        return None
+    problem, machine = costs.problem, costs.machine if objective.is_priced else None
+    axes = [conv.axis for conv in problem.conv.values()]
+    of_plan = (costs.training, costs.library, costs.block, costs.constants, problem.itemsize, machine)
+    return f"{objective.name} {problem.equation} {problem.shapes} {axes} {of_plan}"
 
 
 def alternative_trees(costs: Costs, optimize: Any, objective: Objective) -> list[Tree]:

@@ -232,11 +232,15 @@ class Plan(Displayed):
         return self._selection.peak(self._choice) * int(self.dtype.itemsize)
 
     def with_path(self, optimize: Any) -> Plan:
-        """The plan of the same problem along another path."""
+        """The plan of the same problem along another path, under the same ``memory_limit`` and with the same slices.
+
+        A search chooses slices again unless the caller gave them. Raises PlanError if the path breaks the limit.
+        """
         return plan(
-            self.equation, *self.shapes, optimize=optimize, minimize=self.minimize, training=self.training,
-            constants=self.constants, dtype=self.dtype, device=None if self.device == "cpu" else "cuda",
-            precision=self.precision, **self.geometry,
+            self.equation, *self.shapes, optimize=optimize, minimize=self.minimize, memory_limit=self.memory_limit,
+            training=self.training, constants=self.constants, dtype=self.dtype,
+            device=None if self.device == "cpu" else "cuda", precision=self.precision,
+            slices=self._given_slices if searches(optimize) or not self.slices else self.slices, **self.geometry,
         )  # fmt: skip
 
     @property
@@ -326,7 +330,8 @@ class Plan(Displayed):
 
         factors : arrays by position, or a sequence of all operands after the first
         A path that was searched is searched again, with products among bound operands free of cost and under the same
-        ``memory_limit`` and ``slices``.
+        ``memory_limit`` and ``slices``. A plan for training stays one: it counts the backward pass, with the gradients
+        of bound operands, though :meth:`BoundPlan.vjp` leaves those out.
 
         >>> import numpy as np
         >>> bound = plan("n i, r i, o r -> n o", (8, 16), (4, 16), (32, 4)).bind([np.ones((4, 16)), np.ones((32, 4))])
@@ -338,9 +343,9 @@ class Plan(Displayed):
         constants = tuple(sorted(chosen))
         again = plan(
             self.equation, *self.shapes, optimize=self.optimize if searches(self.optimize) else self.path,
-            minimize=self.minimize, memory_limit=self.memory_limit, constants=constants, dtype=self.dtype,
-            device=None if self.device == "cpu" else "cuda", precision=self.precision, slices=self._given_slices,
-            **self.geometry,
+            minimize=self.minimize, memory_limit=self.memory_limit, training=self.training, constants=constants,
+            dtype=self.dtype, device=None if self.device == "cpu" else "cuda", precision=self.precision,
+            slices=self._given_slices, **self.geometry,
         )  # fmt: skip
         return BoundPlan(again, chosen)
 

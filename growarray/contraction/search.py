@@ -98,11 +98,11 @@ def total(costs: Costs, objective: Objective, tree: Tree) -> float:
     return _Run(costs, objective).total(tree)
 
 
-def over_limit(problem: Problem, what: str, least: int, limit: int | None) -> PlanError:
+def over_limit(problem: Problem, what: str, least: int, limit: int | None, remedy: str = "") -> PlanError:
     """The error that names the least elements that would do."""
     return PlanError(
         f"memory_limit: {what} fewer than {least} elements at once, allowed are {limit}; "
-        f"raise memory_limit to at least {least * problem.itemsize} bytes"
+        f"raise memory_limit to at least {least * problem.itemsize} bytes{remedy}"
     )
 
 

@@ -104,9 +104,16 @@ class Selection:
         first = self._first(cuts)
         costs = self._slice_costs(first)
         choice = Choice(find_tree(costs, optimize, objective, None), self._block(first), cuts, costs)
-        if limit is not None and (peak := self.peak(choice)) > limit:
+        if limit is None or (peak := self.peak(choice)) <= limit:
+            return choice
+        if not searches(optimize):
             raise over_limit(self.problem, f"with slices {cuts} this path does not hold", peak, limit)
-        return choice
+        beside = peak - peak_elements(costs, choice.tree)  # the whole result, whatever the path
+        try:
+            return replace(choice, tree=find_tree(costs, optimize, objective, limit - beside))
+        except PlanError:
+            least = replace(choice, tree=find_tree(costs, optimize, objective_named("memory"), None))
+            raise over_limit(self.problem, f"with slices {cuts} no path holds", self.peak(least), limit) from None
 
     def _whole(self, optimize: Any, objective: Objective, limit: int | None) -> Choice:
         """The tree that runs over blocks of the batch alone."""

@@ -14,6 +14,11 @@ from growarray.contraction.search import over_limit, search, total
 from growarray.contraction.slices import kinds, positions, sliceable, sliced_problem
 from growarray.contraction.tree import Tree, ordered, peak_elements
 
+MOST = 4096
+"""Slices that are chosen without the caller's word: more take so long that the limit is more likely a slip."""
+
+_SLICE = 80e-6  # seconds of one pass over a slice beside its steps: cut out, looked up, put back; measured
+
 CostsOf = Callable[[Problem], Costs]
 
 
@@ -31,17 +36,17 @@ def cheapest_slices(
 ) -> Sliced:
     """The cheapest of ``trees`` with one mode cut, or with as many as it takes, to keep the limit.
 
-    Raises PlanError, which names the least that can be held, if cutting every mode at each position is not enough.
+    Raises PlanError, which names the least that can be held, if :data:`MOST` slices are not enough.
     """
     cuts: dict[str, int] = {}
-    left = sliceable(problem)
-    while left:
+    left, least = sliceable(problem), math.inf
+    while left := [mode for mode in left if mode not in cuts and _room(problem, cuts, mode) > 1]:
         found = [_coarsest(problem, costs_of, objective, limit, cuts, mode, tree) for mode in left for tree in trees]
         kept = [one for one in found if one.peak <= limit]
         if kept:
             return _searched(problem, costs_of, objective, limit, min(kept, key=lambda one: one.cost))
-        cuts = min(found, key=lambda one: (one.peak, one.cost)).cuts
-        left = [mode for mode in left if mode not in cuts]
+        best = min(found, key=lambda one: (one.peak, one.cost))
+        cuts, least = best.cuts, min(least, best.peak)
     finest = {mode: positions(problem, mode) for mode in sliceable(problem)}  # summed slices need one more result
     ends = [finest, {mode: count for mode, count in finest.items() if mode in problem.output}]
     memory = objective_named("memory")
@@ -49,20 +54,28 @@ def cheapest_slices(
         (_judged(problem, costs_of, objective, cuts, _best(problem, costs_of, memory, cuts)) for cuts in ends),
         key=lambda one: one.peak,
     )
-    if last.peak > limit:
+    if _count(last.cuts) <= MOST and last.peak <= limit:
+        return _searched(problem, costs_of, objective, limit, last)
+    if _count(last.cuts) <= MOST:
         raise over_limit(problem, "no path holds", last.peak, limit)
-    return _searched(problem, costs_of, objective, limit, last)
+    what = f"with at most {MOST} slices no path holds"
+    raise over_limit(problem, what, int(least), limit, ", or say with slices= how to cut more")
+
+
+def _room(problem: Problem, cuts: Mapping[str, int], mode: str) -> int:
+    """Pieces that one more mode may be cut in."""
+    return min(positions(problem, mode), MOST // _count(cuts))
 
 
 def _coarsest(
     problem: Problem, costs_of: CostsOf, objective: Objective, limit: int, cuts: dict[str, int], mode: str, tree: Tree
 ) -> Sliced:
     """One more mode cut, in no more pieces than it takes to keep the limit."""
-    count, size = 1, positions(problem, mode)
+    count, most = 1, _room(problem, cuts, mode)
     while True:
-        count = min(2 * count, size)
+        count = min(2 * count, most)
         found = _judged(problem, costs_of, objective, {**cuts, mode: count}, tree)
-        if found.peak <= limit or count == size:
+        if found.peak <= limit or count == most:
             return found
 
 
@@ -75,6 +88,8 @@ def _judged(problem: Problem, costs_of: CostsOf, objective: Objective, cuts: dic
     costs = costs_of(sliced_problem(problem, kinds(problem, cuts)[0][0]))
     tree = ordered(costs, tree)
     cost, count = total(costs, objective, tree), 1 if objective.is_largest or objective.is_peak else _count(cuts)
+    if objective.name == "time":
+        cost += _SLICE * (1 + 2 * costs.training)
     return Sliced(cost * count, sliced_peak(problem, costs, cuts, tree), cuts, tree)
 
 
@@ -110,20 +125,21 @@ def sliced_steps(problem: Problem, costs_of: CostsOf, cuts: Mapping[str, int], t
         for i, pair in enumerate(tree):
             step, before = costs.step(*pair), sums[i]
             if step is not None:
-                sums[i] = _added(_times(step, count, costs.training), before)
+                sums[i] = _added(_times(step, count, costs.training, _SLICE / len(tree)), before)
     return [step for step in sums if step is not None]
 
 
-def _times(step: StepCost, count: int, training: bool) -> StepCost:
+def _times(step: StepCost, count: int, training: bool, beside: float) -> StepCost:
+    """A step in so many slices, each of which takes some seconds beside the step."""
     again = int(training)
     return replace(
         step,
         flops=count * step.flops,
         bytes=count * step.bytes,
-        seconds=count * step.seconds,
+        seconds=count * (step.seconds + beside),
         backward_flops=count * (step.backward_flops + again * step.flops),
         backward_bytes=count * (step.backward_bytes + again * step.bytes),
-        backward_seconds=count * (step.backward_seconds + again * step.seconds),
+        backward_seconds=count * (step.backward_seconds + again * (step.seconds + 2 * beside)),
     )
 
 

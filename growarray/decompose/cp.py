@@ -78,7 +78,7 @@ def cp(
     tolerance : relative fall of the error below which the sweeps end
     rng : for the random starts; None is a generator with seed 0
     correct : replace degenerate components (:attr:`Degeneracy.severe`) by smaller ones whose error is at most
-        ``1 + slack`` times as large; a larger slack makes them much smaller, which fine-tuning is grateful for; they
+        ``1 + slack`` times as large; a larger slack makes them much smaller, and fine-tuning easier; they
         stay if rounding leaves no components within that bound, as beside an error of 1e-9
     weighted : second moment (size, size) by mode: minimises ``|(T - T') x_k S_k^(1/2)|`` and reports errors in that
         norm

@@ -30,7 +30,8 @@ def from_dask(x: Any, y: Any) -> list[DaskShard]:
     x, y : features and targets, cut at the same samples, and along the first axis alone
 
     With a Dask client as its executor ``collect`` leaves the chunks where they are computed or persisted. ``Growth``
-    and ``fit_batches`` of the estimators take them as batches, each computed when it is reached.
+    and ``fit_batches`` of the estimators take them as batches, each computed when it is reached. Frames need pandas and
+    pyarrow: ``pip install "dask[dataframe]"``.
 
     Raises ShapeError: they are cut elsewhere, or along another axis: ``rechunk`` or ``repartition`` one of them;
     GrowthError: their number of chunks differs, as with frames, whose lengths are not known; TypeError: they are no

@@ -39,8 +39,8 @@ class DenseConv:
     @property
     def geometry(self) -> dict[str, Any]:
         """Options as our own convolutions take them."""
-        plain = {name: _plain(getattr(self, name)) for name in ("stride", "padding", "dilation")}
-        return {**plain, "groups": self.groups, "padding_mode": self.padding_mode}
+        names = ("stride", "padding", "dilation", "groups", "padding_mode")
+        return {name: getattr(self, name) for name in names}
 
 
 def array_of(value: Any) -> Array:
@@ -95,7 +95,7 @@ def read_conv(layer: Any, where: str = "from_conv") -> DenseConv:
         raise ShapeError(f"{where}: weight of {name} has shape {tuple(weight.shape)}, expected (out, in, *kernel)")
     bias = None if getattr(layer, "bias", None) is None else array_of(layer.bias)
     check_finite(where, name, weight, bias)
-    stride, padding, dilation = (getattr(layer, key, usual) for key, usual in _GEOMETRY.items())
+    stride, padding, dilation = (_plain(getattr(layer, key, usual)) for key, usual in _GEOMETRY.items())
     groups = whole_number(where, f"groups of {name}", getattr(layer, "groups", 1), 1)
     return DenseConv(weight, bias, stride, padding, dilation, groups, str(getattr(layer, "padding_mode", "zeros")))
 
@@ -154,7 +154,7 @@ def layer_of(
         parameter.data = asarray(parameter.data, like=first.weight)
     for index, conv in zip(layer_indices(layer.layers_shape), convs, strict=True):
         bias = conv.bias if decompose else None
-        layer.set(index, _plain(conv.stride), _plain(conv.padding), _plain(conv.dilation), bias)
+        layer.set(index, conv.stride, conv.padding, conv.dilation, bias)
     if not decompose:
         return layer, None
     factors = layer.weight.all_factors()

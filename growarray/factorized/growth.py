@@ -33,7 +33,7 @@ _NOISE = float(np.finfo(np.float64).eps)  # share of the promise under which it 
 
 @runtime_checkable
 class RankStatisticsLike(Protocol):
-    """What rank growth asks of statistics; :class:`growarray.growing.RankStatistics` answers it."""
+    """What rank growth reads of statistics, as :class:`growarray.growing.RankStatistics` has it."""
 
     layer: Any
     rank: Any

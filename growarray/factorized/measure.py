@@ -1,4 +1,4 @@
-"""What a report on a conversion needs to know: costs by plan, errors on data, times by the clock."""
+"""The figures of a report on a conversion: costs of plans, errors on data, measured times."""
 
 from __future__ import annotations
 

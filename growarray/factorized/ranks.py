@@ -14,7 +14,7 @@ from growarray.nn.module import Parameter
 RankAxes = tuple[tuple[tuple[int, int], ...], ...]
 """For each rank every (factor, axis) that has it; a vector is multiplied in at the first."""
 
-Maybe = Array | None
+OptionalArray = Array | None
 
 
 class RankMask(Protocol):
@@ -37,8 +37,8 @@ def as_tuple(rank: Any) -> tuple[int, ...]:
 
 
 def scale_ranks(
-    arrays: Sequence[Array], axes: RankAxes, vectors: Sequence[Maybe]
-) -> tuple[tuple[Array, ...], Callable[[Sequence[Maybe]], tuple[list[Maybe], list[Maybe]]]]:
+    arrays: Sequence[Array], axes: RankAxes, vectors: Sequence[OptionalArray]
+) -> tuple[tuple[Array, ...], Callable[[Sequence[OptionalArray]], tuple[list[OptionalArray], list[OptionalArray]]]]:
     """Factors of a tensor with one vector, or None, multiplied into each rank, and the way back. Keeps the factors.
 
     No two ranks come first in the same factor. The way back takes gradients of the factors, of which any may be None,
@@ -64,7 +64,7 @@ def scale_ranks(
             wide[factor] = namespace(vector).reshape(vector, shape)
             scaled[factor] = arrays[factor] * wide[factor]
 
-    def pullback(gradients: Sequence[Maybe]) -> tuple[list[Maybe], list[Maybe]]:
+    def pullback(gradients: Sequence[OptionalArray]) -> tuple[list[OptionalArray], list[OptionalArray]]:
         d_vectors: list[Any] = []
         for axes_of, vector in zip(axes, vectors, strict=True):
             factor, axis = axes_of[0]
@@ -79,8 +79,8 @@ def scale_ranks(
 
 
 def masked_factors(
-    arrays: Sequence[Array], axes: RankAxes, masks: Sequence[Maybe], lasso: Sequence[Parameter]
-) -> tuple[tuple[Array, ...], Callable[[Sequence[Maybe]], Sequence[Maybe]]]:
+    arrays: Sequence[Array], axes: RankAxes, masks: Sequence[OptionalArray], lasso: Sequence[Parameter]
+) -> tuple[tuple[Array, ...], Callable[[Sequence[OptionalArray]], Sequence[OptionalArray]]]:
     """:func:`scale_ranks` by a mask, or None, for each rank, and by lasso weights if there are some.
 
     The way back takes and gives gradients of the factors, and adds to those of the lasso weights.
@@ -92,7 +92,7 @@ def masked_factors(
         return tuple(arrays), lambda gradients: gradients
     scaled, back = scale_ranks(arrays, axes, vectors)
 
-    def pullback(gradients: Sequence[Maybe]) -> Sequence[Maybe]:
+    def pullback(gradients: Sequence[OptionalArray]) -> Sequence[OptionalArray]:
         d_factors, d_vectors = back(gradients)
         for weight, mask, d_vector in zip(lasso, masks, d_vectors, strict=False):
             if d_vector is not None:

@@ -7,10 +7,10 @@ from operator import attrgetter
 import numpy as np
 
 from growarray.nn.dropout import Dropout
-from growarray.nn.extension import HandsNewOn
+from growarray.nn.extension import PassesExtension
 
 
-class GrowingDropout(HandsNewOn, Dropout):
+class GrowingDropout(PassesExtension, Dropout):
     """:class:`~growarray.nn.Dropout` that hands new features on as they are, so that growth is not penalised.
 
     dropout_rate : probability of an entry to be dropped    rng : default a fresh unseeded generator

@@ -1,4 +1,4 @@
-"""Layers that hand on features which growth may add as they are."""
+"""Layers that leave features unchanged which growth may add."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from growarray.backend import Array
 from growarray.nn.module import ExtendedPullback, Module
 
 
-class HandsNewOn(Module):
+class PassesExtension(Module):
     """A layer that acts on the present features alone: norms, and dropout that does not penalise growth."""
 
     def extended_forward(self, x: Array | None, x_ext: Array | None = None) -> tuple[Array | None, Array | None]:

@@ -32,7 +32,7 @@ class Graph(Module):
 
     nodes : in an order in which every node comes after those whose values it takes
     inputs, outputs : names of values; an output may be an input of the graph
-    types : dtypes of inputs that are not floats, by name, such as ``{'tokens': 'int64'}``
+    types : dtypes of inputs by name, such as ``{'tokens': 'int64'}``, for what is written; floats if nothing is said
     A module of several inputs has ``vjp(*inputs)`` with a pullback that gives a tuple. Modules are children under the
     names of their nodes, so that the state dict has ``conv1.weight``; ``graph[name]`` is the module of a node and
     :meth:`replace` puts another in its place. :meth:`forward` lets go of each value after its last use.

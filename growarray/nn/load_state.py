@@ -277,7 +277,7 @@ def _entry(state: Mapping[str, Any], stored: Any, key: str) -> _Entry:
 
 
 def _shapes(state: Mapping[str, Any], stored: Any, keys: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
-    """Shapes by new name, if the state knows them without reading."""
+    """Shapes by new name, if they are known without reading the arrays."""
     if stored is not None:
         return {name: tuple(stored[key].shape) for name, key in keys.items()}
     if not isinstance(state, dict):

@@ -11,7 +11,7 @@ import numpy as np
 from growarray.backend import Array, asarray, device_of, is_numpy, library, namespace, to_device
 from growarray.contraction.checks import is_ordered, is_whole
 from growarray.errors import ShapeError, shown
-from growarray.nn.extension import HandsNewOn
+from growarray.nn.extension import PassesExtension
 from growarray.nn.linear import real_dtype
 from growarray.nn.module import Parameter, Pullback
 from growarray.ops.norm import NormVjp, batch_norm, group_norm, layer_norm, normalised, tracked
@@ -29,7 +29,7 @@ def _check_eps(where: str, eps: float) -> float:
     return eps
 
 
-class _Norm(HandsNewOn):
+class _Norm(PassesExtension):
     """What the norms share: optional weight and bias, neutral towards features that growth may add."""
 
     weight: Parameter | None

@@ -137,7 +137,7 @@ class Resize(Module):
         return [(math.floor(ratio * k + 0.5), ratio * k) for k in input_sizes]
 
     def vjp(self, x: Array) -> tuple[Array, Pullback]:
-        """The result; the pullback shares each gradient out as the value was put together."""
+        """The result; the pullback multiplies by the transposed matrices."""
         xp, axes = namespace(x), counted_axes("Resize", self.axes, x.ndim)
         input_sizes = [x.shape[axis] for axis in axes]
         if 0 in x.shape:

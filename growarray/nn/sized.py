@@ -1,4 +1,4 @@
-"""Layers that learn from their input what others are told: the number of channels, sizes, the padding."""
+"""Layers whose number of channels, sizes or padding follow from the shape of their input."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class DynamicShape(Several):
         self.kind, self.sizes = kind, list(sizes)
 
     def vjp(self, *inputs: Array) -> tuple[Array, Pullback]:
-        """What the layer gives; the inputs that tell sizes have no gradient."""
+        """What the layer gives; the inputs that sizes are taken from have no gradient."""
         x, *others = inputs
         y, back = self.kind([n if isinstance(n, int) else others[n[0]].shape[n[1]] for n in self.sizes]).vjp(x)
         return y, lambda dy: (back(dy), *(None for _ in others))

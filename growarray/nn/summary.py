@@ -42,7 +42,7 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class Summary(Displayed):
-    """What :meth:`Module.summary` found, a table when it is printed or shown in a notebook.
+    """The result of :meth:`Module.summary`, a table when it is printed or shown in a notebook.
 
     title : class of the network    layers : in the order in which they ran
     parameters, trained : scalars of the network, and those of them that are not frozen

@@ -43,6 +43,7 @@ class Builder:
         self._producers: dict[str, Node] = {}
         self._counter = 0
         self._parameters: dict[tuple[Any, ...], Parameter] = {}
+        self._computed: dict[str, Array] = {}  # from weights, by the name in the network
         self._constant_nodes: dict[str, Dynamic] = {}
         self.quantized: dict[str, tuple[str, str, str, int, int]] = {}  # what was: values, scale, zero point, its ends
         self.layouts: dict[str, tuple[bool, float]] = {}
@@ -58,8 +59,8 @@ class Builder:
         mark = len(self.nodes)
         read(self, node)
         for made in self.nodes[mark:]:
-            if made.inputs:
-                self._check_fits(self.dynamics[made.output])
+            if made.inputs and self._nbytes(self.dynamics[made.output]) > self._budget:
+                raise Malformed(_TOO_LARGE)
         results = {
             name: value for name in filter(None, node.outputs) if isinstance(value := self.values.get(name), Dynamic)
         }
@@ -117,11 +118,29 @@ class Builder:
         return value if isinstance(value, Dynamic) else self.as_node(value)
 
     def constant(self, node: OpNode, index: int, what: str) -> Constant:
-        """An input that must be constant; ``what`` names it in the message."""
+        """An input that must be constant, or be computed from weights alone; ``what`` names it in the message."""
         value = self.value(node, index)
-        if isinstance(value, Dynamic):
-            raise Malformed(f"{what} {quote(node.inputs[index])} depends on the input; expected a constant")
-        return value
+        if isinstance(value, Constant):
+            return value
+        name, chain = node.inputs[index], self._of_weights(value.name)
+        if letter(value.kind) != "f" or not chain:
+            raise Malformed(f"{what} {quote(name)} depends on the input; expected a constant")
+        for made in chain:
+            self.account(self._nbytes(self.dynamics[made]))
+        self._compute(value.name, self._computed)
+        self.values[name] = constant = Constant(name, self._computed[value.name], trained=True)
+        return constant
+
+    def _of_weights(self, name: str) -> list[str]:
+        """What is to be computed for a value made of weights alone, as by weight normalization; empty for any other."""
+        chain, seen = [name], {name}
+        for found in chain:  # which grows
+            if found not in self._producers:  # an input of the network
+                return []
+            new = [x for x in dict.fromkeys(self._producers[found].inputs) if x not in seen and x not in self._computed]
+            chain += new
+            seen.update(new)
+        return chain
 
     def optional(self, node: OpNode, index: int, what: str) -> Constant | None:
         """:meth:`constant`, or None if the input is left out."""
@@ -169,12 +188,11 @@ class Builder:
         if self._budget < 0:
             raise Malformed(_TOO_LARGE)
 
-    def _check_fits(self, value: Dynamic) -> None:
-        """Refuse a value that alone takes more bytes than are left for constants, before it is computed."""
+    def _nbytes(self, value: Dynamic) -> int:
+        """How many bytes a value will take, as far as its axes are known."""
         bits = int("".join(filter(str.isdigit, value.kind.partition("_")[0])) or 8)  # a bool takes a byte
         size = max(bits // 8, 4 if letter(value.kind) == "f" else 1)
-        if size * math.prod(n for n in value.shape or () if isinstance(n, int)) > self._budget:
-            raise Malformed(_TOO_LARGE)
+        return size * math.prod(n for n in value.shape or () if isinstance(n, int))
 
     def sizes_at_run_time(self, dims: Sequence[Dim]) -> tuple[list[Dynamic], tuple[Any, ...]]:
         """Values that have the unknown sizes, and each size: a number, or (index of such a value, its axis)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from growarray.nn.module import Module
 from growarray.onnx.lower import Edge, OnnxGraph
 from growarray.onnx.model import DATA_TYPES, Model, Node, Port, write_model
 from growarray.onnx.operators import OPERATORS, WRITES
+from growarray.onnx.value import letter
 
 OPSETS = range(17, 23)
 _BATCH = "n"  # the symbol of the batch
@@ -47,13 +48,16 @@ def to_onnx(
         of the first input keep theirs
     input_names, output_names : by default those of a :class:`growarray.nn.graph.Graph`, else ``'input'``, ``'output'``
     metadata : strings by key, kept in the model's ``metadata_props``
-    dtype : ``'float16'``, ``'float32'`` or ``'float64'``, of every float in the file; by default the network's own
-    external_data : weights in ``<path>.data`` beside the model; by default only if it would have over 2 GiB
+    dtype : ``'float16'``, ``'float32'`` or ``'float64'``, of every float in the file; by default the network's own,
+        without parameters that of its inputs
+    external_data : weights in ``<path>.data`` beside the model; by default only if it would have over 2 GiB. Where the
+        model that is replaced has its weights there, the new ones are in ``<path>.data.2``, or the other way round
 
     Weights keep the names that they have in the state dict, so that :func:`load_checkpoint` reads it back, without
     what inference does not use, such as ``num_batches_tracked``. A factorized layer is written as the products of
     ``layer.plan(input_shape)``, those among its factors computed beforehand: what is left of them are weights named
-    ``<layer>.path.0``, …. The file appears at once and whole, or not at all.
+    ``<layer>.path.0``, …. The file appears at once and whole, or not at all; a model is never seen with the weights
+    of another, and those that it had go once the new model is there.
 
     Raises NotImplementedError: a module is of a class that is not written (see :func:`register_lowering`), or what it
     computes cannot be; the message says where in the network it is; ShapeError, PlanError, TypeError, ValueError: an
@@ -73,15 +77,16 @@ def to_onnx(
     target = _target(path)
     if not isinstance(opset, (int, np.integer)) or opset not in OPSETS:
         raise ValueError(f"to_onnx: opset is {shown(opset)}, expected {OPSETS.start} to {OPSETS.stop - 1}")
-    kind, strict = _dtype(network, dtype)
+    types = network.types if isinstance(network, Graph) else {}
+    kind, strict = _dtype(network, types.values(), dtype)
     shapes, inputs = _inputs(network, input_shape, input_names)
     outputs = _names("output_names", output_names)
     known = network.outputs if outputs is None and isinstance(network, Graph) else outputs or ()
     graph = OnnxGraph(network, opset, kind, [*inputs, *known], WRITES, _missing(opset, strict))
     first = shapes[0][:1] if dynamic_batch else None
-    types = network.types if isinstance(network, Graph) else {}
+    others = {name: found for name, found in types.items() if letter(found) != "f"}
     edges = [
-        Edge(name, shape, 0 if shape[:1] == first else None, types.get(name))
+        Edge(name, shape, 0 if shape[:1] == first else None, others.get(name))
         for name, shape in zip(inputs, shapes, strict=True)
     ]
     with evaluating(network):
@@ -133,10 +138,14 @@ def _target(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _dtype(network: Module, dtype: Any) -> tuple[np.dtype[Any], bool]:
-    """The dtype of the file, and whether operators that onnxruntime lacks in it are refused."""
+def _dtype(network: Module, types: Container[str], dtype: Any) -> tuple[np.dtype[Any], bool]:
+    """The dtype of the file, and whether operators that onnxruntime lacks in it are refused.
+
+    By default that of the first parameter; without one, float64 if an input is. Half precision is read as float32.
+    """
     first = next((p.data for p in network.parameters()), None)
-    own = "float32" if first is None else str(first.dtype).rpartition(".")[2]
+    wide = "float64" if "float64" in types else "float32"
+    own = wide if first is None else str(first.dtype).rpartition(".")[2]
     try:
         found = np.dtype(own if dtype is None else dtype)
     except (TypeError, ValueError):

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +230,9 @@ def write_model(path: Path, model: Model, *, external: bool | None = None) -> No
     """Write the model to ``path`` under a temporary name, then rename it: the file is never half written.
 
     external : whether weights go to ``<path>.data`` beside it; None: if the model would exceed :data:`LARGEST` bytes
+
+    A file of weights that the model at ``path`` points to is not written again, since no two names change at once: the
+    new weights are in ``<path>.data`` and ``<path>.data.2`` in turn, and the old ones go once the new model is there.
     """
     message = None if external else _model(model, {})
     if message is not None and (external is False or message.size <= LARGEST):
@@ -238,7 +243,9 @@ def write_model(path: Path, model: Model, *, external: bool | None = None) -> No
         with replacing(path) as file:
             file.writelines(message.pieces)
         return
-    data = path.with_name(f"{path.name}.data")
+    files = [path.with_name(f"{path.name}{suffix}") for suffix in (".data", ".data.2")]
+    old = [file for file in files if _points_to(path, file.name)]
+    data = files[files[0] in old]
     large = [tensor for tensor in model.initializers if tensor.array.nbytes >= _SMALL]
     offsets, end = [], 0
     for tensor in large:
@@ -247,11 +254,24 @@ def write_model(path: Path, model: Model, *, external: bool | None = None) -> No
     places = {tensor.name: (data.name, offset) for tensor, offset in zip(large, offsets, strict=True)}
     with replacing(path) as file:
         file.writelines(_model(model, places).pieces)
-        if not large:
-            return
-        file.flush()
-        os.fsync(file.fileno())  # before the values take their name: nothing but the model's name is left to fail
-        with replacing(data) as values:  # renamed first: a model never points to values that are not there
-            for tensor, offset in zip(large, offsets, strict=True):
-                values.write(bytes(offset - values.tell()))
-                values.write(tensor.data())
+        if large:
+            file.flush()
+            os.fsync(file.fileno())  # before the values take their name: nothing but the model's name is left to fail
+            with replacing(data) as values:
+                for tensor, offset in zip(large, offsets, strict=True):
+                    values.write(bytes(offset - values.tell()))
+                    values.write(tensor.data())
+    for unused in old:
+        if unused != data or not large:
+            with suppress(OSError):  # Windows removes no file that is open
+                unused.unlink()
+
+
+def _points_to(path: Path, name: str) -> bool:
+    """Whether tensors of the model at ``path``, if there is one, lie in the file ``name``: it has the pair of both."""
+    pair = b"".join(_pair("location", name).pieces)
+    try:
+        with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as old:
+            return old.find(pair) >= 0
+    except (OSError, ValueError):  # no file, or an empty one
+        return False

@@ -257,8 +257,7 @@ def _graph(builder: Builder, inputs: list[str], outputs: list[str]) -> Graph:
             kept.append(node)
             needed.update(node.inputs)
     try:
-        known = {name: value.kind for name in inputs if isinstance(value := builder.values[name], Dynamic)}
-        types = {name: kind for name, kind in known.items() if letter(kind) != "f"}
+        types = {name: value.kind for name in inputs if isinstance(value := builder.values[name], Dynamic)}
         return Graph(builder.names.renamed(kept[::-1]), inputs, outputs, types)
     except ValueError as fault:
         raise Malformed(str(fault)) from None

@@ -18,7 +18,7 @@ AttentionVjp = Callable[[Array], tuple[Array, Array, Array]]
 def attention(
     q: Array, k: Array, v: Array, mask: Array | None = None, *, causal: bool = False, scale: float | None = None
 ) -> tuple[Array, AttentionVjp]:
-    """``y = softmax(scale q k^T + mask) v``: each query takes the mean of the values, by how its key answers.
+    """``y = softmax(scale q k^T + mask) v``: each query takes a mean of the values, weighted by its scores.
 
     q : (..., t, d)    k : (..., s, d)    v : (..., s, e)
     mask : added to the scores and broadcast to them, (..., t, s); ``-inf`` hides a key

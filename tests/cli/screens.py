@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import typer
@@ -101,11 +101,12 @@ for name, line in json.loads(sys.argv[1]).items():
 """
 
 
-def commands(command: object = None, names: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def commands(command: Any = None, names: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The names that lead to every command, those that hold others too."""
     command = typer.main.get_command(app) if command is None else command
     yield names
-    for name, inner in getattr(command, "commands", {}).items():
+    for name in getattr(command, "commands", ()):
+        inner = command.get_command(None, name)
         if not inner.hidden:
             yield from commands(inner, (*names, name))
 

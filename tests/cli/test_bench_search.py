@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,43 @@ def test_a_function_of_the_users_is_a_planner(folder, monkeypatch):
     assert result.exit_code == 0, result.output
     (row,) = json.loads(result.stdout)
     assert row["flops"]["growarray.cli.bench.search:from_left"] > row["best"]
+
+
+def refused(inputs, output, sizes):
+    """A planner that has no path for equations of six operands."""
+    if len(inputs) == 6:
+        raise RuntimeError("too many")
+    return [(0, 1)] * (len(inputs) - 1)
+
+
+def test_an_instance_without_a_path_is_marked_and_the_others_are_scored(folder):
+    planner = f"{__name__}:refused"
+    result = command(folder, "--planner", planner, "--planner", "growarray-trials", "--json")
+    assert result.exit_code == 0, result.output
+    cp, ring = json.loads(result.stdout)
+    assert (cp["flops"][planner], cp["best"]) == (None, 188260436)
+    assert "failed on" in cp["missing"][planner]
+    assert "too many" in cp["missing"][planner]
+    assert ring["flops"][planner] > 0
+    assert ring["missing"] == {}
+    table = command(folder, "--planner", planner, "--planner", "growarray-trials").stdout
+    assert f"{planner}: no path on cp; on the first: optimize" in " ".join(table.split())
+
+
+def test_a_planner_without_any_path_is_an_error_after_the_table(folder):
+    result = command(folder / "cp.json", "--planner", f"{__name__}:refused", "--planner", "growarray-trials")
+    assert result.exit_code == 2
+    assert "growarray-trials" in result.stdout
+    assert "refused has a path on no instance: optimize" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_seconds_are_of_the_instances_that_a_planner_is_asked_for(folder, monkeypatch):
+    monkeypatch.setitem(PLANNERS, "dp-windows", replace(PLANNERS["dp-windows"], most=4))
+    cp, ring = json.loads(command(folder, "--planner", "dp-windows", "--json").stdout)
+    assert (cp["seconds"]["dp-windows"], cp["missing"]["dp-windows"]) == (None, "not asked above 4 operands")
+    assert ring["seconds"]["dp-windows"] > 0
+    assert "dp-windows: not asked above 4 operands, 1 of the instances" in command(folder).stdout
 
 
 @pytest.mark.filterwarnings("ignore:Couldn't import `kahypar`")
@@ -139,6 +177,8 @@ def test_numbers_of_an_instance_are_whole(folder, text, message):
 def test_window_planners_take_one_operand_and_steps_of_several():
     one = equation_from({"equation": "i j -> i", "shapes": [[2, 3]]})
     assert window_path(one, "greedy")[0] == ((0,),)
+    empty = equation_from({"equation": "i j, j k -> i k", "shapes": [[2, 0], [0, 4]]})
+    assert window_path(empty, "dp")[0] == ((0, 1),)
     three = equation_from({"equation": "i j, j k, k l -> i l", "shapes": [[2, 3], [3, 4], [4, 5]]})
     assert window_path(three, [(0, 1, 2)])[0] == ((0, 1, 2),)
 

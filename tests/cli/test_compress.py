@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 from growarray import load_checkpoint
 from growarray.checkpoint import save_safetensors
 from growarray.cli.application import app
+from growarray.cli.compress import command
 from growarray.cli.compress import picture as compress_picture
 from growarray.cli.compress.weights import Weights
+from growarray.cli.grow.folder import locked
 from growarray.compression import compress as compress_network
 from growarray.factorized import CPTensor, FactorizedTensor, TuckerTensor
 from growarray.onnx.export import to_onnx
@@ -121,6 +123,19 @@ def test_files_are_not_replaced_by_accident(run: Run, weights: Path, tmp_path: P
     assert json.loads((folder / "report.json").read_text())["by"] == "parameters"
 
 
+def test_what_a_killed_run_left_goes_unless_another_run_is_there(run: Run, weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    left = folder / f"{command._BESIDE}x"
+    left.mkdir(parents=True)
+    (left / "report.json").touch()
+    with locked(folder):
+        refused = run(weights, "--budget", "0.5", "--output", folder)
+    assert (refused.exit_code, left.is_dir()) == (2, True)
+    assert f"--output {folder} is in use by another run" in refused.output
+    assert run(weights, "--budget", "0.5", "--output", folder).exit_code == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["compressed.safetensors", "report.json", "tradeoff.png"]
+
+
 def test_nothing_is_left_where_the_graph_cannot_be_written(
     run: Run, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +180,22 @@ def test_tied_and_whole_tensors_stay(tmp_path: Path) -> None:
             "damaged.npz: cannot be read as .npz;",
         ),
         ("net.onnx", ["--budget", "0.5", "--calibration", "none.npy"], "--calibration none.npy: no such file"),
-        ("net.onnx", ["--budget", "0.5", "--calibration", "wrong.npy"], "does not take an input of shape (1, 3, 10)"),
+        (
+            "net.onnx",
+            ["--budget", "0.5", "--calibration", "wrong.npy"],
+            "wrong.npy: the network does not take an input of shape (1,",
+        ),
+        (
+            "net.onnx",
+            ["--budget", "0.5", "--calibration", "flat.npy"],
+            "flat.npy: calibration has shape (3,), expected",
+        ),
+        ("net.onnx", ["--budget", "0.5", "--calibration", "nan.npy"], "--calibration holds a NaN or an infinity; remo"),
+        (
+            "net.onnx",
+            ["--budget", "0.5", "--input-shape", "3,10"],
+            "compress: --input-shape 3,10: the network does not take an input of shape",
+        ),
         ("net.onnx", ["--budget", "0.5", "--calibration", "two.npz"], "expected one array for each input: input"),
         ("net.onnx", ["--budget", "0.5", "--input-shape", "3,x"], "--input-shape 3,x: expected sizes"),
     ],
@@ -175,6 +205,8 @@ def test_refusals(
     run: Run, graph: Path, weights: Path, calibration: Path, tmp_path: Path, file: str, options: list[str], text: str
 ) -> None:
     np.save(tmp_path / "wrong.npy", np.ones((4, 3, 10)))
+    np.save(tmp_path / "flat.npy", np.ones(3))
+    np.save(tmp_path / "nan.npy", np.full((4, 3, 10, 10), np.nan))
     np.savez(tmp_path / "two.npz", a=np.ones(3), b=np.ones(3))
     (tmp_path / "damaged.npz").write_bytes((tmp_path / "two.npz").read_bytes()[:200])
     there = [str(tmp_path / o) if (tmp_path / o).is_file() else o for o in options]

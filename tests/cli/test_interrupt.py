@@ -70,8 +70,8 @@ def interrupted_at_import(entry: str, module: str) -> tuple[int, str, str]:
     [
         ("script", "typer.core"),
         ("script", "numpy"),
-        ("script", "opt_einsum"),
-        ("script", "growarray.cli.compress.data"),
+        ("script", "growarray.cli.grow.folder"),
+        ("script", "growarray.cli.grow.run"),
         ("module", "rich.console"),
     ],
 )

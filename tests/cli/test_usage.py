@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +49,30 @@ def test_a_command_of_commands_alone_shows_its_help() -> None:
         assert CliRunner().invoke(app, line).output.startswith("Usage: growarray")
 
 
+def test_the_help_imports_what_it_shows_alone() -> None:
+    """A list of commands comes without NumPy, the help of a command without the modules of others."""
+    program = """
+import sys
+from growarray.cli import main
+try:
+    main()
+finally:
+    print(*sys.modules)
+"""
+    for line, without in (("--help", "numpy"), ("inspect --help", "growarray.networks")):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *line.split()], capture_output=True, text=True, check=True
+        )
+        assert "show this help" in done.stdout
+        assert without not in done.stdout.split()
+
+
 def test_the_pages_name_every_option_with_its_choices() -> None:
     lacking = []
     for names in commands():
         command: Any = typer.main.get_command(app)
         for name in names:
-            command = command.commands[name]
+            command = command.get_command(None, name)
         for option in command.params:
             flag = option.opts[0]
             rows = [row for row in PAGES.splitlines() if f"`{flag}" in row or f" {flag}`" in row]

@@ -163,6 +163,29 @@ def test_an_optimizer_has_its_own_objective_back_afterwards(name):
 
 
 @pytest.mark.filterwarnings("ignore:Couldn't import `kahypar`")
+@pytest.mark.parametrize("name", ["HyperOptimizer", "ReusableHyperOptimizer"])
+@pytest.mark.parametrize("second", ["flops", lambda step: step.flops], ids=["a name", "a function"])
+def test_one_optimizer_serves_several_objectives(name, second):
+    """Neither the best tree so far nor a path that is kept for these views is taken for another objective."""
+    finder = hyper(name)
+    moved = plan(CP.equation, *CP.shapes, padding=1, minimize="write", optimize=finder)
+    found = plan(CP.equation, *CP.shapes, padding=1, minimize=second, optimize=finder)
+    assert moved.flops > 9 * found.flops
+    assert "hash_query" not in vars(finder)
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't import `kahypar`")
+@pytest.mark.parametrize("name", ["HyperOptimizer", "RandomGreedyOptimizer"])
+def test_the_best_tree_of_one_equation_is_not_that_of_the_next(name):
+    cotengra = pytest.importorskip("cotengra", reason="cotengra, of the extra search, is not installed")
+    finder = cotengra.RandomGreedyOptimizer(8, seed=0, parallel=False) if name[0] == "R" else hyper(name)
+    small = plan("ab,bc,cd->ad", (2, 2), (2, 9), (9, 2), optimize=finder)
+    large = plan("ab,bc,cd->ad", (90, 2), (2, 90), (90, 2), optimize=finder)
+    assert (small.path[0], large.path[0]) == ((1, 2), (1, 2))
+    assert plan("ab,bc,cd->ad", (2, 90), (90, 2), (2, 90), optimize=finder).path[0] == (0, 1)
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't import `kahypar`")
 def test_at_twenty_operands_no_more_than_five_percent_above_cotengra_in_equal_time():
     cotengra = pytest.importorskip("cotengra", reason="cotengra, of the extra search, is not installed")
     problem = network(20, 7)

@@ -106,6 +106,7 @@ def test_a_plan_for_one_batch_runs_another_in_slices_of_it():
 # Chosen under a limit.
 
 HUGE = "a i, i b r, r j, j a -> b", ((40, 30), (30, 20, 50), (50, 60), (60, 40))
+SMALL = ((2, 3), (3, 2, 2), (2, 3), (3, 2))
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["forward", "training"])
@@ -210,12 +211,49 @@ def test_bound_operands_of_a_sliced_plan():
     assert_close(bound(*arrays[1:3]), plan(equation, *arrays)(*arrays), rtol=1e-11)
 
 
-def test_the_least_is_named_and_enough():
-    equation, shapes = HUGE
-    with pytest.raises(PlanError, match="no path holds fewer than") as raised:
-        plan(equation, *shapes, memory_limit=10)
+@pytest.mark.parametrize(("sizes", "what"), [(HUGE[1], "with at most 4096 slices no path"), (SMALL, "no path")])
+def test_the_least_is_named_and_enough(sizes, what):
+    equation = HUGE[0]
+    with pytest.raises(PlanError, match=f"memory_limit: {what} holds fewer than") as raised:
+        plan(equation, *sizes, memory_limit=10)
     least = int(re.search(r"at least (\d+) bytes", str(raised.value)).group(1))  # type: ignore[union-attr]
-    assert plan(equation, *shapes, memory_limit=least).peak_bytes <= least
+    made = plan(equation, *sizes, memory_limit=least)
+    assert made.peak_bytes <= least
+    assert math.prod(made.slices.values()) <= 4096
+
+
+def test_more_slices_than_are_chosen_are_cut_if_the_caller_says_so():
+    equation, shapes = HUGE
+    cuts = {"i": 30, "r": 50, "j": 60}
+    made = plan(equation, *shapes, slices=cuts, memory_limit=1000)
+    assert (made.slices, made.with_path(made.path)) == (cuts, made)
+
+
+def test_the_search_keeps_a_limit_in_the_slices_that_are_given():
+    equation, shapes = "c y x, r c, y x r, o r -> o y x | y, x", ((64, 16, 16), (16, 64), (3, 3, 16), (4, 16))
+    free = plan(equation, *shapes, slices={"y": 2}, padding=1)
+    limit = plan(equation, *shapes, slices={"y": 2}, padding=1, minimize="memory").peak_bytes
+    made = plan(equation, *shapes, slices={"y": 2}, padding=1, memory_limit=limit)
+    assert made.peak_bytes <= limit < free.peak_bytes
+    with pytest.raises(PlanError, match=rf"with slices .* no path holds .* raise memory_limit to at least {limit} b"):
+        plan(equation, *shapes, slices={"y": 2}, padding=1, memory_limit=limit - 1)
+
+
+def test_another_path_keeps_the_limit_and_the_slices():
+    equation, shapes = HUGE
+    made = plan(equation, *shapes, memory_limit=4_000, dtype="float64")
+    again = made.with_path(made.path)
+    assert made.slices
+    assert (again, again.memory_limit, again.peak_bytes) == (made, 4_000, made.peak_bytes)
+    assert made.with_path("auto") == made
+    with pytest.raises(PlanError, match=r"memory_limit: with slices .* this path does not hold fewer than"):
+        made.with_path([(0, 2), (0, 1), (0, 1)])
+
+
+def test_a_slice_has_its_price_beside_its_steps():
+    one = plan("i j, j k -> i k", (64, 64), (64, 64), slices={"i": 2}, minimize="flops")
+    all_ = plan("i j, j k -> i k", (64, 64), (64, 64), slices={"i": 64}, minimize="flops")
+    assert all_.seconds - one.seconds > 62 * 50e-6
 
 
 def test_nothing_is_cut_if_the_caller_says_so():

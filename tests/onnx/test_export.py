@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from growarray import GrowingMLP, GrowingResidualMLP, load_checkpoint, nn
-from growarray.checkpoint import register_lowering, to_onnx
+from growarray.checkpoint import from_onnx, register_lowering, to_onnx
 from growarray.errors import ShapeError
 from growarray.factorized import FactorizedConv
 from growarray.networks import GrowingMLPMixer, GrowingResNet, GrowingVGG
@@ -151,6 +151,24 @@ def test_double_precision_is_kept(tmp_path):
     assert found.dtype == np.float64
     assert_close(found, network(x), 1e-6)  # eps of the norm is an attribute, and those are float32
     assert load_checkpoint(path)["0.weight"].dtype == np.float64
+
+
+@pytest.mark.parametrize(("kind", "written"), [("float64", "float64"), ("float32", "float32"), ("float16", "float32")])
+def test_a_graph_without_parameters_has_the_precision_of_its_inputs(kind, written, tmp_path):
+    """Half precision is computed in float32, as with parameters."""
+    path, element = tmp_path / "model.onnx", onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    ports = [onnx.helper.make_tensor_value_info(name, element, [2, 3]) for name in ("x", "y")]
+    constant = onnx.numpy_helper.from_array(np.array([0.1], kind), "c")
+    node = onnx.helper.make_node("Add", ["x", "c"], ["y"])
+    onnx.save(
+        onnx.helper.make_model(onnx.helper.make_graph([node], "g", ports[:1], ports[1:], [constant]), ir_version=10),
+        path,
+    )
+    to_onnx(from_onnx(path), path, (2, 3))
+    (found,) = run(path, np.zeros((2, 3), written))
+    np.testing.assert_array_equal(found, np.full((2, 3), np.array(0.1, kind).astype(written)), strict=True)
+    to_onnx(from_onnx(path), path, (2, 3), dtype="float32")
+    assert run(path, np.zeros((2, 3), np.float32))[0].dtype == np.float32
 
 
 def test_an_operator_that_onnxruntime_lacks_in_double_precision_is_named(tmp_path):

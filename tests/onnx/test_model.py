@@ -1,5 +1,7 @@
 """The bytes of a model: read back by onnx, beside external data, never half written."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -109,6 +111,38 @@ def test_large_models_have_their_weights_beside_them(tmp_path, monkeypatch):
     to_onnx(layer, path, (1, 40))
     assert (tmp_path / "model.onnx.data").exists()
     assert_same(path, layer)
+
+
+def test_a_model_never_points_to_the_weights_of_another(tmp_path, monkeypatch):
+    """Whatever kills the process: before and after each change of a name the old or the new model is there, whole."""
+    path, seen = tmp_path / "model.onnx", []
+    layers = [nn.Linear(40, 30, rng=np.random.default_rng(seed)) for seed in range(4)]
+    weights = [layer.weight.data.tobytes() for layer in layers]
+    to_onnx(layers[0], path, (1, 40), external_data=True)
+
+    def look():
+        seen.append(weights.index(load_checkpoint(path)["weight"].tobytes()))
+
+    def looking(change):
+        def changed(*arguments, **options):
+            look()
+            change(*arguments, **options)
+            look()
+
+        return changed
+
+    monkeypatch.setattr(paths.os, "replace", looking(paths.os.replace))
+    monkeypatch.setattr(Path, "unlink", looking(Path.unlink))
+    for layer, names in zip(layers[1:], ["model.onnx.data.2", "model.onnx.data"] * 2, strict=False):
+        to_onnx(layer, path, (1, 40), external_data=True)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", names]
+    onnx.checker.check_model(str(path))
+    for number in range(3):  # the values, the model, the old values
+        before, after = number, number + 1
+        assert seen[6 * number : 6 * number + 6] == [before, before, before, after, after, after]
+    monkeypatch.undo()
+    to_onnx(nn.Linear(4, 3), path, (1, 4), external_data=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
 
 
 @pytest.mark.parametrize("external", [False, True])

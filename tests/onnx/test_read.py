@@ -445,3 +445,17 @@ def test_a_layer_is_called_after_its_bias_where_the_weight_has_no_name() -> None
     model.graph.initializer[0].name = "onnx::Conv_9"
     network = from_onnx(io.BytesIO(model.SerializeToString()))
     assert list(network.state_dict()) == ["block.conv1.weight", "block.conv1.bias"]
+
+
+def test_a_kernel_that_is_computed_from_weights_is_one_weight() -> None:
+    """As torch's exporter leaves weight normalization from operator set 18 on."""
+    norm = [("ReduceL2", ["v", "axes"], ["n"], {}), ("Div", ["v", "n"], ["u"], {}), ("Mul", ["u", "g"], ["w"], {})]
+    made = Made(
+        [*norm, ("Conv", ["x", "w"], ["h"], {}), ("Conv", ["h", "w"], ["y"], {})],
+        {"x": ("n", 3, 9)},
+        fixed={"v": draw(3, 3, 3), "g": draw(3, 1, 1), "axes": np.array([1, 2])},
+        opset=20,
+    )
+    network, values = imported(made), feeds(made, {})
+    assert [parameter.data.shape for parameter in network.parameters()] == [(3, 3, 3)]
+    assert_close(network.run(values)["y"], *expected(made, values), rtol=1e-5)

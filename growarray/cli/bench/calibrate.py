@@ -45,7 +45,7 @@ def calibrate(
     dry_run: Annotated[bool, switch("--dry-run", "print the result, store nothing", "Output")] = False,
     forget: Annotated[bool, switch("--forget", "remove what is stored", "Output")] = False,
 ) -> None:
-    """Measure this machine, so that predicted times are its own."""
+    """Measure, show and store; or forget what is stored."""
     if forget and dry_run:
         raise ValueError("--forget, --dry-run: pass only one")
     if device.partition(":")[0] not in ("cpu", "cuda"):

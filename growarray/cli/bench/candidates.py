@@ -12,11 +12,13 @@ import opt_einsum
 from growarray.cli.bench.equation import Contraction
 from growarray.contraction import Plan
 from growarray.contraction.path import PRESETS
+from growarray.contraction.table import quantity, seconds
 from growarray.contraction.tree import Tree, linear_path, random_tree
 from growarray.errors import PlanError
 
 _ABSURD = 12.0  # times the best predicted time above which a path drawn at random is left out
 _HEAVY = 1 << 31  # bytes of partial results above which it is left out too
+_HEAVIEST, _LONGEST = 1 << 33, 10.0  # bytes, and seconds forward, above which a path that a search chooses is left out
 _DRAWS, _MOST_DRAWS = 20, 1500  # trees that are drawn for each one that is wanted, and in all
 _OPTIMAL = 8  # operands up to which opt_einsum's exhaustive search ends soon
 
@@ -58,10 +60,12 @@ def candidates_for(
     training: bool = True,
     device: str | None = None,
     within: float = _ABSURD,
+    remarks: list[str] | None = None,
 ) -> list[Candidate]:
     """``count`` distinct orders if there are so many: those that searches and presets choose, then drawn ones.
 
     within : paths drawn at random that should take more than this many times the best are left out
+    remarks : takes a line for each path of a search or preset that is left out, since it is too large to measure
     """
     candidates: dict[frozenset[tuple[int, int]], Candidate] = {}
 
@@ -70,6 +74,12 @@ def candidates_for(
         key = frozenset((min(pair), max(pair)) for pair in forward.tree)
         if key not in candidates:
             again = layer.plan(forward.path, training=True, device=device) if training else None
+            bytes_ = max(made.peak_bytes for made in (forward, again or forward))
+            if candidates and (bytes_ > _HEAVIEST or forward.seconds > _LONGEST):
+                if remarks is not None:
+                    held, taken = quantity(bytes_, "B"), seconds(forward.seconds)
+                    remarks.append(f"{name}: not measured, it should hold {held} and take {taken}")
+                return
             candidates[key] = Candidate([], forward, again)
         if name not in candidates[key].names:
             candidates[key].names.append(name)
@@ -116,7 +126,7 @@ def _named(layer: Contraction, training: bool, device: str | None) -> Iterator[t
                 layer.plan(path, device=device)
             except PlanError:  # its order joins convolution modes the wrong way round
                 continue
-            yield f"windows: {name}", path, charged
+            yield f"{'windows' if layer.problem.conv else 'opt_einsum'}: {name}", path, charged
         if layer.problem.conv:
             path, charged = pattern_path(layer)
             yield "patterns", path, charged
@@ -179,7 +189,8 @@ def pattern_path(layer: Contraction) -> tuple[Path, int]:
 def _contract(
     terms: Sequence[Sequence[str]], output: Sequence[str], sizes: dict[str, int], optimize: Any
 ) -> tuple[list[tuple[int, ...]], int]:
-    """opt_einsum's path and the operations that it counts for it."""
+    """opt_einsum's path and the operations that it counts for it; 'dp' never ends at size 0, which counts as 1."""
+    sizes = {name: max(size, 1) for name, size in sizes.items()}
     letter = {name: opt_einsum.get_symbol(i) for i, name in enumerate(sizes)}
     equation = ",".join("".join(letter[m] for m in term) for term in terms) + "->" + "".join(letter[m] for m in output)
     shapes = [tuple(sizes[m] for m in term) for term in terms]

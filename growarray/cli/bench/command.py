@@ -83,7 +83,7 @@ def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
         as_json: Annotated[bool, switch("--json", "print JSON in place of tables", _OUTPUT)] = False,
         as_csv: Annotated[bool, switch("--csv", "print CSV in place of tables", _OUTPUT)] = False,
     ) -> None:
-        """Compare the contraction paths of a layer or an equation: what each should cost, and what it does cost."""
+        """Measure, show and write."""
         if as_json and as_csv:
             raise ValueError("--json, --csv: pass only one; --output writes both as files")
         for (flag, least), value in zip(_LEAST.items(), (count, repeat, seconds, seed), strict=True):
@@ -96,11 +96,12 @@ def paths_command(beside: PeerTimings | None) -> Callable[..., None]:
         if output is not None:
             make_folder(output)
             check_writable(output)
-        candidates = candidates_for(layer, count, seed=seed, training=training, device=name)
+        left_out: list[str] = []
+        candidates = candidates_for(layer, count, seed=seed, training=training, device=name, remarks=left_out)
         with stderr_bar("round", repeat) as bar:
             report = measure_layer(
                 layer, candidates, repeat=repeat, seed=seed, device=name, budget=seconds, progress=bar.update,
-                beside=beside if isinstance(layer, Layer) else None,
+                beside=beside if isinstance(layer, Layer) else None, left_out=left_out,
             )  # fmt: skip
         report = facts(name) | report
         _show(report, as_json=as_json, as_csv=as_csv)
@@ -127,6 +128,12 @@ def contraction_from(file: Path | None, given: dict[str, Any]) -> Contraction:
 
 
 paths = paths_command(None)
+
+
+class SuiteCommand(BenchCommand):
+    """A command that takes whatever is given, to say where it is."""
+
+    allow_extra_args = ignore_unknown_options = True
 
 
 def suite() -> None:

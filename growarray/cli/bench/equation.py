@@ -184,6 +184,9 @@ def _shapes(value: Any) -> tuple[tuple[int, ...], ...]:
 
 def _named(given: Mapping[str, Any]) -> tuple[str, tuple[tuple[int, ...], ...]]:
     """Equation and shapes from inputs, output and sizes, in which anything may be the name of a mode."""
+    absent = [key for key in _PLAIN if key not in given]
+    if absent:
+        raise ValueError(f"{', '.join(absent)}: none given; a contraction has {', '.join(_PLAIN)}")
     if not isinstance(given["inputs"], list):
         raise ValueError(f"inputs: expected a list with the modes of each operand, found {shown(given['inputs'])}")
     try:

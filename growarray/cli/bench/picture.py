@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ _MARKERS = {"forward": "o", "training": "s"}
 _FRONT, _GREY, _PEER = "#2a9d4a", "#8c8c8c", "#7b3fa0"
 _RADII = (9, 15, 23, 33, 45, 60, 78, 100, 125, 155, 190, 230)
 _STEPS = [(radius, angle) for radius in _RADII for angle in range(0, 360, 15)]
+_TITLE = 150  # characters in a line of the title
 _NEAR = 3.0  # pixels that a label keeps from a line
 
 # what part of a decade has a tick, if the axis has more decades than this
@@ -38,7 +40,7 @@ def drawn_paths(report: Mapping[str, Any]) -> Figure:
     """The two panels as a figure of matplotlib, its labels placed for this size."""
     figure = Figure(figsize=(12.0, 6.2), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
     FigureCanvasAgg(figure)
-    figure.suptitle(report["description"], fontsize=10)
+    figure.suptitle(textwrap.fill(report["description"], _TITLE), fontsize=10)
     left, right = figure.subplots(1, 2)
     kinds = [kind for kind in KINDS if kind in report["summary"]]
     _predicted_against_measured(left, report, kinds)
@@ -64,7 +66,9 @@ def short_label(names: Sequence[str]) -> str:
     presets = [name for name in names if ": " not in name and name != "patterns"]
     if presets:
         return presets[0]
-    return "opt_einsum patterns" if first == "patterns" else first.replace("windows: ", "opt_einsum ")
+    if first == "patterns":
+        return "opt_einsum patterns"
+    return first.replace("windows: ", "opt_einsum ").replace("opt_einsum: ", "opt_einsum ")
 
 
 def pareto_front(points: Iterable[Point]) -> list[Point]:

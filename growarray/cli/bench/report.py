@@ -66,18 +66,21 @@ def measure_layer(
     memory: bool = True,
     budget: float = math.inf,
     progress: Callable[[int, int], None] | None = None,
+    left_out: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Figures of every candidate, forward, and forward and backward if there is a plan for it.
 
     beside : gives other libraries on the same layer, to be measured in the same rounds, and remarks on them
     memory : measure the peak too, on a CPU, in calls of their own    budget : seconds, see :func:`interleaved`
+    left_out : remarks on paths that are no candidates
     """
     host = layer.arrays(seed)
     arrays = [to_device(a, device) for a in host]
     reference = candidates[0].forward(*arrays)
     expected = to_numpy(reference)
     dy = np.random.default_rng([seed, 1]).standard_normal(expected.shape, expected.dtype)
-    others, remarks = ([], []) if beside is None else beside(layer, host, dy, device)
+    others, of_others = ([], []) if beside is None else beside(layer, host, dy, device)
+    remarks = [*left_out, *of_others]
     clock = clock_for(device)
     calls = _calls(candidates, others, arrays, to_device(dy, device))
     names = [f"{peer.name} {kind}" for peer in others for kind in KINDS]
@@ -148,7 +151,7 @@ def _peer_row(
 def _difference(found: np.ndarray, expected: np.ndarray) -> float:
     if expected.size == 0:
         return 0.0
-    return float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-300))
+    return float(np.abs(found - expected).max()) / max(float(np.abs(expected).max()), 1e-300)
 
 
 def _summary(rows: Sequence[dict[str, Any]], kind: str) -> dict[str, Any]:

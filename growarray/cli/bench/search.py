@@ -7,7 +7,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +25,7 @@ from growarray.contraction import Search
 from growarray.errors import PlanError, shown
 
 _SAME = 1 + 1e-9  # times the best known cost that is the best
+_NAMED = 5  # instances without a path that are named
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,11 @@ def _cotengra(seconds: float, seed: int) -> Any:
         raise ValueError(
             f"planner 'cotengra' needs cotengra ({error}); install it: pip install \"growarray[search]\""
         ) from error
-    return cotengra.HyperOptimizer(max_time=seconds, max_repeats=1 << 20, parallel=False, progbar=False, seed=seed)
+    options = {"max_time": seconds, "max_repeats": 1 << 20, "parallel": False, "progbar": False}
+    try:
+        return cotengra.HyperOptimizer(**options, seed=seed)
+    except TypeError:  # optuna drives it where it is installed, and has the seed elsewhere
+        return cotengra.HyperOptimizer(**options, sampler_opts={"seed": seed})
 
 
 def _random_greedy(seconds: float, seed: int) -> Any:
@@ -84,7 +89,7 @@ def search(
     seed: Annotated[int, option("NUMBER", "of planners that draw")] = 0,
     as_json: Annotated[bool, switch("--json", "print JSON in place of a table")] = False,
 ) -> None:
-    """Score planners on instances: the operations of their paths beside the least that are known."""
+    """Plan each instance by each planner, and show the scores."""
     at_least("--seed", seed, 0)
     if not 0 < seconds < math.inf:
         raise ValueError(f"--seconds: expected more than 0, found {seconds:g}")
@@ -96,10 +101,16 @@ def search(
         found = scores(instances, chosen, seconds=seconds, seed=seed, progress=bar.update)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
-        return
-    show_table(bench_console(), _table(found, chosen))
-    count = f"{len(instances)} instance{'s' * (len(instances) != 1)}"
-    show_line(bench_console(), f"{count}; FLOPs of a forward pass beside the least that are known")
+    else:
+        show_table(bench_console(), _table(found, chosen))
+        count = f"{len(instances)} instance{'s' * (len(instances) != 1)}"
+        show_line(bench_console(), f"{count}; FLOPs of a forward pass beside the least that are known")
+        for line in _missing(found, chosen):
+            show_line(bench_console(), line)
+    for name in chosen:
+        asked = [row for row in found if row["seconds"][name] is not None]
+        if asked and all(row["flops"][name] is None for row in asked):
+            raise ValueError(f"planner {name} has a path on no instance: {asked[0]['missing'][name]}")
 
 
 def planner_named(name: str) -> Planner:
@@ -141,40 +152,50 @@ def scores(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """For each instance and planner the operations of the path, None without one, the seconds, and the least known.
+    """For each instance and planner the operations of the path, the seconds, and the least known.
 
+    Without a path the operations are None, and ``missing`` says why; seconds are None if the planner was not asked.
     The least is what the instance says, or what one of these planners finds.
     """
     rows: list[dict[str, Any]] = []
     count = len(instances) * len(planners)
     for name, instance in instances.items():
         flops: dict[str, int | None] = {}
-        elapsed = {}
+        elapsed: dict[str, float | None] = {}
+        missing: dict[str, str] = {}
         for key, planner in planners.items():
-            start = time.perf_counter()
-            flops[key] = _flops(instance, planner, planner.make(seconds, seed))
-            elapsed[key] = time.perf_counter() - start
+            flops[key] = elapsed[key] = None
+            if len(instance.shapes) > planner.most:
+                missing[key] = _not_asked(planner)
+            else:
+                start = time.perf_counter()
+                try:
+                    flops[key] = _flops(instance, planner, planner.make(seconds, seed))
+                except PlanError as error:
+                    missing[key] = str(error)
+                elapsed[key] = time.perf_counter() - start
             if progress is not None:
                 progress(len(rows) * len(planners) + len(flops), count)
         known = [value for value in flops.values() if value is not None]
         told = getattr(instance, "best", {}).get("flops")
         best = min(known if told is None else [*known, told], default=None)
-        rows.append({"name": name, "operands": len(instance.shapes), "best": best, "flops": flops, "seconds": elapsed})
+        row = {"name": name, "operands": len(instance.shapes), "best": best, "flops": flops, "seconds": elapsed}
+        rows.append(row | {"missing": missing})
     return rows
 
 
-def _flops(instance: Contraction, planner: Planner, optimize: Any) -> int | None:
-    """Operations of a planner's path here; None if there is none, or it joins convolution modes wrongly."""
-    if len(instance.shapes) > planner.most:
-        return None
+def _not_asked(planner: Planner) -> str:
+    return f"not asked above {planner.most} operands"
+
+
+def _flops(instance: Contraction, planner: Planner, optimize: Any) -> int:
+    """Operations of a planner's path here. PlanError if there is none, or it joins convolution modes wrongly."""
     if planner.windows:
-        optimize, _ = window_path(instance, optimize)
-    try:
-        return instance.plan(optimize, minimize="flops").flops
-    except PlanError:
-        if planner.windows:
-            return None
-        raise
+        try:
+            optimize, _ = window_path(instance, optimize)
+        except Exception as error:  # another library's
+            raise PlanError(f"it failed: {error}") from error
+    return instance.plan(optimize, minimize="flops").flops
 
 
 def _table(rows: Sequence[Mapping[str, Any]], planners: Mapping[str, Planner]) -> Table:
@@ -185,12 +206,25 @@ def _table(rows: Sequence[Mapping[str, Any]], planners: Mapping[str, Planner]) -
         table.add_column(header, justify="right")
     for name, planner in planners.items():
         ratios = _ratios(rows, name)
-        seconds = statistics.mean(row["seconds"][name] for row in rows)
+        taken = [row["seconds"][name] for row in rows if row["seconds"][name] is not None]
+        seconds = f"{statistics.mean(taken):.2f}" if taken else "-"
         mean = f"{statistics.geometric_mean(ratios):.3f}" if ratios else "-"
         worst = f"{max(ratios):.3g}" if ratios else "-"
         equal = sum(ratio <= _SAME for ratio in ratios)
-        table.add_row(name, planner.knows, str(len(ratios)), str(equal), mean, worst, f"{seconds:.2f}")
+        table.add_row(name, planner.knows, str(len(ratios)), str(equal), mean, worst, seconds)
     return table
+
+
+def _missing(rows: Sequence[Mapping[str, Any]], planners: Mapping[str, Planner]) -> Iterator[str]:
+    """A line for each planner that was not asked, and for each that has no path on some instances."""
+    for name, planner in planners.items():
+        without = {row["name"]: row["missing"][name] for row in rows if name in row["missing"]}
+        failed = {instance: reason for instance, reason in without.items() if reason != _not_asked(planner)}
+        if len(without) > len(failed):
+            yield f"{name}: {_not_asked(planner)}, {len(without) - len(failed)} of the instances"
+        if failed:
+            some = ", ".join([*failed][:_NAMED]) + (f" and {len(failed) - _NAMED} more" if len(failed) > _NAMED else "")
+            yield f"{name}: no path on {some}; on the first: {next(iter(failed.values()))}"
 
 
 def _ratios(rows: Iterable[Mapping[str, Any]], name: str) -> list[float]:

@@ -37,9 +37,12 @@ def drawn_tree(plan: Plan) -> Figure:
     for step, (left, right) in zip(plan.steps, plan.tree, strict=True):
         x, y = places[left | right]
         for part in (left, right):
-            panel.plot([places[part][0], x], [places[part][1], y], color=_ROOF, linewidth=1.2, zorder=1)
+            low, side = places[part][1], places[part][0]  # at right angles no line crosses another
+            panel.plot([side, side, x], [low, y, y], color=_ROOF, linewidth=1.2, zorder=1)
         text = f"{step.routine}, {quantity(step.flops + step.backward_flops, 'FLOP')}"
-        panel.annotate(text, (x, y), (13, 0), textcoords="offset points", fontsize=8, va="center", color="#444444")
+        panel.annotate(
+            text, (x, y), (0, -18), textcoords="offset points", fontsize=8, ha="center", va="center", color="#444444"
+        )
     for part, (x, y) in places.items():
         met = _met(plan, part)
         edge, width = (_CONV, 2.2) if met else ("#444444", 0.8)
@@ -47,14 +50,15 @@ def drawn_tree(plan: Plan) -> Figure:
         panel.scatter([x], [y], s=260, color=fill, edgecolors=edge, linewidths=width, zorder=3)
         is_operand = part & (part - 1) == 0
         modes = " ".join(plan.problem.modes(part)) or "number"
-        name = f"{part.bit_length() - 1}: {modes}" if is_operand else modes + (f"  | {', '.join(met)}" if met else "")
+        name = f"{part.bit_length() - 1}: {modes}" if is_operand else modes + (f" | {', '.join(met)}" if met else "")
         panel.annotate(
             name, (x, y), (0, -19 if is_operand else 15), textcoords="offset points", ha="center", va="center",
             fontsize=9, color=_CONV if met else "black", zorder=4,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},  # no line runs through a name
         )  # fmt: skip
-    panel.scatter([], [], s=90, facecolors="none", edgecolors=_CONV, linewidths=2.0, label="convolution modes meet")
-    panel.legend(loc="upper left", fontsize=8.5, frameon=False)
+    if plan.problem.conv:
+        panel.scatter([], [], s=90, facecolors="none", edgecolors=_CONV, linewidths=2.0, label="convolution modes meet")
+        panel.legend(loc="upper left", fontsize=8.5, frameon=False)
     panel.set(xlim=(-0.7, wide + 1.0), ylim=(-0.6, deep + 0.75))
     panel.axis("off")
     bar = figure.colorbar(ScalarMappable(norm, _MAP), ax=panel, fraction=0.035, pad=0.02)

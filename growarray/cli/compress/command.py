@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -19,13 +21,14 @@ from growarray.checkpoint.inspect import inspect
 from growarray.cli.compress.data import accuracy, labelled
 from growarray.cli.compress.weights import Weights
 from growarray.cli.files import check_writable, fixed_shape, make_folder, sizes_from
+from growarray.cli.grow.folder import locked
 from growarray.cli.options import at_least, choices, is_known, option, switch
 from growarray.cli.terminal import Screen, show_line, stderr_bar
 from growarray.compression import Compression
 from growarray.compression import compress as compress_network
 from growarray.datasets.files import load_arrays
 from growarray.display import printable
-from growarray.errors import DataError, shown
+from growarray.errors import DataError, ShapeError, shown
 from growarray.factorized.report import Change
 from growarray.factorized.tensor import kinds
 from growarray.networks import write_atomically
@@ -34,6 +37,7 @@ from growarray.onnx.export import to_onnx
 from growarray.onnx.read import from_onnx
 
 _WEIGHTS, _GRAPH, _REPORT, _PICTURE = "compressed.safetensors", "compressed.onnx", "report.json", "tradeoff.png"
+_BESIDE = ".growarray-compress-"  # begins the name of the folder that files are written to first
 _FORMATS = tuple(kind.name.lower() for kind in kinds() if kind.format.decomposition is not None)
 _DEFAULT = signature(compress_network).parameters["formats"].default
 _COSTS = ("parameters", "flops", "time")
@@ -67,7 +71,7 @@ def compress(
     seed: Annotated[int, option("NUMBER", "of what is drawn at random")] = 0,
     as_json: Annotated[bool, switch("--json", "print JSON in place of the table")] = False,
 ) -> None:
-    """Factorize convolutions and linear layers so that a budget is spent best; show what it saves and what it costs."""
+    """Check what is asked for, compress, show, and write."""
     at_least("--seed", seed, 0)
     for name in formats or ():
         is_known("--format", name, _FORMATS)
@@ -77,23 +81,22 @@ def compress(
     }  # fmt: skip
     checkpoint = load_checkpoint(file)
     graph = checkpoint.kind == "onnx"
-    if output is not None:
-        _folder(output, force)
-    with stderr_bar("compressing") as bar:
-        options["progress"] = bar.update
-        made = (
-            _graph(file, options, calibration, data, input_shape)
-            if graph
-            else _weights(checkpoint, options, {"--calibration": calibration, "--data": data}, input_shape)
-        )
-    report, console = json.dumps(made.to_dict(), indent=1), Screen()
-    if as_json:
-        typer.echo(report)
-    for line in () if as_json else (*str(made.found).splitlines(), *_accuracy(made, data)):
-        show_line(console, printable(line))  # names come from a file: they cannot move the cursor
-    if output is not None:
-        names = _write(output, made, report)
-        show_line(Screen(stderr=True) if as_json else console, f"written into {output}: {', '.join(names)}")
+    with nullcontext() if output is None else _folder(output, force):
+        with stderr_bar("compressing") as bar:
+            options["progress"] = bar.update
+            made = (
+                _graph(file, options, calibration, data, input_shape)
+                if graph
+                else _weights(checkpoint, options, {"--calibration": calibration, "--data": data}, input_shape)
+            )
+        report, console = json.dumps(made.to_dict(), indent=1), Screen()
+        if as_json:
+            typer.echo(report)
+        for line in () if as_json else (*str(made.found).splitlines(), *_accuracy(made, data)):
+            show_line(console, printable(line))  # names come from a file: they cannot move the cursor
+        if output is not None:
+            names = _write(output, made, report)
+            show_line(Screen(stderr=True) if as_json else console, f"written into {output}: {', '.join(names)}")
 
 
 class _Made(NamedTuple):
@@ -133,13 +136,18 @@ def _budget(text: str) -> float:
     return value
 
 
-def _folder(output: Path, force: bool) -> None:
-    """Make the folder, and see that files can be written and none is replaced by accident."""
+@contextmanager
+def _folder(output: Path, force: bool) -> Iterator[None]:
+    """Make the folder and hold it; see that files can be written and none is replaced by accident."""
     make_folder(output)
     check_writable(output)
-    there = [name for name in (_WEIGHTS, _GRAPH, _REPORT, _PICTURE) if (output / name).exists()]
-    if there and not force:
-        raise FileExistsError(f"--output {output}: holds {', '.join(there)}; name another folder, or add --force")
+    with locked(output):
+        there = [name for name in (_WEIGHTS, _GRAPH, _REPORT, _PICTURE) if (output / name).exists()]
+        if there and not force:
+            raise FileExistsError(f"--output {output}: holds {', '.join(there)}; name another folder, or add --force")
+        for left in output.glob(f"{_BESIDE}*"):  # by a run that was killed: no other holds the folder
+            shutil.rmtree(left)
+        yield
 
 
 def _compressed(network: Module, options: Mapping[str, Any]) -> Compression:
@@ -147,7 +155,10 @@ def _compressed(network: Module, options: Mapping[str, Any]) -> Compression:
     try:
         return compress_network(network, **options)
     except ValueError as error:
-        raise ValueError(str(error).removeprefix("compress: ")) from error
+        text = str(error).removeprefix("compress: ")
+        if isinstance(error, ShapeError):
+            raise ShapeError(text) from error
+        raise ValueError(f"{'--' * text.startswith('calibration')}{text}") from error
 
 
 # A graph.
@@ -166,7 +177,12 @@ def _graph(
         raise ValueError(f"--data: expected a graph with one input, found {', '.join(shapes)}; leave it out")
     labels = None if data is None else labelled(data, next(iter(shapes.values())))
     before = None if labels is None else accuracy(network, *labels)  # what is wrong with the data is said at once
-    compressed = _compressed(network, {**options, "calibration": feeds, "input_shape": sample})
+    said = [("--input-shape", input_shape), ("--calibration", calibration)]
+    try:
+        compressed = _compressed(network, {**options, "calibration": feeds, "input_shape": sample})
+    except ShapeError as error:
+        where = ", ".join(f"{flag} {value}" for flag, value in said if value is not None) or str(file)
+        raise ShapeError(f"{where}: {error}") from error
     change = None if labels is None or before is None else Change(before, accuracy(compressed.network, *labels))
     return _Made(compressed, compressed.network.state_dict(), shapes, change)
 
@@ -248,7 +264,7 @@ def _write(folder: Path, made: _Made, report: str) -> list[str]:
     """Write everything to a folder beside, then move all of it into place; returns the names of what was written."""
     from growarray.cli.compress.picture import draw  # matplotlib takes half a second to import
 
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".compress") as name:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_BESIDE) as name:
         beside = Path(name)
         arrays = {name: np.asarray(to_numpy(value), order="C") for name, value in made.state.items()}
         save_safetensors(arrays, beside / _WEIGHTS)

@@ -158,7 +158,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def _split(prefix: str, state: Mapping[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
-    """Put the arrays of ``state`` among ``arrays``; returns what is left of it, the slots that are numbers too."""
+    """Put the arrays of ``state`` among ``arrays``; returns the rest of it, with the slots that are numbers."""
     numbers: dict[str, dict[str, Any]] = {}
     arrays |= {f"{prefix}weights/{name}": value for name, value in state["weights"].items()}
     for name, slots in state["slots"].items():

@@ -41,7 +41,7 @@ def grow(
     resume: Annotated[bool, switch("--resume", "go on with the run in --output", "Output")] = False,
     quiet: Annotated[bool, switch("--quiet", "print only the result", "Output")] = False,
 ) -> None:
-    """Grow a network while it trains, and show what each growth promised and what came of it."""
+    """Begin a run, or go on with one."""
     (_resume if resume else _start)(Show(Screen(), quiet=quiet), given, output)
 
 
