@@ -49,7 +49,7 @@ class FactorizedConv(FactorizedSources):
     stride, padding, dilation, padding_mode : as in :class:`growarray.nn.Conv2d`; :meth:`set` changes them
     bias : whether there is one    has_bias : in a joint layer, which convolutions have one, as nested flags
     n_layers : convolutions that share one factorization: a number, or a tuple for several leading modes
-    factorization : ``'cp'``, ``'tucker'``, ``'tt'``, ``'tr'``, ``'dense'``, or a :class:`FactorizedTensor`, then held
+    factorization : ``'cp'``, ``'tucker'``, ``'tt'``, ``'ring'``, ``'dense'``, or a :class:`FactorizedTensor`, then held
     rank : ``'same'`` (as many parameters as the dense kernel), a float (a fraction of them), an int, or a tuple;
         a rank above what a kernel of this shape can use is kept as it is
     implementation : ``'auto'`` (the path of least predicted time), ``'factorized'`` (one mode after the other),

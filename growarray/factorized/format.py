@@ -72,7 +72,7 @@ def warn_lowered(where: str, asked: Any, valid: Any, used: Any, stacklevel: int)
 class TensorFormat:
     """What a new format overrides; :attr:`FactorizedTensor.format` is one.
 
-    decomposition : of growarray.decompose; None if no kernel is compressed so
+    aliases : other names that users write    decomposition : of growarray.decompose; None if no kernel is compressed so
     growable : whether :meth:`initial_components` is defined
     mode_ranks : whether each mode has a rank of its own, which may be fixed to its size
     output_last : whether a convolution keeps its output channels as the last mode
@@ -80,6 +80,7 @@ class TensorFormat:
     """
 
     name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
     decomposition: ClassVar[Callable[..., Any] | None] = None
     growable: ClassVar[bool] = False
     mode_ranks: ClassVar[bool] = False

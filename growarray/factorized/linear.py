@@ -25,7 +25,7 @@ class FactorizedLinear(FactorizedAffine):
 
     in_tensorized_features, out_tensorized_features : sizes of the modes; a number stands for one mode
     factorization : ``'cp'``, ``'tucker'``, ``'tt'`` (a chain through the modes of the output, then the input),
-        ``'tr'`` (the same chain, closed), ``'blocktt'`` (a chain of pairs, mode k of the output beside mode k of the
+        ``'ring'`` (the same chain, closed), ``'blocktt'`` (a chain of pairs, mode k of the output beside mode k of the
         input, as many for both), ``'dense'``, or a :class:`FactorizedTensor`, which is then held
     rank : ``'same'`` (as many parameters as the dense weight), a float (a fraction of them), an int, or a tuple
     implementation : ``'auto'`` (the path of least predicted time), ``'factorized'`` (the input goes through one factor

@@ -71,7 +71,7 @@ class FactorizedTensor(Owner):
         super().__init_subclass__(**options)
         if "format" in vars(cls):
             cls.name = cls.format.name
-            _FORMATS[cls.name.lower()] = cls
+            _FORMATS.update(dict.fromkeys(map(str.lower, (cls.name, *cls.format.aliases)), cls))
 
     @staticmethod
     def kind(factorization: Any) -> type[FactorizedTensor]:

@@ -175,7 +175,7 @@ def test_a_linear_layer_becomes_the_best_product_of_two_matrices() -> None:
     ],
     ids=["one axis", "three", "four", "depthwise", "pointwise", "one channel"],
 )
-@pytest.mark.parametrize("name", ["cp", "tucker", "tt", "tr"])
+@pytest.mark.parametrize("name", ["cp", "tucker", "tt", "ring"])
 def test_convolutions_of_every_kind(layer: Any, shape: tuple[int, ...], name: str) -> None:
     found = compress(layer, 0.8, calibration=rng(1).standard_normal(shape), formats=name, by="parameters")
     assert found.parameters.ratio <= 0.8

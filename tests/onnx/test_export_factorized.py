@@ -11,7 +11,7 @@ from tests.checkpoint.files import rows
 from tests.onnx.runtime import export
 from tests.pairs import pairs
 
-FORMATS = ["cp", "tucker", "tt", "tr", "dense"]
+FORMATS = ["cp", "tucker", "tt", "ring", "dense"]
 IMPLEMENTATIONS = ["auto", "factorized", "mobilenet", "reconstructed"]
 OPTIONS = {
     "plain": {},
@@ -90,7 +90,7 @@ def test_layers_of_a_joint_one(factorization, tmp_path):
     assert "0.path.bias" in load_checkpoint(tmp_path / "model.onnx")
 
 
-LINEAR = ["cp", "tucker", "tt", "tr", "blocktt", "dense"]
+LINEAR = ["cp", "tucker", "tt", "ring", "blocktt", "dense"]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from growarray.factorized.spectra import LEVELS, Spectra
 
 class _Format(ChainFormat):
     name = "TR"
+    aliases = ("ring", "tensor_ring", "tensor-ring", "tensorring")
     decomposition = staticmethod(tensor_ring)
     closed = True
     growable = True
