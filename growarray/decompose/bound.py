@@ -19,7 +19,13 @@ from growarray.errors import ShapeError, shown
 Rank = int | tuple[int, ...]
 """A CP rank, or the ranks of Tucker or of a tensor train (ends included)."""
 
-_KINDS: dict[str, Callable[..., Any]] = {"cp": cp, "tucker": tucker, "tt": tensor_train, "ring": tensor_ring}
+_KINDS: dict[str, Callable[..., Any]] = {
+    "cp": cp,
+    "tucker": tucker,
+    "tt": tensor_train,
+    "ring": tensor_ring,
+    "tr": tensor_ring,  # as tables name it
+}
 
 
 def rank_for_error(
@@ -27,8 +33,8 @@ def rank_for_error(
 ) -> Rank:
     """The smallest rank whose decomposition has a relative error of at most ``error``.
 
-    kind : 'tucker' (of ``modes``, if given), 'tt' and 'ring' take the ranks that the truncated SVDs choose; 'cp'
-        doubles the rank and then bisects, a decomposition for each
+    kind : 'tucker' (of ``modes``, if given), 'tt' and 'ring' (or 'tr') take the ranks that the truncated SVDs choose;
+        'cp' doubles the rank and then bisects, a decomposition for each
     options : of the decomposition, ``weighted`` too
 
     Raises TypeError, ShapeError, ValueError: as the decompositions; the kind or an option is unknown; ``modes`` for

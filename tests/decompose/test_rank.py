@@ -58,7 +58,8 @@ def test_rank_for_error_on_the_weights():
     assert rank_for_error(multilinear((8, 7, 6), (3, 2, 6)), 1e-9, modes=(0, 1)) == (3, 2)
     assert rank_for_error(multilinear((8, 7, 6), (3, 7, 4)), 1e-9, "tt") == (1, 3, 4, 1)
     assert rank_for_error(multilinear((8, 7, 6), (1, 7, 7)), 1e-9, "ring") == (1, 1, 6, 1)
-    with pytest.raises(ValueError, match="found kind 'dense', expected 'cp', 'tucker', 'tt' or 'ring'"):
+    assert rank_for_error(multilinear((8, 7, 6), (1, 7, 7)), 1e-9, "tr") == (1, 1, 6, 1)  # as tables name it
+    with pytest.raises(ValueError, match="found kind 'dense', expected 'cp', 'tucker', 'tt', 'ring' or 'tr'"):
         rank_for_error(gaussian(3, 3), 0.1, "dense")
     with pytest.raises(ValueError, match="modes= is for 'tucker' only"):
         rank_for_error(gaussian(3, 3), 0.1, "tt", modes=(0,))
