@@ -13,24 +13,22 @@ from growarray.ops.gradient import check_gradient
 def layer_vjp(module: Any, x: Array) -> tuple[Array, Pullback]:
     """Value and pullback; input and gradient at the pre-activity are kept while they are requested.
 
-    The gradients kept are those of the latest pullback of the latest forward pass; if an earlier pass has its pullback
-    after that, as in a layer that is used twice, statistics refuse the batch. ``pullback(dy, wrt_x=False)`` returns
-    None and spares the product that dx costs, for a layer at the network's input. ``module.value(x)`` gives the
-    pre-activity and its way back.
+    The gradients kept are those of the latest pullback of the latest forward pass. ``pullback(dy, wrt_x=False)``
+    returns None and spares the product that dx costs, for a layer at the network's input. ``module.value(x)`` gives
+    the pre-activity and its way back.
     """
     layer, recorder, weight = module.layer, module.recorder, module.layer.weight.data
     pre, back = module.value(x)
     y, back_post = module.post_layer_function.vjp(pre)
     wrt_w = layer.weight.requires_grad
-    keeps = recorder.is_active
-    if keeps:
+    if recorder.is_active:
         recorder.start(pre, input=x, pre_activity=pre)
         module.statistics.expect()
 
     def pullback(dy: Array, *, wrt_x: bool = True) -> Array:
         d_pre = back_post(dy)
         check_gradient(module.name, d_pre, pre.shape)
-        records = keeps and recorder.takes(pre) and recorder.is_requested("pre_activity")
+        records = recorder.is_latest(pre) and recorder.is_requested("pre_activity")
         if records:
             recorder.add("gradient", d_pre)
         shared = records and recorder.is_requested("input")

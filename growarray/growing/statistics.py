@@ -36,7 +36,6 @@ class BatchRecorder:
         self.name, self._derived = name, derived
         self._requests: dict[str, set[Any]] = {}
         self._batch: Any = None
-        self._superseded = False  # whether an earlier run's pullback came since the last one started
         self._kept: dict[str, Any] = {}
         self._computed: dict[Any, tuple[Any, Any]] = {}
         self.roots: Array | None = None  # of the samples' weights, which then count in every stream
@@ -63,16 +62,12 @@ class BatchRecorder:
 
     def start(self, batch: Any, **parts: Any) -> None:
         """Drop the last batch, and keep the requested parts of this one, which ``batch`` identifies."""
-        self._batch, self._superseded, self._computed, self.pool = batch, False, {}, {}
+        self._batch, self._computed, self.pool = batch, {}, {}
         self._kept = {what: part for what, part in parts.items() if self.is_requested(what)}
 
-    def takes(self, batch: Any) -> bool:
-        """Whether to keep what the pullback of ``batch`` supplies: it is the one that was started last.
-
-        If an earlier one has its pullback since, what is kept is a part of the batch alone, which :meth:`need` refuses.
-        """
-        self._superseded |= self._batch is not batch
-        return not self._superseded
+    def is_latest(self, batch: Any) -> bool:
+        """Whether ``batch`` is the one that was started last."""
+        return self._batch is batch
 
     def add(self, what: str, part: Any) -> None:
         """Keep a part that the latest batch supplies later."""
@@ -84,11 +79,6 @@ class BatchRecorder:
 
     def need(self, what: str) -> Any:
         """A part of the last batch; ``GrowthError`` with what to do if it is not kept."""
-        if self._superseded:
-            raise GrowthError(
-                f"{self.name}: it ran again before the pullback of an earlier run, and statistics hold one run of a "
-                "batch; run it once, on all inputs joined along the batch axis, or collect without it"
-            )
         part, kind = self._kept.get(what), self._derived[what][0] if what in self._derived else what
         if part is not None and self._requests.get(kind):
             return part

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from growarray.errors import GrowthError
 from growarray.growing import GRADMAX, GrowthRule, LinearGrowingModule, LinearMergeGrowingModule
 from growarray.networks import GrowingMLP, GrowingResidualMLP, Growth, GrowthSettings
 from growarray.nn import ReLU
@@ -130,15 +129,3 @@ def test_data_that_are_not_arrays_are_refused() -> None:
         Growth(network, SGD(network, lr=0.1), (X.tolist(), TARGET))
     with pytest.raises(ValueError, match="data has 60 samples and 59 targets"):
         Growth(network, SGD(network, lr=0.1), (X, TARGET[1:]))
-
-
-def test_a_look_at_other_data_before_the_pullback_is_named() -> None:
-    first = LinearGrowingModule(4, 3, name="first", dtype=np.float64, rng=np.random.default_rng(0))
-    second = LinearGrowingModule(3, 2, previous_module=first, dtype=np.float64, rng=np.random.default_rng(0))
-    second.init_computation()
-    h, back = first.vjp(X)
-    _, back_second = second.vjp(h)
-    second(first(X[:5]))
-    back(back_second(TARGET))
-    with pytest.raises(GrowthError, match="ran again before the pullback of an earlier run"):
-        second.update_computation()
