@@ -93,9 +93,7 @@ class MergeGrowingModule(OfFeatures, place.PlaceFigures, Module):
         return self.post_merge_function.extended_forward(x, x_ext)
 
     request = property(attrgetter("recorder.request"), doc="Keep a part of every batch until it is released.")
-    release = property(
-        attrgetter("recorder.release"), doc="End a request; a part that is no longer requested is dropped."
-    )
+    release = property(attrgetter("recorder.release"), doc="End a request; a part that nobody requests is dropped.")
     declare_statistics = property(attrgetter("statistics.declare"), doc="Reset all statistics for the current widths.")
 
     def init_computation(self) -> None:
